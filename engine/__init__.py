@@ -1,0 +1,3 @@
+"""acctops: bulk account operations for TencentDB for PostgreSQL."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,114 @@
+"""Rules, floor 1: **the** table of actions. Everything about an action is here; adding an action is adding a row.
+
+Sources: `facts.md` keys SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits), §8 (idempotency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from engine.model import AccountState
+
+VERSION = "2017-03-12"
+"""API version of every action here."""
+SERVICE = "postgres"
+"""Service name in the signature scope, on both sites (facts.md §2.3)."""
+
+LOCKED = 5
+"""AccountInfo.Status of a locked account (D-ACCTS)."""
+NORMAL = 2
+"""AccountInfo.Status of an account in use."""
+TRANSITIONAL = frozenset({1, 3, 4, -1})
+"""AccountInfo.Status while something else happens: creating, modifying, password resetting, deleting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One account action of the API."""
+
+    name: str
+    verb: str
+    """Imperative for a person: "lock"."""
+    done_word: str
+    """Participle for a person: "locked"."""
+    quota: int
+    """Documented requests a second."""
+    inverse: str | None
+    """The action that undoes it, if any."""
+    is_desired: Callable[[AccountState], bool] | None
+    """Whether a read account is as this action leaves it; None: nothing readable tells."""
+    resendable: bool
+    """Whether a repeat after an unknown first try is harmless: it only sets a state."""
+    secret_parameter: str | None = None
+    """Name of a parameter that must never be recorded."""
+
+    @property
+    def needs_password(self) -> bool:
+        """Whether a new password must be supplied for each call."""
+        return self.secret_parameter is not None
+
+    def parameters(self, instance: str, user: str, secret: str | None = None) -> dict[str, str]:
+        """Request parameters of one call, in documented order."""
+        parameters = {"DBInstanceId": instance, "UserName": user}
+        if self.secret_parameter is not None:
+            assert secret is not None, f"{self.name} needs its {self.secret_parameter}"
+            parameters[self.secret_parameter] = secret
+        return parameters
+
+
+ACTIONS: Mapping[str, Action] = MappingProxyType(
+    {
+        action.name: action
+        for action in (
+            Action(
+                name="LockAccount",
+                verb="lock",
+                done_word="locked",
+                quota=20,  # SEED-LOCK: "A maximum of 20 requests can be initiated per second"
+                inverse="UnlockAccount",
+                is_desired=lambda account: account.status == LOCKED,
+                resendable=True,
+            ),
+            Action(
+                name="UnlockAccount",
+                verb="unlock",
+                done_word="unlocked",
+                quota=20,  # D-UNLOCK
+                inverse="LockAccount",
+                is_desired=lambda account: account.status == NORMAL,
+                resendable=True,
+            ),
+            Action(
+                name="OpenAccountCAM",
+                verb="turn CAM verification on for",
+                done_word="on CAM verification",
+                quota=20,  # SEED-CAM
+                inverse="CloseAccountCAM",
+                is_desired=lambda account: account.cam is True,
+                resendable=True,
+            ),
+            Action(
+                name="CloseAccountCAM",
+                verb="turn CAM verification off for",
+                done_word="off CAM verification",
+                quota=20,  # D-CLOSE
+                inverse="OpenAccountCAM",
+                is_desired=lambda account: account.cam is False,
+                # A repeat could set the password a second time, to another value.
+                resendable=False,
+                secret_parameter="Password",  # noqa: S106 - the parameter's name
+            ),
+            Action(
+                name="RefreshAccountPassword",
+                verb="refresh the CAM password of",
+                done_word="refreshed",
+                quota=20,  # D-REFRESH
+                inverse=None,
+                is_desired=None,
+                resendable=False,
+            ),
+        )
+    }
+)

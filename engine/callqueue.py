@@ -1,0 +1,204 @@
+"""Rules, floor 1: which call goes next. No clock, no loop: `now` is an argument.
+
+Calls are named by their index in the plan, whose order is the order of sending. A call is eligible when its instance
+is below its limit of attempts in flight and is not held back. So one sick instance costs the healthy ones nothing:
+
+* `per_instance` (4) bounds attempts in flight on an instance while others have eligible calls; when an instance alone
+  would starve the lane, it may rise to 16.
+* An instance that keeps answering "busy" or "try later" is halved, down to one probe at a time, and then held back for
+  a doubling while. Its calls wait without taking slots; an accepted call sets it free again.
+
+Retries stand in a band of their own and take at most every second turn while untried calls wait, so that neither
+starves the other.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from itertools import count
+
+RELIEF = 16
+"""Attempts in flight on one instance when nothing else can be sent."""
+SICK_AFTER = 3
+"""Answers in a row that call an instance sick."""
+HOLD_BASE_S = 1.0
+HOLD_CAP_S = 30.0
+
+
+class Health(Enum):
+    """What an attempt said about its instance."""
+
+    GOOD = "good"
+    """It took the call."""
+    SICK = "sick"
+    """It said "busy" or "try later"."""
+    SILENT = "silent"
+    """Nothing about the instance (throttled, rejected, fault on the way)."""
+
+
+class _Line:
+    """The calls of one instance."""
+
+    __slots__ = ("bands", "held_until", "in_flight", "key", "limit", "sick_since", "streak")
+
+    def __init__(self, key: str, limit: int) -> None:
+        self.key = key
+        self.bands: tuple[list[int], list[int]] = ([], [])
+        """Heaps of plan indexes: untried calls, and retries."""
+        self.in_flight = 0
+        self.limit = limit
+        self.streak = 0
+        self.held_until = 0.0
+        self.sick_since: float | None = None
+
+
+_FRESH, _RETRY = 0, 1
+
+
+class CallQueue:
+    """All calls of a run that are not in flight, not backing off and not settled."""
+
+    def __init__(self, instances: Sequence[str], waiting: Iterable[int], *, per_instance: int) -> None:
+        """`instances[i]` is the instance of call `i`; `waiting` are the calls to send, in plan order."""
+        self._per_instance = per_instance
+        self._lines: dict[str, _Line] = {}
+        self._of = instances
+        self._offers: tuple[list[tuple[int, int, _Line]], list[tuple[int, int, _Line]]] = ([], [])
+        self._tie = count()
+        self._held: list[tuple[float, int, _Line]] = []
+        self._crowded: dict[str, _Line] = {}
+        self._last_was_retry = False
+        self._waiting = [0, 0]
+        for index in waiting:
+            self._line(index).bands[_FRESH].append(index)  # ascending, hence a heap
+            self._waiting[_FRESH] += 1
+        for line in self._lines.values():
+            self._offer(line, 0.0)
+
+    def _line(self, index: int) -> _Line:
+        key = self._of[index]
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(key, self._per_instance)
+        return line
+
+    def __len__(self) -> int:
+        """Calls waiting here."""
+        return self._waiting[_FRESH] + self._waiting[_RETRY]
+
+    @property
+    def fresh(self) -> int:
+        """Calls waiting here that are not retries."""
+        return self._waiting[_FRESH]
+
+    def take(self, now: float, *, retries_only: bool = False) -> int | None:
+        """The next eligible call, counted as in flight from here on; None if none is eligible now."""
+        while self._held and self._held[0][0] <= now:
+            self._offer(heapq.heappop(self._held)[2], now)
+        if retries_only:
+            order: tuple[int, ...] = (_RETRY,)
+        else:
+            order = (_FRESH, _RETRY) if self._last_was_retry else (_RETRY, _FRESH)
+        for band in order:
+            index = self._take_from(band, now)
+            if index is not None:
+                self._last_was_retry = band == _RETRY
+                return index
+        return self._take_relief(order)
+
+    def _take_from(self, band: int, now: float) -> int | None:
+        offers = self._offers[band]
+        while offers:
+            index, _, line = heapq.heappop(offers)
+            calls = line.bands[band]
+            if not calls or calls[0] != index or line.held_until > now:
+                continue  # stale: taken meanwhile, or held back; it is offered again when that ends
+            if line.in_flight >= line.limit:
+                self._crowded[line.key] = line
+                continue
+            return self._pop(line, band, now)
+        return None
+
+    def _take_relief(self, order: tuple[int, ...]) -> int | None:
+        # Only reached when nothing else is eligible. At most workers ÷ limit instances can be crowded.
+        choice: tuple[int, int, _Line] | None = None
+        for line in self._crowded.values():
+            if line.streak or line.in_flight >= max(RELIEF, self._per_instance):
+                continue
+            for band in order:
+                if line.bands[band] and (choice is None or line.bands[band][0] < choice[0]):
+                    choice = (line.bands[band][0], band, line)
+        if choice is None:
+            return None
+        _, band, line = choice
+        self._last_was_retry = band == _RETRY
+        return self._pop(line, band, float("-inf"))
+
+    def _pop(self, line: _Line, band: int, now: float) -> int:
+        index = heapq.heappop(line.bands[band])
+        self._waiting[band] -= 1
+        line.in_flight += 1
+        self._offer(line, now)
+        return index
+
+    def _offer(self, line: _Line, now: float) -> None:
+        if line.held_until > now:
+            return
+        if line.in_flight >= line.limit:
+            if line.bands[_FRESH] or line.bands[_RETRY]:
+                self._crowded[line.key] = line
+            else:
+                self._crowded.pop(line.key, None)
+            return
+        self._crowded.pop(line.key, None)
+        for band in (_FRESH, _RETRY):
+            if line.bands[band]:
+                heapq.heappush(self._offers[band], (line.bands[band][0], next(self._tie), line))
+
+    def release(self, index: int, health: Health, now: float) -> None:
+        """The attempt of call `index` is over; `health` is what it said about the instance."""
+        line = self._line(index)
+        line.in_flight -= 1
+        if health is Health.GOOD:
+            line.streak, line.sick_since, line.held_until = 0, None, 0.0
+            line.limit = min(self._per_instance, line.limit + 1)
+        elif health is Health.SICK:
+            line.streak += 1
+            line.sick_since = now if line.sick_since is None else line.sick_since
+            line.limit = max(1, line.limit // 2)
+            if line.streak >= SICK_AFTER:
+                hold_s = min(HOLD_CAP_S, HOLD_BASE_S * 2 ** min(line.streak - SICK_AFTER, 10))
+                line.held_until = max(line.held_until, now + hold_s)
+                heapq.heappush(self._held, (line.held_until, next(self._tie), line))
+                self._crowded.pop(line.key, None)
+        self._offer(line, now)
+
+    def put_back(self, index: int, now: float, *, retry: bool) -> None:
+        """Call `index` waits again: as a retry, or, if it lost nothing (throttled), at its old place."""
+        line = self._line(index)
+        band = _RETRY if retry else _FRESH
+        heapq.heappush(line.bands[band], index)
+        self._waiting[band] += 1
+        self._offer(line, now)
+
+    def drop(self, index: int) -> None:
+        """Forget that call `index` is in flight, without saying anything of its instance."""
+        self._line(index).in_flight -= 1
+
+    def sick_since(self, index: int) -> float | None:
+        """Since when the instance of call `index` has taken nothing; None while it is well."""
+        return self._line(index).sick_since
+
+    def wake_at(self) -> float | None:
+        """When the next instance that is held back comes free, if any."""
+        return self._held[0][0] if self._held else None
+
+    def held(self, now: float) -> dict[str, float]:
+        """Instances held back now that have calls waiting, with the seconds until their next probe."""
+        return {
+            line.key: line.held_until - now
+            for _, _, line in self._held
+            if line.held_until > now and (line.bands[_FRESH] or line.bands[_RETRY])
+        }

@@ -1,0 +1,358 @@
+"""Door: the commands and their flags. Bodies import what they need, so that `--help` and `plan` start at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from engine import __version__
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+EXITS = """\b
+Exit codes:
+  0    every selected target is in the desired state
+  1    finished; some failed or are unknown
+  2    usage, config or job-file error; nothing sent
+  3    refused by a guard, or not confirmed; nothing sent
+  4    stopped early (failures, deadline, fatal code, disk); resumable
+  5    credentials or permission refused before any accepted write
+  6    another process holds this run, or runs the same job
+  7    the journal is corrupt or was tampered with
+  130/143  interrupted / terminated; resumable
+"""
+
+_SHARED: dict[str, Callable[[_F], _F]] = {
+    "config": click.option("--config", metavar="FILE", help="Config file (its guards add to those found)."),
+    "endpoint": click.option(
+        "--endpoint", "endpoints", metavar="URL", multiple=True, help="API endpoint; repeated: each is a lane."
+    ),
+    "state_dir": click.option("--state-dir", metavar="DIR", help="Where journals live."),
+    "profile": click.option("--profile", metavar="NAME", help="Credential profile of the vendor's CLI."),
+    "rate": click.option("--rate", metavar="N", help="Calls a second and lane; default: the quota."),
+    "workers": click.option("--workers", metavar="N", help="Attempts in flight, at most (100)."),
+    "timeout": click.option("--timeout", metavar="10s", help="Of one attempt."),
+    "deadline": click.option("--deadline", metavar="D", help="Stop sending after so long, such as 15m."),
+    "yes": click.option("--yes", is_flag=True, help="Do not ask."),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    "quiet": click.option("--quiet", is_flag=True, help="No progress; on success no report either."),
+    "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
+}
+READING = ("config", "state_dir", "json", "quiet")
+PLANNING = ("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "json", "quiet")
+SENDING = (*PLANNING, "yes", "no_verify")
+
+
+def flags(*names: str) -> Callable[[_F], _F]:
+    """Common flags, in this order in the help."""
+
+    def add(command: _F) -> _F:
+        for name in reversed(names):
+            command = _SHARED[name](command)
+        return command
+
+    return add
+
+
+_SIMULATE = click.option("--simulate", is_flag=True, help="Against the built-in simulator; needs no account.")
+_FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: a script of faults to meet.")
+_EXCLUDE = click.option(
+    "--exclude", metavar="GLOB", multiple=True, help="Leave out instance/user, such as '*/etl_*'; may be repeated."
+)
+_REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
+_TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXITS,
+)
+@click.version_option(__version__, prog_name="acctops", message="%(prog)s %(version)s")
+def app() -> None:
+    """Bulk account operations for TencentDB for PostgreSQL: paced, journalled, resumable.
+
+    \b
+    First try, without any account:
+      acctops run jobs/incident-lockdown.yaml --simulate
+    Lock what a file lists, then go on with whatever was interrupted:
+      acctops plan lockdown.yaml
+      acctops run lockdown.yaml
+      acctops resume latest
+    Lock three accounts, without a file:
+      acctops lock postgres-4sfuv15b/app_user postgres-4sfuv15b/etl --region ap-singapore
+    """
+
+
+@app.command()
+@click.argument("job")
+@flags(*PLANNING)
+@_EXCLUDE
+@click.option("--offline", is_flag=True, help="Read no states (this version never does).")
+@click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
+def plan(job: str, exclude: tuple[str, ...], offline: bool, show_all: bool, **common: Any) -> int:
+    """Validate a job, expand it, and print what `run` would do. Sends nothing.
+
+    \b
+    Examples:
+      acctops plan lockdown.yaml
+      cut -d, -f1,2 list.csv | acctops plan job-that-reads-stdin.yaml --json
+    """
+    from engine.cli.plans import show_plan
+
+    return show_plan(job, exclude=exclude, show_all=show_all, **common)
+
+
+@app.command()
+@click.argument("job")
+@flags(*SENDING)
+@_EXCLUDE
+@_SIMULATE
+@_FAULTS
+@_REASON
+@_TICKET
+def run(job: str, **options: Any) -> int:
+    """Plan, confirm, apply, report.
+
+    \b
+    Examples:
+      acctops run lockdown.yaml
+      acctops run lockdown.yaml --yes --json > result.json
+      acctops run jobs/incident-lockdown.yaml --simulate
+    """
+    from engine.cli.sending import run_job
+
+    return run_job(job, **options)
+
+
+def _ad_hoc(name: str, action: str, what: str) -> None:
+    @app.command(
+        name,
+        help=f"{what} a few accounts, without a file.\n\n\b\nExample:\n  "
+        f"acctops {name} postgres-4sfuv15b/app_user --region ap-singapore",
+    )
+    @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER…")
+    @click.option("--region", required=True, help="Region of the instances, such as ap-singapore.")
+    @flags(*SENDING)
+    @_EXCLUDE
+    @_SIMULATE
+    @_FAULTS
+    @_REASON
+    @_TICKET
+    def command(targets: tuple[str, ...], region: str, **options: Any) -> int:
+        from engine.cli.sending import run_ad_hoc
+
+        return run_ad_hoc(action, targets, region, **options)
+
+
+_ad_hoc("lock", "LockAccount", "Lock")
+_ad_hoc("unlock", "UnlockAccount", "Unlock")
+_ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
+
+
+@app.command()
+@click.argument("run")
+@flags(*SENDING)
+@_EXCLUDE
+def resume(run: str, **options: Any) -> int:
+    """Go on with a run that was interrupted, from its journal alone.
+
+    RUN is a run id, the beginning of one, `latest`, `latest:JOBNAME`, or a journal's path.
+
+    \b
+    Examples:
+      acctops resume latest
+      acctops resume 20261122T0313 --rate 10 --exclude '*/payroll_*'
+    """
+    from engine.cli.sending import resume_run
+
+    return resume_run(run, **options)
+
+
+@app.command()
+@click.argument("run")
+@click.option(
+    "--only",
+    metavar="KINDS",
+    default="failed,unknown,unattempted",
+    show_default=True,
+    help="Outcomes to repeat, separated by commas.",
+)
+@click.option("--code", "codes", metavar="CODE", multiple=True, help="Only calls that ended with this code.")
+@flags(*SENDING)
+@_EXCLUDE
+@_FAULTS
+@_REASON
+@_TICKET
+def rerun(run: str, **options: Any) -> int:
+    """A new run of what did not work out in an older one, linked to it.
+
+    \b
+    Examples:
+      acctops rerun latest
+      acctops rerun 20261122T0313 --only failed --code OperationDenied.InstanceStatusLimitOpError
+    """
+    from engine.cli.sending import rerun_run
+
+    return rerun_run(run, **options)
+
+
+@app.command()
+@click.argument("run")
+@flags(*READING)
+def stop(run: str, **common: Any) -> int:
+    """Drain a live run from another shell: no new call; attempts under way end and are recorded.
+
+    \b
+    Example:
+      acctops stop latest
+    """
+    from engine.cli.views import stop_run
+
+    return stop_run(run, **common)
+
+
+@app.command()
+@click.argument("run", required=False)
+@flags(*READING)
+def status(run: str | None, **common: Any) -> int:
+    """List runs, or say how one stands, also while it is going on.
+
+    \b
+    Examples:
+      acctops status
+      acctops status latest
+    """
+    from engine.cli.views import show_status
+
+    return show_status(run, **common)
+
+
+@app.command()
+@click.argument("run")
+@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
+@click.option("--attempts", is_flag=True, help="One row an attempt instead of one a target (json, csv).")
+@flags(*READING)
+def report(run: str, form: str, attempts: bool, **common: Any) -> int:
+    """Every target's outcome, from the journal.
+
+    \b
+    Examples:
+      acctops report latest
+      acctops report latest --format csv > outcomes.csv
+      acctops report latest --format csv --attempts
+    """
+    from engine.cli.views import show_report
+
+    return show_report(run, form=form, by_attempt=attempts, **common)
+
+
+@app.group()
+def journal() -> None:
+    """Look after journals."""
+
+
+@journal.command()
+@click.argument("run")
+@click.option("--head", metavar="HASH", help="The head that was printed or kept elsewhere.")
+@flags(*READING)
+def verify(run: str, head: str | None, **common: Any) -> int:
+    """Check the chain of a journal; name the first bad line.
+
+    The chain shows edits inside the file. It cannot show that the whole was rewritten or its end cut off: for that,
+    give the head that the run printed.
+
+    \b
+    Examples:
+      acctops journal verify latest
+      acctops journal verify latest --head 3be1…
+    """
+    from engine.cli.views import verify_journal
+
+    return verify_journal(run, head=head, **common)
+
+
+@app.command()
+@click.argument("code")
+def explain(code: str) -> int:
+    """What an error code means, what acctops does about it, and what you should do.
+
+    \b
+    Example:
+      acctops explain FailedOperation.CheckAccountCAMCloseError
+    """
+    from engine.cli.talk import out
+    from engine.verdicts import explain as words
+
+    out(words(code))
+    return 0
+
+
+@app.command()
+@click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
+@click.option("--fleet", metavar="FILE", help="Instances and accounts that exist (YAML or JSON); default: all do.")
+@click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
+@click.option(
+    "--window",
+    type=click.Choice(["calendar", "sliding", "sliding-counting-refused", "bucket"]),
+    default="calendar",
+    show_default=True,
+    help="How the quota's second is counted.",
+)
+@click.option("--no-quota", is_flag=True, help="Lift the quotas.")
+@click.option("--latency", metavar="D", default="50ms", show_default=True, help="From arrival to answer.")
+@click.option("--jitter", metavar="D", default="0s", show_default=True, help="An arrival is late by up to so much.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def simulate(**options: Any) -> int:
+    """Serve the simulator on loopback, until Ctrl-C.
+
+    It accepts the key pair in TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, else a documented demo pair.
+
+    \b
+    Example:
+      acctops simulate --port 9900 &
+      acctops run lockdown.yaml --endpoint http://127.0.0.1:9900
+    """
+    from engine.cli.simulating import serve
+
+    return serve(**options)
+
+
+@app.command()
+@click.argument("job", required=False)
+@flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
+def doctor(job: str | None, **common: Any) -> int:
+    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and region too.
+
+    \b
+    Example:
+      acctops doctor lockdown.yaml
+    """
+    from engine.cli.checks import examine
+
+    return examine(job, **common)
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of job files, for editors."""
+    from engine.cli.talk import out
+    from engine.schema import schema_text
+
+    out(schema_text())
+    return 0
+
+
+@app.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print a completion script: `source <(acctops completion bash)`."""
+    from click.shell_completion import get_completion_class
+
+    from engine.cli.talk import out
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    out(kind(app, {}, "acctops", "_ACCTOPS_COMPLETE").source())
+    return 0

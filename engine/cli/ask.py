@@ -1,0 +1,53 @@
+"""Door: the question before anything is sent, and the answer as the journal keeps it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from engine.cli.talk import say
+from engine.errors import RefusedError
+from engine.records import Confirmed
+
+TYPE_FROM = 10
+"""From so many targets on the number itself must be typed."""
+
+
+def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = False) -> Confirmed:
+    """Ask on the terminal; RefusedError without a yes. `--yes` answers for a person who is not there."""
+    if yes:
+        return Confirmed(how="--yes", by=by, terminal=_terminal(sys.stdin))
+    terminal = _open_terminal(stdin_is_list=stdin_is_list)
+    if terminal is None:
+        raise RefusedError(f"{text}: nobody is there to confirm it (no terminal); nothing was sent; repeat with --yes")
+    asked = f"Type {count} to go on: " if count >= TYPE_FROM else "Go on? [y/N] "
+    say(f"{text}.")
+    sys.stderr.write(asked)
+    sys.stderr.flush()
+    answer = terminal.readline().strip()
+    name = _terminal(terminal)
+    if terminal is not sys.stdin:
+        terminal.close()
+    agreed = answer.replace(",", "") == str(count) if count >= TYPE_FROM else answer.lower() in ("y", "yes")
+    if not agreed:
+        raise RefusedError("not confirmed; nothing was sent")
+    return Confirmed(how=answer, by=by, terminal=name)
+
+
+def _open_terminal(*, stdin_is_list: bool) -> TextIO | None:
+    if not stdin_is_list and sys.stdin is not None and sys.stdin.isatty():
+        return sys.stdin
+    if not stdin_is_list:
+        return None
+    try:
+        return open("/dev/tty", encoding="utf-8")  # noqa: PTH123 - closed by the caller
+    except OSError:
+        return None
+
+
+def _terminal(stream: TextIO | None) -> str | None:
+    try:
+        return os.ttyname(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):
+        return None

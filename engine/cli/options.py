@@ -1,0 +1,126 @@
+"""Door: the flags of a command as one value, and what is composed from them before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import UsageError
+from engine.job import Glob, Job
+from engine.settings import Flags, Settings, effective, endpoint_for, find_configs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from engine.records import RunSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Every flag, as typed; a command without one leaves its default."""
+
+    config: str | None = None
+    endpoints: tuple[str, ...] = ()
+    state_dir: str | None = None
+    profile: str | None = None
+    rate: str | None = None
+    workers: str | None = None
+    timeout: str | None = None
+    deadline: str | None = None
+    yes: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    no_verify: bool = False
+    simulate: bool = False
+    faults: str | None = None
+    exclude: tuple[str, ...] = ()
+    reason: str | None = None
+    ticket: str | None = None
+
+    def settings(self, job: Job | None, *guard_dirs: Path) -> Settings:
+        """What holds after flags, environment, job and config files; guards of `guard_dirs` add up."""
+        starts = [Path(job.path).parent if job is not None and Path(job.path).exists() else Path()]
+        configs = find_configs(*starts, *guard_dirs, environ=os.environ, explicit=self.config)
+        flags = Flags(
+            config=self.config,
+            endpoints=self.endpoints,
+            state_dir=self.state_dir,
+            profile=self.profile,
+            rate=self.rate,
+            workers=self.workers,
+            timeout=self.timeout,
+            deadline=self.deadline,
+            simulate=self.simulate,
+        )
+        return effective(flags, os.environ, job, configs)
+
+    def excludes(self) -> tuple[Glob, ...]:
+        """`--exclude` as rules; JobError for one that is no glob."""
+        from engine.jobfile import read_globs
+        from engine.problems import Problems
+
+        problems = Problems()
+        globs = read_globs(self.exclude, "--exclude", problems)
+        problems.stop_if_any()
+        return globs
+
+    def repeat(self) -> str:
+        """The flags an exact follow-up command needs to find the same run."""
+        return f" --state-dir {self.state_dir}" if self.state_dir else ""
+
+
+def endpoints_of(settings: Settings, regions: Iterable[str]) -> tuple[str, ...]:
+    """The endpoints of a run; UsageError if its regions need different ones."""
+    if settings.endpoints:
+        return settings.endpoints
+    by_endpoint: dict[str, str] = {}
+    for region in regions:
+        by_endpoint.setdefault(endpoint_for(settings.site, region), region)
+    if len(by_endpoint) > 1:
+        named = "; ".join(f"{region}: {endpoint}" for endpoint, region in by_endpoint.items())
+        raise UsageError(f"financial zones have endpoints of their own ({named}); put their targets into another job")
+    return tuple(by_endpoint)
+
+
+def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[str], *, verify: bool) -> RunSettings:
+    """The settings that go into the journal."""
+    from engine.records import RunSettings
+
+    return RunSettings(
+        endpoint=endpoints_of(settings, regions),
+        rate=settings.rate or settings.quota(action),
+        workers=settings.workers,
+        per_instance=settings.per_instance,
+        timeout_s=settings.timeout_s,
+        deadline_s=settings.deadline_s,
+        transient_s=settings.retry_transient_s,
+        busy_s=settings.retry_busy_s,
+        stop_after=str(settings.stop_after) if settings.stop_after else None,
+        verify=verify,
+        profile=settings.profile,
+        protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
+        passwords=password_record(job),
+    )
+
+
+def password_record(job: Job) -> dict[str, object] | None:
+    """The source of new passwords as the journal keeps it: a file by its absolute path, never a value."""
+    if job.passwords is None:
+        return None
+    record: dict[str, object] = dict(job.passwords.as_record())
+    if job.passwords.file:
+        record["file"] = str((Path(job.path).parent / Path(job.passwords.file).expanduser()).absolute())
+    return record
+
+
+def operator() -> str:
+    """Who runs this, for the journal: the login name, and behind sudo the person."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} (as {name})" if sudo and sudo != name else name

@@ -1,0 +1,232 @@
+"""Door: one session of a run: transport, lanes, signals, progress. Composition only; the work is the runner's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine import __version__, records
+from engine.actions import ACTIONS
+from engine.backoff import Policy
+from engine.cli.progress import shown
+from engine.cli.talk import say, warn
+from engine.client import Client
+from engine.errors import Exit
+from engine.inventory import Inventory
+from engine.judge import Lane
+from engine.pacing import Pacer
+from engine.runner import Runner
+
+if TYPE_CHECKING:
+    from engine.credentials import KeySource
+    from engine.job import StopAfter
+    from engine.journal.store import RunStore
+    from engine.journal.writer import Journal
+    from engine.ledger import Ledger
+    from engine.model import CallId, Transport
+    from engine.passwords import PasswordSource
+    from engine.simulator.faults import FaultRule
+    from engine.simulator.world import World
+
+DEADLINE_BASE_S = 600.0
+DEADLINE_FACTOR = 3.0
+"""Default deadline: 10 min + 3 × the time the quota needs (design §6)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What one process needs to work on a run."""
+
+    store: RunStore
+    journal: Journal
+    ledger: Ledger
+    keys: KeySource
+    passwords: PasswordSource | None
+    world: World | None
+    """The simulated world, if the run is simulated."""
+    stop_after: StopAfter | None
+    no_send: frozenset[CallId]
+    quiet: bool
+
+    def carry_out(self) -> tuple[Exit, float | None]:
+        """Work until done or stopped. Returns the exit code and the UNIX time of the first send, if any."""
+        assert self.ledger.run is not None
+        run_id = self.ledger.run.run
+        self.store.clear_stop(run_id)
+        try:
+            return asyncio.run(self._work())
+        except _LeftAtOnceError as left:
+            warn(f"left at once; {left}; what was in flight is read on: acctops resume {run_id}")
+            return left.exit, None
+        finally:
+            self.journal.close()
+            self.store.clear_stop(run_id)
+
+    async def _work(self) -> tuple[Exit, float | None]:
+        transport = self._transport()
+        try:
+            runner = self._runner(transport)
+            with _Signals(runner) as signals:
+                async with shown(runner, quiet=self.quiet):
+                    working = asyncio.ensure_future(runner.run())
+                    signals.working = working
+                    try:
+                        return await working, runner.first_send_at
+                    except asyncio.CancelledError:
+                        if signals.second is None:
+                            raise
+                        raise _LeftAtOnceError(runner.progress().in_flight, signals.second) from None
+        finally:
+            await transport.aclose()
+
+    def _transport(self) -> Transport:
+        if self.world is not None:
+            from engine.simulator.inprocess import InProcessTransport
+
+            return InProcessTransport(self.world, now=time.time)
+        from engine.transport import HttpTransport
+
+        return HttpTransport(connections=self.ledger.settings.workers + 64)
+
+    def _runner(self, transport: Transport) -> Runner:
+        assert self.ledger.run is not None
+        run, settings = self.ledger.run, self.ledger.settings
+        lanes = []
+        for endpoint in settings.endpoint:
+            client = Client(
+                transport,
+                self.keys,
+                endpoint,
+                timeout_s=settings.timeout_s,
+                request_client=f"acctops_{__version__};{run.run}",
+            )
+            name = f"{self.keys.identity}/{run.action}/{client.host}"
+            lanes.append(Lane(name, client, Pacer(settings.rate), asyncio.Semaphore(settings.workers)))
+        rng = random.Random()
+
+        def record(line: records.AnyRecord) -> int:
+            return self.journal.append(line, self.ledger.apply)
+
+        run_id = run.run
+        stop_after = self.stop_after.limit(len(self.ledger.calls)) if self.stop_after is not None else None
+        return Runner(
+            journal=self.journal,
+            ledger=self.ledger,
+            lanes=lanes,
+            inventory=Inventory(lanes[0].client, record=record, rng=rng),
+            policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
+            rng=rng,
+            clock=time.time,
+            deadline_s=deadline_s(settings, len(self.ledger.calls)),
+            stop_after=stop_after,
+            ask_secret=self.passwords.ask if self.passwords is not None else None,
+            no_send=self.no_send,
+            stop_requested=lambda: self.store.stop_requested(run_id),
+        )
+
+
+def deadline_s(settings: records.RunSettings, calls: int) -> float:
+    """Seconds after which a session sends no more."""
+    if settings.deadline_s is not None:
+        return settings.deadline_s
+    return DEADLINE_BASE_S + DEADLINE_FACTOR * calls / (settings.rate * len(settings.endpoint))
+
+
+class _LeftAtOnceError(Exception):
+    def __init__(self, in_flight: int, number: signal.Signals) -> None:
+        super().__init__(f"{in_flight} attempts were in flight")
+        self.exit = _EXIT[number]
+
+
+_EXIT = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+_WHY = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
+
+
+class _Signals:
+    """First Ctrl-C or SIGTERM drains, the second leaves at once; a vanished terminal (SIGHUP) changes nothing."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.working: asyncio.Future[Exit] | None = None
+        self.second: signal.Signals | None = None
+        self._first = False
+
+    def __enter__(self) -> _Signals:
+        loop = asyncio.get_running_loop()
+        for number in _EXIT:
+            loop.add_signal_handler(number, self._ask_to_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (*_EXIT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+    def _ask_to_stop(self, number: signal.Signals) -> None:
+        if self._first:
+            self.second = number
+            if self.working is not None:
+                self.working.cancel()
+            return
+        self._first = True
+        say(f"\ndraining: {self._runner.progress().in_flight} in flight, no new calls; press again to leave at once")
+        self._runner.stop(_WHY[number], _EXIT[number])
+
+    def _hang_up(self) -> None:
+        self._runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
+
+
+def simulated_world(ledger: Ledger, faults: str | None) -> World:
+    """A world in which the targets of the run exist, as they were before it, but for what the run has changed."""
+    from engine.model import Outcome
+    from engine.simulator.world import World
+
+    assert ledger.run is not None
+    world = World(faults=_faults(faults), latency=0.04, jitter=0.02)
+    before, after = _STATES[ledger.run.action]
+    for call, _, outcome in ledger.outcomes():
+        status, cam = after if outcome is Outcome.CHANGED else before
+        world.seed(call.instance, call.region, [call.user], status=status, cam=cam)
+    return world
+
+
+_NORMAL, _LOCKED = (2, False), (5, False)
+_CAM_ON = (2, True)
+_STATES = {
+    "LockAccount": (_NORMAL, _LOCKED),
+    "UnlockAccount": (_LOCKED, _NORMAL),
+    "OpenAccountCAM": (_NORMAL, _CAM_ON),
+    "CloseAccountCAM": (_CAM_ON, _NORMAL),
+    "RefreshAccountPassword": (_CAM_ON, _CAM_ON),
+}
+"""(status, CAM) of a simulated account before and after each action."""
+assert set(_STATES) == set(ACTIONS)
+
+
+def _faults(path: str | None) -> tuple[FaultRule, ...]:
+    if path is None:
+        return ()
+    from engine.cli.simulating import read_faults
+
+    return read_faults(path)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Before a session there is nothing to drain: SIGTERM ends the command, cleanly."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise SystemExit(int(Exit.TERMINATED))
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,107 @@
+"""Door: `acctops simulate`, and the files a simulator reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.cli.talk import out, say
+from engine.errors import ConfigError, UsageError
+from engine.values import seconds
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+
+if TYPE_CHECKING:
+    from engine.simulator.faults import FaultRule
+    from engine.simulator.world import World
+
+_T = TypeVar("_T")
+
+
+def serve(
+    ports: tuple[int, ...],
+    *,
+    fleet: str | None,
+    faults: str | None,
+    window: str,
+    no_quota: bool,
+    latency: str,
+    jitter: str,
+    seed: int,
+) -> int:
+    """The `simulate` command: serves until a signal."""
+    from engine.simulator.fleet import parse_fleet
+    from engine.simulator.gate import KeyRecord
+    from engine.simulator.world import World
+
+    secret_id = os.environ.get("TENCENTCLOUD_SECRET_ID")
+    secret_key = os.environ.get("TENCENTCLOUD_SECRET_KEY")
+    keys = None
+    if secret_id and secret_key:
+        keys = {secret_id: KeyRecord(secret_key=secret_key, token=os.environ.get("TENCENTCLOUD_TOKEN") or None)}
+    world = World(
+        fleet=_read(fleet, parse_fleet) if fleet is not None else None,
+        faults=read_faults(faults) if faults is not None else (),
+        keys=keys,
+        quota_window=window,
+        quotas={"*": None} if no_quota else None,
+        seed=seed if seed else random.randrange(1 << 30),
+        latency=_duration("--latency", latency),
+        jitter=_duration("--jitter", jitter),
+        audit=0,
+    )
+    if keys is None:
+        say(
+            "accepts the demo keys:\n"
+            f"  export TENCENTCLOUD_SECRET_ID={DEMO_SECRET_ID} TENCENTCLOUD_SECRET_KEY={DEMO_SECRET_KEY}"
+        )
+    else:
+        say("accepts the keys of TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in this environment")
+    return asyncio.run(_serve(world, ports or (0,)))
+
+
+async def _serve(world: World, ports: tuple[int, ...]) -> int:
+    from engine.simulator.server import serve as listen
+
+    try:
+        server = await listen(world, ports=ports)
+    except OSError as error:
+        raise UsageError(f"--port: cannot listen: {error.strerror or error}") from error
+    for endpoint in server.endpoints:
+        out(endpoint)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    await ended.wait()
+    await server.aclose()
+    return 0
+
+
+def read_faults(path: str) -> tuple[FaultRule, ...]:
+    """The fault script in a file; ConfigError with every problem."""
+    from engine.simulator.faults import parse_faults
+
+    return _read(path, parse_faults)
+
+
+def _read(path: str, parse: Callable[[str], _T]) -> _T:
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except ValueError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def _duration(flag: str, text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: {error}") from error

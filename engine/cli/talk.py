@@ -1,0 +1,93 @@
+"""Door: what is printed where. Results on stdout, talk on stderr, and neither may ever stop a run.
+
+A closed stdout (`| head`) or a vanished terminal is no reason to leave calls unrecorded: writing there simply ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from engine.errors import Exit
+
+
+class Stream:
+    """A stream that may go away."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._gone = False
+
+    @property
+    def _stream(self) -> TextIO | None:
+        stream: TextIO | None = getattr(sys, self._name)
+        return stream
+
+    def __call__(self, text: str) -> None:
+        """Print a text, with a newline if it has none."""
+        stream = self._stream
+        if self._gone or stream is None:
+            return
+        try:
+            stream.write(text if text.endswith("\n") else text + "\n")
+            stream.flush()
+        except UnicodeEncodeError:
+            self(text.encode("ascii", "replace").decode())
+        except (OSError, ValueError):
+            self.close()
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self._gone = True
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._gone
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
+        stream = self._stream
+        try:
+            return not self._gone and stream is not None and stream.isatty()
+        except ValueError:
+            return False
+
+
+out = Stream("stdout")
+"""Results."""
+say = Stream("stderr")
+"""Talk."""
+
+
+def warn(text: str) -> None:
+    """Talk that names the speaker: what stands in a cron mail must."""
+    for line in text.splitlines():
+        say(f"acctops: {line}")
+
+
+def out_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout. Any: JSON values."""
+    out(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def refuse(text: str, code: Exit, *, as_json: bool) -> int:
+    """Say why nothing was done."""
+    warn(text)
+    if as_json:
+        out_json({"error": text, "exit": int(code)})
+    return int(code)
+
+
+def hush_closed_streams() -> None:
+    """Keep the interpreter from complaining at its exit about a pipe whose reader has gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)

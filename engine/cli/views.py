@@ -1,0 +1,192 @@
+"""Door: the commands that only look: status, report, journal verify; and stop, which asks a live run to drain."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from engine.cli.options import Options
+from engine.cli.talk import out, out_json, say, warn
+from engine.errors import Exit, UsageError
+from engine.journal.reader import Replay, read, replay, verify
+from engine.journal.store import RunHead, RunRef, RunStore, find_run
+from engine.report import (
+    ATTEMPT_COLUMNS,
+    BAD,
+    CSV_COLUMNS,
+    attempts,
+    closing_line,
+    csv_text,
+    document,
+    full_document,
+    row,
+    text,
+)
+
+LISTED = 30
+"""Runs `status` prints."""
+STOP_WAIT_S = 60.0
+"""How long `stop` waits for the drain; attempts end within their timeout (10 s), readings within 10 s."""
+STOP_POLL_S = 0.2
+
+
+def _find(options: Options, run: str) -> RunRef:
+    settings = options.settings(None)
+    return find_run(settings.state_dir, run, group=settings.state_group)
+
+
+def _is_live(ref: RunRef) -> bool:
+    return ref.store is not None and ref.store.is_live(ref.run_id)
+
+
+# ---- status --------------------------------------------------------------------------------------------------------
+
+
+def show_status(run: str | None, **flags: Any) -> int:
+    """The `status` command. Any: the flags, by name."""
+    options = Options(**flags)
+    if run is not None:
+        ref = _find(options, run)
+        found = replay(ref.path)
+        if options.as_json:
+            live = _is_live(ref)
+            out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": live})
+        else:
+            _text(options, ref, found)
+        return Exit.OK
+    state_dir = options.settings(None).state_dir
+    heads = [head for simulated in (False, True) for head in RunStore(state_dir, simulated=simulated).list()]
+    heads.sort(key=lambda head: head.run_id, reverse=True)
+    if options.as_json:
+        out_json({"state_dir": str(state_dir), "runs": [_head_document(head) for head in heads]})
+        return Exit.OK
+    say(f"runs in {state_dir}")
+    for head in heads[:LISTED]:
+        out(_head_line(head))
+    if len(heads) > LISTED:
+        out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
+    if not heads:
+        out("no runs yet")
+    return Exit.OK
+
+
+def _head_document(head: RunHead) -> dict[str, Any]:
+    return {
+        "run": head.run_id,
+        "journal": str(head.dir / "journal.jsonl"),
+        "simulated": head.simulated,
+        "live": head.live,
+        "job": head.job,
+        "action": head.action,
+        "started_at": head.started_at,
+        "calls": head.calls,
+        "counts": head.end.counts if head.end else None,
+        "exit": head.end.exit if head.end else None,
+        "problem": head.problem,
+    }
+
+
+def _head_line(head: RunHead) -> str:
+    mark = "SIMULATED  " if head.simulated else ""
+    if head.problem is not None:
+        return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"
+    if head.live:
+        state = "LIVE"
+    elif head.end is None:
+        state = "CUT OFF, resume it"
+    else:
+        bad = ", ".join(f"{head.end.counts.get(kind, 0):,} {kind}" for kind in BAD if head.end.counts.get(kind))
+        state = f"exit {head.end.exit}" + (f"  {bad}" if bad else "")
+    return f"{head.run_id}  {mark}{head.action}  {head.calls:,} calls  {state}  {head.job}"
+
+
+def _text(options: Options, ref: RunRef, found: Replay) -> None:
+    if found.torn_bytes:
+        say(f"{ref.path}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
+    out(text(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref), flags=options.repeat()))
+
+
+# ---- report --------------------------------------------------------------------------------------------------------
+
+
+def show_report(run: str, *, form: str, by_attempt: bool, **flags: Any) -> int:
+    """The `report` command. Any: the flags, by name."""
+    options = Options(**flags)
+    ref = _find(options, run)
+    if options.as_json:
+        form = "json"
+    if by_attempt and form == "text":
+        raise UsageError("--attempts needs --format json or csv")
+    if by_attempt:
+        rows = attempts(read(ref.path))
+        if form == "csv":
+            _print(csv_text(rows, ATTEMPT_COLUMNS))
+        else:
+            out_json({"run": ref.run_id, "attempts": list(rows)})
+        return Exit.OK
+    found = replay(ref.path)
+    if form == "json":
+        out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
+    elif form == "csv":
+        _print(csv_text((row(*each) for each in found.ledger.outcomes()), CSV_COLUMNS))
+    else:
+        _text(options, ref, found)
+    return Exit.OK
+
+
+def _print(parts: Any) -> None:
+    # Any: an iterator of str; the csv module wrote the line ends.
+    for part in parts:
+        if part:
+            out(part)
+
+
+# ---- journal verify ------------------------------------------------------------------------------------------------
+
+
+def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
+    """The `journal verify` command. Any: the flags, by name."""
+    options = Options(**flags)
+    ref = _find(options, run)
+    found = verify(ref.path, head)
+    if options.as_json:
+        out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
+        return Exit.OK
+    if found.settled_twice:
+        warn(f"remark: settled more than once: {', '.join(found.settled_twice)}")
+    if found.torn_bytes:
+        say(f"remark: the last line is unfinished ({found.torn_bytes} bytes); a resume cuts it")
+    out(f"{found.path}: {found.lines:,} lines, the chain holds\nhead {found.head}")
+    if head is None:
+        say("a rewritten whole or a cut end does not show without the head that the run printed: --head HASH")
+    return Exit.OK
+
+
+# ---- stop ----------------------------------------------------------------------------------------------------------
+
+
+def stop_run(run: str, **flags: Any) -> int:
+    """The `stop` command. Any: the flags, by name."""
+    options = Options(**flags)
+    ref = _find(options, run)
+    if ref.store is None:
+        raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
+    if not _is_live(ref):
+        say(f"run {ref.run_id} is not going on; nothing to stop")
+        return Exit.OK
+    ref.store.request_stop(ref.run_id)
+    say(f"run {ref.run_id}: asked to drain")
+    until = time.monotonic() + STOP_WAIT_S
+    while _is_live(ref):
+        if time.monotonic() > until:
+            warn(f"run {ref.run_id} is still draining after {STOP_WAIT_S:.0f} s; see acctops status {ref.run_id}")
+            return Exit.INCOMPLETE
+        time.sleep(STOP_POLL_S)
+    found = replay(ref.path)
+    if options.as_json:
+        out_json(document(found.ledger, journal=str(ref.path), head=found.head))
+    else:
+        out(closing_line(found.ledger))
+        say(f"go on with: acctops resume {ref.run_id}{options.repeat()}")
+    return Exit.OK

@@ -1,0 +1,304 @@
+"""Rules, floor 1: **the** table of keys an operator may write: job file, config file, list rows. No I/O.
+
+One class per mapping; a field is a key, its type carries the rule, the words for a person and the reader to the value
+used inside (`KEY_RULE`). The parsers, the JSON Schema and its descriptions all come from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from engine import endpoints, names
+from engine.actions import ACTIONS
+from engine.values import DURATION_PATTERN, action_name, region_name, seconds, some_seconds, stop_after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _rule(words: str, reader: Callable[[str], object] | None = None, attribute: str = "") -> dict[str, object]:
+    """What a key's type carries for our own reader: words for `expected …`, reader, name of the value inside."""
+    return {"words": words, "reader": reader, "attribute": attribute}
+
+
+Text = Annotated[str, Meta(min_length=1, max_length=1000, extra=_rule("text of 1–1,000 characters"))]
+ShortText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        extra=_rule("text of 1–100 characters on one line"),
+    ),
+]
+ActionName = Annotated[
+    str,
+    Meta(
+        description="What to do to every target, as the API names it.",
+        extra_json_schema={"enum": list(ACTIONS)},
+        extra=_rule("an action", action_name),
+    ),
+]
+Region = Annotated[
+    str,
+    Meta(
+        description="Region of the instances, such as ap-singapore. A target may name another.",
+        pattern=f"^{names.REGION_PATTERN}$",
+        examples=list(names.REGIONS),
+        extra=_rule("a region", region_name),
+    ),
+]
+Profile = Annotated[
+    str,
+    Meta(
+        description="Profile of the vendor's CLI whose keys to use: ~/.tccli/PROFILE.credential.",
+        pattern=r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$",
+        extra=_rule("the name of a tccli profile, not a path"),
+    ),
+]
+Endpoint = Annotated[
+    str,
+    Meta(
+        description="Access point to call instead of the site's nearest one: https, or http to loopback.",
+        pattern=f"^(?:{endpoints.PATTERN})$",
+        extra=_rule("an endpoint", endpoints.normal_endpoint),
+    ),
+]
+Rate = Annotated[
+    float,
+    Meta(
+        description="Calls a second in each lane. Without it: the action's quota.",
+        gt=0,
+        le=10_000,
+        extra=_rule("a number of calls a second above 0, at most 10000"),
+    ),
+]
+Workers = Annotated[
+    int,
+    Meta(
+        description="Calls in flight at a time in each lane (default 100).",
+        ge=1,
+        le=10_000,
+        extra=_rule("a whole number from 1 to 10000"),
+    ),
+]
+PerInstance = Annotated[
+    int,
+    Meta(
+        description="Calls in flight at a time on one instance (default 4).",
+        ge=1,
+        le=1_000,
+        extra=_rule("a whole number from 1 to 1000"),
+    ),
+]
+_duration = f"^{DURATION_PATTERN}$"
+Deadline = Annotated[
+    str,
+    Meta(
+        description="Stop sending after this time, such as 45m; what is left can be resumed.",
+        pattern=_duration,
+        extra=_rule("a duration", some_seconds, "deadline_s"),
+    ),
+]
+Timeout = Annotated[
+    str,
+    Meta(
+        description="Longest wait for one answer (default 10s).",
+        pattern=_duration,
+        extra=_rule("a duration", some_seconds, "timeout_s"),
+    ),
+]
+Transient = Annotated[
+    str,
+    Meta(
+        description="How long one call is tried again after passing errors (default 2m).",
+        pattern=_duration,
+        extra=_rule("a duration", seconds, "retry_transient_s"),
+    ),
+]
+Busy = Annotated[
+    str,
+    Meta(
+        description="How long one call is tried again while its instance is busy (default 10m).",
+        pattern=_duration,
+        extra=_rule("a duration", seconds, "retry_busy_s"),
+    ),
+]
+StopAfterText = Annotated[
+    str,
+    Meta(
+        description="Stop when this many calls have failed: a number, or a share of the plan such as 5%.",
+        pattern=r"^[0-9]{1,9}(?:(?:[.][0-9]{1,3})?%)?$",
+        extra=_rule("a number or a share", stop_after),
+    ),
+]
+GlobText = Annotated[
+    str,
+    Meta(
+        description='instance/user, with * ? [abc] in either part; quote it: "*/breakglass_*".',
+        pattern=r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!]+$",
+        extra=_rule("instance/user with * ? [abc]"),
+    ),
+]
+Globs = Annotated[list[GlobText], Meta(min_length=1)]
+Protect = Literal["none"] | Globs
+
+
+class Retry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Time budgets for trying one call again."""
+
+    transient: Transient | UnsetType = UNSET
+    busy: Busy | UnsetType = UNSET
+
+
+class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell once per call; prints the password as one "
+                "line. {instance}, {user} and {region} are filled in.",
+                examples=[["pass", "show", "db/{instance}/{user}"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    file: (
+        Annotated[Text, Meta(description="CSV file instance,user,password, readable by its owner alone.")] | UnsetType
+    ) = UNSET
+    env: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+                description="Environment variable holding the password; for a job with one target.",
+                extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One target with its parts, or a list of targets in a file."""
+
+    instance: Annotated[str, Meta(pattern=f"^{names.INSTANCE_PATTERN}$", max_length=64)] | UnsetType = UNSET
+    user: (
+        Annotated[str, Meta(pattern=f"^{names.USER_PATTERN}$")]
+        | list[Annotated[str, Meta(pattern=f"^{names.USER_PATTERN}$")]]
+        | UnsetType
+    ) = UNSET
+    region: Region | UnsetType = UNSET
+    csv: (
+        Annotated[Text, Meta(description="CSV file with a header: instance,user[,region]. - is standard input.")]
+        | UnsetType
+    ) = UNSET
+    jsonl: (
+        Annotated[
+            Text,
+            Meta(description='File of lines {"instance":…,"user":…[,"region":…]}. - is standard input.'),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job of acctops: one action on many database accounts."""
+
+    version: (
+        Annotated[int, Meta(ge=1, le=1, description="Version of this format: 1.", extra=_rule("1, the only version"))]
+        | UnsetType
+    ) = UNSET
+    name: Annotated[ShortText, Meta(description="Name of the job; default: the file's name.")] | UnsetType = UNSET
+    reason: Annotated[Text, Meta(description="Why this is done; kept in the journal.")] | UnsetType = UNSET
+    ticket: (
+        Annotated[
+            ShortText,
+            Meta(
+                description="Ticket or incident number; kept in the journal.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    action: ActionName
+    region: Region | UnsetType = UNSET
+    profile: Profile | UnsetType = UNSET
+    endpoint: Endpoint | UnsetType = UNSET
+    targets: Annotated[
+        # Any: the forms of an entry are spelled out by `schema` and read by `targets`.
+        list[Any],
+        Meta(min_length=1, description="Accounts to act on."),
+    ]
+    exclude: Annotated[Globs, Meta(description="Targets to leave out of this job.")] | UnsetType = UNSET
+    protect: (
+        Annotated[
+            Protect,
+            Meta(description="Accounts that must never be touched, on top of the config's; none waives the reminder."),
+        ]
+        | UnsetType
+    ) = UNSET
+    rate: Rate | UnsetType = UNSET
+    workers: Workers | UnsetType = UNSET
+    per_instance: PerInstance | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    deadline: Deadline | UnsetType = UNSET
+    stop_after: StopAfterText | UnsetType = UNSET
+    passwords: Passwords | UnsetType = UNSET
+
+
+class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How acctops works here: `config.yaml`."""
+
+    site: (
+        Annotated[
+            Literal["international", "mainland"],
+            Meta(description="Whose keys these are.", extra=_rule("international or mainland")),
+        ]
+        | UnsetType
+    ) = UNSET
+    endpoint: Endpoint | UnsetType = UNSET
+    profile: Profile | UnsetType = UNSET
+    state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
+    state_group: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$",
+                description="Group that may read the journals.",
+                extra=_rule("the name of a group"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    protect: Annotated[Globs, Meta(description="Accounts no job may touch.")] | UnsetType = UNSET
+    quotas: (
+        Annotated[dict[str, Rate], Meta(description="Quota a second per action, if the vendor has changed it.")]
+        | UnsetType
+    ) = UNSET
+    rate: Rate | UnsetType = UNSET
+    workers: Workers | UnsetType = UNSET
+    per_instance: PerInstance | UnsetType = UNSET
+    timeout: Timeout | UnsetType = UNSET
+    deadline: Deadline | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    stop_after: StopAfterText | UnsetType = UNSET
+
+
+NOT_BUILT_JOB = (
+    "accounts",
+    "order",
+    "limits",
+    "verify",
+    "resend_already",
+    "window",
+    "notify",
+    "keep_admins",
+)
+"""Keys the design knows and this version does not: errors, never ignored."""
+NOT_BUILT_TARGET = ("match", "account")
+NOT_BUILT_CONFIG = ("limits", "window", "notify", "accounts", "credentials", "keep_admins", "verify")

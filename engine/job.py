@@ -1,0 +1,130 @@
+"""Rules, floor 1: a job as the engine sees it: what the operator wrote, checked, with nothing decided yet. No I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fnmatch import translate
+from math import ceil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.model import Place, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """`instance/user` with `*`, `?`, `[abc]`, each part matched by itself; keeps where it stands.
+
+    `fold` ignores case: a guard errs toward protecting, as the API's own rules are partly case-insensitive
+    (facts.md §7.2), while an exclusion must not take out more than was written.
+    """
+
+    pattern: str
+    place: Place
+    fold: bool = False
+    _instance: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _user: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        instance, slash, user = self.pattern.partition("/")
+        if not (instance and slash and user) or "/" in user:
+            raise ValueError(f"{self.pattern!r} is not instance/user")
+        flags = re.IGNORECASE if self.fold else 0
+        object.__setattr__(self, "_instance", re.compile(translate(instance), flags))
+        object.__setattr__(self, "_user", re.compile(translate(user), flags))
+
+    def matches(self, instance: str, user: str) -> bool:
+        """Whether this account is meant."""
+        return self._user.match(user) is not None and self._instance.match(instance) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAfter:
+    """How many failed calls end a run: a count, or a share of the plan (0–1)."""
+
+    count: int | None = None
+    share: float | None = None
+
+    def limit(self, calls: int) -> int:
+        """Failed calls at which a run of `calls` calls stops; at least 1."""
+        if self.count is not None:
+            return self.count
+        assert self.share is not None
+        # Rounded first: 7 % of 100 is 7.000000000000001 in floats.
+        return max(1, ceil(round(self.share * calls, 6)))
+
+    def __str__(self) -> str:
+        return str(self.count) if self.share is None else f"{self.share * 100:g}%"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordSpec:
+    """Where new passwords come from, never a password: one of the three is set."""
+
+    place: Place
+    command: tuple[str, ...] = ()
+    """Program and arguments with `{instance}`, `{user}`, `{region}`."""
+    file: str = ""
+    """Path: as the operator named the job file's directory, then as written there."""
+    env: str = ""
+
+    @property
+    def label(self) -> str:
+        """For plan and journal; of a command only the program, as arguments may hold a secret."""
+        if self.command:
+            return f"command {self.command[0]}"
+        return f"file {self.file}" if self.file else f"environment {self.env}"
+
+    def as_record(self) -> dict[str, list[str] | str]:
+        """For the journal, so that a resume can ask the same source; `password_spec` is the way back."""
+        if self.command:
+            return {"command": list(self.command)}
+        return {"file": self.file} if self.file else {"env": self.env}
+
+
+def password_spec(record: Mapping[str, list[str] | str], place: Place) -> PasswordSpec:
+    """The source as a journal names it."""
+    command, file, env = (record.get(key, "") for key in ("command", "file", "env"))
+    return PasswordSpec(place=place, command=tuple(command), file=str(file), env=str(env))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job. None of an optional setting means: not said here, the config or the default decides."""
+
+    name: str
+    action: str
+    region: str
+    """Region of the targets that name none; empty if all do."""
+    targets: list[Target]
+    """As written and in that order, duplicates and reserved names included: the plan leaves those out, by name. A
+    list, as there may be a million; nobody changes it."""
+    digest: str
+    """Hex SHA-256 over the bytes of the job file and then of each list: `cat job.yaml list.csv | sha256sum`."""
+    path: str
+    """The job file as named by the operator; `command line` without one."""
+    sources: tuple[str, ...] = ()
+    """Lists that were read, in order."""
+    exclude: tuple[Glob, ...] = ()
+    protect: tuple[Glob, ...] | None = None
+    """None: the job says nothing about it."""
+    protect_waived: bool = False
+    """`protect: none`: the operator knows, spare the reminder. Takes no rule of a config away."""
+    reason: str | None = None
+    ticket: str | None = None
+    profile: str | None = None
+    endpoint: str | None = None
+    rate: float | None = None
+    workers: int | None = None
+    per_instance: int | None = None
+    retry_transient_s: float | None = None
+    retry_busy_s: float | None = None
+    deadline_s: float | None = None
+    stop_after: StopAfter | None = None
+    passwords: PasswordSpec | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Where each setting above stands, by its name here."""
+    warnings: tuple[str, ...] = ()

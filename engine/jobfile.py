@@ -1,0 +1,289 @@
+"""Rules, floor 1: YAML text → Job. No I/O: lists are read by the function passed in.
+
+Every problem is found in one go and named `file:line:column: path: what; what to do` (design §7). Which keys there
+are stands in `filemodel`; this module knows what they mean together.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from engine import lists, names
+from engine.actions import ACTIONS
+from engine.errors import JobError
+from engine.fields import Fields, glob_problem, kinds
+from engine.filemodel import NOT_BUILT_JOB, JobFile, Passwords
+from engine.job import Glob, Job, PasswordSpec, StopAfter
+from engine.model import Place
+from engine.problems import Problems
+from engine.targetentries import TargetEntries
+from engine.targets import Targets, unlisted_region
+from engine.values import action_name
+from engine.yamltext import Scalar, Table, decode, read_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.yamltext import Node
+
+__all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
+
+COMMAND_LINE = "command line"
+"""The "file" of targets given as arguments."""
+_PLACEHOLDERS = frozenset({"instance", "user", "region"})
+
+
+def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes]) -> Job:
+    """The job in `text`, or JobError with every problem.
+
+    `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
+    file; `-` is standard input), or raises JobError in its own words.
+    """
+    problems = Problems()
+    decoded = decode(text, file, problems)
+    root = read_tree(decoded, file, problems) if decoded is not None else None
+    if root is None:
+        if not problems.count:
+            problems.add(Place(file), "", "is empty; a job needs action, region and targets")
+        raise JobError(problems.lines())
+    return _JobReader(file, problems, read, text).job(root)
+
+
+class _JobReader:
+    """One reading of one job file."""
+
+    def __init__(self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes) -> None:
+        self._file = file
+        self._problems = problems
+        self._fields = Fields(file, problems)
+        self._read = read
+        self._digest = sha256(text)
+        self._sources: list[str] = []
+
+    def job(self, root: Node) -> Job:
+        fields = self._fields
+        table = fields.table(root, "", "keys such as action:, region: and targets:")
+        if table is None:
+            raise JobError(self._problems.lines())
+        fields.keys(table, "", kinds(JobFile), NOT_BUILT_JOB)
+        special = ("targets", "exclude", "protect", "passwords", "version")
+        values, places = fields.values(table, JobFile, skip=special)
+        if "version" in table.entries:
+            fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
+        self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
+        targets, warnings = self._targets(table, values, places)
+        protect, waived = self._protect(table)
+        exclude = self._globs(table, "exclude")
+        action = values.get("action")
+        passwords = self._passwords(table, action, targets, warnings)
+        self._problems.stop_if_any()
+        assert isinstance(action, str)
+        return Job(
+            **{"name": default_name(self._file), "region": "", **values},
+            targets=targets,
+            digest=self._digest.hexdigest(),
+            path=self._file,
+            sources=tuple(self._sources),
+            exclude=exclude,
+            protect=protect,
+            protect_waived=waived,
+            passwords=passwords,
+            places=places,
+            warnings=tuple(warnings),
+        )
+
+    def _require(self, table: Table, key: str, what: str) -> None:
+        if key not in table.entries:
+            self._problems.add(Place(self._file, table.line, table.column), key, f"is missing; it says {what}")
+
+    def _targets(self, table: Table, values: dict[str, Any], places: dict[str, Place]) -> tuple[list[Any], list[str]]:
+        region = values.get("region", "")
+        targets = Targets(self._problems, region)
+        warnings = []
+        if region and region not in names.REGIONS:
+            warnings.append(unlisted_region(region, places["region"]))
+        self._require(table, "targets", "which accounts: a list of instance/user")
+        if "targets" in table.entries:
+            entries = TargetEntries(self._fields, targets, self._list)
+            entries.read(table.entries["targets"].value)
+            warnings += entries.warnings
+        # A region that was written and refused is one problem, not one more for every target.
+        if "region" not in table.entries or region:
+            targets.check_regions()
+        return targets.found, warnings + targets.warnings()
+
+    def _list(self, here: str, node: Scalar, region: str, targets: Targets) -> list[str]:
+        """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
+        path = node.text
+        shown = "standard input" if path == "-" else posixpath.join(posixpath.dirname(self._file), path)
+        if path == "-" and shown in self._sources:
+            self._fields.wrong(node, here, "standard input can be read only once; remove this entry")
+            return []
+        try:
+            data = self._read(path)
+        except JobError as exc:
+            for problem in exc.problems:
+                self._fields.wrong(node, here, problem)
+            return []
+        self._sources.append(shown)
+        self._digest.update(data)
+        reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
+        return reader(data, shown, region, targets, self._problems)
+
+    def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
+        if key not in table.entries:
+            return ()
+        return self._fields.globs(table.entries[key].value, key, fold=key == "protect")
+
+    def _protect(self, table: Table) -> tuple[tuple[Glob, ...] | None, bool]:
+        entry = table.entries.get("protect")
+        if entry is None:
+            return None, False
+        if type(entry.value) is Scalar and entry.value.text == "none":
+            return (), True
+        return self._globs(table, "protect"), False
+
+    def _passwords(
+        self, table: Table, action: str | None, targets: list[Any], warnings: list[str]
+    ) -> PasswordSpec | None:
+        needed = action is not None and ACTIONS[action].needs_password
+        entry = table.entries.get("passwords")
+        if entry is None:
+            if needed:
+                what = f"is missing; {action} sets a new password: passwords: {{command: [program, …]}}, file or env"
+                self._problems.add(Place(self._file, table.line, table.column), "passwords", what)
+            return None
+        if action is not None and not needed:
+            place = Place(self._file, entry.key.line, entry.key.column)
+            self._problems.add(place, "passwords", f"{action} takes no password; remove it")
+            return None
+        spec = read_passwords(self._fields, entry.value)
+        if spec is None:
+            return None
+        if spec.env and len({(t.region, t.instance, t.user) for t in targets}) > 1:
+            what = "one password for several accounts; use command or file"
+            self._problems.add(spec.place, "passwords.env", what)
+        if spec.command and len(targets) > 1 and not any("{user}" in part for part in spec.command):
+            warnings.append(
+                f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
+            )
+        return spec
+
+
+def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
+    """The `passwords` mapping; what was written there is never repeated in a message, it may be a password."""
+    words = "a mapping with one of command, file, env (never a password itself)"
+    table = fields.table(node, "passwords", words)
+    if table is None:
+        return None
+    fields.keys(table, "passwords", kinds(Passwords))
+    given = [name for name in kinds(Passwords) if name in table.entries]
+    if len(given) != 1:
+        found = f"{', '.join(given)} together" if given else "none of them"
+        fields.wrong(node, "passwords", f"expected {words}, got {found}")
+        return None
+    entry = table.entries[given[0]]
+    place = fields.place(entry.value)
+    here = f"passwords.{given[0]}"
+    if given[0] == "command":
+        command = _command(fields, entry.value, here)
+        return PasswordSpec(place=place, command=command) if command else None
+    if given[0] == "file":
+        file = fields.text(entry.value, here, "the path of a CSV file instance,user,password")
+        # `~/` is the home directory, as in paths of lists; the device expands it.
+        joined = file if file is None or file.startswith("~/") else posixpath.join(posixpath.dirname(fields.file), file)
+        return PasswordSpec(place=place, file=joined) if joined else None
+    env = fields.text(entry.value, here, "the name of an environment variable")
+    if env is None:
+        return None
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", env):
+        fields.wrong(entry.value, here, "expected the name of an environment variable, such as NEW_PASSWORD")
+        return None
+    return PasswordSpec(place=place, env=env)
+
+
+def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
+    """Program and arguments; empty if they are refused (noted)."""
+    items = fields.series(node, path, "a list: [program, argument, …]; it is run without a shell")
+    if items is None:
+        return ()
+    before = fields.problems.count
+    argv = []
+    for index, item in enumerate(items.items):
+        here = f"{path}[{index}]"
+        if type(item) is not Scalar:
+            fields.text(item, here, "one argument")
+            continue
+        for name in re.findall(r"\{(\w+)\}", item.text):
+            if name not in _PLACEHOLDERS:
+                fields.wrong(item, here, f"{{{name}}} is not filled in; known are {{instance}}, {{user}}, {{region}}")
+        argv.append(item.text)
+    if argv and (not argv[0] or "{" in argv[0]):
+        fields.wrong(items.items[0], f"{path}[0]", "expected the program to run, without placeholders")
+    return tuple(argv) if fields.problems.count == before else ()
+
+
+def default_name(file: str) -> str:
+    """The job's name if it gives none: the file's, without directory and ending."""
+    return posixpath.splitext(posixpath.basename(file))[0][:100] or "job"
+
+
+def ad_hoc_job(
+    action: str,
+    targets: Sequence[str],
+    region: str | None,
+    *,
+    name: str | None = None,
+    reason: str | None = None,
+    ticket: str | None = None,
+    exclude: Sequence[str] = (),
+) -> Job:
+    """The job of `acctops lock TARGET… --region R`: the same checks, without a file.
+
+    A target's "line" is its number among the arguments.
+    """
+    problems = Problems()
+    try:
+        action_name(action)
+    except ValueError as exc:
+        problems.add(Place(COMMAND_LINE), "action", str(exc))
+    collected = Targets(problems, "")
+    if not targets:
+        problems.add(Place(COMMAND_LINE), "targets", "none given; name accounts as instance/user")
+    for number, text in enumerate(targets, start=1):
+        instance, slash, user = text.strip().partition("/")
+        if not slash:
+            what = f"{names.shown(text)} is not instance/user; such as postgres-4sfuv15b/app_user"
+            problems.add(Place(COMMAND_LINE, number), "", what)
+        else:
+            collected.add(instance, user, region or "", COMMAND_LINE, number, 0, region_path="--region")
+    collected.check_regions()
+    globs = read_globs(exclude, "--exclude", problems)
+    problems.stop_if_any()
+    lines = [action, region or "", *targets, *exclude]
+    return Job(
+        name=name or f"{action}-by-hand",
+        action=action,
+        region=region or "",
+        targets=collected.found,
+        digest=sha256("\n".join(lines).encode()).hexdigest(),
+        path=COMMAND_LINE,
+        exclude=globs,
+        reason=reason,
+        ticket=ticket,
+        warnings=tuple(collected.warnings()),
+    )
+
+
+def read_globs(texts: Sequence[str], flag: str, problems: Problems) -> tuple[Glob, ...]:
+    """Globs given by a repeated flag, their place is the flag."""
+    found = []
+    for text in texts:
+        if (problem := glob_problem(text)) is not None:
+            problems.add(Place(COMMAND_LINE), flag, problem)
+        else:
+            found.append(Glob(text, Place(flag)))
+    return tuple(found)

@@ -1,0 +1,164 @@
+"""Rules: one record is one line, and each line is chained to the one before. No I/O, no clock.
+
+    {"v":1,"seq":7,"at":"2026-11-22T03:13:21.123Z","run":"ID","kind":"sent",…,"hash":"HEX"}
+
+`hash` is hex SHA-256 over the hash of the line before (64 zeros at first) and the line as written without
+`,"hash":"…"` and without newline. The chain is older than any format: a line with a higher `v` or an unknown kind
+is checked the same way, so "from a newer version" and "edited" are never confused.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.records import FORMAT, AnyRecord
+
+if TYPE_CHECKING:
+    from engine.records import Record
+
+GENESIS = "0" * 64
+"""What the first line is chained to."""
+
+_HASH = b',"hash":"'
+_SEAL = len(_HASH) + 64 + len(b'"}')
+"""Bytes of a line, without newline, that its own hash does not cover (but for the closing brace)."""
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(AnyRecord)
+
+
+class BadLineError(ValueError):
+    """The line is not what was written at this place; the text says why."""
+
+
+class NewerLineError(ValueError):
+    """The line is what was written, by a version that knows more than this one."""
+
+
+class Chain:
+    """The end of a journal: how many lines, and the hash of the last."""
+
+    __slots__ = ("_run_json", "head", "run", "seq")
+
+    def __init__(self, run: str, seq: int = 0, head: str = GENESIS) -> None:
+        self.run = run
+        self.seq = seq
+        self.head = head
+        self._run_json = _ENCODER.encode(run)
+
+    def add(self, record: Record, at: str) -> bytes:
+        """The next line, newline included; fills the envelope of `record`, so that it equals what a reader gets.
+
+        Raises TypeError, and adds nothing, if a reader could not read the line back: a wrong type written now would
+        make the whole journal unreadable later.
+        """
+        if record.seq:
+            raise ValueError(f"{type(record).__name__} was appended before, as line {record.seq}")
+        body = _body(record)
+        seq = self.seq + 1
+        content = b'{"v":%d,"seq":%d,"at":"%b","run":%b,%b' % (FORMAT, seq, at.encode(), self._run_json, body[1:])
+        head = sha256(self.head.encode() + content).hexdigest()
+        record.v, record.seq, record.at, record.run, record.hash = FORMAT, seq, at, self.run, head
+        self.seq, self.head = seq, head
+        return b'%b,"hash":"%b"}\n' % (content[:-1], head.encode())
+
+
+def _body(record: Record) -> bytes:
+    try:
+        body = _ENCODER.encode(record)
+    except UnicodeEncodeError:
+        # A file name or argument that is no UTF-8. The record of a call already sent must not be lost for that.
+        body = _ENCODER.encode(_printable(msgspec.to_builtins(record)))
+    try:
+        _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{type(record).__name__} would not be readable: {error}") from error
+    return body
+
+
+def _printable(value: Any) -> Any:
+    # Any: JSON of any shape, the same shape back, with lone surrogates as \udcXX text.
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable(item) for item in value]
+    return value
+
+
+def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
+    """The record of one line (without newline) that must be number `seq`, chained to `head`, of `run` if given.
+
+    Raises BadLineError or NewerLineError.
+    """
+    found = sha256(head.encode() + line[:-_SEAL] + b"}").hexdigest()
+    if line[-_SEAL:] != b'%b%b"}' % (_HASH, found.encode()):
+        raise BadLineError(_why_bad(line, seq, run))
+    try:
+        record: AnyRecord = _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NewerLineError(str(error)) from error
+    if record.v > FORMAT:
+        raise NewerLineError(f"format {record.v}, this version knows {FORMAT}")
+    if record.v < 1 or record.seq != seq or (run is not None and record.run != run):
+        raise BadLineError(_why_bad(line, seq, run))
+    return record
+
+
+def _why_bad(line: bytes, seq: int, run: str | None) -> str:
+    """What is wrong with a line of which at least one thing is; the most telling first."""
+    if b"\0" in line:
+        return "holds NUL bytes: the disk lost data, or the file was edited"
+    try:
+        fields = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "not JSON: the line was edited or damaged"
+    if not isinstance(fields, dict):
+        return "not a JSON object: the line was edited"
+    if run is not None and fields.get("run") != run:
+        return f"belongs to run {fields.get('run')!r}, not {run!r}"
+    found = fields.get("seq")
+    if not isinstance(found, int):
+        return "has no seq: the line was edited"
+    if found > seq:
+        return f"seq is {found} where {seq} is due: lines were dropped or moved"
+    if found < seq:
+        return f"seq is {found} where {seq} is due: a line was repeated or moved"
+    if not isinstance(fields.get("v"), int) or fields["v"] < 1:
+        return "has no version: the line was edited"
+    return "the hash differs: this line, or the one before it, was edited"
+
+
+def decode_unchecked(line: bytes) -> AnyRecord | None:
+    """The record of one line, its place in the chain unknown; None if this version cannot make it out."""
+    try:
+        record: AnyRecord = _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return record if record.v == FORMAT else None
+
+
+def decode_block(block: bytes, seq: int, head: str, run: str) -> list[AnyRecord] | None:
+    """All records of whole lines, the first of which must be number `seq`; None if any line is not as it should be.
+
+    Says not which: `decode` does, line by line. This is the fast way, for journals of a million lines.
+    """
+    last = head.encode()
+    hash_of = sha256
+    for line in block[:-1].split(b"\n"):
+        last = hash_of(last + line[:-_SEAL] + b"}").hexdigest().encode()
+        if line[-_SEAL:] != b',"hash":"' + last + b'"}':
+            return None
+    try:
+        records: list[AnyRecord] = _DECODER.decode_lines(block)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    for record in records:
+        if record.seq != seq or record.run != run or record.v != FORMAT:
+            return None
+        seq += 1
+    return records

@@ -1,0 +1,253 @@
+"""Device: reads a journal, verified. Takes no lock, writes nothing, needs only read permission (J5).
+
+Reads in blocks, so memory does not grow with the file. Each block starts at a line and what follows the last newline
+is read anew next time, so a reader beside a writer never joins the halves of two different lines.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.errors import JournalCorruptError, JournalVersionError, UsageError
+from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
+from engine.ledger import Ledger
+from engine.records import CallLine, Run, Session, Settled
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from engine.model import CallId
+    from engine.records import AnyRecord
+
+BLOCK_BYTES = 1 << 20
+_END_BYTES = 1 << 14
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(slots=True, kw_only=True)
+class Replay:
+    """A journal folded, and where it ends."""
+
+    ledger: Ledger
+    head: str
+    """Hash of the last whole line."""
+    seq: int
+    size: int
+    """Bytes up to and with the last newline."""
+    torn_bytes: int
+    """Bytes after it: a write that a crash cut short, or one going on."""
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What `journal verify` found in a journal whose chain holds."""
+
+    path: Path
+    run: str
+    lines: int
+    head: str
+    torn_bytes: int
+    settled_twice: tuple[CallId, ...]
+    """Calls with more than one `settled`: always empty, or J3 was broken by whoever wrote it."""
+
+
+class _Walk:
+    """One pass over the lines of a journal; knows afterwards where they end."""
+
+    def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES) -> None:
+        self.path = path
+        self.head = GENESIS
+        self.seq = 0
+        self.size = 0
+        self.torn_bytes = 0
+        self.run: Run | None = None
+        self._block_bytes = block_bytes
+
+    def records(self) -> Generator[AnyRecord, None, None]:
+        """Every record of a whole line, in order."""
+        length = self._block_bytes
+        fd = _open(self.path)
+        try:
+            while True:
+                block = os.pread(fd, length, self.size)
+                end = block.rfind(b"\n") + 1
+                if end:
+                    yield from self._block(block[:end])
+                    self.size += end
+                elif len(block) == length:
+                    length *= 2
+                    continue
+                if len(block) < length:
+                    self.torn_bytes = len(block) - end
+                    break
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from error
+        finally:
+            os.close(fd)
+        if not self.seq:
+            raise UsageError(f"{self.path}: holds no whole line, so no run: not a journal, or cut to nothing")
+
+    def _block(self, block: bytes) -> Iterator[AnyRecord]:
+        if self.run is None:
+            yield from self._one_by_one(block)
+            return
+        records = decode_block(block, self.seq + 1, self.head, self.run.run)
+        if records is None:
+            yield from self._one_by_one(block)
+            return
+        self.seq, self.head = records[-1].seq, records[-1].hash
+        yield from records
+
+    def _one_by_one(self, block: bytes) -> Iterator[AnyRecord]:
+        for line in block[:-1].split(b"\n"):
+            number = self.seq + 1
+            try:
+                record = decode(line, number, self.head, self.run.run if self.run else None)
+                if self.run is None and not isinstance(record, Run):
+                    raise BadLineError("not a `run`, which every journal begins with")
+            except BadLineError as error:
+                raise JournalCorruptError(f"{self.path}:{number}: {error}") from error
+            except NewerLineError as error:
+                by = f" (acctops {self.run.version} began it)" if self.run else ""
+                raise JournalVersionError(
+                    f"{self.path}:{number}: journal from a newer version of acctops{by}: {error}; "
+                    "use the version that wrote it, or a newer one"
+                ) from error
+            if isinstance(record, Run) and self.run is None:
+                self.run = record
+            self.seq, self.head = number, record.hash
+            yield record
+
+    def check_plan(self, calls: int) -> None:
+        """A journal is renamed into place with its whole plan (J1): fewer calls means somebody cut it."""
+        due = self.run.counts.get("calls", 0) if self.run else 0
+        if calls < due:
+            raise JournalCorruptError(
+                f"{self.path}:{self.seq}: ends within the plan: {calls} of {due} calls; the file was cut"
+            )
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such journal") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read(path: Path) -> Iterator[AnyRecord]:
+    """The records of a journal, verified, in order; a torn tail is ignored (J1).
+
+    Raises UsageError if there is nothing to read, JournalCorruptError at the first bad line, JournalVersionError at
+    the first line this version does not know.
+    """
+    return _Walk(path).records()
+
+
+def replay(path: Path) -> Replay:
+    """The journal folded into a ledger, verified."""
+    walk = _Walk(path)
+    ledger = Ledger.of(walk.records())
+    walk.check_plan(len(ledger.calls))
+    return Replay(
+        ledger=ledger, head=walk.head, seq=walk.seq, size=walk.size, torn_bytes=walk.torn_bytes, path=walk.path
+    )
+
+
+def verify(path: Path, head: str | None = None) -> Verification:
+    """Check every line, and that the journal ends with `head`, if one is given.
+
+    The chain alone cannot show a cut end or a rewritten whole; a head kept elsewhere does.
+    """
+    if head is not None:
+        head = head.strip().lower()
+        if len(head) != len(GENESIS) or not _HEX.issuperset(head):
+            raise UsageError(f"--head: {head!r} is not a head: 64 hexadecimal digits are")
+    walk = _Walk(path)
+    calls = 0
+    head_line: int | None = None
+    settled: set[CallId] = set()
+    twice: dict[CallId, None] = {}
+    for record in walk.records():
+        if record.hash == head:
+            head_line = record.seq
+        if isinstance(record, CallLine):
+            calls += 1
+        elif isinstance(record, Settled):
+            if record.call in settled:
+                twice[record.call] = None
+            settled.add(record.call)
+    walk.check_plan(calls)
+    if head is not None and head != walk.head:
+        raise JournalCorruptError(_elsewhere(walk, head, head_line))
+    assert walk.run is not None
+    return Verification(
+        path=path,
+        run=walk.run.run,
+        lines=walk.seq,
+        head=walk.head,
+        torn_bytes=walk.torn_bytes,
+        settled_twice=tuple(twice),
+    )
+
+
+def _elsewhere(walk: _Walk, head: str, line: int | None) -> str:
+    ends = f"{walk.path}:{walk.seq}: the chain holds, but ends with {walk.head}, not with the given {head}"
+    if line is None:
+        return f"{ends}, which is nowhere in it: the journal was cut or rewritten, or the head is another journal's"
+    more = walk.seq - line
+    return f"{ends}, which is that of line {line}; more follow it: {more} (a later session's, or added)"
+
+
+def first_record(path: Path) -> Run:
+    """The `run` line alone, verified: cheap, whatever the size of the journal."""
+    with closing(_Walk(path, _END_BYTES).records()) as lines:
+        record = next(lines)
+    assert isinstance(record, Run)
+    return record
+
+
+def last_record(path: Path) -> AnyRecord | None:
+    """The last whole line, its chain unchecked: cheap, for listings. None if this version cannot make it out."""
+    fd = _open(path)
+    try:
+        size = os.fstat(fd).st_size
+        length = _END_BYTES
+        lines = os.pread(fd, length, max(0, size - length)).split(b"\n")
+        while len(lines) < 3 and length < size:
+            length *= 2
+            lines = os.pread(fd, length, max(0, size - length)).split(b"\n")
+    finally:
+        os.close(fd)
+    return decode_unchecked(lines[-2]) if len(lines) > 1 else None
+
+
+def last_holder(path: Path) -> Run | Session | None:
+    """Who began the last session: the last `session` line, else the `run` line; unchecked, for messages (J5)."""
+    fd = _open(path)
+    try:
+        if not os.fstat(fd).st_size:
+            return None
+        with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as text:
+            at = text.rfind(b',"kind":"session",')
+            while at >= 0:
+                record = decode_unchecked(text[text.rfind(b"\n", 0, at) + 1 : _line_end(text, at)])
+                if isinstance(record, Session):
+                    return record
+                at = text.rfind(b',"kind":"session",', 0, at)
+            record = decode_unchecked(text[: _line_end(text, 0)])
+    finally:
+        os.close(fd)
+    return record if isinstance(record, Run) else None
+
+
+def _line_end(text: mmap.mmap, at: int) -> int:
+    end = text.find(b"\n", at)
+    return end if end >= 0 else len(text)

@@ -1,0 +1,407 @@
+"""Device: the directory of runs: their places, ids, locks and stop requests. Imports neither asyncio nor filelock.
+
+    <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
+    <state_dir>/live/<digest>.lock, .run                     which run works on a job now
+    <state_dir>/simulated/…                                  the same for simulated runs
+
+What only reads creates nothing and works on a read-only mount.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import os
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
+from engine.journal.reader import first_record, last_holder, last_record
+from engine.model import RunId
+from engine.records import End, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from random import Random
+
+    from filelock import BaseFileLock
+
+JOURNAL = "journal.jsonl"
+LOCK_WAIT_S = 1.0
+JOB_LOCK_WAIT_S = 0.2
+_SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+class HeldLock:
+    """A lock this process holds until `release`; a dead process holds none, whatever killed it (J5)."""
+
+    def __init__(self, lock: BaseFileLock, on_release: Callable[[], None] | None = None) -> None:
+        self._lock = lock
+        self._on_release = on_release
+
+    def release(self) -> None:
+        """Let go; a second time does nothing."""
+        if not self._lock.is_locked:
+            return
+        if self._on_release is not None:
+            self._on_release()
+        self._lock.release()
+
+    def __enter__(self) -> HeldLock:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHead:
+    """What a listing says of a run, from its first and last line."""
+
+    run_id: RunId
+    dir: Path
+    simulated: bool
+    live: bool
+    """A process holds the run's lock right now."""
+    job: str = ""
+    action: str = ""
+    started_at: str = ""
+    calls: int = 0
+    end: End | None = None
+    """The last line, if it is an `end`; none is a run that was cut off, or is live."""
+    problem: str | None = None
+    """Why the journal cannot be read, if it cannot; the fields above are empty then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRef:
+    """A run that was found."""
+
+    run_id: RunId
+    path: Path
+    """Its journal."""
+    simulated: bool
+    store: RunStore | None
+    """Where it can be worked on; None for a journal that lies outside a state directory, which can only be read."""
+
+
+class RunStore:
+    """The runs of one state directory: the real ones, or the simulated ones."""
+
+    def __init__(self, state_dir: Path, *, simulated: bool = False, group: str | None = None) -> None:
+        self.state_dir = state_dir
+        self.simulated = simulated
+        self.group = group
+        self.root = state_dir / "simulated" if simulated else state_dir
+        self.runs_dir = self.root / "runs"
+
+    def run_dir(self, run_id: str) -> Path:
+        """Where everything of a run lies."""
+        return self.runs_dir / run_id
+
+    def path(self, run_id: str) -> Path:
+        """The journal of a run."""
+        return self.runs_dir / run_id / JOURNAL
+
+    def new_run_id(self, now: float, rng: Random) -> RunId:
+        """An id no run has, real or simulated; starts with the UTC time, so names sort by age."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        while True:
+            run_id = f"{stamp}-{''.join(rng.choices(_SUFFIX, k=4))}"
+            if not any(RunStore(self.state_dir, simulated=which).run_dir(run_id).exists() for which in (False, True)):
+                return RunId(run_id)
+
+    # Reading: creates nothing.
+
+    def names(self) -> tuple[str, ...]:
+        """Ids of the runs that exist (J1), newest first."""
+        try:
+            with os.scandir(self.runs_dir) as found:
+                names = [entry.name for entry in found if entry.is_dir()]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise UsageError(f"{self.runs_dir}: cannot be read: {error.strerror}; see --state-dir") from error
+        return tuple(sorted((name for name in names if self.path(name).is_file()), reverse=True))
+
+    def list(self) -> tuple[RunHead, ...]:
+        """Every run, newest first; reads two lines of each."""
+        return tuple(self.heads())
+
+    def heads(self) -> Iterator[RunHead]:
+        """Every run, newest first, read as it is asked for."""
+        for _, names in groupby(self.names(), key=_stamp):
+            # The time in the name counts whole seconds; within one, the first record's time decides.
+            yield from sorted(map(self.head, names), key=lambda head: (head.started_at, head.run_id), reverse=True)
+
+    def head(self, run_id: str) -> RunHead:
+        """What the first and last line of a run say."""
+        path = self.path(run_id)
+        live = self.is_live(run_id)
+        try:
+            first = first_record(path)
+            last = last_record(path)
+        except AcctopsError as error:
+            return RunHead(
+                run_id=RunId(run_id), dir=path.parent, simulated=self.simulated, live=live, problem=str(error)
+            )
+        return RunHead(
+            run_id=RunId(run_id),
+            dir=path.parent,
+            simulated=self.simulated,
+            live=live,
+            job=first.job.name,
+            action=first.action,
+            started_at=first.at,
+            calls=first.counts.get("calls", 0),
+            end=last if isinstance(last, End) else None,
+        )
+
+    def is_live(self, run_id: str) -> bool:
+        """Whether a process holds the run's lock; asks without blocking, and without creating the lock file."""
+        return _is_held(self.run_dir(run_id) / "lock")
+
+    def find(self, text: str) -> RunRef:
+        """The run of this store that `text` names: see `find_run`."""
+        return _find((self,), text)
+
+    def stop_requested(self, run_id: str) -> bool:
+        """Whether `acctops stop` asked this run to drain; one stat, cheap enough to poll."""
+        try:
+            os.stat(self.run_dir(run_id) / "stop")  # noqa: PTH116 - half the cost of Path.stat, and polled
+        except OSError:
+            return False
+        return True
+
+    # Writing.
+
+    def request_stop(self, run_id: str) -> None:
+        """Ask the process that works on the run to drain."""
+        path = self.run_dir(run_id) / "stop"
+        try:
+            path.touch()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def clear_stop(self, run_id: str) -> None:
+        """Forget a request to stop, before a session begins or once it obeyed."""
+        (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
+
+    def lock(self, run_id: str) -> HeldLock:
+        """The right to write the run's journal (J5); BusyError after a second, naming who has it."""
+        path = self.run_dir(run_id) / "lock"
+        with self._writable():
+            lock = _acquire(path, LOCK_WAIT_S, 0o640 if self.group else 0o600)
+        if lock is None:
+            raise BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
+        return HeldLock(lock)
+
+    def _by_whom(self, run_id: str) -> str:
+        try:
+            holder = last_holder(self.path(run_id))
+        except UsageError:
+            holder = None
+        if holder is None:
+            return " by another process"
+        verb = holder.verb if isinstance(holder, Session) else "run"
+        return f" by process {holder.pid} on {holder.host} ({holder.operator}, {verb}, since {holder.at})"
+
+    def job_lock(self, digest: str, run_id: str) -> HeldLock:
+        """The right to work on a job; BusyError naming the run that has it.
+
+        Two runs of one job at a time would race for the same accounts and share one quota.
+        """
+        base = self.root / "live" / digest[:32]
+        holder = base.with_suffix(".run")
+        with self._writable():
+            self._make_dir(base.parent)
+            lock = _acquire(base.with_suffix(".lock"), JOB_LOCK_WAIT_S, 0o640 if self.group else 0o600)
+            if lock is None:
+                name = holder.read_text().strip() if holder.exists() else ""
+                raise BusyError(
+                    f"the same job is being run already, as {name or 'a run that is just starting'}; wait for it"
+                    + (f", or stop it: acctops stop {name}" if name else "")
+                )
+            holder.write_text(run_id + "\n")
+        return HeldLock(lock, lambda: holder.unlink(missing_ok=True))
+
+    def make_run_dir(self, run_id: str) -> None:
+        """Make the place of a new run; a directory alone is no run yet (J1)."""
+        with self._writable():
+            self._make_dir(self.run_dir(run_id))
+
+    def create_file(self, path: Path) -> int:
+        """A new empty file for a journal, open for writing, with the modes of the store whatever the umask."""
+        with self._writable():
+            path.unlink(missing_ok=True)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchown(fd, -1, _gid(self.group) if self.group else -1)
+                os.fchmod(fd, 0o640 if self.group else 0o600)
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def sync_run_dir(self, run_id: str) -> None:
+        """Make the names in the run's directory durable: a rename is, only after this."""
+        _sync_dir(self.run_dir(run_id))
+
+    def discard_unborn(self, run_id: str) -> None:
+        """Remove what a run left that never came to exist; a run that exists is not touched."""
+        run_dir = self.run_dir(run_id)
+        if (run_dir / JOURNAL).exists():
+            return
+        with suppress(OSError):
+            (run_dir / f"{JOURNAL}.new").unlink(missing_ok=True)
+            (run_dir / "lock").unlink(missing_ok=True)
+            run_dir.rmdir()
+
+    def _make_dir(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        if path != self.state_dir:
+            self._make_dir(path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        gid = _gid(self.group) if self.group else -1
+        with suppress(FileExistsError):
+            path.mkdir(0o700)
+            os.chown(path, -1, gid)
+            path.chmod(0o2750 if self.group else 0o700)
+            _sync_dir(path.parent)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.root
+            raise ConfigError(
+                f"state directory {self.state_dir}: {where} cannot be written: {error.strerror}; "
+                "name another with --state-dir"
+            ) from error
+
+
+def find_run(state_dir: Path, text: str, *, group: str | None = None) -> RunRef:
+    """The run that `text` names: an id, a unique prefix, `latest`, `latest:JOBNAME`, a journal's path or a run's.
+
+    Real runs come first, and `latest` is never a simulated one. Raises UsageError with the candidates and the
+    directory looked in.
+    """
+    return _find([RunStore(state_dir, simulated=which, group=group) for which in (False, True)], text)
+
+
+def _find(stores: Sequence[RunStore], text: str) -> RunRef:
+    if text == "latest" or text.startswith("latest:"):
+        return _latest(stores, text)
+    if "/" in text or text.endswith(".jsonl"):
+        return _at_path(stores, Path(text))
+    for store in stores:
+        matching = [name for name in store.names() if text and name.startswith(text)]
+        if text in matching:
+            matching = [text]
+        if len(matching) > 1:
+            raise UsageError(f"{text!r} is the beginning of {len(matching)} runs in {store.runs_dir}: {_few(matching)}")
+        if matching:
+            return _ref(store, matching[0])
+    if text and Path(text).is_dir():
+        return _at_path(stores, Path(text))
+    names = [name for store in stores for name in store.names()]
+    looked = " and ".join(str(store.runs_dir) for store in stores)
+    raise UsageError(f"no run {text!r} in {looked}; {f'there are {_few(names)}' if names else 'there are none'}")
+
+
+def _ref(store: RunStore, name: str) -> RunRef:
+    return RunRef(run_id=RunId(name), path=store.path(name), simulated=store.simulated, store=store)
+
+
+def _latest(stores: Sequence[RunStore], text: str) -> RunRef:
+    job = text.partition(":")[2]
+    jobs: dict[str, None] = {}
+    real = [store for store in stores if not store.simulated]
+    for store in real:
+        for head in store.heads():
+            if not job or head.job == job:
+                return _ref(store, head.run_id)
+            jobs[head.job] = None
+    looked = " and ".join(str(store.runs_dir) for store in real) or "a simulated store"
+    if jobs:
+        raise UsageError(f"no run of job {job!r} in {looked}; there are runs of {_few(list(jobs))}")
+    raise UsageError(f"no runs in {looked} (simulated ones are never `latest`)")
+
+
+def _at_path(stores: Sequence[RunStore], path: Path) -> RunRef:
+    if path.is_dir():
+        path = path / JOURNAL
+    run = first_record(path)
+    run_dir = path.resolve().parent
+    store = None
+    if path.name == JOURNAL and run_dir.name == run.run and run_dir.parent.name == "runs":
+        root = run_dir.parent.parent
+        if not run.simulated:
+            store = RunStore(root)
+        elif root.name == "simulated":
+            store = RunStore(root.parent, simulated=True)
+    for known in stores:
+        if store is not None and known.simulated == store.simulated and known.runs_dir.resolve() == store.runs_dir:
+            store = known  # it knows its group
+    return RunRef(run_id=RunId(run.run), path=path, simulated=run.simulated, store=store)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _stamp(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def _acquire(path: Path, wait_s: float, mode: int) -> BaseFileLock | None:
+    """A lock on a file, or None if it is held for all of `wait_s`."""
+    from filelock import FileLock, Timeout  # late: it imports asyncio, which listings do without
+
+    lock = FileLock(path, timeout=wait_s, mode=mode, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+def _is_held(path: Path) -> bool:
+    # What filelock holds is a flock on the file; a shared one, asked for without waiting, tells, read-only too.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _sync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _gid(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ConfigError(f"state_group: there is no group {group!r} here") from error

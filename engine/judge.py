@@ -1,0 +1,399 @@
+"""Engine, floor 3: what becomes of a call after an attempt: settle it, try again, read first, or stop the run.
+
+The rules are design §4's table. `verdicts` says what an answer means, `backoff` how long to wait; this module joins
+them with what is known of the call, reads accounts where only a reading decides, and writes the `settled` record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from engine import records
+from engine.actions import ACTIONS, TRANSITIONAL, Action
+from engine.backoff import Policy, next_delay
+from engine.callqueue import CallQueue, Health
+from engine.client import Attempt, Client
+from engine.errors import Exit
+from engine.inventory import Inventory, Reading
+from engine.ledger import Entry, Ledger
+from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Stage, Verdict
+from engine.pacing import Pacer
+from engine.verdicts import Budget, Cure, Ruling, Scope, rule
+
+SAME_CODE_CALLS = 20
+SAME_CODE_INSTANCES = 3
+"""When the first 20 settled calls over 3 instances all failed with one code, it is not the targets (design §4)."""
+REREAD_S = 30.0
+"""How long an accepted change may take to show."""
+REREAD_EVERY_S = 2.0
+FIRST_CONTACT_S = 15.0
+"""How long an endpoint that never answered is tried: rather a wrong address than an outage."""
+DOWN_PAUSE_CAP_S = 5.0
+_PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
+
+
+@dataclass(slots=True)
+class Lane:
+    """One quota: an identity and action through one endpoint."""
+
+    name: str
+    client: Client
+    pacer: Pacer
+    permits: asyncio.Semaphore
+    answered: bool = False
+    """Whether the endpoint ever answered in this session."""
+    down_since: float | None = None
+    """Loop time since which no attempt reached the endpoint."""
+    down_why: str = ""
+    _down_count: int = 0
+
+    def reached(self) -> None:
+        """An attempt reached the server."""
+        self.answered, self.down_since, self._down_count = True, None, 0
+
+    def unreachable(self, why: str, now: float) -> float:
+        """An attempt could not even be sent: pause, longer each time. Returns for how long it has been so."""
+        if self.down_since is None:
+            self.down_since = now
+        self.down_why = why
+        self._down_count += 1
+        self.pacer.pause(min(DOWN_PAUSE_CAP_S, 0.2 * 2 ** min(self._down_count, 10)))
+        return now - self.down_since
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Leave to make one attempt: its `sent` is durable and its slot has come."""
+
+    lane: Lane
+    keys: Keys
+    trace: str
+
+
+@dataclass(slots=True)
+class Work:
+    """A call that is open: begun and not settled."""
+
+    index: int
+    call: Call
+    attempt: int
+    """Number of the last attempt, over all sessions."""
+    tries: int = 0
+    """Attempts of this session that drew on a retry budget."""
+    started: float | None = None
+    """Loop time of the first of them."""
+    cures: set[Cure] = field(default_factory=set)
+    doubt: bool = False
+    """An attempt may have been applied, and no reading since says it was not."""
+    was_in_doubt: bool = False
+    secret: str | None = None
+    secret_ahead: bool = False
+    """Its password was asked for and it has not been sent yet."""
+    no_send: bool = False
+    """Only to be read and settled: a guard forbids sending it again."""
+    ticket: asyncio.Future[Ticket | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next with a call."""
+
+    again: bool
+    delay_s: float = 0.0
+    retry: bool = True
+    """Whether it waits among the retries, or lost nothing and keeps its place."""
+
+
+FINAL = Step(again=False)
+FREE = Step(again=True, retry=False)
+
+
+class Judge:
+    """Decides over the calls of one run."""
+
+    def __init__(
+        self,
+        *,
+        action: str,
+        ledger: Ledger,
+        queue: CallQueue,
+        inventory: Inventory,
+        record: Callable[[records.AnyRecord], object],
+        stop: Callable[[str, Exit, Answer | None], None],
+        policy: Policy,
+        stop_after: int | None,
+        rng: random.Random,
+        lanes: list[Lane],
+    ) -> None:
+        self.action: Action = ACTIONS[action]
+        self._ledger = ledger
+        self._queue = queue
+        self._inventory = inventory
+        self._record = record
+        self._stop = stop
+        self._policy = policy
+        self._stop_after = stop_after
+        self._rng = rng
+        self._lanes = lanes
+        self._failures = ledger.settled_counts()[Outcome.FAILED]
+        self._first: list[tuple[str | None, str]] | None = [] if not any(ledger.settled_counts().values()) else None
+        self.accepted = any(ledger.settled_counts()[kind] for kind in (Outcome.CHANGED, Outcome.ALREADY))
+        """Whether the API has accepted any call of this run."""
+        self.accepted_at = 0.0
+        """Loop time of the last accepted call, or of the start."""
+        self.throttled_at = float("-inf")
+        """Loop time of the last refusal for the quota."""
+
+    # ---- what an attempt means -------------------------------------------------------------------------------------
+
+    def rule(self, answer: Answer, lane: Lane) -> Ruling:
+        """The ruling on an answer."""
+        return rule(self.action.name, answer, refreshable_keys=lane.client.keys.refreshable)
+
+    @staticmethod
+    def health(answer: Answer, ruling: Ruling) -> Health:
+        """What an answer says about its instance."""
+        if ruling.verdict in (Verdict.DONE, Verdict.ALREADY):
+            return Health.GOOD
+        of_instance = ruling.scope in (Scope.TARGET, Scope.INSTANCE) and answer.stage is Stage.AFTER_SEND
+        if of_instance and ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT) and ruling.budget is not Budget.NONE:
+            return Health.SICK
+        return Health.SILENT
+
+    async def judge(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
+        """What to do after an attempt whose reply is recorded."""
+        lane, answer = ticket.lane, attempt.answer
+        if answer.stage is Stage.BEFORE_SEND:
+            return self._unreachable(lane, answer)
+        lane.reached()
+        if ruling.verdict is not Verdict.THROTTLED:
+            lane.pacer.accepted()
+        match ruling.verdict:
+            case Verdict.DONE:
+                self._note_accepted()
+                return self.settle(work, Outcome.CHANGED, Proof.ACCEPTED, answer)
+            case Verdict.ALREADY:
+                self._note_accepted()
+                if work.was_in_doubt:
+                    # The first try did it: "already" is its echo (facts.md §8).
+                    return self.settle(work, Outcome.CHANGED, Proof.CODE, answer)
+                return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
+            case Verdict.REJECTED:
+                if ruling.cure is Cure.READ:
+                    return await self._decide_refusal(work, answer, ruling)
+                return self.settle(work, Outcome.FAILED, None, answer)
+            case Verdict.THROTTLED:
+                self.throttled_at = asyncio.get_running_loop().time()
+                for each in self._lanes if ruling.scope is Scope.EVERY_LANE else (lane,):
+                    each.pacer.refused()
+                return FREE
+            case Verdict.TRANSIENT:
+                if ruling.cure is not Cure.NONE:
+                    return self._cure(work, ticket, attempt, ruling)
+                return self._back_off(work, answer, ruling.budget)
+            case Verdict.IN_DOUBT:
+                return await self.resolve_doubt(work, answer)
+            case Verdict.FATAL:
+                self._stop(ruling.words, self._fatal_exit(answer.code), answer)
+                return FINAL
+
+    def _note_accepted(self) -> None:
+        self.accepted = True
+        self.accepted_at = asyncio.get_running_loop().time()
+
+    def _fatal_exit(self, code: str | None) -> Exit:
+        refused = (code or "").startswith(_PERMISSION)
+        return Exit.DENIED if refused and not self.accepted else Exit.STOPPED
+
+    def _unreachable(self, lane: Lane, answer: Answer) -> Step:
+        # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
+        down_s = lane.unreachable(answer.message or str(answer.code), asyncio.get_running_loop().time())
+        if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
+            self._stop(f"cannot reach {lane.client.endpoint} for {down_s:.0f} s", Exit.STOPPED, answer)
+            return FINAL
+        return FREE
+
+    def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
+        """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
+        client, answer = ticket.lane.client, attempt.answer
+        if ruling.cure in work.cures:
+            cured = False
+        elif ruling.cure is Cure.CLOCK:
+            cured = attempt.date is not None
+            if attempt.date is not None:
+                before = client.offset_s
+                offset = client.learn_clock(attempt.date)
+                if abs(offset - before) > 1:
+                    self._record(records.Note(what="clock_learned", data={"offset_s": round(offset, 1)}))
+        else:
+            if client.keys.refresh():
+                fingerprint = client.keys.get().fingerprint
+                self._record(records.Note(what="keys_refreshed", data={"key": fingerprint}))
+            cured = client.keys.get() != ticket.keys
+        if not cured:
+            self._stop(ruling.words, self._fatal_exit(answer.code), answer)
+            return FINAL
+        work.cures.add(ruling.cure)
+        return FREE
+
+    def _back_off(self, work: Work, answer: Answer, budget: Budget) -> Step:
+        now = asyncio.get_running_loop().time()
+        work.tries += 1
+        work.started = now if work.started is None else work.started
+        # A call of an instance that has been sick for longer than the call was open does not start a budget anew.
+        since = min(work.started, self._queue.sick_since(work.index) or work.started)
+        delay = next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
+        if delay is None:
+            if work.doubt:
+                return FINAL  # unsettled: still in doubt, hence unknown
+            return self.settle(work, Outcome.FAILED, None, answer)
+        return Step(again=True, delay_s=delay)
+
+    async def take_up(self, work: Work, entry: Entry) -> Step:
+        """A call that an earlier session left begun (design §4, "Resume")."""
+        answer = Answer(http=None, request_id=entry.request_id, code=entry.code, message=entry.message)
+        if entry.unanswered or entry.doubt:
+            return await self.resolve_doubt(work, _UNANSWERED if entry.unanswered else answer)
+        if entry.verdict is Verdict.DONE:
+            return await self.confirm_done(work, answer)
+        ruling = rule(self.action.name, answer)
+        if entry.verdict is Verdict.ALREADY:
+            return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
+        if ruling.cure is Cure.READ:
+            return await self._decide_refusal(work, answer, ruling)
+        return self.settle(work, Outcome.FAILED, None, answer)
+
+    # ---- what only a reading tells -----------------------------------------------------------------------------
+
+    async def _decide_refusal(self, work: Work, answer: Answer, ruling: Ruling) -> Step:
+        """A refusal that may mean "already so", "busy" or "no such account" (facts.md §1.3: PreCheckError)."""
+        reading, state = await self._look(work, purpose="refusal")
+        if state is not None:
+            if self._is_desired(state):
+                outcome, words = (Outcome.CHANGED, None) if work.was_in_doubt else (Outcome.ALREADY, ruling.words)
+                self._verified(work, state, agrees=True)
+                return self.settle(work, outcome, Proof.READ, answer, words)
+            if state.status in TRANSITIONAL:
+                return self._back_off(work, answer, Budget.NORMAL)
+            return self.settle(work, Outcome.FAILED, None, answer)
+        if reading.accounts is None:
+            words = f"{answer.message or ruling.words} (and the account could not be read: {reading.code})"
+            return self.settle(work, Outcome.FAILED, None, answer, words)
+        return self.settle(work, Outcome.FAILED, None, answer, _no_such_account(work.call, reading))
+
+    async def resolve_doubt(self, work: Work, answer: Answer) -> Step:
+        """An attempt may have been applied: read, and settle or go on."""
+        work.doubt = work.was_in_doubt = True
+        if self.action.is_desired is None:
+            return self.settle(work, Outcome.UNKNOWN, None, answer, "no reading can tell whether it was applied")
+        reading, state = await self._look(work, purpose="doubt")
+        if reading.accounts is None:
+            if self.action.resendable and not work.no_send:
+                return self._back_off(work, answer, Budget.NORMAL)
+            return FINAL
+        if state is not None and self._is_desired(state):
+            self._verified(work, state, agrees=True)
+            return self.settle(work, Outcome.CHANGED, Proof.READ, answer, code=None)
+        self._verified(work, state, agrees=False)
+        work.doubt = False
+        if work.no_send:
+            return self.settle(work, Outcome.FAILED, None, answer, "read as not done; a guard forbids sending it again")
+        return self._back_off(work, answer, Budget.NORMAL)
+
+    async def confirm_done(self, work: Work, accepted: Answer) -> Step:
+        """A reply `done` that was not settled before its process died: read and settle, never resend."""
+        if self.action.is_desired is None:
+            return self.settle(work, Outcome.CHANGED, Proof.ACCEPTED, accepted)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + REREAD_S
+        while True:
+            reading, state = await self._look(work, purpose="accepted")
+            if reading.accounts is None:
+                return FINAL  # unsettled: accepted and unread, hence unknown
+            if state is not None and self._is_desired(state):
+                self._verified(work, state, agrees=True)
+                return self.settle(work, Outcome.CHANGED, Proof.READ, accepted)
+            if loop.time() >= until:
+                words = f"accepted, yet read back as not {self.action.done_word} for {REREAD_S:.0f} s"
+                self._verified(work, state, agrees=False)
+                return self.settle(work, Outcome.FAILED, None, accepted, words, code="Local.NotApplied")
+            await asyncio.sleep(REREAD_EVERY_S)
+
+    async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:
+        reading = await self._inventory.read(work.call.region, work.call.instance, purpose=purpose)
+        return reading, reading.find(work.call.user)
+
+    def _is_desired(self, state: AccountState) -> bool:
+        return self.action.is_desired is not None and self.action.is_desired(state)
+
+    def _verified(self, work: Work, state: AccountState | None, *, agrees: bool) -> None:
+        self._record(
+            records.Verified(
+                call=work.call.id,
+                status=state.status if state else None,
+                cam=state.cam if state else None,
+                update_time=state.update_time if state else None,
+                agrees=agrees,
+            )
+        )
+
+    # ---- the end of a call -------------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        work: Work,
+        outcome: Outcome,
+        proof: Proof | None,
+        answer: Answer,
+        message: str | None = None,
+        *,
+        code: str | None = "",
+    ) -> Step:
+        """Write the outcome, last and final; then see whether the run should stop for it."""
+        code = answer.code if code == "" else code
+        self._record(
+            records.Settled(
+                call=work.call.id,
+                outcome=outcome,
+                proof=proof,
+                attempts=work.attempt,
+                request_id=answer.request_id,
+                code=code,
+                message=message,
+            )
+        )
+        work.secret = None
+        if outcome is Outcome.FAILED:
+            self._failures += 1
+        self._watch_for_one_cause(outcome, code, work.call, answer)
+        if self._stop_after is not None and outcome is Outcome.FAILED and self._failures >= self._stop_after:
+            self._stop(f"stop_after: {self._failures} failed", Exit.STOPPED, answer)
+        return FINAL
+
+    def _watch_for_one_cause(self, outcome: Outcome, code: str | None, call: Call, answer: Answer) -> None:
+        if self._first is None:
+            return
+        if outcome is not Outcome.FAILED or (self._first and self._first[0][0] != code):
+            self._first = None
+            return
+        self._first.append((code, call.instance))
+        instances = {instance for _, instance in self._first}
+        if len(self._first) >= SAME_CODE_CALLS and len(instances) >= SAME_CODE_INSTANCES:
+            why = (
+                f"the first {len(self._first)} calls, on {len(instances)} instances, all failed with {code}: "
+                "look at the region, the permission or the list"
+            )
+            self._stop(why, self._fatal_exit(code), answer)
+
+
+_UNANSWERED = Answer(http=None, request_id=None, code=None, message=None)
+
+
+def _no_such_account(call: Call, reading: Reading) -> str:
+    near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no account {call.user} on {call.instance}{hint}"

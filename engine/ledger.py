@@ -1,0 +1,275 @@
+"""Rules, floor 1: what is known of a run, folded from its records. No I/O, no clock.
+
+One fold serves the live run, a resume, a report and `status`: the live run applies each record once it is durable,
+a reader applies the lines of the file. So what is shown while a run goes on is what its journal says.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+
+from engine import records
+from engine.model import Call, CallId, Outcome, Proof, Verdict
+from engine.records import unix_seconds
+
+NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
+"""Codes of attempts of which no byte left."""
+
+
+class Entry:
+    """What is known of one call. Its size does not grow with its attempts."""
+
+    __slots__ = (
+        "attempts",
+        "before",
+        "code",
+        "doubt",
+        "first_sent_at",
+        "message",
+        "outcome",
+        "proof",
+        "request_id",
+        "settled_at",
+        "spent",
+        "unanswered",
+        "verdict",
+    )
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        """Number of the last attempt, over all sessions."""
+        self.unanswered = False
+        """The last attempt has a `sent` and no `reply`."""
+        self.doubt = False
+        """An attempt may have been applied and no reading since says otherwise."""
+        self.verdict: Verdict | None = None
+        """Of the last reply."""
+        self.spent = False
+        """Some attempt reached the server and was neither throttled nor fatal."""
+        self.request_id: str | None = None
+        """The last one the server gave; the one of the settling attempt once settled."""
+        self.code: str | None = None
+        self.message: str | None = None
+        self.before: records.Before | None = None
+        self.outcome: Outcome | None = None
+        self.proof: Proof | None = None
+        self.first_sent_at: str | None = None
+        self.settled_at: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is final."""
+        return self.outcome is not None
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether a session that takes the call up must read, or at least judge, before it may send."""
+        if self.settled:
+            return False
+        return self.unanswered or self.doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
+
+    def derived(self) -> Outcome:
+        """The outcome as it stands: settled, or what design §4 "Unsettled at the end" says of the last attempt."""
+        if self.outcome is not None:
+            return self.outcome
+        if self.unanswered or self.doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY):
+            return Outcome.UNKNOWN
+        return Outcome.FAILED if self.spent else Outcome.UNATTEMPTED
+
+
+_FRESH = Entry()
+
+
+class PaceMeter:
+    """Most sends in any one-second window, from send times that arrive out of order by up to `HORIZON_S`."""
+
+    HORIZON_S = 120.0
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+        self._window: deque[float] = deque()
+        self._worst = 0
+
+    def add(self, at: float) -> None:
+        """Count one send at UNIX time `at`."""
+        heapq.heappush(self._late, at)
+        while self._late[0] < at - self.HORIZON_S:
+            self._slide(heapq.heappop(self._late))
+
+    def _slide(self, at: float) -> None:
+        window = self._window
+        window.append(at)
+        while window[0] <= at - 1.0:
+            window.popleft()
+        self._worst = max(self._worst, len(window))
+
+    def worst(self) -> int:
+        """The answer so far."""
+        while self._late:
+            self._slide(heapq.heappop(self._late))
+        return self._worst
+
+
+class Ledger:
+    """The state of one run: its calls in plan order, and what became of each."""
+
+    def __init__(self) -> None:
+        self.run: records.Run | None = None
+        self.calls: dict[CallId, Call] = {}
+        self.omits: list[records.OmitLine] = []
+        self.confirmed: records.Confirmed | None = None
+        self.sessions: list[records.Session] = []
+        self.end: records.End | None = None
+        self.notes: deque[records.Note] = deque(maxlen=1000)
+        self.links: list[records.Note] = []
+        """`continued_by` and `undone_by` notes."""
+        self.attempts = 0
+        self.throttled = 0
+        self.last_at = ""
+        self._entries: dict[CallId, Entry] = {}
+        self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._meters: dict[str, PaceMeter] = {}
+        self._lanes: dict[CallId, str] = {}
+
+    def apply(self, record: records.AnyRecord) -> None:
+        """Fold in one record."""
+        if record.at:
+            self.last_at = record.at
+        match record:
+            case records.Sent():
+                entry = self._open(record.call)
+                entry.attempts = record.attempt
+                entry.unanswered = True
+                self.attempts += 1
+                self._lanes[record.call] = record.lane
+                if entry.first_sent_at is None:
+                    entry.first_sent_at = record.at
+            case records.ReplyLine():
+                self._apply_reply(record)
+            case records.Settled():
+                entry = self._open(record.call)
+                if entry.outcome is None:
+                    self._settled[record.outcome] += 1
+                entry.outcome, entry.proof = record.outcome, record.proof
+                entry.request_id = record.request_id or entry.request_id
+                entry.code = record.code
+                if record.message is not None:
+                    entry.message = record.message
+                entry.settled_at = record.at
+                self._lanes.pop(record.call, None)
+            case records.Verified():
+                entry = self._open(record.call)
+                entry.doubt = entry.unanswered = False
+                if not record.agrees and entry.verdict in (Verdict.IN_DOUBT, None):
+                    entry.verdict = Verdict.TRANSIENT
+            case records.Before():
+                self._open(record.call).before = record
+            case records.CallLine():
+                self.calls[record.call] = Call(
+                    id=record.call,
+                    action=record.action,
+                    account=record.account,
+                    region=record.region,
+                    instance=record.instance,
+                    user=record.user,
+                )
+            case records.OmitLine():
+                self.omits.append(record)
+                if record.call is not None:
+                    self.calls.pop(record.call, None)
+            case _:
+                self._apply_rare(record)
+
+    def _apply_reply(self, record: records.ReplyLine) -> None:
+        entry = self._open(record.call)
+        entry.unanswered = False
+        entry.verdict = record.verdict
+        entry.code, entry.message = record.code, record.message
+        entry.request_id = record.request_id or entry.request_id
+        if record.verdict is Verdict.IN_DOUBT:
+            entry.doubt = True
+        if record.verdict is Verdict.THROTTLED:
+            self.throttled += 1
+        elif record.verdict is not Verdict.FATAL and record.code not in NOT_SENT:
+            entry.spent = True
+        lane = self._lanes.pop(record.call, None)
+        if record.sent_at is not None and lane is not None:
+            self._meters.setdefault(lane, PaceMeter()).add(unix_seconds(record.sent_at))
+
+    def _apply_rare(self, record: records.AnyRecord) -> None:
+        match record:
+            case records.Run():
+                self.run = record
+            case records.Confirmed():
+                self.confirmed = record
+            case records.Session():
+                self.sessions.append(record)
+            case records.End():
+                self.end = record
+            case records.Note():
+                (self.links if record.what in ("continued_by", "undone_by") else self.notes).append(record)
+            case _:  # Read: kept for people and audits, decides nothing here.
+                pass
+
+    def _open(self, call: CallId) -> Entry:
+        entry = self._entries.get(call)
+        if entry is None:
+            entry = self._entries[call] = Entry()
+        return entry
+
+    def entry(self, call: CallId) -> Entry:
+        """What is known of a call; a call nothing happened to has a fresh entry. Not to be changed."""
+        return self._entries.get(call, _FRESH)
+
+    def outcomes(self) -> Iterator[tuple[Call, Entry, Outcome]]:
+        """Every call in plan order, with its entry and its outcome as it stands."""
+        for call_id, call in self.calls.items():
+            entry = self.entry(call_id)
+            yield call, entry, entry.derived()
+
+    def counts(self) -> dict[str, int]:
+        """Calls by outcome as it stands, every outcome named."""
+        counts = dict.fromkeys(Outcome, 0)
+        counts.update(self._settled)
+        unsettled = len(self.calls) - sum(self._settled.values())
+        touched = 0
+        for entry in self._entries.values():
+            if entry.outcome is None:
+                touched += 1
+                counts[entry.derived()] += 1
+        counts[Outcome.UNATTEMPTED] += unsettled - touched
+        return {str(outcome): count for outcome, count in counts.items()}
+
+    def settled_counts(self) -> Mapping[Outcome, int]:
+        """Calls settled so far, by outcome; cheap enough for every progress line."""
+        return self._settled
+
+    def left_out(self) -> dict[str, int]:
+        """Targets left out of the plan, by reason, every reason named."""
+        left_out = dict.fromkeys(("protected", "excluded", "duplicate", "reserved", "later"), 0)
+        for omit in self.omits:
+            left_out[omit.reason] = left_out.get(omit.reason, 0) + 1
+        return left_out
+
+    def worst_second(self) -> dict[str, int]:
+        """Most sends in any second, by lane."""
+        return {lane: meter.worst() for lane, meter in sorted(self._meters.items())}
+
+    @property
+    def settings(self) -> records.RunSettings:
+        """The settings in force: the run's, or those of the last session that changed them."""
+        assert self.run is not None
+        for session in reversed(self.sessions):
+            if session.settings is not None:
+                return session.settings
+        return self.run.settings
+
+    @classmethod
+    def of(cls, lines: Iterable[records.AnyRecord]) -> Ledger:
+        """The ledger of a sequence of records."""
+        ledger = cls()
+        for record in lines:
+            ledger.apply(record)
+        return ledger

@@ -1,0 +1,219 @@
+"""Words, floor 0: the frozen values every module speaks in, and the Transport protocol. No I/O, no clock.
+
+One meaning each, as in engine/README.md "Words". Values that exist once per call are msgspec structs: a million of
+them must fit in memory and be made in a second or two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NewType, Protocol
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CallId = NewType("CallId", str)
+RunId = NewType("RunId", str)
+
+
+class Verdict(StrEnum):
+    """What one attempt means."""
+
+    DONE = "done"
+    """The API accepted the call."""
+    ALREADY = "already"
+    """The API says the target was in the desired state before."""
+    REJECTED = "rejected"
+    """This target cannot be done as asked; a repeat would be refused again."""
+    THROTTLED = "throttled"
+    """Over the quota: the lane slows, the call has lost nothing."""
+    TRANSIENT = "transient"
+    """Not applied, and worth another try within a time budget."""
+    IN_DOUBT = "in_doubt"
+    """May or may not have been applied: read before deciding."""
+    FATAL = "fatal"
+    """Every further call of the lane would fail the same way."""
+
+
+class Outcome(StrEnum):
+    """The state of a call at the end of a run."""
+
+    CHANGED = "changed"
+    ALREADY = "already"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    UNATTEMPTED = "unattempted"
+
+
+class Proof(StrEnum):
+    """On what a settled outcome rests."""
+
+    READ = "read"
+    """DescribeAccounts shows it."""
+    BEFORE = "before"
+    """It was so in the reading before the first send."""
+    CODE = "code"
+    """The API's error code says it."""
+    ACCEPTED = "accepted"
+    """The API accepted the request; nothing was read back."""
+
+
+class OmitReason(StrEnum):
+    """Why a target of the job is not a call of the plan."""
+
+    PROTECTED = "protected"
+    EXCLUDED = "excluded"
+    DUPLICATE = "duplicate"
+    RESERVED = "reserved"
+    LATER = "later"
+
+
+class Place(Struct, frozen=True, gc=False):
+    """Where something stands in a file; line and column count from 1, 0 is "the whole file"."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        if not self.line:
+            return self.file
+        return f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+
+
+class Target(Struct, frozen=True, gc=False):
+    """Instance and user, with region and account, and the place in the operator's input that named it."""
+
+    instance: str
+    user: str
+    region: str
+    account: str = ""
+    """Cloud account the instance belongs to; empty is "the account of the keys"."""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    @property
+    def label(self) -> str:
+        """`instance/user`, as the job file writes it."""
+        return f"{self.instance}/{self.user}"
+
+    @property
+    def place(self) -> Place:
+        """Where the operator named this target."""
+        return Place(self.file, self.line, self.column)
+
+
+class Call(Struct, frozen=True, gc=False):
+    """One action on one target, with its identity (`plan.call_id`)."""
+
+    id: CallId
+    action: str
+    account: str
+    region: str
+    instance: str
+    user: str
+
+    @property
+    def label(self) -> str:
+        """`instance/user`, as the job file writes it."""
+        return f"{self.instance}/{self.user}"
+
+
+class Omit(Struct, frozen=True, gc=False):
+    """A target left out of the plan, and why."""
+
+    target: Target
+    reason: OmitReason
+    rule: str
+    """The glob or rule that took it out."""
+    where: str
+    """Where that rule stands (`file:line:column`, a flag, or a documented fact)."""
+
+
+class Stage(StrEnum):
+    """When a transport fault struck, in the only sense that matters to a write."""
+
+    BEFORE_SEND = "before_send"
+    """No byte of the request can have reached the server."""
+    AFTER_SEND = "after_send"
+    """Bytes may have left: the request may have been applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An HTTP response as it came: status, whole body, and the `Date` header in UNIX seconds if it had one."""
+
+    status: int
+    body: bytes
+    date: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """No (whole) response: what happened, translated once by the transport into our own `Local.*` codes."""
+
+    stage: Stage
+    code: str
+    """One of the `Local.*` codes of `verdicts`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a reply or fault says, parsed: the facts that are journalled."""
+
+    http: int | None
+    request_id: str | None
+    code: str | None
+    """None is success; else the API's error code, or a `Local.*` code of ours."""
+    message: str | None
+    data: Mapping[str, Any] | None = None
+    """The `Response` object of a success. Any: the API's JSON."""
+    stage: Stage = Stage.AFTER_SEND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """One set of API keys as it is now; never shown whole, never journalled."""
+
+    secret_id: str
+    secret_key: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Keys(secret_id={self.fingerprint!r}, secret_key=…, token={'…' if self.token else None})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Last four characters of the secret id: enough to tell keys apart, useless to anyone else."""
+        return "…" + self.secret_id[-4:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """One row of DescribeAccounts (facts.md §1.2)."""
+
+    user: str
+    status: int
+    """1 creating, 2 normal, 3 modifying, 4 password resetting, 5 locked, -1 deleting."""
+    cam: bool | None
+    """CAM verification on or off; None where the API left the field out."""
+    user_type: str = ""
+    update_time: str = ""
+    password_update_time: str = ""
+
+
+class Transport(Protocol):
+    """The one seam to the API. Never raises for what the network or the server does: that is a Fault."""
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        """POST `body` with exactly `headers` (Host among them) to `endpoint`, a URL without a path."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        ...

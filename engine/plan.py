@@ -1,0 +1,125 @@
+"""Rules, floor 1: from a job's targets to the frozen, ordered calls of a plan, with what is left out and why.
+
+Left out, in this order: a target named before (duplicate), a name the API can never take (reserved), a protected
+account, an excluded one. The rest is ordered round-robin over instances, as attempts in flight are bounded on each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.model import Call, CallId, Omit, OmitReason, Place, Target
+
+_RESERVED = re.compile(r"(?i)^(?:postgres$|pg_|tencentdb_)")
+RESERVED_RULE = "postgres, pg_*, tencentdb_*"
+RESERVED_WHERE = "the API's naming rule"  # facts.md §7.2, both rules
+
+
+class Rule(Protocol):
+    """A glob over instance and user that knows where it stands (`jobfile.Glob`)."""
+
+    @property
+    def pattern(self) -> str: ...  # noqa: D102
+    @property
+    def place(self) -> Place: ...  # noqa: D102
+    def matches(self, instance: str, user: str) -> bool: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be sent, in order, and what is not."""
+
+    action: str
+    calls: tuple[Call, ...]
+    omits: tuple[Omit, ...]
+    digest: str
+
+    def left_out(self) -> dict[str, int]:
+        """Targets left out, by reason, every reason named."""
+        counts = {str(reason): 0 for reason in OmitReason}
+        for omit in self.omits:
+            counts[omit.reason] += 1
+        return counts
+
+    @property
+    def instances(self) -> int:
+        """Distinct instances among the calls."""
+        return len({(call.account, call.region, call.instance) for call in self.calls})
+
+
+def call_id(account: str, region: str, instance: str, user: str, action: str) -> CallId:
+    """Identity of a call: what it does to whom, never where it stands in a list."""
+    key = f"{account}\n{region}\n{instance}\n{user}\n{action}"
+    return CallId(hashlib.sha256(key.encode()).hexdigest()[:16])
+
+
+def plan_digest(calls: Iterable[Call]) -> str:
+    """SHA-256 over the call ids in order, joined by LF."""
+    return hashlib.sha256("\n".join(call.id for call in calls).encode()).hexdigest()
+
+
+def make_plan(
+    action: str, targets: Sequence[Target], *, protect: Sequence[Rule] = (), exclude: Sequence[Rule] = ()
+) -> Plan:
+    """The plan of `action` on `targets`."""
+    first_named: dict[CallId, Target] = {}
+    kept: list[Call] = []
+    omits: list[Omit] = []
+    for target in targets:
+        identity = call_id(target.account, target.region, target.instance, target.user, action)
+        earlier = first_named.setdefault(identity, target)
+        omit = (
+            Omit(target, OmitReason.DUPLICATE, f"named first at {earlier.place}", str(target.place))
+            if earlier is not target
+            else left_out(target, protect=protect, exclude=exclude)
+        )
+        if omit is not None:
+            omits.append(omit)
+            continue
+        kept.append(Call(identity, action, target.account, target.region, target.instance, target.user))
+    calls = interleave(kept, key=lambda call: (call.account, call.region, call.instance))
+    return Plan(action=action, calls=calls, omits=tuple(omits), digest=plan_digest(calls))
+
+
+def plan_again(
+    action: str, calls: Iterable[Call], *, protect: Sequence[Rule] = (), exclude: Sequence[Rule] = ()
+) -> Plan:
+    """The plan of calls replayed from a journal: their ids and order stay, today's guards hold."""
+    kept: list[Call] = []
+    omits: list[Omit] = []
+    for call in calls:
+        target = Target(call.instance, call.user, call.region, call.account)
+        omit = left_out(target, protect=protect, exclude=exclude)
+        if omit is None:
+            kept.append(call)
+        else:
+            omits.append(omit)
+    return Plan(action=action, calls=tuple(kept), omits=tuple(omits), digest=plan_digest(kept))
+
+
+def left_out(target: Target, *, protect: Sequence[Rule], exclude: Sequence[Rule]) -> Omit | None:
+    """Why a target must not be sent, if so. Protection stands above exclusion: it is what a person wants named."""
+    if _RESERVED.match(target.user):
+        return Omit(target, OmitReason.RESERVED, RESERVED_RULE, RESERVED_WHERE)
+    for rules, reason in ((protect, OmitReason.PROTECTED), (exclude, OmitReason.EXCLUDED)):
+        for rule in rules:
+            if rule.matches(target.instance, target.user):
+                return Omit(target, reason, rule.pattern, str(rule.place))
+    return None
+
+
+def interleave(calls: Sequence[Call], *, key: Callable[[Call], tuple[str, ...]]) -> tuple[Call, ...]:
+    """Round-robin over groups, groups in order of first appearance, each group's own order kept."""
+    groups: dict[tuple[str, ...], list[Call]] = {}
+    for call in calls:
+        groups.setdefault(key(call), []).append(call)
+    lines = list(groups.values())
+    ordered: list[Call] = []
+    for turn in range(max(map(len, lines), default=0)):
+        lines = [line for line in lines if len(line) > turn]
+        ordered += [line[turn] for line in lines]
+    return tuple(ordered)

@@ -1,0 +1,306 @@
+"""Rules, floor 1: **the** journal record kinds, as values. No I/O, no clock.
+
+What each kind is for, and when it is written, is in engine/README.md "Journal". A line of the file is one of these
+with the envelope (`v, seq, at, run`) before it and the chain's `hash` behind it; `journal` adds both. Fields without
+a default are always written, null included; a field added later needs a default, and is left out while it has it, so
+that old journals stay readable and new ones stay small.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from msgspec import Struct, field
+
+from engine.model import CallId, Outcome, Proof, RunId, Verdict
+
+FORMAT = 1
+"""`v` of the lines this version writes, and the newest it reads."""
+
+
+class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
+    """What every line has. The envelope fields are filled when a line is read, and left to `journal` when written.
+
+    Out of the collector's sight (`gc=False`): a record holds JSON, which has no cycles, and a run has a million.
+    """
+
+    v: int = 0
+    seq: int = 0
+    at: str = ""
+    run: str = ""
+    hash: str = ""
+
+
+class JobRef(Struct, frozen=True):
+    """Which job a run executes: the file may be gone later, its digest stays."""
+
+    name: str
+    path: str
+    digest: str
+
+
+class Parent(Struct, frozen=True):
+    """The run this one continues or undoes, and the head of its journal at that moment."""
+
+    run: str
+    verb: str
+    head: str
+
+
+class RunSettings(Struct, frozen=True, kw_only=True):
+    """The settings that decide what a run does; a resume takes them from here."""
+
+    endpoint: tuple[str, ...]
+    """URLs of the API without a path, each a lane."""
+    rate: float
+    """Calls a second and lane."""
+    workers: int
+    """Attempts in flight at a time, at most."""
+    per_instance: int
+    """Attempts in flight on one instance, while others have work."""
+    timeout_s: float
+    """Of one attempt."""
+    deadline_s: float | None
+    """Of one session; None is the default, 10 min + 3 × calls ÷ quota."""
+    transient_s: float
+    """Time budget for retries of transient faults, a call."""
+    busy_s: float
+    """Time budget for retries while an instance is busy."""
+    stop_after: str | None
+    """Stop on the Nth failure, "N" or "N%"."""
+    verify: bool
+    profile: str | None
+    """Credential profile that was asked for."""
+    protect: tuple[str, ...]
+    """Protect rules that held at planning, as `glob (where)`."""
+    passwords: dict[str, Any] | None
+    """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
+
+
+class Run(Record, tag="run", kw_only=True):
+    """First line: what is to be done, by whom, how."""
+
+    job: JobRef
+    action: str
+    reason: str | None
+    ticket: str | None
+    operator: str
+    host: str
+    pid: int
+    version: str
+    identity: str
+    simulated: bool
+    parent: Parent | None
+    settings: RunSettings
+    plan_digest: str
+    counts: dict[str, int]
+    """`calls`, and one of each `left_out` reason."""
+
+
+class CallLine(Record, tag="call", kw_only=True):
+    """One call of the plan."""
+
+    call: CallId
+    action: str
+    account: str
+    region: str
+    instance: str
+    user: str
+
+
+class OmitLine(Record, tag="omit", kw_only=True):
+    """A target left out of the plan."""
+
+    account: str
+    region: str
+    instance: str
+    user: str
+    reason: str
+    rule: str
+    where: str
+    call: CallId | None = None
+    """Of a call of the plan that a guard took out at a resume, before anything of it was sent."""
+
+
+class Confirmed(Record, tag="confirmed", kw_only=True):
+    """Who said yes, how, and where."""
+
+    how: str
+    by: str
+    terminal: str | None
+
+
+class Read(Record, tag="read", kw_only=True):
+    """One reading of an instance's accounts (all its pages)."""
+
+    region: str
+    instance: str
+    purpose: str
+    request_id: str | None
+    code: str | None
+    rows: int | None
+    ms: int
+
+
+class Before(Record, tag="before", kw_only=True):
+    """An account as it was before the call's first `sent`; nulls and a `why` if it could not be read."""
+
+    call: CallId
+    status: int | None
+    cam: bool | None
+    type: str | None
+    update_time: str | None
+    password_update_time: str | None
+    why: str | None
+
+
+class Sent(Record, tag="sent", kw_only=True):
+    """The intent of one attempt; durable before its bytes leave."""
+
+    call: CallId
+    attempt: int
+    lane: str
+    trace: str
+    key: str
+    """Fingerprint of the key that signs, never the key."""
+
+
+class ReplyLine(Record, tag="reply", kw_only=True):
+    """What came back from one attempt, or what befell it."""
+
+    call: CallId
+    attempt: int
+    sent_at: str | None
+    """When the bytes left; None if they never did."""
+    request_id: str | None
+    code: str | None
+    message: str | None
+    http: int | None
+    ms: int
+    verdict: Verdict
+
+
+class Verified(Record, tag="verified", kw_only=True):
+    """An account read after an attempt: whether it is as the action leaves it."""
+
+    call: CallId
+    status: int | None
+    cam: bool | None
+    update_time: str | None
+    agrees: bool
+
+
+class Settled(Record, tag="settled", kw_only=True):
+    """A call's outcome; last and final, at most once a call."""
+
+    call: CallId
+    outcome: Outcome
+    proof: Proof | None
+    attempts: int
+    request_id: str | None
+    code: str | None
+    message: str | None = None
+    """Why, where the code does not say it (words of ours)."""
+
+
+class Session(Record, tag="session", kw_only=True):
+    """A further process working on the run."""
+
+    verb: str
+    pid: int
+    host: str
+    operator: str
+    version: str
+    cut_bytes: int
+    settings: RunSettings | None
+    """The settings from here on, if they changed."""
+    clock_offset_s: float
+
+
+class Note(Record, tag="note", kw_only=True):
+    """Something that happened to the run as a whole."""
+
+    what: str
+    """lane_slowed, lane_recovered, clock_learned, keys_refreshed, pause, signal, stopping, continued_by, undone_by."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Any: facts of that note, for a person; nothing is decided from them."""
+
+
+class Stopped(Struct, frozen=True):
+    """Why a session ended before its work did."""
+
+    why: str
+    code: str | None
+    request_id: str | None
+
+
+class End(Record, tag="end", kw_only=True):
+    """The close of one session; the last one counts."""
+
+    counts: dict[str, int]
+    attempts: int
+    throttled: int
+    worst_second: dict[str, int]
+    """Most sends in any second, by lane."""
+    seconds: float
+    exit: int
+    stopped: Stopped | None
+
+
+AnyRecord = (
+    Run | CallLine | OmitLine | Confirmed | Read | Before | Sent | ReplyLine | Verified | Settled | Session | Note | End
+)
+
+
+def rfc3339(at: float, *, digits: int = 3) -> str:
+    """UNIX seconds as RFC 3339 UTC text, cut (not rounded) to `digits` decimals: 3 is the envelope, 6 is `sent_at`."""
+    second = int(at // 1)
+    fraction = int((at - second) * 10**digits)
+    return f"{_second_text(second)}.{fraction:0{digits}d}Z"
+
+
+_LAST_SECOND: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]
+
+
+def _second_text(second: int) -> str:
+    # Profiled: thousands of records share a second, and strftime is most of the cost of a record's time.
+    known, text = _LAST_SECOND[0]
+    if known != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _LAST_SECOND[0] = (second, text)
+    return text
+
+
+def unix_seconds(text: str) -> float:
+    """Inverse of `rfc3339`; raises ValueError for anything else."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).timestamp()
+
+
+__all__ = [
+    "FORMAT",
+    "AnyRecord",
+    "Before",
+    "CallLine",
+    "Confirmed",
+    "End",
+    "JobRef",
+    "Note",
+    "OmitLine",
+    "Parent",
+    "Read",
+    "Record",
+    "ReplyLine",
+    "Run",
+    "RunId",
+    "RunSettings",
+    "Sent",
+    "Session",
+    "Settled",
+    "Stopped",
+    "Verified",
+    "rfc3339",
+    "unix_seconds",
+]

@@ -1,0 +1,363 @@
+"""Rules, floor 1: from a run's ledger to what a person or a program reads: text, JSON, CSV. Pure.
+
+Everything here comes from the journal, so the report of a live run, a finished one and a crashed one is the same code.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from engine import records
+from engine.actions import ACTIONS
+from engine.ledger import Entry, Ledger
+from engine.model import Answer, Call, Outcome, Proof
+from engine.verdicts import rule
+
+SHOWN = 10
+"""Targets of each kind printed after a run; the rest is in the report."""
+BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
+CSV_COLUMNS = (
+    "outcome",
+    "account",
+    "region",
+    "instance",
+    "user",
+    "action",
+    "proof",
+    "attempts",
+    "request_id",
+    "code",
+    "message",
+    "advice",
+    "settled_at",
+)
+ATTEMPT_COLUMNS = (
+    "account",
+    "region",
+    "instance",
+    "user",
+    "attempt",
+    "sent_at",
+    "verdict",
+    "code",
+    "message",
+    "http",
+    "ms",
+    "request_id",
+)
+
+
+# ---- one target ----------------------------------------------------------------------------------------------------
+
+
+def row(call: Call, entry: Entry, outcome: Outcome) -> dict[str, Any]:
+    """One target with its outcome and, if it is not as asked, words and advice. Any: JSON values."""
+    words, advice = explain(call, entry, outcome)
+    return {
+        "outcome": str(outcome),
+        "account": call.account,
+        "region": call.region,
+        "instance": call.instance,
+        "user": call.user,
+        "action": call.action,
+        "proof": str(entry.proof) if entry.proof else None,
+        "attempts": entry.attempts,
+        "request_id": entry.request_id,
+        "code": entry.code,
+        "message": words,
+        "advice": advice,
+        "settled_at": entry.settled_at,
+    }
+
+
+def explain(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str | None]:
+    """What to say of a target, and what to do next; nothing of one that is simply done."""
+    if outcome is Outcome.UNATTEMPTED:
+        why = "never sent" if not entry.attempts else f"not accepted so far ({entry.code})"
+        return why, "acctops resume RUN goes on with it"
+    if outcome is Outcome.CHANGED or (outcome is Outcome.ALREADY and entry.message is None):
+        return entry.message, None
+    if entry.unanswered:
+        return (
+            "sent and never answered: it may have been applied",
+            "acctops resume RUN reads the account and settles it",
+        )
+    ruling = rule(call.action, Answer(http=None, request_id=None, code=entry.code, message=None))
+    if outcome is Outcome.UNKNOWN and not entry.settled:
+        words = ruling.words if entry.code else "accepted, and not settled before the end"
+        return words, "acctops resume RUN reads the account and settles it"
+    if outcome is Outcome.ALREADY:
+        return entry.message, None
+    words = entry.message or ruling.words
+    if entry.message and entry.code and not entry.code.startswith("Local.") and ruling.words not in entry.message:
+        words = f"{ruling.words} [{entry.message}]"
+    return words, ruling.advice
+
+
+def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
+    """Every attempt that has a reply, in the order of the journal. Any: JSON values."""
+    calls: dict[str, records.CallLine] = {}
+    for line in lines:
+        if isinstance(line, records.CallLine):
+            calls[line.call] = line
+        elif isinstance(line, records.ReplyLine):
+            call = calls[line.call]
+            yield {
+                "account": call.account,
+                "region": call.region,
+                "instance": call.instance,
+                "user": call.user,
+                "attempt": line.attempt,
+                "sent_at": line.sent_at,
+                "verdict": str(line.verdict),
+                "code": line.code,
+                "message": line.message,
+                "http": line.http,
+                "ms": line.ms,
+                "request_id": line.request_id,
+            }
+
+
+# ---- a run as JSON -------------------------------------------------------------------------------------------------
+
+
+def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None) -> dict[str, Any]:
+    """The `run --json` document (engine/README.md "JSON"). Any: JSON values."""
+    run = _run(ledger)
+    end = ledger.end
+    failures = []
+    for call, entry, outcome in ledger.outcomes():
+        if outcome in (Outcome.FAILED, Outcome.UNKNOWN):
+            full = row(call, entry, outcome)
+            failures.append(
+                {
+                    key: full[key]
+                    for key in (
+                        "outcome",
+                        "account",
+                        "region",
+                        "instance",
+                        "user",
+                        "code",
+                        "message",
+                        "request_id",
+                        "advice",
+                    )
+                }
+            )
+    stopped = end.stopped if end else None
+    return {
+        "run": run.run,
+        "journal": journal,
+        "journal_head": head,
+        "simulated": run.simulated,
+        "action": run.action,
+        "counts": ledger.counts(),
+        "left_out": ledger.left_out(),
+        "verified": verified(ledger),
+        "attempts": ledger.attempts,
+        "throttled": ledger.throttled,
+        "worst_second": max(ledger.worst_second().values(), default=0),
+        "seconds": end.seconds if end else None,
+        "first_send_ms": first_send_ms,
+        "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
+        "exit": end.exit if end else None,
+        "failures": failures,
+    }
+
+
+def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dict[str, Any]:
+    """The `report --format json` document: that of the run, its job, and every target. Any: JSON values."""
+    run = _run(ledger)
+    return {
+        **document(ledger, journal=journal, head=head),
+        "live": live,
+        "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
+        "reason": run.reason,
+        "ticket": run.ticket,
+        "operator": run.operator,
+        "host": run.host,
+        "started_at": run.at,
+        "parent": {"run": run.parent.run, "verb": run.parent.verb, "head": run.parent.head} if run.parent else None,
+        "targets": [row(*each) for each in ledger.outcomes()],
+        "omits": [
+            {
+                "account": omit.account,
+                "region": omit.region,
+                "instance": omit.instance,
+                "user": omit.user,
+                "reason": omit.reason,
+                "rule": omit.rule,
+                "where": omit.where,
+            }
+            for omit in ledger.omits
+        ],
+    }
+
+
+def verified(ledger: Ledger) -> dict[str, int]:
+    """How many settled targets were read back as asked, as not so, or not read."""
+    counts = {"agree": 0, "disagree": 0, "unread": 0}
+    for _, entry, outcome in ledger.outcomes():
+        if outcome in (Outcome.CHANGED, Outcome.ALREADY):
+            counts["agree" if entry.proof in (Proof.READ, Proof.BEFORE) else "unread"] += 1
+        elif entry.code == "Local.NotApplied":
+            counts["disagree"] += 1
+    return counts
+
+
+def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """CSV lines (RFC 4180) with a header. Any: JSON values."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\r\n")
+    writer.writeheader()
+    for each in rows:
+        writer.writerow({key: _cell(each[key]) for key in columns})
+        if buffer.tell() > 1 << 16:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    # A server's message that begins like a formula must not run in the spreadsheet it is opened with.
+    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+# ---- a run as text -------------------------------------------------------------------------------------------------
+
+
+def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: str = "") -> str:
+    """The closing report, for a terminal or a mail. `flags` are those an exact command needs (` --state-dir …`)."""
+    lines = [_title(ledger, live=live), closing_line(ledger)]
+    left = {reason: count for reason, count in ledger.left_out().items() if count}
+    if left:
+        verb = ACTIONS[_run(ledger).action].done_word
+        named = [
+            f"{count:,} {reason}" + (f", NOT {verb}" if reason == "protected" else "") for reason, count in left.items()
+        ]
+        lines.append("left out: " + "; ".join(named))
+    lines.append(_pace_line(ledger))
+    if ledger.end is not None and ledger.end.stopped is not None and not live:
+        stopped = ledger.end.stopped
+        request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
+        code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
+        lines.append(f"STOPPED EARLY: {plain(stopped.why)}{code}{request}")
+    lines += _bad_lines(ledger, flags)
+    lines += [f"journal {journal}", f"head    {head}"]
+    command = continue_command(ledger, flags)
+    if command and not live:
+        lines.append(f"go on:  {command}")
+    return "\n".join(lines) + "\n"
+
+
+def _title(ledger: Ledger, *, live: bool) -> str:
+    run = _run(ledger)
+    marks = ("SIMULATED  " if run.simulated else "") + ("LIVE  " if live else "")
+    extra = "".join(f"  {value}" for value in (run.ticket, run.reason) if value)
+    return plain(f"{marks}run {run.run}  {run.action}  {run.job.name}{extra}")
+
+
+def closing_line(ledger: Ledger) -> str:
+    """The one true sentence of a run."""
+    counts = ledger.counts()
+    total = len(ledger.calls)
+    action = ACTIONS[_run(ledger).action]
+    good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
+    proofs = verified(ledger)
+    sentence = f"{good:,} of {total:,} {action.done_word}"
+    if counts[Outcome.ALREADY]:
+        sentence += f" ({counts[Outcome.ALREADY]:,} were before)"
+    if proofs["unread"]:
+        unread = "" if proofs["unread"] == good else f"{proofs['unread']:,} of them "
+        sentence += f": {unread}accepted, not read back"
+    bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
+    if bad:
+        sentence += f"; {total - good:,} NOT: " + ", ".join(bad)
+    return f"{sentence}, at {ledger.last_at[11:19]}Z"
+
+
+def _pace_line(ledger: Ledger) -> str:
+    worst = max(ledger.worst_second().values(), default=0)
+    throttled = f" · {ledger.throttled:,} throttled (not failures)" if ledger.throttled else ""
+    seconds = f"{duration(ledger.end.seconds)} · " if ledger.end else ""
+    return f"{seconds}{ledger.attempts:,} attempts · worst second {worst}{throttled}"
+
+
+def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
+    by_kind: dict[Outcome, list[tuple[Call, Entry]]] = {kind: [] for kind in BAD}
+    codes: dict[Outcome, Counter[str]] = {kind: Counter() for kind in BAD}
+    for call, entry, outcome in ledger.outcomes():
+        if outcome in by_kind:
+            codes[outcome][entry.code or "no answer"] += 1
+            if len(by_kind[outcome]) < SHOWN:
+                by_kind[outcome].append((call, entry))
+    lines: list[str] = []
+    for kind, shown in by_kind.items():
+        total = codes[kind].total()
+        if not total:
+            continue
+        causes = ", ".join(f"{count:,} × {code}" for code, count in codes[kind].most_common(5))
+        lines += ["", f"{kind} ({total:,})" + (f": {causes}" if kind is not Outcome.UNATTEMPTED else "")]
+        for call, entry in shown:
+            lines += _target_lines(call, entry, kind)
+        if total > len(shown):
+            run = _run(ledger).run
+            lines.append(f"  … and {total - len(shown):,} more: acctops report {run} --format csv{flags}")
+    return [*lines, ""] if lines else []
+
+
+def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
+    words, advice = explain(call, entry, outcome)
+    where = f"{call.label} ({call.region})"
+    if outcome is Outcome.UNATTEMPTED:
+        return [f"  {where}  {plain(words or '')}"]
+    code = f"{entry.code}: " if entry.code else ""
+    lines = [f"  {where}  {code}{plain(words or '')}"]
+    if advice:
+        lines.append(f"      → {advice}")
+    if entry.request_id:
+        lines.append(f"      RequestId {entry.request_id}")
+    return lines
+
+
+def continue_command(ledger: Ledger, flags: str = "") -> str | None:
+    """The exact command that goes on with a run, if anything is left to do."""
+    run = _run(ledger).run
+    counts = ledger.counts()
+    if not any(counts[kind] for kind in BAD):
+        return None
+    if any(not entry.settled for _, entry, _ in ledger.outcomes()):
+        return f"acctops resume {run}{flags}"
+    kinds = ",".join(kind for kind in BAD if counts[kind])
+    return f"acctops rerun {run} --only {kinds}{flags}"
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """`4 min 12 s`, `0.8 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain(value: str) -> str:
+    """One line without control characters: what a server says must not move a terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in value)
+
+
+def _run(ledger: Ledger) -> records.Run:
+    assert ledger.run is not None, "a ledger without its run line"
+    return ledger.run

@@ -1,0 +1,521 @@
+"""Engine, floor 3: the worker pool, the attempt loop, drain and stop. The only importer of tenacity.
+
+A lane's dispatcher takes a worker, then the next eligible call, makes its `sent` durable, waits for the lane's slot,
+and hands the call over to a task of its own, which signs and sends. `sent` stands one call ahead of its slot, so that
+the disk's jitter does not become the wire's. A call whose first attempt was final never meets tenacity; the others go
+on in its loop, and wait for their turn in the same queue: every attempt pays a slot, and a call that backs off holds
+neither worker nor slot. Tasks are bounded by the workers and `MOST_OPEN`, not by the number of targets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+
+from engine import records
+from engine.actions import ACTIONS
+from engine.backoff import Policy
+from engine.callqueue import CallQueue, Health
+from engine.errors import AcctopsError, CredentialsError, Exit, JournalWriteError
+from engine.inventory import Inventory
+from engine.journal.writer import Journal
+from engine.judge import FINAL, Judge, Lane, Step, Ticket, Work
+from engine.ledger import NOT_SENT, Ledger
+from engine.model import Answer, Call, CallId, Outcome, Verdict
+from engine.verdicts import Ruling
+
+_LOG = logging.getLogger("acctops")
+
+MOST_OPEN = 2000
+"""Calls begun and not settled, at most: beyond it only retries are sent."""
+WATCH_EVERY_S = 0.25
+CLOCK_GAP_S = 60.0
+"""Wall clock ahead of the monotonic one by this much: the machine slept (design §6)."""
+STARVED_S = 600.0
+"""Throttled for so long without one accepted call: something else uses the whole quota."""
+SECRETS_AHEAD = 32
+"""Passwords asked for ahead of their calls."""
+RECENT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How a run stands, for a person."""
+
+    total: int
+    settled: int
+    failed: int
+    throttled: int
+    in_flight: int
+    backing_off: int
+    rate: float
+    """Settled calls a second, lately."""
+    seconds: float
+    waits: tuple[str, ...]
+    """Why it is not going on at full speed, if it is not."""
+    stopping: str | None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until all are settled at the present rate."""
+        return (self.total - self.settled) / self.rate if self.rate > 0 else None
+
+
+class Runner:
+    """One session of a run: sends what is open until all is settled or something stops it."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        ledger: Ledger,
+        lanes: list[Lane],
+        inventory: Inventory,
+        policy: Policy,
+        rng: random.Random,
+        clock: Callable[[], float],
+        deadline_s: float,
+        stop_after: int | None = None,
+        ask_secret: Callable[[Call], Awaitable[str]] | None = None,
+        no_send: frozenset[CallId] = frozenset(),
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        assert ledger.run is not None
+        self._journal = journal
+        self._ledger = ledger
+        self._lanes = lanes
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._ask_secret = ask_secret
+        self._no_send = no_send
+        self._stop_requested = stop_requested
+        self._calls: list[Call] = list(ledger.calls.values())
+        self._action = ACTIONS[ledger.run.action]
+        begun = [ledger.entry(call.id).needs_reading for call in self._calls]
+        self._to_read = [index for index, reading in enumerate(begun) if reading]
+        self._queue = CallQueue(
+            [call.instance for call in self._calls],
+            (
+                index
+                for index, call in enumerate(self._calls)
+                if not begun[index] and not ledger.entry(call.id).settled and call.id not in no_send
+            ),
+            per_instance=ledger.settings.per_instance,
+        )
+        self._judge = Judge(
+            action=self._action.name,
+            ledger=ledger,
+            queue=self._queue,
+            inventory=inventory,
+            record=self.record,
+            stop=self.stop,
+            policy=policy,
+            stop_after=stop_after,
+            rng=rng,
+            lanes=lanes,
+        )
+        self._open: dict[int, Work] = {}
+        self._secrets_ahead = 0
+        self._in_flight = 0
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._stopped: records.Stopped | None = None
+        self._exit: Exit | None = None
+        self._recent: deque[tuple[float, int]] = deque()
+        self._started = 0.0
+        self.first_send_at: float | None = None
+        """UNIX time of the first write handed to the transport in this session."""
+
+    # ---- the session -------------------------------------------------------------------------------------------
+
+    async def run(self) -> Exit:
+        """Work until done or stopped; every record is durable when this returns, the `end` included."""
+        loop = asyncio.get_running_loop()
+        self._started = self._judge.accepted_at = loop.time()
+        self._recent.append((self._started, sum(self._ledger.settled_counts().values())))
+        async with asyncio.TaskGroup() as outer:
+            watch = outer.create_task(self._watch())
+            async with asyncio.TaskGroup() as self._tasks:
+                self._read_what_was_begun()
+                for lane in self._lanes:
+                    self._tasks.create_task(self._dispatch(lane))
+            watch.cancel()
+        return await self._finish(loop.time() - self._started)
+
+    async def _finish(self, seconds: float) -> Exit:
+        try:
+            await self._journal.durable()
+            code = self._exit_code()
+            self._journal.append(
+                records.End(
+                    counts=self._ledger.counts(),
+                    attempts=self._ledger.attempts,
+                    throttled=self._ledger.throttled,
+                    worst_second=self._ledger.worst_second(),
+                    seconds=round(seconds, 3),
+                    exit=int(code),
+                    stopped=self._stopped,
+                ),
+                self._ledger.apply,
+            )
+            await self._journal.durable()
+        except JournalWriteError as error:
+            self._disk_failed(error)
+            return Exit.STOPPED
+        return code
+
+    def _exit_code(self) -> Exit:
+        counts = self._ledger.counts()
+        good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
+        if good == len(self._ledger.calls):
+            return Exit.OK
+        return self._exit if self._exit is not None else Exit.INCOMPLETE
+
+    @property
+    def stopped(self) -> records.Stopped | None:
+        """Why the session ended early, if it did."""
+        return self._stopped
+
+    def record(self, record: records.AnyRecord) -> int:
+        """Journal a record; the ledger, and so everything shown, learns of it when it is durable."""
+        return self._journal.append(record, self._ledger.apply)
+
+    def note(self, what: str, data: dict[str, object]) -> None:
+        """Journal something that happened to the run as a whole, if it still can be."""
+        if self._journal.broken is None:
+            self.record(records.Note(what=what, data=data))
+
+    # ---- stopping ----------------------------------------------------------------------------------------------
+
+    def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
+        """Take no new call; let attempts in flight end and be recorded. The first reason counts."""
+        if self._stopped is None:
+            self._stopped = records.Stopped(
+                why=why, code=answer.code if answer else None, request_id=answer.request_id if answer else None
+            )
+            self._exit = code
+            self.note("stopping", {"why": why})
+        self._stopping.set()
+        for work in self._open.values():
+            if work.ticket is not None and not work.ticket.done():
+                work.ticket.set_result(None)
+        self._wake.set()
+
+    def _disk_failed(self, error: JournalWriteError) -> None:
+        self.stop(str(error), Exit.STOPPED)
+
+    async def _watch(self) -> None:
+        """Deadline, a stop from another shell, a slept machine, a quota that others use up."""
+        loop = asyncio.get_running_loop()
+        offset = self._clock() - loop.time()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now = loop.time()
+            self._recent.append((now, sum(self._ledger.settled_counts().values())))
+            while self._recent[0][0] < now - RECENT_S:
+                self._recent.popleft()
+            if self._stopping.is_set():
+                continue
+            if now - self._started >= self._deadline_s:
+                self.stop(f"deadline of {self._deadline_s:.0f} s reached", Exit.STOPPED)
+            elif self._stop_requested():
+                self.stop("`acctops stop` from another shell", Exit.STOPPED)
+            elif abs(self._clock() - now - offset) > CLOCK_GAP_S:
+                gap = self._clock() - now - offset
+                self.stop(f"the clock jumped by {gap:.0f} s: did this machine sleep?", Exit.STOPPED)
+            elif now - self._judge.accepted_at > STARVED_S and now - self._judge.throttled_at < STARVED_S / 10:
+                self.stop("throttled for 10 min with no call accepted: who else uses this quota?", Exit.STOPPED)
+
+    # ---- a lane ------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, lane: Lane) -> None:
+        while True:
+            await lane.permits.acquire()
+            work = await self._next()
+            if work is None:
+                return
+            try:
+                sent = await self._send_ahead(work, lane)
+            except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
+                self._give_back(work, lane)
+                self.stop(str(error), error.exit)
+                return
+            if sent is None:
+                self._give_back(work, lane)
+                return
+            self._in_flight += 1
+            if work.secret_ahead:
+                work.secret_ahead = False
+                self._secrets_ahead -= 1
+            if work.ticket is not None and not work.ticket.done():
+                work.ticket.set_result(sent)
+            else:
+                self._tasks.create_task(self._carry(work, sent))
+
+    async def _send_ahead(self, work: Work, lane: Lane) -> Ticket | None:
+        """The durable intent of an attempt, then its slot; None if the run was stopped in between."""
+        keys = lane.client.keys.get()
+        ticket = Ticket(lane, keys, str(uuid.uuid4()))
+        work.attempt += 1
+        sequence = self.record(
+            records.Sent(
+                call=work.call.id,
+                attempt=work.attempt,
+                lane=lane.name,
+                trace=ticket.trace,
+                key=keys.fingerprint,
+            )
+        )
+        await self._journal.durable(sequence)
+        await lane.pacer.slot()
+        if not self._stopping.is_set():
+            return ticket
+        self.record(
+            records.ReplyLine(
+                call=work.call.id,
+                attempt=work.attempt,
+                sent_at=None,
+                request_id=None,
+                code="Local.NotSent",
+                message="stopped before it was sent",
+                http=None,
+                ms=0,
+                verdict=Verdict.TRANSIENT,
+            )
+        )
+        return None
+
+    def _give_back(self, work: Work, lane: Lane) -> None:
+        self._queue.drop(work.index)
+        lane.permits.release()
+        if work.ticket is None:
+            self._open.pop(work.index, None)
+
+    async def _next(self) -> Work | None:
+        """The next call to send, or None when there is nothing left to send or the run is stopping."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            self._wake.clear()
+            index = self._queue.take(loop.time(), retries_only=len(self._open) >= MOST_OPEN)
+            if index is not None:
+                work = self._work(index)
+                if self._ask_secret is None or work.secret is not None:
+                    return work
+                if self._secrets_ahead < SECRETS_AHEAD:
+                    self._secrets_ahead += 1
+                    work.secret_ahead = True
+                    self._tasks.create_task(self._ask(work))
+                    continue
+                self._queue.drop(index)
+                self._queue.put_back(index, loop.time(), retry=False)
+            elif not len(self._queue) and not self._open:
+                self._wake.set()  # for the dispatchers of the other lanes
+                return None
+            wake_at = self._queue.wake_at()
+            try:
+                async with asyncio.timeout_at(wake_at):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+        return None
+
+    def _work(self, index: int) -> Work:
+        work = self._open.get(index)
+        if work is None:
+            call = self._calls[index]
+            work = self._open[index] = Work(index=index, call=call, attempt=self._ledger.entry(call.id).attempts)
+        return work
+
+    async def _ask(self, work: Work) -> None:
+        """Ask for the call's password once, ahead of its `sent`."""
+        assert self._ask_secret is not None
+        now = asyncio.get_running_loop().time
+        try:
+            work.secret = await self._ask_secret(work.call)
+            self._queue.release(work.index, Health.SILENT, now())
+            self._queue.put_back(work.index, now(), retry=False)
+            self._wake.set()
+        except CredentialsError as error:
+            self._secrets_ahead -= 1
+            self._queue.release(work.index, Health.SILENT, now())
+            answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
+            self._judge.settle(work, Outcome.FAILED, None, answer, str(error))
+            self._abandon(work)
+        except Exception as error:  # noqa: BLE001 - a task's last line
+            self._failed(error)
+            self._abandon(work)
+
+    def _abandon(self, work: Work) -> None:
+        if work.ticket is not None and not work.ticket.done():
+            work.ticket.set_result(None)
+        self._close(work)
+
+    # ---- a call ------------------------------------------------------------------------------------------------
+
+    async def _carry(self, work: Work, ticket: Ticket) -> None:
+        """A call from its first attempt to its end."""
+        await self._to_the_end(work, lambda: self._exchange(work, ticket))
+
+    async def _to_the_end(self, work: Work, begin: Callable[[], Awaitable[Step]]) -> None:
+        try:
+            step = await begin()
+            if step.again:
+                await self._persist(work, step)
+        except Exception as error:  # noqa: BLE001 - a task's last line: whatever it is stops the run and is named
+            self._failed(error)
+        finally:
+            self._close(work)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, AcctopsError):
+            self.stop(str(error), error.exit)
+            return
+        _LOG.error("internal error", exc_info=error)
+        self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)
+
+    def _close(self, work: Work) -> None:
+        self._open.pop(work.index, None)
+        self._wake.set()
+
+    async def _persist(self, work: Work, first: Step) -> Step:
+        """Attempt again until the step is final. tenacity owns the loop, `judge` and `backoff` the policy."""
+        latest = first
+        entered = False
+
+        async def again() -> Step:
+            nonlocal latest, entered
+            if entered:
+                ticket = await self._turn(work, retry=latest.retry)
+                latest = FINAL if ticket is None else await self._exchange(work, ticket)
+            entered = True  # tenacity begins with the attempt that was made before it was needed
+            return latest
+
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda step: step.again),
+            wait=lambda _state: latest.delay_s,
+            stop=lambda _state: self._stopping.is_set(),
+            sleep=self._pause,
+            retry_error_callback=_last,
+        )
+        return await retrying(again)
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
+        """Wait among the calls for a worker, a durable `sent` and a slot; None if the run stops first."""
+        loop = asyncio.get_running_loop()
+        if self._stopping.is_set():
+            return None
+        work.ticket = loop.create_future()
+        self._queue.put_back(work.index, loop.time(), retry=retry)
+        self._wake.set()
+        try:
+            return await work.ticket
+        finally:
+            work.ticket = None
+
+    async def _exchange(self, work: Work, ticket: Ticket) -> Step:
+        """Make one attempt, record its reply, and decide. The worker is free before anything is read."""
+        call, lane = work.call, ticket.lane
+        parameters = self._action.parameters(call.instance, call.user, work.secret)
+        if self.first_send_at is None:
+            self.first_send_at = self._clock()
+        health = Health.SILENT
+        try:
+            attempt = await lane.client.attempt(
+                self._action.name, call.region, parameters, keys=ticket.keys, trace=ticket.trace, secret=work.secret
+            )
+            ruling = self._judge.rule(attempt.answer, lane)
+            health = self._judge.health(attempt.answer, ruling)
+            self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
+        finally:
+            self._in_flight -= 1
+            lane.permits.release()
+            self._queue.release(work.index, health, asyncio.get_running_loop().time())
+            self._wake.set()
+        return await self._judge.judge(work, ticket, attempt, ruling)
+
+    def _record_reply(self, work: Work, answer: Answer, ruling: Ruling, sent_at: float, ms: int) -> None:
+        unsent = answer.code in NOT_SENT
+        self.record(
+            records.ReplyLine(
+                call=work.call.id,
+                attempt=work.attempt,
+                sent_at=None if unsent else records.rfc3339(sent_at, digits=6),
+                request_id=answer.request_id,
+                code=answer.code,
+                message=answer.message,
+                http=answer.http,
+                ms=ms,
+                verdict=ruling.verdict,
+            )
+        )
+
+    # ---- what an earlier session began -------------------------------------------------------------------------
+
+    def _read_what_was_begun(self) -> None:
+        gate = asyncio.Semaphore(MOST_OPEN // 10)
+        for index in self._to_read:
+            work = self._work(index)
+            work.no_send = work.call.id in self._no_send
+            self._tasks.create_task(self._to_the_end(work, partial(self._take_up, work, gate)))
+
+    async def _take_up(self, work: Work, gate: asyncio.Semaphore) -> Step:
+        async with gate:
+            return await self._judge.take_up(work, self._ledger.entry(work.call.id))
+
+    # ---- for a person ------------------------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How the run stands, from what is durable."""
+        now = asyncio.get_running_loop().time()
+        settled = self._ledger.settled_counts()
+        total_settled = sum(settled.values())
+        at, count = self._recent[0]
+        parked = sum(work.ticket is not None for work in self._open.values())
+        return Progress(
+            total=len(self._calls),
+            settled=total_settled,
+            failed=settled[Outcome.FAILED],
+            throttled=self._ledger.throttled,
+            in_flight=self._in_flight,
+            backing_off=max(0, len(self._open) - self._in_flight - parked),
+            rate=(total_settled - count) / (now - at) if now > at else 0.0,
+            seconds=now - self._started,
+            waits=tuple(self._waits(now)),
+            stopping=self._stopped.why if self._stopped else None,
+        )
+
+    def _waits(self, now: float) -> list[str]:
+        waits = [
+            f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
+            for lane in self._lanes
+            if lane.down_since is not None
+        ]
+        held = self._queue.held(now)
+        if held:
+            instance, seconds = max(held.items(), key=lambda item: item[1])
+            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+            waits.append(f"{instance}{more} busy, next try in {seconds:.0f} s")
+        return waits
+
+
+def _last(state: RetryCallState) -> Step:
+    assert state.outcome is not None
+    step: Step = state.outcome.result()
+    return step

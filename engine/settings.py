@@ -1,0 +1,210 @@
+"""Devices, floor 2: flags, environment, job and config files → frozen Settings, each with where it came from.
+
+Flags win over the environment, the environment over the job, the job over config files (nearest first), those over
+defaults. Guards do not compete, they add up: every `protect` rule of every file found holds (promise P2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.actions import ACTIONS
+from engine.config import Config, Configs, base_directory, find_configs, parse_config
+from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
+from engine.errors import ConfigError, UsageError
+from engine.fields import convert, kinds
+from engine.filemodel import ConfigFile
+from engine.names import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.job import Glob, Job, StopAfter
+
+__all__ = ["Config", "Configs", "Flags", "Settings", "effective", "endpoint_for", "find_configs", "parse_config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the command line says, as typed; None: not said. Checked by `effective`."""
+
+    config: str | None = None
+    endpoints: Sequence[str] = ()
+    state_dir: str | None = None
+    profile: str | None = None
+    rate: str | float | None = None
+    workers: str | int | None = None
+    timeout: str | None = None
+    deadline: str | None = None
+    simulate: bool = False
+    """The in-process simulator answers: the quota of the API does not bind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run works. Times in seconds, rates in calls a second."""
+
+    state_dir: Path
+    site: str = DEFAULT_SITE
+    endpoints: tuple[str, ...] = ()
+    """Access points asked for, each a lane of its own; empty: the site's nearest (`endpoint_for`)."""
+    profile: str | None = None
+    state_group: str | None = None
+    quotas: Mapping[str, float] = field(default_factory=dict)
+    rate: float | None = None
+    """None: the quota."""
+    workers: int = 100
+    per_instance: int = 4
+    timeout_s: float = 10.0
+    deadline_s: float | None = None
+    """None: 10 min + 3 × calls/quota."""
+    retry_transient_s: float = 120.0
+    retry_busy_s: float = 600.0
+    stop_after: StopAfter | None = None
+    protect: tuple[Glob, ...] = ()
+    """All guards, of all config files and the job; each knows its place."""
+    protect_waived: bool = False
+    """The job says `protect: none`: no reminder. The guards above hold all the same."""
+    looked_in: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
+    warnings: tuple[str, ...] = ()
+
+    def endpoint_for(self, region: str) -> str:
+        """The access point for calls about instances in `region`."""
+        return self.endpoints[0] if self.endpoints else endpoint_for(self.site, region)
+
+    def quota(self, action: str) -> float:
+        """Calls a second the server allows for `action`: the config's word, else the documented number."""
+        return self.quotas.get(action, ACTIONS[action].quota)
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """For the plan: each guard with where it stands, or that there is none and where we looked."""
+        if self.protect:
+            return tuple(f"protect {glob.pattern} ({glob.place})" for glob in self.protect)
+        return () if self.protect_waived else (f"no protect rules; looked in {', '.join(self.looked_in)}",)
+
+
+_LAYERED = (
+    # setting, flag, environment variable, key in filemodel.ConfigFile
+    ("site", "", "", "site"),
+    ("profile", "--profile", "ACCTOPS_PROFILE", "profile"),
+    ("state_group", "", "", "state_group"),
+    ("quotas", "", "", ""),
+    ("rate", "--rate", "ACCTOPS_RATE", "rate"),
+    ("workers", "--workers", "ACCTOPS_WORKERS", "workers"),
+    ("per_instance", "", "", "per_instance"),
+    ("timeout_s", "--timeout", "ACCTOPS_TIMEOUT", "timeout"),
+    ("deadline_s", "--deadline", "ACCTOPS_DEADLINE", "deadline"),
+    ("retry_transient_s", "", "", ""),
+    ("retry_busy_s", "", "", ""),
+    ("stop_after", "", "", ""),
+)
+"""Where each setting may be said. Job and config say it by its own name."""
+
+
+def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs) -> Settings:
+    """The settings that hold, with the origin of each. Pure: reads no file. UsageError or ConfigError if wrong."""
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, flag, variable, key in _LAYERED:
+        said = _said(name, flag, variable, key, flags, environ) or _written(name, job, configs)
+        if said is None:
+            origin[name] = "default"
+        else:
+            values[name], origin[name] = said
+    values["endpoints"], origin["endpoints"] = _endpoints(flags, environ, job, configs)
+    values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
+    settings = Settings(
+        **values,
+        protect=configs.protect + (job.protect or () if job is not None else ()),
+        protect_waived=job is not None and job.protect_waived,
+        looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
+        origin=origin,
+        warnings=configs.warnings,
+    )
+    if job is not None and not flags.simulate:
+        check_rate(settings, job.action)
+    return settings
+
+
+def check_rate(settings: Settings, action: str) -> None:
+    """Refuse a rate above the quota, which only breaks it, unless every endpoint is this machine."""
+    quota = settings.quota(action)
+    if settings.rate is None or settings.rate <= quota:
+        return
+    if settings.endpoints and all(is_loopback(endpoint) for endpoint in settings.endpoints):
+        return
+    said = settings.origin.get("rate", "")
+    what = (
+        f"{said}: rate {settings.rate:g} is above the quota of {action}, {quota:g} calls a second; lower it, or "
+        f"if the vendor has raised yours, say so in config.yaml: quotas: {{{action}: {settings.rate:g}}}"
+    )
+    raise UsageError(what) if said.startswith("--") else ConfigError(what)
+
+
+def _said(
+    name: str, flag: str, variable: str, key: str, flags: Flags, environ: Mapping[str, str]
+) -> tuple[Any, str] | None:
+    """A setting from flag or environment, with its origin."""
+    by_flag = getattr(flags, key, None) if flag else None
+    if by_flag is not None:
+        return _convert(str(by_flag), key, flag), flag
+    by_variable = environ.get(variable) if variable else None
+    return (_convert(by_variable, key, variable), variable) if by_variable else None
+
+
+def _convert(text: str, key: str, origin: str) -> Any:
+    try:
+        return convert(text, kinds(ConfigFile)[key])
+    except ValueError as exc:
+        got = f", got {shown(text)}" if str(exc).startswith("expected") else ""
+        error = UsageError if origin.startswith("--") else ConfigError
+        raise error(f"{origin}: {exc}{got}") from None
+
+
+def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | None:
+    """A setting from the job or the nearest config that has it, with its origin."""
+    by_job = getattr(job, name, None)
+    if job is not None and by_job is not None:
+        return by_job, str(job.places.get(name, job.path))
+    for config in configs.files:
+        if name in config.values:
+            return config.values[name], str(config.places[name])
+    return None
+
+
+def _endpoints(
+    flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs
+) -> tuple[tuple[str, ...], str]:
+    """Flags may name several, each a lane of its own; so may the variable, separated by commas."""
+    said, origin = list(flags.endpoints), "--endpoint"
+    if not said:
+        said = [part.strip() for part in environ.get("ACCTOPS_ENDPOINT", "").split(",") if part.strip()]
+        origin = "ACCTOPS_ENDPOINT"
+    if said:
+        return tuple(dict.fromkeys(_convert(text, "endpoint", origin) for text in said)), origin
+    written = _written("endpoint", job, configs)
+    return ((written[0],), written[1]) if written is not None else ((), "default")
+
+
+def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[Path, str]:
+    for said, origin in ((flags.state_dir, "--state-dir"), (environ.get("ACCTOPS_STATE_DIR"), "ACCTOPS_STATE_DIR")):
+        if said:
+            return _expanded(said, environ).absolute(), origin
+    for config in configs.files:
+        if "state_dir" in config.values:
+            said = config.values["state_dir"]
+            return Path(config.path).absolute().parent / _expanded(said, environ), str(config.places["state_dir"])
+    base = base_directory(environ, "XDG_STATE_HOME", ".local/state")
+    if base is None:
+        raise ConfigError("no directory for journals: neither HOME nor XDG_STATE_HOME is set; pass --state-dir DIR")
+    return base / "acctops", "default"
+
+
+def _expanded(text: str, environ: Mapping[str, str]) -> Path:
+    """A path with a leading `~/` for the home directory."""
+    return Path(environ.get("HOME") or "~", text[2:]) if text.startswith("~/") else Path(text)

@@ -1,0 +1,228 @@
+"""Rules: no I/O. The API's own tables as its pages print them: actions, parameters, limits, codes, regions, names.
+
+Second table of actions in this repository on purpose: `engine.actions` is the client's reading of the pages, this is
+the server's, and a test that runs one against the other finds a misreading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from engine.simulator.wire import Refusal
+
+VERSION = "2017-03-12"
+
+
+class Parameter(NamedTuple):
+    """One request parameter."""
+
+    kind: type
+    required: bool = False
+
+
+class ActionSpec(NamedTuple):
+    """One action as its page describes it."""
+
+    name: str
+    quota: int
+    """"A maximum of N requests can be initiated per second"."""
+    parameters: Mapping[str, Parameter]
+    needs_region: bool = True
+    account_missing: str = ""
+    """Code for an account that is not there: it differs by action (facts.md §1.3, "Points that matter")."""
+    account_busy: str = ""
+    """Code for an account in a transitional status (inferred: the only code of its list that can carry it)."""
+    instance_status: str = ""
+    """Code for an instance that is not running; RefreshAccountPassword lists a sibling (facts.md §1.3)."""
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it changes an account."""
+        return bool(self.account_missing)
+
+
+_TARGET = {"DBInstanceId": Parameter(str, required=True), "UserName": Parameter(str, required=True)}
+_PAGE = {
+    "Limit": Parameter(int),
+    "Offset": Parameter(int),
+    "OrderBy": Parameter(str),
+    "OrderByType": Parameter(str),
+}
+_PRECHECK = "FailedOperation.PreCheckError"
+_FAILED = "FailedOperation.FailedOperationError"
+_NOT_EXIST = "InvalidParameterValue.AccountNotExistError"
+_STATUS = "OperationDenied.InstanceStatusLimitOpError"
+
+ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            # SEED-LOCK and D-UNLOCK list no account-not-found code: PreCheckError is what is left (facts.md §1.3)
+            ActionSpec("LockAccount", 20, _TARGET, True, _PRECHECK, _PRECHECK, _STATUS),
+            ActionSpec("UnlockAccount", 20, _TARGET, True, _PRECHECK, _PRECHECK, _STATUS),
+            ActionSpec("OpenAccountCAM", 20, _TARGET, True, _NOT_EXIST, _FAILED, _STATUS),  # SEED-CAM
+            ActionSpec(  # D-CLOSE: the not-found code without "Error", and the bare FailedOperation
+                "CloseAccountCAM",
+                20,
+                {**_TARGET, "Password": Parameter(str, required=True), "PasswordEncrypt": Parameter(bool)},
+                True,
+                "InvalidParameterValue.AccountNotExist",
+                "FailedOperation",
+                _STATUS,
+            ),
+            ActionSpec(  # D-REFRESH
+                "RefreshAccountPassword",
+                20,
+                _TARGET,
+                True,
+                _NOT_EXIST,
+                _FAILED,
+                "OperationDenied.InstanceStatusLimitError",
+            ),
+            ActionSpec("DescribeAccounts", 1000, {"DBInstanceId": Parameter(str, required=True), **_PAGE}),  # D-ACCTS
+            ActionSpec("DescribeDBInstances", 1000, {"Filters": Parameter(list), **_PAGE}),  # D-INST
+            ActionSpec("DescribeRegions", 1000, {}, needs_region=False),  # D-REGIONS
+        )
+    }
+)
+
+REGIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "ap-bangkok": "Bangkok",
+        "ap-beijing": "Beijing",
+        "ap-chengdu": "Chengdu",
+        "ap-chongqing": "Chongqing",
+        "ap-guangzhou": "Guangzhou",
+        "ap-hongkong": "Hong Kong",
+        "ap-jakarta": "Jakarta",
+        "ap-nanjing": "Nanjing",
+        "ap-seoul": "Seoul",
+        "ap-shanghai": "Shanghai",
+        "ap-shanghai-fsi": "Shanghai Finance",
+        "ap-shenzhen-fsi": "Shenzhen Finance",
+        "ap-singapore": "Singapore",
+        "ap-tokyo": "Tokyo",
+        "eu-frankfurt": "Frankfurt",
+        "na-ashburn": "Virginia",
+        "na-siliconvalley": "Silicon Valley",
+        "sa-saopaulo": "São Paulo",
+    }
+)
+"""The product's 18 regions (SEED-LOCK; facts.md §7.1)."""
+CLOSED_REGIONS: Mapping[str, str] = MappingProxyType({"na-toronto": "Toronto"})
+"""Listed by DescribeRegions as UNAVAILABLE in its sample (facts.md §7.1)."""
+
+MESSAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "FailedOperation": "Operation failed. Please try again later.",
+        "FailedOperation.CheckAccountCAMCloseError": "Checking database account status error: the account has enabled "
+        "CAM verification. the current operation is not supported.",
+        "FailedOperation.CheckAccountCAMOpenError": "Checking database account status error: the account has not "
+        "enabled CAM verification. the current operation is not supported.",
+        "FailedOperation.DatabaseAccessError": "Failed to access database management service. Please try again later. "
+        "If the problem persists, please contact customer service.",
+        "FailedOperation.FailedOperationError": "Operation failed. Please try again later.",
+        "FailedOperation.PreCheckError": "Pre-check failed",
+        "DBError": "Backend database execution error.",
+        "InternalError.DBError": "Backend database execution error.",
+        "InvalidParameter.ParameterCheckError": "Failed to check the parameter.",
+        "InvalidParameterValue.AccountNotExist": "The account does not exist.",
+        "InvalidParameterValue.AccountNotExistError": "The account does not exist.",
+        "InvalidParameterValue.InvalidAccountNameError": "The account setting is invalid. please follow the account "
+        "naming rules: the account name must be 1-16 characters, can only consist of letters, digits, or underscores; "
+        "cannot be postgres; cannot start with a digit, pg_, or tencentdb_; all rules are case-insensitive.",
+        "InvalidParameterValue.InvalidAccountNameFormatError": "The account is invalid. follow the account naming "
+        "rules: it must consist of letters (a-z, a-z), digits (0-9), and underscores (_), start with a letter or "
+        "underscore (_), and be no more than 63 characters. system reserved keywords cannot be used, 'postgres' is not "
+        "allowed, and it cannot start with 'pg_' or 'tencentdb_'.",
+        "InvalidParameterValue.InvalidParameterValueError": "Invalid parameter value.",
+        "InvalidParameterValue.UnsupportedRegionError": "The incoming region does not support this API feature.",
+        "OperationDenied.InstanceAccessDeniedError": "You do not have the permission to operate this resource.",
+        "OperationDenied.InstanceStatusLimitError": "This operation cannot be performed on an instance in this status.",
+        "OperationDenied.InstanceStatusLimitOpError": "This operation cannot be performed on an instance in this "
+        "status.",
+        "OperationDenied.UserNotInWhiteListError": "User not in allowlist.",
+        "ResourceNotFound.InstanceNotFoundError": "The instance does not exist.",
+        "AuthFailure.SecretIdNotFound": "The SecretId is not found. Please ensure that your SecretId is correct.",
+        "AuthFailure.TokenFailure": "Token failure: the token is missing, wrong or expired.",
+        "AuthFailure.UnauthorizedOperation": "The request is not authorized by CAM. Please check your CAM policies.",
+        "InternalError": "An internal error has occurred. Please retry your request.",
+        "NoSuchVersion": "The API version does not exist.",
+        "RequestLimitExceeded": "The number of requests exceeds the frequency limit.",
+        "RequestLimitExceeded.UinLimitExceeded": "The number of requests of the main account exceeds the limit.",
+        "RequestLimitExceeded.IPLimitExceeded": "The number of requests of the source IP exceeds the limit.",
+        "RequestSizeLimitExceeded": "The request is too large.",
+        "ResourceUnavailable": "The resource is unavailable.",
+        "ServiceUnavailable": "The service is temporarily unavailable.",
+        "UnsupportedProtocol": "The HTTP method is not supported; only GET and POST are.",
+    }
+)
+"""The pages' texts by code; a code that is not here is answered with its own name."""
+
+_INSTANCE = re.compile(r"(?:postgres|pgro)-[a-z0-9]{1,32}")
+"""Well-formed instance id. The pages' samples have eight characters behind the hyphen; the length is left open, as no
+page states it, and read-only instances are known as `pgro-…`."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_RESERVED = re.compile(r"(?i)postgres|(?:pg_|tencentdb_).*")
+_PASSWORD = tuple(re.compile(part) for part in ("[a-z]", "[A-Z]", "[0-9]", r"[()`~!@#$%^&*\-+=_|{}\[\]:<>,.?/]"))
+
+
+def refusal(code: str, message: str = "") -> Refusal:
+    """A refusal with the page's text, or with the given one."""
+    return Refusal(code, message or MESSAGES.get(code, code))
+
+
+def is_instance_id(instance: str) -> bool:
+    """Whether the API could have issued this id."""
+    return _INSTANCE.fullmatch(instance) is not None
+
+
+def name_refusal(action: str, user: str, *, refuse_long: bool) -> Refusal | None:
+    """The two naming rules that disagree (facts.md §7.2): Lock and Unlock list both codes, the CAM actions only B's.
+
+    `refuse_long` settles the contradiction for 17 to 63 characters on Lock and Unlock; False follows the newer rule.
+    """
+    both = action in ("LockAccount", "UnlockAccount")
+    if _NAME.fullmatch(user) is None:
+        return refusal("InvalidParameterValue.InvalidAccountNameFormatError")
+    if _RESERVED.fullmatch(user) or (both and refuse_long and len(user) > 16):
+        suffix = "InvalidAccountNameError" if both else "InvalidAccountNameFormatError"
+        return refusal(f"InvalidParameterValue.{suffix}")
+    return None
+
+
+def is_password(password: str) -> bool:
+    """The documented password rule (facts.md §1.1): 8-32, no leading `/`, lower, upper, digit and special."""
+    if not 8 <= len(password) <= 32 or password.startswith("/"):
+        return False
+    return all(part.search(password) for part in _PASSWORD)
+
+
+def check_parameters(spec: ActionSpec, parameters: dict[str, Any], *, from_query: bool) -> Refusal | None:
+    """Names and types. Values of a GET are texts and are turned into their type, in place. Any: JSON values."""
+    for name in parameters:
+        if name not in spec.parameters:
+            return Refusal("UnknownParameter", f"The parameter `{name}` is not recognized.")
+    for name, (kind, required) in spec.parameters.items():
+        if name not in parameters:
+            if required:
+                return Refusal("MissingParameter", f"The request is missing a required parameter `{name}`.")
+            continue
+        if from_query:
+            parameters[name] = _typed(kind, parameters[name])
+        if type(parameters[name]) is not kind:  # a bool is no int here
+            words = {str: "a string", int: "an integer", bool: "a boolean", list: "an array"}
+            return Refusal("InvalidParameter", f"The type of parameter `{name}` is wrong: it must be {words[kind]}.")
+    return None
+
+
+def _typed(kind: type, value: Any) -> Any:
+    """A query string's text as the parameter's type, or as it came when it cannot be."""
+    if kind is int and isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
+        return int(value)
+    if kind is bool and value in ("true", "false"):
+        return value == "true"
+    return value

@@ -1,0 +1,225 @@
+"""Rules: no I/O, no clock. The instances and accounts of the world, and what the write actions do to them.
+
+What is documented is done as documented (facts.md §8); what is inferred there is marked so here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from engine.simulator import catalog
+from engine.simulator.wire import Refusal
+
+CREATING, NORMAL, MODIFYING, RESETTING, LOCKED, DELETING = 1, 2, 3, 4, 5, -1
+"""AccountInfo.Status (D-ACCTS)."""
+STATUSES = (CREATING, NORMAL, MODIFYING, RESETTING, LOCKED, DELETING)
+ORIGIN = 1_735_689_600.0
+"""2025-01-01 00:00 UTC: when everything that "was always there" was made; a world has no clock of its own."""
+
+
+class Repeat(StrEnum):
+    """What LockAccount answers on a locked account, and UnlockAccount on an unlocked one: not documented."""
+
+    SUCCESS = "success"
+    PRECHECK = "precheck"
+    """FailedOperation.PreCheckError, the only code of the two lists that could say it."""
+
+
+class Change(NamedTuple):
+    """What an accepted write does to an account; None leaves a field as it is."""
+
+    status: int | None = None
+    cam: bool | None = None
+    password: str | None = None
+    refreshed: bool = False
+
+
+class Timing(NamedTuple):
+    """When an accepted write takes effect: a fault script may delay it, hide it or drop it."""
+
+    apply: bool = True
+    after_s: float = 0.0
+    shown: bool = True
+    """Whether the account shows status 3 (modifying) until then; else nothing is seen of it."""
+
+
+AT_ONCE = Timing()
+
+
+class _Pending(NamedTuple):
+    due: float
+    change: Change
+    shown: bool
+
+
+@dataclass(slots=True)
+class Account:
+    """One account. `cam` None: DescribeAccounts leaves OpenCam out, as it may (facts.md §1.2)."""
+
+    name: str
+    status: int = NORMAL
+    cam: bool | None = False
+    user_type: str = "normal"
+    create_time: float | None = ORIGIN
+    """None: made by SQL, shown as the zero date."""
+    update_time: float = ORIGIN
+    password_update_time: float | None = None
+    password: str | None = field(default=None, repr=False)
+    """The last one set through CloseAccountCAM, for tests to compare."""
+    passwords_set: int = 0
+    """Times the password changed, by CloseAccountCAM or RefreshAccountPassword: a repeat shows here."""
+    pending: tuple[_Pending, ...] = ()
+
+    def settle(self, now: float) -> None:
+        """Let what is due take effect, in the order in which it falls due."""
+        due = sorted((each for each in self.pending if each.due <= now), key=lambda each: each.due)
+        if due:
+            self.pending = tuple(each for each in self.pending if each.due > now)
+            for each in due:
+                self._change(each.change, each.due)
+
+    @property
+    def shown_status(self) -> int:
+        """Status as DescribeAccounts shows it."""
+        return MODIFYING if any(each.shown for each in self.pending) else self.status
+
+    def accept(self, change: Change, now: float, timing: Timing) -> None:
+        """Take a write in: now, later, or never."""
+        if not timing.apply:
+            return
+        if timing.after_s > 0:
+            self.pending = (*self.pending, _Pending(now + timing.after_s, change, timing.shown))
+        else:
+            self._change(change, now)
+
+    def _change(self, change: Change, at: float) -> None:
+        if change.status is not None and change.status != self.status:
+            self.status, self.update_time = change.status, at
+        if change.cam is not None and change.cam != self.cam:
+            self.cam, self.update_time = change.cam, at
+        if change.password is not None or change.refreshed:
+            self.password = change.password
+            self.passwords_set += 1
+            self.password_update_time = self.update_time = at
+
+
+@dataclass(slots=True)
+class Instance:
+    """One database instance, in one region."""
+
+    id: str
+    region: str
+    name: str = ""
+    status: str = "running"
+    type: str = "primary"
+    project: int = 0
+    pay_mode: str = "postpaid"
+    version: str = "16"
+    master: str = ""
+    """The primary of a read-only instance."""
+    tags: tuple[tuple[str, str], ...] = ()
+    accounts: dict[str, Account] = field(default_factory=dict)
+    order: int = 0
+    """Place in the world's order of appearance, the tie-break of every listing."""
+
+
+class Estate:
+    """All instances. Open: whatever is well formed exists from the first time it is asked for; closed: a fleet."""
+
+    def __init__(self, *, is_open: bool, repeat: Repeat, refuse_long_names: bool) -> None:
+        self.instances: dict[str, Instance] = {}
+        self._is_open = is_open
+        self._repeat = repeat
+        self._refuse_long_names = refuse_long_names
+
+    def add(self, instance: Instance) -> None:
+        """Put an instance into the world; the id must be new."""
+        assert instance.id not in self.instances, f"{instance.id} is there already"
+        instance.order = len(self.instances)
+        self.instances[instance.id] = instance
+
+    def find(self, instance_id: str, region: str) -> Instance | Refusal:
+        """The instance, if it is in that region: a wrong region finds nothing (facts.md §3.4, inferred)."""
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            if not catalog.is_instance_id(instance_id):
+                return catalog.refusal("InvalidParameter.ParameterCheckError")
+            if not self._is_open:
+                return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
+            instance = Instance(instance_id, region)
+            self.add(instance)
+        if instance.region != region:
+            return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
+        return instance
+
+    def write(
+        self,
+        spec: catalog.ActionSpec,
+        parameters: dict[str, str],
+        region: str,
+        now: float,
+        timing: Timing,
+    ) -> Refusal | None:
+        """Carry out a write action whose parameters have the right types; None is "accepted"."""
+        user = parameters["UserName"]
+        refused = name_or_password_refusal(spec.name, parameters, self._refuse_long_names)
+        if refused is not None:
+            return refused
+        instance = self.find(parameters["DBInstanceId"], region)
+        if isinstance(instance, Refusal):
+            return instance
+        if instance.status != "running":  # the only state known to be safe (facts.md §8)
+            return catalog.refusal(spec.instance_status)
+        if instance.type not in ("primary", "temp"):
+            # Not documented; roles replicate from the primary, so it is refused as this target's own fault (inferred).
+            return catalog.refusal("InvalidParameter.ParameterCheckError")
+        account = instance.accounts.get(user)
+        if account is None:
+            if not self._is_open:
+                return catalog.refusal(spec.account_missing)
+            account = instance.accounts[user] = Account(user)
+        account.settle(now)
+        change = decide(spec, account, parameters, self._repeat)
+        if isinstance(change, Refusal):
+            return change
+        account.accept(change, now, timing)
+        return None
+
+
+def name_or_password_refusal(action: str, parameters: dict[str, str], refuse_long: bool) -> Refusal | None:
+    """What can be refused without looking at an instance."""
+    refused = catalog.name_refusal(action, parameters["UserName"], refuse_long=refuse_long)
+    if refused is not None or action != "CloseAccountCAM":
+        return refused
+    # No password code in its list (facts.md §1.1); how to encrypt is documented nowhere, so nobody can have.
+    if parameters.get("PasswordEncrypt") or not catalog.is_password(parameters["Password"]):
+        return catalog.refusal("InvalidParameter.ParameterCheckError")
+    return None
+
+
+def decide(spec: catalog.ActionSpec, account: Account, parameters: dict[str, str], repeat: Repeat) -> Change | Refusal:
+    """What a write does to this account as it stands (facts.md §8)."""
+    if account.shown_status not in (NORMAL, LOCKED):
+        return catalog.refusal(spec.account_busy)
+    match spec.name:
+        case "LockAccount" | "UnlockAccount":
+            status = LOCKED if spec.name == "LockAccount" else NORMAL
+            if account.status == status and repeat is Repeat.PRECHECK:
+                return catalog.refusal("FailedOperation.PreCheckError")
+            return Change(status=status)
+        case "OpenAccountCAM":
+            if account.cam:
+                return catalog.refusal("FailedOperation.CheckAccountCAMCloseError")
+            return Change(cam=True)
+        case "CloseAccountCAM":
+            if not account.cam:  # the password is not applied either
+                return catalog.refusal("FailedOperation.CheckAccountCAMOpenError")
+            return Change(cam=False, password=parameters["Password"])
+        case "RefreshAccountPassword":
+            if not account.cam:
+                return catalog.refusal("FailedOperation.CheckAccountCAMOpenError")
+            return Change(refreshed=True)
+        case _:
+            raise AssertionError(f"{spec.name} is no write action")

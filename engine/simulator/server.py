@@ -1,0 +1,179 @@
+"""Device: loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
+
+Several ports are several access regions of one world. The surface is the API's and nothing more: no control endpoint,
+no health check. Built for several thousand requests a second: no routing, no middleware, no access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from engine.simulator.delivery import deliver
+from engine.simulator.wire import MAX_BODY, WireAnswer, WireKind, misdirected
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.streams import StreamReader
+    from aiohttp.web_protocol import RequestHandler
+
+    from engine.simulator.world import World
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER on, zero seconds: close sends RST instead of FIN."""
+_BACKLOG = 1024
+
+
+class Server:
+    """A listening world. `serve` makes it; `aclose` ends it, hung answers too."""
+
+    def __init__(self, world: World, now: Callable[[], float], keepalive_s: float) -> None:
+        self._world = world
+        self._now = now
+        self._keepalive_s = keepalive_s
+        self._runners: list[web.ServerRunner] = []
+        self._closing = asyncio.Event()
+        self.ports: tuple[int, ...] = ()
+        """Bound ports, in the order in which they were asked for."""
+        self.endpoints: tuple[str, ...] = ()
+        """Their URLs, as `--endpoint` takes them."""
+
+    async def aclose(self) -> None:
+        """Stop listening and drop every connection."""
+        self._closing.set()
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Open one access region more."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+        except OSError:
+            listener.close()
+            raise
+        bound = listener.getsockname()[1]
+        access = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        low = web.Server(
+            self._handler(access, frozenset({access, f"localhost:{bound}"})),
+            request_factory=_make_request,
+            access_log=None,
+            auto_decompress=False,  # the signature covers the bytes as they came
+            handler_cancellation=True,
+            keepalive_timeout=self._keepalive_s,
+        )
+        runner = web.ServerRunner(low, shutdown_timeout=0.1)
+        self._runners.append(runner)
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        self.ports = (*self.ports, bound)
+        self.endpoints = (*self.endpoints, f"http://{access}")
+
+    def _handler(
+        self, access: str, hosts: frozenset[str]
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            body = await request.read()
+            answer = await deliver(lambda: self._ask(request, body, access, hosts), self._world.draw_travel_s())
+            if answer.delay_s > 0:
+                await asyncio.sleep(answer.delay_s)
+            if answer.kind is WireKind.ANSWER:
+                return _response(answer)
+            return await self._misbehave(request, answer)
+
+        return handle
+
+    def _ask(self, request: web.BaseRequest, body: bytes, access: str, hosts: frozenset[str]) -> WireAnswer:
+        now = self._now()
+        headers = request.headers
+        wrong = misdirected(headers, hosts, now)
+        if wrong is not None:
+            return wrong
+        path, _, query = request.raw_path.partition("?")
+        if path != "/":
+            return WireAnswer(status=404, content_type="text/plain", body=b"404 Not Found\n", date=int(now))
+        return self._world.handle(
+            method=request.method, query=query, headers=headers, body=body, access=access, now=now
+        )
+
+    async def _misbehave(self, request: web.BaseRequest, answer: WireAnswer) -> web.StreamResponse:
+        """Truncate, reset or hang. Ends by cancellation, when the connection is lost or the server closes."""
+        transport = request.transport
+        if transport is not None and answer.kind is WireKind.TRUNCATED:
+            response = web.StreamResponse(status=answer.status, headers=_headers(answer))
+            response.content_length = len(answer.body)
+            await response.prepare(request)
+            await response.write(answer.body[: answer.cut])
+            transport.close()
+        elif transport is not None and answer.kind is WireKind.RESET:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
+        await self._closing.wait()
+        raise ConnectionResetError("the simulator closes")
+
+
+async def serve(
+    world: World,
+    host: str = "127.0.0.1",
+    ports: Sequence[int] = (0,),
+    *,
+    now: Callable[[], float] = time.time,
+    keepalive_s: float = 75.0,
+) -> Server:
+    """Listen for the world on loopback; port 0 is "any free one". OSError when a port is taken."""
+    if not ports:
+        raise ValueError("at least one port is needed")
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(f"the simulator listens on loopback only, not on {host!r}")
+    server = Server(world, now, keepalive_s)
+    try:
+        for port in ports:
+            await server.listen(host, port)
+    except OSError:
+        await server.aclose()
+        raise
+    return server
+
+
+def _make_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """As aiohttp makes it, but with room for a body so large that the API itself refuses it."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY + 65_536)
+
+
+def _response(answer: WireAnswer) -> web.Response:
+    return web.Response(status=answer.status, body=answer.body, headers=_headers(answer))
+
+
+def _headers(answer: WireAnswer) -> dict[str, str]:
+    return {"Content-Type": answer.content_type, "Date": _http_date(answer.date)}
+
+
+@lru_cache(maxsize=16)
+def _http_date(at: int) -> str:
+    return formatdate(at, usegmt=True)

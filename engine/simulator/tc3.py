@@ -1,0 +1,128 @@
+"""Rules: no I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (facts.md §2.1, §2.2).
+
+Deliberately not the engine's signer turned round: a misreading of the document in one must fail against the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.simulator.wire import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVICE = "postgres"
+"""Service of the credential scope: the domain's first label, on both sites (facts.md §2.3)."""
+MAX_SKEW_S = 300
+""""More than 5 minutes off the server clock" expires a signature (facts.md §2.1)."""
+
+_AUTHORIZATION = re.compile(
+    r"TC3-HMAC-SHA256 Credential=(?P<id>[^/,\s]+)/(?P<date>\d{4}-\d{2}-\d{2})/(?P<service>[^/,\s]+)/tc3_request, ?"
+    r"SignedHeaders=(?P<headers>[a-z0-9;-]+), ?Signature=(?P<signature>[0-9a-f]{64})"
+)
+_TIMESTAMP = re.compile(r"\d{1,12}", re.ASCII)
+
+
+class Claim(NamedTuple):
+    """What an Authorization header claims, and the timestamp it was made at."""
+
+    secret_id: str
+    date: str
+    service: str
+    signed_headers: tuple[str, ...]
+    signature: str
+    timestamp: int
+
+
+def read_claim(headers: Mapping[str, str]) -> Claim | Refusal:
+    """Take the claim out of the (lower-cased) headers, or say what is malformed."""
+    authorization = headers.get("authorization")
+    if authorization is None:
+        return Refusal("AuthFailure.InvalidAuthorization", "The Authorization header is missing.")
+    found = _AUTHORIZATION.fullmatch(authorization)
+    if found is None:
+        return Refusal("AuthFailure.InvalidAuthorization", "The Authorization header is malformed.")
+    stamp = headers.get("x-tc-timestamp")
+    if stamp is None:
+        return Refusal("MissingParameter", "The request header `X-TC-Timestamp` is missing.")
+    if _TIMESTAMP.fullmatch(stamp) is None:
+        return Refusal("InvalidParameter", "The request header `X-TC-Timestamp` is not a UNIX timestamp.")
+    names = tuple(found["headers"].split(";"))
+    if list(names) != sorted(set(names)) or not {"content-type", "host"} <= set(names):
+        # content-type and host are the mandatory pair (facts.md §2.1)
+        text = "SignedHeaders must be sorted, without repeats, and contain `content-type` and `host`."
+        return Refusal("AuthFailure.InvalidAuthorization", text)
+    if found["service"] != SERVICE:
+        text = f"The credential scope names service `{found['service']}`, not `{SERVICE}`."
+        return Refusal("AuthFailure.InvalidAuthorization", text)
+    return Claim(found["id"], found["date"], found["service"], names, found["signature"], int(stamp))
+
+
+def check_claim(
+    claim: Claim,
+    *,
+    secret_key: str,
+    method: str,
+    query: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    clock: float,
+) -> Refusal | None:
+    """Whether the claim holds for this request at the server's `clock`; None is "it does"."""
+    skew = int(clock) - claim.timestamp
+    if abs(skew) > MAX_SKEW_S:
+        text = f"Signature expired: the timestamp is {abs(skew)} seconds off the server's clock."
+        return Refusal("AuthFailure.SignatureExpire", text)
+    if claim.date != utc_date(claim.timestamp):
+        text = "The date of the credential is not the UTC date of the timestamp."
+        return Refusal("AuthFailure.SignatureFailure", text)
+    missing = [name for name in claim.signed_headers if name not in headers]
+    if missing:
+        text = f"Signed header `{missing[0]}` is not in the request."
+        return Refusal("AuthFailure.InvalidAuthorization", text)
+    canonical = canonical_request(method, query, headers, claim.signed_headers, body)
+    scope = f"{claim.date}/{claim.service}/tc3_request"
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()  # header bytes as they came
+    text = f"TC3-HMAC-SHA256\n{claim.timestamp}\n{scope}\n{digest}"
+    expected = hmac.digest(_scope_key(secret_key, claim.date, claim.service), text.encode(), "sha256").hex()
+    if not hmac.compare_digest(expected, claim.signature):
+        text = "The provided credentials could not be validated. Please check your signature is correct."
+        return Refusal("AuthFailure.SignatureFailure", text)
+    return None
+
+
+def canonical_request(
+    method: str, query: str, headers: Mapping[str, str], signed_headers: tuple[str, ...], body: bytes
+) -> str:
+    """Step 2 of the document. Content-Type and Host count byte for byte, other values lower-cased and trimmed."""
+    if headers.get("x-tc-content-sha256") == "UNSIGNED-PAYLOAD":
+        payload_hash = hashlib.sha256(b"UNSIGNED-PAYLOAD").hexdigest()
+    else:
+        payload_hash = hashlib.sha256(body).hexdigest()
+    lines = [method, "/", query]
+    for name in signed_headers:
+        value = headers[name]
+        lines.append(f"{name}:{value if name in ('content-type', 'host') else value.strip().lower()}")
+    lines += ["", ";".join(signed_headers), payload_hash]
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=8)
+def utc_date(timestamp: int) -> str:
+    """The UTC date of a UNIX timestamp, as the scope writes it."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d")
+
+
+@lru_cache(maxsize=64)
+def _scope_key(secret_key: str, date: str, service: str) -> bytes:
+    """Step 4's key: depends on nothing but secret, date and service, so it is kept."""
+    key = ("TC3" + secret_key).encode()
+    for part in (date, service, "tc3_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key

@@ -1,0 +1,338 @@
+"""Rules: no I/O, no clock (`now` is an argument, randomness is seeded). The world: one request in, one answer out.
+
+A request passes the gate (key, signature, action, quota), then the fault script, then region and parameters, then the
+instance and the account. A refused request uses up no fault of the script.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY, catalog, listings
+from engine.simulator.estate import AT_ONCE, NORMAL, ORIGIN, Account, Estate, Instance, Repeat, Timing
+from engine.simulator.faults import Effect, FaultRule, FaultScript, Shot
+from engine.simulator.fleet import Fleet, FleetInstance
+from engine.simulator.gate import Gate, KeyRecord, Request
+from engine.simulator.quotas import Window, WorstSecond
+from engine.simulator.wire import Refusal, WireAnswer, WireKind, error_body, read_parameters, success_body
+
+_DEMO_KEYS = {DEMO_SECRET_ID: KeyRecord(secret_key=DEMO_SECRET_KEY, identity="demo")}
+
+
+class Arrival(Struct, frozen=True, gc=False):
+    """One request as the server saw it: the truth a journal is compared with."""
+
+    at: float
+    access: str
+    identity: str
+    """Empty when the key was not accepted."""
+    action: str
+    region: str
+    instance: str
+    user: str
+    trace: str
+    """X-TC-TraceId."""
+    request_id: str | None
+    """The one answered; None when no answer carried one."""
+    code: str | None
+    """What the API (or the script in its place) said; None is success. Also kept where no answer left."""
+    applied: bool
+    """A write was carried out, or will be when its delay is over; also when it found the state it asks for."""
+    fault: str | None
+    """The effect of the script that struck, if any."""
+
+
+class World:
+    """Accounts, keys, quotas and faults. Not thread-safe; one event loop, or one test, owns it."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet | None = None,
+        faults: Sequence[FaultRule] = (),
+        keys: Mapping[str, KeyRecord] | None = None,
+        quota_window: Window | str = Window.CALENDAR,
+        quotas: Mapping[str, int | None] | None = None,
+        seed: int = 0,
+        latency: float = 0.0,
+        jitter: float = 0.0,
+        repeat: Repeat | str = Repeat.SUCCESS,
+        refuse_long_names: bool = False,
+        audit: int | None = 100_000,
+    ) -> None:
+        """Make a world of a fleet, or (None) one in which whatever well-formed thing is asked for exists.
+
+        keys: accepted keys by secret id; None is the documented demo pair.
+        quotas: requests a second by action, or for `"*"`; None lifts the limit. Else the documented ones hold.
+        latency: seconds from arrival to answer. jitter: an arrival is late by up to so many seconds.
+        repeat: what locking a locked account answers. refuse_long_names: `catalog.name_refusal`.
+        audit: how many of the latest arrivals `audit` keeps; None keeps all, 0 none.
+        """
+        self.audit: deque[Arrival] = deque(maxlen=audit)
+        self._gate = Gate(keys=_DEMO_KEYS if keys is None else keys, window=Window(quota_window), quotas=quotas or {})
+        self._estate = Estate(is_open=fleet is None, repeat=Repeat(repeat), refuse_long_names=refuse_long_names)
+        for member in fleet or ():
+            self._estate.add(_instance_of(member))
+        self._rng = Random(f"{seed}/world")
+        self._faults = FaultScript(faults, Random(f"{seed}/faults"))
+        self._worst: dict[tuple[str, str], WorstSecond] = {}
+        self._latency_s, self._jitter_s = latency, jitter
+
+    @property
+    def keys(self) -> dict[str, KeyRecord]:
+        """Accepted keys by secret id; may be changed between requests, to rotate or withdraw one."""
+        return self._gate.keys
+
+    def seed(
+        self,
+        instance: str,
+        region: str,
+        users: Iterable[str] = (),
+        *,
+        status: int = NORMAL,
+        cam: bool | None = False,
+        user_type: str = "normal",
+    ) -> None:
+        """Let these accounts exist from the start, so that they are listed before anyone acts on them.
+
+        Without it an open world lists only the accounts some write has named so far. What is there stays as it is.
+        """
+        known = self._estate.instances.get(instance)
+        if known is None:
+            known = Instance(instance, region)
+            self._estate.add(known)
+        if known.region != region:
+            raise ValueError(f"{instance} is in {known.region}, not in {region}")
+        for user in users:
+            if user not in known.accounts:
+                known.accounts[user] = Account(user, status=status, cam=cam, user_type=user_type)
+
+    def instance(self, instance: str) -> Instance | None:
+        """The instance as it is; may be changed, to take it out of `running` for a while."""
+        return self._estate.instances.get(instance)
+
+    def account(self, instance: str, user: str, now: float | None = None) -> Account | None:
+        """The account as it is, at `now` if effects are still due."""
+        known = self._estate.instances.get(instance)
+        account = known.accounts.get(user) if known is not None else None
+        if account is not None and now is not None:
+            account.settle(now)
+        return account
+
+    def worst_second(self, action: str, access: str) -> int:
+        """Most arrivals of an action at an access region in any second so far, refused ones included."""
+        worst = self._worst.get((action, access))
+        return worst.most if worst is not None else 0
+
+    def draw_travel_s(self) -> float:
+        """How long the next request is on its way: drawn by the transport, which waits, then calls `handle`."""
+        return self._rng.uniform(0.0, self._jitter_s) if self._jitter_s > 0 else 0.0
+
+    def handle(
+        self, *, method: str, query: str, headers: Mapping[str, str], body: bytes, access: str, now: float
+    ) -> WireAnswer:
+        """Answer a request that arrives at `now` at the API server `access` (`host:port`)."""
+        lowered = {name.lower(): value for name, value in headers.items()}
+        request = Request(method, query, lowered, body, access)
+        parameters = read_parameters(method, query, lowered.get("content-type", ""), body)
+        shot = _shot(lowered, parameters)
+        clock = now + self._faults.clock_shift_s(shot)
+        self._count(shot.action, access, now)
+        identity: str | Refusal = (
+            Refusal("AuthFailure.InvalidAuthorization", "A request header stands twice.")
+            if len(lowered) != len(headers)
+            else self._gate.authenticate(request, clock)
+        )
+        spec = identity if isinstance(identity, Refusal) else self._gate.admit(request, identity, now)
+        rule: FaultRule | None = None
+        result: dict[str, Any] | Refusal | None
+        if isinstance(spec, Refusal):
+            result, applied = spec, False
+        else:
+            rule = self._faults.pick(shot)
+            result, applied = self._carry_out(spec, request, parameters, rule, now)
+        request_id = self._make_request_id()
+        answer = self._answer(result, rule, request_id, int(clock))
+        if self.audit.maxlen != 0:
+            arrival = Arrival(
+                at=now,
+                access=access,
+                identity="" if isinstance(identity, Refusal) else identity,
+                action=shot.action,
+                region=shot.region,
+                instance=shot.instance,
+                user=shot.user,
+                trace=lowered.get("x-tc-traceid", ""),
+                request_id=request_id if _carries_id(rule) else None,
+                code=result.code if isinstance(result, Refusal) else None,
+                applied=applied,
+                fault=_fault_name(rule),
+            )
+            self.audit.append(arrival)
+        return answer
+
+    def _count(self, action: str, access: str, now: float) -> None:
+        worst = self._worst.get((action, access))
+        if worst is None:
+            worst = self._worst[action, access] = WorstSecond()
+        worst.arrive(now)
+
+    def _carry_out(
+        self,
+        spec: catalog.ActionSpec,
+        request: Request,
+        parameters: dict[str, Any] | Refusal,
+        rule: FaultRule | None,
+        now: float,
+    ) -> tuple[dict[str, Any] | Refusal | None, bool]:
+        """What the API says, and whether a write was applied. Any: JSON."""
+        timing = AT_ONCE
+        if rule is not None:
+            timing = Timing(rule.apply, rule.effect_delay_s, rule.is_delay_shown)
+        result: dict[str, Any] | Refusal | None = None
+        applied = False
+        if timing.apply or (rule is not None and rule.effect is Effect.ACCEPTED_NOT_APPLIED):
+            result = self._backend(spec, request, parameters, now, timing)
+            applied = spec.is_write and timing.apply and not isinstance(result, Refusal)
+        if rule is not None and rule.effect is Effect.CODE:
+            result = catalog.refusal(rule.code, rule.message)
+        return result, applied
+
+    def _backend(
+        self,
+        spec: catalog.ActionSpec,
+        request: Request,
+        parameters: dict[str, Any] | Refusal,
+        now: float,
+        timing: Timing,
+    ) -> dict[str, Any] | Refusal | None:
+        region = request.headers.get("x-tc-region", "")
+        if spec.needs_region:
+            refused = _region_refusal(region, request.access)
+            if refused is not None:
+                return refused
+        if isinstance(parameters, Refusal):
+            return parameters
+        refused = catalog.check_parameters(spec, parameters, from_query=request.method == "GET")
+        if refused is not None:
+            return refused
+        if spec.is_write:
+            return self._estate.write(spec, parameters, region, now, timing)
+        if spec.name == "DescribeAccounts":
+            return listings.describe_accounts(self._estate, parameters, region, now)
+        if spec.name == "DescribeDBInstances":
+            return listings.describe_instances(self._estate, parameters, region)
+        return listings.describe_regions()
+
+    def _answer(
+        self, result: dict[str, Any] | Refusal | None, rule: FaultRule | None, request_id: str, date: int
+    ) -> WireAnswer:
+        """The answer as it goes on the wire, with what the script does to it."""
+        shown_id = request_id if rule is None or rule.has_request_id else None
+        body = error_body(result, shown_id) if isinstance(result, Refusal) else success_body(shown_id, result)
+        delay_s = self._latency_s
+        if rule is None:
+            return WireAnswer(body=body, date=date, delay_s=delay_s)
+        delay_s += rule.slow_s
+        match rule.effect:
+            case Effect.RESET_BEFORE | Effect.RESET_AFTER:
+                return WireAnswer(kind=WireKind.RESET, delay_s=delay_s)
+            case Effect.HANG:
+                return WireAnswer(kind=WireKind.HANG)
+            case Effect.TRUNCATED:
+                kind = WireKind.TRUNCATED
+                return WireAnswer(kind=kind, body=body, date=date, delay_s=delay_s, cut=len(body) // 2)
+            case Effect.STATUS | Effect.HTML:
+                media, page = _gateway_page(rule)
+                return WireAnswer(status=rule.status, content_type=media, body=page, date=date, delay_s=delay_s)
+            case Effect.GARBAGE:
+                return WireAnswer(body=b'{"Response":' + self._rng.randbytes(64), date=date, delay_s=delay_s)
+            case Effect.EMPTY:
+                return WireAnswer(date=date, delay_s=delay_s)
+            case Effect.NONE | Effect.CODE | Effect.ACCEPTED_NOT_APPLIED | Effect.WRONG_CLOCK:
+                return WireAnswer(body=body, date=date, delay_s=delay_s)
+
+    def _make_request_id(self) -> str:
+        digits = f"{self._rng.getrandbits(128):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _shot(headers: Mapping[str, str], parameters: dict[str, Any] | Refusal) -> Shot:
+    """What the fault script and the audit see of a request, also of a malformed one."""
+    instance: object = None
+    user: object = None
+    if not isinstance(parameters, Refusal):
+        instance, user = parameters.get("DBInstanceId"), parameters.get("UserName")
+    return Shot(
+        headers.get("x-tc-action", ""),
+        instance if isinstance(instance, str) else "",
+        user if isinstance(user, str) else "",
+        headers.get("x-tc-region", ""),
+    )
+
+
+def _region_refusal(region: str, access: str) -> Refusal | None:
+    """A region must be one the product has; the financial ones are served by their own domains only (CN-FSI)."""
+    if not region:
+        return Refusal("MissingParameter", "The request header `X-TC-Region` is missing.")
+    host = access.rpartition(":")[0] or access
+    is_isolated = region.endswith("-fsi") and host.endswith(".tencentcloudapi.com") and region not in host
+    if region not in catalog.REGIONS or is_isolated:
+        return Refusal("UnsupportedRegion", f"The region `{region}` is not supported.")
+    return None
+
+
+def _carries_id(rule: FaultRule | None) -> bool:
+    return rule is None or (
+        rule.has_request_id and rule.effect in (Effect.NONE, Effect.CODE, Effect.ACCEPTED_NOT_APPLIED)
+    )
+
+
+def _fault_name(rule: FaultRule | None) -> str | None:
+    """The effect, or the modifier where there is nothing else."""
+    if rule is None:
+        return None
+    if rule.effect is not Effect.NONE:
+        return rule.effect.value
+    if rule.effect_delay_s:
+        return "effect_delay" if rule.is_delay_shown else "apply_after"
+    return "slow" if rule.slow_s else "no_request_id"
+
+
+def _gateway_page(rule: FaultRule) -> tuple[str, bytes]:
+    """Content type and body of an answer that is not the API's."""
+    if rule.html or rule.effect is Effect.HTML:
+        page = f"<html><head><title>{rule.status}</title></head><body><h1>{rule.status} gateway</h1></body></html>"
+        return "text/html", page.encode()
+    return "text/plain", f"{rule.status} from the gateway\n".encode()
+
+
+def _instance_of(member: FleetInstance) -> Instance:
+    """A fleet's instance as the living thing."""
+    return Instance(
+        member.id,
+        member.region,
+        name=member.name,
+        status=member.status,
+        type=member.type,
+        project=member.project,
+        pay_mode=member.pay_mode,
+        version=member.version,
+        master=member.master,
+        tags=member.tags,
+        accounts={
+            each.name: Account(
+                each.name,
+                status=each.status,
+                cam=each.cam,
+                user_type=each.user_type,
+                create_time=None if each.by_sql else ORIGIN,
+            )
+            for each in member.accounts
+        },
+    )

@@ -1,0 +1,133 @@
+"""Rules, floor 1: the forms an entry of `targets:` may take (design §7). No I/O of its own.
+
+`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` · `{csv|jsonl, region}`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import names
+from engine.fields import kind_words, kinds
+from engine.filemodel import NOT_BUILT_TARGET, Region, TargetEntry
+from engine.yamltext import Entry, Scalar, Series, Table, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.fields import Fields
+    from engine.targets import Targets
+    from engine.yamltext import Node
+
+_FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}"
+_PART_KEYS = frozenset(kinds(TargetEntry)) | frozenset(NOT_BUILT_TARGET)
+
+
+class TargetEntries:
+    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets)` reads a file."""
+
+    def __init__(
+        self,
+        fields: Fields,
+        targets: Targets,
+        read_list: Callable[[str, Scalar, str, Targets], list[str]],
+    ) -> None:
+        self.warnings: list[str] = []
+        self._fields = fields
+        self._targets = targets
+        self._read_list = read_list
+
+    def read(self, node: Node) -> None:
+        """The whole list."""
+        items = self._fields.series(node, "targets", f"a list of targets (- {_FORMS})")
+        if items is None:
+            return
+        file = self._fields.file
+        add = self._targets.add
+        for index, item in enumerate(items.items):
+            if type(item) is Scalar and item.text.count("/") == 1:  # the common form, 100,000 times
+                instance, _, user = item.text.partition("/")
+                add(instance, user, "", file, item.line, item.column, f"targets[{index}]")
+            else:
+                self._entry(item, f"targets[{index}]")
+
+    def _entry(self, item: Node, path: str) -> None:
+        if type(item) is Scalar:
+            got = f"{names.shown(item.text)} is not a target" if item.text else "has no value"
+            self._fields.wrong(item, path, f"{got}; write {_FORMS}")
+        elif type(item) is Series or type(item) is Unusable:
+            self._fields.wrong(item, path, f"expected {_FORMS}, got {kind_words(item)}")
+        elif type(item) is Table:
+            if not item.entries:
+                self._fields.wrong(item, path, f"expected {_FORMS}, got nothing")
+            elif _PART_KEYS.isdisjoint(item.entries):
+                for entry in item.entries.values():
+                    self._instance(entry, path)
+            else:
+                self._parts(item, path)
+
+    def _instance(self, entry: Entry, path: str) -> None:
+        """`instance: user` or `instance: [user, …]`."""
+        instance = entry.key.text
+        if (problem := names.instance_problem(instance)) is not None:
+            hint = names.did_you_mean(instance, kinds(TargetEntry))
+            self._fields.problems.add(self._fields.place(entry.key), path, problem + hint)
+            return
+        self._users(instance, entry.value, "", f"{path}.{instance}")
+
+    def _users(self, instance: str, node: Node, region: str, path: str) -> None:
+        if type(node) is not Series:
+            self._user(instance, node, region, path)
+            return
+        if not node.items:
+            self._fields.wrong(node, path, "expected account names, got an empty list")
+        for index, item in enumerate(node.items):
+            self._user(instance, item, region, f"{path}[{index}]")
+
+    def _user(self, instance: str, node: Node, region: str, path: str) -> None:
+        user = self._fields.text(node, path, "an account name")
+        if user is None:
+            return
+        if (problem := names.user_problem(user)) is not None:
+            self._fields.wrong(node, path, problem)
+        else:
+            self._targets.add(instance, user, region, self._fields.file, node.line, node.column)
+
+    def _parts(self, table: Table, path: str) -> None:
+        """`{instance, user, region}`, or a list in a file."""
+        fields = self._fields
+        fields.keys(table, path, kinds(TargetEntry), NOT_BUILT_TARGET)
+        region = ""
+        if "region" in table.entries:
+            region = fields.value(table.entries["region"].value, Region, f"{path}.region") or ""
+            # An unusable region is noted; "?" keeps its targets from being counted as having none.
+            region = region or "?"
+        sources = [kind for kind in ("csv", "jsonl") if kind in table.entries]
+        if sources:
+            self._file(table, sources, region, path)
+        elif "instance" in table.entries and "user" in table.entries:
+            instance_node = table.entries["instance"].value
+            instance = fields.text(instance_node, f"{path}.instance", "an instance id")
+            if instance is not None and (problem := names.instance_problem(instance)) is not None:
+                fields.wrong(instance_node, f"{path}.instance", problem)
+            elif instance is not None and region != "?":
+                self._users(instance, table.entries["user"].value, region, f"{path}.user")
+        elif not _unknown_only(table):
+            missing = next(name for name in ("instance", "user") if name not in table.entries)
+            fields.wrong(table, path, f"{missing} is missing; write {{instance: …, user: …}}")
+
+    def _file(self, table: Table, sources: Sequence[str], region: str, path: str) -> None:
+        others = [name for name in (*sources[1:], "instance", "user") if name in table.entries]
+        if others:
+            self._fields.wrong(table, path, f"{sources[0]} and {others[0]} together; make two entries of them")
+            return
+        kind = sources[0]
+        node = table.entries[kind].value
+        name = self._fields.text(node, f"{path}.{kind}", "the path of a list, or - for standard input")
+        if name and type(node) is Scalar and region != "?":
+            self.warnings += self._read_list(f"{path}.{kind}", node, region, self._targets)
+
+
+def _unknown_only(table: Table) -> bool:
+    """Whether all that stands there is not built yet: that has been said, no part is missed."""
+    return not (set(table.entries) & set(kinds(TargetEntry)))

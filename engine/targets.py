@@ -1,0 +1,124 @@
+"""Rules, floor 1: the targets of a job, wherever they are written, checked and collected. No I/O.
+
+Made for a million of them: a name is checked once, and equal instance ids and regions are one object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import names
+from engine.model import Place, Target
+
+if TYPE_CHECKING:
+    from engine.problems import Problems
+
+_MOST_REMEMBERED = 65_536
+"""User names remembered to be shared: names repeat over instances (`app`, `etl`), or hardly at all."""
+
+
+class Targets:
+    """Collects targets; what is wrong goes to `problems`, and collecting goes on."""
+
+    def __init__(self, problems: Problems, region: str) -> None:
+        self.found: list[Target] = []
+        self._problems = problems
+        self._region = region
+        """Region of targets that name none; empty: each needs its own."""
+        self._instances: dict[str, str] = {}
+        self._users: dict[str, str] = {}
+        self._regions: dict[str, str] = {region: region}
+        self._without_region = 0
+        self._first_without: Place | None = None
+        self._long = 0
+        self._first_long: Target | None = None
+        self._unlisted: dict[str, Place] = {}
+
+    def add(
+        self,
+        instance: str,
+        user: str,
+        region: str,
+        file: str,
+        line: int,
+        column: int,
+        path: str = "",
+        region_path: str = "",
+    ) -> None:
+        """One target; `path` names it in messages, an empty region is the job's."""
+        known_instance = self._instances.get(instance)
+        if known_instance is None:
+            known_instance = self._new_instance(instance, file, line, column, path)
+        known_user = self._users.get(user)
+        if known_user is None:
+            known_user = self._new_user(user, file, line, column, path)
+        known_region = self._regions.get(region) if region else self._region
+        if known_region is None:
+            known_region = self._new_region(region, file, line, column, region_path or path)
+        if not known_region and not region:
+            self._without_region += 1
+            if self._first_without is None:
+                self._first_without = Place(file, line, column)
+        if known_instance and known_user:
+            target = Target(known_instance, known_user, known_region, "", file, line, column)
+            self.found.append(target)
+            if len(known_user) > names.LONG_USER:
+                self._long += 1
+                self._first_long = self._first_long or target
+
+    def _new_instance(self, instance: str, file: str, line: int, column: int, path: str) -> str:
+        problem = names.instance_problem(instance)
+        if problem is None:
+            self._instances[instance] = instance
+            return instance
+        self._problems.add(Place(file, line, column), _join(path, "instance"), problem)
+        return ""
+
+    def _new_user(self, user: str, file: str, line: int, column: int, path: str) -> str:
+        problem = names.user_problem(user)
+        if problem is None:
+            if len(self._users) < _MOST_REMEMBERED:
+                self._users[user] = user
+            return user
+        self._problems.add(Place(file, line, column), _join(path, "user"), problem)
+        return ""
+
+    def _new_region(self, region: str, file: str, line: int, column: int, path: str) -> str:
+        problem = names.region_problem(region)
+        if problem is None:
+            self._regions[region] = region
+            if region not in names.REGIONS:
+                self._unlisted[region] = Place(file, line, column)
+            return region
+        self._problems.add(Place(file, line, column), _join(path, "region"), problem)
+        return ""
+
+    def check_regions(self) -> None:
+        """Note once, not per target, that regions are missing."""
+        if self._first_without is not None:
+            what = f"{self._without_region:,} target{'s' * (self._without_region > 1)} without a region, the first here"
+            hint = "set `region:` for all, or on the target (--region on the command line)"
+            self._problems.add(self._first_without, "region", f"{what}; {hint}")
+
+    def warnings(self) -> list[str]:
+        """What is odd but allowed, each once."""
+        found = []
+        if self._first_long is not None:
+            first = self._first_long
+            found.append(
+                f"{first.place}: {self._long:,} account name{'s' * (self._long > 1)} longer than "
+                f"{names.LONG_USER} characters, the first {names.shown(first.user)}: the API documents two rules "
+                "that disagree about these and may refuse them"
+            )
+        found += [unlisted_region(region, place) for region, place in self._unlisted.items()]
+        return found
+
+
+def unlisted_region(region: str, place: Place) -> str:
+    """The warning about a region that has the right form and is not in the documented list."""
+    hint = names.did_you_mean(region, names.REGIONS)
+    return f"{place}: region {region} is not among the documented ones{hint or ''}"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,73 @@
+"""Rules, floor 1: written text → value, for keys whose rule is more than a pattern. No I/O.
+
+Each reader raises ValueError with words for a person; words that begin with "expected" get the value added by the
+caller, which knows whether it may be shown.
+"""
+
+from __future__ import annotations
+
+import re
+
+from engine import names
+from engine.actions import ACTIONS
+from engine.job import StopAfter
+
+DURATION_PATTERN = "(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
+_parts = re.compile(DURATION_PATTERN).fullmatch
+_UNITS_S = (3600.0, 60.0, 1.0, 0.001)
+MOST_S = 366 * 24 * 3600.0
+"""A year: what is longer is a mistyped unit."""
+
+
+def seconds(text: str) -> float:
+    """A duration (`90s`, `15m`, `1h30m`, `500ms`) in seconds; ValueError with words if it is none."""
+    found = _parts(text)
+    words = "a duration with its unit: 500ms, 90s, 15m, 12h, 1h30m"
+    if found is None or not text:
+        raise ValueError(f"expected {words}")
+    try:
+        total = sum(float(part) * unit for part, unit in zip(found.groups(), _UNITS_S, strict=True) if part)
+    except ValueError:  # 1.2.3s
+        raise ValueError(f"expected {words}") from None
+    if not total <= MOST_S:
+        raise ValueError("expected a duration of at most a year (8784h)")
+    return total
+
+
+def some_seconds(text: str) -> float:
+    """A duration longer than nothing, in seconds."""
+    total = seconds(text)
+    if total <= 0:
+        raise ValueError("expected a duration longer than 0s")
+    return total
+
+
+def stop_after(text: str) -> StopAfter:
+    """`20` failed calls, or `5%` of the plan; ValueError with words otherwise."""
+    found = re.fullmatch("([0-9]{1,9})(?:([.][0-9]{1,3})?(%))?", text)
+    if found is None:
+        raise ValueError("expected a number of failed calls (20) or a share of the plan (5%)")
+    whole, part, percent = found.groups()
+    if percent is None:
+        if int(whole) < 1:
+            raise ValueError("expected at least 1 failed call")
+        return StopAfter(count=int(whole))
+    share = float(whole + (part or "")) / 100
+    if not 0 < share <= 1:
+        raise ValueError("expected a share above 0% and at most 100%")
+    return StopAfter(share=share)
+
+
+def action_name(text: str) -> str:
+    """An action's name as the API spells it; ValueError with the nearest one otherwise."""
+    if text not in ACTIONS:
+        hint = names.did_you_mean(text, ACTIONS)
+        raise ValueError(f"{names.shown(text)} is not an action{hint or ';'} there are {', '.join(ACTIONS)}")
+    return text
+
+
+def region_name(text: str) -> str:
+    """A region name; ValueError with the nearest one otherwise."""
+    if (problem := names.region_problem(text)) is not None:
+        raise ValueError(problem)
+    return text

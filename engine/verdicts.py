@@ -1,0 +1,363 @@
+"""Rules, floor 1: from what came back to what it means. The table of codes itself is `codes`.
+
+`read_reply` parses, `rule` judges, `explain` tells a person. All three are total: whatever bytes arrive and whatever
+code they carry, there is an answer, and none of them raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from engine import codes
+from engine.actions import ACTIONS
+from engine.codes import ALL_CODES, Meaning, Treatment
+from engine.model import Answer, Fault, Reply, Stage, Verdict
+
+__all__ = ["ALL_CODES", "READS", "Budget", "Cure", "Ruling", "Scope", "explain", "read_reply", "rule"]
+
+READS: Final = ("DescribeAccounts", "DescribeDBInstances")
+"""The reads `explain` shows beside the actions."""
+
+
+class Budget(StrEnum):
+    """Which retry budget a verdict draws on."""
+
+    NONE = "none"
+    """Draws on none: final, or free."""
+    NORMAL = "normal"
+    """2 minutes."""
+    BUSY = "busy"
+    """10 minutes: the instance is busy."""
+    FEW = "few"
+    """2 tries: it may be lasting."""
+
+
+class Cure(StrEnum):
+    """What must happen before another try."""
+
+    NONE = "none"
+    CLOCK = "clock"
+    """Learn the clock offset; once a run, free. A second time is fatal, which the caller decides."""
+    KEYS = "keys"
+    """Refresh the keys; once a run, free. A second time is fatal, which the caller decides."""
+    READ = "read"
+    """One read of the account decides."""
+
+
+class Scope(StrEnum):
+    """What a verdict says something about."""
+
+    TARGET = "target"
+    INSTANCE = "instance"
+    REGION = "region"
+    LANE = "lane"
+    EVERY_LANE = "every_lane"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What one attempt means, for the engine and for a person."""
+
+    verdict: Verdict
+    budget: Budget
+    cure: Cure
+    scope: Scope
+    words: str
+    """What happened, in at most 90 characters."""
+    advice: str
+    """What to do next, in at most 140 characters."""
+    known: bool
+    """Whether the code has a meaning of its own, or was judged by its looks."""
+
+
+_Judgement = tuple[Verdict, Budget, Cure, Scope]
+
+_TRANSIENT: Final[_Judgement] = (Verdict.TRANSIENT, Budget.NORMAL, Cure.NONE, Scope.TARGET)
+_TRANSIENT_LANE: Final[_Judgement] = (Verdict.TRANSIENT, Budget.NORMAL, Cure.NONE, Scope.LANE)
+_FATAL: Final[_Judgement] = (Verdict.FATAL, Budget.NONE, Cure.NONE, Scope.LANE)
+_REFRESH: Final[_Judgement] = (Verdict.TRANSIENT, Budget.NONE, Cure.KEYS, Scope.LANE)
+_IN_DOUBT: Final[_Judgement] = (Verdict.IN_DOUBT, Budget.NORMAL, Cure.READ, Scope.TARGET)
+
+_JUDGEMENTS: Final[Mapping[Treatment, _Judgement]] = MappingProxyType(
+    {
+        Treatment.ALREADY: (Verdict.ALREADY, Budget.NONE, Cure.NONE, Scope.TARGET),
+        Treatment.REJECTED: (Verdict.REJECTED, Budget.NONE, Cure.NONE, Scope.TARGET),
+        Treatment.REJECTED_REGION: (Verdict.REJECTED, Budget.NONE, Cure.NONE, Scope.REGION),
+        Treatment.ASK: (Verdict.REJECTED, Budget.NORMAL, Cure.READ, Scope.TARGET),
+        Treatment.THROTTLED: (Verdict.THROTTLED, Budget.NONE, Cure.NONE, Scope.LANE),
+        Treatment.THROTTLED_ALL: (Verdict.THROTTLED, Budget.NONE, Cure.NONE, Scope.EVERY_LANE),
+        Treatment.RETRY: _TRANSIENT,
+        Treatment.RETRY_LANE: _TRANSIENT_LANE,
+        Treatment.RETRY_FEW: (Verdict.TRANSIENT, Budget.FEW, Cure.NONE, Scope.TARGET),
+        Treatment.RETRY_BUSY: (Verdict.TRANSIENT, Budget.BUSY, Cure.NONE, Scope.INSTANCE),
+        Treatment.PROXY: (Verdict.TRANSIENT, Budget.FEW, Cure.NONE, Scope.LANE),
+        Treatment.LATER: (Verdict.TRANSIENT, Budget.NONE, Cure.NONE, Scope.TARGET),
+        Treatment.CLOCK: (Verdict.TRANSIENT, Budget.NONE, Cure.CLOCK, Scope.EVERY_LANE),
+        Treatment.KEYS: _FATAL,
+        Treatment.FATAL: _FATAL,
+        Treatment.FATAL_ALL: (Verdict.FATAL, Budget.NONE, Cure.NONE, Scope.EVERY_LANE),
+        Treatment.CONNECT: _IN_DOUBT,
+        Treatment.LOST: _IN_DOUBT,
+    }
+)
+"""What each treatment means, before keys, stage and reads have their say (`_judge`)."""
+
+_DONE: Final = Ruling(
+    verdict=Verdict.DONE,
+    budget=Budget.NONE,
+    cure=Cure.NONE,
+    scope=Scope.TARGET,
+    words=codes.ACCEPTED,
+    advice=codes.ACCEPTED_ADVICE,
+    known=True,
+)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+_CODE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,128}", re.ASCII)
+_REQUEST_ID: Final = re.compile(r"[\w.:\-]{1,128}", re.ASCII)
+_REQUEST_ID_IN_BODY: Final = re.compile(rb'"RequestId"\s*:\s*"([\w.:\-]{1,128})"', re.ASCII)
+_TITLE: Final = re.compile(rb"<title[^>]{0,200}>([^<]{1,200})</title", re.IGNORECASE)
+_HEAD: Final = 10_000
+"""Bytes of a web page in which its title is looked for."""
+_BOM: Final = b"\xef\xbb\xbf"
+_HTTP_OK: Final = 200
+
+
+def read_reply(outcome: Reply | Fault) -> Answer:
+    """What a reply or fault says. Never raises; what is no answer of the API becomes a `Local.*` code of ours.
+
+    The API answers 200 for errors too (facts.md §3.1), so an error body counts whatever the status, and the
+    Content-Type is not looked at. A request id is kept wherever it stands, also in a broken body.
+    """
+    if isinstance(outcome, Fault):
+        return Answer(http=None, request_id=None, code=outcome.code, message=outcome.message, stage=outcome.stage)
+    response = _response_of(outcome.body)
+    if isinstance(response, str):
+        return _no_answer(outcome, response)
+    request_id = _text(response.get("RequestId"), _REQUEST_ID)
+    if "Error" in response:
+        error = response["Error"]
+        if not isinstance(error, dict):
+            return _no_answer(outcome, "Local.Garbage")
+        code = _text(error.get("Code"), _CODE)
+        if code is None or code.startswith("Local."):
+            return _no_answer(outcome, "Local.Garbage")
+        message = error.get("Message")
+        return Answer(
+            http=outcome.status,
+            request_id=request_id or _request_id_in(outcome.body),
+            code=code,
+            message=message if isinstance(message, str) else None,
+        )
+    if outcome.status != _HTTP_OK or request_id is None:
+        return _no_answer(outcome, "Local.NoRequestId")
+    return Answer(http=outcome.status, request_id=request_id, code=None, message=None, data=response)
+
+
+def _response_of(body: bytes) -> dict[str, Any] | str:
+    """The `Response` object of a body (Any: the API's JSON), or our code for what the body is instead."""
+    text = body.removeprefix(_BOM).strip()
+    try:
+        document = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        if text.startswith(b"<"):
+            return "Local.Html"
+        return "Local.Truncated" if not text or text.startswith(b"{") else "Local.Garbage"
+    response = document.get("Response") if isinstance(document, dict) else None
+    return response if isinstance(response, dict) else "Local.Garbage"
+
+
+def _no_answer(reply: Reply, code: str) -> Answer:
+    """An answer of ours. A status other than 200 says more than what is wrong with the body."""
+    return Answer(
+        http=reply.status,
+        request_id=_request_id_in(reply.body),
+        code=code if reply.status == _HTTP_OK else f"Local.Http{reply.status}",
+        message=f"HTTP {reply.status}, {len(reply.body)} bytes that are no answer of the API{_title_of(reply.body)}",
+    )
+
+
+def _request_id_in(body: bytes) -> str | None:
+    """A request id anywhere in a body of any shape."""
+    found = _REQUEST_ID_IN_BODY.search(body)
+    return found[1].decode() if found is not None else None
+
+
+def _title_of(body: bytes) -> str:
+    """The title of a web page: the one part quoted, as a proxy may echo the request, and that may hold a password."""
+    found = _TITLE.search(body[:_HEAD])
+    if found is None:
+        return ""
+    title = " ".join(found[1].decode(errors="replace").split())
+    return ": " + "".join(character for character in title if character.isprintable())
+
+
+def _text(value: object, pattern: re.Pattern[str]) -> str | None:
+    """`value` if it is text of this pattern: fit for a journal, a terminal and a table."""
+    return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+# --- judging -----------------------------------------------------------------------------------------------------
+
+
+def rule(action: str, answer: Answer, *, refreshable_keys: bool = False) -> Ruling:
+    """What `answer` means for `action`. Total: a code without a row is judged by its looks, always with a cap."""
+    if answer.code is None:
+        return _DONE
+    meaning, is_known = _meaning(action, answer.code)
+    judgement, words, advice = _judge(action, meaning, answer.stage, refreshable_keys)
+    verdict, budget, cure, scope = judgement
+    return Ruling(verdict=verdict, budget=budget, cure=cure, scope=scope, words=words, advice=advice, known=is_known)
+
+
+def _judge(action: str, meaning: Meaning, stage: Stage, refreshable_keys: bool) -> tuple[_Judgement, str, str]:
+    """Judgement, words and advice, with what only the circumstances tell."""
+    match meaning.treatment:
+        case Treatment.KEYS if refreshable_keys:
+            return _REFRESH, meaning.words, meaning.advice
+        case Treatment.CONNECT if stage is Stage.BEFORE_SEND:
+            return _TRANSIENT_LANE, meaning.words, meaning.advice
+        case Treatment.LOST if stage is Stage.BEFORE_SEND:
+            return _TRANSIENT_LANE, codes.LOST_BEFORE_SEND, codes.LOST_BEFORE_SEND_ADVICE
+        case Treatment.CONNECT | Treatment.LOST if _is_read(action):
+            return _TRANSIENT, codes.LOST_READ, codes.LOST_READ_ADVICE
+        case Treatment.CONNECT:
+            # The code says "no connection", the transport that bytes may have left: believe the worse.
+            return _IN_DOUBT, codes.LOST_ANYHOW.words, codes.LOST_ANYHOW.advice
+        case treatment:
+            return _JUDGEMENTS[treatment], meaning.words, meaning.advice
+
+
+def _is_read(action: str) -> bool:
+    """Whether asking twice changes nothing. An action nobody described counts as a write."""
+    return action.startswith("Describe")
+
+
+def _meaning(action: str, code: str) -> tuple[Meaning, bool]:
+    """The meaning of a code for an action, and whether it is written down."""
+    row = ALL_CODES.get(code)
+    if row is not None:
+        return row.per_action.get(action, row.meaning), True
+    if (http := re.fullmatch(r"Local\.Http(\d{1,3})", code, re.ASCII)) is not None:
+        return (codes.HTTP_PROXY if 300 <= int(http[1]) < 500 else codes.HTTP_SERVER), True
+    if "RateLimit" in code:
+        return codes.UNKNOWN_RATE, False
+    return codes.BY_FIRST_SEGMENT.get(code.partition(".")[0], codes.UNKNOWN), False
+
+
+# --- telling -----------------------------------------------------------------------------------------------------
+
+_VERDICT_TEXT: Final[Mapping[Verdict, str]] = MappingProxyType(
+    {
+        Verdict.DONE: "done",
+        Verdict.ALREADY: "already as asked",
+        Verdict.REJECTED: "rejected: this target fails, the others go on",
+        Verdict.THROTTLED: "throttled: sending slows down and the call is tried again, free",
+        Verdict.TRANSIENT: "transient: tried again",
+        Verdict.IN_DOUBT: "in doubt: it may or may not have been applied",
+        Verdict.FATAL: "fatal: nothing more is sent",
+    }
+)
+_BUDGET_TEXT: Final[Mapping[Budget, str]] = MappingProxyType(
+    {
+        Budget.NONE: "",
+        Budget.NORMAL: "retried for up to 2 minutes",
+        Budget.BUSY: "retried for up to 10 minutes",
+        Budget.FEW: "2 tries in all",
+    }
+)
+_CURE_TEXT: Final[Mapping[Cure, str]] = MappingProxyType(
+    {
+        Cure.NONE: "",
+        Cure.CLOCK: "once, after correcting the clock; a second time is fatal",
+        Cure.KEYS: "once, after refreshing the keys; a second time is fatal",
+        Cure.READ: "one read of the account has the last word",
+    }
+)
+_SCOPE_TEXT: Final[Mapping[Scope, str]] = MappingProxyType(
+    {
+        Scope.TARGET: "",
+        Scope.INSTANCE: "holds for the whole instance",
+        Scope.REGION: "holds for every target of the region",
+        Scope.LANE: "holds for the whole lane",
+        Scope.EVERY_LANE: "holds for every lane",
+    }
+)
+_NEAREST = 3
+
+
+def explain(code: str) -> str:
+    """What a code means, its verdict per action and what to do, as text for a person."""
+    code = _exact(code.strip())
+    is_known = _meaning("", code)[1]
+    lines = [code]
+    if not is_known:
+        lines.append("acctops does not know this code and judges it by its looks:")
+    for ruling, actions in _rulings(code).items():
+        everyone = len(actions) == len(ACTIONS) + len(READS)
+        lines += [
+            "",
+            "every action" if everyone else ", ".join(actions),
+            f"  means    {ruling.words}",
+            f"  verdict  {_verdict_text(ruling)}",
+            f"  do       {ruling.advice}",
+        ]
+    lines += [f"\n{note}" for note in _notes(_meaning("", code)[0].treatment)]
+    if not is_known and (nearest := _nearest(code)):
+        lines.append(f"\nNearest known codes: {', '.join(nearest)}")
+    return "\n".join(lines)
+
+
+def _rulings(code: str) -> dict[Ruling, list[str]]:
+    """The actions under each ruling a code can get, in the order of the table of actions."""
+    treatment = _meaning("", code)[0].treatment
+    stage = Stage.BEFORE_SEND if treatment is Treatment.CONNECT else Stage.AFTER_SEND
+    answer = Answer(http=None, request_id=None, code=code, message=None, stage=stage)
+    rulings: dict[Ruling, list[str]] = {}
+    for action in (*ACTIONS, *READS):
+        rulings.setdefault(rule(action, answer), []).append(action)
+    return rulings
+
+
+def _verdict_text(ruling: Ruling) -> str:
+    parts = (
+        _VERDICT_TEXT[ruling.verdict],
+        _CURE_TEXT[ruling.cure],
+        _BUDGET_TEXT[ruling.budget],
+        _SCOPE_TEXT[ruling.scope],
+    )
+    return "; ".join(part for part in parts if part)
+
+
+def _notes(treatment: Treatment) -> tuple[str, ...]:
+    """What the circumstances can change."""
+    match treatment:
+        case Treatment.KEYS:
+            return ("With keys that can be refreshed: refreshed and tried once more; a second time is fatal.",)
+        case Treatment.LOST:
+            return ("If it struck before anything was sent: transient, free of doubt.",)
+        case _:
+            return ()
+
+
+def _exact(code: str) -> str:
+    """The code as the table spells it, whatever the case it was typed in."""
+    return next((known for known in ALL_CODES if known.lower() == code.lower()), code)
+
+
+def _nearest(code: str) -> list[str]:
+    """Known codes a person may have meant: the same last part first, then the most alike."""
+    last = code.rpartition(".")[2].lower()
+    same = [known for known in ALL_CODES if last and known.rpartition(".")[2].lower() == last]
+    alike = [known for known in get_close_matches(code, ALL_CODES, n=_NEAREST) if known not in same]
+    return (same + alike)[:_NEAREST]

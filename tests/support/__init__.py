@@ -1,0 +1,1 @@
+"""What several tests share: fakes with behaviour, virtual time, builders."""

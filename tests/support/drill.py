@@ -1,0 +1,231 @@
+"""A run against a simulated world, in memory and virtual time: what runner tests are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import records
+from engine.actions import ACTIONS
+from engine.backoff import Policy
+from engine.client import Client
+from engine.errors import Exit
+from engine.inventory import Inventory
+from engine.journal.store import RunStore
+from engine.journal.writer import Journal
+from engine.judge import Lane
+from engine.ledger import Ledger
+from engine.model import Call, CallId, Keys, RunId, Target, Transport
+from engine.pacing import Pacer
+from engine.plan import Plan, make_plan
+from engine.runner import Runner
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.simulator.inprocess import InProcessTransport
+from engine.simulator.world import World
+from tests.support.virtual import VirtualLoop
+
+ENDPOINT = "http://127.0.0.1:9"
+
+
+@dataclass
+class FixedKeys:
+    """A source of keys that a test can rotate."""
+
+    keys: Keys = field(default_factory=lambda: Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY))
+    upcoming: Keys | None = None
+    refreshable: bool = False
+    label: str = "test"
+    identity: str = "test"
+
+    def get(self) -> Keys:
+        return self.keys
+
+    def refresh(self) -> bool:
+        if self.upcoming is None:
+            return False
+        self.keys, self.upcoming = self.upcoming, None
+        return True
+
+
+def fleet(instances: int, users: int, region: str = "ap-singapore") -> list[Target]:
+    """Targets `postgres-000000NN/userM`."""
+    return [
+        Target(f"postgres-{number:08d}", f"user{user}", region, "", "list.csv", number * users + user + 1)
+        for number in range(instances)
+        for user in range(users)
+    ]
+
+
+def run_settings(**changes: object) -> records.RunSettings:
+    """Defaults, changed."""
+    settings: dict[str, object] = {
+        "endpoint": (ENDPOINT,),
+        "rate": 20.0,
+        "workers": 100,
+        "per_instance": 4,
+        "timeout_s": 10.0,
+        "deadline_s": None,
+        "transient_s": 120.0,
+        "busy_s": 600.0,
+        "stop_after": None,
+        "verify": True,
+        "profile": None,
+        "protect": (),
+        "passwords": None,
+    }
+    return records.RunSettings(**(settings | changes))  # type: ignore[arg-type]
+
+
+def first_lines(plan: Plan, settings: records.RunSettings, ledger: Ledger) -> Iterable[records.AnyRecord]:
+    run = records.Run(
+        job=records.JobRef("test", "test.yaml", "0" * 64),
+        action=plan.action,
+        reason=None,
+        ticket=None,
+        operator="tester",
+        host="here",
+        pid=1,
+        version="0",
+        identity="test",
+        simulated=True,
+        parent=None,
+        settings=settings,
+        plan_digest=plan.digest,
+        counts={"calls": len(plan.calls), **plan.left_out()},
+    )
+    yield run
+    ledger.apply(run)
+    for call in plan.calls:
+        line = records.CallLine(
+            call=call.id,
+            action=call.action,
+            account=call.account,
+            region=call.region,
+            instance=call.instance,
+            user=call.user,
+        )
+        yield line
+        ledger.apply(line)
+
+
+@dataclass
+class Drill:
+    """One run, perhaps over several sessions."""
+
+    tmp: Path
+    world: World
+    targets: Sequence[Target]
+    action: str = "LockAccount"
+    settings: records.RunSettings = field(default_factory=run_settings)
+    lanes: int = 1
+    keys: FixedKeys = field(default_factory=FixedKeys)
+    deadline_s: float = 3600.0
+    stop_after: int | None = None
+    seed: int = 0
+    secret: Callable[[Call], Awaitable[str]] | None = None
+    no_send: frozenset[CallId] = frozenset()
+    during: Callable[[Runner], Awaitable[None]] | None = None
+    transport: Callable[[Transport], Transport] | None = None
+    wall_skew: Callable[[float], float] = lambda _now: 0.0
+    ledger: Ledger = field(init=False)
+    exit: Exit = field(init=False)
+    runner: Runner = field(init=False)
+    seconds: float = field(init=False)
+
+    run_id = RunId("20260921T000000Z-test")
+
+    def __post_init__(self) -> None:
+        self.store = RunStore(self.tmp, simulated=True)
+
+    @property
+    def path(self) -> Path:
+        return self.store.path(self.run_id)
+
+    def go(self) -> Drill:
+        """Run the first session, or the next one."""
+        loop = VirtualLoop()
+        self.loop = loop
+        wall = loop.wall()
+        clock = lambda: wall() + self.wall_skew(loop.time())  # noqa: E731
+        if self.path.exists():
+            journal, replay = Journal.open(self.store, self.run_id, clock=clock)
+            self.ledger = replay.ledger
+            journal.append(
+                records.Session(
+                    verb="resume",
+                    pid=1,
+                    host="here",
+                    operator="tester",
+                    version="0",
+                    cut_bytes=replay.torn_bytes,
+                    settings=None,
+                    clock_offset_s=0.0,
+                ),
+                self.ledger.apply,
+            )
+        else:
+            self.ledger = Ledger()
+            plan = make_plan(self.action, self.targets)
+            for target in self.targets:
+                self.world.seed(target.instance, target.region, [target.user])
+            lines = first_lines(plan, self.settings, self.ledger)
+            journal = Journal.create(self.store, self.run_id, lines, clock=clock)
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            self.exit = runner.run(self._session(journal, wall, clock))
+        return self
+
+    async def _session(self, journal: Journal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
+        transport: Transport = InProcessTransport(self.world, now=wall)
+        if self.transport is not None:
+            transport = self.transport(transport)
+        settings, rng = self.ledger.settings, random.Random(self.seed)
+        lanes = []
+        for number in range(self.lanes):
+            endpoint = ENDPOINT if self.lanes == 1 else f"{ENDPOINT}{number:02d}"
+            client = Client(transport, self.keys, endpoint, timeout_s=settings.timeout_s, clock=clock)
+            lanes.append(
+                Lane(
+                    f"test/{ACTIONS[self.action].name}/{client.host}",
+                    client,
+                    Pacer(settings.rate),
+                    asyncio.Semaphore(settings.workers),
+                )
+            )
+        inventory = Inventory(
+            lanes[0].client, record=lambda line: journal.append(line, self.ledger.apply), rng=rng
+        )
+        self.runner = Runner(
+            journal=journal,
+            ledger=self.ledger,
+            lanes=lanes,
+            inventory=inventory,
+            policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
+            rng=rng,
+            clock=clock,
+            deadline_s=self.deadline_s,
+            stop_after=self.stop_after,
+            ask_secret=self.secret,
+            no_send=self.no_send,
+        )
+        started = asyncio.get_running_loop().time()
+        try:
+            if self.during is not None:
+                task = asyncio.create_task(self.during(self.runner))
+                try:
+                    return await self.runner.run()
+                finally:
+                    task.cancel()
+            return await self.runner.run()
+        finally:
+            self.seconds = asyncio.get_running_loop().time() - started
+            if journal.broken is None:
+                await journal.aclose()
+            else:
+                journal.close()
+
+    def outcomes(self) -> dict[str, str]:
+        """Outcome by `instance/user`."""
+        return {call.label: str(outcome) for call, _, outcome in self.ledger.outcomes()}

@@ -1,0 +1,285 @@
+"""The directory of runs: which there are, which is meant, and who works on it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from engine.errors import BusyError, ConfigError, Exit, UsageError
+from engine.journal.store import RunRef, RunStore, find_run
+from engine.journal.writer import Journal
+from engine.model import RunId
+from engine.records import End
+from tests.support.journals import NOW, end, plan, story, ticking, write_run
+
+
+def make(store: RunStore, run_id: str, *, job: str = "leak", at: float = NOW, ended: bool = True) -> RunId:
+    journal = Journal.create(store, RunId(run_id), plan(1, job=job, simulated=store.simulated), clock=ticking(at))
+    if ended:
+        journal.append(end())
+    journal.close()
+    return RunId(run_id)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "state")
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "state", simulated=True)
+
+
+def test_a_run_id_starts_with_its_time_and_is_nobody_elses(real: RunStore, simulated: RunStore) -> None:
+    """Sorted by name is sorted by age; real and simulated runs never share an id."""
+    first = real.new_run_id(NOW, Random(7))
+    assert re.fullmatch(r"20260921T141320Z-[a-z2-9]{4}", first)
+    simulated.make_run_dir(first)
+    assert real.new_run_id(NOW, Random(7)) not in (first, "")
+    assert real.path(first) == real.state_dir / "runs" / first / "journal.jsonl"
+    assert simulated.path(first) == real.state_dir / "simulated" / "runs" / first / "journal.jsonl"
+
+
+def test_a_listing_tells_the_first_and_last_line_newest_first(real: RunStore) -> None:
+    """Within one second the time of the first record decides, not the name."""
+    make(real, "20261122T031321Z-zzzz", at=NOW)
+    make(real, "20261122T031321Z-aaaa", at=NOW + 0.5, ended=False)
+    make(real, "20261121T031321Z-mmmm", at=NOW - 1, job="cam")
+    heads = real.list()
+    assert [head.run_id[-4:] for head in heads] == ["aaaa", "zzzz", "mmmm"]
+    assert [head.job for head in heads] == ["leak", "leak", "cam"]
+    assert [isinstance(head.end, End) for head in heads] == [False, True, True]
+    assert heads[0].action == "LockAccount"
+    assert heads[0].calls == 1
+    assert heads[0].started_at == "2026-09-21T14:13:20.500Z"
+    assert heads[0].dir == real.run_dir(heads[0].run_id)
+    assert not any(head.live or head.simulated or head.problem for head in heads)
+
+
+def test_a_journal_that_cannot_be_read_does_not_hide_the_others(real: RunStore) -> None:
+    """It is listed with what is wrong."""
+    make(real, "20261122T031321Z-aaaa")
+    make(real, "20261122T031322Z-bbbb")
+    real.path("20261122T031322Z-bbbb").write_text("nonsense\n")
+    bad, good = real.list()
+    assert bad.problem is not None
+    assert ":1: not JSON" in bad.problem
+    assert (bad.job, bad.started_at, good.problem) == ("", "", None)
+    assert find_run(real.state_dir, "latest").run_id == bad.run_id
+
+
+def test_no_directory_no_runs_and_nothing_is_created(real: RunStore) -> None:
+    """Reading never makes a directory."""
+    assert real.list() == ()
+    assert not real.is_live("x")
+    assert not real.stop_requested("x")
+    with pytest.raises(UsageError, match="there are none"):
+        find_run(real.state_dir, "2026")
+    with pytest.raises(UsageError, match=r"no runs in .*state/runs"):
+        find_run(real.state_dir, "latest")
+    assert not real.state_dir.exists()
+
+
+def test_a_runs_directory_that_is_none(tmp_path: Path) -> None:
+    """Named, with the flag that names another."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UsageError, match=f"{tmp_path}/runs: cannot be read: Not a directory; see --state-dir"):
+        RunStore(tmp_path).list()
+
+
+class TestFind:
+    """RUN is an id, a unique prefix, `latest`, `latest:JOBNAME`, or a path."""
+
+    @pytest.fixture
+    def state(self, real: RunStore, simulated: RunStore) -> Path:
+        make(real, "20261122T031321Z-aaaa")
+        make(real, "20261122T031321Z-aaab", job="cam")
+        make(real, "20261123T000000Z-cccc")
+        make(simulated, "20261122T031321Z-sssa")
+        make(simulated, "20261124T000000Z-dddd")
+        return real.state_dir
+
+    @pytest.mark.parametrize(
+        ("text", "run_id"),
+        [
+            ("20261122T031321Z-aaaa", "20261122T031321Z-aaaa"),
+            ("20261123", "20261123T000000Z-cccc"),
+            ("latest", "20261123T000000Z-cccc"),
+            ("latest:", "20261123T000000Z-cccc"),
+            ("latest:cam", "20261122T031321Z-aaab"),
+            ("20261124", "20261124T000000Z-dddd"),
+            ("20261122T031321Z-s", "20261122T031321Z-sssa"),
+        ],
+    )
+    def test_what_is_found(self, state: Path, text: str, run_id: str) -> None:
+        """Simulated runs by id and prefix only."""
+        found = find_run(state, text)
+        simulated = run_id[-4:] in ("sssa", "dddd")
+        assert found == RunRef(
+            run_id=RunId(run_id),
+            path=RunStore(state, simulated=simulated).path(run_id),
+            simulated=simulated,
+            store=found.store,
+        )
+        assert found.store is not None
+        assert found.store.path(run_id) == found.path
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("20261122T031321Z", "is the beginning of 2 runs in .*/runs: 20261122T031321Z-aaab, 20261122T031321Z-aaaa"),
+            ("2025", "no run '2025' in .*/state/runs and .*/simulated/runs; there are 20261123T000000Z-cccc"),
+            ("", "no run '' in"),
+            ("latest:none", "no run of job 'none' in .*; there are runs of leak, cam"),
+            ("no/such/run", "no/such/run: no such journal"),
+        ],
+    )
+    def test_what_is_not_found_names_candidates_and_directory(self, state: Path, text: str, why: str) -> None:
+        """Nobody should have to guess what there is."""
+        with pytest.raises(UsageError, match=why) as error:
+            find_run(state, text)
+        assert error.value.exit is Exit.USAGE
+
+    def test_at_most_five_candidates(self, real: RunStore) -> None:
+        """The rest is counted."""
+        for number in range(7):
+            make(real, f"20261122T03132{number}Z-aaaa")
+        with pytest.raises(UsageError, match=r"beginning of 7 runs .*Z-aaaa and 2 more$"):
+            find_run(real.state_dir, "2026")
+
+    def test_a_real_run_comes_before_a_simulated_one(self, state: Path, real: RunStore) -> None:
+        """A prefix of one of each means the real one."""
+        make(real, "20261124T000000Z-real")
+        assert find_run(state, "20261124").run_id == "20261124T000000Z-real"
+
+    def test_latest_of_a_simulated_store_is_none(self, state: Path) -> None:
+        """`latest` is what a hurried person types."""
+        with pytest.raises(UsageError, match="never `latest`"):
+            RunStore(state, simulated=True).find("latest")
+        assert RunStore(state, simulated=True).find("20261124").simulated
+        assert RunStore(state).find("latest").run_id == "20261123T000000Z-cccc"
+
+    def test_by_path(self, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A journal, or its directory; its store is found too, and keeps its group."""
+        monkeypatch.chdir(state / "runs")
+        run_id = "20261123T000000Z-cccc"
+        for text in (f"{run_id}/", f"./{run_id}/journal.jsonl", str(state / "runs" / run_id)):
+            found = find_run(state, text, group="staff")
+            assert found.run_id == "20261123T000000Z-cccc"
+            assert found.store is not None
+            assert found.store.group == "staff"
+            other = find_run(tmp_path / "other", text)
+            assert other.store is not None
+            assert other.store.runs_dir == state / "runs"
+        assert find_run(tmp_path / "other", "20261123T000000Z-cccc").store is not None
+        simulated = find_run(tmp_path / "other", str(state / "simulated/runs/20261124T000000Z-dddd"))
+        assert simulated.simulated
+        assert simulated.store is not None
+        assert simulated.store.simulated
+        assert simulated.store.state_dir == state
+
+    def test_a_journal_that_was_copied_elsewhere_can_only_be_read(self, state: Path, tmp_path: Path) -> None:
+        """There is no lock and no directory of runs to work in."""
+        text = find_run(state, "latest").path.read_bytes()
+        copy = tmp_path / "evidence.jsonl"
+        copy.write_bytes(text)
+        found = find_run(state, str(copy))
+        assert (found.run_id, found.path, found.store) == ("20261123T000000Z-cccc", copy, None)
+        moved = tmp_path / "runs" / "renamed" / "journal.jsonl"
+        moved.parent.mkdir(parents=True)
+        moved.write_bytes(text)
+        assert find_run(state, str(moved)).store is None
+
+    def test_a_simulated_journal_among_real_runs_is_not_worked_on(self, state: Path, real: RunStore) -> None:
+        """Somebody moved it there."""
+        path = find_run(state, "20261124").path
+        path.parent.rename(real.run_dir("20261124T000000Z-dddd"))
+        found = find_run(state, str(real.path("20261124T000000Z-dddd")))
+        assert found.simulated
+        assert found.store is None
+
+
+class TestLocks:
+    """J5 within the store; across processes: test_journal_writer."""
+
+    def test_j5_a_run_is_live_while_its_journal_is_open(self, real: RunStore) -> None:
+        """Asking creates nothing and does not disturb."""
+        run_id, _ = write_run(real, story())
+        (real.run_dir(run_id) / "lock").unlink()
+        assert not real.is_live(run_id)
+        assert not (real.run_dir(run_id) / "lock").exists()
+        with real.lock(run_id):
+            assert real.is_live(run_id)
+            assert real.head(run_id).live
+        assert not real.is_live(run_id)
+
+    def test_j5_busy_names_the_holder_of_a_first_session(self, real: RunStore) -> None:
+        """From the run's own line; and if there is none yet, says so."""
+        run_id = make(real, "20261122T031321Z-aaaa")
+        lock = real.lock(run_id)
+        with pytest.raises(BusyError, match=r"by process 4711 on ops1 \(ann, run, since 2026-09-21T"):
+            real.lock(run_id)
+        real.path(run_id).unlink()
+        with pytest.raises(BusyError, match="by another process"):
+            real.lock(run_id)
+        lock.release()
+        lock.release()
+        real.lock(run_id).release()
+
+    def test_a_second_run_of_a_live_job_is_busy(self, real: RunStore, simulated: RunStore) -> None:
+        """And is told which run it is; another job, or a simulated run, is not hindered."""
+        digest = "ab" * 32
+        with real.job_lock(digest, "run-1"):
+            with pytest.raises(BusyError, match="as run-1; wait for it, or stop it: acctops stop run-1") as error:
+                real.job_lock(digest, "run-2")
+            assert error.value.exit is Exit.BUSY
+            real.job_lock("cd" * 32, "run-3").release()
+            simulated.job_lock(digest, "run-4").release()
+            (real.state_dir / "live" / f"{digest[:32]}.run").unlink()
+            with pytest.raises(BusyError, match=r"as a run that is just starting; wait for it$"):
+                real.job_lock(digest, "run-2")
+        with real.job_lock(digest, "run-2"):
+            pass
+        assert [path.suffix for path in (real.state_dir / "live").iterdir()] == [".lock", ".lock"]
+
+    def test_a_request_to_stop_is_seen_and_forgotten(self, real: RunStore) -> None:
+        """Made from another shell, polled by the run."""
+        run_id, _ = write_run(real, story())
+        assert not real.stop_requested(run_id)
+        real.request_stop(run_id)
+        real.request_stop(run_id)
+        assert real.stop_requested(run_id)
+        real.clear_stop(run_id)
+        real.clear_stop(run_id)
+        assert not real.stop_requested(run_id)
+        with pytest.raises(UsageError, match="cannot be written"):
+            real.request_stop("no-such-run")
+
+    def test_discarding_never_touches_a_run_that_exists(self, real: RunStore) -> None:
+        """Nor a directory with something else in it."""
+        run_id, text = write_run(real, story())
+        real.discard_unborn(run_id)
+        assert real.path(run_id).read_bytes() == text
+        real.make_run_dir("other")
+        (real.run_dir("other") / "mine").touch()
+        real.discard_unborn("other")
+        assert (real.run_dir("other") / "mine").exists()
+
+    def test_a_file_where_a_directory_is_due(self, tmp_path: Path) -> None:
+        """Named."""
+        (tmp_path / "live").write_text("")
+        with pytest.raises(ConfigError, match=f"{tmp_path}/live cannot be written: Not a directory"):
+            RunStore(tmp_path).job_lock("ab" * 32, "x")
+
+    def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
+        """Named as the setting it comes from."""
+        store = RunStore(tmp_path, group="nosuch")
+        with pytest.raises(ConfigError, match="state_group: there is no group 'nosuch' here"):
+            store.make_run_dir("x")
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(ConfigError, match="state_group"):
+            store.create_file(tmp_path / "x")

@@ -1,0 +1,180 @@
+"""`names`, `endpoints`, `values`: what may be written, and what it becomes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import names
+from engine.actions import ACTIONS
+from engine.endpoints import NEAREST, endpoint_for, is_loopback, normal_endpoint
+from engine.job import StopAfter
+from engine.values import action_name, region_name, seconds, some_seconds, stop_after
+
+
+@pytest.mark.parametrize("user", ["root", "_svc_2", "a" * 63, "Postgres", "pg_x", "tencentdb_y", "App_1", "no"])
+def test_users_both_or_one_documented_rule_allows_are_taken(user):
+    """Reserved names too: the plan leaves them out by name."""
+    assert names.user_problem(user) is None
+
+
+@pytest.mark.parametrize("user", ["", "1a", "app-user", "a" * 64, "é", "a b", "a\n", "a@b", "a/b", "*"])
+def test_users_no_rule_allows_are_refused(user):
+    """With the rule in words and the value shown on one line."""
+    problem = names.user_problem(user)
+    assert problem is not None
+    assert "63 letters" in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("name", ["postgres-4sfuv15b", "pgro-8dskaa2q", "postgres-a1", "tdpg-1-2"])
+def test_instance_ids_are_a_prefix_and_an_id(name):
+    """As every documented sample."""
+    assert names.instance_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "postgres", "instance", "postgres-", "-a", "a_b-c", "é-a", "a" * 60 + "-abcdef", "a-b\n"]
+)
+def test_other_instance_ids_are_refused(name):
+    """With an example."""
+    assert "postgres-4sfuv15b" in (names.instance_problem(name) or "")
+
+
+def test_regions_by_form_and_hint():
+    """The list is advice, so only the form is a rule; a slip gets the nearest name."""
+    assert all(names.region_problem(region) is None for region in names.REGIONS)
+    assert len(names.REGIONS) == 18
+    assert names.region_problem("ap-mumbai") is None
+    assert names.region_problem("singapore") == "'singapore' is not a region; did you mean ap-singapore?"
+    assert names.region_problem("?") == "'?' is not a region; such as ap-singapore"
+
+
+def test_nearest_ignores_case_and_gives_up_on_strangers():
+    """A hint that is far off would send people the wrong way."""
+    assert names.nearest("REGON", ["region", "rate"]) == "region"
+    assert names.nearest("zzz", ["region", "rate"]) is None
+    assert names.did_you_mean("lockaccount", ACTIONS) == "; did you mean LockAccount?"
+    assert names.did_you_mean("zzz", ACTIONS) == ""
+
+
+@given(st.text())
+def test_shown_values_are_short_and_on_one_line(text):
+    """Whatever was written."""
+    shown = names.shown(text)
+    assert "\n" not in shown
+    assert len(names.shown("x" * 10_000)) < 70
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("https://postgres.tencentcloudapi.com", "https://postgres.tencentcloudapi.com"),
+        ("https://Postgres.Example.com:443/", "https://postgres.example.com"),
+        ("https://x.example:8443", "https://x.example:8443"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://127.255.0.3:080", "http://127.255.0.3"),
+        ("http://localhost", "http://localhost"),
+        ("http://[::1]:9", "http://[::1]:9"),
+        ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+    ],
+)
+def test_endpoints_have_one_spelling(url, normal):
+    """A lane is known by host and port."""
+    assert normal_endpoint(url) == normal
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com", "http://128.0.0.1", "http://127.0.0.256", "http://127.0.0.1.evil.com", "https://",
+        "https://a/b", "https://a?b", "https://a#b", "ftp://a", "https://user:secret@a", "https://a:", "a.com", "",
+        "https://a:0", "https://a:65536", "https://a\n", "http://localhost.evil", "https:// a", "HTTPS://a",
+    ],
+)  # fmt: skip
+def test_other_endpoints_are_refused_without_being_repeated(url):
+    """Plain http leaves the machine only to itself; a URL may carry a password."""
+    with pytest.raises(ValueError, match="endpoint is https") as caught:
+        normal_endpoint(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_loopback_and_default_endpoints():
+    """Financial zones are served by their own access point alone (facts.md §2.3)."""
+    assert is_loopback("http://127.0.0.1:1")
+    assert is_loopback("https://localhost")
+    assert not is_loopback("https://127.0.0.1.nip.io")
+    assert endpoint_for("international", "ap-tokyo") == NEAREST["international"]
+    assert endpoint_for("mainland", "ap-tokyo") == "https://postgres.tencentcloudapi.com"
+    assert endpoint_for("mainland", "ap-shanghai-fsi") == "https://postgres.ap-shanghai-fsi.tencentcloudapi.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("12h", 43_200),
+        ("500ms", 0.5),
+        ("1h30m", 5400),
+        ("1m30s500ms", 90.5),
+        ("1.5h", 5400),
+        ("0s", 0),
+    ],
+)
+def test_durations(text, wanted):
+    """Hours, minutes, seconds, milliseconds, in this order."""
+    assert seconds(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "90", "s", "1d", "30m1h", "1 h", "-1s", "1.2.3s", "8785h", "9" * 400 + "h", "1s\n", "٣s"]
+)
+def test_what_is_no_duration(text):
+    """A number without a unit is no duration."""
+    with pytest.raises(ValueError, match="expected a duration"):
+        seconds(text)
+
+
+def test_some_durations_must_last():
+    """A deadline of nothing stops before the first call."""
+    assert some_seconds("1ms") == 0.001
+    with pytest.raises(ValueError, match="longer than 0s"):
+        some_seconds("0s")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("20", StopAfter(count=20)), ("5%", StopAfter(share=0.05)), ("0.5%", StopAfter(share=0.005))]
+)
+def test_stop_after(text, wanted):
+    """A count or a share."""
+    assert stop_after(text) == wanted
+    assert str(wanted) == text
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "101%", "1.5", "x", "", "-1", "5 %", "1e3"])
+def test_what_is_no_stop_after(text):
+    """Half a failed call is none."""
+    with pytest.raises(ValueError, match="expected"):
+        stop_after(text)
+
+
+def test_stop_after_as_a_number_of_calls():
+    """Rounded up, at least one; 7 % of 100 is 7, whatever floats say."""
+    assert StopAfter(count=3).limit(1000) == 3
+    assert StopAfter(share=0.07).limit(100) == 7
+    assert StopAfter(share=0.05).limit(101) == 6
+    assert StopAfter(share=0.01).limit(1) == 1
+
+
+def test_actions_and_regions_as_values():
+    """The nearest action is named."""
+    assert action_name("LockAccount") == "LockAccount"
+    assert region_name("ap-tokyo") == "ap-tokyo"
+    with pytest.raises(ValueError, match=r"'lock' is not an action; there are LockAccount"):
+        action_name("lock")
+    with pytest.raises(ValueError, match=r"did you mean UnlockAccount\? there are"):
+        action_name("unlockaccount")
+    with pytest.raises(ValueError, match="did you mean ap-tokyo"):
+        region_name("ap_tokyo")
