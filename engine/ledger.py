@@ -99,17 +99,22 @@ class PaceMeter:
             self._slide(heapq.heappop(self._late))
 
     def _slide(self, at: float) -> None:
-        window = self._window
-        window.append(at)
-        while window[0] <= at - 1.0:
-            window.popleft()
-        self._worst = max(self._worst, len(window))
+        self._worst = max(self._worst, _slid(self._window, at))
 
     def worst(self) -> int:
-        """The answer so far."""
-        while self._late:
-            self._slide(heapq.heappop(self._late))
-        return self._worst
+        """The answer so far; what arrives late after the question is still put in its place."""
+        window, worst = self._window.copy(), self._worst
+        for at in sorted(self._late):
+            worst = max(worst, _slid(window, at))
+        return worst
+
+
+def _slid(window: deque[float], at: float) -> int:
+    """Sends in the second that ends at `at`, which is added."""
+    window.append(at)
+    while window[0] <= at - 1.0:
+        window.popleft()
+    return len(window)
 
 
 class Ledger:

@@ -52,19 +52,18 @@ class TargetEntries:
                 self._entry(item, f"targets[{index}]")
 
     def _entry(self, item: Node, path: str) -> None:
-        if type(item) is Scalar:
+        if isinstance(item, Scalar):
             got = f"{names.shown(item.text)} is not a target" if item.text else "has no value"
             self._fields.wrong(item, path, f"{got}; write {_FORMS}")
-        elif type(item) is Series or type(item) is Unusable:
+        elif isinstance(item, (Series, Unusable)):
             self._fields.wrong(item, path, f"expected {_FORMS}, got {kind_words(item)}")
-        elif type(item) is Table:
-            if not item.entries:
-                self._fields.wrong(item, path, f"expected {_FORMS}, got nothing")
-            elif _PART_KEYS.isdisjoint(item.entries):
-                for entry in item.entries.values():
-                    self._instance(entry, path)
-            else:
-                self._parts(item, path)
+        elif not item.entries:
+            self._fields.wrong(item, path, f"expected {_FORMS}, got nothing")
+        elif _PART_KEYS.isdisjoint(item.entries):
+            for entry in item.entries.values():
+                self._instance(entry, path)
+        else:
+            self._parts(item, path)
 
     def _instance(self, entry: Entry, path: str) -> None:
         """`instance: user` or `instance: [user, …]`."""

@@ -54,7 +54,7 @@ class Targets:
             known_user = self._new_user(user, file, line, column, path)
         known_region = self._regions.get(region) if region else self._region
         if known_region is None:
-            known_region = self._new_region(region, file, line, column, region_path or path)
+            known_region = self._new_region(region, file, line, column, region_path or _join(path, "region"))
         if not known_region and not region:
             self._without_region += 1
             if self._first_without is None:
@@ -90,7 +90,7 @@ class Targets:
             if region not in names.REGIONS:
                 self._unlisted[region] = Place(file, line, column)
             return region
-        self._problems.add(Place(file, line, column), _join(path, "region"), problem)
+        self._problems.add(Place(file, line, column), path, problem)
         return ""
 
     def check_regions(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import records
@@ -61,6 +61,7 @@ def forged(content: dict[str, Any], head: str = GENESIS) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(deadline=None)
 @given(data=st.data())
 def test_j1_every_kind_comes_back_as_it_was_written(kind: type[AnyRecord], data: st.DataObject) -> None:
     """Whatever a record holds, its line is one line, and reads as an equal record, envelope included."""

@@ -21,7 +21,7 @@ from engine.journal.store import RunStore
 from engine.ledger import Ledger
 from engine.model import CallId
 from engine.records import AnyRecord, CallLine, End, Run, Session, Settled
-from tests.support.journals import call_id, plan, sent, session, settled, story, write_run
+from tests.support.journals import call_id, left_out, plan, sent, session, settled, story, write_run
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_j1_a_last_line_with_newline_that_is_bad_is_corruption(
         reader.replay(path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_j1_every_changed_byte_is_named_with_its_line(
     written: tuple[Path, bytes, list[AnyRecord]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -120,7 +120,7 @@ def test_j1_every_changed_byte_is_named_with_its_line(
         reader.verify(path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data(), forge=st.booleans())
 def test_j1_every_dropped_swapped_or_repeated_line_is_named(
     written: tuple[Path, bytes, list[AnyRecord]],
@@ -180,6 +180,14 @@ def test_j1_a_journal_cut_within_its_plan_is_corrupt(tmp_path: Path) -> None:
     for read in (reader.replay, reader.verify):
         with pytest.raises(JournalCorruptError, match=r":4: ends within the plan: 3 of 5 calls"):
             read(path)
+
+
+def test_j1_a_call_that_a_resume_left_out_is_not_missing(tmp_path: Path) -> None:
+    """It was in the plan, and an `omit` says where it went."""
+    store = RunStore(tmp_path)
+    run_id, _ = write_run(store, [*plan(3), session(), left_out(1)])
+    assert list(reader.replay(store.path(run_id)).ledger.calls) == [call_id(0), call_id(2)]
+    assert reader.verify(store.path(run_id)).lines == 6
 
 
 def test_j1_a_journal_must_begin_with_its_run(tmp_path: Path) -> None:

@@ -621,7 +621,7 @@ class TestCreation:
 class TestReopening:
     """J1, J4, J5."""
 
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     @given(data=st.data())
     def test_j4_bytes_up_to_the_last_newline_never_change(
         self, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

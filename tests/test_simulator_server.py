@@ -139,6 +139,20 @@ async def test_several_ports_are_several_access_regions_of_one_world() -> None:
     assert [each.access for each in world.audit] == [f"127.0.0.1:{port}" for port in server.ports]
 
 
+async def test_localhost_is_the_ipv4_loopback() -> None:
+    server = await serve(World(), host="localhost")
+    port = server.ports[0]
+    assert server.endpoints == (f"http://127.0.0.1:{port}",)
+    headers = signed_headers("LockAccount", BODY, host=f"localhost:{port}", at=time.time())
+    lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    head, body = await head_and_body(
+        port, "\r\n".join([*lines, f"Content-Length: {len(BODY)}", "", ""]).encode() + BODY
+    )
+    await server.aclose()
+    assert head.startswith("HTTP/1.1 200")
+    assert b"Error" not in body
+
+
 async def test_it_listens_on_ipv6_loopback_too() -> None:
     try:
         server = await serve(World(), host="::1")

@@ -212,6 +212,8 @@ def test_get_takes_its_parameters_from_the_query() -> None:
     assert wrong["Error"]["Code"] == "InvalidParameter"
     found = get("DescribeDBInstances", f"Filters.0.Name=db-instance-id&Filters.0.Values.0={INSTANCE}")
     assert found["TotalCount"] == 1
+    clash = get("DescribeDBInstances", "Filters=1&Filters.x.Name=db-instance-id")
+    assert clash["Error"]["Code"] == "InvalidParameter"
     encrypted = get("CloseAccountCAM", f"DBInstanceId={INSTANCE}&UserName=a&Password=Abcdef1%21&PasswordEncrypt=true")
     assert encrypted["Error"]["Code"] == "InvalidParameter.ParameterCheckError"
 

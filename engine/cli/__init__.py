@@ -5,36 +5,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (`errors.Exit`). Never raises for what an operator can fix."""
+    """Run one command; returns its exit code (`errors.Exit`). Raises for nothing that can happen at night."""
     import click
 
     from engine.cli.app import app
-    from engine.cli.talk import out, refuse, warn
+    from engine.cli.talk import refuse, say
     from engine.errors import AcctopsError, Exit
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     try:
-        result = app.main(args=arguments, prog_name="acctops", standalone_mode=False)
+        with _ended_by_sigterm():
+            result = app.main(args=arguments, prog_name="acctops", standalone_mode=False)
         return int(result) if isinstance(result, int) else int(Exit.OK)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return int(Exit.USAGE)
     except click.UsageError as error:
-        where = f" (acctops {error.ctx.info_name} --help)" if error.ctx is not None and error.ctx.parent else ""
+        where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
         return refuse(f"{error.format_message()}{where}", Exit.USAGE, as_json=as_json)
     except AcctopsError as error:
         return refuse(str(error), error.exit, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        warn("interrupted; nothing was sent")
-        return int(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        out.close()
-        return int(Exit.OK)
+        return refuse("interrupted before anything was sent", Exit.INTERRUPTED, as_json=as_json)
+    except _TerminatedError:
+        return refuse("terminated before anything was sent", Exit.TERMINATED, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the command's last line: a defect ends in a sentence, too
+        return refuse(_defect(error), Exit.STOPPED, as_json=as_json)
 
 
 def entry() -> None:
@@ -44,3 +52,35 @@ def entry() -> None:
     code = main()
     hush_closed_streams()
     sys.exit(code)
+
+
+def _defect(error: Exception) -> str:
+    if os.environ.get("ACCTOPS_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    return (
+        f"internal error, a defect of acctops: {type(error).__name__}: {error}\n"
+        "what a run recorded stands: see acctops status; please report this with the output under ACCTOPS_DEBUG=1"
+    )
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came while there was no session to drain. Like KeyboardInterrupt: nobody catches it on the way."""
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Outside a session there is nothing to drain: SIGTERM ends the command, in words and without leftovers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

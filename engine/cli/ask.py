@@ -21,18 +21,33 @@ def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = 
     terminal = _open_terminal(stdin_is_list=stdin_is_list)
     if terminal is None:
         raise RefusedError(f"{text}: nobody is there to confirm it (no terminal); nothing was sent; repeat with --yes")
-    asked = f"Type {count} to go on: " if count >= TYPE_FROM else "Go on? [y/N] "
-    say(f"{text}.")
-    sys.stderr.write(asked)
-    sys.stderr.flush()
-    answer = terminal.readline().strip()
+    _show(f"{text}.\n" + (f"Type {count} to go on: " if count >= TYPE_FROM else "Go on? [y/N] "))
+    try:
+        answer = terminal.readline().strip()
+    except (OSError, ValueError):  # the terminal went away, or sent what is no text
+        answer = ""
     name = _terminal(terminal)
     if terminal is not sys.stdin:
         terminal.close()
     agreed = answer.replace(",", "") == str(count) if count >= TYPE_FROM else answer.lower() in ("y", "yes")
     if not agreed:
-        raise RefusedError("not confirmed; nothing was sent")
+        wanted = f"the number {count}" if count >= TYPE_FROM else "y"
+        raise RefusedError(f"not confirmed ({wanted} was asked for); nothing was sent")
     return Confirmed(how=answer, by=by, terminal=name)
+
+
+def _show(question: str) -> None:
+    """Put the question where the person is, also when stderr goes to a file."""
+    place = "/dev/stderr" if say.isatty() else "/dev/tty"
+    try:
+        if place == "/dev/stderr":
+            sys.stderr.write(question)
+            sys.stderr.flush()
+            return
+        with open(place, "w", encoding="utf-8") as terminal:  # noqa: PTH123 - a device, not a path
+            terminal.write(question)
+    except OSError:
+        say(question)
 
 
 def _open_terminal(*, stdin_is_list: bool) -> TextIO | None:

@@ -5,6 +5,7 @@ A closed stdout (`| head`) or a vanished terminal is no reason to leave calls un
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -13,12 +14,17 @@ from typing import Any, TextIO
 from engine.errors import Exit
 
 
+_READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
+
+
 class Stream:
     """A stream that may go away."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._gone = False
+        self.trouble: OSError | None = None
+        """What went wrong with it, other than that nobody reads it: a full disk behind `> file`."""
 
     @property
     def _stream(self) -> TextIO | None:
@@ -35,12 +41,10 @@ class Stream:
             stream.flush()
         except UnicodeEncodeError:
             self(text.encode("ascii", "replace").decode())
-        except (OSError, ValueError):
-            self.close()
-
-    def close(self) -> None:
-        """Nobody reads it any more."""
-        self._gone = True
+        except (OSError, ValueError) as error:
+            self._gone = True
+            if isinstance(error, OSError) and error.errno not in _READER_GONE:
+                self.trouble = error
 
     @property
     def gone(self) -> bool:
@@ -71,6 +75,14 @@ def warn(text: str) -> None:
 def out_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout. Any: JSON values."""
     out(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def printed() -> Exit:
+    """The exit code of a command that only prints: a result cut short by a full disk must not pass for whole."""
+    if out.trouble is None:
+        return Exit.OK
+    warn(f"standard output cannot be written ({out.trouble.strerror}): the result is cut short; print it elsewhere")
+    return Exit.STOPPED
 
 
 def refuse(text: str, code: Exit, *, as_json: bool) -> int:

@@ -129,6 +129,7 @@ class Drill:
     no_send: frozenset[CallId] = frozenset()
     during: Callable[[Runner], Awaitable[None]] | None = None
     transport: Callable[[Transport], Transport] | None = None
+    seeded: bool = True
     wall_skew: Callable[[float], float] = lambda _now: 0.0
     ledger: Ledger = field(init=False)
     exit: Exit = field(init=False)
@@ -169,7 +170,7 @@ class Drill:
         else:
             self.ledger = Ledger()
             plan = make_plan(self.action, self.targets)
-            for target in self.targets:
+            for target in self.targets if self.seeded else ():
                 self.world.seed(target.instance, target.region, [target.user])
             lines = first_lines(plan, self.settings, self.ledger)
             journal = Journal.create(self.store, self.run_id, lines, clock=clock)

@@ -129,6 +129,20 @@ def end(**changes: Any) -> records.End:
     return records.End(attempts=9, throttled=1, worst_second={LANE: 20}, seconds=1.5, **(fields | changes))
 
 
+def left_out(number: int, reason: str = "excluded") -> records.OmitLine:
+    """A call of the plan that a resume takes out."""
+    return records.OmitLine(
+        account="",
+        region="ap-singapore",
+        instance=f"postgres-{number // 4:08x}",
+        user=f"user_{number % 4}",
+        reason=reason,
+        rule="*/x",
+        where="--exclude",
+        call=call_id(number),
+    )
+
+
 def story(calls: int = 6) -> list[AnyRecord]:
     """A whole run with every kind of record: a plan, a first session that was stopped, and a second one."""
     read = records.Read(

@@ -1,0 +1,243 @@
+"""`credentials`: keys from where the vendor keeps them, fresh, and never in a text."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+
+from engine.credentials import MOST, FileKeys, FixedKeys, find_keys, sdk_keys, tccli_keys
+from engine.errors import CredentialsError, Exit
+from engine.model import Keys
+
+ID, KEY, TOKEN = "AKIDexampleexampleexample", "s3cr3tkeys3cr3tkey", "t0kent0kent0ken"
+
+
+def credential(home, profile="default", mode=0o600, **found):
+    path = home / ".tccli" / f"{profile}.credential"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found or {"secretId": ID, "secretKey": KEY}))
+    path.chmod(mode)
+    return path
+
+
+def sdk(home, text):
+    path = home / ".tencentcloud" / "credentials"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def environ(home, **more):
+    return {"HOME": str(home), **more}
+
+
+def test_the_environment(tmp_path):
+    """With its token; nothing there can change."""
+    variables = {"TENCENTCLOUD_SECRET_ID": ID, "TENCENTCLOUD_SECRET_KEY": f" {KEY}\n", "TENCENTCLOUD_TOKEN": TOKEN}
+    source, warnings = find_keys(None, environ(tmp_path, **variables))
+    assert source.get() == Keys(secret_id=ID, secret_key=KEY, token=TOKEN)
+    assert (source.label, source.identity, source.refreshable, source.refresh()) == (
+        "environment",
+        "environment",
+        False,
+        False,
+    )
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(("there", "missing"), [("SECRET_ID", "SECRET_KEY"), ("SECRET_KEY", "SECRET_ID")])
+def test_half_a_pair_is_an_error(tmp_path, there, missing):
+    """Silently falling through to another source would act as somebody else."""
+    credential(tmp_path)
+    with pytest.raises(CredentialsError, match=f"TENCENTCLOUD_{there} is set and TENCENTCLOUD_{missing} is not"):
+        find_keys(None, environ(tmp_path, **{f"TENCENTCLOUD_{there}": "x"}))
+
+
+def test_the_order_of_sources(tmp_path):
+    """A profile asked for by name, the environment, the default profile, the SDK's file."""
+    by_environment = {"TENCENTCLOUD_SECRET_ID": "AKIDenv", "TENCENTCLOUD_SECRET_KEY": KEY}
+    credential(tmp_path, "prod", secretId="AKIDprod", secretKey=KEY, token=TOKEN)
+    default = credential(tmp_path)
+    sdk(tmp_path, f"[default]\nsecret_id = AKIDsdk\nsecret_key = {KEY}\n")
+
+    def found(profile=None, **more):
+        source, _ = find_keys(profile, environ(tmp_path, **more))
+        return source.get().secret_id, source.label
+
+    assert found("prod", **by_environment) == ("AKIDprod", "tccli profile prod")
+    assert found(**by_environment) == ("AKIDenv", "environment")
+    assert found(TCCLI_PROFILE="prod") == ("AKIDprod", "tccli profile prod")
+    assert found() == (ID, "tccli profile default")
+    default.unlink()
+    assert found() == ("AKIDsdk", "credentials file")
+
+
+def test_nothing_found_names_every_place(tmp_path):
+    """And what to do."""
+    with pytest.raises(CredentialsError) as caught:
+        find_keys(None, environ(tmp_path))
+    said = str(caught.value)
+    assert caught.value.exit == Exit.DENIED
+    for place in (
+        "TENCENTCLOUD_SECRET_ID",
+        ".tccli/default.credential",
+        ".tencentcloud/credentials",
+        "tccli auth login",
+    ):
+        assert place in said
+    with pytest.raises(CredentialsError, match="no API keys"):
+        find_keys(None, {})
+
+
+def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
+    """A slip in the name is the likeliest."""
+    with pytest.raises(CredentialsError, match=r"profile prd: no file .*; there is none"):
+        find_keys("prd", environ(tmp_path))
+    credential(tmp_path, "prod")
+    credential(tmp_path, "test")
+    with pytest.raises(CredentialsError, match="there are prod, test; run `tccli configure --profile prd`"):
+        find_keys("prd", environ(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 60_000, "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ("{}", "secret_id is missing or empty"),
+        (json.dumps({"secretId": ID, "secretKey": " "}), "secret_key is missing or empty"),
+        (json.dumps({"secretId": ID, "secretKey": 7}), "secret_key is missing or empty"),
+        (json.dumps({"secretId": ID, "secretKey": KEY + "\x7f"}), "secret_key holds characters no key has"),
+        (json.dumps({"secretId": "AK ID", "secretKey": KEY}), "secret_id holds characters no key has"),
+        (json.dumps({"secretId": f'"{ID}"', "secretKey": KEY}), "secret_id stands in quotes"),
+        (json.dumps({"type": "cvm-role"}), "holds no keys but a login of type 'cvm-role', which is not built yet"),
+        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "qcs::x"}), "assumes a role"),
+        ("\ufeff{}", "secret_id is missing"),
+        ("x" * (MOST + 1), "larger than 64 KiB"),
+    ],
+)
+def test_broken_tccli_files(tmp_path, text, said):
+    """Each names the file; none repeats what stands in it."""
+    path = credential(tmp_path)
+    path.write_text(text)
+    with pytest.raises(CredentialsError, match=said) as caught:
+        find_keys(None, environ(tmp_path))
+    assert str(path) in str(caught.value)
+    printed = "".join(traceback.format_exception(caught.value))
+    assert KEY not in printed
+    assert caught.value.__cause__ is None
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    """Bytes are not repeated either."""
+    credential(tmp_path).write_bytes(b"\xff\xfe")
+    with pytest.raises(CredentialsError, match="is not text"):
+        find_keys(None, environ(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", r"has no section \[default\]"),
+        ("[prod]\nsecret_id = x\n", r"has no section \[default\]"),
+        (f"secret_id = {ID}\n", "is not an INI file"),
+        (f"[default]\nsecret_id = {ID}\n", "secret_key is missing"),
+        (f"[default]\nsecret_id = {ID}\nsecret_key = '{KEY}'\n", "stands in quotes"),
+    ],
+)
+def test_broken_sdk_files(tmp_path, text, said):
+    """The vendor's SDK crashes without [default]; this says so."""
+    sdk(tmp_path, text)
+    with pytest.raises(CredentialsError, match=said):
+        find_keys(None, environ(tmp_path))
+
+
+def test_the_sdk_file_is_taken_as_it_stands(tmp_path):
+    """A % means itself; a token is taken too; a later duplicate wins as with the vendor."""
+    sdk(tmp_path, f"[default]\nsecret_id={ID}\nsecret_key=%(x)s100%\ntoken: {TOKEN}\n[other]\nsecret_id=z\n")
+    source, _ = find_keys(None, environ(tmp_path))
+    assert source.get() == Keys(secret_id=ID, secret_key="%(x)s100%", token=TOKEN)
+    assert source.refreshable
+    assert sdk_keys("[default]\nsecret_id=a\nsecret_id=b\n")["secret_id"] == "b"
+
+
+def test_keys_rotate_when_the_file_does(tmp_path):
+    """As the vendor's CLI writes: another file, renamed over the old one. The identity stays."""
+    path = credential(tmp_path)
+    source, _ = find_keys(None, environ(tmp_path))
+    identity = source.identity
+    assert not source.refresh()
+    new = tmp_path / "new"
+    new.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": KEY}))
+    new.chmod(0o600)
+    new.replace(path)
+    assert source.get().secret_id == "AKIDnew"
+    assert not source.refresh()
+    path.write_text(json.dumps({"secretId": "AKIDnewer", "secretKey": KEY}))
+    assert source.refresh()
+    assert (source.get().secret_id, source.identity) == ("AKIDnewer", identity)
+
+
+def test_a_file_broken_for_a_moment_leaves_the_keys(tmp_path):
+    """In the middle of a run; `refresh`, which is asked when the API refuses them, says what is wrong."""
+    path = credential(tmp_path)
+    source, _ = find_keys(None, environ(tmp_path))
+    path.write_text("{")
+    assert source.get().secret_id == ID
+    with pytest.raises(CredentialsError, match="is not JSON"):
+        source.refresh()
+    path.unlink()
+    assert source.get().secret_id == ID
+    with pytest.raises(CredentialsError, match="cannot be read"):
+        source.refresh()
+    credential(tmp_path, secretId="AKIDback", secretKey=KEY)
+    assert source.get().secret_id == "AKIDback"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_files_others_can_read_or_write_are_a_warning(tmp_path, mode):
+    """The vendor's CLI writes them private."""
+    path = credential(tmp_path, mode=mode)
+    _, warnings = find_keys(None, environ(tmp_path))
+    assert warnings == (f"{path}: others can read or write these keys; chmod 600 {path}",)
+
+
+def test_what_cannot_be_looked_at_is_an_error_not_a_skip(tmp_path, monkeypatch):
+    """Skipping it would act with other keys."""
+    credential(tmp_path)
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CredentialsError, match=r"default.credential: cannot be read \(Permission denied\)"):
+        find_keys(None, environ(tmp_path))
+
+
+def test_no_secret_in_any_text(tmp_path):
+    """repr and str of the sources and their keys."""
+    credential(tmp_path, secretId=ID, secretKey=KEY, token=TOKEN)
+    source, _ = find_keys(None, environ(tmp_path))
+    assert isinstance(source, FileKeys)
+    fixed = FixedKeys(source.get(), "test")
+    for shown in (repr(source), str(source), repr(fixed), repr(source.get()), repr(vars(source))):
+        assert KEY not in shown
+        assert TOKEN not in shown
+        assert ID not in shown
+
+
+def test_files_are_never_written(tmp_path):
+    """Not by reading, not by refreshing."""
+    path = credential(tmp_path)
+    before = (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
+    source, _ = find_keys(None, environ(tmp_path))
+    source.get()
+    source.refresh()
+    assert before == (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
+    assert tccli_keys(path.read_text())["token"] is None

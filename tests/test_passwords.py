@@ -1,0 +1,242 @@
+"""`passwords`: asked once per call, checked, and in no text whatever goes wrong."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import passwords
+from engine.errors import CredentialsError
+from engine.job import PasswordSpec
+from engine.model import Call, CallId, Place
+from engine.passwords import CommandPasswords, open_passwords, password_problem
+
+GOOD = "Corr3ct-Horse"
+PLACE = Place("j.yaml", 1, 1)
+
+
+def call(user="app", region="ap-tokyo"):
+    return Call(CallId("0" * 16), "CloseAccountCAM", "", region, "postgres-a1", user)
+
+
+def command(*argv):
+    return CommandPasswords(argv, f"command {argv[0]}")
+
+
+def python(code, *args):
+    return command(sys.executable, "-c", code, *args)
+
+
+async def refused(source, asked=None):
+    """What asking says when it fails: nothing of the password, not even in a chained exception."""
+    with pytest.raises(CredentialsError) as caught:
+        await source.ask(asked or call())
+    said = "".join(traceback.format_exception(caught.value))
+    assert GOOD not in said
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("password", [GOOD, "aA1~" * 2, "aA1?" * 8, "/aA1aaaa"[1:] + "/", "(){}[]aA1", "aA1`_|:<>"])
+def test_passwords_the_documented_rule_allows(password):
+    """8–32 characters of four classes."""
+    assert password_problem(password) is None
+
+
+@pytest.mark.parametrize(
+    ("password", "said"),
+    [
+        ("aA1~aA1", "has 7 characters; 8–32 are allowed"),
+        ("aA1~" * 8 + "a", "has 33 characters"),
+        ("/aA1aaaa", "begins with /"),
+        ("aA1~ aaaa", "holds 1 character outside"),
+        ("aA1~ééaaa", "holds 2 characters outside"),
+        ('aA1~"aaaa', "holds 1 character outside"),
+        ("AAAA111~", "lacks a lower-case letter"),
+        ("aaaa111~", "lacks an upper-case letter"),
+        ("aaaAAA~~", "lacks a digit"),
+        ("aaaaAAAA1", "lacks one of ("),
+        ("aaaaaaaaa", "lacks an upper-case letter and a digit and one of"),
+    ],
+)
+def test_passwords_the_documented_rule_refuses(password, said):
+    """In words that do not hold it."""
+    problem = password_problem(password)
+    assert problem is not None
+    assert said in problem
+    assert password not in problem
+
+
+@given(st.text(max_size=40))
+def test_the_words_never_hold_the_password(password):
+    """Unless it is a piece of the words themselves."""
+    problem = password_problem(password) or ""
+    assert len(password) < 8 or password not in problem
+
+
+async def test_a_command_gets_the_account_and_prints_one_line():
+    """Placeholders in every argument, no shell, one trailing newline taken off."""
+    source = python("import sys; print(sys.argv[1])", "{user}-{instance}:{region}-{user};$HOME")
+    with pytest.raises(CredentialsError, match="has 34 characters"):
+        await source.ask(call())
+    source = python("import sys; print('Aa1~' + sys.argv[1])", "{user}{region}")
+    assert await source.ask(call()) == "Aa1~appap-tokyo"
+    assert await python("print('Aa1~aaaa', end='\\r\\n')").ask(call()) == "Aa1~aaaa"
+    assert await python("print('Aa1~aaaa', end='')").ask(call()) == "Aa1~aaaa"
+
+
+async def test_a_command_has_nothing_on_standard_input():
+    """A program that asks there gets the end, not the operator's terminal."""
+    assert await python("import sys; print('Aa1~' + 'xxxx' + sys.stdin.read())").ask(call()) == "Aa1~xxxx"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("pass", "printed nothing"),
+        ("print()", "printed nothing"),
+        (f"print('{GOOD}\\nx')", "printed more than one line"),
+        (f"print('{GOOD}\\n')", "printed more than one line"),
+        (f"print('{GOOD}' * 10_000_00)", "printed more than one line"),
+        (f"print(' {GOOD}')", "holds 1 character outside"),
+        ("import sys; sys.stdout.buffer.write(b'aA1~\\xff\\xfeaaaa')", "holds 2 characters outside"),
+        (f"import sys; print('{GOOD}'); sys.exit(3)", "exit status 3"),
+        (
+            f"import sys; print('{GOOD}'); print('no {GOOD} here\\nsecond', file=sys.stderr); sys.exit(1)",
+            "exit status 1: no [redacted] here",
+        ),
+        ("import sys; print('a\\x1b[31m' + 'b' * 500, file=sys.stderr); sys.exit(1)", "exit status 1: a[31mbbb"),
+        ("import os; os.kill(os.getpid(), 9)", "exit status -9"),
+    ],
+)
+async def test_what_a_command_may_do_wrong(code, said):
+    """Named with program and account; standard output is never shown."""
+    found = await refused(python(code))
+    assert said in found
+    assert found.startswith(f"command {sys.executable}")
+    assert "postgres-a1/app" in found
+    assert "second" not in found
+    assert "\x1b" not in found
+    assert len(found) < 400
+
+
+async def test_a_command_that_cannot_be_started(tmp_path):
+    """Missing, not a program, impossible arguments."""
+    plain = tmp_path / "notes"
+    plain.touch(0o600)
+    assert "cannot be started: No such file" in await refused(command("/nonexistent/pass"))
+    assert "cannot be started: Permission denied" in await refused(command(str(plain)))
+    assert "arguments cannot be passed" in await refused(command("true", "a\0b"))
+
+
+async def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):
+    """After 30 s; a shorter time here."""
+    monkeypatch.setattr(passwords, "COMMAND_TIMEOUT_S", 0.3)
+    mark = tmp_path / "alive"
+    child = f"import time; time.sleep(0.8); open({str(mark)!r}, 'w')"
+    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    start = time.monotonic()
+    assert "no answer within 0.3 s" in await refused(python(code))
+    assert time.monotonic() - start < 5
+    time.sleep(0.7)
+    assert not mark.exists()
+
+
+async def test_an_end_that_comes_by_itself_is_no_error():
+    """The program may be gone before it is ended."""
+
+    class Gone:
+        pid = 2**22 + 1  # beyond the largest process id
+        returncode = None
+
+        async def wait(self):
+            return 0
+
+    await passwords._end(Gone())
+
+
+# A file
+
+
+def file_source(tmp_path, text, mode=0o600):
+    path = tmp_path / "p.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
+    return open_passwords(PasswordSpec(place=PLACE, file=str(path)), {})
+
+
+async def test_a_file_has_a_row_for_each_account(tmp_path):
+    """By instance and user, the row with the region first; BOM, CRLF, blank lines, quotes."""
+    text = (
+        "\ufeffUser,instance,region,PASSWORD\r\napp,postgres-a1,,Aa1~aaaa\r\n,,,\r\n\r\n"
+        'app,postgres-a1,ap-seoul,"Aa1~,bbbb"\r\nroot,postgres-a1,,short\r\n'
+    )
+    source = file_source(tmp_path, text)
+    assert source.label == f"file {tmp_path}/p.csv"
+    assert await source.ask(call()) == "Aa1~aaaa"
+    assert await source.ask(call(region="ap-seoul")) == "Aa1~,bbbb"
+    assert "no row for postgres-a1/etl" in await refused(source, call("etl"))
+    found = await refused(source, call("root"))
+    assert "the password for postgres-a1/root has 5 characters" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no column instance, user, password"),
+        (f"instance,user\npostgres-a1,{GOOD}\n", "no column password"),
+        (f"instance,user,password\npostgres-a1,app,{GOOD},x\n", "line 2 has 4 of 3 columns; quote"),
+        (f"instance,user,password\na-1,u,{GOOD}\na-1,u,{GOOD}\n", "line 3 names a-1/u a second time"),
+        (f'instance,user,password\na-1,u,"{GOOD}\n', "not valid CSV"),
+        (b"instance,user,password\na-1,u,\xff\n", "is not UTF-8"),
+    ],
+)
+def test_broken_password_files(tmp_path, text, said):
+    """Named by line when opened, before anything is sent."""
+    with pytest.raises(CredentialsError, match=said) as caught:
+        file_source(tmp_path, text)
+    assert GOOD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_password_file_others_can_reach_is_refused(tmp_path, mode):
+    """With the command that helps."""
+    with pytest.raises(CredentialsError, match="others can read these passwords; chmod 600"):
+        file_source(tmp_path, "instance,user,password\n", mode)
+
+
+def test_a_password_file_that_cannot_be_read(tmp_path, monkeypatch):
+    """Missing or too large."""
+    with pytest.raises(CredentialsError, match="cannot be read: No such file"):
+        open_passwords(PasswordSpec(place=PLACE, file=str(tmp_path / "x")), {})
+    monkeypatch.setattr(passwords, "MOST_FILE", 10)
+    with pytest.raises(CredentialsError, match="larger than"):
+        file_source(tmp_path, "instance,user,password\n")
+
+
+# A variable, and the way from a job
+
+
+async def test_an_environment_variable():
+    """For a job with one target."""
+    spec = PasswordSpec(place=PLACE, env="NEW_PW")
+    source = open_passwords(spec, {"NEW_PW": GOOD})
+    assert (source.label, await source.ask(call())) == ("environment NEW_PW", GOOD)
+    assert GOOD not in repr(source)
+    with pytest.raises(CredentialsError, match="environment NEW_PW: the variable is not set or empty"):
+        open_passwords(spec, {"NEW_PW": ""})
+    assert "lacks" in await refused(open_passwords(spec, {"NEW_PW": "aaaaaaaa"}))
+
+
+async def test_a_command_from_a_job():
+    """The label names the program, not its arguments."""
+    spec = PasswordSpec(place=PLACE, command=("echo", "Aa1~{user}", "--token=x")[:2])
+    source = open_passwords(spec, {})
+    assert source.label == "command echo"
+    assert await source.ask(call("user")) == "Aa1~user"
+    assert Path(sys.executable).exists()

@@ -1,0 +1,49 @@
+"""`schema`: the JSON Schema for editors says what the parser says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.actions import ACTIONS
+from engine.fields import kinds
+from engine.filemodel import JobFile
+from engine.schema import job_schema, schema_text
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_committed_schema_is_current():
+    """`python -m engine.schema > engine/job.schema.json` makes it so."""
+    assert (ROOT / "engine/job.schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_has_the_keys_the_parser_takes():
+    """Nothing more, and every one described."""
+    schema = job_schema()
+    assert list(schema["properties"]) == list(kinds(JobFile))
+    assert schema["required"] == ["action", "targets"]
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["action"]["enum"] == list(ACTIONS)
+    for key, value in schema["properties"].items():
+        described = schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+        assert described["description"], key
+
+
+def test_every_reference_leads_somewhere():
+    """An editor shows a broken reference as an error in every file."""
+    schema = job_schema()
+    names = set(schema["$defs"])
+
+    def walk(node):
+        if isinstance(node, dict):
+            if "$ref" in node:
+                assert node["$ref"].removeprefix("#/$defs/") in names
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(schema)
+    json.dumps(schema)

@@ -1,0 +1,353 @@
+"""`settings` and `config`: who said what wins, and guards that add up from everywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from engine.config import base_directory, user_config
+from engine.errors import ConfigError, UsageError
+from engine.fields import kinds
+from engine.filemodel import NOT_BUILT_CONFIG, ConfigFile
+from engine.job import StopAfter
+from engine.jobfile import ad_hoc_job, parse_job
+from engine.settings import Configs, Flags, Settings, check_rate, effective, endpoint_for, find_configs, parse_config
+
+ROOT = Path(__file__).parent.parent
+HOME = {"HOME": "/home/op"}
+
+
+def job(extra="", action="LockAccount"):
+    text = f"action: {action}\nregion: ap-tokyo\ntargets: [a-1/u]\n{extra}"
+    return parse_job(text.encode(), file="jobs/x.yaml", read=lambda path: b"")
+
+
+def configs(*texts):
+    return Configs(
+        files=tuple(parse_config(text.encode(), f"/etc/{n}/config.yaml") for n, text in enumerate(texts)),
+        looked_in=("/here/config.yaml and upward", "/etc/acctops/config.yaml"),
+    )
+
+
+NONE = Configs()
+
+
+def test_defaults():
+    """As documented, each with `default` as its origin."""
+    settings = effective(Flags(), HOME, None, NONE)
+    assert settings == Settings(state_dir=Path("/home/op/.local/state/acctops"), origin=settings.origin)
+    assert (settings.workers, settings.per_instance, settings.timeout_s) == (100, 4, 10)
+    assert (settings.retry_transient_s, settings.retry_busy_s, settings.deadline_s) == (120, 600, None)
+    assert set(settings.origin.values()) == {"default"}
+    assert settings.quota("LockAccount") == 20
+
+
+def test_flags_then_environment_then_job_then_nearest_config_then_default():
+    """One layer after the other is taken away."""
+    flags, environ = Flags(rate="1", workers=5), {**HOME, "ACCTOPS_RATE": "2", "ACCTOPS_WORKERS": ""}
+    written, files = job("rate: 3\n"), configs("workers: 9\n", "rate: 5\nworkers: 8\n")
+    got = [
+        effective(flags, environ, written, files),
+        effective(Flags(), environ, written, files),
+        effective(Flags(), HOME, written, files),
+        effective(Flags(), HOME, job(), files),
+        effective(Flags(), HOME, None, NONE),
+    ]
+    assert [settings.rate for settings in got] == [1, 2, 3, 5, None]
+    assert [settings.origin["rate"] for settings in got] == [
+        "--rate", "ACCTOPS_RATE", "jobs/x.yaml:4:7", "/etc/1/config.yaml:1:7", "default",
+    ]  # fmt: skip
+    assert [settings.workers for settings in got] == [5, 9, 9, 9, 100]
+
+
+def test_every_setting_can_be_said_in_a_config():
+    """And arrives, in seconds where it is a time."""
+    text = (
+        "site: mainland\nendpoint: https://x.example/\nprofile: prod\nstate_dir: ~/st\nstate_group: dba\n"
+        'protect: ["*/root"]\nquotas: {LockAccount: 40}\nrate: 30\nworkers: 3\nper_instance: 2\ntimeout: 5s\n'
+        "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\n"
+    )
+    settings = effective(Flags(), HOME, job(), configs(text))
+    assert settings.site == "mainland"
+    assert settings.endpoints == ("https://x.example",)
+    assert (settings.profile, settings.state_dir, settings.state_group) == ("prod", Path("/home/op/st"), "dba")
+    assert [rule.pattern for rule in settings.protect] == ["*/root"]
+    assert (settings.quotas, settings.quota("LockAccount"), settings.rate) == ({"LockAccount": 40}, 40, 30)
+    assert (settings.workers, settings.per_instance, settings.timeout_s, settings.deadline_s) == (3, 2, 5, 3600)
+    assert (settings.retry_transient_s, settings.retry_busy_s, settings.stop_after) == (60, 120, StopAfter(count=3))
+    assert "default" not in settings.origin.values()
+
+
+def test_environment_variables():
+    """All that are documented."""
+    environ = {
+        "ACCTOPS_STATE_DIR": "/st", "ACCTOPS_ENDPOINT": "http://127.0.0.1:1, http://127.0.0.1:2,",
+        "ACCTOPS_PROFILE": "p",
+        "ACCTOPS_RATE": "7", "ACCTOPS_WORKERS": "6", "ACCTOPS_TIMEOUT": "3s", "ACCTOPS_DEADLINE": "2m",
+    }  # fmt: skip
+    settings = effective(Flags(), environ, job(), NONE)
+    assert settings.endpoints == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    assert (settings.state_dir, settings.profile, settings.rate, settings.workers) == (Path("/st"), "p", 7, 6)
+    assert (settings.timeout_s, settings.deadline_s) == (3, 120)
+    named = {name for name in settings.origin.values() if name.startswith("ACCTOPS_")}
+    assert named == set(environ)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "error", "said"),
+    [
+        (
+            Flags(rate="fast"),
+            {},
+            UsageError,
+            "--rate: expected a number of calls a second above 0, at most 10000, got 'fast'",
+        ),
+        (Flags(workers=0), {}, UsageError, "--workers: expected a whole number from 1 to 10000, got '0'"),
+        (Flags(timeout="10"), {}, UsageError, "--timeout: expected a duration with its unit"),
+        (Flags(deadline="0s"), {}, UsageError, "--deadline: expected a duration longer than 0s"),
+        (Flags(endpoints=["http://x"]), {}, UsageError, "--endpoint: an endpoint is https"),
+        (Flags(profile="a/b"), {}, UsageError, "--profile: expected the name of a tccli profile"),
+        (Flags(), {"ACCTOPS_TIMEOUT": "x"}, ConfigError, "ACCTOPS_TIMEOUT: expected a duration"),
+        (Flags(), {"ACCTOPS_ENDPOINT": "https://me:hunter2@x"}, ConfigError, "ACCTOPS_ENDPOINT: an endpoint is https"),
+    ],
+)
+def test_wrong_flags_and_variables_are_named(flags, environ, error, said):
+    """By the name the operator used, never repeating what may be a secret."""
+    with pytest.raises(error, match="^" + re.escape(said)) as caught:
+        effective(flags, HOME | environ, None, NONE)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_endpoints():
+    """Flags may name several, each once; the job's wins over the config's; without any the site decides."""
+    several = Flags(endpoints=["http://127.0.0.1:1", "http://127.0.0.1:1/", "http://127.0.0.1:2"])
+    assert effective(several, HOME, None, NONE).endpoints == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+    file = configs("endpoint: https://config.example\nsite: mainland\n")
+    settings = effective(Flags(), HOME, job("endpoint: https://job.example\n"), file)
+    assert settings.endpoints == ("https://job.example",)
+    assert settings.origin["endpoints"] == "jobs/x.yaml:4:11"
+    assert settings.endpoint_for("ap-tokyo") == "https://job.example"
+    assert effective(Flags(), HOME, job(), NONE).endpoint_for("ap-tokyo") == endpoint_for("international", "ap-tokyo")
+    assert endpoint_for("international", "ap-shenzhen-fsi") == "https://postgres.ap-shenzhen-fsi.tencentcloudapi.com"
+
+
+def test_the_state_directory(tmp_path, monkeypatch):
+    """Flag, variable, config (relative to that file), XDG, home; none is an error that says what to do."""
+    monkeypatch.chdir(tmp_path)
+    file = configs("state_dir: st\n")
+    every = {"ACCTOPS_STATE_DIR": "~/env", "XDG_STATE_HOME": "/xdg", **HOME}
+    assert effective(Flags(state_dir="flag"), every, None, file).state_dir == tmp_path / "flag"
+    assert effective(Flags(), every, None, file).state_dir == Path("/home/op/env")
+    assert effective(Flags(), HOME, None, file).state_dir == Path("/etc/0/st")
+    assert effective(Flags(), {"XDG_STATE_HOME": "/xdg"}, None, configs("rate: 1\n")).state_dir == Path("/xdg/acctops")
+    assert effective(Flags(), {**HOME, "XDG_STATE_HOME": "rel"}, None, NONE).state_dir == Path(
+        "/home/op/.local/state/acctops"
+    )
+    with pytest.raises(ConfigError, match="neither HOME nor XDG_STATE_HOME is set; pass --state-dir"):
+        effective(Flags(), {}, None, NONE)
+
+
+def test_a_rate_above_the_quota_is_refused():
+    """It only breaks the quota; a simulator on this machine has none, and the vendor may have raised it."""
+    loopback = Flags(rate="100", endpoints=["http://127.0.0.1:1"])
+    assert effective(loopback, HOME, job(), NONE).rate == 100
+    assert effective(Flags(rate="100", simulate=True), HOME, job(), NONE).rate == 100
+    assert effective(Flags(rate="100"), HOME, None, NONE).rate == 100
+    assert effective(Flags(rate="40"), HOME, job(), configs("quotas: {LockAccount: 40}\n")).rate == 40
+    with pytest.raises(
+        UsageError,
+        match=r"--rate: rate 21 is above the quota of LockAccount, 20 calls a second; .*quotas: {LockAccount: 21}",
+    ):
+        effective(Flags(rate="21"), HOME, job(), NONE)
+    with pytest.raises(ConfigError, match=r"jobs/x.yaml:4:7: rate 21 is above"):
+        effective(Flags(), HOME, job("rate: 21\n"), NONE)
+    mixed = Flags(rate="100", endpoints=["http://127.0.0.1:1", "https://x.example"])
+    with pytest.raises(UsageError, match="above the quota"):
+        effective(mixed, HOME, job(), NONE)
+    with pytest.raises(ConfigError, match="above the quota"):
+        check_rate(Settings(state_dir=Path("/s"), rate=21), "UnlockAccount")
+
+
+def test_guards_add_up_with_their_places():
+    """Of every config and the job; a waiver takes none away, it only spares the reminder."""
+    files = configs('protect: ["*/a"]\n', 'protect: ["*/b", "*/a"]\n')
+    settings = effective(Flags(), HOME, job('protect: ["*/c"]\n'), files)
+    assert settings.guards == (
+        "protect */a (/etc/0/config.yaml:1:11)",
+        "protect */b (/etc/1/config.yaml:1:11)",
+        "protect */a (/etc/1/config.yaml:1:18)",
+        "protect */c (jobs/x.yaml:4:11)",
+    )
+    assert len(effective(Flags(), HOME, job("protect: none\n"), files).protect) == 3
+    assert effective(Flags(), HOME, job("protect: none\n"), configs()).guards == ()
+    assert effective(Flags(), HOME, job(), configs()).guards == (
+        "no protect rules; looked in /here/config.yaml and upward, /etc/acctops/config.yaml, jobs/x.yaml",
+    )
+    by_hand = effective(Flags(), HOME, ad_hoc_job("LockAccount", ["a-1/u"], "ap-tokyo"), files)
+    assert len(by_hand.protect) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sites: x\n", "c.yaml:1:1: sites: unknown key; did you mean site?"),
+        ("site: moon\n", "c.yaml:1:7: site: expected international or mainland, got 'moon'"),
+        ("- a\n", "c.yaml:1:1: expected keys such as site: and protect:, got a list"),
+        ("a: [\n", "c.yaml:2:1: not valid YAML"),
+        ("protect: none\n", "c.yaml:1:10: protect: expected a list of globs"),
+        ("protect: [root]\n", "c.yaml:1:11: protect[0]: 'root' is not instance/user"),
+        ("quotas: 40\n", "c.yaml:1:9: quotas: expected a mapping of actions"),
+        ("quotas: {Lock: 40}\n", "c.yaml:1:10: quotas.Lock: unknown action; known are LockAccount"),
+        ("quotas: {lockaccount: 40}\n", "did you mean LockAccount?"),
+        ("quotas: {LockAccount: x}\n", "c.yaml:1:23: quotas.LockAccount: expected a number"),
+        ("secret_key: x\n", "c.yaml:1:1: secret_key: secrets never stand in this file"),
+        ("targets: [a-1/u]\n", "c.yaml:1:1: targets: unknown key"),
+        ("\0", "c.yaml: is not text"),
+        ("state_group: a b\n", "c.yaml:1:14: state_group: expected the name of a group, got 'a b'"),
+    ],
+)
+def test_config_mistakes(text, said):
+    """Same reader, same words as the job file."""
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_config(text.encode(), "c.yaml")
+
+
+@pytest.mark.parametrize("key", NOT_BUILT_CONFIG)
+def test_config_keys_that_are_not_built_yet_are_errors(key):
+    """A limit that is not kept is worse than none."""
+    with pytest.raises(ConfigError, match=f"`{key}` is not built yet"):
+        parse_config(f"{key}: x\n".encode(), "c.yaml")
+
+
+@given(st.binary(max_size=100))
+@hypothesis_settings(deadline=None)
+def test_random_bytes_are_a_config_or_a_config_error(data):
+    """Nothing else."""
+    try:
+        parse_config(data, "c.yaml")
+    except ConfigError as error:
+        assert "c.yaml" in str(error)
+
+
+# Finding files
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def find(*starts, environ=None, explicit=None, system=Path("/nonexistent/config.yaml")):
+    return find_configs(*starts, environ=environ or {}, explicit=explicit, system=system)
+
+
+def test_configs_are_found_upward_then_the_users_then_the_systems(tmp_path):
+    """Nearest first; an empty file is a config that says nothing."""
+    for place in ("a/b/c", "a", "home/.config/acctops", "sys"):
+        write(tmp_path / place / "config.yaml", f'protect: ["*/{Path(place).name}"]\n')
+    write(tmp_path / "a/b/config.yaml", "# nothing\n")
+    found = find(tmp_path / "a/b/c", environ={"HOME": str(tmp_path / "home")}, system=tmp_path / "sys/config.yaml")
+    assert [rule.pattern for rule in found.protect] == ["*/c", "*/a", "*/acctops", "*/sys"]
+    assert str(found.protect[0].place) == f"{tmp_path}/a/b/c/config.yaml:1:11"
+    assert found.looked_in == (
+        f"{tmp_path}/a/b/c/config.yaml and upward",
+        f"{tmp_path}/home/.config/acctops/config.yaml",
+        f"{tmp_path}/sys/config.yaml",
+    )
+    assert len(found.files) == 5
+
+
+def test_each_file_counts_once_and_links_hide_none(tmp_path):
+    """A job reached by a link is guarded beside the link and beside the file."""
+    write(tmp_path / "real/config.yaml", 'protect: ["*/real"]\n')
+    write(tmp_path / "links/config.yaml", 'protect: ["*/link"]\n')
+    (tmp_path / "links/jobs").symlink_to(tmp_path / "real", target_is_directory=True)
+    found = find(tmp_path / "links/jobs", tmp_path / "real", tmp_path / "links")
+    assert sorted(rule.pattern for rule in found.protect) == ["*/link", "*/real"]
+
+
+def test_a_named_config_is_the_nearest_and_must_exist(tmp_path):
+    """`--config` goes before ACCTOPS_CONFIG; the guards of the others hold all the same."""
+    write(tmp_path / "j/config.yaml", 'rate: 1\nprotect: ["*/a"]\n')
+    named = write(tmp_path / "named.yaml", 'rate: 2\nprotect: ["*/b"]\n')
+    by_flag = find(tmp_path / "j", explicit=str(named), environ={"ACCTOPS_CONFIG": "/nowhere"})
+    by_variable = find(tmp_path / "j", environ={"ACCTOPS_CONFIG": str(named)})
+    assert by_flag == by_variable
+    assert [config.values["rate"] for config in by_flag.files] == [2, 1]
+    assert {rule.pattern for rule in by_flag.protect} == {"*/a", "*/b"}
+    for missing in (tmp_path / "nope.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="no such config file; correct --config or ACCTOPS_CONFIG"):
+            find(explicit=str(missing))
+
+
+def test_a_foreign_config_upward_is_a_clear_error(tmp_path):
+    """Not skipped: it could be ours with a slip, and its guards would be gone."""
+    path = write(tmp_path / "config.yaml", "kind: Cluster\n")
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:1:1: kind: unknown key")) as caught:
+        find(tmp_path)
+    assert "keep jobs elsewhere" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        find(explicit=str(path))
+    assert "keep jobs elsewhere" not in str(caught.value)
+
+
+def test_what_cannot_be_read_stops(tmp_path, monkeypatch):
+    """Its guards cannot be known; a directory of that name is no config."""
+    (tmp_path / "config.yaml").mkdir()
+    assert find(tmp_path).files == ()
+    monkeypatch.setattr("engine.config.MOST_CONFIG", 10)
+    write(tmp_path / "a/config.yaml", "site: international\n")
+    with pytest.raises(ConfigError, match="this is no config of acctops"):
+        find(tmp_path / "a")
+
+    def denied(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\); its protect rules would not hold"):
+        find(tmp_path / "a")
+
+
+def test_a_config_anybody_can_write_is_a_warning(tmp_path):
+    """It could send the calls elsewhere."""
+    path = write(tmp_path / "config.yaml", "site: international\n")
+    path.chmod(0o666)
+    found = find(tmp_path)
+    assert found.warnings == (f"{path}: anybody can write it; chmod o-w",)
+    assert effective(Flags(), HOME, None, found).warnings == found.warnings
+
+
+def test_without_a_home_the_users_config_is_left_out():
+    """Services have none."""
+    assert user_config({}) is None
+    assert user_config({"HOME": "/h"}) == Path("/h/.config/acctops/config.yaml")
+    assert base_directory({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, "XDG_CONFIG_HOME", ".config") == Path("/x")
+    assert len(find(Path("/"), environ={}).looked_in) == 2
+
+
+# The example
+
+
+def uncommented(text):
+    """The example with every commented key switched on."""
+    return re.sub(r"^# (?=[a-z_]+:( |$)|  [A-Za-z]+: )", "", text, flags=re.MULTILINE)
+
+
+def test_the_example_config_loads_as_it_is_and_with_every_key_on():
+    """It documents every key there is."""
+    text = (ROOT / "config.example.yaml").read_text()
+    assert parse_config(text.encode(), "c.yaml").values == {"site": "international"}
+    full = parse_config(uncommented(text).encode(), "c.yaml")
+    inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s"}
+    assert set(full.values) == (set(kinds(ConfigFile)) - {"protect", "retry", "timeout", "deadline"}) | inner
+    assert full.values["quotas"] == {"LockAccount": 40, "UnlockAccount": 40}
+    assert len(full.protect) == 2
+    settings = effective(Flags(), dict(os.environ) | HOME, None, Configs(files=(full,)))
+    assert settings.state_dir == Path("/var/lib/acctops")
