@@ -187,6 +187,11 @@ class CallQueue:
         """Forget that call `index` is in flight, without saying anything of its instance."""
         self._line(index).in_flight -= 1
 
+    def is_busy(self, index: int) -> bool:
+        """Whether the instance of call `index` has calls in flight, or untried ones that can go soon."""
+        line = self._line(index)
+        return line.in_flight > 0 or (bool(line.bands[_FRESH]) and line.streak < SICK_AFTER)
+
     def sick_since(self, index: int) -> float | None:
         """Since when the instance of call `index` has taken nothing; None while it is well."""
         return self._line(index).sick_since

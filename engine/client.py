@@ -13,7 +13,7 @@ from engine.actions import VERSION
 from engine.credentials import KeySource
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
-from engine.verdicts import read_reply
+from engine.verdicts import Cure, read_reply
 
 MESSAGE_LIMIT = 1000
 """Characters of a server message that are kept."""
@@ -94,6 +94,20 @@ class Client:
             ms=round((self._clock() - sent_at) * 1000),
             date=outcome.date if isinstance(outcome, Reply) else None,
         )
+
+    def now(self) -> float:
+        """UNIX time here."""
+        return self._clock()
+
+    def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
+        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense."""
+        if cure is Cure.CLOCK:
+            if attempt.date is None:
+                return False
+            self.learn_clock(attempt.date)
+            return True
+        self.keys.refresh()
+        return self.keys.get() != keys
 
     def learn_clock(self, date: float) -> float:
         """Take the server's `Date` as the truth; returns the new offset in seconds."""

@@ -9,38 +9,27 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
-from engine.model import AccountState, Verdict
+from engine.model import AccountState, Answer, Reading, Verdict
+from engine.names import REGIONS
 from engine.pacing import Pacer
 from engine.verdicts import Cure, rule
 
 PAGE = 100
 """Rows a call, the documented maximum (D-ACCTS)."""
-READ_RATE = 100.0
-"""Reads a second while sending; the documented limit is 1000 (D-ACCTS)."""
+SENDING_RATE = 100.0
+"""Reads a second while writes are sent; the documented limit is 1000 (D-ACCTS)."""
+PLANNING_RATE = 300.0
+"""Reads a second before anything is sent."""
 READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
 _MOST_PAGES = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """The accounts of one instance at one moment, or why they could not be read."""
-
-    accounts: Mapping[str, AccountState] | None
-    code: str | None
-    message: str | None
-    request_id: str | None
-
-    def find(self, user: str) -> AccountState | None:
-        """The account of that name, if the instance could be read and has it."""
-        return None if self.accounts is None else self.accounts.get(user)
+_MOST_PAUSE_S = 2.0
 
 
 class Inventory:
@@ -50,109 +39,150 @@ class Inventory:
         self,
         client: Client,
         *,
-        record: Callable[[records.AnyRecord], object],
+        record: Callable[[records.AnyRecord], object] | None = None,
         rng: random.Random,
+        rate: float = SENDING_RATE,
         concurrency: int = 64,
     ) -> None:
+        """Read through `client`; `record`, if given, journals every reading."""
         self._client = client
         self._record = record
         self._rng = rng
-        self._pacer = Pacer(READ_RATE)
+        self._pacer = Pacer(rate)
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(concurrency)
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
-        self._latest: dict[tuple[str, str], tuple[float, Reading]] = {}
+        self._shared: dict[tuple[str, str], _Shared] = {}
 
     async def read(self, region: str, instance: str, *, purpose: str) -> Reading:
         """Accounts of `instance` as they are after this moment. Never raises for what the API answers."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         key = (region, instance)
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            began_at, reading = self._latest.get(key, (float("-inf"), None))
-            if reading is None or began_at < asked_at:
-                began_at = loop.time()
-                async with self._gate:
-                    reading = await self._read(region, instance, purpose)
-                self._latest[key] = (began_at, reading)
-        return reading
+        shared = self._shared.setdefault(key, _Shared())
+        shared.readers += 1
+        try:
+            async with shared.lock:
+                if shared.reading is None or shared.began_at < asked_at:
+                    shared.began_at = loop.time()
+                    async with self._gate:
+                        shared.reading = await self._read(region, instance, purpose)
+                return shared.reading
+        finally:
+            shared.readers -= 1
+            if not shared.readers:
+                del self._shared[key]
 
     async def _read(self, region: str, instance: str, purpose: str) -> Reading:
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        accounts: dict[str, AccountState] = {}
-        reading = Reading(accounts=accounts, code=None, message=None, request_id=None)
+        started, at = loop.time(), self._client.now()
+        accounts: dict[str, AccountState] | None = {}
+        last = _NOTHING
         for page in range(_MOST_PAGES):
-            rows, reading = await self._page(region, instance, page * PAGE, started)
+            # By name: a list ordered by time shifts under the reader when an account is touched.
+            window = {"Limit": PAGE, "Offset": page * PAGE, "OrderBy": "name", "OrderByType": "asc"}
+            last = await self._ask("DescribeAccounts", region, {"DBInstanceId": instance, **window}, started)
+            rows = _rows(last.data) if last.data is not None else None
             if rows is None:
+                accounts = None
                 break
+            assert accounts is not None
             accounts |= {row.user: row for row in rows}
             # TotalCount is the number of rows of this call (facts.md §1.2): only a short page ends the list.
             if len(rows) < PAGE:
-                reading = Reading(accounts=accounts, code=None, message=None, request_id=reading.request_id)
                 break
-        self._record(
-            records.Read(
-                region=region,
-                instance=instance,
-                purpose=purpose,
-                request_id=reading.request_id,
-                code=reading.code,
-                rows=None if reading.accounts is None else len(accounts),
-                ms=round((loop.time() - started) * 1000),
-            )
+        reading = Reading(
+            accounts=accounts,
+            code=None if accounts is not None else last.code or "Local.Garbage",
+            message=None if accounts is not None else last.message,
+            request_id=last.request_id,
+            at=at,
+            ms=round((loop.time() - started) * 1000),
         )
+        if self._record is not None:
+            self._record(read_line(region, instance, purpose, reading))
         return reading
 
-    async def _page(
-        self, region: str, instance: str, offset: int, started: float
-    ) -> tuple[list[AccountState] | None, Reading]:
+    async def locate(self, instances: Iterable[str], *, away_from: str) -> dict[str, str]:
+        """Regions in which instances are found by id; best effort, one call a region and hundred instances."""
+        wanted = sorted(set(instances))
+        found: dict[str, str] = {}
+
+        async def look(region: str, ids: list[str]) -> None:
+            filters = [{"Name": "db-instance-id", "Values": ids}]
+            started = asyncio.get_running_loop().time()
+            answer = await self._ask("DescribeDBInstances", region, {"Filters": filters, "Limit": PAGE}, started)
+            rows = answer.data.get("DBInstanceSet") if answer.data is not None else None
+            for row in rows if isinstance(rows, list) else ():
+                if isinstance(row, dict) and row.get("DBInstanceId") in ids:
+                    found[str(row["DBInstanceId"])] = region
+
+        async with asyncio.TaskGroup() as group:
+            for region in REGIONS:
+                if region == away_from or region.endswith("-fsi"):
+                    continue
+                for first in range(0, len(wanted), PAGE):
+                    group.create_task(look(region, wanted[first : first + PAGE]))
+        return found
+
+    async def _ask(self, action: str, region: str, parameters: Mapping[str, object], started: float) -> Answer:
+        """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
         loop = asyncio.get_running_loop()
-        # By name: a list ordered by time shifts under the reader when an account is touched.
-        parameters = {
-            "DBInstanceId": instance,
-            "Limit": PAGE,
-            "Offset": offset,
-            "OrderBy": "name",
-            "OrderByType": "asc",
-        }
+        policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
         tries = 0
         cured: set[Cure] = set()
         while True:
             async with self._turn:
                 await self._pacer.slot()
-            attempt = await self._client.attempt(
-                "DescribeAccounts", region, parameters, keys=self._client.keys.get(), trace=str(uuid.uuid4())
-            )
+            keys = self._client.keys.get()
+            attempt = await self._client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
             answer = attempt.answer
-            ruling = rule("DescribeAccounts", answer, refreshable_keys=self._client.keys.refreshable)
-            if ruling.verdict is Verdict.DONE:
-                rows = _rows(answer.data or {})
-                if rows is not None:
-                    return rows, Reading(accounts={}, code=None, message=None, request_id=answer.request_id)
-            failed = Reading(
-                accounts=None,
-                code=answer.code or "Local.Garbage",
-                message=answer.message,
-                request_id=answer.request_id,
-            )
+            ruling = rule(action, answer, refreshable_keys=self._client.keys.refreshable)
             elapsed_s = loop.time() - started
-            if ruling.cure is Cure.CLOCK and attempt.date is not None and Cure.CLOCK not in cured:
-                cured.add(Cure.CLOCK)
-                self._client.learn_clock(attempt.date)
-            elif ruling.cure is Cure.KEYS and Cure.KEYS not in cured and self._client.keys.refresh():
-                cured.add(Cure.KEYS)
+            if ruling.verdict is Verdict.DONE:
+                return answer
+            if ruling.cure in (Cure.CLOCK, Cure.KEYS):
+                cured_now = ruling.cure not in cured and self._client.cure(ruling.cure, attempt, keys)
+                cured.add(ruling.cure)
+                if not cured_now:
+                    return answer
             elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
                 self._pacer.refused()
-            elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT) and elapsed_s < READ_BUDGET_S:
+            elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
                 tries += 1
-                policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
                 delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)
                 if delay is None:
-                    return None, failed
-                await asyncio.sleep(min(delay, 2.0))
+                    return answer
+                await asyncio.sleep(min(delay, _MOST_PAUSE_S))
             else:
-                return None, failed
+                return answer
+
+
+class _Shared:
+    """A reading that several ask for."""
+
+    __slots__ = ("began_at", "lock", "readers", "reading")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.readers = 0
+        self.began_at = float("-inf")
+        self.reading: Reading | None = None
+
+
+_NOTHING = Answer(http=None, request_id=None, code=None, message=None)
+
+
+def read_line(region: str, instance: str, purpose: str, reading: Reading) -> records.Read:
+    """A reading as the journal keeps it."""
+    return records.Read(
+        region=region,
+        instance=instance,
+        purpose=purpose,
+        request_id=reading.request_id,
+        code=reading.code,
+        rows=None if reading.accounts is None else len(reading.accounts),
+        ms=reading.ms,
+    )
 
 
 def _rows(data: Mapping[str, Any]) -> list[AccountState] | None:

@@ -18,9 +18,9 @@ from engine.backoff import Policy, next_delay
 from engine.callqueue import CallQueue, Health
 from engine.client import Attempt, Client
 from engine.errors import Exit
-from engine.inventory import Inventory, Reading
+from engine.inventory import Inventory
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Stage, Verdict
+from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
 from engine.pacing import Pacer
 from engine.verdicts import Budget, Cure, Ruling, Scope, rule
 
@@ -220,20 +220,12 @@ class Judge:
     def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
         client, answer = ticket.lane.client, attempt.answer
-        if ruling.cure in work.cures:
-            cured = False
-        elif ruling.cure is Cure.CLOCK:
-            cured = attempt.date is not None
-            if attempt.date is not None:
-                before = client.offset_s
-                offset = client.learn_clock(attempt.date)
-                if abs(offset - before) > 1:
-                    self._record(records.Note(what="clock_learned", data={"offset_s": round(offset, 1)}))
-        else:
-            if client.keys.refresh():
-                fingerprint = client.keys.get().fingerprint
-                self._record(records.Note(what="keys_refreshed", data={"key": fingerprint}))
-            cured = client.keys.get() != ticket.keys
+        offset_s, key = client.offset_s, client.keys.get().fingerprint
+        cured = ruling.cure not in work.cures and client.cure(ruling.cure, attempt, ticket.keys)
+        if abs(client.offset_s - offset_s) > 1:
+            self._record(records.Note(what="clock_learned", data={"offset_s": round(client.offset_s, 1)}))
+        if client.keys.get().fingerprint != key:
+            self._record(records.Note(what="keys_refreshed", data={"key": client.keys.get().fingerprint}))
         if not cured:
             self._stop(ruling.words, self._fatal_exit(answer.code), answer)
             return FINAL

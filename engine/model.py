@@ -207,6 +207,23 @@ class AccountState:
     password_update_time: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The accounts of one instance at one moment, or why they could not be read."""
+
+    accounts: Mapping[str, AccountState] | None
+    code: str | None = None
+    message: str | None = None
+    request_id: str | None = None
+    at: float = 0.0
+    """UNIX time at which it began."""
+    ms: int = 0
+
+    def find(self, user: str) -> AccountState | None:
+        """The account of that name, if the instance could be read and has it."""
+        return None if self.accounts is None else self.accounts.get(user)
+
+
 class Transport(Protocol):
     """The one seam to the API. Never raises for what the network or the server does: that is a Fault."""
 

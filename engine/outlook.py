@@ -1,0 +1,246 @@
+"""Rules, floor 1: what readings say of a plan before anything is sent. No I/O, no clock.
+
+Which calls have work to do and which are done or impossible already; which accounts must stay so that an instance keeps
+its admins; in which order a lockdown contains soonest; and which guards would refuse it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+
+from engine import records
+from engine.actions import ACTIONS, NORMAL, TRANSITIONAL, Action
+from engine.model import AccountState, Call, CallId, Omit, OmitReason, Reading, Target
+from engine.plan import Plan, interleave, plan_digest
+
+SUPERUSER = "tencentDBSuper"
+"""AccountInfo.UserType of an admin (D-ACCTS)."""
+NO_INSTANCE = frozenset(
+    {
+        "ResourceNotFound.InstanceNotFoundError",
+        "InvalidParameterValue.InstanceNotExist",
+        "InstanceNotExist",
+        "OperationDenied.ResourceNotFoundError",
+        "OperationDenied.ResourceNotFundError",  # sic, facts.md §3.4
+    }
+)
+DENIED = frozenset(
+    {
+        "AuthFailure.UnauthorizedOperation",
+        "UnauthorizedOperation",
+        "OperationDenied.CamDeniedError",
+        "OperationDenied.InstanceAccessDeniedError",
+        "FailedOperation.CamAuthFailed",
+        "FailedOperation.CamSigAndAuthError",
+    }
+)
+"""Codes of a reading that this identity may not make."""
+NO_ACCOUNT_CODE = "Local.NoAccount"
+
+Readings = Mapping[tuple[str, str], Reading]
+"""By (region, instance)."""
+
+
+class Standing(StrEnum):
+    """How a call's account stands before the call."""
+
+    OPEN = "open"
+    """Not as desired: work to do."""
+    ALREADY = "already"
+    CHANGING = "changing"
+    """In a transitional state: worth a short wait."""
+    NO_ACCOUNT = "no_account"
+    NO_INSTANCE = "no_instance"
+    UNREAD = "unread"
+
+
+def standing(action: Action, reading: Reading | None, user: str) -> Standing:
+    """How the account `user` stands by a reading of its instance."""
+    if reading is None or reading.accounts is None:
+        return Standing.NO_INSTANCE if reading is not None and reading.code in NO_INSTANCE else Standing.UNREAD
+    state = reading.accounts.get(user)
+    if state is None:
+        return Standing.NO_ACCOUNT
+    if action.is_desired is not None and action.is_desired(state):
+        return Standing.ALREADY
+    return Standing.CHANGING if state.status in TRANSITIONAL else Standing.OPEN
+
+
+def before_line(call: Call, reading: Reading | None) -> records.Before:
+    """The account before its call, as the journal keeps it; nulls and why if it was not read."""
+    state = reading.find(call.user) if reading is not None else None
+    if state is None:
+        why = no_account_words(call, reading) if reading is not None and reading.accounts is not None else None
+        why = why or (f"not read: {reading.code}" if reading is not None else "not read")
+        return records.Before(
+            call=call.id, status=None, cam=None, type=None, update_time=None, password_update_time=None, why=why
+        )
+    return records.Before(
+        call=call.id,
+        status=state.status,
+        cam=state.cam,
+        type=state.user_type or None,
+        update_time=state.update_time or None,
+        password_update_time=state.password_update_time or None,
+        why=None,
+    )
+
+
+def no_account_words(call: Call, reading: Reading) -> str:
+    """That an account is not there, with the nearest name that is."""
+    near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
+    return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def no_instance_words(call: Call, region: str | None) -> str:
+    """That an instance is not there, with the region where it is, if that was found."""
+    if region is None:
+        return f"no instance {call.instance} in {call.region}, nor in any other region"
+    return f"no instance {call.instance} in {call.region}: found in {region}"
+
+
+# ---- admins --------------------------------------------------------------------------------------------------------
+
+
+def usable_admins(accounts: Mapping[str, AccountState]) -> list[str]:
+    """Superusers that can log in."""
+    return [user for user, state in accounts.items() if state.user_type == SUPERUSER and state.status == NORMAL]
+
+
+def admins_to_keep(action: str, accounts: Mapping[str, AccountState], users: Sequence[str], keep: int) -> set[str]:
+    """Which of `users` must not be locked, so that the instance keeps `keep` usable superusers.
+
+    Of those that could go, the ones named first go first.
+    """
+    if action != "LockAccount" or keep <= 0:
+        return set()
+    usable = usable_admins(accounts)
+    doomed = [user for user in dict.fromkeys(users) if user in usable]
+    spare = max(0, len(usable) - keep)
+    return set(doomed[spare:])
+
+
+# ---- a plan, seen with readings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A plan, and how its accounts stand."""
+
+    plan: Plan
+    """Ordered for sending, without the admins that must stay."""
+    standings: Mapping[CallId, Standing]
+    accounts_read: int
+    last_admins: tuple[str, ...]
+    """Instances that would be left without a usable superuser."""
+    unread: tuple[str, ...]
+    """Instances that could not be read."""
+    denied: bool
+    """No instance could be read, for want of permission."""
+
+    def counts(self) -> dict[str, int]:
+        """Calls by standing, every standing named."""
+        found = Counter(self.standings.values())
+        return {str(kind): found[kind] for kind in Standing}
+
+
+def look_ahead(
+    plan: Plan, readings: Readings, *, keep_admins: int = 0, listed_order: bool = False, resend_already: bool = False
+) -> Outlook:
+    """The plan in the light of `readings`: admins kept, superusers first, what is unread or already so last."""
+    action = ACTIONS[plan.action]
+    by_instance: dict[tuple[str, str], list[Call]] = {}
+    for call in plan.calls:
+        by_instance.setdefault((call.region, call.instance), []).append(call)
+    kept_admins: dict[CallId, Omit] = {}
+    last_admins = []
+    for key, calls in by_instance.items():
+        reading = readings.get(key)
+        if reading is None or reading.accounts is None:
+            continue
+        users = [call.user for call in calls]
+        keep = admins_to_keep(action.name, reading.accounts, users, keep_admins)
+        kept_admins |= {call.id: admin_omit(call, keep_admins) for call in calls if call.user in keep}
+        usable = usable_admins(reading.accounts)
+        if action.name == "LockAccount" and usable and not set(usable) - (set(users) - keep):
+            last_admins.append(key[1])
+    kept = [call for call in plan.calls if call.id not in kept_admins]
+    standings = {call.id: standing(action, readings.get((call.region, call.instance)), call.user) for call in kept}
+    calls_in_order = kept if listed_order else _contain_first(kept, readings, standings, resend_already=resend_already)
+    ordered = tuple(calls_in_order)
+    return Outlook(
+        plan=Plan(
+            action=plan.action,
+            calls=ordered,
+            omits=(*plan.omits, *kept_admins.values()),
+            digest=plan_digest(ordered),
+        ),
+        standings=standings,
+        accounts_read=sum(len(reading.accounts or ()) for reading in readings.values()),
+        last_admins=tuple(last_admins),
+        unread=tuple(instance for (region, instance) in by_instance if _is_unread(readings.get((region, instance)))),
+        denied=bool(by_instance) and all(_is_denied(readings.get(key)) for key in by_instance),
+    )
+
+
+def admin_omit(call: Call, keep_admins: int) -> Omit:
+    """An admin left out so that its instance keeps one."""
+    target = Target(call.instance, call.user, call.region, call.account)
+    return Omit(target, OmitReason.PROTECTED, f"keep_admins: {keep_admins}", "the last usable superusers")
+
+
+def _contain_first(
+    calls: Sequence[Call], readings: Readings, standings: Mapping[CallId, Standing], *, resend_already: bool
+) -> Iterable[Call]:
+    def rank(call: Call) -> int:
+        if standings[call.id] is Standing.UNREAD:
+            return 2
+        if standings[call.id] is Standing.ALREADY and resend_already:
+            return 3
+        reading = readings.get((call.region, call.instance))
+        state = reading.find(call.user) if reading is not None else None
+        return 0 if state is not None and state.user_type == SUPERUSER else 1
+
+    bands: tuple[list[Call], ...] = ([], [], [], [])
+    for call in calls:
+        bands[rank(call)].append(call)
+    return (
+        call for band in bands for call in interleave(band, key=lambda call: (call.account, call.region, call.instance))
+    )
+
+
+def _is_unread(reading: Reading | None) -> bool:
+    return reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE)
+
+
+def _is_denied(reading: Reading | None) -> bool:
+    return reading is not None and reading.accounts is None and reading.code in DENIED
+
+
+# ---- guards --------------------------------------------------------------------------------------------------------
+
+
+def refusals(
+    outlook: Outlook, *, max_targets: int | None = None, max_share: float | None = None, expect: int | None = None
+) -> list[str]:
+    """Why the guards on size would refuse the plan; a plan beyond a guard is still shown."""
+    size = len(outlook.plan.calls)
+    why = []
+    if expect is not None and size != expect:
+        why.append(f"--expect {expect:,}: the plan has {size:,} calls")
+    if max_targets is not None and size > max_targets:
+        why.append(f"limits.max_targets {max_targets:,}: the plan has {size:,} calls")
+    if max_share is not None:
+        if not outlook.accounts_read:
+            why.append(f"limits.max_share {max_share:.0%}: no account could be read to compare with")
+        elif size > max_share * outlook.accounts_read:
+            share = size / outlook.accounts_read
+            why.append(
+                f"limits.max_share {max_share * 100:g}%: {size:,} of the {outlook.accounts_read:,} accounts read "
+                f"are {share:.1%}"
+            )
+    return why
