@@ -7,9 +7,10 @@ the guards in it would not hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from engine.actions import ACTIONS
 from engine.errors import ConfigError
@@ -33,19 +34,17 @@ MOST_CONFIG = 1 << 20
 _FOREIGN = "acctops reads every config.yaml from the job upward; keep jobs elsewhere if this one is another tool's"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Struct, frozen=True, kw_only=True):
     """What one config file says."""
 
     path: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = {}
     """Setting → value, by the names of Settings. Any: each key has its own type."""
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, Place] = {}
     protect: tuple[Glob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configs:
+class Configs(Struct, frozen=True, kw_only=True):
     """All config files found, nearest first, and the places looked in."""
 
     files: tuple[Config, ...] = ()

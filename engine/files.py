@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from engine.errors import JobError
+from engine.job import PasswordSpec
 from engine.jobfile import parse_job
 
 if TYPE_CHECKING:
@@ -42,16 +43,20 @@ def load_job(path: str | Path, *, stdin: BinaryIO | None = None) -> Job:
                 raise JobError(["standard input holds the job itself; put one of the two into a file"])
             return _read_stdin(stdin, MOST_LIST)
         try:
-            return read_bytes(directory / Path(listed).expanduser(), MOST_LIST)
+            path = directory / Path(listed).expanduser()
         except RuntimeError as exc:  # ~nobody
             raise JobError([f"{listed}: {exc}"]) from exc
+        try:
+            return read_bytes(path, MOST_LIST)
+        except JobError as exc:
+            raise JobError([f"{path}: {problem}" for problem in exc.problems]) from exc
 
     job = parse_job(data, file=file, read=read)
     if job.passwords is None or not job.passwords.file:
         return job
     # Whole, as a resume may run in another directory.
     path = Path(job.passwords.file).expanduser().absolute()
-    return replace(job, passwords=replace(job.passwords, file=str(path)))
+    return replace(job, passwords=PasswordSpec(place=job.passwords.place, file=str(path)))
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -96,4 +101,4 @@ def _hint(path: Path) -> str:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
         return f"; the directory {path.parent} cannot be read"
-    return f" {path}{did_you_mean(path.name, names)}"
+    return did_you_mean(path.name, names)

@@ -8,6 +8,8 @@ from fnmatch import translate
 from math import ceil
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -41,8 +43,7 @@ class Glob:
         return self._user.match(user) is not None and self._instance.match(instance) is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopAfter:
+class StopAfter(Struct, frozen=True, kw_only=True):
     """How many failed calls end a run: a count, or a share of the plan (0–1)."""
 
     count: int | None = None
@@ -60,8 +61,7 @@ class StopAfter:
         return str(self.count) if self.share is None else f"{self.share * 100:g}%"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PasswordSpec:
+class PasswordSpec(Struct, frozen=True, kw_only=True):
     """Where new passwords come from, never a password: one of the three is set."""
 
     place: Place

@@ -11,7 +11,7 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from engine import lists, names
+from engine import names
 from engine.actions import ACTIONS
 from engine.errors import JobError
 from engine.fields import Fields, glob_problem, kinds
@@ -128,6 +128,8 @@ class _JobReader:
             for problem in exc.problems:
                 self._fields.wrong(node, here, problem)
             return []
+        from engine import lists  # here: a job without a list starts without csv
+
         self._sources.append(shown)
         self._digest.update(data)
         reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl

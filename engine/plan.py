@@ -71,12 +71,12 @@ def make_plan(
     omits: list[Omit] = []
     for target in targets:
         identity = call_id(target.account, target.region, target.instance, target.user, action)
-        earlier = first_named.setdefault(identity, target)
-        omit = (
-            Omit(target, OmitReason.DUPLICATE, f"named first at {earlier.place}", str(target.place))
-            if earlier is not target
-            else left_out(target, protect=protect, exclude=exclude)
-        )
+        earlier = first_named.get(identity)
+        if earlier is not None:
+            omit: Omit | None = Omit(target, OmitReason.DUPLICATE, f"named first at {earlier.place}", str(target.place))
+        else:
+            first_named[identity] = target
+            omit = left_out(target, protect=protect, exclude=exclude)
         if omit is not None:
             omits.append(omit)
             continue

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from engine.actions import ACTIONS
 from engine.config import Config, Configs, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "endpoint_for", "find_configs", "parse_config"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flags:
+class Flags(Struct, frozen=True, kw_only=True):
     """What the command line says, as typed; None: not said. Checked by `effective`."""
 
     config: str | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.yamltext import Node
 
 _FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}"
-_PART_KEYS = frozenset(kinds(TargetEntry)) | frozenset(NOT_BUILT_TARGET)
+_PART_KEYS = frozenset((*TargetEntry.__struct_fields__, *NOT_BUILT_TARGET))
 
 
 class TargetEntries:

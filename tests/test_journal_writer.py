@@ -366,6 +366,25 @@ class TestBrokenDisk:
         journal.close()
         assert journal.path.stat().st_size == size
 
+    async def test_flush_beside_a_failing_commit_writes_nothing(self, store: RunStore) -> None:
+        """The failure is known in the thread before the loop hears of it."""
+        disk = Disk()
+        journal = create(store, disk)
+        disk.fail_sync = disk.syncs + 1
+        disk.go.clear()
+        disk.syncing.clear()
+        journal.append(note(1))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(disk.syncing.wait, 30)
+        journal.append(note(2))
+        size = journal.path.stat().st_size
+        disk.go.set()
+        with pytest.raises(JournalWriteError):
+            journal.flush()
+        await asyncio.sleep(0)
+        journal.close()
+        assert (disk.syncs, journal.path.stat().st_size) == (disk.fail_sync, size)
+
     def test_a_disk_that_takes_nothing_is_broken(self, store: RunStore) -> None:
         """No endless loop."""
         journal = create(store)
@@ -529,6 +548,39 @@ class TestCreation:
         assert disk.path is not None
         assert disk.path.name == "journal.jsonl.new"
         journal.close()
+
+    @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+    def test_j1_names_are_made_durable_too(self, store: RunStore, tmp_path: Path) -> None:
+        """A directory is synced after every name made in it: the run would be gone after a power cut."""
+        code = """
+            import sys, time
+            from pathlib import Path
+            from engine.journal.store import RunStore
+            from engine.journal.writer import Journal
+            from tests.support.journals import plan
+            Journal.create(RunStore(Path(sys.argv[1])), "r", plan(1), clock=time.time).close()
+        """
+        trace = tmp_path / "trace"
+        command = ["strace", "-f", "-y", "-s", "1000", "-o", str(trace), "-e", "trace=mkdir,rename,fsync,fdatasync"]
+        done = subprocess.run([*command, *python(code, str(store.state_dir))], capture_output=True, text=True)
+        if "ptrace" in done.stderr:
+            pytest.skip("strace is not allowed here")
+        assert done.returncode == 0, done.stderr
+        done_calls = [line for line in trace.read_text().splitlines() if line.endswith("= 0")]
+        above = re.escape(str(store.state_dir.parent))
+        found = (re.search(rf"(\w+)\(.*?{above}([\w./]*)", line) for line in done_calls)
+        seen = [f"{call[1]} {call[2]}" for call in found if call]
+        assert seen == [
+            "mkdir /state",
+            "fsync ",
+            "mkdir /state/runs",
+            "fsync /state",
+            "mkdir /state/runs/r",
+            "fsync /state/runs",
+            "fdatasync /state/runs/r/journal.jsonl.new",
+            "rename /state/runs/r/journal.jsonl.new",
+            "fsync /state/runs/r",
+        ]
 
     def test_a_leftover_of_a_killed_creation_is_nobodys_run(self, store: RunStore) -> None:
         """And does not hinder the next."""

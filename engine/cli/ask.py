@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from engine.cli.talk import say
@@ -38,14 +39,13 @@ def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = 
 
 def _show(question: str) -> None:
     """Put the question where the person is, also when stderr goes to a file."""
-    place = "/dev/stderr" if say.isatty() else "/dev/tty"
     try:
-        if place == "/dev/stderr":
+        if say.isatty():
             sys.stderr.write(question)
             sys.stderr.flush()
-            return
-        with open(place, "w", encoding="utf-8") as terminal:  # noqa: PTH123 - a device, not a path
-            terminal.write(question)
+        else:
+            with Path("/dev/tty").open("w", encoding="utf-8") as terminal:
+                terminal.write(question)
     except OSError:
         say(question)
 

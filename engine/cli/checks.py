@@ -18,7 +18,7 @@ from engine.errors import AcctopsError, Exit
 from engine.files import load_job
 from engine.journal.store import RunStore
 from engine.model import Verdict
-from engine.verdicts import rule
+from engine.verdicts import Cure, rule
 
 if TYPE_CHECKING:
     from engine.job import Job
@@ -117,11 +117,15 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
                 timeout_s=min(settings.timeout_s, _ENDPOINT_TIMEOUT_S),
                 request_client=f"acctops_{__version__};doctor",
             )
-            attempt = await client.attempt(
-                "DescribeDBInstances", regions[0], {"Limit": 1}, keys=keys.get(), trace=str(uuid.uuid4())
-            )
+            question = ("DescribeDBInstances", regions[0], {"Limit": 1})
+            attempt = await client.attempt(*question, keys=keys.get(), trace=str(uuid.uuid4()))
+            ruling = rule("DescribeDBInstances", attempt.answer, refreshable_keys=False)
+            checks += _clock(attempt.date, attempt.sent_at)
+            if ruling.cure is Cure.CLOCK and attempt.date is not None:  # as a run does: learn, and ask again
+                client.learn_clock(attempt.date)
+                attempt = await client.attempt(*question, keys=keys.get(), trace=str(uuid.uuid4()))
+                ruling = rule("DescribeDBInstances", attempt.answer, refreshable_keys=False)
             answer = attempt.answer
-            ruling = rule("DescribeDBInstances", answer, refreshable_keys=False)
             if ruling.verdict is Verdict.DONE:
                 checks.append(Check("endpoint", "ok", f"{endpoint} answers and takes the keys ({attempt.ms} ms)"))
             else:
@@ -129,7 +133,6 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
                 words = f"{endpoint}: {answer.code}: {ruling.words}; {ruling.advice}{request}"
                 checks.append(Check("endpoint", "fail", words))
                 refused = refused or (answer.code or "").startswith(("AuthFailure", "UnauthorizedOperation"))
-            checks += _clock(attempt.date, attempt.sent_at)
     finally:
         await transport.aclose()
     return checks, refused

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import UsageError
+from engine.errors import AcctopsError, UsageError
 from engine.job import Glob, Job
 from engine.settings import Flags, Settings, effective, endpoint_for, find_configs
 
@@ -67,9 +68,13 @@ class Options:
         problems.stop_if_any()
         return globs
 
-    def repeat(self) -> str:
-        """The flags an exact follow-up command needs to find the same run."""
-        return f" --state-dir {self.state_dir}" if self.state_dir else ""
+    def repeat(self, state_dir: Path) -> str:
+        """The flags an exact follow-up command, typed here, needs to find a run of `state_dir`."""
+        try:
+            found = Options().settings(None).state_dir
+        except AcctopsError:
+            found = None
+        return "" if found == state_dir else f" --state-dir {shlex.quote(str(state_dir))}"
 
 
 def endpoints_of(settings: Settings, regions: Iterable[str]) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.actions import ACTIONS
 from engine.cli.options import Options, endpoints_of
-from engine.cli.talk import out, out_json, warn
-from engine.errors import Exit
+from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
 
@@ -31,7 +30,7 @@ def show_plan(job_path: str, *, exclude: tuple[str, ...], show_all: bool, **comm
         warn(f"warning: {warning}")
     if options.as_json:
         out_json(plan_document(job, settings, plan))
-        return Exit.OK
+        return printed()
     out("PLAN, nothing sent\n" + summary(job, settings, plan))
     shown = plan.calls if show_all else plan.calls[:SHOWN]
     out("".join(f"  {call.label}  {call.region}\n" for call in shown).rstrip("\n"))
@@ -41,7 +40,7 @@ def show_plan(job_path: str, *, exclude: tuple[str, ...], show_all: bool, **comm
         out(f"  left out, {omit.reason}: {omit.target.label}  {omit.rule} ({omit.where})")
     if not show_all and len(plan.omits) > SHOWN:
         out(f"  … and {len(plan.omits) - SHOWN:,} more left out")
-    return Exit.OK
+    return printed()
 
 
 def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
@@ -49,10 +48,11 @@ def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
     return make_plan(job.action, job.targets, protect=settings.protect, exclude=(*job.exclude, *options.excludes()))
 
 
-def summary(job: Job, settings: Settings, plan: Plan) -> str:
+def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False) -> str:
     """What is to be done, what is left out and why, the guards, the time: a dozen lines."""
     action = ACTIONS[plan.action]
-    head = "  ".join(value for value in (plan.action, job.name, job.ticket, job.reason) if value)
+    mark = "SIMULATED" if simulated else None
+    head = "  ".join(value for value in (mark, plan.action, job.name, job.ticket, job.reason) if value)
     regions = sorted({call.region for call in plan.calls})
     places = ", ".join(regions[:4]) + (" …" if len(regions) > 4 else "")
     lines = [
@@ -68,8 +68,8 @@ def summary(job: Job, settings: Settings, plan: Plan) -> str:
     lines += [f"  {guard}" for guard in settings.guards]
     rate = settings.rate or settings.quota(plan.action)
     lanes = max(1, len(settings.endpoints))
-    where = ", ".join(endpoints_of(settings, regions))
-    lines.append(f"  time  about {_about(len(plan.calls) / rate / lanes)} at {rate:g}/s  {where}")
+    where = "the built-in simulator" if simulated else ", ".join(endpoints_of(settings, regions))
+    lines.append(f"  time  about {_about(len(plan.calls) / rate / lanes)} at {rate:g}/s, on {where}")
     return "\n".join(lines)
 
 

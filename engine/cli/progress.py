@@ -41,7 +41,7 @@ async def shown(runner: Runner, *, quiet: bool) -> AsyncIterator[None]:
     if quiet:
         yield
         return
-    task = asyncio.create_task(_bar(runner) if say.isatty() else _heartbeat(runner))
+    task = asyncio.create_task(_on_terminal(runner) if say.isatty() else _heartbeat(runner))
     try:
         yield
     finally:
@@ -54,6 +54,12 @@ async def _heartbeat(runner: Runner) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         say(f"{time.strftime('%H:%M:%SZ', time.gmtime())}  {line(runner.progress())}")
+
+
+async def _on_terminal(runner: Runner) -> None:
+    # A terminal that has gone takes the bar with it, never the run; nobody is left to read a heartbeat.
+    with contextlib.suppress(OSError, ValueError):
+        await _bar(runner)
 
 
 async def _bar(runner: Runner) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter, password_spec
 from engine.jobfile import ad_hoc_job
-from engine.journal.reader import replay
+from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, RunStore, find_run
 from engine.ledger import Ledger
 from engine.model import Call, CallId, Keys, Outcome, Place, RunId, Target
@@ -30,8 +31,10 @@ from engine.plan import Plan, left_out, plan_again
 from engine.report import document, text
 
 if TYPE_CHECKING:
+    from engine.cli.session import Ended
     from engine.journal.writer import Journal
     from engine.settings import Settings
+    from engine.simulator.faults import FaultRule
 
 STDIN_NAME = "standard input"
 _PROCESS_START = time.time() - time.process_time()
@@ -55,13 +58,13 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any)
 
 
 def _run(job: Job, options: Options) -> int:
-    _check_faults(options)
+    faults = _faults(options)
     settings = options.settings(job)
     plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
     if not options.quiet:
-        say(("SIMULATED  " if options.simulate else "") + summary(job, settings, plan))
+        say(summary(job, settings, plan, simulated=options.simulate))
     _refuse_empty(plan)
     frozen = run_settings(
         settings, job, job.action, sorted({call.region for call in plan.calls}), verify=not options.no_verify
@@ -71,14 +74,13 @@ def _run(job: Job, options: Options) -> int:
         settings=settings,
         frozen=frozen,
         plan=plan,
-        job=records.JobRef(
-            job.name, str(Path(job.path).absolute()) if Path(job.path).exists() else job.path, job.digest
-        ),
+        job=records.JobRef(job.name, _job_place(job), job.digest),
         reason=job.reason,
         ticket=job.ticket,
         simulated=options.simulate,
         stop_after=settings.stop_after,
         stdin_is_list=_reads_stdin(job),
+        faults=faults,
     )
     return new.start()
 
@@ -95,9 +97,15 @@ def _job_place(job: Job) -> str:
     return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
 
 
-def _check_faults(options: Options) -> None:
-    if options.faults is not None and not options.simulate:
+def _faults(options: Options) -> tuple[FaultRule, ...]:
+    """The script a simulated run meets, read before anybody is asked anything."""
+    if options.faults is None:
+        return ()
+    if not options.simulate:
         raise UsageError("--faults goes with --simulate; a server takes it as `acctops simulate --faults FILE`")
+    from engine.cli.simulating import read_faults
+
+    return read_faults(options.faults)
 
 
 def _refuse_empty(plan: Plan) -> None:
@@ -122,13 +130,14 @@ class _NewRun:
     stop_after: StopAfter | None
     stdin_is_list: bool = False
     parent: RunRef | None = None
+    faults: tuple[FaultRule, ...] = ()
 
     def start(self) -> int:
         keys = _keys(self.frozen.profile, simulated=self.simulated)
         passwords = _passwords(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         answer = confirm(
-            _question(self.plan),
+            _question(self.plan, simulated=self.simulated),
             len(self.plan.calls),
             yes=self.options.yes,
             by=operator(),
@@ -138,17 +147,18 @@ class _NewRun:
         with store.job_lock(self.job.digest, run_id):
             parent = self._link_parent(run_id)
             ledger = Ledger()
-            journal = _create(store, run_id, ledger, self._first_lines(keys, parent))
-            journal.append(answer, ledger.apply)
-            return _carry_out(
-                self.options,
-                store=store,
-                journal=journal,
-                ledger=ledger,
-                keys=keys,
-                passwords=passwords,
-                stop_after=self.stop_after,
-            )
+            with closing(_create(store, run_id, ledger, self._first_lines(keys, parent))) as journal:
+                journal.append(answer, ledger.apply)
+                return _carry_out(
+                    self.options,
+                    store=store,
+                    journal=journal,
+                    ledger=ledger,
+                    keys=keys,
+                    passwords=passwords,
+                    stop_after=self.stop_after,
+                    faults=self.faults,
+                )
 
     def _link_parent(self, run_id: RunId) -> records.Parent | None:
         """Tell the parent's journal, under its lock, before the new run's first write."""
@@ -222,12 +232,12 @@ def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[reco
     return Journal.create(store, run_id, folded(), clock=time.time)
 
 
-def _question(plan: Plan) -> str:
+def _question(plan: Plan, *, simulated: bool) -> str:
     action = ACTIONS[plan.action]
     count, instances = len(plan.calls), plan.instances
     effect = " and drop their sessions" if plan.action == "LockAccount" else ""
     accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"
-    return f"About to {action.verb} {accounts}{effect}"
+    return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if simulated else ''}"
 
 
 def _keys(profile: str | None, *, simulated: bool) -> KeySource:
@@ -262,16 +272,17 @@ def _carry_out(
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
+    faults: tuple[FaultRule, ...] = (),
 ) -> int:
-    from engine.cli.session import Session, simulated_world
+    from engine.cli.session import Ended, Session, simulated_world
 
     assert ledger.run is not None
     run_id = ledger.run.run
     if not options.quiet:
         say(f"run {run_id}  {journal.path}")
     try:
-        world = simulated_world(ledger, options.faults) if ledger.run.simulated else None
-        code, first_send_at = Session(
+        world = simulated_world(ledger, faults) if ledger.run.simulated else None
+        ended = Session(
             store=store,
             journal=journal,
             ledger=ledger,
@@ -283,21 +294,31 @@ def _carry_out(
             quiet=options.quiet,
         ).carry_out()
     except AcctopsError as error:
-        warn(f"{error}\n{journal.path}: what was recorded stands")
-        code, first_send_at = error.exit, None
-    first_send_ms = round((first_send_at - _PROCESS_START) * 1000) if first_send_at is not None else None
-    _show(options, ledger, journal, code, first_send_ms)
-    return code
+        ended = Ended(error.exit, stopped=records.Stopped(str(error), None, None))
+    with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
+        _show(options, ledger, journal, ended, store.state_dir)
+    return ended.exit
 
 
-def _show(options: Options, ledger: Ledger, journal: Journal, code: Exit, first_send_ms: int | None) -> None:
+def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, state_dir: Path) -> None:
     place, head = str(journal.path), journal.durable_head
+    unwritten = ended.stopped if journal.broken is not None or ledger.end is None else None
+    if unwritten is not None:
+        warn(f"STOPPED EARLY: {unwritten.why}\n{place}: what was recorded stands")
     if options.as_json:
+        since = ended.first_send_at
+        first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
         whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms)
-        whole["exit"] = int(code)
+        whole["exit"] = int(ended.exit)
+        if unwritten is not None:
+            whole["stopped"] = {
+                "why": unwritten.why,
+                "code": unwritten.code,
+                "request_id": unwritten.request_id,
+            }
         out_json(whole)
-    elif not (options.quiet and code is Exit.OK):
-        out(text(ledger, journal=place, head=head, flags=options.repeat()))
+    elif not (options.quiet and ended.exit is Exit.OK):
+        out(text(ledger, journal=place, head=head, flags=options.repeat(state_dir)))
 
 
 # ---- resume --------------------------------------------------------------------------------------------------------
@@ -312,44 +333,49 @@ def resume_run(run: str, **flags: Any) -> int:
     if ref.store is None:
         raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
     seen = replay(ref.path).ledger
+    assert seen.run is not None
+    options = replace(options, simulate=seen.run.simulated)
     _refuse_continued(seen, ref)
     _check_endpoint(options, seen)
     if _is_finished(seen):
         return _show_finished(options, seen, ref)
-    assert seen.run is not None
-    if seen.run.simulated:
-        options = replace(options, simulate=True)
-    keys = _keys(options.profile or seen.settings.profile, simulated=seen.run.simulated)
+    # Whatever can refuse does so before the journal is touched.
+    guards = options.settings(None, Path(seen.run.job.path).parent)
+    exclude = options.excludes()
+    settings = _changed_settings(options, seen.settings)
+    keys = _keys(settings.profile, simulated=seen.run.simulated)
+    passwords = _passwords(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, keys)
     with ref.store.job_lock(seen.run.job.digest, ref.run_id):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=time.time)
         ledger = replayed.ledger
-        settings = _changed_settings(options, ledger.settings)
-        session = records.Session(
-            verb="resume",
-            pid=os.getpid(),
-            host=os.uname().nodename,
-            operator=operator(),
-            version=__version__,
-            cut_bytes=replayed.torn_bytes,
-            settings=settings if settings != ledger.settings else None,
-            clock_offset_s=0.0,
-        )
-        journal.append(session, ledger.apply)
-        journal.flush()
-        guards = options.settings(None, Path(seen.run.job.path).parent)
-        no_send = _drop_guarded(ledger, journal, guards.protect, options.excludes())
-        stop_after = _stop_after(ledger.settings)
-        return _carry_out(
-            options,
-            store=ref.store,
-            journal=journal,
-            ledger=ledger,
-            keys=keys,
-            passwords=_passwords(ledger.settings, seen.run.action),
-            stop_after=stop_after,
-            no_send=no_send,
-        )
+        with closing(journal):
+            _refuse_continued(ledger, ref)
+            journal.append(_session_line(replayed, settings), ledger.apply)
+            no_send = _drop_guarded(ledger, journal, guards.protect, exclude)
+            return _carry_out(
+                options,
+                store=ref.store,
+                journal=journal,
+                ledger=ledger,
+                keys=keys,
+                passwords=passwords,
+                stop_after=_stop_after(ledger.settings),
+                no_send=no_send,
+            )
+
+
+def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
+    return records.Session(
+        verb="resume",
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        operator=operator(),
+        version=__version__,
+        cut_bytes=replayed.torn_bytes,
+        settings=settings if settings != replayed.ledger.settings else None,
+        clock_offset_s=0.0,
+    )
 
 
 def _found(options: Options, run: str) -> RunRef:
@@ -368,7 +394,9 @@ def _show_finished(options: Options, ledger: Ledger, ref: RunRef) -> int:
         out_json(document(ledger, journal=str(ref.path), head=found.head))
     elif not (options.quiet and ledger.end.exit == Exit.OK):
         say("this run is finished; nothing to resume")
-        out(text(ledger, journal=str(ref.path), head=found.head, flags=options.repeat()))
+        assert ref.store is not None
+        flags = options.repeat(ref.store.state_dir)
+        out(text(ledger, journal=str(ref.path), head=found.head, flags=flags))
     return ledger.end.exit
 
 
@@ -378,15 +406,16 @@ def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
         later = str(note.data.get("run", ""))
         if ref.store.path(later).is_file():
             raise RefusedError(
-                f"run {ref.run_id} was continued by {later}; go on with that one: acctops resume {later}"
+                f"run {ref.run_id} was continued by {later}; go on with that one: acctops resume {later} "
+                f"(this one can still be read: acctops report {ref.run_id})"
             )
 
 
 def _check_endpoint(options: Options, ledger: Ledger) -> None:
-    if options.endpoints and tuple(options.endpoints) != ledger.settings.endpoint:
+    if options.endpoints and set(options.settings(None).endpoints) != set(ledger.settings.endpoint):
         raise UsageError(
-            f"the run used {', '.join(ledger.settings.endpoint)}; resume keeps to it. "
-            "For another endpoint use rerun, or a new run"
+            f"--endpoint: the run used {', '.join(ledger.settings.endpoint)}, and what continues it must; leave the "
+            "flag away, or make a new run of the job"
         )
 
 
@@ -411,8 +440,8 @@ def _ask_about_changes(options: Options, ledger: Ledger, keys: KeySource) -> Non
     if not changes:
         return
     left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
-    say(f"run {run.run}: " + "; ".join(changes))
-    confirm(f"Go on with the {left:,} calls of the journal", left, yes=options.yes, by=operator())
+    text = f"run {run.run}: {'; '.join(changes)}. About to go on with the {left:,} open calls of its journal"
+    confirm(text, left, yes=options.yes, by=operator())
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
@@ -424,22 +453,32 @@ def _job_change(job: Job, ledger: Ledger) -> str:
 
 
 def _changed_settings(options: Options, settings: records.RunSettings) -> records.RunSettings:
-    """The journal's settings with what `--rate --workers --timeout --deadline` say otherwise."""
-    said = options.settings(None)
-    changes: dict[str, Any] = {}
-    for flag, name in (("rate", "rate"), ("workers", "workers"), ("timeout", "timeout_s"), ("deadline", "deadline_s")):
-        if getattr(options, flag) is not None:
-            changes[name] = getattr(said, name)
+    """The journal's settings with what `--rate --workers --timeout --deadline --profile` say otherwise."""
     import msgspec
 
-    changed = msgspec.structs.replace(settings, **changes)
     from engine.endpoints import is_loopback
 
-    if changed.rate > settings.rate and not all(is_loopback(url) for url in settings.endpoint):
+    said = options.settings(None)
+    changes: dict[str, Any] = {}
+    for flag, name in _OVERRIDES:
+        if getattr(options, flag) is not None:
+            changes[name] = getattr(said, name)
+    changed = msgspec.structs.replace(settings, **changes)
+    if changed.rate > settings.rate and not options.simulate and not all(is_loopback(url) for url in settings.endpoint):
         raise UsageError(
             f"--rate {changed.rate:g} is above the run's {settings.rate:g}; a quota raised since is for a new run"
         )
     return changed
+
+
+_OVERRIDES = (
+    # flag, its name in the journal's settings
+    ("rate", "rate"),
+    ("workers", "workers"),
+    ("timeout", "timeout_s"),
+    ("deadline", "deadline_s"),
+    ("profile", "profile"),
+)
 
 
 def _drop_guarded(
@@ -486,14 +525,12 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     assert ledger.run is not None
     _check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
-    _check_faults(options)
-    calls = list(_to_repeat(ledger, kinds, codes, _settled_later(ledger, ref)))
+    faults = _faults(options)
+    settled_later = _settled_later(ledger, ref)
+    meant = list(_meant(ledger, kinds, codes))
+    calls = [call for call in meant if call.id not in settled_later]
     if not calls:
-        say(
-            f"run {ref.run_id}: nothing is {' or '.join(sorted(kinds))}"
-            + (f" with {', '.join(codes)}" if codes else "")
-        )
-        return Exit.OK
+        return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
     guards = options.settings(None, Path(ledger.run.job.path).parent)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
@@ -512,7 +549,22 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
         parent=ref,
+        faults=faults,
     ).start()
+
+
+def _nothing_to_repeat(
+    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int
+) -> int:
+    ended_with = f" with {', '.join(codes)}" if codes else ""
+    if settled_later:
+        why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
+    else:
+        why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
+    say(f"run {ref.run_id}: {why}; nothing to repeat")
+    if options.as_json:
+        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(Exit.OK)})
+    return Exit.OK
 
 
 def _kinds(only: str) -> set[Outcome]:
@@ -523,11 +575,9 @@ def _kinds(only: str) -> set[Outcome]:
     return {Outcome(kind) for kind in kinds}
 
 
-def _to_repeat(
-    ledger: Ledger, kinds: set[Outcome], codes: tuple[str, ...], settled_later: set[CallId]
-) -> Iterator[Call]:
+def _meant(ledger: Ledger, kinds: set[Outcome], codes: tuple[str, ...]) -> Iterator[Call]:
     for call, entry, outcome in ledger.outcomes():
-        if outcome in kinds and (not codes or entry.code in codes) and call.id not in settled_later:
+        if outcome in kinds and (not codes or entry.code in codes):
             yield call
 
 

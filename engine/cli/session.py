@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,17 @@ DEADLINE_FACTOR = 3.0
 """Default deadline: 10 min + 3 × the time the quota needs (design §6)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a session ended."""
+
+    exit: Exit
+    first_send_at: float | None = None
+    """UNIX time of its first send, if any."""
+    stopped: records.Stopped | None = None
+    """Why it stopped early; the journal's `end` says so too, if the journal could still be written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """What one process needs to work on a run."""
@@ -54,8 +64,8 @@ class Session:
     no_send: frozenset[CallId]
     quiet: bool
 
-    def carry_out(self) -> tuple[Exit, float | None]:
-        """Work until done or stopped. Returns the exit code and the UNIX time of the first send, if any."""
+    def carry_out(self) -> Ended:
+        """Work until done or stopped."""
         assert self.ledger.run is not None
         run_id = self.ledger.run.run
         self.store.clear_stop(run_id)
@@ -63,27 +73,26 @@ class Session:
             return asyncio.run(self._work())
         except _LeftAtOnceError as left:
             warn(f"left at once; {left}; what was in flight is read on: acctops resume {run_id}")
-            return left.exit, None
+            return Ended(left.exit)
         finally:
             self.journal.close()
             self.store.clear_stop(run_id)
 
-    async def _work(self) -> tuple[Exit, float | None]:
+    async def _work(self) -> Ended:
         transport = self._transport()
-        try:
-            runner = self._runner(transport)
-            with _Signals(runner) as signals:
+        runner = self._runner(transport)
+        with _Signals(runner) as signals:
+            try:
                 async with shown(runner, quiet=self.quiet):
-                    working = asyncio.ensure_future(runner.run())
-                    signals.working = working
+                    working = signals.working = asyncio.ensure_future(runner.run())
                     try:
-                        return await working, runner.first_send_at
+                        return Ended(await working, runner.first_send_at, runner.stopped)
                     except asyncio.CancelledError:
                         if signals.second is None:
                             raise
                         raise _LeftAtOnceError(runner.progress().in_flight, signals.second) from None
-        finally:
-            await transport.aclose()
+            finally:
+                await transport.aclose()
 
     def _transport(self) -> Transport:
         if self.world is not None:
@@ -183,17 +192,18 @@ class _Signals:
         self._runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
 
 
-def simulated_world(ledger: Ledger, faults: str | None) -> World:
+def simulated_world(ledger: Ledger, faults: tuple[FaultRule, ...]) -> World:
     """A world in which the targets of the run exist, as they were before it, but for what the run has changed."""
     from engine.model import Outcome
     from engine.simulator.world import World
 
     assert ledger.run is not None
-    world = World(faults=_faults(faults), latency=0.04, jitter=0.02)
+    world = World(faults=faults, latency=0.04, jitter=0.02)
     before, after = _STATES[ledger.run.action]
     for call, _, outcome in ledger.outcomes():
         status, cam = after if outcome is Outcome.CHANGED else before
-        world.seed(call.instance, call.region, [call.user], status=status, cam=cam)
+        with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
+            world.seed(call.instance, call.region, [call.user], status=status, cam=cam)
     return world
 
 
@@ -208,25 +218,3 @@ _STATES = {
 }
 """(status, CAM) of a simulated account before and after each action."""
 assert set(_STATES) == set(ACTIONS)
-
-
-def _faults(path: str | None) -> tuple[FaultRule, ...]:
-    if path is None:
-        return ()
-    from engine.cli.simulating import read_faults
-
-    return read_faults(path)
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Before a session there is nothing to drain: SIGTERM ends the command, cleanly."""
-
-    def end(_number: int, _frame: object) -> None:
-        raise SystemExit(int(Exit.TERMINATED))
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from engine.cli.talk import out, say
 from engine.errors import ConfigError, UsageError
-from engine.values import seconds
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.values import seconds
 
 if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule

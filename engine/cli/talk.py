@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 from engine.errors import Exit
 
-
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.cli.options import Options
-from engine.cli.talk import out, out_json, say, warn
+from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
 from engine.journal.store import RunHead, RunRef, RunStore, find_run
@@ -17,6 +17,7 @@ from engine.report import (
     CSV_COLUMNS,
     attempts,
     closing_line,
+    continue_command,
     csv_text,
     document,
     full_document,
@@ -54,13 +55,13 @@ def show_status(run: str | None, **flags: Any) -> int:
             out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": live})
         else:
             _text(options, ref, found)
-        return Exit.OK
+        return printed()
     state_dir = options.settings(None).state_dir
     heads = [head for simulated in (False, True) for head in RunStore(state_dir, simulated=simulated).list()]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
         out_json({"state_dir": str(state_dir), "runs": [_head_document(head) for head in heads]})
-        return Exit.OK
+        return printed()
     say(f"runs in {state_dir}")
     for head in heads[:LISTED]:
         out(_head_line(head))
@@ -68,7 +69,7 @@ def show_status(run: str | None, **flags: Any) -> int:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
         out("no runs yet")
-    return Exit.OK
+    return printed()
 
 
 def _head_document(head: RunHead) -> dict[str, Any]:
@@ -104,7 +105,11 @@ def _head_line(head: RunHead) -> str:
 def _text(options: Options, ref: RunRef, found: Replay) -> None:
     if found.torn_bytes:
         say(f"{ref.path}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
-    out(text(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref), flags=options.repeat()))
+    out(text(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref), flags=_repeat(options, ref)))
+
+
+def _repeat(options: Options, ref: RunRef) -> str:
+    return options.repeat(ref.store.state_dir) if ref.store is not None else ""
 
 
 # ---- report --------------------------------------------------------------------------------------------------------
@@ -124,7 +129,7 @@ def show_report(run: str, *, form: str, by_attempt: bool, **flags: Any) -> int:
             _print(csv_text(rows, ATTEMPT_COLUMNS))
         else:
             out_json({"run": ref.run_id, "attempts": list(rows)})
-        return Exit.OK
+        return printed()
     found = replay(ref.path)
     if form == "json":
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
@@ -132,7 +137,7 @@ def show_report(run: str, *, form: str, by_attempt: bool, **flags: Any) -> int:
         _print(csv_text((row(*each) for each in found.ledger.outcomes()), CSV_COLUMNS))
     else:
         _text(options, ref, found)
-    return Exit.OK
+    return printed()
 
 
 def _print(parts: Any) -> None:
@@ -152,7 +157,7 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     found = verify(ref.path, head)
     if options.as_json:
         out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
-        return Exit.OK
+        return printed()
     if found.settled_twice:
         warn(f"remark: settled more than once: {', '.join(found.settled_twice)}")
     if found.torn_bytes:
@@ -160,7 +165,7 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     out(f"{found.path}: {found.lines:,} lines, the chain holds\nhead {found.head}")
     if head is None:
         say("a rewritten whole or a cut end does not show without the head that the run printed: --head HASH")
-    return Exit.OK
+    return printed()
 
 
 # ---- stop ----------------------------------------------------------------------------------------------------------
@@ -172,21 +177,29 @@ def stop_run(run: str, **flags: Any) -> int:
     ref = _find(options, run)
     if ref.store is None:
         raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
-    if not _is_live(ref):
+    if _is_live(ref):
+        ref.store.request_stop(ref.run_id)
+        say(f"run {ref.run_id}: asked to drain")
+        code = _wait_for_drain(ref)
+    else:
         say(f"run {ref.run_id} is not going on; nothing to stop")
-        return Exit.OK
-    ref.store.request_stop(ref.run_id)
-    say(f"run {ref.run_id}: asked to drain")
+        code = Exit.OK
+    found = replay(ref.path)
+    if options.as_json:
+        out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": _is_live(ref)})
+    else:
+        out(closing_line(found.ledger))
+        command = continue_command(found.ledger, _repeat(options, ref))
+        if command is not None:
+            say(f"go on with: {command}")
+    return code
+
+
+def _wait_for_drain(ref: RunRef) -> Exit:
     until = time.monotonic() + STOP_WAIT_S
     while _is_live(ref):
         if time.monotonic() > until:
             warn(f"run {ref.run_id} is still draining after {STOP_WAIT_S:.0f} s; see acctops status {ref.run_id}")
             return Exit.INCOMPLETE
         time.sleep(STOP_POLL_S)
-    found = replay(ref.path)
-    if options.as_json:
-        out_json(document(found.ledger, journal=str(ref.path), head=found.head))
-    else:
-        out(closing_line(found.ledger))
-        say(f"go on with: acctops resume {ref.run_id}{options.repeat()}")
     return Exit.OK

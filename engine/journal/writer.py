@@ -279,7 +279,7 @@ class Journal:
 
     def _commit_batch(self) -> None:
         batch, self._batch = self._batch, None
-        if batch is None or self._failure is not None:
+        if batch is None:
             return
         try:
             _write_all(self._fd, batch.data, self._write)
@@ -316,7 +316,6 @@ class Journal:
                 )
             )
             self._lines.clear()
-            self._then.clear()
         waiters, self._waiters = self._waiters, []
         for seq, done in waiters:
             if done.done():
