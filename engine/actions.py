@@ -41,6 +41,10 @@ class Action:
     """Whether a read account is as this action leaves it; None: nothing readable tells."""
     resendable: bool
     """Whether a repeat after an unknown first try is harmless: it only sets a state."""
+    stop_after: int | None = None
+    """Failed calls that end a run unless the operator says otherwise; None: a lockdown goes on to the end."""
+    already_note: str | None = None
+    """What an operator must know of a target that was as desired before."""
     secret_parameter: str | None = None
     """Name of a parameter that must never be recorded."""
 
@@ -88,6 +92,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 inverse="CloseAccountCAM",
                 is_desired=lambda account: account.cam is True,
                 resendable=True,
+                stop_after=20,
             ),
             Action(
                 name="CloseAccountCAM",
@@ -98,6 +103,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 is_desired=lambda account: account.cam is False,
                 # A repeat could set the password a second time, to another value.
                 resendable=False,
+                stop_after=20,
                 secret_parameter="Password",  # noqa: S106 - the parameter's name
             ),
             Action(
@@ -108,6 +114,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 inverse=None,
                 is_desired=None,
                 resendable=False,
+                stop_after=20,
             ),
         )
     }

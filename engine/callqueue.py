@@ -162,9 +162,9 @@ class CallQueue:
         line = self._line(index)
         line.in_flight -= 1
         if health is Health.GOOD:
-            line.streak, line.sick_since, line.held_until = 0, None, 0.0
-            line.limit = min(self._per_instance, line.limit + 1)
-        elif health is Health.SICK:
+            self.recovered(index, now)
+            return
+        if health is Health.SICK:
             line.streak += 1
             line.sick_since = now if line.sick_since is None else line.sick_since
             line.limit = max(1, line.limit // 2)
@@ -186,6 +186,13 @@ class CallQueue:
     def drop(self, index: int) -> None:
         """Forget that call `index` is in flight, without saying anything of its instance."""
         self._line(index).in_flight -= 1
+
+    def recovered(self, index: int, now: float) -> None:
+        """The instance of call `index` has shown that it takes calls, whatever their replies looked like."""
+        line = self._line(index)
+        line.streak, line.sick_since, line.held_until = 0, None, 0.0
+        line.limit = min(self._per_instance, line.limit + 1)
+        self._offer(line, now)
 
     def is_busy(self, index: int) -> bool:
         """Whether the instance of call `index` has calls in flight, or untried ones that can go soon."""

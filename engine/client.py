@@ -54,6 +54,8 @@ class Client:
         self.timeout_s = timeout_s
         self.offset_s = offset_s
         """Added to the clock for signing: how far the server is ahead, once learnt."""
+        self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
+        """Told what was learnt about clock and keys."""
         self._transport = transport
         self._clock = clock
         self._request_client = request_client
@@ -104,9 +106,13 @@ class Client:
         if cure is Cure.CLOCK:
             if attempt.date is None:
                 return False
+            before = self.offset_s
             self.learn_clock(attempt.date)
+            if abs(self.offset_s - before) > 1:
+                self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
-        self.keys.refresh()
+        if self.keys.refresh():
+            self.note("keys_refreshed", {"key": self.keys.get().fingerprint})
         return self.keys.get() != keys
 
     def learn_clock(self, date: float) -> float:

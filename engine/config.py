@@ -1,8 +1,8 @@
 """Devices, floor 2: `config.yaml`, wherever it stands: found, read, checked. Reads, never writes.
 
 Searched from the job's directory upward, then the user's, then the system's config directory. Of most keys the nearest
-file's word counts; guards (`protect`) of all files add up (promise P2). A file that cannot be read stops the command:
-the guards in it would not hold.
+file's word counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A file that cannot be
+read stops the command: the guards in it would not hold.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from engine.actions import ACTIONS
 from engine.errors import ConfigError
 from engine.fields import Fields, kinds
 from engine.filemodel import NOT_BUILT_CONFIG, ConfigFile, Rate
+from engine.guards import empty_plan_warnings
 from engine.names import did_you_mean
 from engine.problems import Problems
 from engine.yamltext import decode, read_tree
@@ -42,6 +43,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """Setting → value, by the names of Settings. Any: each key has its own type."""
     places: Mapping[str, Place] = {}
     protect: tuple[Glob, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Configs(Struct, frozen=True, kw_only=True):
@@ -78,7 +80,8 @@ def parse_config(data: bytes, file: str) -> Config:
             places["quotas"] = fields.place(node)
     if problems.count:
         raise ConfigError("\n".join(problems.lines()))
-    return Config(path=file, values=values, places=places, protect=protect)
+    warnings = tuple(empty_plan_warnings(protect, "protects"))
+    return Config(path=file, values=values, places=places, protect=protect, warnings=warnings)
 
 
 def _quotas(fields: Fields, node: Node) -> dict[str, float]:
@@ -119,9 +122,11 @@ def find_configs(
         if why == "upward" and (odd := _writable_by_others(path)):
             warnings.append(odd)
         try:
-            found.append(parse_config(data, str(path)))
+            config = parse_config(data, str(path))
         except ConfigError as exc:
             raise ConfigError(f"{exc}\n{_FOREIGN}" if why == "upward" else str(exc)) from exc
+        found.append(config)
+        warnings += config.warnings
     return Configs(files=tuple(found), looked_in=tuple(looked), warnings=tuple(warnings))
 
 

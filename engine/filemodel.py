@@ -12,7 +12,17 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine import endpoints, names
 from engine.actions import ACTIONS
-from engine.values import DURATION_PATTERN, action_name, region_name, seconds, some_seconds, stop_after
+from engine.values import (
+    DURATION_PATTERN,
+    action_name,
+    is_listed_order,
+    region_name,
+    seconds,
+    share,
+    some_seconds,
+    stop_after,
+    true_or_false,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,9 +139,36 @@ Busy = Annotated[
 StopAfterText = Annotated[
     str,
     Meta(
-        description="Stop when this many calls have failed: a number, or a share of the plan such as 5%.",
+        description="Stop when this many calls have failed: a number, or a share of the plan such as 5%. Default: "
+        "none to lock or unlock, 20 for the CAM actions.",
         pattern=r"^[0-9]{1,9}(?:(?:[.][0-9]{1,3})?%)?$",
         extra=_rule("a number or a share", stop_after),
+    ),
+]
+KeepAdmins = Annotated[
+    int,
+    Meta(
+        description="Never lock the last so many superusers of an instance that can log in (default 0: no such guard).",
+        ge=0,
+        le=1_000,
+        extra=_rule("a whole number from 0 to 1000"),
+    ),
+]
+MaxTargets = Annotated[
+    int,
+    Meta(
+        description="Refuse a plan of more calls than this.",
+        ge=1,
+        le=1_000_000_000,
+        extra=_rule("a whole number from 1 to 1000000000"),
+    ),
+]
+MaxShare = Annotated[
+    str,
+    Meta(
+        description="Refuse a plan of more than this share of the accounts read on its instances, such as 20%.",
+        pattern=r"^(?!0+(?:[.]0+)?%)(?:100(?:[.]0{1,3})?|[0-9]{1,2}(?:[.][0-9]{1,3})?)%$",
+        extra=_rule("a percentage such as 5% or 0.5%", share),
     ),
 ]
 GlobText = Annotated[
@@ -151,6 +188,13 @@ class Retry(Struct, forbid_unknown_fields=True, kw_only=True):
 
     transient: Transient | UnsetType = UNSET
     busy: Busy | UnsetType = UNSET
+
+
+class Limits(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused. Of all files found the smaller number holds."""
+
+    max_targets: MaxTargets | UnsetType = UNSET
+    max_share: MaxShare | UnsetType = UNSET
 
 
 class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -242,6 +286,40 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    keep_admins: KeepAdmins | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
+    order: (
+        Annotated[
+            Literal["contain", "listed"],
+            Meta(
+                description="contain (default): superusers first; listed: as the targets are listed. Either way "
+                "instances take turns.",
+                extra=_rule("contain or listed", is_listed_order, "listed_order"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    resend_already: (
+        Annotated[
+            bool,
+            Meta(
+                description="Send the call also to accounts that already look as desired, last (default false).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    verify: (
+        Annotated[
+            bool,
+            Meta(
+                description="Read the accounts before and after (default true); false: neither, so that nothing is "
+                "proven and undo needs a list.",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     rate: Rate | UnsetType = UNSET
     workers: Workers | UnsetType = UNSET
     per_instance: PerInstance | UnsetType = UNSET
@@ -276,6 +354,8 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     protect: Annotated[Globs, Meta(description="Accounts no job may touch.")] | UnsetType = UNSET
+    keep_admins: KeepAdmins | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
     quotas: (
         Annotated[dict[str, Rate], Meta(description="Quota a second per action, if the vendor has changed it.")]
         | UnsetType
@@ -289,16 +369,8 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     stop_after: StopAfterText | UnsetType = UNSET
 
 
-NOT_BUILT_JOB = (
-    "accounts",
-    "order",
-    "limits",
-    "verify",
-    "resend_already",
-    "window",
-    "notify",
-    "keep_admins",
-)
+NOT_BUILT_JOB = ("accounts", "window", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
-NOT_BUILT_CONFIG = ("limits", "window", "notify", "accounts", "credentials", "keep_admins", "verify")
+NOT_BUILT_CONFIG = ("window", "notify", "accounts", "credentials", "verify")
+NOT_BUILT_LIMITS = ("take",)

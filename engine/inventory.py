@@ -25,7 +25,7 @@ PAGE = 100
 SENDING_RATE = 100.0
 """Reads a second while writes are sent; the documented limit is 1000 (D-ACCTS)."""
 PLANNING_RATE = 300.0
-"""Reads a second before anything is sent."""
+"""Reads a second while nothing is being sent."""
 READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
 _MOST_PAGES = 1000
@@ -41,14 +41,15 @@ class Inventory:
         *,
         record: Callable[[records.AnyRecord], object] | None = None,
         rng: random.Random,
-        rate: float = SENDING_RATE,
         concurrency: int = 64,
     ) -> None:
         """Read through `client`; `record`, if given, journals every reading."""
         self._client = client
         self._record = record
         self._rng = rng
-        self._pacer = Pacer(rate)
+        self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
+        self.is_sending: Callable[[], bool] = lambda: False
+        """Whether writes are being sent, which reads must not disturb."""
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(concurrency)
         self._shared: dict[tuple[str, str], _Shared] = {}
@@ -132,7 +133,8 @@ class Inventory:
         cured: set[Cure] = set()
         while True:
             async with self._turn:
-                await self._pacer.slot()
+                pacer = self._calm if self.is_sending() else self._brisk
+                await pacer.slot()
             keys = self._client.keys.get()
             attempt = await self._client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
             answer = attempt.answer
@@ -146,7 +148,7 @@ class Inventory:
                 if not cured_now:
                     return answer
             elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
-                self._pacer.refused()
+                pacer.refused()
             elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
                 tries += 1
                 delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)

@@ -38,6 +38,11 @@ class Glob:
         object.__setattr__(self, "_instance", re.compile(translate(instance), flags))
         object.__setattr__(self, "_user", re.compile(translate(user), flags))
 
+    @property
+    def matches_everything(self) -> bool:
+        """Whether no account can escape, as with `*/*`; every part of a name has at least one character."""
+        return all("*" in part and part.replace("*", "") in ("", "?") for part in self.pattern.split("/"))
+
     def matches(self, instance: str, user: str) -> bool:
         """Whether this account is meant."""
         return self._user.match(user) is not None and self._instance.match(instance) is not None
@@ -113,6 +118,18 @@ class Job:
     """None: the job says nothing about it."""
     protect_waived: bool = False
     """`protect: none`: the operator knows, spare the reminder. Takes no rule of a config away."""
+    keep_admins: int | None = None
+    """Never lock the last so many usable superusers of an instance."""
+    max_targets: int | None = None
+    """Refuse a plan of more calls."""
+    max_share: float | None = None
+    """Refuse a plan of more than this share (0–1) of the accounts read."""
+    listed_order: bool = False
+    """Send as listed, not superusers first."""
+    resend_already: bool = False
+    """Send also to accounts that read as desired, last; their outcome stays `already`."""
+    verify: bool | None = None
+    """False: read neither before nor after."""
     reason: str | None = None
     ticket: str | None = None
     profile: str | None = None

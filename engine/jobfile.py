@@ -16,13 +16,14 @@ from engine.actions import ACTIONS
 from engine.errors import JobError
 from engine.fields import Fields, glob_problem, kinds
 from engine.filemodel import NOT_BUILT_JOB, JobFile, Passwords
+from engine.guards import empty_plan_warnings, guard_words, need_readings, takes_admins
 from engine.job import Glob, Job, PasswordSpec, StopAfter
 from engine.model import Place
 from engine.problems import Problems
 from engine.targetentries import TargetEntries
 from engine.targets import Targets, unlisted_region
 from engine.values import action_name
-from engine.yamltext import Scalar, Table, decode, read_tree
+from engine.yamltext import Scalar, Series, Table, decode, read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +78,10 @@ class _JobReader:
         targets, warnings = self._targets(table, values, places)
         protect, waived = self._protect(table)
         exclude = self._globs(table, "exclude")
+        warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
         action = values.get("action")
+        if action is not None:
+            warnings += self._together(action, values, places)
         passwords = self._passwords(table, action, targets, warnings)
         self._problems.stop_if_any()
         assert isinstance(action, str)
@@ -144,9 +148,36 @@ class _JobReader:
         entry = table.entries.get("protect")
         if entry is None:
             return None, False
-        if type(entry.value) is Scalar and entry.value.text == "none":
+        if _is_none(entry.value):
             return (), True
-        return self._globs(table, "protect"), False
+        items = entry.value.items if type(entry.value) is Series else []
+        nones = [index for index, item in enumerate(items) if _is_none(item)]
+        if not nones:
+            return self._globs(table, "protect"), False
+        rule = next((item for item in items if not _is_none(item)), None)
+        for index in nones:
+            other = f", but there is one at {rule.line}:{rule.column}; keep one" if rule else "; write protect: none"
+            self._fields.wrong(items[index], f"protect[{index}]", f"`none` says there are no rules{other}")
+        return (), False
+
+    def _together(self, action: str, values: dict[str, Any], places: dict[str, Place]) -> list[str]:
+        """Keys that contradict each other or the action are problems, those that mean nothing are warnings."""
+        if values.get("resend_already") and not ACTIONS[action].resendable:
+            what = f"{action} must not be repeated on an account that has it already; remove it"
+            self._problems.add(places["resend_already"], "resend_already", what)
+        keep_admins = values.get("keep_admins")
+        if values.get("verify") is False:
+            needy = need_readings(action, keep_admins=keep_admins, max_share=values.get("max_share"))
+            for guard in needy:
+                place = places[guard]
+                what = (
+                    f"false, but {guard_words(guard, values[guard])} at {place.line}:{place.column} cannot hold unless "
+                    "accounts are read; keep one"
+                )
+                self._problems.add(places["verify"], "verify", what)
+        if keep_admins and not takes_admins(action):
+            return [f"{places['keep_admins']}: keep_admins means nothing to {action}, which takes no admin away"]
+        return []
 
     def _passwords(
         self, table: Table, action: str | None, targets: list[Any], warnings: list[str]
@@ -173,6 +204,10 @@ class _JobReader:
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
             )
         return spec
+
+
+def _is_none(node: Node) -> bool:
+    return type(node) is Scalar and node.text == "none"
 
 
 def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:

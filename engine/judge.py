@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
@@ -21,15 +20,13 @@ from engine.errors import Exit
 from engine.inventory import Inventory
 from engine.ledger import Entry, Ledger
 from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
+from engine.outlook import no_account_words
 from engine.pacing import Pacer
 from engine.verdicts import Budget, Cure, Ruling, Scope, rule
 
 SAME_CODE_CALLS = 20
 SAME_CODE_INSTANCES = 3
 """When the first 20 settled calls over 3 instances all failed with one code, it is not the targets (design §4)."""
-REREAD_S = 30.0
-"""How long an accepted change may take to show."""
-REREAD_EVERY_S = 2.0
 FIRST_CONTACT_S = 15.0
 """How long an endpoint that never answered is tried: rather a wrong address than an outage."""
 DOWN_PAUSE_CAP_S = 5.0
@@ -128,7 +125,9 @@ class Judge:
         stop_after: int | None,
         rng: random.Random,
         lanes: list[Lane],
+        await_proof: Callable[..., None] | None,
     ) -> None:
+        """`await_proof` takes an accepted call to be read back; None: accepted is enough (`--no-verify`)."""
         self.action: Action = ACTIONS[action]
         self._ledger = ledger
         self._queue = queue
@@ -139,6 +138,7 @@ class Judge:
         self._stop_after = stop_after
         self._rng = rng
         self._lanes = lanes
+        self._await_proof = await_proof
         self._failures = ledger.settled_counts()[Outcome.FAILED]
         self._first: list[tuple[str | None, str]] | None = [] if not any(ledger.settled_counts().values()) else None
         self.accepted = any(ledger.settled_counts()[kind] for kind in (Outcome.CHANGED, Outcome.ALREADY))
@@ -175,12 +175,12 @@ class Judge:
         match ruling.verdict:
             case Verdict.DONE:
                 self._note_accepted()
-                return self.settle(work, Outcome.CHANGED, Proof.ACCEPTED, answer)
+                return self._accept(work, answer)
             case Verdict.ALREADY:
                 self._note_accepted()
                 if work.was_in_doubt:
                     # The first try did it: "already" is its echo (facts.md §8).
-                    return self.settle(work, Outcome.CHANGED, Proof.CODE, answer)
+                    return self.settle(work, self._success(work), Proof.CODE, answer)
                 return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
             case Verdict.REJECTED:
                 if ruling.cure is Cure.READ:
@@ -201,7 +201,33 @@ class Judge:
                 self._stop(ruling.words, self._fatal_exit(answer.code), answer)
                 return FINAL
 
+    def _accept(self, work: Work, answer: Answer, *, resend: bool = True) -> Step:
+        """The API took the call: done means read back, unless nobody wants it or nothing can be read."""
+        if self._await_proof is None:
+            return self.settle(work, Outcome.CHANGED, Proof.ACCEPTED, answer)
+        self._await_proof(work.index, answer.request_id, resend=resend)
+        return FINAL
+
+    def _success(self, work: Work) -> Outcome:
+        """Changed, unless it was so before and was sent all the same (`resend_already`)."""
+        return Outcome.ALREADY if self._ledger.entry(work.call.id).was_desired(self.action) else Outcome.CHANGED
+
+    def proved(self, work: Work, state: AccountState, request_id: str | None) -> None:
+        """An accepted call was read back as desired."""
+        self._verified(work, state, agrees=True)
+        accepted = Answer(http=200, request_id=request_id, code=None, message=None)
+        self.settle(work, self._success(work), Proof.READ, accepted)
+
+    def disproved(self, work: Work, state: AccountState | None, request_id: str | None, *, again: bool) -> None:
+        """An accepted call was read back for half a minute as not so; `again`: it will be sent once more."""
+        self._verified(work, state, agrees=False)
+        if not again:
+            accepted = Answer(http=200, request_id=request_id, code=None, message=None)
+            words = f"accepted {work.attempt} times, yet read back as not {self.action.done_word}"
+            self.settle(work, Outcome.FAILED, None, accepted, words, code="Local.NotApplied")
+
     def _note_accepted(self) -> None:
+        self._first = None  # something was taken: not everything fails alike
         self.accepted = True
         self.accepted_at = asyncio.get_running_loop().time()
 
@@ -220,12 +246,7 @@ class Judge:
     def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
         client, answer = ticket.lane.client, attempt.answer
-        offset_s, key = client.offset_s, client.keys.get().fingerprint
         cured = ruling.cure not in work.cures and client.cure(ruling.cure, attempt, ticket.keys)
-        if abs(client.offset_s - offset_s) > 1:
-            self._record(records.Note(what="clock_learned", data={"offset_s": round(client.offset_s, 1)}))
-        if client.keys.get().fingerprint != key:
-            self._record(records.Note(what="keys_refreshed", data={"key": client.keys.get().fingerprint}))
         if not cured:
             self._stop(ruling.words, self._fatal_exit(answer.code), answer)
             return FINAL
@@ -251,7 +272,7 @@ class Judge:
         if entry.unanswered or entry.doubt:
             return await self.resolve_doubt(work, _UNANSWERED if entry.unanswered else answer)
         if entry.verdict is Verdict.DONE:
-            return await self.confirm_done(work, answer)
+            return self._accept(work, answer, resend=False)
         ruling = rule(self.action.name, answer)
         if entry.verdict is Verdict.ALREADY:
             return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
@@ -266,7 +287,7 @@ class Judge:
         reading, state = await self._look(work, purpose="refusal")
         if state is not None:
             if self._is_desired(state):
-                outcome, words = (Outcome.CHANGED, None) if work.was_in_doubt else (Outcome.ALREADY, ruling.words)
+                outcome, words = (self._success(work), None) if work.was_in_doubt else (Outcome.ALREADY, ruling.words)
                 self._verified(work, state, agrees=True)
                 return self.settle(work, outcome, Proof.READ, answer, words)
             if state.status in TRANSITIONAL:
@@ -275,7 +296,7 @@ class Judge:
         if reading.accounts is None:
             words = f"{answer.message or ruling.words} (and the account could not be read: {reading.code})"
             return self.settle(work, Outcome.FAILED, None, answer, words)
-        return self.settle(work, Outcome.FAILED, None, answer, _no_such_account(work.call, reading))
+        return self.settle(work, Outcome.FAILED, None, answer, no_account_words(work.call, reading))
 
     async def resolve_doubt(self, work: Work, answer: Answer) -> Step:
         """An attempt may have been applied: read, and settle or go on."""
@@ -288,32 +309,14 @@ class Judge:
                 return self._back_off(work, answer, Budget.NORMAL)
             return FINAL
         if state is not None and self._is_desired(state):
+            self._queue.recovered(work.index, asyncio.get_running_loop().time())
             self._verified(work, state, agrees=True)
-            return self.settle(work, Outcome.CHANGED, Proof.READ, answer, code=None)
+            return self.settle(work, self._success(work), Proof.READ, answer, code=None)
         self._verified(work, state, agrees=False)
         work.doubt = False
         if work.no_send:
             return self.settle(work, Outcome.FAILED, None, answer, "read as not done; a guard forbids sending it again")
         return self._back_off(work, answer, Budget.NORMAL)
-
-    async def confirm_done(self, work: Work, accepted: Answer) -> Step:
-        """A reply `done` that was not settled before its process died: read and settle, never resend."""
-        if self.action.is_desired is None:
-            return self.settle(work, Outcome.CHANGED, Proof.ACCEPTED, accepted)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + REREAD_S
-        while True:
-            reading, state = await self._look(work, purpose="accepted")
-            if reading.accounts is None:
-                return FINAL  # unsettled: accepted and unread, hence unknown
-            if state is not None and self._is_desired(state):
-                self._verified(work, state, agrees=True)
-                return self.settle(work, Outcome.CHANGED, Proof.READ, accepted)
-            if loop.time() >= until:
-                words = f"accepted, yet read back as not {self.action.done_word} for {REREAD_S:.0f} s"
-                self._verified(work, state, agrees=False)
-                return self.settle(work, Outcome.FAILED, None, accepted, words, code="Local.NotApplied")
-            await asyncio.sleep(REREAD_EVERY_S)
 
     async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:
         reading = await self._inventory.read(work.call.region, work.call.instance, purpose=purpose)
@@ -344,8 +347,12 @@ class Judge:
         message: str | None = None,
         *,
         code: str | None = "",
+        attempted: bool = True,
     ) -> Step:
-        """Write the outcome, last and final; then see whether the run should stop for it."""
+        """Write the outcome, last and final; then see whether the run should stop for it.
+
+        What was settled without an attempt (not there, or so before) counts towards no limit.
+        """
         code = answer.code if code == "" else code
         self._record(
             records.Settled(
@@ -359,6 +366,8 @@ class Judge:
             )
         )
         work.secret = None
+        if not attempted:
+            return FINAL
         if outcome is Outcome.FAILED:
             self._failures += 1
         self._watch_for_one_cause(outcome, code, work.call, answer)
@@ -383,9 +392,3 @@ class Judge:
 
 
 _UNANSWERED = Answer(http=None, request_id=None, code=None, message=None)
-
-
-def _no_such_account(call: Call, reading: Reading) -> str:
-    near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"no account {call.user} on {call.instance}{hint}"

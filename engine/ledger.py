@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from engine import records
-from engine.model import Call, CallId, Outcome, Proof, Verdict
+from engine.actions import Action
+from engine.model import AccountState, Call, CallId, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
 NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
@@ -69,6 +70,18 @@ class Entry:
         if self.settled:
             return False
         return self.unanswered or self.doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
+
+    def was_desired(self, action: Action) -> bool:
+        """Whether the account was as desired before the first send; False if that is not known."""
+        before = self.before
+        if before is None or before.status is None or action.is_desired is None:
+            return False
+        return action.is_desired(AccountState(user="", status=before.status, cam=before.cam))
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing of the call can have reached the server: its `before` may still be read."""
+        return not (self.settled or self.spent or self.needs_reading)
 
     def derived(self) -> Outcome:
         """The outcome as it stands: settled, or what design §4 "Unsettled at the end" says of the last attempt."""

@@ -8,7 +8,8 @@ What cannot be read stays unsettled, hence unknown, and a resume reads it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from engine.callqueue import CallQueue
@@ -35,11 +36,15 @@ class _Ward:
     since: dict[int, float] = field(default_factory=dict)
     """Plan index → loop time of the first reading that disagreed."""
     unread_since: float | None = None
-    reading: bool = False
+    due: bool = False
+    """A reading of it is asked for, under way, or resting before the next."""
 
 
 class ReadBack:
     """Accepted calls of a run that are not proven yet."""
+
+    MOST_AT_ONCE = 64
+    """Readings under way at a time."""
 
     def __init__(
         self,
@@ -50,11 +55,14 @@ class ReadBack:
         is_desired: Callable[[AccountState], bool],
         confirm: Callable[[int, AccountState, str | None], None],
         deny: Callable[[int, AccountState | None, str | None, bool], None],
-        spawn: Callable[[ReadBack, _Ward], None],
+        spawn: Callable[[Coroutine[None, None, None]], object],
         stopping: asyncio.Event,
         patience_s: float,
     ) -> None:
-        """`confirm` settles a call that is so; `deny` one that is not: to be sent again (True), or failed (False)."""
+        """`confirm` settles a call that is so; `deny` one that is not: to be sent again (True), or failed (False).
+
+        An instance that cannot be read is tried for `patience_s`.
+        """
         self._calls = calls
         self._queue = queue
         self._inventory = inventory
@@ -65,6 +73,8 @@ class ReadBack:
         self._stopping = stopping
         self._patience_s = patience_s
         self._wards: dict[tuple[str, str], _Ward] = {}
+        self._due: deque[_Ward] = deque()
+        self._active = 0
         self._resends: dict[int, int] = {}
         self._drain_until: float | None = None
 
@@ -73,16 +83,18 @@ class ReadBack:
         return sum(len(ward.waiting) for ward in self._wards.values())
 
     @property
-    def idle(self) -> bool:
-        """Nothing to prove, and no reading under way."""
+    def is_idle(self) -> bool:
+        """Nothing is to be proved, and no reading is under way."""
         return not self._wards
 
     def unread(self) -> dict[str, float]:
         """Instances that cannot be read, with the loop time since when."""
         return {ward.instance: ward.unread_since for ward in self._wards.values() if ward.unread_since is not None}
 
-    def accepted(self, index: int, request_id: str | None) -> None:
-        """Call `index` was accepted: it is to be proven."""
+    def accepted(self, index: int, request_id: str | None, *, resend: bool = True) -> None:
+        """Call `index` was accepted: it is to be proven. Without `resend` it is never sent again."""
+        if not resend:
+            self._resends[index] = MOST_RESENDS
         call = self._calls[index]
         key = (call.region, call.instance)
         ward = self._wards.get(key)
@@ -95,74 +107,71 @@ class ReadBack:
         """Something of the instance of call `index` came to an end: see whether it is time to read."""
         call = self._calls[index]
         ward = self._wards.get((call.region, call.instance))
-        if ward is None or ward.reading or not ward.waiting:
-            return
-        if self._stopping.is_set() or not self._queue.is_busy(index):
-            ward.reading = True
-            self._spawn(self, ward)
+        if ward is not None and (self._stopping.is_set() or not self._queue.is_busy(index)):
+            self._make_due(ward)
 
     def drain(self) -> None:
-        """The run is stopping: read everything that waits, once more."""
+        """The run is stopping: read everything that waits, for so long as a drain may take."""
         self._drain_until = asyncio.get_running_loop().time() + DRAIN_S
         for ward in list(self._wards.values()):
-            if not ward.reading and ward.waiting:
-                ward.reading = True
-                self._spawn(self, ward)
+            self._make_due(ward)
 
-    async def prove(self, ward: _Ward) -> None:
-        """Read an instance until nothing of it waits any more, or its calls go on elsewhere."""
-        try:
-            while ward.waiting:
-                pause_s = await self._read_once(ward)
-                if pause_s is None:
-                    break
-                await self._rest(pause_s)
-        finally:
-            ward.reading = False
-            if not ward.waiting:
-                self._wards.pop((ward.region, ward.instance), None)
+    def _make_due(self, ward: _Ward) -> None:
+        if ward.due or not ward.waiting:
+            return
+        ward.due = True
+        self._due.append(ward)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._due and self._active < self.MOST_AT_ONCE:
+            self._active += 1
+            self._spawn(self._prove(self._due.popleft()))
+
+    async def _prove(self, ward: _Ward) -> None:
+        """Read an instance until nothing of it waits any more."""
+        while True:
+            pause_s = await self._read_once(ward)
+            self._active -= 1
+            if pause_s is None or not ward.waiting:
+                break
+            self._pump()
+            await self._rest(pause_s)
+            self._active += 1
+        ward.due = False
+        del self._wards[ward.region, ward.instance]
+        self._pump()
 
     async def _read_once(self, ward: _Ward) -> float | None:
-        """One reading; returns the pause before the next, None to leave it."""
+        """One reading; returns the pause before the next, None to leave what waits unproven."""
         loop = asyncio.get_running_loop()
         asked = list(ward.waiting.items())
         try:
             async with asyncio.timeout_at(self._drain_until):
                 reading = await self._inventory.read(ward.region, ward.instance, purpose="after")
         except TimeoutError:
-            return self._give_up(ward)
+            return None
+        now = loop.time()
         if reading.accounts is None:
-            ward.unread_since = loop.time() if ward.unread_since is None else ward.unread_since
-            if self._stopping.is_set() or loop.time() - ward.unread_since > self._patience_s:
-                return self._give_up(ward)
+            ward.unread_since = now if ward.unread_since is None else ward.unread_since
+            if self._stopping.is_set() or now - ward.unread_since > self._patience_s:
+                return None
             return UNREAD_EVERY_S
         ward.unread_since = None
         for index, request_id in asked:
             state = reading.accounts.get(self._calls[index].user)
             if state is not None and self._is_desired(state):
-                ward.waiting.pop(index, None)
+                del ward.waiting[index]
                 ward.since.pop(index, None)
                 self._confirm(index, state, request_id)
-            else:
-                self._disagreed(ward, index, state, request_id, loop.time())
-        if self._stopping.is_set() and (self._drain_until is None or loop.time() >= self._drain_until):
-            return self._give_up(ward)
+            elif now - ward.since.setdefault(index, now) >= REREAD_S:
+                del ward.waiting[index], ward.since[index]
+                resends = self._resends.get(index, 0)
+                self._resends[index] = resends + 1
+                self._deny(index, state, request_id, resends < MOST_RESENDS and not self._stopping.is_set())
+        if self._drain_until is not None and now >= self._drain_until:
+            return None
         return REREAD_EVERY_S
-
-    def _disagreed(
-        self, ward: _Ward, index: int, state: AccountState | None, request_id: str | None, now: float
-    ) -> None:
-        since = ward.since.setdefault(index, now)
-        if now - since < REREAD_S:
-            return
-        del ward.since[index], ward.waiting[index]
-        resends = self._resends.get(index, 0)
-        again = resends < MOST_RESENDS and not self._stopping.is_set()
-        self._resends[index] = resends + 1
-        self._deny(index, state, request_id, again)
-
-    def _give_up(self, ward: _Ward) -> None:
-        ward.waiting.clear()
 
     async def _rest(self, seconds: float) -> None:
         if self._stopping.is_set():

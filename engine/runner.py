@@ -14,7 +14,7 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,8 +29,11 @@ from engine.inventory import Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Lane, Step, Ticket, Work
 from engine.ledger import NOT_SENT, Ledger
-from engine.model import Answer, Call, CallId, Outcome, Verdict
-from engine.verdicts import Ruling
+from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict
+from engine.opening import Opening
+from engine.outlook import Readings
+from engine.readback import ReadBack
+from engine.verdicts import Ruling, rule
 
 _LOG = logging.getLogger("acctops")
 
@@ -51,13 +54,15 @@ class Progress:
     """How a run stands, for a person."""
 
     total: int
+    done: int
+    """Accepted or settled."""
     settled: int
     failed: int
     throttled: int
     in_flight: int
     backing_off: int
     rate: float
-    """Settled calls a second, lately."""
+    """Calls done a second, lately."""
     seconds: float
     waits: tuple[str, ...]
     """Why it is not going on at full speed, if it is not."""
@@ -66,7 +71,7 @@ class Progress:
     @property
     def eta_s(self) -> float | None:
         """Seconds until all are settled at the present rate."""
-        return (self.total - self.settled) / self.rate if self.rate > 0 else None
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 
 class Runner:
@@ -86,6 +91,10 @@ class Runner:
         stop_after: int | None = None,
         ask_secret: Callable[[Call], Awaitable[str]] | None = None,
         no_send: frozenset[CallId] = frozenset(),
+        readings: Readings | None = None,
+        located: Mapping[str, str] | None = None,
+        keep_admins: int = 0,
+        resend_already: bool = False,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         assert ledger.run is not None
@@ -97,17 +106,15 @@ class Runner:
         self._ask_secret = ask_secret
         self._no_send = no_send
         self._stop_requested = stop_requested
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._calls: list[Call] = list(ledger.calls.values())
         self._action = ACTIONS[ledger.run.action]
-        begun = [ledger.entry(call.id).needs_reading for call in self._calls]
-        self._to_read = [index for index, reading in enumerate(begun) if reading]
+        verify = ledger.settings.verify and self._action.is_desired is not None
+        self._to_read, unsent, unsettled = self._sort_calls()
         self._queue = CallQueue(
             [call.instance for call in self._calls],
-            (
-                index
-                for index, call in enumerate(self._calls)
-                if not begun[index] and not ledger.entry(call.id).settled and call.id not in no_send
-            ),
+            unsettled if verify else sorted(unsent + unsettled),
             per_instance=ledger.settings.per_instance,
         )
         self._judge = Judge(
@@ -121,12 +128,42 @@ class Runner:
             stop_after=stop_after,
             rng=rng,
             lanes=lanes,
+            await_proof=self._await_proof if verify else None,
         )
+        self._read_back = ReadBack(
+            calls=self._calls,
+            queue=self._queue,
+            inventory=inventory,
+            is_desired=self._action.is_desired or (lambda _state: True),
+            confirm=self._proved,
+            deny=self._disproved,
+            spawn=self._spawn,
+            stopping=self._stopping,
+            patience_s=policy.transient_s,
+        )
+        self._opening = Opening(
+            calls=self._calls,
+            unsent=unsent if verify else [],
+            action=self._action,
+            ledger=ledger,
+            queue=self._queue,
+            inventory=inventory,
+            readings=readings or {},
+            located=located or {},
+            keep_admins=keep_admins,
+            resend_already=resend_already,
+            record=self.record,
+            settle=self._settle_unsent,
+            refused=self._reading_refused,
+            wake=self._wake.set,
+            stopping=self._stopping,
+        )
+        inventory.is_sending = lambda: bool(len(self._queue) or self._in_flight)
+        for lane in lanes:
+            lane.client.note = self.note
         self._open: dict[int, Work] = {}
         self._secrets_ahead = 0
         self._in_flight = 0
-        self._wake = asyncio.Event()
-        self._stopping = asyncio.Event()
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
         self._recent: deque[tuple[float, int]] = deque()
@@ -134,16 +171,30 @@ class Runner:
         self.first_send_at: float | None = None
         """UNIX time of the first write handed to the transport in this session."""
 
+    def _sort_calls(self) -> tuple[list[int], list[int], list[int]]:
+        """Plan indexes: begun by an earlier session and to be judged first · never sent · sent, and to go on."""
+        begun: list[int] = []
+        unsent: list[int] = []
+        unsettled: list[int] = []
+        for index, call in enumerate(self._calls):
+            entry = self._ledger.entry(call.id)
+            if entry.needs_reading:
+                begun.append(index)
+            elif not entry.settled and call.id not in self._no_send:
+                (unsent if entry.is_unsent else unsettled).append(index)
+        return begun, unsent, unsettled
+
     # ---- the session -------------------------------------------------------------------------------------------
 
     async def run(self) -> Exit:
         """Work until done or stopped; every record is durable when this returns, the `end` included."""
         loop = asyncio.get_running_loop()
         self._started = self._judge.accepted_at = loop.time()
-        self._recent.append((self._started, sum(self._ledger.settled_counts().values())))
+        self._recent.append((self._started, self._done()))
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with asyncio.TaskGroup() as self._tasks:
+                self._opening.begin(self._spawn)
                 self._read_what_was_begun()
                 for lane in self._lanes:
                     self._tasks.create_task(self._dispatch(lane))
@@ -207,6 +258,7 @@ class Runner:
         for work in self._open.values():
             if work.ticket is not None and not work.ticket.done():
                 work.ticket.set_result(None)
+        self._read_back.drain()
         self._wake.set()
 
     def _disk_failed(self, error: JournalWriteError) -> None:
@@ -219,7 +271,7 @@ class Runner:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             now = loop.time()
-            self._recent.append((now, sum(self._ledger.settled_counts().values())))
+            self._recent.append((now, self._done()))
             while self._recent[0][0] < now - RECENT_S:
                 self._recent.popleft()
             if self._stopping.is_set():
@@ -316,7 +368,7 @@ class Runner:
                     continue
                 self._queue.drop(index)
                 self._queue.put_back(index, loop.time(), retry=False)
-            elif not len(self._queue) and not self._open:
+            elif not len(self._queue) and not self._open and self._opening.is_over and self._read_back.is_idle:
                 self._wake.set()  # for the dispatchers of the other lanes
                 return None
             wake_at = self._queue.wake_at()
@@ -383,7 +435,54 @@ class Runner:
 
     def _close(self, work: Work) -> None:
         self._open.pop(work.index, None)
+        self._read_back.touch(work.index)
         self._wake.set()
+
+    # ---- before and after --------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            self._tasks.create_task(self._guarded(work))
+        except RuntimeError:  # the second Ctrl-C: everything is being cancelled
+            work.close()
+
+    def _reading_refused(self, reading: Reading) -> bool:
+        """Keys that may read nothing at all may write nothing either: stop before it is tried."""
+        answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=reading.message)
+        if reading.code is None or (ruling := rule("DescribeAccounts", answer)).verdict is not Verdict.FATAL:
+            return False
+        self.stop(ruling.words, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
+        return True
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a task's last line
+            self._failed(error)
+        finally:
+            self._wake.set()
+
+    def _idle_work(self, index: int) -> Work:
+        call = self._calls[index]
+        return Work(index=index, call=call, attempt=self._ledger.entry(call.id).attempts)
+
+    def _settle_unsent(
+        self, index: int, outcome: Outcome, proof: Proof | None, code: str | None, message: str | None
+    ) -> None:
+        answer = Answer(http=None, request_id=None, code=code, message=message)
+        self._judge.settle(self._idle_work(index), outcome, proof, answer, message, attempted=False)
+
+    def _await_proof(self, index: int, request_id: str | None, *, resend: bool) -> None:
+        self._read_back.accepted(index, request_id, resend=resend)
+
+    def _proved(self, index: int, state: AccountState, request_id: str | None) -> None:
+        self._judge.proved(self._idle_work(index), state, request_id)
+
+    def _disproved(self, index: int, state: AccountState | None, request_id: str | None, again: bool) -> None:
+        self._judge.disproved(self._idle_work(index), state, request_id, again=again)
+        if again:
+            self._queue.put_back(index, asyncio.get_running_loop().time(), retry=True)
+            self._wake.set()
 
     async def _persist(self, work: Work, first: Step) -> Step:
         """Attempt again until the step is final. tenacity owns the loop, `judge` and `backoff` the policy."""
@@ -481,21 +580,25 @@ class Runner:
 
     # ---- for a person ------------------------------------------------------------------------------------------
 
+    def _done(self) -> int:
+        return sum(self._ledger.settled_counts().values()) + len(self._read_back)
+
     def progress(self) -> Progress:
         """How the run stands, from what is durable."""
         now = asyncio.get_running_loop().time()
         settled = self._ledger.settled_counts()
-        total_settled = sum(settled.values())
+        done = self._done()
         at, count = self._recent[0]
         parked = sum(work.ticket is not None for work in self._open.values())
         return Progress(
-            total=len(self._calls),
-            settled=total_settled,
+            total=len(self._ledger.calls),
+            done=done,
+            settled=sum(settled.values()),
             failed=settled[Outcome.FAILED],
             throttled=self._ledger.throttled,
             in_flight=self._in_flight,
             backing_off=max(0, len(self._open) - self._in_flight - parked),
-            rate=(total_settled - count) / (now - at) if now > at else 0.0,
+            rate=(done - count) / (now - at) if now > at else 0.0,
             seconds=now - self._started,
             waits=tuple(self._waits(now)),
             stopping=self._stopped.why if self._stopped else None,

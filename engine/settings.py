@@ -1,7 +1,8 @@
 """Devices, floor 2: flags, environment, job and config files → frozen Settings, each with where it came from.
 
 Flags win over the environment, the environment over the job, the job over config files (nearest first), those over
-defaults. Guards do not compete, they add up: every `protect` rule of every file found holds (promise P2).
+defaults. Guards do not compete, they add up: every `protect` rule of every file found holds, and of `keep_admins` and
+`limits` the strictest (promise P2).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
 from engine.errors import ConfigError, UsageError
 from engine.fields import convert, kinds
 from engine.filemodel import ConfigFile
+from engine.guards import STRICTER, guard_words, need_readings, strictest
+from engine.job import StopAfter
+from engine.model import Place
 from engine.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.job import Glob, Job, StopAfter
+    from engine.job import Glob, Job
 
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "endpoint_for", "find_configs", "parse_config"]
 
@@ -39,6 +43,8 @@ class Flags(Struct, frozen=True, kw_only=True):
     workers: str | int | None = None
     timeout: str | None = None
     deadline: str | None = None
+    no_verify: bool = False
+    """Read neither before nor after."""
     simulate: bool = False
     """The in-process simulator answers: the quota of the API does not bind."""
 
@@ -64,6 +70,15 @@ class Settings:
     retry_transient_s: float = 120.0
     retry_busy_s: float = 600.0
     stop_after: StopAfter | None = None
+    """As the operator said it; what holds depends on the action: `stop_after_for`."""
+    verify: bool = True
+    """Read before and after."""
+    keep_admins: int = 0
+    """The most of all that was said, like the limits below a guard: never lock the last so many usable superusers."""
+    max_targets: int | None = None
+    """Most calls of a plan, the least of all that was said."""
+    max_share: float | None = None
+    """Most calls of a plan as a share (0–1) of the accounts read, the least of all that was said."""
     protect: tuple[Glob, ...] = ()
     """All guards, of all config files and the job; each knows its place."""
     protect_waived: bool = False
@@ -81,12 +96,26 @@ class Settings:
         """Calls a second the server allows for `action`: the config's word, else the documented number."""
         return self.quotas.get(action, ACTIONS[action].quota)
 
+    def stop_after_for(self, action: str) -> StopAfter | None:
+        """How many failed calls end a run of `action`: what was said, else the action's default, if it has one."""
+        count = ACTIONS[action].stop_after
+        default = StopAfter(count=count) if count is not None else None
+        return self.stop_after or default
+
     @property
     def guards(self) -> tuple[str, ...]:
-        """For the plan: each guard with where it stands, or that there is none and where we looked."""
-        if self.protect:
-            return tuple(f"protect {glob.pattern} ({glob.place})" for glob in self.protect)
-        return () if self.protect_waived else (f"no protect rules; looked in {', '.join(self.looked_in)}",)
+        """For the plan: each guard with where it stands, and if no account is protected, where we looked."""
+        found = [f"protect {glob.pattern} ({glob.place})" for glob in self.protect]
+        if not self.protect and not self.protect_waived:
+            found.append(f"no protect rules; looked in {', '.join(self.looked_in)}")
+        found += [self.guard(name) for name in STRICTER if getattr(self, name)]
+        if self.stop_after is not None:
+            found.append(f"stop_after {self.stop_after} ({self.origin.get('stop_after', 'default')})")
+        return tuple(found)
+
+    def guard(self, name: str) -> str:
+        """A guard that is a number (`guards.STRICTER`) with where it stands: `keep_admins 1 (config.yaml:7:1)`."""
+        return f"{guard_words(name, getattr(self, name))} ({self.origin.get(name, 'default')})"
 
 
 _LAYERED = (
@@ -103,6 +132,7 @@ _LAYERED = (
     ("retry_transient_s", "", "", ""),
     ("retry_busy_s", "", "", ""),
     ("stop_after", "", "", ""),
+    ("verify", "", "", ""),
 )
 """Where each setting may be said. Job and config say it by its own name."""
 
@@ -117,6 +147,13 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
             origin[name] = "default"
         else:
             values[name], origin[name] = said
+    if flags.no_verify:
+        values["verify"], origin["verify"] = False, "--no-verify"
+    for name in STRICTER:
+        held = strictest(name, _every_word(name, job, configs))
+        origin[name] = str(held[1]) if held is not None else "default"
+        if held is not None:
+            values[name] = held[0]
     values["endpoints"], origin["endpoints"] = _endpoints(flags, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
     settings = Settings(
@@ -129,6 +166,8 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     )
     if job is not None and not flags.simulate:
         check_rate(settings, job.action)
+    if job is not None:
+        check_readings(settings, job.action)
     return settings
 
 
@@ -145,6 +184,20 @@ def check_rate(settings: Settings, action: str) -> None:
         f"if the vendor has raised yours, say so in config.yaml: quotas: {{{action}: {settings.rate:g}}}"
     )
     raise UsageError(what) if said.startswith("--") else ConfigError(what)
+
+
+def check_readings(settings: Settings, action: str) -> None:
+    """Refuse to go unread where a guard holds only if the accounts are read."""
+    needy = need_readings(action, keep_admins=settings.keep_admins, max_share=settings.max_share)
+    if settings.verify or not needy:
+        return
+    said = settings.origin.get("verify", "")
+    by_flag = said.startswith("--")
+    what = (
+        f"{said}: {'' if by_flag else 'verify: false: '}without readings "
+        f"{' and '.join(settings.guard(name) for name in needy)} cannot hold; remove one"
+    )
+    raise UsageError(what) if by_flag else ConfigError(what)
 
 
 def _said(
@@ -176,6 +229,14 @@ def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | 
         if name in config.values:
             return config.values[name], str(config.places[name])
     return None
+
+
+def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any, Place]]:
+    """What every config file, nearest first, and the job say of a guard. Any: each guard has its own type."""
+    said = [(file.values[name], file.places[name]) for file in configs.files if name in file.values]
+    if job is not None and (by_job := getattr(job, name)) is not None:
+        said.append((by_job, job.places.get(name, Place(job.path))))
+    return said
 
 
 def _endpoints(

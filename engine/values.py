@@ -44,18 +44,38 @@ def some_seconds(text: str) -> float:
 
 def stop_after(text: str) -> StopAfter:
     """`20` failed calls, or `5%` of the plan; ValueError with words otherwise."""
-    found = re.fullmatch("([0-9]{1,9})(?:([.][0-9]{1,3})?(%))?", text)
-    if found is None:
+    if text.endswith("%"):
+        return StopAfter(share=share(text))
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise ValueError("expected a number of failed calls (20) or a share of the plan (5%)")
-    whole, part, percent = found.groups()
-    if percent is None:
-        if int(whole) < 1:
-            raise ValueError("expected at least 1 failed call")
-        return StopAfter(count=int(whole))
-    share = float(whole + (part or "")) / 100
-    if not 0 < share <= 1:
-        raise ValueError("expected a share above 0% and at most 100%")
-    return StopAfter(share=share)
+    if int(text) < 1:
+        raise ValueError("expected at least 1 failed call")
+    return StopAfter(count=int(text))
+
+
+def share(text: str) -> float:
+    """A percentage (`5%`, `0.5%`) as a share, 0–1; ValueError with words otherwise."""
+    if not re.fullmatch("[0-9]{1,9}(?:[.][0-9]{1,3})?%", text):
+        raise ValueError("expected a percentage such as 5% or 0.5%")
+    part = float(text[:-1]) / 100
+    if not 0 < part <= 1:
+        raise ValueError("expected a percentage above 0% and at most 100%")
+    return part
+
+
+def true_or_false(text: str) -> bool:
+    """`true` or `false`; ValueError with words otherwise."""
+    found = {"true": True, "false": False}.get(text.lower())
+    if found is None:
+        raise ValueError("expected true or false")
+    return found
+
+
+def is_listed_order(text: str) -> bool:
+    """`listed`, or `contain`, the default; ValueError with words otherwise."""
+    if text not in ("contain", "listed"):
+        raise ValueError("expected contain (superusers first) or listed (as the job lists them)")
+    return text == "listed"
 
 
 def action_name(text: str) -> str:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from engine import files
 from engine.actions import ACTIONS
 from engine.errors import Exit, JobError
-from engine.filemodel import NOT_BUILT_JOB, NOT_BUILT_TARGET
+from engine.filemodel import NOT_BUILT_JOB, NOT_BUILT_LIMITS, NOT_BUILT_TARGET
 from engine.files import load_job
 from engine.job import password_spec
 from engine.jobfile import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
@@ -64,10 +64,11 @@ def test_the_simple_case_of_the_design():
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profile", "endpoint", "rate", "workers", "per_instance", "retry_transient_s",
-              "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect"}  # fmt: skip
+              "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect", "keep_admins", "max_targets",
+              "max_share", "verify"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(Job) if getattr(job, field.name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
-    assert not job.protect_waived
+    assert (job.protect_waived, job.listed_order, job.resend_already) == (False, False, False)
 
 
 def test_every_key_becomes_its_value():
@@ -92,6 +93,22 @@ def test_every_key_becomes_its_value():
     assert job.passwords.command == ("pass", "db/{user}@{instance}", "{region}", '{"json": 1}')
     assert job.places["rate"] == Place("jobs/x.yaml", 11, 7)
     assert job.places["retry_busy_s"] == Place("jobs/x.yaml", 14, 30)
+
+
+def test_guards_and_reading_become_their_values():
+    """Counts as counts, a percentage as a share, and where each stands."""
+    job = parse(
+        ONE + "keep_admins: 2\nlimits:\n  max_targets: 2000\n  max_share: 12.5%\norder: listed\n"
+        "resend_already: true\nverify: true\n"
+    )
+    assert (job.keep_admins, job.max_targets, job.max_share) == (2, 2000, 0.125)
+    assert (job.listed_order, job.resend_already, job.verify) == (True, True, True)
+    assert job.places["keep_admins"] == Place("jobs/x.yaml", 4, 14)
+    assert job.places["max_targets"] == Place("jobs/x.yaml", 6, 16)
+    assert job.places["max_share"] == Place("jobs/x.yaml", 7, 14)
+    usual = parse(ONE + "keep_admins: 0\norder: contain\nresend_already: false\nverify: false\n")
+    assert (usual.keep_admins, usual.max_targets, usual.max_share) == (0, None, None)
+    assert (usual.listed_order, usual.resend_already, usual.verify) == (False, False, False)
 
 
 def test_all_problems_in_one_go_in_the_order_of_the_file():
@@ -208,6 +225,32 @@ def test_a_literal_password_is_refused_and_never_shown(text):
         (ONE + "exclude: [/]\n", 'for every instance write "*/user"'),
         (ONE + 'protect: [".*/root"]\n', "protect[0]: '.*/root' can never match: '.' occurs in no instance id"),
         (ONE + "protect: all\n", "protect: expected a list of globs"),
+        (ONE + "protect: [none]\n", "protect[0]: `none` says there are no rules; write protect: none"),
+        (ONE + 'protect: ["*/a", none]\n',
+         "jobs/x.yaml:4:18: protect[1]: `none` says there are no rules, but there is one at 4:11; keep one"),
+        (ONE + 'protect: none\nprotect: ["*/a"]\n', "jobs/x.yaml:5:1: protect: is given twice, first at 4:1; keep one"),
+        (ONE + "keep_admins: -1\n", "jobs/x.yaml:4:14: keep_admins: expected a whole number from 0 to 1000, got '-1'"),
+        (ONE + "keep_admins: all\n", "keep_admins: expected a whole number from 0 to 1000, got 'all'"),
+        (ONE + "limits: 100\n", "limits: expected a mapping of max_targets, max_share, got a single value"),
+        (ONE + "limits: {max_targets: 0}\n",
+         "jobs/x.yaml:4:23: limits.max_targets: expected a whole number from 1 to 1000000000, got '0'"),
+        (ONE + "limits: {max_targets: 5%}\n", "limits.max_targets: expected a whole number"),
+        (ONE + "limits: {max_share: 20}\n", "limits.max_share: expected a percentage such as 5% or 0.5%, got '20'"),
+        (ONE + "limits: {max_share: 0%}\n", "limits.max_share: expected a percentage above 0% and at most 100%"),
+        (ONE + "limits: {max_share: 101%}\n",
+         "jobs/x.yaml:4:21: limits.max_share: expected a percentage above 0% and at most 100%, got '101%'"),
+        (ONE + "limits: {max_shar: 1%}\n", "limits.max_shar: unknown key; did you mean max_share?"),
+        (ONE + "max_targets: 5\n", "max_targets: unknown key"),
+        (ONE + "stop_after: 101%\n", "stop_after: expected a percentage above 0% and at most 100%, got '101%'"),
+        (ONE + "order: random\n", "order: expected contain (superusers first) or listed (as the job lists them), got"),
+        (ONE + "resend_already: yes\n", "jobs/x.yaml:4:17: resend_already: expected true or false, got 'yes'"),
+        (ONE + "verify:\n", "verify: has no value; expected true or false"),
+        (ONE + "verify: false\nkeep_admins: 1\n",
+         "jobs/x.yaml:4:9: verify: false, but keep_admins 1 at 5:14 cannot hold unless accounts are read; keep one"),
+        (ONE + "limits: {max_share: 5%}\nverify: false\n",
+         "jobs/x.yaml:5:9: verify: false, but limits.max_share 5% at 4:21 cannot hold unless accounts are read"),
+        ("action: RefreshAccountPassword\nregion: ap-tokyo\ntargets: [a-1/u]\nresend_already: true\n",
+         "jobs/x.yaml:4:17: resend_already: RefreshAccountPassword must not be repeated on an account that has it"),
     ],
 )  # fmt: skip
 def test_mistakes_and_their_words(text, said):
@@ -215,6 +258,14 @@ def test_mistakes_and_their_words(text, said):
     found = problems(text)
     assert len(found) == 1
     assert said in found[0]
+
+
+@pytest.mark.parametrize("key", NOT_BUILT_LIMITS)
+def test_limits_that_are_not_built_yet_are_errors(key):
+    """Named with their whole path."""
+    assert problems(ONE + f"limits: {{{key}: 5}}\n") == [
+        f"jobs/x.yaml:4:10: limits.{key}: `{key}` is not built yet in this version; remove it"
+    ]
 
 
 def test_an_alias_is_one_problem():
@@ -280,6 +331,19 @@ def test_what_is_odd_but_allowed_is_a_warning():
         f"jobs/x.yaml:3:11: 1 account name longer than 16 characters, the first '{'u' * 17}': the API documents two "
         "rules that disagree about these and may refuse them",
     )
+
+
+def test_guards_that_leave_nothing_or_mean_nothing_are_warnings():
+    """A plan that turns out empty is explained before it is seen; no superuser is lost by unlocking."""
+    unlock = ONE.replace("Lock", "Unlock")
+    assert parse(ONE + 'protect: ["*/a", "**/?*"]\nexclude: ["*/*"]\n').warnings == (
+        "jobs/x.yaml:4:18: **/?* protects every account: nothing will be sent",
+        "jobs/x.yaml:5:11: */* excludes every account: nothing will be sent",
+    )
+    assert parse(unlock + "keep_admins: 1\nverify: false\n").warnings == (
+        "jobs/x.yaml:4:14: keep_admins means nothing to UnlockAccount, which takes no admin away",
+    )
+    assert parse(unlock + "keep_admins: 0\nresend_already: true\n").warnings == ()
 
 
 CAM = "action: CloseAccountCAM\nregion: ap-tokyo\ntargets: [a-1/u]\n"
@@ -350,6 +414,16 @@ def test_globs(pattern, instance, user, wanted):
     assert Glob(pattern, Place("f"), fold=True).matches(instance.upper(), user.upper()) is (wanted or user == "Root")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [("*/*", True), ("**/?*", True), ("*?/*", True), ("*/??*", False), ("*/?", False), ("postgres-*/*", False),
+     ("*/a*", False), ("*/[a-z]*", False)],
+)  # fmt: skip
+def test_globs_that_match_everything(pattern, wanted):
+    """Only those from which no name can escape."""
+    assert Glob(pattern, Place("f")).matches_everything is wanted
+
+
 @pytest.mark.parametrize("pattern", ["root", "a/b/c", "/b", "a/", ""])
 def test_globs_have_two_parts(pattern):
     """Checked at construction too."""
@@ -389,11 +463,45 @@ def test_random_bytes_give_a_job_error(data):
 
 
 _values = st.recursive(
-    st.sampled_from(["", "x", "1", "5%", "90s", "none", "a-1/u", "*/u", "ap-tokyo", "LockAccount", "CloseAccountCAM"]),
+    st.sampled_from(
+        [
+            "",
+            "x",
+            "1",
+            "5%",
+            "90s",
+            "none",
+            "true",
+            "false",
+            "listed",
+            "*/*",
+            "a-1/u",
+            "*/u",
+            "ap-tokyo",
+            "LockAccount",
+            "CloseAccountCAM",
+        ]
+    ),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["instance", "user", "region", "csv", "account", "command", "env", "busy", "a-1", "?"]),
+            st.sampled_from(
+                [
+                    "instance",
+                    "user",
+                    "region",
+                    "csv",
+                    "account",
+                    "command",
+                    "env",
+                    "busy",
+                    "a-1",
+                    "?",
+                    "max_targets",
+                    "max_share",
+                    "take",
+                ]
+            ),
             inner,
             max_size=3,
         )
@@ -401,7 +509,8 @@ _values = st.recursive(
     max_leaves=6,
 )
 _keys = st.sampled_from(["version", "name", "action", "region", "targets", "exclude", "protect", "rate", "retry",
-                         "deadline", "stop_after", "passwords", "endpoint", "window", "x"])  # fmt: skip
+                         "deadline", "stop_after", "passwords", "endpoint", "window", "x", "keep_admins", "limits",
+                         "order", "resend_already", "verify"])  # fmt: skip
 
 
 @given(st.dictionaries(_keys, _values, max_size=8))
@@ -549,16 +658,26 @@ def test_the_incident_unlock_undoes_the_lockdown():
     assert {label.partition("/")[2] for label in meant(locked) - meant(unlocked)} == {"etl_ro"}
 
 
+def test_shipped_jobs_show_the_guards():
+    """The lockdown locks again what looks locked, and its commented guards are valid when switched on."""
+    lockdown, cam = (load_job(ROOT / f"jobs/{name}.yaml") for name in ("incident-lockdown", "cam-enablement"))
+    assert (lockdown.resend_already, lockdown.keep_admins) == (True, None)
+    assert cam.max_targets is not None and cam.max_targets >= len(cam.targets)
+    text = {name: (ROOT / f"jobs/{name}.yaml").read_text() for name in ("incident-lockdown", "cam-enablement")}
+    assert parse(text["incident-lockdown"].replace("# keep_admins:", "keep_admins:")).keep_admins == 1
+    assert parse(text["cam-enablement"].replace("# max_share:", "max_share:")).max_share == 0.4
+
+
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
     from engine.fields import kinds
-    from engine.filemodel import JobFile, Passwords, Retry, TargetEntry
+    from engine.filemodel import JobFile, Limits, Passwords, Retry, TargetEntry
 
     text = (ROOT / "jobs/README.md").read_text()
-    for model in (JobFile, TargetEntry, Retry, Passwords):
+    for model in (JobFile, TargetEntry, Limits, Retry, Passwords):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
-    for key in (*NOT_BUILT_JOB, *NOT_BUILT_TARGET):
+    for key in (*NOT_BUILT_JOB, *NOT_BUILT_LIMITS, *NOT_BUILT_TARGET):
         assert f"`{key}`" in text, key
 
 

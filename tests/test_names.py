@@ -10,7 +10,16 @@ from engine import names
 from engine.actions import ACTIONS
 from engine.endpoints import NEAREST, endpoint_for, is_loopback, normal_endpoint
 from engine.job import StopAfter
-from engine.values import action_name, region_name, seconds, some_seconds, stop_after
+from engine.values import (
+    action_name,
+    is_listed_order,
+    region_name,
+    seconds,
+    share,
+    some_seconds,
+    stop_after,
+    true_or_false,
+)
 
 
 @pytest.mark.parametrize("user", ["root", "_svc_2", "a" * 63, "Postgres", "pg_x", "tencentdb_y", "App_1", "no"])
@@ -166,6 +175,30 @@ def test_stop_after_as_a_number_of_calls():
     assert StopAfter(share=0.07).limit(100) == 7
     assert StopAfter(share=0.05).limit(101) == 6
     assert StopAfter(share=0.01).limit(1) == 1
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("5%", 0.05), ("0.5%", 0.005), ("100%", 1), ("7.125%", 0.07125)])
+def test_shares(text, wanted):
+    """Percent, up to the whole."""
+    assert share(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["0%", "0.000%", "100.1%", "101%", "5", "0.05", "-5%", "5 %", "%", "5%%", "x", ""])
+def test_what_is_no_share(text):
+    """A share without its sign could be meant as 0.05 or as 5."""
+    with pytest.raises(ValueError, match="expected a percentage"):
+        share(text)
+
+
+def test_words_for_yes_and_no_and_orders():
+    """Two of each; what else YAML may call a truth value is asked back."""
+    assert [true_or_false(text) for text in ("true", "True", "false", "FALSE")] == [True, True, False, False]
+    assert [is_listed_order(text) for text in ("contain", "listed")] == [False, True]
+    for text in ("yes", "no", "1", ""):
+        with pytest.raises(ValueError, match="expected true or false"):
+            true_or_false(text)
+    with pytest.raises(ValueError, match=r"expected contain .* or listed"):
+        is_listed_order("random")
 
 
 def test_actions_and_regions_as_values():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from engine.actions import ACTIONS
-from engine.fields import kinds
-from engine.filemodel import JobFile
+from engine.fields import convert, kinds
+from engine.filemodel import JobFile, Limits
 from engine.schema import job_schema, schema_text
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,38 @@ def test_the_schema_has_the_keys_the_parser_takes():
     for key, value in schema["properties"].items():
         described = schema["$defs"][value["$ref"].rpartition("/")[2]] if "$ref" in value else value
         assert described["description"], key
+
+
+def test_the_limits_of_the_schema_are_those_of_the_parser():
+    """An editor marks what the parser refuses, and nothing else."""
+    schema = job_schema()
+    limits = schema["$defs"]["Limits"]
+    assert limits["additionalProperties"] is False
+    pattern = limits["properties"]["max_share"]["pattern"]
+    kind = kinds(Limits)["max_share"]
+    for text in (
+        "5%",
+        "0.5%",
+        "99.999%",
+        "100%",
+        "100.000%",
+        "0%",
+        "00.0%",
+        "0.000%",
+        "100.1%",
+        "101%",
+        "5",
+        "x%",
+        "5 %",
+    ):
+        try:
+            convert(text, kind)
+            taken = True
+        except ValueError:
+            taken = False
+        assert bool(re.search(pattern, text)) is taken, text
+    assert schema["properties"]["order"]["enum"] == ["contain", "listed"]
+    assert schema["properties"]["verify"]["type"] == schema["properties"]["resend_already"]["type"] == "boolean"
 
 
 def test_every_reference_leads_somewhere():

@@ -11,13 +11,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from engine.actions import ACTIONS
 from engine.config import base_directory, user_config
 from engine.errors import ConfigError, UsageError
 from engine.fields import kinds
 from engine.filemodel import NOT_BUILT_CONFIG, ConfigFile
 from engine.job import StopAfter
 from engine.jobfile import ad_hoc_job, parse_job
-from engine.settings import Configs, Flags, Settings, check_rate, effective, endpoint_for, find_configs, parse_config
+from engine.settings import (
+    Configs,
+    Flags,
+    Settings,
+    check_rate,
+    check_readings,
+    effective,
+    endpoint_for,
+    find_configs,
+    parse_config,
+)
 
 ROOT = Path(__file__).parent.parent
 HOME = {"HOME": "/home/op"}
@@ -43,6 +54,7 @@ def test_defaults():
     settings = effective(Flags(), HOME, None, NONE)
     assert settings == Settings(state_dir=Path("/home/op/.local/state/acctops"), origin=settings.origin)
     assert (settings.workers, settings.per_instance, settings.timeout_s) == (100, 4, 10)
+    assert (settings.keep_admins, settings.max_targets, settings.max_share, settings.verify) == (0, None, None, True)
     assert (settings.retry_transient_s, settings.retry_busy_s, settings.deadline_s) == (120, 600, None)
     assert set(settings.origin.values()) == {"default"}
     assert settings.quota("LockAccount") == 20
@@ -71,7 +83,8 @@ def test_every_setting_can_be_said_in_a_config():
     text = (
         "site: mainland\nendpoint: https://x.example/\nprofile: prod\nstate_dir: ~/st\nstate_group: dba\n"
         'protect: ["*/root"]\nquotas: {LockAccount: 40}\nrate: 30\nworkers: 3\nper_instance: 2\ntimeout: 5s\n'
-        "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\n"
+        "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\nkeep_admins: 2\n"
+        "limits: {max_targets: 500, max_share: 7%}\n"
     )
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
@@ -81,7 +94,8 @@ def test_every_setting_can_be_said_in_a_config():
     assert (settings.quotas, settings.quota("LockAccount"), settings.rate) == ({"LockAccount": 40}, 40, 30)
     assert (settings.workers, settings.per_instance, settings.timeout_s, settings.deadline_s) == (3, 2, 5, 3600)
     assert (settings.retry_transient_s, settings.retry_busy_s, settings.stop_after) == (60, 120, StopAfter(count=3))
-    assert "default" not in settings.origin.values()
+    assert (settings.keep_admins, settings.max_targets, settings.max_share) == (2, 500, 0.07)
+    assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify"}
 
 
 def test_environment_variables():
@@ -193,9 +207,107 @@ def test_guards_add_up_with_their_places():
     assert len(by_hand.protect) == 3
 
 
+def test_the_strictest_of_all_guards_holds_with_its_place():
+    """Most admins kept, fewest targets, smallest share; of equals the config's word is named."""
+    files = configs("keep_admins: 1\nlimits: {max_targets: 2000}\n", "keep_admins: 3\nlimits: {max_share: 7%}\n")
+    loose = job("keep_admins: 0\nlimits: {max_targets: 9000, max_share: 7%}\nstop_after: 5%\nprotect: none\n")
+    settings = effective(Flags(), HOME, loose, files)
+    assert (settings.keep_admins, settings.max_targets, settings.max_share) == (3, 2000, 0.07)
+    assert settings.guards == (
+        "keep_admins 3 (/etc/1/config.yaml:1:14)",
+        "limits.max_targets 2,000 (/etc/0/config.yaml:2:23)",
+        "limits.max_share 7% (/etc/1/config.yaml:2:21)",
+        "stop_after 5% (jobs/x.yaml:6:13)",
+    )
+    strict = effective(Flags(), HOME, job("keep_admins: 5\nlimits: {max_targets: 1, max_share: 0.5%}\n"), files)
+    assert strict.guards[1:] == (
+        "keep_admins 5 (jobs/x.yaml:4:14)",
+        "limits.max_targets 1 (jobs/x.yaml:5:23)",
+        "limits.max_share 0.5% (jobs/x.yaml:5:37)",
+    )
+    assert effective(Flags(), HOME, None, files).keep_admins == 3
+    assert effective(Flags(), HOME, ad_hoc_job("LockAccount", ["a-1/u"], "ap-tokyo"), files).max_targets == 2000
+
+
+_words = st.fixed_dictionaries({}, optional={
+    "keep_admins": st.integers(0, 9), "max_targets": st.integers(1, 9), "max_share": st.integers(1, 100),
+})  # fmt: skip
+
+
+@given(st.lists(_words, max_size=3), _words)
+@hypothesis_settings(deadline=None)
+def test_no_job_loosens_a_guard(said, by_job):
+    """Whoever says what: nothing that was asked for is undercut, and nothing is made up."""
+
+    def text(words):
+        limits = {"max_targets": words.get("max_targets"), "max_share": words.get("max_share")}
+        lines = [
+            f"  {key}: {value}{'%' * (key == 'max_share')}\n" for key, value in limits.items() if value is not None
+        ]
+        keep = f"keep_admins: {words['keep_admins']}\n" if "keep_admins" in words else ""
+        return keep + ("limits:\n" + "".join(lines) if lines else "")
+
+    settings = effective(Flags(), HOME, job(text(by_job)), configs(*map(text, said)))
+    every = [*said, by_job]
+    assert settings.keep_admins == max((words.get("keep_admins", 0) for words in every), default=0)
+    assert settings.max_targets == min(
+        (words["max_targets"] for words in every if "max_targets" in words), default=None
+    )
+    share = min((words["max_share"] for words in every if "max_share" in words), default=None)
+    assert settings.max_share == (None if share is None else share / 100)
+
+
+def test_when_a_run_stops_after_failures():
+    """A lockdown goes on to the end; the CAM actions stop at 20, unless somebody says otherwise."""
+    settings = effective(Flags(), HOME, job(), NONE)
+    wanted = {name: None if name in ("LockAccount", "UnlockAccount") else StopAfter(count=20) for name in ACTIONS}
+    assert {name: settings.stop_after_for(name) for name in ACTIONS} == wanted
+    said = effective(Flags(), HOME, job("stop_after: 100%\n"), configs("stop_after: 3\n"))
+    assert {said.stop_after_for(name) for name in ACTIONS} == {StopAfter(share=1)}
+    assert effective(Flags(), HOME, job(), configs("stop_after: 3\n")).stop_after_for("LockAccount") == StopAfter(
+        count=3
+    )
+
+
+def test_reading_is_not_skipped_where_a_guard_needs_it():
+    """Both places are named; without such a guard the operator decides."""
+    files = configs("keep_admins: 1\n", "limits: {max_share: 5%}\n")
+    unread = job("verify: false\n")
+    assert [effective(Flags(), HOME, it, NONE).verify for it in (job(), job("verify: true\n"), unread)] == [
+        True, True, False,
+    ]  # fmt: skip
+    by_flag = effective(Flags(no_verify=True), HOME, job("verify: true\n"), NONE)
+    assert (by_flag.verify, by_flag.origin["verify"]) == (False, "--no-verify")
+    with pytest.raises(ConfigError) as in_job:
+        effective(Flags(), HOME, unread, files)
+    assert str(in_job.value) == (
+        "jobs/x.yaml:4:9: verify: false: without readings keep_admins 1 (/etc/0/config.yaml:1:14) and "
+        "limits.max_share 5% (/etc/1/config.yaml:1:21) cannot hold; remove one"
+    )
+    with pytest.raises(UsageError) as on_line:
+        effective(Flags(no_verify=True), HOME, job("keep_admins: 1\n"), NONE)
+    assert str(on_line.value) == (
+        "--no-verify: without readings keep_admins 1 (jobs/x.yaml:4:14) cannot hold; remove one"
+    )
+    unlock = job("verify: false\n", action="UnlockAccount")
+    assert not effective(Flags(), HOME, unlock, configs("keep_admins: 1\n")).verify
+    later = effective(Flags(no_verify=True), HOME, None, files)
+    with pytest.raises(UsageError, match=r"limits\.max_share 5%"):
+        check_readings(later, "UnlockAccount")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("keep_admins: -1\n", "c.yaml:1:14: keep_admins: expected a whole number from 0 to 1000, got '-1'"),
+        ("limits: {max_targets: 0}\n", "c.yaml:1:23: limits.max_targets: expected a whole number from 1"),
+        (
+            "limits: {max_share: 120%}\n",
+            "limits.max_share: expected a percentage above 0% and at most 100%, got '120%'",
+        ),
+        ("limits: {take: 5}\n", "c.yaml:1:10: limits.take: `take` is not built yet in this version; remove it"),
+        ("order: listed\n", "c.yaml:1:1: order: unknown key"),
+        ("resend_already: true\n", "c.yaml:1:1: resend_already: unknown key"),
         ("sites: x\n", "c.yaml:1:1: sites: unknown key; did you mean site?"),
         ("site: moon\n", "c.yaml:1:7: site: expected international or mainland, got 'moon'"),
         ("- a\n", "c.yaml:1:1: expected keys such as site: and protect:, got a list"),
@@ -262,6 +374,12 @@ def test_configs_are_found_upward_then_the_users_then_the_systems(tmp_path):
         f"{tmp_path}/sys/config.yaml",
     )
     assert len(found.files) == 5
+
+
+def test_a_config_that_protects_everything_is_a_warning(tmp_path):
+    """An emergency brake, or a slip: either way the plan will be empty."""
+    path = write(tmp_path / "config.yaml", 'protect: ["*/a", "*/*"]\n')
+    assert find(tmp_path).warnings == (f"{path}:1:18: */* protects every account: nothing will be sent",)
 
 
 def test_each_file_counts_once_and_links_hide_none(tmp_path):
@@ -337,7 +455,7 @@ def test_without_a_home_the_users_config_is_left_out():
 
 def uncommented(text):
     """The example with every commented key switched on."""
-    return re.sub(r"^# (?=[a-z_]+:( |$)|  [A-Za-z]+: )", "", text, flags=re.MULTILINE)
+    return re.sub(r"^# (?=[a-z_]+:( |$)|  [A-Za-z_]+: )", "", text, flags=re.MULTILINE)
 
 
 def test_the_example_config_loads_as_it_is_and_with_every_key_on():
@@ -345,8 +463,9 @@ def test_the_example_config_loads_as_it_is_and_with_every_key_on():
     text = (ROOT / "config.example.yaml").read_text()
     assert parse_config(text.encode(), "c.yaml").values == {"site": "international"}
     full = parse_config(uncommented(text).encode(), "c.yaml")
-    inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s"}
-    assert set(full.values) == (set(kinds(ConfigFile)) - {"protect", "retry", "timeout", "deadline"}) | inner
+    inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s", "max_targets", "max_share"}
+    assert set(full.values) == (set(kinds(ConfigFile)) - {"protect", "retry", "timeout", "deadline", "limits"}) | inner
+    assert (full.values["keep_admins"], full.values["max_targets"], full.values["max_share"]) == (1, 2000, 0.5)
     assert full.values["quotas"] == {"LockAccount": 40, "UnlockAccount": 40}
     assert len(full.protect) == 2
     settings = effective(Flags(), dict(os.environ) | HOME, None, Configs(files=(full,)))

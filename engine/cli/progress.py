@@ -20,8 +20,8 @@ REDRAW_S = 0.25
 
 def line(progress: Progress) -> str:
     """One line: done/total, calls a second, ETA, throttled, failures, and the reason for any wait."""
-    parts = [f"{progress.settled:,}/{progress.total:,}", f"{progress.rate:.1f}/s"]
-    if progress.eta_s is not None and progress.settled < progress.total and progress.stopping is None:
+    parts = [f"{progress.done:,}/{progress.total:,}", f"{progress.rate:.1f}/s"]
+    if progress.eta_s is not None and progress.done < progress.total and progress.stopping is None:
         parts.append(f"ETA {duration(max(1.0, progress.eta_s))}")
     if progress.failed:
         parts.append(f"failed {progress.failed:,}")

@@ -1,0 +1,164 @@
+"""Engine, floor 3: before a call is first sent, its account is read; what is so already, or impossible, is settled.
+
+A run brings the readings it was approved with; stragglers, accounts in a transitional state, and everything a resume
+finds unsent are read here, at the start of the session. Every unsent call gets its `before` record first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+
+from engine import records
+from engine.actions import Action
+from engine.callqueue import CallQueue
+from engine.inventory import Inventory, read_line
+from engine.ledger import Ledger
+from engine.model import Call, Outcome, Proof, Reading
+from engine.outlook import (
+    NO_ACCOUNT_CODE,
+    Readings,
+    Standing,
+    admin_omit,
+    admins_to_keep,
+    before_line,
+    no_account_words,
+    no_instance_words,
+    standing,
+)
+
+READERS = 64
+CHANGING_S = 20.0
+"""How long an account in a transitional state is waited for before it is sent all the same."""
+CHANGING_EVERY_S = 2.0
+
+
+class Opening:
+    """The calls of a session that were never sent, on their way into the queue."""
+
+    def __init__(
+        self,
+        *,
+        calls: list[Call],
+        unsent: list[int],
+        action: Action,
+        ledger: Ledger,
+        queue: CallQueue,
+        inventory: Inventory,
+        readings: Readings,
+        located: Mapping[str, str],
+        keep_admins: int,
+        resend_already: bool,
+        record: Callable[[records.AnyRecord], object],
+        settle: Callable[[int, Outcome, Proof | None, str | None, str | None], None],
+        refused: Callable[[Reading], bool],
+        wake: Callable[[], None],
+        stopping: asyncio.Event,
+    ) -> None:
+        """`unsent` are plan indexes; `located` are instances known to be in other regions.
+
+        `refused` looks at a reading first: if it says that the keys are no good, the run is stopped.
+        """
+        self._calls = calls
+        self._action = action
+        self._ledger = ledger
+        self._queue = queue
+        self._inventory = inventory
+        self._readings = readings
+        self._located = located
+        self._keep_admins = keep_admins
+        self._resend_already = resend_already
+        self._record = record
+        self._settle = settle
+        self._refused = refused
+        self._wake = wake
+        self._stopping = stopping
+        self._groups: dict[tuple[str, str], list[int]] = {}
+        for index in unsent:
+            call = calls[index]
+            self._groups.setdefault((call.region, call.instance), []).append(index)
+        self._unread = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Every unsent call is in the queue or settled."""
+        return not self._unread
+
+    def begin(self, spawn: Callable[[Coroutine[None, None, None]], object]) -> None:
+        """Take in what was read for the plan; read the rest by a few readers."""
+        late = []
+        for key, group in self._groups.items():
+            reading = self._readings.get(key)
+            if reading is None:
+                late.append(key)
+                continue
+            self._record(read_line(*key, "before", reading))
+            changing = self._take_in(group, reading)
+            if changing:
+                self._groups[key] = changing
+                late.append(key)
+        self._unread = len(late)
+        keys = iter(late)
+        for _ in range(min(READERS, len(late))):
+            spawn(self._read_on(keys))
+
+    async def _read_on(self, keys: Iterator[tuple[str, str]]) -> None:
+        for key in keys:  # shared by all readers
+            await self._read(key)
+            self._unread -= 1
+            self._wake()
+
+    async def _read(self, key: tuple[str, str]) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CHANGING_S
+        group = self._groups[key]
+        while group and not self._stopping.is_set():
+            reading = await self._inventory.read(*key, purpose="before")
+            if self._stopping.is_set() or self._refused(reading):
+                return
+            group = self._take_in(group, reading, wait=loop.time() < until)
+            self._wake()
+            if group:
+                await asyncio.sleep(CHANGING_EVERY_S)
+
+    def _take_in(self, group: list[int], reading: Reading, *, wait: bool = True) -> list[int]:
+        """Settle, queue or leave out each call of an instance; returns those whose account is still changing."""
+        calls = [self._calls[index] for index in group]
+        keep: set[str] = set()
+        if reading.accounts is not None:
+            users = [call.user for call in calls]
+            keep = admins_to_keep(self._action.name, reading.accounts, users, self._keep_admins)
+        changing = []
+        for index, call in zip(group, calls, strict=True):
+            how = standing(self._action, reading, call.user)
+            if how is Standing.CHANGING and wait:
+                changing.append(index)
+                continue
+            self._record(before_line(call, reading))
+            if call.user in keep:
+                self._leave_out(call)
+            elif how is Standing.ALREADY and not self._resend_already:
+                self._settle(index, Outcome.ALREADY, Proof.BEFORE, None, self._action.already_note)
+            elif how is Standing.NO_ACCOUNT:
+                self._settle(index, Outcome.FAILED, Proof.BEFORE, NO_ACCOUNT_CODE, no_account_words(call, reading))
+            elif how is Standing.NO_INSTANCE:
+                words = no_instance_words(call, self._located.get(call.instance))
+                self._settle(index, Outcome.FAILED, Proof.BEFORE, reading.code, words)
+            else:
+                self._queue.put_back(index, asyncio.get_running_loop().time(), retry=False)
+        return changing
+
+    def _leave_out(self, call: Call) -> None:
+        omit = admin_omit(call, self._keep_admins)
+        self._record(
+            records.OmitLine(
+                account=call.account,
+                region=call.region,
+                instance=call.instance,
+                user=call.user,
+                reason=str(omit.reason),
+                rule=omit.rule,
+                where=omit.where,
+                call=call.id,
+            )
+        )
