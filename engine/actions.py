@@ -104,6 +104,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 # A repeat could set the password a second time, to another value.
                 resendable=False,
                 stop_after=20,
+                already_note="CAM verification was off already; the password was NOT set",
                 secret_parameter="Password",  # noqa: S106 - the parameter's name
             ),
             Action(

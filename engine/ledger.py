@@ -36,6 +36,7 @@ class Entry:
         "spent",
         "unanswered",
         "verdict",
+        "verified",
     )
 
     def __init__(self) -> None:
@@ -54,6 +55,8 @@ class Entry:
         self.code: str | None = None
         self.message: str | None = None
         self.before: records.Before | None = None
+        self.verified: records.Verified | None = None
+        """The last reading after an attempt."""
         self.outcome: Outcome | None = None
         self.proof: Proof | None = None
         self.first_sent_at: str | None = None
@@ -180,6 +183,7 @@ class Ledger:
             case records.Verified():
                 entry = self._open(record.call)
                 entry.doubt = entry.unanswered = False
+                entry.verified = record
                 if not record.agrees and entry.verdict in (Verdict.IN_DOUBT, None):
                     entry.verdict = Verdict.TRANSIENT
             case records.Before():
@@ -236,6 +240,21 @@ class Ledger:
         if entry is None:
             entry = self._entries[call] = Entry()
         return entry
+
+    def absorb(self, later: Ledger) -> None:
+        """Take over the calls and entries of a run linked to this one: of calls in both, the later's word counts."""
+        self.run = self.run or later.run
+        self.calls |= later.calls
+        self._entries |= later._entries
+        self.omits += later.omits
+        self.attempts += later.attempts
+        self.throttled += later.throttled
+        self.last_at = later.last_at
+        self.end = later.end
+        self._settled = dict.fromkeys(Outcome, 0)
+        for entry in self._entries.values():
+            if entry.outcome is not None:
+                self._settled[entry.outcome] += 1
 
     def entry(self, call: CallId) -> Entry:
         """What is known of a call; a call nothing happened to has a fresh entry. Not to be changed."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from engine import records
 from engine.actions import ACTIONS, NORMAL, TRANSITIONAL, Action
+from engine.guards import guard_words
 from engine.model import AccountState, Call, CallId, Omit, OmitReason, Reading, Target
 from engine.plan import Plan, interleave, plan_digest
 
@@ -236,11 +237,11 @@ def refusals(
         why.append(f"limits.max_targets {max_targets:,}: the plan has {size:,} calls")
     if max_share is not None:
         if not outlook.accounts_read:
-            why.append(f"limits.max_share {max_share:.0%}: no account could be read to compare with")
-        elif size > max_share * outlook.accounts_read:
+            why.append(f"{guard_words('max_share', max_share)}: no account could be read to compare with")
+        elif size > round(max_share * outlook.accounts_read, 6):  # 29 % of 100 is 28.999999999999996 in floats
             share = size / outlook.accounts_read
             why.append(
-                f"limits.max_share {max_share * 100:g}%: {size:,} of the {outlook.accounts_read:,} accounts read "
+                f"{guard_words('max_share', max_share)}: {size:,} of the {outlook.accounts_read:,} accounts read "
                 f"are {share:.1%}"
             )
     return why

@@ -1,0 +1,266 @@
+"""Rules, floor 1: what of a run can be undone, and what must stay. No I/O, no clock.
+
+Undo touches only what the run changed, and only where it still stands as the run left it (promise P4). Everything else
+is named with its reason; nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.actions import ACTIONS, Action
+from engine.ledger import Entry, Ledger
+from engine.model import AccountState, Call, CallId, Outcome
+from engine.outlook import Readings
+from engine.plan import Plan, call_id, interleave, plan_digest
+
+
+class Keep(StrEnum):
+    """Why a call of the run is not undone."""
+
+    NOT_CHANGED = "not_changed"
+    """The run did not change it."""
+    BEFORE_UNKNOWN = "before_unknown"
+    """Nobody knows how it was before."""
+    CHANGED_SINCE = "changed_since"
+    """Its lock or CAM state is no longer as the run left it."""
+    EDITED = "edited"
+    """Something about the account was changed since."""
+    NOT_ROTATED = "not_rotated"
+    """`--rotated` was asked for, and its password is the one it was locked with."""
+    HELD = "held"
+    """Another run holds it."""
+    NOT_ASKED = "not_asked"
+    """`--target` or `--exclude` leave it out."""
+    GONE = "gone"
+    """The account or its instance is no longer there, or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Another run of the same action that has an account as changed or already so."""
+
+    run: str
+    ticket: str | None
+
+    def __str__(self) -> str:
+        return f"{self.run} ({self.ticket})" if self.ticket else self.run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A call that is not undone, and why."""
+
+    call: Call
+    why: Keep
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoPlan:
+    """The inverse calls, and what stays."""
+
+    plan: Plan
+    kept: tuple[Kept, ...]
+    same_password: int
+    """Accounts to be undone whose password is still the one they had before the run."""
+
+    def counts(self) -> dict[str, int]:
+        """What stays, by reason, every reason named."""
+        found = Counter(kept.why for kept in self.kept)
+        return {str(why): found[why] for why in Keep}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What the operator asked of an undo."""
+
+    wanted: Callable[[Call], bool] = lambda _call: True
+    """Whether `--target` and `--exclude` let it through."""
+    by_list: bool = False
+    """The targets are named one by one: then an unknown `before` is the operator's business."""
+    include_edited: bool = False
+    rotated_only: bool = False
+
+
+def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], choice: Choice) -> UndoPlan:
+    """What undoing the run of `ledger` would do, by readings made now. `holds` are by the run's own call ids."""
+    run = ledger.run
+    assert run is not None
+    action = ACTIONS[run.action]
+    assert action.inverse is not None, "checked by the caller"
+    inverse: list[Call] = []
+    kept: list[Kept] = []
+    same_password = 0
+    for call, entry, outcome in ledger.outcomes():
+        reading = readings.get((call.region, call.instance))
+        state = reading.find(call.user) if reading is not None else None
+        found = _why_keep(call, entry, outcome, action, state, holds.get(call.id), choice)
+        if found is not None:
+            kept.append(Kept(call=call, why=found[0], words=found[1]))
+            continue
+        same_password += state is not None and not _is_rotated(entry, state)
+        key = (call.account, call.region, call.instance, call.user)
+        inverse.append(
+            Call(call_id(*key, action.inverse), action.inverse, call.account, call.region, call.instance, call.user)
+        )
+    calls = interleave(inverse, key=lambda call: (call.account, call.region, call.instance))
+    plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
+    return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password)
+
+
+def _why_keep(
+    call: Call,
+    entry: Entry,
+    outcome: Outcome,
+    action: Action,
+    state: AccountState | None,
+    hold: Hold | None,
+    choice: Choice,
+) -> tuple[Keep, str] | None:
+    if outcome is not Outcome.CHANGED:
+        return Keep.NOT_CHANGED, f"the run left it {outcome}"
+    if not choice.wanted(call):
+        return Keep.NOT_ASKED, "left out by --target or --exclude"
+    if (entry.before is None or entry.before.status is None) and not choice.by_list:
+        return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target @FILE to undo it"
+    if state is None:
+        return Keep.GONE, "not found or not readable now"
+    assert action.is_desired is not None
+    if not action.is_desired(state):
+        return Keep.CHANGED_SINCE, f"no longer {action.done_word}: changed since by somebody else, or undone"
+    rotated = _is_rotated(entry, state)
+    if choice.rotated_only and not rotated:
+        return Keep.NOT_ROTATED, "has the password it was locked with"
+    if _is_edited(entry, state) and not rotated and not choice.include_edited:
+        return Keep.EDITED, f"changed since, at {state.update_time}, but not its password; --include-edited takes it"
+    if hold is not None:
+        return Keep.HELD, f"held by {hold}"
+    return None
+
+
+def _is_edited(entry: Entry, state: AccountState) -> bool:
+    verified = entry.verified
+    return bool(verified and verified.update_time and state.update_time and state.update_time > verified.update_time)
+
+
+def _is_rotated(entry: Entry, state: AccountState) -> bool:
+    """The password was changed after the run had verified the account.
+
+    PasswordUpdateTime is the zero date unless the password was changed through API or console (facts.md §1.2).
+    """
+    before = entry.before.password_update_time if entry.before is not None else None
+    now = state.password_update_time
+    if not now or now == before:
+        return False
+    verified = entry.verified.update_time if entry.verified is not None else None
+    return now > (before or "") and (verified is None or now >= verified)
+
+
+def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] = ()) -> dict[CallId, Hold]:
+    """Which accounts other runs of the same action hold, by the call ids of `ledger` (identity makes them equal).
+
+    A run holds what it has as changed or already so, until an undo of it has changed it back. Runs linked to this one
+    by rerun are the same incident and hold nothing against it.
+    """
+    run = ledger.run
+    assert run is not None
+    by_run = {str(other.run.run): other for other in others if other.run is not None}
+    family = linked(run.run, by_run, ledger)
+    holds: dict[CallId, Hold] = {}
+    for name, other in sorted(by_run.items()):
+        assert other.run is not None
+        if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
+            continue
+        undone = _undone_keys(name, by_run)
+        for call, _, outcome in other.outcomes():
+            key = (call.account, call.region, call.instance, call.user)
+            if outcome in (Outcome.CHANGED, Outcome.ALREADY) and key not in undone:
+                holds.setdefault(call.id, Hold(run=name, ticket=other.run.ticket))
+    return holds
+
+
+def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) -> set[str]:
+    """The run, those it reran, and those that reran it, near and far."""
+    parents = {
+        name: other.run.parent.run
+        for name, other in by_run.items()
+        if other.run is not None and other.run.parent is not None and other.run.parent.verb == "rerun"
+    }
+    if ledger is not None and ledger.run is not None and ledger.run.parent and ledger.run.parent.verb == "rerun":
+        parents[run] = ledger.run.parent.run
+    family = {run}
+    while True:
+        more = {name for name, parent in parents.items() if parent in family}
+        more |= {parent for name, parent in parents.items() if name in family}
+        if more <= family:
+            return family
+        family |= more
+
+
+def _undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str, str]]:
+    """Accounts that undos of `run` have brought back, and no undo of those has taken again."""
+    keys: set[tuple[str, str, str, str]] = set()
+    for name, other in by_run.items():
+        if other.run is None or other.run.parent is None:
+            continue
+        if other.run.parent.verb != "undo" or other.run.parent.run != run:
+            continue
+        good = (Outcome.CHANGED, Outcome.ALREADY)
+        mine = {
+            (call.account, call.region, call.instance, call.user)
+            for call, _, outcome in other.outcomes()
+            if outcome in good
+        }
+        keys |= mine - _undone_keys(name, by_run)
+    return keys
+
+
+# ---- verify --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recheck:
+    """How the accounts of a run stand now."""
+
+    agree: int
+    back: tuple[Call, ...]
+    """Brought to the desired state by the run, or found in it, and not in it any more."""
+    unread: tuple[Call, ...]
+
+
+def recheck(ledger: Ledger, readings: Readings) -> Recheck:
+    """Compare what a run left with readings made now."""
+    run = ledger.run
+    assert run is not None
+    desired = ACTIONS[run.action].is_desired
+    assert desired is not None, "checked by the caller"
+    agree = 0
+    back: list[Call] = []
+    unread: list[Call] = []
+    for call, _, outcome in ledger.outcomes():
+        if outcome not in (Outcome.CHANGED, Outcome.ALREADY):
+            continue
+        reading = readings.get((call.region, call.instance))
+        state = reading.find(call.user) if reading is not None else None
+        if state is None:
+            unread.append(call)
+        elif desired(state):
+            agree += 1
+        else:
+            back.append(call)
+    return Recheck(agree=agree, back=tuple(back), unread=tuple(unread))
+
+
+# ---- families ------------------------------------------------------------------------------------------------------
+
+
+def merged(ledgers: Sequence[Ledger]) -> Ledger:
+    """One ledger of runs linked by rerun, oldest first: the latest outcome of every call, under the oldest's name."""
+    whole = Ledger()
+    for ledger in ledgers:
+        whole.absorb(ledger)
+    return whole
