@@ -130,6 +130,8 @@ class Drill:
     during: Callable[[Runner], Awaitable[None]] | None = None
     transport: Callable[[Transport], Transport] | None = None
     seeded: bool = True
+    keep_admins: int = 0
+    resend_already: bool = False
     wall_skew: Callable[[float], float] = lambda _now: 0.0
     ledger: Ledger = field(init=False)
     exit: Exit = field(init=False)
@@ -210,6 +212,8 @@ class Drill:
             stop_after=self.stop_after,
             ask_secret=self.secret,
             no_send=self.no_send,
+            keep_admins=self.keep_admins,
+            resend_already=self.resend_already,
         )
         started = asyncio.get_running_loop().time()
         try:

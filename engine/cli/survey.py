@@ -1,0 +1,157 @@
+"""Door: read the instances of a plan, a verify or an undo before anything is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine import __version__
+from engine.client import Client
+from engine.errors import CredentialsError
+from engine.inventory import Inventory
+from engine.model import Answer, Call, Reading, Verdict
+from engine.outlook import NO_INSTANCE
+from engine.verdicts import rule
+
+if TYPE_CHECKING:
+    from engine.credentials import KeySource
+    from engine.model import Transport
+    from engine.simulator.world import World
+
+READERS = 64
+PLAN_S = 3.0
+"""How long planning waits for readings; stragglers are read when the run has begun."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """What was read."""
+
+    readings: dict[tuple[str, str], Reading] = field(default_factory=dict)
+    late: list[tuple[str, str]] = field(default_factory=list)
+    """(region, instance) that were not read in time."""
+    located: dict[str, str] = field(default_factory=dict)
+    """Instances that are not where the job says, and the region where they are."""
+    seconds: float = 0.0
+    offset_s: float = 0.0
+    """How far the server's clock is ahead, if that was learnt."""
+
+    def words(self) -> str:
+        """One line for a person."""
+        read = [reading for reading in self.readings.values() if reading.accounts is not None]
+        accounts = sum(len(reading.accounts or ()) for reading in read)
+        text = f"read {len(read):,} instances ({accounts:,} accounts) in {self.seconds:.1f} s"
+        unread = sorted({instance for _, instance in self.late} | set(self._failed()))
+        if unread:
+            shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5:,} more" if len(unread) > 5 else "")
+            text += f"; not read: {shown}"
+        return text
+
+    def _failed(self) -> Iterator[str]:
+        for (_, instance), reading in self.readings.items():
+            if reading.accounts is None and reading.code not in NO_INSTANCE:
+                yield f"{instance} [{reading.code}]"
+
+
+def survey(
+    calls: Iterable[Call],
+    *,
+    keys: KeySource,
+    endpoint: str,
+    timeout_s: float,
+    world: World | None,
+    limit_s: float | None,
+    purpose: str,
+) -> Survey:
+    """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright."""
+    return asyncio.run(_survey(calls, keys, endpoint, timeout_s, world, limit_s, purpose))
+
+
+def open_transport(world: World | None, connections: int) -> Transport:
+    """The simulator's memory, or the network."""
+    if world is not None:
+        from engine.simulator.inprocess import InProcessTransport
+
+        return InProcessTransport(world, now=time.time)
+    from engine.transport import HttpTransport
+
+    return HttpTransport(connections=connections)
+
+
+async def _survey(
+    calls: Iterable[Call],
+    keys: KeySource,
+    endpoint: str,
+    timeout_s: float,
+    world: World | None,
+    limit_s: float | None,
+    purpose: str,
+) -> Survey:
+    found = Survey(late=list(dict.fromkeys((call.region, call.instance) for call in calls)))
+    transport = open_transport(world, READERS)
+    started = time.monotonic()
+    try:
+        client = Client(
+            transport, keys, endpoint, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
+        )
+        inventory = Inventory(client, rng=random.Random(), concurrency=READERS)
+        await _read_all(found, inventory, limit_s, purpose)
+        _refuse_bad_keys(found)
+        await _locate(found, inventory, limit_s)
+        found.offset_s = client.offset_s
+    finally:
+        await transport.aclose()
+    found.seconds = time.monotonic() - started
+    return found
+
+
+async def _read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:
+    keys = iter(list(found.late))
+
+    async def read_on() -> None:
+        for key in keys:
+            found.readings[key] = await inventory.read(*key, purpose=purpose)
+            if _is_fatal(found.readings[key]):
+                break
+
+    try:
+        async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+            for _ in range(min(READERS, len(found.late))):
+                group.create_task(read_on())
+    except TimeoutError:
+        pass
+    found.late = [key for key in found.late if key not in found.readings]
+
+
+async def _locate(found: Survey, inventory: Inventory, limit_s: float | None) -> None:
+    missing: dict[str, list[str]] = {}
+    for (region, instance), reading in found.readings.items():
+        if reading.code in NO_INSTANCE:
+            missing.setdefault(region, []).append(instance)
+    try:
+        async with asyncio.timeout(limit_s):
+            for region, instances in missing.items():
+                found.located |= await inventory.locate(instances, away_from=region)
+    except TimeoutError:
+        pass
+
+
+def _is_fatal(reading: Reading) -> bool:
+    if reading.code is None:
+        return False
+    answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)
+    return rule("DescribeAccounts", answer).verdict is Verdict.FATAL
+
+
+def _refuse_bad_keys(found: Survey) -> None:
+    for reading in found.readings.values():
+        if _is_fatal(reading):
+            answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)
+            ruling = rule("DescribeAccounts", answer)
+            raise CredentialsError(
+                f"{reading.code}: {ruling.words} {ruling.advice} (RequestId {reading.request_id}); nothing was sent"
+            )
