@@ -123,18 +123,14 @@ class CallQueue:
 
     def _take_relief(self, order: tuple[int, ...]) -> int | None:
         # Only reached when nothing else is eligible. At most workers ÷ limit instances can be crowded.
-        choice: tuple[int, int, _Line] | None = None
-        for line in self._crowded.values():
-            if line.streak or line.in_flight >= max(RELIEF, self._per_instance):
-                continue
-            for band in order:
-                if line.bands[band] and (choice is None or line.bands[band][0] < choice[0]):
-                    choice = (line.bands[band][0], band, line)
-        if choice is None:
-            return None
-        _, band, line = choice
-        self._last_was_retry = band == _RETRY
-        return self._pop(line, band, float("-inf"))
+        most = max(RELIEF, self._per_instance)
+        lines = [line for line in self._crowded.values() if not line.streak and line.in_flight < most]
+        for band in order:
+            waiting = [line for line in lines if line.bands[band]]
+            if waiting:
+                self._last_was_retry = band == _RETRY
+                return self._pop(min(waiting, key=lambda line: line.bands[band][0]), band, float("-inf"))
+        return None
 
     def _pop(self, line: _Line, band: int, now: float) -> int:
         index = heapq.heappop(line.bands[band])
@@ -185,7 +181,9 @@ class CallQueue:
 
     def drop(self, index: int) -> None:
         """Forget that call `index` is in flight, without saying anything of its instance."""
-        self._line(index).in_flight -= 1
+        line = self._line(index)
+        line.in_flight -= 1
+        self._offer(line, float("inf"))  # an offer of an instance that is held back does no harm: `take` looks again
 
     def recovered(self, index: int, now: float) -> None:
         """The instance of call `index` has shown that it takes calls, whatever their replies looked like."""
@@ -205,6 +203,8 @@ class CallQueue:
 
     def wake_at(self) -> float | None:
         """When the next instance that is held back comes free, if any."""
+        while self._held and self._held[0][0] != self._held[0][2].held_until:
+            heapq.heappop(self._held)  # set free meanwhile, or held back for longer
         return self._held[0][0] if self._held else None
 
     def held(self, now: float) -> dict[str, float]:

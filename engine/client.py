@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Client:
         return Attempt(
             answer=answer,
             sent_at=sent_at,
-            ms=round((self._clock() - sent_at) * 1000),
+            ms=max(0, round((self._clock() - sent_at) * 1000)),  # the wall clock may be set back meanwhile
             date=outcome.date if isinstance(outcome, Reply) else None,
         )
 
@@ -133,11 +134,20 @@ def _cleaned(answer: Answer, secrets: tuple[str | None, ...]) -> Answer:
 
 
 def redact(text: str, secrets: tuple[str | None, ...]) -> str:
-    """`text` without any of `secrets`, as they are or as JSON writes them."""
+    """`text` without any of `secrets`, as they are or as some JSON writer may escape them."""
     for secret in secrets:
         if secret is None or len(secret) < _SHORTEST_SECRET:
             continue
-        escaped = msgspec.json.encode(secret).decode()[1:-1]
-        for form in (secret, escaped):
-            text = text.replace(form, REDACTED)
+        if "\\" in text:  # every escape has one; without it the pattern, dear for a long token, is spared
+            text = re.sub("".join(map(_spellings, secret)), REDACTED, text)
+        else:
+            text = text.replace(secret, REDACTED)
     return text
+
+
+def _spellings(char: str) -> str:
+    """Pattern of a character as JSON writers put it: Go's `\\u003c` for <, PHP's `\\/`, `\\uXXXX` beyond ASCII."""
+    forms = [msgspec.json.encode(char).decode()[1:-1], "\\" + char, char]
+    units = char.encode("utf-16-be").hex()
+    escaped = "".join(rf"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    return f"(?:{'|'.join(map(re.escape, forms))}|(?i:{escaped}))"

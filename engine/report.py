@@ -14,11 +14,15 @@ from typing import Any
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Entry, Ledger
-from engine.model import Answer, Call, Outcome, Proof
+from engine.model import Answer, Call, Outcome, Proof, Verdict
 from engine.verdicts import rule
 
+_FORMULA = tuple("=+-@＝＋－＠")
+"""What spreadsheets take for the beginning of a formula, in the width of any locale."""
 SHOWN = 10
 """Targets of each kind printed after a run; the rest is in the report."""
+_NO_ANSWER = "Local.NoAnswer"
+"""Judged in place of the code that an unanswered attempt has not: as any loss on the way."""
 BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 CSV_COLUMNS = (
     "outcome",
@@ -77,25 +81,22 @@ def row(call: Call, entry: Entry, outcome: Outcome) -> dict[str, Any]:
 def explain(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str | None]:
     """What to say of a target, and what to do next; nothing of one that is simply done."""
     if outcome is Outcome.UNATTEMPTED:
-        why = "never sent" if not entry.attempts else f"not accepted so far ({entry.code})"
-        return why, "acctops resume RUN goes on with it"
-    if outcome is Outcome.CHANGED or (outcome is Outcome.ALREADY and entry.message is None):
+        sent = f"not accepted so far ({entry.code})" if entry.code else "sent, and read as not done"
+        return sent if entry.attempts else "never sent", "acctops resume RUN goes on with it"
+    if outcome in (Outcome.CHANGED, Outcome.ALREADY):
         return entry.message, None
-    if entry.unanswered:
-        return (
-            "sent and never answered: it may have been applied",
-            "acctops resume RUN reads the account and settles it",
-        )
-    ruling = rule(call.action, Answer(http=None, request_id=None, code=entry.code, message=None))
+    ruling = rule(call.action, Answer(http=None, request_id=None, code=entry.code or _NO_ANSWER, message=None))
     if outcome is Outcome.UNKNOWN and not entry.settled:
-        words = ruling.words if entry.code else "accepted, and not settled before the end"
+        if entry.unanswered:
+            words = "sent and never answered: it may have been applied"
+        else:
+            words = ruling.words if entry.code else "accepted, and not settled before the end"
         return words, "acctops resume RUN reads the account and settles it"
-    if outcome is Outcome.ALREADY:
-        return entry.message, None
     words = entry.message or ruling.words
     if entry.message and entry.code and not entry.code.startswith("Local.") and ruling.words not in entry.message:
         words = f"{ruling.words} [{entry.message}]"
-    return words, ruling.advice
+    # Failed without a code: a guard forbids sending it, and its words say all there is to say.
+    return words, None if entry.settled and outcome is Outcome.FAILED and not entry.code else ruling.advice
 
 
 def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
@@ -225,8 +226,11 @@ def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator
 
 
 def _cell(value: Any) -> Any:
-    # A server's message that begins like a formula must not run in the spreadsheet it is opened with.
-    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    # A server's message must neither move the cursor of a terminal nor run as a formula in a spreadsheet.
+    if not isinstance(value, str):
+        return value
+    cell = plain(value)
+    return "'" + cell if cell.lstrip()[:1] in _FORMULA else cell
 
 
 # ---- a run as text -------------------------------------------------------------------------------------------------
@@ -294,7 +298,7 @@ def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
     codes: dict[Outcome, Counter[str]] = {kind: Counter() for kind in BAD}
     for call, entry, outcome in ledger.outcomes():
         if outcome in by_kind:
-            codes[outcome][entry.code or "no answer"] += 1
+            codes[outcome][_cause(entry)] += 1
             if len(by_kind[outcome]) < SHOWN:
                 by_kind[outcome].append((call, entry))
     lines: list[str] = []
@@ -312,12 +316,20 @@ def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
     return [*lines, ""] if lines else []
 
 
+def _cause(entry: Entry) -> str:
+    """What to count a target that is not as asked under: its code, unless that is of an older attempt."""
+    if entry.unanswered:
+        return "no answer"
+    return entry.code or ("accepted, not settled" if entry.verdict is Verdict.DONE else "no code")
+
+
 def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
     words, advice = explain(call, entry, outcome)
     where = f"{call.label} ({call.region})"
     if outcome is Outcome.UNATTEMPTED:
         return [f"  {where}  {plain(words or '')}"]
-    code = f"{entry.code}: " if entry.code else ""
+    cause = _cause(entry)
+    code = f"{cause}: " if cause == entry.code else ""
     lines = [f"  {where}  {code}{plain(words or '')}"]
     if advice:
         lines.append(f"      → {advice}")

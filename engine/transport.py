@@ -7,9 +7,11 @@ tracing says when a connection is in hand), not guessed from the exception's nam
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ import aiohttp
 from engine.model import Fault, Reply, Stage
 
 CONNECT_TIMEOUT_S = 5.0
-"""Of DNS, TCP and TLS together; the attempt's own timeout still bounds all."""
+"""Of TCP and TLS together; the attempt's own timeout bounds all, DNS too."""
 
 
 class HttpTransport:
@@ -67,9 +69,13 @@ async def _connected(_session: Any, context: SimpleNamespace, _params: Any) -> N
 
 def _fault(error: Exception, *, connected: bool, endpoint: str, timeout_s: float) -> Fault:
     if connected:
-        return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=_words(error, timeout_s))
-    code = _before_send(error)
-    return Fault(stage=Stage.BEFORE_SEND, code=code, message=f"{endpoint}: {_words(error, timeout_s)}")
+        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
+        return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=words)
+    if isinstance(error, TimeoutError):
+        words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
+    else:
+        words = _words(error)
+    return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message=f"{endpoint}: {words}")
 
 
 def _before_send(error: Exception) -> str:
@@ -85,21 +91,28 @@ def _after_send(error: Exception) -> str:
         return "Local.Timeout"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "Local.Truncated"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "Local.Garbage"  # not HTTP
     return "Local.ConnectionReset"
 
 
-def _words(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout_s:g} s"
+def _words(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    text = getattr(cause, "strerror", None) or str(cause)
-    return " ".join(str(text).split()) or type(error).__name__
+    if isinstance(cause, aiohttp.ClientResponseError):
+        text = f"not an answer in HTTP: {cause.message}"
+    elif isinstance(cause, ConnectionError) and cause.errno:
+        text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
+    else:
+        text = str(getattr(cause, "strerror", None) or cause)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _date(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return parsedate_to_datetime(header).timestamp()
+        at = parsedate_to_datetime(header)
     except ValueError:
         return None
+    # A date without a zone is UTC like any other in HTTP, not the time of this machine.
+    return at.timestamp() if at.tzinfo is not None else at.replace(tzinfo=UTC).timestamp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -169,6 +170,22 @@ def test_j1_blocks_of_any_size_read_the_same(written: tuple[Path, bytes, list[An
 def test_j1_a_file_that_ends_with_a_block_reads_the_same(written: tuple[Path, bytes, list[AnyRecord]]) -> None:
     """The end is where there are no more bytes."""
     assert list(reader._Walk(written[0], len(written[1])).records()) == written[2]
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_a_replay_leaves_the_collector_as_it_was(
+    written: tuple[Path, bytes, list[AnyRecord]], tmp_path: Path, collecting: bool
+) -> None:
+    """It is switched off meanwhile, for speed; also if the journal is bad."""
+    (gc.enable if collecting else gc.disable)()
+    try:
+        reader.replay(written[0])
+        assert gc.isenabled() is collecting
+        with pytest.raises(UsageError):
+            reader.replay(tmp_path / "none")
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
 
 
 def test_j1_a_journal_cut_within_its_plan_is_corrupt(tmp_path: Path) -> None:

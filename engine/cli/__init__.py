@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(f"{error.format_message()}{where}", Exit.USAGE, as_json=as_json)
     except AcctopsError as error:
         return refuse(str(error), error.exit, as_json=as_json)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for a Ctrl-D at a prompt of its own; it has none
+            return refuse(_defect(error.__cause__), Exit.STOPPED, as_json=as_json)
         return refuse("interrupted before anything was sent", Exit.INTERRUPTED, as_json=as_json)
     except _TerminatedError:
         return refuse("terminated before anything was sent", Exit.TERMINATED, as_json=as_json)

@@ -165,7 +165,7 @@ def resume(run: str, **options: Any) -> int:
       acctops resume latest
       acctops resume 20261122T0313 --rate 10 --exclude '*/payroll_*'
     """
-    from engine.cli.sending import resume_run
+    from engine.cli.continuing import resume_run
 
     return resume_run(run, **options)
 
@@ -193,7 +193,7 @@ def rerun(run: str, **options: Any) -> int:
       acctops rerun latest
       acctops rerun 20261122T0313 --only failed --code OperationDenied.InstanceStatusLimitOpError
     """
-    from engine.cli.sending import rerun_run
+    from engine.cli.continuing import rerun_run
 
     return rerun_run(run, **options)
 
@@ -336,7 +336,12 @@ def doctor(job: str | None, **common: Any) -> int:
 
 @app.command()
 def schema() -> int:
-    """Print the JSON Schema of job files, for editors."""
+    """Print the JSON Schema of job files, for editors.
+
+    \b
+    Example:
+      acctops schema > job.schema.json
+    """
     from engine.cli.talk import out
     from engine.schema import schema_text
 

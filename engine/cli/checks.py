@@ -17,12 +17,14 @@ from engine.credentials import KeySource, find_keys
 from engine.errors import AcctopsError, Exit
 from engine.files import load_job
 from engine.journal.store import RunStore
-from engine.model import Verdict
+from engine.model import Stage, Verdict
 from engine.verdicts import Cure, rule
 
 if TYPE_CHECKING:
     from engine.job import Job
+    from engine.model import Answer
     from engine.settings import Settings
+    from engine.verdicts import Ruling
 
 CLOCK_WARN_S = 60.0
 CLOCK_FAIL_S = 300.0
@@ -129,13 +131,19 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
             if ruling.verdict is Verdict.DONE:
                 checks.append(Check("endpoint", "ok", f"{endpoint} answers and takes the keys ({attempt.ms} ms)"))
             else:
-                request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-                words = f"{endpoint}: {answer.code}: {ruling.words}; {ruling.advice}{request}"
-                checks.append(Check("endpoint", "fail", words))
+                checks.append(Check("endpoint", "fail", _why(endpoint, answer, ruling)))
                 refused = refused or (answer.code or "").startswith(("AuthFailure", "UnauthorizedOperation"))
     finally:
         await transport.aclose()
     return checks, refused
+
+
+def _why(endpoint: str, answer: Answer, ruling: Ruling) -> str:
+    if answer.stage is Stage.BEFORE_SEND:
+        cure = "look at the address, DNS, firewall and proxy of this host"
+        return f"cannot be reached: {answer.message} [{answer.code}]; {cure}"
+    request = f" (RequestId {answer.request_id})" if answer.request_id else ""
+    return f"{endpoint}: {ruling.words} [{answer.code}]{request}; {ruling.advice}"
 
 
 def _clock(date: float | None, here: float) -> list[Check]:

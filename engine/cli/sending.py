@@ -1,4 +1,4 @@
-"""Door: the commands that send: run, lock|unlock|cam-on, resume, rerun. Each ends in one `Session`."""
+"""Door: the commands that begin a run: run, lock|unlock|cam-on; and what ends every one that sends: one `Session`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from engine.cli.talk import out, out_json, say, warn
 from engine.credentials import FixedKeys, KeySource, find_keys
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
-from engine.job import Glob, Job, StopAfter, password_spec
+from engine.job import Job, StopAfter, password_spec
 from engine.jobfile import ad_hoc_job
-from engine.journal.reader import Replay, replay
-from engine.journal.store import RunRef, RunStore, find_run
+from engine.journal.reader import replay
+from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import Call, CallId, Keys, Outcome, Place, RunId, Target
+from engine.model import CallId, Keys, Place, RunId, Target
 from engine.passwords import PasswordSource, open_passwords
-from engine.plan import Plan, left_out, plan_again
+from engine.plan import Plan
 from engine.report import document, text
 
 if TYPE_CHECKING:
@@ -58,18 +58,18 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any)
 
 
 def _run(job: Job, options: Options) -> int:
-    faults = _faults(options)
+    faults = faults_of(options)
     settings = options.settings(job)
     plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
     if not options.quiet:
         say(summary(job, settings, plan, simulated=options.simulate))
-    _refuse_empty(plan)
+    refuse_empty(plan)
     frozen = run_settings(
         settings, job, job.action, sorted({call.region for call in plan.calls}), verify=not options.no_verify
     )
-    new = _NewRun(
+    new = NewRun(
         options=options,
         settings=settings,
         frozen=frozen,
@@ -97,7 +97,7 @@ def _job_place(job: Job) -> str:
     return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
 
 
-def _faults(options: Options) -> tuple[FaultRule, ...]:
+def faults_of(options: Options) -> tuple[FaultRule, ...]:
     """The script a simulated run meets, read before anybody is asked anything."""
     if options.faults is None:
         return ()
@@ -108,7 +108,8 @@ def _faults(options: Options) -> tuple[FaultRule, ...]:
     return read_faults(options.faults)
 
 
-def _refuse_empty(plan: Plan) -> None:
+def refuse_empty(plan: Plan) -> None:
+    """RefusedError for a plan without calls."""
     if plan.calls:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.left_out().items() if count)
@@ -116,7 +117,7 @@ def _refuse_empty(plan: Plan) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _NewRun:
+class NewRun:
     """A run that does not exist yet: asked for, created, carried out."""
 
     options: Options
@@ -133,8 +134,9 @@ class _NewRun:
     faults: tuple[FaultRule, ...] = ()
 
     def start(self) -> int:
-        keys = _keys(self.frozen.profile, simulated=self.simulated)
-        passwords = _passwords(self.frozen, self.plan.action)
+        """Ask, create, carry out, report; returns the exit code. What can refuse does so before the run exists."""
+        keys = keys_of(self.frozen.profile, simulated=self.simulated)
+        passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         answer = confirm(
             _question(self.plan, simulated=self.simulated),
@@ -149,7 +151,7 @@ class _NewRun:
             ledger = Ledger()
             with closing(_create(store, run_id, ledger, self._first_lines(keys, parent))) as journal:
                 journal.append(answer, ledger.apply)
-                return _carry_out(
+                return carry_out(
                     self.options,
                     store=store,
                     journal=journal,
@@ -240,7 +242,8 @@ def _question(plan: Plan, *, simulated: bool) -> str:
     return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if simulated else ''}"
 
 
-def _keys(profile: str | None, *, simulated: bool) -> KeySource:
+def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
+    """The keys a run signs with; a simulated one needs none of the operator's."""
     if simulated:
         from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
@@ -251,7 +254,8 @@ def _keys(profile: str | None, *, simulated: bool) -> KeySource:
     return keys
 
 
-def _passwords(frozen: records.RunSettings, action: str) -> PasswordSource | None:
+def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:
+    """Where new passwords come from, as the run's settings say; None for an action that takes none."""
     if frozen.passwords is None:
         if ACTIONS[action].needs_password:
             raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
@@ -262,7 +266,7 @@ def _passwords(frozen: records.RunSettings, action: str) -> PasswordSource | Non
 # ---- the session and its report ------------------------------------------------------------------------------------
 
 
-def _carry_out(
+def carry_out(
     options: Options,
     *,
     store: RunStore,
@@ -274,6 +278,7 @@ def _carry_out(
     no_send: frozenset[CallId] = frozenset(),
     faults: tuple[FaultRule, ...] = (),
 ) -> int:
+    """One session of a run that exists, and its report; returns the exit code."""
     from engine.cli.session import Ended, Session, simulated_world
 
     assert ledger.run is not None
@@ -294,7 +299,7 @@ def _carry_out(
             quiet=options.quiet,
         ).carry_out()
     except AcctopsError as error:
-        ended = Ended(error.exit, stopped=records.Stopped(str(error), None, None))
+        ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
         _show(options, ledger, journal, ended, store.state_dir)
     return ended.exit
@@ -302,297 +307,16 @@ def _carry_out(
 
 def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, state_dir: Path) -> None:
     place, head = str(journal.path), journal.durable_head
-    unwritten = ended.stopped if journal.broken is not None or ledger.end is None else None
-    if unwritten is not None:
-        warn(f"STOPPED EARLY: {unwritten.why}\n{place}: what was recorded stands")
+    unrecorded = ended.unrecorded
+    if unrecorded is not None:
+        warn(f"STOPPED EARLY: {unrecorded.why}\n{place}: what was recorded stands")
     if options.as_json:
         since = ended.first_send_at
         first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
         whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms)
         whole["exit"] = int(ended.exit)
-        if unwritten is not None:
-            whole["stopped"] = {
-                "why": unwritten.why,
-                "code": unwritten.code,
-                "request_id": unwritten.request_id,
-            }
+        if unrecorded is not None:
+            whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
     elif not (options.quiet and ended.exit is Exit.OK):
         out(text(ledger, journal=place, head=head, flags=options.repeat(state_dir)))
-
-
-# ---- resume --------------------------------------------------------------------------------------------------------
-
-
-def resume_run(run: str, **flags: Any) -> int:
-    """The `resume` command. Any: the flags, by name."""
-    from engine.journal.writer import Journal
-
-    options = Options(**flags)
-    ref = _found(options, run)
-    if ref.store is None:
-        raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
-    seen = replay(ref.path).ledger
-    assert seen.run is not None
-    options = replace(options, simulate=seen.run.simulated)
-    _refuse_continued(seen, ref)
-    _check_endpoint(options, seen)
-    if _is_finished(seen):
-        return _show_finished(options, seen, ref)
-    # Whatever can refuse does so before the journal is touched.
-    guards = options.settings(None, Path(seen.run.job.path).parent)
-    exclude = options.excludes()
-    settings = _changed_settings(options, seen.settings)
-    keys = _keys(settings.profile, simulated=seen.run.simulated)
-    passwords = _passwords(seen.settings, seen.run.action)
-    _ask_about_changes(options, seen, keys)
-    with ref.store.job_lock(seen.run.job.digest, ref.run_id):
-        journal, replayed = Journal.open(ref.store, ref.run_id, clock=time.time)
-        ledger = replayed.ledger
-        with closing(journal):
-            _refuse_continued(ledger, ref)
-            journal.append(_session_line(replayed, settings), ledger.apply)
-            no_send = _drop_guarded(ledger, journal, guards.protect, exclude)
-            return _carry_out(
-                options,
-                store=ref.store,
-                journal=journal,
-                ledger=ledger,
-                keys=keys,
-                passwords=passwords,
-                stop_after=_stop_after(ledger.settings),
-                no_send=no_send,
-            )
-
-
-def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
-    return records.Session(
-        verb="resume",
-        pid=os.getpid(),
-        host=os.uname().nodename,
-        operator=operator(),
-        version=__version__,
-        cut_bytes=replayed.torn_bytes,
-        settings=settings if settings != replayed.ledger.settings else None,
-        clock_offset_s=0.0,
-    )
-
-
-def _found(options: Options, run: str) -> RunRef:
-    settings = options.settings(None)
-    return find_run(settings.state_dir, run, group=settings.state_group)
-
-
-def _is_finished(ledger: Ledger) -> bool:
-    return ledger.end is not None and all(entry.settled for _, entry, _ in ledger.outcomes())
-
-
-def _show_finished(options: Options, ledger: Ledger, ref: RunRef) -> int:
-    found = replay(ref.path)
-    assert ledger.end is not None
-    if options.as_json:
-        out_json(document(ledger, journal=str(ref.path), head=found.head))
-    elif not (options.quiet and ledger.end.exit == Exit.OK):
-        say("this run is finished; nothing to resume")
-        assert ref.store is not None
-        flags = options.repeat(ref.store.state_dir)
-        out(text(ledger, journal=str(ref.path), head=found.head, flags=flags))
-    return ledger.end.exit
-
-
-def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
-    assert ref.store is not None
-    for note in reversed(ledger.links):
-        later = str(note.data.get("run", ""))
-        if ref.store.path(later).is_file():
-            raise RefusedError(
-                f"run {ref.run_id} was continued by {later}; go on with that one: acctops resume {later} "
-                f"(this one can still be read: acctops report {ref.run_id})"
-            )
-
-
-def _check_endpoint(options: Options, ledger: Ledger) -> None:
-    if options.endpoints and set(options.settings(None).endpoints) != set(ledger.settings.endpoint):
-        raise UsageError(
-            f"--endpoint: the run used {', '.join(ledger.settings.endpoint)}, and what continues it must; leave the "
-            "flag away, or make a new run of the job"
-        )
-
-
-def _ask_about_changes(options: Options, ledger: Ledger, keys: KeySource) -> None:
-    """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
-    assert ledger.run is not None
-    run = ledger.run
-    changes = []
-    job_path = Path(run.job.path)
-    if job_path.is_file():
-        try:
-            job = load_job(job_path)
-        except AcctopsError:
-            changes.append(f"{job_path} can no longer be read as a job")
-        else:
-            if job.digest != run.job.digest:
-                changes.append(_job_change(job, ledger))
-    if run.operator != operator():
-        changes.append(f"it was begun by {run.operator}")
-    if run.identity != keys.identity:
-        changes.append(f"it was begun with the keys of {run.identity}, these are of {keys.identity}")
-    if not changes:
-        return
-    left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
-    text = f"run {run.run}: {'; '.join(changes)}. About to go on with the {left:,} open calls of its journal"
-    confirm(text, left, yes=options.yes, by=operator())
-
-
-def _job_change(job: Job, ledger: Ledger) -> str:
-    now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
-    then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}
-    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in ledger.omits}
-    added, gone = len(now - then), len(then - now)
-    return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
-
-
-def _changed_settings(options: Options, settings: records.RunSettings) -> records.RunSettings:
-    """The journal's settings with what `--rate --workers --timeout --deadline --profile` say otherwise."""
-    import msgspec
-
-    from engine.endpoints import is_loopback
-
-    said = options.settings(None)
-    changes: dict[str, Any] = {}
-    for flag, name in _OVERRIDES:
-        if getattr(options, flag) is not None:
-            changes[name] = getattr(said, name)
-    changed = msgspec.structs.replace(settings, **changes)
-    if changed.rate > settings.rate and not options.simulate and not all(is_loopback(url) for url in settings.endpoint):
-        raise UsageError(
-            f"--rate {changed.rate:g} is above the run's {settings.rate:g}; a quota raised since is for a new run"
-        )
-    return changed
-
-
-_OVERRIDES = (
-    # flag, its name in the journal's settings
-    ("rate", "rate"),
-    ("workers", "workers"),
-    ("timeout", "timeout_s"),
-    ("deadline", "deadline_s"),
-    ("profile", "profile"),
-)
-
-
-def _drop_guarded(
-    ledger: Ledger, journal: Journal, protect: tuple[Glob, ...], exclude: tuple[Glob, ...]
-) -> frozenset[CallId]:
-    """Guards of today hold for a resume: calls never sent are left out, calls begun are only read."""
-    no_send: set[CallId] = set()
-    for call in list(ledger.calls.values()):
-        entry = ledger.entry(call.id)
-        if entry.settled:
-            continue
-        omit = left_out(_target(call), protect=protect, exclude=exclude)
-        if omit is None:
-            continue
-        if entry.spent or entry.needs_reading:
-            no_send.add(call.id)
-        else:
-            journal.append(omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call.id), ledger.apply)
-    journal.flush()
-    return frozenset(no_send)
-
-
-def _target(call: Call) -> Target:
-    return Target(call.instance, call.user, call.region, call.account)
-
-
-def _stop_after(settings: records.RunSettings) -> StopAfter | None:
-    from engine.values import stop_after
-
-    return stop_after(settings.stop_after) if settings.stop_after is not None else None
-
-
-# ---- rerun ---------------------------------------------------------------------------------------------------------
-
-
-def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
-    """The `rerun` command. Any: the flags, by name."""
-    options = Options(**flags)
-    if run == "latest" and options.yes:
-        raise RefusedError("`latest` with --yes could be another run than you think; name the run")
-    kinds = _kinds(only)
-    ref = _found(options, run)
-    ledger = replay(ref.path).ledger
-    assert ledger.run is not None
-    _check_endpoint(options, ledger)
-    options = replace(options, simulate=ledger.run.simulated)
-    faults = _faults(options)
-    settled_later = _settled_later(ledger, ref)
-    meant = list(_meant(ledger, kinds, codes))
-    calls = [call for call in meant if call.id not in settled_later]
-    if not calls:
-        return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
-    guards = options.settings(None, Path(ledger.run.job.path).parent)
-    plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
-    if not options.quiet:
-        left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
-        say(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}")
-    _refuse_empty(plan)
-    frozen = _changed_settings(options, ledger.settings)
-    return _NewRun(
-        options=options,
-        settings=guards,
-        frozen=frozen,
-        plan=plan,
-        job=ledger.run.job,
-        reason=options.reason or ledger.run.reason,
-        ticket=options.ticket or ledger.run.ticket,
-        simulated=ledger.run.simulated,
-        stop_after=_stop_after(frozen),
-        parent=ref,
-        faults=faults,
-    ).start()
-
-
-def _nothing_to_repeat(
-    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int
-) -> int:
-    ended_with = f" with {', '.join(codes)}" if codes else ""
-    if settled_later:
-        why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
-    else:
-        why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
-    say(f"run {ref.run_id}: {why}; nothing to repeat")
-    if options.as_json:
-        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(Exit.OK)})
-    return Exit.OK
-
-
-def _kinds(only: str) -> set[Outcome]:
-    kinds = {kind.strip() for kind in only.split(",") if kind.strip()}
-    wrong = kinds - {"failed", "unknown", "unattempted"}
-    if wrong or not kinds:
-        raise UsageError(f"--only {only}: give one or more of failed, unknown, unattempted, separated by commas")
-    return {Outcome(kind) for kind in kinds}
-
-
-def _meant(ledger: Ledger, kinds: set[Outcome], codes: tuple[str, ...]) -> Iterator[Call]:
-    for call, entry, outcome in ledger.outcomes():
-        if outcome in kinds and (not codes or entry.code in codes):
-            yield call
-
-
-def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
-    """Calls that later reruns of this run, or of those, brought to the desired state."""
-    done: set[CallId] = set()
-    links, seen = list(ledger.links), {str(ref.run_id)}
-    while links and ref.store is not None:
-        note = links.pop()
-        later = str(note.data.get("run", ""))
-        if note.what != "continued_by" or later in seen or not ref.store.path(later).is_file():
-            continue
-        seen.add(later)
-        child = replay(ref.store.path(later)).ledger
-        links += child.links
-        good = (Outcome.CHANGED, Outcome.ALREADY)
-        done |= {call.id for call, _, outcome in child.outcomes() if outcome in good}
-    return done

@@ -14,7 +14,7 @@ from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
-from engine.cli.talk import say, warn
+from engine.cli.talk import say
 from engine.client import Client
 from engine.errors import Exit
 from engine.inventory import Inventory
@@ -45,8 +45,8 @@ class Ended:
     exit: Exit
     first_send_at: float | None = None
     """UNIX time of its first send, if any."""
-    stopped: records.Stopped | None = None
-    """Why it stopped early; the journal's `end` says so too, if the journal could still be written."""
+    unrecorded: records.Stopped | None = None
+    """Why it stopped without an `end` in the journal, which would have said why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,7 @@ class Session:
         try:
             return asyncio.run(self._work())
         except _LeftAtOnceError as left:
-            warn(f"left at once; {left}; what was in flight is read on: acctops resume {run_id}")
-            return Ended(left.exit)
+            return Ended(left.exit, unrecorded=records.Stopped(str(left), None, None))
         finally:
             self.journal.close()
             self.store.clear_stop(run_id)
@@ -86,11 +85,13 @@ class Session:
                 async with shown(runner, quiet=self.quiet):
                     working = signals.working = asyncio.ensure_future(runner.run())
                     try:
-                        return Ended(await working, runner.first_send_at, runner.stopped)
+                        code = await working
                     except asyncio.CancelledError:
-                        if signals.second is None:
+                        if signals.left is None:
                             raise
-                        raise _LeftAtOnceError(runner.progress().in_flight, signals.second) from None
+                        raise signals.left from None
+                unrecorded = runner.stopped if self.journal.broken is not None else None
+                return Ended(code, runner.first_send_at, unrecorded)
             finally:
                 await transport.aclose()
 
@@ -148,8 +149,8 @@ def deadline_s(settings: records.RunSettings, calls: int) -> float:
 
 
 class _LeftAtOnceError(Exception):
-    def __init__(self, in_flight: int, number: signal.Signals) -> None:
-        super().__init__(f"{in_flight} attempts were in flight")
+    def __init__(self, number: signal.Signals, in_flight: int) -> None:
+        super().__init__(f"{_WHY[number]} twice, left at once with {in_flight} in flight; resume reads what they did")
         self.exit = _EXIT[number]
 
 
@@ -163,7 +164,7 @@ class _Signals:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.working: asyncio.Future[Exit] | None = None
-        self.second: signal.Signals | None = None
+        self.left: _LeftAtOnceError | None = None
         self._first = False
 
     def __enter__(self) -> _Signals:
@@ -180,8 +181,8 @@ class _Signals:
 
     def _ask_to_stop(self, number: signal.Signals) -> None:
         if self._first:
-            self.second = number
-            if self.working is not None:
+            if self.left is None and self.working is not None:
+                self.left = _LeftAtOnceError(number, self._runner.progress().in_flight)
                 self.working.cancel()
             return
         self._first = True

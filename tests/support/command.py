@@ -17,10 +17,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from engine.cli import main
 from engine.cli.talk import out, say
@@ -66,10 +68,14 @@ class Desk:
             "XDG_STATE_HOME": str(place / "xdg-state"),
             "XDG_CONFIG_HOME": str(place / "xdg-config"),
             "ACCTOPS_STATE_DIR": str(self.state),
+            # No test may reach the API by a slip: nobody listens on the discard port.
+            "ACCTOPS_ENDPOINT": "http://127.0.0.1:9",
             "TENCENTCLOUD_SECRET_ID": DEMO_SECRET_ID,
             "TENCENTCLOUD_SECRET_KEY": DEMO_SECRET_KEY,
             "PYTHONPATH": str(ROOT),
-            "PYTHONDEVMODE": "",
+            "PYTHONWARNINGS": "error",
+            # A bound on file sizes, which stands for a full disk, would cut the bytecode of the source, too.
+            "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
         }
         self.said: list[str] = []
@@ -105,9 +111,9 @@ class Desk:
 
     # As a process.
 
-    def popen(self, *argv: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command; without a terminal, its output in pipes unless said otherwise."""
-        settings = {
+    def popen(self, *argv: str | Path, under: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command; without a terminal, its output in pipes unless said otherwise; `under` another one."""
+        settings: dict[str, Any] = {  # Any: subprocess's own keyword arguments
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
@@ -115,14 +121,20 @@ class Desk:
             "cwd": self.work,
             "env": self.env,
         } | options
-        return subprocess.Popen(self.argv(*argv), **settings)
+        process: subprocess.Popen[bytes] = subprocess.Popen([*under, *self.argv(*argv)], **settings)
+        return process
 
     def argv(self, *argv: str | Path) -> list[str]:
         return [sys.executable, "-m", "engine", *map(str, argv)]
 
     def end(self, process: subprocess.Popen[bytes], *, stdin: bytes | None = None) -> Done:
         """Wait for a process to end."""
-        printed, said = process.communicate(stdin, timeout=PATIENCE_S)
+        try:
+            printed, said = process.communicate(stdin, timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            printed, said = process.communicate()
+            pytest.fail(f"{process.args!r} did not end within {PATIENCE_S:.0f} s: {(said or b'').decode()[-2000:]}")
         done = Done(process.returncode, (printed or b"").decode(), (said or b"").decode())
         self.said.append(done.text)
         return done
@@ -132,7 +144,8 @@ class Desk:
     def journals(self, *, simulated: bool = False) -> list[Path]:
         """Journals, oldest first."""
         root = self.state / "simulated" if simulated else self.state
-        return sorted(root.glob("runs/*/journal.jsonl"))
+        # Their names count whole seconds; their first record's time decides.
+        return sorted(root.glob("runs/*/journal.jsonl"), key=lambda path: str(records(path, "run")[0]["at"]))
 
     def journal(self, *, simulated: bool = False) -> Path:
         """The one journal."""
@@ -289,9 +302,9 @@ def on_terminal(desk: Desk, *argv: str | Path, **streams: Any) -> Iterator[Termi
         "os.execv(sys.argv[2],sys.argv[2:])"
     )
     command = [sys.executable, "-S", "-c", opener, str(theirs), *desk.argv(*argv)]
-    stdio = {"stdin": theirs, "stdout": theirs, "stderr": theirs} | streams
+    stdio: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs} | streams  # Any: as above
     env = {**desk.env, "TERM": "xterm", "COLUMNS": "200"}
-    process = subprocess.Popen(
+    process: subprocess.Popen[bytes] = subprocess.Popen(
         command, cwd=desk.work, env=env, start_new_session=True, pass_fds=(theirs,), **stdio
     )
     os.close(theirs)

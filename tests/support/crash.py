@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,21 +93,17 @@ class Simulators:
         return future.result(PATIENCE_S)
 
 
-@dataclass
-class Desk:
+class Outpost:
     """A place to run the command from: a job file, a state directory, an environment without anybody's settings."""
 
-    dir: Path
-    endpoint: str
-    flags: Sequence[str] = ()
-    state_dir: Path = field(init=False)
-    store: RunStore = field(init=False)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.dir.mkdir(parents=True, exist_ok=True)
-        self.state_dir = self.dir / "state"
+    def __init__(self, dir: Path, endpoint: str, flags: Sequence[str] = (), *, state_dir: Path | None = None) -> None:
+        self.dir = dir
+        self.endpoint = endpoint
+        self.flags = flags
+        self.state_dir = state_dir or dir / "state"
         self.store = RunStore(self.state_dir)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        dir.mkdir(parents=True, exist_ok=True)
 
     def write_job(self, targets: Iterable[tuple[str, str]], *, action: str = "LockAccount", more: str = "") -> Path:
         lines = "".join(f"  - {instance}/{user}\n" for instance, user in targets)
@@ -155,6 +153,7 @@ class Desk:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                start_new_session=True,
             )
         self.processes.append(process)
         return process
@@ -165,8 +164,9 @@ class Desk:
         try:
             return process.wait(PATIENCE_S)
         finally:
-            process.kill()
-            process.wait()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with its tracer or what it traces
+                process.wait()
 
     def out(self, number: int = -1) -> str:
         """What a process said on stdout, by default the last one."""
@@ -176,13 +176,12 @@ class Desk:
         return (self.dir / f"err.{number % len(self.processes)}").read_text()
 
     def journal_bytes(self) -> int:
-        """Size of the journal, born or not; 0 if there is none."""
-        for path in (*self.state_dir.glob("runs/*/journal.jsonl"), *self.state_dir.glob("runs/*/journal.jsonl.new")):
-            try:
-                return path.stat().st_size
-            except FileNotFoundError:  # renamed meanwhile
-                return self.journal_bytes()
-        return 0
+        """Size of the journal, and of plans that never became one."""
+        size = 0
+        for path in self.state_dir.glob("runs/*/journal.jsonl*"):
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                size += path.stat().st_size
+        return size
 
 
 # ---- kills ---------------------------------------------------------------------------------------------------------
@@ -199,19 +198,21 @@ class Kill:
 
     @classmethod
     def draw(cls, rng: random.Random, *, action: str, calls: int, is_first: bool) -> Kill:
-        """A moment of a session: while it starts, plans, sends, reads or waits."""
-        kind = rng.choice(("before", "before", "after", "after", "journal", "journal", "ms", "reading"))
+        """A moment of a session with so many calls left: while it starts, plans, sends, reads or waits."""
+        kind = rng.choice(("before", "before", "after", "after", "journal", "journal", "reading", "ms"))
         if kind == "reading":
             # A first session reads for an attempt in doubt; a resume begins with it.
             return cls(rng.choice(("before", "after")), 1 + rng.randrange(3), "DescribeAccounts")
         if kind in ("before", "after"):
-            return cls(kind, 1 + rng.randrange(calls), action)
+            return cls(kind, 1 + rng.randrange(max(1, calls * 2 // 3)), action)
         if kind == "journal":
-            # From the first byte of a plan on; later sessions begin with their `session` line.
-            return cls(kind, 1 + rng.randrange(calls * 1200 if is_first else calls * 500))
-        return cls(kind, rng.randrange(200, 900))
+            # The plan first; later sessions begin with their `session` line. A call takes three lines, about 1 kB.
+            return cls(kind, 1 + rng.randrange(400 + calls * (1000 if is_first else 700)))
+        return cls(kind, rng.randrange(100, 900))
 
-    def strike(self, desk: Desk, world: WatchedWorld, simulators: Simulators, process: subprocess.Popen[bytes]) -> bool:
+    def strike(
+        self, post: Outpost, world: WatchedWorld, simulators: Simulators, process: subprocess.Popen[bytes]
+    ) -> bool:
         """Wait for the moment and kill; False if the process was done before it came."""
         if self.kind in ("before", "after"):
             left = self.count
@@ -227,8 +228,8 @@ class Kill:
             process.wait(PATIENCE_S)
             simulators.ask(lambda: setattr(world, "watch", None))
         elif self.kind == "journal":
-            due = desk.journal_bytes() + self.count
-            while process.poll() is None and desk.journal_bytes() < due:
+            due = post.journal_bytes() + self.count
+            while process.poll() is None and post.journal_bytes() < due:
                 wait_for(process, 0.001)
             process.kill()
         else:
@@ -283,9 +284,11 @@ class Witness:
         """By the trace of their `sent`."""
         self.settled: dict[CallId, records.Settled] = {}
         self.in_flight: list[set[CallId]] = []
-        """At the start of each further session: calls whose last `sent` has no reply."""
+        """By session that was followed by another one: the calls it left with a `sent` and no reply."""
         self.resent: list[set[CallId]] = []
         """And which of them were sent again."""
+        self._sessions = [0]
+        """Where each begins."""
         self._open: dict[CallId, records.Sent] = {}
         """The last `sent` of a call, while it has no reply."""
         self._attempts: Counter[CallId] = Counter()
@@ -297,15 +300,16 @@ class Witness:
             case records.CallLine():
                 self.calls[line.call] = line
             case records.Session():
-                self.in_flight.append(set(self._open))
+                self.in_flight.append({call for call, sent in self._open.items() if sent.seq > self._sessions[-1]})
                 self.resent.append(set())
+                self._sessions.append(line.seq)
             case records.Sent():
                 assert line.call not in self.settled, f"line {line.seq}: sent after it was settled"
-                if line.call in self._open:
-                    assert self.in_flight and line.call in self.in_flight[-1], (
-                        f"line {line.seq}: sent again without an answer, and no kill between"
-                    )
-                    self.resent[-1].add(line.call)
+                earlier = self._open.get(line.call)
+                if earlier is not None:
+                    session = bisect(self._sessions, earlier.seq) - 1
+                    assert session < len(self.resent), f"line {line.seq}: sent again, unanswered, and no death between"
+                    self.resent[session].add(line.call)
                 self._attempts[line.call] += 1
                 assert line.attempt == self._attempts[line.call], f"line {line.seq}: attempts are not numbered on"
                 assert line.trace not in self.sent, f"line {line.seq}: a trace twice"
@@ -340,7 +344,8 @@ class Witness:
             assert arrival.trace not in arrived, f"{arrival} arrived twice"
             arrived.add(arrival.trace)
             call = self.calls[sent.call]
-            assert (call.instance, call.user, call.action) == (arrival.instance, arrival.user, arrival.action)
+            sent_to = (call.instance, call.user, call.action)
+            assert sent_to == (arrival.instance, arrival.user, arrival.action), f"{arrival} was sent as {call}"
             reply = self.replies.get(arrival.trace)
             if reply is not None and reply.request_id is not None:
                 assert reply.request_id == arrival.request_id, f"{reply} is not what was answered: {arrival}"
@@ -365,15 +370,19 @@ class Witness:
 
     def outcomes(self) -> dict[str, Outcome]:
         """Of the settled calls, by `instance/user`."""
-        return {f"{line.instance}/{line.user}": self.settled[call].outcome for call, line in self.calls.items() if call in self.settled}
+        return {
+            f"{line.instance}/{line.user}": self.settled[call].outcome
+            for call, line in self.calls.items()
+            if call in self.settled
+        }
 
 
 def tally_of(witness: Witness, arrivals: Sequence[Arrival], *, workers: int) -> Tally:
     """The figures of a run that is over, once they have been checked."""
     repeated = witness.compare(arrivals)
     for in_flight, resent in zip(witness.in_flight, witness.resent, strict=True):
-        assert len(in_flight) <= workers
-        assert resent <= in_flight
+        assert len(in_flight) <= workers, f"{len(in_flight)} in flight, {workers} workers"
+        assert resent <= in_flight, f"{resent - in_flight} were not in flight"
     return Tally(
         calls=len(witness.calls),
         sessions=1 + len(witness.in_flight),

@@ -1,0 +1,242 @@
+"""One attempt: what goes out, what comes back, and what must never be kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.client import MESSAGE_LIMIT, REDACTED, Attempt, Client, redact
+from engine.credentials import FixedKeys
+from engine.model import Fault, Keys, Reply, Stage
+from engine.simulator.gate import KeyRecord
+from engine.simulator.inprocess import InProcessTransport
+from engine.simulator.world import World
+from tests.support.tc3 import signed_headers
+
+NOW = 1_790_000_000.75
+ENDPOINT = "https://postgres.intl.tencentcloudapi.com"
+KEYS = Keys(secret_id="AKIDz8krbsJ5yKBZQpn7", secret_key="Gu5t9xGARNpq86cd98jo", token="tok-0123456789")
+PARAMETERS = {"DBInstanceId": "postgres-4sfuv15b", "UserName": "app_user"}
+PASSWORD = 'aB3"\\/<>&é𝄞'
+"""Every character that some JSON writer escapes."""
+
+
+@dataclass
+class Script:
+    """A server that says what it is told to, and remembers what it was sent."""
+
+    says: Reply | Fault
+    takes_s: float = 0.0
+    now: float = NOW
+    endpoint: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    timeout_s: float = 0.0
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        self.endpoint, self.headers, self.body, self.timeout_s = endpoint, headers, body, timeout_s
+        self.now += self.takes_s
+        return self.says
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def says(message: str, code: str = "InvalidParameter.ParameterCheckError") -> Reply:
+    document = {"Response": {"Error": {"Code": code, "Message": message}, "RequestId": "r-1"}}
+    return Reply(status=200, body=json.dumps(document).encode())
+
+
+DONE = Reply(status=200, body=b'{"Response":{"RequestId":"r-1"}}', date=NOW + 90)
+
+
+def client_of(script: Script, keys: Keys = KEYS, endpoint: str = ENDPOINT, **options: Any) -> Client:
+    return Client(script, FixedKeys(keys), endpoint, timeout_s=10.0, clock=lambda: script.now, **options)
+
+
+def attempt(client: Client, *, keys: Keys = KEYS, region: str = "ap-singapore", secret: str | None = None) -> Attempt:
+    parameters = PARAMETERS | ({"Password": secret} if secret is not None else {})
+    action = "LockAccount" if secret is None else "CloseAccountCAM"
+    return asyncio.run(client.attempt(action, region, parameters, keys=keys, trace="trace-1", secret=secret))
+
+
+# ---- what goes out -------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_signed_as_the_document_says() -> None:
+    """The same headers as a second implementation makes, over exactly the bytes that are sent."""
+    script = Script(DONE)
+    attempt(client_of(script))
+    expected = signed_headers(
+        "LockAccount",
+        script.body,
+        host="postgres.intl.tencentcloudapi.com",
+        at=NOW,
+        secret_id=KEYS.secret_id,
+        secret_key=KEYS.secret_key,
+        token=KEYS.token,
+    )
+    assert dict(script.headers) == expected | {"X-TC-Language": "en-US", "X-TC-TraceId": "trace-1"}
+    assert json.loads(script.body) == PARAMETERS
+    assert (script.endpoint, script.timeout_s) == (ENDPOINT, 10.0)
+
+
+def test_an_unusual_port_is_part_of_the_signed_host() -> None:
+    """Else a server on another port would refuse every signature."""
+    script = Script(DONE)
+    attempt(client_of(script, endpoint="http://127.0.0.1:9900"))
+    assert script.headers["Host"] == "127.0.0.1:9900"
+
+
+def test_the_vendor_can_tell_our_runs_apart() -> None:
+    """X-TC-RequestClient is sent where one is given, and left out where not."""
+    script = Script(DONE)
+    attempt(client_of(script, request_client="acctops_0.1.0;run"))
+    assert script.headers["X-TC-RequestClient"] == "acctops_0.1.0;run"
+    attempt(client_of(script))
+    assert "X-TC-RequestClient" not in script.headers
+
+
+def test_each_attempt_is_signed_with_the_keys_it_is_given() -> None:
+    """Keys rotate under a long run: the journal's fingerprint and the signature are of the same ones."""
+    other = Keys(secret_id="AKIDother", secret_key="other-secret")
+    script = Script(DONE)
+    attempt(client_of(script), keys=other)
+    assert "Credential=AKIDother/" in script.headers["Authorization"]
+    assert "X-TC-Token" not in script.headers
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 600.0, -86_400.0, 0.5])
+def test_the_learnt_clock_is_applied_to_the_timestamp_and_to_nothing_else(ahead_s: float) -> None:
+    """The signature uses the server's clock; what is journalled stays on ours."""
+    script = Script(DONE)
+    client = client_of(script)
+    assert client.learn_clock(NOW + ahead_s) == ahead_s
+    found = attempt(client)
+    assert script.headers["X-TC-Timestamp"] == str(int(NOW + ahead_s))
+    assert found.sent_at == NOW
+
+
+def test_a_wrong_clock_is_cured_by_the_servers_date() -> None:
+    """Ten minutes off: refused; after learning from the refusal's own Date header: accepted."""
+    world = World(keys={KEYS.secret_id: KeyRecord(secret_key=KEYS.secret_key, token=KEYS.token)})
+    transport = InProcessTransport(world, now=lambda: NOW + 600)
+    client = Client(transport, FixedKeys(KEYS), "http://127.0.0.1:9900", timeout_s=10.0, clock=lambda: NOW)
+    refused = attempt(client)
+    assert refused.answer.code == "AuthFailure.SignatureExpire"
+    assert refused.date is not None
+    client.learn_clock(refused.date)
+    assert attempt(client).answer.code is None
+
+
+# ---- what comes back -----------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_says_when_it_was_sent_and_how_long_it_took() -> None:
+    """`sent_at` is the moment it was handed over, not when the answer came."""
+    found = attempt(client_of(Script(DONE, takes_s=0.0874)))
+    assert (found.sent_at, found.ms, found.date) == (NOW, 87, NOW + 90)
+    assert (found.answer.code, found.answer.request_id) == (None, "r-1")
+
+
+def test_a_clock_set_back_gives_no_negative_time() -> None:
+    """NTP may step the wall clock while an attempt is under way."""
+    assert attempt(client_of(Script(DONE, takes_s=-3.0))).ms == 0
+
+
+def test_a_fault_is_an_answer_too() -> None:
+    """Nothing is raised for what the network does."""
+    fault = Fault(stage=Stage.BEFORE_SEND, code="Local.Connect", message="Connection refused")
+    found = attempt(client_of(Script(fault)))
+    assert (found.answer.code, found.answer.stage, found.date) == ("Local.Connect", Stage.BEFORE_SEND, None)
+
+
+@pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 5_000_000])
+def test_messages_are_cut(length: int) -> None:
+    """A server that echoes a megabyte does not fill the journal."""
+    found = attempt(client_of(Script(says("x" * length)))).answer.message
+    assert found == "x" * min(length, MESSAGE_LIMIT)
+    assert MESSAGE_LIMIT == 1000
+
+
+# ---- what must never be kept ---------------------------------------------------------------------------------------
+
+
+def go_json(text: str) -> str:
+    """As Go's encoding/json and Java's Gson write it, which escape for HTML."""
+    return json.dumps(text, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003E").replace("&", "\\u0026")
+
+
+WRITERS = {
+    "plain": lambda text: text,
+    "python": json.dumps,
+    "msgspec": lambda text: msgspec.json.encode(text).decode(),
+    "go": go_json,
+    "php": lambda text: json.dumps(text).replace("/", "\\/"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_password_is_blotted_out_however_the_server_quotes_it(writer: str) -> None:
+    """J6: plain, or escaped by any usual JSON writer, anywhere, any number of times."""
+    quoted = WRITERS[writer](PASSWORD).strip('"') if writer != "plain" else PASSWORD
+    message = f'bad parameters {{"Password":"{quoted}"}}, again: {quoted}'
+    found = attempt(client_of(Script(says(message))), secret=PASSWORD).answer.message
+    assert found == f'bad parameters {{"Password":"{REDACTED}"}}, again: {REDACTED}'
+
+
+def test_the_key_and_the_token_are_blotted_out() -> None:
+    """A signature error may echo what it was made from."""
+    found = attempt(client_of(Script(says(f"key={KEYS.secret_key} token={KEYS.token}")))).answer.message
+    assert found == f"key={REDACTED} token={REDACTED}"
+
+
+def test_a_secret_that_stands_across_the_cut_leaves_no_half() -> None:
+    """Blotted out first, cut afterwards."""
+    message = "x" * (MESSAGE_LIMIT - 5) + PASSWORD
+    found = attempt(client_of(Script(says(message))), secret=PASSWORD).answer.message
+    assert found == "x" * (MESSAGE_LIMIT - 5) + REDACTED[:5]
+
+
+def test_a_fault_may_quote_a_secret_too() -> None:
+    """Whatever text is kept goes the same way."""
+    fault = Fault(stage=Stage.AFTER_SEND, code="Local.ConnectionReset", message=f"lost {PASSWORD}")
+    assert attempt(client_of(Script(fault)), secret=PASSWORD).answer.message == f"lost {REDACTED}"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=20), st.sampled_from(sorted(WRITERS)))
+def test_no_secret_survives(secret: str, writer: str) -> None:
+    """Whatever it is made of."""
+    quoted = WRITERS[writer](secret)
+    quoted = quoted[1:-1] if writer != "plain" else quoted
+    assert redact(f"<{quoted}>", (secret,)) == f"<{REDACTED}>"
+
+
+@pytest.mark.parametrize("secret", [None, "", "a", "abc"])
+def test_what_is_too_short_to_be_a_secret_blots_out_nothing(secret: str | None) -> None:
+    """An empty secret must not put a blot between all letters."""
+    assert redact("abc abcabc", (secret,)) == "abc abcabc"
+
+
+def test_a_blot_is_not_blotted() -> None:
+    """A secret that looks like a pattern is taken literally."""
+    assert redact("a.*b and axxb", ("a.*b",)) == f"{REDACTED} and axxb"
+
+
+def test_nothing_made_of_an_attempt_shows_keys_or_password() -> None:
+    """Reprs end up in tracebacks and logs."""
+    script = Script(says(f"{PASSWORD} {KEYS.secret_key} {KEYS.token}"))
+    client = client_of(script)
+    found = attempt(client, secret=PASSWORD)
+    for value in (found, client, FixedKeys(KEYS), client.keys, KEYS):
+        for secret in (PASSWORD, KEYS.secret_key, KEYS.token, KEYS.secret_id):
+            assert secret is not None
+            assert secret not in repr(value)

@@ -1,0 +1,433 @@
+"""Reading accounts: whole lists, shared readings, patience, records; over the simulator in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+
+from engine import records
+from engine.client import Client
+from engine.inventory import READ_BUDGET_S, Inventory, Reading
+from engine.model import AccountState, Fault, Keys, Reply, Transport
+from engine.simulator.faults import rules_from
+from engine.simulator.gate import KeyRecord
+from engine.simulator.inprocess import InProcessTransport
+from engine.simulator.world import World
+from tests.support.drill import ENDPOINT, FixedKeys
+from tests.support.virtual import VirtualLoop
+
+REGION, INSTANCE = "ap-singapore", "postgres-4sfuv15b"
+OK = {"UserName": "app_user", "Status": 2}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Rig:
+    """A world with one instance of so many accounts, and a reader of it."""
+
+    users: int = 1
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    wrap: Callable[[Transport], Transport] = lambda transport: transport
+    keys: FixedKeys = field(default_factory=FixedKeys)
+    concurrency: int = 64
+    world_settings: dict[str, Any] = field(default_factory=dict)
+    lines: list[records.Read] = field(default_factory=list)
+    inventory: Inventory = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = {"latency": 0.1} | self.world_settings
+        self.world = World(faults=rules_from(self.faults), **settings)
+        self.world.seed(INSTANCE, REGION, [f"user_{number:04d}" for number in range(self.users)])
+
+    def run(self, story: Callable[[Inventory], Awaitable[T]]) -> T:
+        """The story's result; `seconds` is how long it took."""
+        loop = VirtualLoop()
+
+        async def main() -> T:
+            transport = self.wrap(InProcessTransport(self.world, now=loop.wall()))
+            self.client = Client(transport, self.keys, ENDPOINT, timeout_s=3.0, clock=loop.wall())
+            self.inventory = Inventory(
+                self.client, record=self._record, rng=random.Random(1), concurrency=self.concurrency
+            )
+            return await story(self.inventory)
+
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            result = runner.run(main())
+        self.seconds = loop.time() - VirtualLoop.START
+        return result
+
+    def read(self) -> Reading:
+        return self.run(lambda inventory: inventory.read(REGION, INSTANCE, purpose="before"))
+
+    def _record(self, line: records.AnyRecord) -> None:
+        assert isinstance(line, records.Read)
+        self.lines.append(line)
+
+    @property
+    def requests(self) -> int:
+        return len(self.world.audit)
+
+
+@dataclass
+class Meddler:
+    """Passes requests on, and lets a test look at or change what passes."""
+
+    inner: Transport
+    reply: Callable[[dict[str, Any]], None] = lambda _response: None
+    before: Callable[[Mapping[str, Any]], None] = lambda _parameters: None
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        self.before(json.loads(body))
+        outcome = await self.inner.send(endpoint, headers, body, timeout_s)
+        if isinstance(outcome, Reply):
+            document = json.loads(outcome.body)
+            self.reply(document["Response"])
+            outcome = Reply(status=outcome.status, body=json.dumps(document).encode(), date=outcome.date)
+        return outcome
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+# ---- whole lists ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("users", "pages"), [(0, 1), (1, 1), (99, 1), (100, 2), (101, 2), (200, 3), (250, 3), (1000, 11)]
+)
+def test_every_account_is_read_up_to_the_short_page(users: int, pages: int) -> None:
+    """None is missing, and the end is known only by a page that is not full."""
+    rig = Rig(users=users)
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert sorted(reading.accounts) == [f"user_{number:04d}" for number in range(users)]
+    assert rig.requests == pages
+    assert reading.code is None
+    assert reading.request_id == rig.world.audit[-1].request_id
+
+
+@pytest.mark.parametrize("total", [0, 1, 100, 10_000, None])
+def test_total_count_is_not_trusted(total: int | None) -> None:
+    """It is the number of rows of the call, says the page (facts.md §1.2); whatever it says, all 250 are read."""
+    rig = Rig(users=250, wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(TotalCount=total)))
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert len(reading.accounts) == 250
+    assert rig.requests == 3
+
+
+def test_an_account_that_is_touched_while_pages_are_read_is_not_lost() -> None:
+    """Pages are by name: a list by time would shift under the reader."""
+
+    def touch(parameters: Mapping[str, Any]) -> None:
+        account = rig.world.account(INSTANCE, f"user_{parameters['Offset'] // 100 * 100 + 50:04d}")
+        assert account is not None
+        account.update_time += 1e6
+
+    rig = Rig(users=299, wrap=lambda inner: Meddler(inner, before=touch))
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert len(reading.accounts) == 299
+
+
+def test_what_a_row_says() -> None:
+    """Every field the engine uses, as the API gives it."""
+    rig = Rig(users=0)
+    rig.world.seed(INSTANCE, REGION, ["shut"], status=5, cam=True, user_type="tencentDBSuper")
+    rig.world.seed(INSTANCE, REGION, ["old"], cam=None)
+    reading = rig.read()
+    shut, old = reading.find("shut"), reading.find("old")
+    assert shut is not None
+    assert old is not None
+    assert (shut.status, shut.cam, shut.user_type) == (5, True, "tencentDBSuper")
+    assert shut.update_time
+    assert old.cam is None
+    assert reading.find("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        ({"UserName": "u"}, AccountState(user="u", status=0, cam=None)),
+        ({"UserName": "u", "Status": "2", "OpenCam": 1}, AccountState(user="u", status=0, cam=None)),
+        (
+            {"UserName": "u", "Status": 5, "OpenCam": False, "UserType": None},
+            AccountState(user="u", status=5, cam=False),
+        ),
+        (
+            {"UserName": "u", "Status": 2, "UpdateTime": "t1", "PasswordUpdateTime": "t2", "New": [1]},
+            AccountState(user="u", status=2, cam=None, update_time="t1", password_update_time="t2"),
+        ),
+    ],
+)
+def test_a_field_that_is_missing_or_odd_is_unknown_not_wrong(row: dict[str, Any], state: AccountState) -> None:
+    """Status 0 is no status an action leaves, None is neither on nor off: nothing is taken for done by accident."""
+    rig = Rig(wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(Details=[row])))
+    assert rig.read().accounts == {"u": state}
+
+
+@pytest.mark.parametrize("details", [None, {}, "x", [1], [None], [{"Status": 2}], [{"UserName": 7}], [OK, {}]])
+def test_an_answer_of_another_shape_is_no_reading(details: object) -> None:
+    """Half-understood is not understood: the account would look missing."""
+    rig = Rig(wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(Details=details)))
+    reading = rig.read()
+    assert (reading.accounts, reading.code) == (None, "Local.Garbage")
+    assert reading.find("app_user") is None
+
+
+# ---- shared readings -----------------------------------------------------------------------------------------------
+
+
+def test_those_who_ask_together_share_one_reading() -> None:
+    """Forty calls of an instance are verified by one read."""
+    rig = Rig()
+
+    async def story(inventory: Inventory) -> list[Reading]:
+        return await asyncio.gather(*[inventory.read(REGION, INSTANCE, purpose="verify") for _ in range(40)])
+
+    readings = rig.run(story)
+    assert rig.requests == len(rig.lines) == 1
+    assert all(reading is readings[0] for reading in readings)
+
+
+def test_who_asks_later_gets_a_newer_reading() -> None:
+    """A reading that began before one's write was answered proves nothing of it; those who wait share the next."""
+    rig = Rig(world_settings={"latency": 1.0})
+
+    async def story(inventory: Inventory) -> list[Reading]:
+        first = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        await asyncio.sleep(0.3)
+        second = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        await asyncio.sleep(0.3)
+        third = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        return [await first, await second, await third]
+
+    first, second, third = rig.run(story)
+    assert rig.requests == 2
+    assert first is not second
+    assert second is third
+    assert rig.seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_lock_is_seen_by_whoever_asks_after_it() -> None:
+    """The promise behind the sharing: a state that was true before the question is in the answer."""
+    rig = Rig(world_settings={"latency": 1.0})
+
+    async def story(inventory: Inventory) -> tuple[Reading, Reading]:
+        early = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        await asyncio.sleep(0.5)
+        account = rig.world.account(INSTANCE, "user_0000")
+        assert account is not None
+        account.status = 5
+        late = await inventory.read(REGION, INSTANCE, purpose="verify")
+        return await early, late
+
+    early, late = rig.run(story)
+    assert [reading.find("user_0000").status for reading in (early, late)] == [2, 5]  # type: ignore[union-attr]
+
+
+def test_other_instances_are_read_at_the_same_time() -> None:
+    """Four hundred instances in seconds, not one after the other; the same id in two regions is two instances."""
+    rig = Rig(world_settings={"latency": 1.0})
+    instances = [(REGION, f"postgres-{number:08x}") for number in range(100)]
+    for region, instance in instances:
+        rig.world.seed(instance, region, ["u"])
+
+    async def story(inventory: Inventory) -> list[Reading]:
+        return await asyncio.gather(*[inventory.read(*each, purpose="before") for each in instances])
+
+    readings = rig.run(story)
+    assert all(reading.find("u") for reading in readings)
+    assert rig.requests == 100
+    assert rig.seconds < 4
+
+
+def test_no_more_readings_at_a_time_than_allowed() -> None:
+    """The concurrency bounds connections and memory."""
+    rig = Rig(concurrency=2, world_settings={"latency": 1.0})
+
+    async def story(inventory: Inventory) -> list[Reading]:
+        return await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(10)]
+        )
+
+    rig.run(story)
+    arrivals = [arrival.at for arrival in rig.world.audit]
+    assert all(later - earlier >= 1.0 for earlier, later in zip(arrivals, arrivals[2:], strict=False))
+    assert rig.seconds == pytest.approx(5.0, abs=0.2)
+
+
+def test_reads_leave_the_writes_their_connection() -> None:
+    """At most a hundred a second, a tenth of what is allowed."""
+    rig = Rig(concurrency=1000, world_settings={"latency": 0.01})
+
+    async def story(inventory: Inventory) -> None:
+        await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(300)]
+        )
+
+    rig.run(story)
+    assert rig.world.worst_second("DescribeAccounts", "127.0.0.1:9") <= 100
+    assert rig.seconds == pytest.approx(3.0, abs=0.3)
+
+
+# ---- patience ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"code": "InternalError", "times": 3},
+        {"code": "FailedOperation.DatabaseAccessError", "times": 3},
+        {"code": "FailedOperation", "times": 2},
+        {"code": "ResourceUnavailable", "times": 1},
+        {"code": "RequestLimitExceeded", "times": 5},
+        {"reset_before": True, "times": 2},
+        {"truncated": True, "times": 2},
+        {"garbage": True, "times": 2},
+        {"html": True, "times": 2},
+        {"status": 502, "times": 2},
+        {"hang": True, "times": 1},
+        {"code": "InternalError", "no_request_id": True, "times": 2},
+    ],
+    ids=lambda effect: next(iter(effect.values())) if "code" in effect else next(iter(effect)),
+)
+def test_a_read_that_failed_for_a_moment_is_repeated(effect: dict[str, Any]) -> None:
+    """A read changes nothing, so it may be asked again whatever befell it."""
+    rig = Rig(users=3, faults=[effect])
+    reading = rig.read()
+    assert reading.code is None
+    assert reading.accounts is not None
+    assert len(reading.accounts) == 3
+    assert rig.requests == effect["times"] + 1
+    assert len(rig.lines) == 1
+
+
+@pytest.mark.parametrize("code", ["InternalError", "RequestLimitExceeded", "FailedOperation", "ResourceUnavailable"])
+def test_patience_ends(code: str) -> None:
+    """A drain waits ten seconds for readings: one that never succeeds says why within them."""
+    rig = Rig(faults=[{"code": code}])
+    reading = rig.read()
+    assert (reading.accounts, reading.code) == (None, code)
+    assert reading.request_id == rig.world.audit[-1].request_id
+    assert rig.seconds <= READ_BUDGET_S + 1.0
+    assert rig.requests > 1
+
+
+def test_an_api_that_never_answers_is_given_up_too() -> None:
+    """The last attempt may run into its own timeout, no more."""
+    rig = Rig(faults=[{"hang": True}])
+    assert rig.read().code == "Local.Timeout"
+    assert rig.seconds <= READ_BUDGET_S + 3.0 + 0.5
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["AuthFailure.UnauthorizedOperation", "ResourceNotFound.InstanceNotFoundError", "InvalidParameter", "Made.Up"],
+)
+def test_a_refusal_is_told_at_once(code: str) -> None:
+    """Asking again would be refused again."""
+    rig = Rig(faults=[{"code": code, "message": "no"}])
+    reading = rig.read()
+    assert (reading.accounts, reading.code, reading.message) == (None, code, "no")
+    assert rig.requests == 1
+
+
+def test_a_page_that_cannot_be_read_spoils_the_whole_reading() -> None:
+    """A part of the list would make the rest look missing."""
+    rig = Rig(users=250, faults=[{"code": "AuthFailure.UnauthorizedOperation", "after": 2}])
+    reading = rig.read()
+    assert (reading.accounts, reading.code) == (None, "AuthFailure.UnauthorizedOperation")
+    assert rig.requests == 3
+    assert rig.lines[0].rows is None
+
+
+def test_throttled_readings_all_succeed_in_the_end() -> None:
+    """A quota a tenth of the documented one: reading slows down, and no instance is left unread."""
+    rig = Rig(world_settings={"quotas": {"DescribeAccounts": 10}})
+
+    async def story(inventory: Inventory) -> list[Reading]:
+        return await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(30)]
+        )
+
+    readings = rig.run(story)
+    assert [reading.code for reading in readings] == [None] * 30
+    assert rig.seconds < 10
+
+
+def test_a_wrong_clock_is_learnt_once() -> None:
+    """Ten minutes off: the first answer's date cures all that follows."""
+    rig = Rig(users=250, faults=[{"wrong_clock": 600.0}])
+    reading = rig.read()
+    assert reading.code is None
+    assert rig.requests == 4
+    assert rig.client.offset_s == pytest.approx(600, abs=2)
+
+
+def test_a_clock_that_cannot_be_learnt_is_told() -> None:
+    """The server says expired however the clock is set: no loop without end."""
+    rig = Rig(faults=[{"code": "AuthFailure.SignatureExpire"}])
+    assert rig.read().code == "AuthFailure.SignatureExpire"
+    assert rig.requests == 2
+
+
+def test_rotated_keys_are_taken_up() -> None:
+    """The old key is gone, the source has a new one: one read more, no failure."""
+    new = Keys(secret_id="AKIDnew1", secret_key="new-secret")
+    rig = Rig(
+        keys=FixedKeys(upcoming=new, refreshable=True),
+        world_settings={"keys": {new.secret_id: KeyRecord(secret_key=new.secret_key)}},
+    )
+    assert rig.read().code is None
+    assert rig.requests == 2
+
+
+@pytest.mark.parametrize("refreshable", [False, True])
+def test_keys_that_are_gone_for_good_are_told(refreshable: bool) -> None:
+    """Whether the source cannot give others or has no others."""
+    rig = Rig(keys=FixedKeys(refreshable=refreshable), world_settings={"keys": {}})
+    assert rig.read().code == "AuthFailure.SecretIdNotFound"
+    assert rig.requests == 1
+
+
+# ---- what is recorded ----------------------------------------------------------------------------------------------
+
+
+def test_each_reading_is_recorded_once_with_all_its_pages() -> None:
+    """For people and audits: what was asked for, how much came, how long it took."""
+    rig = Rig(users=250)
+    reading = rig.read()
+    (line,) = rig.lines
+    assert (line.region, line.instance, line.purpose) == (REGION, INSTANCE, "before")
+    assert (line.request_id, line.code, line.rows) == (reading.request_id, None, 250)
+    assert 300 <= line.ms <= 350
+
+
+def test_a_failed_reading_is_recorded_with_its_code() -> None:
+    """And without rows: none were read, which is not the same as an empty instance."""
+    rig = Rig(faults=[{"code": "AuthFailure.UnauthorizedOperation"}])
+    rig.read()
+    (line,) = rig.lines
+    assert (line.code, line.rows) == ("AuthFailure.UnauthorizedOperation", None)
+    assert line.request_id == rig.world.audit[-1].request_id
+
+
+def test_a_cancelled_reading_leaves_the_instance_readable() -> None:
+    """Whoever asks next is not stuck behind it."""
+    rig = Rig(world_settings={"latency": 1.0})
+
+    async def story(inventory: Inventory) -> Reading:
+        first = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        return await inventory.read(REGION, INSTANCE, purpose="verify")
+
+    assert rig.run(story).code is None

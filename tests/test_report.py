@@ -1,0 +1,635 @@
+"""What a person, a program and a spreadsheet read of a run, from ledgers made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import records
+from engine.ledger import Ledger
+from engine.model import Outcome, Proof, Verdict
+from engine.records import AnyRecord
+from engine.report import (
+    ATTEMPT_COLUMNS,
+    CSV_COLUMNS,
+    attempts,
+    closing_line,
+    continue_command,
+    csv_text,
+    document,
+    duration,
+    full_document,
+    plain,
+    row,
+    text,
+    verified,
+)
+from tests.support.journals import end, plan, reply, sent, settled
+from tests.support.journals import verified as verified_line
+
+RUN = "20261122T031300Z-q7c2"
+JOURNAL = "/var/lib/acctops/runs/x/journal.jsonl"
+HEAD = "3be1" * 16
+DOCUMENT_KEYS = [
+    "run",
+    "journal",
+    "journal_head",
+    "simulated",
+    "action",
+    "counts",
+    "left_out",
+    "verified",
+    "attempts",
+    "throttled",
+    "worst_second",
+    "seconds",
+    "first_send_ms",
+    "stopped",
+    "exit",
+    "failures",
+]
+FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
+FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
+NOT_FOUND = "ResourceNotFound.InstanceNotFoundError"
+MOVES = "\x1b[2J\x1b]0;owned\x07\r\nrm -rf /\x9b31m\u202egnp.exe\u2028"
+"""Clears a screen, names a window, begins a line, colours, turns the writing round."""
+
+
+def ledger_of(
+    lines: Sequence[AnyRecord], *, calls: int = 4, action: str = "LockAccount", at: str = "", **run: Any
+) -> Ledger:
+    """A ledger of a run with so many calls and then these lines."""
+    story = [*plan(calls), *lines]
+    for number, line in enumerate(story):
+        line.run = RUN
+        line.at = at or f"2026-11-22T03:13:{number % 60:02d}.000Z"
+        if isinstance(line, records.CallLine | records.Run):
+            line.action = action
+        if isinstance(line, records.Run):
+            for name, value in run.items():
+                setattr(line, name, value)
+    return Ledger.of(story)
+
+
+def omit(reason: str, user: str = "root") -> records.OmitLine:
+    return records.OmitLine(
+        account="",
+        region="ap-singapore",
+        instance="postgres-00000000",
+        user=user,
+        reason=reason,
+        rule="*/root",
+        where="config.yaml:3:5",
+    )
+
+
+def changed(number: int, proof: Proof = Proof.READ) -> list[AnyRecord]:
+    return [sent(number), reply(number), settled(number, proof=proof)]
+
+
+def failed(number: int, code: str | None = NOT_FOUND, message: str | None = "no such instance") -> list[AnyRecord]:
+    return [
+        sent(number),
+        reply(number, Verdict.REJECTED, code=code, message=message),
+        settled(number, FAILED, proof=None, code=code),
+    ]
+
+
+def report(ledger: Ledger, **options: Any) -> str:
+    return text(ledger, journal=JOURNAL, head=HEAD, **options)
+
+
+def explained(lines: Sequence[AnyRecord], **ledger: Any) -> dict[str, Any]:
+    """The row of the first call."""
+    made = ledger_of(lines, calls=1, **ledger)
+    return row(*next(made.outcomes()))
+
+
+# ---- the closing line ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([line for number in range(4) for line in changed(number)], "4 of 4 locked"),
+        (
+            [*changed(0), *changed(1), *(settled(n, ALREADY, proof=Proof.BEFORE) for n in (2, 3))],
+            "4 of 4 locked (2 were before)",
+        ),
+        (
+            [line for number in range(4) for line in changed(number, Proof.ACCEPTED)],
+            "4 of 4 locked: accepted, not read back",
+        ),
+        (
+            [*changed(0), *changed(1), *changed(2, Proof.ACCEPTED), *changed(3, Proof.CODE)],
+            "4 of 4 locked: 2 of them accepted, not read back",
+        ),
+        ([*changed(0), *failed(1), sent(2)], "1 of 4 locked; 3 NOT: 1 failed, 1 unknown, 1 unattempted"),
+        ([], "0 of 4 locked; 4 NOT: 4 unattempted"),
+        (
+            [*changed(0, Proof.ACCEPTED), settled(1, ALREADY, proof=Proof.CODE), *failed(2)],
+            "2 of 4 locked (1 were before): accepted, not read back; 2 NOT: 1 failed, 1 unattempted",
+        ),
+    ],
+)
+def test_closing_line(lines: list[AnyRecord], sentence: str) -> None:
+    """The one true sentence of a run: how many are as asked, on what that rests, and how many are not."""
+    assert closing_line(ledger_of(lines, at="2026-11-22T03:17:59.123Z")) == f"{sentence}, at 03:17:59Z"
+
+
+def test_thousands_are_readable() -> None:
+    """3,000 and not 3000."""
+    ledger = ledger_of([line for number in range(1200) for line in changed(number)], calls=3000)
+    assert closing_line(ledger).startswith("1,200 of 3,000 locked; 1,800 NOT: 1,800 unattempted, at ")
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("UnlockAccount", "1 of 1 unlocked"),
+        ("OpenAccountCAM", "1 of 1 on CAM verification"),
+        ("RefreshAccountPassword", "1 of 1 refreshed: accepted, not read back"),
+    ],
+)
+def test_the_sentence_speaks_of_the_action(action: str, words: str) -> None:
+    """A report of an unlock never says locked."""
+    proof = Proof.ACCEPTED if action == "RefreshAccountPassword" else Proof.READ
+    assert closing_line(ledger_of(changed(0, proof), calls=1, action=action)).startswith(words)
+
+
+# ---- what is said of one target ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcome", "words", "advice"),
+    [
+        (changed(0), "changed", None, None),
+        ([settled(0, ALREADY, proof=Proof.BEFORE)], "already", None, None),
+        ([settled(0, ALREADY, proof=Proof.CODE, message="was so before")], "already", "was so before", None),
+        ([], "unattempted", "never sent", "acctops resume RUN goes on with it"),
+        (
+            [sent(0), reply(0, Verdict.THROTTLED, code="RequestLimitExceeded")],
+            "unattempted",
+            "not accepted so far (RequestLimitExceeded)",
+            "acctops resume RUN goes on with it",
+        ),
+        (
+            [sent(0), verified_line(0, agrees=False)],
+            "unattempted",
+            "sent, and read as not done",
+            "acctops resume RUN goes on with it",
+        ),
+        (
+            [sent(0)],
+            "unknown",
+            "sent and never answered: it may have been applied",
+            "acctops resume RUN reads the account and settles it",
+        ),
+        (
+            [sent(0), reply(0)],
+            "unknown",
+            "accepted, and not settled before the end",
+            "acctops resume RUN reads the account and settles it",
+        ),
+        (
+            [sent(0), reply(0, Verdict.IN_DOUBT, code="Local.Timeout", message="no answer within 10 s")],
+            "unknown",
+            "No answer in time; the request may have been applied.",
+            "acctops resume RUN reads the account and settles it",
+        ),
+    ],
+)
+def test_what_is_said_of_a_target(lines: list[AnyRecord], outcome: str, words: str | None, advice: str | None) -> None:
+    """Nothing of one that is done; of any other what happened and what to do next."""
+    found = explained(lines)
+    assert (found["outcome"], found["message"], found["advice"]) == (outcome, words, advice)
+
+
+def test_a_failure_is_told_in_our_words_with_the_servers_behind() -> None:
+    """The server's wording may change or be Chinese; ours says what it means, and what to do."""
+    found = explained(failed(0, message="实例不存在"))
+    assert found["message"].endswith(" [实例不存在]")
+    assert found["message"] != " [实例不存在]"
+    assert found["advice"]
+
+
+def test_our_own_words_are_not_said_twice() -> None:
+    """A message that already is our words for the code stands alone."""
+    words = explained(failed(0, message=None))["message"]
+    assert explained(failed(0, message=f"{words} (twice)"))["message"] == f"{words} (twice)"
+    assert explained(failed(0, code="Local.PasswordSource", message="vault: sealed"))["message"] == "vault: sealed"
+
+
+@pytest.mark.parametrize("action", ["LockAccount", "CloseAccountCAM", "RefreshAccountPassword"])
+def test_a_settled_unknown_is_not_sent_to_resume(action: str) -> None:
+    """A finished run does nothing when resumed: advice that points there would lead in a circle."""
+    found = explained(
+        [sent(0), settled(0, UNKNOWN, proof=None, request_id=None, message="no reading can tell")], action=action
+    )
+    assert (found["outcome"], found["message"]) == ("unknown", "no reading can tell")
+    assert "verify RUN" in found["advice"]
+    assert "rerun" in found["advice"]
+
+
+def test_a_failure_that_a_guard_has_caused_needs_no_advice() -> None:
+    """ "Nothing to do." would be a lie, and so would the advice of any code."""
+    words = "read as not done; a guard forbids sending it again"
+    found = explained([sent(0), settled(0, FAILED, proof=None, request_id=None, message=words)])
+    assert (found["outcome"], found["message"], found["advice"]) == ("failed", words, None)
+    ledger = ledger_of([sent(0), settled(0, FAILED, proof=None, request_id=None, message=words)], calls=1)
+    assert f"  postgres-00000000/user_0 (ap-singapore)  {words}\njournal " in report(ledger).replace("\n\n", "\n")
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("code", [None, NOT_FOUND, "Local.Timeout", "Made.Up"])
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("outcome", [None, *Outcome])
+def test_whatever_is_not_as_asked_has_words_and_advice(
+    verdict: Verdict, code: str | None, answered: bool, outcome: Outcome | None
+) -> None:
+    """No combination leaves a person with an empty line; and what is as asked asks nothing of anybody."""
+    lines: list[AnyRecord] = [sent(0)]
+    if answered:
+        lines.append(reply(0, verdict, code=code))
+    if outcome is not None:
+        lines.append(settled(0, outcome, code=code))
+    found = explained(lines)
+    if found["outcome"] in ("changed", "already"):
+        assert found["advice"] is None
+    else:
+        assert found["message"]
+        assert found["advice"] or (outcome is FAILED and code is None)
+
+
+# ---- the text ------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_text_of_a_run_that_went_well() -> None:
+    """Short, and it names the journal and its head."""
+    lines: list[AnyRecord] = [omit("protected"), omit("protected", "dba"), omit("excluded", "etl")]
+    lines += [line for number in range(4) for line in changed(number)]
+    lines.append(end(counts={}, stopped=None, exit=0))
+    ledger = ledger_of(lines, at="2026-11-22T03:17:59.000Z", ticket="INC-1", reason="leak")
+    ledger.throttled = 0
+    assert report(ledger) == (
+        f"run {RUN}  LockAccount  leak  INC-1  leak\n"
+        "4 of 4 locked, at 03:17:59Z\n"
+        "left out: 2 protected, NOT locked; 1 excluded\n"
+        "1.5 s · 4 attempts · worst second 4\n"
+        f"journal {JOURNAL}\n"
+        f"head    {HEAD}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reasons", "line"),
+    [
+        ([], None),
+        (["protected"], "left out: 1 protected, NOT locked"),
+        (["later"], "left out: 1 later"),
+        (
+            ["reserved", "duplicate", "excluded", "protected", "duplicate"],
+            "left out: 1 protected, NOT locked; 1 excluded; 2 duplicate; 1 reserved",
+        ),
+    ],
+)
+def test_left_out(reasons: list[str], line: str | None) -> None:
+    """Who reads "locked" must also read who was not, and that the protected are not."""
+    found = [each for each in report(ledger_of([omit(each) for each in reasons])).splitlines() if "left out" in each]
+    assert found == ([] if line is None else [line])
+
+
+def test_failures_are_listed_with_code_words_advice_and_request_id() -> None:
+    """Everything needed to mend it or to open a ticket with the vendor."""
+    found = report(ledger_of([*failed(0), *failed(1), sent(2)])).splitlines()
+    at = found.index(f"failed (2): 2 × {NOT_FOUND}")
+    assert found[at - 1] == ""
+    assert found[at + 1].startswith(f"  postgres-00000000/user_0 (ap-singapore)  {NOT_FOUND}: ")
+    assert found[at + 1].endswith(" [no such instance]")
+    assert found[at + 2].startswith("      → ")
+    assert found[at + 3] == "      RequestId request-0-1"
+    assert "unknown (1): 1 × no answer" in found
+    assert "unattempted (1)" in found
+    assert "  postgres-00000000/user_3 (ap-singapore)  never sent" in found
+
+
+def test_long_lists_are_cut_and_say_where_the_rest_is() -> None:
+    """Ten of each kind; the command for the rest is exact."""
+    ledger = ledger_of([line for number in range(1500) for line in failed(number)], calls=1500)
+    found = report(ledger, flags=" --state-dir /srv/state")
+    assert found.count("      → ") == 10
+    assert f"  … and 1,490 more: acctops report {RUN} --format csv --state-dir /srv/state\n" in found
+
+
+def test_causes_are_counted_most_frequent_first() -> None:
+    """One look tells whether it is one thing or many."""
+    codes = [NOT_FOUND] * 3 + ["InvalidParameter"] * 5 + ["DBError"]
+    lines = [line for number, code in enumerate(codes) for line in failed(number, code)]
+    found = report(ledger_of(lines, calls=9))
+    assert f"failed (9): 5 × InvalidParameter, 3 × {NOT_FOUND}, 1 × DBError\n" in found
+
+
+def test_a_code_of_an_older_attempt_does_not_explain_a_later_silence() -> None:
+    """Throttled first, then sent and never answered: the cause is the silence. Accepted is not silence either."""
+    throttled = [sent(0), reply(0, Verdict.THROTTLED, code="RequestLimitExceeded"), sent(0, 2)]
+    found = report(ledger_of([*throttled, sent(1), reply(1)], calls=2))
+    assert "unknown (2): 1 × no answer, 1 × accepted, not settled\n" in found
+    assert "user_0 (ap-singapore)  sent and never answered: it may have been applied\n" in found
+
+
+@pytest.mark.parametrize(
+    ("stopped", "line"),
+    [
+        (
+            records.Stopped("The key was deleted", "AuthFailure.SecretIdNotFound", "r-9"),
+            "STOPPED EARLY: The key was deleted [AuthFailure.SecretIdNotFound] (RequestId r-9)",
+        ),
+        (records.Stopped("stop_after: 3 failed", None, None), "STOPPED EARLY: stop_after: 3 failed"),
+        (
+            records.Stopped(f"all failed with {NOT_FOUND}", NOT_FOUND, None),
+            f"STOPPED EARLY: all failed with {NOT_FOUND}",
+        ),
+    ],
+)
+def test_an_early_stop_says_why(stopped: records.Stopped, line: str) -> None:
+    """With code and RequestId where there are any, and the code once."""
+    assert line in report(ledger_of([end(stopped=stopped)])).splitlines()
+
+
+def test_throttles_are_named_and_are_no_failures() -> None:
+    """A reader must not take them for trouble with targets."""
+    lines = [sent(0), reply(0, Verdict.THROTTLED), *changed(0)]
+    assert " · 1 throttled (not failures)\n" in report(ledger_of(lines, calls=1))
+    assert "throttled" not in report(ledger_of(changed(0), calls=1))
+
+
+def test_a_live_run_is_marked_and_not_told_to_go_on() -> None:
+    """Its journal says how it stood; a resume beside it would be refused."""
+    ledger = ledger_of([*changed(0), end()])
+    found = report(ledger, live=True)
+    assert found.startswith(f"LIVE  run {RUN}")
+    assert "go on" not in found
+    assert "STOPPED EARLY" not in found
+
+
+def test_a_simulated_run_says_so_first() -> None:
+    """Nobody may take a drill for the real thing."""
+    assert report(ledger_of([], simulated=True)).startswith("SIMULATED  run ")
+    assert report(ledger_of([], simulated=True), live=True).startswith("SIMULATED  LIVE  run ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "command"),
+    [
+        ([line for number in range(4) for line in changed(number)], None),
+        ([line for number in range(3) for line in failed(number)], f"acctops resume {RUN}"),
+        ([*failed(0), sent(1), *changed(2), *changed(3)], f"acctops resume {RUN}"),
+        ([*(line for number in range(4) for line in failed(number))], f"acctops rerun {RUN} --only failed"),
+        (
+            [*failed(0), settled(1, UNKNOWN, proof=None), *changed(2), *changed(3)],
+            f"acctops rerun {RUN} --only failed,unknown",
+        ),
+        (
+            [settled(0, UNKNOWN, proof=None), *changed(1), *changed(2), *changed(3)],
+            f"acctops rerun {RUN} --only unknown",
+        ),
+    ],
+)
+def test_the_command_that_goes_on(lines: list[AnyRecord], command: str | None) -> None:
+    """Exact, to be pasted: resume while anything is unsettled, else rerun what did not work out, else nothing."""
+    ledger = ledger_of(lines)
+    assert continue_command(ledger) == command
+    assert continue_command(ledger, " --state-dir /s") == (f"{command} --state-dir /s" if command else None)
+    assert ("go on:  " in report(ledger)) == (command is not None)
+
+
+def test_control_characters_of_a_server_do_not_reach_the_terminal() -> None:
+    """Not in a message, a stop reason, a job name, a ticket: one line stays one line and the cursor stays put."""
+    ledger = ledger_of(
+        [*failed(0, message=MOVES), end(stopped=records.Stopped(MOVES, None, None))],
+        ticket=MOVES,
+        reason=MOVES,
+        job=records.JobRef(MOVES, "/j", "0"),
+    )
+    found = report(ledger)
+    assert "rm -rf" in found
+    assert all(line.isprintable() for line in found.split("\n"))
+
+
+@given(st.text())
+def test_plain_text_is_one_printable_line_of_the_same_length(value: str) -> None:
+    """Whatever a server sends."""
+    found = plain(value)
+    assert found.isprintable()
+    assert len(found) == len(value)
+    assert [a for a, b in zip(found, value, strict=True) if a != b] == [" "] * sum(not c.isprintable() for c in value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (0.84, "0.8 s"),
+        (10, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (60, "1 min"),
+        (252, "4 min 12 s"),
+        (3599.7, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    """As a person says them."""
+    assert duration(seconds) == words
+
+
+# ---- JSON ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_document_has_exactly_the_documented_keys() -> None:
+    """Scripts read these names (design §6): none missing, none more, in this order."""
+    found = document(ledger_of([*failed(0), sent(1), end()]), journal=JOURNAL, head=HEAD)
+    assert list(found) == DOCUMENT_KEYS
+    assert [list(each) for each in found["failures"]] == [FAILURE_KEYS] * 2
+    assert list(found["counts"]) == ["changed", "already", "failed", "unknown", "unattempted"]
+    assert list(found["left_out"]) == ["protected", "excluded", "duplicate", "reserved", "later"]
+    assert list(found["verified"]) == ["agree", "disagree", "unread"]
+    assert list(found["stopped"]) == ["why", "code", "request_id"]
+
+
+def test_the_document_of_a_finished_run() -> None:
+    """Every number of it, by hand."""
+    lines: list[AnyRecord] = [omit("protected"), *changed(0), *changed(1, Proof.ACCEPTED)]
+    lines += [*failed(2, "Local.NotApplied"), sent(3), reply(3, Verdict.THROTTLED)]
+    lines.append(end(stopped=records.Stopped("deadline of 600 s reached", None, None), exit=4))
+    found = document(ledger_of(lines), journal=JOURNAL, head=HEAD, first_send_ms=321)
+    failure = found["failures"].pop()
+    assert json.loads(json.dumps(found)) == {
+        "run": RUN,
+        "journal": JOURNAL,
+        "journal_head": HEAD,
+        "simulated": False,
+        "action": "LockAccount",
+        "counts": {"changed": 2, "already": 0, "failed": 1, "unknown": 0, "unattempted": 1},
+        "left_out": {"protected": 1, "excluded": 0, "duplicate": 0, "reserved": 0, "later": 0},
+        "verified": {"agree": 1, "disagree": 1, "unread": 1},
+        "attempts": 4,
+        "throttled": 1,
+        "worst_second": 4,
+        "seconds": 1.5,
+        "first_send_ms": 321,
+        "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
+        "exit": 4,
+        "failures": [],
+    }
+    assert failure["user"] == "user_2"
+    assert failure["advice"]
+
+
+def test_the_document_of_a_run_that_was_cut_off() -> None:
+    """No end, so no seconds, no exit, nothing that stopped it: null, never a guess."""
+    found = document(ledger_of([sent(0)]), journal=JOURNAL, head=HEAD)
+    assert [found[key] for key in ("seconds", "exit", "stopped", "first_send_ms")] == [None] * 4
+    assert found["worst_second"] == 0
+    assert found["failures"][0]["outcome"] == "unknown"
+
+
+def test_the_failures_of_a_document_are_the_failed_and_the_unknown() -> None:
+    """Unattempted calls are counted, not listed: a stopped run of 3,000 would drown in them."""
+    ledger = ledger_of([*changed(0), *failed(1), sent(2)])
+    assert [each["user"] for each in document(ledger, journal="", head="")["failures"]] == ["user_1", "user_2"]
+
+
+def test_the_full_document_lists_every_target_and_every_omit() -> None:
+    """The report of an audit: who, why, what, each target, each one left out and by which rule."""
+    ledger = ledger_of(
+        [omit("protected"), *changed(0), *failed(1)],
+        parent=records.Parent("20261121T000000Z-aaaa", "rerun", "ab" * 32),
+        ticket="INC-1",
+    )
+    found = full_document(ledger, journal=JOURNAL, head=HEAD, live=True)
+    assert list(found)[: len(DOCUMENT_KEYS)] == DOCUMENT_KEYS
+    assert found["live"] is True
+    assert (found["ticket"], found["reason"], found["operator"], found["host"]) == ("INC-1", "leak", "ann", "ops1")
+    assert found["job"] == {"name": "leak", "path": "/jobs/leak.yaml", "digest": "ab" * 32}
+    assert found["parent"] == {"run": "20261121T000000Z-aaaa", "verb": "rerun", "head": "ab" * 32}
+    assert found["started_at"].startswith("2026-11-22T")
+    assert [each["outcome"] for each in found["targets"]] == ["changed", "failed", "unattempted", "unattempted"]
+    assert [tuple(each) for each in found["targets"]] == [CSV_COLUMNS] * 4
+    assert found["omits"] == [
+        {
+            "account": "",
+            "region": "ap-singapore",
+            "instance": "postgres-00000000",
+            "user": "root",
+            "reason": "protected",
+            "rule": "*/root",
+            "where": "config.yaml:3:5",
+        }
+    ]
+    assert full_document(ledger_of([]), journal="", head="", live=False)["parent"] is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        (changed(0, Proof.READ), (1, 0, 0)),
+        ([settled(0, ALREADY, proof=Proof.BEFORE)], (1, 0, 0)),
+        (changed(0, Proof.CODE), (0, 0, 1)),
+        (changed(0, Proof.ACCEPTED), (0, 0, 1)),
+        (failed(0, "Local.NotApplied"), (0, 1, 0)),
+        (failed(0), (0, 0, 0)),
+        ([], (0, 0, 0)),
+    ],
+)
+def test_verified(lines: list[AnyRecord], counts: tuple[int, int, int]) -> None:
+    """Read back as asked, read back as not so, or not read: nothing counts as read that was only accepted."""
+    assert tuple(verified(ledger_of(lines, calls=1)).values()) == counts
+
+
+# ---- CSV -----------------------------------------------------------------------------------------------------------
+
+
+def read_back(lines: Sequence[AnyRecord], calls: int = 4) -> list[dict[str, str]]:
+    written = "".join(csv_text((row(*each) for each in ledger_of(lines, calls=calls).outcomes()), CSV_COLUMNS))
+    return list(csv.DictReader(io.StringIO(written, newline=""), strict=True))
+
+
+def test_csv_reads_back() -> None:
+    """One header, one row a target in plan order, nothing lost: commas, quotes and other scripts included."""
+    message = 'no "such", instance; 实例不存在'
+    found = read_back([*changed(0), *failed(1, message=message)])
+    assert [tuple(each) for each in found] == [CSV_COLUMNS] * 4
+    assert [each["outcome"] for each in found] == ["changed", "failed", "unattempted", "unattempted"]
+    assert [each["user"] for each in found] == ["user_0", "user_1", "user_2", "user_3"]
+    assert message in found[1]["message"]
+    assert found[0]["settled_at"].startswith("2026-11-22T03:13:")
+    assert found[3]["request_id"] == found[3]["code"] == ""
+
+
+def test_csv_is_rfc_4180() -> None:
+    """Lines end with CR LF, the last one too; an empty list still has its header."""
+    assert list(csv_text([], CSV_COLUMNS)) == [",".join(CSV_COLUMNS) + "\r\n"]
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t=", "\r=", " =", "\n@", "＝", "\x00+"])
+def test_a_servers_message_is_no_formula(begin: str) -> None:
+    """`=HYPERLINK(…)` from the network must not run in the spreadsheet of whoever opens the report."""
+    # A code of ours, whose message stands alone in its cell.
+    message = f'{begin}HYPERLINK("http://evil/","x")'
+    cell = read_back(failed(0, code="Local.PasswordSource", message=message))[0]["message"]
+    assert cell.startswith("'")
+    assert 'HYPERLINK("http://evil/","x")' in cell
+
+
+@given(st.text(max_size=40))
+def test_no_cell_begins_a_formula_or_moves_a_cursor(message: str) -> None:
+    """Whatever a server sends; and every row stays one line."""
+    rows = [{"message": message, "ms": -3}]
+    written = "".join(csv_text(rows, ("message", "ms")))
+    assert written.count("\r\n") == 2
+    assert all(line.isprintable() for line in written.split("\r\n"))
+    (cell, number) = list(csv.reader(io.StringIO(written, newline=""), strict=True))[1]
+    assert cell.lstrip()[:1] not in set("=+-@")
+    assert cell.removeprefix("'") == plain(message).removeprefix("'")
+    assert number == "-3"
+
+
+def test_a_big_csv_comes_in_pieces() -> None:
+    """A report of a million targets is written as it is made, not held in memory."""
+    rows = ({"message": "x" * 100} for _ in range(5000))
+    pieces = list(csv_text(rows, ("message",)))
+    assert len(pieces) > 5
+    assert max(map(len, pieces)) < 100_000
+    assert len(list(csv.reader(io.StringIO("".join(pieces), newline="")))) == 5001
+
+
+def test_one_row_an_attempt() -> None:
+    """Every attempt with a reply, in the order of the journal, with what came back."""
+    lines = [
+        *plan(2),
+        sent(0),
+        sent(1),
+        reply(1, Verdict.THROTTLED, code="RequestLimitExceeded", message="slow down"),
+        reply(0),
+        settled(0),
+        sent(1, 2),
+        reply(1, attempt=2),
+    ]
+    found = list(attempts(lines))
+    assert [tuple(each) for each in found] == [ATTEMPT_COLUMNS] * 3
+    assert [(each["user"], each["attempt"], each["verdict"], each["code"]) for each in found] == [
+        ("user_1", 1, "throttled", "RequestLimitExceeded"),
+        ("user_0", 1, "done", None),
+        ("user_1", 2, "done", None),
+    ]
+    assert found[0]["sent_at"].startswith("2026-")
+    assert found[0]["message"] == "slow down"

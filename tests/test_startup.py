@@ -1,0 +1,102 @@
+"""What starts at once: commands that only look import neither aiohttp nor asyncio nor rich (design §8)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("aiohttp", "asyncio", "rich")
+_LINE = re.compile(r"import time:\s+\d+ \|\s+\d+ \|( +)(\S+)")
+
+
+def chains(importtime: str) -> dict[str, list[str]]:
+    """Module → who pulled it in, outermost first, from what `-X importtime` prints.
+
+    It prints a module after what it imports, indented by two per level.
+    """
+    found: dict[str, list[str]] = {}
+    path: list[tuple[int, str]] = []
+    for line in reversed(importtime.splitlines()):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            continue
+        depth, name = len(match[1]), match[2]
+        while path and path[-1][0] >= depth:
+            path.pop()
+        path.append((depth, name))
+        found[name] = [each for _, each in path]
+    return found
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, list[str]]]:
+    """Exit code, stdout and import chains of a command, run in the repository with a home of its own."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "engine", *arguments],
+        cwd=ROOT,
+        env=kept | {"HOME": str(tmp_path), "ACCTOPS_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, chains(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], "Exit codes:"),
+        (["run", "--help"], "Plan, confirm, apply"),
+        (["--version"], "acctops"),
+        (["plan", "--offline", "jobs/incident-lockdown.yaml"], "PLAN, nothing sent"),
+        (["plan", "--offline", "jobs/incident-lockdown.yaml", "--json"], '"plan_digest"'),
+        (["status"], "no runs yet"),
+        (["explain", "FailedOperation.PreCheckError"], "LockAccount"),
+        (["schema"], '"$schema"'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_commands_that_only_look_import_nothing_heavy(tmp_path: Path, arguments: list[str], words: str) -> None:
+    """They answer before a network library would be loaded; on failure the chain that pulled it in is named."""
+    code, out, found = run(tmp_path, *arguments)
+    assert code == 0
+    assert words in out
+    assert "engine.cli.app" in found
+    pulled = [" → ".join(found[heavy]) for heavy in HEAVY if heavy in found]
+    assert not pulled, "heavy imports:\n" + "\n".join(pulled)
+
+
+def test_status_of_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Also when there is a journal to read: status and report must work beside a live run, at once."""
+    code, out, found = run(tmp_path, "run", "jobs/incident-lockdown.yaml", "--simulate", "--yes", "--quiet", "--json")
+    assert code == 0
+    assert "asyncio" in found
+    run_id = json.loads(out)["run"]
+    for arguments in (["status"], ["status", run_id], ["report", run_id], ["journal", "verify", run_id]):
+        code, out, found = run(tmp_path, *arguments)
+        assert code == 0
+        assert run_id in out
+        pulled = [" → ".join(found[heavy]) for heavy in HEAVY if heavy in found]
+        assert not pulled, "heavy imports:\n" + "\n".join(pulled)
+
+
+def test_chains_are_read_outermost_first() -> None:
+    """The message of a failure names the module to mend."""
+    printed = (
+        "import time: self [us] | cumulative | imported package\n"
+        "import time:        61 |         61 |   _io\n"
+        "import time:       100 |        100 |       asyncio.base\n"
+        "import time:       200 |        300 |     asyncio\n"
+        "import time:       400 |        700 |   filelock\n"
+        "import time:        50 |        750 | engine.journal.store\n"
+    )
+    assert chains(printed)["asyncio"] == ["engine.journal.store", "filelock", "asyncio"]
+    assert chains(printed)["_io"] == ["engine.journal.store", "_io"]
