@@ -76,6 +76,10 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Protect rules that held at planning, as `glob (where)`."""
     passwords: dict[str, Any] | None
     """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
+    keep_admins: int = 0
+    """Usable superusers every instance keeps."""
+    resend_already: bool = False
+    """Send calls whose account was as desired before, too."""
 
 
 class Run(Record, tag="run", kw_only=True):

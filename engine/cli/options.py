@@ -40,6 +40,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     reason: str | None = None
     ticket: str | None = None
+    expect: int | None = None
 
     def settings(self, job: Job | None, *guard_dirs: Path) -> Settings:
         """What holds after flags, environment, job and config files; guards of `guard_dirs` add up."""
@@ -54,6 +55,7 @@ class Options:
             workers=self.workers,
             timeout=self.timeout,
             deadline=self.deadline,
+            no_verify=self.no_verify,
             simulate=self.simulate,
         )
         return effective(flags, os.environ, job, configs)
@@ -90,10 +92,11 @@ def endpoints_of(settings: Settings, regions: Iterable[str]) -> tuple[str, ...]:
     return tuple(by_endpoint)
 
 
-def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[str], *, verify: bool) -> RunSettings:
+def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[str]) -> RunSettings:
     """The settings that go into the journal."""
     from engine.records import RunSettings
 
+    stop_after = settings.stop_after_for(action)
     return RunSettings(
         endpoint=endpoints_of(settings, regions),
         rate=settings.rate or settings.quota(action),
@@ -103,11 +106,13 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[st
         deadline_s=settings.deadline_s,
         transient_s=settings.retry_transient_s,
         busy_s=settings.retry_busy_s,
-        stop_after=str(settings.stop_after) if settings.stop_after else None,
-        verify=verify,
+        stop_after=str(stop_after) if stop_after else None,
+        verify=settings.verify,
         profile=settings.profile,
         protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
         passwords=password_record(job),
+        keep_admins=settings.keep_admins,
+        resend_already=job.resend_already,
     )
 
 

@@ -14,6 +14,7 @@ from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
+from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import say
 from engine.client import Client
 from engine.errors import Exit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.ledger import Ledger
-    from engine.model import CallId, Transport
+    from engine.model import Call, CallId, Transport
     from engine.passwords import PasswordSource
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -63,6 +64,8 @@ class Session:
     stop_after: StopAfter | None
     no_send: frozenset[CallId]
     quiet: bool
+    found: Survey | None = None
+    """What was read when the run was planned."""
 
     def carry_out(self) -> Ended:
         """Work until done or stopped."""
@@ -78,7 +81,7 @@ class Session:
             self.store.clear_stop(run_id)
 
     async def _work(self) -> Ended:
-        transport = self._transport()
+        transport = open_transport(self.world, self.ledger.settings.workers + READERS)
         runner = self._runner(transport)
         with _Signals(runner) as signals:
             try:
@@ -95,15 +98,6 @@ class Session:
             finally:
                 await transport.aclose()
 
-    def _transport(self) -> Transport:
-        if self.world is not None:
-            from engine.simulator.inprocess import InProcessTransport
-
-            return InProcessTransport(self.world, now=time.time)
-        from engine.transport import HttpTransport
-
-        return HttpTransport(connections=self.ledger.settings.workers + 64)
-
     def _runner(self, transport: Transport) -> Runner:
         assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
@@ -115,6 +109,7 @@ class Session:
                 endpoint,
                 timeout_s=settings.timeout_s,
                 request_client=f"acctops_{__version__};{run.run}",
+                offset_s=self.found.offset_s if self.found is not None else 0.0,
             )
             name = f"{self.keys.identity}/{run.action}/{client.host}"
             lanes.append(Lane(name, client, Pacer(settings.rate), asyncio.Semaphore(settings.workers)))
@@ -137,6 +132,10 @@ class Session:
             stop_after=stop_after,
             ask_secret=self.passwords.ask if self.passwords is not None else None,
             no_send=self.no_send,
+            readings=self.found.readings if self.found is not None else None,
+            located=self.found.located if self.found is not None else None,
+            keep_admins=settings.keep_admins,
+            resend_already=settings.resend_already,
             stop_requested=lambda: self.store.stop_requested(run_id),
         )
 
@@ -193,16 +192,16 @@ class _Signals:
         self._runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
 
 
-def simulated_world(ledger: Ledger, faults: tuple[FaultRule, ...]) -> World:
-    """A world in which the targets of the run exist, as they were before it, but for what the run has changed."""
-    from engine.model import Outcome
+def simulated_world(
+    action: str, calls: Iterable[Call], changed: Collection[CallId] = (), faults: tuple[FaultRule, ...] = ()
+) -> World:
+    """A world in which the targets of a run exist, as they were before it, but for what the run has `changed`."""
     from engine.simulator.world import World
 
-    assert ledger.run is not None
     world = World(faults=faults, latency=0.04, jitter=0.02)
-    before, after = _STATES[ledger.run.action]
-    for call, _, outcome in ledger.outcomes():
-        status, cam = after if outcome is Outcome.CHANGED else before
+    before, after = _STATES[action]
+    for call in calls:
+        status, cam = after if call.id in changed else before
         with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
             world.seed(call.instance, call.region, [call.user], status=status, cam=cam)
     return world

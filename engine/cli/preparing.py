@@ -1,0 +1,128 @@
+"""Door: a plan, looked at with what its instances say now, before anybody is asked whether to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.actions import ACTIONS
+from engine.errors import CredentialsError, RefusedError
+from engine.outlook import Outlook, Standing, look_ahead, refusals
+
+if TYPE_CHECKING:
+    from engine.cli.survey import Survey
+    from engine.credentials import KeySource
+    from engine.plan import Plan
+    from engine.settings import Settings
+    from engine.simulator.world import World
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A plan and what was read for it."""
+
+    plan: Plan
+    """Ordered for sending, without what readings leave out."""
+    outlook: Outlook
+    found: Survey | None
+    """None: nothing was read (`--offline`, `--no-verify`, an action without a readable state)."""
+    refusals: tuple[str, ...]
+    """Guards that would refuse it."""
+
+    def lines(self) -> list[str]:
+        """What the readings add to a plan's summary."""
+        lines = [] if self.found is None else [f"  {self.found.words()}", *_standing_lines(self)]
+        return lines + [f"  WOULD REFUSE  {why}" for why in self.refusals]
+
+    def refuse(self) -> None:
+        """RefusedError if a guard does not let the plan pass."""
+        if self.refusals:
+            raise RefusedError("refused: " + "; ".join(self.refusals) + "; nothing was sent")
+
+
+def prepare(
+    plan: Plan,
+    settings: Settings,
+    *,
+    keys: KeySource | None,
+    endpoint: str,
+    world: World | None,
+    listed_order: bool = False,
+    resend_already: bool = False,
+    expect: int | None = None,
+) -> Prepared:
+    """Read the plan's instances, for at most three seconds, and see what that says. `keys` None: do not read."""
+    found = None
+    if keys is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
+        from engine.cli.survey import PLAN_S, survey
+
+        found = survey(
+            plan.calls,
+            keys=keys,
+            endpoint=endpoint,
+            timeout_s=settings.timeout_s,
+            world=world,
+            limit_s=PLAN_S,
+            purpose="plan",
+        )
+    outlook = look_ahead(
+        plan,
+        found.readings if found is not None else {},
+        keep_admins=settings.keep_admins,
+        listed_order=listed_order,
+        resend_already=resend_already,
+    )
+    refused = refusals(
+        outlook,
+        max_targets=settings.max_targets,
+        max_share=settings.max_share if found is not None and world is None else None,
+        expect=expect,
+    )
+    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused))
+
+
+def refuse_unread(prepared: Prepared, *, can_ask: bool) -> bool:
+    """Whether the run must go on unread: no instance may be read. CredentialsError if nobody can be asked."""
+    if prepared.found is None or not prepared.outlook.denied:
+        return False
+    codes = sorted({str(reading.code) for reading in prepared.found.readings.values()})
+    if can_ask:
+        return True
+    raise CredentialsError(
+        f"not one instance may be read with these keys (DescribeAccounts: {', '.join(codes)}); allow it, or go on "
+        "unread with --no-verify: then nothing is proven, and undo will need a list of targets"
+    )
+
+
+def _standing_lines(prepared: Prepared) -> list[str]:
+    assert prepared.found is not None
+    outlook = prepared.outlook
+    action = ACTIONS[prepared.plan.action]
+    counts = outlook.counts()
+    lines = [f"  to change  {counts[Standing.OPEN] + counts[Standing.CHANGING]:,}"]
+    if counts[Standing.ALREADY]:
+        lines.append(f"  already {action.done_word}  {counts[Standing.ALREADY]:,}")
+    for kind, words in ((Standing.NO_ACCOUNT, "no such account"), (Standing.NO_INSTANCE, "no such instance")):
+        if counts[kind]:
+            lines.append(f"  {words}  {counts[kind]:,}  {_examples(prepared, kind)}")
+    if counts[Standing.UNREAD]:
+        lines.append(f"  not read yet  {counts[Standing.UNREAD]:,}  (sent last)")
+    if outlook.last_admins:
+        count = len(outlook.last_admins)
+        lines.append(f"  locks the last superuser of {count:,} instance{'s' * (count != 1)}  (keep_admins: 1 keeps one)")
+    return lines
+
+
+def _examples(prepared: Prepared, kind: Standing) -> str:
+    assert prepared.found is not None
+    labels = []
+    for call in prepared.plan.calls:
+        if prepared.outlook.standings[call.id] is not kind:
+            continue
+        region = prepared.found.located.get(call.instance)
+        labels.append(call.label + (f" (found in {region})" if region is not None else ""))
+        if len(labels) > _SHOWN:
+            return ", ".join(labels[:_SHOWN]) + " …"
+    return ", ".join(labels)
