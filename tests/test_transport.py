@@ -245,8 +245,9 @@ async def test_no_cookie_is_kept() -> None:
             await line.say(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n"))
 
     async with serving(talk) as (peer, endpoint), transport() as way:
-        await send(way, endpoint)
-        await send(way, endpoint)
+        named = endpoint.replace("127.0.0.1", "localhost")  # of a bare address aiohttp keeps none anyway
+        await send(way, named)
+        await send(way, named)
     assert len(peer.requests) == 2
     assert b"ookie" not in peer.requests[1]
 
