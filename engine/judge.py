@@ -87,12 +87,19 @@ class Work:
     doubt: bool = False
     """An attempt may have been applied, and no reading since says it was not."""
     was_in_doubt: bool = False
+    spent_before: bool = False
+    """An earlier session sent it, and it was neither throttled nor unsent."""
     secret: str | None = None
     secret_ahead: bool = False
     """Its password was asked for and it has not been sent yet."""
     no_send: bool = False
     """Only to be read and settled: a guard forbids sending it again."""
     ticket: asyncio.Future[Ticket | None] | None = None
+
+    @property
+    def may_have_done_it(self) -> bool:
+        """Whether an earlier attempt of ours may be why the account is as desired now."""
+        return self.was_in_doubt or self.tries > 0 or self.spent_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,8 @@ class Judge:
         """Whether the API has accepted any call of this run."""
         self.accepted_at = 0.0
         """Loop time of the last accepted call, or of the start."""
+        self._drain_until: float | None = None
+        self._looks: set[asyncio.Timeout] = set()
         self.throttled_at = float("-inf")
         """Loop time of the last refusal for the quota."""
 
@@ -178,7 +187,7 @@ class Judge:
                 return self._accept(work, answer)
             case Verdict.ALREADY:
                 self._note_accepted()
-                if work.was_in_doubt:
+                if work.may_have_done_it:
                     # The first try did it: "already" is its echo (facts.md §8).
                     return self.settle(work, self._success(work), Proof.CODE, answer)
                 return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
@@ -239,7 +248,7 @@ class Judge:
         # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
         down_s = lane.unreachable(answer.message or str(answer.code), asyncio.get_running_loop().time())
         if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
-            self._stop(f"cannot reach {lane.client.endpoint} for {down_s:.0f} s", Exit.STOPPED, answer)
+            self._stop(f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", Exit.STOPPED, answer)
             return FINAL
         return FREE
 
@@ -287,7 +296,9 @@ class Judge:
         reading, state = await self._look(work, purpose="refusal")
         if state is not None:
             if self._is_desired(state):
-                outcome, words = (self._success(work), None) if work.was_in_doubt else (Outcome.ALREADY, ruling.words)
+                outcome, words = (
+                    (self._success(work), None) if work.may_have_done_it else (Outcome.ALREADY, ruling.words)
+                )
                 self._verified(work, state, agrees=True)
                 return self.settle(work, outcome, Proof.READ, answer, words)
             if state.status in TRANSITIONAL:
@@ -319,8 +330,21 @@ class Judge:
         return self._back_off(work, answer, Budget.NORMAL)
 
     async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:
-        reading = await self._inventory.read(work.call.region, work.call.instance, purpose=purpose)
+        try:
+            async with asyncio.timeout_at(self._drain_until) as bound:
+                self._looks.add(bound)
+                reading = await self._inventory.read(work.call.region, work.call.instance, purpose=purpose)
+        except TimeoutError:
+            reading = Reading(accounts=None, code="Local.Timeout", message="not read before the drain ended")
+        finally:
+            self._looks.discard(bound)
         return reading, reading.find(work.call.user)
+
+    def drain(self, seconds: float) -> None:
+        """The run is stopping: readings under way and to come end within `seconds`."""
+        self._drain_until = asyncio.get_running_loop().time() + seconds
+        for bound in self._looks:
+            bound.reschedule(self._drain_until)
 
     def _is_desired(self, state: AccountState) -> bool:
         return self.action.is_desired is not None and self.action.is_desired(state)

@@ -207,6 +207,8 @@ class Ledger:
     def _apply_reply(self, record: records.ReplyLine) -> None:
         entry = self._open(record.call)
         entry.unanswered = False
+        if record.code == "Local.NotSent":
+            self.attempts -= 1  # an intent, and no exchange
         entry.verdict = record.verdict
         entry.code, entry.message = record.code, record.message
         entry.request_id = record.request_id or entry.request_id
@@ -228,6 +230,7 @@ class Ledger:
                 self.confirmed = record
             case records.Session():
                 self.sessions.append(record)
+                self.end = None  # the end of an earlier session is not this one's
             case records.End():
                 self.end = record
             case records.Note():

@@ -32,7 +32,7 @@ from engine.ledger import NOT_SENT, Ledger
 from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict
 from engine.opening import Opening
 from engine.outlook import Readings
-from engine.readback import ReadBack
+from engine.readback import DRAIN_S, ReadBack
 from engine.verdicts import Ruling, rule
 
 _LOG = logging.getLogger("acctops")
@@ -258,6 +258,7 @@ class Runner:
         for work in self._open.values():
             if work.ticket is not None and not work.ticket.done():
                 work.ticket.set_result(None)
+        self._judge.drain(DRAIN_S)
         self._read_back.drain()
         self._wake.set()
 
@@ -383,7 +384,8 @@ class Runner:
         work = self._open.get(index)
         if work is None:
             call = self._calls[index]
-            work = self._open[index] = Work(index=index, call=call, attempt=self._ledger.entry(call.id).attempts)
+            entry = self._ledger.entry(call.id)
+            work = self._open[index] = Work(index=index, call=call, attempt=entry.attempts, spent_before=entry.spent)
         return work
 
     async def _ask(self, work: Work) -> None:

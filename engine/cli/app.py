@@ -61,6 +61,9 @@ _FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: a scri
 _EXCLUDE = click.option(
     "--exclude", metavar="GLOB", multiple=True, help="Leave out instance/user, such as '*/etl_*'; may be repeated."
 )
+_EXPECT = click.option(
+    "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
+)
 _REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
 _TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
 
@@ -89,10 +92,11 @@ def app() -> None:
 @click.argument("job")
 @flags(*PLANNING)
 @_EXCLUDE
-@click.option("--offline", is_flag=True, help="Read no states (this version never does).")
+@_EXPECT
+@click.option("--offline", is_flag=True, help="Read no accounts; needs no keys.")
 @click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
 def plan(job: str, exclude: tuple[str, ...], offline: bool, show_all: bool, **common: Any) -> int:
-    """Validate a job, expand it, and print what `run` would do. Sends nothing.
+    """Validate a job, expand it, read its accounts, and print what `run` would do. Sends nothing.
 
     \b
     Examples:
@@ -108,6 +112,7 @@ def plan(job: str, exclude: tuple[str, ...], offline: bool, show_all: bool, **co
 @click.argument("job")
 @flags(*SENDING)
 @_EXCLUDE
+@_EXPECT
 @_SIMULATE
 @_FAULTS
 @_REASON

@@ -37,6 +37,14 @@ def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = 
     return Confirmed(how=answer, by=by, terminal=name)
 
 
+def can_ask(*, stdin_is_list: bool = False) -> bool:
+    """Whether a person is there to be asked."""
+    terminal = _open_terminal(stdin_is_list=stdin_is_list)
+    if terminal is not None and terminal is not sys.stdin:
+        terminal.close()
+    return terminal is not None
+
+
 def _show(question: str) -> None:
     """Put the question where the person is, also when stderr goes to a file."""
     try:

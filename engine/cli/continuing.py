@@ -28,6 +28,7 @@ from engine.report import document, text
 
 if TYPE_CHECKING:
     from engine.journal.writer import Journal
+    from engine.settings import Settings
 
 # ---- resume --------------------------------------------------------------------------------------------------------
 
@@ -48,9 +49,9 @@ def resume_run(run: str, **flags: Any) -> int:
     if _is_finished(seen):
         return _show_finished(options, seen, ref)
     # Whatever can refuse does so before the journal is touched.
-    guards = options.settings(None, Path(seen.run.job.path).parent)
+    guards = _guards(options, seen)
     exclude = options.excludes()
-    settings = _changed_settings(options, seen.settings)
+    settings = stricter(_changed_settings(options, seen.settings), guards)
     keys = keys_of(settings.profile, simulated=seen.run.simulated)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, keys)
@@ -71,6 +72,30 @@ def resume_run(run: str, **flags: Any) -> int:
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
             )
+
+
+def _guards(options: Options, ledger: Ledger) -> Settings:
+    """Today's guards for what goes on from a journal: those beside the job, those here, the user's, the system's.
+
+    The job's own count as far as its file can still be read; what they took out of the plan is not in the journal.
+    """
+    assert ledger.run is not None
+    job_path = Path(ledger.run.job.path)
+    guards = options.settings(None, job_path.parent)
+    if not job_path.is_file():
+        return guards
+    try:
+        job = load_job(job_path)
+    except AcctopsError:
+        return guards
+    return replace(guards, protect=(*guards.protect, *(job.protect or ())))
+
+
+def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
+    """Settings of a journal with the stricter of its guards and today's."""
+    import msgspec
+
+    return msgspec.structs.replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))
 
 
 def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
@@ -239,13 +264,13 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     calls = [call for call in meant if call.id not in settled_later]
     if not calls:
         return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
-    guards = options.settings(None, Path(ledger.run.job.path).parent)
+    guards = _guards(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
         left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
         say(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}")
     refuse_empty(plan)
-    frozen = _changed_settings(options, ledger.settings)
+    frozen = stricter(_changed_settings(options, ledger.settings), guards)
     return NewRun(
         options=options,
         settings=guards,

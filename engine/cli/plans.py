@@ -12,6 +12,7 @@ from engine.files import load_job
 from engine.plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    from engine.cli.preparing import Prepared
     from engine.job import Job
     from engine.settings import Settings
 
@@ -20,27 +21,61 @@ SHOWN = 20
 _RULES_SHOWN = 4
 
 
-def show_plan(job_path: str, *, exclude: tuple[str, ...], show_all: bool, **common: Any) -> int:
+def show_plan(
+    job_path: str, *, exclude: tuple[str, ...], show_all: bool, offline: bool, expect: int | None, **common: Any
+) -> int:
     """The `plan` command. Any: the flags, by name."""
-    options = Options(exclude=exclude, **common)
+    options = Options(exclude=exclude, expect=expect, **common)
     job = load_job(job_path)
     settings = options.settings(job)
     plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
+    if not options.as_json:
+        out("PLAN, nothing sent\n" + summary(job, settings, plan))
+    prepared = _prepared(job, settings, plan, options, offline=offline)
     if options.as_json:
-        out_json(plan_document(job, settings, plan))
+        out_json(plan_document(job, settings, prepared))
         return printed()
-    out("PLAN, nothing sent\n" + summary(job, settings, plan))
+    for line in prepared.lines():
+        out(line)
+    _list_calls(prepared, show_all=show_all)
+    return printed()
+
+
+def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, offline: bool) -> Prepared:
+    from engine.cli.preparing import prepare
+
+    keys = None
+    if not offline and plan.calls and settings.verify:
+        from engine.cli.sending import keys_of
+
+        keys = keys_of(settings.profile, simulated=False)
+    regions = sorted({call.region for call in plan.calls})
+    return prepare(
+        plan,
+        settings,
+        keys=keys,
+        endpoint=(endpoints_of(settings, regions) or ("",))[0],
+        world=None,
+        listed_order=job.listed_order,
+        resend_already=job.resend_already,
+        expect=options.expect,
+    )
+
+
+def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
+    plan = prepared.plan
     shown = plan.calls if show_all else plan.calls[:SHOWN]
-    out("".join(f"  {call.label}  {call.region}\n" for call in shown).rstrip("\n"))
+    for call in shown:
+        standing = prepared.outlook.standings[call.id] if prepared.found is not None else ""
+        out(f"  {call.label}  {call.region}  {standing}".rstrip())
     if len(shown) < len(plan.calls):
         out(f"  … and {len(plan.calls) - len(shown):,} more (--all, or --json)")
     for omit in plan.omits if show_all else plan.omits[:SHOWN]:
         out(f"  left out, {omit.reason}: {omit.target.label}  {omit.rule} ({omit.where})")
     if not show_all and len(plan.omits) > SHOWN:
         out(f"  … and {len(plan.omits) - SHOWN:,} more left out")
-    return printed()
 
 
 def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
@@ -79,8 +114,9 @@ def _about(seconds: float) -> str:
     return duration(max(1.0, seconds)).replace(".0 s", " s")
 
 
-def plan_document(job: Job, settings: Settings, plan: Plan) -> dict[str, Any]:
+def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """The `plan --json` document (engine/README.md "JSON"). Any: JSON values."""
+    plan, found = prepared.plan, prepared.found
     rate = settings.rate or settings.quota(plan.action)
     regions = sorted({call.region for call in plan.calls})
     endpoints = endpoints_of(settings, regions)
@@ -94,7 +130,18 @@ def plan_document(job: Job, settings: Settings, plan: Plan) -> dict[str, Any]:
         "rate": rate,
         "seconds_at_quota": round(len(plan.calls) / rate / max(1, len(endpoints)), 1),
         "guards": list(settings.guards),
+        "would_refuse": list(prepared.refusals),
         "warnings": [*settings.warnings, *job.warnings],
+        "read": {
+            "instances": len(found.readings),
+            "accounts": prepared.outlook.accounts_read,
+            "seconds": round(found.seconds, 2),
+            "unread": list(prepared.outlook.unread),
+        }
+        if found is not None
+        else None,
+        "standing": prepared.outlook.counts() if found is not None else None,
+        "last_admins": list(prepared.outlook.last_admins),
         "calls": [
             {
                 "call": call.id,
@@ -102,6 +149,7 @@ def plan_document(job: Job, settings: Settings, plan: Plan) -> dict[str, Any]:
                 "region": call.region,
                 "instance": call.instance,
                 "user": call.user,
+                "standing": str(prepared.outlook.standings[call.id]) if found is not None else None,
             }
             for call in plan.calls
         ],

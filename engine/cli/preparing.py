@@ -111,7 +111,9 @@ def _standing_lines(prepared: Prepared) -> list[str]:
         lines.append(f"  not read yet  {counts[Standing.UNREAD]:,}  (sent last)")
     if outlook.last_admins:
         count = len(outlook.last_admins)
-        lines.append(f"  locks the last superuser of {count:,} instance{'s' * (count != 1)}  (keep_admins: 1 keeps one)")
+        lines.append(
+            f"  locks the last superuser of {count:,} instance{'s' * (count != 1)}  (keep_admins: 1 keeps one)"
+        )
     return lines
 
 

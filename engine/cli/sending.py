@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine import __version__, records
 from engine.actions import ACTIONS
-from engine.cli.ask import confirm
+from engine.cli.ask import can_ask, confirm
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
+from engine.cli.preparing import prepare, refuse_unread
 from engine.cli.talk import out, out_json, say, warn
 from engine.credentials import FixedKeys, KeySource, find_keys
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
@@ -32,9 +35,11 @@ from engine.report import document, text
 
 if TYPE_CHECKING:
     from engine.cli.session import Ended
+    from engine.cli.survey import Survey
     from engine.journal.writer import Journal
     from engine.settings import Settings
     from engine.simulator.faults import FaultRule
+    from engine.simulator.world import World
 
 STDIN_NAME = "standard input"
 _PROCESS_START = time.time() - time.process_time()
@@ -66,23 +71,21 @@ def _run(job: Job, options: Options) -> int:
     if not options.quiet:
         say(summary(job, settings, plan, simulated=options.simulate))
     refuse_empty(plan)
-    frozen = run_settings(
-        settings, job, job.action, sorted({call.region for call in plan.calls}), verify=not options.no_verify
-    )
-    new = NewRun(
+    regions = sorted({call.region for call in plan.calls})
+    return NewRun(
         options=options,
         settings=settings,
-        frozen=frozen,
+        frozen=run_settings(settings, job, job.action, regions),
         plan=plan,
         job=records.JobRef(job.name, _job_place(job), job.digest),
         reason=job.reason,
         ticket=job.ticket,
         simulated=options.simulate,
-        stop_after=settings.stop_after,
+        stop_after=settings.stop_after_for(job.action),
         stdin_is_list=_reads_stdin(job),
         faults=faults,
-    )
-    return new.start()
+        listed_order=job.listed_order,
+    ).start()
 
 
 def _reads_stdin(job: Job) -> bool:
@@ -131,21 +134,67 @@ class NewRun:
     stop_after: StopAfter | None
     stdin_is_list: bool = False
     parent: RunRef | None = None
+    verb: str = "rerun"
+    """How it is linked to its parent."""
     faults: tuple[FaultRule, ...] = ()
+    listed_order: bool = False
+    found: Survey | None = None
+    """Readings made already, by whoever made the plan."""
+    world: World | None = None
+    """The simulated world those readings were made in."""
 
     def start(self) -> int:
-        """Ask, create, carry out, report; returns the exit code. What can refuse does so before the run exists."""
+        """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before the run exists."""
         keys = keys_of(self.frozen.profile, simulated=self.simulated)
         passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
+        new = self._prepared(keys)
         answer = confirm(
-            _question(self.plan, simulated=self.simulated),
-            len(self.plan.calls),
+            _question(new),
+            len(new.plan.calls),
             yes=self.options.yes,
             by=operator(),
             stdin_is_list=self.stdin_is_list,
         )
         run_id = store.new_run_id(time.time(), random.Random())
+        return new._carry_out(run_id, store, keys, passwords, answer)
+
+    def _prepared(self, keys: KeySource) -> NewRun:
+        """This run with its instances read, its plan in order, and its guards passed."""
+        if self.found is not None:
+            return self
+        world = self.world
+        if self.simulated:
+            from engine.cli.session import simulated_world
+
+            world = simulated_world(self.plan.action, self.plan.calls, (), self.faults)
+        prepared = prepare(
+            self.plan,
+            self.settings,
+            keys=keys if self.frozen.verify else None,
+            endpoint=self.frozen.endpoint[0],
+            world=world,
+            listed_order=self.listed_order,
+            resend_already=self.frozen.resend_already,
+            expect=self.options.expect,
+        )
+        if not self.options.quiet:
+            for line in prepared.lines():
+                say(line)
+        prepared.refuse()
+        refuse_empty(prepared.plan)
+        unread = refuse_unread(prepared, can_ask=not self.options.yes and can_ask(stdin_is_list=self.stdin_is_list))
+        frozen = msgspec.structs.replace(self.frozen, verify=False) if unread else self.frozen
+        return replace(self, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
+
+    def _carry_out(
+        self,
+        run_id: RunId,
+        store: RunStore,
+        keys: KeySource,
+        passwords: PasswordSource | None,
+        answer: records.Confirmed,
+    ) -> int:
         with store.job_lock(self.job.digest, run_id):
             parent = self._link_parent(run_id)
             ledger = Ledger()
@@ -159,7 +208,8 @@ class NewRun:
                     keys=keys,
                     passwords=passwords,
                     stop_after=self.stop_after,
-                    faults=self.faults,
+                    world=self.world,
+                    found=self.found,
                 )
 
     def _link_parent(self, run_id: RunId) -> records.Parent | None:
@@ -167,15 +217,16 @@ class NewRun:
         if self.parent is None:
             return None
         if self.parent.store is None:
-            warn(f"warning: {self.parent.path} lies outside a state directory; it is not told of this rerun")
+            warn(f"warning: {self.parent.path} lies outside a state directory; it is not told of this {self.verb}")
             found = replay(self.parent.path)
-            return records.Parent(self.parent.run_id, "rerun", found.head)
+            return records.Parent(self.parent.run_id, self.verb, found.head)
         from engine.journal.writer import Journal
 
         journal, found = Journal.open(self.parent.store, self.parent.run_id, clock=time.time)
         try:
-            journal.append_now(records.Note(what="continued_by", data={"run": run_id, "verb": "rerun"}))
-            return records.Parent(self.parent.run_id, "rerun", journal.head)
+            what = "undone_by" if self.verb == "undo" else "continued_by"
+            journal.append_now(records.Note(what=what, data={"run": run_id, "verb": self.verb}))
+            return records.Parent(self.parent.run_id, self.verb, journal.head)
         finally:
             journal.close()
 
@@ -234,12 +285,15 @@ def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[reco
     return Journal.create(store, run_id, folded(), clock=time.time)
 
 
-def _question(plan: Plan, *, simulated: bool) -> str:
-    action = ACTIONS[plan.action]
+def _question(new: NewRun) -> str:
+    plan, action = new.plan, ACTIONS[new.plan.action]
     count, instances = len(plan.calls), plan.instances
     effect = " and drop their sessions" if plan.action == "LockAccount" else ""
     accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"
-    return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if simulated else ''}"
+    unread = ""
+    if new.settings.verify and not new.frozen.verify:
+        unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
+    return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if new.simulated else ''}{unread}"
 
 
 def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
@@ -276,17 +330,21 @@ def carry_out(
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
-    faults: tuple[FaultRule, ...] = (),
+    world: World | None = None,
+    found: Survey | None = None,
 ) -> int:
     """One session of a run that exists, and its report; returns the exit code."""
     from engine.cli.session import Ended, Session, simulated_world
+    from engine.model import Outcome
 
     assert ledger.run is not None
     run_id = ledger.run.run
     if not options.quiet:
         say(f"run {run_id}  {journal.path}")
     try:
-        world = simulated_world(ledger, faults) if ledger.run.simulated else None
+        if ledger.run.simulated and world is None:
+            changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
+            world = simulated_world(ledger.run.action, ledger.calls.values(), changed)
         ended = Session(
             store=store,
             journal=journal,
@@ -297,6 +355,7 @@ def carry_out(
             stop_after=stop_after,
             no_send=no_send,
             quiet=options.quiet,
+            found=found,
         ).carry_out()
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))
