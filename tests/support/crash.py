@@ -158,11 +158,11 @@ class Outpost:
         self.processes.append(process)
         return process
 
-    def finish(self, *arguments: str, wrap: Sequence[str] = ()) -> int:
+    def finish(self, *arguments: str, wrap: Sequence[str] = (), patience_s: float = PATIENCE_S) -> int:
         """Run `acctops` to its end; its exit code."""
         process = self.start(*arguments, wrap=wrap)
         try:
-            return process.wait(PATIENCE_S)
+            return process.wait(patience_s)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # with its tracer or what it traces
@@ -214,6 +214,15 @@ class Kill:
         self, post: Outpost, world: WatchedWorld, simulators: Simulators, process: subprocess.Popen[bytes]
     ) -> bool:
         """Wait for the moment and kill; False if the process was done before it came."""
+        try:
+            self._wait(post, world, simulators, process)
+        finally:
+            process.kill()
+        return process.wait(PATIENCE_S) == -signal.SIGKILL
+
+    def _wait(
+        self, post: Outpost, world: WatchedWorld, simulators: Simulators, process: subprocess.Popen[bytes]
+    ) -> None:
         if self.kind in ("before", "after"):
             left = self.count
 
@@ -231,11 +240,8 @@ class Kill:
             due = post.journal_bytes() + self.count
             while process.poll() is None and post.journal_bytes() < due:
                 wait_for(process, 0.001)
-            process.kill()
         else:
             wait_for(process, self.count / 1000)
-            process.kill()
-        return process.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def wait_for(process: subprocess.Popen[bytes], seconds: float) -> bool:
