@@ -77,6 +77,7 @@ class Inventory:
         loop = asyncio.get_running_loop()
         started, at = loop.time(), self._client.now()
         accounts: dict[str, AccountState] | None = {}
+        total = 0
         last = _NOTHING
         for page in range(_MOST_PAGES):
             # By name: a list ordered by time shifts under the reader when an account is touched.
@@ -88,11 +89,16 @@ class Inventory:
                 break
             assert accounts is not None
             accounts |= {row.user: row for row in rows}
+            count = last.data.get("TotalCount") if last.data is not None else None
+            total = max(total, count if isinstance(count, int) else 0)
             # TotalCount is the number of rows of this call (facts.md §1.2): only a short page ends the list.
             if len(rows) < PAGE:
                 break
+        else:
+            total = _MOST_PAGES * PAGE + 1  # pages without end: whatever this is, it is not the whole list
         reading = Reading(
             accounts=accounts,
+            complete=accounts is not None and 0 < len(accounts) >= total,
             code=None if accounts is not None else last.code or "Local.Garbage",
             message=None if accounts is not None else last.message,
             request_id=last.request_id,

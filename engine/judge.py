@@ -194,6 +194,8 @@ class Judge:
             case Verdict.REJECTED:
                 if ruling.cure is Cure.READ:
                     return await self._decide_refusal(work, answer, ruling)
+                if work.doubt:
+                    return await self._refused_in_doubt(work, answer)
                 return self.settle(work, Outcome.FAILED, None, answer)
             case Verdict.THROTTLED:
                 self.throttled_at = asyncio.get_running_loop().time()
@@ -283,6 +285,8 @@ class Judge:
         if entry.verdict is Verdict.DONE:
             return self._accept(work, answer, resend=False)
         ruling = rule(self.action.name, answer)
+        if entry.verdict is Verdict.ALREADY and work.may_have_done_it:
+            return self.settle(work, self._success(work), Proof.CODE, answer)
         if entry.verdict is Verdict.ALREADY:
             return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
         if ruling.cure is Cure.READ:
@@ -304,10 +308,24 @@ class Judge:
             if state.status in TRANSITIONAL:
                 return self._back_off(work, answer, Budget.NORMAL)
             return self.settle(work, Outcome.FAILED, None, answer)
+        if reading.accounts is None and work.doubt:
+            return FINAL  # unsettled: an earlier attempt may have been applied, hence unknown
         if reading.accounts is None:
             words = f"{answer.message or ruling.words} (and the account could not be read: {reading.code})"
             return self.settle(work, Outcome.FAILED, None, answer, words)
-        return self.settle(work, Outcome.FAILED, None, answer, no_account_words(work.call, reading))
+        words = no_account_words(work.call, reading) if reading.complete else None
+        return self.settle(work, Outcome.FAILED, None, answer, words)
+
+    async def _refused_in_doubt(self, work: Work, answer: Answer) -> Step:
+        """Refused, and of an earlier attempt nobody knows whether it was applied: the refusal does not say."""
+        reading, state = await self._look(work, purpose="doubt")
+        if reading.accounts is None:
+            return FINAL  # unsettled: hence unknown
+        if state is not None and self._is_desired(state):
+            self._verified(work, state, agrees=True)
+            return self.settle(work, self._success(work), Proof.READ, answer, code=None)
+        self._verified(work, state, agrees=False)
+        return self.settle(work, Outcome.FAILED, None, answer)
 
     async def resolve_doubt(self, work: Work, answer: Answer) -> Step:
         """An attempt may have been applied: read, and settle or go on."""

@@ -37,6 +37,7 @@ class Entry:
         "unanswered",
         "verdict",
         "verified",
+        "was_in_doubt",
     )
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Entry:
         """The last attempt has a `sent` and no `reply`."""
         self.doubt = False
         """An attempt may have been applied and no reading since says otherwise."""
+        self.was_in_doubt = False
+        """Some attempt may have been applied, whatever was read since: a reading may have come too early."""
         self.verdict: Verdict | None = None
         """Of the last reply."""
         self.spent = False
@@ -162,6 +165,8 @@ class Ledger:
             case records.Sent():
                 entry = self._open(record.call)
                 entry.attempts = record.attempt
+                if entry.unanswered:  # of a process that died; it could not be read, and is sent again
+                    entry.doubt = entry.was_in_doubt = True
                 entry.unanswered = True
                 self.attempts += 1
                 self._lanes[record.call] = record.lane
@@ -182,10 +187,13 @@ class Ledger:
                 self._lanes.pop(record.call, None)
             case records.Verified():
                 entry = self._open(record.call)
-                entry.doubt = entry.unanswered = False
+                entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
                 entry.verified = record
-                if not record.agrees and entry.verdict in (Verdict.IN_DOUBT, None):
-                    entry.verdict = Verdict.TRANSIENT
+                # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
+                if not record.agrees:
+                    entry.doubt = entry.unanswered = False
+                    if entry.verdict in (Verdict.IN_DOUBT, None):
+                        entry.verdict = Verdict.TRANSIENT
             case records.Before():
                 self._open(record.call).before = record
             case records.CallLine():
@@ -213,7 +221,7 @@ class Ledger:
         entry.code, entry.message = record.code, record.message
         entry.request_id = record.request_id or entry.request_id
         if record.verdict is Verdict.IN_DOUBT:
-            entry.doubt = True
+            entry.doubt = entry.was_in_doubt = True
         if record.verdict is Verdict.THROTTLED:
             self.throttled += 1
         elif record.verdict is not Verdict.FATAL and record.code not in NOT_SENT:

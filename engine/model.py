@@ -212,6 +212,9 @@ class Reading:
     """The accounts of one instance at one moment, or why they could not be read."""
 
     accounts: Mapping[str, AccountState] | None
+    complete: bool = True
+    """Whether an account that is not among them does not exist: not if the API says that there are more, or shows none
+    at all, as an instance has at least its admin."""
     code: str | None = None
     message: str | None = None
     request_id: str | None = None

@@ -65,7 +65,7 @@ def standing(action: Action, reading: Reading | None, user: str) -> Standing:
         return Standing.NO_INSTANCE if reading is not None and reading.code in NO_INSTANCE else Standing.UNREAD
     state = reading.accounts.get(user)
     if state is None:
-        return Standing.NO_ACCOUNT
+        return Standing.NO_ACCOUNT if reading.complete else Standing.UNREAD
     if action.is_desired is not None and action.is_desired(state):
         return Standing.ALREADY
     return Standing.CHANGING if state.status in TRANSITIONAL else Standing.OPEN
@@ -75,8 +75,12 @@ def before_line(call: Call, reading: Reading | None) -> records.Before:
     """The account before its call, as the journal keeps it; nulls and why if it was not read."""
     state = reading.find(call.user) if reading is not None else None
     if state is None:
-        why = no_account_words(call, reading) if reading is not None and reading.accounts is not None else None
-        why = why or (f"not read: {reading.code}" if reading is not None else "not read")
+        if reading is None or reading.accounts is None:
+            why = f"not read: {reading.code}" if reading is not None else "not read"
+        elif reading.complete:
+            why = no_account_words(call, reading)
+        else:
+            why = f"not among the {len(reading.accounts):,} accounts that were listed, which are not all"
         return records.Before(
             call=call.id, status=None, cam=None, type=None, update_time=None, password_update_time=None, why=why
         )

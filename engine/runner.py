@@ -14,7 +14,7 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,6 +39,8 @@ _LOG = logging.getLogger("acctops")
 
 MOST_OPEN = 2000
 """Calls begun and not settled, at most: beyond it only retries are sent."""
+TAKEN_UP_AT_ONCE = 200
+"""Calls of an earlier session that are taken up at a time."""
 WATCH_EVERY_S = 0.25
 CLOCK_GAP_S = 60.0
 """Wall clock ahead of the monotonic one by this much: the machine slept (design §6)."""
@@ -163,6 +165,7 @@ class Runner:
             lane.client.note = self.note
         self._open: dict[int, Work] = {}
         self._secrets_ahead = 0
+        self._to_take_up = 0
         self._in_flight = 0
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
@@ -329,7 +332,7 @@ class Runner:
         )
         await self._journal.durable(sequence)
         await lane.pacer.slot()
-        if not self._stopping.is_set():
+        if not self._stopping.is_set() and self._journal.broken is None:
             return ticket
         self.record(
             records.ReplyLine(
@@ -369,7 +372,7 @@ class Runner:
                     continue
                 self._queue.drop(index)
                 self._queue.put_back(index, loop.time(), retry=False)
-            elif not len(self._queue) and not self._open and self._opening.is_over and self._read_back.is_idle:
+            elif self._is_over():
                 self._wake.set()  # for the dispatchers of the other lanes
                 return None
             wake_at = self._queue.wake_at()
@@ -380,12 +383,15 @@ class Runner:
                 continue
         return None
 
+    def _is_over(self) -> bool:
+        """Nothing waits, nothing is begun, nothing is to be read any more."""
+        begun = len(self._queue) or self._open or self._to_take_up
+        return not begun and self._opening.is_over and self._read_back.is_idle
+
     def _work(self, index: int) -> Work:
         work = self._open.get(index)
         if work is None:
-            call = self._calls[index]
-            entry = self._ledger.entry(call.id)
-            work = self._open[index] = Work(index=index, call=call, attempt=entry.attempts, spent_before=entry.spent)
+            work = self._open[index] = self._idle_work(index)
         return work
 
     async def _ask(self, work: Work) -> None:
@@ -466,7 +472,14 @@ class Runner:
 
     def _idle_work(self, index: int) -> Work:
         call = self._calls[index]
-        return Work(index=index, call=call, attempt=self._ledger.entry(call.id).attempts)
+        entry = self._ledger.entry(call.id)
+        return Work(
+            index=index,
+            call=call,
+            attempt=entry.attempts,
+            was_in_doubt=entry.was_in_doubt,
+            spent_before=entry.spent,
+        )
 
     def _settle_unsent(
         self, index: int, outcome: Outcome, proof: Proof | None, code: str | None, message: str | None
@@ -570,15 +583,18 @@ class Runner:
     # ---- what an earlier session began -------------------------------------------------------------------------
 
     def _read_what_was_begun(self) -> None:
-        gate = asyncio.Semaphore(MOST_OPEN // 10)
-        for index in self._to_read:
+        """Take up what earlier sessions left begun, a few at a time: a reading serves all calls of its instance."""
+        indexes = iter(self._to_read)
+        self._to_take_up = len(self._to_read)
+        for _ in range(min(TAKEN_UP_AT_ONCE, len(self._to_read))):
+            self._spawn(self._take_up(indexes))
+
+    async def _take_up(self, indexes: Iterator[int]) -> None:
+        for index in indexes:  # shared by all that take up
             work = self._work(index)
             work.no_send = work.call.id in self._no_send
-            self._tasks.create_task(self._to_the_end(work, partial(self._take_up, work, gate)))
-
-    async def _take_up(self, work: Work, gate: asyncio.Semaphore) -> Step:
-        async with gate:
-            return await self._judge.take_up(work, self._ledger.entry(work.call.id))
+            await self._to_the_end(work, partial(self._judge.take_up, work, self._ledger.entry(work.call.id)))
+            self._to_take_up -= 1
 
     # ---- for a person ------------------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class NewRun:
     """The simulated world those readings were made in."""
 
     def start(self) -> int:
-        """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before the run exists."""
+        """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
         keys = keys_of(self.frozen.profile, simulated=self.simulated)
         passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)

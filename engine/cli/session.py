@@ -82,7 +82,7 @@ class Session:
             self.store.clear_stop(run_id)
 
     async def _work(self) -> Ended:
-        transport = open_transport(self.world, self.ledger.settings.workers + READERS)
+        transport = open_transport(self.world, self._connections())
         runner = self._runner(transport)
         with _Signals(runner) as signals:
             try:
@@ -98,6 +98,10 @@ class Session:
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
                 await transport.aclose()
+
+    def _connections(self) -> int:
+        settings = self.ledger.settings
+        return settings.workers * len(settings.endpoint) + READERS
 
     def _runner(self, transport: Transport) -> Runner:
         assert self.ledger.run is not None

@@ -73,7 +73,7 @@ def warn(text: str) -> None:
 
 def out_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout. Any: JSON values."""
-    out(json.dumps(document, ensure_ascii=False, indent=2))
+    out(json.dumps(document, indent=2))
 
 
 def printed() -> Exit:

@@ -121,6 +121,8 @@ class Instance:
     """The primary of a read-only instance."""
     tags: tuple[tuple[str, str], ...] = ()
     accounts: dict[str, Account] = field(default_factory=dict)
+    is_whole: bool = True
+    """Its accounts are all there are. False in an open world, where more exist than anybody has named."""
     order: int = 0
     """Place in the world's order of appearance, the tie-break of every listing."""
 
@@ -148,7 +150,7 @@ class Estate:
                 return catalog.refusal("InvalidParameter.ParameterCheckError")
             if not self._is_open:
                 return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
-            instance = Instance(instance_id, region)
+            instance = Instance(instance_id, region, is_whole=False)
             self.add(instance)
         if instance.region != region:
             return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
