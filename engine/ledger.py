@@ -23,6 +23,7 @@ class Entry:
     """What is known of one call. Its size does not grow with its attempts."""
 
     __slots__ = (
+        "accepted_at",
         "attempts",
         "before",
         "code",
@@ -63,6 +64,8 @@ class Entry:
         self.outcome: Outcome | None = None
         self.proof: Proof | None = None
         self.first_sent_at: str | None = None
+        self.accepted_at: str | None = None
+        """When the API took it, if it did."""
         self.settled_at: str | None = None
 
     @property
@@ -220,6 +223,8 @@ class Ledger:
         entry.verdict = record.verdict
         entry.code, entry.message = record.code, record.message
         entry.request_id = record.request_id or entry.request_id
+        if record.verdict is Verdict.DONE:
+            entry.accepted_at = record.at
         if record.verdict is Verdict.IN_DOUBT:
             entry.doubt = entry.was_in_doubt = True
         if record.verdict is Verdict.THROTTLED:
@@ -242,7 +247,7 @@ class Ledger:
             case records.End():
                 self.end = record
             case records.Note():
-                (self.links if record.what in ("continued_by", "undone_by") else self.notes).append(record)
+                (self.links if record.what in records.LINKS else self.notes).append(record)
             case _:  # Read: kept for people and audits, decides nothing here.
                 pass
 

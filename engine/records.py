@@ -76,6 +76,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Protect rules that held at planning, as `glob (where)`."""
     passwords: dict[str, Any] | None
     """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
+    protect_waived: bool = False
+    """The job says `protect: none`: nobody is to be reminded."""
     keep_admins: int = 0
     """Usable superusers every instance keeps."""
     resend_already: bool = False
@@ -239,6 +241,10 @@ class Stopped(Struct, frozen=True):
     request_id: str | None
 
 
+LINKS = ("continued_by", "undone_by")
+"""Notes that a later run leaves in the journal of the one it continues or undoes."""
+
+
 class End(Record, tag="end", kw_only=True):
     """The close of one session; the last one counts."""
 
@@ -285,6 +291,7 @@ def unix_seconds(text: str) -> float:
 
 __all__ = [
     "FORMAT",
+    "LINKS",
     "AnyRecord",
     "Before",
     "CallLine",

@@ -238,15 +238,7 @@ def _cell(value: Any) -> Any:
 
 def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: str = "") -> str:
     """The closing report, for a terminal or a mail. `flags` are those an exact command needs (` --state-dir …`)."""
-    lines = [_title(ledger, live=live), closing_line(ledger)]
-    left = {reason: count for reason, count in ledger.left_out().items() if count}
-    if left:
-        verb = ACTIONS[_run(ledger).action].done_word
-        named = [
-            f"{count:,} {reason}" + (f", NOT {verb}" if reason == "protected" else "") for reason, count in left.items()
-        ]
-        lines.append("left out: " + "; ".join(named))
-    lines.append(_pace_line(ledger))
+    lines = [_title(ledger, live=live), closing_line(ledger), *_notes(ledger), _pace_line(ledger)]
     if ledger.end is not None and ledger.end.stopped is not None and not live:
         stopped = ledger.end.stopped
         request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
@@ -257,6 +249,63 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
     command = continue_command(ledger, flags)
     if command and not live:
         lines.append(f"go on:  {command}")
+    return "\n".join(lines) + "\n"
+
+
+def _notes(ledger: Ledger) -> list[str]:
+    """What was left out, when it was contained, and what a person should be reminded of."""
+    lines = []
+    left = {reason: count for reason, count in ledger.left_out().items() if count and reason != "protected"}
+    if left:
+        lines.append("left out: " + "; ".join(f"{count:,} {reason}" for reason, count in left.items()))
+    times = containment(ledger)
+    if times:
+        lines.append("contained: " + ", ".join(f"{share} % after {duration(after)}" for share, after in times.items()))
+    if not ledger.settings.protect and not ledger.settings.protect_waived:
+        lines.append("no protect rule was in force: name your break-glass accounts in config.yaml, protect: […]")
+    return lines
+
+
+def containment(ledger: Ledger) -> dict[int, float]:
+    """Of a lockdown: seconds from its beginning until 50, 95 and 100 % of its accounts were locked, as far as reached.
+
+    An account counts from when the API took its call, once it is proven; one that was locked before counts at once.
+    """
+    run = _run(ledger)
+    if run.action != "LockAccount":
+        return {}
+    begun = records.unix_seconds(run.at)
+    after: list[float] = []
+    for _, entry, outcome in ledger.outcomes():
+        if outcome is Outcome.ALREADY:
+            after.append(0.0)
+        elif outcome is Outcome.CHANGED:
+            at = entry.accepted_at or entry.settled_at
+            after.append(records.unix_seconds(at) - begun if at else 0.0)
+    after.sort()
+    total = len(ledger.calls)
+    needed = {share: -(-total * share // 100) for share in (50, 95, 100)}
+    return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
+
+
+def stuck_text(ledger: Ledger) -> str:
+    """What is not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
+    groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
+    for call, entry, outcome in ledger.outcomes():
+        if outcome in BAD:
+            groups.setdefault(_cause(entry), []).append((call, entry, outcome))
+    run = _run(ledger)
+    lines = [f"run {run.run}  {run.action}  {closing_line(ledger)}"]
+    for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        words, advice = explain(*members[0])
+        lines += ["", f"{len(members):,} × {cause}: {plain(words or '')}"]
+        if advice:
+            lines.append(f"  → {advice}")
+        for call, entry, _ in members:
+            request = f"  RequestId {entry.request_id}" if entry.request_id else ""
+            lines.append(f"  {call.label}  {call.region}{request}")
+    if not groups:
+        lines.append("nothing is stuck")
     return "\n".join(lines) + "\n"
 
 
@@ -273,17 +322,21 @@ def closing_line(ledger: Ledger) -> str:
     total = len(ledger.calls)
     action = ACTIONS[_run(ledger).action]
     good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
-    proofs = verified(ledger)
-    sentence = f"{good:,} of {total:,} {action.done_word}"
+    proven, unread = verified(ledger)["agree"], verified(ledger)["unread"]
+    at = f"at {ledger.last_at[11:19]}Z"
+    if proven or not unread:
+        sentence = f"{proven:,} of {total:,} verified {action.done_word} {at}"
+        if unread:
+            sentence += f"; {unread:,} accepted, not read back"
+    else:
+        sentence = f"{good:,} of {total:,} {action.done_word}: accepted, not read back, {at}"
     if counts[Outcome.ALREADY]:
-        sentence += f" ({counts[Outcome.ALREADY]:,} were before)"
-    if proofs["unread"]:
-        unread = "" if proofs["unread"] == good else f"{proofs['unread']:,} of them "
-        sentence += f": {unread}accepted, not read back"
+        sentence += f" ({counts[Outcome.ALREADY]:,} were so before)"
     bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
     if bad:
-        sentence += f"; {total - good:,} NOT: " + ", ".join(bad)
-    return f"{sentence}, at {ledger.last_at[11:19]}Z"
+        sentence += f"; {total - good:,} not: " + ", ".join(bad)
+    protected = ledger.left_out()["protected"]
+    return sentence + (f"; {protected:,} protected, NOT {action.done_word}" if protected else "")
 
 
 def _pace_line(ledger: Ledger) -> str:

@@ -7,7 +7,7 @@ is named with its reason; nothing is left out in silence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -175,7 +175,7 @@ def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] =
         assert other.run is not None
         if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
             continue
-        undone = _undone_keys(name, by_run)
+        undone = undone_keys(name, by_run)
         for call, _, outcome in other.outcomes():
             key = (call.account, call.region, call.instance, call.user)
             if outcome in (Outcome.CHANGED, Outcome.ALREADY) and key not in undone:
@@ -201,7 +201,7 @@ def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) ->
         family |= more
 
 
-def _undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str, str]]:
+def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str, str]]:
     """Accounts that undos of `run` have brought back, and no undo of those has taken again."""
     keys: set[tuple[str, str, str, str]] = set()
     for name, other in by_run.items():
@@ -215,7 +215,7 @@ def _undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str
             for call, _, outcome in other.outcomes()
             if outcome in good
         }
-        keys |= mine - _undone_keys(name, by_run)
+        keys |= mine - undone_keys(name, by_run)
     return keys
 
 
@@ -227,18 +227,20 @@ class Recheck:
     """How the accounts of a run stand now."""
 
     agree: int
+    undone: int
+    """Brought back on purpose, by an undo of the run."""
     back: tuple[Call, ...]
     """Brought to the desired state by the run, or found in it, and not in it any more."""
     unread: tuple[Call, ...]
 
 
-def recheck(ledger: Ledger, readings: Readings) -> Recheck:
-    """Compare what a run left with readings made now."""
+def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, str, str, str]] = frozenset()) -> Recheck:
+    """Compare what a run left with readings made now; `undone` are accounts that undos have brought back."""
     run = ledger.run
     assert run is not None
     desired = ACTIONS[run.action].is_desired
     assert desired is not None, "checked by the caller"
-    agree = 0
+    agree = on_purpose = 0
     back: list[Call] = []
     unread: list[Call] = []
     for call, _, outcome in ledger.outcomes():
@@ -250,9 +252,11 @@ def recheck(ledger: Ledger, readings: Readings) -> Recheck:
             unread.append(call)
         elif desired(state):
             agree += 1
+        elif (call.account, call.region, call.instance, call.user) in undone:
+            on_purpose += 1
         else:
             back.append(call)
-    return Recheck(agree=agree, back=tuple(back), unread=tuple(unread))
+    return Recheck(agree=agree, undone=on_purpose, back=tuple(back), unread=tuple(unread))
 
 
 # ---- families ------------------------------------------------------------------------------------------------------

@@ -328,9 +328,9 @@ def test_undo_is_exactly_what_was_changed_less_what_changed_since_less_what_is_h
     two = _drill(tmp, "two", it, second)
 
     changed = {label for label, outcome in one.outcomes().items() if outcome == "changed"}
-    assert changed == {
-        target.label for target in first if before[target.label] == 2 and target.user != "user3"
-    }, "outcomes name exactly what was changed"
+    assert changed == {target.label for target in first if before[target.label] == 2 and target.user != "user3"}, (
+        "outcomes name exactly what was changed"
+    )
     since = set()
     for target in everything:
         account = it.account(target.instance, target.user)
@@ -376,9 +376,7 @@ def _ledger(run: str, action: str, outcomes: dict[str, Outcome], parent: records
         call = Call(identity, action, "", "r", "i", user)
         ledger.calls[identity] = call
         ledger.apply(
-            records.Settled(
-                call=identity, outcome=outcome, proof=None, attempts=1, request_id=None, code=None
-            )
+            records.Settled(call=identity, outcome=outcome, proof=None, attempts=1, request_id=None, code=None)
         )
     return ledger
 

@@ -64,6 +64,9 @@ _EXCLUDE = click.option(
 _EXPECT = click.option(
     "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
 )
+_FAMILY = click.option(
+    "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
+)
 _REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
 _TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
 
@@ -95,7 +98,7 @@ def app() -> None:
 @_EXPECT
 @click.option("--offline", is_flag=True, help="Read no accounts; needs no keys.")
 @click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
-def plan(job: str, exclude: tuple[str, ...], offline: bool, show_all: bool, **common: Any) -> int:
+def plan(job: str, **options: Any) -> int:
     """Validate a job, expand it, read its accounts, and print what `run` would do. Sends nothing.
 
     \b
@@ -105,7 +108,7 @@ def plan(job: str, exclude: tuple[str, ...], offline: bool, show_all: bool, **co
     """
     from engine.cli.plans import show_plan
 
-    return show_plan(job, exclude=exclude, show_all=show_all, **common)
+    return show_plan(job, **options)
 
 
 @app.command()
@@ -205,6 +208,57 @@ def rerun(run: str, **options: Any) -> int:
 
 @app.command()
 @click.argument("run")
+@_FAMILY
+@click.option(
+    "--target", "targets", metavar="GLOB|@FILE", multiple=True, help="Only these: instance/user, or a file of them."
+)
+@click.option("--include-edited", is_flag=True, help="Also accounts that somebody edited since.")
+@click.option("--rotated", is_flag=True, help="Only accounts whose password was changed after the run.")
+@click.option("--release", "released", metavar="RUN", multiple=True, help="Ignore that this run holds accounts, too.")
+@click.option("--password-command", metavar="CMD", help="Undo of CAM: program that prints the new password, no shell.")
+@click.option("--password-file", metavar="FILE", help="Undo of CAM: CSV instance,user,password, mode 600.")
+@flags(*SENDING)
+@_EXCLUDE
+@_FAULTS
+@_REASON
+@_TICKET
+def undo(run: str, **options: Any) -> int:
+    """Bring back what a run changed, and only where it still stands as the run left it.
+
+    The preview names what stays and why: changed since, edited, held by another run. May be repeated until nothing is
+    left. An undo is a run of its own; it can be resumed, rerun and undone.
+
+    \b
+    Examples:
+      acctops undo 20261122T0313
+      acctops undo 20261122T0313 --target 'postgres-4sfuv15b/*' --rotated
+      acctops undo 20261122T0313 --target @accounts.txt --reason "app owners confirmed"
+    """
+    from engine.cli.undoing import undo_run
+
+    return undo_run(run, **options)
+
+
+@app.command()
+@click.argument("run")
+@_FAMILY
+@click.option("--watch", metavar="5m,30m", help="Read again after each of these times, counted from now.")
+@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "quiet")
+def verify(run: str, **options: Any) -> int:
+    """Read the accounts of a run again now, and name those that came back. Writes nothing.
+
+    \b
+    Examples:
+      acctops verify latest
+      acctops verify 20261122T0313 --watch 5m,30m
+    """
+    from engine.cli.undoing import verify_run
+
+    return verify_run(run, **options)
+
+
+@app.command()
+@click.argument("run")
 @flags(*READING)
 def stop(run: str, **common: Any) -> int:
     """Drain a live run from another shell: no new call; attempts under way end and are recorded.
@@ -238,8 +292,10 @@ def status(run: str | None, **common: Any) -> int:
 @click.argument("run")
 @click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
 @click.option("--attempts", is_flag=True, help="One row an attempt instead of one a target (json, csv).")
+@click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
+@_FAMILY
 @flags(*READING)
-def report(run: str, form: str, attempts: bool, **common: Any) -> int:
+def report(run: str, form: str, attempts: bool, stuck: bool, family: bool, **common: Any) -> int:
     """Every target's outcome, from the journal.
 
     \b
@@ -250,7 +306,7 @@ def report(run: str, form: str, attempts: bool, **common: Any) -> int:
     """
     from engine.cli.views import show_report
 
-    return show_report(run, form=form, by_attempt=attempts, **common)
+    return show_report(run, form=form, by_attempt=attempts, stuck=stuck, family=family, **common)
 
 
 @app.group()
@@ -258,11 +314,11 @@ def journal() -> None:
     """Look after journals."""
 
 
-@journal.command()
+@journal.command("verify")
 @click.argument("run")
 @click.option("--head", metavar="HASH", help="The head that was printed or kept elsewhere.")
 @flags(*READING)
-def verify(run: str, head: str | None, **common: Any) -> int:
+def journal_verify(run: str, head: str | None, **common: Any) -> int:
     """Check the chain of a journal; name the first bad line.
 
     The chain shows edits inside the file. It cannot show that the whole was rewritten or its end cut off: for that,
@@ -295,6 +351,7 @@ def explain(code: str) -> int:
 
 
 @app.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]…")
 @click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
 @click.option("--fleet", metavar="FILE", help="Instances and accounts that exist (YAML or JSON); default: all do.")
 @click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
@@ -309,8 +366,11 @@ def explain(code: str) -> int:
 @click.option("--latency", metavar="D", default="50ms", show_default=True, help="From arrival to answer.")
 @click.option("--jitter", metavar="D", default="0s", show_default=True, help="An arrival is late by up to so much.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def simulate(**options: Any) -> int:
+def simulate(jobs: tuple[str, ...], **options: Any) -> int:
     """Serve the simulator on loopback, until Ctrl-C.
+
+    The accounts of the JOBs (default: those of the job files here and in ./jobs) are listed from the start; any other
+    well-formed instance and account exists, too, and is listed once a write has named it.
 
     It accepts the key pair in TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, else a documented demo pair.
 
@@ -321,7 +381,7 @@ def simulate(**options: Any) -> int:
     """
     from engine.cli.simulating import serve
 
-    return serve(**options)
+    return serve(job_paths=jobs, **options)
 
 
 @app.command()

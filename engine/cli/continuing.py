@@ -38,20 +38,20 @@ def resume_run(run: str, **flags: Any) -> int:
     from engine.journal.writer import Journal
 
     options = Options(**flags)
-    ref = _found(options, run)
+    ref = find(options, run)
     if ref.store is None:
         raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
     seen = replay(ref.path).ledger
     assert seen.run is not None
     options = replace(options, simulate=seen.run.simulated)
     _refuse_continued(seen, ref)
-    _check_endpoint(options, seen)
+    check_endpoint(options, seen)
     if _is_finished(seen):
         return _show_finished(options, seen, ref)
     # Whatever can refuse does so before the journal is touched.
-    guards = _guards(options, seen)
+    guards = guards_of(options, seen)
     exclude = options.excludes()
-    settings = stricter(_changed_settings(options, seen.settings), guards)
+    settings = stricter(overridden(options, seen.settings), guards)
     keys = keys_of(settings.profile, simulated=seen.run.simulated)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, keys)
@@ -74,7 +74,7 @@ def resume_run(run: str, **flags: Any) -> int:
             )
 
 
-def _guards(options: Options, ledger: Ledger) -> Settings:
+def guards_of(options: Options, ledger: Ledger) -> Settings:
     """Today's guards for what goes on from a journal: those beside the job, those here, the user's, the system's.
 
     The job's own count as far as its file can still be read; what they took out of the plan is not in the journal.
@@ -111,7 +111,8 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
     )
 
 
-def _found(options: Options, run: str) -> RunRef:
+def find(options: Options, run: str) -> RunRef:
+    """The run that the operator names."""
     settings = options.settings(None)
     return find_run(settings.state_dir, run, group=settings.state_group)
 
@@ -144,7 +145,8 @@ def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
             )
 
 
-def _check_endpoint(options: Options, ledger: Ledger) -> None:
+def check_endpoint(options: Options, ledger: Ledger) -> None:
+    """UsageError for an `--endpoint` that is not the run's."""
     if options.endpoints and set(options.settings(None).endpoints) != set(ledger.settings.endpoint):
         raise UsageError(
             f"--endpoint: the run used {', '.join(ledger.settings.endpoint)}, and what continues it must; leave the "
@@ -185,7 +187,7 @@ def _job_change(job: Job, ledger: Ledger) -> str:
     return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
 
 
-def _changed_settings(options: Options, settings: records.RunSettings) -> records.RunSettings:
+def overridden(options: Options, settings: records.RunSettings) -> records.RunSettings:
     """The journal's settings with what `--rate --workers --timeout --deadline --profile` say otherwise."""
     import msgspec
 
@@ -253,10 +255,10 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     if run == "latest" and options.yes:
         raise RefusedError("`latest` with --yes could be another run than you think; name the run")
     kinds = _kinds(only)
-    ref = _found(options, run)
+    ref = find(options, run)
     ledger = replay(ref.path).ledger
     assert ledger.run is not None
-    _check_endpoint(options, ledger)
+    check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     faults = faults_of(options)
     settled_later = _settled_later(ledger, ref)
@@ -264,13 +266,13 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     calls = [call for call in meant if call.id not in settled_later]
     if not calls:
         return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
-    guards = _guards(options, ledger)
+    guards = guards_of(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
         left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
         say(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}")
     refuse_empty(plan)
-    frozen = stricter(_changed_settings(options, ledger.settings), guards)
+    frozen = stricter(overridden(options, ledger.settings), guards)
     return NewRun(
         options=options,
         settings=guards,

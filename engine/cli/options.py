@@ -111,6 +111,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[st
         profile=settings.profile,
         protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
         passwords=password_record(job),
+        protect_waived=settings.protect_waived,
         keep_admins=settings.keep_admins,
         resend_already=job.resend_already,
     )

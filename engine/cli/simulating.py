@@ -7,11 +7,13 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.cli.talk import out, say
-from engine.errors import ConfigError, UsageError
+from engine.errors import AcctopsError, ConfigError, UsageError
+from engine.files import load_job
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.values import seconds
 
@@ -25,6 +27,7 @@ _T = TypeVar("_T")
 def serve(
     ports: tuple[int, ...],
     *,
+    job_paths: tuple[str, ...],
     fleet: str | None,
     faults: str | None,
     window: str,
@@ -54,6 +57,8 @@ def serve(
         jitter=_duration("--jitter", jitter),
         audit=0,
     )
+    if fleet is None:
+        say(_seed(world, job_paths))
     if keys is None:
         say(
             "accepts the demo keys:\n"
@@ -62,6 +67,24 @@ def serve(
     else:
         say("accepts the keys of TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in this environment")
     return asyncio.run(_serve(world, ports or (0,)))
+
+
+def _seed(world: World, job_paths: tuple[str, ...]) -> str:
+    """Let the accounts of jobs exist from the start; returns what to say about it."""
+    known = []
+    for path in job_paths or sorted(str(path) for path in (*Path().glob("*.yaml"), *Path("jobs").glob("*.yaml"))):
+        try:
+            targets = load_job(path).targets
+        except AcctopsError:
+            if job_paths:
+                raise
+            continue  # a file here that is no job, or not one of this version
+        for target in targets:
+            with suppress(ValueError):  # the instance is in another region already
+                world.seed(target.instance, target.region, [target.user])
+        known.append(path)
+    rest = "whatever else is well formed exists, too, and is listed once a write has named it"
+    return f"lists the accounts of {', '.join(known)}; {rest}" if known else rest
 
 
 async def _serve(world: World, ports: tuple[int, ...]) -> int:

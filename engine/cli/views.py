@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from engine.cli.kin import with_family
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Exit, UsageError
@@ -22,6 +23,7 @@ from engine.report import (
     document,
     full_document,
     row,
+    stuck_text,
     text,
 )
 
@@ -115,7 +117,7 @@ def _repeat(options: Options, ref: RunRef) -> str:
 # ---- report --------------------------------------------------------------------------------------------------------
 
 
-def show_report(run: str, *, form: str, by_attempt: bool, **flags: Any) -> int:
+def show_report(run: str, *, form: str, by_attempt: bool, stuck: bool, family: bool, **flags: Any) -> int:
     """The `report` command. Any: the flags, by name."""
     options = Options(**flags)
     ref = _find(options, run)
@@ -131,7 +133,13 @@ def show_report(run: str, *, form: str, by_attempt: bool, **flags: Any) -> int:
             out_json({"run": ref.run_id, "attempts": list(rows)})
         return printed()
     found = replay(ref.path)
-    if form == "json":
+    if family:
+        found = replace(found, ledger=with_family(ref, found))
+    if stuck:
+        if form != "text":
+            raise UsageError("--stuck is a text; leave --format away")
+        out(stuck_text(found.ledger))
+    elif form == "json":
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
     elif form == "csv":
         _print(csv_text((row(*each) for each in found.ledger.outcomes()), CSV_COLUMNS))

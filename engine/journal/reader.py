@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
 from engine.ledger import Ledger
-from engine.records import CallLine, Run, Session, Settled
+from engine.records import LINKS, CallLine, End, Note, Run, Session, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 _END_BYTES = 1 << 14
+_TAIL_BYTES = 1 << 16
+"""Enough for an `end` and the links of many undos behind it."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -233,6 +235,21 @@ def last_record(path: Path) -> AnyRecord | None:
     finally:
         os.close(fd)
     return decode_unchecked(lines[-2]) if len(lines) > 1 else None
+
+
+def last_end(path: Path) -> End | None:
+    """The `end` of the last session, if it has one; links that a later rerun or undo left behind it do not count."""
+    fd = _open(path)
+    try:
+        size = os.fstat(fd).st_size
+        lines = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).split(b"\n")
+    finally:
+        os.close(fd)
+    for line in reversed(lines[:-1]):
+        record = decode_unchecked(line)
+        if not (isinstance(record, Note) and record.what in LINKS):
+            return record if isinstance(record, End) else None
+    return None
 
 
 def last_holder(path: Path) -> Run | Session | None:

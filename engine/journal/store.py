@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
-from engine.journal.reader import first_record, last_holder, last_record
+from engine.journal.reader import first_record, last_end, last_holder
 from engine.model import RunId
 from engine.records import End, Session
 
@@ -145,7 +145,7 @@ class RunStore:
         live = self.is_live(run_id)
         try:
             first = first_record(path)
-            last = last_record(path)
+            end = last_end(path)
         except AcctopsError as error:
             return RunHead(
                 run_id=RunId(run_id), dir=path.parent, simulated=self.simulated, live=live, problem=str(error)
@@ -159,7 +159,7 @@ class RunStore:
             action=first.action,
             started_at=first.at,
             calls=first.counts.get("calls", 0),
-            end=last if isinstance(last, End) else None,
+            end=end,
         )
 
     def is_live(self, run_id: str) -> bool:

@@ -104,7 +104,7 @@ class World:
         """
         known = self._estate.instances.get(instance)
         if known is None:
-            known = Instance(instance, region)
+            known = Instance(instance, region, is_whole=not self._estate.is_open)
             self._estate.add(known)
         if known.region != region:
             raise ValueError(f"{instance} is in {known.region}, not in {region}")
