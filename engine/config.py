@@ -14,19 +14,19 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS
 from engine.errors import ConfigError
-from engine.fields import Fields, kinds
-from engine.filemodel import NOT_BUILT_CONFIG, ConfigFile, Rate
 from engine.guards import empty_plan_warnings
+from engine.jobfile.fields import Fields, kinds
+from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, Rate
+from engine.jobfile.problems import Problems
+from engine.jobfile.yamltext import decode, read_tree
 from engine.names import did_you_mean
-from engine.problems import Problems
-from engine.yamltext import decode, read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.job import Glob
+    from engine.jobfile.yamltext import Node
     from engine.model import Place
-    from engine.yamltext import Node
 
 NAME = "config.yaml"
 SYSTEM = Path("/etc/acctops") / NAME

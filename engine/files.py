@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from engine.errors import JobError
 from engine.job import PasswordSpec
-from engine.jobfile import parse_job
+from engine.jobfile.parse import parse_job
 
 if TYPE_CHECKING:
     from engine.job import Job

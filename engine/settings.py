@@ -17,10 +17,10 @@ from engine.actions import ACTIONS
 from engine.config import Config, Configs, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
 from engine.errors import ConfigError, UsageError
-from engine.fields import convert, kinds
-from engine.filemodel import ConfigFile
 from engine.guards import STRICTER, guard_words, need_readings, strictest
 from engine.job import StopAfter
+from engine.jobfile.fields import convert, kinds
+from engine.jobfile.filemodel import ConfigFile
 from engine.model import Place
 from engine.names import shown
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from engine import files
 from engine.actions import ACTIONS
 from engine.errors import Exit, JobError
-from engine.filemodel import NOT_BUILT_JOB, NOT_BUILT_LIMITS, NOT_BUILT_TARGET
 from engine.files import load_job
 from engine.job import password_spec
-from engine.jobfile import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
+from engine.jobfile.filemodel import NOT_BUILT_JOB, NOT_BUILT_LIMITS, NOT_BUILT_TARGET
+from engine.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
 from engine.model import Place, Target
 
 ROOT = Path(__file__).parent.parent
@@ -670,8 +670,8 @@ def test_shipped_jobs_show_the_guards():
 
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
-    from engine.fields import kinds
-    from engine.filemodel import JobFile, Limits, Passwords, Retry, TargetEntry
+    from engine.jobfile.fields import kinds
+    from engine.jobfile.filemodel import JobFile, Limits, Passwords, Retry, TargetEntry
 
     text = (ROOT / "jobs/README.md").read_text()
     for model in (JobFile, TargetEntry, Limits, Retry, Passwords):
@@ -693,7 +693,7 @@ def test_a_hundred_thousand_inline_targets_are_quick():
 def test_reading_a_job_starts_without_the_engine():
     """`plan --offline` must start fast: neither asyncio nor aiohttp nor rich."""
     code = (
-        "import sys, engine.files, engine.settings, engine.credentials, engine.passwords, engine.schema\n"
+        "import sys, engine.files, engine.settings, engine.credentials, engine.passwords, engine.jobfile.schema\n"
         "print([m for m in ('asyncio', 'aiohttp', 'rich', 'json', 'difflib', 'configparser') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.lists import read_csv, read_jsonl
-from engine.problems import MOST, Problems
-from engine.targets import Targets
+from engine.jobfile.lists import read_csv, read_jsonl
+from engine.jobfile.problems import MOST, Problems
+from engine.jobfile.targets import Targets
 
 
 def run(reader, data, region="", job_region="ap-tokyo"):
@@ -192,7 +192,7 @@ def test_a_bad_region_is_named_with_its_row():
 
 def test_user_names_beyond_the_remembered_ones(monkeypatch):
     """Sharing equal names is bounded; beyond it they are still checked."""
-    monkeypatch.setattr("engine.targets._MOST_REMEMBERED", 1)
+    monkeypatch.setattr("engine.jobfile.targets._MOST_REMEMBERED", 1)
     rows, problems, _ = run(
         read_csv, "instance,user\npostgres-a1,u1\npostgres-a1,u2\npostgres-a1,u2\npostgres-a1,u-3\n"
     )

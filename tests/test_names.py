@@ -10,7 +10,7 @@ from engine import names
 from engine.actions import ACTIONS
 from engine.endpoints import NEAREST, endpoint_for, is_loopback, normal_endpoint
 from engine.job import StopAfter
-from engine.values import (
+from engine.jobfile.values import (
     action_name,
     is_listed_order,
     region_name,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from engine.actions import ACTIONS
 from engine.config import base_directory, user_config
 from engine.errors import ConfigError, UsageError
-from engine.fields import kinds
-from engine.filemodel import NOT_BUILT_CONFIG, ConfigFile
 from engine.job import StopAfter
-from engine.jobfile import ad_hoc_job, parse_job
+from engine.jobfile.fields import kinds
+from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile
+from engine.jobfile.parse import ad_hoc_job, parse_job
 from engine.settings import (
     Configs,
     Flags,

@@ -408,7 +408,7 @@ def schema() -> int:
       acctops schema > job.schema.json
     """
     from engine.cli.talk import out
-    from engine.schema import schema_text
+    from engine.jobfile.schema import schema_text
 
     out(schema_text())
     return 0

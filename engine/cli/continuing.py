@@ -241,7 +241,7 @@ def _target(call: Call) -> Target:
 
 
 def _stop_after(settings: records.RunSettings) -> StopAfter | None:
-    from engine.values import stop_after
+    from engine.jobfile.values import stop_after
 
     return stop_after(settings.stop_after) if settings.stop_after is not None else None
 

@@ -62,8 +62,8 @@ class Options:
 
     def excludes(self) -> tuple[Glob, ...]:
         """`--exclude` as rules; JobError for one that is no glob."""
-        from engine.jobfile import read_globs
-        from engine.problems import Problems
+        from engine.jobfile.parse import read_globs
+        from engine.jobfile.problems import Problems
 
         problems = Problems()
         globs = read_globs(self.exclude, "--exclude", problems)

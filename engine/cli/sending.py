@@ -24,7 +24,7 @@ from engine.credentials import FixedKeys, KeySource, find_keys
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Job, StopAfter, password_spec
-from engine.jobfile import ad_hoc_job
+from engine.jobfile.parse import ad_hoc_job
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.cli.talk import out, say
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.files import load_job
+from engine.jobfile.values import seconds
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
-from engine.values import seconds
 
 if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule

@@ -318,7 +318,7 @@ def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
 
 
 def _watch_times(watch: str | None) -> list[float]:
-    from engine.values import some_seconds
+    from engine.jobfile.values import some_seconds
 
     if watch is None:
         return []

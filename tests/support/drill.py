@@ -197,9 +197,7 @@ class Drill:
                     asyncio.Semaphore(settings.workers),
                 )
             )
-        inventory = Inventory(
-            lanes[0].client, record=lambda line: journal.append(line, self.ledger.apply), rng=rng
-        )
+        inventory = Inventory(lanes[0].client, record=lambda line: journal.append(line, self.ledger.apply), rng=rng)
         self.runner = Runner(
             journal=journal,
             ledger=self.ledger,

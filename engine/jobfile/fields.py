@@ -10,16 +10,16 @@ import msgspec
 from msgspec import Meta, Struct, UnsetType
 
 from engine import names
-from engine.filemodel import NOT_BUILT_LIMITS, GlobText, Limits
 from engine.job import Glob
+from engine.jobfile.filemodel import NOT_BUILT_LIMITS, GlobText, Limits
+from engine.jobfile.yamltext import Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
-from engine.yamltext import Scalar, Series, Table, Unusable, shown_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from engine.problems import Problems
-    from engine.yamltext import Node
+    from engine.jobfile.problems import Problems
+    from engine.jobfile.yamltext import Node
 
 _SECRETS = frozenset(
     [

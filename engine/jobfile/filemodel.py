@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine import endpoints, names
 from engine.actions import ACTIONS
-from engine.values import (
+from engine.jobfile.values import (
     DURATION_PATTERN,
     action_name,
     is_listed_order,

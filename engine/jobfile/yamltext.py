@@ -19,7 +19,7 @@ from engine.model import Place
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from engine.problems import Problems
+    from engine.jobfile.problems import Problems
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """PyYAML without libyaml still works, five times slower."""

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 from engine import names
 from engine.actions import ACTIONS
 from engine.errors import JobError
-from engine.fields import Fields, glob_problem, kinds
-from engine.filemodel import NOT_BUILT_JOB, JobFile, Passwords
 from engine.guards import empty_plan_warnings, guard_words, need_readings, takes_admins
 from engine.job import Glob, Job, PasswordSpec, StopAfter
+from engine.jobfile.fields import Fields, glob_problem, kinds
+from engine.jobfile.filemodel import NOT_BUILT_JOB, JobFile, Passwords
+from engine.jobfile.problems import Problems
+from engine.jobfile.targetentries import TargetEntries
+from engine.jobfile.targets import Targets, unlisted_region
+from engine.jobfile.values import action_name
+from engine.jobfile.yamltext import Scalar, Series, Table, decode, read_tree
 from engine.model import Place
-from engine.problems import Problems
-from engine.targetentries import TargetEntries
-from engine.targets import Targets, unlisted_region
-from engine.values import action_name
-from engine.yamltext import Scalar, Series, Table, decode, read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.yamltext import Node
+    from engine.jobfile.yamltext import Node
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
 
@@ -132,7 +132,7 @@ class _JobReader:
             for problem in exc.problems:
                 self._fields.wrong(node, here, problem)
             return []
-        from engine import lists  # here: a job without a list starts without csv
+        from engine.jobfile import lists  # here: a job without a list starts without csv
 
         self._sources.append(shown)
         self._digest.update(data)

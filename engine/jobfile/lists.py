@@ -18,8 +18,8 @@ from engine.model import Place
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.problems import Problems
-    from engine.targets import Targets
+    from engine.jobfile.problems import Problems
+    from engine.jobfile.targets import Targets
 
 _COLUMNS = ("instance", "user", "region")
 _REQUIRED = ("instance", "user")

@@ -11,7 +11,7 @@ from engine import names
 from engine.model import Place, Target
 
 if TYPE_CHECKING:
-    from engine.problems import Problems
+    from engine.jobfile.problems import Problems
 
 _MOST_REMEMBERED = 65_536
 """User names remembered to be shared: names repeat over instances (`app`, `etl`), or hardly at all."""

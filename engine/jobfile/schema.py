@@ -1,7 +1,7 @@
 """Rules, floor 1: JSON Schema of the job file, from the same models that read it, for editors. No I/O.
 
 `engine/job.schema.json` is this, committed, so that an editor finds it beside the shipped jobs:
-`acctops schema > engine/job.schema.json` or `python -m engine.schema` writes it; a test holds that it is current.
+`acctops schema > engine/job.schema.json` writes it; a test holds that it is current.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import names
 from engine.actions import ACTIONS
-from engine.filemodel import JobFile, TargetEntry
+from engine.jobfile.filemodel import JobFile, TargetEntry
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
