@@ -201,11 +201,20 @@ class CallQueue:
         """Since when the instance of call `index` has taken nothing; None while it is well."""
         return self._line(index).sick_since
 
+    def sick_since_of(self, instance: str) -> float | None:
+        """The same of an instance."""
+        line = self._lines.get(instance)
+        return None if line is None else line.sick_since
+
     def wake_at(self) -> float | None:
         """When the next instance that is held back comes free, if any."""
         while self._held and self._held[0][0] != self._held[0][2].held_until:
             heapq.heappop(self._held)  # set free meanwhile, or held back for longer
         return self._held[0][0] if self._held else None
+
+    def well_waiting(self) -> bool:
+        """Whether calls wait here for an instance that is not sick."""
+        return any((line.bands[_FRESH] or line.bands[_RETRY]) and not line.streak for line in self._lines.values())
 
     def held(self, now: float) -> dict[str, float]:
         """Instances held back now that have calls waiting, with the seconds until their next probe."""

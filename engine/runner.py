@@ -13,9 +13,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -32,6 +30,7 @@ from engine.ledger import NOT_SENT, Ledger
 from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict
 from engine.opening import Opening
 from engine.outlook import Readings
+from engine.overview import Overview, Progress
 from engine.readback import DRAIN_S, ReadBack
 from engine.verdicts import Ruling, rule
 
@@ -48,32 +47,6 @@ STARVED_S = 600.0
 """Throttled for so long without one accepted call: something else uses the whole quota."""
 SECRETS_AHEAD = 32
 """Passwords asked for ahead of their calls."""
-RECENT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How a run stands, for a person."""
-
-    total: int
-    done: int
-    """Accepted or settled."""
-    settled: int
-    failed: int
-    throttled: int
-    in_flight: int
-    backing_off: int
-    rate: float
-    """Calls done a second, lately."""
-    seconds: float
-    waits: tuple[str, ...]
-    """Why it is not going on at full speed, if it is not."""
-    stopping: str | None
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds until all are settled at the present rate."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 
 class Runner:
@@ -169,8 +142,18 @@ class Runner:
         self._in_flight = 0
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
-        self._recent: deque[tuple[float, int]] = deque()
+        self._overview = Overview(
+            ledger=ledger,
+            queue=self._queue,
+            lanes=lanes,
+            read_back=self._read_back,
+            clock=clock,
+            busy_s=policy.busy_s,
+            deadline_s=deadline_s,
+        )
         self._started = 0.0
+        self.tell: Callable[[str], None] = lambda _text: None
+        """Told, once each, what a person should hear before the run is over."""
         self.first_send_at: float | None = None
         """UNIX time of the first write handed to the transport in this session."""
 
@@ -193,7 +176,7 @@ class Runner:
         """Work until done or stopped; every record is durable when this returns, the `end` included."""
         loop = asyncio.get_running_loop()
         self._started = self._judge.accepted_at = loop.time()
-        self._recent.append((self._started, self._done()))
+        self._overview.begin(self._started)
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with asyncio.TaskGroup() as self._tasks:
@@ -275,11 +258,11 @@ class Runner:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             now = loop.time()
-            self._recent.append((now, self._done()))
-            while self._recent[0][0] < now - RECENT_S:
-                self._recent.popleft()
+            self._overview.sample(now)
             if self._stopping.is_set():
                 continue
+            if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
+                self.tell(news)
             if now - self._started >= self._deadline_s:
                 self.stop(f"deadline of {self._deadline_s:.0f} s reached", Exit.STOPPED)
             elif self._stop_requested():
@@ -598,42 +581,15 @@ class Runner:
 
     # ---- for a person ------------------------------------------------------------------------------------------
 
-    def _done(self) -> int:
-        return sum(self._ledger.settled_counts().values()) + len(self._read_back)
-
     def progress(self) -> Progress:
         """How the run stands, from what is durable."""
-        now = asyncio.get_running_loop().time()
-        settled = self._ledger.settled_counts()
-        done = self._done()
-        at, count = self._recent[0]
         parked = sum(work.ticket is not None for work in self._open.values())
-        return Progress(
-            total=len(self._ledger.calls),
-            done=done,
-            settled=sum(settled.values()),
-            failed=settled[Outcome.FAILED],
-            throttled=self._ledger.throttled,
+        return self._overview.progress(
+            asyncio.get_running_loop().time(),
             in_flight=self._in_flight,
             backing_off=max(0, len(self._open) - self._in_flight - parked),
-            rate=(done - count) / (now - at) if now > at else 0.0,
-            seconds=now - self._started,
-            waits=tuple(self._waits(now)),
             stopping=self._stopped.why if self._stopped else None,
         )
-
-    def _waits(self, now: float) -> list[str]:
-        waits = [
-            f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
-            for lane in self._lanes
-            if lane.down_since is not None
-        ]
-        held = self._queue.held(now)
-        if held:
-            instance, seconds = max(held.items(), key=lambda item: item[1])
-            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-            waits.append(f"{instance}{more} busy, next try in {seconds:.0f} s")
-        return waits
 
 
 def _last(state: RetryCallState) -> Step:

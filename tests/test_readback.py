@@ -224,6 +224,22 @@ def test_a_big_lockdown_with_one_sick_and_two_flapping_instances_is_proven_on_ti
     assert drill.exit is Exit.STOPPED
 
 
+def test_when_only_the_sick_are_left_it_is_said_at_once(tmp_path: Path) -> None:
+    """Three quarters are proven and one instance is being expanded: the commander hears it now, not in ten minutes."""
+    it = world({"action": "LockAccount", "instance": SICK, "code": "OperationDenied.InstanceStatusLimitOpError"})
+    heard: list[tuple[float, str]] = []
+
+    async def listen(runner: Runner) -> None:
+        runner.tell = lambda text: heard.append((asyncio.get_running_loop().time(), text))
+
+    drill = Drill(tmp_path, it, fleet(4, 5), during=listen, deadline_s=300).go()
+    assert drill.exit is Exit.STOPPED
+    assert len(heard) == 1
+    assert heard[0][0] < 1000 + 15
+    assert "15 of 20 settled" in heard[0][1]
+    assert f"5 wait for {SICK} (OperationDenied.InstanceStatusLimitOpError)" in heard[0][1]
+
+
 # ---- verify and undo -----------------------------------------------------------------------------------------------
 
 

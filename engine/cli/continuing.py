@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine import __version__, records
 from engine.cli.ask import confirm
 from engine.cli.options import Options, operator
-from engine.cli.sending import NewRun, carry_out, faults_of, keys_of, omit_line, passwords_of, refuse_empty
+from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
+from engine.cli.sources import keys_of, passwords_of
 from engine.cli.talk import out, out_json, say
 from engine.credentials import KeySource
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError

@@ -48,7 +48,7 @@ def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, off
 
     keys = None
     if not offline and plan.calls and settings.verify:
-        from engine.cli.sending import keys_of
+        from engine.cli.sources import keys_of
 
         keys = keys_of(settings.profile, simulated=False)
     regions = sorted({call.region for call in plan.calls})

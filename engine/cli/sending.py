@@ -19,17 +19,18 @@ from engine.cli.ask import can_ask, confirm
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_unread
+from engine.cli.sources import keys_of, passwords_of
 from engine.cli.talk import out, out_json, say, warn
-from engine.credentials import FixedKeys, KeySource, find_keys
+from engine.credentials import KeySource
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
-from engine.job import Job, StopAfter, password_spec
+from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import CallId, Keys, Place, RunId, Target
-from engine.passwords import PasswordSource, open_passwords
+from engine.model import CallId, RunId, Target
+from engine.passwords import PasswordSource
 from engine.plan import Plan
 from engine.report import document, text
 
@@ -294,27 +295,6 @@ def _question(new: NewRun) -> str:
     if new.settings.verify and not new.frozen.verify:
         unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
     return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if new.simulated else ''}{unread}"
-
-
-def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
-    """The keys a run signs with; a simulated one needs none of the operator's."""
-    if simulated:
-        from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
-
-        return FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
-    keys, warnings = find_keys(profile, os.environ)
-    for warning in warnings:
-        warn(f"warning: {warning}")
-    return keys
-
-
-def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:
-    """Where new passwords come from, as the run's settings say; None for an action that takes none."""
-    if frozen.passwords is None:
-        if ACTIONS[action].needs_password:
-            raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
-        return None
-    return open_passwords(password_spec(frozen.passwords, Place("passwords")), os.environ)
 
 
 # ---- the session and its report ------------------------------------------------------------------------------------

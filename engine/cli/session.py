@@ -84,6 +84,8 @@ class Session:
     async def _work(self) -> Ended:
         transport = open_transport(self.world, self._connections())
         runner = self._runner(transport)
+        if not self.quiet:
+            runner.tell = say
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet):

@@ -15,7 +15,8 @@ from engine.actions import ACTIONS
 from engine.cli.continuing import check_endpoint, find, guards_of, overridden, stricter
 from engine.cli.kin import Others, others_of, with_family
 from engine.cli.options import Options
-from engine.cli.sending import NewRun, faults_of, keys_of, refuse_empty
+from engine.cli.sending import NewRun, faults_of, refuse_empty
+from engine.cli.sources import keys_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
