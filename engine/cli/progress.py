@@ -12,7 +12,8 @@ from engine.cli.talk import say
 from engine.report import duration, plain
 
 if TYPE_CHECKING:
-    from engine.runner import Progress, Runner
+    from engine.overview import Progress
+    from engine.runner import Runner
 
 HEARTBEAT_S = 10.0
 REDRAW_S = 0.25
