@@ -28,8 +28,11 @@ class Attempt:
 
     answer: Answer
     sent_at: float
-    """UNIX time at which it was handed to the transport."""
+    """UNIX time at which its bytes could leave: when it had a connection."""
+    opening_s: float
+    """How much earlier it was handed to the transport."""
     ms: int
+    """From then to the answer, whole."""
     date: float | None
     """The server's clock, if its answer carried it."""
 
@@ -72,7 +75,7 @@ class Client:
     ) -> Attempt:
         """Send one request. `secret` is a parameter's value to be blotted out of whatever the server says."""
         body = self._encode(parameters)
-        sent_at = self._clock()
+        begun_at = self._clock()
         headers = self._signer.headers(
             keys,
             self.host,
@@ -80,7 +83,7 @@ class Client:
             region,
             VERSION,
             body,
-            int(sent_at + self.offset_s),
+            int(begun_at + self.offset_s),
             trace=trace,
             request_client=self._request_client,
         )
@@ -90,8 +93,9 @@ class Client:
             answer = _cleaned(answer, (secret, keys.secret_key, keys.token))
         return Attempt(
             answer=answer,
-            sent_at=sent_at,
-            ms=round((self._clock() - sent_at) * 1000),
+            sent_at=begun_at + outcome.opening_s,
+            opening_s=outcome.opening_s,
+            ms=round((self._clock() - begun_at) * 1000),
             date=outcome.date if isinstance(outcome, Reply) else None,
         )
 

@@ -72,6 +72,8 @@ class Ticket:
     lane: Lane
     keys: Keys
     trace: str
+    slot_at: float
+    """Loop time of the slot."""
 
 
 @dataclass(slots=True)
@@ -172,6 +174,7 @@ class Judge:
         lane.reached()
         if ruling.verdict is not Verdict.THROTTLED:
             lane.pacer.accepted()
+            self._note_gear(lane)
         match ruling.verdict:
             case Verdict.DONE:
                 self._note_accepted()
@@ -189,7 +192,8 @@ class Judge:
             case Verdict.THROTTLED:
                 self.throttled_at = asyncio.get_running_loop().time()
                 for each in self._lanes if ruling.scope is Scope.EVERY_LANE else (lane,):
-                    each.pacer.refused()
+                    each.pacer.refused(ticket.slot_at)
+                    self._note_gear(each)
                 return FREE
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
@@ -200,6 +204,12 @@ class Judge:
             case Verdict.FATAL:
                 self._stop(ruling.words, self._fatal_exit(answer.code), answer)
                 return FINAL
+
+    def _note_gear(self, lane: Lane) -> None:
+        changed, gear = lane.pacer.gear.changed(), lane.pacer.gear
+        if changed is not None:
+            data = {"lane": lane.name, "guard": round(gear.guard, 4), "interval_ms": round(gear.interval_s * 1000, 1)}
+            self._record(records.Note(what=f"lane_{changed}", data=data))
 
     def _note_accepted(self) -> None:
         self.accepted = True

@@ -150,6 +150,8 @@ class Reply:
     status: int
     body: bytes
     date: float | None = None
+    opening_s: float = 0.0
+    """How long it waited for a connection before its bytes could leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,8 @@ class Fault:
     code: str
     """One of the `Local.*` codes of `verdicts`."""
     message: str
+    opening_s: float = 0.0
+    """As of a Reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -263,21 +263,21 @@ class Runner:
     async def _send_ahead(self, work: Work, lane: Lane) -> Ticket | None:
         """The durable intent of an attempt, then its slot; None if the run was stopped in between."""
         keys = lane.client.keys.get()
-        ticket = Ticket(lane, keys, str(uuid.uuid4()))
+        trace = str(uuid.uuid4())
         work.attempt += 1
         sequence = self.record(
             records.Sent(
                 call=work.call.id,
                 attempt=work.attempt,
                 lane=lane.name,
-                trace=ticket.trace,
+                trace=trace,
                 key=keys.fingerprint,
             )
         )
         await self._journal.durable(sequence)
-        await lane.pacer.slot()
+        slot_at = await lane.pacer.slot()
         if not self._stopping.is_set():
-            return ticket
+            return Ticket(lane, keys, trace, slot_at)
         self.record(
             records.ReplyLine(
                 call=work.call.id,
@@ -436,10 +436,12 @@ class Runner:
         if self.first_send_at is None:
             self.first_send_at = self._clock()
         health = Health.SILENT
+        begun_at = asyncio.get_running_loop().time()
         try:
             attempt = await lane.client.attempt(
                 self._action.name, call.region, parameters, keys=ticket.keys, trace=ticket.trace, secret=work.secret
             )
+            lane.pacer.left_late(ticket.slot_at, begun_at + attempt.opening_s - ticket.slot_at)
             ruling = self._judge.rule(attempt.answer, lane)
             health = self._judge.health(attempt.answer, ruling)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
