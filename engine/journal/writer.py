@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +56,8 @@ class Journal:
         self.durable_seq = chain.seq
         self.durable_head = chain.head
         """Hash of the last line on disk."""
+        self.commit_s = 0.0
+        """How long a commit takes, lately."""
         self._chain = chain
         self._lock = lock
         self._clock = clock
@@ -281,6 +284,7 @@ class Journal:
         batch, self._batch = self._batch, None
         if batch is None:
             return
+        began = time.perf_counter()
         try:
             _write_all(self._fd, batch.data, self._write)
             self._sync(self._fd)
@@ -288,6 +292,7 @@ class Journal:
             self._failure = error
             raise
         self._on_disk = (batch.seq, batch.head)
+        self.commit_s += 0.3 * (time.perf_counter() - began - self.commit_s)
 
     def _landed(self, flight: asyncio.Future[None]) -> None:
         self._flight = None
