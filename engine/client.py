@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,8 +21,7 @@ _SHORTEST_SECRET = 4
 """Shorter strings are no secret, and blotting them out would blot out words."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One signed HTTP exchange, over."""
 
     answer: Answer

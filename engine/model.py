@@ -143,8 +143,7 @@ class Stage(StrEnum):
     """Bytes may have left: the request may have been applied."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """An HTTP response as it came: status, whole body, and the `Date` header in UNIX seconds if it had one."""
 
     status: int
@@ -166,8 +165,7 @@ class Fault:
     """As of a Reply."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """What a reply or fault says, parsed: the facts that are journalled."""
 
     http: int | None

@@ -37,18 +37,19 @@ class HttpTransport:
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         )
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._latest_date: tuple[str | None, float | None] = (None, None)
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST and read the whole answer within `timeout_s`."""
         exchange = _Exchange()
         _EXCHANGE.set(exchange)
         try:
-            async with self._session.post(
+            response = await self._session.post(
                 endpoint, data=body, headers=headers, timeout=self._timeout(timeout_s), allow_redirects=False
-            ) as response:
-                content = await response.read()
-                date = _date(response.headers.get("Date"))
-                return Reply(status=response.status, body=content, date=date, opening_s=exchange.opening_s)
+            )
+            content = await response.read()  # to its end, or it closes: either gives the connection back
+            date = self._date(response.headers.get("Date"))
+            return Reply(status=response.status, body=content, date=date, opening_s=exchange.opening_s)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
 
@@ -58,6 +59,14 @@ class HttpTransport:
             connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
             timeout = self._timeouts[timeout_s] = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s)
         return timeout
+
+    def _date(self, header: str | None) -> float | None:
+        # Profiled: parsing a date costs as much as signing, and all answers of a second carry the same.
+        known, date = self._latest_date
+        if header != known:
+            date = _unix_seconds(header)
+            self._latest_date = (header, date)
+        return date
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -131,7 +140,7 @@ def _words(error: Exception, timeout_s: float) -> str:
     return " ".join(str(text).split()) or type(error).__name__
 
 
-def _date(header: str | None) -> float | None:
+def _unix_seconds(header: str | None) -> float | None:
     if header is None:
         return None
     try:

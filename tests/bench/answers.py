@@ -41,7 +41,8 @@ class Answers(asyncio.Protocol):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Answers, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
 

@@ -11,12 +11,11 @@ import asyncio
 import hashlib
 import hmac
 import json
-import random
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +72,8 @@ def sign(url: str, body: bytes) -> dict[str, str]:
 
     host, now = url.split("//")[1], int(time.time())
     date = time.strftime("%Y-%m-%d", time.gmtime(now))
-    canonical = (
-        f"POST\n/\n\ncontent-type:application/json\nhost:{host}\n\ncontent-type;host\n{hashlib.sha256(body).hexdigest()}"
-    )
+    digest = hashlib.sha256(body).hexdigest()
+    canonical = f"POST\n/\n\ncontent-type:application/json\nhost:{host}\n\ncontent-type;host\n{digest}"
     scope = f"{date}/postgres/tc3_request"
     text = f"TC3-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = mac(mac(mac(("TC3" + DEMO_SECRET_KEY).encode(), date), "postgres"), "tc3_request")
@@ -128,71 +126,54 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 # ---- ours --------------------------------------------------------------------------------------------------------
 
 
-async def engine(url: str, calls: int, rate: float, place: Path) -> None:
-    await engine_lanes([url], calls, rate, place)
-
-
-async def engine_lanes(urls: list[str], calls: int, rate: float, place: Path) -> None:
-    """One run over these endpoints, each a lane."""
-    from engine.backoff import Policy
-    from engine.client import Client
-    from engine.inventory import Inventory
+def engine(urls: str, calls: int, rate: float, place: Path) -> None:
+    """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
+    from engine.cli.session import Session
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
-    from engine.judge import Lane
     from engine.ledger import Ledger
     from engine.model import RunId, Target
-    from engine.pacing import Pacer
     from engine.plan import make_plan
-    from engine.runner import Runner
-    from engine.transport import HttpTransport
     from tests.support.drill import FixedKeys, first_lines, run_settings
 
-    keys, ledger, store = FixedKeys(), Ledger(), RunStore(place)
-    settings = run_settings(endpoint=tuple(urls), rate=rate, workers=WORKERS, verify=False)
-    run_id = RunId("20261122T000000Z-bench")
-    found = [Target(instance, user, REGION) for instance, user in targets(calls)]
-    plan = make_plan(ACTION, found)
-    journal = Journal.create(store, run_id, first_lines(plan, settings, ledger), clock=time.time)
-    transport = HttpTransport(connections=len(urls) * WORKERS + 64)
-    lanes = []
-    for url in urls:
-        client = Client(transport, keys, url, timeout_s=10.0)
-        lanes.append(Lane(f"bench/{ACTION}/{client.host}", client, Pacer(rate), asyncio.Semaphore(WORKERS)))
-    rng = random.Random(0)
-    runner = Runner(
+    endpoints = tuple(urls.split(","))
+    ledger, store = Ledger(), RunStore(place)
+    settings = run_settings(endpoint=endpoints, rate=rate, workers=WORKERS, verify=False)
+    plan = make_plan(ACTION, [Target(instance, user, REGION) for instance, user in targets(calls)])
+    lines = first_lines(plan, settings, ledger)
+    journal = Journal.create(store, RunId("20261122T000000Z-bench"), lines, clock=time.time)
+    session = Session(
+        store=store,
         journal=journal,
         ledger=ledger,
-        lanes=lanes,
-        inventory=Inventory(lanes[0].client, record=lambda line: journal.append(line, ledger.apply), rng=rng),
-        policy=Policy(transient_s=120.0, busy_s=600.0),
-        rng=rng,
-        clock=time.time,
-        deadline_s=3600.0,
+        keys=FixedKeys(),
+        passwords=None,
+        world=None,
+        stop_after=None,
+        no_send=frozenset(),
+        quiet=True,
     )
-    try:
-        code = await runner.run()
-    finally:
-        await journal.aclose()
-        await transport.aclose()
-    if code != 0:
-        raise SystemExit(f"the run ended with {code!r}: {runner.stopped}")
+    ended = session.carry_out()
+    if ended.exit != 0:
+        raise SystemExit(f"the run ended with {ended.exit!r}: {ended.stopped}")
 
 
-CONTENDERS: dict[str, Callable[[str, int, float, Path], Awaitable[None]]] = {
-    "bare": bare,
-    "obvious": obvious,
+CONTENDERS: dict[str, Callable[[str, int, float, Path], Any]] = {
+    "bare": lambda *how: asyncio.run(bare(*how)),
+    "obvious": lambda *how: asyncio.run(obvious(*how)),
     "engine": engine,
 }
 
 
 def main(name: str, url: str, calls: str, rate: str = str(LIFTED)) -> dict[str, Any]:
+    """Send one call, so that all is imported and warm, then so many."""
     contender = CONTENDERS[name]
     with tempfile.TemporaryDirectory(prefix="acctops-bench-") as place:
-        # Imports and the first connections, so that sending alone is measured.
-        asyncio.run(contender(url, 1, LIFTED, Path(place, "warm")) if name == "engine" else _warm(contender, url, place))
+        for part in ("warm", "run"):
+            Path(place, part).mkdir()
+        contender(url, 1, LIFTED, Path(place, "warm"))
         began, cpu = time.perf_counter(), time.process_time()
-        asyncio.run(contender(url, int(calls), float(rate), Path(place)))
+        contender(url, int(calls), float(rate), Path(place, "run"))
         return {
             "cpu_s": time.process_time() - cpu,
             "wall_s": time.perf_counter() - began,
@@ -200,9 +181,5 @@ def main(name: str, url: str, calls: str, rate: str = str(LIFTED)) -> dict[str, 
         }
 
 
-def _warm(contender: Callable[[str, int, float, Path], Awaitable[None]], url: str, place: str) -> Any:
-    return contender(url, 1, LIFTED, Path(place))
-
-
 if __name__ == "__main__":
-    print(json.dumps(main(*sys.argv[1:])))
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")
