@@ -1,7 +1,7 @@
 """A server that only answers, as a process: `python -m tests.bench.answers`. For what a client costs, not for pacing.
 
 It checks nothing and knows nothing, so that it takes little of a small machine: the simulator would take more of it
-than the client that is measured. Prints its port; ends with its standard input.
+than the client that is measured. Prints its URL; ends with its standard input.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Answers(asyncio.Protocol):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Answers, "127.0.0.1", 0, backlog=1024)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.write(f'["http://127.0.0.1:{server.sockets[0].getsockname()[1]}"]\n')
     sys.stdout.flush()
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()

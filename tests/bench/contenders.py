@@ -165,13 +165,14 @@ CONTENDERS: dict[str, Callable[[str, int, float, Path], Any]] = {
 }
 
 
-def main(name: str, url: str, calls: str, rate: str = str(LIFTED)) -> dict[str, Any]:
-    """Send one call, so that all is imported and warm, then so many."""
+def main(name: str, url: str, calls: str, rate: str = str(LIFTED), start: str = "warm") -> dict[str, Any]:
+    """Send one call, so that all is imported and warm (unless `start` is `cold`), then so many."""
     contender = CONTENDERS[name]
     with tempfile.TemporaryDirectory(prefix="acctops-bench-") as place:
         for part in ("warm", "run"):
             Path(place, part).mkdir()
-        contender(url, 1, LIFTED, Path(place, "warm"))
+        if start == "warm":
+            contender(url, 1, LIFTED, Path(place, "warm"))
         began, cpu = time.perf_counter(), time.process_time()
         contender(url, int(calls), float(rate), Path(place, "run"))
         return {
