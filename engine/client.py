@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,14 +22,16 @@ _SHORTEST_SECRET = 4
 """Shorter strings are no secret, and blotting them out would blot out words."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One signed HTTP exchange, over."""
 
     answer: Answer
     sent_at: float
-    """UNIX time at which it was handed to the transport."""
+    """UNIX time at which its bytes could leave: when it had a connection."""
+    opening_s: float
+    """How much earlier it was handed to the transport."""
     ms: int
+    """From then to the answer, whole."""
     date: float | None
     """The server's clock, if its answer carried it."""
 
@@ -75,7 +76,7 @@ class Client:
     ) -> Attempt:
         """Send one request. `secret` is a parameter's value to be blotted out of whatever the server says."""
         body = self._encode(parameters)
-        sent_at = self._clock()
+        begun_at = self._clock()
         headers = self._signer.headers(
             keys,
             self.host,
@@ -83,7 +84,7 @@ class Client:
             region,
             VERSION,
             body,
-            int(sent_at + self.offset_s),
+            int(begun_at + self.offset_s),
             trace=trace,
             request_client=self._request_client,
         )
@@ -93,8 +94,9 @@ class Client:
             answer = _cleaned(answer, (secret, keys.secret_key, keys.token))
         return Attempt(
             answer=answer,
-            sent_at=sent_at,
-            ms=max(0, round((self._clock() - sent_at) * 1000)),  # the wall clock may be set back meanwhile
+            sent_at=begun_at + outcome.opening_s,
+            opening_s=outcome.opening_s,
+            ms=max(0, round((self._clock() - begun_at) * 1000)),  # the wall clock may be set back meanwhile
             date=outcome.date if isinstance(outcome, Reply) else None,
         )
 

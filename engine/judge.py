@@ -69,6 +69,8 @@ class Ticket:
     lane: Lane
     keys: Keys
     trace: str
+    slot_at: float
+    """Loop time of the slot."""
 
 
 @dataclass(slots=True)
@@ -181,6 +183,7 @@ class Judge:
         lane.reached()
         if ruling.verdict is not Verdict.THROTTLED:
             lane.pacer.accepted()
+            self._note_gear(lane)
         match ruling.verdict:
             case Verdict.DONE:
                 self._note_accepted()
@@ -200,7 +203,8 @@ class Judge:
             case Verdict.THROTTLED:
                 self.throttled_at = asyncio.get_running_loop().time()
                 for each in self._lanes if ruling.scope is Scope.EVERY_LANE else (lane,):
-                    each.pacer.refused()
+                    each.pacer.refused(ticket.slot_at)
+                    self._note_gear(each)
                 return FREE
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
@@ -236,6 +240,12 @@ class Judge:
             accepted = Answer(http=200, request_id=request_id, code=None, message=None)
             words = f"accepted {work.attempt} times, yet read back as not {self.action.done_word}"
             self.settle(work, Outcome.FAILED, None, accepted, words, code="Local.NotApplied")
+
+    def _note_gear(self, lane: Lane) -> None:
+        changed, gear = lane.pacer.gear.changed(), lane.pacer.gear
+        if changed is not None:
+            data = {"lane": lane.name, "guard": round(gear.guard, 4), "interval_ms": round(gear.interval_s * 1000, 1)}
+            self._record(records.Note(what=f"lane_{changed}", data=data))
 
     def _note_accepted(self) -> None:
         self._first = None  # something was taken: not everything fails alike

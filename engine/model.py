@@ -143,13 +143,14 @@ class Stage(StrEnum):
     """Bytes may have left: the request may have been applied."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """An HTTP response as it came: status, whole body, and the `Date` header in UNIX seconds if it had one."""
 
     status: int
     body: bytes
     date: float | None = None
+    opening_s: float = 0.0
+    """How long it waited for a connection before its bytes could leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +161,11 @@ class Fault:
     code: str
     """One of the `Local.*` codes of `verdicts`."""
     message: str
+    opening_s: float = 0.0
+    """As of a Reply."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """What a reply or fault says, parsed: the facts that are journalled."""
 
     http: int | None

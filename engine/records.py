@@ -9,6 +9,7 @@ that old journals stay readable and new ones stay small.
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct, field
@@ -284,8 +285,6 @@ def _second_text(second: int) -> str:
 
 def unix_seconds(text: str) -> float:
     """Inverse of `rfc3339`; raises ValueError for anything else."""
-    from datetime import datetime
-
     return datetime.fromisoformat(text).timestamp()
 
 

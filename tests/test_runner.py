@@ -286,7 +286,7 @@ def test_in_doubt_and_unreadable_lock_is_sent_again(tmp_path: Path) -> None:
 
 def test_many_lost_replies_on_one_instance_share_few_readings(tmp_path: Path) -> None:
     """Reading back costs an instance a call, not an account."""
-    it = world({"action": "LockAccount", "reset_after": True})
+    it = world({"action": "LockAccount", "reset_after": True}, latency=0.3)
     drill = Drill(tmp_path, it, fleet(1, 40)).go()
     assert outcomes(drill) == {"changed": 40}
     assert len(lines(drill, records.Read)) < 40

@@ -1,0 +1,72 @@
+"""How full the quota is, and how often it is broken: over real sockets, in real time, against all four windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from engine.simulator.quotas import Window
+from tests.bench.machine import Row, Say, contend, figures, server
+
+QUOTA = 20.0
+JITTERS_MS = (0, 20, 100)
+TARGETS = {0: (0.98, 0.5), 20: (0.965, 0.5), 100: (0.85, 1.5)}
+"""Design §8, for 400 calls: quota used at least, % throttled at most."""
+
+
+def measure(say: Say, *, quick: bool) -> list[Row]:
+    """Quick: 400 calls, ours only, all at once. Else the obvious script too, and 1,200 calls; four at a time."""
+    cases = list(product(JITTERS_MS, Window))
+    if quick:
+        return list(_together(say, "engine", 400, cases))
+    rows: list[Row] = []
+    for name, calls in (("engine", 400), ("engine", 1200), ("obvious", 400)):
+        for jitter_ms in JITTERS_MS:
+            rows += _together(say, name, calls, [case for case in cases if case[0] == jitter_ms])
+    return rows
+
+
+def _together(say: Say, name: str, calls: int, cases: Sequence[tuple[int, Window]]) -> Iterator[Row]:
+    say(f"pace: {name}, {calls} calls, {len(cases)} servers, about {calls / QUOTA:.0f} s")
+    specs = [{"window": str(window), "jitter": jitter_ms / 1000, "ports": 1} for jitter_ms, window in cases]
+    with server("worlds", json.dumps(specs)) as worlds:
+        processes = [contend(name, [url], calls, str(QUOTA), "cold") for url in worlds.urls]
+        for process in processes:
+            figures(process)
+        for (jitter_ms, window), seen in zip(cases, worlds.end(), strict=True):
+            used = seen["accepted"] / (QUOTA * (seen["last"] - seen["first"]))
+            throttled = 100 * seen["refused"] / calls
+            at_least, at_most = TARGETS[jitter_ms]
+            yield {
+                "who": name,
+                "calls": calls,
+                "jitter_ms": jitter_ms,
+                "window": str(window),
+                "used": round(used, 4),
+                "throttled_%": round(throttled, 2),
+                "worst_arrived": seen["worst_second"],
+                "reached": used >= at_least and throttled <= at_most,
+            }
+
+
+def lanes(say: Say, *, quick: bool) -> list[Row]:
+    """Fifty lanes in one process: every one as full as a single one."""
+    count, seconds = 50, 8 if quick else 25
+    say(f"lanes: {count} × {QUOTA:.0f}/s, {seconds} s")
+    spec = [{"window": "sliding", "jitter": 0.0, "ports": count}]
+    with server("worlds", json.dumps(spec)) as worlds:
+        ran = figures(contend("engine", worlds.urls, int(count * QUOTA * seconds), str(QUOTA), "cold"))
+        seen = worlds.end()
+    used = sorted(lane["accepted"] / (QUOTA * (lane["last"] - lane["first"])) for lane in seen)
+    return [
+        {
+            "lanes": count,
+            "calls": sum(lane["accepted"] for lane in seen),
+            "least_used": round(used[0], 4),
+            "median_used": round(used[count // 2], 4),
+            "throttled_%": round(100 * sum(lane["refused"] for lane in seen) / (count * QUOTA * seconds), 2),
+            "cpu_share": round(ran["cpu_s"] / ran["wall_s"], 2),
+            "reached": used[0] >= 0.97,
+        }
+    ]
