@@ -429,8 +429,8 @@ def test_a_full_disk_behind_stdout_is_said(desk: Desk) -> None:
 
 @pytest.fixture
 def long_job(desk: Desk) -> Desk:
-    """40 calls: a second at the rate below."""
-    desk.job(*(f"postgres-aaaaaaa{number % 8}/user{number}" for number in range(40)))
+    """40 calls: a second at the rate below. Each on an instance of its own, so that each is read back at once."""
+    desk.job(*(f"postgres-aaaaaa{number:02}/user{number}" for number in range(40)))
     return desk
 
 

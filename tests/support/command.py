@@ -245,6 +245,10 @@ class Backend:
         """Arrivals of writes, in order."""
         return [arrival for arrival in tuple(self.world.audit) if not arrival.action.startswith("Describe")]
 
+    def reads(self) -> list[Any]:
+        """Arrivals of DescribeAccounts, in order."""
+        return [arrival for arrival in tuple(self.world.audit) if arrival.action == "DescribeAccounts"]
+
 
 # ---- a terminal ----------------------------------------------------------------------------------------------------
 
