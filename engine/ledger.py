@@ -131,6 +131,45 @@ class PaceMeter:
         return worst
 
 
+class LanePace:
+    """How a lane kept its quota, from what was sent and what came back."""
+
+    __slots__ = ("_meter", "accepted", "first_at", "guard", "last_at", "sent", "throttled")
+
+    def __init__(self) -> None:
+        self._meter = PaceMeter()
+        self.sent = 0
+        self.throttled = 0
+        self.accepted = 0
+        """Answered by the server, and not refused for the quota."""
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        """UNIX times at which the first and the last accepted call left."""
+        self.guard: float | None = None
+        """The pacer's guard at its last change of gear; None: it never changed."""
+
+    def add(self, sent_at: float, *, answered: bool, throttled: bool) -> None:
+        """Count one attempt."""
+        self.sent += 1
+        self._meter.add(sent_at)
+        if throttled:
+            self.throttled += 1
+        elif answered:
+            self.accepted += 1
+            self.first_at = sent_at if self.first_at is None else min(self.first_at, sent_at)
+            self.last_at = sent_at if self.last_at is None else max(self.last_at, sent_at)
+
+    def worst(self) -> int:
+        """Most sends in any second."""
+        return self._meter.worst()
+
+    def per_second(self) -> float | None:
+        """Accepted calls a second, from the first to the last; None for fewer than two."""
+        if self.first_at is None or self.last_at is None or self.last_at <= self.first_at:
+            return None
+        return (self.accepted - 1) / (self.last_at - self.first_at)
+
+
 def _slid(window: deque[float], at: float) -> int:
     """Sends in the second that ends at `at`, which is added."""
     window.append(at)
@@ -157,7 +196,7 @@ class Ledger:
         self.last_at = ""
         self._entries: dict[CallId, Entry] = {}
         self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
-        self._meters: dict[str, PaceMeter] = {}
+        self.lanes: dict[str, LanePace] = {}
         self._lanes: dict[CallId, str] = {}
 
     def apply(self, record: records.AnyRecord) -> None:
@@ -233,7 +272,9 @@ class Ledger:
             entry.spent = True
         lane = self._lanes.pop(record.call, None)
         if record.sent_at is not None and lane is not None:
-            self._meters.setdefault(lane, PaceMeter()).add(unix_seconds(record.sent_at))
+            throttled = record.verdict is Verdict.THROTTLED
+            pace = self.lanes.setdefault(lane, LanePace())
+            pace.add(unix_seconds(record.sent_at), answered=record.http is not None, throttled=throttled)
 
     def _apply_rare(self, record: records.AnyRecord) -> None:
         match record:
@@ -246,6 +287,9 @@ class Ledger:
                 self.end = None  # the end of an earlier session is not this one's
             case records.End():
                 self.end = record
+            case records.Note(what="lane_slowed" | "lane_recovered", data=data):
+                self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
+                self.notes.append(record)
             case records.Note():
                 (self.links if record.what in records.LINKS else self.notes).append(record)
             case _:  # Read: kept for people and audits, decides nothing here.
@@ -308,7 +352,7 @@ class Ledger:
 
     def worst_second(self) -> dict[str, int]:
         """Most sends in any second, by lane."""
-        return {lane: meter.worst() for lane, meter in sorted(self._meters.items())}
+        return {lane: pace.worst() for lane, pace in sorted(self.lanes.items())}
 
     @property
     def settings(self) -> records.RunSettings:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.actions import ACTIONS
 from engine.callqueue import CallQueue
 from engine.judge import Lane
 from engine.ledger import Ledger
@@ -64,6 +65,9 @@ class Overview:
         self._clock = clock
         self._busy_s = busy_s
         self._deadline_s = deadline_s
+        assert ledger.run is not None
+        done_word = ACTIONS[ledger.run.action].done_word
+        self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
         self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._told: frozenset[str] = frozenset()
@@ -130,10 +134,12 @@ class Overview:
         named += f" and {len(instances) - _NAMED} more" if len(instances) > _NAMED else ""
         codes = ", ".join(sorted({code for call in left if (code := self._ledger.entry(call.id).code)}))
         until = min(min(since.values()) + self._busy_s, self._started + self._deadline_s)
-        at = self._clock()
+        at, settled = self._clock(), self._ledger.settled_counts()
+        failed = f"; {settled[Outcome.FAILED]:,} failed" if settled[Outcome.FAILED] else ""
         return (
-            f"{total - len(left):,} of {total:,} settled at {rfc3339(at)[11:19]}Z; {len(left):,} wait for {named} "
-            f"({codes or 'cannot be read'}), trying until {rfc3339(at + max(0.0, until - now))[11:16]}Z; Ctrl-C is safe"
+            f"{settled[Outcome.CHANGED] + settled[Outcome.ALREADY]:,} of {total:,} {self._proven} "
+            f"{rfc3339(at)[11:19]}Z{failed}; {len(left):,} wait for {named} ({codes or 'cannot be read'}), "
+            f"trying until {rfc3339(at + max(0.0, until - now))[11:16]}Z; Ctrl-C is safe"
         )
 
     def _sick_since(self, calls: list[Call]) -> dict[str, float]:

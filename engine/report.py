@@ -164,6 +164,7 @@ def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | No
         "throttled": ledger.throttled,
         "worst_second": max(ledger.worst_second().values(), default=0),
         "seconds": end.seconds if end else None,
+        "pace": pace(ledger),
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "exit": end.exit if end else None,
@@ -198,6 +199,45 @@ def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dic
             for omit in ledger.omits
         ],
     }
+
+
+def pace(ledger: Ledger) -> list[dict[str, Any]]:
+    """How each lane used its quota, from the journal alone. Any: JSON values.
+
+    The used share is what was accepted a second, from the first to the last accepted call, of the run's rate.
+    """
+    rate = ledger.settings.rate
+    rows = []
+    for name, lane in sorted(ledger.lanes.items()):
+        per_second = lane.per_second()
+        rows.append(
+            {
+                "lane": name,
+                "quota": rate,
+                "sent": lane.sent,
+                "accepted": lane.accepted,
+                "accepted_per_second": round(per_second, 2) if per_second is not None else None,
+                "used": round(per_second / rate, 3) if per_second is not None else None,
+                "throttled": lane.throttled,
+                "worst_second": lane.worst(),
+                "guard": lane.guard,
+            }
+        )
+    return rows
+
+
+def pace_text(ledger: Ledger) -> str:
+    """The same for a person."""
+    lines = [f"run {_run(ledger).run}"]
+    for row in pace(ledger):
+        used = f"{row['accepted_per_second']}/s, {row['used']:.1%} of the quota" if row["used"] is not None else "-"
+        guard = f"{row['guard']:.1%}" if row["guard"] is not None else "as it began"
+        lines += [
+            f"lane {row['lane']}  quota {row['quota']:g}/s",
+            f"  accepted {row['accepted']:,} ({used}) · throttled {row['throttled']:,} · sent {row['sent']:,}",
+            f"  worst second {row['worst_second']} · guard {guard}",
+        ]
+    return "\n".join(lines if ledger.lanes else [*lines, "nothing was sent"]) + "\n"
 
 
 def verified(ledger: Ledger) -> dict[str, int]:

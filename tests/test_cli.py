@@ -40,6 +40,11 @@ def many(count: int) -> list[str]:
     return [f"postgres-aaaaaaa{number % 8}/user{number}" for number in range(count)]
 
 
+def apart(count: int) -> list[str]:
+    """Targets on an instance each, so that each is read back and settled at once."""
+    return [f"postgres-{number:08}/user{number}" for number in range(count)]
+
+
 def run_id(desk: Desk, *, simulated: bool = False) -> str:
     return desk.journals(simulated=simulated)[-1].parent.name
 
@@ -108,7 +113,8 @@ def test_completion_completes(desk: Desk) -> None:
 # ---- plan ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_says_what_is_left_out_and_why_and_sends_nothing(desk: Desk) -> None:
+def test_a_plan_says_what_is_left_out_and_why_and_sends_nothing(desk: Desk, backend: Backend) -> None:
+    desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
     desk.write("config.yaml", 'protect: ["*/breakglass_*"]\n')
     targets = [ANN, ANN, BOB, "postgres-aaaaaaaa/breakglass_1", "postgres-aaaaaaaa/postgres"]
     desk.job(*targets, extra='exclude: ["*/bob"]')
@@ -124,7 +130,21 @@ def test_a_plan_says_what_is_left_out_and_why_and_sends_nothing(desk: Desk) -> N
         ("breakglass_1", "protected"),
         ("postgres", "reserved"),
     }
-    assert not desk.state.exists(), "a plan leaves nothing behind"
+    assert not desk.state.exists() and not backend.writes(), "a plan leaves nothing behind"
+    assert len(backend.reads()) == 2, "one reading a plan"
+
+
+def test_a_plan_offline_reads_nothing_and_needs_no_keys(desk: Desk, backend: Backend) -> None:
+    desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+    del desk.env["TENCENTCLOUD_SECRET_ID"], desk.env["TENCENTCLOUD_SECRET_KEY"]
+    desk.job()
+    done = desk.run("plan", "job.yaml", "--offline", "--json")
+    assert done.code == 0 and len(done.json["calls"]) == 3
+    assert done.json["read"] is None and done.json["standing"] is None
+    assert "read " not in desk.run("plan", "job.yaml", "--offline").out
+    assert not backend.world.audit
+    online = desk.run("plan", "job.yaml")
+    assert online.code == 5 and "no API keys" in online.err
 
 
 def test_a_job_of_which_nothing_is_left_is_refused(desk: Desk) -> None:
@@ -497,7 +517,7 @@ def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
 
 
 def test_stop_drains_a_run_of_another_shell(desk: Desk, backend: Backend) -> None:
-    desk.job(*many(60))
+    desk.job(*apart(60))
     process = desk.popen("run", "job.yaml", "--yes", "--json", "--rate", "30", "--endpoint", backend.endpoint)
     desk.wait_for("settled", 3)
     live = desk.run("status", "latest")

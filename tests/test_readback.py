@@ -236,7 +236,7 @@ def test_when_only_the_sick_are_left_it_is_said_at_once(tmp_path: Path) -> None:
     assert drill.exit is Exit.STOPPED
     assert len(heard) == 1
     assert heard[0][0] < 1000 + 15
-    assert "15 of 20 settled" in heard[0][1]
+    assert "15 of 20 verified locked" in heard[0][1]
     assert f"5 wait for {SICK} (OperationDenied.InstanceStatusLimitOpError)" in heard[0][1]
 
 

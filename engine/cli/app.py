@@ -292,10 +292,11 @@ def status(run: str | None, **common: Any) -> int:
 @click.argument("run")
 @click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
 @click.option("--attempts", is_flag=True, help="One row an attempt instead of one a target (json, csv).")
+@click.option("--pace", is_flag=True, help="How each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
 @_FAMILY
 @flags(*READING)
-def report(run: str, form: str, attempts: bool, stuck: bool, family: bool, **common: Any) -> int:
+def report(run: str, form: str, attempts: bool, pace: bool, stuck: bool, family: bool, **common: Any) -> int:
     """Every target's outcome, from the journal.
 
     \b
@@ -306,7 +307,7 @@ def report(run: str, form: str, attempts: bool, stuck: bool, family: bool, **com
     """
     from engine.cli.views import show_report
 
-    return show_report(run, form=form, by_attempt=attempts, stuck=stuck, family=family, **common)
+    return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
 
 
 @app.group()

@@ -22,6 +22,8 @@ from engine.report import (
     csv_text,
     document,
     full_document,
+    pace,
+    pace_text,
     row,
     stuck_text,
     text,
@@ -117,7 +119,9 @@ def _repeat(options: Options, ref: RunRef) -> str:
 # ---- report --------------------------------------------------------------------------------------------------------
 
 
-def show_report(run: str, *, form: str, by_attempt: bool, stuck: bool, family: bool, **flags: Any) -> int:
+def show_report(
+    run: str, *, form: str, by_attempt: bool, by_lane: bool, stuck: bool, family: bool, **flags: Any
+) -> int:
     """The `report` command. Any: the flags, by name."""
     options = Options(**flags)
     ref = _find(options, run)
@@ -135,10 +139,12 @@ def show_report(run: str, *, form: str, by_attempt: bool, stuck: bool, family: b
     found = replay(ref.path)
     if family:
         found = replace(found, ledger=with_family(ref, found))
-    if stuck:
+    if by_lane and form == "json":
+        out_json({"run": ref.run_id, "pace": pace(found.ledger)})
+    elif by_lane or stuck:
         if form != "text":
-            raise UsageError("--stuck is a text; leave --format away")
-        out(stuck_text(found.ledger))
+            raise UsageError(f"--{'pace' if by_lane else 'stuck'} cannot be printed as {form}; leave --format away")
+        out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger))
     elif form == "json":
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
     elif form == "csv":
