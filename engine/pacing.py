@@ -15,9 +15,12 @@ keep a lane full and within its quota, whichever way the server counts "a second
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import insort
 
 from aiolimiter import AsyncLimiter
+
+from engine.slots import SharedSlots
 
 GUARD_START = 0.02
 """Share of an interval added to it at first: 20 sends take just over a second, with 20 ms to spare for jitter."""
@@ -41,6 +44,8 @@ _PATIENCE = 250
 """Accepted calls in a row before the guard goes below where it began: less to win there, and a refusal costs more."""
 _WINDOW_SHARE = 0.8
 """Of the guard that the window insists on; the rest lets slots drift back to even ones."""
+_REMEMBERED = 256
+"""Slots whose reservation is kept until it is known when their call left."""
 _STEP = 0.001
 """Smallest change of guard worth a new limiter."""
 _COARSE = 200.0
@@ -141,8 +146,12 @@ class Gear:
 class Pacer:
     """Slots of one lane, in the order of asking. One task asks at a time (the lane's dispatcher)."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, shared: SharedSlots | None = None) -> None:
+        """`shared` are the lane's slots as the other processes of this host see them."""
         self.gear = Gear(rate)
+        self._shared = shared if rate <= _COARSE else None
+        self._taken: dict[float, float] = {}
+        """When a slot was given out → the moment reserved for it among all processes, of the last few."""
         self._paused_until = 0.0
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
@@ -168,14 +177,31 @@ class Pacer:
             await limiter.acquire()
             while (wait_s := self.gear.earliest() - loop.time()) > 0:  # noqa: ASYNC110 - what left late may move it
                 await asyncio.sleep(wait_s)
+            reserved = await self._turn(self._shared) if self._shared is not None else 0.0
             now = loop.time()
             if self._paused_until <= now:
                 self.gear.sent(now)
+                self._taken[now] = reserved
+                if len(self._taken) > _REMEMBERED:
+                    del self._taken[next(iter(self._taken))]
                 return now
+
+    async def _turn(self, shared: SharedSlots) -> float:
+        """Wait for the slot that no other process of this host has; returns the moment reserved for it."""
+        gear = self.gear
+        depth = max(1, int(gear.rate))
+        window_s = (1 + gear.guard * _WINDOW_SHARE) * depth / gear.rate
+        at = await shared.reserve(rate=gear.rate, interval_s=gear.interval_s, window_s=window_s)
+        while (wait_s := at - time.monotonic()) > 0:  # noqa: ASYNC110 - a timer may be early by a hair
+            await asyncio.sleep(wait_s)
+        return at
 
     def left_late(self, slot_at: float, late_s: float) -> None:
         """What took the slot of `slot_at` left so much later than that."""
         self.gear.left_late(slot_at, late_s)
+        reserved = self._taken.pop(slot_at, None)
+        if self._shared is not None and reserved is not None:
+            self._shared.left_late(reserved, slot_at + late_s - reserved)
 
     def refused(self, sent_at: float | None = None) -> None:
         """A call of this lane, which left at the loop's time `sent_at` if that is known, was throttled."""

@@ -241,11 +241,30 @@ def test_half_a_pair_in_the_environment_is_refused(desk: Desk) -> None:
     refused(desk.run("run", "job.yaml", "--yes", "--quiet"), 5, "TENCENTCLOUD_SECRET_KEY is not")
 
 
-@pytest.mark.parametrize("variable", ["TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN"])
+VARIABLES = ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN")
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_refused_credentials_are_found_by_reading_before_a_run_exists(
+    desk: Desk, backend: Backend, variable: str
+) -> None:
+    desk.env[variable] = "wrong-" + "x" * 20
+    desk.job(*(f"postgres-aaaaaaa{number}/ann" for number in range(8)))
+    for argv in (["plan", "job.yaml"], ["run", "job.yaml", "--yes"]):
+        done = desk.run(*argv, "--json", "--endpoint", backend.endpoint)
+        assert done.code == 5 == done.json["exit"]
+        assert done.json["error"].startswith("AuthFailure.") and "nothing was sent" in done.json["error"]
+        assert "acctops resume" not in done.json["error"], "there is no run yet"
+        assert any(arrival.request_id in done.json["error"] for arrival in backend.reads())
+        assert "wrong-" not in done.text
+    assert not backend.writes() and not desk.journals()
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
 def test_refused_credentials_end_the_run_before_any_accepted_write(desk: Desk, backend: Backend, variable: str) -> None:
     desk.env[variable] = "wrong-" + "x" * 20
     desk.job(*(f"postgres-aaaaaaa{number}/ann" for number in range(8)))
-    done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint)
+    done = desk.run("run", "job.yaml", "--yes", "--no-verify", "--json", "--endpoint", backend.endpoint)
     assert done.code == 5
     assert done.json["counts"]["unattempted"] == 8
     assert done.json["stopped"]["code"].startswith("AuthFailure.")
@@ -258,9 +277,22 @@ def test_a_run_with_keys_mended_goes_on(desk: Desk, backend: Backend) -> None:
     good = desk.env["TENCENTCLOUD_SECRET_KEY"]
     desk.env["TENCENTCLOUD_SECRET_KEY"] = "wrong-" + "x" * 20
     desk.job()
-    assert desk.run("run", "job.yaml", "--yes", "--endpoint", backend.endpoint).code == 5
+    flags = ["--yes", "--endpoint", backend.endpoint]
+    assert desk.run("run", "job.yaml", *flags).code == 5
+    assert not desk.journals(), "the reading was refused: there is no run to go on with"
+    assert desk.run("run", "job.yaml", "--no-verify", *flags).code == 5
     desk.env["TENCENTCLOUD_SECRET_KEY"] = good
     assert desk.run("resume", "latest").code == 0
+    assert {settled["proof"] for settled in desk.records("settled")} == {"accepted"}, "as it was begun"
+
+
+def test_keys_that_may_read_and_not_write_end_the_run(desk: Desk) -> None:
+    rules = rules_from([{"code": "AuthFailure.UnauthorizedOperation", "action": "LockAccount"}])
+    with Backend(World(faults=rules)) as backend:
+        desk.job()
+        done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint)
+    assert done.code == 5 and done.json["counts"]["unattempted"] == 3
+    assert done.json["stopped"]["code"] == "AuthFailure.UnauthorizedOperation"
 
 
 # ---- endpoint ------------------------------------------------------------------------------------------------------
@@ -277,14 +309,16 @@ def test_an_endpoint_that_refuses_is_named_and_nothing_is_lost(desk: Desk) -> No
         impatient(desk)
         done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", endpoint)
     assert done.code == 4
-    assert f"cannot reach {endpoint}" in done.json["stopped"]["why"]
+    assert "cannot reach the API" in done.json["stopped"]["why"] and endpoint in done.json["stopped"]["why"]
+    assert "not read: postgres-aaaaaaaa, postgres-bbbbbbbb" in done.err
     assert done.json["stopped"]["code"] == "Local.Connect"
     assert done.json["counts"]["unattempted"] == 3
 
 
 def test_an_endpoint_that_does_not_resolve_is_named(desk: Desk) -> None:
     impatient(desk)
-    done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", "https://postgres.nowhere.invalid")
+    flags = ["--yes", "--no-verify", "--json", "--endpoint", "https://postgres.nowhere.invalid"]
+    done = desk.run("run", "job.yaml", *flags)
     assert done.code == 4
     assert done.json["stopped"]["code"] == "Local.Dns"
     assert done.json["counts"]["unattempted"] == 3
@@ -292,22 +326,35 @@ def test_an_endpoint_that_does_not_resolve_is_named(desk: Desk) -> None:
 
 def test_an_endpoint_that_speaks_no_tls_is_named(desk: Desk, backend: Backend) -> None:
     impatient(desk)
-    done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint.replace("http:", "https:"))
+    flags = ["--yes", "--no-verify", "--json", "--endpoint", backend.endpoint.replace("http:", "https:")]
+    done = desk.run("run", "job.yaml", *flags)
     assert done.code == 4
     assert done.json["stopped"]["code"] == "Local.Tls"
     assert done.json["counts"]["unattempted"] == 3
 
 
 def test_an_endpoint_that_hangs_leaves_unknown_and_resume_settles_it(desk: Desk) -> None:
-    """Writes hang, readings too: nobody can know. Later the readings tell."""
+    """Writes hang after they were applied, readings are refused: nobody can know. Later a reading tells."""
     desk.job(ANN, extra="retry: {transient: 300ms}")
-    rules = rules_from([{"hang": True, "times": 1, "action": "LockAccount"}, {"code": "AuthFailure", "action": "D*"}])
-    with Backend(World(faults=rules)) as backend:
+    denied = "OperationDenied.InstanceAccessDeniedError"
+    rules = rules_from(
+        [{"hang": True, "apply": True, "action": "Lock*"}, {"code": denied, "after": 1, "action": "DescribeAccounts"}]
+    )
+    world = World(faults=rules)
+    world.seed("postgres-aaaaaaaa", "ap-singapore", ["ann"])
+    with Backend(world) as backend:
         done = desk.run("run", "job.yaml", "--yes", "--json", "--timeout", "300ms", "--endpoint", backend.endpoint)
-        assert done.code in (0, 1), done.text
-        assert sum(done.json["counts"].values()) == 1
-        assert records(desk.journal(), "reply")[0]["code"] == "Local.Timeout"
-        assert records(desk.journal(), "reply")[0]["verdict"] == "in_doubt"
+        assert done.code == 1 and done.json["counts"]["unknown"] == 1, done.text
+        assert {reply["code"] for reply in desk.records("reply")} == {"Local.Timeout"}
+        assert {reply["verdict"] for reply in desk.records("reply")} == {"in_doubt"}
+        assert not desk.records("settled"), "unknown is what is left, never what is written"
+        sent = len(backend.writes())
+        backend.heal()
+        resumed = desk.run("resume", "latest", "--json")
+        assert resumed.code == 0 and resumed.json["counts"]["changed"] == 1
+        assert len(backend.writes()) == sent, "it was read, not sent again"
+    (settled,) = desk.records("settled")
+    assert (settled["outcome"], settled["proof"]) == ("changed", "read")
 
 
 def test_a_clock_off_by_an_hour_is_learnt_and_noted(desk: Desk) -> None:
@@ -485,6 +532,8 @@ def test_the_second_signal_leaves_at_once(long_job: Desk, number: signal.Signals
         wait_until(lambda: len(backend.writes()) >= 7)
         process.send_signal(number)
         long_job.wait_for("note")
+        replies = len(long_job.records("reply"))
+        long_job.wait_for("settled", replies - 1)  # what is accepted is read while it drains
         process.send_signal(number)
         done = long_job.end(process)
         assert done.code == code == done.json["exit"]
@@ -589,7 +638,9 @@ def verbs(run: str) -> list[list[str]]:
 
 
 def edit(lines: list[bytes]) -> None:
-    lines[7] = lines[7].replace(b"LockAccount", b"UnlkAccount").replace(b'"attempt":1', b'"attempt":2')
+    """How an account was before, which an undo would go by."""
+    assert b'"kind":"before"' in lines[7]
+    lines[7] = lines[7].replace(b'"status":null', b'"status":2')
 
 
 def drop(lines: list[bytes]) -> None:

@@ -34,12 +34,12 @@ class Kind:
     faults: dict[str, Any] | None
     """What the simulator does to them, beside whom it is done to; None: nothing."""
     outcome: str
-    proof: str | None = "accepted"
+    proof: str | None = "read"
     code: str | None = None
     writes: int = 1
     """Requests that arrive for each account."""
     status: str = "normal"
-    """Of the accounts before; "missing": there are none."""
+    """Of the accounts before; "missing": there is only one whose name looks like it."""
     message: str = ""
     """Words the report has for it."""
 
@@ -51,16 +51,17 @@ KINDS = {
     "transient": Kind({"code": "InternalError", "times_each": 2}, "changed", writes=3),
     "busy": Kind({"code": "OperationDenied.InstanceStatusLimitOpError", "times_each": 1}, "changed", writes=2),
     "bad-gateway": Kind({"status": 502, "html": True, "times_each": 1}, "changed", writes=2),
-    "late-gateway": Kind({"status": 504, "apply": True}, "changed", "read"),
+    "late-gateway": Kind({"status": 504, "apply": True}, "changed"),
     "html": Kind({"html": True, "times_each": 1}, "changed", writes=2),
-    "truncated": Kind({"truncated": True}, "changed", "read"),
-    "garbage": Kind({"garbage": True}, "changed", "read"),
-    "empty": Kind({"empty": True}, "changed", "read"),
-    "no-request-id": Kind({"no_request_id": True}, "changed", "read"),
+    "truncated": Kind({"truncated": True}, "changed"),
+    "garbage": Kind({"garbage": True}, "changed"),
+    "empty": Kind({"empty": True}, "changed"),
+    "no-request-id": Kind({"no_request_id": True}, "changed"),
     "reset-before": Kind({"reset_before": True, "times_each": 1}, "changed", writes=2),
-    "reset-after": Kind({"reset_after": True}, "changed", "read"),
+    "reset-after": Kind({"reset_after": True}, "changed"),
     "hung": Kind({"hang": True, "times_each": 1}, "changed", writes=2),
-    "was-locked": Kind(None, "already", "read", "FailedOperation.PreCheckError", status="locked"),
+    "late": Kind({"effect_delay": 1}, "changed"),
+    "was-locked": Kind(None, "already", "before", writes=0, status="locked"),
     "denied": Kind(
         {"code": "OperationDenied.InstanceAccessDeniedError", "times": EACH},
         "failed",
@@ -76,7 +77,13 @@ KINDS = {
     ),
     "unheard-of": Kind({"code": "OperationDenied.NeverHeardOf"}, "failed", None, "OperationDenied.NeverHeardOf"),
     "no-such-user": Kind(
-        None, "failed", None, "FailedOperation.PreCheckError", status="missing", message="no account no_such_user"
+        None,
+        "failed",
+        "before",
+        "Local.NoAccount",
+        writes=0,
+        status="missing",
+        message="; did you mean no_such_users?",
     ),
 }
 
@@ -104,7 +111,7 @@ def troubled_world() -> World:
         {
             "id": instance,
             "region": "ap-singapore",
-            "accounts": [] if KINDS[name].status == "missing" else [{"name": user, "status": KINDS[name].status}],
+            "accounts": [f"{user}s"] if KINDS[name].status == "missing" else [{"name": user, "status": KINDS[name].status}],
         }
         for (instance, user), name in ACCOUNTS.items()
     ]
@@ -409,7 +416,7 @@ def test_the_whole_way_against_the_simulator_as_a_command(tmp_path: Path) -> Non
         "lock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore", "--yes", *both
     )
     assert done.code == 0, done.text
-    assert "2 of 2 locked: accepted, not read back" in done.out
+    assert "2 of 2 verified locked at " in done.out
     lanes = {line["lane"] for line in desk.records("sent")}
     assert {lane.rpartition("/")[2] for lane in lanes} == {endpoint.removeprefix("http://") for endpoint in endpoints}
     server.send_signal(signal.SIGTERM)

@@ -24,6 +24,7 @@ from engine.inventory import Inventory
 from engine.judge import Lane
 from engine.pacing import Pacer
 from engine.runner import Runner
+from engine.slots import SharedSlots
 
 if TYPE_CHECKING:
     from engine.credentials import KeySource
@@ -112,6 +113,10 @@ class Session:
         settings = self.ledger.settings
         return settings.workers * len(settings.endpoint) + READERS
 
+    def _shared(self, lane: str) -> SharedSlots | None:
+        """The lane's slots among all runs of this host that use the state directory; a simulated quota is its own."""
+        return SharedSlots(self.store.state_dir / "lanes", lane) if self.world is None else None
+
     def _runner(self, transport: Transport) -> Runner:
         assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
@@ -126,7 +131,9 @@ class Session:
                 offset_s=self.found.offset_s if self.found is not None else 0.0,
             )
             name = f"{self.keys.identity}/{run.action}/{client.host}"
-            lanes.append(Lane(name, client, Pacer(settings.rate), asyncio.Semaphore(settings.workers)))
+            lanes.append(
+                Lane(name, client, Pacer(settings.rate, self._shared(name)), asyncio.Semaphore(settings.workers))
+            )
         rng = random.Random()
 
         def record(line: records.AnyRecord) -> int:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ import pytest
 from engine.cli import main
 from engine.cli.talk import out, say
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.simulator.faults import FaultScript
 from engine.simulator.server import serve
 from engine.simulator.world import World
 
@@ -240,6 +242,10 @@ class Backend:
         assert self._loop is not None and self._ended is not None
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
+
+    def heal(self) -> None:
+        """From now on nothing goes wrong any more."""
+        self.world._faults = FaultScript((), Random(0))
 
     def writes(self) -> list[Any]:
         """Arrivals of writes, in order."""
