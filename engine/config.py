@@ -18,7 +18,6 @@ from engine.guards import empty_plan_warnings
 from engine.jobfile.fields import Fields, kinds
 from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, Rate
 from engine.jobfile.problems import Problems
-from engine.jobfile.yamltext import decode, read_tree
 from engine.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ class Configs(Struct, frozen=True, kw_only=True):
 
 def parse_config(data: bytes, file: str) -> Config:
     """The config in `data`, or ConfigError with every problem. An empty file is an empty config."""
+    from engine.jobfile.yamltext import decode, read_tree  # here: most commands find no config to read
+
     problems = Problems()
     text = decode(data, file, problems)
     root = read_tree(text, file, problems) if text is not None else None

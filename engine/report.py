@@ -15,6 +15,7 @@ from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Entry, Ledger
 from engine.model import Answer, Call, Outcome, Proof, Verdict
+from engine.spans import duration
 from engine.verdicts import rule
 
 _FORMULA = tuple("=+-@＝＋－＠")
@@ -444,18 +445,6 @@ def continue_command(ledger: Ledger, flags: str = "") -> str | None:
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """`4 min 12 s`, `0.8 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def plain(value: str) -> str:

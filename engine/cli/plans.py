@@ -10,6 +10,7 @@ from engine.cli.options import Options, endpoints_of
 from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
+from engine.spans import duration
 
 if TYPE_CHECKING:
     from engine.cli.preparing import Prepared
@@ -109,8 +110,6 @@ def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False
 
 
 def _about(seconds: float) -> str:
-    from engine.report import duration
-
     return duration(max(1.0, seconds)).replace(".0 s", " s")
 
 

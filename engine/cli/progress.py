@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from engine.cli.talk import say
-from engine.report import duration, plain
+from engine.report import plain
+from engine.spans import duration
 
 if TYPE_CHECKING:
     from engine.overview import Progress

@@ -92,6 +92,8 @@ class Session:
     async def _work(self) -> Ended:
         transport = open_transport(self.world, self._connections())
         runner = self._runner(transport)
+        if self.found is not None and self.found.offset_s:
+            runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
             runner.tell = say
         with _Signals(runner) as signals:

@@ -152,6 +152,7 @@ def _refuse_bad_keys(found: Survey) -> None:
         if _is_fatal(reading):
             answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)
             ruling = rule("DescribeAccounts", answer)
+            advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
             raise CredentialsError(
-                f"{reading.code}: {ruling.words} {ruling.advice} (RequestId {reading.request_id}); nothing was sent"
+                f"{reading.code}: {ruling.words} {advice} (RequestId {reading.request_id}); nothing was sent"
             )

@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from engine.cli.kin import with_family
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Exit, UsageError
@@ -138,6 +137,8 @@ def show_report(
         return printed()
     found = replay(ref.path)
     if family:
+        from engine.cli.kin import with_family
+
         found = replace(found, ledger=with_family(ref, found))
     if by_lane and form == "json":
         out_json({"run": ref.run_id, "pace": pace(found.ledger)})

@@ -1,0 +1,15 @@
+"""Rules, floor 1: spans of time in words. A room of its own, as a plan needs no more of a report than this."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """`4 min 12 s`, `0.8 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
