@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import hashlib
 import mmap
 import os
@@ -36,19 +37,24 @@ _UNIMPORTANT_S = 0.002
 class SharedSlots:
     """The slots of one lane, as all processes of this host see them."""
 
-    def __init__(self, directory: Path, lane: str) -> None:
-        """Open the lane's file in `directory`, made if need be. ConfigError if it cannot be written."""
+    def __init__(self, directory: Path, lane: str, *, group: str | None = None) -> None:
+        """Open the lane's file in `directory`, made if need be. ConfigError if it cannot be written.
+
+        With a `group`, its members share the lane, too.
+        """
         self.path = directory / (hashlib.sha256(lane.encode()).hexdigest()[:32] + ".slots")
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(directory, group)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if os.fstat(self._fd).st_size < _SIZE:
                 os.ftruncate(self._fd, _SIZE)
+                if group is not None:
+                    os.fchown(self._fd, -1, grp.getgrnam(group).gr_gid)
+                    os.fchmod(self._fd, 0o660)
             self._map = mmap.mmap(self._fd, _SIZE)
-        except OSError as error:
-            raise ConfigError(
-                f"state directory: {self.path} cannot be written: {error.strerror}; name another with --state-dir"
-            ) from error
+        except (OSError, KeyError) as error:
+            why = getattr(error, "strerror", None) or f"there is no group {group}"
+            raise ConfigError(f"{self.path} cannot be written: {why}; name another with --state-dir") from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -110,3 +116,12 @@ class SharedSlots:
     def _store(self, schedule: float, leaving: list[float]) -> None:
         struct.pack_into(f"<{len(leaving)}d", self._map, _HEADER.size, *leaving)
         _HEADER.pack_into(self._map, 0, _MAGIC, len(leaving), schedule)
+
+
+def _make(directory: Path, group: str | None) -> None:
+    if directory.is_dir():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if group is not None:
+        os.chown(directory, -1, grp.getgrnam(group).gr_gid)
+        directory.chmod(0o2770)

@@ -17,9 +17,9 @@ from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
-from engine.cli.talk import say
+from engine.cli.talk import say, warn
 from engine.client import Client
-from engine.errors import Exit
+from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.judge import Lane
 from engine.pacing import Pacer
@@ -117,7 +117,13 @@ class Session:
 
     def _shared(self, lane: str) -> SharedSlots | None:
         """The lane's slots among all runs of this host that use the state directory; a simulated quota is its own."""
-        return SharedSlots(self.store.state_dir / "lanes", lane) if self.world is None else None
+        if self.world is not None:
+            return None
+        try:
+            return SharedSlots(self.store.state_dir / "lanes", lane, group=self.store.group)
+        except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
+            warn(f"warning: {error}; other runs on this host are not known to this one")
+            return None
 
     def _runner(self, transport: Transport) -> Runner:
         assert self.ledger.run is not None
