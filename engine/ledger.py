@@ -201,8 +201,8 @@ class Ledger:
 
     def apply(self, record: records.AnyRecord) -> None:
         """Fold in one record."""
-        if record.at:
-            self.last_at = record.at
+        if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
+            self.last_at = record.at  # what a later run leaves here is not of this one
         match record:
             case records.Sent():
                 entry = self._open(record.call)

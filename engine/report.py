@@ -229,7 +229,7 @@ def pace(ledger: Ledger) -> list[dict[str, Any]]:
 
 def pace_text(ledger: Ledger) -> str:
     """The same for a person."""
-    lines = [f"run {_run(ledger).run}"]
+    lines = [_title(ledger, live=False)]
     for row in pace(ledger):
         used = f"{row['accepted_per_second']}/s, {row['used']:.1%} of the quota" if row["used"] is not None else "-"
         guard = f"{row['guard']:.1%}" if row["guard"] is not None else "as it began"
@@ -318,6 +318,8 @@ def containment(ledger: Ledger) -> dict[int, float]:
     begun = records.unix_seconds(run.at)
     after: list[float] = []
     for _, entry, outcome in ledger.outcomes():
+        if entry.proof not in (Proof.READ, Proof.BEFORE):
+            continue
         if outcome is Outcome.ALREADY:
             after.append(0.0)
         elif outcome is Outcome.CHANGED:
@@ -335,8 +337,7 @@ def stuck_text(ledger: Ledger) -> str:
     for call, entry, outcome in ledger.outcomes():
         if outcome in BAD:
             groups.setdefault(_cause(entry), []).append((call, entry, outcome))
-    run = _run(ledger)
-    lines = [f"run {run.run}  {run.action}  {closing_line(ledger)}"]
+    lines = [_title(ledger, live=False), closing_line(ledger)]
     for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         words, advice = explain(*members[0])
         lines += ["", f"{len(members):,} × {cause}: {plain(words or '')}"]

@@ -21,7 +21,7 @@ import pytest
 
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, on_terminal, records, wait_until
+from tests.support.command import Backend, Desk, Done, on_terminal, wait_until
 
 BINARY = bytes(range(256)) * 40
 ANN = "postgres-aaaaaaaa/ann"
@@ -133,7 +133,7 @@ def test_a_list_as_excel_saves_it_is_read(desk: Desk) -> None:
     desk.job("{csv: list.csv}")
     text = "\ufeffUser,Owner,Instance\r\n\r\nann,x,postgres-aaaaaaaa\r\n,,\r\nbob,y,postgres-bbbbbbbb\r\n\r\n"
     desk.write("list.csv", text)
-    done = desk.run("plan", "job.yaml", "--json")
+    done = desk.run("plan", "job.yaml", "--json", "--offline")
     assert done.code == 0
     assert [(call["instance"], call["user"]) for call in done.json["calls"]] == [
         ("postgres-aaaaaaaa", "ann"),
@@ -165,7 +165,7 @@ def test_a_malformed_config_stops_every_verb_that_obeys_it(desk: Desk, name: str
 def test_an_empty_config_is_a_config_and_a_missing_one_is_not(desk: Desk) -> None:
     desk.job()
     desk.write("config.yaml", b"")
-    assert desk.run("plan", "job.yaml").code == 0
+    assert desk.run("plan", "job.yaml", "--offline").code == 0
     refused(desk.run("plan", "job.yaml", "--config", "nope.yaml"), 2, "nope.yaml: no such config file")
 
 
@@ -289,10 +289,11 @@ def test_a_run_with_keys_mended_goes_on(desk: Desk, backend: Backend) -> None:
 def test_keys_that_may_read_and_not_write_end_the_run(desk: Desk) -> None:
     rules = rules_from([{"code": "AuthFailure.UnauthorizedOperation", "action": "LockAccount"}])
     with Backend(World(faults=rules)) as backend:
-        desk.job()
+        desk.job(*(f"postgres-aaaaaaa{number % 8}/user{number}" for number in range(40)))
         done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint)
-    assert done.code == 5 and done.json["counts"]["unattempted"] == 3
-    assert done.json["stopped"]["code"] == "AuthFailure.UnauthorizedOperation"
+    assert done.code == 5 and done.json["stopped"]["code"] == "AuthFailure.UnauthorizedOperation"
+    assert "look at the region, the permission or the list" in done.json["stopped"]["why"]
+    assert 20 <= done.json["counts"]["failed"] < 40 and done.json["counts"]["changed"] == 0
 
 
 # ---- endpoint ------------------------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ def test_an_endpoint_that_hangs_leaves_unknown_and_resume_settles_it(desk: Desk)
         assert {reply["verdict"] for reply in desk.records("reply")} == {"in_doubt"}
         assert not desk.records("settled"), "unknown is what is left, never what is written"
         sent = len(backend.writes())
-        backend.heal()
+        backend.script()
         resumed = desk.run("resume", "latest", "--json")
         assert resumed.code == 0 and resumed.json["counts"]["changed"] == 1
         assert len(backend.writes()) == sent, "it was read, not sent again"

@@ -290,7 +290,9 @@ def status(run: str | None, **common: Any) -> int:
 
 @app.command()
 @click.argument("run")
-@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True, help="How."
+)
 @click.option("--attempts", is_flag=True, help="One row an attempt instead of one a target (json, csv).")
 @click.option("--pace", is_flag=True, help="How each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
@@ -366,7 +368,7 @@ def explain(code: str) -> int:
 @click.option("--no-quota", is_flag=True, help="Lift the quotas.")
 @click.option("--latency", metavar="D", default="50ms", show_default=True, help="From arrival to answer.")
 @click.option("--jitter", metavar="D", default="0s", show_default=True, help="An arrival is late by up to so much.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, help="Of its dice; 0: others every time.")
 def simulate(jobs: tuple[str, ...], **options: Any) -> int:
     """Serve the simulator on loopback, until Ctrl-C.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine import __version__, records
 from engine.cli.ask import confirm
 from engine.cli.options import Options, operator
+from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
 from engine.cli.sources import keys_of, passwords_of
 from engine.cli.talk import out, out_json, say
@@ -53,6 +54,7 @@ def resume_run(run: str, **flags: Any) -> int:
     guards = guards_of(options, seen)
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
+    refuse_blind(seen.run.action, settings, max_share=None)
     keys = keys_of(settings.profile, simulated=seen.run.simulated)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, keys)
@@ -140,8 +142,9 @@ def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
     for note in reversed(ledger.links):
         later = str(note.data.get("run", ""))
         if ref.store.path(later).is_file():
+            how = "undone" if note.what == "undone_by" else "continued"
             raise RefusedError(
-                f"run {ref.run_id} was continued by {later}; go on with that one: acctops resume {later} "
+                f"run {ref.run_id} was {how} by {later}; go on with that one: acctops resume {later} "
                 f"(this one can still be read: acctops report {ref.run_id})"
             )
 
@@ -189,7 +192,7 @@ def _job_change(job: Job, ledger: Ledger) -> str:
 
 
 def overridden(options: Options, settings: records.RunSettings) -> records.RunSettings:
-    """The journal's settings with what `--rate --workers --timeout --deadline --profile` say otherwise."""
+    """The journal's settings with what `--rate --workers --timeout --deadline --profile --no-verify` say otherwise."""
     import msgspec
 
     from engine.endpoints import is_loopback
@@ -199,6 +202,8 @@ def overridden(options: Options, settings: records.RunSettings) -> records.RunSe
     for flag, name in _OVERRIDES:
         if getattr(options, flag) is not None:
             changes[name] = getattr(said, name)
+    if options.no_verify:
+        changes["verify"] = False
     changed = msgspec.structs.replace(settings, **changes)
     if changed.rate > settings.rate and not options.simulate and not all(is_loopback(url) for url in settings.endpoint):
         raise UsageError(

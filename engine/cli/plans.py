@@ -35,6 +35,8 @@ def show_plan(
     if not options.as_json:
         out("PLAN, nothing sent\n" + summary(job, settings, plan))
     prepared = _prepared(job, settings, plan, options, offline=offline)
+    for warning in prepared.warnings:
+        warn(f"warning: {warning}")
     if options.as_json:
         out_json(plan_document(job, settings, prepared))
         return printed()
@@ -130,7 +132,7 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str,
         "seconds_at_quota": round(len(plan.calls) / rate / max(1, len(endpoints)), 1),
         "guards": list(settings.guards),
         "would_refuse": list(prepared.refusals),
-        "warnings": [*settings.warnings, *job.warnings],
+        "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],
         "read": {
             "instances": len(found.readings),
             "accounts": prepared.outlook.accounts_read,

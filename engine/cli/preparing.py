@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
 from engine.errors import CredentialsError, RefusedError
+from engine.guards import need_readings
 from engine.outlook import Outlook, Standing, look_ahead, refusals
 
 if TYPE_CHECKING:
     from engine.cli.survey import Survey
     from engine.credentials import KeySource
     from engine.plan import Plan
+    from engine.records import RunSettings
     from engine.settings import Settings
     from engine.simulator.world import World
 
@@ -30,6 +33,8 @@ class Prepared:
     """None: nothing was read (`--offline`, `--no-verify`, an action without a readable state)."""
     refusals: tuple[str, ...]
     """Guards that would refuse it."""
+    warnings: tuple[str, ...] = ()
+    """Protect rules that protect nothing: a misspelled one is found out here, or by the outage."""
 
     def lines(self) -> list[str]:
         """What the readings add to a plan's summary."""
@@ -80,10 +85,22 @@ def prepare(
         max_share=settings.max_share if found is not None and world is None else None,
         expect=expect,
     )
-    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused))
+    idle = tuple(_idle_rules(plan, settings, found)) if found is not None else ()
+    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), warnings=idle)
 
 
-def refuse_unread(prepared: Prepared, *, can_ask: bool) -> bool:
+def _idle_rules(plan: Plan, settings: Settings, found: Survey) -> Iterator[str]:
+    """Of protect rules that match no account at all, as far as every instance could be read to its end."""
+    if found.late or not all(reading.complete for reading in found.readings.values()):
+        return
+    there = {(instance, user) for (_, instance), reading in found.readings.items() for user in reading.accounts or ()}
+    there |= {(omit.target.instance, omit.target.user) for omit in plan.omits}
+    for glob in settings.protect:
+        if not any(glob.matches(*each) for each in there):
+            yield f"{glob.place}: protect {glob.pattern} matches none of the {len(there):,} accounts read; a slip?"
+
+
+def refuse_unread(prepared: Prepared, *, can_ask: bool, unread_command: str) -> bool:
     """Whether the run must go on unread: no instance may be read. CredentialsError if nobody can be asked."""
     if prepared.found is None or not prepared.outlook.denied:
         return False
@@ -92,8 +109,15 @@ def refuse_unread(prepared: Prepared, *, can_ask: bool) -> bool:
         return True
     raise CredentialsError(
         f"not one instance may be read with these keys (DescribeAccounts: {', '.join(codes)}); allow it, or go on "
-        "unread with --no-verify: then nothing is proven, and undo will need a list of targets"
+        f"unread: then nothing is proven, and undo will need a list of targets: {unread_command}"
     )
+
+
+def refuse_blind(action: str, frozen: RunSettings, *, max_share: float | None) -> None:
+    """RefusedError for going unread where a guard holds only if the accounts are read, whichever verb it is."""
+    needy = need_readings(action, keep_admins=frozen.keep_admins, max_share=max_share)
+    if needy and not frozen.verify:
+        raise RefusedError(f"refused: without readings {' and '.join(needy)} cannot hold; nothing was sent")
 
 
 def _standing_lines(prepared: Prepared) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -18,7 +19,7 @@ from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
-from engine.cli.preparing import prepare, refuse_unread
+from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import keys_of, passwords_of
 from engine.cli.talk import out, out_json, say, warn
 from engine.credentials import KeySource
@@ -179,14 +180,27 @@ class NewRun:
             resend_already=self.frozen.resend_already,
             expect=self.options.expect,
         )
+        for warning in prepared.warnings:
+            warn(f"warning: {warning}")
         if not self.options.quiet:
             for line in prepared.lines():
                 say(line)
         prepared.refuse()
         refuse_empty(prepared.plan)
-        unread = refuse_unread(prepared, can_ask=not self.options.yes and can_ask(stdin_is_list=self.stdin_is_list))
+        unread = refuse_unread(
+            prepared,
+            can_ask=not self.options.yes and can_ask(stdin_is_list=self.stdin_is_list),
+            unread_command=self._unread_command(),
+        )
         frozen = msgspec.structs.replace(self.frozen, verify=False) if unread else self.frozen
+        refuse_blind(self.plan.action, frozen, max_share=self.settings.max_share)
         return replace(self, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
+
+    def _unread_command(self) -> str:
+        if self.parent is not None:
+            return f"acctops {self.verb} {self.parent.run_id} --no-verify"
+        is_file = Path(self.job.path).is_file()
+        return f"acctops run {shlex.quote(self.job.path)} --no-verify" if is_file else "this command with --no-verify"
 
     def _carry_out(
         self,

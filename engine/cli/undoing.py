@@ -20,7 +20,7 @@ from engine.cli.sources import keys_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
-from engine.job import Glob
+from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
 from engine.model import Call, Outcome
 from engine.outlook import look_ahead, refusals
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _SHOWN = 10
+_STAYS = (Keep.HELD, Keep.BEFORE_UNKNOWN, Keep.EDITED, Keep.GONE)
+"""Accounts that still stand as the run left them, or may: an undo that leaves only these is not done."""
 
 
 # ---- undo ----------------------------------------------------------------------------------------------------------
@@ -57,6 +59,8 @@ def undo_run(
     options = Options(**flags)
     if run == "latest" and options.yes:
         raise RefusedError("`latest` with --yes could be another run than you think; name the run")
+    if options.no_verify:
+        raise UsageError("an undo goes by what it reads; remove --no-verify")
     ref = find(options, run)
     found = replay(ref.path)
     ledger = with_family(ref, found) if family else found.ledger
@@ -65,6 +69,7 @@ def undo_run(
     options = replace(options, simulate=ledger.run.simulated)
     faults_of(options)
     guards = guards_of(options, ledger)
+    ignored = tuple(find(options, name).run_id for name in released)
     choice, named = _choice(options, targets, include_edited=include_edited, rotated=rotated)
     _refuse_without_before(ledger, named=named)
     inverse = ACTIONS[ledger.run.action].inverse
@@ -76,7 +81,7 @@ def undo_run(
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     read, world = _read(options, ledger, changed, keys, frozen)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
-    holds = holds_of(ledger, others.ledgers if others is not None else (), released)
+    holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     refused = refusals(
@@ -92,7 +97,7 @@ def undo_run(
     return NewRun(
         options=options,
         settings=guards,
-        frozen=_undo_settings(frozen, inverse, passwords),
+        frozen=_undo_settings(options, frozen, guards.stop_after_for(inverse), passwords),
         plan=plan,
         job=_undo_job(ledger.run, targets),
         reason=options.reason or ledger.run.reason,
@@ -124,7 +129,7 @@ def _check_undoable(options: Options, ref: RunRef, ledger: Ledger) -> None:
 
 def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    if named or not changed or any(entry.before is not None for entry in changed):
+    if named or not changed or any(entry.before is not None and entry.before.status is not None for entry in changed):
         return
     assert ledger.run is not None
     raise RefusedError(
@@ -214,14 +219,13 @@ def _read(
 
 
 def _undo_settings(
-    frozen: records.RunSettings, inverse: str, passwords: dict[str, object] | None
+    options: Options, frozen: records.RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
 ) -> records.RunSettings:
     import msgspec
 
-    stop_after = ACTIONS[inverse].stop_after
     return msgspec.structs.replace(
         frozen,
-        verify=True,
+        verify=not options.no_verify,
         stop_after=str(stop_after) if stop_after is not None else None,
         passwords=passwords,
         resend_already=False,
@@ -265,6 +269,10 @@ def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Surv
 
 
 def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan) -> int:
+    stays = {why: count for why, count in undo.counts().items() if count and why in _STAYS}
+    if stays:
+        named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in stays.items())
+        raise RefusedError(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
     say(f"run {ref.run_id}: nothing is left to undo")
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "kept": undo.counts(), "exit": int(Exit.OK)})
@@ -302,8 +310,7 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
         whole = document(ledger, journal=str(ref.path), head=found.head)
         latest = results[-1]
         out_json({"run": whole["run"], "action": whole["action"], **latest, "readings": results, "exit": int(code)})
-    printed()
-    return code
+    return printed() or code
 
 
 def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:

@@ -203,7 +203,8 @@ def stop_run(run: str, **flags: Any) -> int:
     if options.as_json:
         out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": _is_live(ref)})
     else:
-        out(closing_line(found.ledger))
+        assert found.ledger.run is not None
+        out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger))
         command = continue_command(found.ledger, _repeat(options, ref))
         if command is not None:
             say(f"go on with: {command}")

@@ -28,7 +28,7 @@ import pytest
 from engine.cli import main
 from engine.cli.talk import out, say
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
-from engine.simulator.faults import FaultScript
+from engine.simulator.faults import FaultScript, rules_from
 from engine.simulator.server import serve
 from engine.simulator.world import World
 
@@ -243,9 +243,9 @@ class Backend:
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
 
-    def heal(self) -> None:
-        """From now on nothing goes wrong any more."""
-        self.world._faults = FaultScript((), Random(0))
+    def script(self, *rules: dict[str, Any]) -> None:
+        """From now on this goes wrong, and nothing else."""
+        self.world._faults = FaultScript(rules_from(rules), Random(0))
 
     def writes(self) -> list[Any]:
         """Arrivals of writes, in order."""

@@ -1,0 +1,350 @@
+"""The pages say what is so: commands, flags, exit codes, records, JSON documents, examples and links."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+import pytest
+
+from engine.cli.app import app
+from engine.errors import Exit
+from engine.records import AnyRecord, RunSettings
+from engine.simulator.faults import parse_faults, rules_from
+from engine.simulator.fleet import parse_fleet
+from engine.simulator.world import World
+from tests.support.command import ROOT, Backend, Desk
+
+PAGES = ("README.md", "engine/README.md", "jobs/README.md", "tests/README.md")
+EXAMPLES = ("config.example.yaml", *(f"jobs/{path.name}" for path in sorted((ROOT / "jobs").glob("*.yaml"))))
+COMMANDS = (
+    "python3 -m venv .venv && .venv/bin/pip install -q -e . && "
+    ".venv/bin/acctops run jobs/incident-lockdown.yaml --simulate --yes",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest",
+)
+"""What sets everything up on a fresh machine; `.ci/run` looks for these lines in README.md."""
+ENVELOPE = {"v", "seq", "at", "run", "hash"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """A part of a page, from its heading to the next of the same level."""
+    level, _, _ = title.partition(" ")
+    return text.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of every table row, headings and rules left out."""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    for line, following in zip(table, [*table[1:], ""], strict=True):
+        if not set(line) <= set("|-: ") and not (following and set(following) <= set("|-: ")):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+# ---- README.md -------------------------------------------------------------------------------------------------------
+
+
+def commands(command: click.Command = app, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from commands(each, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_is_named(name: str) -> None:
+    """A command that is not in README.md does not exist for an operator."""
+    assert re.search(rf"acctops {name}\b", page("README.md")), name
+
+
+WITHOUT_HELP: set[str] = set()
+"""Options without help: none."""
+
+
+def test_every_command_and_option_has_help() -> None:
+    """Nobody reads source at 3 a.m."""
+    assert all(command.help for _, command in commands())
+    options = {
+        f"{name} {option.opts[-1]}"
+        for name, command in commands()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    }
+    assert options <= WITHOUT_HELP
+
+
+def test_the_two_commands_are_those_that_were_promised() -> None:
+    """Each on a line of its own, to be copied, and found by `.ci/run`."""
+    assert [line for line in page("README.md").splitlines() if line.startswith("python3 -m venv")] == list(COMMANDS)
+    assert COMMANDS[1] in page("tests/README.md").splitlines()
+
+
+def test_the_exit_codes_are_those_of_the_engine() -> None:
+    """Numbers and words."""
+    source = ast.parse((ROOT / "engine/errors.py").read_text(encoding="utf-8"))
+    (exits,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Exit")
+    said = [
+        node.value.value for node in exits.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    meanings = [str(text) for text in said[1:]]
+    table = list(rows(section(page("README.md"), "## Exit codes")))
+    assert [int(code) for code, _ in table] == [int(code) for code in Exit]
+    assert [words(text) for _, text in table] == [words(text) for text in meanings]
+
+
+def test_what_the_first_minute_promises_is_what_happens(desk: Desk) -> None:
+    """README.md says how many accounts the example locks, and that a plan and a run of it need no account."""
+    count = re.search(r"That locks (\d+) accounts", page("README.md"))
+    plan = desk.run("plan", "--offline", "--json", ROOT / "jobs/incident-lockdown.yaml").json
+    assert count is not None
+    assert plan["counts"]["calls"] == int(count[1])
+
+
+# ---- the examples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXAMPLES[1:])
+def test_every_example_job_is_planned_and_done(desk: Desk, name: str) -> None:
+    """As it stands, against the simulator: exit 0, everything in it verified."""
+    plan = desk.run("plan", "--offline", "--json", ROOT / name)
+    assert plan.code == 0, plan.text
+    assert plan.json["would_refuse"] == plan.json["warnings"] == []
+    done = desk.run("run", ROOT / name, "--simulate", "--yes", "--json")
+    assert done.code == 0, done.text
+    assert done.json["counts"]["changed"] == done.json["verified"]["agree"] == plan.json["counts"]["calls"] > 0
+    assert name in page("jobs/README.md").replace("](", "](jobs/")
+
+
+# ---- engine/README.md: the journal -----------------------------------------------------------------------------------
+
+
+def fields(kind: type[msgspec.Struct]) -> Iterator[str]:
+    """Field names of a record and of the small structs in it, without the envelope and the settings."""
+    for field in msgspec.structs.fields(kind):
+        if field.name in ENVELOPE and kind in get_args(AnyRecord):
+            continue
+        yield field.name
+        for each in (field.type, *get_args(field.type)):
+            if isinstance(each, type) and issubclass(each, msgspec.Struct) and each is not RunSettings:
+                yield from fields(each)
+
+
+def test_every_record_kind_and_each_of_its_fields_is_described() -> None:
+    """No more and no less: the table is the format."""
+    kinds = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyRecord)} | {"settings": RunSettings}
+    table = section(page("engine/README.md"), "## Journal").partition("| kind |")[2].partition("\n\n")[0]
+    described = {cells[0].strip("`"): cells[1] for cells in rows("| kind |" + table)}
+    assert set(described) == set(kinds)
+    for name, kind in kinds.items():
+        spans = " ".join(re.findall("`([^`]+)`", described[name]))
+        assert sorted(re.findall(r"\w+", spans)) == sorted(fields(kind)), name
+
+
+def test_the_notes_are_those_that_are_written() -> None:
+    """Every `what` of a note in the code is in the table, and the other way round."""
+    (cells,) = (cells for cells in rows(section(page("engine/README.md"), "## Journal")) if cells[0] == "`note`")
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "engine").rglob("*.py"))
+    written = set(re.findall(r'\bnote\("(\w+)"', source))
+    written |= {"continued_by", "undone_by", "lane_slowed", "lane_recovered"}  # composed where they are written
+    assert set(re.findall("`([^`]+)`", cells[2])) == written
+
+
+CHAIN_CHECK = page("engine/README.md").partition("```python\n")[2].partition("```")[0]
+
+
+def check_chain(journal: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", CHAIN_CHECK, journal], capture_output=True, text=True, timeout=30)
+
+
+def test_ten_lines_check_the_chain(desk: Desk) -> None:
+    """The program of the page, on a journal that was really written: it holds, and an edited line is named."""
+    assert sum(map(bool, CHAIN_CHECK.splitlines())) == 10
+    done = desk.run("run", desk.job(), "--simulate", "--yes", "--json").json
+    journal = Path(done["journal"])
+    lines = journal.read_bytes().splitlines(keepends=True)
+    checked = check_chain(journal)
+    assert (checked.returncode, checked.stdout) == (0, f"{len(lines)} lines, head {done['journal_head']}\n")
+    journal.write_bytes(b"".join(lines) + b'{"v":1,"torn')
+    assert check_chain(journal).stdout == checked.stdout
+    for bad in (lines[:3] + lines[4:], [*lines[:3], lines[3].replace(b"a", b"b", 1), *lines[4:]]):
+        journal.write_bytes(b"".join(bad))
+        refused = check_chain(journal)
+        assert (refused.returncode, refused.stderr) == (1, "line 4 is not what was written here\n")
+
+
+# ---- engine/README.md: JSON ------------------------------------------------------------------------------------------
+
+
+def keys(value: Any) -> set[str]:  # Any: JSON
+    """Every key of a document, at whatever depth."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys(each) for each in value.values()))
+    return set().union(*(keys(each) for each in value)) if isinstance(value, list) else set()
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The keys of every document, as printed: a stopped run with failures, its like and what follows it."""
+    desk = Desk(tmp_path_factory.mktemp("documents"))
+    refused = {"user": "eve", "times": 1, "code": "InvalidParameterValue.AccountNotExistError"}
+    with Backend(World(faults=rules_from([refused]), latency=0)) as backend:
+        api = ("--endpoint", backend.endpoint)
+        job = desk.job(extra='exclude: ["*/nobody"]\nprotect: ["*/guard"]', name="job.yaml")
+        job.write_text(job.read_text() + "  - postgres-bbbbbbbb/guard\n")
+        for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve", "guard"])):
+            backend.world.seed(instance, "ap-singapore", users)
+        plan = desk.run("plan", job, *api, "--json").json
+        done = desk.run("run", job, *api, "--yes", "--json", "--deadline", "60s").json
+        desk.run("unlock", "postgres-aaaaaaaa/ann", "--region", "ap-singapore", *api, "--yes")
+        verified = desk.run("verify", done["run"], *api, "--json").json
+        rerun = desk.run("rerun", done["run"], *api, "--yes", "--json").json
+        found = {
+            "plan": plan,
+            "verify": verified,
+            "status": desk.run("status", "--json").json,
+            "rerun": desk.run("rerun", done["run"], *api, "--yes", "--json").json,
+            "report": [desk.run("report", each["run"], "--format", "json").json for each in (done, rerun)],
+            "report --attempts": desk.run("report", done["run"], "--format", "json", "--attempts").json,
+            "report --pace": desk.run("report", done["run"], "--format", "json", "--pace").json,
+            "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
+            "doctor": desk.run("doctor", *api, "--json").json,
+            "refusal": desk.run("run", job, *api, "--json").json,
+        }
+        stopping = desk.job("postgres-cccccccc/ann", extra="stop_after: 1", name="stopping.yaml")
+        backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
+        script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
+        stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
+        desk.run("undo", done["run"], *api, "--yes", "--json")
+        found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
+    assert done["failures"] and stopped["stopped"] and verified["back"] and found["report"][1]["parent"], (
+        "not all was seen"
+    )
+    found["run"] = [done, stopped]
+    live = desk.run("status", done["run"], "--json").json
+    assert keys(live) == keys(done) | {"live"}
+    return {name: keys(document) for name, document in found.items()}
+
+
+DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md"), "## JSON documents"))}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_every_json_key_is_described(documents: dict[str, set[str]], name: str) -> None:
+    """No more and no less, for each document."""
+    described = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", DESCRIBED[name]))))
+    printed = documents[name] - (documents["run"] if name == "report" else set())
+    missing, gone = printed - described, described - documents[name]
+    assert (missing, gone) == (set(), set())
+
+
+def test_every_document_is_described(documents: dict[str, set[str]]) -> None:
+    assert set(DESCRIBED) == set(documents)
+
+
+# ---- engine/README.md: modules and tests -----------------------------------------------------------------------------
+
+
+def test_every_module_has_its_place() -> None:
+    """Each module, or the package it lies in, stands in the table of floors."""
+    named = set(re.findall("`([a-z_]+)/?`", section(page("engine/README.md"), "## Floors and modules")))
+    modules = {path.stem if path.is_file() else path.name for path in (ROOT / "engine").glob("[a-z]*")}
+    assert modules - {"README", "job.schema"} <= named
+    cli = {path.stem for path in (ROOT / "engine/cli").glob("[a-z]*.py")}
+    assert cli <= named
+
+
+def named_tests(name: str) -> list[str]:
+    return re.findall(r"def (test_\w+)", (ROOT / "tests" / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tests_that_are_named_exist(name: str) -> None:
+    """By the beginning of their names."""
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page(name)):
+        assert any(found.startswith(test) for found in named_tests(file)), f"{file}::{test}"
+    for file in re.findall(r"`(test_\w+\.py)`", page(name)):
+        assert (ROOT / "tests" / file).is_file(), file
+
+
+def test_bad_input_names_tests_that_exist() -> None:
+    """The last column of the table: `bad` is test_bad_input.py, `cli` test_cli.py, names by their beginning."""
+    files = {"bad": "test_bad_input.py", "cli": "test_cli.py"}
+    table = list(rows(section(page("tests/README.md"), "## Bad input and faults")))
+    assert len(table) > 30
+    for cells in table:
+        for part in cells[-1].split(";"):
+            file = files.get(part.strip().partition(":")[0])
+            for test in re.findall("`([a-z_]+)…?`", part) if file else ():
+                assert any(found.startswith(f"test_{test}") for found in named_tests(str(file))), test
+
+
+# ---- tests/README.md: the simulator ----------------------------------------------------------------------------------
+
+
+def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
+    """Each YAML block of the simulator's section, in its order; every key of a rule is explained."""
+    fleet, faults = re.findall("```yaml\n(.*?)```", section(page("tests/README.md"), "## The simulator"), re.DOTALL)
+    assert len(parse_fleet(fleet)) == 2
+    assert len(parse_faults(faults)) == 5
+    with pytest.raises(ValueError, match="known are ") as wrong:
+        rules_from([{"nonsense": 1}])
+    known = str(wrong.value).partition("known are ")[2].split(", ")
+    explained = " ".join(cells[0] for cells in rows(section(page("tests/README.md"), "## The simulator")))
+    assert set(known) <= set(re.findall(r"\w+", explained))
+
+
+# ---- all pages -------------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as the usual renderers make them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub("```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """Files beside the page, and headings in them."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page(name)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("name", [*PAGES, *EXAMPLES])
+def test_no_page_names_a_place_of_this_machine(name: str) -> None:
+    """What stands there is true on any machine."""
+    assert not re.search(r"(?<![\w.~])/(?:work|tmp|root|home|Users)/", page(name))
+    assert str(ROOT) not in page(name)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_json_and_yaml_blocks_are_closed(name: str) -> None:
+    """An open fence swallows the rest of the page."""
+    assert len(re.findall("^ *```", page(name), re.MULTILINE)) % 2 == 0
+    for block in re.findall("```json\n(.*?)```", page(name), re.DOTALL):
+        json.loads(block)
