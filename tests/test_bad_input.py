@@ -446,7 +446,7 @@ def test_a_disk_that_fills_up_in_mid_run_stops_it_and_resume_goes_on(desk: Desk,
     desk.job(*(f"postgres-aaaaaaa{number % 6}/user{number}" for number in range(40)))
     process = desk.popen(
         *("run", "job.yaml", "--yes", "--json", "--rate", "200", "--endpoint", backend.endpoint),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
     )
     done = desk.end(process)
     assert done.code == 4

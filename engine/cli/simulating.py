@@ -81,7 +81,7 @@ def _seed(world: World, job_paths: tuple[str, ...]) -> str:
             continue  # a file here that is no job, or not one of this version
         for target in targets:
             with suppress(ValueError):  # the instance is in another region already
-                world.seed(target.instance, target.region, [target.user])
+                world.seed(target.instance, target.region, [target.user], whole=False)
         known.append(path)
     rest = "whatever else is well formed exists, too, and is listed once a write has named it"
     return f"lists the accounts of {', '.join(known)}; {rest}" if known else rest

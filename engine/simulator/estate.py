@@ -132,7 +132,7 @@ class Estate:
 
     def __init__(self, *, is_open: bool, repeat: Repeat, refuse_long_names: bool) -> None:
         self.instances: dict[str, Instance] = {}
-        self.is_open = is_open
+        self._is_open = is_open
         self._repeat = repeat
         self._refuse_long_names = refuse_long_names
 
@@ -148,7 +148,7 @@ class Estate:
         if instance is None:
             if not catalog.is_instance_id(instance_id):
                 return catalog.refusal("InvalidParameter.ParameterCheckError")
-            if not self.is_open:
+            if not self._is_open:
                 return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
             instance = Instance(instance_id, region, is_whole=False)
             self.add(instance)
@@ -179,7 +179,7 @@ class Estate:
             return catalog.refusal("InvalidParameter.ParameterCheckError")
         account = instance.accounts.get(user)
         if account is None:
-            if not self.is_open:
+            if not self._is_open:
                 return catalog.refusal(spec.account_missing)
             account = instance.accounts[user] = Account(user)
         account.settle(now)

@@ -97,14 +97,17 @@ class World:
         status: int = NORMAL,
         cam: bool | None = False,
         user_type: str = "normal",
+        whole: bool = True,
     ) -> None:
         """Let these accounts exist from the start, so that they are listed before anyone acts on them.
+
+        `whole`: they are all that a new instance has; otherwise its listing says that there are more.
 
         Without it an open world lists only the accounts some write has named so far. What is there stays as it is.
         """
         known = self._estate.instances.get(instance)
         if known is None:
-            known = Instance(instance, region, is_whole=not self._estate.is_open)
+            known = Instance(instance, region, is_whole=whole)
             self._estate.add(known)
         if known.region != region:
             raise ValueError(f"{instance} is in {known.region}, not in {region}")
