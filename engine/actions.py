@@ -87,7 +87,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
             Action(
                 name="OpenAccountCAM",
                 verb="turn CAM verification on for",
-                done_word="on CAM verification",
+                done_word="with CAM verification on",
                 quota=20,  # SEED-CAM
                 inverse="CloseAccountCAM",
                 is_desired=lambda account: account.cam is True,
@@ -97,7 +97,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
             Action(
                 name="CloseAccountCAM",
                 verb="turn CAM verification off for",
-                done_word="off CAM verification",
+                done_word="with CAM verification off",
                 quota=20,  # D-CLOSE
                 inverse="OpenAccountCAM",
                 is_desired=lambda account: account.cam is False,

@@ -165,11 +165,11 @@ def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | No
         "throttled": ledger.throttled,
         "worst_second": max(ledger.worst_second().values(), default=0),
         "seconds": end.seconds if end else None,
-        "pace": pace(ledger),
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "exit": end.exit if end else None,
         "failures": failures,
+        "pace": pace(ledger),
     }
 
 

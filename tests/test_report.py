@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +22,16 @@ from engine.report import (
     CSV_COLUMNS,
     attempts,
     closing_line,
+    containment,
     continue_command,
     csv_text,
     document,
     duration,
     full_document,
+    pace_text,
     plain,
     row,
+    stuck_text,
     text,
     verified,
 )
@@ -54,6 +58,7 @@ DOCUMENT_KEYS = [
     "stopped",
     "exit",
     "failures",
+    "pace",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -118,43 +123,49 @@ def explained(lines: Sequence[AnyRecord], **ledger: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([line for number in range(4) for line in changed(number)], "4 of 4 locked"),
+        ([line for number in range(4) for line in changed(number)], "4 of 4 verified locked AT"),
         (
             [*changed(0), *changed(1), *(settled(n, ALREADY, proof=Proof.BEFORE) for n in (2, 3))],
-            "4 of 4 locked (2 were before)",
+            "4 of 4 verified locked AT (2 were so before)",
         ),
         (
             [line for number in range(4) for line in changed(number, Proof.ACCEPTED)],
-            "4 of 4 locked: accepted, not read back",
+            "4 of 4 locked: accepted, not read back, AT",
         ),
         (
             [*changed(0), *changed(1), *changed(2, Proof.ACCEPTED), *changed(3, Proof.CODE)],
-            "4 of 4 locked: 2 of them accepted, not read back",
+            "2 of 4 verified locked AT; 2 accepted, not read back",
         ),
-        ([*changed(0), *failed(1), sent(2)], "1 of 4 locked; 3 NOT: 1 failed, 1 unknown, 1 unattempted"),
-        ([], "0 of 4 locked; 4 NOT: 4 unattempted"),
+        ([*changed(0), *failed(1), sent(2)], "1 of 4 verified locked AT; 3 not: 1 failed, 1 unknown, 1 unattempted"),
+        ([], "0 of 4 verified locked AT; 4 not: 4 unattempted"),
         (
             [*changed(0, Proof.ACCEPTED), settled(1, ALREADY, proof=Proof.CODE), *failed(2)],
-            "2 of 4 locked (1 were before): accepted, not read back; 2 NOT: 1 failed, 1 unattempted",
+            "2 of 4 locked: accepted, not read back, AT (1 were so before); 2 not: 1 failed, 1 unattempted",
+        ),
+        (
+            [omit("protected"), omit("excluded"), *changed(0), *changed(1), *changed(2), *changed(3)],
+            "4 of 4 verified locked AT; 1 protected, NOT locked",
         ),
     ],
 )
 def test_closing_line(lines: list[AnyRecord], sentence: str) -> None:
-    """The one true sentence of a run: how many are as asked, on what that rests, and how many are not."""
-    assert closing_line(ledger_of(lines, at="2026-11-22T03:17:59.123Z")) == f"{sentence}, at 03:17:59Z"
+    """The one true sentence of a run: how many are proven, and how many are not, for which reason."""
+    ledger = ledger_of(lines, at="2026-11-22T03:17:59.123Z")
+    assert closing_line(ledger) == sentence.replace("AT", "at 03:17:59Z")
 
 
 def test_thousands_are_readable() -> None:
     """3,000 and not 3000."""
     ledger = ledger_of([line for number in range(1200) for line in changed(number)], calls=3000)
-    assert closing_line(ledger).startswith("1,200 of 3,000 locked; 1,800 NOT: 1,800 unattempted, at ")
+    assert closing_line(ledger).startswith("1,200 of 3,000 verified locked at ")
+    assert "; 1,800 not: 1,800 unattempted" in closing_line(ledger)
 
 
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        ("UnlockAccount", "1 of 1 unlocked"),
-        ("OpenAccountCAM", "1 of 1 on CAM verification"),
+        ("UnlockAccount", "1 of 1 verified unlocked"),
+        ("OpenAccountCAM", "1 of 1 verified with CAM verification on"),
         ("RefreshAccountPassword", "1 of 1 refreshed: accepted, not read back"),
     ],
 )
@@ -162,6 +173,49 @@ def test_the_sentence_speaks_of_the_action(action: str, words: str) -> None:
     """A report of an unlock never says locked."""
     proof = Proof.ACCEPTED if action == "RefreshAccountPassword" else Proof.READ
     assert closing_line(ledger_of(changed(0, proof), calls=1, action=action)).startswith(words)
+
+
+# ---- containment, pace, what is stuck ------------------------------------------------------------------------------
+
+
+def test_containment_counts_what_is_proven_from_when_it_was_accepted() -> None:
+    """Half of four is two, 95 % is all four; what is only accepted is not contained."""
+    assert containment(ledger_of([line for number in range(4) for line in changed(number)])).keys() == {50, 95, 100}
+    assert containment(ledger_of([*changed(0), *changed(1)])).keys() == {50}
+    assert containment(ledger_of([line for number in range(4) for line in changed(number, Proof.ACCEPTED)])) == {}
+    before = [settled(number, ALREADY, proof=Proof.BEFORE) for number in range(4)]
+    assert containment(ledger_of(before)) == {50: 0.0, 95: 0.0, 100: 0.0}
+    assert containment(ledger_of(changed(0), calls=1, action="UnlockAccount")) == {}
+
+
+def test_the_stuck_are_grouped_by_cause_with_their_request_ids() -> None:
+    """Ready for a ticket: the largest group first, each account with what the vendor asks for."""
+    found = stuck_text(ledger_of([*changed(0), *failed(1), *failed(2), *failed(3, "InternalError")]))
+    assert found.index(f"2 × {NOT_FOUND}") < found.index("1 × InternalError")
+    assert found.count("RequestId ") == 3
+    assert "nothing is stuck" in stuck_text(ledger_of(changed(0), calls=1))
+
+
+def test_pace_says_how_a_lane_used_its_quota() -> None:
+    """From the journal alone; a lane that never changed gear says so."""
+    said = pace_text(ledger_of([line for number in range(4) for line in changed(number)]))
+    assert "quota 20/s" in said
+    assert "accepted 4" in said
+    assert "guard as it began" in said
+    assert "nothing was sent" in pace_text(ledger_of([]))
+    note = records.Note(what="lane_slowed", data={"lane": "default/LockAccount/127.0.0.1:443", "guard": 0.05})
+    assert "guard 5.0%" in pace_text(ledger_of([*changed(0), note]))
+
+
+def test_protect_none_spares_the_reminder() -> None:
+    """Who says `protect: none` knows."""
+    ledger = ledger_of([])
+    assert ledger.run is not None
+    assert "no protect rule" not in report(ledger)
+    ledger.run.settings = msgspec.structs.replace(ledger.run.settings, protect=())
+    assert "no protect rule was in force" in report(ledger)
+    ledger.run.settings = msgspec.structs.replace(ledger.run.settings, protect_waived=True)
+    assert "no protect rule" not in report(ledger)
 
 
 # ---- what is said of one target ------------------------------------------------------------------------------------
@@ -280,8 +334,9 @@ def test_the_whole_text_of_a_run_that_went_well() -> None:
     ledger.throttled = 0
     assert report(ledger) == (
         f"run {RUN}  LockAccount  leak  INC-1  leak\n"
-        "4 of 4 locked, at 03:17:59Z\n"
-        "left out: 2 protected, NOT locked; 1 excluded\n"
+        "4 of 4 verified locked at 03:17:59Z; 2 protected, NOT locked\n"
+        "left out: 1 excluded\n"
+        "contained: 50 % after 0.0 s, 95 % after 0.0 s, 100 % after 0.0 s\n"
         "1.5 s · 4 attempts · worst second 4\n"
         f"journal {JOURNAL}\n"
         f"head    {HEAD}\n"
@@ -292,16 +347,16 @@ def test_the_whole_text_of_a_run_that_went_well() -> None:
     ("reasons", "line"),
     [
         ([], None),
-        (["protected"], "left out: 1 protected, NOT locked"),
+        (["protected"], None),
         (["later"], "left out: 1 later"),
         (
             ["reserved", "duplicate", "excluded", "protected", "duplicate"],
-            "left out: 1 protected, NOT locked; 1 excluded; 2 duplicate; 1 reserved",
+            "left out: 1 excluded; 2 duplicate; 1 reserved",
         ),
     ],
 )
 def test_left_out(reasons: list[str], line: str | None) -> None:
-    """Who reads "locked" must also read who was not, and that the protected are not."""
+    """Who reads "locked" must also read who was left out; the protected stand in the sentence above."""
     found = [each for each in report(ledger_of([omit(each) for each in reasons])).splitlines() if "left out" in each]
     assert found == ([] if line is None else [line])
 
@@ -489,7 +544,10 @@ def test_the_document_of_a_finished_run() -> None:
         "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
         "exit": 4,
         "failures": [],
+        "pace": found["pace"],
     }
+    (lane,) = found["pace"]
+    assert (lane["sent"], lane["accepted"], lane["throttled"], lane["worst_second"]) == (4, 3, 1, 4)
     assert failure["user"] == "user_2"
     assert failure["advice"]
 
