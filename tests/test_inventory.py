@@ -270,7 +270,7 @@ def test_reads_leave_the_writes_their_connection() -> None:
     for sending, most in ((True, 100), (False, 300)):
         rig = Rig(concurrency=1000, world_settings={"latency": 0.01})
 
-        async def story(inventory: Inventory, sending: bool = sending) -> None:
+        async def story(inventory: Inventory, sending: bool = sending, most: int = most) -> None:
             inventory.is_sending = lambda: sending
             await asyncio.gather(
                 *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(3 * most)]
