@@ -606,6 +606,18 @@ _LOCAL = (
         "The API accepted the request, but reading back shows it was not applied.",
         "Somebody may have changed it back: acctops verify RUN, then: acctops rerun RUN --code Local.NotApplied",
     ),
+    _row(
+        "Local.NoAccount",
+        _T.REJECTED,
+        "There is no such account on this instance.",
+        "Correct the name in the list (a near one is named, if there is one), then run the job again.",
+    ),
+    _row(
+        "Local.Unread",
+        _T.REJECTED,
+        "The instance could not be read, and a guard needs its accounts known.",
+        "Allow DescribeAccounts on it, or see why it cannot be read; then: acctops rerun RUN --only failed",
+    ),
     *_same(
         ("Local.Http500", "Local.Http502", "Local.Http503", "Local.Http504"),
         _T.LOST,

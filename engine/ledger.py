@@ -307,6 +307,8 @@ class Ledger:
         self.calls |= later.calls
         self._entries |= later._entries
         self.omits += later.omits
+        run = later.run.run if later.run is not None else ""
+        self.lanes |= {f"{lane} of {run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts
         self.throttled += later.throttled
         self.last_at = later.last_at

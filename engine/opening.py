@@ -12,11 +12,13 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from engine import records
 from engine.actions import Action
 from engine.callqueue import CallQueue
+from engine.guards import takes_admins
 from engine.inventory import Inventory, read_line
 from engine.ledger import Ledger
 from engine.model import Call, Outcome, Proof, Reading
 from engine.outlook import (
     NO_ACCOUNT_CODE,
+    UNREAD_CODE,
     Readings,
     Standing,
     admin_omit,
@@ -50,7 +52,7 @@ class Opening:
         keep_admins: int,
         resend_already: bool,
         record: Callable[[records.AnyRecord], object],
-        settle: Callable[[int, Outcome, Proof | None, str | None, str | None], None],
+        settle: Callable[[int, Outcome, Proof | None, str | None, str | None, str | None], None],
         refused: Callable[[Reading], bool],
         wake: Callable[[], None],
         stopping: asyncio.Event,
@@ -113,13 +115,24 @@ class Opening:
         until = loop.time() + CHANGING_S
         group = self._groups[key]
         while group and not self._stopping.is_set():
-            reading = await self._inventory.read(*key, purpose="before")
-            if self._stopping.is_set() or self._refused(reading):
+            reading = await self._read_unless_stopping(key)
+            if reading is None or self._refused(reading):
                 return
             group = self._take_in(group, reading, wait=loop.time() < until)
             self._wake()
             if group:
                 await asyncio.sleep(CHANGING_EVERY_S)
+
+    async def _read_unless_stopping(self, key: tuple[str, str]) -> Reading | None:
+        """A reading of an instance; None if the run stops first: what was never sent needs none."""
+        reading = asyncio.ensure_future(self._inventory.read(*key, purpose="before"))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({reading, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return None if self._stopping.is_set() else await reading
+        finally:
+            reading.cancel()
+            stop.cancel()
 
     def _take_in(self, group: list[int], reading: Reading, *, wait: bool = True) -> list[int]:
         """Settle, queue or leave out each call of an instance; returns those whose account is still changing."""
@@ -138,12 +151,17 @@ class Opening:
             if call.user in keep:
                 self._leave_out(call)
             elif how is Standing.ALREADY and not self._resend_already:
-                self._settle(index, Outcome.ALREADY, Proof.BEFORE, None, self._action.already_note)
+                note = self._action.already_note
+                self._settle(index, Outcome.ALREADY, Proof.BEFORE, None, note, reading.request_id)
             elif how is Standing.NO_ACCOUNT:
-                self._settle(index, Outcome.FAILED, Proof.BEFORE, NO_ACCOUNT_CODE, no_account_words(call, reading))
+                words = no_account_words(call, reading)
+                self._settle(index, Outcome.FAILED, Proof.BEFORE, NO_ACCOUNT_CODE, words, reading.request_id)
             elif how is Standing.NO_INSTANCE:
                 words = no_instance_words(call, self._located.get(call.instance))
-                self._settle(index, Outcome.FAILED, Proof.BEFORE, reading.code, words)
+                self._settle(index, Outcome.FAILED, Proof.BEFORE, reading.code, words, reading.request_id)
+            elif reading.accounts is None and self._keep_admins and takes_admins(self._action.name):
+                words = f"not sent: keep_admins cannot hold, as {call.instance} cannot be read ({reading.code})"
+                self._settle(index, Outcome.FAILED, None, UNREAD_CODE, words, reading.request_id)
             else:
                 self._queue.put_back(index, asyncio.get_running_loop().time(), retry=False)
         return changing

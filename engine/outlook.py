@@ -41,6 +41,7 @@ DENIED = frozenset(
 )
 """Codes of a reading that this identity may not make."""
 NO_ACCOUNT_CODE = "Local.NoAccount"
+UNREAD_CODE = "Local.Unread"
 
 Readings = Mapping[tuple[str, str], Reading]
 """By (region, instance)."""

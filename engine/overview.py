@@ -56,8 +56,11 @@ class Overview:
         read_back: ReadBack,
         clock: Callable[[], float],
         busy_s: float,
+        read_s: float,
         deadline_s: float,
     ) -> None:
+        """`busy_s` and `read_s`: how long a sick and an unreadable instance are tried."""
+        self._read_s = read_s
         self._ledger = ledger
         self._queue = queue
         self._lanes = lanes
@@ -133,7 +136,9 @@ class Overview:
         named = ", ".join(sorted(instances)[:_NAMED])
         named += f" and {len(instances) - _NAMED} more" if len(instances) > _NAMED else ""
         codes = ", ".join(sorted({code for call in left if (code := self._ledger.entry(call.id).code)}))
-        until = min(min(since.values()) + self._busy_s, self._started + self._deadline_s)
+        unread = self._read_back.unread()
+        ends = [at + (self._read_s if instance in unread else self._busy_s) for instance, at in since.items()]
+        until = min(max(ends), self._started + self._deadline_s)
         at, settled = self._clock(), self._ledger.settled_counts()
         failed = f"; {settled[Outcome.FAILED]:,} failed" if settled[Outcome.FAILED] else ""
         return (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from engine.callqueue import CallQueue
 from engine.inventory import Inventory
 from engine.model import AccountState, Call
+from engine.outlook import DENIED
 
 REREAD_S = 30.0
 """How long an accepted change may take to show (facts.md §8)."""
@@ -154,8 +155,8 @@ class ReadBack:
         now = loop.time()
         if reading.accounts is None:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
-            if self._stopping.is_set() or now - ward.unread_since > self._patience_s:
-                return None
+            if self._stopping.is_set() or reading.code in DENIED or now - ward.unread_since > self._patience_s:
+                return None  # the right to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None
         for index, request_id in asked:

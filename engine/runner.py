@@ -168,6 +168,7 @@ class Runner:
             read_back=self._read_back,
             clock=clock,
             busy_s=policy.busy_s,
+            read_s=policy.transient_s,
             deadline_s=deadline_s,
         )
         self._started = 0.0
@@ -305,7 +306,9 @@ class Runner:
                     return
                 await self._journal.durable(intents[0].sequence)
                 slot_at = await lane.pacer.slot()
-                if not self._stopping.is_set() and self._journal.broken is None:
+                if self._journal.broken is not None:
+                    raise self._journal.broken
+                if not self._stopping.is_set():
                     self._hand_over(lane, intents.popleft(), slot_at)
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
             self.stop(str(error), error.exit)
@@ -528,9 +531,15 @@ class Runner:
         )
 
     def _settle_unsent(
-        self, index: int, outcome: Outcome, proof: Proof | None, code: str | None, message: str | None
+        self,
+        index: int,
+        outcome: Outcome,
+        proof: Proof | None,
+        code: str | None,
+        message: str | None,
+        request_id: str | None,
     ) -> None:
-        answer = Answer(http=None, request_id=None, code=code, message=message)
+        answer = Answer(http=None, request_id=request_id, code=code, message=message)
         self._judge.settle(self._idle_work(index), outcome, proof, answer, message, attempted=False)
 
     def _await_proof(self, index: int, request_id: str | None, *, resend: bool) -> None:

@@ -35,6 +35,7 @@ from tests.support.crash import (
     by_user,
     fault,
     tally_of,
+    writes_of,
 )
 
 ROUNDS = int(os.environ.get("ACCTOPS_CRASH_ROUNDS", "25"))
@@ -95,7 +96,7 @@ def work_through(
         kills += 1
         if post.run_id is None:
             unborn += 1
-            assert not simulators.ask(lambda: list(world.audit)), "sent before the run existed"
+            assert not simulators.ask(lambda: writes_of(world)), "sent before the run existed"
             continue
         found = verify(post.journal)
         assert found.settled_twice == ()
@@ -239,7 +240,7 @@ def test_a_run_that_was_killed_while_its_plan_was_written_does_not_exist(
     assert post.finish("status", "--json", *flags) == 0
     assert json.loads(post.out())["runs"] == []
     assert post.finish("resume", "latest", "--yes", *flags) == 2
-    assert simulators.ask(lambda: list(world.audit)) == []
+    assert simulators.ask(lambda: writes_of(world)) == []
     process = post.start(*post.run_or_resume())
     assert Kill("after", 3, "LockAccount").strike(post, world, simulators, process)
     assert len(Witness(read(post.journal)).calls) == 20_000

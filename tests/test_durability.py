@@ -25,7 +25,7 @@ from engine.runner import Runner
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
-from tests.support.crash import Outpost, Simulators, WatchedWorld, Witness, tally_of
+from tests.support.crash import Outpost, Simulators, WatchedWorld, Witness, tally_of, writes_of
 from tests.support.drill import Drill, fleet
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -266,7 +266,7 @@ def test_a_plan_that_does_not_fit_on_the_disk_sends_nothing_and_leaves_nothing(
     assert "Traceback" not in post.err()
     assert post.run_id is None
     assert post.journal_bytes() == 0
-    assert simulators.ask(lambda: list(world.audit)) == []
+    assert simulators.ask(lambda: writes_of(world)) == []
 
 
 # ---- a journal of a real run, cut and edited -----------------------------------------------------------------------

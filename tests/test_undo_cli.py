@@ -723,7 +723,6 @@ def test_what_cannot_be_read_cannot_pass_a_guard_that_needs_it(desk: Desk) -> No
         assert len(office.locked()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="engine.opening sends what it cannot read, whatever keep_admins says")
 def test_an_instance_that_may_not_be_read_keeps_its_admins(desk: Desk) -> None:
     denied = {"action": "DescribeAccounts", "instance": B, "code": DENIED}
     for office in inside(desk, fleet(denied, b=[{"name": "root", "type": "tencentDBSuper"}])):

@@ -184,6 +184,11 @@ class Outpost:
         return size
 
 
+def writes_of(world: World) -> list[Arrival]:
+    """What arrived to change something: readings need no record before they leave."""
+    return [arrival for arrival in world.audit if arrival.action != "DescribeAccounts"]
+
+
 # ---- kills ---------------------------------------------------------------------------------------------------------
 
 
