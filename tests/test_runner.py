@@ -159,7 +159,7 @@ def test_tasks_are_bounded_by_the_workers(tmp_path: Path) -> None:
     it = World(latency=0.02, quotas={"*": None})
     drill = Drill(tmp_path, it, fleet(500, 4), settings=settings, during=count).go()
     assert drill.exit is Exit.OK
-    assert most < 50 + 2 * 64 + 20
+    assert most < 50 + 4 * 64 + 40
 
 
 # ---- verdicts ------------------------------------------------------------------------------------------------------

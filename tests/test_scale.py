@@ -134,7 +134,7 @@ def test_tasks_are_bounded_by_the_workers_and_the_open_calls(tmp_path: Path) -> 
             most = max(most, len(asyncio.all_tasks()))
             await asyncio.sleep(0.1)  # in virtual time
 
-    settings = run_settings(rate=4000.0, workers=50)
+    settings = run_settings(rate=4000.0, workers=50, verify=False)  # readings would let them in by and by
     drill = Drill(tmp_path, world, fleet(3000, 1), settings=settings, during=watch).go()
     assert drill.exit is Exit.OK
     say(f"at most {most:,} tasks")
