@@ -68,7 +68,26 @@ def survey(
     purpose: str,
 ) -> Survey:
     """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright."""
-    return asyncio.run(_survey(calls, keys, endpoint, timeout_s, world, limit_s, purpose))
+
+    async def work() -> Survey:
+        found = Survey(late=list(dict.fromkeys((call.region, call.instance) for call in calls)))
+        transport = open_transport(world, READERS)
+        started = time.monotonic()
+        try:
+            client = Client(
+                transport, keys, endpoint, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
+            )
+            inventory = Inventory(client, rng=random.Random(), concurrency=READERS)
+            await _read_all(found, inventory, limit_s, purpose)
+            _refuse_bad_keys(found)
+            await _locate(found, inventory, limit_s)
+            found.offset_s = client.offset_s
+        finally:
+            await transport.aclose()
+        found.seconds = time.monotonic() - started
+        return found
+
+    return asyncio.run(work())
 
 
 def open_transport(world: World | None, connections: int) -> Transport:
@@ -80,33 +99,6 @@ def open_transport(world: World | None, connections: int) -> Transport:
     from engine.transport import HttpTransport
 
     return HttpTransport(connections=connections)
-
-
-async def _survey(
-    calls: Iterable[Call],
-    keys: KeySource,
-    endpoint: str,
-    timeout_s: float,
-    world: World | None,
-    limit_s: float | None,
-    purpose: str,
-) -> Survey:
-    found = Survey(late=list(dict.fromkeys((call.region, call.instance) for call in calls)))
-    transport = open_transport(world, READERS)
-    started = time.monotonic()
-    try:
-        client = Client(
-            transport, keys, endpoint, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
-        )
-        inventory = Inventory(client, rng=random.Random(), concurrency=READERS)
-        await _read_all(found, inventory, limit_s, purpose)
-        _refuse_bad_keys(found)
-        await _locate(found, inventory, limit_s)
-        found.offset_s = client.offset_s
-    finally:
-        await transport.aclose()
-    found.seconds = time.monotonic() - started
-    return found
 
 
 async def _read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:

@@ -206,16 +206,21 @@ def _read(
         assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    read = survey(
+    return _survey(calls, keys, frozen, world, "undo"), world
+
+
+def _survey(
+    calls: list[Call], keys: KeySource, frozen: records.RunSettings, world: World | None, purpose: str
+) -> Survey:
+    return survey(
         calls,
         keys=keys,
         endpoint=frozen.endpoint[0],
         timeout_s=frozen.timeout_s,
         world=world,
         limit_s=None,
-        purpose="undo",
+        purpose=purpose,
     )
-    return read, world
 
 
 def _undo_settings(
@@ -362,15 +367,7 @@ def _verify_once(
         from engine.cli.session import simulated_world
 
         world = simulated_world(ledger.run.action, ledger.calls.values(), {call.id for call in calls})
-    read = survey(
-        calls,
-        keys=keys,
-        endpoint=frozen.endpoint[0],
-        timeout_s=frozen.timeout_s,
-        world=world,
-        limit_s=None,
-        purpose="verify",
-    )
+    read = _survey(calls, keys, frozen, world, "verify")
     found = recheck(ledger, read.readings, undone)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     action = ACTIONS[ledger.run.action]
