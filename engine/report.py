@@ -373,7 +373,8 @@ def closing_line(ledger: Ledger) -> str:
     else:
         sentence = f"{good:,} of {total:,} {action.done_word}: accepted, not read back, {at}"
     if counts[Outcome.ALREADY]:
-        sentence += f" ({counts[Outcome.ALREADY]:,} were so before)"
+        before = counts[Outcome.ALREADY]
+        sentence += f" ({before:,} {'was' if before == 1 else 'were'} so before)"
     bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
     if bad:
         sentence += f"; {total - good:,} not: " + ", ".join(bad)

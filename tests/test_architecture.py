@@ -86,10 +86,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "runner": (E, "inventory judge opening overview readback"),
     "__main__": (DOOR, "cli"),
     "cli": (DOOR, "cli.app cli.talk"),
-    "cli.app": (
-        DOOR,
-        "cli.checks cli.continuing cli.plans cli.sending cli.simulating cli.talk cli.undoing cli.views",
-    ),
+    "cli.app": (DOOR, "cli.checks cli.continuing cli.plans cli.sending cli.simulating cli.talk cli.undoing cli.views"),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.talk"),
     "cli.continuing": (DOOR, "cli.ask cli.options cli.preparing cli.sending cli.sources cli.talk"),
@@ -107,10 +104,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.sources": (DOOR, "cli.talk"),
     "cli.survey": (DOOR, ""),
     "cli.talk": (DOOR, ""),
-    "cli.undoing": (
-        DOOR,
-        "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk",
-    ),
+    "cli.undoing": (DOOR, "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk"),
     "cli.views": (DOOR, "cli.kin cli.options cli.talk"),
     "simulator": (SIM, ""),
     "simulator.catalog": (SIM, "simulator.wire"),
@@ -128,8 +122,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "simulator.wire": (SIM, ""),
     "simulator.world": (
         SIM,
-        "simulator simulator.catalog simulator.estate simulator.faults simulator.fleet "
-        "simulator.gate simulator.listings simulator.quotas simulator.wire",
+        "simulator simulator.catalog simulator.estate simulator.faults simulator.fleet simulator.gate "
+        "simulator.listings simulator.quotas simulator.wire",
     ),
 }
 SIMULATOR_MAY = {"simulator.inprocess": {"model"}}
@@ -446,7 +440,7 @@ def test_a_rule_that_reaches_out_is_found(source: str) -> None:
     [
         ("records", "import time\ntime.strftime('%Y', time.gmtime(0))"),
         ("backoff", "import random\ndef f(rng: random.Random): rng.uniform(0, 1)"),
-        ("lists", "import io, csv"),
+        ("jobfile.lists", "import io, csv"),
         ("signing", "from datetime import datetime, UTC\ndatetime.fromtimestamp(0, UTC)"),
     ],
 )

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engine import records
+from engine import inventory, records
 from engine.client import Client
-from engine.inventory import READ_BUDGET_S, Inventory, Reading
-from engine.model import AccountState, Fault, Keys, Reply, Transport
+from engine.inventory import PLANNING_RATE, READ_BUDGET_S, SENDING_RATE, Inventory
+from engine.model import AccountState, Fault, Keys, Reading, Reply, Transport
 from engine.simulator.faults import rules_from
+from engine.simulator.fleet import fleet_from
 from engine.simulator.gate import KeyRecord
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
@@ -113,14 +114,61 @@ def test_every_account_is_read_up_to_the_short_page(users: int, pages: int) -> N
     assert reading.request_id == rig.world.audit[-1].request_id
 
 
-@pytest.mark.parametrize("total", [0, 1, 100, 10_000, None])
-def test_total_count_is_not_trusted(total: int | None) -> None:
-    """It is the number of rows of the call, says the page (facts.md §1.2); whatever it says, all 250 are read."""
+@pytest.mark.parametrize("total", [0, 1, 100, 250, 251, 10_000, -1, True, "300", None])
+def test_total_count_never_ends_the_list(total: object) -> None:
+    """It is the number of rows of the call, says the page (facts.md §1.2); whatever it says, all 250 are read.
+
+    But one that is larger than what came says that there are more: then the list proves no account away.
+    """
     rig = Rig(users=250, wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(TotalCount=total)))
     reading = rig.read()
     assert reading.accounts is not None
     assert len(reading.accounts) == 250
     assert rig.requests == 3
+    assert reading.complete is (total not in (251, 10_000))
+
+
+@pytest.mark.parametrize("users", [1, 99, 100, 101, 250])
+def test_the_list_of_a_fleet_is_whole(users: int) -> None:
+    """TotalCount as documented: then who is not on the list does not exist."""
+    rig = Rig(users=0)
+    accounts = [f"user_{number:04d}" for number in range(users)]
+    rig.world = World(fleet=fleet_from({"instances": [{"id": INSTANCE, "region": REGION, "accounts": accounts}]}))
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert (len(reading.accounts), reading.complete) == (users, True)
+
+
+@pytest.mark.parametrize("users", [0, 1, 100, 250])
+def test_a_list_that_says_that_there_are_more_is_not(users: int) -> None:
+    """It is read as far as it goes, and proves no absence."""
+    rig = Rig()
+    rig.world = World()
+    rig.world.seed(INSTANCE, REGION, [f"user_{number:04d}" for number in range(users)], whole=False)
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert (len(reading.accounts), reading.complete) == (users, False)
+
+
+def test_an_instance_without_any_account_is_not_believed() -> None:
+    """Each has its admin: an empty list is no list, whatever TotalCount says."""
+    rig = Rig(wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(TotalCount=0, Details=[])))
+    reading = rig.read()
+    assert (reading.accounts, reading.complete) == ({}, False)
+
+
+def test_a_failed_reading_is_not_whole() -> None:
+    """Nothing was read, so nothing is absent."""
+    assert not Rig(faults=[{"code": "AuthFailure.UnauthorizedOperation"}]).read().complete
+
+
+def test_pages_without_end_are_given_up_and_are_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that repeats itself must not be read for ever, nor be believed."""
+    monkeypatch.setattr(inventory, "_MOST_PAGES", 3)
+    rig = Rig(users=301)
+    reading = rig.read()
+    assert reading.accounts is not None
+    assert (len(reading.accounts), reading.complete, rig.requests) == (300, False, 3)
 
 
 def test_an_account_that_is_touched_while_pages_are_read_is_not_lost() -> None:
@@ -265,20 +313,50 @@ def test_no_more_readings_at_a_time_than_allowed() -> None:
     assert rig.seconds == pytest.approx(5.0, abs=0.2)
 
 
-def test_reads_leave_the_writes_their_connection() -> None:
-    """At most a hundred a second while writes are sent, three hundred otherwise; a thousand are allowed."""
-    for sending, most in ((True, 100), (False, 300)):
-        rig = Rig(concurrency=1000, world_settings={"latency": 0.01})
+@pytest.mark.parametrize(("is_sending", "rate"), [(True, SENDING_RATE), (False, PLANNING_RATE)])
+def test_reads_leave_the_writes_their_connection(is_sending: bool, rate: float) -> None:
+    """At most a hundred a second, a tenth of what is allowed, while writes are sent; three hundred before and after."""
+    rig = Rig(concurrency=1000, world_settings={"latency": 0.01})
 
-        async def story(inventory: Inventory, sending: bool = sending, most: int = most) -> None:
-            inventory.is_sending = lambda: sending
-            await asyncio.gather(
-                *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(3 * most)]
-            )
+    async def story(inventory: Inventory) -> None:
+        inventory.is_sending = lambda: is_sending
+        await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(int(3 * rate))]
+        )
 
-        rig.run(story)
-        assert rig.world.worst_second("DescribeAccounts", "127.0.0.1:9") <= most
-        assert rig.seconds == pytest.approx(3.0, abs=0.3)
+    rig.run(story)
+    assert rate == (100 if is_sending else 300)
+    assert 0.9 * rate < rig.world.worst_second("DescribeAccounts", "127.0.0.1:9") <= rate
+    assert rig.seconds == pytest.approx(3.0, abs=0.3)
+
+
+def test_four_hundred_instances_are_read_before_the_question() -> None:
+    """Issue 3 §1: about a second and a half, while nothing is being sent."""
+    rig = Rig(world_settings={"latency": 0.05})
+
+    async def story(inventory: Inventory) -> None:
+        await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="plan") for number in range(400)]
+        )
+
+    rig.run(story)
+    assert rig.requests == 400
+    assert rig.seconds < 1.7
+
+
+def test_reading_slows_down_the_moment_sending_begins() -> None:
+    """The writes' connection is theirs from then on."""
+    rig = Rig(concurrency=1000, world_settings={"latency": 0.01})
+    begins = VirtualLoop.START + 1.0
+
+    async def story(inventory: Inventory) -> None:
+        inventory.is_sending = lambda: asyncio.get_running_loop().time() >= begins
+        await asyncio.gather(
+            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(500)]
+        )
+
+    rig.run(story)
+    assert rig.seconds == pytest.approx(1.0 + 200 / SENDING_RATE, abs=0.3)
 
 
 # ---- patience ------------------------------------------------------------------------------------------------------
@@ -400,6 +478,45 @@ def test_keys_that_are_gone_for_good_are_told(refreshable: bool) -> None:
     rig = Rig(keys=FixedKeys(refreshable=refreshable), world_settings={"keys": {}})
     assert rig.read().code == "AuthFailure.SecretIdNotFound"
     assert rig.requests == 1
+
+
+# ---- where an instance is ------------------------------------------------------------------------------------------
+
+
+def test_an_instance_is_found_in_the_region_where_it_is() -> None:
+    """By its id, in every region but the one that was looked in; those that are nowhere are not found."""
+    rig = Rig()
+    entries = [{"id": f"postgres-tokyo{number:03}", "region": "ap-tokyo"} for number in range(150)]
+    entries.append({"id": "postgres-here0001", "region": REGION})
+    rig.world = World(fleet=fleet_from({"instances": entries}))
+    ids = ["postgres-nowhere1", "postgres-here0001", *(entry["id"] for entry in entries[:-1])]
+    found = rig.run(lambda inventory: inventory.locate([*ids, *ids], away_from=REGION))
+    assert found == {entry["id"]: "ap-tokyo" for entry in entries[:-1]}
+    regions = {arrival.region for arrival in rig.world.audit}
+    assert REGION not in regions
+    assert "ap-tokyo" in regions
+    assert not any(region.endswith("-fsi") for region in regions)
+    assert len(rig.world.audit) == 2 * len(regions)  # a call a region and hundred instances
+
+
+def test_a_region_that_cannot_be_asked_hinders_no_other() -> None:
+    """Best effort: the words say "found in …" if it was found, and nothing fails if it was not."""
+    rig = Rig()
+    entries = [{"id": "postgres-tokyo001", "region": "ap-tokyo"}, {"id": "postgres-frank001", "region": "eu-frankfurt"}]
+    rig.world = World(
+        fleet=fleet_from({"instances": entries}),
+        faults=rules_from([{"region": "eu-frankfurt", "code": "AuthFailure.UnauthorizedOperation"}]),
+    )
+    ids = [entry["id"] for entry in entries]
+    found = rig.run(lambda inventory: inventory.locate(ids, away_from=REGION))
+    assert found == {"postgres-tokyo001": "ap-tokyo"}
+
+
+@pytest.mark.parametrize("rows", [None, "x", [1], [{}], [{"DBInstanceId": "postgres-other001"}]])
+def test_an_odd_list_of_instances_finds_nothing(rows: object) -> None:
+    """Nor an instance that was not asked for."""
+    rig = Rig(wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(DBInstanceSet=rows)))
+    assert rig.run(lambda inventory: inventory.locate(["postgres-tokyo001"], away_from=REGION)) == {}
 
 
 # ---- what is recorded ----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import records
+from engine.actions import ACTIONS
 from engine.ledger import Ledger
 from engine.model import Outcome, Proof, Verdict
 from engine.records import AnyRecord
@@ -28,6 +29,7 @@ from engine.report import (
     document,
     duration,
     full_document,
+    pace,
     pace_text,
     plain,
     row,
@@ -35,7 +37,8 @@ from engine.report import (
     text,
     verified,
 )
-from tests.support.journals import end, plan, reply, sent, settled
+from tests.support.journals import LANE, end, plan, reply, sent, session, settled
+from tests.support.journals import settings as run_settings
 from tests.support.journals import verified as verified_line
 
 RUN = "20261122T031300Z-q7c2"
@@ -120,45 +123,73 @@ def explained(lines: Sequence[AnyRecord], **ledger: Any) -> dict[str, Any]:
 # ---- the closing line ----------------------------------------------------------------------------------------------
 
 
+AT = "at 03:17:59Z"
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([line for number in range(4) for line in changed(number)], "4 of 4 verified locked AT"),
+        ([line for number in range(4) for line in changed(number)], f"4 of 4 verified locked {AT}"),
         (
             [*changed(0), *changed(1), *(settled(n, ALREADY, proof=Proof.BEFORE) for n in (2, 3))],
-            "4 of 4 verified locked AT (2 were so before)",
+            f"4 of 4 verified locked {AT} (2 were so before)",
+        ),
+        (
+            [*(line for n in (0, 1, 2) for line in changed(n)), settled(3, ALREADY, proof=Proof.BEFORE)],
+            f"4 of 4 verified locked {AT} (1 was so before)",
+        ),
+        (
+            [settled(n, ALREADY, proof=Proof.BEFORE) for n in range(4)],
+            f"4 of 4 verified locked {AT} (4 were so before)",
         ),
         (
             [line for number in range(4) for line in changed(number, Proof.ACCEPTED)],
-            "4 of 4 locked: accepted, not read back, AT",
+            f"4 of 4 locked: accepted, not read back, {AT}",
         ),
         (
             [*changed(0), *changed(1), *changed(2, Proof.ACCEPTED), *changed(3, Proof.CODE)],
-            "2 of 4 verified locked AT; 2 accepted, not read back",
+            f"2 of 4 verified locked {AT}; 2 accepted, not read back",
         ),
-        ([*changed(0), *failed(1), sent(2)], "1 of 4 verified locked AT; 3 not: 1 failed, 1 unknown, 1 unattempted"),
-        ([], "0 of 4 verified locked AT; 4 not: 4 unattempted"),
+        (
+            [*changed(0), *changed(1), omit("protected"), omit("protected", "dba"), omit("excluded", "etl")],
+            f"2 of 4 verified locked {AT}; 2 not: 2 unattempted; 2 protected, NOT locked",
+        ),
+        ([*changed(0), *failed(1), sent(2)], f"1 of 4 verified locked {AT}; 3 not: 1 failed, 1 unknown, 1 unattempted"),
+        ([sent(0), reply(0)], f"0 of 4 verified locked {AT}; 4 not: 1 unknown, 3 unattempted"),
+        ([line for number in range(4) for line in failed(number)], f"0 of 4 verified locked {AT}; 4 not: 4 failed"),
+        ([], f"0 of 4 verified locked {AT}; 4 not: 4 unattempted"),
         (
             [*changed(0, Proof.ACCEPTED), settled(1, ALREADY, proof=Proof.CODE), *failed(2)],
-            "2 of 4 locked: accepted, not read back, AT (1 were so before); 2 not: 1 failed, 1 unattempted",
+            f"2 of 4 locked: accepted, not read back, {AT} (1 was so before); 2 not: 1 failed, 1 unattempted",
         ),
         (
-            [omit("protected"), omit("excluded"), *changed(0), *changed(1), *changed(2), *changed(3)],
-            "4 of 4 verified locked AT; 1 protected, NOT locked",
+            [*changed(0), *changed(1, Proof.ACCEPTED), settled(2, ALREADY, proof=Proof.BEFORE), omit("protected")],
+            f"2 of 4 verified locked {AT}; 1 accepted, not read back (1 was so before); 1 not: 1 unattempted; "
+            "1 protected, NOT locked",
         ),
     ],
 )
 def test_closing_line(lines: list[AnyRecord], sentence: str) -> None:
-    """The one true sentence of a run: how many are proven, and how many are not, for which reason."""
-    ledger = ledger_of(lines, at="2026-11-22T03:17:59.123Z")
-    assert closing_line(ledger) == sentence.replace("AT", "at 03:17:59Z")
+    """The one true sentence of a run: how many are proven, when, how many are not, how many must stay open."""
+    assert closing_line(ledger_of(lines, at="2026-11-22T03:17:59.123Z")) == sentence
+
+
+@pytest.mark.parametrize("what", ["undone_by", "continued_by"])
+def test_a_later_undo_does_not_date_the_proof_anew(what: str) -> None:
+    """What was verified at three was not verified at noon, when another run appended its note."""
+    ledger = ledger_of([line for number in range(4) for line in changed(number)], at="2026-11-22T03:17:59.123Z")
+    note = records.Note(what=what, data={"run": "x"})
+    note.at = "2026-11-25T12:00:00.000Z"
+    ledger.apply(note)
+    assert closing_line(ledger) == f"4 of 4 verified locked {AT}"
 
 
 def test_thousands_are_readable() -> None:
     """3,000 and not 3000."""
-    ledger = ledger_of([line for number in range(1200) for line in changed(number)], calls=3000)
-    assert closing_line(ledger).startswith("1,200 of 3,000 verified locked at ")
-    assert "; 1,800 not: 1,800 unattempted" in closing_line(ledger)
+    ledger = ledger_of(
+        [line for number in range(1200) for line in changed(number)], calls=3000, at="2026-11-22T03:17:59.123Z"
+    )
+    assert closing_line(ledger) == f"1,200 of 3,000 verified locked {AT}; 1,800 not: 1,800 unattempted"
 
 
 @pytest.mark.parametrize(
@@ -166,56 +197,17 @@ def test_thousands_are_readable() -> None:
     [
         ("UnlockAccount", "1 of 1 verified unlocked"),
         ("OpenAccountCAM", "1 of 1 verified with CAM verification on"),
+        ("CloseAccountCAM", "1 of 1 verified with CAM verification off"),
         ("RefreshAccountPassword", "1 of 1 refreshed: accepted, not read back"),
     ],
 )
 def test_the_sentence_speaks_of_the_action(action: str, words: str) -> None:
     """A report of an unlock never says locked."""
     proof = Proof.ACCEPTED if action == "RefreshAccountPassword" else Proof.READ
-    assert closing_line(ledger_of(changed(0, proof), calls=1, action=action)).startswith(words)
-
-
-# ---- containment, pace, what is stuck ------------------------------------------------------------------------------
-
-
-def test_containment_counts_what_is_proven_from_when_it_was_accepted() -> None:
-    """Half of four is two, 95 % is all four; what is only accepted is not contained."""
-    assert containment(ledger_of([line for number in range(4) for line in changed(number)])).keys() == {50, 95, 100}
-    assert containment(ledger_of([*changed(0), *changed(1)])).keys() == {50}
-    assert containment(ledger_of([line for number in range(4) for line in changed(number, Proof.ACCEPTED)])) == {}
-    before = [settled(number, ALREADY, proof=Proof.BEFORE) for number in range(4)]
-    assert containment(ledger_of(before)) == {50: 0.0, 95: 0.0, 100: 0.0}
-    assert containment(ledger_of(changed(0), calls=1, action="UnlockAccount")) == {}
-
-
-def test_the_stuck_are_grouped_by_cause_with_their_request_ids() -> None:
-    """Ready for a ticket: the largest group first, each account with what the vendor asks for."""
-    found = stuck_text(ledger_of([*changed(0), *failed(1), *failed(2), *failed(3, "InternalError")]))
-    assert found.index(f"2 × {NOT_FOUND}") < found.index("1 × InternalError")
-    assert found.count("RequestId ") == 3
-    assert "nothing is stuck" in stuck_text(ledger_of(changed(0), calls=1))
-
-
-def test_pace_says_how_a_lane_used_its_quota() -> None:
-    """From the journal alone; a lane that never changed gear says so."""
-    said = pace_text(ledger_of([line for number in range(4) for line in changed(number)]))
-    assert "quota 20/s" in said
-    assert "accepted 4" in said
-    assert "guard as it began" in said
-    assert "nothing was sent" in pace_text(ledger_of([]))
-    note = records.Note(what="lane_slowed", data={"lane": "default/LockAccount/127.0.0.1:443", "guard": 0.05})
-    assert "guard 5.0%" in pace_text(ledger_of([*changed(0), note]))
-
-
-def test_protect_none_spares_the_reminder() -> None:
-    """Who says `protect: none` knows."""
-    ledger = ledger_of([])
-    assert ledger.run is not None
-    assert "no protect rule" not in report(ledger)
-    ledger.run.settings = msgspec.structs.replace(ledger.run.settings, protect=())
-    assert "no protect rule was in force" in report(ledger)
-    ledger.run.settings = msgspec.structs.replace(ledger.run.settings, protect_waived=True)
-    assert "no protect rule" not in report(ledger)
+    ledger = ledger_of([*changed(0, proof), omit("protected")], calls=1, action=action)
+    sentence = closing_line(ledger)
+    assert sentence.startswith(words)
+    assert sentence.endswith(f"; 1 protected, NOT {ACTIONS[action].done_word}")
 
 
 # ---- what is said of one target ------------------------------------------------------------------------------------
@@ -356,9 +348,238 @@ def test_the_whole_text_of_a_run_that_went_well() -> None:
     ],
 )
 def test_left_out(reasons: list[str], line: str | None) -> None:
-    """Who reads "locked" must also read who was left out; the protected stand in the sentence above."""
-    found = [each for each in report(ledger_of([omit(each) for each in reasons])).splitlines() if "left out" in each]
-    assert found == ([] if line is None else [line])
+    """Who reads "locked" must also read who was not; the protected stand in the sentence itself."""
+    whole = report(ledger_of([omit(each) for each in reasons])).splitlines()
+    assert [each for each in whole if "left out" in each] == ([] if line is None else [line])
+    assert ("1 protected, NOT locked" in whole[1]) == ("protected" in reasons)
+
+
+REMINDER = "no protect rule was in force: name your break-glass accounts in config.yaml, protect: […]"
+
+
+@pytest.mark.parametrize(
+    ("rules", "waived", "is_told"),
+    [
+        (("*/breakglass_* (config.yaml:3)",), False, False),
+        (("*/root (job.yaml:7:5)", "*/dba (config.yaml:3)"), False, False),
+        ((), False, True),
+        ((), True, False),
+    ],
+)
+def test_who_protects_nothing_is_reminded_once(rules: tuple[str, ...], waived: bool, is_told: bool) -> None:
+    """Locking the break-glass account is the second outage of the night; `protect: none` says that it is meant."""
+    settings = msgspec.structs.replace(run_settings(), protect=rules, protect_waived=waived)
+    found = report(ledger_of(changed(0), settings=settings)).splitlines()
+    assert found.count(REMINDER) == is_told
+
+
+def test_the_reminder_goes_by_the_settings_in_force() -> None:
+    """A resume that found a rule says nothing any more."""
+    settings = run_settings()
+    unprotected = msgspec.structs.replace(settings, protect=())
+    assert REMINDER not in report(ledger_of([session(settings=settings)], settings=unprotected))
+    assert REMINDER in report(ledger_of([session(settings=unprotected)], settings=settings))
+    assert REMINDER in report(ledger_of([session()], settings=unprotected))
+
+
+# ---- when it was contained -----------------------------------------------------------------------------------------
+
+
+def timed(*lines: tuple[float, AnyRecord], calls: int, action: str = "LockAccount") -> Ledger:
+    """A ledger of a run that began at 03:00:00, and of lines so many seconds later."""
+    ledger = Ledger()
+    begun = 1_795_316_400.0  # 2026-11-22T03:00:00Z
+    for line in plan(calls):
+        line.at, line.run = records.rfc3339(begun), RUN
+        if isinstance(line, records.CallLine | records.Run):
+            line.action = action
+        ledger.apply(line)
+    for after, line in lines:
+        line.at = records.rfc3339(begun + after)
+        ledger.apply(line)
+    return ledger
+
+
+def locked(number: int, accepted: float, proven: float) -> list[tuple[float, AnyRecord]]:
+    return [(accepted - 0.05, sent(number)), (accepted, reply(number)), (proven, settled(number))]
+
+
+def test_containment_counts_from_when_the_api_took_it_once_it_is_proven() -> None:
+    """The account was shut when the API said so, not when we came to read it; but only what is proven counts."""
+    lines = [line for number in range(20) for line in locked(number, 1.0 + number, 60.0)]
+    assert containment(timed(*lines, calls=20)) == {50: 10.0, 95: 19.0, 100: 20.0}
+    unsettled = [line for line in lines if not isinstance(line[1], records.Settled)]
+    assert containment(timed(*unsettled, calls=20)) == {}
+    unread = [(60.0, settled(number, proof=Proof.ACCEPTED)) for number in range(20)]
+    assert containment(timed(*unsettled, *unread, calls=20)) == {}
+
+
+@pytest.mark.parametrize(
+    ("calls", "done", "reached"),
+    [
+        (1, 1, {50: 1.0, 95: 1.0, 100: 1.0}),
+        (2, 1, {50: 1.0}),
+        (3, 1, {}),
+        (3, 2, {50: 2.0}),
+        (20, 18, {50: 10.0}),
+        (20, 19, {50: 10.0, 95: 19.0}),
+        (100, 0, {}),
+        (100, 49, {}),
+        (100, 50, {50: 50.0}),
+        (101, 50, {}),
+    ],
+)
+def test_a_share_is_named_once_it_is_reached(calls: int, done: int, reached: dict[int, float]) -> None:
+    """Rounded up: two of three are half, one is not."""
+    lines = [line for number in range(done) for line in locked(number, 1.0 + number, 2.0 + number)]
+    assert containment(timed(*lines, calls=calls)) == reached
+
+
+def test_what_was_locked_before_is_contained_at_once() -> None:
+    """It was never open while the run went on."""
+    lines = [(9.0, settled(number, ALREADY, proof=Proof.BEFORE)) for number in range(3)]
+    assert containment(timed(*lines, *locked(3, 7.0, 8.0), calls=4)) == {50: 0.0, 95: 7.0, 100: 7.0}
+
+
+def test_what_was_read_as_locked_after_a_lost_answer_counts_from_the_proof() -> None:
+    """Nobody knows when the lost request was applied; by the reading it was."""
+    lost = [(1.0, sent(0)), (11.0, reply(0, Verdict.IN_DOUBT, code="Local.Timeout")), (12.5, settled(0))]
+    assert containment(timed(*lost, calls=1)) == {50: 12.5, 95: 12.5, 100: 12.5}
+
+
+def test_what_failed_is_never_contained() -> None:
+    """Nor what is unknown or was never sent."""
+    lines = [(1.0, line) for line in [*failed(0), sent(1), settled(2, UNKNOWN, proof=None)]]
+    assert containment(timed(*lines, *locked(3, 2.0, 3.0), calls=4)) == {}
+
+
+@pytest.mark.parametrize("action", ["UnlockAccount", "OpenAccountCAM", "CloseAccountCAM", "RefreshAccountPassword"])
+def test_only_a_lockdown_contains(action: str) -> None:
+    """An unlock "contained after 3 s" would be nonsense."""
+    assert containment(timed(*locked(0, 1.0, 2.0), calls=1, action=action)) == {}
+    assert "contained" not in report(timed(*locked(0, 1.0, 2.0), calls=1, action=action))
+
+
+def test_containment_is_told_in_the_report() -> None:
+    """As a person says times, as far as it got."""
+    lines = [line for number in range(20) for line in locked(number, 10.0 * (1 + number), 300.0)]
+    found = report(timed(*lines, calls=20)).splitlines()
+    assert "contained: 50 % after 1 min 40 s, 95 % after 3 min 10 s, 100 % after 3 min 20 s" in found
+    assert "contained: 50 % after 1 min 40 s" in report(timed(*lines[:30], calls=20)).splitlines()
+    assert "contained" not in report(timed(*lines[:27], calls=20))
+
+
+# ---- how the quota was used ----------------------------------------------------------------------------------------
+
+
+def sent_at(number: int, seconds: float, verdict: Verdict = Verdict.DONE, lane: str = LANE) -> list[AnyRecord]:
+    intent = sent(number)
+    intent.lane = lane
+    return [intent, reply(number, verdict, sent_at=records.rfc3339(1_795_316_400.0 + seconds, digits=6))]
+
+
+def test_the_use_of_the_quota_is_told_a_lane() -> None:
+    """What was accepted a second, from the first to the last of them; throttled and unanswered calls are none."""
+    lines = [line for number in range(11) for line in sent_at(number, number / 10)]
+    lines += sent_at(11, 5.0, Verdict.THROTTLED)
+    slowed = records.Note(what="lane_slowed", data={"lane": LANE, "guard": 0.044})
+    (row,) = pace(ledger_of([*lines, slowed], calls=20))
+    assert (row["sent"], row["accepted"], row["throttled"]) == (12, 11, 1)
+    assert (row["accepted_per_second"], row["used"], row["guard"]) == (10.0, 0.5, 0.044)
+    assert pace_text(ledger_of([*lines, slowed], calls=20)) == (
+        f"run {RUN}  LockAccount  leak  leak\n"
+        f"lane {LANE}  quota 20/s\n"
+        "  accepted 11 (10.0/s, 50.0% of the quota) · throttled 1 · sent 12\n"
+        "  worst second 10 · guard 4.4%\n"
+    )
+
+
+def test_one_call_makes_no_pace() -> None:
+    """A share of nothing is none; and each lane is for itself."""
+    rows = pace(ledger_of([*sent_at(0, 0.0, lane="b"), *sent_at(1, 0.0, lane="a"), *sent_at(2, 2.0, lane="a")]))
+    assert [(row["lane"], row["accepted_per_second"], row["used"]) for row in rows] == [
+        ("a", 0.5, 0.025),
+        ("b", None, None),
+    ]
+    assert "  accepted 1 (-) · " in pace_text(ledger_of(sent_at(0, 0.0)))
+    assert "guard as it began\n" in pace_text(ledger_of(sent_at(0, 0.0)))
+    assert pace_text(ledger_of([])) == f"run {RUN}  LockAccount  leak  leak\nnothing was sent\n"
+
+
+# ---- what is stuck -------------------------------------------------------------------------------------------------
+
+
+TITLE = f"run {RUN}  LockAccount  leak  leak"
+
+
+def stuck(lines: Sequence[AnyRecord], **ledger: Any) -> list[list[str]]:
+    """The paragraphs of the stuck list."""
+    made = stuck_text(ledger_of(lines, at="2026-11-22T03:17:59.123Z", **ledger))
+    assert made.endswith("\n")
+    return [part.splitlines() for part in made.rstrip("\n").split("\n\n")]
+
+
+def test_the_stuck_list_is_grouped_by_cause_the_most_frequent_first() -> None:
+    """Ready for a ticket: what, how many, what to do, and every target with the RequestId the vendor asks for."""
+    busy = "OperationDenied.InstanceStatusLimitOpError"
+    lines = [*failed(0, busy, None), *failed(1, NOT_FOUND), *failed(2, busy, None), *changed(3), *failed(4, busy, None)]
+    head, busy_ones, gone = stuck(lines, calls=5)
+    assert head == [TITLE, f"1 of 5 verified locked {AT}; 4 not: 4 failed"]
+    assert busy_ones[0].startswith(f"3 × {busy}: ")
+    assert busy_ones[1].startswith("  → ")
+    assert busy_ones[2:] == [
+        "  postgres-00000000/user_0  ap-singapore  RequestId request-0-1",
+        "  postgres-00000000/user_2  ap-singapore  RequestId request-2-1",
+        "  postgres-00000001/user_0  ap-singapore  RequestId request-4-1",
+    ]
+    assert gone[0].startswith(f"1 × {NOT_FOUND}: ")
+    assert gone[0].endswith(" [no such instance]")
+    assert "user_1  ap-singapore  RequestId request-1-1" in gone[-1]
+
+
+def test_the_stuck_list_has_what_was_not_answered_and_not_sent() -> None:
+    """They are not as asked either; and where the server gave no RequestId none is made up."""
+    head, *groups = stuck([*changed(0), sent(1), sent(2), reply(2)])
+    assert head == [TITLE, f"1 of 4 verified locked {AT}; 3 not: 2 unknown, 1 unattempted"]
+    assert [group[0] for group in groups] == [
+        "1 × no answer: sent and never answered: it may have been applied",
+        "1 × accepted, not settled: accepted, and not settled before the end",
+        "1 × no code: never sent",
+    ]
+    assert groups[0][1:] == [
+        "  → acctops resume RUN reads the account and settles it",
+        "  postgres-00000000/user_1  ap-singapore",
+    ]
+    assert groups[1][-1] == "  postgres-00000000/user_2  ap-singapore  RequestId request-2-1"
+
+
+def test_the_stuck_list_is_never_cut() -> None:
+    """Unlike the closing report's: it goes into a ticket whole."""
+    (_, group) = stuck([line for number in range(300) for line in failed(number)], calls=300)
+    assert len(group) == 302
+    assert len({line.split("  ")[1] for line in group[2:]}) == 300
+
+
+def test_a_group_without_advice_has_none() -> None:
+    """A guard's words say all."""
+    words = "read as not done; a guard forbids sending it again"
+    denied = [sent(0), verified_line(0, agrees=False), settled(0, FAILED, proof=None, request_id=None, message=words)]
+    (_, group) = stuck(denied, calls=1)
+    assert group == [f"1 × no code: {words}", "  postgres-00000000/user_0  ap-singapore"]
+
+
+def test_nothing_stuck_is_said() -> None:
+    """An empty page would leave doubts."""
+    assert stuck([line for number in range(4) for line in changed(number)]) == [
+        [TITLE, f"4 of 4 verified locked {AT}", "nothing is stuck"]
+    ]
+
+
+def test_a_stuck_message_cannot_move_the_cursor() -> None:
+    """It is pasted into tickets and shown on terminals."""
+    made = stuck_text(ledger_of(failed(0, message=MOVES)))
+    assert "rm -rf" in made
+    assert all(line.isprintable() for line in made.split("\n"))
 
 
 def test_failures_are_listed_with_code_words_advice_and_request_id() -> None:
@@ -540,14 +761,24 @@ def test_the_document_of_a_finished_run() -> None:
         "throttled": 1,
         "worst_second": 4,
         "seconds": 1.5,
+        "pace": [
+            {
+                "lane": LANE,
+                "quota": 20.0,
+                "sent": 4,
+                "accepted": 3,
+                "accepted_per_second": 20.0,
+                "used": 1.0,
+                "throttled": 1,
+                "worst_second": 4,
+                "guard": None,
+            }
+        ],
         "first_send_ms": 321,
         "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
         "exit": 4,
         "failures": [],
-        "pace": found["pace"],
     }
-    (lane,) = found["pace"]
-    assert (lane["sent"], lane["accepted"], lane["throttled"], lane["worst_second"]) == (4, 3, 1, 4)
     assert failure["user"] == "user_2"
     assert failure["advice"]
 

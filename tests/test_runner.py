@@ -146,7 +146,7 @@ def test_a_sick_instance_that_recovers_is_finished(tmp_path: Path) -> None:
 
 
 def test_tasks_are_bounded_by_the_workers(tmp_path: Path) -> None:
-    """Two thousand targets on five hundred instances are not two thousand tasks."""
+    """Eight hundred targets on two hundred instances are not eight hundred tasks, readings included."""
     most = 0
 
     async def count(_runner: Runner) -> None:
@@ -157,9 +157,9 @@ def test_tasks_are_bounded_by_the_workers(tmp_path: Path) -> None:
 
     settings = run_settings(rate=1000.0, workers=50)
     it = World(latency=0.02, quotas={"*": None})
-    drill = Drill(tmp_path, it, fleet(500, 4), settings=settings, during=count).go()
+    drill = Drill(tmp_path, it, fleet(200, 4), settings=settings, during=count).go()
     assert drill.exit is Exit.OK
-    assert most < 50 + 4 * 64 + 40
+    assert 64 < most < 50 + 4 * 64 + 40
 
 
 # ---- verdicts ------------------------------------------------------------------------------------------------------

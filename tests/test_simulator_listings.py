@@ -13,24 +13,49 @@ from tests.support.simulated import INSTANCE, NOW, Caller
 REGION = "ap-singapore"
 
 
-def crowd(count: int) -> Caller:
+def crowd(count: int, *, whole: bool = True) -> Caller:
     world = World()
-    world.seed(INSTANCE, REGION, [f"user_{index:03}" for index in range(count)])
+    world.seed(INSTANCE, REGION, [f"user_{index:03}" for index in range(count)], whole=whole)
     return Caller(world)
 
 
-def test_pages_end_with_a_short_one_and_total_count_is_the_page() -> None:
-    """TotalCount is the number of rows of this call: only a short page says "that was all"."""
-    caller = crowd(45)
+def fleet_of(count: int) -> Caller:
+    """A world that is whole: these accounts are all there are."""
+    accounts = [{"name": f"user_{index:03}"} for index in range(count)]
+    return Caller(World(fleet=fleet_from({"instances": [{"id": INSTANCE, "region": REGION, "accounts": accounts}]})))
+
+
+def pages(caller: Caller) -> tuple[list[str], list[int], list[int]]:
+    """Names, rows a page, and TotalCount a page, twenty at a time and once behind the end."""
     seen: list[str] = []
-    sizes = []
+    sizes, totals = [], []
     for offset in (0, 20, 40, 60):
         page = caller.call("DescribeAccounts", {"DBInstanceId": INSTANCE, "Offset": offset})
-        sizes.append(page["TotalCount"])
-        assert page["TotalCount"] == len(page["Details"])
+        sizes.append(len(page["Details"]))
+        totals.append(page["TotalCount"])
         seen += [row["UserName"] for row in page["Details"]]
-    assert sizes == [20, 20, 5, 0]
+    return seen, sizes, totals
+
+
+@pytest.mark.parametrize("caller", [fleet_of(45), crowd(45)], ids=["fleet", "seeded"])
+def test_pages_end_with_a_short_one_and_total_count_is_the_page(caller: Caller) -> None:
+    """TotalCount is the number of rows of this call: only a short page says "that was all"."""
+    seen, sizes, totals = pages(caller)
+    assert sizes == totals == [20, 20, 5, 0]
     assert len(set(seen)) == len(seen) == 45
+
+
+def test_an_open_world_says_that_there_are_more_accounts_than_it_lists() -> None:
+    """Whoever is named exists there, so nobody may conclude from a listing that an account does not."""
+    caller = crowd(45, whole=False)
+    seen, sizes, totals = pages(caller)
+    assert sizes == [20, 20, 5, 0]
+    assert totals == [46] * 4
+    assert len(set(seen)) == len(seen) == 45
+    assert caller.write("LockAccount", user="unlisted") is None
+    assert caller.call("DescribeAccounts", {"DBInstanceId": INSTANCE, "Limit": 100})["TotalCount"] == 47
+    empty = caller.call("DescribeAccounts", {"DBInstanceId": "postgres-neverseen"})
+    assert (empty["TotalCount"], empty["Details"]) == (1, [])
 
 
 def test_a_row_has_the_documented_fields() -> None:

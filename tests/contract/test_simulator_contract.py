@@ -152,10 +152,21 @@ async def test_paging_to_the_short_page(rig: Rig) -> None:
     while True:
         page = await rig.response("DescribeAccounts", {"DBInstanceId": INSTANCE, "Limit": 100, "Offset": offset})
         names += [row["UserName"] for row in page["Details"]]
-        if page["TotalCount"] < 100:
+        assert page["TotalCount"] == len(page["Details"])
+        if len(page["Details"]) < 100:
             break
         offset += 100
     assert len(set(names)) == len(names) == 205
+
+
+async def test_an_open_instance_says_that_it_has_more_accounts_than_it_lists(rig: Rig) -> None:
+    """Whoever is named exists there: a listing proves nobody's absence."""
+    world = await rig.open()
+    world.seed(INSTANCE, "ap-singapore", ["app"], whole=False)
+    page = await rig.response("DescribeAccounts", {"DBInstanceId": INSTANCE})
+    assert (page["TotalCount"], len(page["Details"])) == (2, 1)
+    page = await rig.response("DescribeAccounts", {"DBInstanceId": "postgres-neverseen"})
+    assert (page["TotalCount"], page["Details"]) == (1, [])
 
 
 async def test_the_date_is_the_servers_clock(rig: Rig) -> None:
@@ -318,7 +329,7 @@ async def test_large_bodies_and_pages(rig: Rig) -> None:
     world = await rig.open()
     world.seed(INSTANCE, "ap-singapore", [f"user_{index}" for index in range(100)])
     page = await rig.response("DescribeAccounts", {"DBInstanceId": INSTANCE, "Limit": 100})
-    assert page["TotalCount"] == 100
+    assert page["TotalCount"] == len(page["Details"]) == 100
     huge = {"DBInstanceId": INSTANCE, "UserName": "x" * (10 * 1024 * 1024)}
     response = await rig.response("LockAccount", huge)
     assert response["Error"]["Code"] == "RequestSizeLimitExceeded"

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from engine import records
 from engine.journal.store import RunStore
+from engine.ledger import NOT_SENT
 from engine.model import CallId, Outcome, Verdict
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.server import Server, serve
@@ -87,6 +88,10 @@ class Simulators:
     def arrivals(self, world: World, action: str) -> list[Arrival]:
         """The requests of one action so far, in the order of arrival."""
         return [arrival for arrival in self.ask(lambda: list(world.audit)) if arrival.action == action]
+
+    def writes(self, world: World) -> list[Arrival]:
+        """All requests so far that change something, in the order of arrival. Readings may come before a run exists."""
+        return [each for each in self.ask(lambda: list(world.audit)) if not each.action.startswith("Describe")]
 
     @staticmethod
     def _wait(future: Future[T]) -> T:
@@ -182,11 +187,6 @@ class Outpost:
             with suppress(FileNotFoundError):  # renamed meanwhile
                 size += path.stat().st_size
         return size
-
-
-def writes_of(world: World) -> list[Arrival]:
-    """What arrived to change something: readings need no record before they leave."""
-    return [arrival for arrival in world.audit if arrival.action != "DescribeAccounts"]
 
 
 # ---- kills ---------------------------------------------------------------------------------------------------------
@@ -294,6 +294,8 @@ class Witness:
         self.replies: dict[str, records.ReplyLine] = {}
         """By the trace of their `sent`."""
         self.settled: dict[CallId, records.Settled] = {}
+        self.before: set[CallId] = set()
+        """Calls whose account was looked at before they were sent, whatever was seen."""
         self.in_flight: list[set[CallId]] = []
         """By session that was followed by another one: the calls it left with a `sent` and no reply."""
         self.resent: list[set[CallId]] = []
@@ -303,13 +305,20 @@ class Witness:
         self._open: dict[CallId, records.Sent] = {}
         """The last `sent` of a call, while it has no reply."""
         self._attempts: Counter[CallId] = Counter()
+        self._reached: set[CallId] = set()
+        """Calls of which a request was taken up by the server, to whatever end."""
+        self._reads_before = False
         for line in self.lines:
             self._hear(line)
 
     def _hear(self, line: records.AnyRecord) -> None:
         match line:
+            case records.Run():
+                self._reads_before = line.settings.verify
             case records.CallLine():
                 self.calls[line.call] = line
+            case records.Before():
+                self.before.add(line.call)
             case records.Session():
                 self.in_flight.append({call for call, sent in self._open.items() if sent.seq > self._sessions[-1]})
                 self.resent.append(set())
@@ -321,6 +330,7 @@ class Witness:
                     session = bisect(self._sessions, earlier.seq) - 1
                     assert session < len(self.resent), f"line {line.seq}: sent again, unanswered, and no death between"
                     self.resent[session].add(line.call)
+                assert line.call in self.before or not self._reads_before, f"line {line.seq}: sent before it was read"
                 self._attempts[line.call] += 1
                 assert line.attempt == self._attempts[line.call], f"line {line.seq}: attempts are not numbered on"
                 assert line.trace not in self.sent, f"line {line.seq}: a trace twice"
@@ -330,6 +340,8 @@ class Witness:
                 assert sent is not None, f"line {line.seq}: a reply to nothing"
                 assert sent.attempt == line.attempt, f"line {line.seq}: reply to {line.attempt}, sent {sent.attempt}"
                 self.replies[sent.trace] = line
+                if line.verdict not in (Verdict.THROTTLED, Verdict.FATAL) and line.code not in NOT_SENT:
+                    self._reached.add(line.call)
             case records.Settled():
                 assert line.call not in self.settled, f"line {line.seq}: settled twice (J3)"
                 assert line.attempts == self._attempts[line.call], f"line {line.seq}: attempts miscounted"
