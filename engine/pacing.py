@@ -28,14 +28,14 @@ GUARD_HIGH = 9.0
 """Upper bound: a tenth of the quota, when others take the rest."""
 JITTER = 0.15
 """A guard wider than this is not for jitter, so it is someone else's calls: it is narrowed sooner."""
-PAUSE_S = 0.05
+PAUSE_S = 0.08
 """Pause after a refusal: lets the window that refused slide a little."""
 QUIET_S = 1.0
 """Refusals this close together are one event: calls in flight when the first was refused are refused with it."""
 CATCH_UP = 5.0
 """Slots that may be made up for: at 20 a second, a machine that was busy for a quarter of a second loses nothing."""
 _WIDEN_FIRST = (1.5, 0.006)
-_WIDEN_AGAIN = (1.25, 0.05)
+_WIDEN_AGAIN = (1.25, 0.02)
 """Factor and summand for the guard. Tuned in virtual time: jitter of 100 ms is met by three events, and beside someone
 who takes half the quota 3 to 5 % of the calls are refused."""
 _PATIENCE = 250
