@@ -202,7 +202,9 @@ class Runner:
             async with asyncio.TaskGroup() as self._tasks:
                 self._opening.begin(self._spawn)
                 self._read_what_was_begun()
-                for lane in self._lanes:
+                for number, lane in enumerate(self._lanes):
+                    # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
+                    lane.pacer.pause(number / len(self._lanes) * lane.pacer.gear.interval_s)
                     self._tasks.create_task(self._dispatch(lane))
             watch.cancel()
         return await self._finish(loop.time() - self._started)

@@ -14,10 +14,15 @@ from pathlib import Path
 import pytest
 
 from engine import records
+from engine.errors import Exit
 from engine.journal.reader import read
+from engine.model import Reply
 from engine.pacing import GUARD_HIGH, GUARD_LOW, GUARD_START, PAUSE_S, QUIET_S, Gear, Pacer
+from engine.runner import Runner
 from engine.simulator.quotas import Lane, Window, WorstSecond
+from engine.simulator.server import serve
 from engine.simulator.world import World
+from engine.transport import HttpTransport
 from tests.support.drill import Drill, fleet
 from tests.support.virtual import VirtualLoop
 
@@ -152,8 +157,8 @@ def rate(times: list[float], begin_s: float, end_s: float) -> float:
         (400, 0.0, 0.98, 0.0),
         (400, 0.02, 0.965, 0.005),
         (400, 0.1, 0.85, 0.015),
-        (1200, 0.0, 0.985, 0.0),
-        (1200, 0.02, 0.968, 0.0025),
+        (1200, 0.0, 0.983, 0.0),
+        (1200, 0.02, 0.97, 0.0025),
         (1200, 0.1, 0.88, 0.01),
     ],
 )
@@ -220,6 +225,40 @@ def test_a_run_notes_each_change_of_gear(tmp_path: Path) -> None:
     assert all(set(note.data) == {"lane", "guard", "interval_ms"} for note in notes)
     assert all(lane == "test/LockAccount/127.0.0.1:9" for lane in (note.data["lane"] for note in notes))
     assert set(drill.ledger.worst_second().values()) == {20}
+
+
+def test_on_a_slow_disk_sent_is_written_as_far_ahead_as_it_takes(tmp_path: Path) -> None:
+    """Half a second a commit: twenty calls ahead, of which a stop leaves none in doubt, and a resume loses none."""
+
+    async def slow_disk(runner: Runner) -> None:
+        for _ in range(300):
+            runner._journal.commit_s = 0.5  # virtual time passes no disk by: only say so
+            await asyncio.sleep(0.01)
+        runner.stop("enough", Exit.STOPPED)
+
+    drill = Drill(tmp_path, World(latency=0.04), fleet(20, 10), during=slow_disk).go()
+    replies = [line for line in read(drill.path) if isinstance(line, records.ReplyLine)]
+    not_sent = [line for line in replies if line.code == "Local.NotSent"]
+    assert 15 <= len(not_sent) <= 20
+    assert len(not_sent) + sum(arrival.action == "LockAccount" for arrival in drill.world.audit) == len(replies) < 100
+    assert drill.ledger.counts()["unknown"] == drill.ledger.counts()["failed"] == 0
+    drill.during = None
+    assert drill.go().exit is Exit.OK
+    assert sum(arrival.applied for arrival in drill.world.audit) == 200
+
+
+async def test_the_transport_says_how_long_a_connection_took_to_open() -> None:
+    """What a pacer needs to know of the first calls, and of any later one that found no idle connection."""
+    server, transport = await serve(World()), HttpTransport()
+    try:
+        first = await transport.send(server.endpoints[0], {"Host": "127.0.0.1"}, b"{}", 5.0)
+        second = await transport.send(server.endpoints[0], {"Host": "127.0.0.1"}, b"{}", 5.0)
+    finally:
+        await transport.aclose()
+        await server.aclose()
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert first.opening_s > second.opening_s >= 0
 
 
 # ---- the gear ----------------------------------------------------------------------------------------------------

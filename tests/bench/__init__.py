@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m tests.bench` (tests/README.md). Nothing here is asserted by the test suite."""
+"""Benchmarks: `python -m tests.bench` (README.md beside this). Nothing here is asserted by the test suite."""

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: measures, prints tables, and with `--json` one JSON document. tests/README.md explains."""
+"""`python -m tests.bench`: measures, prints tables, with `--json` one JSON document. tests/bench/README.md explains."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ def _together(say: Say, name: str, calls: int, cases: Sequence[tuple[int, Window
                 "used": round(used, 4),
                 "throttled_%": round(throttled, 2),
                 "worst_arrived": seen["worst_second"],
+                "server_late_ms": seen["late_ms"],
                 "reached": used >= at_least and throttled <= at_most,
             }
 
@@ -66,6 +67,7 @@ def lanes(say: Say, *, quick: bool) -> list[Row]:
             "least_used": round(used[0], 4),
             "median_used": round(used[count // 2], 4),
             "throttled_%": round(100 * sum(lane["refused"] for lane in seen) / (count * QUOTA * seconds), 2),
+            "server_late_ms": seen[0]["late_ms"],
             "cpu_share": round(ran["cpu_s"] / ran["wall_s"], 2),
             "reached": used[0] >= 0.97,
         }

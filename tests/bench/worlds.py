@@ -1,7 +1,8 @@
 """Simulated worlds that keep an account of what arrived, as a process: `python -m tests.bench.worlds JSON`.
 
 The argument is a list of {window, jitter, ports}. Prints the URLs of all ports in order; when its standard input ends,
-what arrived at each: accepted, refused, first and last accepted arrival, worst second.
+what arrived at each: accepted, refused, first and last accepted arrival, worst second; and how late a timer of this
+process was at worst: what the machine, not the client, did to the arrivals.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from engine.simulator.server import Server, serve
 from engine.simulator.world import World
 
 ACTION = "LockAccount"
+TICK_S = 0.005
 
 
 async def main(specs: list[dict[str, Any]]) -> None:
@@ -33,10 +35,27 @@ async def main(specs: list[dict[str, Any]]) -> None:
         found.append((world, await serve(world, ports=[0] * spec["ports"])))
     gc.freeze()
     say([url for _, server in found for url in server.endpoints])
+    clock = Clock()
+    ticking = asyncio.ensure_future(clock.tick())
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    say([account(world, url) for world, server in found for url in server.endpoints])
+    ticking.cancel()
+    say([account(world, url) | {"late_ms": clock.late_ms} for world, server in found for url in server.endpoints])
     for _, server in found:
         await server.aclose()
+
+
+class Clock:
+    """How late timers are."""
+
+    def __init__(self) -> None:
+        self.late_ms = 0
+
+    async def tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self.late_ms = max(self.late_ms, round((loop.time() - due) * 1000))
 
 
 def account(world: World, url: str) -> dict[str, Any]:
