@@ -1,7 +1,7 @@
 """Engine, floor 3: the worker pool, the attempt loop, drain and stop. The only importer of tenacity.
 
 A lane's dispatcher takes a worker, then the next eligible call, makes its `sent` durable, waits for the lane's slot,
-and hands the call over to a task of its own, which signs and sends. `sent` stands one call ahead of its slot, so that
+and hands the call over to a task of its own, which signs and sends. `sent` stands a little ahead of its slot, so that
 the disk's jitter does not become the wire's; further ahead where the disk is slow or the limit high. A call whose
 first attempt was final never meets tenacity; the others go on in its loop, and wait for their turn in the same queue:
 every attempt pays a slot, and a call that backs off holds neither worker nor slot. Tasks are bounded by the workers
