@@ -8,7 +8,7 @@ What cannot be read stays unsettled, hence unknown, and a resume reads it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import heapq
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
@@ -74,7 +74,8 @@ class ReadBack:
         self._stopping = stopping
         self._patience_s = patience_s
         self._wards: dict[tuple[str, str], _Ward] = {}
-        self._due: deque[_Ward] = deque()
+        self._due: list[tuple[int, _Ward]] = []
+        """Heap by the first waiting call: a plan has the superusers first, so theirs are read first."""
         self._active = 0
         self._resends: dict[int, int] = {}
         self._drain_until: float | None = None
@@ -121,13 +122,13 @@ class ReadBack:
         if ward.due or not ward.waiting:
             return
         ward.due = True
-        self._due.append(ward)
+        heapq.heappush(self._due, (min(ward.waiting), ward))
         self._pump()
 
     def _pump(self) -> None:
         while self._due and self._active < self.MOST_AT_ONCE:
             self._active += 1
-            self._spawn(self._prove(self._due.popleft()))
+            self._spawn(self._prove(heapq.heappop(self._due)[1]))
 
     async def _prove(self, ward: _Ward) -> None:
         """Read an instance until nothing of it waits any more."""
