@@ -117,8 +117,7 @@ def read_tree(text: str, file: str, problems: Problems) -> Node | None:
     """The one document of `text`; None if it holds nothing but comments, or if its syntax is broken (noted)."""
     builder = _Builder(file, problems)
     try:
-        # `Any`: PyYAML's stubs leave the loader of parse() open; a str is encoded inside.
-        builder.feed(yaml.parse(text, Loader=Loader))
+        _feed(builder, text)
     except _TooDeepError:
         return None
     except yaml.YAMLError as exc:
@@ -129,6 +128,18 @@ def read_tree(text: str, file: str, problems: Problems) -> Node | None:
         problems.add(Place(file), "", "holds an escape sequence that is no character; remove it")
         return None
     return builder.root
+
+
+def _feed(builder: _Builder, text: str) -> None:
+    try:
+        # `Any`: PyYAML's stubs leave the loader of parse() open; a str is encoded inside.
+        builder.feed(yaml.parse(text, Loader=Loader))
+    except yaml.MarkedYAMLError as exc:
+        # libyaml's scanner runs ahead, and since PyYAML 6.0.4 gives up at a depth of its own: what it has seen until
+        # there is too deep for us as well, and then our own words say where.
+        if exc.problem_mark is None or "nesting depth" not in str(exc.problem):
+            raise
+        builder.feed(yaml.parse(text[: exc.problem_mark.index], Loader=Loader))
 
 
 class _Frame(Struct, gc=False):

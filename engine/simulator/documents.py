@@ -56,13 +56,19 @@ def load(text: str, *, what: str, max_chars: int) -> object:
 def _check_depth(text: str, what: str) -> None:
     """Refuse deep nesting before anything recursive sees it: libyaml's composer has no guard of its own."""
     depth = 0
-    for event in yaml.parse(text, _LOADER):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > _MAX_DEPTH:
-                raise DocumentError([f"{what}: nested deeper than {_MAX_DEPTH} levels"])
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+    too_deep = DocumentError([f"{what}: nested deeper than {_MAX_DEPTH} levels"])
+    try:
+        for event in yaml.parse(text, _LOADER):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _MAX_DEPTH:
+                    raise too_deep
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    except yaml.MarkedYAMLError as error:  # since PyYAML 6.0.4 the scanner, which runs ahead, has a limit of its own
+        if "nesting depth" in str(error.problem):
+            raise too_deep from None
+        raise
 
 
 _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
