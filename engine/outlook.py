@@ -13,13 +13,12 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from engine import records
-from engine.actions import ACTIONS, NORMAL, TRANSITIONAL, Action
-from engine.guards import guard_words
-from engine.model import AccountState, Call, CallId, Omit, OmitReason, Reading, Target
+from engine.actions import ACTIONS, TRANSITIONAL, Action
+from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.guards import guard_words, takes_admins
+from engine.model import Call, CallId, Omit, Reading
 from engine.plan import Plan, interleave, plan_digest
 
-SUPERUSER = "tencentDBSuper"
-"""AccountInfo.UserType of an admin (D-ACCTS)."""
 NO_INSTANCE = frozenset(
     {
         "ResourceNotFound.InstanceNotFoundError",
@@ -109,27 +108,6 @@ def no_instance_words(call: Call, region: str | None) -> str:
     return f"no instance {call.instance} in {call.region}: found in {region}"
 
 
-# ---- admins --------------------------------------------------------------------------------------------------------
-
-
-def usable_admins(accounts: Mapping[str, AccountState]) -> list[str]:
-    """Superusers that can log in."""
-    return [user for user, state in accounts.items() if state.user_type == SUPERUSER and state.status == NORMAL]
-
-
-def admins_to_keep(action: str, accounts: Mapping[str, AccountState], users: Sequence[str], keep: int) -> set[str]:
-    """Which of `users` must not be locked, so that the instance keeps `keep` usable superusers.
-
-    Of those that could go, the ones named first go first.
-    """
-    if action != "LockAccount" or keep <= 0:
-        return set()
-    usable = usable_admins(accounts)
-    doomed = [user for user in dict.fromkeys(users) if user in usable]
-    spare = max(0, len(usable) - keep)
-    return set(doomed[spare:])
-
-
 # ---- a plan, seen with readings ------------------------------------------------------------------------------------
 
 
@@ -172,7 +150,7 @@ def look_ahead(
         keep = admins_to_keep(action.name, reading.accounts, users, keep_admins)
         kept_admins |= {call.id: admin_omit(call, keep_admins) for call in calls if call.user in keep}
         usable = usable_admins(reading.accounts)
-        if action.name == "LockAccount" and usable and not set(usable) - (set(users) - keep):
+        if takes_admins(action.name) and usable and not set(usable) - (set(users) - keep):
             last_admins.append(key[1])
     kept = [call for call in plan.calls if call.id not in kept_admins]
     standings = {call.id: standing(action, readings.get((call.region, call.instance)), call.user) for call in kept}
@@ -191,12 +169,6 @@ def look_ahead(
         unread=tuple(instance for (region, instance) in by_instance if _is_unread(readings.get((region, instance)))),
         denied=bool(by_instance) and all(_is_denied(readings.get(key)) for key in by_instance),
     )
-
-
-def admin_omit(call: Call, keep_admins: int) -> Omit:
-    """An admin left out so that its instance keeps one."""
-    target = Target(call.instance, call.user, call.region, call.account)
-    return Omit(target, OmitReason.PROTECTED, f"keep_admins: {keep_admins}", "the last usable superusers")
 
 
 def _contain_first(

@@ -103,6 +103,9 @@ class Run(Record, tag="run", kw_only=True):
     plan_digest: str
     counts: dict[str, int]
     """`calls`, and one of each `left_out` reason."""
+    guarded_by: str = ""
+    """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
+    command without one was typed. An undo and a rerun have that of the run they go back to."""
 
 
 class CallLine(Record, tag="call", kw_only=True):

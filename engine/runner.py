@@ -23,9 +23,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from engine import records
 from engine.actions import ACTIONS
+from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueue, Health
 from engine.errors import AcctopsError, CredentialsError, Exit, JournalWriteError
+from engine.guards import takes_admins
 from engine.inventory import Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Lane, Step, Ticket, Work
@@ -102,6 +104,10 @@ class Runner:
         self._action = ACTIONS[ledger.run.action]
         verify = ledger.settings.verify and self._action.is_desired is not None
         self._to_read, unsent, unsettled = self._sort_calls()
+        guard = self._admin_guard(keep_admins)
+        begun: list[int] = []
+        if guard is not None:
+            begun, self._to_read, unsettled = self._to_read + unsettled, [], []
         self._queue = CallQueue(
             [call.instance for call in self._calls],
             unsettled if verify else sorted(unsent + unsettled),
@@ -134,16 +140,18 @@ class Runner:
         self._opening = Opening(
             calls=self._calls,
             unsent=unsent if verify else [],
+            begun=begun,
             action=self._action,
             ledger=ledger,
             queue=self._queue,
             inventory=inventory,
             readings=readings or {},
             located=located or {},
-            keep_admins=keep_admins,
+            guard=guard,
             resend_already=resend_already,
             record=self.record,
             settle=self._settle_unsent,
+            go_on=self._go_on,
             refused=self._reading_refused,
             wake=self._wake.set,
             stopping=self._stopping,
@@ -189,6 +197,13 @@ class Runner:
             elif not entry.settled and call.id not in self._no_send:
                 (unsent if entry.is_unsent else unsettled).append(index)
         return begun, unsent, unsettled
+
+    def _admin_guard(self, keep_admins: int) -> AdminGuard | None:
+        """The guard on superusers, if there is one; what was ever sent counts against it."""
+        if keep_admins <= 0 or not takes_admins(self._action.name):
+            return None
+        sent = (call for call in self._calls if self._ledger.entry(call.id).may_be_applied)
+        return AdminGuard(keep_admins, (((call.region, call.instance), call.user) for call in sent))
 
     # ---- the session -------------------------------------------------------------------------------------------
 
@@ -647,6 +662,22 @@ class Runner:
         self._to_take_up = len(self._to_read)
         for _ in range(min(TAKEN_UP_AT_ONCE, len(self._to_read))):
             self._spawn(self._take_up(indexes))
+
+    def _go_on(self, index: int, may_send: bool) -> None:
+        """A call of an earlier session, and whether the guard on admins lets it be sent again."""
+        call = self._calls[index]
+        entry = self._ledger.entry(call.id)
+        if entry.needs_reading:
+            if not may_send:
+                self._no_send |= {call.id}
+            self._to_take_up += 1
+            self._spawn(self._take_up(iter([index])))
+        elif may_send:
+            self._queue.put_back(index, asyncio.get_running_loop().time(), retry=False)
+            self._wake.set()
+        else:
+            words = "keep_admins forbids sending it again, and it was not applied before"
+            self._settle_unsent(index, Outcome.FAILED, None, entry.code, words, entry.request_id)
 
     async def _take_up(self, indexes: Iterator[int]) -> None:
         for index in indexes:  # shared by all that take up

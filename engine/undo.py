@@ -175,7 +175,7 @@ def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] =
         assert other.run is not None
         if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
             continue
-        undone = undone_keys(name, by_run)
+        undone = {key for each in linked(name, by_run) for key in undone_keys(each, by_run)}
         for call, _, outcome in other.outcomes():
             key = (call.account, call.region, call.instance, call.user)
             if outcome in (Outcome.CHANGED, Outcome.ALREADY) and key not in undone:

@@ -10,23 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.actions import ACTIONS
+from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
 from engine.model import AccountState, Call, OmitReason, Reading, Target
 from engine.outlook import (
     DENIED,
     NO_INSTANCE,
-    SUPERUSER,
     Outlook,
     Readings,
     Standing,
-    admin_omit,
-    admins_to_keep,
     before_line,
     look_ahead,
     no_account_words,
     no_instance_words,
     refusals,
     standing,
-    usable_admins,
 )
 from engine.plan import Plan, make_plan, plan_digest
 

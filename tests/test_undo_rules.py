@@ -394,6 +394,14 @@ def test_a_hold_ends_with_the_undo_of_the_run_that_held() -> None:
     )
 
 
+def test_the_undo_of_a_whole_family_ends_the_holds_of_all_of_it() -> None:
+    """`undo --family` of a rerun brings back what the first run had changed, too: that one holds it no longer."""
+    two = ledger_of("two", {"a": CHANGED, "b": FAILED, "c": CHANGED})
+    again = ledger_of("two-again", {"b": CHANGED}, of=parent("two", "rerun"))
+    undone = ledger_of("undo", {"a": CHANGED, "b": CHANGED}, UNLOCK, of=parent("two-again", "undo"))
+    assert holders(ledger_of("one", ONE), [two, again, undone]) == {"c": "two"}
+
+
 def test_several_undos_add_up() -> None:
     """Unlocking goes app by app, over days."""
     first = ledger_of("u1", {"a": CHANGED}, UNLOCK, of=parent("two", "undo"))
@@ -455,6 +463,15 @@ def test_a_rerun_that_did_not_come_to_a_call_leaves_what_was_known_of_it() -> No
     second = ledger_of("two", {"a": UNATTEMPTED, "b": UNATTEMPTED}, of=parent("one", "rerun"))
     assert merged([first, second]).counts()["unknown"] == 1
     assert merged([first, second]).counts()["failed"] == 1
+
+
+def test_what_a_family_has_sent_and_not_settled_is_unknown() -> None:
+    """Neither counted as settled nor lost."""
+    first, second = ledger_of("one", {"a": FAILED}), ledger_of("two", {"a": UNATTEMPTED}, of=parent("one", "rerun"))
+    second.apply(records.Sent(call=identity("a"), attempt=1, lane=LANE, trace="t", key="k"))
+    whole = merged([first, second])
+    assert whole.counts()["unknown"] == 1
+    assert sum(whole.settled_counts().values()) == 0
 
 
 def test_a_family_adds_up_attempts_omits_and_ends_as_its_last() -> None:

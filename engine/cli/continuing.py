@@ -82,16 +82,25 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
 
     The job's own count as far as its file can still be read; what they took out of the plan is not in the journal.
     """
-    assert ledger.run is not None
-    job_path = Path(ledger.run.job.path)
-    guards = options.settings(None, job_path.parent)
-    if not job_path.is_file():
+    home = guard_home(ledger)
+    guards = options.settings(None, home if home.is_dir() else home.parent)
+    if not home.is_file():
         return guards
     try:
-        job = load_job(job_path)
+        job = load_job(home)
     except AcctopsError:
         return guards
-    return replace(guards, protect=(*guards.protect, *(job.protect or ())))
+    return replace(
+        guards,
+        protect=(*guards.protect, *(job.protect or ())),
+        keep_admins=max(guards.keep_admins, job.keep_admins or 0),
+    )
+
+
+def guard_home(ledger: Ledger) -> Path:
+    """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
+    assert ledger.run is not None
+    return Path(ledger.run.guarded_by or ledger.run.job.path)
 
 
 def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
@@ -289,6 +298,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         ticket=options.ticket or ledger.run.ticket,
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
+        guarded_by=str(guard_home(ledger)),
         parent=ref,
         faults=faults,
     ).start()

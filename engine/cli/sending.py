@@ -87,6 +87,7 @@ def _run(job: Job, options: Options) -> int:
         stdin_is_list=_reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
+        guarded_by=_guard_home(job),
     ).start()
 
 
@@ -100,6 +101,12 @@ def _job_place(job: Job) -> str:
         return job.path
     place = str(Path(job.path).absolute())
     return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
+
+
+def _guard_home(job: Job) -> str:
+    """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
+    path = Path(job.path)
+    return str(path.absolute() if path.is_file() else Path.cwd())
 
 
 def faults_of(options: Options) -> tuple[FaultRule, ...]:
@@ -134,6 +141,8 @@ class NewRun:
     ticket: str | None
     simulated: bool
     stop_after: StopAfter | None
+    guarded_by: str
+    """`records.Run.guarded_by`."""
     stdin_is_list: bool = False
     parent: RunRef | None = None
     verb: str = "rerun"
@@ -261,6 +270,7 @@ class NewRun:
             settings=self.frozen,
             plan_digest=self.plan.digest,
             counts={"calls": len(self.plan.calls), **self.plan.left_out()},
+            guarded_by=self.guarded_by,
         )
         for call in self.plan.calls:
             yield records.CallLine(

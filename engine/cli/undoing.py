@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, guards_of, overridden, stricter
+from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
 from engine.cli.kin import Others, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
@@ -104,6 +104,7 @@ def undo_run(
         ticket=options.ticket or ledger.run.ticket,
         simulated=options.simulate,
         stop_after=guards.stop_after_for(inverse),
+        guarded_by=str(guard_home(ledger)),
         parent=ref,
         verb="undo",
         found=read,
