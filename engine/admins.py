@@ -10,13 +10,10 @@ from engine.guards import takes_admins
 from engine.model import Omit, OmitReason, Target
 
 if TYPE_CHECKING:
-    from engine.model import AccountState, Call
+    from engine.model import AccountState, Call, Where
 
 SUPERUSER = "tencentDBSuper"
 """AccountInfo.UserType of an admin (D-ACCTS)."""
-
-InstanceKey = tuple[str, str]
-"""Region and instance."""
 
 
 def usable_admins(accounts: Mapping[str, AccountState]) -> list[str]:
@@ -50,14 +47,14 @@ class AdminGuard:
     may have come too early. So what is let through here needs no second look before it is sent again.
     """
 
-    def __init__(self, keep: int, lost: Iterable[tuple[InstanceKey, str]] = ()) -> None:
+    def __init__(self, keep: int, lost: Iterable[tuple[Where, str]] = ()) -> None:
         """Keep `keep` superusers an instance; `lost` are accounts whose lock may have been applied before."""
         self.keep = keep
-        self._lost: dict[InstanceKey, set[str]] = {}
+        self._lost: dict[Where, set[str]] = {}
         for key, user in lost:
             self._lost.setdefault(key, set()).add(user)
 
-    def lets(self, key: InstanceKey, accounts: Mapping[str, AccountState], user: str) -> bool:
+    def lets(self, key: Where, accounts: Mapping[str, AccountState], user: str) -> bool:
         """Whether `user` may be locked, by a reading of its instance; if so, it counts as lost from here on."""
         lost = self._lost.setdefault(key, set())
         state = accounts.get(user)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from msgspec import Struct
 
@@ -84,6 +84,14 @@ class Place(Struct, frozen=True, gc=False):
         return f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
 
 
+class Where(NamedTuple):
+    """One instance: what is read as a whole."""
+
+    account: str
+    region: str
+    instance: str
+
+
 class Target(Struct, frozen=True, gc=False):
     """Instance and user, with region and account, and the place in the operator's input that named it."""
 
@@ -121,6 +129,11 @@ class Call(Struct, frozen=True, gc=False):
     def label(self) -> str:
         """`instance/user`, as the job file writes it."""
         return f"{self.instance}/{self.user}"
+
+    @property
+    def where(self) -> Where:
+        """Its instance."""
+        return Where(self.account, self.region, self.instance)
 
 
 class Omit(Struct, frozen=True, gc=False):

@@ -16,7 +16,7 @@ from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
 from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
 from engine.guards import guard_words, takes_admins
-from engine.model import Call, CallId, Omit, Reading
+from engine.model import Call, CallId, Omit, Reading, Where
 from engine.plan import Plan, interleave, plan_digest
 
 NO_INSTANCE = frozenset(
@@ -42,8 +42,7 @@ DENIED = frozenset(
 NO_ACCOUNT_CODE = "Local.NoAccount"
 UNREAD_CODE = "Local.Unread"
 
-Readings = Mapping[tuple[str, str], Reading]
-"""By (region, instance)."""
+Readings = Mapping[Where, Reading]
 
 
 class Standing(StrEnum):
@@ -137,13 +136,13 @@ def look_ahead(
 ) -> Outlook:
     """The plan in the light of `readings`: admins kept, superusers first, what is unread or already so last."""
     action = ACTIONS[plan.action]
-    by_instance: dict[tuple[str, str], list[Call]] = {}
+    by_instance: dict[Where, list[Call]] = {}
     for call in plan.calls:
-        by_instance.setdefault((call.region, call.instance), []).append(call)
+        by_instance.setdefault(call.where, []).append(call)
     kept_admins: dict[CallId, Omit] = {}
     last_admins = []
-    for key, calls in by_instance.items():
-        reading = readings.get(key)
+    for where, calls in by_instance.items():
+        reading = readings.get(where)
         if reading is None or reading.accounts is None:
             continue
         users = [call.user for call in calls]
@@ -151,9 +150,9 @@ def look_ahead(
         kept_admins |= {call.id: admin_omit(call, keep_admins) for call in calls if call.user in keep}
         usable = usable_admins(reading.accounts)
         if takes_admins(action.name) and usable and not set(usable) - (set(users) - keep):
-            last_admins.append(key[1])
+            last_admins.append(where.instance)
     kept = [call for call in plan.calls if call.id not in kept_admins]
-    standings = {call.id: standing(action, readings.get((call.region, call.instance)), call.user) for call in kept}
+    standings = {call.id: standing(action, readings.get(call.where), call.user) for call in kept}
     calls_in_order = kept if listed_order else _contain_first(kept, readings, standings, resend_already=resend_already)
     ordered = tuple(calls_in_order)
     return Outlook(
@@ -166,8 +165,8 @@ def look_ahead(
         standings=standings,
         accounts_read=sum(len(reading.accounts or ()) for reading in readings.values()),
         last_admins=tuple(last_admins),
-        unread=tuple(instance for (region, instance) in by_instance if _is_unread(readings.get((region, instance)))),
-        denied=bool(by_instance) and all(_is_denied(readings.get(key)) for key in by_instance),
+        unread=tuple(where.instance for where in by_instance if _is_unread(readings.get(where))),
+        denied=bool(by_instance) and all(_is_denied(readings.get(where)) for where in by_instance),
     )
 
 
@@ -179,16 +178,14 @@ def _contain_first(
             return 2
         if standings[call.id] is Standing.ALREADY and resend_already:
             return 3
-        reading = readings.get((call.region, call.instance))
+        reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
         return 0 if state is not None and state.user_type == SUPERUSER else 1
 
     bands: tuple[list[Call], ...] = ([], [], [], [])
     for call in calls:
         bands[rank(call)].append(call)
-    return (
-        call for band in bands for call in interleave(band, key=lambda call: (call.account, call.region, call.instance))
-    )
+    return (call for band in bands for call in interleave(band, key=lambda call: call.where))
 
 
 def _is_unread(reading: Reading | None) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Ledger
-from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict
+from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where
 from engine.plan import call_id
 from engine.undo import (
     Choice,
@@ -123,7 +123,7 @@ def locked(user: str = "a", **changes: Any) -> AccountState:
 
 
 def read(*states: AccountState) -> dict[tuple[str, str], Reading]:
-    return {(REGION, INSTANCE): Reading(accounts={state.user: state for state in states})}
+    return {Where("", REGION, INSTANCE): Reading(accounts={state.user: state for state in states})}
 
 
 def undo(ledger: Ledger, *states: AccountState, holds: dict[CallId, Hold] | None = None, **choice: Any) -> UndoPlan:
@@ -193,7 +193,7 @@ def test_undo_takes_an_account_only_as_the_run_left_it(
 def test_an_instance_that_was_not_read_keeps_its_accounts() -> None:
     """Nothing is undone blindly."""
     ledger = ledger_of("one", {"a": CHANGED})
-    for readings in ({}, {(REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
+    for readings in ({}, {Where("", REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
         (kept,) = undo_plan(ledger, readings, {}, Choice()).kept
         assert kept.why is Keep.GONE
 
@@ -260,7 +260,7 @@ def test_the_inverse_calls_are_spread_over_the_instances_and_digested() -> None:
     ledger = ledger_of("one", dict.fromkeys(("a", "b", "a@postgres-00000002", "c@postgres-00000002"), CHANGED))
     readings: dict[tuple[str, str], Reading] = {}
     for instance, users in ((INSTANCE, "ab"), ("postgres-00000002", "ac")):
-        readings[REGION, instance] = Reading(accounts={user: locked(user) for user in users})
+        readings[Where("", REGION, instance)] = Reading(accounts={user: locked(user) for user in users})
     plan = undo_plan(ledger, readings, {}, Choice()).plan
     assert [call.label for call in plan.calls] == [
         f"{INSTANCE}/a",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import __version__
-from engine.cli.options import Options, endpoints_of
+from engine.cli.options import Options
 from engine.cli.talk import out, out_json
 from engine.credentials import KeySource, find_keys
 from engine.errors import AcctopsError, Exit
@@ -56,15 +56,17 @@ def examine(job_path: str | None, **flags: Any) -> int:
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
     checks.append(_state_dir(settings))
-    keys: KeySource | None = None
+    sources: list[KeySource] = []
     try:
-        keys, warnings = find_keys(settings.profile, os.environ)
-        checks.append(Check("credentials", "ok", f"{keys.label}, key {keys.get().fingerprint}"))
-        checks += [Check("credentials", "warn", warning) for warning in warnings]
+        for profile in settings.profiles or (None,):
+            keys, warnings = find_keys(profile, os.environ)
+            sources.append(keys)
+            checks.append(Check("credentials", "ok", f"{keys.label}, key {keys.get().fingerprint}"))
+            checks += [Check("credentials", "warn", warning) for warning in warnings]
     except AcctopsError as error:
         denied = True
         checks.append(Check("credentials", "fail", str(error)))
-    if keys is not None:
+    for keys in sources:
         found, refused = asyncio.run(_endpoints(settings, keys, job))
         checks += found
         denied = denied or refused
@@ -111,7 +113,7 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
     refused = False
     transport = HttpTransport(connections=4)
     try:
-        for endpoint in endpoints_of(settings, regions):
+        for endpoint in settings.access(regions).every:
             client = Client(
                 transport,
                 keys,

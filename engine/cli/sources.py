@@ -7,26 +7,32 @@ from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
 from engine.cli.talk import warn
-from engine.credentials import FixedKeys, KeySource, find_keys
+from engine.credentials import FixedKeys, find_keys
 from engine.errors import UsageError
 from engine.job import password_spec
 from engine.model import Keys, Place
 from engine.passwords import PasswordSource, open_passwords
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine import records
+    from engine.clients import Keyring
 
 
-def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
+def keyring_of(profiles: Sequence[str], *, simulated: bool) -> Keyring:
     """The keys a run signs with; a simulated one needs none of the operator's."""
     if simulated:
         from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
-        return FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
-    keys, warnings = find_keys(profile, os.environ)
-    for warning in warnings:
-        warn(f"warning: {warning}")
-    return keys
+        return {"": [FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")]}
+    sources = []
+    for profile in profiles or (None,):
+        keys, warnings = find_keys(profile, os.environ)
+        for warning in warnings:
+            warn(f"warning: {warning}")
+        sources.append(keys)
+    return {"": sources}
 
 
 def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:
