@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from engine.guards import empty_plan_warnings
 from engine.jobfile.fields import Fields, kinds
 from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, MaxShare, Rate
+from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.job import Glob
-    from engine.jobfile.yamltext import Node
+    from engine.jobfile.nodes import Node
     from engine.model import Place
 
 NAME = "config.yaml"
@@ -62,7 +63,7 @@ class Configs(Struct, frozen=True, kw_only=True):
 
 def parse_config(data: bytes, file: str) -> Config:
     """The config in `data`, or ConfigError with every problem. An empty file is an empty config."""
-    from engine.jobfile.yamltext import Table, decode, read_tree  # here: most commands find no config to read
+    from engine.jobfile.yamltext import decode, read_tree  # here: most commands find no config to read
 
     problems = Problems()
     text = decode(data, file, problems)

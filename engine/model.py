@@ -6,7 +6,6 @@ them must fit in memory and be made in a second or two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
@@ -166,8 +165,7 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """How long it waited for a connection before its bytes could leave."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True, gc=False):
     """No (whole) response: what happened, translated once by the transport into our own `Local.*` codes."""
 
     stage: Stage
@@ -191,8 +189,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     stage: Stage = Stage.AFTER_SEND
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class Keys(Struct, frozen=True, kw_only=True, gc=False):
     """One set of API keys as it is now; never shown whole, never journalled."""
 
     secret_id: str
@@ -208,8 +205,7 @@ class Keys:
         return "…" + self.secret_id[-4:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountState:
+class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     """One row of DescribeAccounts (facts.md §1.2)."""
 
     user: str
@@ -222,8 +218,7 @@ class AccountState:
     password_update_time: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """The accounts of one instance at one moment, or why they could not be read."""
 
     accounts: Mapping[str, AccountState] | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 
 from engine import records
@@ -96,6 +95,8 @@ def before_line(call: Call, reading: Reading | None) -> records.Before:
 
 def no_account_words(call: Call, reading: Reading) -> str:
     """That an account is not there, with the nearest name that is."""
+    from difflib import get_close_matches  # here: only a mistake pays for the import
+
     near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
     return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
 

@@ -12,14 +12,14 @@ from msgspec import Meta, Struct, UnsetType
 from engine import names
 from engine.job import Glob
 from engine.jobfile.filemodel import NOT_BUILT_LIMITS, GlobText, Limits
-from engine.jobfile.yamltext import Scalar, Series, Table, Unusable, shown_key
+from engine.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from engine.jobfile.nodes import Node
     from engine.jobfile.problems import Problems
-    from engine.jobfile.yamltext import Node
 
 _SECRETS = frozenset(
     [
