@@ -276,6 +276,8 @@ class End(Record, tag="end", kw_only=True):
     seconds: float
     exit: int
     stopped: Stopped | None
+    guard: dict[str, float] = {}
+    """The pacer's guard as it was at the end, a share of the interval, by lane."""
 
 
 AnyRecord = (

@@ -247,6 +247,7 @@ class Runner:
                     seconds=round(seconds, 3),
                     exit=int(code),
                     stopped=self.stopped,
+                    guard={lane.name: round(lane.pacer.gear.guard, 4) for lane in self._lanes},
                 ),
                 self._ledger.apply,
             )
