@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.model import Place, Target
+    from engine.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,8 @@ class Job:
     deadline_s: float | None = None
     stop_after: StopAfter | None = None
     passwords: PasswordSpec | None = None
+    window: Window | None = None
+    """When it may send; None: at any time."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()

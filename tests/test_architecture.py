@@ -39,15 +39,16 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "codes": (R, ""),
     "endpoints": (R, "names"),
     "guards": (R, "job"),
-    "job": (R, ""),
+    "job": (R, "window"),
     "jobfile": (R, ""),
     "jobfile.fields": (R, "job jobfile.filemodel jobfile.nodes jobfile.problems names"),
-    "jobfile.filemodel": (R, "actions endpoints jobfile.values names"),
+    "jobfile.filemodel": (R, "actions endpoints jobfile.values names window"),
     "jobfile.lists": (R, "jobfile.problems jobfile.targets names"),
     "jobfile.parse": (
         R,
         "actions guards job jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes jobfile.problems "
-        "jobfile.targetentries jobfile.targets jobfile.values jobfile.yamltext names",
+        "jobfile.targetentries jobfile.targets jobfile.values jobfile.windows jobfile.yamltext names "
+        "window",
     ),
     "jobfile.nodes": (R, ""),
     "jobfile.problems": (R, ""),
@@ -55,6 +56,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile.targetentries": (R, "jobfile.fields jobfile.filemodel jobfile.nodes jobfile.targets names"),
     "jobfile.targets": (R, "jobfile.problems names"),
     "jobfile.values": (R, "actions job names"),
+    "jobfile.windows": (R, "jobfile.fields jobfile.filemodel jobfile.nodes window"),
     "jobfile.yamltext": (R, "jobfile.nodes jobfile.problems"),
     "ledger": (R, "actions records"),
     "names": (R, ""),
@@ -67,6 +69,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "spans": (R, ""),
     "undo": (R, "actions ledger outlook plan"),
     "verdicts": (R, "actions codes"),
+    "window": (R, "names"),
     "config": (D, ""),
     "credentials": (D, ""),
     "files": (D, ""),
@@ -145,6 +148,7 @@ ONLY = {
     "yaml": {"jobfile.yamltext", "simulator.documents"},
     "click": {"cli", "cli.app"},
     "rich": {"cli.progress"},
+    "zoneinfo": {"window"},
 }
 OUTSIDE = {
     "asyncio",

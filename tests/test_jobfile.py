@@ -65,7 +65,7 @@ def test_the_simple_case_of_the_design():
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profiles", "endpoints", "rate", "workers", "per_instance", "retry_transient_s",
               "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect", "keep_admins", "max_targets",
-              "max_share", "verify"}  # fmt: skip
+              "max_share", "verify", "window"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(Job) if getattr(job, field.name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
     assert (job.protect_waived, job.listed_order, job.resend_already) == (False, False, False)
@@ -114,14 +114,14 @@ def test_guards_and_reading_become_their_values():
 def test_all_problems_in_one_go_in_the_order_of_the_file():
     """Unknown, not built, duplicate keys, wrong values, bad names: one error, sorted by place."""
     found = problems(
-        "action: LockAcount\nregio: x\nwindow: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
+        "action: LockAcount\nregio: x\naccounts: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
         "rate: fast\nrate: 3\ndeadline: 90\n"
     )
     assert found == [
         "jobs/x.yaml:1:9: action: 'LockAcount' is not an action; did you mean LockAccount? there are "
         "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword",
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
-        "jobs/x.yaml:3:1: window: `window` is not built yet in this version; remove it",
+        "jobs/x.yaml:3:1: accounts: `accounts` is not built yet in this version; remove it",
         "jobs/x.yaml:5:5: targets[0].user: 'app-user' is not an account name; it has 1–63 letters, digits and _ and "
         "does not begin with a digit",
         "jobs/x.yaml:5:5: region: 1 target without a region, the first here; set `region:` for all, or on the target "
@@ -136,7 +136,7 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
 
 @pytest.mark.parametrize("key", NOT_BUILT_JOB)
 def test_keys_that_are_not_built_yet_are_errors(key):
-    """Never ignored: a `window` that is not kept is worse than none."""
+    """Never ignored: a `notify` that is not kept is worse than none."""
     assert problems(ONE + f"{key}: x\n") == [
         f"jobs/x.yaml:4:1: {key}: `{key}` is not built yet in this version; remove it"
     ]

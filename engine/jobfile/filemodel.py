@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from engine import endpoints, names
+from engine import endpoints, names, window
 from engine.actions import ACTIONS
 from engine.jobfile.values import (
     DURATION_PATTERN,
@@ -256,6 +256,44 @@ class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
+
+    days: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
+            ]
+        ],
+        Meta(min_length=1, description="Days on which it opens."),
+    ]
+    start: Annotated[
+        str,
+        Meta(
+            description="When it opens, such as 01:00, on the clock of the time zone.",
+            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
+            extra=_rule("a time of day", window.opening_minutes),
+        ),
+    ] = field(name="from")
+    until: Annotated[
+        str,
+        Meta(
+            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
+            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+            extra=_rule("a time of day", window.minutes),
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Meta(
+            description="Zone of the tz database.",
+            examples=["Asia/Shanghai", "UTC"],
+            extra=_rule("a time zone", window.zone_name),
+        ),
+    ]
+
+
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     """One target with its parts, or a list of targets in a file."""
 
@@ -354,6 +392,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     retry: Retry | UnsetType = UNSET
     deadline: Deadline | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
+    window: WindowKeys | UnsetType = UNSET
     passwords: Passwords | UnsetType = UNSET
 
 
@@ -400,7 +439,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     stop_after: StopAfterText | UnsetType = UNSET
 
 
-NOT_BUILT_JOB = ("accounts", "window", "notify")
+NOT_BUILT_JOB = ("accounts", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
 NOT_BUILT_CONFIG = ("window", "notify", "accounts", "credentials", "verify")
