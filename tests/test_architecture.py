@@ -97,7 +97,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.app": (DOOR, "cli.checks cli.continuing cli.plans cli.sending cli.simulating cli.talk cli.undoing cli.views"),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.talk"),
-    "cli.continuing": (DOOR, "cli.ask cli.options cli.preparing cli.sending cli.sources cli.talk"),
+    "cli.continuing": (DOOR, "cli.ask cli.hours cli.options cli.preparing cli.sending cli.sources cli.talk"),
+    "cli.hours": (DOOR, "cli.ask cli.options cli.talk"),
     "cli.kin": (DOOR, ""),
     "cli.options": (DOOR, ""),
     "cli.plans": (DOOR, "cli.options cli.preparing cli.sources cli.talk"),
@@ -105,7 +106,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.progress": (DOOR, "cli.talk"),
     "cli.sending": (
         DOOR,
-        "cli.ask cli.options cli.plans cli.preparing cli.session cli.simulating cli.sources cli.survey cli.talk",
+        "cli.ask cli.hours cli.options cli.plans cli.preparing cli.session cli.simulating cli.sources "
+        "cli.survey cli.talk",
     ),
     "cli.session": (DOOR, "cli.progress cli.survey cli.talk"),
     "cli.simulating": (DOOR, "cli.talk"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -55,6 +56,11 @@ PLANNING = ("config", "endpoint", "state_dir", "profile", "rate", "workers", "ti
 SENDING = (*PLANNING, "yes", "no_verify")
 
 
+def _clock() -> Callable[[], float]:
+    """What the command tells the time by (`cli.main`)."""
+    return click.get_current_context().obj or time.time
+
+
 def flags(*names: str) -> Callable[[_F], _F]:
     """Common flags, in this order in the help."""
 
@@ -77,6 +83,7 @@ _EXPECT = click.option(
 _FAMILY = click.option(
     "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
 )
+_NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
 _REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
 _TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
 
@@ -124,6 +131,7 @@ def plan(job: str, **options: Any) -> int:
 @app.command()
 @click.argument("job")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 @_EXPECT
 @_SIMULATE
@@ -141,7 +149,7 @@ def run(job: str, **options: Any) -> int:
     """
     from engine.cli.sending import run_job
 
-    return run_job(job, **options)
+    return run_job(job, clock=_clock(), **options)
 
 
 def _ad_hoc(name: str, action: str, what: str) -> None:
@@ -161,7 +169,7 @@ def _ad_hoc(name: str, action: str, what: str) -> None:
     def command(targets: tuple[str, ...], region: str, **options: Any) -> int:
         from engine.cli.sending import run_ad_hoc
 
-        return run_ad_hoc(action, targets, region, **options)
+        return run_ad_hoc(action, targets, region, clock=_clock(), **options)
 
 
 _ad_hoc("lock", "LockAccount", "Lock")
@@ -172,6 +180,7 @@ _ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
 @app.command()
 @click.argument("run")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 def resume(run: str, **options: Any) -> int:
     """Go on with a run that was interrupted, from its journal alone.
@@ -185,7 +194,7 @@ def resume(run: str, **options: Any) -> int:
     """
     from engine.cli.continuing import resume_run
 
-    return resume_run(run, **options)
+    return resume_run(run, clock=_clock(), **options)
 
 
 @app.command()
@@ -199,6 +208,7 @@ def resume(run: str, **options: Any) -> int:
 )
 @click.option("--code", "codes", metavar="CODE", multiple=True, help="Only calls that ended with this code.")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 @_FAULTS
 @_REASON
@@ -213,7 +223,7 @@ def rerun(run: str, **options: Any) -> int:
     """
     from engine.cli.continuing import rerun_run
 
-    return rerun_run(run, **options)
+    return rerun_run(run, clock=_clock(), **options)
 
 
 @app.command()
@@ -246,7 +256,7 @@ def undo(run: str, **options: Any) -> int:
     """
     from engine.cli.undoing import undo_run
 
-    return undo_run(run, **options)
+    return undo_run(run, clock=_clock(), **options)
 
 
 @app.command()

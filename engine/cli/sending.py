@@ -6,9 +6,10 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import msgspec
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
+from engine.cli.hours import hold, limits, window_of
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
@@ -156,6 +158,7 @@ class NewRun:
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
+        self._hold()
         keyring = keyring_of(self.frozen.profiles, simulated=self.simulated)
         passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
@@ -167,8 +170,17 @@ class NewRun:
             by=operator(),
             stdin_is_list=self.stdin_is_list,
         )
-        run_id = store.new_run_id(time.time(), random.Random())
+        self._hold()  # the window may have closed while it was read and asked
+        run_id = store.new_run_id(self.options.clock(), random.Random())
         return new._carry_out(run_id, store, keyring, passwords, answer)
+
+    def _hold(self) -> None:
+        hold(
+            window_of(self.frozen),
+            self.options,
+            rerun=self.parent is not None,
+            stdin_is_list=self.stdin_is_list,
+        )
 
     def _prepared(self, keyring: Keyring) -> NewRun:
         """This run with its instances read, its plan in order, and its guards passed."""
@@ -222,7 +234,8 @@ class NewRun:
         with store.job_lock(self.job.digest, run_id):
             parent = self._link_parent(run_id)
             ledger = Ledger()
-            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent))) as journal:
+            clock = self.options.clock
+            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent), clock)) as journal:
                 journal.append(answer, ledger.apply)
                 return carry_out(
                     self.options,
@@ -246,7 +259,7 @@ class NewRun:
             return records.Parent(self.parent.run_id, self.verb, found.head)
         from engine.journal.writer import Journal
 
-        journal, found = Journal.open(self.parent.store, self.parent.run_id, clock=time.time)
+        journal, found = Journal.open(self.parent.store, self.parent.run_id, clock=self.options.clock)
         try:
             what = "undone_by" if self.verb == "undo" else "continued_by"
             journal.append_now(records.Note(what=what, data={"run": run_id, "verb": self.verb}))
@@ -299,7 +312,9 @@ def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId |
     )
 
 
-def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord]) -> Journal:
+def _create(
+    store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
+) -> Journal:
     from engine.journal.writer import Journal
 
     def folded() -> Iterator[records.AnyRecord]:
@@ -307,7 +322,7 @@ def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[reco
             yield line
             ledger.apply(line)
 
-    return Journal.create(store, run_id, folded(), clock=time.time)
+    return Journal.create(store, run_id, folded(), clock=clock)
 
 
 def _question(new: NewRun) -> str:
@@ -360,6 +375,8 @@ def carry_out(
             no_send=no_send,
             quiet=options.quiet,
             found=found,
+            clock=options.clock,
+            limits=partial(limits, window_of(ledger.settings), options),
         ).carry_out()
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))

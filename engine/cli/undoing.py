@@ -237,6 +237,7 @@ def _undo_settings(
         stop_after=str(stop_after) if stop_after is not None else None,
         passwords=passwords,
         resend_already=False,
+        window=None,  # what must be taken back waits for no Saturday
     )
 
 

@@ -102,11 +102,13 @@ class Desk:
 
     # In this process: fast, and everything of the command but its signals, terminals and streams is as at work.
 
-    def run(self, *argv: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> Done:
-        """Run a command to its end, in this process."""
+    def run(self, *argv: str | Path, stdin: bytes = b"", cwd: Path | None = None, at: float | None = None) -> Done:
+        """Run a command to its end, in this process; `at`: UNIX time at which it begins, as its clock has it."""
+        begun = time.time()
+        clock = time.time if at is None else lambda: at + time.time() - begun
         streams = io.TextIOWrapper(io.BytesIO(stdin)), io.StringIO(), io.StringIO()
         with _environment(self.env, cwd or self.work), _streams(*streams):
-            code = main([str(part) for part in argv])
+            code = main([str(part) for part in argv], clock=clock)
         done = Done(code, streams[1].getvalue(), streams[2].getvalue())
         self.said.append(done.text)
         return done

@@ -1,0 +1,68 @@
+"""Door: holding to a job's window: who may start outside it, and how long a session may go on.
+
+Nobody there: nothing is sent outside the window. A person at a terminal may say `--now`; a rerun, which a person
+starts by naming a run, needs only that person.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.cli.ask import can_ask
+from engine.cli.talk import say
+from engine.errors import ConfigError, RefusedError
+from engine.model import Place
+from engine.spans import duration
+from engine.window import Window, closes_at, from_record, moment, next_opening
+
+if TYPE_CHECKING:
+    from engine.cli.options import Options
+    from engine.records import RunSettings
+
+
+def window_of(settings: RunSettings) -> Window | None:
+    """The window a journal holds its run to."""
+    if settings.window is None:
+        return None
+    try:
+        return from_record(settings.window, Place("the journal"))
+    except ValueError as error:
+        raise ConfigError(f"the window of this run cannot be read here: {error}") from error
+
+
+def hold(window: Window | None, options: Options, *, rerun: bool = False, stdin_is_list: bool = False) -> None:
+    """RefusedError for a start outside the window, unless a person takes it upon themselves."""
+    if window is None:
+        return
+    now = options.clock()
+    if options.now:
+        if options.simulate or can_ask(stdin_is_list=stdin_is_list):
+            return
+        raise RefusedError(
+            f"--now is for a person at a terminal, and nobody is there: the window {window.label} holds; nothing was "
+            f"sent{_when(window, now)}"
+        )
+    if closes_at(window, now) is not None:
+        return
+    if rerun and can_ask(stdin_is_list=stdin_is_list):
+        say(f"outside the window {window.label}, as a person asks for it")
+        return
+    raise RefusedError(
+        f"outside the window {window.label} ({window.place}): it is {moment(window, now)}; nothing was sent"
+        f"{_when(window, now)}; a person at a terminal may add --now"
+    )
+
+
+def _when(window: Window, now: float) -> str:
+    opens = next_opening(window, now)
+    return f"; it next opens {moment(window, opens)}, in {duration(opens - now)}"
+
+
+def limits(window: Window | None, options: Options, deadline_s: float) -> tuple[float, str]:
+    """Seconds a session may send, and what to say when they are over: its deadline, or the end of the window."""
+    now = options.clock()
+    closes = closes_at(window, now) if window is not None and not options.now else None
+    if window is None or closes is None or closes - now >= deadline_s:
+        return deadline_s, f"deadline of {deadline_s:.0f} s reached"
+    again = moment(window, next_opening(window, closes - 1))
+    return closes - now, f"the window {window.label} closed; it next opens {again}, and resume goes on then"
