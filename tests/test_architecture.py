@@ -75,6 +75,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "files": (D, ""),
     "journal": (D, ""),
     "journal.lines": (D, ""),
+    "journal.live": (D, "journal.store"),
     "journal.reader": (D, "journal.lines"),
     "journal.store": (D, "journal.reader"),
     "journal.writer": (D, "journal.lines journal.reader journal.store"),

@@ -146,3 +146,24 @@ def test_monday_s_rerun_needs_a_person_and_the_undo_waits_for_nobody(desk: Desk,
     first = next(path.parent.name for path in desk.journals() if len(records(path, "call")) == 6)
     undone = desk.run("undo", first, "--yes", "--password-command", "echo Aa1(bcdefg")
     assert undone.code == 0, undone.text
+
+
+# ---- one at a time ---------------------------------------------------------------------------------------------------
+
+
+def test_the_opposite_on_a_shared_account_waits(desk: Desk, backend: Backend) -> None:
+    """An unlock of what a live run is locking is exit 6, and nothing of it is sent; of other accounts it goes."""
+    seed(backend)
+    job = desk.job(*accounts(6), extra="rate: 2")
+    locking = desk.popen("run", job, "--yes")
+    try:
+        desk.wait_for("sent")
+        meeting = desk.run("unlock", *accounts(2), "--region", "ap-singapore", "--yes")
+        assert (
+            meeting.code == 6 and "is doing the opposite right now: LockAccount on 2 of these accounts" in meeting.err
+        )
+        assert all(arrival.action == "LockAccount" for arrival in backend.writes())
+        apart = desk.run("unlock", "postgres-99999999/other", "--region", "ap-singapore", "--yes", "--no-verify")
+        assert apart.code == 0, apart.text
+    finally:
+        assert desk.end(locking).code == 0

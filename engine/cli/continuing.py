@@ -14,7 +14,7 @@ from engine.cli.ask import confirm
 from engine.cli.hours import hold, window_of
 from engine.cli.options import Options, operator
 from engine.cli.preparing import refuse_blind
-from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
+from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import keyring_of, passwords_of
 from engine.cli.talk import out, out_json, say
 from engine.clients import identity
@@ -59,7 +59,7 @@ def resume_run(run: str, **flags: Any) -> int:
     keyring = keyring_of(settings.profiles, simulated=seen.run.simulated)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, identity(keyring))
-    with ref.store.job_lock(seen.run.job.digest, ref.run_id):
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
         with closing(journal):

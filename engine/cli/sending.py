@@ -6,8 +6,8 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,13 @@ from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
+from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import CallId, RunId, Target
+from engine.model import Call, CallId, RunId, Target
 from engine.passwords import PasswordSource
-from engine.plan import Plan
+from engine.plan import Plan, call_id
 from engine.report import document, text
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class NewRun:
         passwords: PasswordSource | None,
         answer: records.Confirmed,
     ) -> int:
-        with store.job_lock(self.job.digest, run_id):
+        with claim(store, run_id, self.job, self.plan.action, self.plan.calls):
             parent = self._link_parent(run_id)
             ledger = Ledger()
             clock = self.options.clock
@@ -296,6 +297,26 @@ class NewRun:
             )
         for omit in self.plan.omits:
             yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
+
+
+def claim(
+    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call]
+) -> AbstractContextManager[None]:
+    """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
+    inverse = ACTIONS[action].inverse
+    mine = Claim(
+        run_id=run_id,
+        digest=job.digest,
+        path=job.path if Path(job.path).is_file() else "",
+        action=action,
+        calls=[call.id for call in calls],
+    )
+
+    def undone_by() -> dict[CallId, str]:
+        assert inverse is not None
+        return {call_id(call.account, call.region, call.instance, call.user, inverse): call.label for call in calls}
+
+    return claimed(store, mine, inverse=inverse, undone_by=undone_by)
 
 
 def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
