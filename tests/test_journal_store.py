@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from pathlib import Path
 from random import Random
@@ -252,6 +254,27 @@ class TestLocks:
         (real.run_dir("other") / "mine").touch()
         real.discard_unborn("other")
         assert (real.run_dir("other") / "mine").exists()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write in the home of another")
+    def test_root_writes_no_journals_into_another_home(self, tmp_path: Path) -> None:
+        """They would be closed to whose home it is; root's own places, and homes of nobody, are fine."""
+        home = tmp_path / "alice"
+        home.mkdir()
+        os.chown(home, 12345, -1)
+
+        def owner_of(uid: int) -> pwd.struct_passwd:
+            assert uid == 12345
+            return pwd.struct_passwd(("alice", "x", uid, uid, "", str(home), "/bin/sh"))
+
+        def nobody(uid: int) -> pwd.struct_passwd:
+            raise KeyError(uid)
+
+        store = RunStore(home / ".local" / "state" / "acctops")
+        with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
+            store.check_place(owner_of)
+        assert "ACCTOPS_STATE_DIR" in str(error.value)
+        store.check_place(nobody)
+        RunStore(tmp_path / "state").check_place(owner_of)
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
         """Named as the setting it comes from."""

@@ -22,11 +22,12 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     import click
 
     from engine.cli.app import app
-    from engine.cli.talk import refuse, say
+    from engine.cli.talk import refuse, say, tell_remarks
     from engine.errors import AcctopsError, Exit
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    tell_remarks(drop=True)  # of a command before this one, in the same process
     try:
         with _ended_by_sigterm():
             result = app.main(args=arguments, prog_name="acctops", standalone_mode=False, obj=clock)

@@ -42,6 +42,7 @@ class Options:
     reason: str | None = None
     ticket: str | None = None
     expect: int | None = None
+    on_unfinished: str | None = None
     now: bool = False
     """Do not hold to the job's window: a person says so."""
     clock: Callable[[], float] = time.time

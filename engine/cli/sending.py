@@ -1,4 +1,4 @@
-"""Door: the commands that begin a run: run, lock|unlock|cam-on; and what ends every one that sends: one `Session`."""
+"""Door: a run that begins, of a job or of targets by hand; and what ends every one that sends: one `Session`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import msgspec
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
+from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, limits, window_of
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import keyring_of, passwords_of
-from engine.cli.talk import out, out_json, say, warn
+from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Keyring, identity
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import load_job
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
 
-STDIN_NAME = "standard input"
 _PROCESS_START = time.time() - time.process_time()
 """About when this process began: its CPU time is what it has done since."""
 
@@ -54,25 +53,19 @@ _PROCESS_START = time.time() - time.process_time()
 # ---- run, lock, unlock, cam-on -------------------------------------------------------------------------------------
 
 
-def run_job(job_path: str, **flags: Any) -> int:
-    """The `run` command. Any: the flags, by name."""
-    options = Options(**flags)
-    job = load_job(job_path)
-    return _run(replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket), options)
-
-
 def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = Options(**flags)
-    return _run(ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket), options)
+    return run_loaded(ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket), options)
 
 
-def _run(job: Job, options: Options) -> int:
+def run_loaded(job: Job, options: Options) -> int:
+    """A new run of a job; returns the exit code."""
     faults = faults_of(options)
     settings = options.settings(job)
     plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
-        warn(f"warning: {warning}")
+        remark(f"warning: {warning}", quiet=options.quiet)
     if not options.quiet:
         say(summary(job, settings, plan, simulated=options.simulate))
     refuse_empty(plan)
@@ -82,28 +75,17 @@ def _run(job: Job, options: Options) -> int:
         settings=settings,
         frozen=run_settings(settings, job, job.action, regions),
         plan=plan,
-        job=records.JobRef(job.name, _job_place(job), job.digest),
+        job=records.JobRef(job.name, job_place(job), job.digest),
         reason=job.reason,
         ticket=job.ticket,
         simulated=options.simulate,
         stop_after=settings.stop_after_for(job.action),
-        stdin_is_list=_reads_stdin(job),
+        stdin_is_list=reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
+        take=take_of(job, settings, simulated=options.simulate),
         guarded_by=_guard_home(job),
     ).start()
-
-
-def _reads_stdin(job: Job) -> bool:
-    return STDIN_NAME in (job.path, *job.sources)
-
-
-def _job_place(job: Job) -> str:
-    """The job's file for the journal; one that read a list from standard input cannot be read again."""
-    if not Path(job.path).is_file():
-        return job.path
-    place = str(Path(job.path).absolute())
-    return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
 
 
 def _guard_home(job: Job) -> str:
@@ -152,6 +134,8 @@ class NewRun:
     """How it is linked to its parent."""
     faults: tuple[FaultRule, ...] = ()
     listed_order: bool = False
+    take: Take | None = None
+    """How much of the plan it takes; None: all."""
     found: Survey | None = None
     """Readings made already, by whoever made the plan."""
     world: World | None = None
@@ -163,6 +147,7 @@ class NewRun:
         keyring = keyring_of(self.frozen.profiles, simulated=self.simulated)
         passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
+        store.check_place()
         new = self._prepared(keyring)
         answer = confirm(
             _question(new),
@@ -201,9 +186,10 @@ class NewRun:
             listed_order=self.listed_order,
             resend_already=self.frozen.resend_already,
             expect=self.options.expect,
+            take=self.take,
         )
         for warning in prepared.warnings:
-            warn(f"warning: {warning}")
+            remark(f"warning: {warning}", quiet=self.options.quiet)
         if not self.options.quiet:
             for line in prepared.lines():
                 say(line)
@@ -255,7 +241,8 @@ class NewRun:
         if self.parent is None:
             return None
         if self.parent.store is None:
-            warn(f"warning: {self.parent.path} lies outside a state directory; it is not told of this {self.verb}")
+            told = f"warning: {self.parent.path} lies outside a state directory; it is not told of this {self.verb}"
+            remark(told, quiet=self.options.quiet)
             found = replay(self.parent.path)
             return records.Parent(self.parent.run_id, self.verb, found.head)
         from engine.journal.writer import Journal
@@ -408,6 +395,8 @@ def carry_out(
 
 def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, state_dir: Path) -> None:
     place, head = str(journal.path), journal.durable_head
+    if ended.exit is not Exit.OK:
+        tell_remarks()
     unrecorded = ended.unrecorded
     if unrecorded is not None:
         warn(f"STOPPED EARLY: {unrecorded.why}\n{place}: what was recorded stands")

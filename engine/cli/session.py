@@ -17,7 +17,7 @@ from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
-from engine.cli.talk import say, warn
+from engine.cli.talk import remark, say
 from engine.clients import Clients, Keyring, signers
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
@@ -126,7 +126,7 @@ class Session:
         try:
             return SharedSlots(self.store.state_dir / "lanes", lane, group=self.store.group)
         except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
-            warn(f"warning: {error}; other runs on this host are not known to this one")
+            remark(f"warning: {error}; other runs on this host are not known to this one", quiet=self.quiet)
             return None
 
     def _runner(self, transport: Transport, routes: Routes) -> Runner:

@@ -225,6 +225,24 @@ class Limits(Struct, forbid_unknown_fields=True, kw_only=True):
     max_share: MaxShare | UnsetType = UNSET
 
 
+class JobLimits(Limits, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused, and how much of it one run takes."""
+
+    take: (
+        Annotated[
+            int,
+            Meta(
+                description="Change so many accounts in one run, at most; the rest is left for later and is first in "
+                "line next time.",
+                ge=1,
+                le=1_000_000_000,
+                extra=_rule("a whole number from 1 to 1000000000"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
 
@@ -353,7 +371,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     keep_admins: KeepAdmins | UnsetType = UNSET
-    limits: Limits | UnsetType = UNSET
+    limits: JobLimits | UnsetType = UNSET
     order: (
         Annotated[
             Literal["contain", "listed"],
@@ -393,6 +411,17 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     deadline: Deadline | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
     window: WindowKeys | UnsetType = UNSET
+    on_unfinished: (
+        Annotated[
+            Literal["resume", "new", "refuse"],
+            Meta(
+                description="What `run` does when the last run of this job was cut off by a crash: go on with it "
+                "(default), begin a new one, or refuse.",
+                extra=_rule("resume, new or refuse"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     passwords: Passwords | UnsetType = UNSET
 
 
@@ -443,4 +472,3 @@ NOT_BUILT_JOB = ("accounts", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
 NOT_BUILT_CONFIG = ("window", "notify", "accounts", "credentials", "verify")
-NOT_BUILT_LIMITS = ("take",)

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import grp
 import os
+import pwd
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from engine.model import RunId
 from engine.records import End, Run, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
     from filelock import BaseFileLock
@@ -177,6 +178,26 @@ class RunStore:
         return True
 
     # Writing.
+
+    def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
+        """ConfigError for a place in somebody else's home, which root could write to: its owner could not, after that.
+
+        Whoever is not root works there by the rights the owner gave, or is told that it cannot be written.
+        """
+        there = next(place for place in (self.root, *self.root.parents) if place.exists())
+        owner = there.stat().st_uid
+        if os.geteuid() != 0 or owner == 0:
+            return
+        try:
+            who = owner_of(owner)
+        except KeyError:
+            return
+        if Path(who.pw_dir) in (there.resolve(), *there.resolve().parents) and Path(who.pw_dir) != Path("/"):
+            raise ConfigError(
+                f"state directory {self.state_dir}: lies in the home of {who.pw_name}, and this runs as root: what it "
+                f"writes there would be closed to {who.pw_name}. Run it as {who.pw_name}, or name another place: "
+                "--state-dir, ACCTOPS_STATE_DIR, or state_dir in config.yaml"
+            )
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
