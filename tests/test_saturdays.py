@@ -231,6 +231,12 @@ def test_a_rerun_of_a_part_does_not_make_the_job_good(desk: Desk, backend: Backe
     assert desk.run(*part, typed="y\n", at=at(MONDAY)).code == 0
     answer = overdue(desk, "2026-11-30 10:00")
     assert answer.code == 1 and "no run of it ever ended with exit 0" in answer.out
+    first = desk.journals()[0].parent.name
+    other = ("rerun", first, "--code", "InvalidParameterValue")
+    assert desk.run(*other, typed="y\n", at=at("2026-11-30 11:00")).code == 0
+    assert overdue(desk, "2026-11-30 12:00").code == 0, "the two reruns together have done it"
+    nothing = desk.run("rerun", first, "--quiet", "--yes", at=at("2026-11-30 12:00"))
+    assert (nothing.code, nothing.text) == (0, "")
 
 
 def test_a_late_start_is_taken_if_the_window_is_open_and_told_if_not(desk: Desk, backend: Backend) -> None:

@@ -316,7 +316,8 @@ def _nothing_to_repeat(
         why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
     else:
         why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
-    say(f"run {ref.run_id}: {why}; nothing to repeat")
+    if not options.quiet:
+        say(f"run {ref.run_id}: {why}; nothing to repeat")
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(Exit.OK)})
     return Exit.OK

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import AcctopsError
+from engine.errors import AcctopsError, BusyError
+from engine.journal.live import same_job_words
 from engine.journal.reader import replay
 from engine.journal.store import RunStore
 from engine.turns import line_after
@@ -90,9 +91,14 @@ class Unfinished:
 
 
 def unfinished(store: RunStore, job: Job) -> Unfinished | None:
-    """What a crash left of the job; None if its last run ended in order, goes on, or was continued."""
+    """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
+
+    Two that start at once are told apart later, by their claims: this spares the reading and the question.
+    """
     head = next(runs_of(store, job), None)
-    if head is None or head.live or head.end is not None:
+    if head is not None and head.live:
+        raise BusyError(same_job_words(head.run_id))
+    if head is None or head.end is not None:
         return None
     ledger = replay(store.path(head.run_id)).ledger
     if ledger.end is not None or any(store.path(str(note.data.get("run", ""))).is_file() for note in ledger.links):

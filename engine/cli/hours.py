@@ -6,6 +6,7 @@ starts by naming a run, needs only that person.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.cli.ask import can_ask
@@ -30,23 +31,23 @@ def window_of(settings: RunSettings) -> Window | None:
         raise ConfigError(f"the window of this run cannot be read here: {error}") from error
 
 
-def hold(window: Window | None, options: Options, *, rerun: bool = False, stdin_is_list: bool = False) -> None:
-    """RefusedError for a start outside the window, unless a person takes it upon themselves."""
+def hold(window: Window | None, options: Options, *, rerun: bool = False, stdin_is_list: bool = False) -> Options:
+    """RefusedError for a start outside the window, unless a person takes it upon themselves: then with `now` set."""
     if window is None:
-        return
+        return options
     now = options.clock()
     if options.now:
         if options.simulate or can_ask(stdin_is_list=stdin_is_list):
-            return
+            return options
         raise RefusedError(
             f"--now is for a person at a terminal, and nobody is there: the window {window.label} holds; nothing was "
             f"sent{_when(window, now)}"
         )
     if closes_at(window, now) is not None:
-        return
+        return options
     if rerun and can_ask(stdin_is_list=stdin_is_list):
         say(f"outside the window {window.label}, as a person asks for it")
-        return
+        return replace(options, now=True)
     raise RefusedError(
         f"outside the window {window.label} ({window.place}): it is {moment(window, now)}; nothing was sent"
         f"{_when(window, now)}; a person at a terminal may add --now"
@@ -60,9 +61,12 @@ def _when(window: Window, now: float) -> str:
 
 def limits(window: Window | None, options: Options, deadline_s: float) -> tuple[float, str]:
     """Seconds a session may send, and what to say when they are over: its deadline, or the end of the window."""
+    own = deadline_s, f"deadline of {deadline_s:.0f} s reached"
+    if window is None or options.now:
+        return own
     now = options.clock()
-    closes = closes_at(window, now) if window is not None and not options.now else None
-    if window is None or closes is None or closes - now >= deadline_s:
-        return deadline_s, f"deadline of {deadline_s:.0f} s reached"
-    again = moment(window, next_opening(window, closes - 1))
-    return closes - now, f"the window {window.label} closed; it next opens {again}, and resume goes on then"
+    left_s = (closes_at(window, now) or now) - now  # closed by now, while it was asked: it sends no more
+    if left_s >= deadline_s:
+        return own
+    again = moment(window, next_opening(window, now))
+    return left_s, f"the window {window.label} closed; it next opens {again}, and resume goes on then"

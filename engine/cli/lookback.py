@@ -13,7 +13,7 @@ from engine.cli.views import head_document, head_line
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.history import OpenWork, is_whole
 from engine.jobfile.values import some_seconds
-from engine.journal.reader import first_record, replay
+from engine.journal.reader import replay
 from engine.journal.store import RunHead, RunStore
 from engine.names import did_you_mean
 from engine.report import CSV_COLUMNS, csv_text, full_document, row, text
@@ -93,24 +93,30 @@ def _last_good(store: RunStore, runs: list[RunHead]) -> RunHead | None:
     """The run that ended with exit 0 last. A rerun counts if together with what it repeated all is done."""
     ended = [head for head in runs if not head.live and head.end is not None and head.end.exit == Exit.OK]
     for head in sorted(ended, key=_ended_at, reverse=True):
-        if _is_good(store, head):
+        if _is_good(store, head, runs):
             return head
     return None
 
 
-def _is_good(store: RunStore, head: RunHead) -> bool:
+def _is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
     assert head.run is not None
     if head.run.parent is None:
         return True
-    family: list[str] = [head.run.run]
-    parent: records.Parent | None = head.run.parent
+    links = ((each.run_id, each.run.parent) for each in runs if each.run is not None)
+    parents: dict[str, str] = {run: parent.run for run, parent in links if parent is not None}
+    first = _first_of(head.run_id, parents)
+    family = [each for each in runs if _first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
     try:
-        while parent is not None and parent.verb == "rerun" and parent.run not in family:
-            family.append(parent.run)
-            parent = first_record(store.path(parent.run)).parent
-        return is_whole(replay(store.path(run)).ledger for run in reversed(family))
+        return is_whole(replay(store.path(each.run_id)).ledger for each in reversed(family))
     except AcctopsError:  # what it repeats cannot be read: then it proves nothing
         return False
+
+
+def _first_of(run: str, parents: dict[str, str]) -> str:
+    """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
+    while run in parents:
+        run = parents[run]
+    return run
 
 
 def _overdue_words(

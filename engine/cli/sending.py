@@ -143,7 +143,8 @@ class NewRun:
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
-        self._hold()
+        if (options := self._hold()) is not self.options:
+            return replace(self, options=options).start()
         keyring = keyring_of(self.frozen.profiles, simulated=self.simulated)
         passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
@@ -160,8 +161,8 @@ class NewRun:
         run_id = store.new_run_id(self.options.clock(), random.Random())
         return new._carry_out(run_id, store, keyring, passwords, answer)
 
-    def _hold(self) -> None:
-        hold(
+    def _hold(self) -> Options:
+        return hold(
             window_of(self.frozen),
             self.options,
             rerun=self.parent is not None,

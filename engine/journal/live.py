@@ -89,7 +89,7 @@ def _register(store: RunStore, path: Path, mine: Claim, refuse: Callable[[Path],
 def _write(store: RunStore, path: Path, mine: Claim) -> int:
     """The claim, whole and locked; its lock lives as long as the returned descriptor."""
     if is_held(path):
-        raise BusyError(_same_job(mine.run_id))
+        raise BusyError(same_job_words(mine.run_id))
     fd = store.create_file(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +116,7 @@ def _refuse(other: Path, mine: Claim, inverse: str | None, undone_by: Callable[[
     head, ids = found
     run = str(head.get("run", ""))
     if head.get("digest") == mine.digest or (mine.path and head.get("path") == mine.path):
-        raise BusyError(_same_job(run))
+        raise BusyError(same_job_words(run))
     if inverse is None or head.get("action") != inverse:
         return
     theirs = {ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES)}
@@ -138,5 +138,6 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
     return head, ids
 
 
-def _same_job(run: str) -> str:
+def same_job_words(run: str) -> str:
+    """That a run of the same job goes on."""
     return f"the same job is being run already, as {run}; wait for it, or stop it: acctops stop {run}"
