@@ -29,13 +29,13 @@ def plan_of(users: Sequence[str]) -> Plan:
 def seen(plan: Plan, done: set[str], absent: frozenset[str] = frozenset()) -> Outlook:
     """The plan with its accounts read: `done` have CAM on, `absent` are not there."""
     readings = {}
-    for region, instance in {(call.region, call.instance) for call in plan.calls}:
+    for where in {call.where for call in plan.calls}:
         states = {
             call.user: AccountState(user=call.user, status=2, cam=call.user in done, user_type="normal")
             for call in plan.calls
-            if call.instance == instance and call.user not in absent
+            if call.where == where and call.user not in absent
         }
-        readings[region, instance] = Reading(accounts={**states, "dbadmin": ADMIN}, complete=True)
+        readings[where] = Reading(accounts={**states, "dbadmin": ADMIN}, complete=True)
     return look_ahead(plan, readings)
 
 
