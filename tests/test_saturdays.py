@@ -16,7 +16,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from engine.cli.hours import time_left
+from engine.cli.options import Options
 from engine.simulator.world import World
+from engine.window import Window
 from tests.support.command import Backend, Desk, Done, on_terminal, records
 
 WINDOW = '{days: [sat], from: "01:00", until: "05:00", timezone: Asia/Shanghai}'
@@ -127,6 +130,22 @@ def test_a_window_that_closes_under_way_drains_and_the_next_one_goes_on(desk: De
     resumed = desk.run("resume", "latest", "--yes", at=at(NEXT_SATURDAY))
     assert resumed.code == 0 and "40 of 40 verified" in resumed.out
     assert len(backend.writes()) == 40
+
+
+@pytest.mark.parametrize(
+    ("when", "now", "left_s", "words"),
+    [
+        ("2026-11-28 04:59", False, 60.0, "closed; it next opens Sat 2026-12-05 01:00 Asia/Shanghai"),
+        ("2026-11-28 01:00", False, 600.0, "deadline of 600 s reached"),
+        ("2026-11-28 05:00", False, 0.0, "closed; it next opens Sat 2026-12-05 01:00 Asia/Shanghai"),
+        ("2026-11-28 05:00", True, 600.0, "deadline of 600 s reached"),
+    ],
+)
+def test_how_long_a_session_may_send(when: str, now: bool, left_s: float, words: str) -> None:
+    """Its own deadline or the end of the window, whichever comes first; nothing, if it closed while one was asked."""
+    window = Window(days=(5,), start=60, until=300, timezone="Asia/Shanghai")
+    left, why = time_left(window, Options(clock=lambda: at(when), now=now), 600.0)
+    assert left == left_s and words in why
 
 
 def test_monday_s_rerun_needs_a_person_and_the_undo_waits_for_nobody(desk: Desk, backend: Backend) -> None:
@@ -337,6 +356,29 @@ def test_a_changed_job_begins_anew_and_says_so(desk: Desk, backend: Backend, cra
     assert done.code == 0 and len(desk.journals()) == 2
     assert "beginning anew (the job has changed since)" in done.err
     assert done.json["counts"]["already"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--no-verify"], "reading accounts back was switched off since"),
+        (["--profile", "other"], "the profile has changed since"),
+    ],
+)
+def test_other_surroundings_begin_anew_too(desk: Desk, crashed: Path, flags: list[str], words: str) -> None:
+    """Tonight's settings hold, never those of a night long ago against another server."""
+    done = desk.run("run", crashed, "--yes", *flags)
+    assert words in done.err, done.err
+
+
+def test_a_run_against_another_server_is_not_gone_on_with(desk: Desk, crashed: Path) -> None:
+    """What a drill left unfinished must not send the real job to the drill's server, nor the other way round."""
+    with Backend(World(quotas={"*": None})) as other:
+        desk.env["ACCTOPS_ENDPOINT"] = other.endpoint
+        seed(other, 12)
+        done = desk.run("run", crashed, "--yes")
+        assert done.code == 0 and "the endpoint has changed since" in done.err
+        assert len(other.writes()) == 12
 
 
 @pytest.mark.parametrize("by_flag", [False, True])

@@ -48,7 +48,7 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "deadline": click.option("--deadline", metavar="D", help="Stop sending after so long, such as 15m."),
     "yes": click.option("--yes", is_flag=True, help="Do not ask."),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
-    "quiet": click.option("--quiet", is_flag=True, help="No progress; on success no report either."),
+    "quiet": click.option("--quiet", is_flag=True, help="On success print nothing; else the full report."),
     "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
 }
 READING = ("config", "state_dir", "json", "quiet")

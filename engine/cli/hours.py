@@ -59,7 +59,7 @@ def _when(window: Window, now: float) -> str:
     return f"; it next opens {moment(window, opens)}, in {duration(opens - now)}"
 
 
-def limits(window: Window | None, options: Options, deadline_s: float) -> tuple[float, str]:
+def time_left(window: Window | None, options: Options, deadline_s: float) -> tuple[float, str]:
     """Seconds a session may send, and what to say when they are over: its deadline, or the end of the window."""
     own = deadline_s, f"deadline of {deadline_s:.0f} s reached"
     if window is None or options.now:

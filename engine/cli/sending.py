@@ -19,7 +19,7 @@ from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
-from engine.cli.hours import hold, limits, window_of
+from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
@@ -385,7 +385,7 @@ def carry_out(
             quiet=options.quiet,
             found=found,
             clock=options.clock,
-            limits=partial(limits, window_of(ledger.settings), options),
+            time_left=partial(time_left, window_of(ledger.settings), options),
         ).carry_out()
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))

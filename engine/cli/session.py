@@ -73,7 +73,10 @@ class Session:
     found: Survey | None = None
     """What was read when the run was planned."""
     clock: Callable[[], float] = time.time
-    limits: Callable[[float], tuple[float, str]] = lambda deadline: (deadline, f"deadline of {deadline:.0f} s reached")
+    time_left: Callable[[float], tuple[float, str]] = lambda deadline: (
+        deadline,
+        f"deadline of {deadline:.0f} s reached",
+    )
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
 
     def carry_out(self) -> Ended:
@@ -147,7 +150,7 @@ class Session:
 
         run_id, calls = run.run, len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.keyring))
-        until_s, why_then = self.limits(deadline_s(settings, seconds))
+        until_s, why_then = self.time_left(deadline_s(settings, seconds))
         return Runner(
             journal=self.journal,
             ledger=self.ledger,

@@ -62,6 +62,8 @@ def _what_differs(left: Unfinished, job: Job, options: Options) -> str | None:
     regions = {call.region for call in left.ledger.calls.values()}
     if any(set(now.access(regions).to(region)) != set(settings.access.to(region)) for region in regions):
         return "the endpoint has changed"
+    if now.verify != settings.verify:
+        return "reading accounts back was switched " + ("on" if now.verify else "off")
     return "the profile has changed" if now.profiles != settings.profiles else None
 
 
