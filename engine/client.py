@@ -58,6 +58,7 @@ class Client:
         """Added to the clock for signing: how far the server is ahead, once learnt."""
         self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
         """Told what was learnt about clock and keys."""
+        self._cured_with: Keys | None = None
         self._transport = transport
         self._clock = clock
         self._request_client = request_client
@@ -104,8 +105,11 @@ class Client:
         """UNIX time here."""
         return self._clock()
 
-    def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
-        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense."""
+    async def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
+        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense.
+
+        CredentialsError if the source of the keys fails.
+        """
         if cure is Cure.CLOCK:
             if attempt.date is None:
                 return False
@@ -114,9 +118,13 @@ class Client:
             if abs(self.offset_s - before) > 1:
                 self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
-        if self.keys.refresh():
-            self.note("keys_refreshed", {"key": self.keys.get().fingerprint})
-        return self.keys.get() != keys
+        if self.keys.get() == keys:  # else somebody refreshed them since this attempt was signed
+            await self.keys.refresh()
+        now = self.keys.get()
+        if now != keys and now != self._cured_with:
+            self._cured_with = now
+            self.note("keys_refreshed", {"key": now.fingerprint})
+        return now != keys
 
     def learn_clock(self, date: float) -> float:
         """Take the server's `Date` as the truth; returns the new offset in seconds."""

@@ -149,7 +149,7 @@ class Inventory:
             if ruling.verdict is Verdict.DONE:
                 return answer
             if ruling.cure in (Cure.CLOCK, Cure.KEYS):
-                cured_now = ruling.cure not in cured and self._client.cure(ruling.cure, attempt, keys)
+                cured_now = ruling.cure not in cured and await self._client.cure(ruling.cure, attempt, keys)
                 cured.add(ruling.cure)
                 if not cured_now:
                     return answer

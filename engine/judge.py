@@ -208,7 +208,7 @@ class Judge:
                 return FREE
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
-                    return self._cure(work, ticket, attempt, ruling)
+                    return await self._cure(work, ticket, attempt, ruling)
                 return self._back_off(work, answer, ruling.budget)
             case Verdict.IN_DOUBT:
                 return await self.resolve_doubt(work, answer)
@@ -264,10 +264,10 @@ class Judge:
             return FINAL
         return FREE
 
-    def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
+    async def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
         client, answer = ticket.lane.client, attempt.answer
-        cured = ruling.cure not in work.cures and client.cure(ruling.cure, attempt, ticket.keys)
+        cured = ruling.cure not in work.cures and await client.cure(ruling.cure, attempt, ticket.keys)
         if not cured:
             self._stop(ruling.words, self._fatal_exit(answer.code), answer)
             return FINAL

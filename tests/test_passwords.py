@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import passwords
+from engine import passwords, programs
 from engine.errors import CredentialsError
 from engine.job import PasswordSpec
 from engine.model import Call, CallId, Place
@@ -157,7 +157,7 @@ async def test_an_end_that_comes_by_itself_is_no_error():
         async def wait(self):
             return 0
 
-    await passwords._end(Gone())
+    await programs._end(Gone())
 
 
 # A file

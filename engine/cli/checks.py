@@ -58,7 +58,7 @@ def examine(job_path: str | None, **flags: Any) -> int:
     checks.append(_state_dir(settings))
     keys: KeySource | None = None
     try:
-        keys, warnings = find_keys(settings.profile, os.environ)
+        keys, warnings = asyncio.run(find_keys(settings.profile, os.environ))
         checks.append(Check("credentials", "ok", f"{keys.label}, key {keys.get().fingerprint}"))
         checks += [Check("credentials", "warn", warning) for warning in warnings]
     except AcctopsError as error:

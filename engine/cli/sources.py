@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
         from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
         return FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
-    keys, warnings = find_keys(profile, os.environ)
+    keys, warnings = asyncio.run(find_keys(profile, os.environ))
     for warning in warnings:
         warn(f"warning: {warning}")
     return keys

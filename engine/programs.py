@@ -1,0 +1,72 @@
+"""Devices, floor 2: runs a program of the operator's and takes what it prints. No shell, nothing on standard input.
+
+Used for what an operator keeps elsewhere: passwords, API keys. What it prints is a secret: nothing here shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
+    from asyncio.subprocess import Process
+    from collections.abc import Sequence
+
+
+class Printed(NamedTuple):
+    """What a program that has ended left behind."""
+
+    output: bytes
+    """One byte more than was allowed, if it printed more."""
+    errors: bytes
+    status: int
+
+    def __repr__(self) -> str:
+        return f"Printed(status={self.status})"
+
+    def complaint(self) -> str:
+        """`exit status 3: what it said first`, without anything it printed on standard output."""
+        said = self.errors.decode("utf-8", "replace").strip().partition("\n")[0]
+        for printed in filter(None, (part.strip() for part in self.output.decode("utf-8", "replace").splitlines())):
+            said = said.replace(printed, "[redacted]")
+        said = "".join(sign for sign in said[:200] if sign.isprintable())
+        return f"exit status {self.status}{': ' + said if said else ''}"
+
+
+async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Printed:
+    """Run `argv` to its end, for at most `limit_s`, keeping `most` bytes; OSError or ValueError if it cannot start.
+
+    TimeoutError when it does not end: it and what it started are killed, as they are when the waiting is cancelled.
+    """
+    import asyncio  # here: what only looks must start without asyncio
+
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        async with asyncio.timeout(limit_s):
+            output, errors = await asyncio.gather(_first(process.stdout, most), _first(process.stderr, most))
+            return Printed(output, errors, await process.wait())
+    finally:
+        await _end(process)
+
+
+async def _first(stream: StreamReader, most: int) -> bytes:
+    """The first bytes of a stream that is read to its end, so that its writer never waits and memory stays."""
+    kept = b""
+    while chunk := await stream.read(most):
+        kept = (kept + chunk)[: most + 1]
+    return kept
+
+
+async def _end(process: Process) -> None:
+    """End a program that still runs, with what it started: it leads a session of its own."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
