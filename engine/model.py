@@ -236,6 +236,10 @@ class Transport(Protocol):
         """POST `body` with exactly `headers` (Host among them) to `endpoint`, a URL without a path."""
         ...
 
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET `url`, never through a proxy: for the metadata service of the machine, which is next door."""
+        ...
+
     async def aclose(self) -> None:
         """Close connections."""
         ...

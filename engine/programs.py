@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,8 +31,10 @@ class Printed(NamedTuple):
     def complaint(self) -> str:
         """`exit status 3: what it said first`, without anything it printed on standard output."""
         said = self.errors.decode("utf-8", "replace").strip().partition("\n")[0]
-        for printed in filter(None, (part.strip() for part in self.output.decode("utf-8", "replace").splitlines())):
-            said = said.replace(printed, "[redacted]")
+        printed = self.output.decode("utf-8", "replace")
+        for secret in (*printed.splitlines(), *re.findall(r"[\w+/=.-]{8,}", printed)):  # as a line, or within JSON
+            if secret.strip():
+                said = said.replace(secret.strip(), "[redacted]")
         said = "".join(sign for sign in said[:200] if sign.isprintable())
         return f"exit status {self.status}{': ' + said if said else ''}"
 

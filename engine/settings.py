@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.actions import ACTIONS
-from engine.config import Config, Configs, base_directory, find_configs, parse_config
+from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
 from engine.errors import ConfigError, UsageError
 from engine.guards import STRICTER, guard_words, need_readings, strictest
@@ -58,6 +58,7 @@ class Settings:
     endpoints: tuple[str, ...] = ()
     """Access points asked for, each a lane of its own; empty: the site's nearest (`endpoint_for`)."""
     profile: str | None = None
+    credentials: Credentials = field(default_factory=Credentials)
     state_group: str | None = None
     quotas: Mapping[str, float] = field(default_factory=dict)
     rate: float | None = None
@@ -122,6 +123,7 @@ _LAYERED = (
     # setting, flag, environment variable, key in filemodel.ConfigFile
     ("site", "", "", "site"),
     ("profile", "--profile", "ACCTOPS_PROFILE", "profile"),
+    ("credentials", "", "", ""),
     ("state_group", "", "", "state_group"),
     ("quotas", "", "", ""),
     ("rate", "--rate", "ACCTOPS_RATE", "rate"),

@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -43,12 +43,23 @@ class HttpTransport:
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST and read the whole answer within `timeout_s`."""
+        asking = self._session.post(
+            endpoint, data=body, headers=headers, timeout=self._timeout(timeout_s), allow_redirects=False
+        )
+        return await self._exchange(asking, endpoint, timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET and read the whole answer within `timeout_s`."""
+        asking = self._session.get(url, timeout=self._timeout(timeout_s), allow_redirects=False)
+        return await self._exchange(asking, url, timeout_s)
+
+    async def _exchange(
+        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float
+    ) -> Reply | Fault:
         exchange = _Exchange()
         _EXCHANGE.set(exchange)
         try:
-            response = await self._session.post(
-                endpoint, data=body, headers=headers, timeout=self._timeout(timeout_s), allow_redirects=False
-            )
+            response = await asking
             content = await response.read()  # to its end, or it closes: either gives the connection back
             date = self._date(response.headers.get("Date"))
             return Reply(status=response.status, body=content, date=date, opening_s=exchange.opening_s)

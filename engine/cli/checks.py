@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.cli.options import Options, endpoints_of
+from engine.cli.sources import network_of, ways_of
 from engine.cli.talk import out, out_json
 from engine.credentials import KeySource, find_keys
 from engine.errors import AcctopsError, Exit
@@ -58,7 +59,10 @@ def examine(job_path: str | None, **flags: Any) -> int:
     checks.append(_state_dir(settings))
     keys: KeySource | None = None
     try:
-        keys, warnings = asyncio.run(find_keys(settings.profile, os.environ))
+        network = network_of(settings, settings.endpoints)
+        keys, warnings = asyncio.run(
+            find_keys(settings.profile, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
+        )
         checks.append(Check("credentials", "ok", f"{keys.label}, key {keys.get().fingerprint}"))
         checks += [Check("credentials", "warn", warning) for warning in warnings]
     except AcctopsError as error:

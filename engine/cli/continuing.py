@@ -55,7 +55,13 @@ def resume_run(run: str, **flags: Any) -> int:
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
-    keys = keys_of(settings.profile, simulated=seen.run.simulated)
+    keys = keys_of(
+        settings.profile,
+        simulated=seen.run.simulated,
+        settings=guards,
+        endpoints=settings.endpoint,
+        purpose=ref.run_id,
+    )
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, keys)
     with ref.store.job_lock(seen.run.job.digest, ref.run_id):

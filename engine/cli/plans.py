@@ -53,7 +53,7 @@ def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, off
     if not offline and plan.calls and settings.verify:
         from engine.cli.sources import keys_of
 
-        keys = keys_of(settings.profile, simulated=False)
+        keys = keys_of(settings.profile, simulated=False, settings=settings, purpose="plan")
     regions = sorted({call.region for call in plan.calls})
     return prepare(
         plan,

@@ -147,9 +147,16 @@ class NewRun:
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
-        keys = keys_of(self.frozen.profile, simulated=self.simulated)
-        passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
+        run_id = store.new_run_id(time.time(), random.Random())
+        keys = keys_of(
+            self.frozen.profile,
+            simulated=self.simulated,
+            settings=self.settings,
+            endpoints=self.frozen.endpoint,
+            purpose=run_id,
+        )
+        passwords = passwords_of(self.frozen, self.plan.action)
         new = self._prepared(keys)
         answer = confirm(
             _question(new),
@@ -158,7 +165,6 @@ class NewRun:
             by=operator(),
             stdin_is_list=self.stdin_is_list,
         )
-        run_id = store.new_run_id(time.time(), random.Random())
         return new._carry_out(run_id, store, keys, passwords, answer)
 
     def _prepared(self, keys: KeySource) -> NewRun:

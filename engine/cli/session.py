@@ -19,6 +19,7 @@ from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import say, warn
 from engine.client import Client
+from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.judge import Lane
@@ -96,6 +97,7 @@ class Session:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
             runner.tell = say
+        keeping = asyncio.ensure_future(self._keep_keys(runner))
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet):
@@ -109,7 +111,18 @@ class Session:
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
+                keeping.cancel()
                 await transport.aclose()
+
+    async def _keep_keys(self, runner: Runner) -> None:
+        """Refresh the keys ahead of their end, beside the sending."""
+        await keep_fresh(
+            self.keys,
+            clock=time.time,
+            note=runner.note,
+            stop=lambda why: runner.stop(why, Exit.STOPPED),
+            tell=runner.tell,
+        )
 
     def _connections(self) -> int:
         settings = self.ledger.settings

@@ -38,7 +38,7 @@ def serve(
 ) -> int:
     """The `simulate` command: serves until a signal."""
     from engine.simulator.fleet import parse_fleet
-    from engine.simulator.gate import KeyRecord
+    from engine.simulator.sts import KeyRecord
     from engine.simulator.world import World
 
     secret_id = os.environ.get("TENCENTCLOUD_SECRET_ID")

@@ -8,26 +8,69 @@ from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
 from engine.cli.talk import warn
-from engine.credentials import FixedKeys, KeySource, find_keys
+from engine.credentials import FixedKeys, KeySource, Ways, find_keys
+from engine.endpoints import is_loopback
 from engine.errors import UsageError
 from engine.job import password_spec
 from engine.model import Keys, Place
 from engine.passwords import PasswordSource, open_passwords
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine import records
+    from engine.credentials.network import Network
+    from engine.model import Transport
+    from engine.settings import Settings
 
 
-def keys_of(profile: str | None, *, simulated: bool) -> KeySource:
-    """The keys a run signs with; a simulated one needs none of the operator's."""
+def keys_of(
+    profile: str | None,
+    *,
+    simulated: bool,
+    settings: Settings,
+    endpoints: Sequence[str] = (),
+    purpose: str = "acctops",
+) -> KeySource:
+    """The keys a run signs with; a simulated one needs none of the operator's.
+
+    `purpose`, the run's id, is in the name of a role's session. `endpoints`: of the run; else those of `settings`.
+    """
     if simulated:
         from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
         return FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
-    keys, warnings = asyncio.run(find_keys(profile, os.environ))
+    network = network_of(settings, endpoints or settings.endpoints)
+    keys, warnings = asyncio.run(
+        find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
+    )
     for warning in warnings:
         warn(f"warning: {warning}")
     return keys
+
+
+def ways_of(settings: Settings) -> Ways:
+    """What config files say of credentials."""
+    said = settings.credentials
+    return Ways(command=said.command, role_arn=said.role_arn, duration_s=said.duration_s, metadata=said.metadata)
+
+
+def network_of(settings: Settings, endpoints: Sequence[str]) -> Network:
+    """Whom sources of keys ask: the site's STS and the metadata service, or a simulator that stands for both."""
+    from engine.credentials.network import METADATA, STS, Network
+
+    simulator = endpoints[0] if endpoints and all(is_loopback(endpoint) for endpoint in endpoints) else None
+    return Network(
+        open=_open_transport,
+        sts=settings.credentials.sts or simulator or STS[settings.site],
+        metadata=simulator or METADATA,
+    )
+
+
+def _open_transport() -> Transport:
+    from engine.cli.survey import open_transport
+
+    return open_transport(None, 2)
 
 
 def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:

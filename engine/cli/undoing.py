@@ -76,7 +76,9 @@ def undo_run(
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
-    keys = keys_of(frozen.profile, simulated=options.simulate)
+    keys = keys_of(
+        frozen.profile, simulated=options.simulate, settings=guards, endpoints=frozen.endpoint, purpose=ref.run_id
+    )
     _check_identity(ledger, keys)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     read, world = _read(options, ledger, changed, keys, frozen)
@@ -300,7 +302,13 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     frozen = overridden(options, ledger.settings)
-    keys = keys_of(frozen.profile, simulated=options.simulate)
+    keys = keys_of(
+        frozen.profile,
+        simulated=options.simulate,
+        settings=options.settings(None),
+        endpoints=frozen.endpoint,
+        purpose=ref.run_id,
+    )
     _check_identity(ledger, keys)
     undone = _undone(ref, ledger)
     begun = time.monotonic()

@@ -4,7 +4,7 @@ Sources and key names: facts.md §5. `chain` puts the sources in order and opens
 family of them. No secret stands in any text made here: not in a repr, a message or a traceback.
 """
 
-from engine.credentials.chain import find_keys
+from engine.credentials.chain import KeySpec, Ways, find_keys, open_keys
 from engine.credentials.source import FixedKeys, KeySource
 
-__all__ = ["FixedKeys", "KeySource", "find_keys"]
+__all__ = ["FixedKeys", "KeySource", "KeySpec", "Ways", "find_keys", "open_keys"]

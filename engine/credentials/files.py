@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from engine.credentials.source import HOW, Found, checked_keys
 from engine.errors import CredentialsError
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.model import Keys
+
+_T = TypeVar("_T")
 
 MOST = 64 << 10
 """Bytes of a credential file; the vendor's have a few hundred."""
@@ -146,10 +148,6 @@ def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: s
     def load() -> tuple[Found, tuple[str, ...]]:
         private = read_private(path)
         profile = said(path, private.text, read)
-        if profile.kind:
-            raise CredentialsError(f"{path}: holds a login of type {profile.kind!r}, not built yet")
-        if profile.role_arn and role is None:
-            raise CredentialsError(f"{path}: assumes a role, which is not built yet in this version")
         if profile.role_arn != role:
             raise CredentialsError(f"{path}: names another role than when this began; begin anew")
         return Found(checked_keys(profile.keys, str(path)), profile.expires_at), private.warnings
@@ -157,7 +155,7 @@ def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: s
     return FileKeys(label, (path,), load)
 
 
-def said(path: Path, text: str, read: Callable[[str], Profile]) -> Profile:
+def said(path: Path, text: str, read: Callable[[str], _T]) -> _T:
     """What `read` finds in the text of `path`; CredentialsError that names the file."""
     try:
         return read(text)

@@ -94,6 +94,11 @@ class FetchedKeys:
         """As the source said it."""
         return self._found.expires_at if self._found is not None else None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it was never asked with success."""
+        return self._found is None
+
     def get(self) -> Keys:
         """The keys of the last answer, also when they have expired: the server says whether they still serve."""
         if self._found is None:
