@@ -29,6 +29,7 @@ def serve(
     *,
     job_paths: tuple[str, ...],
     fleet: str | None,
+    accounts: str | None,
     faults: str | None,
     window: str,
     no_quota: bool,
@@ -39,6 +40,7 @@ def serve(
     """The `simulate` command: serves until a signal."""
     from engine.simulator.fleet import parse_fleet
     from engine.simulator.sts import KeyRecord
+    from engine.simulator.tenants import parse_tenants
     from engine.simulator.world import World
 
     secret_id = os.environ.get("TENCENTCLOUD_SECRET_ID")
@@ -46,6 +48,9 @@ def serve(
     keys = None
     if secret_id and secret_key:
         keys = {secret_id: KeyRecord(secret_key=secret_key, token=os.environ.get("TENCENTCLOUD_TOKEN") or None)}
+    tenants = _read(accounts, parse_tenants) if accounts is not None else None
+    if tenants is not None:
+        keys = tenants.keys | (keys or {})
     world = World(
         fleet=_read(fleet, parse_fleet) if fleet is not None else None,
         faults=read_faults(faults) if faults is not None else (),
@@ -56,10 +61,15 @@ def serve(
         latency=_duration("--latency", latency),
         jitter=_duration("--jitter", jitter),
         audit=0,
+        roles=tenants.roles if tenants is not None else (),
+        metadata_role=tenants.metadata_role if tenants is not None else None,
     )
     if fleet is None:
         say(_seed(world, job_paths))
-    if keys is None:
+    if tenants is not None:
+        roles = "".join(f"\n  role {arn}" for arn in world.roles)
+        say(f"accepts the {len(keys or {}):,} keys of {accounts}{roles}")
+    elif keys is None:
         say(
             "accepts the demo keys:\n"
             f"  export TENCENTCLOUD_SECRET_ID={DEMO_SECRET_ID} TENCENTCLOUD_SECRET_KEY={DEMO_SECRET_KEY}"

@@ -58,6 +58,11 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,128}", re.ASCII)
 
 
+def owner(uin: str) -> str:
+    """A main account as instances name theirs: what names none belongs to `OWN_UIN`."""
+    return "" if uin == OWN_UIN else uin
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
     """An API key the world accepts."""

@@ -119,7 +119,7 @@ class World:
         """
         known = self._estate.instances.get(instance)
         if known is None:
-            known = Instance(instance, region, uin, is_whole=whole)
+            known = Instance(instance, region, sts.owner(uin), is_whole=whole)
             self._estate.add(known)
         if known.region != region:
             raise ValueError(f"{instance} is in {known.region}, not in {region}")
@@ -266,7 +266,7 @@ class World:
         refused = catalog.check_parameters(spec, parameters, from_query=request.method == "GET")
         if refused is not None:
             return refused
-        uin = caller.record.uin
+        uin = sts.owner(caller.record.uin)
         if spec.is_write:
             return self._estate.write(spec, parameters, region, now, timing, uin)
         if spec.name in sts.ACTIONS:
@@ -366,6 +366,7 @@ def _instance_of(member: FleetInstance) -> Instance:
     return Instance(
         member.id,
         member.region,
+        sts.owner(member.uin),
         name=member.name,
         status=member.status,
         type=member.type,
