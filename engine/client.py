@@ -18,6 +18,8 @@ from engine.verdicts import Cure, read_reply
 MESSAGE_LIMIT = 1000
 """Characters of a server message that are kept."""
 REDACTED = "[redacted]"
+MOST_RETRY_AFTER_S = 60.0
+"""Longer waits are not taken from a header: a proxy's page may ask for an hour."""
 _SHORTEST_SECRET = 4
 """Shorter strings are no secret, and blotting them out would blot out words."""
 
@@ -34,6 +36,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """From then to the answer, whole."""
     date: float | None
     """The server's clock, if its answer carried it."""
+    retry_after_s: float = 0.0
+    """How long the server asks not to be asked again, at most `MOST_RETRY_AFTER_S`."""
 
 
 class Client:
@@ -99,6 +103,7 @@ class Client:
             opening_s=outcome.opening_s,
             ms=max(0, round((self._clock() - begun_at) * 1000)),  # the wall clock may be set back meanwhile
             date=outcome.date if isinstance(outcome, Reply) else None,
+            retry_after_s=min(MOST_RETRY_AFTER_S, outcome.retry_after_s or 0.0) if isinstance(outcome, Reply) else 0.0,
         )
 
     def now(self) -> float:

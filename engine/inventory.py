@@ -155,6 +155,8 @@ class Inventory:
                     return answer
             elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
                 pacer.refused()
+                if attempt.retry_after_s:
+                    pacer.pause(min(attempt.retry_after_s, READ_BUDGET_S))
             elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
                 tries += 1
                 delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
@@ -204,12 +204,15 @@ class Judge:
                 self.throttled_at = asyncio.get_running_loop().time()
                 for each in self._lanes if ruling.scope is Scope.EVERY_LANE else (lane,):
                     each.pacer.refused(ticket.slot_at)
+                    if attempt.retry_after_s:
+                        each.pacer.pause(attempt.retry_after_s)
                     self._note_gear(each)
                 return FREE
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
                     return await self._cure(work, ticket, attempt, ruling)
-                return self._back_off(work, answer, ruling.budget)
+                step = self._back_off(work, answer, ruling.budget)
+                return replace(step, delay_s=max(step.delay_s, attempt.retry_after_s)) if step.again else step
             case Verdict.IN_DOUBT:
                 return await self.resolve_doubt(work, answer)
             case Verdict.FATAL:

@@ -151,6 +151,8 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     date: float | None = None
     opening_s: float = 0.0
     """How long it waited for a connection before its bytes could leave."""
+    retry_after_s: float | None = None
+    """`Retry-After`, if it came: not documented, and honoured all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

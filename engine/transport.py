@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from engine.model import Fault, Reply, Stage
+from engine.wayout import proxy_for, trusted
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -32,7 +33,17 @@ CONNECT_TIMEOUT_S = 5.0
 class HttpTransport:
     """`model.Transport` over HTTP/1.1 with kept-alive connections."""
 
-    def __init__(self, *, connections: int = 100, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        connections: int = 100,
+        tls: ssl.SSLContext | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ` names proxies and certificates (`wayout`); without it there is neither."""
+        self._environ = environ or {}
+        self._proxies: dict[str, str | None] = {}
+        tls = tls if tls is not None else trusted(self._environ)
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=connections, ssl=tls if tls is not None else True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -44,7 +55,12 @@ class HttpTransport:
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST and read the whole answer within `timeout_s`."""
         asking = self._session.post(
-            endpoint, data=body, headers=headers, timeout=self._timeout(timeout_s), allow_redirects=False
+            endpoint,
+            data=body,
+            headers=headers,
+            timeout=self._timeout(timeout_s),
+            allow_redirects=False,
+            proxy=self._proxy(endpoint),
         )
         return await self._exchange(asking, endpoint, timeout_s)
 
@@ -62,9 +78,20 @@ class HttpTransport:
             response = await asking
             content = await response.read()  # to its end, or it closes: either gives the connection back
             date = self._date(response.headers.get("Date"))
-            return Reply(status=response.status, body=content, date=date, opening_s=exchange.opening_s)
+            return Reply(
+                status=response.status,
+                body=content,
+                date=date,
+                opening_s=exchange.opening_s,
+                retry_after_s=_seconds(response.headers.get("Retry-After"), date),
+            )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+
+    def _proxy(self, endpoint: str) -> str | None:
+        if endpoint not in self._proxies:
+            self._proxies[endpoint] = proxy_for(endpoint, self._environ)
+        return self._proxies[endpoint]
 
     def _timeout(self, timeout_s: float) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get(timeout_s)
@@ -121,7 +148,9 @@ def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: f
     if exchange.connected:
         words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
         return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=words, opening_s=exchange.opening_s)
-    if isinstance(error, TimeoutError):
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        words = f"the proxy cannot be reached: {_words(error)}"
+    elif isinstance(error, TimeoutError):
         words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
     else:
         words = _words(error)
@@ -148,13 +177,25 @@ def _after_send(error: Exception) -> str:
 
 def _words(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    if isinstance(cause, aiohttp.ClientResponseError):
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        text = f"the proxy refuses: HTTP {cause.status} {cause.message}"
+    elif isinstance(cause, aiohttp.ClientResponseError):
         text = f"not an answer in HTTP: {cause.message}"
     elif isinstance(cause, ConnectionError) and cause.errno:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _seconds(header: str | None, now: float | None) -> float | None:
+    """`Retry-After` in seconds, given as such or as a date by the server's clock."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header.strip()[:9])
+    at = _date(header)
+    return max(0.0, at - now) if at is not None and now is not None else None
 
 
 def _date(header: str | None) -> float | None:
