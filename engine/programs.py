@@ -9,12 +9,13 @@ import contextlib
 import os
 import re
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+import subprocess
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader
-    from asyncio.subprocess import Process
     from collections.abc import Sequence
+
+_LOOK_S = 0.01
 
 
 class Printed(NamedTuple):
@@ -46,30 +47,42 @@ async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Prin
     """
     import asyncio  # here: what only looks must start without asyncio
 
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+    # Not asyncio's own subprocesses: up to Python 3.11 one that is cancelled while it starts is waited for for ever.
+    process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio starts its own just so; the operator's own program
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdout is not None and process.stderr is not None
     try:
         async with asyncio.timeout(limit_s):
             output, errors = await asyncio.gather(_first(process.stdout, most), _first(process.stderr, most))
-            return Printed(output, errors, await process.wait())
+            while (status := process.poll()) is None:  # noqa: ASYNC110 - it closed its output, and is about to end
+                await asyncio.sleep(_LOOK_S)
+            return Printed(output, errors, status)
     finally:
-        await _end(process)
+        _end(process)
+        process.stdout.close()
+        process.stderr.close()
 
 
-async def _first(stream: StreamReader, most: int) -> bytes:
-    """The first bytes of a stream that is read to its end, so that its writer never waits and memory stays."""
-    kept = b""
-    while chunk := await stream.read(most):
-        kept = (kept + chunk)[: most + 1]
-    return kept
+async def _first(pipe: IO[bytes], most: int) -> bytes:
+    """The first bytes of a pipe that is read to its end, so that its writer never waits and memory stays."""
+    import asyncio
+
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        kept = b""
+        while chunk := await reader.read(most):
+            kept = (kept + chunk)[: most + 1]
+        return kept
+    finally:
+        transport.close()
 
 
-async def _end(process: Process) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program that still runs, with what it started: it leads a session of its own."""
-    if process.returncode is None:
+    if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        process.wait()

@@ -40,10 +40,11 @@ class HttpTransport:
         tls: ssl.SSLContext | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`environ` names proxies and certificates (`wayout`); without it there is neither."""
+        """`environ` names proxies and certificates (`wayout`); ConfigError if they cannot be used."""
         self._environ = environ or {}
         self._proxies: dict[str, str | None] = {}
         tls = tls if tls is not None else trusted(self._environ)
+        proxy_for("https://any.invalid", self._environ)  # a mistake in it ends the command here, not each request
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=connections, ssl=tls if tls is not None else True),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -289,8 +289,8 @@ def test_tests_that_are_named_exist(name: str) -> None:
 
 
 def test_bad_input_names_tests_that_exist() -> None:
-    """The last column of the table: `bad` is test_bad_input.py, `cli` test_cli.py, names by their beginning."""
-    files = {"bad": "test_bad_input.py", "cli": "test_cli.py"}
+    """The last column of the table: `bad` is test_bad_input.py, and so on; names by their beginning."""
+    files = {"bad": "test_bad_input.py", "cli": "test_cli.py", "keys": "test_bad_keys.py"}
     table = list(rows(section(page("tests/README.md"), "## Bad input and faults")))
     assert len(table) > 30
     for cells in table:

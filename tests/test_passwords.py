@@ -147,17 +147,20 @@ async def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch, tmp_
     assert not mark.exists()
 
 
-async def test_an_end_that_comes_by_itself_is_no_error():
+def test_an_end_that_comes_by_itself_is_no_error():
     """The program may be gone before it is ended."""
 
     class Gone:
         pid = 2**22 + 1  # beyond the largest process id
         returncode = None
 
-        async def wait(self):
+        def poll(self):
+            return None
+
+        def wait(self):
             return 0
 
-    await programs._end(Gone())
+    programs._end(Gone())
 
 
 # A file
