@@ -10,6 +10,8 @@ is below its limit of attempts in flight and is not held back. So one sick insta
 
 Retries stand in a band of their own and take at most every second turn while untried calls wait, so that neither
 starves the other.
+
+Calls of different routes (`routes`) stand in queues of their own, as a lane can take those of its route only.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ import heapq
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from engine.model import Where
 
 RELIEF = 16
 """Attempts in flight on one instance when nothing else can be sent."""
@@ -43,7 +49,7 @@ class _Line:
 
     __slots__ = ("bands", "held_until", "in_flight", "key", "limit", "sick_since", "streak")
 
-    def __init__(self, key: str, limit: int) -> None:
+    def __init__(self, key: Where, limit: int) -> None:
         self.key = key
         self.bands: tuple[list[int], list[int]] = ([], [])
         """Heaps of plan indexes: untried calls, and retries."""
@@ -54,21 +60,24 @@ class _Line:
         self.sick_since: float | None = None
 
 
+_Offer: TypeAlias = tuple[int, int, _Line]
+"""Plan index, tie-breaker, the line it stands in."""
 _FRESH, _RETRY = 0, 1
 
 
 class CallQueue:
-    """All calls of a run that are not in flight, not backing off and not settled."""
+    """The calls of one route that are not in flight, not backing off and not settled."""
 
-    def __init__(self, instances: Sequence[str], waiting: Iterable[int], *, per_instance: int) -> None:
+    def __init__(self, instances: Sequence[Where], waiting: Iterable[int], *, per_instance: int) -> None:
         """`instances[i]` is the instance of call `i`; `waiting` are the calls to send, in plan order."""
+        self.is_closed = False
         self._per_instance = per_instance
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[Where, _Line] = {}
         self._of = instances
-        self._offers: tuple[list[tuple[int, int, _Line]], list[tuple[int, int, _Line]]] = ([], [])
+        self._offers: tuple[list[_Offer], list[_Offer]] = ([], [])
         self._tie = count()
         self._held: list[tuple[float, int, _Line]] = []
-        self._crowded: dict[str, _Line] = {}
+        self._crowded: dict[Where, _Line] = {}
         self._last_was_retry = False
         self._waiting = [0, 0]
         for index in waiting:
@@ -173,11 +182,22 @@ class CallQueue:
 
     def put_back(self, index: int, now: float, *, retry: bool) -> None:
         """Call `index` waits again: as a retry, or, if it lost nothing (throttled), at its old place."""
+        if self.is_closed:
+            return
         line = self._line(index)
         band = _RETRY if retry else _FRESH
         heapq.heappush(line.bands[band], index)
         self._waiting[band] += 1
         self._offer(line, now)
+
+    def close(self) -> list[int]:
+        """No lane is left that could take these calls: forget what waits, which is returned, and what is put back."""
+        self.is_closed = True
+        waiting = [index for line in self._lines.values() for band in line.bands for index in band]
+        for line in self._lines.values():
+            line.bands = ([], [])
+        self._waiting = [0, 0]
+        return waiting
 
     def drop(self, index: int) -> None:
         """Forget that call `index` is in flight, without saying anything of its instance."""
@@ -201,7 +221,7 @@ class CallQueue:
         """Since when the instance of call `index` has taken nothing; None while it is well."""
         return self._line(index).sick_since
 
-    def sick_since_of(self, instance: str) -> float | None:
+    def sick_since_of(self, instance: Where) -> float | None:
         """The same of an instance."""
         line = self._lines.get(instance)
         return None if line is None else line.sick_since
@@ -216,10 +236,62 @@ class CallQueue:
         """Whether calls wait here for an instance that is not sick."""
         return any((line.bands[_FRESH] or line.bands[_RETRY]) and not line.streak for line in self._lines.values())
 
-    def held(self, now: float) -> dict[str, float]:
-        """Instances held back now that have calls waiting, with the seconds until their next probe."""
+    def held(self, now: float) -> dict[Where, float]:
+        """Wheres held back now that have calls waiting, with the seconds until their next probe."""
         return {
             line.key: line.held_until - now
             for _, _, line in self._held
             if line.held_until > now and (line.bands[_FRESH] or line.bands[_RETRY])
         }
+
+
+class CallQueues:
+    """All calls of a run that are not in flight, not backing off and not settled, by route."""
+
+    def __init__(
+        self, instances: Sequence[Where], waiting: Iterable[int], routes: Sequence[int], *, per_instance: int
+    ) -> None:
+        """`instances[i]` and `routes[i]` are those of call `i`; `waiting` are the calls to send, in plan order."""
+        self._routes = routes
+        by_route: list[list[int]] = [[] for _ in range(max(routes, default=0) + 1)]
+        for index in waiting:
+            by_route[routes[index]].append(index)
+        self._queues = [CallQueue(instances, calls, per_instance=per_instance) for calls in by_route]
+
+    def of(self, index: int) -> CallQueue:
+        """The queue that call `index` belongs to."""
+        return self._queues[self._routes[index]]
+
+    def take(self, route: int, now: float, *, retries_only: bool = False) -> int | None:
+        """The next call of a route, as of a CallQueue."""
+        return self._queues[route].take(now, retries_only=retries_only)
+
+    def wake_at(self, route: int) -> float | None:
+        """When the next instance of a route that is held back comes free, if any."""
+        return self._queues[route].wake_at()
+
+    def close(self, route: int) -> list[int]:
+        """No lane of a route is left; returns what waited for one."""
+        return self._queues[route].close()
+
+    def __len__(self) -> int:
+        """Calls waiting here."""
+        return sum(map(len, self._queues))
+
+    @property
+    def fresh(self) -> int:
+        """Calls waiting here that are not retries."""
+        return sum(queue.fresh for queue in self._queues)
+
+    def sick_since_of(self, where: Where) -> float | None:
+        """Since when an instance has taken nothing; None while it is well."""
+        found = (queue.sick_since_of(where) for queue in self._queues)
+        return next((since for since in found if since is not None), None)
+
+    def well_waiting(self) -> bool:
+        """Whether calls wait here for an instance that is not sick."""
+        return any(queue.well_waiting() for queue in self._queues)
+
+    def held(self, now: float) -> dict[Where, float]:
+        """Instances held back now that have calls waiting, with the seconds until their next probe."""
+        return {where: seconds for queue in self._queues for where, seconds in queue.held(now).items()}

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.actions import VERSION
 from engine.credentials import KeySource
+from engine.errors import CredentialsError
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
 from engine.verdicts import Cure, read_reply
@@ -62,6 +63,8 @@ class Client:
         """Added to the clock for signing: how far the server is ahead, once learnt."""
         self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
         """Told what was learnt about clock and keys."""
+        self.not_refreshed = ""
+        """Why the keys could not be refreshed when they were refused last."""
         self._cured_with: Keys | None = None
         self._transport = transport
         self._clock = clock
@@ -113,7 +116,7 @@ class Client:
     async def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
         """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense.
 
-        CredentialsError if the source of the keys fails.
+        What the source of the keys says when it fails is in `not_refreshed`.
         """
         if cure is Cure.CLOCK:
             if attempt.date is None:
@@ -123,8 +126,13 @@ class Client:
             if abs(self.offset_s - before) > 1:
                 self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
+        self.not_refreshed = ""
         if self.keys.get() == keys:  # else somebody refreshed them since this attempt was signed
-            await self.keys.refresh()
+            try:
+                await self.keys.refresh()
+            except CredentialsError as error:
+                self.not_refreshed = str(error)
+                self.note("keys_not_refreshed", {"why": str(error)})
         now = self.keys.get()
         if now != keys and now != self._cured_with:
             self._cured_with = now

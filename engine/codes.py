@@ -29,6 +29,8 @@ class Treatment(StrEnum):
     """P, unless one read of the account says otherwise."""
     THROTTLED = "throttled"
     """Q: over the quota of the lane."""
+    THROTTLED_ACCOUNT = "throttled_account"
+    """Q: over a limit that all lanes of the account share."""
     THROTTLED_ALL = "throttled_all"
     """Q: over a limit that all lanes share."""
     RETRY = "retry"
@@ -133,13 +135,13 @@ _LIMITS = (
     ),
     _row(
         "RequestLimitExceeded.UinLimitExceeded",
-        _T.THROTTLED_ALL,
+        _T.THROTTLED_ACCOUNT,
         "More requests in this second than the whole cloud account may send.",
         _SLOWER,
     ),
     _row(
         "RequestLimitExceeded.GlobalRegionUinLimitExceeded",
-        _T.THROTTLED_ALL,
+        _T.THROTTLED_ACCOUNT,
         "More requests in this second than the cloud account may send over all regions.",
         _SLOWER,
     ),

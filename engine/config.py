@@ -17,7 +17,8 @@ from engine.errors import ConfigError
 from engine.guards import empty_plan_warnings
 from engine.jobfile import filemodel
 from engine.jobfile.fields import Fields, kinds
-from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, Rate
+from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, MaxShare, Rate
+from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.job import Glob
-    from engine.jobfile.yamltext import Node
+    from engine.jobfile.nodes import Node
     from engine.model import Place
 
 NAME = "config.yaml"
+SHARE = "share"
+"""The key of `quotas` that is no action: how much of every quota to use."""
 SYSTEM = Path("/etc/acctops") / NAME
 MOST_CONFIG = 1 << 20
 """Bytes of a config file; ours has two pages."""
@@ -90,6 +93,9 @@ def parse_config(data: bytes, file: str) -> Config:
             node = table.entries["quotas"].value
             values["quotas"] = _quotas(fields, node)
             places["quotas"] = fields.place(node)
+            if type(node) is Table and (part := node.entries.get(SHARE)) is not None:
+                share = fields.value(part.value, MaxShare, f"quotas.{SHARE}")
+                values["quota_share"], places["quota_share"] = share, fields.place(part.value)
         if "credentials" in table.entries:
             node = table.entries["credentials"].value
             values["credentials"] = _credentials(fields, node)
@@ -116,8 +122,10 @@ def _quotas(fields: Fields, node: Node) -> dict[str, float]:
     table = fields.table(node, "quotas", "a mapping of actions to calls a second")
     quotas = {}
     for name, entry in table.entries.items() if table is not None else ():
+        if name == SHARE:
+            continue
         if name not in ACTIONS:
-            what = f"unknown action{did_you_mean(name, ACTIONS) or '; known are ' + ', '.join(ACTIONS)}"
+            what = f"unknown action{did_you_mean(name, (*ACTIONS, SHARE)) or '; known are ' + ', '.join(ACTIONS)}"
             fields.problems.add(fields.place(entry.key), f"quotas.{name}", what)
             continue
         quota = fields.value(entry.value, Rate, f"quotas.{name}")

@@ -10,8 +10,12 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
+from engine.names import REGIONS, did_you_mean
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 NEAREST: Mapping[str, str] = MappingProxyType(
     {
@@ -54,8 +58,68 @@ def is_loopback(endpoint: str) -> bool:
     return _loopback(endpoint) is not None
 
 
-def endpoint_for(site: str, region: str) -> str:
-    """The access point for calls about instances in `region`, with keys of `site`."""
-    if region.endswith("-fsi"):
-        return f"https://postgres.{region}.tencentcloudapi.com"
-    return NEAREST[site]
+NEAREST_WORD = "nearest"
+REGIONAL_WORD = "regional"
+ACCESS_REGIONS = tuple(region for region in REGIONS if not region.endswith("-fsi"))
+"""Access regions with a host of their own (facts.md §2.3, CN-FSI): each counts the quota by itself (CN-RATE)."""
+WORD_PATTERN = rf"{NEAREST_WORD}|{REGIONAL_WORD}|(?:{'|'.join(REGIONS)})|{PATTERN}"
+"""What an operator may write for an access point; the JSON Schema carries it too."""
+
+
+def endpoint_word(text: str) -> str:
+    """An access point as written: `nearest`, `regional`, an access region, or a URL in its one spelling.
+
+    ValueError with words for anything else.
+    """
+    if text in (NEAREST_WORD, REGIONAL_WORD) or text in REGIONS:
+        return text
+    if "/" not in text and ":" not in text:
+        near = did_you_mean(text, (NEAREST_WORD, REGIONAL_WORD, *REGIONS))
+        raise ValueError(f"an endpoint is nearest, regional, an access region such as ap-guangzhou, or a URL{near}")
+    return normal_endpoint(text)
+
+
+def endpoint_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Several access points, each once; ValueError with words if they contradict each other."""
+    if REGIONAL_WORD in words and len(set(words)) > 1:
+        raise ValueError("regional stands alone: each target is called through its own region's access point")
+    return tuple(dict.fromkeys(words))
+
+
+def regional(region: str) -> str:
+    """The access point in `region`; without "intl" on either site (facts.md §2.3)."""
+    return f"https://postgres.{region}.tencentcloudapi.com"
+
+
+class Access(Struct, frozen=True):
+    """Through which access points a run calls. Each is a quota of its own."""
+
+    shared: tuple[str, ...]
+    """URLs, any of which serves every region that has none of its own."""
+    own: Mapping[str, str]
+    """Region → the one URL that serves it."""
+
+    def to(self, region: str) -> tuple[str, ...]:
+        """The access points for calls about instances in `region`."""
+        return (self.own[region],) if region in self.own else self.shared
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All access points."""
+        return tuple(dict.fromkeys((*self.shared, *self.own.values())))
+
+
+def access(site: str, words: Sequence[str], regions: Iterable[str]) -> Access:
+    """The access points of a job about instances in `regions`, as `words` ask; none: the nearest.
+
+    Financial zones are isolated: unless the operator gave nothing but URLs, each is called at its own.
+    """
+    wanted = tuple(words) or (NEAREST_WORD,)
+    by_name = any("/" not in word for word in wanted)
+    everywhere = REGIONAL_WORD in wanted
+    own = {region: regional(region) for region in regions if everywhere or (by_name and region.endswith("-fsi"))}
+    named = {NEAREST_WORD: NEAREST[site]}
+    shared = dict.fromkeys(
+        named.get(word) or (word if "/" in word else regional(word)) for word in wanted if word != REGIONAL_WORD
+    )
+    return Access(tuple(shared), own)

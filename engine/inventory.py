@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
-from engine.model import AccountState, Answer, Reading, Verdict
+from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
 from engine.names import REGIONS
 from engine.pacing import Pacer
 from engine.verdicts import Cure, rule
@@ -33,18 +33,20 @@ _MOST_PAUSE_S = 2.0
 
 
 class Inventory:
-    """Readings through one client."""
+    """Readings, each through a client of its instance's account and region."""
 
     def __init__(
         self,
-        client: Client,
+        clients_of: Callable[[str, str], Sequence[Client]],
         *,
         record: Callable[[records.AnyRecord], object] | None = None,
         rng: random.Random,
         concurrency: int = 64,
     ) -> None:
-        """Read through `client`; `record`, if given, journals every reading."""
-        self._client = client
+        """`clients_of` an account and a region can read them; `record`, if given, journals every reading."""
+        self._clients_of = clients_of
+        self._preferred: dict[tuple[str, str], int] = {}
+        """Account and region → which of their clients is asked: the first that can be reached and is let in."""
         self._record = record
         self._rng = rng
         self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
@@ -52,37 +54,36 @@ class Inventory:
         """Whether writes are being sent, which reads must not disturb."""
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(concurrency)
-        self._shared: dict[tuple[str, str], _Shared] = {}
+        self._shared: dict[Where, _Shared] = {}
 
-    async def read(self, region: str, instance: str, *, purpose: str) -> Reading:
-        """Accounts of `instance` as they are after this moment. Never raises for what the API answers."""
+    async def read(self, where: Where, *, purpose: str) -> Reading:
+        """Accounts of an instance as they are after this moment. Never raises for what the API answers."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        key = (region, instance)
-        shared = self._shared.setdefault(key, _Shared())
+        shared = self._shared.setdefault(where, _Shared())
         shared.readers += 1
         try:
             async with shared.lock:
                 if shared.reading is None or shared.began_at < asked_at:
                     shared.began_at = loop.time()
                     async with self._gate:
-                        shared.reading = await self._read(region, instance, purpose)
+                        shared.reading = await self._read(where, purpose)
                 return shared.reading
         finally:
             shared.readers -= 1
             if not shared.readers:
-                del self._shared[key]
+                del self._shared[where]
 
-    async def _read(self, region: str, instance: str, purpose: str) -> Reading:
+    async def _read(self, where: Where, purpose: str) -> Reading:
         loop = asyncio.get_running_loop()
-        started, at = loop.time(), self._client.now()
+        started, at = loop.time(), self._clients_of(where.account, where.region)[0].now()
         accounts: dict[str, AccountState] | None = {}
         total = 0
         last = _NOTHING
         for page in range(_MOST_PAGES):
             # By name: a list ordered by time shifts under the reader when an account is touched.
             window = {"Limit": PAGE, "Offset": page * PAGE, "OrderBy": "name", "OrderByType": "asc"}
-            last = await self._ask("DescribeAccounts", region, {"DBInstanceId": instance, **window}, started)
+            last = await self._ask("DescribeAccounts", where, {"DBInstanceId": where.instance, **window}, started)
             rows = _rows(last.data) if last.data is not None else None
             if rows is None:
                 accounts = None
@@ -106,10 +107,10 @@ class Inventory:
             ms=round((loop.time() - started) * 1000),
         )
         if self._record is not None:
-            self._record(read_line(region, instance, purpose, reading))
+            self._record(read_line(where, purpose, reading))
         return reading
 
-    async def locate(self, instances: Iterable[str], *, away_from: str) -> dict[str, str]:
+    async def locate(self, instances: Iterable[str], *, account: str, away_from: str) -> dict[str, str]:
         """Regions in which instances are found by id; best effort, one call a region and hundred instances."""
         wanted = sorted(set(instances))
         found: dict[str, str] = {}
@@ -117,7 +118,9 @@ class Inventory:
         async def look(region: str, ids: list[str]) -> None:
             filters = [{"Name": "db-instance-id", "Values": ids}]
             started = asyncio.get_running_loop().time()
-            answer = await self._ask("DescribeDBInstances", region, {"Filters": filters, "Limit": PAGE}, started)
+            answer = await self._ask(
+                "DescribeDBInstances", Where(account, region, ""), {"Filters": filters, "Limit": PAGE}, started
+            )
             rows = answer.data.get("DBInstanceSet") if answer.data is not None else None
             for row in rows if isinstance(rows, list) else ():
                 if isinstance(row, dict) and row.get("DBInstanceId") in ids:
@@ -131,9 +134,12 @@ class Inventory:
                     group.create_task(look(region, wanted[first : first + PAGE]))
         return found
 
-    async def _ask(self, action: str, region: str, parameters: Mapping[str, object], started: float) -> Answer:
+    async def _ask(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
         """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
         loop = asyncio.get_running_loop()
+        place = (where.account, where.region)
+        clients = self._clients_of(*place)
+        passed_over = 0
         policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
         tries = 0
         cured: set[Cure] = set()
@@ -141,15 +147,23 @@ class Inventory:
             async with self._turn:
                 pacer = self._calm if self.is_sending() else self._brisk
                 await pacer.slot()
-            keys = self._client.keys.get()
-            attempt = await self._client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
+            turn = self._preferred.get(place, 0)
+            client = clients[turn % len(clients)]
+            keys = client.keys.get()
+            attempt = await client.attempt(action, where.region, parameters, keys=keys, trace=str(uuid.uuid4()))
             answer = attempt.answer
-            ruling = rule(action, answer, refreshable_keys=self._client.keys.refreshable)
+            ruling = rule(action, answer, refreshable_keys=client.keys.refreshable)
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
+            is_barred = answer.stage is Stage.BEFORE_SEND or ruling.verdict is Verdict.FATAL
+            if is_barred and passed_over < len(clients) - 1:
+                passed_over += 1
+                if self._preferred.get(place, 0) == turn:  # else somebody who asked meanwhile has found another
+                    self._preferred[place] = turn + 1
+                continue
             if ruling.cure in (Cure.CLOCK, Cure.KEYS):
-                cured_now = ruling.cure not in cured and await self._client.cure(ruling.cure, attempt, keys)
+                cured_now = ruling.cure not in cured and await client.cure(ruling.cure, attempt, keys)
                 cured.add(ruling.cure)
                 if not cured_now:
                     return answer
@@ -182,11 +196,12 @@ class _Shared:
 _NOTHING = Answer(http=None, request_id=None, code=None, message=None)
 
 
-def read_line(region: str, instance: str, purpose: str, reading: Reading) -> records.Read:
+def read_line(where: Where, purpose: str, reading: Reading) -> records.Read:
     """A reading as the journal keeps it."""
     return records.Read(
-        region=region,
-        instance=instance,
+        account=where.account,
+        region=where.region,
+        instance=where.instance,
         purpose=purpose,
         request_id=reading.request_id,
         code=reading.code,

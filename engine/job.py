@@ -132,8 +132,9 @@ class Job:
     """False: read neither before nor after."""
     reason: str | None = None
     ticket: str | None = None
-    profile: str | None = None
-    endpoint: str | None = None
+    profiles: tuple[str, ...] | None = None
+    endpoints: tuple[str, ...] | None = None
+    """As written: `endpoints.endpoint_word`."""
     rate: float | None = None
     workers: int | None = None
     per_instance: int | None = None

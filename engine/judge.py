@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
 from engine.backoff import Policy, next_delay
-from engine.callqueue import CallQueue, Health
-from engine.client import Attempt, Client
+from engine.callqueue import CallQueues, Health
+from engine.client import Attempt
 from engine.errors import Exit
 from engine.inventory import Inventory
+from engine.lanes import Lane
 from engine.ledger import Entry, Ledger
 from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
 from engine.outlook import no_account_words
-from engine.pacing import Pacer
 from engine.verdicts import Budget, Cure, Ruling, Scope, rule
 
 SAME_CODE_CALLS = 20
@@ -29,37 +29,7 @@ SAME_CODE_INSTANCES = 3
 """When the first 20 settled calls over 3 instances all failed with one code, it is not the targets (design §4)."""
 FIRST_CONTACT_S = 15.0
 """How long an endpoint that never answered is tried: rather a wrong address than an outage."""
-DOWN_PAUSE_CAP_S = 5.0
 _PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
-
-
-@dataclass(slots=True)
-class Lane:
-    """One quota: an identity and action through one endpoint."""
-
-    name: str
-    client: Client
-    pacer: Pacer
-    permits: asyncio.Semaphore
-    answered: bool = False
-    """Whether the endpoint ever answered in this session."""
-    down_since: float | None = None
-    """Loop time since which no attempt reached the endpoint."""
-    down_why: str = ""
-    _down_count: int = 0
-
-    def reached(self) -> None:
-        """An attempt reached the server."""
-        self.answered, self.down_since, self._down_count = True, None, 0
-
-    def unreachable(self, why: str, now: float) -> float:
-        """An attempt could not even be sent: pause, longer each time. Returns for how long it has been so."""
-        if self.down_since is None:
-            self.down_since = now
-        self.down_why = why
-        self._down_count += 1
-        self.pacer.pause(min(DOWN_PAUSE_CAP_S, 0.2 * 2 ** min(self._down_count, 10)))
-        return now - self.down_since
 
 
 @dataclass(slots=True)
@@ -126,30 +96,40 @@ class Judge:
         *,
         action: str,
         ledger: Ledger,
-        queue: CallQueue,
+        queue: CallQueues,
         inventory: Inventory,
         record: Callable[[records.AnyRecord], object],
         stop: Callable[[str, Exit, Answer | None], None],
+        close_lane: Callable[[Lane, str, Exit, Answer], bool],
+        close_account: Callable[[str, str, Exit, Answer], None],
         policy: Policy,
         stop_after: int | None,
         rng: random.Random,
         lanes: list[Lane],
         await_proof: Callable[..., None] | None,
     ) -> None:
-        """`await_proof` takes an accepted call to be read back; None: accepted is enough (`--no-verify`)."""
+        """`stop` ends the run; `close_lane` one lane, true if another can take its calls; `close_account` all of one.
+
+        `await_proof` takes an accepted call to be read back; None: accepted is enough (`--no-verify`).
+        """
         self.action: Action = ACTIONS[action]
         self._ledger = ledger
         self._queue = queue
         self._inventory = inventory
         self._record = record
         self._stop = stop
+        self._close_lane = close_lane
+        self._close_account = close_account
         self._policy = policy
         self._stop_after = stop_after
         self._rng = rng
         self._lanes = lanes
         self._await_proof = await_proof
         self._failures = ledger.settled_counts()[Outcome.FAILED]
-        self._first: list[tuple[str | None, str]] | None = [] if not any(ledger.settled_counts().values()) else None
+        self._first: dict[str, list[tuple[str | None, str]] | None] = {}
+        """Account → the code and instance of each of its first settled calls, while all failed with one code."""
+        if any(ledger.settled_counts().values()):
+            self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
         self.accepted = any(ledger.settled_counts()[kind] for kind in (Outcome.CHANGED, Outcome.ALREADY))
         """Whether the API has accepted any call of this run."""
         self.accepted_at = 0.0
@@ -186,10 +166,10 @@ class Judge:
             self._note_gear(lane)
         match ruling.verdict:
             case Verdict.DONE:
-                self._note_accepted()
+                self._note_accepted(work)
                 return self._accept(work, answer)
             case Verdict.ALREADY:
-                self._note_accepted()
+                self._note_accepted(work)
                 if work.may_have_done_it:
                     # The first try did it: "already" is its echo (facts.md §8).
                     return self.settle(work, self._success(work), Proof.CODE, answer)
@@ -202,7 +182,7 @@ class Judge:
                 return self.settle(work, Outcome.FAILED, None, answer)
             case Verdict.THROTTLED:
                 self.throttled_at = asyncio.get_running_loop().time()
-                for each in self._lanes if ruling.scope is Scope.EVERY_LANE else (lane,):
+                for each in self._sharing(lane, ruling.scope):
                     each.pacer.refused(ticket.slot_at)
                     if attempt.retry_after_s:
                         each.pacer.pause(attempt.retry_after_s)
@@ -216,8 +196,22 @@ class Judge:
             case Verdict.IN_DOUBT:
                 return await self.resolve_doubt(work, answer)
             case Verdict.FATAL:
-                self._stop(ruling.words, self._fatal_exit(answer.code), answer)
-                return FINAL
+                if ruling.scope is Scope.EVERY_LANE:
+                    self._stop(ruling.words, self._fatal_exit(answer.code), answer)
+                    return FINAL
+                return self._leave(lane, ruling.words, answer)
+
+    def _leave(self, lane: Lane, why: str, answer: Answer) -> Step:
+        """The lane is of no use any more: another one takes the call, if there is one."""
+        return FREE if self._close_lane(lane, why, self._fatal_exit(answer.code), answer) else FINAL
+
+    def _sharing(self, lane: Lane, scope: Scope) -> list[Lane]:
+        """The lanes that a refusal for the quota of `lane` is about."""
+        if scope is Scope.EVERY_LANE:
+            return self._lanes
+        if scope is Scope.ACCOUNT:
+            return [each for each in self._lanes if each.account == lane.account]
+        return [lane]
 
     def _accept(self, work: Work, answer: Answer, *, resend: bool = True) -> Step:
         """The API took the call: done means read back, unless nobody wants it or nothing can be read."""
@@ -250,8 +244,8 @@ class Judge:
             data = {"lane": lane.name, "guard": round(gear.guard, 4), "interval_ms": round(gear.interval_s * 1000, 1)}
             self._record(records.Note(what=f"lane_{changed}", data=data))
 
-    def _note_accepted(self) -> None:
-        self._first = None  # something was taken: not everything fails alike
+    def _note_accepted(self, work: Work) -> None:
+        self._first[work.call.account] = None  # something was taken: not everything fails alike
         self.accepted = True
         self.accepted_at = asyncio.get_running_loop().time()
 
@@ -263,17 +257,19 @@ class Judge:
         # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
         down_s = lane.unreachable(answer.message or str(answer.code), asyncio.get_running_loop().time())
         if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
-            self._stop(f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", Exit.STOPPED, answer)
-            return FINAL
+            return self._leave(lane, f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", answer)
         return FREE
 
     async def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
         client, answer = ticket.lane.client, attempt.answer
         cured = ruling.cure not in work.cures and await client.cure(ruling.cure, attempt, ticket.keys)
-        if not cured:
+        if not cured and ruling.cure is Cure.CLOCK:
             self._stop(ruling.words, self._fatal_exit(answer.code), answer)
             return FINAL
+        if not cured:
+            why = f"{ruling.words} {client.not_refreshed}" if client.not_refreshed else ruling.words
+            return self._leave(ticket.lane, why, answer)
         work.cures.add(ruling.cure)
         return FREE
 
@@ -282,7 +278,7 @@ class Judge:
         work.tries += 1
         work.started = now if work.started is None else work.started
         # A call of an instance that has been sick for longer than the call was open does not start a budget anew.
-        since = min(work.started, self._queue.sick_since(work.index) or work.started)
+        since = min(work.started, self._queue.of(work.index).sick_since(work.index) or work.started)
         delay = next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
         if delay is None:
             if work.doubt:
@@ -351,7 +347,7 @@ class Judge:
                 return self._back_off(work, answer, Budget.NORMAL)
             return FINAL
         if state is not None and self._is_desired(state):
-            self._queue.recovered(work.index, asyncio.get_running_loop().time())
+            self._queue.of(work.index).recovered(work.index, asyncio.get_running_loop().time())
             self._verified(work, state, agrees=True)
             return self.settle(work, self._success(work), Proof.READ, answer, code=None)
         self._verified(work, state, agrees=False)
@@ -364,7 +360,7 @@ class Judge:
         try:
             async with asyncio.timeout_at(self._drain_until) as bound:
                 self._looks.add(bound)
-                reading = await self._inventory.read(work.call.region, work.call.instance, purpose=purpose)
+                reading = await self._inventory.read(work.call.where, purpose=purpose)
         except TimeoutError:
             reading = Reading(accounts=None, code="Local.Timeout", message="not read before the drain ended")
         finally:
@@ -431,19 +427,21 @@ class Judge:
         return FINAL
 
     def _watch_for_one_cause(self, outcome: Outcome, code: str | None, call: Call, answer: Answer) -> None:
-        if self._first is None:
+        first = self._first.setdefault(call.account, [])
+        if first is None:
             return
-        if outcome is not Outcome.FAILED or (self._first and self._first[0][0] != code):
-            self._first = None
+        if outcome is not Outcome.FAILED or (first and first[0][0] != code):
+            self._first[call.account] = None
             return
-        self._first.append((code, call.instance))
-        instances = {instance for _, instance in self._first}
-        if len(self._first) >= SAME_CODE_CALLS and len(instances) >= SAME_CODE_INSTANCES:
+        first.append((code, call.instance))
+        instances = {instance for _, instance in first}
+        if len(first) >= SAME_CODE_CALLS and len(instances) >= SAME_CODE_INSTANCES:
+            whose = f" of {call.account}" if call.account else ""
             why = (
-                f"the first {len(self._first)} calls, on {len(instances)} instances, all failed with {code}: "
+                f"the first {len(first)} calls{whose}, on {len(instances)} instances, all failed with {code}: "
                 "look at the region, the permission or the list"
             )
-            self._stop(why, self._fatal_exit(code), answer)
+            self._close_account(call.account, why, self._fatal_exit(code), answer)
 
 
 _UNANSWERED = Answer(http=None, request_id=None, code=None, message=None)

@@ -89,8 +89,16 @@ class Entry:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether nothing of the call can have reached the server: its `before` may still be read."""
-        return not (self.settled or self.spent or self.needs_reading)
+        """Whether nothing of the call can have reached the server: its `before` may still be read.
+
+        A reading that denied it settles nothing: it may have come too early.
+        """
+        return not (self.settled or self.spent or self.was_in_doubt or self.needs_reading)
+
+    @property
+    def may_be_applied(self) -> bool:
+        """Whether an attempt was applied, or may take effect yet whatever a reading says."""
+        return self.was_in_doubt or self.unanswered or self.accepted_at is not None
 
     def derived(self) -> Outcome:
         """The outcome as it stands: settled, or what design §4 "Unsettled at the end" says of the last attempt."""

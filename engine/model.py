@@ -6,9 +6,8 @@ them must fit in memory and be made in a second or two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NewType, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from msgspec import Struct
 
@@ -84,6 +83,14 @@ class Place(Struct, frozen=True, gc=False):
         return f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
 
 
+class Where(NamedTuple):
+    """One instance: what is read as a whole."""
+
+    account: str
+    region: str
+    instance: str
+
+
 class Target(Struct, frozen=True, gc=False):
     """Instance and user, with region and account, and the place in the operator's input that named it."""
 
@@ -122,6 +129,11 @@ class Call(Struct, frozen=True, gc=False):
         """`instance/user`, as the job file writes it."""
         return f"{self.instance}/{self.user}"
 
+    @property
+    def where(self) -> Where:
+        """Its instance."""
+        return Where(self.account, self.region, self.instance)
+
 
 class Omit(Struct, frozen=True, gc=False):
     """A target left out of the plan, and why."""
@@ -155,8 +167,7 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """`Retry-After`, if it came: not documented, and honoured all the same."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True, gc=False):
     """No (whole) response: what happened, translated once by the transport into our own `Local.*` codes."""
 
     stage: Stage
@@ -180,8 +191,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     stage: Stage = Stage.AFTER_SEND
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class Keys(Struct, frozen=True, kw_only=True, gc=False):
     """One set of API keys as it is now; never shown whole, never journalled."""
 
     secret_id: str
@@ -197,8 +207,7 @@ class Keys:
         return "…" + self.secret_id[-4:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountState:
+class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     """One row of DescribeAccounts (facts.md §1.2)."""
 
     user: str
@@ -211,8 +220,7 @@ class AccountState:
     password_update_time: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """The accounts of one instance at one moment, or why they could not be read."""
 
     accounts: Mapping[str, AccountState] | None

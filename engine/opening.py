@@ -1,7 +1,8 @@
 """Engine, floor 3: before a call is first sent, its account is read; what is so already, or impossible, is settled.
 
 A run brings the readings it was approved with; stragglers, accounts in a transitional state, and everything a resume
-finds unsent are read here, at the start of the session. Every unsent call gets its `before` record first.
+finds unsent are read here, at the start of the session. Every unsent call gets its `before` record first. Where admins
+are to be kept, what an earlier session has sent passes here, too, before it may be sent again.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 
 from engine import records
 from engine.actions import Action
-from engine.callqueue import CallQueue
-from engine.guards import takes_admins
+from engine.admins import AdminGuard, admin_omit
+from engine.callqueue import CallQueues
 from engine.inventory import Inventory, read_line
 from engine.ledger import Ledger
-from engine.model import Call, Outcome, Proof, Reading
+from engine.model import Call, Outcome, Proof, Reading, Where
 from engine.outlook import (
     NO_ACCOUNT_CODE,
     UNREAD_CODE,
     Readings,
     Standing,
-    admin_omit,
-    admins_to_keep,
     before_line,
     no_account_words,
     no_instance_words,
@@ -43,23 +42,26 @@ class Opening:
         *,
         calls: list[Call],
         unsent: list[int],
+        begun: list[int],
         action: Action,
         ledger: Ledger,
-        queue: CallQueue,
+        queue: CallQueues,
         inventory: Inventory,
         readings: Readings,
         located: Mapping[str, str],
-        keep_admins: int,
+        guard: AdminGuard | None,
         resend_already: bool,
         record: Callable[[records.AnyRecord], object],
         settle: Callable[[int, Outcome, Proof | None, str | None, str | None, str | None], None],
-        refused: Callable[[Reading], bool],
+        go_on: Callable[[int, bool], None],
+        refused: Callable[[Where, Reading], bool],
         wake: Callable[[], None],
         stopping: asyncio.Event,
     ) -> None:
-        """`unsent` are plan indexes; `located` are instances known to be in other regions.
+        """`unsent` and `begun` are plan indexes; `located` are instances known to be in other regions.
 
-        `refused` looks at a reading first: if it says that the keys are no good, the run is stopped.
+        `go_on` takes each of the `begun` with whether it may be sent again: they are here for the `guard` alone.
+        `refused` looks at a reading first: if it says that the keys are no good, nothing of the account is sent.
         """
         self._calls = calls
         self._action = action
@@ -68,17 +70,19 @@ class Opening:
         self._inventory = inventory
         self._readings = readings
         self._located = located
-        self._keep_admins = keep_admins
+        self._guard = guard
+        self._go_on = go_on
         self._resend_already = resend_already
         self._record = record
         self._settle = settle
         self._refused = refused
         self._wake = wake
         self._stopping = stopping
-        self._groups: dict[tuple[str, str], list[int]] = {}
-        for index in unsent:
+        self._begun = frozenset(begun)
+        self._groups: dict[Where, list[int]] = {}
+        for index in sorted([*unsent, *begun]):
             call = calls[index]
-            self._groups.setdefault((call.region, call.instance), []).append(index)
+            self._groups.setdefault(call.where, []).append(index)
         self._unread = 0
 
     @property
@@ -89,43 +93,43 @@ class Opening:
     def begin(self, spawn: Callable[[Coroutine[None, None, None]], object]) -> None:
         """Take in what was read for the plan; read the rest by a few readers."""
         late = []
-        for key, group in self._groups.items():
-            reading = self._readings.get(key)
+        for where, group in self._groups.items():
+            reading = self._readings.get(where)
             if reading is None:
-                late.append(key)
+                late.append(where)
                 continue
-            self._record(read_line(*key, "before", reading))
+            self._record(read_line(where, "before", reading))
             changing = self._take_in(group, reading)
             if changing:
-                self._groups[key] = changing
-                late.append(key)
+                self._groups[where] = changing
+                late.append(where)
         self._unread = len(late)
-        keys = iter(late)
+        instances = iter(late)
         for _ in range(min(READERS, len(late))):
-            spawn(self._read_on(keys))
+            spawn(self._read_on(instances))
 
-    async def _read_on(self, keys: Iterator[tuple[str, str]]) -> None:
-        for key in keys:  # shared by all readers
-            await self._read(key)
+    async def _read_on(self, instances: Iterator[Where]) -> None:
+        for where in instances:  # shared by all readers
+            await self._read(where)
             self._unread -= 1
             self._wake()
 
-    async def _read(self, key: tuple[str, str]) -> None:
+    async def _read(self, where: Where) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + CHANGING_S
-        group = self._groups[key]
+        group = self._groups[where]
         while group and not self._stopping.is_set():
-            reading = await self._read_unless_stopping(key)
-            if reading is None or self._refused(reading):
+            reading = await self._read_unless_stopping(where)
+            if reading is None or self._refused(where, reading):
                 return
             group = self._take_in(group, reading, wait=loop.time() < until)
             self._wake()
             if group:
                 await asyncio.sleep(CHANGING_EVERY_S)
 
-    async def _read_unless_stopping(self, key: tuple[str, str]) -> Reading | None:
+    async def _read_unless_stopping(self, where: Where) -> Reading | None:
         """A reading of an instance; None if the run stops first: what was never sent needs none."""
-        reading = asyncio.ensure_future(self._inventory.read(*key, purpose="before"))
+        reading = asyncio.ensure_future(self._inventory.read(where, purpose="before"))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({reading, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,21 +140,18 @@ class Opening:
 
     def _take_in(self, group: list[int], reading: Reading, *, wait: bool = True) -> list[int]:
         """Settle, queue or leave out each call of an instance; returns those whose account is still changing."""
-        calls = [self._calls[index] for index in group]
-        keep: set[str] = set()
-        if reading.accounts is not None:
-            users = [call.user for call in calls]
-            keep = admins_to_keep(self._action.name, reading.accounts, users, self._keep_admins)
         changing = []
-        for index, call in zip(group, calls, strict=True):
+        for index in group:
+            call = self._calls[index]
+            if index in self._begun:
+                self._go_on(index, self._may_go(call, reading))
+                continue
             how = standing(self._action, reading, call.user)
             if how is Standing.CHANGING and wait:
                 changing.append(index)
                 continue
             self._record(before_line(call, reading))
-            if call.user in keep:
-                self._leave_out(call)
-            elif how is Standing.ALREADY and not self._resend_already:
+            if how is Standing.ALREADY and not self._resend_already:
                 note = self._action.already_note
                 self._settle(index, Outcome.ALREADY, Proof.BEFORE, None, note, reading.request_id)
             elif how is Standing.NO_ACCOUNT:
@@ -159,15 +160,24 @@ class Opening:
             elif how is Standing.NO_INSTANCE:
                 words = no_instance_words(call, self._located.get(call.instance))
                 self._settle(index, Outcome.FAILED, Proof.BEFORE, reading.code, words, reading.request_id)
-            elif reading.accounts is None and self._keep_admins and takes_admins(self._action.name):
+            elif self._may_go(call, reading):
+                self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=False)
+            elif reading.accounts is None:
                 words = f"not sent: keep_admins cannot hold, as {call.instance} cannot be read ({reading.code})"
                 self._settle(index, Outcome.FAILED, None, UNREAD_CODE, words, reading.request_id)
             else:
-                self._queue.put_back(index, asyncio.get_running_loop().time(), retry=False)
+                self._leave_out(call)
         return changing
 
+    def _may_go(self, call: Call, reading: Reading) -> bool:
+        """Whether the guard lets a call be sent, by a reading of its instance."""
+        if self._guard is None:
+            return True
+        return reading.accounts is not None and self._guard.lets(call.where, reading.accounts, call.user)
+
     def _leave_out(self, call: Call) -> None:
-        omit = admin_omit(call, self._keep_admins)
+        assert self._guard is not None
+        omit = admin_omit(call, self._guard.keep)
         self._record(
             records.OmitLine(
                 account=call.account,

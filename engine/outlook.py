@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import StrEnum
 
 from engine import records
-from engine.actions import ACTIONS, NORMAL, TRANSITIONAL, Action
-from engine.guards import guard_words
-from engine.model import AccountState, Call, CallId, Omit, OmitReason, Reading, Target
+from engine.actions import ACTIONS, TRANSITIONAL, Action
+from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.guards import guard_words, takes_admins
+from engine.model import Call, CallId, Omit, Reading, Where
 from engine.plan import Plan, interleave, plan_digest
 
-SUPERUSER = "tencentDBSuper"
-"""AccountInfo.UserType of an admin (D-ACCTS)."""
 NO_INSTANCE = frozenset(
     {
         "ResourceNotFound.InstanceNotFoundError",
@@ -43,8 +41,7 @@ DENIED = frozenset(
 NO_ACCOUNT_CODE = "Local.NoAccount"
 UNREAD_CODE = "Local.Unread"
 
-Readings = Mapping[tuple[str, str], Reading]
-"""By (region, instance)."""
+Readings = Mapping[Where, Reading]
 
 
 class Standing(StrEnum):
@@ -98,6 +95,8 @@ def before_line(call: Call, reading: Reading | None) -> records.Before:
 
 def no_account_words(call: Call, reading: Reading) -> str:
     """That an account is not there, with the nearest name that is."""
+    from difflib import get_close_matches  # here: only a mistake pays for the import
+
     near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
     return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
 
@@ -107,27 +106,6 @@ def no_instance_words(call: Call, region: str | None) -> str:
     if region is None:
         return f"no instance {call.instance} in {call.region}, nor in any other region"
     return f"no instance {call.instance} in {call.region}: found in {region}"
-
-
-# ---- admins --------------------------------------------------------------------------------------------------------
-
-
-def usable_admins(accounts: Mapping[str, AccountState]) -> list[str]:
-    """Superusers that can log in."""
-    return [user for user, state in accounts.items() if state.user_type == SUPERUSER and state.status == NORMAL]
-
-
-def admins_to_keep(action: str, accounts: Mapping[str, AccountState], users: Sequence[str], keep: int) -> set[str]:
-    """Which of `users` must not be locked, so that the instance keeps `keep` usable superusers.
-
-    Of those that could go, the ones named first go first.
-    """
-    if action != "LockAccount" or keep <= 0:
-        return set()
-    usable = usable_admins(accounts)
-    doomed = [user for user in dict.fromkeys(users) if user in usable]
-    spare = max(0, len(usable) - keep)
-    return set(doomed[spare:])
 
 
 # ---- a plan, seen with readings ------------------------------------------------------------------------------------
@@ -159,23 +137,23 @@ def look_ahead(
 ) -> Outlook:
     """The plan in the light of `readings`: admins kept, superusers first, what is unread or already so last."""
     action = ACTIONS[plan.action]
-    by_instance: dict[tuple[str, str], list[Call]] = {}
+    by_instance: dict[Where, list[Call]] = {}
     for call in plan.calls:
-        by_instance.setdefault((call.region, call.instance), []).append(call)
+        by_instance.setdefault(call.where, []).append(call)
     kept_admins: dict[CallId, Omit] = {}
     last_admins = []
-    for key, calls in by_instance.items():
-        reading = readings.get(key)
+    for where, calls in by_instance.items():
+        reading = readings.get(where)
         if reading is None or reading.accounts is None:
             continue
         users = [call.user for call in calls]
         keep = admins_to_keep(action.name, reading.accounts, users, keep_admins)
         kept_admins |= {call.id: admin_omit(call, keep_admins) for call in calls if call.user in keep}
         usable = usable_admins(reading.accounts)
-        if action.name == "LockAccount" and usable and not set(usable) - (set(users) - keep):
-            last_admins.append(key[1])
+        if takes_admins(action.name) and usable and not set(usable) - (set(users) - keep):
+            last_admins.append(where.instance)
     kept = [call for call in plan.calls if call.id not in kept_admins]
-    standings = {call.id: standing(action, readings.get((call.region, call.instance)), call.user) for call in kept}
+    standings = {call.id: standing(action, readings.get(call.where), call.user) for call in kept}
     calls_in_order = kept if listed_order else _contain_first(kept, readings, standings, resend_already=resend_already)
     ordered = tuple(calls_in_order)
     return Outlook(
@@ -188,15 +166,9 @@ def look_ahead(
         standings=standings,
         accounts_read=sum(len(reading.accounts or ()) for reading in readings.values()),
         last_admins=tuple(last_admins),
-        unread=tuple(instance for (region, instance) in by_instance if _is_unread(readings.get((region, instance)))),
-        denied=bool(by_instance) and all(_is_denied(readings.get(key)) for key in by_instance),
+        unread=tuple(where.instance for where in by_instance if _is_unread(readings.get(where))),
+        denied=bool(by_instance) and all(_is_denied(readings.get(where)) for where in by_instance),
     )
-
-
-def admin_omit(call: Call, keep_admins: int) -> Omit:
-    """An admin left out so that its instance keeps one."""
-    target = Target(call.instance, call.user, call.region, call.account)
-    return Omit(target, OmitReason.PROTECTED, f"keep_admins: {keep_admins}", "the last usable superusers")
 
 
 def _contain_first(
@@ -207,16 +179,14 @@ def _contain_first(
             return 2
         if standings[call.id] is Standing.ALREADY and resend_already:
             return 3
-        reading = readings.get((call.region, call.instance))
+        reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
         return 0 if state is not None and state.user_type == SUPERUSER else 1
 
     bands: tuple[list[Call], ...] = ([], [], [], [])
     for call in calls:
         bands[rank(call)].append(call)
-    return (
-        call for band in bands for call in interleave(band, key=lambda call: (call.account, call.region, call.instance))
-    )
+    return (call for band in bands for call in interleave(band, key=lambda call: call.where))
 
 
 def _is_unread(reading: Reading | None) -> bool:

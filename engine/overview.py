@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.actions import ACTIONS
-from engine.callqueue import CallQueue
-from engine.judge import Lane
+from engine.callqueue import CallQueues
+from engine.lanes import Lane
 from engine.ledger import Ledger
-from engine.model import Call, Outcome
+from engine.model import Call, Outcome, Where
 from engine.readback import ReadBack
 from engine.records import rfc3339
 
@@ -51,7 +51,7 @@ class Overview:
         self,
         *,
         ledger: Ledger,
-        queue: CallQueue,
+        queue: CallQueues,
         lanes: list[Lane],
         read_back: ReadBack,
         clock: Callable[[], float],
@@ -73,7 +73,7 @@ class Overview:
         self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
         self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
-        self._told: frozenset[str] = frozenset()
+        self._told: frozenset[Where] = frozenset()
 
     def begin(self, now: float) -> None:
         """The session begins at loop time `now`."""
@@ -112,14 +112,14 @@ class Overview:
         waits = [
             f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
             for lane in self._lanes
-            if lane.down_since is not None
+            if lane.down_since is not None and not lane.closed
         ]
         held = self._queue.held(now)
         if held:
-            instance, seconds = max(held.items(), key=lambda item: item[1])
+            where, seconds = max(held.items(), key=lambda item: item[1])
             more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-            waits.append(f"{instance}{more} busy, next try in {seconds:.0f} s")
-        waits += [f"{instance} cannot be read back" for instance in list(self._read_back.unread())[:_NAMED]]
+            waits.append(f"{where.instance}{more} busy, next try in {seconds:.0f} s")
+        waits += [f"{where.instance} cannot be read back" for where in list(self._read_back.unread())[:_NAMED]]
         return waits
 
     def only_the_sick_are_left(self, now: float) -> str | None:
@@ -128,16 +128,16 @@ class Overview:
             return None
         left = [call for call, entry, _ in self._ledger.outcomes() if not entry.settled]
         total = len(self._ledger.calls)
-        instances = frozenset(call.instance for call in left)
+        instances = frozenset(call.where for call in left)
         since = self._sick_since(left)
         if not left or len(left) == total or instances != set(since) or instances == self._told:
             return None
         self._told = instances
-        named = ", ".join(sorted(instances)[:_NAMED])
+        named = ", ".join(sorted(where.instance for where in instances)[:_NAMED])
         named += f" and {len(instances) - _NAMED} more" if len(instances) > _NAMED else ""
         codes = ", ".join(sorted({code for call in left if (code := self._ledger.entry(call.id).code)}))
         unread = self._read_back.unread()
-        ends = [at + (self._read_s if instance in unread else self._busy_s) for instance, at in since.items()]
+        ends = [at + (self._read_s if where in unread else self._busy_s) for where, at in since.items()]
         until = min(max(ends), self._started + self._deadline_s)
         at, settled = self._clock(), self._ledger.settled_counts()
         failed = f"; {settled[Outcome.FAILED]:,} failed" if settled[Outcome.FAILED] else ""
@@ -147,12 +147,12 @@ class Overview:
             f"trying until {rfc3339(at + max(0.0, until - now))[11:16]}Z; Ctrl-C is safe"
         )
 
-    def _sick_since(self, calls: list[Call]) -> dict[str, float]:
+    def _sick_since(self, calls: list[Call]) -> dict[Where, float]:
         unread = self._read_back.unread()
         found = {}
         for call in calls:
-            since = self._queue.sick_since_of(call.instance)
-            since = unread.get(call.instance) if since is None else since
+            since = self._queue.sick_since_of(call.where)
+            since = unread.get(call.where) if since is None else since
             if since is not None:
-                found[call.instance] = since
+                found[call.where] = since
         return found

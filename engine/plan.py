@@ -48,7 +48,7 @@ class Plan:
     @property
     def instances(self) -> int:
         """Distinct instances among the calls."""
-        return len({(call.account, call.region, call.instance) for call in self.calls})
+        return len({call.where for call in self.calls})
 
 
 def call_id(account: str, region: str, instance: str, user: str, action: str) -> CallId:
@@ -81,7 +81,7 @@ def make_plan(
             omits.append(omit)
             continue
         kept.append(Call(identity, action, target.account, target.region, target.instance, target.user))
-    calls = interleave(kept, key=lambda call: (call.account, call.region, call.instance))
+    calls = interleave(kept, key=lambda call: call.where)
     return Plan(action=action, calls=calls, omits=tuple(omits), digest=plan_digest(calls))
 
 

@@ -12,9 +12,9 @@ import heapq
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-from engine.callqueue import CallQueue
+from engine.callqueue import CallQueues
 from engine.inventory import Inventory
-from engine.model import AccountState, Call
+from engine.model import AccountState, Call, Where
 from engine.outlook import DENIED
 
 REREAD_S = 30.0
@@ -30,8 +30,7 @@ MOST_RESENDS = 2
 class _Ward:
     """The accepted and unread calls of one instance."""
 
-    region: str
-    instance: str
+    where: Where
     waiting: dict[int, str | None] = field(default_factory=dict)
     """Plan index → RequestId that accepted it."""
     since: dict[int, float] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class ReadBack:
         self,
         *,
         calls: list[Call],
-        queue: CallQueue,
+        queue: CallQueues,
         inventory: Inventory,
         is_desired: Callable[[AccountState], bool],
         confirm: Callable[[int, AccountState, str | None], None],
@@ -73,7 +72,7 @@ class ReadBack:
         self._spawn = spawn
         self._stopping = stopping
         self._patience_s = patience_s
-        self._wards: dict[tuple[str, str], _Ward] = {}
+        self._wards: dict[Where, _Ward] = {}
         self._due: list[tuple[int, _Ward]] = []
         """Heap by the first waiting call: a plan has the superusers first, so theirs are read first."""
         self._active = 0
@@ -89,27 +88,26 @@ class ReadBack:
         """Nothing is to be proved, and no reading is under way."""
         return not self._wards
 
-    def unread(self) -> dict[str, float]:
+    def unread(self) -> dict[Where, float]:
         """Instances that cannot be read, with the loop time since when."""
-        return {ward.instance: ward.unread_since for ward in self._wards.values() if ward.unread_since is not None}
+        return {ward.where: ward.unread_since for ward in self._wards.values() if ward.unread_since is not None}
 
     def accepted(self, index: int, request_id: str | None, *, resend: bool = True) -> None:
         """Call `index` was accepted: it is to be proven. Without `resend` it is never sent again."""
         if not resend:
             self._resends[index] = MOST_RESENDS
         call = self._calls[index]
-        key = (call.region, call.instance)
-        ward = self._wards.get(key)
+        ward = self._wards.get(call.where)
         if ward is None:
-            ward = self._wards[key] = _Ward(call.region, call.instance)
+            ward = self._wards[call.where] = _Ward(call.where)
         ward.waiting[index] = request_id
         self.touch(index)
 
     def touch(self, index: int) -> None:
         """Something of the instance of call `index` came to an end: see whether it is time to read."""
         call = self._calls[index]
-        ward = self._wards.get((call.region, call.instance))
-        if ward is not None and (self._stopping.is_set() or not self._queue.is_busy(index)):
+        ward = self._wards.get(call.where)
+        if ward is not None and (self._stopping.is_set() or not self._queue.of(index).is_busy(index)):
             self._make_due(ward)
 
     def drain(self) -> None:
@@ -141,7 +139,7 @@ class ReadBack:
             await self._rest(pause_s)
             self._active += 1
         ward.due = False
-        del self._wards[ward.region, ward.instance]
+        del self._wards[ward.where]
         self._pump()
 
     async def _read_once(self, ward: _Ward) -> float | None:
@@ -150,7 +148,7 @@ class ReadBack:
         asked = list(ward.waiting.items())
         try:
             async with asyncio.timeout_at(self._drain_until):
-                reading = await self._inventory.read(ward.region, ward.instance, purpose="after")
+                reading = await self._inventory.read(ward.where, purpose="after")
         except TimeoutError:
             return None
         now = loop.time()

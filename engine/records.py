@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from engine.endpoints import Access
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
 
 FORMAT = 1
@@ -53,7 +54,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """The settings that decide what a run does; a resume takes them from here."""
 
     endpoint: tuple[str, ...]
-    """URLs of the API without a path, each a lane."""
+    """URLs of the API without a path, each a lane, for every region that has none of its own."""
     rate: float
     """Calls a second and lane."""
     workers: int
@@ -71,8 +72,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     stop_after: str | None
     """Stop on the Nth failure, "N" or "N%"."""
     verify: bool
-    profile: str | None
-    """Credential profile that was asked for."""
+    profile: str | tuple[str, ...] | None
+    """Credential profile that was asked for, or several."""
     protect: tuple[str, ...]
     """Protect rules that held at planning, as `glob (where)`."""
     passwords: dict[str, Any] | None
@@ -83,6 +84,20 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Usable superusers every instance keeps."""
     resend_already: bool = False
     """Send calls whose account was as desired before, too."""
+    endpoint_of: dict[str, str] = {}
+    """Region → the URL that serves it, and alone."""
+
+    @property
+    def access(self) -> Access:
+        """The access points as they were when the run began."""
+        return Access(self.endpoint, self.endpoint_of)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The credential profiles that were asked for."""
+        if self.profile is None:
+            return ()
+        return (self.profile,) if isinstance(self.profile, str) else self.profile
 
 
 class Run(Record, tag="run", kw_only=True):
@@ -103,6 +118,9 @@ class Run(Record, tag="run", kw_only=True):
     plan_digest: str
     counts: dict[str, int]
     """`calls`, and one of each `left_out` reason."""
+    guarded_by: str = ""
+    """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
+    command without one was typed. An undo and a rerun have that of the run they go back to."""
 
 
 class CallLine(Record, tag="call", kw_only=True):
@@ -148,6 +166,7 @@ class Read(Record, tag="read", kw_only=True):
     code: str | None
     rows: int | None
     ms: int
+    account: str = ""
 
 
 class Before(Record, tag="before", kw_only=True):

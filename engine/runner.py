@@ -23,18 +23,22 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from engine import records
 from engine.actions import ACTIONS
+from engine.admins import AdminGuard
 from engine.backoff import Policy
-from engine.callqueue import CallQueue, Health
+from engine.callqueue import CallQueues, Health
 from engine.errors import AcctopsError, CredentialsError, Exit, JournalWriteError
+from engine.guards import takes_admins
 from engine.inventory import Inventory
 from engine.journal.writer import Journal
-from engine.judge import FINAL, Judge, Lane, Step, Ticket, Work
+from engine.judge import FINAL, Judge, Step, Ticket, Work
+from engine.lanes import Lane
 from engine.ledger import NOT_SENT, Ledger
-from engine.model import AccountState, Answer, Call, CallId, Keys, Outcome, Proof, Reading, Verdict
+from engine.model import AccountState, Answer, Call, CallId, Keys, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
 from engine.outlook import Readings
 from engine.overview import Overview, Progress
 from engine.readback import DRAIN_S, ReadBack
+from engine.routes import Routes
 from engine.verdicts import Ruling, rule
 
 _LOG = logging.getLogger("acctops")
@@ -73,6 +77,7 @@ class Runner:
         journal: Journal,
         ledger: Ledger,
         lanes: list[Lane],
+        routes: Routes,
         inventory: Inventory,
         policy: Policy,
         rng: random.Random,
@@ -91,6 +96,7 @@ class Runner:
         self._journal = journal
         self._ledger = ledger
         self._lanes = lanes
+        self._routes = routes
         self._clock = clock
         self._deadline_s = deadline_s
         self._ask_secret = ask_secret
@@ -102,9 +108,14 @@ class Runner:
         self._action = ACTIONS[ledger.run.action]
         verify = ledger.settings.verify and self._action.is_desired is not None
         self._to_read, unsent, unsettled = self._sort_calls()
-        self._queue = CallQueue(
-            [call.instance for call in self._calls],
+        guard = self._admin_guard(keep_admins)
+        begun: list[int] = []
+        if guard is not None:
+            begun, self._to_read, unsettled = self._to_read + unsettled, [], []
+        self._queue = CallQueues(
+            [call.where for call in self._calls],
             unsettled if verify else sorted(unsent + unsettled),
+            routes.of,
             per_instance=ledger.settings.per_instance,
         )
         self._judge = Judge(
@@ -114,6 +125,8 @@ class Runner:
             inventory=inventory,
             record=self.record,
             stop=self.stop,
+            close_lane=self._close_lane,
+            close_account=self._close_account,
             policy=policy,
             stop_after=stop_after,
             rng=rng,
@@ -134,16 +147,18 @@ class Runner:
         self._opening = Opening(
             calls=self._calls,
             unsent=unsent if verify else [],
+            begun=begun,
             action=self._action,
             ledger=ledger,
             queue=self._queue,
             inventory=inventory,
             readings=readings or {},
             located=located or {},
-            keep_admins=keep_admins,
+            guard=guard,
             resend_already=resend_already,
             record=self.record,
             settle=self._settle_unsent,
+            go_on=self._go_on,
             refused=self._reading_refused,
             wake=self._wake.set,
             stopping=self._stopping,
@@ -161,6 +176,9 @@ class Runner:
         """Tasks whose call is over."""
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
+        self._given_up: records.Stopped | None = None
+        """Why the first of the routes that have no lane left was given up, while others go on."""
+        self._without_lanes: set[int] = set()
         self._overview = Overview(
             ledger=ledger,
             queue=self._queue,
@@ -189,6 +207,13 @@ class Runner:
             elif not entry.settled and call.id not in self._no_send:
                 (unsent if entry.is_unsent else unsettled).append(index)
         return begun, unsent, unsettled
+
+    def _admin_guard(self, keep_admins: int) -> AdminGuard | None:
+        """The guard on superusers, if there is one; what was ever sent counts against it."""
+        if keep_admins <= 0 or not takes_admins(self._action.name):
+            return None
+        sent = (call for call in self._calls if self._ledger.entry(call.id).may_be_applied)
+        return AdminGuard(keep_admins, ((call.where, call.user) for call in sent))
 
     # ---- the session -------------------------------------------------------------------------------------------
 
@@ -221,7 +246,7 @@ class Runner:
                     worst_second=self._ledger.worst_second(),
                     seconds=round(seconds, 3),
                     exit=int(code),
-                    stopped=self._stopped,
+                    stopped=self.stopped,
                 ),
                 self._ledger.apply,
             )
@@ -236,12 +261,14 @@ class Runner:
         good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
         if good == len(self._ledger.calls):
             return Exit.OK
+        if self._exit is None and self._given_up is not None:
+            return Exit.STOPPED
         return self._exit if self._exit is not None else Exit.INCOMPLETE
 
     @property
     def stopped(self) -> records.Stopped | None:
-        """Why the session ended early, if it did."""
-        return self._stopped
+        """Why the session ended early, as a whole or for some of its calls, if it did."""
+        return self._stopped or self._given_up
 
     def record(self, record: records.AnyRecord) -> int:
         """Journal a record; the ledger, and so everything shown, learns of it when it is durable."""
@@ -257,9 +284,7 @@ class Runner:
     def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
         """Take no new call; let attempts in flight end and be recorded. The first reason counts."""
         if self._stopped is None:
-            self._stopped = records.Stopped(
-                why=why, code=answer.code if answer else None, request_id=answer.request_id if answer else None
-            )
+            self._stopped = _stopped(why, answer)
             self._exit = code
             self.note("stopping", {"why": why})
         self._stopping.set()
@@ -268,6 +293,45 @@ class Runner:
                 work.ticket.set_result(None)
         self._judge.drain(DRAIN_S)
         self._read_back.drain()
+        self._wake.set()
+
+    def _close_lane(self, lane: Lane, why: str, code: Exit, answer: Answer) -> bool:
+        """A lane that was refused or cannot be reached gives its calls to the others; whether there are any."""
+        others = [each for each in self._lanes if each.route == lane.route and each is not lane and not each.closed]
+        if not lane.closed:
+            lane.closed = True
+            self._wake.set()
+            if others:
+                self.note("lane_closed", {"lane": lane.name, "why": why, "code": answer.code})
+                self.tell(f"{lane.name}: {why}; its calls go to the other lanes")
+            else:
+                self._give_up([lane.route], why, code, answer)
+        return bool(others)
+
+    def _close_account(self, account: str, why: str, code: Exit, answer: Answer) -> None:
+        """Nothing more of an account is sent; the others go on."""
+        self._give_up(
+            [number for number, route in enumerate(self._routes.every) if route.account == account], why, code, answer
+        )
+
+    def _give_up(self, routes: list[int], why: str, code: Exit, answer: Answer) -> None:
+        """No lane is left for the calls of `routes`: the run stops, or goes on without them if others have lanes."""
+        routes = [number for number in routes if number not in self._without_lanes]
+        self._without_lanes.update(routes)
+        for lane in self._lanes:
+            lane.closed = lane.closed or lane.route in routes
+        if all(lane.closed for lane in self._lanes):
+            self.stop(why, code, answer)
+            return
+        self._given_up = self._given_up or _stopped(why, answer)
+        for number in routes:
+            route = self._routes.every[number]
+            whose = {"account": route.account, "endpoints": list(route.endpoints)}
+            self.note("route_closed", {**whose, "why": why, "code": answer.code})
+            self.tell(f"{route.account or ', '.join(route.endpoints)}: {why}; the others go on")
+            for index in self._queue.close(number):
+                if (work := self._open.get(index)) is not None:
+                    self._abandon(work)
         self._wake.set()
 
     def _disk_failed(self, error: JournalWriteError) -> None:
@@ -302,7 +366,7 @@ class Runner:
         intents: deque[_Intent] = deque()
         self._dispatching += 1
         try:
-            while not self._stopping.is_set():
+            while not (self._stopping.is_set() or lane.closed):
                 await self._intend(lane, intents)
                 if not intents:
                     return
@@ -310,7 +374,7 @@ class Runner:
                 slot_at = await lane.pacer.slot()
                 if self._journal.broken is not None:
                     raise self._journal.broken
-                if not self._stopping.is_set():
+                if not (self._stopping.is_set() or lane.closed):
                     self._hand_over(lane, intents.popleft(), slot_at)
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
             self.stop(str(error), error.exit)
@@ -334,7 +398,7 @@ class Runner:
             if intents and lane.permits.locked():
                 return
             await lane.permits.acquire()
-            work = await self._next() if not intents else self._next_now()
+            work = await self._next(lane) if not intents else self._next_now(lane.route)
             if work is None:
                 lane.permits.release()
                 return
@@ -342,6 +406,7 @@ class Runner:
                 intents.append(self._intent(lane, work))
             except AcctopsError:
                 self._give_back(work, lane)
+                self._forget(work)
                 raise
 
     def _intent(self, lane: Lane, work: Work) -> _Intent:
@@ -364,8 +429,14 @@ class Runner:
             self._tasks.create_task(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """The run was stopped between the call's `sent` and its slot."""
-        self._give_back(intent.work, lane)
+        """The run was stopped, or the lane closed, between the call's `sent` and its slot."""
+        work = intent.work
+        self._give_back(work, lane)
+        if self._stopping.is_set() or self._queue.of(work.index).is_closed:
+            self._forget(work)
+        else:
+            self._queue.of(work.index).put_back(work.index, asyncio.get_running_loop().time(), retry=False)
+            self._wake.set()
         if self._journal.broken is None:
             self.record(
                 records.ReplyLine(
@@ -374,7 +445,7 @@ class Runner:
                     sent_at=None,
                     request_id=None,
                     code="Local.NotSent",
-                    message="stopped before it was sent",
+                    message="stopped, or its lane closed, before it was sent",
                     http=None,
                     ms=0,
                     verdict=Verdict.TRANSIENT,
@@ -382,22 +453,25 @@ class Runner:
             )
 
     def _give_back(self, work: Work, lane: Lane) -> None:
-        self._queue.drop(work.index)
+        self._queue.of(work.index).drop(work.index)
         lane.permits.release()
+
+    def _forget(self, work: Work) -> None:
+        """Nothing comes of a call in this session, unless a task of its own waits to go on with it."""
         if work.ticket is None:
             self._open.pop(work.index, None)
 
-    async def _next(self) -> Work | None:
-        """The next call to send, or None when there is nothing left to send or the run is stopping."""
-        while not self._stopping.is_set():
+    async def _next(self, lane: Lane) -> Work | None:
+        """The next call for a lane, or None when there is nothing left to send, or it or the run is stopping."""
+        while not (self._stopping.is_set() or lane.closed):
             self._wake.clear()
-            work = self._next_now()
+            work = self._next_now(lane.route)
             if work is not None:
                 return work
             if self._is_over():
                 self._wake.set()  # for the dispatchers of the other lanes
                 return None
-            wake_at = self._queue.wake_at()
+            wake_at = self._queue.wake_at(lane.route)
             try:
                 async with asyncio.timeout_at(wake_at):
                     await self._wake.wait()
@@ -410,16 +484,16 @@ class Runner:
         begun = len(self._queue) or self._open or self._to_take_up
         return not begun and self._opening.is_over and self._read_back.is_idle
 
-    def _next_now(self) -> Work | None:
-        """The next call that can be sent at once, if there is one. Has passwords asked for on the way."""
+    def _next_now(self, route: int) -> Work | None:
+        """The next call of a route that can be sent at once, if there is one. Has passwords asked for on the way."""
         now = asyncio.get_running_loop().time()
-        while (index := self._queue.take(now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
+        while (index := self._queue.take(route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
             work = self._work(index)
             if self._ask_secret is None or work.secret is not None:
                 return work
             if self._secrets_ahead >= SECRETS_AHEAD:
-                self._queue.drop(index)
-                self._queue.put_back(index, now, retry=False)
+                self._queue.of(index).drop(index)
+                self._queue.of(index).put_back(index, now, retry=False)
                 return None
             self._secrets_ahead += 1
             work.secret_ahead = True
@@ -438,12 +512,15 @@ class Runner:
         now = asyncio.get_running_loop().time
         try:
             work.secret = await self._ask_secret(work.call)
-            self._queue.release(work.index, Health.SILENT, now())
-            self._queue.put_back(work.index, now(), retry=False)
+            queue = self._queue.of(work.index)
+            queue.release(work.index, Health.SILENT, now())
+            queue.put_back(work.index, now(), retry=False)
+            if queue.is_closed:
+                self._abandon(work)
             self._wake.set()
         except CredentialsError as error:
             self._secrets_ahead -= 1
-            self._queue.release(work.index, Health.SILENT, now())
+            self._queue.of(work.index).release(work.index, Health.SILENT, now())
             answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
             self._judge.settle(work, Outcome.FAILED, None, answer, str(error))
             self._abandon(work)
@@ -506,12 +583,13 @@ class Runner:
         except RuntimeError:  # the second Ctrl-C: everything is being cancelled
             work.close()
 
-    def _reading_refused(self, reading: Reading) -> bool:
-        """Keys that may read nothing at all may write nothing either: stop before it is tried."""
+    def _reading_refused(self, where: Where, reading: Reading) -> bool:
+        """Keys that may read nothing at all may write nothing either: give up their account before it is tried."""
         answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=reading.message)
         if reading.code is None or (ruling := rule("DescribeAccounts", answer)).verdict is not Verdict.FATAL:
             return False
-        self.stop(ruling.words, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
+        code = Exit.STOPPED if self._judge.accepted else Exit.DENIED
+        self._close_account(where.account, ruling.words, code, answer)
         return True
 
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:
@@ -554,7 +632,7 @@ class Runner:
     def _disproved(self, index: int, state: AccountState | None, request_id: str | None, again: bool) -> None:
         self._judge.disproved(self._idle_work(index), state, request_id, again=again)
         if again:
-            self._queue.put_back(index, asyncio.get_running_loop().time(), retry=True)
+            self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=True)
             self._wake.set()
 
     async def _persist(self, work: Work, first: Step) -> Step:
@@ -591,10 +669,11 @@ class Runner:
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
         """Wait among the calls for a worker, a durable `sent` and a slot; None if the run stops first."""
         loop = asyncio.get_running_loop()
-        if self._stopping.is_set():
+        queue = self._queue.of(work.index)
+        if self._stopping.is_set() or queue.is_closed:
             return None
         work.ticket = loop.create_future()
-        self._queue.put_back(work.index, loop.time(), retry=retry)
+        queue.put_back(work.index, loop.time(), retry=retry)
         self._wake.set()
         try:
             return await work.ticket
@@ -620,7 +699,7 @@ class Runner:
         finally:
             self._in_flight -= 1
             lane.permits.release()
-            self._queue.release(work.index, health, asyncio.get_running_loop().time())
+            self._queue.of(work.index).release(work.index, health, asyncio.get_running_loop().time())
             self._wake.set()
         return await self._judge.judge(work, ticket, attempt, ruling)
 
@@ -649,6 +728,22 @@ class Runner:
         for _ in range(min(TAKEN_UP_AT_ONCE, len(self._to_read))):
             self._spawn(self._take_up(indexes))
 
+    def _go_on(self, index: int, may_send: bool) -> None:
+        """A call of an earlier session, and whether the guard on admins lets it be sent again."""
+        call = self._calls[index]
+        entry = self._ledger.entry(call.id)
+        if entry.needs_reading:
+            if not may_send:
+                self._no_send |= {call.id}
+            self._to_take_up += 1
+            self._spawn(self._take_up(iter([index])))
+        elif may_send:
+            self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=False)
+            self._wake.set()
+        else:
+            words = "keep_admins forbids sending it again, and it was not applied before"
+            self._settle_unsent(index, Outcome.FAILED, None, entry.code, words, entry.request_id)
+
     async def _take_up(self, indexes: Iterator[int]) -> None:
         for index in indexes:  # shared by all that take up
             work = self._work(index)
@@ -667,6 +762,12 @@ class Runner:
             backing_off=max(0, len(self._open) - self._in_flight - parked),
             stopping=self._stopped.why if self._stopped else None,
         )
+
+
+def _stopped(why: str, answer: Answer | None) -> records.Stopped:
+    if answer is None:
+        return records.Stopped(why=why, code=None, request_id=None)
+    return records.Stopped(why=why, code=answer.code, request_id=answer.request_id)
 
 
 def _trace() -> str:

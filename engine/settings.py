@@ -15,21 +15,22 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS
 from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
-from engine.endpoints import DEFAULT_SITE, endpoint_for, is_loopback
+from engine.endpoints import DEFAULT_SITE, access, is_loopback
 from engine.errors import ConfigError, UsageError
 from engine.guards import STRICTER, guard_words, need_readings, strictest
 from engine.job import StopAfter
-from engine.jobfile.fields import convert, kinds
+from engine.jobfile.fields import convert, kinds, rule
 from engine.jobfile.filemodel import ConfigFile
 from engine.model import Place
 from engine.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from engine.endpoints import Access
     from engine.job import Glob, Job
 
-__all__ = ["Config", "Configs", "Flags", "Settings", "effective", "endpoint_for", "find_configs", "parse_config"]
+__all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
 
 
 class Flags(Struct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ class Flags(Struct, frozen=True, kw_only=True):
     config: str | None = None
     endpoints: Sequence[str] = ()
     state_dir: str | None = None
-    profile: str | None = None
+    profiles: Sequence[str] = ()
     rate: str | float | None = None
     workers: str | int | None = None
     timeout: str | None = None
@@ -56,13 +57,16 @@ class Settings:
     state_dir: Path
     site: str = DEFAULT_SITE
     endpoints: tuple[str, ...] = ()
-    """Access points asked for, each a lane of its own; empty: the site's nearest (`endpoint_for`)."""
-    profile: str | None = None
+    """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
+    profiles: tuple[str, ...] = ()
+    """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
     credentials: Credentials = field(default_factory=Credentials)
     state_group: str | None = None
     quotas: Mapping[str, float] = field(default_factory=dict)
+    quota_share: float = 1.0
+    """How much of a quota to use where no rate is asked for."""
     rate: float | None = None
-    """None: the quota."""
+    """None: the quota's share."""
     workers: int = 100
     per_instance: int = 4
     timeout_s: float = 10.0
@@ -89,9 +93,13 @@ class Settings:
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
     warnings: tuple[str, ...] = ()
 
-    def endpoint_for(self, region: str) -> str:
-        """The access point for calls about instances in `region`."""
-        return self.endpoints[0] if self.endpoints else endpoint_for(self.site, region)
+    def access(self, regions: Iterable[str]) -> Access:
+        """The access points for calls about instances in `regions`."""
+        return access(self.site, self.endpoints, regions)
+
+    def rate_for(self, action: str) -> float:
+        """Calls a second to make in each lane: what was asked for, else the quota's share."""
+        return self.rate or self.quota(action) * self.quota_share
 
     def quota(self, action: str) -> float:
         """Calls a second the server allows for `action`: the config's word, else the documented number."""
@@ -122,10 +130,10 @@ class Settings:
 _LAYERED = (
     # setting, flag, environment variable, key in filemodel.ConfigFile
     ("site", "", "", "site"),
-    ("profile", "--profile", "ACCTOPS_PROFILE", "profile"),
     ("credentials", "", "", ""),
     ("state_group", "", "", "state_group"),
     ("quotas", "", "", ""),
+    ("quota_share", "", "", ""),
     ("rate", "--rate", "ACCTOPS_RATE", "rate"),
     ("workers", "--workers", "ACCTOPS_WORKERS", "workers"),
     ("per_instance", "", "", "per_instance"),
@@ -156,7 +164,8 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         origin[name] = str(held[1]) if held is not None else "default"
         if held is not None:
             values[name] = held[0]
-    values["endpoints"], origin["endpoints"] = _endpoints(flags, environ, job, configs)
+    for name, key, asked in (("endpoints", "endpoint", flags.endpoints), ("profiles", "profile", flags.profiles)):
+        values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
     settings = Settings(
         **values,
@@ -178,7 +187,7 @@ def check_rate(settings: Settings, action: str) -> None:
     quota = settings.quota(action)
     if settings.rate is None or settings.rate <= quota:
         return
-    if settings.endpoints and all(is_loopback(endpoint) for endpoint in settings.endpoints):
+    if settings.endpoints and all(map(is_loopback, settings.endpoints)):
         return
     said = settings.origin.get("rate", "")
     what = (
@@ -241,18 +250,22 @@ def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any,
     return said
 
 
-def _endpoints(
-    flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs
+def _several(
+    name: str, key: str, asked: Sequence[str], environ: Mapping[str, str], job: Job | None, configs: Configs
 ) -> tuple[tuple[str, ...], str]:
-    """Flags may name several, each a lane of its own; so may the variable, separated by commas."""
-    said, origin = list(flags.endpoints), "--endpoint"
+    """A setting that may be several values: a flag is repeated, in a variable they are separated by commas."""
+    flag, variable = f"--{key}", f"ACCTOPS_{key.upper()}"
+    said, origin = list(asked), flag
     if not said:
-        said = [part.strip() for part in environ.get("ACCTOPS_ENDPOINT", "").split(",") if part.strip()]
-        origin = "ACCTOPS_ENDPOINT"
-    if said:
-        return tuple(dict.fromkeys(_convert(text, "endpoint", origin) for text in said)), origin
-    written = _written("endpoint", job, configs)
-    return ((written[0],), written[1]) if written is not None else ((), "default")
+        said = [part.strip() for part in environ.get(variable, "").split(",") if part.strip()]
+        origin = variable
+    if not said:
+        return _written(name, job, configs) or ((), "default")
+    each = [_convert(text, key, origin) for text in said]
+    try:
+        return rule(kinds(ConfigFile)[key])["together"](each), origin
+    except ValueError as exc:
+        raise (UsageError if origin == flag else ConfigError)(f"{origin}: {exc}") from None
 
 
 def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[Path, str]:

@@ -96,7 +96,7 @@ def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], cho
     kept: list[Kept] = []
     same_password = 0
     for call, entry, outcome in ledger.outcomes():
-        reading = readings.get((call.region, call.instance))
+        reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
         found = _why_keep(call, entry, outcome, action, state, holds.get(call.id), choice)
         if found is not None:
@@ -107,7 +107,7 @@ def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], cho
         inverse.append(
             Call(call_id(*key, action.inverse), action.inverse, call.account, call.region, call.instance, call.user)
         )
-    calls = interleave(inverse, key=lambda call: (call.account, call.region, call.instance))
+    calls = interleave(inverse, key=lambda call: call.where)
     plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
     return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password)
 
@@ -175,7 +175,7 @@ def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] =
         assert other.run is not None
         if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
             continue
-        undone = undone_keys(name, by_run)
+        undone = {key for each in linked(name, by_run) for key in undone_keys(each, by_run)}
         for call, _, outcome in other.outcomes():
             key = (call.account, call.region, call.instance, call.user)
             if outcome in (Outcome.CHANGED, Outcome.ALREADY) and key not in undone:
@@ -246,7 +246,7 @@ def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, st
     for call, _, outcome in ledger.outcomes():
         if outcome not in (Outcome.CHANGED, Outcome.ALREADY):
             continue
-        reading = readings.get((call.region, call.instance))
+        reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
         if state is None:
             unread.append(call)

@@ -58,6 +58,7 @@ class Scope(StrEnum):
     INSTANCE = "instance"
     REGION = "region"
     LANE = "lane"
+    ACCOUNT = "account"
     EVERY_LANE = "every_lane"
 
 
@@ -93,6 +94,7 @@ _JUDGEMENTS: Final[Mapping[Treatment, _Judgement]] = MappingProxyType(
         Treatment.ASK: (Verdict.REJECTED, Budget.NORMAL, Cure.READ, Scope.TARGET),
         Treatment.THROTTLED: (Verdict.THROTTLED, Budget.NONE, Cure.NONE, Scope.LANE),
         Treatment.THROTTLED_ALL: (Verdict.THROTTLED, Budget.NONE, Cure.NONE, Scope.EVERY_LANE),
+        Treatment.THROTTLED_ACCOUNT: (Verdict.THROTTLED, Budget.NONE, Cure.NONE, Scope.ACCOUNT),
         Treatment.RETRY: _TRANSIENT,
         Treatment.RETRY_LANE: _TRANSIENT_LANE,
         Treatment.RETRY_FEW: (Verdict.TRANSIENT, Budget.FEW, Cure.NONE, Scope.TARGET),
@@ -299,6 +301,7 @@ _SCOPE_TEXT: Final[Mapping[Scope, str]] = MappingProxyType(
         Scope.INSTANCE: "holds for the whole instance",
         Scope.REGION: "holds for every target of the region",
         Scope.LANE: "holds for the whole lane",
+        Scope.ACCOUNT: "holds for every lane of the account",
         Scope.EVERY_LANE: "holds for every lane",
     }
 )
@@ -366,7 +369,7 @@ def _exact(code: str) -> str:
 
 def _nearest(code: str) -> list[str]:
     """Known codes a person may have meant: the same last part first, then the most alike."""
-    from difflib import get_close_matches  # here: whoever judges codes need not load it
+    from difflib import get_close_matches  # here: only a mistake pays for the import
 
     last = code.rpartition(".")[2].lower()
     same = [known for known in ALL_CODES if last and known.rpartition(".")[2].lower() == last]

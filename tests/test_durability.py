@@ -17,16 +17,21 @@ from typing import Any
 
 import pytest
 
+from engine import records
 from engine.cli import main
 from engine.errors import Exit, JournalCorruptError, UsageError
 from engine.journal.reader import read, replay, verify
 from engine.journal.store import RunStore
+from engine.journal.writer import Journal
+from engine.ledger import Ledger
+from engine.plan import make_plan
 from engine.runner import Runner
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.crash import Outpost, Simulators, WatchedWorld, Witness, tally_of
-from tests.support.drill import Drill, fleet
+from tests.support.drill import Drill, first_lines, fleet
+from tests.support.journals import NOW, session
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -450,6 +455,32 @@ def test_a_resume_from_any_cut_comes_to_the_same_outcomes(
         denied_targets = {(call.instance, call.user) for call in drill.ledger.calls.values() if call.id in denied}
         sent = {(each.instance, each.user) for each in world.audit if each.action == "LockAccount"}
         assert sent & locked <= denied_targets, where
+
+
+def test_what_took_effect_after_a_reading_had_denied_it_is_this_runs_change(tmp_path: Path) -> None:
+    """Killed with a request out, read too early by the next process, which is killed, too; then it takes effect. The
+    account was open before, and nobody else has touched it: `changed`, so that an undo brings it back."""
+    world = World(latency=0.05, audit=None)
+    drill = Drill(tmp_path, world, fleet(1, 1), seeded=False)
+    plan = make_plan("LockAccount", drill.targets)
+    (call,) = plan.calls
+    lines = [
+        *first_lines(plan, drill.settings, Ledger()),
+        records.Before(
+            call=call.id, status=2, cam=False, type="normal", update_time="", password_update_time="", why=None
+        ),
+        records.Sent(call=call.id, attempt=1, lane="test", trace="t", key="k"),
+        session(),
+        records.Verified(call=call.id, status=2, cam=False, update_time="", agrees=False),
+    ]
+    Journal.create(drill.store, drill.run_id, lines, clock=lambda: NOW).close()
+    world.seed(call.instance, call.region, [call.user], status=LOCKED)
+    drill.go()
+    assert drill.exit is Exit.OK
+    ((_, entry, outcome),) = drill.ledger.outcomes()
+    assert outcome == "changed"
+    assert entry.before is not None
+    assert entry.before.status == NORMAL
 
 
 def names_line(capsys: pytest.CaptureFixture[str], path: Path, lines: Sequence[bytes], *flags: str) -> int | None:

@@ -14,7 +14,7 @@ import pytest
 from engine import inventory, records
 from engine.client import Client
 from engine.inventory import PLANNING_RATE, READ_BUDGET_S, SENDING_RATE, Inventory
-from engine.model import AccountState, Fault, Keys, Reading, Reply, Transport
+from engine.model import AccountState, Fault, Keys, Reading, Reply, Transport, Where
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.gate import KeyRecord
@@ -55,7 +55,10 @@ class Rig:
             transport = self.wrap(InProcessTransport(self.world, now=loop.wall()))
             self.client = Client(transport, self.keys, ENDPOINT, timeout_s=3.0, clock=loop.wall())
             self.inventory = Inventory(
-                self.client, record=self._record, rng=random.Random(1), concurrency=self.concurrency
+                lambda _account, _region: (self.client,),
+                record=self._record,
+                rng=random.Random(1),
+                concurrency=self.concurrency,
             )
             return await story(self.inventory)
 
@@ -65,7 +68,7 @@ class Rig:
         return result
 
     def read(self) -> Reading:
-        return self.run(lambda inventory: inventory.read(REGION, INSTANCE, purpose="before"))
+        return self.run(lambda inventory: inventory.read(Where("", REGION, INSTANCE), purpose="before"))
 
     def _record(self, line: records.AnyRecord) -> None:
         assert isinstance(line, records.Read)
@@ -239,7 +242,7 @@ def test_those_who_ask_together_share_one_reading() -> None:
     rig = Rig()
 
     async def story(inventory: Inventory) -> list[Reading]:
-        return await asyncio.gather(*[inventory.read(REGION, INSTANCE, purpose="verify") for _ in range(40)])
+        return await asyncio.gather(*[inventory.read(Where("", REGION, INSTANCE), purpose="verify") for _ in range(40)])
 
     readings = rig.run(story)
     assert rig.requests == len(rig.lines) == 1
@@ -251,11 +254,11 @@ def test_who_asks_later_gets_a_newer_reading() -> None:
     rig = Rig(world_settings={"latency": 1.0})
 
     async def story(inventory: Inventory) -> list[Reading]:
-        first = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        first = asyncio.ensure_future(inventory.read(Where("", REGION, INSTANCE), purpose="verify"))
         await asyncio.sleep(0.3)
-        second = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        second = asyncio.ensure_future(inventory.read(Where("", REGION, INSTANCE), purpose="verify"))
         await asyncio.sleep(0.3)
-        third = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        third = asyncio.ensure_future(inventory.read(Where("", REGION, INSTANCE), purpose="verify"))
         return [await first, await second, await third]
 
     first, second, third = rig.run(story)
@@ -270,12 +273,12 @@ def test_a_lock_is_seen_by_whoever_asks_after_it() -> None:
     rig = Rig(world_settings={"latency": 1.0})
 
     async def story(inventory: Inventory) -> tuple[Reading, Reading]:
-        early = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        early = asyncio.ensure_future(inventory.read(Where("", REGION, INSTANCE), purpose="verify"))
         await asyncio.sleep(0.5)
         account = rig.world.account(INSTANCE, "user_0000")
         assert account is not None
         account.status = 5
-        late = await inventory.read(REGION, INSTANCE, purpose="verify")
+        late = await inventory.read(Where("", REGION, INSTANCE), purpose="verify")
         return await early, late
 
     early, late = rig.run(story)
@@ -290,7 +293,7 @@ def test_other_instances_are_read_at_the_same_time() -> None:
         rig.world.seed(instance, region, ["u"])
 
     async def story(inventory: Inventory) -> list[Reading]:
-        return await asyncio.gather(*[inventory.read(*each, purpose="before") for each in instances])
+        return await asyncio.gather(*[inventory.read(Where("", *each), purpose="before") for each in instances])
 
     readings = rig.run(story)
     assert all(reading.find("u") for reading in readings)
@@ -304,7 +307,7 @@ def test_no_more_readings_at_a_time_than_allowed() -> None:
 
     async def story(inventory: Inventory) -> list[Reading]:
         return await asyncio.gather(
-            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(10)]
+            *[inventory.read(Where("", REGION, f"postgres-{number:08x}"), purpose="before") for number in range(10)]
         )
 
     rig.run(story)
@@ -321,7 +324,10 @@ def test_reads_leave_the_writes_their_connection(is_sending: bool, rate: float) 
     async def story(inventory: Inventory) -> None:
         inventory.is_sending = lambda: is_sending
         await asyncio.gather(
-            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(int(3 * rate))]
+            *[
+                inventory.read(Where("", REGION, f"postgres-{number:08x}"), purpose="before")
+                for number in range(int(3 * rate))
+            ]
         )
 
     rig.run(story)
@@ -336,7 +342,7 @@ def test_four_hundred_instances_are_read_before_the_question() -> None:
 
     async def story(inventory: Inventory) -> None:
         await asyncio.gather(
-            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="plan") for number in range(400)]
+            *[inventory.read(Where("", REGION, f"postgres-{number:08x}"), purpose="plan") for number in range(400)]
         )
 
     rig.run(story)
@@ -352,7 +358,7 @@ def test_reading_slows_down_the_moment_sending_begins() -> None:
     async def story(inventory: Inventory) -> None:
         inventory.is_sending = lambda: asyncio.get_running_loop().time() >= begins
         await asyncio.gather(
-            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(500)]
+            *[inventory.read(Where("", REGION, f"postgres-{number:08x}"), purpose="before") for number in range(500)]
         )
 
     rig.run(story)
@@ -436,7 +442,7 @@ def test_throttled_readings_all_succeed_in_the_end() -> None:
 
     async def story(inventory: Inventory) -> list[Reading]:
         return await asyncio.gather(
-            *[inventory.read(REGION, f"postgres-{number:08x}", purpose="before") for number in range(30)]
+            *[inventory.read(Where("", REGION, f"postgres-{number:08x}"), purpose="before") for number in range(30)]
         )
 
     readings = rig.run(story)
@@ -490,7 +496,7 @@ def test_an_instance_is_found_in_the_region_where_it_is() -> None:
     entries.append({"id": "postgres-here0001", "region": REGION})
     rig.world = World(fleet=fleet_from({"instances": entries}))
     ids = ["postgres-nowhere1", "postgres-here0001", *(entry["id"] for entry in entries[:-1])]
-    found = rig.run(lambda inventory: inventory.locate([*ids, *ids], away_from=REGION))
+    found = rig.run(lambda inventory: inventory.locate([*ids, *ids], account="", away_from=REGION))
     assert found == {entry["id"]: "ap-tokyo" for entry in entries[:-1]}
     regions = {arrival.region for arrival in rig.world.audit}
     assert REGION not in regions
@@ -508,7 +514,7 @@ def test_a_region_that_cannot_be_asked_hinders_no_other() -> None:
         faults=rules_from([{"region": "eu-frankfurt", "code": "AuthFailure.UnauthorizedOperation"}]),
     )
     ids = [entry["id"] for entry in entries]
-    found = rig.run(lambda inventory: inventory.locate(ids, away_from=REGION))
+    found = rig.run(lambda inventory: inventory.locate(ids, account="", away_from=REGION))
     assert found == {"postgres-tokyo001": "ap-tokyo"}
 
 
@@ -516,7 +522,7 @@ def test_a_region_that_cannot_be_asked_hinders_no_other() -> None:
 def test_an_odd_list_of_instances_finds_nothing(rows: object) -> None:
     """Nor an instance that was not asked for."""
     rig = Rig(wrap=lambda inner: Meddler(inner, reply=lambda response: response.update(DBInstanceSet=rows)))
-    assert rig.run(lambda inventory: inventory.locate(["postgres-tokyo001"], away_from=REGION)) == {}
+    assert rig.run(lambda inventory: inventory.locate(["postgres-tokyo001"], account="", away_from=REGION)) == {}
 
 
 # ---- what is recorded ----------------------------------------------------------------------------------------------
@@ -546,9 +552,9 @@ def test_a_cancelled_reading_leaves_the_instance_readable() -> None:
     rig = Rig(world_settings={"latency": 1.0})
 
     async def story(inventory: Inventory) -> Reading:
-        first = asyncio.ensure_future(inventory.read(REGION, INSTANCE, purpose="verify"))
+        first = asyncio.ensure_future(inventory.read(Where("", REGION, INSTANCE), purpose="verify"))
         await asyncio.sleep(0.5)
         first.cancel()
-        return await inventory.read(REGION, INSTANCE, purpose="verify")
+        return await inventory.read(Where("", REGION, INSTANCE), purpose="verify")
 
     assert rig.run(story).code is None

@@ -63,7 +63,7 @@ def test_the_simple_case_of_the_design():
         Target("postgres-r95q23pn", "root", "ap-tokyo", "", "jobs/x.yaml", 6, 41),
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
-    unsaid = {"reason", "ticket", "profile", "endpoint", "rate", "workers", "per_instance", "retry_transient_s",
+    unsaid = {"reason", "ticket", "profiles", "endpoints", "rate", "workers", "per_instance", "retry_transient_s",
               "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect", "keep_admins", "max_targets",
               "max_share", "verify"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(Job) if getattr(job, field.name) is None} == unsaid
@@ -82,8 +82,8 @@ def test_every_key_becomes_its_value():
         "targets: [postgres-a1: u]\n".replace("HTTP", "http")
     )
     assert (job.name, job.reason, job.ticket, job.action) == ("night", "a\nb\n", "4711", "CloseAccountCAM")
-    assert (job.profile, job.endpoint, job.rate, job.workers, job.per_instance) == (
-        "prod", "http://localhost", 0.5, 7, 2,
+    assert (job.profiles, job.endpoints, job.rate, job.workers, job.per_instance) == (
+        ("prod",), ("http://localhost",), 0.5, 7, 2,
     )  # fmt: skip
     assert (job.retry_transient_s, job.retry_busy_s, job.deadline_s) == (0, 5400, 2700)
     assert job.stop_after == StopAfter(share=0.05)

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine import records
+from engine.actions import ACTIONS
 from engine.ledger import Ledger, PaceMeter
 from engine.model import CallId, Outcome, Proof, Verdict
 from engine.records import AnyRecord
@@ -281,3 +282,80 @@ def test_the_pace_meter_holds_only_its_horizon(rate: int) -> None:
         meter.add(at)
         assert len(meter._late) <= rate * (PaceMeter.HORIZON_S + 1) + 2
     assert meter.worst() == rate
+
+
+@pytest.mark.parametrize(
+    ("action", "line", "was"),
+    [
+        ("LockAccount", None, False),
+        ("LockAccount", {"status": None}, False),
+        ("LockAccount", {"status": 5}, True),
+        ("LockAccount", {"status": 2}, False),
+        ("UnlockAccount", {"status": 2}, True),
+        ("OpenAccountCAM", {"status": 2, "cam": True}, True),
+        ("OpenAccountCAM", {"status": 2, "cam": None}, False),
+        ("RefreshAccountPassword", {"status": 2, "cam": True}, False),
+    ],
+)
+def test_whether_an_account_was_so_before(action: str, line: dict[str, Any] | None, was: bool) -> None:
+    """Only a reading before the first send says so; not knowing is not knowing."""
+    ledger = Ledger.of(plan(1))
+    if line is not None:
+        record = before(0)
+        for name, value in line.items():
+            setattr(record, name, value)
+        ledger.apply(record)
+    assert ledger.entry(call_id(0)).was_desired(ACTIONS[action]) is was
+
+
+@pytest.mark.parametrize(
+    ("story", "is_unsent"),
+    [
+        ([], True),
+        ([before(0)], True),
+        ([sent(0), reply(0, Verdict.THROTTLED)], True),
+        ([sent(0), reply(0, Verdict.FATAL)], True),
+        ([sent(0), reply(0, Verdict.TRANSIENT, **NO_BYTES)], True),
+        ([sent(0)], False),
+        ([sent(0), reply(0)], False),
+        ([sent(0), reply(0, Verdict.TRANSIENT)], False),
+        ([sent(0), reply(0, Verdict.IN_DOUBT)], False),
+        # a reading may have come too early: the request may still take effect
+        ([sent(0), verified(0, agrees=False)], False),
+        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False)], False),
+        ([settled(0)], False),
+    ],
+)
+def test_what_may_have_reached_the_server_is_not_read_as_before(story: list[AnyRecord], is_unsent: bool) -> None:
+    """Its `before` is what it was before the run: read later, our own change would look like somebody else's."""
+    assert Ledger.of([*plan(1), *story]).entry(call_id(0)).is_unsent is is_unsent
+
+
+def test_a_lane_without_an_answer_has_no_pace() -> None:
+    """Sent and lost: counted as sent, not as accepted; two accepted at one moment are no rate either."""
+    ledger = Ledger.of([*plan(1), sent(0), reply(0, Verdict.IN_DOUBT, http=None)])
+    lane = ledger.lanes[LANE]
+    assert (lane.sent, lane.accepted, lane.throttled, lane.per_second()) == (1, 0, 0, None)
+    for number in (0, 0, 20):
+        ledger.apply(sent(0))
+        ledger.apply(reply(0, sent_at=records.rfc3339(NOW + number, digits=6)))
+        assert (lane.per_second() is None) is (number == 0)
+    assert lane.per_second() == pytest.approx(2 / 20)
+
+
+def test_the_guard_of_a_lane_is_that_of_its_last_change_of_gear() -> None:
+    """A lane that never changed has none to tell."""
+    ledger = Ledger.of([*plan(1), sent(0), reply(0)])
+    assert ledger.lanes[LANE].guard is None
+    for what, guard in (("lane_slowed", 0.07), ("lane_recovered", 0.05)):
+        ledger.apply(records.Note(what=what, data={"lane": LANE, "guard": guard}))
+        assert ledger.lanes[LANE].guard == guard
+    assert [note.what for note in ledger.notes] == ["lane_slowed", "lane_recovered"]
+
+
+def test_an_intent_that_never_left_is_no_attempt() -> None:
+    """The run was stopped between its `sent` and its slot."""
+    not_sent = NO_BYTES | {"code": "Local.NotSent"}
+    ledger = Ledger.of([*plan(1), sent(0), reply(0, Verdict.TRANSIENT, **not_sent)])
+    assert ledger.attempts == 0
+    assert ledger.entry(call_id(0)).derived() is N

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine import names
 from engine.actions import ACTIONS
-from engine.endpoints import NEAREST, endpoint_for, is_loopback, normal_endpoint
+from engine.endpoints import NEAREST, access, endpoint_word, is_loopback, normal_endpoint, regional
 from engine.job import StopAfter
 from engine.jobfile.values import (
     action_name,
@@ -110,13 +110,44 @@ def test_other_endpoints_are_refused_without_being_repeated(url):
 
 
 def test_loopback_and_default_endpoints():
-    """Financial zones are served by their own access point alone (facts.md §2.3)."""
+    """A simulator is on this machine; without a word the site decides."""
     assert is_loopback("http://127.0.0.1:1")
     assert is_loopback("https://localhost")
     assert not is_loopback("https://127.0.0.1.nip.io")
-    assert endpoint_for("international", "ap-tokyo") == NEAREST["international"]
-    assert endpoint_for("mainland", "ap-tokyo") == "https://postgres.tencentcloudapi.com"
-    assert endpoint_for("mainland", "ap-shanghai-fsi") == "https://postgres.ap-shanghai-fsi.tencentcloudapi.com"
+    assert access("international", (), ["ap-tokyo"]).to("ap-tokyo") == (NEAREST["international"],)
+    assert access("mainland", (), ["ap-tokyo"]).to("ap-tokyo") == ("https://postgres.tencentcloudapi.com",)
+
+
+FSI, TOKYO = "ap-shanghai-fsi", "ap-tokyo"
+URL = "https://private.example"
+
+
+@pytest.mark.parametrize(
+    ("words", "tokyo", "fsi"),
+    [
+        (["nearest"], [NEAREST["mainland"]], [regional(FSI)]),
+        (["nearest", "ap-guangzhou"], [NEAREST["mainland"], regional("ap-guangzhou")], [regional(FSI)]),
+        (["regional"], [regional(TOKYO)], [regional(FSI)]),
+        ([URL], [URL], [URL]),
+        ([URL, "nearest"], [URL, NEAREST["mainland"]], [regional(FSI)]),
+        (["nearest", "nearest", FSI], [NEAREST["mainland"], regional(FSI)], [regional(FSI)]),
+    ],
+)
+def test_access_points_of_a_job(words, tokyo, fsi):
+    """Several serve every region alike; a financial zone is isolated, and served by its own alone (facts.md §2.3)."""
+    found = access("mainland", words, [TOKYO, FSI])
+    assert list(found.to(TOKYO)) == tokyo
+    assert list(found.to(FSI)) == fsi
+    assert set(found.every) == {*found.shared, *found.own.values()}
+
+
+def test_words_for_access_points():
+    """nearest, regional, an access region, a URL; what is none of them is named with the nearest that is."""
+    assert [endpoint_word(word) for word in ("nearest", "regional", TOKYO)] == ["nearest", "regional", TOKYO]
+    assert endpoint_word("HTTPS://X.example:443/".replace("HTTPS", "https")) == "https://x.example"
+    for wrong, said in (("neerest", "nearest"), ("ap-guangzou", "ap-guangzhou"), ("mars", "a URL")):
+        with pytest.raises(ValueError, match=said):
+            endpoint_word(wrong)
 
 
 @pytest.mark.parametrize(

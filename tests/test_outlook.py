@@ -10,23 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.actions import ACTIONS
-from engine.model import AccountState, Call, OmitReason, Reading, Target
+from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.model import AccountState, Call, OmitReason, Reading, Target, Where
 from engine.outlook import (
     DENIED,
     NO_INSTANCE,
-    SUPERUSER,
     Outlook,
     Readings,
     Standing,
-    admin_omit,
-    admins_to_keep,
     before_line,
     look_ahead,
     no_account_words,
     no_instance_words,
     refusals,
     standing,
-    usable_admins,
 )
 from engine.plan import Plan, make_plan, plan_digest
 
@@ -61,7 +58,7 @@ def call(label: str, action: str = "LockAccount") -> Call:
 
 def look(plan_: Plan, readings: Mapping[str, Reading], **options: Any) -> Outlook:
     """With readings by instance, all of one region."""
-    return look_ahead(plan_, {(REGION, instance): found for instance, found in readings.items()}, **options)
+    return look_ahead(plan_, {Where("", REGION, instance): found for instance, found in readings.items()}, **options)
 
 
 def labels(calls: Iterable[Call]) -> list[str]:
@@ -397,7 +394,10 @@ def test_a_guard_on_size_refuses_what_is_beyond_it(
 
 def test_readings_of_instances_count_every_account_not_only_those_of_the_plan() -> None:
     """The share is of the fleet's accounts read."""
-    found: Readings = {(REGION, ONE): reading(*(state(f"u{n}") for n in range(70))), (REGION, TWO): unread("X")}
+    found: Readings = {
+        Where("", REGION, ONE): reading(*(state(f"u{n}") for n in range(70))),
+        Where("", REGION, TWO): unread("X"),
+    }
     seen = look_ahead(plan(f"{ONE}/u0", f"{TWO}/u0"), found)
     assert seen.accounts_read == 70
     assert refusals(seen, max_share=0.02) == ["limits.max_share 2%: 2 of the 70 accounts read are 2.9%"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import records
 from engine.errors import Exit
 from engine.journal.reader import read, replay
-from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target
+from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target, Where
 from engine.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
@@ -59,7 +59,7 @@ def readings(world_: World, targets: list[Target], now: float = 1e12) -> dict[tu
             )
             for name, account in instance.accounts.items()
         }
-        found[target.region, target.instance] = Reading(accounts=accounts)
+        found[Where("", target.region, target.instance)] = Reading(accounts=accounts)
     return found
 
 
@@ -293,7 +293,7 @@ def test_undo_takes_an_account_only_as_the_run_left_it(
     assert entry.verified is not None
     entry.verified.update_time = "2026-01-02 00:00:00"
     accounts = {} if state is None else {"user0": state}
-    plan = undo_plan(drill.ledger, {("ap-singapore", SICK): Reading(accounts=accounts)}, {}, choice)
+    plan = undo_plan(drill.ledger, {Where("", "ap-singapore", SICK): Reading(accounts=accounts)}, {}, choice)
     assert [kept.why for kept in plan.kept] == ([] if expected is None else [expected])
     assert len(plan.plan.calls) == (expected is None)
 

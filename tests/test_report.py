@@ -448,8 +448,10 @@ def test_what_was_read_as_locked_after_a_lost_answer_counts_from_the_proof() -> 
 
 
 def test_what_failed_is_never_contained() -> None:
-    """Nor what is unknown or was never sent."""
+    """Nor what is unknown, was never sent, or was seen not to be there at all."""
     lines = [(1.0, line) for line in [*failed(0), sent(1), settled(2, UNKNOWN, proof=None)]]
+    missing = (1.0, settled(0, FAILED, proof=Proof.BEFORE, code="Local.NoAccount"))
+    assert containment(timed(missing, calls=1)) == {}
     assert containment(timed(*lines, *locked(3, 2.0, 3.0), calls=4)) == {}
 
 

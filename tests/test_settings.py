@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.actions import ACTIONS
 from engine.config import Credentials, base_directory, user_config
+from engine.endpoints import NEAREST
 from engine.errors import ConfigError, UsageError
 from engine.job import StopAfter
 from engine.jobfile.fields import kinds
@@ -25,7 +26,6 @@ from engine.settings import (
     check_rate,
     check_readings,
     effective,
-    endpoint_for,
     find_configs,
     parse_config,
 )
@@ -91,7 +91,7 @@ def test_every_setting_can_be_said_in_a_config():
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
     assert settings.endpoints == ("https://x.example",)
-    assert (settings.profile, settings.state_dir, settings.state_group) == ("prod", Path("/home/op/st"), "dba")
+    assert (settings.profiles, settings.state_dir, settings.state_group) == (("prod",), Path("/home/op/st"), "dba")
     assert [rule.pattern for rule in settings.protect] == ["*/root"]
     assert (settings.quotas, settings.quota("LockAccount"), settings.rate) == ({"LockAccount": 40}, 40, 30)
     assert (settings.workers, settings.per_instance, settings.timeout_s, settings.deadline_s) == (3, 2, 5, 3600)
@@ -104,7 +104,7 @@ def test_every_setting_can_be_said_in_a_config():
         metadata=False,
         sts="http://127.0.0.1:9",
     )
-    assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify"}
+    assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_environment_variables():
     }  # fmt: skip
     settings = effective(Flags(), environ, job(), NONE)
     assert settings.endpoints == ("http://127.0.0.1:1", "http://127.0.0.1:2")
-    assert (settings.state_dir, settings.profile, settings.rate, settings.workers) == (Path("/st"), "p", 7, 6)
+    assert (settings.state_dir, settings.profiles, settings.rate, settings.workers) == (Path("/st"), ("p",), 7, 6)
     assert (settings.timeout_s, settings.deadline_s) == (3, 120)
     named = {name for name in settings.origin.values() if name.startswith("ACCTOPS_")}
     assert named == set(environ)
@@ -161,7 +161,7 @@ def test_environment_variables():
         (Flags(timeout="10"), {}, UsageError, "--timeout: expected a duration with its unit"),
         (Flags(deadline="0s"), {}, UsageError, "--deadline: expected a duration longer than 0s"),
         (Flags(endpoints=["http://x"]), {}, UsageError, "--endpoint: an endpoint is https"),
-        (Flags(profile="a/b"), {}, UsageError, "--profile: expected the name of a tccli profile"),
+        (Flags(profiles=["a/b"]), {}, UsageError, "--profile: expected the name of a tccli profile"),
         (Flags(), {"ACCTOPS_TIMEOUT": "x"}, ConfigError, "ACCTOPS_TIMEOUT: expected a duration"),
         (Flags(), {"ACCTOPS_ENDPOINT": "https://me:hunter2@x"}, ConfigError, "ACCTOPS_ENDPOINT: an endpoint is https"),
     ],
@@ -181,9 +181,35 @@ def test_endpoints():
     settings = effective(Flags(), HOME, job("endpoint: https://job.example\n"), file)
     assert settings.endpoints == ("https://job.example",)
     assert settings.origin["endpoints"] == "jobs/x.yaml:4:11"
-    assert settings.endpoint_for("ap-tokyo") == "https://job.example"
-    assert effective(Flags(), HOME, job(), NONE).endpoint_for("ap-tokyo") == endpoint_for("international", "ap-tokyo")
-    assert endpoint_for("international", "ap-shenzhen-fsi") == "https://postgres.ap-shenzhen-fsi.tencentcloudapi.com"
+    assert settings.access(["ap-tokyo"]).to("ap-tokyo") == ("https://job.example",)
+    assert effective(Flags(), HOME, job(), NONE).access([]).shared == (NEAREST["international"],)
+
+
+def test_several_endpoints_and_profiles():
+    """A list, a repeated flag or a variable with commas: each is a lane of its own."""
+    listed = job("endpoint: [nearest, ap-guangzhou, http://localhost:80, nearest]\nprofile: [a, b]\n")
+    settings = effective(Flags(), HOME, listed, NONE)
+    assert (settings.endpoints, settings.profiles) == (("nearest", "ap-guangzhou", "http://localhost"), ("a", "b"))
+    said = HOME | {"ACCTOPS_ENDPOINT": "ap-tokyo, nearest", "ACCTOPS_PROFILE": "c,d"}
+    settings = effective(Flags(), said, listed, NONE)
+    assert (settings.endpoints, settings.profiles) == (("ap-tokyo", "nearest"), ("c", "d"))
+    settings = effective(Flags(endpoints=["regional"], profiles=["e"]), said, listed, NONE)
+    assert (settings.endpoints, settings.profiles) == (("regional",), ("e",))
+    with pytest.raises(UsageError, match="--endpoint: regional stands alone"):
+        effective(Flags(endpoints=["regional", "nearest"]), HOME, None, NONE)
+    with pytest.raises(UsageError, match="did you mean ap-guangzhou"):
+        effective(Flags(endpoints=["ap-guangzou"]), HOME, None, NONE)
+
+
+def test_a_share_of_the_quota_leaves_room_for_others():
+    """Of the raised quota, too; a rate that is asked for wins, and may not be above the quota."""
+    shared = configs("quotas: {LockAccount: 40, share: 90%}\n")
+    assert effective(Flags(), HOME, job(), shared).rate_for("LockAccount") == 36
+    assert effective(Flags(), HOME, job(), shared).rate_for("UnlockAccount") == 18
+    assert effective(Flags(rate=39), HOME, job(), shared).rate_for("LockAccount") == 39
+    with pytest.raises(UsageError, match="above the quota"):
+        effective(Flags(rate=41), HOME, job(), shared)
+    assert effective(Flags(), HOME, job(), NONE).rate_for("LockAccount") == 20
 
 
 def test_the_state_directory(tmp_path, monkeypatch):
@@ -499,7 +525,10 @@ def test_the_example_config_loads_as_it_is_and_with_every_key_on():
     assert parse_config(text.encode(), "c.yaml").values == {"site": "international"}
     full = parse_config(uncommented(text).encode(), "c.yaml")
     inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s", "max_targets", "max_share"}
-    assert set(full.values) == (set(kinds(ConfigFile)) - {"protect", "retry", "timeout", "deadline", "limits"}) | inner
+    inner |= {"endpoints", "profiles", "quota_share"}
+    outer = {"protect", "retry", "timeout", "deadline", "limits", "endpoint", "profile"}
+    assert set(full.values) == (set(kinds(ConfigFile)) - outer) | inner
+    assert full.values["endpoints"] == ("nearest", "ap-singapore", "ap-tokyo", "ap-hongkong")
     assert (full.values["keep_admins"], full.values["max_targets"], full.values["max_share"]) == (1, 2000, 0.5)
     assert full.values["quotas"] == {"LockAccount": 40, "UnlockAccount": 40}
     assert len(full.protect) == 2

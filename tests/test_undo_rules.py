@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Ledger
-from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict
+from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where
 from engine.plan import call_id
 from engine.undo import (
     Choice,
@@ -123,7 +123,7 @@ def locked(user: str = "a", **changes: Any) -> AccountState:
 
 
 def read(*states: AccountState) -> dict[tuple[str, str], Reading]:
-    return {(REGION, INSTANCE): Reading(accounts={state.user: state for state in states})}
+    return {Where("", REGION, INSTANCE): Reading(accounts={state.user: state for state in states})}
 
 
 def undo(ledger: Ledger, *states: AccountState, holds: dict[CallId, Hold] | None = None, **choice: Any) -> UndoPlan:
@@ -193,7 +193,7 @@ def test_undo_takes_an_account_only_as_the_run_left_it(
 def test_an_instance_that_was_not_read_keeps_its_accounts() -> None:
     """Nothing is undone blindly."""
     ledger = ledger_of("one", {"a": CHANGED})
-    for readings in ({}, {(REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
+    for readings in ({}, {Where("", REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
         (kept,) = undo_plan(ledger, readings, {}, Choice()).kept
         assert kept.why is Keep.GONE
 
@@ -260,7 +260,7 @@ def test_the_inverse_calls_are_spread_over_the_instances_and_digested() -> None:
     ledger = ledger_of("one", dict.fromkeys(("a", "b", "a@postgres-00000002", "c@postgres-00000002"), CHANGED))
     readings: dict[tuple[str, str], Reading] = {}
     for instance, users in ((INSTANCE, "ab"), ("postgres-00000002", "ac")):
-        readings[REGION, instance] = Reading(accounts={user: locked(user) for user in users})
+        readings[Where("", REGION, instance)] = Reading(accounts={user: locked(user) for user in users})
     plan = undo_plan(ledger, readings, {}, Choice()).plan
     assert [call.label for call in plan.calls] == [
         f"{INSTANCE}/a",
@@ -394,6 +394,14 @@ def test_a_hold_ends_with_the_undo_of_the_run_that_held() -> None:
     )
 
 
+def test_the_undo_of_a_whole_family_ends_the_holds_of_all_of_it() -> None:
+    """`undo --family` of a rerun brings back what the first run had changed, too: that one holds it no longer."""
+    two = ledger_of("two", {"a": CHANGED, "b": FAILED, "c": CHANGED})
+    again = ledger_of("two-again", {"b": CHANGED}, of=parent("two", "rerun"))
+    undone = ledger_of("undo", {"a": CHANGED, "b": CHANGED}, UNLOCK, of=parent("two-again", "undo"))
+    assert holders(ledger_of("one", ONE), [two, again, undone]) == {"c": "two"}
+
+
 def test_several_undos_add_up() -> None:
     """Unlocking goes app by app, over days."""
     first = ledger_of("u1", {"a": CHANGED}, UNLOCK, of=parent("two", "undo"))
@@ -455,6 +463,15 @@ def test_a_rerun_that_did_not_come_to_a_call_leaves_what_was_known_of_it() -> No
     second = ledger_of("two", {"a": UNATTEMPTED, "b": UNATTEMPTED}, of=parent("one", "rerun"))
     assert merged([first, second]).counts()["unknown"] == 1
     assert merged([first, second]).counts()["failed"] == 1
+
+
+def test_what_a_family_has_sent_and_not_settled_is_unknown() -> None:
+    """Neither counted as settled nor lost."""
+    first, second = ledger_of("one", {"a": FAILED}), ledger_of("two", {"a": UNATTEMPTED}, of=parent("one", "rerun"))
+    second.apply(records.Sent(call=identity("a"), attempt=1, lane=LANE, trace="t", key="k"))
+    whole = merged([first, second])
+    assert whole.counts()["unknown"] == 1
+    assert sum(whole.settled_counts().values()) == 0
 
 
 def test_a_family_adds_up_attempts_omits_and_ends_as_its_last() -> None:

@@ -27,10 +27,20 @@ Exit codes:
 _SHARED: dict[str, Callable[[_F], _F]] = {
     "config": click.option("--config", metavar="FILE", help="Config file (its guards add to those found)."),
     "endpoint": click.option(
-        "--endpoint", "endpoints", metavar="URL", multiple=True, help="API endpoint; repeated: each is a lane."
+        "--endpoint",
+        "endpoints",
+        metavar="WHERE",
+        multiple=True,
+        help="URL, nearest, regional or an access region; repeated: each is a lane.",
     ),
     "state_dir": click.option("--state-dir", metavar="DIR", help="Where journals live."),
-    "profile": click.option("--profile", metavar="NAME", help="Credential profile of the vendor's CLI."),
+    "profile": click.option(
+        "--profile",
+        "profiles",
+        metavar="NAME",
+        multiple=True,
+        help="Credential profile of the vendor's CLI; repeated: each is a lane.",
+    ),
     "rate": click.option("--rate", metavar="N", help="Calls a second and lane; default: the quota."),
     "workers": click.option("--workers", metavar="N", help="Attempts in flight, at most (100)."),
     "timeout": click.option("--timeout", metavar="10s", help="Of one attempt."),
@@ -356,6 +366,12 @@ def explain(code: str) -> int:
 @app.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]…")
 @click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
+@click.option(
+    "--ports",
+    "port_range",
+    metavar="N-M",
+    help="So many ports: access regions of one world, each with quotas of its own.",
+)
 @click.option("--fleet", metavar="FILE", help="Instances and accounts that exist (YAML or JSON); default: all do.")
 @click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
 @click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import __version__
-from engine.cli.options import Options, endpoints_of
+from engine.cli.options import Options
 from engine.cli.sources import network_of, ways_of
 from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
@@ -29,6 +29,7 @@ from engine.verdicts import Cure, is_denial, is_refusal, rule
 
 if TYPE_CHECKING:
     from engine.client import Client
+    from engine.credentials.network import Network
     from engine.job import Job
     from engine.model import Answer
     from engine.settings import Settings
@@ -94,18 +95,21 @@ class _Seen:
 
 
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check], seen: _Seen) -> None:
-    keys = await _credentials(settings, checks, seen)
-    if keys is not None:
-        checks.append(await _identity(settings, keys, seen))
-        await _endpoints(settings, keys, job, checks, seen)
+    """Each profile's keys: whose they are, and what they may do."""
+    regions = sorted({target.region for target in job.targets}) if job is not None else [_REGION]
+    network = network_of(settings, settings.access(regions))
+    for profile in settings.profiles or (None,):
+        keys = await _credentials(settings, profile, network, checks, seen)
+        if keys is not None:
+            checks.append(await _identity(network, keys, seen))
+            await _endpoints(settings, keys, job, regions, checks, seen)
 
 
-async def _credentials(settings: Settings, checks: list[Check], seen: _Seen) -> KeySource | None:
-    network = network_of(settings, settings.endpoints)
+async def _credentials(
+    settings: Settings, profile: str | None, network: Network, checks: list[Check], seen: _Seen
+) -> KeySource | None:
     try:
-        keys, warnings = await find_keys(
-            settings.profile, os.environ, ways=ways_of(settings), network=network, purpose="doctor"
-        )
+        keys, warnings = await find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
     except AcctopsError as error:
         seen.refused = True
         checks.append(Check("credentials", "fail", str(error)))
@@ -126,8 +130,8 @@ def _until(keys: KeySource, now: float) -> str:
     return f"until {at} (in {duration(keys.expires_at - now)}), {then}"
 
 
-async def _identity(settings: Settings, keys: KeySource, seen: _Seen) -> Check:
-    found = await identify(network_of(settings, settings.endpoints), keys.get())
+async def _identity(network: Network, keys: KeySource, seen: _Seen) -> Check:
+    found = await identify(network, keys.get())
     if isinstance(found, Unidentified):
         return Check("identity", "warn", f"not known: {found.why}")
     seen.uin = found.uin
@@ -156,14 +160,15 @@ def _state_dir(settings: Settings) -> Check:
     return Check("state dir", "ok", f"{settings.state_dir} can be written")
 
 
-async def _endpoints(settings: Settings, keys: KeySource, job: Job | None, checks: list[Check], seen: _Seen) -> None:
+async def _endpoints(
+    settings: Settings, keys: KeySource, job: Job | None, regions: list[str], checks: list[Check], seen: _Seen
+) -> None:
     """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
     from engine.client import Client
 
-    regions = sorted({target.region for target in job.targets}) if job is not None else [_REGION]
     transport = open_transport(None, 4)
     try:
-        for endpoint in endpoints_of(settings, regions):
+        for endpoint in settings.access(regions).every:
             client = Client(
                 transport,
                 keys,

@@ -15,9 +15,9 @@ from engine.cli.ask import confirm
 from engine.cli.options import Options, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
-from engine.cli.sources import keys_of, passwords_of
+from engine.cli.sources import keyring_of, passwords_of
 from engine.cli.talk import out, out_json, say
-from engine.credentials import KeySource
+from engine.clients import identity
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter
@@ -55,15 +55,15 @@ def resume_run(run: str, **flags: Any) -> int:
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
-    keys = keys_of(
-        settings.profile,
+    keyring = keyring_of(
+        settings.profiles,
         simulated=seen.run.simulated,
         settings=guards,
-        endpoints=settings.endpoint,
+        access=settings.access,
         purpose=ref.run_id,
     )
     passwords = passwords_of(seen.settings, seen.run.action)
-    _ask_about_changes(options, seen, keys)
+    _ask_about_changes(options, seen, identity(keyring))
     with ref.store.job_lock(seen.run.job.digest, ref.run_id):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=time.time)
         ledger = replayed.ledger
@@ -76,7 +76,7 @@ def resume_run(run: str, **flags: Any) -> int:
                 store=ref.store,
                 journal=journal,
                 ledger=ledger,
-                keys=keys,
+                keyring=keyring,
                 passwords=passwords,
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
@@ -88,16 +88,25 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
 
     The job's own count as far as its file can still be read; what they took out of the plan is not in the journal.
     """
-    assert ledger.run is not None
-    job_path = Path(ledger.run.job.path)
-    guards = options.settings(None, job_path.parent)
-    if not job_path.is_file():
+    home = guard_home(ledger)
+    guards = options.settings(None, home if home.is_dir() else home.parent)
+    if not home.is_file():
         return guards
     try:
-        job = load_job(job_path)
+        job = load_job(home)
     except AcctopsError:
         return guards
-    return replace(guards, protect=(*guards.protect, *(job.protect or ())))
+    return replace(
+        guards,
+        protect=(*guards.protect, *(job.protect or ())),
+        keep_admins=max(guards.keep_admins, job.keep_admins or 0),
+    )
+
+
+def guard_home(ledger: Ledger) -> Path:
+    """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
+    assert ledger.run is not None
+    return Path(ledger.run.guarded_by or ledger.run.job.path)
 
 
 def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
@@ -157,14 +166,16 @@ def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
 
 def check_endpoint(options: Options, ledger: Ledger) -> None:
     """UsageError for an `--endpoint` that is not the run's."""
-    if options.endpoints and set(options.settings(None).endpoints) != set(ledger.settings.endpoint):
+    used = ledger.settings.access
+    said = options.settings(None).access({call.region for call in ledger.calls.values()}) if options.endpoints else used
+    if (set(said.shared), said.own) != (set(used.shared), used.own):
         raise UsageError(
-            f"--endpoint: the run used {', '.join(ledger.settings.endpoint)}, and what continues it must; leave the "
+            f"--endpoint: the run used {', '.join(used.every)}, and what continues it must; leave the "
             "flag away, or make a new run of the job"
         )
 
 
-def _ask_about_changes(options: Options, ledger: Ledger, keys: KeySource) -> None:
+def _ask_about_changes(options: Options, ledger: Ledger, identity: str) -> None:
     """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
     assert ledger.run is not None
     run = ledger.run
@@ -180,8 +191,8 @@ def _ask_about_changes(options: Options, ledger: Ledger, keys: KeySource) -> Non
                 changes.append(_job_change(job, ledger))
     if run.operator != operator():
         changes.append(f"it was begun by {run.operator}")
-    if run.identity != keys.identity:
-        changes.append(f"it was begun with the keys of {run.identity}, these are of {keys.identity}")
+    if run.identity != identity:
+        changes.append(f"it was begun with the keys of {run.identity}, these are of {identity}")
     if not changes:
         return
     left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
@@ -206,12 +217,14 @@ def overridden(options: Options, settings: records.RunSettings) -> records.RunSe
     said = options.settings(None)
     changes: dict[str, Any] = {}
     for flag, name in _OVERRIDES:
-        if getattr(options, flag) is not None:
+        if getattr(options, flag):
             changes[name] = getattr(said, name)
+    if options.profiles:
+        changes["profile"] = said.profiles
     if options.no_verify:
         changes["verify"] = False
     changed = msgspec.structs.replace(settings, **changes)
-    if changed.rate > settings.rate and not options.simulate and not all(is_loopback(url) for url in settings.endpoint):
+    if changed.rate > settings.rate and not options.simulate and not all(map(is_loopback, settings.access.every)):
         raise UsageError(
             f"--rate {changed.rate:g} is above the run's {settings.rate:g}; a quota raised since is for a new run"
         )
@@ -224,7 +237,6 @@ _OVERRIDES = (
     ("workers", "workers"),
     ("timeout", "timeout_s"),
     ("deadline", "deadline_s"),
-    ("profile", "profile"),
 )
 
 
@@ -295,6 +307,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         ticket=options.ticket or ledger.run.ticket,
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
+        guarded_by=str(guard_home(ledger)),
         parent=ref,
         faults=faults,
     ).start()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import AcctopsError, UsageError
+from engine.errors import AcctopsError
 from engine.job import Glob, Job
-from engine.settings import Flags, Settings, effective, endpoint_for, find_configs
+from engine.settings import Flags, Settings, effective, find_configs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from engine.records import RunSettings
 
@@ -26,7 +26,7 @@ class Options:
     config: str | None = None
     endpoints: tuple[str, ...] = ()
     state_dir: str | None = None
-    profile: str | None = None
+    profiles: tuple[str, ...] = ()
     rate: str | None = None
     workers: str | None = None
     timeout: str | None = None
@@ -50,7 +50,7 @@ class Options:
             config=self.config,
             endpoints=self.endpoints,
             state_dir=self.state_dir,
-            profile=self.profile,
+            profiles=self.profiles,
             rate=self.rate,
             workers=self.workers,
             timeout=self.timeout,
@@ -79,27 +79,16 @@ class Options:
         return "" if found == state_dir else f" --state-dir {shlex.quote(str(state_dir))}"
 
 
-def endpoints_of(settings: Settings, regions: Iterable[str]) -> tuple[str, ...]:
-    """The endpoints of a run; UsageError if its regions need different ones."""
-    if settings.endpoints:
-        return settings.endpoints
-    by_endpoint: dict[str, str] = {}
-    for region in regions:
-        by_endpoint.setdefault(endpoint_for(settings.site, region), region)
-    if len(by_endpoint) > 1:
-        named = "; ".join(f"{region}: {endpoint}" for endpoint, region in by_endpoint.items())
-        raise UsageError(f"financial zones have endpoints of their own ({named}); put their targets into another job")
-    return tuple(by_endpoint)
-
-
-def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[str]) -> RunSettings:
+def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
     """The settings that go into the journal."""
     from engine.records import RunSettings
 
     stop_after = settings.stop_after_for(action)
+    access = settings.access(regions)
     return RunSettings(
-        endpoint=endpoints_of(settings, regions),
-        rate=settings.rate or settings.quota(action),
+        endpoint=access.shared,
+        endpoint_of=dict(access.own),
+        rate=settings.rate_for(action),
         workers=settings.workers,
         per_instance=settings.per_instance,
         timeout_s=settings.timeout_s,
@@ -108,7 +97,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Sequence[st
         busy_s=settings.retry_busy_s,
         stop_after=str(stop_after) if stop_after else None,
         verify=settings.verify,
-        profile=settings.profile,
+        profile=settings.profiles[0] if len(settings.profiles) == 1 else settings.profiles or None,
         protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
         passwords=password_record(job),
         protect_waived=settings.protect_waived,

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.actions import ACTIONS
-from engine.cli.options import Options, endpoints_of
+from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
+from engine.routes import Routes, routes_of
 from engine.spans import duration
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Calls a plan prints without `--all`."""
 _RULES_SHOWN = 4
+_ENDPOINTS_SHOWN = 3
 
 
 def show_plan(
@@ -49,17 +51,17 @@ def show_plan(
 def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, offline: bool) -> Prepared:
     from engine.cli.preparing import prepare
 
-    keys = None
+    access = settings.access({call.region for call in plan.calls})
+    keyring = None
     if not offline and plan.calls and settings.verify:
-        from engine.cli.sources import keys_of
+        from engine.cli.sources import keyring_of
 
-        keys = keys_of(settings.profile, simulated=False, settings=settings, purpose="plan")
-    regions = sorted({call.region for call in plan.calls})
+        keyring = keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="plan")
     return prepare(
         plan,
         settings,
-        keys=keys,
-        endpoint=(endpoints_of(settings, regions) or ("",))[0],
+        keyring=keyring,
+        access=access,
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,
@@ -104,11 +106,23 @@ def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
     lines += [f"  {guard}" for guard in settings.guards]
-    rate = settings.rate or settings.quota(plan.action)
-    lanes = max(1, len(settings.endpoints))
-    where = "the built-in simulator" if simulated else ", ".join(endpoints_of(settings, regions))
-    lines.append(f"  time  about {_about(len(plan.calls) / rate / lanes)} at {rate:g}/s, on {where}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _time_line(settings, plan, simulated=simulated)])
+
+
+def _time_line(settings: Settings, plan: Plan, *, simulated: bool) -> str:
+    """How long the quota makes it last, and through which access points."""
+    rate, routes = settings.rate_for(plan.action), _routes(settings, plan)
+    signers = max(1, len(settings.profiles)) if not simulated else 1
+    lanes = sum(route.lanes(signers) for route in routes.every)
+    endpoints = list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints))
+    where = ", ".join(endpoints[:_ENDPOINTS_SHOWN]) + (" …" if len(endpoints) > _ENDPOINTS_SHOWN else "")
+    pace = f"{lanes} lanes × {rate:g}/s" if lanes > 1 else f"{rate:g}/s"
+    about = _about(routes.seconds(rate, lambda _account: signers))
+    return f"  time  about {about} at {pace}, on {'the built-in simulator' if simulated else where}"
+
+
+def _routes(settings: Settings, plan: Plan) -> Routes:
+    return routes_of(plan.calls, settings.access({call.region for call in plan.calls}))
 
 
 def _about(seconds: float) -> str:
@@ -118,18 +132,18 @@ def _about(seconds: float) -> str:
 def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str, Any]:
     """The `plan --json` document (engine/README.md "JSON"). Any: JSON values."""
     plan, found = prepared.plan, prepared.found
-    rate = settings.rate or settings.quota(plan.action)
-    regions = sorted({call.region for call in plan.calls})
-    endpoints = endpoints_of(settings, regions)
+    rate, routes = settings.rate_for(plan.action), _routes(settings, plan)
+    signers = max(1, len(settings.profiles))
     return {
         "action": plan.action,
         "job": {"name": job.name, "path": str(Path(job.path)), "digest": job.digest},
         "plan_digest": plan.digest,
         "counts": {"calls": len(plan.calls), "instances": plan.instances},
         "left_out": plan.left_out(),
-        "endpoint": list(endpoints),
+        "endpoint": list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints)),
+        "lanes": sum(route.lanes(signers) for route in routes.every),
         "rate": rate,
-        "seconds_at_quota": round(len(plan.calls) / rate / max(1, len(endpoints)), 1),
+        "seconds_at_quota": round(routes.seconds(rate, lambda _account: signers), 1),
         "guards": list(settings.guards),
         "would_refuse": list(prepared.refusals),
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],

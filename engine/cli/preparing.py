@@ -13,7 +13,8 @@ from engine.outlook import Outlook, Standing, look_ahead, refusals
 
 if TYPE_CHECKING:
     from engine.cli.survey import Survey
-    from engine.credentials import KeySource
+    from engine.clients import Keyring
+    from engine.endpoints import Access
     from engine.plan import Plan
     from engine.records import RunSettings
     from engine.settings import Settings
@@ -51,22 +52,22 @@ def prepare(
     plan: Plan,
     settings: Settings,
     *,
-    keys: KeySource | None,
-    endpoint: str,
+    keyring: Keyring | None,
+    access: Access,
     world: World | None,
     listed_order: bool = False,
     resend_already: bool = False,
     expect: int | None = None,
 ) -> Prepared:
-    """Read the plan's instances, for at most three seconds, and see what that says. `keys` None: do not read."""
+    """Read the plan's instances, for at most three seconds, and see what that says. `keyring` None: do not read."""
     found = None
-    if keys is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
+    if keyring is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
         from engine.cli.survey import PLAN_S, survey
 
         found = survey(
             plan.calls,
-            keys=keys,
-            endpoint=endpoint,
+            keyring=keyring,
+            access=access,
             timeout_s=settings.timeout_s,
             world=world,
             limit_s=PLAN_S,
@@ -93,7 +94,7 @@ def _idle_rules(plan: Plan, settings: Settings, found: Survey) -> Iterator[str]:
     """Of protect rules that match no account at all, as far as every instance could be read to its end."""
     if found.late or not all(reading.complete for reading in found.readings.values()):
         return
-    there = {(instance, user) for (_, instance), reading in found.readings.items() for user in reading.accounts or ()}
+    there = {(where.instance, user) for where, reading in found.readings.items() for user in reading.accounts or ()}
     there |= {(omit.target.instance, omit.target.user) for omit in plan.omits}
     for glob in settings.protect:
         if not any(glob.matches(*each) for each in there):

@@ -20,9 +20,9 @@ from engine.cli.ask import can_ask, confirm
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
-from engine.cli.sources import keys_of, passwords_of
+from engine.cli.sources import keyring_of, passwords_of
 from engine.cli.talk import out, out_json, say, warn
-from engine.credentials import KeySource
+from engine.clients import Keyring, identity
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Job, StopAfter
@@ -73,7 +73,7 @@ def _run(job: Job, options: Options) -> int:
     if not options.quiet:
         say(summary(job, settings, plan, simulated=options.simulate))
     refuse_empty(plan)
-    regions = sorted({call.region for call in plan.calls})
+    regions = {call.region for call in plan.calls}
     return NewRun(
         options=options,
         settings=settings,
@@ -87,6 +87,7 @@ def _run(job: Job, options: Options) -> int:
         stdin_is_list=_reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
+        guarded_by=_guard_home(job),
     ).start()
 
 
@@ -100,6 +101,12 @@ def _job_place(job: Job) -> str:
         return job.path
     place = str(Path(job.path).absolute())
     return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
+
+
+def _guard_home(job: Job) -> str:
+    """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
+    path = Path(job.path)
+    return str(path.absolute() if path.is_file() else Path.cwd())
 
 
 def faults_of(options: Options) -> tuple[FaultRule, ...]:
@@ -134,6 +141,8 @@ class NewRun:
     ticket: str | None
     simulated: bool
     stop_after: StopAfter | None
+    guarded_by: str
+    """`records.Run.guarded_by`."""
     stdin_is_list: bool = False
     parent: RunRef | None = None
     verb: str = "rerun"
@@ -149,15 +158,15 @@ class NewRun:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         run_id = store.new_run_id(time.time(), random.Random())
-        keys = keys_of(
-            self.frozen.profile,
+        keyring = keyring_of(
+            self.frozen.profiles,
             simulated=self.simulated,
             settings=self.settings,
-            endpoints=self.frozen.endpoint,
+            access=self.frozen.access,
             purpose=run_id,
         )
         passwords = passwords_of(self.frozen, self.plan.action)
-        new = self._prepared(keys)
+        new = self._prepared(keyring)
         answer = confirm(
             _question(new),
             len(new.plan.calls),
@@ -165,9 +174,9 @@ class NewRun:
             by=operator(),
             stdin_is_list=self.stdin_is_list,
         )
-        return new._carry_out(run_id, store, keys, passwords, answer)
+        return new._carry_out(run_id, store, keyring, passwords, answer)
 
-    def _prepared(self, keys: KeySource) -> NewRun:
+    def _prepared(self, keyring: Keyring) -> NewRun:
         """This run with its instances read, its plan in order, and its guards passed."""
         if self.found is not None:
             return self
@@ -179,8 +188,8 @@ class NewRun:
         prepared = prepare(
             self.plan,
             self.settings,
-            keys=keys if self.frozen.verify else None,
-            endpoint=self.frozen.endpoint[0],
+            keyring=keyring if self.frozen.verify else None,
+            access=self.frozen.access,
             world=world,
             listed_order=self.listed_order,
             resend_already=self.frozen.resend_already,
@@ -212,21 +221,21 @@ class NewRun:
         self,
         run_id: RunId,
         store: RunStore,
-        keys: KeySource,
+        keyring: Keyring,
         passwords: PasswordSource | None,
         answer: records.Confirmed,
     ) -> int:
         with store.job_lock(self.job.digest, run_id):
             parent = self._link_parent(run_id)
             ledger = Ledger()
-            with closing(_create(store, run_id, ledger, self._first_lines(keys, parent))) as journal:
+            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent))) as journal:
                 journal.append(answer, ledger.apply)
                 return carry_out(
                     self.options,
                     store=store,
                     journal=journal,
                     ledger=ledger,
-                    keys=keys,
+                    keyring=keyring,
                     passwords=passwords,
                     stop_after=self.stop_after,
                     world=self.world,
@@ -251,7 +260,7 @@ class NewRun:
         finally:
             journal.close()
 
-    def _first_lines(self, keys: KeySource, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
+    def _first_lines(self, keyring: Keyring, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
         yield records.Run(
             job=self.job,
             action=self.plan.action,
@@ -261,12 +270,13 @@ class NewRun:
             host=os.uname().nodename,
             pid=os.getpid(),
             version=__version__,
-            identity=keys.identity,
+            identity=identity(keyring),
             simulated=self.simulated,
             parent=parent,
             settings=self.frozen,
             plan_digest=self.plan.digest,
             counts={"calls": len(self.plan.calls), **self.plan.left_out()},
+            guarded_by=self.guarded_by,
         )
         for call in self.plan.calls:
             yield records.CallLine(
@@ -326,7 +336,7 @@ def carry_out(
     store: RunStore,
     journal: Journal,
     ledger: Ledger,
-    keys: KeySource,
+    keyring: Keyring,
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
@@ -349,7 +359,7 @@ def carry_out(
             store=store,
             journal=journal,
             ledger=ledger,
-            keys=keys,
+            keyring=keyring,
             passwords=passwords,
             world=world,
             stop_after=stop_after,

@@ -18,17 +18,17 @@ from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import say, warn
-from engine.client import Client
+from engine.clients import Clients, Keyring, signers
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
-from engine.judge import Lane
+from engine.lanes import lanes_of
 from engine.pacing import Pacer
+from engine.routes import Routes, routes_of
 from engine.runner import Runner
 from engine.slots import SharedSlots
 
 if TYPE_CHECKING:
-    from engine.credentials import KeySource
     from engine.job import StopAfter
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
@@ -64,7 +64,7 @@ class Session:
     store: RunStore
     journal: Journal
     ledger: Ledger
-    keys: KeySource
+    keyring: Keyring
     passwords: PasswordSource | None
     world: World | None
     """The simulated world, if the run is simulated."""
@@ -91,8 +91,9 @@ class Session:
             self.store.clear_stop(run_id)
 
     async def _work(self) -> Ended:
-        transport = open_transport(self.world, self._connections())
-        runner = self._runner(transport)
+        routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
+        transport = open_transport(self.world, self._connections(routes))
+        runner = self._runner(transport, routes)
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
@@ -115,18 +116,22 @@ class Session:
                 await transport.aclose()
 
     async def _keep_keys(self, runner: Runner) -> None:
-        """Refresh the keys ahead of their end, beside the sending."""
-        await keep_fresh(
-            self.keys,
-            clock=time.time,
-            note=runner.note,
-            stop=lambda why: runner.stop(why, Exit.STOPPED),
-            tell=runner.tell,
-        )
+        """Refresh the keys ahead of their end, beside the sending; those of one source of several end alone."""
+        sources = [source for sources in self.keyring.values() for source in sources]
 
-    def _connections(self) -> int:
-        settings = self.ledger.settings
-        return settings.workers * len(settings.endpoint) + READERS
+        def ended(why: str) -> None:
+            if len(sources) == 1:
+                runner.stop(why, Exit.STOPPED)
+            else:
+                runner.tell(why)  # the API refuses them, which closes their lanes
+
+        async with asyncio.TaskGroup() as group:
+            for source in sources:
+                group.create_task(keep_fresh(source, clock=time.time, note=runner.note, stop=ended, tell=runner.tell))
+
+    def _connections(self, routes: Routes) -> int:
+        lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)
+        return self.ledger.settings.workers * lanes + READERS
 
     def _shared(self, lane: str) -> SharedSlots | None:
         """The lane's slots among all runs of this host that use the state directory; a simulated quota is its own."""
@@ -138,40 +143,41 @@ class Session:
             warn(f"warning: {error}; other runs on this host are not known to this one")
             return None
 
-    def _runner(self, transport: Transport) -> Runner:
+    def _runner(self, transport: Transport, routes: Routes) -> Runner:
         assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
-        lanes = []
-        for endpoint in settings.endpoint:
-            client = Client(
-                transport,
-                self.keys,
-                endpoint,
-                timeout_s=settings.timeout_s,
-                request_client=f"acctops_{__version__};{run.run}",
-                offset_s=self.found.offset_s if self.found is not None else 0.0,
-            )
-            name = f"{self.keys.identity}/{run.action}/{client.host}"
-            lanes.append(
-                Lane(name, client, Pacer(settings.rate, self._shared(name)), asyncio.Semaphore(settings.workers))
-            )
+        clients = Clients(
+            transport,
+            self.keyring,
+            settings.access,
+            timeout_s=settings.timeout_s,
+            request_client=f"acctops_{__version__};{run.run}",
+            offset_s=self.found.offset_s if self.found is not None else 0.0,
+        )
         rng = random.Random()
 
         def record(line: records.AnyRecord) -> int:
             return self.journal.append(line, self.ledger.apply)
 
-        run_id = run.run
-        stop_after = self.stop_after.limit(len(self.ledger.calls)) if self.stop_after is not None else None
+        run_id, calls = run.run, len(self.ledger.calls)
+        seconds = routes.seconds(settings.rate, signers(self.keyring))
         return Runner(
             journal=self.journal,
             ledger=self.ledger,
-            lanes=lanes,
-            inventory=Inventory(lanes[0].client, record=record, rng=rng),
+            lanes=lanes_of(
+                routes,
+                clients,
+                action=run.action,
+                workers=settings.workers,
+                pacer=lambda name: Pacer(settings.rate, self._shared(name)),
+            ),
+            routes=routes,
+            inventory=Inventory(clients.reading, record=record, rng=rng),
             policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,
             clock=time.time,
-            deadline_s=deadline_s(settings, len(self.ledger.calls)),
-            stop_after=stop_after,
+            deadline_s=deadline_s(settings, seconds),
+            stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
             ask_secret=self.passwords.ask if self.passwords is not None else None,
             no_send=self.no_send,
             readings=self.found.readings if self.found is not None else None,
@@ -182,11 +188,11 @@ class Session:
         )
 
 
-def deadline_s(settings: records.RunSettings, calls: int) -> float:
-    """Seconds after which a session sends no more."""
+def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
+    """Seconds after which a session sends no more; `at_quota_s` is what its calls take at the quota."""
     if settings.deadline_s is not None:
         return settings.deadline_s
-    return DEADLINE_BASE_S + DEADLINE_FACTOR * calls / (settings.rate * len(settings.endpoint))
+    return DEADLINE_BASE_S + DEADLINE_FACTOR * at_quota_s
 
 
 class _LeftAtOnceError(Exception):

@@ -25,8 +25,9 @@ _T = TypeVar("_T")
 
 
 def serve(
-    ports: tuple[int, ...],
     *,
+    ports: tuple[int, ...],
+    port_range: str | None,
     job_paths: tuple[str, ...],
     fleet: str | None,
     accounts: str | None,
@@ -38,6 +39,7 @@ def serve(
     seed: int,
 ) -> int:
     """The `simulate` command: serves until a signal."""
+    wanted = (*ports, *_range(port_range)) or (0,)
     from engine.simulator.fleet import parse_fleet
     from engine.simulator.sts import KeyRecord
     from engine.simulator.tenants import parse_tenants
@@ -76,7 +78,17 @@ def serve(
         )
     else:
         say("accepts the keys of TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in this environment")
-    return asyncio.run(_serve(world, ports or (0,)))
+    return asyncio.run(_serve(world, wanted))
+
+
+def _range(said: str | None) -> range:
+    """The ports of `--ports 9900-9915`."""
+    if said is None:
+        return range(0)
+    first, dash, last = said.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 65_536):
+        raise UsageError(f"--ports {said}: give the first and the last port, such as 9900-9915")
+    return range(int(first), int(last) + 1)
 
 
 def _seed(world: World, job_paths: tuple[str, ...]) -> str:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import __version__
-from engine.client import Client
+from engine.clients import Clients, Keyring
 from engine.errors import CredentialsError
 from engine.inventory import Inventory
-from engine.model import Answer, Call, Reading, Verdict
+from engine.model import Answer, Call, Reading, Verdict, Where
 from engine.outlook import NO_INSTANCE
 from engine.verdicts import rule
 
 if TYPE_CHECKING:
-    from engine.credentials import KeySource
+    from engine.endpoints import Access
     from engine.model import Transport
     from engine.simulator.world import World
 
@@ -32,9 +32,9 @@ PLAN_S = 3.0
 class Survey:
     """What was read."""
 
-    readings: dict[tuple[str, str], Reading] = field(default_factory=dict)
-    late: list[tuple[str, str]] = field(default_factory=list)
-    """(region, instance) that were not read in time."""
+    readings: dict[Where, Reading] = field(default_factory=dict)
+    late: list[Where] = field(default_factory=list)
+    """Instances that were not read in time."""
     located: dict[str, str] = field(default_factory=dict)
     """Instances that are not where the job says, and the region where they are."""
     seconds: float = 0.0
@@ -46,23 +46,23 @@ class Survey:
         read = [reading for reading in self.readings.values() if reading.accounts is not None]
         accounts = sum(len(reading.accounts or ()) for reading in read)
         text = f"read {len(read):,} instances ({accounts:,} accounts) in {self.seconds:.1f} s"
-        unread = sorted({instance for _, instance in self.late} | set(self._failed()))
+        unread = sorted({where.instance for where in self.late} | set(self._failed()))
         if unread:
             shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5:,} more" if len(unread) > 5 else "")
             text += f"; not read: {shown}"
         return text
 
     def _failed(self) -> Iterator[str]:
-        for (_, instance), reading in self.readings.items():
+        for where, reading in self.readings.items():
             if reading.accounts is None and reading.code not in NO_INSTANCE:
-                yield f"{instance} [{reading.code}]"
+                yield f"{where.instance} [{reading.code}]"
 
 
 def survey(
     calls: Iterable[Call],
     *,
-    keys: KeySource,
-    endpoint: str,
+    keyring: Keyring,
+    access: Access,
     timeout_s: float,
     world: World | None,
     limit_s: float | None,
@@ -71,18 +71,18 @@ def survey(
     """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright."""
 
     async def work() -> Survey:
-        found = Survey(late=list(dict.fromkeys((call.region, call.instance) for call in calls)))
+        found = Survey(late=list(dict.fromkeys(call.where for call in calls)))
         transport = open_transport(world, READERS)
         started = time.monotonic()
         try:
-            client = Client(
-                transport, keys, endpoint, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
+            clients = Clients(
+                transport, keyring, access, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
             )
-            inventory = Inventory(client, rng=random.Random(), concurrency=READERS)
+            inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
             await _read_all(found, inventory, limit_s, purpose)
             _refuse_bad_keys(found)
             await _locate(found, inventory, limit_s)
-            found.offset_s = client.offset_s
+            found.offset_s = clients.offset_s
         finally:
             await transport.aclose()
         found.seconds = time.monotonic() - started
@@ -103,13 +103,16 @@ def open_transport(world: World | None, connections: int) -> Transport:
 
 
 async def _read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:
-    keys = iter(list(found.late))
+    instances = iter(list(found.late))
+    barred: dict[str, Reading] = {}
+    """Account whose keys are refused → the reading that said so: the rest of it is not asked for."""
 
     async def read_on() -> None:
-        for key in keys:
-            found.readings[key] = await inventory.read(*key, purpose=purpose)
-            if _is_fatal(found.readings[key]):
-                break
+        for where in instances:
+            known = barred.get(where.account)
+            found.readings[where] = known or await inventory.read(where, purpose=purpose)
+            if _is_fatal(found.readings[where]):
+                barred[where.account] = found.readings[where]
 
     try:
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
@@ -117,18 +120,18 @@ async def _read_all(found: Survey, inventory: Inventory, limit_s: float | None, 
                 group.create_task(read_on())
     except TimeoutError:
         pass
-    found.late = [key for key in found.late if key not in found.readings]
+    found.late = [where for where in found.late if where not in found.readings]
 
 
 async def _locate(found: Survey, inventory: Inventory, limit_s: float | None) -> None:
-    missing: dict[str, list[str]] = {}
-    for (region, instance), reading in found.readings.items():
+    missing: dict[tuple[str, str], list[str]] = {}
+    for where, reading in found.readings.items():
         if reading.code in NO_INSTANCE:
-            missing.setdefault(region, []).append(instance)
+            missing.setdefault((where.account, where.region), []).append(where.instance)
     try:
         async with asyncio.timeout(limit_s):
-            for region, instances in missing.items():
-                found.located |= await inventory.locate(instances, away_from=region)
+            for (account, region), instances in missing.items():
+                found.located |= await inventory.locate(instances, account=account, away_from=region)
     except TimeoutError:
         pass
 
@@ -141,6 +144,8 @@ def _is_fatal(reading: Reading) -> bool:
 
 
 def _refuse_bad_keys(found: Survey) -> None:
+    if not all(map(_is_fatal, found.readings.values())):
+        return  # an account whose keys are refused fails its own calls only
     for reading in found.readings.values():
         if _is_fatal(reading):
             answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, guards_of, overridden, stricter
+from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
 from engine.cli.kin import Others, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
-from engine.cli.sources import keys_of
+from engine.cli.sources import keyring_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
+from engine.clients import identity
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
@@ -29,7 +30,7 @@ from engine.report import document
 from engine.undo import Choice, Keep, UndoPlan, holds_of, linked, recheck, undo_plan, undone_keys
 
 if TYPE_CHECKING:
-    from engine.credentials import KeySource
+    from engine.clients import Keyring
     from engine.journal.store import RunRef
     from engine.ledger import Ledger
     from engine.plan import Plan
@@ -76,12 +77,12 @@ def undo_run(
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
-    keys = keys_of(
-        frozen.profile, simulated=options.simulate, settings=guards, endpoints=frozen.endpoint, purpose=ref.run_id
+    keyring = keyring_of(
+        frozen.profiles, simulated=options.simulate, settings=guards, access=frozen.access, purpose=ref.run_id
     )
-    _check_identity(ledger, keys)
+    _check_identity(ledger, keyring)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    read, world = _read(options, ledger, changed, keys, frozen)
+    read, world = _read(options, ledger, changed, keyring, frozen)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice)
@@ -106,6 +107,7 @@ def undo_run(
         ticket=options.ticket or ledger.run.ticket,
         simulated=options.simulate,
         stop_after=guards.stop_after_for(inverse),
+        guarded_by=str(guard_home(ledger)),
         parent=ref,
         verb="undo",
         found=read,
@@ -140,11 +142,12 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     )
 
 
-def _check_identity(ledger: Ledger, keys: KeySource) -> None:
+def _check_identity(ledger: Ledger, keyring: Keyring) -> None:
     assert ledger.run is not None
-    if ledger.run.identity != keys.identity:
+    now = identity(keyring)
+    if ledger.run.identity != now:
         raise CredentialsError(
-            f"the run used the keys of {ledger.run.identity}, these are of {keys.identity}; what it changed is undone "
+            f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
             "with the same ones (--profile)"
         )
 
@@ -198,7 +201,7 @@ def _password_record(command: str | None, file: str | None, inverse: str) -> dic
 
 
 def _read(
-    options: Options, ledger: Ledger, calls: list[Call], keys: KeySource, frozen: records.RunSettings
+    options: Options, ledger: Ledger, calls: list[Call], keyring: Keyring, frozen: records.RunSettings
 ) -> tuple[Survey, World | None]:
     """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
     world = None
@@ -208,16 +211,16 @@ def _read(
         assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    return _survey(calls, keys, frozen, world, "undo"), world
+    return _survey(calls, keyring, frozen, world, "undo"), world
 
 
 def _survey(
-    calls: list[Call], keys: KeySource, frozen: records.RunSettings, world: World | None, purpose: str
+    calls: list[Call], keyring: Keyring, frozen: records.RunSettings, world: World | None, purpose: str
 ) -> Survey:
     return survey(
         calls,
-        keys=keys,
-        endpoint=frozen.endpoint[0],
+        keyring=keyring,
+        access=frozen.access,
         timeout_s=frozen.timeout_s,
         world=world,
         limit_s=None,
@@ -302,21 +305,21 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     frozen = overridden(options, ledger.settings)
-    keys = keys_of(
-        frozen.profile,
+    keyring = keyring_of(
+        frozen.profiles,
         simulated=options.simulate,
         settings=options.settings(None),
-        endpoints=frozen.endpoint,
+        access=frozen.access,
         purpose=ref.run_id,
     )
-    _check_identity(ledger, keys)
+    _check_identity(ledger, keyring)
     undone = _undone(ref, ledger)
     begun = time.monotonic()
     code = Exit.OK
     results = []
     for after in (0.0, *times):
         _wait(begun + after)
-        result, once = _verify_once(options, ledger, keys, frozen, undone)
+        result, once = _verify_once(options, ledger, keyring, frozen, undone)
         results.append(result)
         code = max(code, once)
     if options.as_json:
@@ -362,7 +365,7 @@ def _wait(until: float, sleep: Callable[[float], None] = time.sleep) -> None:
 def _verify_once(
     options: Options,
     ledger: Ledger,
-    keys: KeySource,
+    keyring: Keyring,
     frozen: records.RunSettings,
     undone: set[tuple[str, str, str, str]],
 ) -> tuple[dict[str, Any], Exit]:
@@ -375,7 +378,7 @@ def _verify_once(
         from engine.cli.session import simulated_world
 
         world = simulated_world(ledger.run.action, ledger.calls.values(), {call.id for call in calls})
-    read = _survey(calls, keys, frozen, world, "verify")
+    read = _survey(calls, keyring, frozen, world, "verify")
     found = recheck(ledger, read.readings, undone)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     action = ACTIONS[ledger.run.action]

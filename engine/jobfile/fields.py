@@ -12,14 +12,14 @@ from msgspec import Meta, Struct, UnsetType
 from engine import names
 from engine.job import Glob
 from engine.jobfile.filemodel import NOT_BUILT_LIMITS, GlobText, Limits
-from engine.jobfile.yamltext import Scalar, Series, Table, Unusable, shown_key
+from engine.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from engine.jobfile.nodes import Node
     from engine.jobfile.problems import Problems
-    from engine.jobfile.yamltext import Node
 
 _SECRETS = frozenset(
     [
@@ -126,6 +126,8 @@ class Fields:
     def value(self, node: Node, kind: Any, path: str) -> Any:
         """The value of a single-valued key as used inside; None if it is not one (noted)."""
         how = rule(kind)
+        if "each" in how:
+            return self._several(node, how, path)
         text = self.text(node, path, how["words"])
         if text is None:
             return None
@@ -134,6 +136,23 @@ class Fields:
         except ValueError as exc:
             said = str(exc)
             self.wrong(node, path, f"{said}, got {names.shown(text)}" if said.startswith("expected") else said)
+            return None
+
+    def _several(self, node: Node, how: Mapping[str, Any], path: str) -> Any:
+        """The values of a key that takes one or a list of them; None if one is wrong (noted)."""
+        if type(node) is Series:
+            items = self.series(node, path, how["words"])
+            each = [
+                self.value(item, how["each"], f"{path}[{at}]") for at, item in enumerate(items.items if items else ())
+            ]
+        else:
+            each = [self.value(node, how["each"], path)]
+        if not each or None in each:
+            return None
+        try:
+            return how["together"](each)
+        except ValueError as exc:
+            self.wrong(node, path, str(exc))
             return None
 
     def values(
@@ -194,6 +213,8 @@ def kind_words(node: Node) -> str:
 def convert(text: str, kind: Any) -> Any:
     """One written value as used inside; ValueError with words if the key's type refuses it."""
     how = rule(kind)
+    if "each" in how:  # of a flag, which is repeated for more
+        return convert(text, how["each"])
     if how["reader"] is not None:
         return how["reader"](text)
     if any(meta.pattern and not re.fullmatch(meta.pattern, text) for meta in _metas(kind)):

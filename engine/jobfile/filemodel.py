@@ -15,6 +15,7 @@ from engine.actions import ACTIONS
 from engine.jobfile.values import (
     DURATION_PATTERN,
     action_name,
+    distinct,
     is_listed_order,
     region_name,
     role_duration,
@@ -26,12 +27,22 @@ from engine.jobfile.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def _rule(words: str, reader: Callable[[str], object] | None = None, attribute: str = "") -> dict[str, object]:
     """What a key's type carries for our own reader: words for `expected …`, reader, name of the value inside."""
     return {"words": words, "reader": reader, "attribute": attribute}
+
+
+def _several(
+    words: str, each: object, together: Callable[[Sequence[Any]], object], attribute: str
+) -> dict[str, object]:
+    """The same of a key that takes one value or a list: the type of each, and what they are together.
+
+    The key's own type is a plain `str | list[str]`: msgspec 0.22 crashes on a union whose members have `extra`.
+    """
+    return _rule(words, None, attribute) | {"each": each, "together": together}
 
 
 Text = Annotated[str, Meta(min_length=1, max_length=1000, extra=_rule("text of 1–1,000 characters"))]
@@ -77,12 +88,29 @@ RoleArn = Annotated[
         extra=_rule("the ARN of a role, qcs::cam::uin/UIN:roleName/NAME"),
     ),
 ]
+Profiles = Annotated[
+    str | list[str],
+    Meta(
+        description="Profile of the vendor's CLI whose keys to use; a list: sub-accounts of one cloud account, each "
+        "with a quota of its own.",
+        extra=_several("the name of a tccli profile, or a list of them", Profile, distinct, "profiles"),
+    ),
+]
 Endpoint = Annotated[
     str,
     Meta(
-        description="Access point to call instead of the site's nearest one: https, or http to loopback.",
-        pattern=f"^(?:{endpoints.PATTERN})$",
-        extra=_rule("an endpoint", endpoints.normal_endpoint),
+        description="nearest (default), regional (each target through its own region), an access region, or a URL: "
+        "https, or http to loopback.",
+        pattern=f"^(?:{endpoints.WORD_PATTERN})$",
+        extra=_rule("an endpoint", endpoints.endpoint_word),
+    ),
+]
+Endpoints = Annotated[
+    str | list[str],
+    Meta(
+        description="Access point to call: nearest (default), regional (each target through its own region), an access "
+        "region or a URL; a list: each is a lane with a quota of its own.",
+        extra=_several("an endpoint, or a list of them", Endpoint, endpoints.endpoint_words, "endpoints"),
     ),
 ]
 Rate = Annotated[
@@ -331,8 +359,8 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
     action: ActionName
     region: Region | UnsetType = UNSET
-    profile: Profile | UnsetType = UNSET
-    endpoint: Endpoint | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
+    endpoint: Endpoints | UnsetType = UNSET
     targets: Annotated[
         # Any: the forms of an entry are spelled out by `schema` and read by `targets`.
         list[Any],
@@ -399,8 +427,8 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
-    endpoint: Endpoint | UnsetType = UNSET
-    profile: Profile | UnsetType = UNSET
+    endpoint: Endpoints | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
     credentials: Credentials | UnsetType = UNSET
     state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
     state_group: (
@@ -418,7 +446,10 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     keep_admins: KeepAdmins | UnsetType = UNSET
     limits: Limits | UnsetType = UNSET
     quotas: (
-        Annotated[dict[str, Rate], Meta(description="Quota a second per action, if the vendor has changed it.")]
+        Annotated[
+            dict[str, Rate],
+            Meta(description="Quota a second per action, if the vendor has changed it; share: how much of it to use."),
+        ]
         | UnsetType
     ) = UNSET
     rate: Rate | UnsetType = UNSET

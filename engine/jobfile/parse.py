@@ -18,17 +18,18 @@ from engine.guards import empty_plan_warnings, guard_words, need_readings, takes
 from engine.job import Glob, Job, PasswordSpec, StopAfter
 from engine.jobfile.fields import Fields, glob_problem, kinds
 from engine.jobfile.filemodel import NOT_BUILT_JOB, JobFile, Passwords
+from engine.jobfile.nodes import Scalar, Series, Table
 from engine.jobfile.problems import Problems
 from engine.jobfile.targetentries import TargetEntries
 from engine.jobfile.targets import Targets, unlisted_region
 from engine.jobfile.values import action_name
-from engine.jobfile.yamltext import Scalar, Series, Table, decode, read_tree
+from engine.jobfile.yamltext import decode, read_tree
 from engine.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.jobfile.yamltext import Node
+    from engine.jobfile.nodes import Node
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine import names
 from engine.actions import ACTIONS
+from engine.jobfile.fields import kinds, rule
 from engine.jobfile.filemodel import JobFile, TargetEntry
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,6 +47,11 @@ def job_schema() -> dict[str, Any]:
             {"$ref": "#/$defs/TargetEntry"},
         ]
     }
+    for key, kind in kinds(JobFile).items():
+        if "each" in rule(kind):
+            one = msgspec.json.schema(rule(kind)["each"])
+            one.pop("description", None)
+            top["properties"][key]["anyOf"] = [one, {"type": "array", "items": one, "minItems": 1}]
     for key in ("name", "reason", "ticket", "stop_after"):  # text to us; an unquoted number is one to an editor
         top["properties"][key]["type"] = ["string", "integer"]
     with_password = [name for name, action in ACTIONS.items() if action.needs_password]

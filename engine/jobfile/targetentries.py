@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from engine import names
 from engine.jobfile.fields import kind_words, kinds
 from engine.jobfile.filemodel import NOT_BUILT_TARGET, Region, TargetEntry
-from engine.jobfile.yamltext import Entry, Scalar, Series, Table, Unusable
+from engine.jobfile.nodes import Entry, Scalar, Series, Table, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.jobfile.fields import Fields
+    from engine.jobfile.nodes import Node
     from engine.jobfile.targets import Targets
-    from engine.jobfile.yamltext import Node
 
 _FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}"
 _PART_KEYS = frozenset((*TargetEntry.__struct_fields__, *NOT_BUILT_TARGET))

@@ -7,10 +7,14 @@ caller, which knows whether it may be shown.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from engine import names
 from engine.actions import ACTIONS
 from engine.job import StopAfter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DURATION_PATTERN = "(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
 _parts = re.compile(DURATION_PATTERN).fullmatch
@@ -69,6 +73,11 @@ def share(text: str) -> float:
     if not 0 < part <= 1:
         raise ValueError("expected a percentage above 0% and at most 100%")
     return part
+
+
+def distinct(values: Sequence[str]) -> tuple[str, ...]:
+    """Several values, each once."""
+    return tuple(dict.fromkeys(values))
 
 
 def true_or_false(text: str) -> bool:

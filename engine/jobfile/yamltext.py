@@ -8,12 +8,13 @@ stays the text that was written; what a key means is decided by whoever knows th
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import yaml
 from msgspec import Struct
 from yaml.reader import Reader
 
+from engine.jobfile.nodes import Entry, Node, Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
 
 if TYPE_CHECKING:
@@ -44,47 +45,6 @@ _HINTS = (
     ("mapping values are not allowed", "a value that holds `: ` must be quoted; otherwise check the indentation"),
     ("", "check the indentation, the quotes and the brackets around here"),
 )
-
-
-class Scalar(Struct, frozen=True, gc=False):
-    """One value as written; quotes are gone, nothing is interpreted."""
-
-    text: str
-    line: int
-    column: int
-
-
-class Series(Struct, gc=False):
-    """A YAML sequence."""
-
-    items: list[Node]
-    line: int
-    column: int
-
-
-class Entry(Struct, frozen=True, gc=False):
-    """A key with its value."""
-
-    key: Scalar
-    value: Node
-
-
-class Table(Struct, gc=False):
-    """A YAML mapping, in the order written."""
-
-    entries: dict[str, Entry]
-    line: int
-    column: int
-
-
-class Unusable(Struct, frozen=True, gc=False):
-    """Stands where something refused stood (an alias): its problem is noted, readers pass over it."""
-
-    line: int
-    column: int
-
-
-Node: TypeAlias = Scalar | Series | Table | Unusable
 
 
 def decode(data: bytes, file: str, problems: Problems) -> str | None:
@@ -245,11 +205,6 @@ def _at(event: yaml.Event) -> tuple[int, int]:
     mark = event.start_mark
     assert mark is not None, "events of a parser have marks"
     return mark.line + 1, mark.column + 1
-
-
-def shown_key(key: str) -> str:
-    """A key as a message shows it: short and printable, whatever was written."""
-    return key if key.isprintable() and 0 < len(key) <= 60 else repr(key[:60])
 
 
 def _mark(file: str, exc: yaml.YAMLError) -> Place:

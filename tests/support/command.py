@@ -104,10 +104,10 @@ class Desk:
 
     # In this process: fast, and everything of the command but its signals, terminals and streams is as at work.
 
-    def run(self, *argv: str | Path, stdin: bytes = b"") -> Done:
+    def run(self, *argv: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> Done:
         """Run a command to its end, in this process."""
         streams = io.TextIOWrapper(io.BytesIO(stdin)), io.StringIO(), io.StringIO()
-        with _environment(self.env, self.work), _streams(*streams):
+        with _environment(self.env, cwd or self.work), _streams(*streams):
             code = main([str(part) for part in argv])
         done = Done(code, streams[1].getvalue(), streams[2].getvalue())
         self.said.append(done.text)

@@ -318,6 +318,8 @@ class Witness:
             case records.CallLine():
                 self.calls[line.call] = line
             case records.Before():
+                is_late = line.call in self._open or line.call in self._reached
+                assert not is_late, f"line {line.seq}: what is read after a request that may have been applied"
                 self.before.add(line.call)
             case records.Session():
                 self.in_flight.append({call for call, sent in self._open.items() if sent.seq > self._sessions[-1]})

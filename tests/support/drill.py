@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import records
-from engine.actions import ACTIONS
 from engine.backoff import Policy
-from engine.client import Client
+from engine.clients import Clients
+from engine.endpoints import Access
 from engine.errors import Exit
 from engine.inventory import Inventory
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
-from engine.judge import Lane
+from engine.lanes import lanes_of
 from engine.ledger import Ledger
 from engine.model import Call, CallId, Keys, RunId, Target, Transport
 from engine.pacing import Pacer
 from engine.plan import Plan, make_plan
+from engine.routes import routes_of
 from engine.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
@@ -123,6 +124,11 @@ class Drill:
     settings: records.RunSettings = field(default_factory=run_settings)
     lanes: int = 1
     keys: FixedKeys = field(default_factory=FixedKeys)
+    keyring: Mapping[str, Sequence[FixedKeys]] | None = None
+    """By account, instead of `keys`."""
+    access: Access | None = None
+    """Instead of so many `lanes` on loopback."""
+    unreachable: Mapping[str, str] | None = None
     deadline_s: float = 3600.0
     stop_after: int | None = None
     seed: int = 0
@@ -182,27 +188,24 @@ class Drill:
         return self
 
     async def _session(self, journal: Journal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
-        transport: Transport = InProcessTransport(self.world, now=wall)
+        transport: Transport = InProcessTransport(self.world, now=wall, unreachable=self.unreachable)
         if self.transport is not None:
             transport = self.transport(transport)
         settings, rng = self.ledger.settings, random.Random(self.seed)
-        lanes = []
-        for number in range(self.lanes):
-            endpoint = ENDPOINT if self.lanes == 1 else f"{ENDPOINT}{number:02d}"
-            client = Client(transport, self.keys, endpoint, timeout_s=settings.timeout_s, clock=clock)
-            lanes.append(
-                Lane(
-                    f"test/{ACTIONS[self.action].name}/{client.host}",
-                    client,
-                    Pacer(settings.rate),
-                    asyncio.Semaphore(settings.workers),
-                )
-            )
-        inventory = Inventory(lanes[0].client, record=lambda line: journal.append(line, self.ledger.apply), rng=rng)
+        endpoints = [ENDPOINT] if self.lanes == 1 else [f"{ENDPOINT}{number:02d}" for number in range(self.lanes)]
+        access = self.access or Access(tuple(endpoints), {})
+        routes = routes_of(self.ledger.calls.values(), access)
+        keyring = self.keyring or {"": [self.keys]}
+        clients = Clients(transport, keyring, access, timeout_s=settings.timeout_s, clock=clock)
+        lanes = lanes_of(
+            routes, clients, action=self.action, workers=settings.workers, pacer=lambda _name: Pacer(settings.rate)
+        )
+        inventory = Inventory(clients.reading, record=lambda line: journal.append(line, self.ledger.apply), rng=rng)
         self.runner = Runner(
             journal=journal,
             ledger=self.ledger,
             lanes=lanes,
+            routes=routes,
             inventory=inventory,
             policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,

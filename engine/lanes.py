@@ -1,0 +1,61 @@
+"""Engine, floor 3: a lane is one quota, and its state in a session; the lanes of a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.client import Client
+from engine.clients import Clients
+from engine.pacing import Pacer
+from engine.routes import Routes
+
+DOWN_PAUSE_CAP_S = 5.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """One quota: an identity and action through one endpoint."""
+
+    name: str
+    client: Client
+    pacer: Pacer
+    permits: asyncio.Semaphore
+    route: int = 0
+    """Which calls it may take, by index in the run's routes."""
+    account: str = ""
+    closed: bool = False
+    """It was refused or could not be reached: it takes no more calls in this session."""
+    answered: bool = False
+    """Whether the endpoint ever answered in this session."""
+    down_since: float | None = None
+    """Loop time since which no attempt reached the endpoint."""
+    down_why: str = ""
+    _down_count: int = 0
+
+    def reached(self) -> None:
+        """An attempt reached the server."""
+        self.answered, self.down_since, self._down_count = True, None, 0
+
+    def unreachable(self, why: str, now: float) -> float:
+        """An attempt could not even be sent: pause, longer each time. Returns for how long it has been so."""
+        if self.down_since is None:
+            self.down_since = now
+        self.down_why = why
+        self._down_count += 1
+        self.pacer.pause(min(DOWN_PAUSE_CAP_S, 0.2 * 2 ** min(self._down_count, 10)))
+        return now - self.down_since
+
+
+def lanes_of(
+    routes: Routes, clients: Clients, *, action: str, workers: int, pacer: Callable[[str], Pacer]
+) -> list[Lane]:
+    """Every identity through every access point, for each route; `pacer` of a lane's name paces it."""
+    lanes = []
+    for number, route in enumerate(routes.every):
+        for client in clients.signing(route.account, route.endpoints):
+            name = f"{client.keys.identity}/{action}/{client.host}"
+            permits = asyncio.Semaphore(workers)
+            lanes.append(Lane(name, client, pacer(name), permits, route=number, account=route.account))
+    return lanes

@@ -1,0 +1,305 @@
+"""Several lanes for one job: access regions, sub-accounts, accounts. In memory and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import records
+from engine.endpoints import Access, access, regional
+from engine.errors import Exit
+from engine.journal.reader import read
+from engine.model import Keys, Target
+from engine.plan import make_plan
+from engine.routes import Route, routes_of
+from engine.simulator.estate import NORMAL
+from engine.simulator.faults import rules_from
+from engine.simulator.gate import KeyRecord
+from engine.simulator.world import World
+from tests.support.drill import Drill, FixedKeys, fleet
+
+REGIONS = ("ap-singapore", "ap-tokyo", "ap-guangzhou")
+URLS = tuple(f"http://127.0.0.1:9{number:02d}" for number in range(16))
+
+
+def keys(name: str, **more: Any) -> FixedKeys:
+    return FixedKeys(Keys(secret_id=f"AKID{name}", secret_key=f"secret of {name}"), label=name, identity=name, **more)
+
+
+def world_for(*names: str, faults: Sequence[dict[str, Any]] = (), **more: Any) -> World:
+    known = {f"AKID{name}": KeyRecord(secret_key=f"secret of {name}", identity=name) for name in names}
+    return World(keys=known, faults=rules_from(list(faults)), latency=more.pop("latency", 0.1), audit=None, **more)
+
+
+def writes(world: World) -> list[Any]:
+    return [arrival for arrival in world.audit if arrival.action == "LockAccount"]
+
+
+def notes(drill: Drill, what: str) -> list[dict[str, Any]]:
+    return [line.data for line in read(drill.path) if isinstance(line, records.Note) and line.what == what]
+
+
+def outcomes(drill: Drill) -> Counter[str]:
+    return Counter(drill.outcomes().values())
+
+
+# ---- routes --------------------------------------------------------------------------------------------------------
+
+
+def test_calls_that_the_same_lanes_can_take_are_one_route() -> None:
+    """Regions share lanes, unless each has its own; accounts never do, nor do financial zones and the rest."""
+    targets = [
+        Target(f"postgres-{account or 'none'}{number}", "app", region, account)
+        for number, region in enumerate((*REGIONS, "ap-shanghai-fsi"))
+        for account in ("", "b")
+    ]
+    calls = make_plan("LockAccount", targets).calls
+    nearest = access("mainland", ["nearest", "ap-tokyo"], {call.region for call in calls})
+    routes = routes_of(calls, nearest)
+    assert {(route.account, len(route.endpoints)) for route in routes.every} == {("", 2), ("", 1), ("b", 2), ("b", 1)}
+    assert sorted(routes.counts()) == [1, 1, 3, 3]
+    by_region = routes_of(calls, access("mainland", ["regional"], {call.region for call in calls}))
+    assert set(by_region.every) == {
+        Route(account, (regional(region),)) for account in ("", "b") for region in (*REGIONS, "ap-shanghai-fsi")
+    }
+    for call, number in zip(calls, by_region.of, strict=True):
+        assert by_region.every[number] == Route(call.account, (regional(call.region),))
+
+
+def test_the_longest_route_is_how_long_it_takes() -> None:
+    """Three calls through two access points by two sub-accounts, beside one that has a lane of its own."""
+    calls = make_plan("LockAccount", [Target(f"postgres-{n}", "app", "ap-tokyo") for n in range(400)]).calls
+    assert routes_of(calls, Access(URLS[:2], {})).seconds(20, lambda _account: 2) == 5
+    assert routes_of(calls, Access(URLS[:2], {"ap-tokyo": URLS[3]})).seconds(20, lambda _account: 1) == 20
+    assert routes_of([], Access(URLS[:2], {})).seconds(20, lambda _account: 1) == 0
+
+
+# ---- many lanes ----------------------------------------------------------------------------------------------------
+
+
+def test_sixteen_access_regions_are_sixteen_quotas(tmp_path: Path) -> None:
+    """3,000 calls in some ten seconds, each lane within its own quota, every one of them used."""
+    world = world_for("a", latency=0.05)
+    drill = Drill(tmp_path, world, fleet(400, 8)[:3000], keyring={"": [keys("a")]}, access=Access(URLS, {})).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 3000}
+    worst = drill.ledger.worst_second()
+    assert len(worst) == 16
+    assert max(worst.values()) <= 20
+    assert drill.ledger.throttled == 0
+    first, last = writes(world)[0].at, writes(world)[-1].at
+    assert 9.0 <= last - first <= 10.5
+
+
+def test_each_target_through_its_own_region(tmp_path: Path) -> None:
+    """`regional`: nothing reaches another region's access point, and three regions are three quotas."""
+    targets = [
+        Target(f"postgres-{region}{number}".replace("ap-", ""), f"user{user}", region)
+        for region in REGIONS
+        for number in range(10)
+        for user in range(10)
+    ]
+    world = world_for("a")
+    drill = Drill(
+        tmp_path, world, targets, keyring={"": [keys("a")]}, access=access("international", ["regional"], REGIONS)
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 300}
+    for arrival in world.audit:
+        assert arrival.access == f"postgres.{arrival.region}.tencentcloudapi.com"
+    assert drill.seconds < 7
+
+
+def test_sub_accounts_of_one_account_are_lanes(tmp_path: Path) -> None:
+    """The vendor counts by sub-account: two sign twice as many a second, and each signs its own."""
+    world = world_for("a", "b")
+    drill = Drill(
+        tmp_path, world, fleet(40, 10), keyring={"": [keys("a"), keys("b")]}, access=Access(URLS[:1], {})
+    ).go()
+    assert drill.exit is Exit.OK
+    share = Counter(arrival.identity for arrival in writes(world))
+    assert share.total() == 400
+    assert min(share.values()) > 180
+    assert drill.seconds < 12
+
+
+# ---- a lane that is of no use --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["Local.Dns", "Local.Connect", "Local.Tls"])
+def test_an_access_point_that_cannot_be_reached_gives_its_calls_to_the_others(tmp_path: Path, why: str) -> None:
+    """It is noted, no call fails for it, and the others have what it had; reading goes through them, too."""
+    world = world_for("a")
+    drill = Drill(
+        tmp_path,
+        world,
+        fleet(60, 10),
+        keyring={"": [keys("a")]},
+        access=Access(URLS[:3], {}),
+        unreachable={URLS[0].removeprefix("http://"): why},
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 600}
+    (closed,) = notes(drill, "lane_closed")
+    assert closed["lane"].endswith(URLS[0].removeprefix("http://"))
+    assert closed["code"] == why
+    assert {arrival.access for arrival in writes(world)} == {url.removeprefix("http://") for url in URLS[1:3]}
+    assert drill.seconds < 20
+
+
+def test_a_sub_account_that_is_refused_gives_its_calls_to_the_others(tmp_path: Path) -> None:
+    """A key that was deleted meanwhile: one note a lane, and not one target fails."""
+    world = world_for("a")
+    drill = Drill(
+        tmp_path, world, fleet(40, 10), keyring={"": [keys("gone"), keys("a")]}, access=Access(URLS[:2], {})
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 400}
+    closed = notes(drill, "lane_closed")
+    assert {note["code"] for note in closed} == {"AuthFailure.SecretIdNotFound"}
+    assert {note["lane"].partition("/")[0] for note in closed} == {"gone"}
+    assert drill.ledger.throttled == 0
+
+
+def test_when_the_last_lane_is_gone_the_run_stops(tmp_path: Path) -> None:
+    """Two refused sub-accounts: exit 5, nothing was accepted, all is resumable, and a resume with good keys goes on."""
+    world = world_for("a")
+    drill = Drill(
+        tmp_path, world, fleet(4, 5), keyring={"": [keys("gone"), keys("lost")]}, access=Access(URLS[:1], {})
+    ).go()
+    assert drill.exit is Exit.DENIED
+    assert outcomes(drill) == {"unattempted": 20}
+    drill.keyring = {"": [keys("a")]}
+    drill.go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 20}
+
+
+def test_a_lane_that_is_lost_in_mid_run_loses_no_call(tmp_path: Path) -> None:
+    """A key deleted with calls in flight and others written ahead: all of them go elsewhere, and each is done once."""
+    world = world_for("a", "b", latency=1.0)
+
+    async def delete_key(_runner: Any) -> None:
+        await asyncio.sleep(4)
+        del world._gate.keys["AKIDb"]
+
+    drill = Drill(
+        tmp_path,
+        world,
+        fleet(40, 10),
+        keyring={"": [keys("a"), keys("b")]},
+        access=Access(URLS[:2], {}),
+        during=delete_key,
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 400}
+    applied = Counter((arrival.instance, arrival.user) for arrival in writes(world) if arrival.applied)
+    assert set(applied.values()) == {1}
+    assert {arrival.identity for arrival in writes(world)} == {"a", "b", ""}
+    assert {note["code"] for note in notes(drill, "lane_closed")} == {"AuthFailure.SecretIdNotFound"}
+
+
+# ---- accounts ------------------------------------------------------------------------------------------------------
+
+
+def accounts(*names: str) -> list[Target]:
+    return [
+        Target(f"postgres-{name}{number:06d}", f"user{user}", "ap-singapore", name)
+        for name in names
+        for number in range(10)
+        for user in range(6)
+    ]
+
+
+def test_each_account_signs_for_its_own_and_has_its_own_quota(tmp_path: Path) -> None:
+    """Three accounts: no key ever signs for another's instance, and the three quotas add up."""
+    world = world_for("a", "b", "c")
+    drill = Drill(
+        tmp_path,
+        world,
+        accounts("a", "b", "c"),
+        keyring={name: [keys(name)] for name in "abc"},
+        access=Access(URLS[:1], {}),
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 180}
+    for arrival in world.audit:
+        assert arrival.instance.startswith(f"postgres-{arrival.identity}")
+    assert drill.seconds < 6
+
+
+def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(tmp_path: Path) -> None:
+    """The others are done to the end; its calls are unattempted and resumable, and the run says why."""
+    world = world_for("a", "c")
+    keyring = {name: [keys(name)] for name in "abc"}
+    told: list[str] = []
+
+    async def listen(runner: Any) -> None:
+        runner.tell = told.append
+
+    drill = Drill(
+        tmp_path, world, accounts("a", "b", "c"), keyring=keyring, access=Access(URLS[:1], {}), during=listen
+    ).go()
+    assert drill.exit is Exit.STOPPED
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60, ("c", "changed"): 60}
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
+    (closed,) = notes(drill, "route_closed")
+    assert closed["account"] == "b"
+    assert any(line.startswith("b: ") for line in told)
+    world._gate.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b")
+    assert drill.go().exit is Exit.OK
+    assert outcomes(drill) == {"changed": 180}
+
+
+def test_one_account_without_the_permission_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    """It may read and not write: after the first twenty that all fail alike nothing more of it is sent."""
+    denied = {"action": "LockAccount", "instance": "postgres-b*", "code": "UnauthorizedOperation"}
+    world = world_for("a", "b", faults=[denied])
+    drill = Drill(
+        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:1], {})
+    ).go()
+    assert drill.exit is Exit.STOPPED
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account["a", "changed"] == 60
+    assert 20 <= by_account["b", "failed"] < 40
+    assert by_account["b", "failed"] + by_account["b", "unattempted"] == 60
+    instance = world.instance("postgres-b000000")
+    assert instance is not None
+    assert {account.status for account in instance.accounts.values()} == {NORMAL}
+
+
+def test_a_limit_of_the_main_account_slows_its_own_lanes_only(tmp_path: Path) -> None:
+    """UinLimitExceeded: all lanes of account a slow down, those of b do not."""
+    limited = {
+        "action": "LockAccount",
+        "instance": "postgres-a*",
+        "code": "RequestLimitExceeded.UinLimitExceeded",
+        "times": 1,
+    }
+    world = world_for("a", "b", faults=[limited])
+    drill = Drill(
+        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:2], {})
+    ).go()
+    assert drill.exit is Exit.OK
+    slowed = {note["lane"] for note in notes(drill, "lane_slowed")}
+    assert {lane.partition("/")[0] for lane in slowed} == {"a"}
+    assert len(slowed) == 2
+
+
+def test_a_limit_of_our_address_slows_every_lane(tmp_path: Path) -> None:
+    """IPLimitExceeded is about where the calls come from, whoever signs them."""
+    limited = {"action": "LockAccount", "code": "RequestLimitExceeded.IPLimitExceeded", "times": 1}
+    world = world_for("a", "b", faults=[limited])
+    drill = Drill(
+        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:2], {})
+    ).go()
+    assert drill.exit is Exit.OK
+    assert len({note["lane"] for note in notes(drill, "lane_slowed")}) == 4
