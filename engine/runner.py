@@ -567,7 +567,8 @@ class Runner:
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, AcctopsError):
-            self.stop(str(error), error.exit)
+            refused_late = error.exit is Exit.DENIED and self._judge.accepted
+            self.stop(str(error), Exit.STOPPED if refused_late else error.exit)
             return
         _LOG.error("internal error", exc_info=error)
         self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)

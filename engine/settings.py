@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.actions import ACTIONS
-from engine.config import Config, Configs, base_directory, find_configs, parse_config
+from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, access, is_loopback
 from engine.errors import ConfigError, UsageError
 from engine.guards import STRICTER, guard_words, need_readings, strictest
@@ -60,6 +60,7 @@ class Settings:
     """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
     profiles: tuple[str, ...] = ()
     """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
+    credentials: Credentials = field(default_factory=Credentials)
     state_group: str | None = None
     quotas: Mapping[str, float] = field(default_factory=dict)
     quota_share: float = 1.0
@@ -129,6 +130,7 @@ class Settings:
 _LAYERED = (
     # setting, flag, environment variable, key in filemodel.ConfigFile
     ("site", "", "", "site"),
+    ("credentials", "", "", ""),
     ("state_group", "", "", "state_group"),
     ("quotas", "", "", ""),
     ("quota_share", "", "", ""),

@@ -20,6 +20,7 @@ from engine.errors import Exit
 from engine.records import AnyRecord, RunSettings
 from engine.simulator.faults import parse_faults, rules_from
 from engine.simulator.fleet import parse_fleet
+from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from tests.support.command import ROOT, Backend, Desk
 
@@ -307,8 +308,8 @@ def test_tests_that_are_named_exist(name: str) -> None:
 
 
 def test_bad_input_names_tests_that_exist() -> None:
-    """The last column of the table: `bad` is test_bad_input.py, `cli` test_cli.py, names by their beginning."""
-    files = {"bad": "test_bad_input.py", "cli": "test_cli.py"}
+    """The last column of the table: `bad` is test_bad_input.py, and so on; names by their beginning."""
+    files = {"bad": "test_bad_input.py", "cli": "test_cli.py", "keys": "test_bad_keys.py"}
     table = list(rows(section(page("tests/README.md"), "## Bad input and faults")))
     assert len(table) > 30
     for cells in table:
@@ -323,8 +324,10 @@ def test_bad_input_names_tests_that_exist() -> None:
 
 def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
     """Each YAML block of the simulator's section, in its order; every key of a rule is explained."""
-    fleet, faults = re.findall("```yaml\n(.*?)```", section(page("tests/README.md"), "## The simulator"), re.DOTALL)
+    text = section(page("tests/README.md"), "## The simulator")
+    fleet, accounts, faults = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
     assert len(parse_fleet(fleet)) == 2
+    assert len(parse_tenants(accounts).roles) == 2
     assert len(parse_faults(faults)) == 5
     with pytest.raises(ValueError, match="known are ") as wrong:
         rules_from([{"nonsense": 1}])

@@ -441,6 +441,7 @@ def explain(code: str) -> int:
     help="So many ports: access regions of one world, each with quotas of its own.",
 )
 @click.option("--fleet", metavar="FILE", help="Instances and accounts that exist (YAML or JSON); default: all do.")
+@click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
 @click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
 @click.option(
     "--window",
@@ -473,9 +474,12 @@ def simulate(jobs: tuple[str, ...], **options: Any) -> int:
 
 @app.command()
 @click.argument("job", required=False)
+@click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
 @flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
-def doctor(job: str | None, **common: Any) -> int:
-    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and region too.
+def doctor(job: str | None, policy: bool, **common: Any) -> int:
+    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and permissions too.
+
+    Says which source of keys won, whose they are and until when they serve; what CAM denies, and the policy to paste.
 
     \b
     Example:
@@ -483,7 +487,7 @@ def doctor(job: str | None, **common: Any) -> int:
     """
     from engine.cli.checks import examine
 
-    return examine(job, **common)
+    return examine(job, policy=policy, **common)
 
 
 @app.command()

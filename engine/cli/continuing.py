@@ -56,7 +56,13 @@ def resume_run(run: str, **flags: Any) -> int:
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
-    keyring = keyring_of(settings.profiles, simulated=seen.run.simulated)
+    keyring = keyring_of(
+        settings.profiles,
+        simulated=seen.run.simulated,
+        settings=guards,
+        access=settings.access,
+        purpose=ref.run_id,
+    )
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, identity(keyring))
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):

@@ -52,16 +52,17 @@ def show_plan(
 def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, offline: bool) -> Prepared:
     from engine.cli.preparing import prepare
 
+    access = settings.access({call.region for call in plan.calls})
     keyring = None
     if not offline and plan.calls and settings.verify:
         from engine.cli.sources import keyring_of
 
-        keyring = keyring_of(settings.profiles, simulated=False)
+        keyring = keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="plan")
     return prepare(
         plan,
         settings,
         keyring=keyring,
-        access=settings.access({call.region for call in plan.calls}),
+        access=access,
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,

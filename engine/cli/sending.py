@@ -145,10 +145,17 @@ class NewRun:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
         if (options := self._hold()) is not self.options:
             return replace(self, options=options).start()
-        keyring = keyring_of(self.frozen.profiles, simulated=self.simulated)
-        passwords = passwords_of(self.frozen, self.plan.action)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         store.check_place()
+        run_id = store.new_run_id(self.options.clock(), random.Random())
+        keyring = keyring_of(
+            self.frozen.profiles,
+            simulated=self.simulated,
+            settings=self.settings,
+            access=self.frozen.access,
+            purpose=run_id,
+        )
+        passwords = passwords_of(self.frozen, self.plan.action)
         new = self._prepared(keyring)
         answer = confirm(
             _question(new),
@@ -158,7 +165,6 @@ class NewRun:
             stdin_is_list=self.stdin_is_list,
         )
         self._hold()  # the window may have closed while it was read and asked
-        run_id = store.new_run_id(self.options.clock(), random.Random())
         return new._carry_out(run_id, store, keyring, passwords, answer)
 
     def _hold(self) -> Options:

@@ -19,6 +19,7 @@ from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
 from engine.clients import Clients, Keyring, signers
+from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.lanes import lanes_of
@@ -103,6 +104,7 @@ class Session:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
             runner.tell = say
+        keeping = asyncio.ensure_future(self._keep_keys(runner))
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet):
@@ -116,7 +118,22 @@ class Session:
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
+                keeping.cancel()
                 await transport.aclose()
+
+    async def _keep_keys(self, runner: Runner) -> None:
+        """Refresh the keys ahead of their end, beside the sending; those of one source of several end alone."""
+        sources = [source for sources in self.keyring.values() for source in sources]
+
+        def ended(why: str) -> None:
+            if len(sources) == 1:
+                runner.stop(why, Exit.STOPPED)
+            else:
+                runner.tell(why)  # the API refuses them, which closes their lanes
+
+        async with asyncio.TaskGroup() as group:
+            for source in sources:
+                group.create_task(keep_fresh(source, clock=time.time, note=runner.note, stop=ended, tell=runner.tell))
 
     def _connections(self, routes: Routes) -> int:
         lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)

@@ -77,7 +77,9 @@ def undo_run(
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
-    keyring = keyring_of(frozen.profiles, simulated=options.simulate)
+    keyring = keyring_of(
+        frozen.profiles, simulated=options.simulate, settings=guards, access=frozen.access, purpose=ref.run_id
+    )
     _check_identity(ledger, keyring)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     read, world = _read(options, ledger, changed, keyring, frozen)
@@ -305,7 +307,13 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     frozen = overridden(options, ledger.settings)
-    keyring = keyring_of(frozen.profiles, simulated=options.simulate)
+    keyring = keyring_of(
+        frozen.profiles,
+        simulated=options.simulate,
+        settings=options.settings(None),
+        access=frozen.access,
+        purpose=ref.run_id,
+    )
     _check_identity(ledger, keyring)
     undone = _undone(ref, ledger)
     begun = time.monotonic()

@@ -179,6 +179,12 @@ class Fields:
                 places[inside] = self.place(entry.value)
         return found, places
 
+    def command(self, node: Node, path: str) -> tuple[str, ...]:
+        """A program and its arguments; empty if it is none (noted)."""
+        items = self.series(node, path, "a list: program and arguments")
+        parts = [self.text(item, f"{path}[{index}]", "text") for index, item in enumerate(items.items if items else ())]
+        return tuple(part for part in parts if part is not None) if None not in parts else ()
+
     def globs(self, node: Node, path: str, *, fold: bool) -> tuple[Glob, ...]:
         """A list of `instance/user` globs."""
         items = self.series(node, path, 'a list of globs such as "*/breakglass_*"')

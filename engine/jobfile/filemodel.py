@@ -18,6 +18,7 @@ from engine.jobfile.values import (
     distinct,
     is_listed_order,
     region_name,
+    role_duration,
     seconds,
     share,
     some_seconds,
@@ -77,6 +78,14 @@ Profile = Annotated[
         description="Profile of the vendor's CLI whose keys to use: ~/.tccli/PROFILE.credential.",
         pattern=r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$",
         extra=_rule("the name of a tccli profile, not a path"),
+    ),
+]
+RoleArn = Annotated[
+    str,
+    Meta(
+        description="Role to be assumed with whatever keys are found: qcs::cam::uin/UIN:roleName/NAME.",
+        pattern=f"^{names.ROLE_PATTERN}$",
+        extra=_rule("the ARN of a role, qcs::cam::uin/UIN:roleName/NAME"),
     ),
 ]
 Profiles = Annotated[
@@ -312,6 +321,57 @@ class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
     ]
 
 
+class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where API keys come from beside the places everybody looks in. Never a key itself."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell when no key is in the environment; prints keys "
+                "as JSON.",
+                examples=[["vault-keys", "--account", "prod"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    role_arn: RoleArn | UnsetType = UNSET
+    duration: (
+        Annotated[
+            str,
+            Meta(
+                description="How long a session of the role lives (default 2h, at most 12h).",
+                pattern=_duration,
+                extra=_rule("a duration from 1s to 12h", role_duration, "duration_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    metadata: (
+        Annotated[
+            bool,
+            Meta(
+                description="Ask the metadata service for the role of this CVM instance where nothing else has keys "
+                "(default true).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    sts: (
+        Annotated[
+            str,
+            Meta(
+                description="STS, where it is not the site's: https, or http to loopback.",
+                pattern=f"^(?:{endpoints.PATTERN})$",
+                extra=_rule("an endpoint", endpoints.normal_endpoint),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     """One target with its parts, or a list of targets in a file."""
 
@@ -437,6 +497,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
     endpoint: Endpoints | UnsetType = UNSET
     profile: Profiles | UnsetType = UNSET
+    credentials: Credentials | UnsetType = UNSET
     state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
     state_group: (
         Annotated[
@@ -471,4 +532,4 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
 NOT_BUILT_JOB = ("accounts", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
-NOT_BUILT_CONFIG = ("window", "notify", "accounts", "credentials", "verify")
+NOT_BUILT_CONFIG = ("window", "notify", "accounts", "verify")

@@ -46,6 +46,14 @@ def some_seconds(text: str) -> float:
     return total
 
 
+def role_duration(text: str) -> int:
+    """How long a role's session lives, in whole seconds, within what STS takes (facts.md §5.1)."""
+    total = round(seconds(text))
+    if not 1 <= total <= 12 * 3600:
+        raise ValueError("expected a duration from 1s to 12h")
+    return total
+
+
 def stop_after(text: str) -> StopAfter:
     """`20` failed calls, or `5%` of the plan; ValueError with words otherwise."""
     if text.endswith("%"):

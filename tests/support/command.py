@@ -33,6 +33,8 @@ from engine.simulator.server import serve
 from engine.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
+ASKING = ("Describe", "GetCaller", "AssumeRole", "Metadata")
+"""How actions begin that change no account."""
 PATIENCE_S = 30.0
 """How long a condition is waited for before the test fails."""
 
@@ -269,7 +271,7 @@ class Backend:
 
     def writes(self) -> list[Any]:
         """Arrivals of writes, in order."""
-        return [arrival for arrival in tuple(self.world.audit) if not arrival.action.startswith("Describe")]
+        return [arrival for arrival in tuple(self.world.audit) if not arrival.action.startswith(ASKING)]
 
     def reads(self) -> list[Any]:
         """Arrivals of DescribeAccounts, in order."""
