@@ -19,6 +19,8 @@ from engine.verdicts import Cure, read_reply
 MESSAGE_LIMIT = 1000
 """Characters of a server message that are kept."""
 REDACTED = "[redacted]"
+ASK_AGAIN_S = 5.0
+"""A source of keys that has failed is not asked again sooner: many calls in flight are refused at once."""
 MOST_RETRY_AFTER_S = 60.0
 """Longer waits are not taken from a header: a proxy's page may ask for an hour."""
 _SHORTEST_SECRET = 4
@@ -65,6 +67,7 @@ class Client:
         """Told what was learnt about clock and keys."""
         self.not_refreshed = ""
         """Why the keys could not be refreshed when they were refused last."""
+        self._ask_again_at = 0.0
         self._cured_with: Keys | None = None
         self._transport = transport
         self._clock = clock
@@ -126,13 +129,16 @@ class Client:
             if abs(self.offset_s - before) > 1:
                 self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
-        self.not_refreshed = ""
-        if self.keys.get() == keys:  # else somebody refreshed them since this attempt was signed
+        if self.keys.get() == keys and self._clock() >= self._ask_again_at:
+            # Else somebody refreshed them since this attempt was signed, or has just failed to.
+            self.not_refreshed = ""
             try:
                 await self.keys.refresh()
             except CredentialsError as error:
+                if self.not_refreshed != str(error):  # all that asked at the same time hear the same
+                    self.note("keys_not_refreshed", {"why": str(error)})
                 self.not_refreshed = str(error)
-                self.note("keys_not_refreshed", {"why": str(error)})
+                self._ask_again_at = self._clock() + ASK_AGAIN_S
         now = self.keys.get()
         if now != keys and now != self._cured_with:
             self._cured_with = now

@@ -246,3 +246,31 @@ def test_keys_of_the_environment_cannot_be_renewed(tmp_path: Path, accepted: boo
     assert sum(counts.values()) == 400
     assert not counts["failed"]  # type: ignore[index]
     assert replay(drill.path).torn_bytes == 0
+
+
+def test_a_source_that_fails_when_its_keys_are_refused_says_so_once(tmp_path: Path) -> None:
+    """Revoked, and the role withdrawn: why no others could be had is the reason the run gives, and one note."""
+    role = Role(name="acctops")
+    cloud = Cloud(roles=(role,))
+    drill = role_drill(tmp_path, cloud, 40, 10)
+
+    async def revoke(_runner: Runner) -> None:
+        await asyncio.sleep(5)
+        role.trusted = frozenset()
+        for secret_id in [each for each in cloud.world.keys if each.startswith("AKIDtmp")]:
+            del cloud.world.keys[secret_id]
+        await asyncio.sleep(1000)
+
+    drill.during = revoke
+    drill.go()
+    assert drill.exit is Exit.STOPPED
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert "may not assume this role" in drill.ledger.end.stopped.why
+    assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
+    notes = [note for note in lines(drill, records.Note) if note.what == "keys_not_refreshed"]
+    assert len(notes) == len(cloud.asked("AssumeRole")) <= 2, "asked once, and not by every call that was in flight"
+    drill.during = None
+    role.trusted = None
+    assert cloud.run(drill.keys.refresh)
+    assert drill.go().exit is Exit.OK, "with the role given back a resume finishes it"
