@@ -129,7 +129,7 @@ class Session:
 
         async with asyncio.TaskGroup() as group:
             for source in sources:
-                group.create_task(keep_fresh(source, clock=time.time, note=runner.note, stop=ended, tell=runner.tell))
+                group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
 
     def _connections(self, routes: Routes) -> int:
         lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)
