@@ -104,7 +104,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "transport": (D, "wayout"),
     "wayout": (D, ""),
     "client": (E, ""),
-    "clients": (E, "client"),
+    "clients": (E, "client identity"),
     "identity": (E, ""),
     "inventory": (E, "client"),
     "judge": (E, "client inventory lanes"),
@@ -136,7 +136,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
         "cli.ask cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session cli.simulating cli.sources "
         "cli.survey cli.talk",
     ),
-    "cli.session": (DOOR, "cli.progress cli.survey cli.talk"),
+    "cli.session": (DOOR, "cli.progress cli.survey cli.talk cli.whose"),
     "cli.simulating": (DOOR, "cli.talk"),
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (
@@ -146,6 +146,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.survey": (DOOR, ""),
     "cli.talk": (DOOR, ""),
     "cli.undoing": (DOOR, "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk"),
+    "cli.whose": (DOOR, ""),
     "cli.views": (DOOR, "cli.kin cli.options cli.talk"),
     "simulator": (SIM, ""),
     "simulator.catalog": (SIM, "simulator.wire"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.actions import ACTIONS
-from engine.cli.options import Options
+from engine.cli.options import Options, run_settings
 from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
@@ -52,17 +52,16 @@ def show_plan(
 def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, offline: bool) -> Prepared:
     from engine.cli.preparing import prepare
 
-    access = settings.access({call.region for call in plan.calls})
-    keyring = None
+    reach = None
     if not offline and plan.calls and settings.verify:
-        from engine.cli.sources import keyring_of
+        from engine.cli.sources import reach_of
 
-        keyring = keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="plan")
+        frozen = run_settings(settings, job, plan.action, {call.region for call in plan.calls})
+        reach = reach_of(frozen, settings, simulated=False, purpose="plan")
     return prepare(
         plan,
         settings,
-        keyring=keyring,
-        access=access,
+        reach=reach,
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,
