@@ -278,7 +278,11 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
             return Path(config.path).absolute().parent / _expanded(said, environ), str(config.places["state_dir"])
     base = base_directory(environ, "XDG_STATE_HOME", ".local/state")
     if base is None:
-        raise ConfigError("no directory for journals: neither HOME nor XDG_STATE_HOME is set; pass --state-dir DIR")
+        raise ConfigError(
+            "no directory for journals: neither HOME nor XDG_STATE_HOME is set, as under cron or systemd; set "
+            "ACCTOPS_STATE_DIR=/var/lib/acctops in the crontab or unit, or state_dir in config.yaml, or pass "
+            "--state-dir DIR"
+        )
     return base / "acctops", "default"
 
 

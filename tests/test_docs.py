@@ -228,6 +228,9 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "report": [desk.run("report", each["run"], "--format", "json").json for each in (done, rerun)],
             "report --attempts": desk.run("report", done["run"], "--format", "json", "--attempts").json,
             "report --pace": desk.run("report", done["run"], "--format", "json", "--pace").json,
+            "status --since": desk.run("status", "--since", "1d", "--json").json,
+            "report --since": _with_one_unreadable(desk, "report", "--since", "1d", "--format", "json"),
+            "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
             "doctor": desk.run("doctor", *api, "--json").json,
             "refusal": desk.run("run", job, *api, "--json").json,
@@ -238,13 +241,28 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
-    assert done["failures"] and stopped["stopped"] and verified["back"] and found["report"][1]["parent"], (
-        "not all was seen"
-    )
+    assert (
+        found["overdue"]["last_good"]
+        and found["report --since"]["unreadable"]
+        and done["failures"]
+        and stopped["stopped"]
+        and verified["back"]
+        and found["report"][1]["parent"]
+    ), "not all was seen"
     found["run"] = [done, stopped]
     live = desk.run("status", done["run"], "--json").json
     assert keys(live) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
+
+
+def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
+    path = desk.journals()[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"bob", b"rob", 1))
+    try:
+        return desk.run(*argv).json
+    finally:
+        path.write_bytes(whole)
 
 
 DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md"), "## JSON documents"))}
@@ -254,7 +272,8 @@ DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md
 def test_every_json_key_is_described(documents: dict[str, set[str]], name: str) -> None:
     """No more and no less, for each document."""
     described = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", DESCRIBED[name]))))
-    printed = documents[name] - (documents["run"] if name == "report" else set())
+    inherited = {"report": ("run",), "report --since": ("run", "report")}.get(name, ())
+    printed = documents[name] - set().union(*(documents[each] for each in inherited))
     missing, gone = printed - described, described - documents[name]
     assert (missing, gone) == (set(), set())
 

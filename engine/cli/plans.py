@@ -14,6 +14,7 @@ from engine.routes import Routes, routes_of
 from engine.spans import duration
 
 if TYPE_CHECKING:
+    from engine.cli.earlier import Take
     from engine.cli.preparing import Prepared
     from engine.job import Job
     from engine.settings import Settings
@@ -66,7 +67,16 @@ def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, off
         listed_order=job.listed_order,
         resend_already=job.resend_already,
         expect=options.expect,
+        take=_take(job, settings),
     )
+
+
+def _take(job: Job, settings: Settings) -> Take | None:
+    if job.take is None:
+        return None
+    from engine.cli.earlier import take_of  # here: it reads journals, which other plans do without
+
+    return take_of(job, settings, simulated=False)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
@@ -88,6 +98,16 @@ def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
     return make_plan(job.action, job.targets, protect=settings.protect, exclude=(*job.exclude, *options.excludes()))
 
 
+def guards_of_job(job: Job, settings: Settings) -> tuple[str, ...]:
+    """What bounds a run of the job, each with where it stands: the guards, how much it takes, when it may run."""
+    found = list(settings.guards)
+    if job.take is not None:
+        found.append(f"limits.take {job.take:,} ({job.places['take']})")
+    if job.window is not None:
+        found.append(f"window {job.window.label} ({job.window.place})")
+    return tuple(found)
+
+
 def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False) -> str:
     """What is to be done, what is left out and why, the guards, the time: a dozen lines."""
     action = ACTIONS[plan.action]
@@ -105,7 +125,7 @@ def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False
             rules = dict.fromkeys(f"{o.rule} ({o.where})" for o in plan.omits if o.reason == reason)
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
-    lines += [f"  {guard}" for guard in settings.guards]
+    lines += [f"  {guard}" for guard in guards_of_job(job, settings)]
     return "\n".join([*lines, _time_line(settings, plan, simulated=simulated)])
 
 
@@ -144,7 +164,7 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str,
         "lanes": sum(route.lanes(signers) for route in routes.every),
         "rate": rate,
         "seconds_at_quota": round(routes.seconds(rate, lambda _account: signers), 1),
-        "guards": list(settings.guards),
+        "guards": list(guards_of_job(job, settings)),
         "would_refuse": list(prepared.refusals),
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],
         "read": {

@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
-from engine.cli.talk import say, warn
+from engine.cli.talk import remark, say
 from engine.clients import Clients, Keyring, signers
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
@@ -73,6 +73,12 @@ class Session:
     quiet: bool
     found: Survey | None = None
     """What was read when the run was planned."""
+    clock: Callable[[], float] = time.time
+    time_left: Callable[[float], tuple[float, str]] = lambda deadline: (
+        deadline,
+        f"deadline of {deadline:.0f} s reached",
+    )
+    """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
 
     def carry_out(self) -> Ended:
         """Work until done or stopped."""
@@ -140,7 +146,7 @@ class Session:
         try:
             return SharedSlots(self.store.state_dir / "lanes", lane, group=self.store.group)
         except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
-            warn(f"warning: {error}; other runs on this host are not known to this one")
+            remark(f"warning: {error}; other runs on this host are not known to this one", quiet=self.quiet)
             return None
 
     def _runner(self, transport: Transport, routes: Routes) -> Runner:
@@ -161,6 +167,7 @@ class Session:
 
         run_id, calls = run.run, len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.keyring))
+        until_s, why_then = self.time_left(deadline_s(settings, seconds))
         return Runner(
             journal=self.journal,
             ledger=self.ledger,
@@ -175,8 +182,9 @@ class Session:
             inventory=Inventory(clients.reading, record=record, rng=rng),
             policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,
-            clock=time.time,
-            deadline_s=deadline_s(settings, seconds),
+            clock=self.clock,
+            deadline_s=until_s,
+            deadline_why=why_then,
             stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
             ask_secret=self.passwords.ask if self.passwords is not None else None,
             no_send=self.no_send,

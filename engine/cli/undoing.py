@@ -239,6 +239,7 @@ def _undo_settings(
         stop_after=str(stop_after) if stop_after is not None else None,
         passwords=passwords,
         resend_already=False,
+        window=None,  # what must be taken back waits for no Saturday
     )
 
 
@@ -283,7 +284,8 @@ def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan) -> int:
     if stays:
         named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in stays.items())
         raise RefusedError(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
-    say(f"run {ref.run_id}: nothing is left to undo")
+    if not options.quiet:
+        say(f"run {ref.run_id}: nothing is left to undo")
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "kept": undo.counts(), "exit": int(Exit.OK)})
     return Exit.OK

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from engine import endpoints, names
+from engine import endpoints, names, window
 from engine.actions import ACTIONS
 from engine.jobfile.values import (
     DURATION_PATTERN,
@@ -234,6 +234,24 @@ class Limits(Struct, forbid_unknown_fields=True, kw_only=True):
     max_share: MaxShare | UnsetType = UNSET
 
 
+class JobLimits(Limits, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused, and how much of it one run takes."""
+
+    take: (
+        Annotated[
+            int,
+            Meta(
+                description="Change so many accounts in one run, at most; the rest is left for later and is first in "
+                "line next time.",
+                ge=1,
+                le=1_000_000_000,
+                extra=_rule("a whole number from 1 to 1000000000"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
 
@@ -316,6 +334,44 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
+
+    days: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
+            ]
+        ],
+        Meta(min_length=1, description="Days on which it opens."),
+    ]
+    start: Annotated[
+        str,
+        Meta(
+            description="When it opens, such as 01:00, on the clock of the time zone.",
+            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
+            extra=_rule("a time of day", window.opening_minutes),
+        ),
+    ] = field(name="from")
+    until: Annotated[
+        str,
+        Meta(
+            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
+            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+            extra=_rule("a time of day", window.minutes),
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Meta(
+            description="Zone of the tz database.",
+            examples=["Asia/Shanghai", "UTC"],
+            extra=_rule("a time zone", window.zone_name),
+        ),
+    ]
+
+
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     """One target with its parts, or a list of targets in a file."""
 
@@ -375,7 +431,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     keep_admins: KeepAdmins | UnsetType = UNSET
-    limits: Limits | UnsetType = UNSET
+    limits: JobLimits | UnsetType = UNSET
     order: (
         Annotated[
             Literal["contain", "listed"],
@@ -414,6 +470,18 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     retry: Retry | UnsetType = UNSET
     deadline: Deadline | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
+    window: WindowKeys | UnsetType = UNSET
+    on_unfinished: (
+        Annotated[
+            Literal["resume", "new", "refuse"],
+            Meta(
+                description="What `run` does when the last run of this job was cut off by a crash: go on with it "
+                "(default), begin a new one, or refuse.",
+                extra=_rule("resume, new or refuse"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     passwords: Passwords | UnsetType = UNSET
 
 
@@ -461,8 +529,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     stop_after: StopAfterText | UnsetType = UNSET
 
 
-NOT_BUILT_JOB = ("accounts", "window", "notify")
+NOT_BUILT_JOB = ("accounts", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
 NOT_BUILT_CONFIG = ("window", "notify", "accounts", "verify")
-NOT_BUILT_LIMITS = ("take",)
