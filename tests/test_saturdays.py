@@ -371,6 +371,15 @@ def test_other_surroundings_begin_anew_too(desk: Desk, crashed: Path, flags: lis
     assert words in done.err, done.err
 
 
+def test_a_journal_that_cannot_be_read_may_have_been_the_last_run(desk: Desk, crashed: Path) -> None:
+    """Nobody knows what a newer one said: an older unfinished run is not dug up, a new one is begun."""
+    broken = desk.state / "runs" / "20990101T000000Z-aaaa" / "journal.jsonl"
+    broken.parent.mkdir()
+    broken.write_text("no journal\n")
+    done = desk.run("run", crashed, "--yes", "--quiet")
+    assert (done.code, done.text) == (0, "") and len(list(desk.state.glob("runs/*"))) == 3
+
+
 def test_a_run_against_another_server_is_not_gone_on_with(desk: Desk, crashed: Path) -> None:
     """What a drill left unfinished must not send the real job to the drill's server, nor the other way round."""
     with Backend(World(quotas={"*": None})) as other:

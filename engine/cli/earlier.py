@@ -100,6 +100,9 @@ def unfinished(store: RunStore, job: Job) -> Unfinished | None:
         raise BusyError(same_job_words(head.run_id))
     if head is None or head.end is not None:
         return None
+    newer = (each for each in store.heads() if each.run_id > head.run_id)
+    if any(each.problem is not None for each in newer):
+        return None  # that may have been the job's last run: a new one reads what is so, whichever it was
     ledger = replay(store.path(head.run_id)).ledger
     if ledger.end is not None or any(store.path(str(note.data.get("run", ""))).is_file() for note in ledger.links):
         return None

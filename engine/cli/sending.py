@@ -147,7 +147,7 @@ class NewRun:
             return replace(self, options=options).start()
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         store.check_place()
-        run_id = store.new_run_id(self.options.clock(), random.Random())  # now: sessions of a role carry its name
+        run_id = store.new_run_id(self.options.clock(), random.Random())
         keyring = keyring_of(
             self.frozen.profiles,
             simulated=self.simulated,

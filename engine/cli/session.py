@@ -6,7 +6,6 @@ import asyncio
 import gc
 import random
 import signal
-import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,11 +72,8 @@ class Session:
     quiet: bool
     found: Survey | None = None
     """What was read when the run was planned."""
-    clock: Callable[[], float] = time.time
-    time_left: Callable[[float], tuple[float, str]] = lambda deadline: (
-        deadline,
-        f"deadline of {deadline:.0f} s reached",
-    )
+    clock: Callable[[], float]
+    time_left: Callable[[float], tuple[float, str]]
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
 
     def carry_out(self) -> Ended:
@@ -133,7 +129,7 @@ class Session:
 
         async with asyncio.TaskGroup() as group:
             for source in sources:
-                group.create_task(keep_fresh(source, clock=time.time, note=runner.note, stop=ended, tell=runner.tell))
+                group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
 
     def _connections(self, routes: Routes) -> int:
         lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)

@@ -283,6 +283,44 @@ class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
+
+    days: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
+            ]
+        ],
+        Meta(min_length=1, description="Days on which it opens."),
+    ]
+    start: Annotated[
+        str,
+        Meta(
+            description="When it opens, such as 01:00, on the clock of the time zone.",
+            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
+            extra=_rule("a time of day", window.opening_minutes),
+        ),
+    ] = field(name="from")
+    until: Annotated[
+        str,
+        Meta(
+            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
+            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+            extra=_rule("a time of day", window.minutes),
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Meta(
+            description="Zone of the tz database.",
+            examples=["Asia/Shanghai", "UTC"],
+            extra=_rule("a time zone", window.zone_name),
+        ),
+    ]
+
+
 class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where API keys come from beside the places everybody looks in. Never a key itself."""
 
@@ -332,44 +370,6 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
-
-
-class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
-
-    days: Annotated[
-        list[
-            Annotated[
-                str,
-                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
-            ]
-        ],
-        Meta(min_length=1, description="Days on which it opens."),
-    ]
-    start: Annotated[
-        str,
-        Meta(
-            description="When it opens, such as 01:00, on the clock of the time zone.",
-            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
-            extra=_rule("a time of day", window.opening_minutes),
-        ),
-    ] = field(name="from")
-    until: Annotated[
-        str,
-        Meta(
-            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
-            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
-            extra=_rule("a time of day", window.minutes),
-        ),
-    ]
-    timezone: Annotated[
-        str,
-        Meta(
-            description="Zone of the tz database.",
-            examples=["Asia/Shanghai", "UTC"],
-            extra=_rule("a time zone", window.zone_name),
-        ),
-    ]
 
 
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
