@@ -159,7 +159,11 @@ def test_a_run_over_a_roles_keys_is_resumed_and_undone(desk: Desk) -> None:
         assert desk.records("run")[0]["identity"] == "role acctops of 100000000001"
         assert desk.run("verify", run).code == 0
         del desk.env["TENCENTCLOUD_ROLE_ARN"]
+        there.keys["AKIDFOREIGN"] = KeyRecord(secret_key="foreign", uin="100000000099", identity="u99")
+        own = {name: desk.env[name] for name in ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY")}
+        desk.env |= {"TENCENTCLOUD_SECRET_ID": "AKIDFOREIGN", "TENCENTCLOUD_SECRET_KEY": "foreign"}
         other = desk.run("undo", run, "--yes")
-        assert other.code == 5
+        assert other.code == 5, other.text
+        desk.env |= own
         desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
         assert desk.run("undo", run, "--yes").code == 0

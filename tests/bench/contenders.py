@@ -153,6 +153,8 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         stop_after=None,
         no_send=frozenset(),
         quiet=True,
+        clock=time.time,
+        time_left=lambda left_s: (left_s, "the deadline"),
     )
     ended = session.carry_out()
     if ended.exit != 0:

@@ -26,6 +26,7 @@ from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.server import Server, serve
 from engine.simulator.wire import WireAnswer
 from engine.simulator.world import Arrival, World
+from tests.support.command import ASKING
 
 ROOT = Path(__file__).parents[2]
 REGION = "ap-singapore"
@@ -91,7 +92,7 @@ class Simulators:
 
     def writes(self, world: World) -> list[Arrival]:
         """All requests so far that change something, in the order of arrival. Readings may come before a run exists."""
-        return [each for each in self.ask(lambda: list(world.audit)) if not each.action.startswith("Describe")]
+        return [each for each in self.ask(lambda: list(world.audit)) if not each.action.startswith(ASKING)]
 
     @staticmethod
     def _wait(future: Future[T]) -> T:
