@@ -241,6 +241,11 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
+        told = desk.work / "told.json"
+        telling = desk.job("postgres-aaaaaaaa/bob", extra=f"notify: {{command: [tee, {told}]}}", name="telling.yaml")
+        backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
+        desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
+        found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
     assert (
         found["overdue"]["last_good"]
         and found["report --since"]["unreadable"]
