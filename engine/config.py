@@ -86,7 +86,7 @@ def parse_config(data: bytes, file: str) -> Config:
     table = fields.table(root, "", "keys such as site: and protect:") if root is not None else None
     if table is not None:
         fields.keys(table, "", kinds(ConfigFile), NOT_BUILT_CONFIG)
-        values, places = fields.values(table, ConfigFile, skip=("protect", "quotas", "credentials"))
+        values, places = fields.values(table, ConfigFile, skip=("protect", "quotas", "credentials", "notify"))
         if "protect" in table.entries:
             protect = fields.globs(table.entries["protect"].value, "protect", fold=True)
         if "quotas" in table.entries:
@@ -100,6 +100,11 @@ def parse_config(data: bytes, file: str) -> Config:
             node = table.entries["credentials"].value
             values["credentials"] = _credentials(fields, node)
             places["credentials"] = fields.place(node)
+        if "notify" in table.entries:
+            from engine.jobfile.notifying import read_notify
+
+            node = table.entries["notify"].value
+            values["notify"], places["notify"] = read_notify(fields, node), fields.place(node)
     if problems.count:
         raise ConfigError("\n".join(problems.lines()))
     warnings = tuple(empty_plan_warnings(protect, "protects"))

@@ -53,6 +53,15 @@ def normal_endpoint(url: str) -> str:
     return f"{scheme}://{name}:{int(port)}" if colon else f"{scheme}://{host}"
 
 
+_webhook_https = re.compile(r"https://[^\s/?#\\]+(?:[/?#][^\s]*)?").fullmatch
+_webhook_loopback = re.compile(rf"http://(?:{_LOOPBACK}){_PORT}(?:[/?#][^\s]*)?").fullmatch
+
+
+def is_webhook(url: str) -> bool:
+    """Whether a notice may be posted to this URL: https, or http to this machine. Unlike an endpoint it has a path."""
+    return url.isprintable() and bool(_webhook_https(url) or _webhook_loopback(url))
+
+
 def is_loopback(endpoint: str) -> bool:
     """Whether this normal endpoint is on this machine: a simulator, never the API."""
     return _loopback(endpoint) is not None

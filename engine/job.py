@@ -97,6 +97,33 @@ def password_spec(record: Mapping[str, list[str] | str], place: Place) -> Passwo
     return PasswordSpec(place=place, command=tuple(command), file=str(file), env=str(env))
 
 
+NOTICES = ("start", "finish", "failure")
+"""What can be told of a run: that it begins, that it has ended, that it has not ended with exit 0."""
+
+
+class NotifySpec(Struct, frozen=True, kw_only=True):
+    """Who is told how a run goes: a command, a webhook or both; never the webhook's URL, which is a secret."""
+
+    place: Place
+    command: tuple[str, ...] = ()
+    """Program and arguments."""
+    url_file: str = ""
+    """File with the webhook's URL: as the operator named the directory of the file it is in, then as written there."""
+    url_env: str = ""
+    """Environment variable with the webhook's URL."""
+    on: tuple[str, ...] = ("failure",)
+    """Of `NOTICES`."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Of `command` and `webhook` those that are meant."""
+        return ("command",) * bool(self.command) + ("webhook",) * bool(self.url_file or self.url_env)
+
+    def wants(self, event: str) -> bool:
+        """Whether somebody is to hear of an `event`; a failure is a finish, too."""
+        return event in self.on or (event == "failure" and "finish" in self.on)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One job. None of an optional setting means: not said here, the config or the default decides."""
@@ -150,6 +177,7 @@ class Job:
     """When it may send; None: at any time."""
     on_unfinished: str = "resume"
     """What `run` does about a run of it that was cut off: resume, new or refuse."""
+    notify: NotifySpec | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()

@@ -251,7 +251,8 @@ class Note(Record, tag="note", kw_only=True):
     """Something that happened to the run as a whole."""
 
     what: str
-    """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, continued_by, undone_by."""
+    """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, notice_failed, metrics_failed,
+    continued_by, undone_by."""
     data: dict[str, Any] = field(default_factory=dict)
     """Any: facts of that note, for a person; nothing is decided from them."""
 

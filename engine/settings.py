@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from engine.endpoints import Access
-    from engine.job import Glob, Job
+    from engine.job import Glob, Job, NotifySpec
 
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
 
@@ -78,6 +78,10 @@ class Settings:
     """As the operator said it; what holds depends on the action: `stop_after_for`."""
     verify: bool = True
     """Read before and after."""
+    notify: NotifySpec | None = None
+    """Who is told: all of it from one place, the job or the nearest config that says it."""
+    metrics_file: Path | None = None
+    """Prometheus textfile, absolute."""
     keep_admins: int = 0
     """The most of all that was said, like the limits below a guard: never lock the last so many usable superusers."""
     max_targets: int | None = None
@@ -143,6 +147,7 @@ _LAYERED = (
     ("retry_busy_s", "", "", ""),
     ("stop_after", "", "", ""),
     ("verify", "", "", ""),
+    ("notify", "", "", ""),
 )
 """Where each setting may be said. Job and config say it by its own name."""
 
@@ -167,6 +172,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     for name, key, asked in (("endpoints", "endpoint", flags.endpoints), ("profiles", "profile", flags.profiles)):
         values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
+    values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
     settings = Settings(
         **values,
         protect=configs.protect + (job.protect or () if job is not None else ()),
@@ -272,10 +278,9 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
     for said, origin in ((flags.state_dir, "--state-dir"), (environ.get("ACCTOPS_STATE_DIR"), "ACCTOPS_STATE_DIR")):
         if said:
             return _expanded(said, environ).absolute(), origin
-    for config in configs.files:
-        if "state_dir" in config.values:
-            said = config.values["state_dir"]
-            return Path(config.path).absolute().parent / _expanded(said, environ), str(config.places["state_dir"])
+    path, origin = _config_path("state_dir", environ, configs)
+    if path is not None:
+        return path, origin
     base = base_directory(environ, "XDG_STATE_HOME", ".local/state")
     if base is None:
         raise ConfigError(
@@ -284,6 +289,15 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
             "--state-dir DIR"
         )
     return base / "acctops", "default"
+
+
+def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tuple[Path | None, str]:
+    """A path that only config files name, relative to the one that does, and its origin."""
+    for config in configs.files:
+        if name in config.values:
+            path = Path(config.path).absolute().parent / _expanded(config.values[name], environ)
+            return path, str(config.places[name])
+    return None, "default"
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> Path:

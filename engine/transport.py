@@ -116,6 +116,36 @@ class HttpTransport:
         await asyncio.sleep(0)
 
 
+async def post_once(url: str, body: bytes, timeout_s: float, environ: Mapping[str, str]) -> Reply | Fault:
+    """POST JSON over a connection of its own, within `timeout_s`; of the answer only the status is read.
+
+    `environ` names proxies and certificates (`wayout`); ConfigError if they cannot be used.
+
+    For notices, whose URL is a secret: the fault's message is empty, as foreign words may repeat it.
+    """
+    tls, proxy = trusted(environ), proxy_for("/".join(url.split("/")[:3]), environ)
+    connector = _Connector(limit=1, ssl=tls if tls is not None else True)
+    exchange = _Exchange()
+    _EXCHANGE.set(exchange)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+                allow_redirects=False,
+                proxy=proxy,
+            ) as response,
+        ):
+            return Reply(status=response.status, body=b"", date=None, opening_s=exchange.opening_s)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        if exchange.connected:
+            return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message="")
+        return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message="")
+
+
 class _Exchange:
     """What the connector saw of one request."""
 

@@ -44,10 +44,11 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile.fields": (R, "job jobfile.filemodel jobfile.nodes jobfile.problems names"),
     "jobfile.filemodel": (R, "actions endpoints jobfile.values names window"),
     "jobfile.lists": (R, "jobfile.problems jobfile.targets names"),
+    "jobfile.notifying": (R, "job jobfile.fields jobfile.filemodel jobfile.nodes names"),
     "jobfile.parse": (
         R,
-        "actions guards job jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes jobfile.problems "
-        "jobfile.targetentries jobfile.targets jobfile.values jobfile.windows jobfile.yamltext names "
+        "actions guards job jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes jobfile.notifying "
+        "jobfile.problems jobfile.targetentries jobfile.targets jobfile.values jobfile.windows jobfile.yamltext names "
         "window",
     ),
     "jobfile.nodes": (R, ""),
@@ -61,12 +62,18 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "history": (R, "ledger undo"),
     "ledger": (R, "actions records"),
     "names": (R, ""),
+    "notices": (R, "records report ledger"),
     "outlook": (R, "actions admins guards plan records"),
     "plan": (R, ""),
     "policy": (R, "actions"),
     "records": (R, "endpoints"),
     "report": (R, "actions ledger records spans verdicts"),
     "routes": (R, "endpoints"),
+    "schedule": (R, ""),
+    "schedule.cron": (R, "schedule.units"),
+    "schedule.k8s": (R, "schedule.units"),
+    "schedule.systemd": (R, "schedule.units window"),
+    "schedule.units": (R, "window"),
     "signing": (R, "actions"),
     "spans": (R, ""),
     "turns": (R, "actions ledger outlook plan"),
@@ -96,6 +103,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "journal.reader": (D, "journal.lines"),
     "journal.store": (D, "journal.reader"),
     "journal.writer": (D, "journal.lines journal.reader journal.store"),
+    "metrics": (D, ""),
+    "notify": (D, "transport"),
     "pacing": (D, "slots"),
     "passwords": (D, "programs"),
     "programs": (D, ""),
@@ -117,32 +126,36 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli": (DOOR, "cli.app cli.talk"),
     "cli.app": (
         DOOR,
-        "cli.checks cli.continuing cli.lookback cli.plans cli.sending cli.simulating cli.starting cli.talk cli.undoing "
-        "cli.views",
+        "cli.checks cli.continuing cli.lookback cli.plans cli.scheduling cli.sending cli.simulating cli.starting "
+        "cli.talk cli.undoing cli.views",
     ),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.sources cli.survey cli.talk"),
+    "cli.attending": (DOOR, "cli.measuring cli.options cli.talk"),
     "cli.continuing": (DOOR, "cli.ask cli.hours cli.options cli.preparing cli.sending cli.sources cli.talk"),
     "cli.earlier": (DOOR, ""),
     "cli.hours": (DOOR, "cli.ask cli.options cli.talk"),
     "cli.kin": (DOOR, ""),
-    "cli.lookback": (DOOR, "cli.options cli.talk cli.views"),
+    "cli.lookback": (DOOR, "cli.attending cli.options cli.success cli.talk cli.views"),
+    "cli.measuring": (DOOR, "cli.success"),
     "cli.options": (DOOR, ""),
     "cli.plans": (DOOR, "cli.earlier cli.options cli.preparing cli.sources cli.talk"),
     "cli.preparing": (DOOR, "cli.earlier cli.survey"),
     "cli.progress": (DOOR, "cli.talk"),
+    "cli.scheduling": (DOOR, "cli.options cli.talk"),
     "cli.sending": (
         DOOR,
-        "cli.ask cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session cli.simulating cli.sources "
-        "cli.survey cli.talk",
+        "cli.ask cli.attending cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session cli.simulating "
+        "cli.sources cli.survey cli.talk",
     ),
-    "cli.session": (DOOR, "cli.progress cli.survey cli.talk cli.whose"),
+    "cli.session": (DOOR, "cli.attending cli.progress cli.survey cli.talk cli.whose"),
     "cli.simulating": (DOOR, "cli.talk"),
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (
         DOOR,
-        "cli.ask cli.continuing cli.earlier cli.hours cli.options cli.sending cli.talk",
+        "cli.ask cli.attending cli.continuing cli.earlier cli.hours cli.options cli.sending cli.talk",
     ),
+    "cli.success": (DOOR, ""),
     "cli.survey": (DOOR, ""),
     "cli.talk": (DOOR, ""),
     "cli.undoing": (DOOR, "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk"),
@@ -183,6 +196,7 @@ ONLY = {
     "filelock": {"journal.store"},
     "yaml": {"jobfile.yamltext", "simulator.documents"},
     "click": {"cli", "cli.app"},
+    "prometheus_client": {"metrics"},
     "rich": {"cli.progress"},
     "zoneinfo": {"window"},
 }

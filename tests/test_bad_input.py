@@ -65,8 +65,8 @@ JOBS = {
         ["job.yaml:3:1: workerz: unknown key; did you mean workers?"],
     ),
     "key of a later version": (
-        b"action: LockAccount\nregion: ap-singapore\nnotify: me\ntargets: [postgres-aaaaaaaa/ann]\n",
-        ["job.yaml:3:1: notify: `notify` is not built yet in this version"],
+        b"action: LockAccount\nregion: ap-singapore\naccounts: me\ntargets: [postgres-aaaaaaaa/ann]\n",
+        ["job.yaml:3:1: accounts: `accounts` is not built yet in this version"],
     ),
     "key twice": (
         b"action: LockAccount\naction: UnlockAccount\nregion: ap-singapore\ntargets: [postgres-aaaaaaaa/ann]\n",

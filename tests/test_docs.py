@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -17,11 +24,13 @@ import pytest
 
 from engine.cli.app import app
 from engine.errors import Exit
+from engine.files import load_job
 from engine.records import AnyRecord, RunSettings
 from engine.simulator.faults import parse_faults, rules_from
 from engine.simulator.fleet import parse_fleet
 from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
+from engine.window import is_open
 from tests.support.command import ROOT, Backend, Desk
 
 PAGES = ("README.md", "engine/README.md", "jobs/README.md", "tests/README.md")
@@ -122,6 +131,65 @@ def test_what_the_first_minute_promises_is_what_happens(desk: Desk) -> None:
     assert plan["counts"]["calls"] == int(count[1])
 
 
+SATURDAY = section(page("README.md"), "## Every Saturday")
+
+
+def page_script(port: int) -> tuple[str, list[str]]:
+    """The shell blocks of the page as one script, which says how commands with a `# →` ended; what those promise."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", SATURDAY, re.DOTALL | re.MULTILINE)
+    lines, promised, heredoc = ["exec 2>&1"], [], False
+    held = load_job(ROOT / "jobs/cam-enablement.yaml").window
+    assert held is not None
+    for line in textwrap.dedent("".join(blocks)).replace("9900", str(port)).splitlines():
+        if line.startswith("systemd-analyze") and shutil.which("systemd-analyze") is None:
+            continue
+        if "outside the window" in line and is_open(held, time.time()):
+            continue
+        heredoc = (heredoc or "<<'END'" in line) and line != "END"
+        command, arrow, said = line.partition("# → ")
+        lines.append(command if arrow else line)
+        if arrow:
+            lines.append('echo "@@ $?"')
+            promised.append(said)
+        elif not heredoc and not line.endswith("\\"):
+            lines.append('code=$?; [ $code = 0 ] || { echo "@@@ ended with $code"; exit 1; }')
+        if "acctops simulate" in line:
+            lines.append(f"until (exec 3<>/dev/tcp/127.0.0.1/{port}); do sleep 0.1; done 2> /dev/null")
+    return "\n".join(lines), promised
+
+
+def test_every_saturday_is_as_the_page_says(tmp_path: Path) -> None:
+    """Its commands, in their order, from nothing to a verified schedule: each does, and says, what stands beside it."""
+    (tmp_path / "home").mkdir()
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # The command as it is installed: a program of this name, on the PATH, and beside its Python.
+    acctops = tools / "acctops"
+    acctops.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m engine "$@"\n')
+    acctops.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script, promised = page_script(port)
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=env, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=150)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the simulator, if the page came to no end
+    assert process.returncode == 0, output
+    parts = re.split(r"^@@ (\d+)\n", output, flags=re.MULTILINE)
+    assert len(parts) // 2 == len(promised) > 10
+    for said, printed, code in zip(promised, parts[::2], parts[1::2], strict=False):
+        words, _, exits = said.partition(" (exit ")
+        assert words in printed if words != "(nothing)" else not printed, f"{words!r} was not said: {printed}"
+        assert code == (exits.rstrip(")") or "0"), printed
+
+
 # ---- the examples ----------------------------------------------------------------------------------------------------
 
 
@@ -131,9 +199,10 @@ def test_every_example_job_is_planned_and_done(desk: Desk, name: str) -> None:
     plan = desk.run("plan", "--offline", "--json", ROOT / name)
     assert plan.code == 0, plan.text
     assert plan.json["would_refuse"] == plan.json["warnings"] == []
-    done = desk.run("run", ROOT / name, "--simulate", "--yes", "--json")
+    done = desk.run("run", ROOT / name, "--simulate", "--now", "--yes", "--json")
     assert done.code == 0, done.text
-    assert done.json["counts"]["changed"] == done.json["verified"]["agree"] == plan.json["counts"]["calls"] > 0
+    left = done.json["left_out"]["later"]
+    assert done.json["counts"]["changed"] == done.json["verified"]["agree"] == plan.json["counts"]["calls"] - left > 0
     assert name in page("jobs/README.md").replace("](", "](jobs/")
 
 
@@ -241,6 +310,11 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
+        told = desk.work / "told.json"
+        telling = desk.job("postgres-aaaaaaaa/bob", extra=f"notify: {{command: [tee, {told}]}}", name="telling.yaml")
+        backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
+        desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
+        found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
     assert (
         found["overdue"]["last_good"]
         and found["report --since"]["unreadable"]

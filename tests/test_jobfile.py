@@ -64,8 +64,8 @@ def test_the_simple_case_of_the_design():
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profiles", "endpoints", "rate", "workers", "per_instance", "retry_transient_s",
-              "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect", "keep_admins", "max_targets",
-              "max_share", "verify", "window", "take"}  # fmt: skip
+              "retry_busy_s", "deadline_s", "stop_after", "passwords", "notify", "protect", "keep_admins",
+              "max_targets", "max_share", "verify", "window", "take"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(Job) if getattr(job, field.name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
     assert (job.protect_waived, job.listed_order, job.resend_already) == (False, False, False)
@@ -679,10 +679,10 @@ def test_shipped_jobs_show_the_guards():
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
     from engine.jobfile.fields import kinds
-    from engine.jobfile.filemodel import JobFile, JobLimits, Passwords, Retry, TargetEntry, WindowKeys
+    from engine.jobfile.filemodel import JobFile, JobLimits, Notify, Passwords, Retry, TargetEntry, Webhook, WindowKeys
 
     text = (ROOT / "jobs/README.md").read_text()
-    for model in (JobFile, TargetEntry, JobLimits, Retry, Passwords, WindowKeys):
+    for model in (JobFile, TargetEntry, JobLimits, Retry, Passwords, WindowKeys, Notify, Webhook):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
     for key in (*NOT_BUILT_JOB, *NOT_BUILT_TARGET):

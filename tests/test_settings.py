@@ -84,9 +84,9 @@ def test_every_setting_can_be_said_in_a_config():
         "site: mainland\nendpoint: https://x.example/\nprofile: prod\nstate_dir: ~/st\nstate_group: dba\n"
         'protect: ["*/root"]\nquotas: {LockAccount: 40}\nrate: 30\nworkers: 3\nper_instance: 2\ntimeout: 5s\n'
         "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\nkeep_admins: 2\n"
-        "limits: {max_targets: 500, max_share: 7%}\n"
         "credentials: {command: [k, -x], role_arn: 'qcs::cam::uin/1:roleName/r', duration: 30m, metadata: false,\n"
         "  sts: 'http://127.0.0.1:9/'}\n"
+        "limits: {max_targets: 500, max_share: 7%}\nnotify: {command: [page]}\nmetrics_file: acctops.prom\n"
     )
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
@@ -104,6 +104,8 @@ def test_every_setting_can_be_said_in_a_config():
         metadata=False,
         sts="http://127.0.0.1:9",
     )
+    assert settings.notify is not None and settings.notify.command == ("page",)
+    assert settings.metrics_file == Path("/etc/0/acctops.prom")
     assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
 
 

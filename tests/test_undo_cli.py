@@ -333,7 +333,7 @@ def test_other_keys_of_the_same_account_may_undo(office: Office) -> None:
 
 def test_while_nobody_knows_whose_the_keys_are_the_source_decides(office: Office) -> None:
     """STS out of reach: then the keys of another source are refused, unread."""
-    office.backend.script([{"action": "GetCallerIdentity", "code": "InternalError"}])
+    office.backend.script({"action": "GetCallerIdentity", "code": "InternalError"})
     run = office.lock()
     credential = Path(office.desk.env["HOME"]) / ".tccli" / "other.credential"
     credential.parent.mkdir()

@@ -184,6 +184,34 @@ _ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
 
 
 @app.command()
+@click.argument("job")
+@click.option(
+    "--format", "form", type=click.Choice(["cron", "systemd", "k8s"]), required=True, help="For which scheduler."
+)
+@click.option("--user", metavar="NAME", help="Who it runs as; default: you. For k8s a number.")
+@click.option(
+    "--env-file", metavar="FILE", help="Keys, as NAME=value lines; default: /etc/acctops/env, if it is there."
+)
+@click.option("--every", metavar="8d", help="Overdue after so long; default: the window's longest pause and a day.")
+@click.option("--image", metavar="IMAGE", help="k8s: the container image that has acctops.")
+@click.option("--into", metavar="DIR", help="Write the files there, such as /etc/systemd/system, instead of printing.")
+@flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline")
+def schedule(job: str, **options: Any) -> int:
+    """Print units that run a job in its window, and look every day whether that has happened.
+
+    Paths are absolute, and the flags given here are given there. Nothing is started.
+
+    \b
+    Examples:
+      acctops schedule jobs/cam-enablement.yaml --format systemd --user dba --into /etc/systemd/system
+      acctops schedule jobs/cam-enablement.yaml --format cron > /etc/cron.d/acctops-cam
+    """
+    from engine.cli.scheduling import show_schedule
+
+    return show_schedule(job, **options)
+
+
+@app.command()
 @click.argument("run")
 @flags(*SENDING)
 @_NOW
@@ -324,8 +352,9 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 @app.command()
 @click.argument("job")
 @click.option("--every", metavar="8d", required=True, help="How long ago the last good run may have ended.")
+@click.option("--notify", is_flag=True, help="If it is overdue, tell those that `notify` of job or config names.")
 @flags(*READING)
-def overdue(job: str, every: str, **common: Any) -> int:
+def overdue(job: str, every: str, notify: bool, **common: Any) -> int:
     """Exit 1 unless a run of a job ended with exit 0 within a time. For a monitor, or a timer of its own.
 
     JOB is the job's file or its name. It is answered from journals alone: the file is not read, and may be gone. A
@@ -338,7 +367,7 @@ def overdue(job: str, every: str, **common: Any) -> int:
     """
     from engine.cli.lookback import show_overdue
 
-    return show_overdue(job, every, clock=_clock(), **common)
+    return show_overdue(job, every, notify, clock=_clock(), **common)
 
 
 def _one_or_many(run: str | None, since: str | None) -> None:

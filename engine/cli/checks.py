@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import __version__
-from engine.cli.options import Options
+from engine.cli.options import Options, check_metrics
 from engine.cli.sources import network_of, ways_of
 from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
@@ -66,6 +66,8 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
     checks.append(_state_dir(settings))
+    checks += _notify(settings)
+    checks += _metrics(settings)
     seen = _Seen()
     asyncio.run(_ask_around(settings, job, checks, seen))
     failed = any(check.result == "fail" for check in checks)
@@ -142,6 +144,37 @@ def _guards(settings: Settings) -> Check:
     if settings.protect:
         return Check("guards", "ok", "; ".join(settings.guards))
     return Check("guards", "warn", "; ".join(settings.guards) or "no protect rules (waived by the job)")
+
+
+def _notify(settings: Settings) -> list[Check]:
+    """Whether a notice could be delivered, as far as it shows without sending one."""
+    if settings.notify is None:
+        return []
+    from engine.notify import problems
+
+    found = problems(settings.notify, os.environ)
+    ways = " and ".join(settings.notify.ways)
+    ready = Check("notify", "ok", f"{ways}, on {', '.join(settings.notify.on)} ({settings.origin['notify']})")
+    return [Check("notify", "fail", f"{words} ({settings.origin['notify']})") for words in found] or [ready]
+
+
+def _metrics(settings: Settings) -> list[Check]:
+    path = settings.metrics_file
+    if path is None:
+        return []
+    try:
+        check_metrics(settings)
+    except AcctopsError as error:
+        return [Check("metrics", "fail", str(error))]
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return [
+            Check(
+                "metrics",
+                "warn",
+                f"{path.parent} is no directory that can be written ({settings.origin['metrics_file']})",
+            )
+        ]
+    return [Check("metrics", "ok", f"{path}, every 10 s and at the end of a run")]
 
 
 def _state_dir(settings: Settings) -> Check:

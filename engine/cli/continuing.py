@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine import __version__, records
 from engine.cli.ask import confirm
 from engine.cli.hours import hold, window_of
-from engine.cli.options import Options, operator
+from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
@@ -57,6 +57,7 @@ def resume_run(run: str, **flags: Any) -> int:
     # Whatever can refuse does so before the journal is touched.
     hold(window_of(seen.settings), options)
     guards = guards_of(options, seen)
+    check_metrics(guards, simulated=seen.run.simulated)
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
@@ -74,6 +75,7 @@ def resume_run(run: str, **flags: Any) -> int:
             no_send = _drop_guarded(ledger, journal, guards.protect, exclude)
             return carry_out(
                 options,
+                guards,
                 store=ref.store,
                 journal=journal,
                 ledger=ledger,
@@ -100,6 +102,7 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
     return replace(
         guards,
         protect=(*guards.protect, *(job.protect or ())),
+        notify=job.notify or guards.notify,
         keep_admins=max(guards.keep_admins, job.keep_admins or 0),
     )
 

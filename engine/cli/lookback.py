@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.cli.options import Options
+from engine.cli.success import ended_at, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line
 from engine.errors import AcctopsError, Exit, UsageError
-from engine.history import OpenWork, is_whole
+from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
 from engine.journal.reader import replay
 from engine.journal.store import RunHead, RunStore
@@ -38,22 +39,17 @@ def _store(options: Options, *, simulated: bool = False) -> RunStore:
     return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
 
 
-def _ended_at(head: RunHead) -> float:
-    """When a run last did something, as far as its first and last line tell."""
-    return records.unix_seconds(head.end.at if head.end is not None else head.started_at)
-
-
 # ---- overdue -------------------------------------------------------------------------------------------------------
 
 
-def show_overdue(job: str, every: str, **flags: Any) -> int:
+def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> int:
     """The `overdue` command. Any: the flags, by name."""
     options = Options(**flags)
     every_s, now = _span(every, "--every"), options.clock()
     store = _store(options)
     runs = [head for head in store.heads() if _is_of(head, job)]
-    good = _last_good(store, runs)
-    age_s = now - _ended_at(good) if good is not None else None
+    good = last_good(store, runs)
+    age_s = now - ended_at(good) if good is not None else None
     code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
     last = runs[0] if runs else None
     if options.as_json:
@@ -76,8 +72,13 @@ def show_overdue(job: str, every: str, **flags: Any) -> int:
                 "exit": int(code),
             }
         )
-    elif code is not Exit.OK or not options.quiet:
-        out(_overdue_words(store, job, every_s, good, age_s, last))
+    words = _overdue_words(store, job, every_s, good, age_s, last)
+    if not options.as_json and (code is not Exit.OK or not options.quiet):
+        out(words)
+    if notify and code is not Exit.OK:
+        from engine.cli.attending import tell_overdue
+
+        tell_overdue(options, job, words)
     return printed() or code
 
 
@@ -87,36 +88,6 @@ def _is_of(head: RunHead, job: str) -> bool:
         return False
     place = str(Path(job).absolute())
     return head.job == job or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
-
-
-def _last_good(store: RunStore, runs: list[RunHead]) -> RunHead | None:
-    """The run that ended with exit 0 last. A rerun counts if together with what it repeated all is done."""
-    ended = [head for head in runs if not head.live and head.end is not None and head.end.exit == Exit.OK]
-    for head in sorted(ended, key=_ended_at, reverse=True):
-        if _is_good(store, head, runs):
-            return head
-    return None
-
-
-def _is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
-    assert head.run is not None
-    if head.run.parent is None:
-        return True
-    links = ((each.run_id, each.run.parent) for each in runs if each.run is not None)
-    parents: dict[str, str] = {run: parent.run for run, parent in links if parent is not None}
-    first = _first_of(head.run_id, parents)
-    family = [each for each in runs if _first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
-    try:
-        return is_whole(replay(store.path(each.run_id)).ledger for each in reversed(family))
-    except AcctopsError:  # what it repeats cannot be read: then it proves nothing
-        return False
-
-
-def _first_of(run: str, parents: dict[str, str]) -> str:
-    """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
-    while run in parents:
-        run = parents[run]
-    return run
 
 
 def _overdue_words(
@@ -233,7 +204,7 @@ def _rows(found: Iterator[tuple[RunHead, Replay]]) -> Iterator[dict[str, Any]]:
 def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
     """Runs that began or ended since then, or go on; and those that cannot be read, by the time in their name."""
     for head in store.heads():
-        if head.live or (head.run_id >= _stamp(begin) if head.problem is not None else _ended_at(head) >= begin):
+        if head.live or (head.run_id >= _stamp(begin) if head.problem is not None else ended_at(head) >= begin):
             yield head
 
 

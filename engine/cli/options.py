@@ -113,6 +113,14 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
     )
 
 
+def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
+    """ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
+    if settings.metrics_file is not None and not simulated:
+        from engine.metrics import check_installed
+
+        check_installed(settings.metrics_file, settings.origin["metrics_file"])
+
+
 def password_record(job: Job) -> dict[str, object] | None:
     """The source of new passwords as the journal keeps it: a file by its absolute path, never a value."""
     if job.passwords is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.actions import ACTIONS
-from engine.cli.options import Options, run_settings
+from engine.cli.options import Options, check_metrics, run_settings
 from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
@@ -32,6 +32,7 @@ def show_plan(
     options = Options(exclude=exclude, expect=expect, **common)
     job = load_job(job_path)
     settings = options.settings(job)
+    check_metrics(settings)
     plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")

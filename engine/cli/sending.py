@@ -18,9 +18,10 @@ import msgspec
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
+from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
-from engine.cli.options import Options, operator, run_settings
+from engine.cli.options import Options, check_metrics, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import passwords_of, reach_of
@@ -56,7 +57,9 @@ _PROCESS_START = time.time() - time.process_time()
 def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = Options(**flags)
-    return run_loaded(ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket), options)
+    job = ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket)
+    with Unbegun(options, job.path, job):
+        return run_loaded(job, options)
 
 
 def run_loaded(job: Job, options: Options) -> int:
@@ -147,6 +150,7 @@ class NewRun:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
         if (options := self._hold()) is not self.options:
             return replace(self, options=options).start()
+        check_metrics(self.settings, simulated=self.simulated)
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         store.check_place()
         run_id = store.new_run_id(self.options.clock(), random.Random())
@@ -230,6 +234,7 @@ class NewRun:
                 journal.append(answer, ledger.apply)
                 return carry_out(
                     self.options,
+                    self.settings,
                     store=store,
                     journal=journal,
                     ledger=ledger,
@@ -353,6 +358,7 @@ def _question(new: NewRun) -> str:
 
 def carry_out(
     options: Options,
+    settings: Settings,
     *,
     store: RunStore,
     journal: Journal,
@@ -364,12 +370,14 @@ def carry_out(
     world: World | None = None,
     found: Survey | None = None,
 ) -> int:
-    """One session of a run that exists, and its report; returns the exit code."""
+    """One session of a run that exists, and its report; returns the exit code. `settings` say who is told of it."""
     from engine.cli.session import Ended, Session, simulated_world
     from engine.model import Outcome
 
     assert ledger.run is not None
     run_id = ledger.run.run
+    flags = options.repeat(store.state_dir)
+    attendance = Attendance(settings, ledger, journal, store, flags=flags, options=options)
     if not options.quiet:
         say(f"run {run_id}  {journal.path}")
     try:
@@ -389,15 +397,18 @@ def carry_out(
             found=found,
             clock=options.clock,
             time_left=partial(time_left, window_of(ledger.settings), options),
+            attendance=attendance,
         ).carry_out()
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))
+        with suppress(KeyboardInterrupt):
+            attendance.after_a_fall(ended.exit, ended.unrecorded)
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
-        _show(options, ledger, journal, ended, store.state_dir)
+        _show(options, ledger, journal, ended, flags)
     return ended.exit
 
 
-def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, state_dir: Path) -> None:
+def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, flags: str) -> None:
     place, head = str(journal.path), journal.durable_head
     if ended.exit is not Exit.OK:
         tell_remarks()
@@ -413,4 +424,4 @@ def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, stat
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
     elif not (options.quiet and ended.exit is Exit.OK):
-        out(text(ledger, journal=place, head=head, flags=options.repeat(state_dir)))
+        out(text(ledger, journal=place, head=head, flags=flags))

@@ -6,8 +6,8 @@ import asyncio
 import gc
 import random
 import signal
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from engine.runner import Runner
 from engine.slots import SharedSlots
 
 if TYPE_CHECKING:
+    from engine.cli.attending import Attendance
     from engine.job import StopAfter
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
@@ -76,6 +77,8 @@ class Session:
     clock: Callable[[], float]
     time_left: Callable[[float], tuple[float, str]]
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
+    attendance: Attendance | None = None
+    """Who is told of it."""
 
     def carry_out(self) -> Ended:
         """Work until done or stopped."""
@@ -107,7 +110,7 @@ class Session:
         ]
         with _Signals(runner) as signals:
             try:
-                async with shown(runner, quiet=self.quiet):
+                async with shown(runner, quiet=self.quiet), self._attended(runner):
                     working = signals.working = asyncio.ensure_future(runner.run())
                     try:
                         code = await working
@@ -115,6 +118,8 @@ class Session:
                         if signals.left is None:
                             raise
                         raise signals.left from None
+                if self.attendance is not None:
+                    await signals.unless_signalled(self.attendance.after(code, runner.stopped))
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
@@ -135,6 +140,9 @@ class Session:
         async with asyncio.TaskGroup() as group:
             for source in sources:
                 group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
+
+    def _attended(self, runner: Runner) -> AbstractAsyncContextManager[None]:
+        return self.attendance.during(runner.note) if self.attendance is not None else nullcontext()
 
     def _connections(self, routes: Routes) -> int:
         lanes = sum(route.lanes(len(self.reach.keyring[route.account])) for route in routes.every)
@@ -221,6 +229,14 @@ class _Signals:
         self.working: asyncio.Future[Exit] | None = None
         self.left: _LeftAtOnceError | None = None
         self._first = False
+        self._last: asyncio.Future[None] | None = None
+        """What is waited for when the run is over, and given up at a signal."""
+
+    async def unless_signalled(self, last: Coroutine[None, None, None]) -> None:
+        """Wait for something after the end of the run, until it is done or a signal comes."""
+        self._last = asyncio.ensure_future(last)
+        with suppress(asyncio.CancelledError):
+            await self._last
 
     def __enter__(self) -> _Signals:
         loop = asyncio.get_running_loop()
@@ -235,6 +251,9 @@ class _Signals:
             loop.remove_signal_handler(number)
 
     def _ask_to_stop(self, number: signal.Signals) -> None:
+        if self._last is not None:
+            self._last.cancel()
+            return
         if self._first:
             if self.left is None and self.working is not None:
                 self.left = _LeftAtOnceError(number, self._runner.progress().in_flight)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.ask import confirm
+from engine.cli.attending import Unbegun
 from engine.cli.continuing import resume_run
 from engine.cli.earlier import Unfinished, reads_stdin, unfinished
 from engine.cli.hours import hold
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 def run_job(job_path: str, **flags: Any) -> int:
     """The `run` command. Any: the flags, by name."""
     options = Options(**flags)
-    job = load_job(job_path)
-    job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
+    with Unbegun(options, job_path) as unbegun:
+        job = load_job(job_path)
+        unbegun.job = job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
+        return _run(job, options, flags)
+
+
+def _run(job: Job, options: Options, flags: dict[str, Any]) -> int:
     hold(job.window, options, stdin_is_list=reads_stdin(job))
     settings = options.settings(job)
     store = RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group)

@@ -321,6 +321,55 @@ class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
     ]
 
 
+class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where the URL of a webhook is found, which is a secret and stands in neither job nor config: exactly one key."""
+
+    url_file: Annotated[Text, Meta(description="File that holds the URL: https, or http to loopback.")] | UnsetType = (
+        UNSET
+    )
+    url_env: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+                description="Environment variable that holds the URL.",
+                extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+Event = Literal["start", "finish", "failure"]
+
+
+class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Who is told how a run goes: a command, a webhook or both."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell; the notice is JSON on its standard input.",
+                examples=[["/usr/local/bin/page-dba"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    webhook: Webhook | UnsetType = UNSET
+    on: (
+        Annotated[
+            Event | Annotated[list[Event], Meta(min_length=1)],
+            Meta(
+                description="start: a run begins; finish: it has ended; failure (default): it has ended with another "
+                "exit code than 0, or was refused.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where API keys come from beside the places everybody looks in. Never a key itself."""
 
@@ -483,6 +532,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     passwords: Passwords | UnsetType = UNSET
+    notify: Notify | UnsetType = UNSET
 
 
 class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -527,9 +577,20 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     deadline: Deadline | UnsetType = UNSET
     retry: Retry | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
+    notify: Notify | UnsetType = UNSET
+    metrics_file: (
+        Annotated[
+            Text,
+            Meta(
+                description="Prometheus textfile to write while a run goes and at its end.",
+                extra=_rule("the path of a file, such as /var/lib/node_exporter/acctops.prom"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
-NOT_BUILT_JOB = ("accounts", "notify")
+NOT_BUILT_JOB = ("accounts",)
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("match", "account")
-NOT_BUILT_CONFIG = ("window", "notify", "accounts", "verify")
+NOT_BUILT_CONFIG = ("window", "accounts", "verify")

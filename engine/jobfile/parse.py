@@ -29,6 +29,7 @@ from engine.model import Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from engine.job import NotifySpec
     from engine.jobfile.nodes import Node
     from engine.window import Window
 
@@ -72,7 +73,7 @@ class _JobReader:
         if table is None:
             raise JobError(self._problems.lines())
         fields.keys(table, "", kinds(JobFile), NOT_BUILT_JOB)
-        special = ("targets", "exclude", "protect", "passwords", "version", "window")
+        special = ("targets", "exclude", "protect", "passwords", "version", "window", "notify")
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
@@ -86,6 +87,7 @@ class _JobReader:
             warnings += self._together(action, values, places)
         passwords = self._passwords(table, action, targets, warnings)
         window = self._window(table)
+        notify = self._notify(table, places)
         self._problems.stop_if_any()
         assert isinstance(action, str)
         return Job(
@@ -99,6 +101,7 @@ class _JobReader:
             protect_waived=waived,
             passwords=passwords,
             window=window,
+            notify=notify,
             places=places,
             warnings=tuple(warnings),
         )
@@ -109,6 +112,16 @@ class _JobReader:
         from engine.jobfile.windows import read_window  # here: most jobs have none
 
         return read_window(self._fields, table.entries["window"].value)
+
+    def _notify(self, table: Table, places: dict[str, Place]) -> NotifySpec | None:
+        if "notify" not in table.entries:
+            return None
+        from engine.jobfile.notifying import read_notify  # here: most jobs have none
+
+        notify = read_notify(self._fields, table.entries["notify"].value)
+        if notify is not None:
+            places["notify"] = notify.place
+        return notify
 
     def _require(self, table: Table, key: str, what: str) -> None:
         if key not in table.entries:

@@ -58,6 +58,8 @@ def job_schema() -> dict[str, Any]:
     top["if"] = {"properties": {"action": {"enum": with_password}}, "required": ["action"]}
     top["then"] = {"required": ["passwords"]}
     top["else"] = {"properties": {"passwords": False}}
+    parts["Webhook"]["minProperties"] = parts["Webhook"]["maxProperties"] = 1
+    parts["Notify"]["anyOf"] = [{"required": ["command"]}, {"required": ["webhook"]}]
     parts["Passwords"]["minProperties"] = parts["Passwords"]["maxProperties"] = 1
     return {"$schema": DRAFT, **top, "title": "acctops job", "$defs": parts}
 

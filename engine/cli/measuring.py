@@ -1,0 +1,138 @@
+"""Door: the metrics of one session: written at its beginning, every ten seconds, and at its end.
+
+A disk that does not answer is waited for in a thread of its own, and not for long: measuring is never worth a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.errors import AcctopsError, Exit
+
+if TYPE_CHECKING:
+    from engine.journal.store import RunStore
+    from engine.ledger import Ledger
+    from engine.metrics import RunMetrics
+    from engine.settings import Settings
+
+_DISK_S = 5.0
+"""Longest wait for the disk."""
+
+
+class Measuring:
+    """The metrics of one session, written now and then."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        store: RunStore,
+        trouble: Callable[[str], None],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        """`trouble` is told, once, why they cannot be written."""
+        assert ledger.run is not None
+        self._path = settings.metrics_file if not ledger.run.simulated else None
+        self._ledger = ledger
+        self._store = store
+        self._trouble = trouble
+        self._clock = clock
+        self._had_trouble = False
+        self._looked_back = False
+        self._began: float | None = None
+
+    async def keep(self) -> None:
+        """Write them every ten seconds."""
+        if self._path is None:
+            return
+        from engine.metrics import EVERY_S
+
+        self._began = asyncio.get_running_loop().time()
+        while True:
+            await self._write(None)
+            await asyncio.sleep(EVERY_S)
+
+    async def last(self, code: Exit) -> None:
+        """Write them as the session has ended."""
+        if self._path is not None:
+            await self._write(code)
+
+    async def _write(self, code: Exit | None) -> None:
+        from engine.metrics import MetricsError, run_metrics
+
+        end = self._ledger.end
+        worked = asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
+        metrics = run_metrics(
+            self._ledger,
+            now=self._clock(),
+            seconds=end.seconds if end is not None else worked,
+            exit_code=code,
+        )
+        try:
+            async with asyncio.timeout(_DISK_S):
+                await _aside(lambda: self._put(metrics))
+        except TimeoutError:
+            self._failed(f"{self._path} cannot be written: the disk does not answer")
+        except MetricsError as error:
+            self._failed(str(error))
+        except Exception as error:  # noqa: BLE001 - a defect in measuring, or in a library, is not worth a run either
+            self._failed(f"{self._path} cannot be written: {type(error).__name__}: {error}")
+
+    def _failed(self, why: str) -> None:
+        if not self._had_trouble:
+            self._had_trouble = True
+            self._trouble(why)
+
+    def _put(self, metrics: RunMetrics) -> None:
+        """In a thread."""
+        from engine.metrics import write
+
+        assert self._path is not None
+        write(self._path, metrics, self._success_at(metrics))
+
+    def _success_at(self, metrics: RunMetrics) -> float | None:
+        """When the job last succeeded: by this run, else by the file, else, looked up once, by the journals."""
+        from engine.cli.success import ended_at, is_good, last_good, runs_named
+        from engine.metrics import known_success
+
+        run = self._ledger.run
+        assert self._path is not None and run is not None
+        with contextlib.suppress(AcctopsError):
+            # A rerun ends well by itself; its job is done only if what it repeats is, too.
+            if metrics.exit_code == Exit.OK and (
+                run.parent is None
+                or is_good(self._store, self._store.head(run.run), runs_named(self._store, metrics.job))
+            ):
+                return metrics.at
+            if not self._looked_back and known_success(self._path, metrics.job) is None:
+                self._looked_back = True
+                good = last_good(self._store, runs_named(self._store, metrics.job))
+                return ended_at(good) if good is not None else None
+        return None
+
+
+async def _aside(call: Callable[[], None]) -> None:
+    """Do something that blocks in a thread that nobody has to wait for, not even the interpreter's exit."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error is not None else done.set_result(None)
+
+    def work() -> None:
+        error: Exception | None = None
+        try:
+            call()
+        except Exception as found:  # noqa: BLE001 - raised again where it is waited for
+            error = found
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=work, name="metrics", daemon=True).start()
+    await done

@@ -1,0 +1,54 @@
+"""Door: when a job last succeeded, from journals alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import records
+from engine.errors import AcctopsError, Exit
+from engine.history import is_whole
+from engine.journal.reader import replay
+
+if TYPE_CHECKING:
+    from engine.journal.store import RunHead, RunStore
+
+
+def ended_at(head: RunHead) -> float:
+    """When a run last did something, as far as its first and last line tell."""
+    return records.unix_seconds(head.end.at if head.end is not None else head.started_at)
+
+
+def runs_named(store: RunStore, job: str) -> list[RunHead]:
+    """The runs of the job of this name, newest first."""
+    return [head for head in store.heads() if head.job == job]
+
+
+def last_good(store: RunStore, runs: list[RunHead]) -> RunHead | None:
+    """The run that ended with exit 0 last. A rerun counts if together with what it repeated all is done."""
+    ended = [head for head in runs if not head.live and head.end is not None and head.end.exit == Exit.OK]
+    for head in sorted(ended, key=ended_at, reverse=True):
+        if is_good(store, head, runs):
+            return head
+    return None
+
+
+def is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
+    """Whether a run that ended with exit 0 leaves nothing of its job, whose `runs` these are, undone."""
+    assert head.run is not None
+    if head.run.parent is None:
+        return True
+    links = ((each.run_id, each.run.parent) for each in runs if each.run is not None)
+    parents: dict[str, str] = {run: parent.run for run, parent in links if parent is not None}
+    first = _first_of(head.run_id, parents)
+    family = [each for each in runs if _first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
+    try:
+        return is_whole(replay(store.path(each.run_id)).ledger for each in reversed(family))
+    except AcctopsError:  # what it repeats cannot be read: then it proves nothing
+        return False
+
+
+def _first_of(run: str, parents: dict[str, str]) -> str:
+    """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
+    while run in parents:
+        run = parents[run]
+    return run

@@ -1,0 +1,194 @@
+"""Device, floor 2: a notice to those who asked for it: a command's standard input, a webhook.
+
+Telling is never worth a run: each way has `TIMEOUT_S`, a command that hangs is killed with all it started, and what
+goes wrong comes back as words. Nothing a command prints or a webhook answers is read, and no word of a library is
+passed on: either could repeat the URL, or worse. Who calls decides what to do with the failures; nothing is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from engine.endpoints import is_webhook
+from engine.errors import ConfigError
+from engine.model import Fault
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Coroutine, Mapping
+
+    from engine.job import NotifySpec
+
+TIMEOUT_S = 10.0
+"""Longest wait for one way of telling."""
+MOST_URL = 4096
+"""Bytes of a file with a URL."""
+OUR_SECRETS = "TENCENTCLOUD_"
+"""Variables that begin so hold API keys; a command that tells people needs none of them."""
+_FAULTS = {
+    "Local.Dns": "the name of its host cannot be resolved",
+    "Local.Tls": "no TLS with its host",
+    "Local.Connect": "its host cannot be reached",
+    "Local.ConnectionReset": "the connection was reset",
+    "Local.Garbage": "its host does not speak HTTP",
+    "Local.Truncated": "its answer was cut off",
+}
+
+
+class Undelivered(Struct, frozen=True):
+    """One way of telling that did not work."""
+
+    to: str
+    """command or webhook."""
+    why: str
+    """Never the URL, and never what somebody else said."""
+
+
+async def deliver(
+    spec: NotifySpec, document: Mapping[str, Any], environ: Mapping[str, str], timeout_s: float = TIMEOUT_S
+) -> list[Undelivered]:
+    """Tell all that `spec` names, at the same time. Any: JSON values. Raises nothing but cancellation."""
+    body = json.dumps(document, ensure_ascii=False).encode() + b"\n"
+    ways = []
+    if "command" in spec.ways:
+        ways.append(_told("command", _run(spec, body, environ), timeout_s))
+    if "webhook" in spec.ways:
+        ways.append(_told("webhook", _post(spec, body, environ, timeout_s), timeout_s))
+    return [undelivered for undelivered in await asyncio.gather(*ways) if undelivered is not None]
+
+
+def problems(spec: NotifySpec, environ: Mapping[str, str]) -> list[str]:
+    """What would keep a notice from being delivered, as far as it shows without sending one."""
+    found = []
+    if spec.command and shutil.which(_program(spec), path=environ.get("PATH")) is None:
+        found.append(f"command {spec.command[0]}: no such program, or not executable")
+    if "webhook" in spec.ways:
+        try:
+            _url(spec, environ)
+        except _CannotTellError as error:
+            found.append(f"webhook: {error}")
+    return found
+
+
+class _CannotTellError(Exception):
+    """In words that may be shown."""
+
+
+async def _told(to: str, way: Coroutine[Any, Any, None], timeout_s: float) -> Undelivered | None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await way
+    except _CannotTellError as error:
+        return Undelivered(to, str(error))
+    except ConfigError as error:  # a proxy or certificates that cannot be used; the words name the variable alone
+        return Undelivered(to, str(error))
+    except TimeoutError:
+        return Undelivered(to, f"not done within {timeout_s:g} s, ended")
+    except Exception as error:  # noqa: BLE001 - telling is never worth a run; the words could hold the URL
+        return Undelivered(to, type(error).__name__)
+    return None
+
+
+# ---- a command -----------------------------------------------------------------------------------------------------
+
+
+async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> None:
+    kept = {name: value for name, value in environ.items() if not name.startswith(OUR_SECRETS) and name != spec.url_env}
+    nothing = asyncio.subprocess.DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec(
+            _program(spec),
+            *spec.command[1:],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=nothing,
+            stderr=nothing,
+            env=kept,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "its arguments cannot be passed"
+        raise _CannotTellError(f"{spec.command[0]} cannot be started: {why}") from None
+    try:
+        await process.communicate(body)
+    finally:
+        await _end(process)
+    if process.returncode:
+        raise _CannotTellError(f"{spec.command[0]}: {_status(process.returncode)}")
+
+
+def _program(spec: NotifySpec) -> str:
+    """A program with a slash is a path, relative to the file that names it; one without is looked for on PATH."""
+    program = spec.command[0]
+    if program.startswith("~/"):
+        return str(Path(program).expanduser())
+    return str(Path(spec.place.file).absolute().parent / program) if "/" in program else program
+
+
+async def _end(process: Process) -> None:
+    """End a command that still runs, with what it started: it leads a session of its own."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _status(code: int) -> str:
+    if code > 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended by signal {-code}"
+
+
+# ---- a webhook -----------------------------------------------------------------------------------------------------
+
+
+async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeout_s: float) -> None:
+    from engine.transport import post_once  # here: who names no webhook need not load it
+
+    answer = await post_once(_url(spec, environ), body, timeout_s, environ)
+    if isinstance(answer, Fault):
+        if answer.code == "Local.Timeout":
+            raise TimeoutError
+        raise _CannotTellError(_FAULTS.get(answer.code, answer.code))
+    if not 200 <= answer.status < 300:
+        raise _CannotTellError(f"answered HTTP {answer.status}")
+
+
+def _url(spec: NotifySpec, environ: Mapping[str, str]) -> str:
+    where = f"url_env {spec.url_env}" if spec.url_env else f"url_file {spec.url_file}"
+    if spec.url_env:
+        text = environ.get(spec.url_env, "")
+        if not text:
+            raise _CannotTellError(f"{where}: the variable is not set or empty")
+    else:
+        text = _file(Path(spec.url_file).expanduser(), where)
+    url = text.strip()
+    if not is_webhook(url):
+        raise _CannotTellError(f"{where}: holds no URL that may be called: one line, https://… or http to this machine")
+    return url
+
+
+def _file(path: Path, where: str) -> str:
+    try:
+        # Not blocking: a pipe without a writer would be waited for, and this is the loop of the run.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise _CannotTellError(f"{where}: is not a regular file")
+            return os.read(fd, MOST_URL).decode("utf-8", "replace")
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise _CannotTellError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or 'no path'}") from None

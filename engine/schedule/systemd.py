@@ -1,0 +1,123 @@
+"""Rules, floor 1: a schedule as systemd units: a service and its timer, twice.
+
+How words are quoted: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.schedule.units import MADE, Schedule, Times, UnitFile, check_times, run_times
+from engine.window import DAYS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STOP_S = 60
+"""Seconds to drain after SIGTERM: attempts end within their timeout (10 s), readings within 10 s."""
+
+
+def files(schedule: Schedule) -> list[UnitFile]:
+    """Service and timer of the run, service and timer of the check."""
+    unit, check = schedule.unit, f"{schedule.unit}-overdue"
+    return [
+        UnitFile(f"{unit}.service", _run_service(schedule)),
+        UnitFile(f"{unit}.timer", _run_timer(schedule)),
+        UnitFile(f"{check}.service", _check_service(schedule)),
+        UnitFile(f"{check}.timer", _check_timer(schedule)),
+    ]
+
+
+def _run_service(schedule: Schedule) -> str:
+    return f"""\
+{MADE}: job {schedule.name}, {schedule.window.label}.
+[Unit]
+Description={_plain(f"{schedule.action} by acctops, job {schedule.name}")}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+{_how(schedule, schedule.run)}
+# SIGTERM goes to acctops alone: it drains, records what is in flight, and leaves a journal to resume.
+KillMode=mixed
+TimeoutStopSec={STOP_S}
+"""
+
+
+def _run_timer(schedule: Schedule) -> str:
+    return f"""\
+{MADE}: job {schedule.name}, {schedule.window.label}.
+[Unit]
+Description={_plain(f"Starts job {schedule.name} in its window, {schedule.window.label}")}
+
+[Timer]
+OnCalendar={_calendar(schedule, run_times(schedule.window))}
+AccuracySec=1s
+# Missed while the machine was off: made up for as soon as it is on. If the window is over by then, acctops refuses
+# (exit 3), and the unit shows as failed. Overlap: a timer never starts a service that still runs.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _check_service(schedule: Schedule) -> str:
+    return f"""\
+{MADE}: fails if job {schedule.name} is overdue.
+[Unit]
+Description={_plain(f"Is acctops job {schedule.name} overdue?")}
+
+[Service]
+{_how(schedule, schedule.overdue)}
+"""
+
+
+def _check_timer(schedule: Schedule) -> str:
+    return f"""\
+{MADE}: looks every day whether job {schedule.name} is overdue.
+[Unit]
+Description={_plain(f"Looks whether acctops job {schedule.name} is overdue")}
+
+[Timer]
+OnCalendar={_calendar(schedule, check_times(schedule.window))}
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _how(schedule: Schedule, command: Sequence[str]) -> str:
+    optional = "-" if schedule.env_file_may_miss else ""
+    lines = [
+        "Type=oneshot",
+        f"User={schedule.user}",
+        f"WorkingDirectory={_plain(schedule.directory)}",
+        f"EnvironmentFile={optional}{_plain(schedule.env_file)}",
+        *(f'Environment="{name}={_quoted(value)}"' for name, value in schedule.environment.items()),
+        f"ExecStart={' '.join([_word(command[0], program=True), *map(_word, command[1:])])}",
+    ]
+    return "\n".join(lines)
+
+
+def _calendar(schedule: Schedule, times: Times) -> str:
+    days = "" if times.every_day else ",".join(DAYS[day].capitalize() for day in times.days) + " "
+    return f"{days}*-*-* {times.clock}:00 {schedule.window.timezone}"
+
+
+def _plain(value: str) -> str:
+    """A value that is taken as it stands, but for specifiers, and a backslash at its end."""
+    return value.replace("%", "%%").replace("\\", "_")
+
+
+def _quoted(value: str) -> str:
+    """What stands between double quotes."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def _word(value: str, *, program: bool = False) -> str:
+    """One word of a command line; in the first, the program, no variable is filled in."""
+    escaped = _quoted(value) if program else _quoted(value).replace("$", "$$")
+    return escaped if re.fullmatch("[A-Za-z0-9_./:=@,+$%-]+", value) else f'"{escaped}"'

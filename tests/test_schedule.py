@@ -1,0 +1,459 @@
+"""Schedules: units that start a job when its window opens, and only then, whatever starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from engine.schedule import cron, k8s, systemd
+from engine.schedule.units import Schedule, check_times, every_days, lasting_problem, minutes_open
+from engine.simulator.world import World
+from engine.window import DAYS, Window, minutes, spans
+from tests.support.command import ROOT, Backend, Desk
+from tests.support.cron import CronFile
+
+ODD = "a b%d$c'x"
+"""A directory that has to be quoted in every way."""
+QUOTE = "'"
+WINDOW = '{days: [sat], from: "01:00", until: "05:00", timezone: Asia/Shanghai}'
+ALWAYS = '{days: [mon, tue, wed, thu, fri, sat, sun], from: "00:00", until: "24:00", timezone: Asia/Shanghai}'
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    found = Desk(tmp_path)
+    found.env["ACCTOPS_PROFILE"] = ""
+    return found
+
+
+def window(days: str = "sat", start: str = "01:00", until: str = "05:00", timezone: str = "Asia/Shanghai") -> Window:
+    return Window(
+        days=tuple(DAYS.index(day) for day in days.split()),
+        start=minutes(start),
+        until=minutes(until),
+        timezone=timezone,
+    )
+
+
+def schedule(held: Window, directory: str = "/srv/dba", program: str = "/opt/acctops", **more: Any) -> Schedule:
+    plain: dict[str, Any] = {
+        "name": "CAM, wave 1",
+        "action": "OpenAccountCAM",
+        "run": (program, "run", f"{directory}/job.yaml", "--yes", "--quiet"),
+        "overdue": (program, "overdue", f"{directory}/job.yaml", "--every", "8d"),
+        "window": held,
+        "user": "dba",
+        "directory": directory,
+        "env_file": f"{directory}/env",
+        "env_file_may_miss": False,
+    }
+    return Schedule(**plain | more)
+
+
+# ---- when ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "every"), [("sat", 8), ("mon thu", 5), ("sat sun", 7), ("mon tue wed thu fri sat sun", 2), ("sun", 8)]
+)
+def test_overdue_is_the_longest_pause_and_a_day(days: str, every: int) -> None:
+    """Sooner would be a false alarm, later a night more that nobody knows of."""
+    assert every_days(window(days)) == every
+
+
+def test_the_check_is_an_hour_after_the_end() -> None:
+    """Every day, over midnight too; a window's length wraps likewise."""
+    assert check_times(window()).clock == "06:00" and check_times(window()).every_day
+    assert check_times(window(start="22:00", until="23:30")).clock == "00:30"
+    assert check_times(window(start="00:00", until="24:00")).clock == "01:00"
+    lengths = [("01:00", "05:00"), ("23:00", "02:00"), ("00:00", "24:00"), ("05:00", "05:00")]
+    assert [minutes_open(window(start=start, until=until)) for start, until in lengths] == [240, 180, 1440, 1440]
+
+
+@pytest.mark.parametrize("name", ["CAM, wave 1", "überall", "…", "x" * 100, "a/b%c"])
+def test_a_unit_has_a_name_that_every_scheduler_takes(name: str) -> None:
+    """A file of cron.d with a dot is passed over in silence; a CronJob's name has at most 52 characters."""
+    unit = schedule(window(), name=name).unit
+    assert re.fullmatch("acctops-[a-z0-9]([a-z0-9-]*[a-z0-9])?", unit)
+    assert len(f"{unit}-overdue") <= 52
+
+
+def test_paths_that_no_unit_takes_are_known() -> None:
+    """Refused where the schedule is made, not at night."""
+    assert lasting_problem(f"/srv/{ODD}/job.yaml") is None
+    assert all(lasting_problem(path) for path in ("/a\nb", "/a\\b", '/a"b', "/a*", "/a[1]", "/a ", "/a\x1b"))
+
+
+# ---- cron ------------------------------------------------------------------------------------------------------------
+
+
+def fired(held: Window, begin: datetime, days: int) -> list[float]:
+    """At which quarters of an hour from `begin` on the first line of a cron.d file starts its command."""
+    (file,) = cron.files(schedule(held, directory="/", program="/bin/echo", env_file="/dev/null"))
+    found = CronFile(file.text)
+    minutes_said, _, command = found.lines[0]
+    at_minutes = {int(part) for part in minutes_said.split(",")}
+    moments = [begin + timedelta(minutes=minute) for minute in range(days * 24 * 60)]
+    moments = [moment for moment in moments if moment.minute in at_minutes]
+    # `date`, but of a moment that is given: the zone's clock is the machine's own library's.
+    script = (
+        'date() { command date -d "@$now" "$@"; }\nfor now in $moments; do\n'
+        + command.replace("/bin/echo run", "echo $now")
+        + "\ndone\n"
+    )
+    env = {"moments": " ".join(str(int(moment.timestamp())) for moment in moments), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["/bin/sh", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return [float(line.split()[0]) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("held", "begin"),
+    [
+        (window(), datetime(2026, 11, 25, tzinfo=UTC)),
+        (
+            window("mon wed sun", start="00:05", until="03:00", timezone="Asia/Kathmandu"),
+            datetime(2026, 11, 25, tzinfo=UTC),
+        ),
+        (window("sat sun", timezone="Europe/Berlin"), datetime(2026, 3, 25, tzinfo=UTC)),  # summer time begins
+        (window("sat sun", start="03:30", timezone="America/New_York"), datetime(2026, 10, 29, tzinfo=UTC)),  # and ends
+        (
+            window("mon tue wed thu fri sat sun", start="23:50", timezone="Australia/Lord_Howe"),
+            datetime(2026, 4, 2, tzinfo=UTC),
+        ),
+    ],
+    ids=lambda value: value.timezone if isinstance(value, Window) else None,
+)
+def test_cron_starts_when_the_window_opens(held: Window, begin: datetime) -> None:
+    """In a week, with a change of summer time in it: at each opening, and at no other quarter of an hour."""
+    end = (begin + timedelta(days=7)).timestamp()
+    opens = [span.opens for span in takewhile(lambda span: span.opens < end, spans(held, begin.timestamp()))]
+    assert fired(held, begin, 7) == [each for each in opens if each >= begin.timestamp()]
+    assert len(opens) in (1, 2, 3, 7, 8)
+
+
+def test_cron_gets_no_line_that_it_would_cut(desk: Desk) -> None:
+    """Debian's cron ends a command at 998 characters, without a word."""
+    deep = "/".join(["d" * 100] * 5)
+    desk.write(f"{deep}/job.yaml", desk.job(extra=f"window: {WINDOW}").read_text())
+    refused = desk.run("schedule", f"{deep}/job.yaml", "--format", "cron")
+    assert (refused.code, refused.out) == (2, "")
+    assert "a line would have more than 990 bytes" in refused.err
+
+
+# ---- systemd ---------------------------------------------------------------------------------------------------------
+
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (apt: systemd)")
+
+
+def verified(desk: Desk, *files: Path) -> subprocess.CompletedProcess[str]:
+    """What systemd says of units."""
+    return subprocess.run(
+        [str(ANALYZE), "verify", "--man=no", *map(str, files)],
+        env={"PATH": os.environ["PATH"], "HOME": str(desk.place), "LANG": "C.UTF-8"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+@needs_systemd
+def test_systemd_takes_the_units(desk: Desk) -> None:
+    """As written by the command, from a directory and with a program whose names need every kind of quoting."""
+    program = desk.write(f"{ODD.replace(QUOTE, '')}/bin/acctops", "#!/bin/sh\n")  # which systemd refuses in a program
+    program.chmod(0o755)
+    held = schedule(
+        window(), directory=str(desk.work / ODD), program=str(program), user=os.environ.get("USER", "root"),
+        environment={"XDG_CONFIG_HOME": str(desk.work / ODD)},
+    )  # fmt: skip
+    units = [desk.write(f"units/{file.name}", file.text) for file in systemd.files(held)]
+    done = verified(desk, *units)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    # And it is this program that they start: without it they are refused.
+    program.chmod(0o644)
+    done = verified(desk, *units)
+    assert done.returncode != 0
+    assert f"Command {program} is not executable" in done.stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "held",
+    [
+        window(),
+        window("mon wed", start="23:30", until="01:00", timezone="Europe/Berlin"),
+        window("sun", timezone="UTC"),
+    ],
+    ids=lambda held: held.label,
+)
+def test_systemd_starts_when_the_window_opens(held: Window) -> None:
+    """By systemd's own reckoning, the next eight times, over a change of summer time."""
+    timer = next(file.text for file in systemd.files(schedule(held)) if file.name == f"{schedule(held).unit}.timer")
+    (calendar,) = re.findall("^OnCalendar=(.*)$", timer, re.MULTILINE)
+    base = datetime(2026, 3, 10, 12, tzinfo=UTC)
+    said = subprocess.run(
+        [str(ANALYZE), "calendar", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", "--iterations=8", calendar],
+        env={"PATH": os.environ["PATH"], "TZ": "UTC", "LANG": "C.UTF-8"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found = re.findall(r"(?:Next elapse|Iteration #\d+|Iter\. #\d+): \w+ (\S+ \S+) UTC", said.stdout)
+    opens = [span.opens for span, _ in zip(spans(held, base.timestamp()), range(8), strict=False)]
+    assert [datetime.fromisoformat(each + "+00:00").timestamp() for each in found] == opens
+
+
+def test_systemd_words_are_quoted() -> None:
+    """By systemd.syntax(7) and systemd.service(5): specifiers and variables are doubled, spaces stand in quotes."""
+    held = schedule(window(), directory=f"/srv/{ODD}", environment={"XDG_CONFIG_HOME": f"/srv/{ODD}"})
+    service = systemd.files(held)[0].text
+    assert f"\nWorkingDirectory=/srv/{ODD.replace('%', '%%')}\n" in service
+    assert f"\nEnvironmentFile=/srv/{ODD.replace('%', '%%')}/env\n" in service
+    assert f'\nEnvironment="XDG_CONFIG_HOME=/srv/{ODD.replace("%", "%%")}"\n' in service
+    quoted = ODD.replace("%", "%%").replace("$", "$$")
+    assert f'\nExecStart=/opt/acctops run "/srv/{quoted}/job.yaml" --yes --quiet\n' in service
+
+
+# ---- Kubernetes ------------------------------------------------------------------------------------------------------
+
+
+def manifests(held: Window | None = None, **more: Any) -> list[dict[str, Any]]:
+    pod = k8s.Pod(
+        image="registry/acctops:1",
+        user_id=1000,
+        state_dir="/var/lib/acctops",
+        mounted=(f"/srv/{ODD}/job.yaml", f"/srv/{ODD}/list.csv", "/etc/acctops/config.yaml"),
+    )
+    (file,) = k8s.files(schedule(held or window(), directory=f"/srv/{ODD}", **more), pod)
+    return list(yaml.safe_load_all(file.text))
+
+
+def test_the_cron_jobs_are_what_kubernetes_asks_for() -> None:
+    """By the API reference of batch/v1: what is required is there, names are well-formed, volumes exist."""
+    run, check = manifests(environment={"XDG_CONFIG_HOME": "/srv/$(HOME)"})
+    assert check["metadata"]["name"] == f"{run['metadata']['name']}-overdue"
+    for document in (run, check):
+        spec = document["spec"]
+        assert (document["apiVersion"], document["kind"]) == ("batch/v1", "CronJob")
+        assert re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", document["metadata"]["name"])
+        assert (spec["timeZone"], spec["concurrencyPolicy"]) == ("Asia/Shanghai", "Forbid")
+        assert re.fullmatch(r"\d+ \d+ \* \* [\d,*]+", spec["schedule"])
+        job = spec["jobTemplate"]["spec"]
+        assert job["backoffLimit"] == 0, "a second pod would not know what the first one had sent"
+        pod = job["template"]["spec"]
+        assert pod["restartPolicy"] == "Never" and pod["securityContext"]["runAsNonRoot"]
+        (container,) = pod["containers"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        keys = [mount["subPath"] for mount in container["volumeMounts"] if "subPath" in mount]
+        assert keys == ["0-job.yaml", "1-list.csv", "2-config.yaml"]
+        assert [mount["mountPath"] for mount in container["volumeMounts"]][1] == f"/srv/{ODD}/job.yaml"
+        assert container["command"][2] == f"/srv/{ODD}/job.yaml"
+        assert container["env"] == [{"name": "XDG_CONFIG_HOME", "value": "/srv/$$(HOME)"}]
+    assert run["spec"]["schedule"] == "0 1 * * 6"
+    assert run["spec"]["startingDeadlineSeconds"] == 4 * 3600, "made up for while the window is open"
+    assert check["spec"]["schedule"] == "0 6 * * *"
+    assert manifests(window("sun wed", start="23:05"))[0]["spec"]["schedule"] == "5 23 * * 0,3"
+
+
+def test_the_cron_jobs_pass_the_schema() -> None:
+    """Kubernetes' own JSON schemas, strictly: no key that it does not know."""
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (108 MB)")
+    for document in manifests():
+        validator.validate(document, "1.31", strict=True)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_units_say_what_was_said_here(desk: Desk) -> None:
+    """Flags and environment alike, by absolute paths: at night there is neither this directory nor this shell."""
+    desk.env |= {"ACCTOPS_RATE": "5", "ACCTOPS_CONFIG": "night.yaml"}
+    desk.write("night.yaml", 'protect: ["*/root"]\nnotify: {command: [page]}\n')
+    desk.write("xdg", "")
+    job = desk.job(extra=f"window: {WINDOW}", name="jobs/night.job.yaml")
+    made = desk.run("schedule", "jobs/night.job.yaml", "--format", "systemd", "--deadline", "2h", "--user", "dba")
+    assert (made.code, made.err) == (0, "")
+    runs = re.findall("^ExecStart=(.*)$", made.out, re.MULTILINE)
+    program = Path(runs[0].split()[0])
+    assert program.is_absolute() and os.access(program, os.X_OK)
+    where = f"--state-dir {desk.state} --config {desk.work}/night.yaml"
+    endpoint = desk.env["ACCTOPS_ENDPOINT"]
+    assert runs[0].endswith(f" run {job} --yes --quiet {where} --endpoint {endpoint} --rate 5 --deadline 2h")
+    assert runs[1].endswith(f" overdue {job} --every 8d --notify {where}")
+    assert made.out.count(f"\nWorkingDirectory={job.parent}\n") == made.out.count("\nUser=dba\n") == 2
+    assert "# ---- acctops-night-job.timer" in made.out
+
+
+def test_the_user_s_own_config_is_found_at_night_too(desk: Desk) -> None:
+    """Its guards hold, though XDG_CONFIG_HOME is set in this shell only."""
+    path = Path(desk.env["XDG_CONFIG_HOME"]) / "acctops/config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text('protect: ["*/root"]\nnotify: {command: [page]}\n')
+    job = desk.job(extra=f"window: {WINDOW}")
+    said = f"XDG_CONFIG_HOME={path.parents[1]}"
+    assert f'\nEnvironment="{said}"\n' in desk.run("schedule", job, "--format", "systemd").out
+    assert f" && {said} /" in desk.run("schedule", job, "--format", "cron").out
+    other = desk.run("schedule", job, "--format", "cron", "--user", "nobody")
+    assert f"{path}: is your own config; nobody will not see its guards" in other.err
+
+
+@pytest.mark.parametrize(
+    ("extra", "flags", "words"),
+    [
+        ("", [], "job.yaml: has no window, so nothing says when it is to run; add: window: {days: [sat]"),
+        (f"window: {WINDOW}", ["--user", "a b"], "--user a b: expected the name or the number of a user"),
+        (f"window: {WINDOW}", ["--every", "weekly"], "--every weekly: expected a time such as 8d or 36h"),
+        (f"window: {WINDOW}", ["--env-file", "a*b"], "cannot stand in a unit: it holds *, which units read otherwise"),
+        (f"window: {WINDOW}", ["--format", "k8s"], "--format k8s needs --image"),
+        (
+            f"window: {WINDOW}",
+            ["--format", "k8s", "--image", "i", "--user", "0"],
+            "should not run as root: give --user",
+        ),
+        (f"window: {WINDOW}", ["--format", "k8s", "--image", "i", "--user", "xyz"], "--user xyz: no such user here"),
+        (f"window: {WINDOW}", ["--format", "at"], "'at' is not one of 'cron', 'systemd', 'k8s'"),
+        (f"window: {WINDOW}", ["--into", "nowhere"], "cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused(desk: Desk, extra: str, flags: list[str], words: str) -> None:
+    """By day, in words, and nothing is printed that could be installed."""
+    given = flags if "--format" in flags else ["--format", "systemd", *flags]
+    refused = desk.run("schedule", desk.job(extra=extra), *given)
+    assert (refused.code, refused.out) == (2, ""), refused.text
+    assert words in refused.err
+
+
+def test_a_job_that_reads_standard_input_is_refused(desk: Desk) -> None:
+    """Nobody pipes at night."""
+    job = desk.write(
+        "job.yaml", f'action: LockAccount\nregion: ap-singapore\nwindow: {WINDOW}\ntargets: [{{csv: "-"}}]\n'
+    )
+    refused = desk.run("schedule", job, "--format", "cron", stdin=b"instance,user\npostgres-aaaaaaaa,ann\n")
+    assert refused.code == 2 and "nobody is there to give it" in refused.err
+
+
+def test_what_will_be_missing_at_night_is_said_by_day(desk: Desk) -> None:
+    """Warnings: no one is told, no one is protected, keys that anybody reads, and what a pod does not have."""
+    env_file = desk.write("env", "TENCENTCLOUD_SECRET_ID=x\n")
+    env_file.chmod(0o644)
+    job = desk.job(extra=f"window: {WINDOW}")
+    desk.env["HTTPS_PROXY"] = "http://user:secret@proxy.example:3128"
+    said = desk.run("schedule", job, "--format", "cron", "--env-file", env_file).err
+    del desk.env["HTTPS_PROXY"]
+    assert "HTTPS_PROXY: set in this shell, and not at night" in said and "secret" not in said
+    for words in ("no `notify` in job or config", "no protect rule holds", "others can read these keys; chmod 600"):
+        assert words in said
+    said = desk.run("schedule", job, "--format", "systemd", "--env-file", "gone").err
+    assert f"{desk.work}/gone: does not exist yet" in said
+    desk.write(
+        "config.yaml", "notify: {command: [/bin/page], webhook: {url_file: url}}\nprofile: prod\nmetrics_file: m\n"
+    )
+    said = desk.run("schedule", job, "--format", "k8s", "--image", "i", "--user", "7").err
+    for words in (
+        "url_file is not in the pod",
+        "/bin/page must be in the image",
+        "profile prod",
+        "metrics_file in a pod",
+    ):
+        assert words in said
+
+
+def test_files_are_put_in_place_and_foreign_ones_stay(desk: Desk) -> None:
+    """Made anew when the window changes; what somebody else wrote under that name is not touched."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    units = desk.work / "units"
+    units.mkdir()
+    for until in ("05:00", "06:00"):
+        job.write_text(job.read_text().replace("05:00", until))
+        done = desk.run("schedule", job, "--format", "systemd", "--into", units)
+        assert (done.code, done.out) == (0, "")
+        assert "systemctl enable --now acctops-job.timer acctops-job-overdue.timer" in done.err
+    found = sorted(path.name for path in units.iterdir())
+    assert found == [f"acctops-job{end}" for end in ("-overdue.service", "-overdue.timer", ".service", ".timer")]
+    assert "01:00–06:00" in (units / "acctops-job.timer").read_text()
+    (units / "acctops-job.timer").write_text("[Timer]\nOnCalendar=daily\n")
+    (units / "acctops-job.service").unlink()
+    refused = desk.run("schedule", job, "--format", "systemd", "--into", units)
+    assert refused.code == 3 and "not made by acctops schedule; nothing was written" in refused.err
+    assert not (units / "acctops-job.service").exists()
+
+
+# ---- a start in a bare environment -----------------------------------------------------------------------------------
+
+
+def cron_file(desk: Desk, job: Path, endpoint: str) -> CronFile:
+    """The job's cron.d file, made in this shell; keys are in a file, and nowhere else."""
+    env_file = desk.write(f"{ODD}/keys.env", "\n".join(
+        f"{name}={desk.env[name]}" for name in ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY")
+    ))  # fmt: skip
+    env_file.chmod(0o600)
+    made = desk.run("schedule", job, "--format", "cron", "--env-file", env_file, "--endpoint", endpoint)
+    assert made.code == 0, made.text
+    return CronFile(made.out)
+
+
+def test_cron_s_bare_environment_is_enough(desk: Desk) -> None:
+    """No HOME, no LANG, PATH short, cwd /: the run is done, and says nothing; what goes wrong is the mail."""
+    clock = desk.write("bin/date", '#!/bin/sh\n[ "$TZ" = Asia/Shanghai ] && echo "00:00"\n')
+    clock.chmod(0o755)
+    job = desk.job(extra=f"window: {ALWAYS}\nname: nightly", name=f"{ODD}/job.yaml")
+    world = World(latency=0)
+    for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve"])):
+        world.seed(instance, "ap-singapore", users)
+    with Backend(world) as backend:
+        night = cron_file(desk, job, backend.endpoint)
+        path = f"{clock.parent}:{night.variables['PATH']}"
+        done = night.start(0, PATH=path, PYTHONPATH=str(ROOT))
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+        assert sorted(str(write.user) for write in backend.writes()) == ["ann", "bob", "eve"]
+        assert desk.records("end")[-1]["exit"] == 0
+        other = desk.job("postgres-aaaaaaaa/nobody", extra=f"window: {ALWAYS}", name=f"{ODD}/other.yaml")
+        failed = cron_file(desk, other, backend.endpoint).start(0, PATH=path, PYTHONPATH=str(ROOT))
+        assert failed.returncode == 1
+        assert "0 of 1 verified locked" in failed.stdout and "acctops rerun" in failed.stdout
+        assert failed.stderr == ""
+
+
+def test_cron_s_start_outside_the_window_is_refused(desk: Desk) -> None:
+    """A crontab that was not made anew when the window moved: exit 3, nothing sent, and the mail says so."""
+    now = datetime.now(UTC)
+    yesterday = DAYS[(now.weekday() - 2) % 7]
+    held = f'{{days: [{yesterday}], from: "00:00", until: "01:00", timezone: UTC}}'
+    job = desk.job(extra=f"window: {held}", name=f"{ODD}/job.yaml")
+    clock = desk.write("bin/date", f'#!/bin/sh\necho "{(now.weekday() - 2) % 7 + 1}/00:00"\n')
+    clock.chmod(0o755)
+    with Backend(World(latency=0)) as backend:
+        night = cron_file(desk, job, backend.endpoint)
+        done = night.start(0, PATH=f"{clock.parent}:{night.variables['PATH']}", PYTHONPATH=str(ROOT))
+        assert not backend.writes()
+    assert done.returncode == 3
+    assert "outside the window" in done.stderr and not desk.journals()
+
+
+def test_a_missing_file_of_keys_is_the_mail(desk: Desk) -> None:
+    """Named by its path; nothing runs with half an environment."""
+    night = CronFile(cron.files(schedule(window(*[" ".join(DAYS)], start="00:00"), directory=str(desk.work)))[0].text)
+    clock = desk.write("bin/date", "#!/bin/sh\necho 00:00\n")
+    clock.chmod(0o755)
+    done = night.start(0, PATH=f"{clock.parent}:{os.environ['PATH']}")
+    assert done.returncode != 0
+    assert f"{desk.work}/env" in done.stderr
+
+
+def test_the_manifest_is_one_that_msgspec_and_yaml_read_alike() -> None:
+    """Texts stand as JSON writes them: no YAML reader makes a number or a truth of one."""
+    (run, _) = manifests(name="no", environment={"A": "1e3", "B": "yes"})
+    assert run["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"] == [
+        {"name": "A", "value": "1e3"},
+        {"name": "B", "value": "yes"},
+    ]
+    assert msgspec.json.decode(json.dumps(run)) == run
