@@ -13,7 +13,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.model import Place, Target
+    from engine.match import Match
+    from engine.model import Omit, Place, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +107,15 @@ class Job:
     """Region of the targets that name none; empty if all do."""
     targets: list[Target]
     """As written and in that order, duplicates and reserved names included: the plan leaves those out, by name. A
-    list, as there may be a million; nobody changes it."""
+    list, as there may be a million; nobody changes it. Those of `matches` join them once they are found."""
     digest: str
     """Hex SHA-256 over the bytes of the job file and then of each list: `cat job.yaml list.csv | sha256sum`."""
     path: str
     """The job file as named by the operator; `command line` without one."""
+    matches: tuple[Match, ...] = ()
+    """Targets to be found, in order of appearance."""
+    omits: tuple[Omit, ...] = ()
+    """Asked for, and no target: bad rows of a list, and what a match left out."""
     sources: tuple[str, ...] = ()
     """Lists that were read, in order."""
     exclude: tuple[Glob, ...] = ()

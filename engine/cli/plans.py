@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.actions import ACTIONS
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, warn
+from engine.errors import UsageError
 from engine.files import load_job
 from engine.plan import Plan, make_plan
 from engine.routes import Routes, routes_of
@@ -84,7 +85,10 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
 
 def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
     """The plan of a job under the guards that hold."""
-    return make_plan(job.action, job.targets, protect=settings.protect, exclude=(*job.exclude, *options.excludes()))
+    if job.matches:
+        raise UsageError(f"{job.matches[0].place}: match is not built yet in this version")
+    exclude = (*job.exclude, *options.excludes())
+    return make_plan(job.action, job.targets, protect=settings.protect, exclude=exclude, omitted=job.omits)
 
 
 def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.jobfile.nodes import Node
+    from engine.match import Match
+    from engine.model import Target
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
 
@@ -76,19 +78,20 @@ class _JobReader:
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
         self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
-        targets, warnings = self._targets(table, values, places)
+        targets, matches, warnings = self._targets(table, values, places)
         protect, waived = self._protect(table)
         exclude = self._globs(table, "exclude")
         warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
         action = values.get("action")
         if action is not None:
             warnings += self._together(action, values, places)
-        passwords = self._passwords(table, action, targets, warnings)
+        passwords = self._passwords(table, action, targets, matches, warnings)
         self._problems.stop_if_any()
         assert isinstance(action, str)
         return Job(
             **{"name": default_name(self._file), "region": "", **values},
             targets=targets,
+            matches=tuple(matches),
             digest=self._digest.hexdigest(),
             path=self._file,
             sources=tuple(self._sources),
@@ -104,21 +107,27 @@ class _JobReader:
         if key not in table.entries:
             self._problems.add(Place(self._file, table.line, table.column), key, f"is missing; it says {what}")
 
-    def _targets(self, table: Table, values: dict[str, Any], places: dict[str, Place]) -> tuple[list[Any], list[str]]:
+    def _targets(
+        self, table: Table, values: dict[str, Any], places: dict[str, Place]
+    ) -> tuple[list[Target], list[Match], list[str]]:
         region = values.get("region", "")
         targets = Targets(self._problems, region)
+        matches: list[Match] = []
         warnings = []
         if region and region not in names.REGIONS:
             warnings.append(unlisted_region(region, places["region"]))
         self._require(table, "targets", "which accounts: a list of instance/user")
         if "targets" in table.entries:
-            entries = TargetEntries(self._fields, targets, self._list)
+            # A region that was written and refused has been named: a match that needs it is not named, too.
+            there = region or ("?" if "region" in table.entries else "")
+            entries = TargetEntries(self._fields, targets, self._list, there)
             entries.read(table.entries["targets"].value)
             warnings += entries.warnings
+            matches = entries.matches
         # A region that was written and refused is one problem, not one more for every target.
         if "region" not in table.entries or region:
             targets.check_regions()
-        return targets.found, warnings + targets.warnings()
+        return targets.found, matches, warnings + targets.warnings()
 
     def _list(self, here: str, node: Scalar, region: str, targets: Targets) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
@@ -181,7 +190,12 @@ class _JobReader:
         return []
 
     def _passwords(
-        self, table: Table, action: str | None, targets: list[Any], warnings: list[str]
+        self,
+        table: Table,
+        action: str | None,
+        targets: Sequence[Target],
+        matches: Sequence[Match],
+        warnings: list[str],
     ) -> PasswordSpec | None:
         needed = action is not None and ACTIONS[action].needs_password
         entry = table.entries.get("passwords")
@@ -197,10 +211,10 @@ class _JobReader:
         spec = read_passwords(self._fields, entry.value)
         if spec is None:
             return None
-        if spec.env and len({(t.region, t.instance, t.user) for t in targets}) > 1:
+        if spec.env and (matches or len({(t.region, t.instance, t.user) for t in targets}) > 1):
             what = "one password for several accounts; use command or file"
             self._problems.add(spec.place, "passwords.env", what)
-        if spec.command and len(targets) > 1 and not any("{user}" in part for part in spec.command):
+        if spec.command and (matches or len(targets) > 1) and not any("{user}" in part for part in spec.command):
             warnings.append(
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
             )

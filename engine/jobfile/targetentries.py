@@ -1,6 +1,7 @@
 """Rules, floor 1: the forms an entry of `targets:` may take (design §7). No I/O of its own.
 
-`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` · `{csv|jsonl, region}`.
+`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` · `{csv|jsonl, region}` ·
+`{match: {…}}`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,28 @@ if TYPE_CHECKING:
     from engine.jobfile.fields import Fields
     from engine.jobfile.nodes import Node
     from engine.jobfile.targets import Targets
+    from engine.match import Match
 
-_FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}"
+_FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}, or {match: {…}}"
 _PART_KEYS = frozenset((*TargetEntry.__struct_fields__, *NOT_BUILT_TARGET))
 
 
 class TargetEntries:
-    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets)` reads a file."""
+    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets)` reads a file.
+
+    `region` is the job's, where a match looks that names none.
+    """
 
     def __init__(
         self,
         fields: Fields,
         targets: Targets,
         read_list: Callable[[str, Scalar, str, Targets], list[str]],
+        region: str,
     ) -> None:
         self.warnings: list[str] = []
+        self.matches: list[Match] = []
+        self._region = region
         self._fields = fields
         self._targets = targets
         self._read_list = read_list
@@ -96,6 +104,9 @@ class TargetEntries:
         """`{instance, user, region}`, or a list in a file."""
         fields = self._fields
         fields.keys(table, path, kinds(TargetEntry), NOT_BUILT_TARGET)
+        if "match" in table.entries:
+            self._match(table, path)
+            return
         region = ""
         if "region" in table.entries:
             region = fields.value(table.entries["region"].value, Region, f"{path}.region") or ""
@@ -114,6 +125,20 @@ class TargetEntries:
         elif not _unknown_only(table):
             missing = next(name for name in ("instance", "user") if name not in table.entries)
             fields.wrong(table, path, f"{missing} is missing; write {{instance: …, user: …}}")
+
+    def _match(self, table: Table, path: str) -> None:
+        """`{match: {…}}`: what it means is found when the job is planned."""
+        others = [name for name in kinds(TargetEntry) if name in table.entries and name != "match"]
+        if others:
+            hint = "; a match says regions: inside" if others[0] == "region" else "; make two entries of them"
+            self._fields.wrong(table, path, f"match and {others[0]} together{hint}")
+            return
+        from engine.jobfile.matchentries import MatchReader  # here: a job of plain targets starts without it
+
+        reader = MatchReader(self._fields, self._region, self._targets.note_region)
+        match = reader.read(table.entries["match"].value, f"{path}.match", len(self._targets.found))
+        if match is not None:
+            self.matches.append(match)
 
     def _file(self, table: Table, sources: Sequence[str], region: str, path: str) -> None:
         others = [name for name in (*sources[1:], "instance", "user") if name in table.entries]

@@ -93,6 +93,10 @@ class Targets:
         self._problems.add(Place(file, line, column), path, problem)
         return ""
 
+    def note_region(self, region: str, place: Place) -> None:
+        """Warn of a region of the right form that is not on the list, as of those that targets name."""
+        self._unlisted.setdefault(region, place)
+
     def check_regions(self) -> None:
         """Note once, not per target, that regions are missing."""
         if self._first_without is not None:
