@@ -151,3 +151,9 @@ class Job:
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Regions it is about, as far as it names them."""
+        named = {target.region for target in self.targets}
+        return tuple(sorted(named.union(*(match.regions or () for match in self.matches))))

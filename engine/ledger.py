@@ -15,6 +15,8 @@ from engine.actions import Action
 from engine.model import LACKING, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
+LACKING_CODES = {OmitReason.UNSEEN: "Local.Unseen", OmitReason.BAD_ROW: "Local.BadRow"}
+"""Under which code each reason of `lacking` is reported."""
 NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
 """Codes of attempts of which no byte left."""
 
@@ -339,6 +341,15 @@ class Ledger:
     def lacking(self) -> list[records.OmitLine]:
         """What was asked for and is no call: bad rows, places a match could not look at. Each counts as failed."""
         return [omit for omit in self.omits if omit.reason in LACKING]
+
+    def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:
+        """What is `lacking`, in the form of failed calls: a report names them alike."""
+        action = self.run.action if self.run is not None else ""
+        for omit in self.lacking():
+            entry = Entry()
+            entry.outcome, entry.code = Outcome.FAILED, LACKING_CODES[OmitReason(omit.reason)]
+            entry.message = f"{omit.where}: {omit.rule}"
+            yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:
         """Calls by outcome as it stands, every outcome named; what is `lacking` has failed."""

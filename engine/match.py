@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from engine.actions import LOCKED
-from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target
+from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target, Where
 
 ANY = "any"
 """As a status or type: whatever it is."""
@@ -134,8 +134,13 @@ class InstanceRow(Struct, frozen=True, gc=False):
     account: str = ""
     """Cloud account it belongs to; empty is "the account of the keys"."""
 
+    @property
+    def where(self) -> Where:
+        """The instance, as readings are kept."""
+        return Where(self.account, self.region, self.id)
 
-def instance_row(data: object, region: str) -> InstanceRow | None:
+
+def instance_row(data: object, region: str, account: str = "") -> InstanceRow | None:
     """A row as the API gives it; None if it has not the documented shape."""
     if not isinstance(data, dict) or not isinstance(data.get("DBInstanceId"), str):
         return None
@@ -154,6 +159,7 @@ def instance_row(data: object, region: str) -> InstanceRow | None:
         type=text("DBInstanceType"),
         version=text("DBMajorVersion"),
         tags=tuple((str(key), str(value)) for key, value in pairs if key is not None),
+        account=account,
     )
 
 
@@ -287,12 +293,12 @@ class Answered(Struct, frozen=True):
 def answer(
     match: Match,
     rows: Sequence[InstanceRow],
-    readings: Mapping[tuple[str, str], Reading],
+    readings: Mapping[Where, Reading],
     omits: Iterable[Omit] = (),
 ) -> Answered:
     """The targets of a match among the listed `rows`; `omits` is what listing them left unseen."""
     chosen, skipped = choose(match, rows)
-    found = [each for row in chosen for each in accounts_of(match, row, readings.get((row.region, row.id)))]
+    found = [each for row in chosen for each in accounts_of(match, row, readings.get(row.where))]
     targets = [each for each in found if isinstance(each, Target)]
     return Answered(match, len(chosen), targets, [*omits, *skipped, *(e for e in found if isinstance(e, Omit))])
 

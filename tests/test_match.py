@@ -23,7 +23,7 @@ from engine.match import (
     spliced,
     unlisted,
 )
-from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target
+from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target, Where
 
 PLACE = Place("job.yaml", 4, 5)
 
@@ -311,7 +311,9 @@ PEOPLE = (
 )
 def test_which_accounts_are_meant(users, found):
     """All keys must agree; case counts; an account whose CAM is not shown is neither on nor off."""
-    (result,) = [answer(question(UserMatch(**users)), [row()], {("ap-tokyo", "postgres-a1"): reading(*PEOPLE)})]
+    (result,) = [
+        answer(question(UserMatch(**users)), [row()], {Where("", "ap-tokyo", "postgres-a1"): reading(*PEOPLE)})
+    ]
     assert [each.user for each in result.targets] == found.split()
     hidden = [omit for omit in result.omits if omit.target.user == "etl"]
     assert [(omit.reason, omit.rule) for omit in hidden] == (
@@ -321,7 +323,9 @@ def test_which_accounts_are_meant(users, found):
 
 def test_targets_know_the_match_that_found_them():
     """For duplicates and for the plan: where it was asked."""
-    result = answer(question(), [row(account="100001")], {("ap-tokyo", "postgres-a1"): reading(account("ann"))})
+    result = answer(
+        question(), [row(account="100001")], {Where("100001", "ap-tokyo", "postgres-a1"): reading(account("ann"))}
+    )
     assert result.targets == [Target("postgres-a1", "ann", "ap-tokyo", "100001", "job.yaml", 4, 5)]
     assert result.instances == 1
 
@@ -330,8 +334,8 @@ def test_what_could_not_be_read_is_unseen():
     """No reading, a refused one, and one that is not whole: accounts may be missing, so the match has not all."""
     rows = [row("postgres-a1"), row("postgres-a2"), row("postgres-a3")]
     readings = {
-        ("ap-tokyo", "postgres-a1"): Reading(accounts=None, code="FailedOperation.CamAuthFailed"),
-        ("ap-tokyo", "postgres-a2"): reading(account("ann"), complete=False),
+        Where("", "ap-tokyo", "postgres-a1"): Reading(accounts=None, code="FailedOperation.CamAuthFailed"),
+        Where("", "ap-tokyo", "postgres-a2"): reading(account("ann"), complete=False),
     }
     earlier = unlisted(question(), "ap-seoul", "UnauthorizedOperation")
     result = answer(question(), rows, readings, [earlier])
@@ -352,7 +356,7 @@ def test_what_could_not_be_read_is_unseen():
 def test_a_match_stands_where_it_was_written():
     """`order: listed` keeps the job's order over lists and matches alike."""
     listed = [Target("postgres-z1", user, "ap-tokyo") for user in ("a", "b", "c")]
-    readings = {("ap-tokyo", "postgres-a1"): reading(account("x"))}
+    readings = {Where("", "ap-tokyo", "postgres-a1"): reading(account("x"))}
     answers = [answer(question(at=at), [row()], readings) for at in (1, 1, 3)]
     assert "".join(each.user for each in spliced(listed, answers)) == "axxbcx"
     assert spliced(listed, []) == listed
@@ -377,12 +381,12 @@ states = st.builds(
 def test_nothing_that_is_meant_is_lost(people, rows, cam, locked):
     """Every account that fits is a target, or its instance or itself is named among what was left out."""
     rows = list({each.id: each for each in rows}.values())
-    readings = {(each.region, each.id): reading(*people) for each in rows}
+    readings = {each.where: reading(*people) for each in rows}
     result = answer(question(UserMatch(cam=cam, locked=locked)), rows, readings)
     targets = {each.label for each in result.targets}
     named: set[str] = {omit.target.label for omit in result.omits if isinstance(omit, Omit)}
     for each in rows:
-        for state in readings[each.region, each.id].accounts.values():
+        for state in readings[each.where].accounts.values():
             fits = (cam is None or state.cam in (cam, None)) and (locked is None or (state.status == 5) is locked)
             label = f"{each.id}/{state.user}"
             assert (label in targets or label in named or f"{each.id}/*" in named) is fits or f"{each.id}/*" in named

@@ -51,7 +51,8 @@ def examine(job_path: str | None, **flags: Any) -> int:
     denied = False
     if job_path is not None:
         job = load_job(job_path)
-        checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets"))
+        matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
+        checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
     settings = options.settings(job)
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
@@ -108,7 +109,7 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
     from engine.client import Client
     from engine.transport import HttpTransport
 
-    regions = sorted({target.region for target in job.targets}) if job is not None else [_REGION]
+    regions = (job.regions if job is not None else ()) or (_REGION,)
     checks: list[Check] = []
     refused = False
     transport = HttpTransport(connections=4)

@@ -16,7 +16,7 @@ from engine.cli.options import Options, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
 from engine.cli.sources import keyring_of, passwords_of
-from engine.cli.talk import out, out_json, say
+from engine.cli.talk import out, out_json, say, warn
 from engine.clients import identity
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
@@ -195,6 +195,8 @@ def _ask_about_changes(options: Options, ledger: Ledger, identity: str) -> None:
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
+    if job.matches or (ledger.run is not None and ledger.run.match):
+        return f"{job.path} has changed since; a match is never asked again, the journal's list is what is sent"
     now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
     then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}
     then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in ledger.omits}
@@ -282,8 +284,9 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     settled_later = _settled_later(ledger, ref)
     meant = list(_meant(ledger, kinds, codes))
     calls = [call for call in meant if call.id not in settled_later]
+    lacking = _name_lacking(ledger, ref) if Outcome.FAILED in kinds else 0
     if not calls:
-        return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
+        return _nothing_to_repeat(options, ref, kinds, codes, len(meant), lacking)
     guards = guards_of(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
@@ -308,17 +311,34 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
 
 
 def _nothing_to_repeat(
-    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int
+    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int, lacking: int
 ) -> int:
     ended_with = f" with {', '.join(codes)}" if codes else ""
     if settled_later:
         why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
     else:
         why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
+    if lacking:
+        why += f", but {lacking:,} of what was asked for never became a call: only the job, run again, can do it"
+    code = Exit.INCOMPLETE if lacking else Exit.OK
     say(f"run {ref.run_id}: {why}; nothing to repeat")
     if options.as_json:
-        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(Exit.OK)})
-    return Exit.OK
+        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(code)})
+    return code
+
+
+def _name_lacking(ledger: Ledger, ref: RunRef) -> int:
+    """Say what a rerun cannot repeat, as it is no call: bad rows, and what a match could not look at; how many."""
+    lacking = ledger.lacking()
+    for omit in lacking[:_LACKING_SHOWN]:
+        warn(f"warning: not in a rerun: {omit.where}: {omit.rule}")
+    if len(lacking) > _LACKING_SHOWN:
+        more = len(lacking) - _LACKING_SHOWN
+        warn(f"warning: … and {more:,} more: acctops report {ref.run_id} --stuck")
+    return len(lacking)
+
+
+_LACKING_SHOWN = 5
 
 
 def _kinds(only: str) -> set[Outcome]:

@@ -37,6 +37,7 @@ class Options:
     no_verify: bool = False
     simulate: bool = False
     faults: str | None = None
+    fleet: str | None = None
     exclude: tuple[str, ...] = ()
     reason: str | None = None
     ticket: str | None = None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("instance", "user", "region")
 _REQUIRED = ("instance", "user")
+TOLD = ("instance_name", "engine_version", "user_type", "status", "cam")
+"""Further columns of a list that `acctops discover` wrote: for the person who edits it, passed over here."""
 _SECRETS = frozenset({"password", "passwd", "pwd", "secret", "token"})
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
 
@@ -70,7 +72,8 @@ def read_csv(data: bytes, file: str, region: str, targets: Targets, problems: Pr
     except UnicodeDecodeError:
         problems.add(_bad_byte(data, file), "", "is not UTF-8; save the list as UTF-8 (CSV UTF-8)")
         return []
-    extra = [name.strip() for name in header if name.strip() and name.strip().lower() not in _COLUMNS]
+    known = (*_COLUMNS, *TOLD)
+    extra = [name.strip() for name in header if name.strip() and name.strip().lower() not in known]
     if not extra:
         return []
     shown = ", ".join(names.shown(name) for name in extra[:10])
@@ -92,6 +95,8 @@ def _columns(header: Sequence[str], place: Place, problems: Problems) -> tuple[i
             found[name] = index
         elif name in _SECRETS:
             problems.add(place, "", f"column {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
+        elif name in TOLD:
+            continue
         elif name == "account":
             problems.add(place, "", "column account is not built yet in this version; remove it")
         else:
@@ -193,7 +198,7 @@ def _loose(text: bytes, place: Place, exc: Exception, ignored: dict[str, int], p
     what = str(exc)
     try:
         row = msgspec.json.decode(text, type=Row)
-        extra = [name for name in msgspec.json.decode(text, type=dict[str, object]) if name not in _COLUMNS]
+        extra = [name for name in msgspec.json.decode(text, type=dict[str, object]) if name not in (*_COLUMNS, *TOLD)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
         what = "nested too deeply" if isinstance(other, RecursionError) else str(other)
         problems.add(place, "", f'{what}; a line is {{"instance":"…","user":"…"}}')
