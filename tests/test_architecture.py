@@ -43,7 +43,9 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile": (R, ""),
     "jobfile.fields": (R, "job jobfile.filemodel jobfile.nodes jobfile.problems names"),
     "jobfile.filemodel": (R, "actions endpoints jobfile.values names"),
-    "jobfile.lists": (R, "jobfile.problems jobfile.targets names"),
+    "jobfile.columns": (R, "names"),
+    "jobfile.layout": (R, "jobfile.columns names"),
+    "jobfile.lists": (R, "jobfile.columns jobfile.layout jobfile.problems jobfile.targets names"),
     "jobfile.matchentries": (R, "jobfile.fields jobfile.filemodel jobfile.nodes match names"),
     "jobfile.parse": (
         R,

@@ -671,12 +671,24 @@ def test_shipped_jobs_show_the_guards():
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
     from engine.jobfile.fields import kinds
-    from engine.jobfile.filemodel import JobFile, Limits, Passwords, Retry, TargetEntry
+    from engine.jobfile.filemodel import (
+        InstancesOf,
+        JobFile,
+        Limits,
+        MatchEntry,
+        Passwords,
+        Retry,
+        TargetEntry,
+        UsersOf,
+    )
 
     text = (ROOT / "jobs/README.md").read_text()
     for model in (JobFile, TargetEntry, Limits, Retry, Passwords):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
+    for part, model in (("", MatchEntry), ("instances.", InstancesOf), ("users.", UsersOf)):
+        for key in kinds(model):
+            assert f"`{part}{key}" in text, key
     for key in (*NOT_BUILT_JOB, *NOT_BUILT_LIMITS, *NOT_BUILT_TARGET):
         assert f"`{key}`" in text, key
 

@@ -79,6 +79,9 @@ _EXCLUDE = click.option(
 _EXPECT = click.option(
     "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
 )
+_SKIP_BAD_ROWS = click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows of lists that are no targets; they count as failed."
+)
 _FAMILY = click.option(
     "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
 )
@@ -111,6 +114,7 @@ def app() -> None:
 @flags(*PLANNING)
 @_EXCLUDE
 @_EXPECT
+@_SKIP_BAD_ROWS
 @click.option("--offline", is_flag=True, help="Read no accounts; needs no keys.")
 @click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
 def plan(job: str, **options: Any) -> int:
@@ -138,6 +142,7 @@ def plan(job: str, **options: Any) -> int:
 )
 @flags("config", "endpoint", "profile", "timeout", "quiet")
 @_EXCLUDE
+@_SKIP_BAD_ROWS
 def discover(job: str, form: str, **options: Any) -> int:
     """Answer the matches of a job: the accounts it would act on, as a list. Sends nothing.
 
@@ -159,6 +164,7 @@ def discover(job: str, form: str, **options: Any) -> int:
 @flags(*SENDING)
 @_EXCLUDE
 @_EXPECT
+@_SKIP_BAD_ROWS
 @_SIMULATE
 @_FAULTS
 @_FLEET

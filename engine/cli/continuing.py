@@ -24,7 +24,7 @@ from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
 from engine.ledger import Ledger
-from engine.model import Call, CallId, Outcome, Target
+from engine.model import LACKING, Call, CallId, Outcome, Target
 from engine.plan import left_out, plan_again
 from engine.report import document, text
 
@@ -87,7 +87,7 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
     if not home.is_file():
         return guards
     try:
-        job = load_job(home)
+        job = load_job(home, skip_bad_rows=True)
     except AcctopsError:
         return guards
     return replace(
@@ -177,7 +177,7 @@ def _ask_about_changes(options: Options, ledger: Ledger, identity: str) -> None:
     job_path = Path(run.job.path)
     if job_path.is_file():
         try:
-            job = load_job(job_path)
+            job = load_job(job_path, skip_bad_rows=True)
         except AcctopsError:
             changes.append(f"{job_path} can no longer be read as a job")
         else:
@@ -199,7 +199,8 @@ def _job_change(job: Job, ledger: Ledger) -> str:
         return f"{job.path} has changed since; a match is never asked again, the journal's list is what is sent"
     now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
     then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}
-    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in ledger.omits}
+    there = [omit for omit in ledger.omits if omit.reason not in LACKING]
+    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in there}
     added, gone = len(now - then), len(then - now)
     return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
 

@@ -14,7 +14,7 @@ from engine.cli.sources import keyring_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.files import load_job
-from engine.jobfile.lists import TOLD
+from engine.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
 from engine.plan import Plan
 from engine.report import csv_text, plain
@@ -28,7 +28,7 @@ _NAMED = 20
 def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     """The `discover` command. Any: the flags, by name."""
     options = Options(**flags)
-    job = load_job(job_path)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     if not job.matches:
         raise UsageError(f"{job_path}: has no match to answer; `acctops plan {job_path}` shows its targets")
     settings = options.settings(job)

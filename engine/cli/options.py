@@ -38,6 +38,7 @@ class Options:
     simulate: bool = False
     faults: str | None = None
     fleet: str | None = None
+    skip_bad_rows: bool = False
     exclude: tuple[str, ...] = ()
     reason: str | None = None
     ticket: str | None = None

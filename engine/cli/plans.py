@@ -33,7 +33,7 @@ def show_plan(
 ) -> int:
     """The `plan` command. Any: the flags, by name."""
     options = Options(exclude=exclude, expect=expect, **common)
-    job = load_job(job_path)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")

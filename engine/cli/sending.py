@@ -55,7 +55,7 @@ _PROCESS_START = time.time() - time.process_time()
 def run_job(job_path: str, **flags: Any) -> int:
     """The `run` command. Any: the flags, by name."""
     options = Options(**flags)
-    job = load_job(job_path)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     return _run(replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket), options)
 
 

@@ -353,6 +353,14 @@ class MatchEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+class Columns(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the columns of a list are called there."""
+
+    instance: ShortText | UnsetType = UNSET
+    user: ShortText | UnsetType = UNSET
+    region: ShortText | UnsetType = UNSET
+
+
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     """One target with its parts, a list of targets in a file, or a match."""
 
@@ -374,6 +382,7 @@ class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    columns: Columns | UnsetType = UNSET
     match: MatchEntry | UnsetType = UNSET
 
 

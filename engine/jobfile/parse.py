@@ -27,11 +27,11 @@ from engine.jobfile.yamltext import decode, read_tree
 from engine.model import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.jobfile.nodes import Node
     from engine.match import Match
-    from engine.model import Target
+    from engine.model import Omit, Target
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
 
@@ -40,11 +40,12 @@ COMMAND_LINE = "command line"
 _PLACEHOLDERS = frozenset({"instance", "user", "region"})
 
 
-def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes]) -> Job:
+def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes], skip_bad_rows: bool = False) -> Job:
     """The job in `text`, or JobError with every problem.
 
     `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
-    file; `-` is standard input), or raises JobError in its own words.
+    file; `-` is standard input), or raises JobError in its own words. With `skip_bad_rows`, rows of lists that are no
+    targets become `omits` of the job, as long as others are.
     """
     problems = Problems()
     decoded = decode(text, file, problems)
@@ -53,14 +54,18 @@ def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes]) -> Job:
         if not problems.count:
             problems.add(Place(file), "", "is empty; a job needs action, region and targets")
         raise JobError(problems.lines())
-    return _JobReader(file, problems, read, text).job(root)
+    return _JobReader(file, problems, read, text, skip_bad_rows=skip_bad_rows).job(root)
 
 
 class _JobReader:
     """One reading of one job file."""
 
-    def __init__(self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes) -> None:
+    def __init__(
+        self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes, *, skip_bad_rows: bool
+    ) -> None:
         self._file = file
+        self._skip_bad_rows = skip_bad_rows
+        self._bad_rows: list[Omit] = []
         self._problems = problems
         self._fields = Fields(file, problems)
         self._read = read
@@ -92,6 +97,7 @@ class _JobReader:
             **{"name": default_name(self._file), "region": "", **values},
             targets=targets,
             matches=tuple(matches),
+            omits=tuple(self._bad_rows),
             digest=self._digest.hexdigest(),
             path=self._file,
             sources=tuple(self._sources),
@@ -111,7 +117,7 @@ class _JobReader:
         self, table: Table, values: dict[str, Any], places: dict[str, Place]
     ) -> tuple[list[Target], list[Match], list[str]]:
         region = values.get("region", "")
-        targets = Targets(self._problems, region)
+        targets = Targets(self._problems, region, skip_bad_rows=self._skip_bad_rows)
         matches: list[Match] = []
         warnings = []
         if region and region not in names.REGIONS:
@@ -127,9 +133,22 @@ class _JobReader:
         # A region that was written and refused is one problem, not one more for every target.
         if "region" not in table.entries or region:
             targets.check_regions()
+        self._judge_rows(targets, matches)
         return targets.found, matches, warnings + targets.warnings()
 
-    def _list(self, here: str, node: Scalar, region: str, targets: Targets) -> list[str]:
+    def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
+        """Bad rows are left out as long as something good is left; where they are all that is wrong, that is said."""
+        good = len(targets.found) or len(matches)
+        if good:
+            self._bad_rows = targets.bad_rows
+        else:
+            for omit in targets.bad_rows:
+                self._problems.add(omit.target.place, "", omit.rule)
+        if good and 0 < targets.row_problems == self._problems.count:
+            others = f"the {len(targets.found):,} other targets" if targets.found else "the others"
+            self._problems.hint = f"correct these rows; or --skip-bad-rows sends {others} and counts these as failed"
+
+    def _list(self, here: str, node: Scalar, region: str, targets: Targets, columns: Mapping[str, str]) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
         path = node.text
         shown = "standard input" if path == "-" else posixpath.join(posixpath.dirname(self._file), path)
@@ -147,7 +166,7 @@ class _JobReader:
         self._sources.append(shown)
         self._digest.update(data)
         reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
-        return reader(data, shown, region, targets, self._problems)
+        return reader(data, shown, region, targets, self._problems, columns)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
         if key not in table.entries:

@@ -1,7 +1,7 @@
 """Rules, floor 1: the forms an entry of `targets:` may take (design §7). No I/O of its own.
 
-`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` · `{csv|jsonl, region}` ·
-`{match: {…}}`.
+`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` ·
+`{csv|jsonl, region, columns}` · `{match: {…}}`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from engine import names
 from engine.jobfile.fields import kind_words, kinds
-from engine.jobfile.filemodel import NOT_BUILT_TARGET, Region, TargetEntry
+from engine.jobfile.filemodel import NOT_BUILT_TARGET, Columns, Region, TargetEntry
 from engine.jobfile.nodes import Entry, Scalar, Series, Table, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.jobfile.fields import Fields
     from engine.jobfile.nodes import Node
@@ -26,7 +26,7 @@ _PART_KEYS = frozenset((*TargetEntry.__struct_fields__, *NOT_BUILT_TARGET))
 
 
 class TargetEntries:
-    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets)` reads a file.
+    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets, columns)` reads a file.
 
     `region` is the job's, where a match looks that names none.
     """
@@ -35,7 +35,7 @@ class TargetEntries:
         self,
         fields: Fields,
         targets: Targets,
-        read_list: Callable[[str, Scalar, str, Targets], list[str]],
+        read_list: Callable[[str, Scalar, str, Targets, Mapping[str, str]], list[str]],
         region: str,
     ) -> None:
         self.warnings: list[str] = []
@@ -113,7 +113,9 @@ class TargetEntries:
             # An unusable region is noted; "?" keeps its targets from being counted as having none.
             region = region or "?"
         sources = [kind for kind in ("csv", "jsonl") if kind in table.entries]
-        if sources:
+        if "columns" in table.entries and not sources:
+            fields.wrong(table, path, "columns goes with csv: or jsonl:")
+        elif sources:
             self._file(table, sources, region, path)
         elif "instance" in table.entries and "user" in table.entries:
             instance_node = table.entries["instance"].value
@@ -148,8 +150,31 @@ class TargetEntries:
         kind = sources[0]
         node = table.entries[kind].value
         name = self._fields.text(node, f"{path}.{kind}", "the path of a list, or - for standard input")
-        if name and type(node) is Scalar and region != "?":
-            self.warnings += self._read_list(f"{path}.{kind}", node, region, self._targets)
+        columns = self._columns(table, path)
+        if name and type(node) is Scalar and region != "?" and columns is not None:
+            self.warnings += self._read_list(f"{path}.{kind}", node, region, self._targets, columns)
+
+    def _columns(self, table: Table, path: str) -> Mapping[str, str] | None:
+        """`columns:`, ours → theirs; None if it is wrong (noted)."""
+        entry = table.entries.get("columns")
+        if entry is None:
+            return {}
+        fields, here = self._fields, f"{path}.columns"
+        before = fields.problems.count
+        part = fields.table(entry.value, here, "a mapping such as {instance: DBInstanceId, user: UserName}")
+        if part is None:
+            return None
+        fields.keys(part, here, kinds(Columns))
+        said = {
+            name: fields.text(pair.value, f"{here}.{name}", "the name of a column")
+            for name, pair in part.entries.items()
+            if name in kinds(Columns)
+        }
+        if len(set(said.values())) < len(said):
+            fields.wrong(part, here, "says one column twice; each of instance, user, region has its own")
+        if fields.problems.count > before:
+            return None
+        return {name: text for name, text in said.items() if text is not None}
 
 
 def _unknown_only(table: Table) -> bool:
