@@ -45,7 +45,7 @@ async def list_instances(
     """
     listing = Listing()
     for _ in range(_PASSES):
-        seen, totals = 0, set()
+        seen, odd, totals = 0, 0, set()
         for page in range(_MOST_PAGES):
             window = {"Limit": PAGE, "Offset": page * PAGE, "OrderBy": "DBInstanceId", "OrderByType": "asc"}
             parameters = {**window, **({"Filters": list(filters)} if filters else {})}
@@ -58,11 +58,12 @@ async def list_instances(
             known = [row for row in (instance_row(data, region, account) for data in rows) if row is not None]
             listing.rows |= {row.id: row for row in known}
             seen += len(rows)
+            odd += len(rows) - len(known)
             totals.add(answer.data.get("TotalCount") if answer.data is not None else None)
             if len(rows) < PAGE:
                 break
         if totals == {seen} or totals == {None}:
-            listing.why = None
+            listing.why = f"{odd:,} rows are no instances as documented" if odd else None
             return listing
         listing.why = f"{len(listing.rows):,} shown, and the list kept changing while it was read"
     return listing

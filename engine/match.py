@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from engine import names
 from engine.actions import LOCKED
 from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target, Where
 
@@ -141,8 +142,10 @@ class InstanceRow(Struct, frozen=True, gc=False):
 
 
 def instance_row(data: object, region: str, account: str = "") -> InstanceRow | None:
-    """A row as the API gives it; None if it has not the documented shape."""
+    """A row as the API gives it; None if it has not the documented shape, or an id that could not be written."""
     if not isinstance(data, dict) or not isinstance(data.get("DBInstanceId"), str):
+        return None
+    if names.instance_problem(data["DBInstanceId"]) is not None:
         return None
 
     def text(key: str) -> str:
@@ -150,7 +153,8 @@ def instance_row(data: object, region: str, account: str = "") -> InstanceRow | 
         return value if isinstance(value, str) else ""
 
     tags = data.get("TagList")
-    pairs = [(tag.get("TagKey"), tag.get("TagValue")) for tag in tags or () if isinstance(tag, dict)]
+    listed = tags if isinstance(tags, list) else []
+    pairs = [(tag.get("TagKey"), tag.get("TagValue")) for tag in listed if isinstance(tag, dict)]
     return InstanceRow(
         id=data["DBInstanceId"],
         region=region,
@@ -250,8 +254,9 @@ def accounts_of(match: Match, row: InstanceRow, reading: Reading | None) -> Iter
     for state in reading.accounts.values():
         if not _is_named(match.users, state):
             continue
-        hidden = match.users.cam is not None and state.cam is None
-        if hidden:
+        if (problem := names.user_problem(state.user)) is not None:  # no documented listing has one
+            yield _omit(match, row.region, row.id, EVERY_ACCOUNT, OmitReason.UNSEEN, problem, row.account)
+        elif match.users.cam is not None and state.cam is None:
             why = "whether its CAM is on is not shown"
             yield _omit(match, row.region, row.id, state.user, OmitReason.SKIPPED, why, row.account)
         elif match.users.cam is None or state.cam is match.users.cam:

@@ -63,7 +63,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile.values": (R, "actions job names"),
     "jobfile.yamltext": (R, "jobfile.nodes jobfile.problems"),
     "ledger": (R, "actions records"),
-    "match": (R, "actions"),
+    "match": (R, "actions names"),
     "names": (R, ""),
     "outlook": (R, "actions admins guards plan records"),
     "plan": (R, ""),

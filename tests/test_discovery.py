@@ -11,7 +11,7 @@ from engine.client import Client
 from engine.discovery import Listing, list_instances, list_regions
 from engine.inventory import Inventory
 from engine.match import InstanceMatch, Pattern, Tag, listing_filters
-from engine.model import Answer, Transport
+from engine.model import Answer, Reply, Transport
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.inprocess import InProcessTransport
@@ -96,6 +96,26 @@ def test_a_list_that_never_rests_is_not_called_whole() -> None:
     there = world(350)
     found = listed(there, wrap=lambda transport: Meddler(transport, there, 100))
     assert len(found.rows) > 300 and found.why is not None and "kept changing" in found.why
+
+
+class Garbler:
+    """An answer with a row that is no instance."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def send(self, endpoint, headers, body, timeout_s):
+        reply = await self._transport.send(endpoint, headers, body, timeout_s)
+        return Reply(status=200, body=reply.body.replace(b'"postgres-00000000"', b'"??"'), date=reply.date)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def test_a_row_that_is_no_instance_is_not_passed_over_in_silence() -> None:
+    """The others are used, and the list is not called whole."""
+    found = listed(world(3), wrap=Garbler)
+    assert (len(found.rows), found.why) == (2, "1 rows are no instances as documented")
 
 
 def test_a_refusal_is_told_from_refused_keys() -> None:

@@ -217,7 +217,9 @@ def test_a_row_is_read_as_documented():
     assert instance_row({"DBInstanceId": "postgres-a1", "TagList": None}, "ap-tokyo") == InstanceRow(
         "postgres-a1", "ap-tokyo"
     )
+    assert instance_row({"DBInstanceId": "postgres-a1", "TagList": 7}, "ap-tokyo") is not None
     assert instance_row({"DBInstanceId": 7}, "ap-tokyo") is None
+    assert instance_row({"DBInstanceId": "a, b"}, "ap-tokyo") is None
     assert instance_row("junk", "ap-tokyo") is None
 
 
@@ -351,6 +353,14 @@ def test_what_could_not_be_read_is_unseen():
         ("ap-tokyo", "postgres-a2/*", OmitReason.UNSEEN, "the list of its accounts is not whole (1 shown)"),
         ("ap-tokyo", "postgres-a3/*", OmitReason.UNSEEN, "its accounts were not read"),
     ]
+
+
+def test_a_name_the_api_cannot_take_is_named() -> None:
+    """It would tear a list apart, and no write could name it; it is not dropped either."""
+    result = answer(question(), [row()], {row().where: reading(account("a, b"), account("ok"))})
+    assert [each.user for each in result.targets] == ["ok"]
+    (omit,) = result.omits
+    assert omit.reason is OmitReason.UNSEEN and "'a, b' is not an account name" in omit.rule
 
 
 def test_a_match_stands_where_it_was_written():

@@ -323,6 +323,15 @@ def test_keys_that_may_not_look_are_exit_5(desk: Desk, backend: Backend, rule: d
         assert refused.code == 5 and said in refused.err, refused.text
 
 
+@pytest.mark.parametrize("regions", ["[ap-tokyo]", "all"])
+def test_an_api_that_cannot_be_reached_is_not_the_match_s_fault(desk: Desk, regions: str) -> None:
+    """Nobody listens at the desk's endpoint: that is said, once, and no list of regions."""
+    text = f"action: LockAccount\ntargets: [{{match: {{regions: {regions}, users: {{glob: x}}}}}}]\n"
+    refused = desk.run("plan", desk.write("job.yaml", text))
+    assert refused.code == 4 and "cannot reach the API: " in refused.err and "[Local.Connect]" in refused.err
+    assert "ap-bangkok" not in refused.err
+
+
 def test_regions_are_taken_from_the_documents_if_they_cannot_be_asked(desk: Desk, backend: Backend) -> None:
     """DescribeRegions may be forbidden where the rest is allowed: that is said, and no region left away."""
     job = desk.write("job.yaml", "action: LockAccount\ntargets: [{match: {regions: all, users: {glob: app_user}}}]\n")

@@ -16,8 +16,9 @@ from engine.cli.talk import say, warn
 from engine.clients import Clients, Keyring
 from engine.discovery import Listing, list_instances, list_regions
 from engine.endpoints import ACCESS_REGIONS
-from engine.errors import CredentialsError, JobError, UsageError
+from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
 from engine.inventory import Inventory
+from engine.ledger import NOT_SENT
 from engine.match import Answered, InstanceRow, Match
 from engine.model import Answer, Omit, OmitReason, Verdict, Where
 from engine.names import REGIONS
@@ -153,6 +154,7 @@ class _Looking:
         listed = await list_regions(self._inventory)
         if isinstance(listed, Answer):
             _refuse_fatal(listed)
+            _refuse_unreachable([listed])
             self.warnings.append(f"regions: all: DescribeRegions says {listed.code}; the documented regions are taken")
             listed = REGIONS
         financial = [region for region in listed if region.endswith("-fsi")]
@@ -179,7 +181,8 @@ class _Looking:
         listings = list(self._listings.values())
         if listings and all(listing.is_fatal for listing in listings) and listings[0].refused is not None:
             _refuse_fatal(listings[0].refused)
-        refusals = [listing.refused for listing in self._listings.values()]
+        refusals = [listing.refused for listing in listings]
+        _refuse_unreachable(refusals)
         if refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
             codes = sorted({str(refused.code) for refused in refusals if refused is not None})
             raise CredentialsError(
@@ -217,6 +220,16 @@ def _refuse_fatal(answer: Answer) -> None:
         advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
         request = f" (RequestId {answer.request_id})" if answer.request_id else ""
         raise CredentialsError(f"{answer.code}: {ruling.words} {advice}{request}; nothing was sent")
+
+
+def _refuse_unreachable(answers: Sequence[Answer | None]) -> None:
+    """UnreachableError if not one question reached the API: that is the network's fault, not the match's."""
+    first = answers[0] if answers else None
+    if first is not None and all(answer is not None and answer.code in NOT_SENT for answer in answers):
+        raise UnreachableError(
+            f"cannot reach the API: {first.message or first.code} [{first.code}]; the match could not be asked, and "
+            "nothing was sent; check network and endpoint (acctops doctor JOB), then run this again"
+        )
 
 
 def _refuse_nothing(discovered: Discovered) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     if not options.quiet:
         for asked in answered_lines(discovered):
             say(match_line(asked).strip())
-    _name_left_out(plan, quiet=options.quiet)
+    _name_left_out(plan, job_path, quiet=options.quiet)
     return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)
 
 
@@ -98,7 +99,7 @@ def _yaml(rows: Iterable[dict[str, str]]) -> Iterator[str]:
 _FORMS = {"table": _table, "csv": _csv, "jsonl": _jsonl, "yaml": _yaml}
 
 
-def _name_left_out(plan: Plan, *, quiet: bool) -> None:
+def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
     """Say what is not in the list; what could not be looked at is a warning, also when nothing else is said."""
     for omit in [omit for omit in plan.omits if omit.reason in LACKING][:_NAMED]:
         warn(f"warning: {omit.target.label} ({omit.target.region}): {omit.rule}")
@@ -108,4 +109,4 @@ def _name_left_out(plan: Plan, *, quiet: bool) -> None:
     for omit in rest[:_NAMED]:
         say(f"left out, {omit.reason}: {omit.target.label} ({omit.target.region})  {omit.rule}")
     if len(rest) > _NAMED:
-        say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan JOB --all")
+        say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {shlex.quote(job_path)} --all")

@@ -115,7 +115,8 @@ def _discovered(
 
 def _nothing_to_do(options: Options) -> int:
     why = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
-    say(why)
+    if not options.quiet:
+        say(why)
     if options.as_json:
         out_json({"run": None, "parent": None, "why": why, "exit": int(Exit.OK)})
     return Exit.OK
