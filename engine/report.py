@@ -337,7 +337,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
             at = entry.accepted_at or entry.settled_at
             after.append(records.unix_seconds(at) - begun if at else 0.0)
     after.sort()
-    total = len(ledger.calls)
+    total = len(ledger.calls) + len(ledger.lacking())
     needed = {share: -(-total * share // 100) for share in (50, 95, 100)}
     return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
 

@@ -112,7 +112,7 @@ LISTS = {
     "all rows bad": (b"instance;user\na;b\nc;d\n", ["list.csv:2: instance: 'a' is not", "list.csv:3: instance: 'c'"]),
     "some rows bad": (
         b"instance user\npostgres-aaaaaaaa ann\na b\n",
-        ["list.csv:3: instance: 'a' is not", "or --skip-bad-rows sends the 1 other targets and counts these as failed"],
+        ["list.csv:3: instance: 'a' is not", "or --skip-bad-rows sends the good ones (1) and counts these as failed"],
     ),
     "binary": (BINARY, ["list.csv: is not text"]),
     "short row": (b"instance,user\npostgres-aaaaaaaa\n", ["list.csv:2: has 1 of 2 columns"]),

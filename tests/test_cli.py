@@ -719,7 +719,7 @@ def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> Non
     job = desk.job("{csv: list.csv}")
     refused = desk.run("run", job, "--simulate", "--yes")
     assert refused.code == 2 and "list.csv:3" in refused.err and "list.csv:4" in refused.err
-    assert "--skip-bad-rows sends the 1 other targets" in refused.err
+    assert "--skip-bad-rows sends the good ones (1)" in refused.err
     plan = desk.run("plan", job, "--offline", "--skip-bad-rows", "--json").json
     assert plan["counts"]["calls"] == 1 and plan["left_out"]["bad_row"] == 2
     done = desk.run("run", job, "--simulate", "--yes", "--skip-bad-rows", "--json")

@@ -145,8 +145,8 @@ class _JobReader:
             for omit in targets.bad_rows:
                 self._problems.add(omit.target.place, "", omit.rule)
         if good and 0 < targets.row_problems == self._problems.count:
-            others = f"the {len(targets.found):,} other targets" if targets.found else "the others"
-            self._problems.hint = f"correct these rows; or --skip-bad-rows sends {others} and counts these as failed"
+            sent = f"sends the good ones ({len(targets.found):,})" if targets.found else "goes on without them"
+            self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
     def _list(self, here: str, node: Scalar, region: str, targets: Targets, columns: Mapping[str, str]) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""

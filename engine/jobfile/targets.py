@@ -100,7 +100,7 @@ class Targets:
         if not place.column and self._skip_bad_rows:
             instance, user, region = (_shown(cell) for cell in cells)
             why = "; ".join(f"{path}: {what}" if path else what for path, what in notes)
-            target = Target(instance or "?", user or "?", region, "", place.file, place.line)
+            target = Target(instance or "?", user or "?", region or self._region, "", place.file, place.line)
             self.bad_rows.append(Omit(target, OmitReason.BAD_ROW, why, str(place)))
             return
         self.row_problems += 0 if place.column else len(notes)
