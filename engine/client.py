@@ -11,6 +11,7 @@ import msgspec
 
 from engine.actions import VERSION
 from engine.credentials import KeySource
+from engine.errors import CredentialsError
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
 from engine.verdicts import Cure, read_reply
@@ -18,6 +19,10 @@ from engine.verdicts import Cure, read_reply
 MESSAGE_LIMIT = 1000
 """Characters of a server message that are kept."""
 REDACTED = "[redacted]"
+ASK_AGAIN_S = 5.0
+"""A source of keys that has failed is not asked again sooner: many calls in flight are refused at once."""
+MOST_RETRY_AFTER_S = 60.0
+"""Longer waits are not taken from a header: a proxy's page may ask for an hour."""
 _SHORTEST_SECRET = 4
 """Shorter strings are no secret, and blotting them out would blot out words."""
 
@@ -34,6 +39,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """From then to the answer, whole."""
     date: float | None
     """The server's clock, if its answer carried it."""
+    retry_after_s: float = 0.0
+    """How long the server asks not to be asked again, at most `MOST_RETRY_AFTER_S`."""
 
 
 class Client:
@@ -58,6 +65,10 @@ class Client:
         """Added to the clock for signing: how far the server is ahead, once learnt."""
         self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
         """Told what was learnt about clock and keys."""
+        self.not_refreshed = ""
+        """Why the keys could not be refreshed when they were refused last."""
+        self._ask_again_at = 0.0
+        self._cured_with: Keys | None = None
         self._transport = transport
         self._clock = clock
         self._request_client = request_client
@@ -98,14 +109,18 @@ class Client:
             opening_s=outcome.opening_s,
             ms=max(0, round((self._clock() - begun_at) * 1000)),  # the wall clock may be set back meanwhile
             date=outcome.date if isinstance(outcome, Reply) else None,
+            retry_after_s=min(MOST_RETRY_AFTER_S, outcome.retry_after_s or 0.0) if isinstance(outcome, Reply) else 0.0,
         )
 
     def now(self) -> float:
         """UNIX time here."""
         return self._clock()
 
-    def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
-        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense."""
+    async def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
+        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense.
+
+        What the source of the keys says when it fails is in `not_refreshed`.
+        """
         if cure is Cure.CLOCK:
             if attempt.date is None:
                 return False
@@ -114,9 +129,21 @@ class Client:
             if abs(self.offset_s - before) > 1:
                 self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
-        if self.keys.refresh():
-            self.note("keys_refreshed", {"key": self.keys.get().fingerprint})
-        return self.keys.get() != keys
+        if self.keys.get() == keys and self._clock() >= self._ask_again_at:
+            # Else somebody refreshed them since this attempt was signed, or has just failed to.
+            self.not_refreshed = ""
+            try:
+                await self.keys.refresh()
+            except CredentialsError as error:
+                if self.not_refreshed != str(error):  # all that asked at the same time hear the same
+                    self.note("keys_not_refreshed", {"why": str(error)})
+                self.not_refreshed = str(error)
+                self._ask_again_at = self._clock() + ASK_AGAIN_S
+        now = self.keys.get()
+        if now != keys and now != self._cured_with:
+            self._cured_with = now
+            self.note("keys_refreshed", {"key": now.fingerprint})
+        return now != keys
 
     def learn_clock(self, date: float) -> float:
         """Take the server's `Date` as the truth; returns the new offset in seconds."""

@@ -87,7 +87,7 @@ _SEE_STATE = "Look at the account's state in the console; if this still is wante
 _NAME = "Correct or drop the user in the job file, then: acctops plan JOB"
 _INSTANCE = "Check instance id, region and account in the job file, then: acctops plan JOB"
 _PARAMETERS = "Check instance and user in the job file; if both are right, give support the request id."
-_GRANT = "Have CAM grant this action on this instance to the key's user, " + _RERUN
+_GRANT = "Have CAM grant it: acctops doctor JOB --policy prints what to grant, " + _RERUN
 _REGION = "Take this region's targets out of the job, or ask support when it will be served."
 _PASSWORD = "Have the password source give another password, " + _RERUN
 _KEYS = "Run acctops doctor, put working keys in place, " + _RESUME
@@ -110,6 +110,18 @@ def _same(
 
 
 _T = Treatment
+
+DENIALS = frozenset(
+    {
+        "AuthFailure.UnauthorizedOperation",
+        "UnauthorizedOperation",
+        "FailedOperation.CamAuthFailed",
+        "OperationDenied.CamDeniedError",
+        "OperationDenied.InstanceAccessDeniedError",
+        "ResourceUnavailable.ResourceNoPermission",
+    }
+)
+"""The keys are accepted, and CAM does not let them do this: a policy mends it."""
 
 ACCEPTED = "The API accepted the request."
 ACCEPTED_ADVICE = "Nothing to do."

@@ -15,6 +15,7 @@ from msgspec import Struct
 from engine.actions import ACTIONS
 from engine.errors import ConfigError
 from engine.guards import empty_plan_warnings
+from engine.jobfile import filemodel
 from engine.jobfile.fields import Fields, kinds
 from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
@@ -35,6 +36,16 @@ SYSTEM = Path("/etc/acctops") / NAME
 MOST_CONFIG = 1 << 20
 """Bytes of a config file; ours has two pages."""
 _FOREIGN = "acctops reads every config.yaml from the job upward; keep jobs elsewhere if this one is another tool's"
+
+
+class Credentials(Struct, frozen=True, kw_only=True):
+    """Where API keys come from, beside the places everybody looks in."""
+
+    command: tuple[str, ...] = ()
+    role_arn: str | None = None
+    duration_s: int = 7200
+    metadata: bool = True
+    sts: str | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -75,7 +86,7 @@ def parse_config(data: bytes, file: str) -> Config:
     table = fields.table(root, "", "keys such as site: and protect:") if root is not None else None
     if table is not None:
         fields.keys(table, "", kinds(ConfigFile), NOT_BUILT_CONFIG)
-        values, places = fields.values(table, ConfigFile, skip=("protect", "quotas"))
+        values, places = fields.values(table, ConfigFile, skip=("protect", "quotas", "credentials"))
         if "protect" in table.entries:
             protect = fields.globs(table.entries["protect"].value, "protect", fold=True)
         if "quotas" in table.entries:
@@ -85,10 +96,26 @@ def parse_config(data: bytes, file: str) -> Config:
             if type(node) is Table and (part := node.entries.get(SHARE)) is not None:
                 share = fields.value(part.value, MaxShare, f"quotas.{SHARE}")
                 values["quota_share"], places["quota_share"] = share, fields.place(part.value)
+        if "credentials" in table.entries:
+            node = table.entries["credentials"].value
+            values["credentials"] = _credentials(fields, node)
+            places["credentials"] = fields.place(node)
     if problems.count:
         raise ConfigError("\n".join(problems.lines()))
     warnings = tuple(empty_plan_warnings(protect, "protects"))
     return Config(path=file, values=values, places=places, protect=protect, warnings=warnings)
+
+
+def _credentials(fields: Fields, node: Node) -> Credentials:
+    known = kinds(filemodel.Credentials)
+    table = fields.table(node, "credentials", f"a mapping of {', '.join(known)}")
+    if table is None:
+        return Credentials()
+    fields.keys(table, "credentials", known)
+    values, _ = fields.values(table, filemodel.Credentials, "credentials", skip=("command",))
+    if "command" in table.entries:
+        values["command"] = fields.command(table.entries["command"].value, "credentials.command")
+    return Credentials(**values)
 
 
 def _quotas(fields: Fields, node: Node) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Exit(IntEnum):
     DENIED = 5
     """Credentials or permission refused before any accepted write."""
     BUSY = 6
-    """Another process holds this run, or a live run has the same job."""
+    """Another process holds this run, or a live run has the same job, or does the opposite on one of its accounts."""
     CORRUPT = 7
     """The journal is corrupt or was tampered with."""
     INTERRUPTED = 130

@@ -168,12 +168,14 @@ class Inventory:
                     self._preferred[place] = turn + 1
                 continue
             if ruling.cure in (Cure.CLOCK, Cure.KEYS):
-                cured_now = ruling.cure not in cured and client.cure(ruling.cure, attempt, keys)
+                cured_now = ruling.cure not in cured and await client.cure(ruling.cure, attempt, keys)
                 cured.add(ruling.cure)
                 if not cured_now:
                     return answer
             elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
                 pacer.refused()
+                if attempt.retry_after_s:
+                    pacer.pause(min(attempt.retry_after_s, READ_BUDGET_S))
             elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
                 tries += 1
                 delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)

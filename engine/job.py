@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.match import Match
     from engine.model import Omit, Place, Target
+    from engine.window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,8 @@ class Job:
     """Refuse a plan of more calls."""
     max_share: float | None = None
     """Refuse a plan of more than this share (0–1) of the accounts read."""
+    take: int | None = None
+    """Change so many accounts in one run, at most."""
     listed_order: bool = False
     """Send as listed, not superusers first."""
     resend_already: bool = False
@@ -148,6 +151,10 @@ class Job:
     deadline_s: float | None = None
     stop_after: StopAfter | None = None
     passwords: PasswordSpec | None = None
+    window: Window | None = None
+    """When it may send; None: at any time."""
+    on_unfinished: str = "resume"
+    """What `run` does about a run of it that was cut off: resume, new or refuse."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()

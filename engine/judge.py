@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
@@ -184,12 +184,15 @@ class Judge:
                 self.throttled_at = asyncio.get_running_loop().time()
                 for each in self._sharing(lane, ruling.scope):
                     each.pacer.refused(ticket.slot_at)
+                    if attempt.retry_after_s:
+                        each.pacer.pause(attempt.retry_after_s)
                     self._note_gear(each)
                 return FREE
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
-                    return self._cure(work, ticket, attempt, ruling)
-                return self._back_off(work, answer, ruling.budget)
+                    return await self._cure(work, ticket, attempt, ruling)
+                step = self._back_off(work, answer, ruling.budget)
+                return replace(step, delay_s=max(step.delay_s, attempt.retry_after_s)) if step.again else step
             case Verdict.IN_DOUBT:
                 return await self.resolve_doubt(work, answer)
             case Verdict.FATAL:
@@ -257,15 +260,16 @@ class Judge:
             return self._leave(lane, f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", answer)
         return FREE
 
-    def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
+    async def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""
         client, answer = ticket.lane.client, attempt.answer
-        cured = ruling.cure not in work.cures and client.cure(ruling.cure, attempt, ticket.keys)
+        cured = ruling.cure not in work.cures and await client.cure(ruling.cure, attempt, ticket.keys)
         if not cured and ruling.cure is Cure.CLOCK:
             self._stop(ruling.words, self._fatal_exit(answer.code), answer)
             return FINAL
         if not cured:
-            return self._leave(ticket.lane, ruling.words, answer)
+            why = f"{ruling.words} {client.not_refreshed}" if client.not_refreshed else ruling.words
+            return self._leave(ticket.lane, why, answer)
         work.cures.add(ruling.cure)
         return FREE
 

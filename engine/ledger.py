@@ -156,7 +156,7 @@ class LanePace:
         self.last_at: float | None = None
         """UNIX times at which the first and the last accepted call left."""
         self.guard: float | None = None
-        """The pacer's guard at its last change of gear; None: it never changed."""
+        """The pacer's guard at the end of the session, or at its last change of gear; None: neither was written."""
 
     def add(self, sent_at: float, *, answered: bool, throttled: bool) -> None:
         """Count one attempt."""
@@ -297,6 +297,9 @@ class Ledger:
                 self.end = None  # the end of an earlier session is not this one's
             case records.End():
                 self.end = record
+                for lane, guard in record.guard.items():
+                    if lane in self.lanes:
+                        self.lanes[lane].guard = guard
             case records.Note(what="lane_slowed" | "lane_recovered", data=data):
                 self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
                 self.notes.append(record)

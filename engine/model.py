@@ -173,6 +173,8 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     date: float | None = None
     opening_s: float = 0.0
     """How long it waited for a connection before its bytes could leave."""
+    retry_after_s: float | None = None
+    """`Retry-After`, if it came: not documented, and honoured all the same."""
 
 
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
@@ -252,6 +254,10 @@ class Transport(Protocol):
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST `body` with exactly `headers` (Host among them) to `endpoint`, a URL without a path."""
+        ...
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET `url`, never through a proxy: for the metadata service of the machine, which is next door."""
         ...
 
     async def aclose(self) -> None:

@@ -17,6 +17,8 @@ INSTANCE_PATTERN = "[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+"
 USER_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,62}"
 """Rule B of facts.md §7.2, the wider one: whoever breaks it breaks rule A as well."""
 REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
+ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
+"""ARN of a CAM role, by name or id, a service role too (STS); groups: main account, name."""
 MOST_INSTANCE = 64
 LONG_USER = 16
 """Rule A's limit; names of 17–63 characters keep one documented rule and break the other."""

@@ -6,20 +6,17 @@ an environment variable, is used once and forgotten.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
 import re
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import CredentialsError
+from engine.programs import Printed, run_program
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader
-    from asyncio.subprocess import Process
     from collections.abc import Mapping
 
     from engine.job import PasswordSpec
@@ -120,60 +117,28 @@ class CommandPasswords:
 
     async def ask(self, call: Call) -> str:
         """The line the program prints for this account."""
-        import asyncio  # here: `plan` knows this module's label and must start without asyncio
-
         parts = {"{instance}": call.instance, "{user}": call.user, "{region}": call.region}
         argv = [re.sub(r"\{(?:instance|user|region)\}", lambda found: parts[found[0]], arg) for arg in self._command]
         where = f"{self.label} for {call.label}"
-        pipe = asyncio.subprocess.PIPE
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
-            )
+            printed = await run_program(argv, limit_s=COMMAND_TIMEOUT_S, most=MOST_OUTPUT)
+        except TimeoutError:  # an OSError too, so first
+            raise CredentialsError(f"{where}: no answer within {COMMAND_TIMEOUT_S:g} s") from None
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or "its arguments cannot be passed"
             raise CredentialsError(f"{where}: cannot be started: {why}") from None
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                output, errors = await asyncio.gather(_first(process.stdout), _first(process.stderr))
-                status = await process.wait()
-        except TimeoutError:
-            raise CredentialsError(f"{where}: no answer within {COMMAND_TIMEOUT_S:g} s") from None
-        finally:
-            await _end(process)
-        return _checked(_line(output, errors, status, where), self.label, call)
+        return _checked(_line(printed, where), self.label, call)
 
 
-async def _first(stream: StreamReader) -> bytes:
-    """The first bytes of a stream that is read to its end, so that its writer never waits and memory stays."""
-    kept = b""
-    while chunk := await stream.read(MOST_OUTPUT):
-        kept = (kept + chunk)[: MOST_OUTPUT + 1]
-    return kept
-
-
-async def _end(process: Process) -> None:
-    """End a program that still runs, with what it started: it leads a session of its own."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-
-def _line(output: bytes, errors: bytes, status: int, where: str) -> str:
+def _line(printed: Printed, where: str) -> str:
     """The one line of a program that succeeded; CredentialsError without anything it printed as the password."""
-    text = output.decode("utf-8", "replace")
+    text = printed.output.decode("utf-8", "replace")
     line = text.removesuffix("\n").removesuffix("\r")
-    if status:
-        said = errors.decode("utf-8", "replace").strip().partition("\n")[0]
-        for printed in filter(None, (part.strip() for part in text.splitlines())):
-            said = said.replace(printed, "[redacted]")
-        said = "".join(sign for sign in said[:200] if sign.isprintable())
-        raise CredentialsError(f"{where}: exit status {status}{': ' + said if said else ''}")
+    if printed.status:
+        raise CredentialsError(f"{where}: {printed.complaint()}")
     if not line:
         raise CredentialsError(f"{where}: printed nothing")
-    if len(output) > MOST_OUTPUT or "\n" in line or "\r" in line:
+    if len(printed.output) > MOST_OUTPUT or "\n" in line or "\r" in line:
         raise CredentialsError(f"{where}: printed more than one line; it must print the password alone")
     return line
 

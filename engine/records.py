@@ -100,6 +100,9 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     endpoint_of: dict[str, str] = {}
     """Region → the URL that serves it, and alone."""
 
+    window: dict[str, Any] | None = None
+    """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
+
     @property
     def access(self) -> Access:
         """The access points as they were when the run began."""
@@ -291,6 +294,8 @@ class End(Record, tag="end", kw_only=True):
     seconds: float
     exit: int
     stopped: Stopped | None
+    guard: dict[str, float] = {}
+    """The pacer's guard as it was at the end, a share of the interval, by lane."""
 
 
 AnyRecord = (

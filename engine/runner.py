@@ -83,6 +83,7 @@ class Runner:
         rng: random.Random,
         clock: Callable[[], float],
         deadline_s: float,
+        deadline_why: str = "",
         stop_after: int | None = None,
         ask_secret: Callable[[Call], Awaitable[str]] | None = None,
         no_send: frozenset[CallId] = frozenset(),
@@ -99,6 +100,7 @@ class Runner:
         self._routes = routes
         self._clock = clock
         self._deadline_s = deadline_s
+        self._deadline_why = deadline_why or f"deadline of {deadline_s:.0f} s reached"
         self._ask_secret = ask_secret
         self._no_send = no_send
         self._stop_requested = stop_requested
@@ -247,6 +249,7 @@ class Runner:
                     seconds=round(seconds, 3),
                     exit=int(code),
                     stopped=self.stopped,
+                    guard={lane.name: round(lane.pacer.gear.guard, 4) for lane in self._lanes},
                 ),
                 self._ledger.apply,
             )
@@ -350,7 +353,7 @@ class Runner:
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
             if now - self._started >= self._deadline_s:
-                self.stop(f"deadline of {self._deadline_s:.0f} s reached", Exit.STOPPED)
+                self.stop(self._deadline_why, Exit.STOPPED)
             elif self._stop_requested():
                 self.stop("`acctops stop` from another shell", Exit.STOPPED)
             elif abs(self._clock() - now - offset) > CLOCK_GAP_S:
@@ -564,7 +567,8 @@ class Runner:
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, AcctopsError):
-            self.stop(str(error), error.exit)
+            refused_late = error.exit is Exit.DENIED and self._judge.accepted
+            self.stop(str(error), Exit.STOPPED if refused_late else error.exit)
             return
         _LOG.error("internal error", exc_info=error)
         self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)

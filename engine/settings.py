@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.actions import ACTIONS
-from engine.config import Config, Configs, base_directory, find_configs, parse_config
+from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, access, is_loopback
 from engine.errors import ConfigError, UsageError
 from engine.guards import STRICTER, guard_words, need_readings, strictest
@@ -60,6 +60,7 @@ class Settings:
     """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
     profiles: tuple[str, ...] = ()
     """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
+    credentials: Credentials = field(default_factory=Credentials)
     state_group: str | None = None
     quotas: Mapping[str, float] = field(default_factory=dict)
     quota_share: float = 1.0
@@ -129,6 +130,7 @@ class Settings:
 _LAYERED = (
     # setting, flag, environment variable, key in filemodel.ConfigFile
     ("site", "", "", "site"),
+    ("credentials", "", "", ""),
     ("state_group", "", "", "state_group"),
     ("quotas", "", "", ""),
     ("quota_share", "", "", ""),
@@ -276,7 +278,11 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
             return Path(config.path).absolute().parent / _expanded(said, environ), str(config.places["state_dir"])
     base = base_directory(environ, "XDG_STATE_HOME", ".local/state")
     if base is None:
-        raise ConfigError("no directory for journals: neither HOME nor XDG_STATE_HOME is set; pass --state-dir DIR")
+        raise ConfigError(
+            "no directory for journals: neither HOME nor XDG_STATE_HOME is set, as under cron or systemd; set "
+            "ACCTOPS_STATE_DIR=/var/lib/acctops in the crontab or unit, or state_dir in config.yaml, or pass "
+            "--state-dir DIR"
+        )
     return base / "acctops", "default"
 
 

@@ -131,13 +131,14 @@ class Signer:
         trace: str,
         language: str = "en-US",
         request_client: str | None = None,
+        service: str = SERVICE,
     ) -> dict[str, str]:
         """All headers of one signed request, to be sent exactly so (facts.md §2.2).
 
         `host` is what goes into the Host header, with the port where the URL has an unusual one. An empty `region`
         is left out: a few actions, of other services, take none.
         """
-        signed = self.sign(keys=keys, host=host, body=body, timestamp=timestamp)
+        signed = self.sign(keys=keys, host=host, body=body, timestamp=timestamp, service=service)
         headers = {
             "Authorization": signed.authorization,
             "Content-Type": CONTENT_TYPE,

@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from engine.model import Fault, Reply, Stage
+from engine.wayout import proxy_for, trusted
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -32,7 +33,18 @@ CONNECT_TIMEOUT_S = 5.0
 class HttpTransport:
     """`model.Transport` over HTTP/1.1 with kept-alive connections."""
 
-    def __init__(self, *, connections: int = 100, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        connections: int = 100,
+        tls: ssl.SSLContext | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ` names proxies and certificates (`wayout`); ConfigError if they cannot be used."""
+        self._environ = environ or {}
+        self._proxies: dict[str, str | None] = {}
+        tls = tls if tls is not None else trusted(self._environ)
+        proxy_for("https://any.invalid", self._environ)  # a mistake in it ends the command here, not each request
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=connections, ssl=tls if tls is not None else True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -43,17 +55,44 @@ class HttpTransport:
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST and read the whole answer within `timeout_s`."""
+        asking = self._session.post(
+            endpoint,
+            data=body,
+            headers=headers,
+            timeout=self._timeout(timeout_s),
+            allow_redirects=False,
+            proxy=self._proxy(endpoint),
+        )
+        return await self._exchange(asking, endpoint, timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET and read the whole answer within `timeout_s`."""
+        asking = self._session.get(url, timeout=self._timeout(timeout_s), allow_redirects=False)
+        return await self._exchange(asking, url, timeout_s)
+
+    async def _exchange(
+        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float
+    ) -> Reply | Fault:
         exchange = _Exchange()
         _EXCHANGE.set(exchange)
         try:
-            response = await self._session.post(
-                endpoint, data=body, headers=headers, timeout=self._timeout(timeout_s), allow_redirects=False
-            )
+            response = await asking
             content = await response.read()  # to its end, or it closes: either gives the connection back
             date = self._date(response.headers.get("Date"))
-            return Reply(status=response.status, body=content, date=date, opening_s=exchange.opening_s)
+            return Reply(
+                status=response.status,
+                body=content,
+                date=date,
+                opening_s=exchange.opening_s,
+                retry_after_s=_seconds(response.headers.get("Retry-After"), date),
+            )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+
+    def _proxy(self, endpoint: str) -> str | None:
+        if endpoint not in self._proxies:
+            self._proxies[endpoint] = proxy_for(endpoint, self._environ)
+        return self._proxies[endpoint]
 
     def _timeout(self, timeout_s: float) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get(timeout_s)
@@ -110,7 +149,9 @@ def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: f
     if exchange.connected:
         words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
         return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=words, opening_s=exchange.opening_s)
-    if isinstance(error, TimeoutError):
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        words = f"the proxy cannot be reached: {_words(error)}"
+    elif isinstance(error, TimeoutError):
         words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
     else:
         words = _words(error)
@@ -137,13 +178,25 @@ def _after_send(error: Exception) -> str:
 
 def _words(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    if isinstance(cause, aiohttp.ClientResponseError):
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        text = f"the proxy refuses: HTTP {cause.status} {cause.message}"
+    elif isinstance(cause, aiohttp.ClientResponseError):
         text = f"not an answer in HTTP: {cause.message}"
     elif isinstance(cause, ConnectionError) and cause.errno:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _seconds(header: str | None, now: float | None) -> float | None:
+    """`Retry-After` in seconds, given as such or as a date by the server's clock."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header.strip()[:9])
+    at = _date(header)
+    return max(0.0, at - now) if at is not None and now is not None else None
 
 
 def _date(header: str | None) -> float | None:

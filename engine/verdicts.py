@@ -239,6 +239,16 @@ def _judge(action: str, meaning: Meaning, stage: Stage, refreshable_keys: bool) 
             return _JUDGEMENTS[treatment], meaning.words, meaning.advice
 
 
+def is_denial(code: str | None) -> bool:
+    """Whether the keys are good, and CAM does not let them do this."""
+    return code in codes.DENIALS
+
+
+def is_refusal(code: str | None) -> bool:
+    """Whether the keys themselves are not accepted."""
+    return code is not None and code.startswith("AuthFailure") and not is_denial(code)
+
+
 def _is_read(action: str) -> bool:
     """Whether asking twice changes nothing. An action nobody described counts as a write."""
     return action.startswith("Describe")

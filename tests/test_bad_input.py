@@ -379,7 +379,7 @@ def test_a_state_directory_that_cannot_be_one_is_named(desk: Desk) -> None:
     desk.job()
     desk.write("file", "")
     done = desk.run("run", "job.yaml", "--yes", "--quiet", "--simulate", "--state-dir", "file/state")
-    refused(done, 2, "file/state", "cannot be written", "--state-dir")
+    refused(done, 2, "file/state", "Not a directory", "--state-dir")
     for nothing in (["status"], ["status", "latest"]):
         assert desk.run(*nothing, "--state-dir", "nowhere").code in (0, 2)
     assert not (desk.work / "nowhere").exists(), "looking creates nothing"

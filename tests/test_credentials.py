@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import traceback
 from pathlib import Path
 
 import pytest
 
-from engine.credentials import MOST, FileKeys, FixedKeys, find_keys, sdk_keys, tccli_keys
+from engine.credentials.chain import find_keys as chain
+from engine.credentials.files import MOST, FileKeys, read_cli, read_section
+from engine.credentials.source import FixedKeys
 from engine.errors import CredentialsError, Exit
 from engine.model import Keys
 
@@ -31,6 +34,14 @@ def sdk(home, text):
     return path
 
 
+def find_keys(profile, environ):
+    return asyncio.run(chain(profile, environ))
+
+
+def refresh(source):
+    return asyncio.run(source.refresh())
+
+
 def environ(home, **more):
     return {"HOME": str(home), **more}
 
@@ -40,7 +51,7 @@ def test_the_environment(tmp_path):
     variables = {"TENCENTCLOUD_SECRET_ID": ID, "TENCENTCLOUD_SECRET_KEY": f" {KEY}\n", "TENCENTCLOUD_TOKEN": TOKEN}
     source, warnings = find_keys(None, environ(tmp_path, **variables))
     assert source.get() == Keys(secret_id=ID, secret_key=KEY, token=TOKEN)
-    assert (source.label, source.identity, source.refreshable, source.refresh()) == (
+    assert (source.label, source.identity, source.refreshable, refresh(source)) == (
         "environment",
         "environment",
         False,
@@ -115,8 +126,9 @@ def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
         (json.dumps({"secretId": ID, "secretKey": KEY + "\x7f"}), "secret_key holds characters no key has"),
         (json.dumps({"secretId": "AK ID", "secretKey": KEY}), "secret_id holds characters no key has"),
         (json.dumps({"secretId": f'"{ID}"', "secretKey": KEY}), "secret_id stands in quotes"),
-        (json.dumps({"type": "cvm-role"}), "holds no keys but a login of type 'cvm-role', which is not built yet"),
-        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "qcs::x"}), "assumes a role"),
+        (json.dumps({"type": "oauth"}), "holds no keys but a login of type 'oauth'; run `tccli auth login` again"),
+        (json.dumps({"type": 7}), "type is not text"),
+        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": ["x"]}), "role-arn is not text"),
         ("\ufeff{}", "secret_id is missing"),
         ("x" * (MOST + 1), "larger than 64 KiB"),
     ],
@@ -163,7 +175,7 @@ def test_the_sdk_file_is_taken_as_it_stands(tmp_path):
     source, _ = find_keys(None, environ(tmp_path))
     assert source.get() == Keys(secret_id=ID, secret_key="%(x)s100%", token=TOKEN)
     assert source.refreshable
-    assert sdk_keys("[default]\nsecret_id=a\nsecret_id=b\n")["secret_id"] == "b"
+    assert read_section("default")("[default]\nsecret_id=a\nsecret_id=b\n").keys["secret_id"] == "b"
 
 
 def test_keys_rotate_when_the_file_does(tmp_path):
@@ -171,15 +183,15 @@ def test_keys_rotate_when_the_file_does(tmp_path):
     path = credential(tmp_path)
     source, _ = find_keys(None, environ(tmp_path))
     identity = source.identity
-    assert not source.refresh()
+    assert not refresh(source)
     new = tmp_path / "new"
     new.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": KEY}))
     new.chmod(0o600)
     new.replace(path)
     assert source.get().secret_id == "AKIDnew"
-    assert not source.refresh()
+    assert not refresh(source)
     path.write_text(json.dumps({"secretId": "AKIDnewer", "secretKey": KEY}))
-    assert source.refresh()
+    assert refresh(source)
     assert (source.get().secret_id, source.identity) == ("AKIDnewer", identity)
 
 
@@ -190,11 +202,11 @@ def test_a_file_broken_for_a_moment_leaves_the_keys(tmp_path):
     path.write_text("{")
     assert source.get().secret_id == ID
     with pytest.raises(CredentialsError, match="is not JSON"):
-        source.refresh()
+        refresh(source)
     path.unlink()
     assert source.get().secret_id == ID
     with pytest.raises(CredentialsError, match="cannot be read"):
-        source.refresh()
+        refresh(source)
     credential(tmp_path, secretId="AKIDback", secretKey=KEY)
     assert source.get().secret_id == "AKIDback"
 
@@ -238,6 +250,6 @@ def test_files_are_never_written(tmp_path):
     before = (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
     source, _ = find_keys(None, environ(tmp_path))
     source.get()
-    source.refresh()
+    refresh(source)
     assert before == (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
-    assert tccli_keys(path.read_text())["token"] is None
+    assert read_cli(path.read_text()).keys["token"] is None

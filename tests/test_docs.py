@@ -20,6 +20,7 @@ from engine.errors import Exit
 from engine.records import AnyRecord, RunSettings
 from engine.simulator.faults import parse_faults, rules_from
 from engine.simulator.fleet import parse_fleet
+from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from tests.support.command import ROOT, Backend, Desk
 
@@ -233,6 +234,9 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "report": [desk.run("report", each["run"], "--format", "json").json for each in (done, rerun)],
             "report --attempts": desk.run("report", done["run"], "--format", "json", "--attempts").json,
             "report --pace": desk.run("report", done["run"], "--format", "json", "--pace").json,
+            "status --since": desk.run("status", "--since", "1d", "--json").json,
+            "report --since": _with_one_unreadable(desk, "report", "--since", "1d", "--format", "json"),
+            "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
             "doctor": desk.run("doctor", *api, "--json").json,
             "refusal": desk.run("run", job, *api, "--json").json,
@@ -243,13 +247,28 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
-    assert done["failures"] and stopped["stopped"] and verified["back"] and found["report"][1]["parent"], (
-        "not all was seen"
-    )
+    assert (
+        found["overdue"]["last_good"]
+        and found["report --since"]["unreadable"]
+        and done["failures"]
+        and stopped["stopped"]
+        and verified["back"]
+        and found["report"][1]["parent"]
+    ), "not all was seen"
     found["run"] = [done, stopped]
     live = desk.run("status", done["run"], "--json").json
     assert keys(live) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
+
+
+def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
+    path = desk.journals()[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"bob", b"rob", 1))
+    try:
+        return desk.run(*argv).json
+    finally:
+        path.write_bytes(whole)
 
 
 DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md"), "## JSON documents"))}
@@ -259,7 +278,8 @@ DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md
 def test_every_json_key_is_described(documents: dict[str, set[str]], name: str) -> None:
     """No more and no less, for each document."""
     described = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", DESCRIBED[name]))))
-    printed = documents[name] - (documents["run"] if name == "report" else set())
+    inherited = {"report": ("run",), "report --since": ("run", "report")}.get(name, ())
+    printed = documents[name] - set().union(*(documents[each] for each in inherited))
     missing, gone = printed - described, described - documents[name]
     assert (missing, gone) == (set(), set())
 
@@ -294,8 +314,8 @@ def test_tests_that_are_named_exist(name: str) -> None:
 
 
 def test_bad_input_names_tests_that_exist() -> None:
-    """The last column of the table: `bad` is test_bad_input.py, `cli` test_cli.py, names by their beginning."""
-    files = {"bad": "test_bad_input.py", "cli": "test_cli.py"}
+    """The last column of the table: `bad` is test_bad_input.py, and so on; names by their beginning."""
+    files = {"bad": "test_bad_input.py", "cli": "test_cli.py", "keys": "test_bad_keys.py"}
     table = list(rows(section(page("tests/README.md"), "## Bad input and faults")))
     assert len(table) > 30
     for cells in table:
@@ -310,8 +330,10 @@ def test_bad_input_names_tests_that_exist() -> None:
 
 def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
     """Each YAML block of the simulator's section, in its order; every key of a rule is explained."""
-    fleet, faults = re.findall("```yaml\n(.*?)```", section(page("tests/README.md"), "## The simulator"), re.DOTALL)
+    text = section(page("tests/README.md"), "## The simulator")
+    fleet, accounts, faults = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
     assert len(parse_fleet(fleet)) == 2
+    assert len(parse_tenants(accounts).roles) == 2
     assert len(parse_faults(faults)) == 5
     with pytest.raises(ValueError, match="known are ") as wrong:
         rules_from([{"nonsense": 1}])

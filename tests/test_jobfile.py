@@ -22,7 +22,7 @@ from engine.actions import ACTIONS
 from engine.errors import Exit, JobError
 from engine.files import load_job
 from engine.job import password_spec
-from engine.jobfile.filemodel import NOT_BUILT_JOB, NOT_BUILT_LIMITS, NOT_BUILT_TARGET
+from engine.jobfile.filemodel import NOT_BUILT_JOB, NOT_BUILT_TARGET
 from engine.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
 from engine.model import Place, Target
 
@@ -65,7 +65,7 @@ def test_the_simple_case_of_the_design():
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profiles", "endpoints", "rate", "workers", "per_instance", "retry_transient_s",
               "retry_busy_s", "deadline_s", "stop_after", "passwords", "protect", "keep_admins", "max_targets",
-              "max_share", "verify"}  # fmt: skip
+              "max_share", "verify", "window", "take"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(Job) if getattr(job, field.name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
     assert (job.protect_waived, job.listed_order, job.resend_already) == (False, False, False)
@@ -114,14 +114,14 @@ def test_guards_and_reading_become_their_values():
 def test_all_problems_in_one_go_in_the_order_of_the_file():
     """Unknown, not built, duplicate keys, wrong values, bad names: one error, sorted by place."""
     found = problems(
-        "action: LockAcount\nregio: x\nwindow: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
+        "action: LockAcount\nregio: x\naccounts: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
         "rate: fast\nrate: 3\ndeadline: 90\n"
     )
     assert found == [
         "jobs/x.yaml:1:9: action: 'LockAcount' is not an action; did you mean LockAccount? there are "
         "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword",
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
-        "jobs/x.yaml:3:1: window: `window` is not built yet in this version; remove it",
+        "jobs/x.yaml:3:1: accounts: `accounts` is not built yet in this version; remove it",
         "jobs/x.yaml:5:5: targets[0].user: 'app-user' is not an account name; it has 1–63 letters, digits and _ and "
         "does not begin with a digit",
         "jobs/x.yaml:5:5: region: 1 target without a region, the first here; set `region:` for all, or on the target "
@@ -130,13 +130,13 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:6:21: targets[1].usr: unknown key; did you mean user?",
         "jobs/x.yaml:7:7: rate: expected a number of calls a second above 0, at most 10000, got 'fast'",
         "jobs/x.yaml:8:1: rate: is given twice, first at 7:1; keep one",
-        "jobs/x.yaml:9:11: deadline: expected a duration with its unit: 500ms, 90s, 15m, 12h, 1h30m, got '90'",
+        "jobs/x.yaml:9:11: deadline: expected a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d, got '90'",
     ]
 
 
 @pytest.mark.parametrize("key", NOT_BUILT_JOB)
 def test_keys_that_are_not_built_yet_are_errors(key):
-    """Never ignored: a `window` that is not kept is worse than none."""
+    """Never ignored: a `notify` that is not kept is worse than none."""
     assert problems(ONE + f"{key}: x\n") == [
         f"jobs/x.yaml:4:1: {key}: `{key}` is not built yet in this version; remove it"
     ]
@@ -231,7 +231,7 @@ def test_a_literal_password_is_refused_and_never_shown(text):
         (ONE + 'protect: none\nprotect: ["*/a"]\n', "jobs/x.yaml:5:1: protect: is given twice, first at 4:1; keep one"),
         (ONE + "keep_admins: -1\n", "jobs/x.yaml:4:14: keep_admins: expected a whole number from 0 to 1000, got '-1'"),
         (ONE + "keep_admins: all\n", "keep_admins: expected a whole number from 0 to 1000, got 'all'"),
-        (ONE + "limits: 100\n", "limits: expected a mapping of max_targets, max_share, got a single value"),
+        (ONE + "limits: 100\n", "limits: expected a mapping of max_targets, max_share, take, got a single value"),
         (ONE + "limits: {max_targets: 0}\n",
          "jobs/x.yaml:4:23: limits.max_targets: expected a whole number from 1 to 1000000000, got '0'"),
         (ONE + "limits: {max_targets: 5%}\n", "limits.max_targets: expected a whole number"),
@@ -260,12 +260,20 @@ def test_mistakes_and_their_words(text, said):
     assert said in found[0]
 
 
-@pytest.mark.parametrize("key", NOT_BUILT_LIMITS)
-def test_limits_that_are_not_built_yet_are_errors(key):
-    """Named with their whole path."""
-    assert problems(ONE + f"limits: {{{key}: 5}}\n") == [
-        f"jobs/x.yaml:4:10: limits.{key}: `{key}` is not built yet in this version; remove it"
-    ]
+@pytest.mark.parametrize("take", ["0", "-1", "1.5", "some", "[]"])
+def test_take_is_a_count_of_at_least_one(take):
+    """`take: 0` would be a job that never does anything."""
+    (found,) = problems(ONE + f"limits: {{take: {take}}}\n")
+    assert found.startswith("jobs/x.yaml:4:16: limits.take: expected a whole number from 1 to 1000000000, got ")
+
+
+def test_what_a_scheduled_job_says():
+    """How much of it a run takes, and what becomes of a run that was cut off."""
+    job = parse(ONE + "limits: {take: 100}\non_unfinished: refuse\n")
+    assert (job.take, job.on_unfinished, job.places["take"]) == (100, "refuse", Place("jobs/x.yaml", 4, 16))
+    assert parse(ONE).on_unfinished == "resume"
+    (found,) = problems(ONE + "on_unfinished: again\n")
+    assert found == "jobs/x.yaml:4:16: on_unfinished: expected resume, new or refuse, got 'again'"
 
 
 def test_an_alias_is_one_problem():
@@ -674,22 +682,23 @@ def test_the_reference_names_every_key():
     from engine.jobfile.filemodel import (
         InstancesOf,
         JobFile,
-        Limits,
+        JobLimits,
         MatchEntry,
         Passwords,
         Retry,
         TargetEntry,
         UsersOf,
+        WindowKeys,
     )
 
     text = (ROOT / "jobs/README.md").read_text()
-    for model in (JobFile, TargetEntry, Limits, Retry, Passwords):
+    for model in (JobFile, TargetEntry, JobLimits, Retry, Passwords, WindowKeys):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
     for part, model in (("", MatchEntry), ("instances.", InstancesOf), ("users.", UsersOf)):
         for key in kinds(model):
             assert f"`{part}{key}" in text, key
-    for key in (*NOT_BUILT_JOB, *NOT_BUILT_LIMITS, *NOT_BUILT_TARGET):
+    for key in (*NOT_BUILT_JOB, *NOT_BUILT_TARGET):
         assert f"`{key}`" in text, key
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from pathlib import Path
 from random import Random
@@ -230,22 +232,6 @@ class TestLocks:
         lock.release()
         real.lock(run_id).release()
 
-    def test_a_second_run_of_a_live_job_is_busy(self, real: RunStore, simulated: RunStore) -> None:
-        """And is told which run it is; another job, or a simulated run, is not hindered."""
-        digest = "ab" * 32
-        with real.job_lock(digest, "run-1"):
-            with pytest.raises(BusyError, match="as run-1; wait for it, or stop it: acctops stop run-1") as error:
-                real.job_lock(digest, "run-2")
-            assert error.value.exit is Exit.BUSY
-            real.job_lock("cd" * 32, "run-3").release()
-            simulated.job_lock(digest, "run-4").release()
-            (real.state_dir / "live" / f"{digest[:32]}.run").unlink()
-            with pytest.raises(BusyError, match=r"as a run that is just starting; wait for it$"):
-                real.job_lock(digest, "run-2")
-        with real.job_lock(digest, "run-2"):
-            pass
-        assert [path.suffix for path in (real.state_dir / "live").iterdir()] == [".lock", ".lock"]
-
     def test_a_request_to_stop_is_seen_and_forgotten(self, real: RunStore) -> None:
         """Made from another shell, polled by the run."""
         run_id, _ = write_run(real, story())
@@ -269,11 +255,26 @@ class TestLocks:
         real.discard_unborn("other")
         assert (real.run_dir("other") / "mine").exists()
 
-    def test_a_file_where_a_directory_is_due(self, tmp_path: Path) -> None:
-        """Named."""
-        (tmp_path / "live").write_text("")
-        with pytest.raises(ConfigError, match=f"{tmp_path}/live cannot be written: Not a directory"):
-            RunStore(tmp_path).job_lock("ab" * 32, "x")
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write in the home of another")
+    def test_root_writes_no_journals_into_another_home(self, tmp_path: Path) -> None:
+        """They would be closed to whose home it is; root's own places, and homes of nobody, are fine."""
+        home = tmp_path / "alice"
+        home.mkdir()
+        os.chown(home, 12345, -1)
+
+        def owner_of(uid: int) -> pwd.struct_passwd:
+            assert uid == 12345
+            return pwd.struct_passwd(("alice", "x", uid, uid, "", str(home), "/bin/sh"))
+
+        def nobody(uid: int) -> pwd.struct_passwd:
+            raise KeyError(uid)
+
+        store = RunStore(home / ".local" / "state" / "acctops")
+        with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
+            store.check_place(owner_of)
+        assert "ACCTOPS_STATE_DIR" in str(error.value)
+        store.check_place(nobody)
+        RunStore(tmp_path / "state").check_place(owner_of)
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
         """Named as the setting it comes from."""

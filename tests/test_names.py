@@ -158,18 +158,20 @@ def test_words_for_access_points():
         ("12h", 43_200),
         ("500ms", 0.5),
         ("1h30m", 5400),
+        ("8d", 691_200),
+        ("1d12h", 129_600),
         ("1m30s500ms", 90.5),
         ("1.5h", 5400),
         ("0s", 0),
     ],
 )
 def test_durations(text, wanted):
-    """Hours, minutes, seconds, milliseconds, in this order."""
+    """Days, hours, minutes, seconds, milliseconds, in this order."""
     assert seconds(text) == wanted
 
 
 @pytest.mark.parametrize(
-    "text", ["", "90", "s", "1d", "30m1h", "1 h", "-1s", "1.2.3s", "8785h", "9" * 400 + "h", "1s\n", "٣s"]
+    "text", ["", "90", "s", "1w", "30m1h", "12h1d", "1 h", "-1s", "1.2.3s", "8785h", "9" * 400 + "h", "1s\n", "٣s"]
 )
 def test_what_is_no_duration(text):
     """A number without a unit is no duration."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import passwords
+from engine import passwords, programs
 from engine.errors import CredentialsError
 from engine.job import PasswordSpec
 from engine.model import Call, CallId, Place
@@ -147,17 +147,20 @@ async def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch, tmp_
     assert not mark.exists()
 
 
-async def test_an_end_that_comes_by_itself_is_no_error():
+def test_an_end_that_comes_by_itself_is_no_error():
     """The program may be gone before it is ended."""
 
     class Gone:
         pid = 2**22 + 1  # beyond the largest process id
         returncode = None
 
-        async def wait(self):
+        def poll(self):
+            return None
+
+        def wait(self):
             return 0
 
-    await passwords._end(Gone())
+    programs._end(Gone())
 
 
 # A file

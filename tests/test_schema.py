@@ -34,7 +34,7 @@ def test_the_schema_has_the_keys_the_parser_takes():
 def test_the_limits_of_the_schema_are_those_of_the_parser():
     """An editor marks what the parser refuses, and nothing else."""
     schema = job_schema()
-    limits = schema["$defs"]["Limits"]
+    limits = schema["$defs"]["JobLimits"]
     assert limits["additionalProperties"] is False
     pattern = limits["properties"]["max_share"]["pattern"]
     kind = kinds(Limits)["max_share"]

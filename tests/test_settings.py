@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from engine.actions import ACTIONS
-from engine.config import base_directory, user_config
+from engine.config import Credentials, base_directory, user_config
 from engine.endpoints import NEAREST
 from engine.errors import ConfigError, UsageError
 from engine.job import StopAfter
@@ -85,6 +85,8 @@ def test_every_setting_can_be_said_in_a_config():
         'protect: ["*/root"]\nquotas: {LockAccount: 40}\nrate: 30\nworkers: 3\nper_instance: 2\ntimeout: 5s\n'
         "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\nkeep_admins: 2\n"
         "limits: {max_targets: 500, max_share: 7%}\n"
+        "credentials: {command: [k, -x], role_arn: 'qcs::cam::uin/1:roleName/r', duration: 30m, metadata: false,\n"
+        "  sts: 'http://127.0.0.1:9/'}\n"
     )
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
@@ -95,7 +97,40 @@ def test_every_setting_can_be_said_in_a_config():
     assert (settings.workers, settings.per_instance, settings.timeout_s, settings.deadline_s) == (3, 2, 5, 3600)
     assert (settings.retry_transient_s, settings.retry_busy_s, settings.stop_after) == (60, 120, StopAfter(count=3))
     assert (settings.keep_admins, settings.max_targets, settings.max_share) == (2, 500, 0.07)
+    assert settings.credentials == Credentials(
+        command=("k", "-x"),
+        role_arn="qcs::cam::uin/1:roleName/r",
+        duration_s=1800,
+        metadata=False,
+        sts="http://127.0.0.1:9",
+    )
     assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("credentials: x", "credentials: expected a mapping of command, role_arn, duration, metadata, sts"),
+        ("credentials: {secret_key: hunter2}", "credentials.secret_key: secrets never stand in this file"),
+        ("credentials: {roel_arn: x}", "credentials.roel_arn: unknown key; did you mean role_arn?"),
+        ("credentials: {role_arn: admin}", "credentials.role_arn: expected the ARN of a role, qcs::cam::uin/UIN"),
+        ("credentials: {duration: 13h}", "credentials.duration: expected a duration from 1s to 12h"),
+        ("credentials: {command: keys}", "credentials.command: expected a list: program and arguments"),
+        (
+            "credentials: {command: []}",
+            "expected a list: program and arguments, got an empty list",
+        ),
+        ("credentials: {metadata: maybe}", "credentials.metadata: expected true or false"),
+        ("credentials: {sts: 'http://sts.example'}", "credentials.sts: an endpoint is https://host"),
+    ],
+)
+def test_what_is_wrong_about_credentials_is_said(text, said):
+    """With its place, and never a value that may be a key."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text.encode(), "c.yaml")
+    assert str(caught.value).startswith("c.yaml:1:")
+    assert said in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_environment_variables():
@@ -189,7 +224,7 @@ def test_the_state_directory(tmp_path, monkeypatch):
     assert effective(Flags(), {**HOME, "XDG_STATE_HOME": "rel"}, None, NONE).state_dir == Path(
         "/home/op/.local/state/acctops"
     )
-    with pytest.raises(ConfigError, match="neither HOME nor XDG_STATE_HOME is set; pass --state-dir"):
+    with pytest.raises(ConfigError, match=r"neither HOME nor XDG_STATE_HOME is set.*ACCTOPS_STATE_DIR=.*--state-dir"):
         effective(Flags(), {}, None, NONE)
 
 
@@ -331,7 +366,7 @@ def test_reading_is_not_skipped_where_a_guard_needs_it():
             "limits: {max_share: 120%}\n",
             "limits.max_share: expected a percentage above 0% and at most 100%, got '120%'",
         ),
-        ("limits: {take: 5}\n", "c.yaml:1:10: limits.take: `take` is not built yet in this version; remove it"),
+        ("limits: {take: 5}\n", "c.yaml:1:10: limits.take: unknown key; known are max_share, max_targets"),
         ("order: listed\n", "c.yaml:1:1: order: unknown key"),
         ("resend_already: true\n", "c.yaml:1:1: resend_already: unknown key"),
         ("sites: x\n", "c.yaml:1:1: sites: unknown key; did you mean site?"),

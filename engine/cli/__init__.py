@@ -10,22 +10,27 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (`errors.Exit`). Raises for nothing that can happen at night."""
+def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
+    """Run one command; returns its exit code (`errors.Exit`). Raises for nothing that can happen at night.
+
+    `clock` is UNIX time, by which windows, journals and spans such as `--since 7d` go; signatures go by the machine's.
+    """
     import click
 
     from engine.cli.app import app
-    from engine.cli.talk import refuse, say
+    from engine.cli.talk import refuse, say, tell_remarks
     from engine.errors import AcctopsError, Exit
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    tell_remarks(drop=True)  # of a command before this one, in the same process
     try:
         with _ended_by_sigterm():
-            result = app.main(args=arguments, prog_name="acctops", standalone_mode=False)
+            result = app.main(args=arguments, prog_name="acctops", standalone_mode=False, obj=clock)
         return int(result) if isinstance(result, int) else int(Exit.OK)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -47,12 +48,17 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "deadline": click.option("--deadline", metavar="D", help="Stop sending after so long, such as 15m."),
     "yes": click.option("--yes", is_flag=True, help="Do not ask."),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
-    "quiet": click.option("--quiet", is_flag=True, help="No progress; on success no report either."),
+    "quiet": click.option("--quiet", is_flag=True, help="On success print nothing; else the full report."),
     "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
 }
 READING = ("config", "state_dir", "json", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "json", "quiet")
 SENDING = (*PLANNING, "yes", "no_verify")
+
+
+def _clock() -> Callable[[], float]:
+    """What the command tells the time by (`cli.main`)."""
+    return click.get_current_context().obj or time.time
 
 
 def flags(*names: str) -> Callable[[_F], _F]:
@@ -82,9 +88,11 @@ _EXPECT = click.option(
 _SKIP_BAD_ROWS = click.option(
     "--skip-bad-rows", is_flag=True, help="Go on without rows of lists that are no targets; they count as failed."
 )
+_SINCE = click.option("--since", metavar="7d", help="All runs of so long until now.")
 _FAMILY = click.option(
     "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
 )
+_NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
 _REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
 _TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
 
@@ -162,9 +170,15 @@ def discover(job: str, form: str, **options: Any) -> int:
 @app.command()
 @click.argument("job")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 @_EXPECT
 @_SKIP_BAD_ROWS
+@click.option(
+    "--on-unfinished",
+    type=click.Choice(["resume", "new", "refuse"]),
+    help="What to do if the last run of this job was cut off; default: as the job says, else resume.",
+)
 @_SIMULATE
 @_FAULTS
 @_FLEET
@@ -180,9 +194,9 @@ def run(job: str, **options: Any) -> int:
       acctops run jobs/incident-lockdown.yaml --simulate
       acctops run jobs/cam-by-match.yaml --simulate --fleet random:40x8
     """
-    from engine.cli.sending import run_job
+    from engine.cli.starting import run_job
 
-    return run_job(job, **options)
+    return run_job(job, clock=_clock(), **options)
 
 
 def _ad_hoc(name: str, action: str, what: str) -> None:
@@ -202,7 +216,7 @@ def _ad_hoc(name: str, action: str, what: str) -> None:
     def command(targets: tuple[str, ...], region: str, **options: Any) -> int:
         from engine.cli.sending import run_ad_hoc
 
-        return run_ad_hoc(action, targets, region, **options)
+        return run_ad_hoc(action, targets, region, clock=_clock(), **options)
 
 
 _ad_hoc("lock", "LockAccount", "Lock")
@@ -213,6 +227,7 @@ _ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
 @app.command()
 @click.argument("run")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 def resume(run: str, **options: Any) -> int:
     """Go on with a run that was interrupted, from its journal alone.
@@ -226,7 +241,7 @@ def resume(run: str, **options: Any) -> int:
     """
     from engine.cli.continuing import resume_run
 
-    return resume_run(run, **options)
+    return resume_run(run, clock=_clock(), **options)
 
 
 @app.command()
@@ -240,6 +255,7 @@ def resume(run: str, **options: Any) -> int:
 )
 @click.option("--code", "codes", metavar="CODE", multiple=True, help="Only calls that ended with this code.")
 @flags(*SENDING)
+@_NOW
 @_EXCLUDE
 @_FAULTS
 @_REASON
@@ -254,7 +270,7 @@ def rerun(run: str, **options: Any) -> int:
     """
     from engine.cli.continuing import rerun_run
 
-    return rerun_run(run, **options)
+    return rerun_run(run, clock=_clock(), **options)
 
 
 @app.command()
@@ -287,7 +303,7 @@ def undo(run: str, **options: Any) -> int:
     """
     from engine.cli.undoing import undo_run
 
-    return undo_run(run, **options)
+    return undo_run(run, clock=_clock(), **options)
 
 
 @app.command()
@@ -325,22 +341,55 @@ def stop(run: str, **common: Any) -> int:
 
 @app.command()
 @click.argument("run", required=False)
+@_SINCE
 @flags(*READING)
-def status(run: str | None, **common: Any) -> int:
+def status(run: str | None, since: str | None, **common: Any) -> int:
     """List runs, or say how one stands, also while it is going on.
 
     \b
     Examples:
       acctops status
       acctops status latest
+      acctops status --since 7d
     """
+    if since is not None:
+        from engine.cli.lookback import show_status_since
+
+        _one_or_many(run, since)
+        return show_status_since(since, clock=_clock(), **common)
     from engine.cli.views import show_status
 
     return show_status(run, **common)
 
 
 @app.command()
-@click.argument("run")
+@click.argument("job")
+@click.option("--every", metavar="8d", required=True, help="How long ago the last good run may have ended.")
+@flags(*READING)
+def overdue(job: str, every: str, **common: Any) -> int:
+    """Exit 1 unless a run of a job ended with exit 0 within a time. For a monitor, or a timer of its own.
+
+    JOB is the job's file or its name. It is answered from journals alone: the file is not read, and may be gone. A
+    rerun counts if together with what it repeated everything is done.
+
+    \b
+    Examples:
+      acctops overdue jobs/cam-night.yaml --every 8d
+      acctops overdue cam-night --every 8d --quiet
+    """
+    from engine.cli.lookback import show_overdue
+
+    return show_overdue(job, every, clock=_clock(), **common)
+
+
+def _one_or_many(run: str | None, since: str | None) -> None:
+    if (run is None) == (since is None):
+        raise click.UsageError("name a run, or give --since, not both" if run else "name a run, or give --since 7d")
+
+
+@app.command()
+@click.argument("run", required=False)
+@_SINCE
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True, help="How."
 )
@@ -349,16 +398,35 @@ def status(run: str | None, **common: Any) -> int:
 @click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
 @_FAMILY
 @flags(*READING)
-def report(run: str, form: str, attempts: bool, pace: bool, stuck: bool, family: bool, **common: Any) -> int:
-    """Every target's outcome, from the journal.
+def report(
+    run: str | None,
+    since: str | None,
+    form: str,
+    attempts: bool,
+    pace: bool,
+    stuck: bool,
+    family: bool,
+    **common: Any,
+) -> int:
+    """Every target's outcome, from the journal; with --since, of all runs of a time, for a change record.
 
     \b
     Examples:
       acctops report latest
       acctops report latest --format csv > outcomes.csv
       acctops report latest --format csv --attempts
+      acctops report --since 7d --format csv > week.csv
     """
+    _one_or_many(run, since)
+    if since is not None:
+        from engine.cli.lookback import show_report_since
+
+        if attempts or pace or stuck or family:
+            raise click.UsageError("--attempts, --pace, --stuck and --family go with one run, not with --since")
+        return show_report_since(since, form, clock=_clock(), **common)
     from engine.cli.views import show_report
+
+    assert run is not None
 
     return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
 
@@ -418,6 +486,7 @@ def explain(code: str) -> int:
     metavar="FILE",
     help="Instances and accounts that exist: YAML or JSON, or random:400x8 (instances x accounts); default: all do.",
 )
+@click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
 @click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
 @click.option(
     "--window",
@@ -450,9 +519,12 @@ def simulate(jobs: tuple[str, ...], **options: Any) -> int:
 
 @app.command()
 @click.argument("job", required=False)
+@click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
 @flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
-def doctor(job: str | None, **common: Any) -> int:
-    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and region too.
+def doctor(job: str | None, policy: bool, **common: Any) -> int:
+    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and permissions too.
+
+    Says which source of keys won, whose they are and until when they serve; what CAM denies, and the policy to paste.
 
     \b
     Example:
@@ -460,7 +532,7 @@ def doctor(job: str | None, **common: Any) -> int:
     """
     from engine.cli.checks import examine
 
-    return examine(job, **common)
+    return examine(job, policy=policy, **common)
 
 
 @app.command()

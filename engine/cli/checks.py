@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
@@ -12,15 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.cli.options import Options
+from engine.cli.sources import network_of, ways_of
+from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
 from engine.credentials import KeySource, find_keys
-from engine.errors import AcctopsError, Exit
+from engine.credentials.source import FetchedKeys
+from engine.errors import AcctopsError, Exit, UsageError
 from engine.files import load_job
+from engine.identity import Unidentified, identify
 from engine.journal.store import RunStore
 from engine.model import Stage, Verdict
-from engine.verdicts import Cure, rule
+from engine.policy import smallest_policy
+from engine.spans import duration
+from engine.verdicts import Cure, is_denial, is_refusal, rule
 
 if TYPE_CHECKING:
+    from engine.client import Client
+    from engine.credentials.network import Network
     from engine.job import Job
     from engine.model import Answer
     from engine.settings import Settings
@@ -43,12 +52,13 @@ class Check:
     words: str
 
 
-def examine(job_path: str | None, **flags: Any) -> int:
-    """The `doctor` command. Any: the flags, by name."""
+def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
+    """The `doctor` command; `policy`: print what CAM must allow, asked for or not. Any: the flags, by name."""
     options = Options(**flags)
+    if policy and job_path is None:
+        raise UsageError("--policy says what a job needs: name the job")
     checks: list[Check] = []
     job: Job | None = None
-    denied = False
     if job_path is not None:
         job = load_job(job_path)
         matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
@@ -57,29 +67,76 @@ def examine(job_path: str | None, **flags: Any) -> int:
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
     checks.append(_state_dir(settings))
-    sources: list[KeySource] = []
-    try:
-        for profile in settings.profiles or (None,):
-            keys, warnings = find_keys(profile, os.environ)
-            sources.append(keys)
-            checks.append(Check("credentials", "ok", f"{keys.label}, key {keys.get().fingerprint}"))
-            checks += [Check("credentials", "warn", warning) for warning in warnings]
-    except AcctopsError as error:
-        denied = True
-        checks.append(Check("credentials", "fail", str(error)))
-    for keys in sources:
-        found, refused = asyncio.run(_endpoints(settings, keys, job))
-        checks += found
-        denied = denied or refused
+    seen = _Seen()
+    asyncio.run(_ask_around(settings, job, checks, seen))
     failed = any(check.result == "fail" for check in checks)
-    code = Exit.OK if not failed else Exit.DENIED if denied else Exit.INCOMPLETE
+    code = Exit.OK if not failed else Exit.DENIED if seen.refused or seen.denied else Exit.INCOMPLETE
+    needed = smallest_policy(job.action, job.targets, uin=seen.uin) if job and (policy or seen.denied) else None
     if options.as_json:
         rows = [{"check": check.name, "result": check.result, "words": check.words} for check in checks]
-        out_json({"checks": rows, "exit": int(code)})
-    else:
-        for check in checks:
-            out(f"{check.result:4}  {check.name}: {check.words}")
+        out_json({"checks": rows, "policy": needed, "exit": int(code)})
+        return code
+    for check in checks:
+        out(f"{check.result:4}  {check.name}: {check.words}")
+    if needed is not None:
+        out("\nWhat CAM must allow for this job, at least; paste it as a custom policy of the user or role:\n")
+        out(json.dumps(needed, indent=2))
     return code
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was learnt on the way."""
+
+    refused: bool = False
+    """There are no keys, or they are not accepted."""
+    denied: bool = False
+    """The keys are accepted, and CAM does not let them do what a run does."""
+    uin: str = ""
+
+
+async def _ask_around(settings: Settings, job: Job | None, checks: list[Check], seen: _Seen) -> None:
+    """Each profile's keys: whose they are, and what they may do."""
+    regions = list((job.regions if job is not None else ()) or (_REGION,))
+    network = network_of(settings, settings.access(regions))
+    for profile in settings.profiles or (None,):
+        keys = await _credentials(settings, profile, network, checks, seen)
+        if keys is not None:
+            checks.append(await _identity(network, keys, seen))
+            await _endpoints(settings, keys, job, regions, checks, seen)
+
+
+async def _credentials(
+    settings: Settings, profile: str | None, network: Network, checks: list[Check], seen: _Seen
+) -> KeySource | None:
+    try:
+        keys, warnings = await find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
+    except AcctopsError as error:
+        seen.refused = True
+        checks.append(Check("credentials", "fail", str(error)))
+        return None
+    words = f"{keys.label}, key {keys.get().fingerprint}, {_until(keys, time.time())}"
+    checks.append(Check("credentials", "ok", words))
+    checks += [Check("credentials", "warn", warning) for warning in warnings]
+    return keys
+
+
+def _until(keys: KeySource, now: float) -> str:
+    """Until when the keys serve, and what happens then."""
+    if keys.expires_at is None:
+        temporary = "temporary, their end is not known" if keys.get().token else "no end"
+        return temporary if keys.refreshable else f"{temporary}; cannot be renewed in a run that goes on"
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(keys.expires_at))
+    then = "renewed before" if isinstance(keys, FetchedKeys) else "as its file has it, which is read again"
+    return f"until {at} (in {duration(keys.expires_at - now)}), {then}"
+
+
+async def _identity(network: Network, keys: KeySource, seen: _Seen) -> Check:
+    found = await identify(network, keys.get())
+    if isinstance(found, Unidentified):
+        return Check("identity", "warn", f"not known: {found.why}")
+    seen.uin = found.uin
+    return Check("identity", "ok", found.words)
 
 
 def _guards(settings: Settings) -> Check:
@@ -104,15 +161,13 @@ def _state_dir(settings: Settings) -> Check:
     return Check("state dir", "ok", f"{settings.state_dir} can be written")
 
 
-async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tuple[list[Check], bool]:
-    """One harmless read through every endpoint: DescribeDBInstances, one row."""
+async def _endpoints(
+    settings: Settings, keys: KeySource, job: Job | None, regions: list[str], checks: list[Check], seen: _Seen
+) -> None:
+    """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
     from engine.client import Client
-    from engine.transport import HttpTransport
 
-    regions = (job.regions if job is not None else ()) or (_REGION,)
-    checks: list[Check] = []
-    refused = False
-    transport = HttpTransport(connections=4)
+    transport = open_transport(None, 4)
     try:
         for endpoint in settings.access(regions).every:
             client = Client(
@@ -122,31 +177,63 @@ async def _endpoints(settings: Settings, keys: KeySource, job: Job | None) -> tu
                 timeout_s=min(settings.timeout_s, _ENDPOINT_TIMEOUT_S),
                 request_client=f"acctops_{__version__};doctor",
             )
-            question = ("DescribeDBInstances", regions[0], {"Limit": 1})
-            attempt = await client.attempt(*question, keys=keys.get(), trace=str(uuid.uuid4()))
-            ruling = rule("DescribeDBInstances", attempt.answer, refreshable_keys=False)
-            checks += _clock(attempt.date, attempt.sent_at)
-            if ruling.cure is Cure.CLOCK and attempt.date is not None:  # as a run does: learn, and ask again
-                client.learn_clock(attempt.date)
-                attempt = await client.attempt(*question, keys=keys.get(), trace=str(uuid.uuid4()))
-                ruling = rule("DescribeDBInstances", attempt.answer, refreshable_keys=False)
-            answer = attempt.answer
-            if ruling.verdict is Verdict.DONE:
-                checks.append(Check("endpoint", "ok", f"{endpoint} answers and takes the keys ({attempt.ms} ms)"))
-            else:
-                checks.append(Check("endpoint", "fail", _why(endpoint, answer, ruling)))
-                refused = refused or (answer.code or "").startswith(("AuthFailure", "UnauthorizedOperation"))
+            answer, ruling, ms = await _read(client, "DescribeDBInstances", regions[0], {"Limit": 1}, checks)
+            seen.refused = seen.refused or is_refusal(answer.code)
+            seen.denied = seen.denied or is_denial(answer.code)
+            if ruling.verdict is not Verdict.DONE:
+                checks.append(Check("endpoint", "fail", _why(endpoint, answer, ruling, settings.site)))
+                continue
+            checks.append(Check("endpoint", "ok", f"{endpoint} answers and takes the keys ({ms} ms)"))
+        if job is not None and not seen.refused:
+            await _permission(client, job, checks, seen)
     finally:
         await transport.aclose()
-    return checks, refused
 
 
-def _why(endpoint: str, answer: Answer, ruling: Ruling) -> str:
+async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen) -> None:
+    """Whether the job's instances may be read; a write cannot be tried without doing it."""
+    for region, target in {target.region: target for target in reversed(job.targets)}.items():
+        parameters = {"DBInstanceId": target.instance, "Limit": 1}
+        answer, ruling, _ = await _read(client, "DescribeAccounts", region, parameters, [])
+        where = f"accounts of {target.instance} in {region}"
+        if ruling.verdict is Verdict.DONE:
+            checks.append(Check("permission", "ok", f"{where} may be read"))
+            continue
+        seen.denied = seen.denied or is_denial(answer.code)
+        result = "fail" if is_denial(answer.code) else "warn"
+        checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
+
+
+async def _read(
+    client: Client, action: str, region: str, parameters: dict[str, object], checks: list[Check]
+) -> tuple[Answer, Ruling, int]:
+    """One read, asked again once the clock is learnt, as a run does; with its time in ms."""
+    keys = client.keys.get()
+    attempt = await client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
+    ruling = rule(action, attempt.answer)
+    checks += _clock(attempt.date, attempt.sent_at)
+    if ruling.cure is Cure.CLOCK and attempt.date is not None:
+        client.learn_clock(attempt.date)
+        attempt = await client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
+        ruling = rule(action, attempt.answer)
+    return attempt.answer, ruling, attempt.ms
+
+
+def _why(endpoint: str, answer: Answer, ruling: Ruling, site: str) -> str:
     if answer.stage is Stage.BEFORE_SEND:
         cure = "look at the address, DNS, firewall and proxy of this host"
         return f"cannot be reached: {answer.message} [{answer.code}]; {cure}"
+    hint = ""
+    if answer.code == "AuthFailure.SecretIdNotFound":
+        other = "mainland" if site == "international" else "international"
+        hint = f"; this is the {site} site: if the keys are of the other, say `site: {other}` in config.yaml"
+    return f"{endpoint}: {_words(answer, ruling)}{hint}"
+
+
+def _words(answer: Answer, ruling: Ruling) -> str:
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-    return f"{endpoint}: {ruling.words} [{answer.code}]{request}; {ruling.advice}"
+    advice = ruling.advice.partition(", then: ")[0]  # there is no run to go on with
+    return f"{ruling.words} [{answer.code}]{request}; {advice}"
 
 
 def _clock(date: float | None, here: float) -> list[Check]:

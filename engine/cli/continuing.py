@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__, records
 from engine.cli.ask import confirm
+from engine.cli.hours import hold, window_of
 from engine.cli.options import Options, operator
 from engine.cli.preparing import refuse_blind
-from engine.cli.sending import NewRun, carry_out, faults_of, omit_line, refuse_empty
+from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import keyring_of, passwords_of
 from engine.cli.talk import out, out_json, say, warn
 from engine.clients import identity
@@ -51,15 +51,22 @@ def resume_run(run: str, **flags: Any) -> int:
     if _is_finished(seen):
         return _show_finished(options, seen, ref)
     # Whatever can refuse does so before the journal is touched.
+    hold(window_of(seen.settings), options)
     guards = guards_of(options, seen)
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
-    keyring = keyring_of(settings.profiles, simulated=seen.run.simulated)
+    keyring = keyring_of(
+        settings.profiles,
+        simulated=seen.run.simulated,
+        settings=guards,
+        access=settings.access,
+        purpose=ref.run_id,
+    )
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, identity(keyring))
-    with ref.store.job_lock(seen.run.job.digest, ref.run_id):
-        journal, replayed = Journal.open(ref.store, ref.run_id, clock=time.time)
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
+        journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
         with closing(journal):
             _refuse_continued(ledger, ref)
@@ -322,7 +329,8 @@ def _nothing_to_repeat(
     if lacking:
         why += f", but {lacking:,} of what was asked for never became a call: only the job, run again, can do it"
     code = Exit.INCOMPLETE if lacking else Exit.OK
-    say(f"run {ref.run_id}: {why}; nothing to repeat")
+    if not options.quiet:
+        say(f"run {ref.run_id}: {why}; nothing to repeat")
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(code)})
     return code

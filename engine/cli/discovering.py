@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__, match, records
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
-from engine.cli.talk import say, warn
+from engine.cli.talk import remark, say
 from engine.clients import Clients, Keyring
 from engine.discovery import Listing, list_instances, list_regions
-from engine.endpoints import ACCESS_REGIONS
+from engine.endpoints import ACCESS_REGIONS, Access
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
 from engine.inventory import Inventory
 from engine.ledger import NOT_SENT
@@ -63,6 +63,12 @@ def refuse_unlimited(job: Job, settings: Settings) -> None:
         )
 
 
+def access_of(job: Job, settings: Settings) -> Access:
+    """The access points through which a job's matches are asked."""
+    everywhere = any(each.regions is None for each in job.matches)
+    return settings.access({*job.regions, *(ACCESS_REGIONS if everywhere else ())})
+
+
 def answered_lines(discovered: Discovered) -> list[records.Matched]:
     """The matches as the journal keeps them."""
     return [
@@ -78,8 +84,7 @@ def discover(job: Job, settings: Settings, *, keyring: Keyring, world: World | N
     """
     if not job.matches:
         return Discovered(job=job)
-    regions = {*job.regions, *(ACCESS_REGIONS if any(each.regions is None for each in job.matches) else ())}
-    access = settings.access(regions)
+    access = access_of(job, settings)
 
     async def work() -> Discovered:
         transport = open_transport(world, READERS)
@@ -103,7 +108,7 @@ def discover(job: Job, settings: Settings, *, keyring: Keyring, world: World | N
 
     discovered = asyncio.run(work())
     for warning in discovered.warnings:
-        warn(f"warning: {warning}")
+        remark(f"warning: {warning}", quiet=quiet)
     _refuse_nothing(discovered)
     return discovered
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from engine.job import Glob, Job
 from engine.settings import Flags, Settings, effective, find_configs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from engine.records import RunSettings
 
@@ -43,6 +44,11 @@ class Options:
     reason: str | None = None
     ticket: str | None = None
     expect: int | None = None
+    on_unfinished: str | None = None
+    now: bool = False
+    """Do not hold to the job's window: a person says so."""
+    clock: Callable[[], float] = time.time
+    """UNIX time; no flag: what the command was given to tell the time by."""
 
     def settings(self, job: Job | None, *guard_dirs: Path) -> Settings:
         """What holds after flags, environment, job and config files; guards of `guard_dirs` add up."""
@@ -105,6 +111,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         protect_waived=settings.protect_waived,
         keep_admins=settings.keep_admins,
         resend_already=job.resend_already,
+        window=job.window.as_record() if job.window is not None else None,
     )
 
 

@@ -16,9 +16,11 @@ from engine.routes import Routes, routes_of
 from engine.spans import duration
 
 if TYPE_CHECKING:
+    from engine.cli.earlier import Take
     from engine.cli.preparing import Prepared
     from engine.cli.survey import Survey
     from engine.clients import Keyring
+    from engine.endpoints import Access
     from engine.job import Job
     from engine.settings import Settings
 
@@ -37,21 +39,19 @@ def show_plan(
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
-    keyring = None
-    if not offline and (job.matches or settings.verify):
-        from engine.cli.sources import keyring_of
-
-        keyring = keyring_of(settings.profiles, simulated=False)
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
-    known = None
-    if job.matches and keyring is not None:
-        from engine.cli.discovering import answered_lines, discover
+    keyring, known = None, None
+    if job.matches and not offline:
+        from engine.cli.discovering import access_of, answered_lines, discover
 
+        keyring = _keyring(settings, access_of(job, settings))
         discovered = discover(job, settings, keyring=keyring, world=None, quiet=options.quiet)
         job, known, asked = discovered.job, discovered.found, answered_lines(discovered)
     plan = plan_of(job, settings, options)
     if not options.as_json:
         out("PLAN, nothing sent\n" + summary(job, settings, plan, asked))
+    if keyring is None and not offline and plan.calls and settings.verify:
+        keyring = _keyring(settings, settings.access({call.region for call in plan.calls}))
     prepared = _prepared(job, settings, plan, options, keyring, known)
     for warning in prepared.warnings:
         warn(f"warning: {warning}")
@@ -64,22 +64,38 @@ def show_plan(
     return printed()
 
 
+def _keyring(settings: Settings, access: Access) -> Keyring:
+    from engine.cli.sources import keyring_of
+
+    return keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="plan")
+
+
 def _prepared(
     job: Job, settings: Settings, plan: Plan, options: Options, keyring: Keyring | None, known: Survey | None
 ) -> Prepared:
     from engine.cli.preparing import prepare
 
+    access = settings.access({call.region for call in plan.calls})
     return prepare(
         plan,
         settings,
         keyring=keyring,
-        access=settings.access({call.region for call in plan.calls}),
+        access=access,
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,
         expect=options.expect,
         known=known,
+        take=_take(job, settings),
     )
+
+
+def _take(job: Job, settings: Settings) -> Take | None:
+    if job.take is None:
+        return None
+    from engine.cli.earlier import take_of  # here: it reads journals, which other plans do without
+
+    return take_of(job, settings, simulated=False)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
@@ -102,6 +118,16 @@ def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
     return make_plan(job.action, job.targets, protect=settings.protect, exclude=exclude, omitted=job.omits)
 
 
+def guards_of_job(job: Job, settings: Settings) -> tuple[str, ...]:
+    """What bounds a run of the job, each with where it stands: the guards, how much it takes, when it may run."""
+    found = list(settings.guards)
+    if job.take is not None:
+        found.append(f"limits.take {job.take:,} ({job.places['take']})")
+    if job.window is not None:
+        found.append(f"window {job.window.label} ({job.window.place})")
+    return tuple(found)
+
+
 def summary(
     job: Job, settings: Settings, plan: Plan, asked: Sequence[records.Matched] = (), *, simulated: bool = False
 ) -> str:
@@ -122,7 +148,7 @@ def summary(
             rules = dict.fromkeys(f"{o.rule} ({o.where})" for o in plan.omits if o.reason == reason)
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
-    lines += [f"  {guard}" for guard in settings.guards]
+    lines += [f"  {guard}" for guard in guards_of_job(job, settings)]
     if asked and not plan.calls:  # found out by nobody yet, or nothing
         return "\n".join(lines)
     return "\n".join([*lines, _time_line(settings, plan, simulated=simulated)])
@@ -176,7 +202,7 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared, asked: Itera
         "lanes": sum(route.lanes(signers) for route in routes.every),
         "rate": rate,
         "seconds_at_quota": round(routes.seconds(rate, lambda _account: signers), 1),
-        "guards": list(settings.guards),
+        "guards": list(guards_of_job(job, settings)),
         "would_refuse": list(prepared.refusals),
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],
         "read": {

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine import turns
 from engine.actions import ACTIONS
 from engine.errors import CredentialsError, RefusedError
 from engine.guards import need_readings
+from engine.model import OmitReason
 from engine.outlook import Outlook, Standing, look_ahead, refusals
+from engine.turns import takes_turns
 
 if TYPE_CHECKING:
+    from engine.cli.earlier import Take
     from engine.cli.survey import Survey
     from engine.clients import Keyring
     from engine.endpoints import Access
@@ -41,6 +45,9 @@ class Prepared:
     def lines(self) -> list[str]:
         """What the readings add to a plan's summary."""
         lines = [] if self.found is None else [f"  {self.found.words()}", *_standing_lines(self)]
+        later = [omit for omit in self.plan.omits if omit.reason is OmitReason.LATER]
+        if later:
+            lines.append(f"  later  {len(later):,}, first in line next time  ({later[0].rule}, {later[0].where})")
         return lines + [f"  WOULD REFUSE  {why}" for why in self.refusals]
 
     def refuse(self) -> None:
@@ -60,6 +67,7 @@ def prepare(
     resend_already: bool = False,
     expect: int | None = None,
     known: Survey | None = None,
+    take: Take | None = None,
 ) -> Prepared:
     """Read the plan's instances, for at most three seconds, and see what that says. `keyring` None: do not read.
 
@@ -89,6 +97,8 @@ def prepare(
         listed_order=listed_order,
         resend_already=resend_already,
     )
+    if take is not None and (found is not None or takes_turns(plan.action, verify=settings.verify)):
+        outlook = turns.take(outlook, take.most, take.where, take.line())
     refused = refusals(
         outlook,
         max_targets=settings.max_targets,

@@ -1,4 +1,4 @@
-"""Door: the commands that begin a run: run, lock|unlock|cam-on; and what ends every one that sends: one `Session`."""
+"""Door: a run that begins, of a job or of targets by hand; and what ends every one that sends: one `Session`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,25 @@ import msgspec
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
-from engine.cli.discovering import Discovered, answered_lines, discover, refuse_unlimited
+from engine.cli.discovering import Discovered, access_of, answered_lines, discover, refuse_unlimited
+from engine.cli.earlier import Take, job_place, reads_stdin, take_of
+from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import keyring_of, passwords_of
-from engine.cli.talk import out, out_json, say, warn
+from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Keyring, identity
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import load_job
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
+from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import CallId, RunId, Target
+from engine.model import Call, CallId, RunId, Target
 from engine.passwords import PasswordSource
-from engine.plan import Plan
+from engine.plan import Plan, call_id
 from engine.report import document, text
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
 
-STDIN_NAME = "standard input"
 _PROCESS_START = time.time() - time.process_time()
 """About when this process began: its CPU time is what it has done since."""
 
@@ -52,26 +54,20 @@ _PROCESS_START = time.time() - time.process_time()
 # ---- run, lock, unlock, cam-on -------------------------------------------------------------------------------------
 
 
-def run_job(job_path: str, **flags: Any) -> int:
-    """The `run` command. Any: the flags, by name."""
-    options = Options(**flags)
-    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
-    return _run(replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket), options)
-
-
 def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = Options(**flags)
-    return _run(ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket), options)
+    return run_loaded(ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket), options)
 
 
-def _run(job: Job, options: Options) -> int:
+def run_loaded(job: Job, options: Options) -> int:
+    """A new run of a job; returns the exit code."""
     faults = faults_of(options)
     world = fleet_of(options, job, faults)
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
-        warn(f"warning: {warning}")
-    discovered, keyring = _discovered(job, settings, options, world)
+        remark(f"warning: {warning}", quiet=options.quiet)
+    discovered = _discovered(job, settings, options, world)
     job, asked = discovered.job, answered_lines(discovered)
     plan = plan_of(job, settings, options)
     if not options.quiet:
@@ -85,32 +81,36 @@ def _run(job: Job, options: Options) -> int:
         settings=settings,
         frozen=run_settings(settings, job, job.action, regions),
         plan=plan,
-        job=records.JobRef(job.name, _job_place(job), job.digest),
+        job=records.JobRef(job.name, job_place(job), job.digest),
         reason=job.reason,
         ticket=job.ticket,
         simulated=options.simulate,
         stop_after=settings.stop_after_for(job.action),
-        stdin_is_list=_reads_stdin(job),
+        stdin_is_list=reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
+        take=take_of(job, settings, simulated=options.simulate),
         guarded_by=_guard_home(job),
-        keyring=keyring,
         known=discovered.found,
         matched=tuple(asked),
         world=world,
     ).start()
 
 
-def _discovered(
-    job: Job, settings: Settings, options: Options, world: World | None
-) -> tuple[Discovered, Keyring | None]:
-    """The job with its matches answered, and the keys that were used to ask."""
+def _discovered(job: Job, settings: Settings, options: Options, world: World | None) -> Discovered:
+    """The job with its matches answered."""
     if not job.matches:
-        return Discovered(job=job), None
+        return Discovered(job=job)
     if options.yes:
         refuse_unlimited(job, settings)
-    keyring = keyring_of(settings.profiles, simulated=options.simulate)
-    return discover(job, settings, keyring=keyring, world=world, quiet=options.quiet), keyring
+    keyring = keyring_of(
+        settings.profiles,
+        simulated=options.simulate,
+        settings=settings,
+        access=access_of(job, settings),
+        purpose="match",
+    )
+    return discover(job, settings, keyring=keyring, world=world, quiet=options.quiet)
 
 
 def _nothing_to_do(options: Options) -> int:
@@ -120,18 +120,6 @@ def _nothing_to_do(options: Options) -> int:
     if options.as_json:
         out_json({"run": None, "parent": None, "why": why, "exit": int(Exit.OK)})
     return Exit.OK
-
-
-def _reads_stdin(job: Job) -> bool:
-    return STDIN_NAME in (job.path, *job.sources)
-
-
-def _job_place(job: Job) -> str:
-    """The job's file for the journal; one that read a list from standard input cannot be read again."""
-    if not Path(job.path).is_file():
-        return job.path
-    place = str(Path(job.path).absolute())
-    return f"{place} and {STDIN_NAME}" if _reads_stdin(job) else place
 
 
 def _guard_home(job: Job) -> str:
@@ -195,21 +183,31 @@ class NewRun:
     """How it is linked to its parent."""
     faults: tuple[FaultRule, ...] = ()
     listed_order: bool = False
+    take: Take | None = None
+    """How much of the plan it takes; None: all."""
     found: Survey | None = None
     """Readings made already, by whoever made the plan: it is ready to be sent."""
     world: World | None = None
     """The simulated world those readings were made in, or that of `--fleet`."""
-    keyring: Keyring | None = None
-    """Keys a match was asked with."""
     known: Survey | None = None
     """What a match has read."""
     matched: tuple[records.Matched, ...] = ()
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
-        keyring = self.keyring or keyring_of(self.frozen.profiles, simulated=self.simulated)
-        passwords = passwords_of(self.frozen, self.plan.action)
+        if (options := self._hold()) is not self.options:
+            return replace(self, options=options).start()
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
+        store.check_place()
+        run_id = store.new_run_id(self.options.clock(), random.Random())
+        keyring = keyring_of(
+            self.frozen.profiles,
+            simulated=self.simulated,
+            settings=self.settings,
+            access=self.frozen.access,
+            purpose=run_id,
+        )
+        passwords = passwords_of(self.frozen, self.plan.action)
         new = self._prepared(keyring)
         answer = confirm(
             _question(new),
@@ -218,8 +216,16 @@ class NewRun:
             by=operator(),
             stdin_is_list=self.stdin_is_list,
         )
-        run_id = store.new_run_id(time.time(), random.Random())
+        self._hold()  # the window may have closed while it was read and asked
         return new._carry_out(run_id, store, keyring, passwords, answer)
+
+    def _hold(self) -> Options:
+        return hold(
+            window_of(self.frozen),
+            self.options,
+            rerun=self.parent is not None,
+            stdin_is_list=self.stdin_is_list,
+        )
 
     def _prepared(self, keyring: Keyring) -> NewRun:
         """This run with its instances read, its plan in order, and its guards passed."""
@@ -240,9 +246,10 @@ class NewRun:
             resend_already=self.frozen.resend_already,
             expect=self.options.expect,
             known=self.known,
+            take=self.take,
         )
         for warning in prepared.warnings:
-            warn(f"warning: {warning}")
+            remark(f"warning: {warning}", quiet=self.options.quiet)
         if not self.options.quiet:
             for line in prepared.lines():
                 say(line)
@@ -271,10 +278,11 @@ class NewRun:
         passwords: PasswordSource | None,
         answer: records.Confirmed,
     ) -> int:
-        with store.job_lock(self.job.digest, run_id):
+        with claim(store, run_id, self.job, self.plan.action, self.plan.calls):
             parent = self._link_parent(run_id)
             ledger = Ledger()
-            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent))) as journal:
+            clock = self.options.clock
+            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent), clock)) as journal:
                 journal.append(answer, ledger.apply)
                 return carry_out(
                     self.options,
@@ -293,12 +301,13 @@ class NewRun:
         if self.parent is None:
             return None
         if self.parent.store is None:
-            warn(f"warning: {self.parent.path} lies outside a state directory; it is not told of this {self.verb}")
+            told = f"warning: {self.parent.path} lies outside a state directory; it is not told of this {self.verb}"
+            remark(told, quiet=self.options.quiet)
             found = replay(self.parent.path)
             return records.Parent(self.parent.run_id, self.verb, found.head)
         from engine.journal.writer import Journal
 
-        journal, found = Journal.open(self.parent.store, self.parent.run_id, clock=time.time)
+        journal, found = Journal.open(self.parent.store, self.parent.run_id, clock=self.options.clock)
         try:
             what = "undone_by" if self.verb == "undo" else "continued_by"
             journal.append_now(records.Note(what=what, data={"run": run_id, "verb": self.verb}))
@@ -338,6 +347,26 @@ class NewRun:
             yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
 
 
+def claim(
+    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call]
+) -> AbstractContextManager[None]:
+    """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
+    inverse = ACTIONS[action].inverse
+    mine = Claim(
+        run_id=run_id,
+        digest=job.digest,
+        path=job.path if Path(job.path).is_file() else "",
+        action=action,
+        calls=[call.id for call in calls],
+    )
+
+    def undone_by() -> dict[CallId, str]:
+        assert inverse is not None
+        return {call_id(call.account, call.region, call.instance, call.user, inverse): call.label for call in calls}
+
+    return claimed(store, mine, inverse=inverse, undone_by=undone_by)
+
+
 def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
     """A left-out target as the journal keeps it."""
     return records.OmitLine(
@@ -352,7 +381,9 @@ def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId |
     )
 
 
-def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord]) -> Journal:
+def _create(
+    store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
+) -> Journal:
     from engine.journal.writer import Journal
 
     def folded() -> Iterator[records.AnyRecord]:
@@ -360,7 +391,7 @@ def _create(store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[reco
             yield line
             ledger.apply(line)
 
-    return Journal.create(store, run_id, folded(), clock=time.time)
+    return Journal.create(store, run_id, folded(), clock=clock)
 
 
 def _question(new: NewRun) -> str:
@@ -414,6 +445,8 @@ def carry_out(
             no_send=no_send,
             quiet=options.quiet,
             found=found,
+            clock=options.clock,
+            time_left=partial(time_left, window_of(ledger.settings), options),
         ).carry_out()
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))
@@ -424,6 +457,8 @@ def carry_out(
 
 def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, state_dir: Path) -> None:
     place, head = str(journal.path), journal.durable_head
+    if ended.exit is not Exit.OK:
+        tell_remarks()
     unrecorded = ended.unrecorded
     if unrecorded is not None:
         warn(f"STOPPED EARLY: {unrecorded.why}\n{place}: what was recorded stands")

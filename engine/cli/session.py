@@ -6,8 +6,7 @@ import asyncio
 import gc
 import random
 import signal
-import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,8 +16,9 @@ from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
-from engine.cli.talk import say, warn
+from engine.cli.talk import remark, say
 from engine.clients import Clients, Keyring, signers
+from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.lanes import lanes_of
@@ -72,6 +72,9 @@ class Session:
     quiet: bool
     found: Survey | None = None
     """What was read when the run was planned."""
+    clock: Callable[[], float]
+    time_left: Callable[[float], tuple[float, str]]
+    """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
 
     def carry_out(self) -> Ended:
         """Work until done or stopped."""
@@ -97,6 +100,7 @@ class Session:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
             runner.tell = say
+        keeping = asyncio.ensure_future(self._keep_keys(runner))
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet):
@@ -110,7 +114,22 @@ class Session:
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
+                keeping.cancel()
                 await transport.aclose()
+
+    async def _keep_keys(self, runner: Runner) -> None:
+        """Refresh the keys ahead of their end, beside the sending; those of one source of several end alone."""
+        sources = [source for sources in self.keyring.values() for source in sources]
+
+        def ended(why: str) -> None:
+            if len(sources) == 1:
+                runner.stop(why, Exit.STOPPED)
+            else:
+                runner.tell(why)  # the API refuses them, which closes their lanes
+
+        async with asyncio.TaskGroup() as group:
+            for source in sources:
+                group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
 
     def _connections(self, routes: Routes) -> int:
         lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)
@@ -123,7 +142,7 @@ class Session:
         try:
             return SharedSlots(self.store.state_dir / "lanes", lane, group=self.store.group)
         except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
-            warn(f"warning: {error}; other runs on this host are not known to this one")
+            remark(f"warning: {error}; other runs on this host are not known to this one", quiet=self.quiet)
             return None
 
     def _runner(self, transport: Transport, routes: Routes) -> Runner:
@@ -144,6 +163,7 @@ class Session:
 
         run_id, calls = run.run, len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.keyring))
+        until_s, why_then = self.time_left(deadline_s(settings, seconds))
         return Runner(
             journal=self.journal,
             ledger=self.ledger,
@@ -158,8 +178,9 @@ class Session:
             inventory=Inventory(clients.reading, record=record, rng=rng),
             policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,
-            clock=time.time,
-            deadline_s=deadline_s(settings, seconds),
+            clock=self.clock,
+            deadline_s=until_s,
+            deadline_why=why_then,
             stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
             ask_secret=self.passwords.ask if self.passwords is not None else None,
             no_send=self.no_send,

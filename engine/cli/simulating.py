@@ -31,6 +31,7 @@ def serve(
     port_range: str | None,
     job_paths: tuple[str, ...],
     fleet: str | None,
+    accounts: str | None,
     faults: str | None,
     window: str,
     no_quota: bool,
@@ -40,7 +41,8 @@ def serve(
 ) -> int:
     """The `simulate` command: serves until a signal."""
     wanted = (*ports, *_range(port_range)) or (0,)
-    from engine.simulator.gate import KeyRecord
+    from engine.simulator.sts import KeyRecord
+    from engine.simulator.tenants import parse_tenants
     from engine.simulator.world import World
 
     secret_id = os.environ.get("TENCENTCLOUD_SECRET_ID")
@@ -48,6 +50,9 @@ def serve(
     keys = None
     if secret_id and secret_key:
         keys = {secret_id: KeyRecord(secret_key=secret_key, token=os.environ.get("TENCENTCLOUD_TOKEN") or None)}
+    tenants = _read(accounts, parse_tenants) if accounts is not None else None
+    if tenants is not None:
+        keys = tenants.keys | (keys or {})
     world = World(
         fleet=fleet_from(fleet, seed) if fleet is not None else None,
         faults=read_faults(faults) if faults is not None else (),
@@ -58,10 +63,15 @@ def serve(
         latency=_duration("--latency", latency),
         jitter=_duration("--jitter", jitter),
         audit=0,
+        roles=tenants.roles if tenants is not None else (),
+        metadata_role=tenants.metadata_role if tenants is not None else None,
     )
     if fleet is None:
         say(_seed(world, job_paths))
-    if keys is None:
+    if tenants is not None:
+        roles = "".join(f"\n  role {arn}" for arn in world.roles)
+        say(f"accepts the {len(keys or {}):,} keys of {accounts}{roles}")
+    elif keys is None:
         say(
             "accepts the demo keys:\n"
             f"  export TENCENTCLOUD_SECRET_ID={DEMO_SECRET_ID} TENCENTCLOUD_SECRET_KEY={DEMO_SECRET_KEY}"

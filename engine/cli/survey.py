@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -108,7 +109,7 @@ def open_transport(world: World | None, connections: int) -> Transport:
         return InProcessTransport(world, now=time.time)
     from engine.transport import HttpTransport
 
-    return HttpTransport(connections=connections)
+    return HttpTransport(connections=connections, environ=os.environ)
 
 
 async def read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:

@@ -71,6 +71,25 @@ def warn(text: str) -> None:
         say(f"acctops: {line}")
 
 
+_held: list[str] = []
+"""Remarks a quiet command keeps to itself unless something goes wrong."""
+
+
+def remark(text: str, *, quiet: bool) -> None:
+    """A warning; a quiet command says it only beside bad news, so that a good night sends no mail."""
+    if quiet:
+        _held.append(text)
+    else:
+        warn(text)
+
+
+def tell_remarks(*, drop: bool = False) -> None:
+    """Say what was kept back, or forget it."""
+    for text in () if drop else _held:
+        warn(text)
+    _held.clear()
+
+
 def out_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout. Any: JSON values."""
     out(json.dumps(document, indent=2))
@@ -86,6 +105,7 @@ def printed() -> Exit:
 
 def refuse(text: str, code: Exit, *, as_json: bool) -> int:
     """Say why nothing was done."""
+    tell_remarks()
     warn(text)
     if as_json:
         out_json({"error": text, "exit": int(code)})

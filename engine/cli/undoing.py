@@ -77,7 +77,9 @@ def undo_run(
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
-    keyring = keyring_of(frozen.profiles, simulated=options.simulate)
+    keyring = keyring_of(
+        frozen.profiles, simulated=options.simulate, settings=guards, access=frozen.access, purpose=ref.run_id
+    )
     _check_identity(ledger, keyring)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     read, world = _read(options, ledger, changed, keyring, frozen)
@@ -237,6 +239,7 @@ def _undo_settings(
         stop_after=str(stop_after) if stop_after is not None else None,
         passwords=passwords,
         resend_already=False,
+        window=None,  # what must be taken back waits for no Saturday
     )
 
 
@@ -281,7 +284,8 @@ def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan) -> int:
     if stays:
         named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in stays.items())
         raise RefusedError(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
-    say(f"run {ref.run_id}: nothing is left to undo")
+    if not options.quiet:
+        say(f"run {ref.run_id}: nothing is left to undo")
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "kept": undo.counts(), "exit": int(Exit.OK)})
     return Exit.OK
@@ -303,7 +307,13 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     frozen = overridden(options, ledger.settings)
-    keyring = keyring_of(frozen.profiles, simulated=options.simulate)
+    keyring = keyring_of(
+        frozen.profiles,
+        simulated=options.simulate,
+        settings=options.settings(None),
+        access=frozen.access,
+        purpose=ref.run_id,
+    )
     _check_identity(ledger, keyring)
     undone = _undone(ref, ledger)
     begun = time.monotonic()

@@ -64,11 +64,11 @@ def show_status(run: str | None, **flags: Any) -> int:
     heads = [head for simulated in (False, True) for head in RunStore(state_dir, simulated=simulated).list()]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
-        out_json({"state_dir": str(state_dir), "runs": [_head_document(head) for head in heads]})
+        out_json({"state_dir": str(state_dir), "runs": [head_document(head) for head in heads]})
         return printed()
     say(f"runs in {state_dir}")
     for head in heads[:LISTED]:
-        out(_head_line(head))
+        out(head_line(head))
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
@@ -76,7 +76,8 @@ def show_status(run: str | None, **flags: Any) -> int:
     return printed()
 
 
-def _head_document(head: RunHead) -> dict[str, Any]:
+def head_document(head: RunHead) -> dict[str, Any]:
+    """One run of a listing. Any: JSON values."""
     return {
         "run": head.run_id,
         "journal": str(head.dir / "journal.jsonl"),
@@ -92,7 +93,8 @@ def _head_document(head: RunHead) -> dict[str, Any]:
     }
 
 
-def _head_line(head: RunHead) -> str:
+def head_line(head: RunHead) -> str:
+    """The same for a person."""
     mark = "SIMULATED  " if head.simulated else ""
     if head.problem is not None:
         return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"

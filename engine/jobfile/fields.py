@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, UnsetType
 
 from engine import names
 from engine.job import Glob
-from engine.jobfile.filemodel import NOT_BUILT_LIMITS, GlobText, Limits
+from engine.jobfile.filemodel import GlobText
 from engine.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
 
@@ -37,8 +37,6 @@ _SECRETS = frozenset(
     ]
 )
 
-_NOT_BUILT: dict[type[Struct], tuple[str, ...]] = {Limits: NOT_BUILT_LIMITS}
-"""Nested mapping → its keys that are not built yet."""
 _KINDS = {Scalar: "a single value", Series: "a list", Table: "a mapping (key: value)"}
 
 
@@ -169,7 +167,7 @@ class Fields:
             if isinstance(kind, type) and issubclass(kind, Struct):
                 nested = self.table(entry.value, here, f"a mapping of {', '.join(kinds(kind))}")
                 if nested is not None:
-                    self.keys(nested, here, kinds(kind), _NOT_BUILT.get(kind, ()))
+                    self.keys(nested, here, kinds(kind))
                     inner, inner_places = self.values(nested, kind, here)
                     found |= inner
                     places |= inner_places
@@ -180,6 +178,12 @@ class Fields:
                 found[inside] = value
                 places[inside] = self.place(entry.value)
         return found, places
+
+    def command(self, node: Node, path: str) -> tuple[str, ...]:
+        """A program and its arguments; empty if it is none (noted)."""
+        items = self.series(node, path, "a list: program and arguments")
+        parts = [self.text(item, f"{path}[{index}]", "text") for index, item in enumerate(items.items if items else ())]
+        return tuple(part for part in parts if part is not None) if None not in parts else ()
 
     def globs(self, node: Node, path: str, *, fold: bool) -> tuple[Glob, ...]:
         """A list of `instance/user` globs."""

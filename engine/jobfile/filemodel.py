@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from engine import endpoints, names
+from engine import endpoints, names, window
 from engine.actions import ACTIONS
 from engine.jobfile.values import (
     DURATION_PATTERN,
@@ -19,6 +19,7 @@ from engine.jobfile.values import (
     is_listed_order,
     on_or_off,
     region_name,
+    role_duration,
     seconds,
     share,
     some_seconds,
@@ -78,6 +79,14 @@ Profile = Annotated[
         description="Profile of the vendor's CLI whose keys to use: ~/.tccli/PROFILE.credential.",
         pattern=r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$",
         extra=_rule("the name of a tccli profile, not a path"),
+    ),
+]
+RoleArn = Annotated[
+    str,
+    Meta(
+        description="Role to be assumed with whatever keys are found: qcs::cam::uin/UIN:roleName/NAME.",
+        pattern=f"^{names.ROLE_PATTERN}$",
+        extra=_rule("the ARN of a role, qcs::cam::uin/UIN:roleName/NAME"),
     ),
 ]
 Profiles = Annotated[
@@ -226,6 +235,24 @@ class Limits(Struct, forbid_unknown_fields=True, kw_only=True):
     max_share: MaxShare | UnsetType = UNSET
 
 
+class JobLimits(Limits, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused, and how much of it one run takes."""
+
+    take: (
+        Annotated[
+            int,
+            Meta(
+                description="Change so many accounts in one run, at most; the rest is left for later and is first in "
+                "line next time.",
+                ge=1,
+                le=1_000_000_000,
+                extra=_rule("a whole number from 1 to 1000000000"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
 
@@ -251,6 +278,95 @@ class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
                 pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$",
                 description="Environment variable holding the password; for a job with one target.",
                 extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
+
+    days: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
+            ]
+        ],
+        Meta(min_length=1, description="Days on which it opens."),
+    ]
+    start: Annotated[
+        str,
+        Meta(
+            description="When it opens, such as 01:00, on the clock of the time zone.",
+            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
+            extra=_rule("a time of day", window.opening_minutes),
+        ),
+    ] = field(name="from")
+    until: Annotated[
+        str,
+        Meta(
+            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
+            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+            extra=_rule("a time of day", window.minutes),
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Meta(
+            description="Zone of the tz database.",
+            examples=["Asia/Shanghai", "UTC"],
+            extra=_rule("a time zone", window.zone_name),
+        ),
+    ]
+
+
+class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where API keys come from beside the places everybody looks in. Never a key itself."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell when no key is in the environment; prints keys "
+                "as JSON.",
+                examples=[["vault-keys", "--account", "prod"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    role_arn: RoleArn | UnsetType = UNSET
+    duration: (
+        Annotated[
+            str,
+            Meta(
+                description="How long a session of the role lives (default 2h, at most 12h).",
+                pattern=_duration,
+                extra=_rule("a duration from 1s to 12h", role_duration, "duration_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    metadata: (
+        Annotated[
+            bool,
+            Meta(
+                description="Ask the metadata service for the role of this CVM instance where nothing else has keys "
+                "(default true).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    sts: (
+        Annotated[
+            str,
+            Meta(
+                description="STS, where it is not the site's: https, or http to loopback.",
+                pattern=f"^(?:{endpoints.PATTERN})$",
+                extra=_rule("an endpoint", endpoints.normal_endpoint),
             ),
         ]
         | UnsetType
@@ -422,7 +538,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     keep_admins: KeepAdmins | UnsetType = UNSET
-    limits: Limits | UnsetType = UNSET
+    limits: JobLimits | UnsetType = UNSET
     order: (
         Annotated[
             Literal["contain", "listed"],
@@ -461,6 +577,18 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     retry: Retry | UnsetType = UNSET
     deadline: Deadline | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
+    window: WindowKeys | UnsetType = UNSET
+    on_unfinished: (
+        Annotated[
+            Literal["resume", "new", "refuse"],
+            Meta(
+                description="What `run` does when the last run of this job was cut off by a crash: go on with it "
+                "(default), begin a new one, or refuse.",
+                extra=_rule("resume, new or refuse"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     passwords: Passwords | UnsetType = UNSET
 
 
@@ -476,6 +604,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
     endpoint: Endpoints | UnsetType = UNSET
     profile: Profiles | UnsetType = UNSET
+    credentials: Credentials | UnsetType = UNSET
     state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
     state_group: (
         Annotated[
@@ -507,9 +636,8 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     stop_after: StopAfterText | UnsetType = UNSET
 
 
-NOT_BUILT_JOB = ("accounts", "window", "notify")
+NOT_BUILT_JOB = ("accounts", "notify")
 """Keys the design knows and this version does not: errors, never ignored."""
 NOT_BUILT_TARGET = ("account",)
 NOT_BUILT_MATCH = ("accounts",)
-NOT_BUILT_CONFIG = ("window", "notify", "accounts", "credentials", "verify")
-NOT_BUILT_LIMITS = ("take",)
+NOT_BUILT_CONFIG = ("window", "notify", "accounts", "verify")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engine.jobfile.nodes import Node
     from engine.match import Match
     from engine.model import Omit, Target
+    from engine.window import Window
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
 
@@ -78,7 +79,7 @@ class _JobReader:
         if table is None:
             raise JobError(self._problems.lines())
         fields.keys(table, "", kinds(JobFile), NOT_BUILT_JOB)
-        special = ("targets", "exclude", "protect", "passwords", "version")
+        special = ("targets", "exclude", "protect", "passwords", "version", "window")
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
@@ -91,6 +92,7 @@ class _JobReader:
         if action is not None:
             warnings += self._together(action, values, places)
         passwords = self._passwords(table, action, targets, matches, warnings)
+        window = self._window(table)
         self._problems.stop_if_any()
         assert isinstance(action, str)
         return Job(
@@ -105,9 +107,17 @@ class _JobReader:
             protect=protect,
             protect_waived=waived,
             passwords=passwords,
+            window=window,
             places=places,
             warnings=tuple(warnings),
         )
+
+    def _window(self, table: Table) -> Window | None:
+        if "window" not in table.entries:
+            return None
+        from engine.jobfile.windows import read_window  # here: most jobs have none
+
+        return read_window(self._fields, table.entries["window"].value)
 
     def _require(self, table: Table, key: str, what: str) -> None:
         if key not in table.entries:

@@ -16,17 +16,17 @@ from engine.job import StopAfter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DURATION_PATTERN = "(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
+DURATION_PATTERN = "(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
 _parts = re.compile(DURATION_PATTERN).fullmatch
-_UNITS_S = (3600.0, 60.0, 1.0, 0.001)
+_UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 MOST_S = 366 * 24 * 3600.0
 """A year: what is longer is a mistyped unit."""
 
 
 def seconds(text: str) -> float:
-    """A duration (`90s`, `15m`, `1h30m`, `500ms`) in seconds; ValueError with words if it is none."""
+    """A duration (`90s`, `15m`, `1h30m`, `8d`, `500ms`) in seconds; ValueError with words if it is none."""
     found = _parts(text)
-    words = "a duration with its unit: 500ms, 90s, 15m, 12h, 1h30m"
+    words = "a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d"
     if found is None or not text:
         raise ValueError(f"expected {words}")
     try:
@@ -34,7 +34,7 @@ def seconds(text: str) -> float:
     except ValueError:  # 1.2.3s
         raise ValueError(f"expected {words}") from None
     if not total <= MOST_S:
-        raise ValueError("expected a duration of at most a year (8784h)")
+        raise ValueError("expected a duration of at most a year (366d)")
     return total
 
 
@@ -43,6 +43,14 @@ def some_seconds(text: str) -> float:
     total = seconds(text)
     if total <= 0:
         raise ValueError("expected a duration longer than 0s")
+    return total
+
+
+def role_duration(text: str) -> int:
+    """How long a role's session lives, in whole seconds, within what STS takes (facts.md §5.1)."""
+    total = round(seconds(text))
+    if not 1 <= total <= 12 * 3600:
+        raise ValueError("expected a duration from 1s to 12h")
     return total
 
 

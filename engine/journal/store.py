@@ -1,7 +1,7 @@
 """Device: the directory of runs: their places, ids, locks and stop requests. Imports neither asyncio nor filelock.
 
     <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
-    <state_dir>/live/<digest>.lock, .run                     which run works on a job now
+    <state_dir>/live/                                        which runs work now, and on what (`live`)
     <state_dir>/simulated/…                                  the same for simulated runs
 
 What only reads creates nothing and works on a read-only mount.
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import grp
 import os
+import pwd
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.journal.reader import first_record, last_end, last_holder
 from engine.model import RunId
-from engine.records import End, Session
+from engine.records import End, Run, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,24 +34,19 @@ if TYPE_CHECKING:
 
 JOURNAL = "journal.jsonl"
 LOCK_WAIT_S = 1.0
-JOB_LOCK_WAIT_S = 0.2
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 class HeldLock:
     """A lock this process holds until `release`; a dead process holds none, whatever killed it (J5)."""
 
-    def __init__(self, lock: BaseFileLock, on_release: Callable[[], None] | None = None) -> None:
+    def __init__(self, lock: BaseFileLock) -> None:
         self._lock = lock
-        self._on_release = on_release
 
     def release(self) -> None:
         """Let go; a second time does nothing."""
-        if not self._lock.is_locked:
-            return
-        if self._on_release is not None:
-            self._on_release()
-        self._lock.release()
+        if self._lock.is_locked:
+            self._lock.release()
 
     def __enter__(self) -> HeldLock:
         return self
@@ -74,6 +70,8 @@ class RunHead:
     calls: int = 0
     end: End | None = None
     """The last line, if it is an `end`; none is a run that was cut off, or is live."""
+    run: Run | None = None
+    """The first line."""
     problem: str | None = None
     """Why the journal cannot be read, if it cannot; the fields above are empty then."""
 
@@ -160,11 +158,12 @@ class RunStore:
             started_at=first.at,
             calls=first.counts.get("calls", 0),
             end=end,
+            run=first,
         )
 
     def is_live(self, run_id: str) -> bool:
         """Whether a process holds the run's lock; asks without blocking, and without creating the lock file."""
-        return _is_held(self.run_dir(run_id) / "lock")
+        return is_held(self.run_dir(run_id) / "lock")
 
     def find(self, text: str) -> RunRef:
         """The run of this store that `text` names: see `find_run`."""
@@ -179,6 +178,26 @@ class RunStore:
         return True
 
     # Writing.
+
+    def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
+        """ConfigError for a place in somebody else's home, which root could write to: its owner could not, after that.
+
+        Whoever is not root works there by the rights the owner gave, or is told that it cannot be written.
+        """
+        there = next(place for place in (self.root, *self.root.parents) if place.exists())
+        owner = there.stat().st_uid
+        if os.geteuid() != 0 or owner == 0:
+            return
+        try:
+            who = owner_of(owner)
+        except KeyError:
+            return
+        if Path(who.pw_dir) in (there.resolve(), *there.resolve().parents) and Path(who.pw_dir) != Path("/"):
+            raise ConfigError(
+                f"state directory {self.state_dir}: lies in the home of {who.pw_name}, and this runs as root: what it "
+                f"writes there would be closed to {who.pw_name}. Run it as {who.pw_name}, or name another place: "
+                "--state-dir, ACCTOPS_STATE_DIR, or state_dir in config.yaml"
+            )
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
@@ -195,8 +214,8 @@ class RunStore:
     def lock(self, run_id: str) -> HeldLock:
         """The right to write the run's journal (J5); BusyError after a second, naming who has it."""
         path = self.run_dir(run_id) / "lock"
-        with self._writable():
-            lock = _acquire(path, LOCK_WAIT_S, 0o640 if self.group else 0o600)
+        with self.writable():
+            lock = acquire(path, LOCK_WAIT_S, 0o640 if self.group else 0o600)
         if lock is None:
             raise BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
         return HeldLock(lock)
@@ -211,33 +230,14 @@ class RunStore:
         verb = holder.verb if isinstance(holder, Session) else "run"
         return f" by process {holder.pid} on {holder.host} ({holder.operator}, {verb}, since {holder.at})"
 
-    def job_lock(self, digest: str, run_id: str) -> HeldLock:
-        """The right to work on a job; BusyError naming the run that has it.
-
-        Two runs of one job at a time would race for the same accounts and share one quota.
-        """
-        base = self.root / "live" / digest[:32]
-        holder = base.with_suffix(".run")
-        with self._writable():
-            self._make_dir(base.parent)
-            lock = _acquire(base.with_suffix(".lock"), JOB_LOCK_WAIT_S, 0o640 if self.group else 0o600)
-            if lock is None:
-                name = holder.read_text().strip() if holder.exists() else ""
-                raise BusyError(
-                    f"the same job is being run already, as {name or 'a run that is just starting'}; wait for it"
-                    + (f", or stop it: acctops stop {name}" if name else "")
-                )
-            holder.write_text(run_id + "\n")
-        return HeldLock(lock, lambda: holder.unlink(missing_ok=True))
-
     def make_run_dir(self, run_id: str) -> None:
         """Make the place of a new run; a directory alone is no run yet (J1)."""
-        with self._writable():
-            self._make_dir(self.run_dir(run_id))
+        with self.writable():
+            self.make_dir(self.run_dir(run_id))
 
     def create_file(self, path: Path) -> int:
         """A new empty file for a journal, open for writing, with the modes of the store whatever the umask."""
-        with self._writable():
+        with self.writable():
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -262,11 +262,12 @@ class RunStore:
             (run_dir / "lock").unlink(missing_ok=True)
             run_dir.rmdir()
 
-    def _make_dir(self, path: Path) -> None:
+    def make_dir(self, path: Path) -> None:
+        """Make a directory of the store, and those above it, with the modes of the store."""
         if path.is_dir():
             return
         if path != self.state_dir:
-            self._make_dir(path.parent)
+            self.make_dir(path.parent)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
         gid = _gid(self.group) if self.group else -1
@@ -279,7 +280,8 @@ class RunStore:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
     @contextmanager
-    def _writable(self) -> Iterator[None]:
+    def writable(self) -> Iterator[None]:
+        """ConfigError in the operator's words for what cannot be written inside."""
         try:
             yield
         except OSError as error:
@@ -365,7 +367,7 @@ def _stamp(name: str) -> str:
     return name.partition("-")[0]
 
 
-def _acquire(path: Path, wait_s: float, mode: int) -> BaseFileLock | None:
+def acquire(path: Path, wait_s: float, mode: int) -> BaseFileLock | None:
     """A lock on a file, or None if it is held for all of `wait_s`."""
     from filelock import FileLock, Timeout  # late: it imports asyncio, which listings do without
 
@@ -377,7 +379,8 @@ def _acquire(path: Path, wait_s: float, mode: int) -> BaseFileLock | None:
     return lock
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock on a file; asks without waiting, and creates nothing."""
     # What filelock holds is a flock on the file; a shared one, asked for without waiting, tells, read-only too.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -111,6 +111,8 @@ class Instance:
 
     id: str
     region: str
+    uin: str = ""
+    """The main account it belongs to; others do not see it."""
     name: str = ""
     status: str = "running"
     type: str = "primary"
@@ -142,17 +144,17 @@ class Estate:
         instance.order = len(self.instances)
         self.instances[instance.id] = instance
 
-    def find(self, instance_id: str, region: str) -> Instance | Refusal:
-        """The instance, if it is in that region: a wrong region finds nothing (facts.md §3.4, inferred)."""
+    def find(self, instance_id: str, region: str, uin: str = "") -> Instance | Refusal:
+        """The account's instance, if it is in that region: a wrong region finds nothing (facts.md §3.4, inferred)."""
         instance = self.instances.get(instance_id)
         if instance is None:
             if not catalog.is_instance_id(instance_id):
                 return catalog.refusal("InvalidParameter.ParameterCheckError")
             if not self._is_open:
                 return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
-            instance = Instance(instance_id, region, is_whole=False)
+            instance = Instance(instance_id, region, uin, is_whole=False)
             self.add(instance)
-        if instance.region != region:
+        if instance.region != region or instance.uin != uin:
             return catalog.refusal("ResourceNotFound.InstanceNotFoundError")
         return instance
 
@@ -163,13 +165,14 @@ class Estate:
         region: str,
         now: float,
         timing: Timing,
+        uin: str = "",
     ) -> Refusal | None:
         """Carry out a write action whose parameters have the right types; None is "accepted"."""
         user = parameters["UserName"]
         refused = name_or_password_refusal(spec.name, parameters, self._refuse_long_names)
         if refused is not None:
             return refused
-        instance = self.find(parameters["DBInstanceId"], region)
+        instance = self.find(parameters["DBInstanceId"], region, uin)
         if isinstance(instance, Refusal):
             return instance
         if instance.status != "running":  # the only state known to be safe (facts.md §8)

@@ -67,6 +67,7 @@ class FleetInstance:
 
     id: str
     region: str
+    uin: str = ""
     name: str = ""
     status: str = "running"
     type: str = "primary"
@@ -123,6 +124,7 @@ class _Reader:
         known = {
             "id",
             "region",
+            "uin",
             "name",
             "status",
             "type",
@@ -148,6 +150,7 @@ class _Reader:
         instance = FleetInstance(
             id=self._text(got, "id", at, None),
             region=self._text(got, "region", at, None, tuple(catalog.REGIONS)),
+            uin=self._text(got, "uin", at, ""),
             name=self._text(got, "name", at, ""),
             status=self._text(got, "status", at, "running", tuple(sorted(INSTANCE_STATUSES))),
             type=self._text(got, "type", at, "primary", INSTANCE_TYPES),

@@ -7,26 +7,14 @@ is wrong belongs to no identity and so counts against no quota (inferred).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from engine.simulator import catalog, tc3
+from engine.simulator import catalog, sts, tc3
 from engine.simulator.quotas import Lane, Window
+from engine.simulator.sts import Caller, KeyRecord
 from engine.simulator.wire import MAX_BODY, Refusal
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord:
-    """An API key the world accepts."""
-
-    secret_key: str
-    token: str | None = None
-    """Session token of a temporary key; must come with every request."""
-    identity: str = ""
-    """The sub-account that owns the key: keys of one identity share its quotas. Empty: the key is its own."""
-
-    def __repr__(self) -> str:
-        return f"KeyRecord(identity={self.identity!r}, …)"
+__all__ = ["Gate", "KeyRecord", "Request"]
 
 
 class Request(NamedTuple):
@@ -39,6 +27,8 @@ class Request(NamedTuple):
     body: bytes
     access: str
     """`host:port` of the API server it reached: the access region (facts.md §4)."""
+    clock: float = 0.0
+    """The server's (maybe wrong) clock when it arrived."""
 
 
 class Gate:
@@ -49,12 +39,12 @@ class Gate:
         self._window = window
         self._quotas = dict(quotas)
         self._lanes: dict[tuple[str, str, str], Lane] = {}
-        unknown = set(quotas) - set(catalog.ACTIONS) - {"*"}
+        unknown = set(quotas) - set(catalog.ACTIONS) - set(sts.ACTIONS) - {"*"}
         if unknown:
             raise ValueError(f"quotas: unknown action {', '.join(sorted(unknown))}")
 
-    def authenticate(self, request: Request, clock: float) -> str | Refusal:
-        """The identity whose key signed the request, at the server's (maybe wrong) clock."""
+    def authenticate(self, request: Request, clock: float) -> Caller | Refusal:
+        """Whose key signed the request, at the server's (maybe wrong) clock."""
         if request.method not in ("GET", "POST"):
             return catalog.refusal("UnsupportedProtocol")
         if len(request.body) > MAX_BODY:
@@ -63,7 +53,10 @@ class Gate:
         for name in ("host", "content-type"):
             if name not in headers:
                 return Refusal("AuthFailure.InvalidAuthorization", f"The request header `{name}` is missing.")
-        claim = tc3.read_claim(headers)
+        is_sts = headers.get("x-tc-version") == sts.VERSION
+        if is_sts and headers.get("x-tc-action") == sts.UNSIGNED and headers.get("authorization") == "SKIP":
+            return sts.NOBODY
+        claim = tc3.read_claim(headers, sts.SERVICE if is_sts else tc3.SERVICE)
         if isinstance(claim, Refusal):
             return claim
         record = self.keys.get(claim.secret_id)
@@ -80,31 +73,42 @@ class Gate:
         )
         if refused is not None:
             return refused
-        if headers.get("x-tc-token") != record.token:
+        is_over = record.expires_at is not None and clock >= record.expires_at
+        if is_over or headers.get("x-tc-token") != record.token:
             return catalog.refusal("AuthFailure.TokenFailure")
-        return record.identity or claim.secret_id
+        return Caller(claim.secret_id, record)
 
-    def admit(self, request: Request, identity: str, now: float) -> catalog.ActionSpec | Refusal:
+    def admit(self, request: Request, caller: Caller, now: float) -> catalog.ActionSpec | Refusal:
         """The action asked for, if it exists and the identity's quota at this access region has room for it."""
         headers = request.headers
         for name in ("X-TC-Action", "X-TC-Version"):
             if not headers.get(name.lower()):
                 return Refusal("MissingParameter", f"The request header `{name}` is missing.")
-        spec = catalog.ACTIONS.get(headers["x-tc-action"])
+        action, version = headers["x-tc-action"], headers["x-tc-version"]
+        name = request.access.partition(".")[0] if request.access.endswith(".tencentcloudapi.com") else ""
+        spec = None if name == sts.SERVICE else catalog.ACTIONS.get(action)
+        if spec is None and name != tc3.SERVICE and version == sts.VERSION:
+            spec = sts.ACTIONS.get(action)
         if spec is None:
-            text = f"The action `{headers['x-tc-action']}` does not exist, or not in the simulator."
+            text = f"The action `{action}` does not exist, or not in the simulator."
             return Refusal("InvalidAction", text)
-        if headers["x-tc-version"] != catalog.VERSION:
+        if version != (sts.VERSION if action in sts.ACTIONS else catalog.VERSION):
             return catalog.refusal("NoSuchVersion")
         limit = self._quotas.get(spec.name, self._quotas.get("*", spec.quota))
-        if limit is None:
-            return spec
-        scope = (identity, spec.name, request.access)
+        if limit is not None:
+            throttled = self._throttle(limit, (caller.identity, spec.name, request.access), request, now)
+            if throttled is not None:
+                return throttled
+        if spec.name in caller.record.denied:
+            return catalog.refusal("AuthFailure.UnauthorizedOperation")
+        return spec
+
+    def _throttle(self, limit: int, scope: tuple[str, str, str], request: Request, now: float) -> Refusal | None:
         lane = self._lanes.get(scope)
         if lane is None:
             lane = self._lanes[scope] = Lane(self._window)
         count = lane.admit(now, limit)
-        return spec if count is None else _throttled(count, limit, headers.get("x-tc-language", ""))
+        return None if count is None else _throttled(count, limit, request.headers.get("x-tc-language", ""))
 
 
 def _throttled(count: int, limit: int, language: str) -> Refusal:

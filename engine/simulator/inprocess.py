@@ -44,13 +44,23 @@ class InProcessTransport:
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST `body`; the endpoint's host and port are the access region."""
         access = access_of(endpoint)
+        return await self._exchange(access, lambda: self._handle(access, headers, body), timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET from the metadata service of this world."""
+        access, path = access_of(url), urlsplit(url).path
+        return await self._exchange(
+            access, lambda: self._world.metadata(path, access=access, now=self._now()), timeout_s
+        )
+
+    async def _exchange(self, access: str, arrive: Callable[[], WireAnswer], timeout_s: float) -> Reply | Fault:
         down = self._unreachable.get(access)
         if down is not None:
             return Fault(stage=Stage.BEFORE_SEND, code=down, message=f"{access} cannot be reached (simulated)")
         try:
             async with asyncio.timeout(timeout_s):
                 travel_s = self._world.draw_travel_s()
-                answer = await deliver(lambda: self._handle(access, headers, body), travel_s)
+                answer = await deliver(arrive, travel_s)
                 if answer.delay_s > 0:
                     await self._sleep(answer.delay_s)
                 if answer.kind is WireKind.HANG:

@@ -27,7 +27,9 @@ class _Page(NamedTuple):
     descending: bool
 
 
-def describe_accounts(estate: Estate, parameters: Mapping[str, Any], region: str, now: float) -> Rows | Refusal:
+def describe_accounts(
+    estate: Estate, parameters: Mapping[str, Any], region: str, now: float, uin: str = ""
+) -> Rows | Refusal:
     """One page of an instance's accounts. TotalCount is the number of rows of *this* call, as the page says."""
     page = _page(
         parameters,
@@ -38,7 +40,7 @@ def describe_accounts(estate: Estate, parameters: Mapping[str, Any], region: str
     )
     if isinstance(page, Refusal):
         return page
-    instance = estate.find(parameters["DBInstanceId"], region)
+    instance = estate.find(parameters["DBInstanceId"], region, uin)
     if isinstance(instance, Refusal):
         return instance
     accounts = list(instance.accounts.values())
@@ -53,7 +55,7 @@ def describe_accounts(estate: Estate, parameters: Mapping[str, Any], region: str
     return {"TotalCount": len(rows) if instance.is_whole else len(accounts) + 1, "Details": rows}
 
 
-def describe_instances(estate: Estate, parameters: Mapping[str, Any], region: str) -> Rows | Refusal:
+def describe_instances(estate: Estate, parameters: Mapping[str, Any], region: str, uin: str = "") -> Rows | Refusal:
     """One page of the region's instances that match all filters. TotalCount is the number found."""
     page = _page(
         parameters,
@@ -70,7 +72,7 @@ def describe_instances(estate: Estate, parameters: Mapping[str, Any], region: st
     found = [
         instance
         for instance in estate.instances.values()
-        if instance.region == region and all(test(instance) for test in tests)
+        if instance.region == region and instance.uin == uin and all(test(instance) for test in tests)
     ]
     found.sort(key=_INSTANCE_ORDERS[page.order_by], reverse=page.descending)
     rows = [_instance_row(each) for each in found[page.offset : page.offset + (page.limit or 10)]]

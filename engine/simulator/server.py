@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from engine.simulator.delivery import deliver
+from engine.simulator.sts import METADATA_PATH
 from engine.simulator.wire import MAX_BODY, WireAnswer, WireKind, misdirected
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Server:
         if wrong is not None:
             return wrong
         path, _, query = request.raw_path.partition("?")
+        if path.startswith(METADATA_PATH) and request.method == "GET":
+            return self._world.metadata(path, access=access, now=now)
         if path != "/":
             return WireAnswer(status=404, content_type="text/plain", body=b"404 Not Found\n", date=int(now))
         return self._world.handle(

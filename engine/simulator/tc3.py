@@ -40,8 +40,8 @@ class Claim(NamedTuple):
     timestamp: int
 
 
-def read_claim(headers: Mapping[str, str]) -> Claim | Refusal:
-    """Take the claim out of the (lower-cased) headers, or say what is malformed."""
+def read_claim(headers: Mapping[str, str], service: str = SERVICE) -> Claim | Refusal:
+    """Take the claim out of the (lower-cased) headers of a request to `service`, or say what is malformed."""
     authorization = headers.get("authorization")
     if authorization is None:
         return Refusal("AuthFailure.InvalidAuthorization", "The Authorization header is missing.")
@@ -58,8 +58,8 @@ def read_claim(headers: Mapping[str, str]) -> Claim | Refusal:
         # content-type and host are the mandatory pair (facts.md §2.1)
         text = "SignedHeaders must be sorted, without repeats, and contain `content-type` and `host`."
         return Refusal("AuthFailure.InvalidAuthorization", text)
-    if found["service"] != SERVICE:
-        text = f"The credential scope names service `{found['service']}`, not `{SERVICE}`."
+    if found["service"] != service:
+        text = f"The credential scope names service `{found['service']}`, not `{service}`."
         return Refusal("AuthFailure.InvalidAuthorization", text)
     return Claim(found["id"], found["date"], found["service"], names, found["signature"], int(stamp))
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY, catalog, listings
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY, catalog, listings, sts
 from engine.simulator.estate import AT_ONCE, NORMAL, ORIGIN, Account, Estate, Instance, Repeat, Timing
 from engine.simulator.faults import Effect, FaultRule, FaultScript, Shot
 from engine.simulator.fleet import Fleet, FleetInstance
 from engine.simulator.gate import Gate, KeyRecord, Request
 from engine.simulator.quotas import Window, WorstSecond
+from engine.simulator.sts import Caller, Issuer, Role
 from engine.simulator.wire import Refusal, WireAnswer, WireKind, error_body, read_parameters, success_body
 
 _DEMO_KEYS = {DEMO_SECRET_ID: KeyRecord(secret_key=DEMO_SECRET_KEY, identity="demo")}
@@ -64,6 +65,8 @@ class World:
         repeat: Repeat | str = Repeat.SUCCESS,
         refuse_long_names: bool = False,
         audit: int | None = 100_000,
+        roles: Sequence[Role] = (),
+        metadata_role: Role | None = None,
     ) -> None:
         """Make a world of a fleet, or (None) one in which whatever well-formed thing is asked for exists.
 
@@ -72,6 +75,7 @@ class World:
         latency: seconds from arrival to answer. jitter: an arrival is late by up to so many seconds.
         repeat: what locking a locked account answers. refuse_long_names: `catalog.name_refusal`.
         audit: how many of the latest arrivals `audit` keeps; None keeps all, 0 none.
+        roles: what AssumeRole knows. metadata_role: the one bound to the instance whose metadata service this is.
         """
         self.audit: deque[Arrival] = deque(maxlen=audit)
         self._gate = Gate(keys=_DEMO_KEYS if keys is None else keys, window=Window(quota_window), quotas=quotas or {})
@@ -79,6 +83,7 @@ class World:
         for member in fleet or ():
             self._estate.add(_instance_of(member))
         self._rng = Random(f"{seed}/world")
+        self._issuer = Issuer(self._gate.keys, tuple(roles), metadata_role, Random(f"{seed}/keys"))
         self._faults = FaultScript(faults, Random(f"{seed}/faults"))
         self._worst: dict[tuple[str, str], WorstSecond] = {}
         self._latency_s, self._jitter_s = latency, jitter
@@ -87,6 +92,11 @@ class World:
     def keys(self) -> dict[str, KeyRecord]:
         """Accepted keys by secret id; may be changed between requests, to rotate or withdraw one."""
         return self._gate.keys
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Roles by ARN; may be changed between requests."""
+        return self._issuer.roles
 
     def seed(
         self,
@@ -98,16 +108,18 @@ class World:
         cam: bool | None = False,
         user_type: str = "normal",
         whole: bool = True,
+        uin: str = "",
     ) -> None:
         """Let these accounts exist from the start, so that they are listed before anyone acts on them.
 
-        `whole`: they are all that a new instance has; otherwise its listing says that there are more.
+        `whole`: they are all that a new instance has; otherwise its listing says that there are more. `uin`: the main
+        account a new instance belongs to.
 
         Without it an open world lists only the accounts some write has named so far. What is there stays as it is.
         """
         known = self._estate.instances.get(instance)
         if known is None:
-            known = Instance(instance, region, is_whole=whole)
+            known = Instance(instance, region, sts.owner(uin), is_whole=whole)
             self._estate.add(known)
         if known.region != region:
             raise ValueError(f"{instance} is in {known.region}, not in {region}")
@@ -141,31 +153,32 @@ class World:
     ) -> WireAnswer:
         """Answer a request that arrives at `now` at the API server `access` (`host:port`)."""
         lowered = {name.lower(): value for name, value in headers.items()}
-        request = Request(method, query, lowered, body, access)
         parameters = read_parameters(method, query, lowered.get("content-type", ""), body)
         shot = _shot(lowered, parameters)
         clock = now + self._faults.clock_shift_s(shot)
+        request = Request(method, query, lowered, body, access, clock)
         self._count(shot.action, access, now)
-        identity: str | Refusal = (
+        caller: Caller | Refusal = (
             Refusal("AuthFailure.InvalidAuthorization", "A request header stands twice.")
             if len(lowered) != len(headers)
             else self._gate.authenticate(request, clock)
         )
-        spec = identity if isinstance(identity, Refusal) else self._gate.admit(request, identity, now)
+        spec = caller if isinstance(caller, Refusal) else self._gate.admit(request, caller, now)
         rule: FaultRule | None = None
         result: dict[str, Any] | Refusal | None
         if isinstance(spec, Refusal):
             result, applied = spec, False
         else:
+            assert not isinstance(caller, Refusal)
             rule = self._faults.pick(shot)
-            result, applied = self._carry_out(spec, request, parameters, rule, now)
+            result, applied = self._carry_out(spec, caller, request, parameters, rule, now)
         request_id = self._make_request_id()
         answer = self._answer(result, rule, request_id, int(clock))
         if self.audit.maxlen != 0:
             arrival = Arrival(
                 at=now,
                 access=access,
-                identity="" if isinstance(identity, Refusal) else identity,
+                identity="" if isinstance(caller, Refusal) else caller.identity,
                 action=shot.action,
                 region=shot.region,
                 instance=shot.instance,
@@ -179,6 +192,33 @@ class World:
             self.audit.append(arrival)
         return answer
 
+    def metadata(self, path: str, *, access: str, now: float) -> WireAnswer:
+        """Answer a GET of the instance metadata service, which is plain HTTP and knows no keys."""
+        shot = Shot(sts.METADATA_ACTION, "", "", "")
+        rule = self._faults.pick(shot)
+        said = self._issuer.metadata(path, now)
+        if self.audit.maxlen != 0:
+            arrival = Arrival(
+                at=now,
+                access=access,
+                identity="",
+                action=shot.action,
+                region="",
+                instance="",
+                user="",
+                trace="",
+                request_id=None,
+                code="404" if said is None else None,
+                applied=False,
+                fault=_fault_name(rule),
+            )
+            self.audit.append(arrival)
+        answer = self._answer(None, rule, "", int(now))
+        if answer.kind is not WireKind.ANSWER or (rule is not None and rule.effect is not Effect.NONE):
+            return answer
+        status, body = (404, b"404 - Not Found") if said is None else (200, said)
+        return WireAnswer(status=status, content_type="text/plain", body=body, date=int(now), delay_s=answer.delay_s)
+
     def _count(self, action: str, access: str, now: float) -> None:
         worst = self._worst.get((action, access))
         if worst is None:
@@ -188,6 +228,7 @@ class World:
     def _carry_out(
         self,
         spec: catalog.ActionSpec,
+        caller: Caller,
         request: Request,
         parameters: dict[str, Any] | Refusal,
         rule: FaultRule | None,
@@ -200,7 +241,7 @@ class World:
         result: dict[str, Any] | Refusal | None = None
         applied = False
         if timing.apply or (rule is not None and rule.effect is Effect.ACCEPTED_NOT_APPLIED):
-            result = self._backend(spec, request, parameters, now, timing)
+            result = self._backend(spec, caller, request, parameters, now, timing)
             applied = spec.is_write and timing.apply and not isinstance(result, Refusal)
         if rule is not None and rule.effect is Effect.CODE:
             result = catalog.refusal(rule.code, rule.message)
@@ -209,6 +250,7 @@ class World:
     def _backend(
         self,
         spec: catalog.ActionSpec,
+        caller: Caller,
         request: Request,
         parameters: dict[str, Any] | Refusal,
         now: float,
@@ -224,12 +266,16 @@ class World:
         refused = catalog.check_parameters(spec, parameters, from_query=request.method == "GET")
         if refused is not None:
             return refused
+        uin = sts.owner(caller.record.uin)
         if spec.is_write:
-            return self._estate.write(spec, parameters, region, now, timing)
+            return self._estate.write(spec, parameters, region, now, timing, uin)
+        if spec.name in sts.ACTIONS:
+            answer: dict[str, Any] | Refusal = self._issuer.answer(spec, parameters, caller, request.clock)
+            return answer
         if spec.name == "DescribeAccounts":
-            return listings.describe_accounts(self._estate, parameters, region, now)
+            return listings.describe_accounts(self._estate, parameters, region, now, uin)
         if spec.name == "DescribeDBInstances":
-            return listings.describe_instances(self._estate, parameters, region)
+            return listings.describe_instances(self._estate, parameters, region, uin)
         return listings.describe_regions()
 
     def _answer(
@@ -320,6 +366,7 @@ def _instance_of(member: FleetInstance) -> Instance:
     return Instance(
         member.id,
         member.region,
+        sts.owner(member.uin),
         name=member.name,
         status=member.status,
         type=member.type,

@@ -146,7 +146,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         store=store,
         journal=journal,
         ledger=ledger,
-        keys=FixedKeys(),
+        keyring={"": [FixedKeys()]},
         passwords=None,
         world=None,
         stop_after=None,
@@ -155,7 +155,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     )
     ended = session.carry_out()
     if ended.exit != 0:
-        raise SystemExit(f"the run ended with {ended.exit!r}: {ended.stopped}")
+        raise SystemExit(f"the run ended with {ended.exit!r}: {ended.unrecorded}")
 
 
 CONTENDERS: dict[str, Callable[[str, int, float, Path], Any]] = {

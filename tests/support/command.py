@@ -33,8 +33,17 @@ from engine.simulator.server import serve
 from engine.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
+ASKING = ("Describe", "GetCaller", "AssumeRole", "Metadata")
+"""How actions begin that change no account."""
 PATIENCE_S = 30.0
 """How long a condition is waited for before the test fails."""
+
+
+class _Typed(io.TextIOWrapper):
+    """Standard input with a person behind it."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -102,11 +111,24 @@ class Desk:
 
     # In this process: fast, and everything of the command but its signals, terminals and streams is as at work.
 
-    def run(self, *argv: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> Done:
-        """Run a command to its end, in this process."""
-        streams = io.TextIOWrapper(io.BytesIO(stdin)), io.StringIO(), io.StringIO()
+    def run(
+        self,
+        *argv: str | Path,
+        stdin: bytes = b"",
+        typed: str | None = None,
+        cwd: Path | None = None,
+        at: float | None = None,
+    ) -> Done:
+        """Run a command to its end, in this process.
+
+        `typed` is what a person at a terminal types; `at` the UNIX time at which it begins, as its clock has it.
+        """
+        begun = time.time()
+        clock = time.time if at is None else lambda: at + time.time() - begun
+        given = io.TextIOWrapper(io.BytesIO(stdin)) if typed is None else _Typed(io.BytesIO(typed.encode()))
+        streams = given, io.StringIO(), io.StringIO()
         with _environment(self.env, cwd or self.work), _streams(*streams):
-            code = main([str(part) for part in argv])
+            code = main([str(part) for part in argv], clock=clock)
         done = Done(code, streams[1].getvalue(), streams[2].getvalue())
         self.said.append(done.text)
         return done
@@ -249,7 +271,7 @@ class Backend:
 
     def writes(self) -> list[Any]:
         """Arrivals of writes, in order."""
-        return [arrival for arrival in tuple(self.world.audit) if not arrival.action.startswith("Describe")]
+        return [arrival for arrival in tuple(self.world.audit) if not arrival.action.startswith(ASKING)]
 
     def reads(self) -> list[Any]:
         """Arrivals of DescribeAccounts, in order."""

@@ -38,13 +38,14 @@ class FixedKeys:
     keys: Keys = field(default_factory=lambda: Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY))
     upcoming: Keys | None = None
     refreshable: bool = False
+    expires_at: float | None = None
     label: str = "test"
     identity: str = "test"
 
     def get(self) -> Keys:
         return self.keys
 
-    def refresh(self) -> bool:
+    async def refresh(self) -> bool:
         if self.upcoming is None:
             return False
         self.keys, self.upcoming = self.upcoming, None

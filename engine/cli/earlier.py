@@ -1,0 +1,109 @@
+"""Door: what earlier runs of a job mean for the next one: who waits in line, and what a crash left unfinished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import AcctopsError, BusyError
+from engine.journal.live import same_job_words
+from engine.journal.reader import replay
+from engine.journal.store import RunStore
+from engine.turns import line_after
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.job import Job
+    from engine.journal.store import RunHead
+    from engine.ledger import Ledger
+    from engine.model import CallId
+    from engine.settings import Settings
+
+STDIN_NAME = "standard input"
+
+
+def reads_stdin(job: Job) -> bool:
+    """Whether the job, or a list of it, came on standard input."""
+    return STDIN_NAME in (job.path, *job.sources)
+
+
+def job_place(job: Job) -> str:
+    """The job's file for the journal; one that read a list from standard input cannot be read again."""
+    if not Path(job.path).is_file():
+        return job.path
+    place = str(Path(job.path).absolute())
+    return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
+
+
+def runs_of(store: RunStore, job: Job) -> Iterator[RunHead]:
+    """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out."""
+    place = job_place(job) if Path(job.path).is_file() else None
+    for head in store.heads():
+        if (
+            head.run is not None
+            and head.run.parent is None
+            and (head.run.job.digest == job.digest or head.run.job.path == place)
+        ):
+            yield head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """How much of a job one run takes (`limits.take`)."""
+
+    most: int
+    where: str
+    """The place of the limit."""
+    store: RunStore
+    job: Job
+
+    def line(self) -> tuple[CallId, ...]:
+        """Who waits since the last run of the job."""
+        for head in runs_of(self.store, self.job):
+            try:
+                return line_after(replay(self.store.path(head.run_id)).ledger)
+            except AcctopsError:  # no reason to miss a Saturday: the line is that of the run before
+                continue
+        return ()
+
+
+def take_of(job: Job, settings: Settings, *, simulated: bool) -> Take | None:
+    """The job's `limits.take`, with where its line stands."""
+    if job.take is None:
+        return None
+    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
+    return Take(most=job.take, where=str(job.places["take"]), store=store, job=job)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """The last run of a job, if it was cut off: no session of it ended in order since, and nothing continued it."""
+
+    run_id: str
+    ledger: Ledger
+
+    @property
+    def open_calls(self) -> int:
+        """Calls not settled."""
+        return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
+
+
+def unfinished(store: RunStore, job: Job) -> Unfinished | None:
+    """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
+
+    Two that start at once are told apart later, by their claims: this spares the reading and the question.
+    """
+    head = next(runs_of(store, job), None)
+    if head is not None and head.live:
+        raise BusyError(same_job_words(head.run_id))
+    if head is None or head.end is not None:
+        return None
+    newer = (each for each in store.heads() if each.run_id > head.run_id)
+    if any(each.problem is not None for each in newer):
+        return None  # that may have been the job's last run: a new one reads what is so, whichever it was
+    ledger = replay(store.path(head.run_id)).ledger
+    if ledger.end is not None or any(store.path(str(note.data.get("run", ""))).is_file() for note in ledger.links):
+        return None
+    return Unfinished(run_id=head.run_id, ledger=ledger)

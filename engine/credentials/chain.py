@@ -1,0 +1,260 @@
+"""Devices, floor 2: the sources of keys in their order, and one of them by a spec.
+
+A profile asked for by name (of the vendor's CLI, else a section of the SDK's file) · the environment, or files it names
+· the credential command · the CLI's default profile · the SDK's file, of the user, of the machine · the role of this
+CVM instance · TKE's web identity. A role may be assumed on top of any of them. The first that is there counts; if it
+has no usable keys, that is an error and not a reason to act as somebody else.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.credentials.command import command_keys
+from engine.credentials.environment import NAMES, environment_keys
+from engine.credentials.files import (
+    SYSTEM,
+    cli_path,
+    is_there,
+    profile_keys,
+    read_cli,
+    read_private,
+    read_section,
+    read_sections,
+    said,
+)
+from engine.credentials.metadata import NobodyThereError, instance_keys
+from engine.credentials.roles import DURATION_S, TKE, assumed_keys, role_words, session_name, web_identity_keys
+from engine.credentials.source import HOW, FetchedKeys, KeySource
+from engine.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.credentials.files import Profile
+    from engine.credentials.network import Network
+
+_MOST_LINKS = 5
+"""Roles on top of each other: more is a mistake, and each is a question at every refresh."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """Which keys are wanted. Empty: whatever the chain finds."""
+
+    profile: str | None = None
+    role_arn: str | None = None
+    """Role to be assumed on top."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What the configuration says of credentials."""
+
+    command: tuple[str, ...] = ()
+    role_arn: str | None = None
+    """Role to be assumed on top of whatever keys are found."""
+    duration_s: int = DURATION_S
+    metadata: bool = True
+    """Whether the metadata service may be asked where nothing else has keys."""
+
+
+class Opened(NamedTuple):
+    """A source that has keys, and what its owner should hear."""
+
+    source: KeySource
+    warnings: tuple[str, ...]
+
+
+async def find_keys(
+    profile: str | None,
+    environ: Mapping[str, str],
+    *,
+    ways: Ways | None = None,
+    network: Network | None = None,
+    purpose: str = "acctops",
+    system: Path = SYSTEM,
+) -> Opened:
+    """The first source that has keys; CredentialsError names every place looked in.
+
+    `profile` is what flag, job or config asked for; asked for by name, it wins over the environment, as with tccli.
+    `purpose`, the run's id, goes into the names of role sessions. Without `network` nobody is asked.
+    """
+    spec = KeySpec(profile=profile)
+    return await open_keys(spec, environ, ways=ways, network=network, purpose=purpose, system=system)
+
+
+async def open_keys(
+    spec: KeySpec,
+    environ: Mapping[str, str],
+    *,
+    ways: Ways | None = None,
+    network: Network | None = None,
+    purpose: str = "acctops",
+    system: Path = SYSTEM,
+) -> Opened:
+    """The source `spec` names, ready to sign with; CredentialsError if it has no usable keys."""
+    opener = _Opener(environ, ways or Ways(), network, purpose, system)
+    by_environment = environ.get("TENCENTCLOUD_ROLE_ARN", "").strip() if spec.profile is None else ""
+    source = await opener.base(spec.profile, has_role=bool(by_environment))
+    role_arn = spec.role_arn or by_environment or opener.ways.role_arn
+    if role_arn:
+        source = opener.assume(source, role_arn, environ.get("TENCENTCLOUD_ROLE_SESSION_NAME"))
+    if isinstance(source, FetchedKeys):
+        await source.refresh()
+    _refuse_expired(source, network.clock() if network is not None else time.time())
+    return Opened(source, tuple(dict.fromkeys(opener.warnings)))
+
+
+def _refuse_expired(source: KeySource, now: float) -> None:
+    if source.expires_at is not None and source.expires_at <= now:
+        ago = max(1, round((now - source.expires_at) / 60))
+        raise CredentialsError(
+            f"{source.label}: its keys expired {ago:,} min ago; log in again (`tccli auth login`, `tccli sso login`)"
+        )
+
+
+class _Opener:
+    """Looks where keys may be."""
+
+    def __init__(
+        self, environ: Mapping[str, str], ways: Ways, network: Network | None, purpose: str, system: Path
+    ) -> None:
+        self.ways = ways
+        self.warnings: list[str] = []
+        self._environ = environ
+        self._network = network
+        self._purpose = purpose
+        self._home = Path(environ.get("HOME") or "~")
+        self._files = (self._home / ".tencentcloud" / "credentials", system)
+        self._roles: list[str] = []
+        """Of the chain, from its base."""
+        self._looked = [f"{', '.join(NAMES[:2])} (or …_FILE)"]
+
+    async def base(self, profile: str | None, *, has_role: bool) -> KeySource:
+        """The source without a role of flag or config; `has_role`: one replaces that of the CLI's default profile."""
+        if profile is not None:
+            return self._named(profile)
+        by_environment = environment_keys(self._environ)
+        if by_environment is not None:
+            self.warnings += by_environment[1]
+            return by_environment[0]
+        if self.ways.command:
+            return command_keys(self.ways.command, self._network.clock if self._network is not None else time.time)
+        return self._default(has_role=has_role) or await self._around()
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def _named(self, name: str) -> KeySource:
+        """A profile by name: the CLI's, else a section of the first SDK file that has it."""
+        path = cli_path(self._home, name)
+        if is_there(path):
+            return self._cli(path, name, has_role=False)
+        for sdk in self._files:
+            if is_there(sdk) and name in said(sdk, read_private(sdk).text, read_sections):
+                return self._section(sdk, name)
+        others = sorted(other.stem for other in path.parent.glob("*.credential"))
+        for sdk in self._files:
+            if is_there(sdk):
+                others += [f"[{section}] of {sdk}" for section in said(sdk, read_private(sdk).text, read_sections)]
+        there = f"there are {', '.join(others)}" if others else "there is none"
+        raise CredentialsError(f"profile {name}: no file {path}; {there}; run `tccli configure --profile {name}`")
+
+    def _default(self, *, has_role: bool) -> KeySource | None:
+        name = self._environ.get("TCCLI_PROFILE") or "default"
+        path = cli_path(self._home, name)
+        self._looked.append(str(path))
+        if is_there(path):
+            return self._cli(path, name, has_role=has_role)
+        for sdk in self._files:
+            self._looked.append(str(sdk))
+            if not is_there(sdk):
+                continue
+            sections = said(sdk, read_private(sdk).text, read_sections)
+            if "default" in sections:
+                return self._section(sdk, "default")
+            # The vendor's SDK crashes here (facts.md §5.1); its sections are profiles, none of them the default one.
+            names = ", ".join(sections) or "none at all"
+            self._looked[-1] += f" (has no section [default]; has {names}: name one with --profile)"
+        return None
+
+    def _cli(self, path: Path, name: str, *, has_role: bool) -> KeySource:
+        label = f"tccli profile {name}"
+        profile = said(path, read_private(path).text, read_cli)
+        if profile.kind == "cvm-role":
+            return instance_keys(self._wire(f"{label} is of type cvm-role"))
+        if profile.kind:
+            raise CredentialsError(
+                f"{path}: holds no keys but a login of type {profile.kind[:20]!r}; run `tccli auth login` again"
+            )
+        return self._file(label, path, read_cli, profile, has_role=has_role)
+
+    def _section(self, path: Path, name: str, met: tuple[str, ...] = ()) -> KeySource:
+        """A section of the SDK's file; one that names a source is a role assumed with that section's keys."""
+        if name in met:
+            raise CredentialsError(f"{path}: source_profile goes in a circle: {' → '.join((*met, name))}")
+        read = read_section(name)
+        profile = said(path, read_private(path).text, read)
+        label = "credentials file" if name == "default" else f"credentials file, profile {name}"
+        if profile.source is None:
+            return self._file(label, path, read, profile)
+        if profile.role_arn is None:
+            raise CredentialsError(f"{path}: section [{name}] has a source_profile and no role_arn to assume with it")
+        base = self._section(path, profile.source, (*met, name))
+        return self.assume(base, profile.role_arn, profile.role_session)
+
+    def _file(self, label: str, path: Path, read: _Reader, profile: Profile, *, has_role: bool = False) -> KeySource:
+        source = profile_keys(label, path, read, profile.role_arn)
+        self.warnings += source.warnings
+        if profile.role_arn is None or has_role:
+            return source
+        return self.assume(source, profile.role_arn, profile.role_session)
+
+    # ---- the network -----------------------------------------------------------------------------------------------
+
+    def assume(self, base: KeySource, role_arn: str, session: str | None) -> KeySource:
+        """A role on top of a source; CredentialsError for one that is in the chain already."""
+        words = role_words(role_arn)
+        if role_arn in self._roles:
+            chain = " → ".join((*self._roles, role_arn))
+            raise CredentialsError(f"role {words} is assumed twice, which goes in a circle: {chain}; remove one")
+        self._roles.append(role_arn)
+        if len(self._roles) > _MOST_LINKS:
+            raise CredentialsError(f"more than {_MOST_LINKS} roles on top of each other: {' → '.join(self._roles)}")
+        network = self._wire(f"role {words} is to be assumed")
+        return assumed_keys(base, role_arn, session_name(session, self._purpose), network, self.ways.duration_s)
+
+    async def _around(self) -> KeySource:
+        """The role of the machine this runs on: the instance's, the pod's."""
+        if self._network is not None and self.ways.metadata:
+            source = instance_keys(self._network)
+            try:
+                await source.refresh()
+            except NobodyThereError as nobody:
+                self._looked.append(str(nobody))
+            else:
+                return source
+        set_of_tke = [name for name in TKE if self._environ.get(name, "").strip()]
+        pod = None
+        if self._network is not None:
+            pod = web_identity_keys(self._environ, session_name(None, self._purpose), self._network)
+        if pod is not None:
+            return pod
+        missing = [name for name in TKE if name not in set_of_tke]
+        if set_of_tke and missing:
+            self._looked.append(f"TKE's variables ({', '.join(missing)} not set)")
+        raise CredentialsError(f"no API keys: looked in {'; '.join(self._looked)}; {HOW}")
+
+    def _wire(self, why: str) -> Network:
+        if self._network is None:
+            raise CredentialsError(f"{why}, which needs the network")
+        return self._network
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Reader = Callable[[str], Profile]

@@ -1,0 +1,232 @@
+"""Devices, floor 2: keys in files: the vendor's CLI profiles, the vendor's SDK file. Read again when they change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from engine.credentials.source import HOW, Found, checked_keys
+from engine.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.model import Keys
+
+_T = TypeVar("_T")
+
+MOST = 64 << 10
+"""Bytes of a credential file; the vendor's have a few hundred."""
+SYSTEM = Path("/etc/tencentcloud/credentials")
+
+
+class Private(NamedTuple):
+    """A file that holds a secret."""
+
+    text: str
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return "Private(…)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a credential file says under one name."""
+
+    keys: Mapping[str, object]
+    """By their names in `Keys`; whether they are usable is not looked at yet."""
+    expires_at: float | None = None
+    role_arn: str | None = None
+    """Role to be assumed with these keys."""
+    role_session: str | None = None
+    source: str | None = None
+    """The section whose keys assume the role, if not this one's."""
+    kind: str = ""
+    """What stands in place of keys: the CLI's `type`."""
+
+    def __repr__(self) -> str:
+        return f"Profile(role_arn={self.role_arn!r}, …)"
+
+
+class FileKeys:
+    """Keys in files, read again whenever one of them is another file (inode, size, time)."""
+
+    refreshable = True
+
+    def __init__(self, label: str, paths: tuple[Path, ...], load: Callable[[], tuple[Found, tuple[str, ...]]]) -> None:
+        """`load` reads them all; CredentialsError if they have no keys."""
+        self.label = label
+        self.paths = paths
+        self._load = load
+        self._seen = self._stamps()
+        self._found, self.warnings = load()
+
+    def __repr__(self) -> str:
+        return f"FileKeys({self.label}, {self._found.keys!r})"
+
+    @property
+    def identity(self) -> str:
+        """The profile: a rotated key is not a new quota."""
+        return self.label
+
+    @property
+    def expires_at(self) -> float | None:
+        """As the file has it."""
+        self.get()
+        return self._found.expires_at
+
+    def get(self) -> Keys:
+        """The keys as the files have them now.
+
+        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were: the API says
+        whether they still serve, and `refresh` says what is wrong with the file.
+        """
+        stamps = self._stamps()
+        if stamps != self._seen and None not in stamps:
+            try:
+                self._found, self.warnings = self._load()
+            except CredentialsError:
+                return self._found.keys
+            self._seen = stamps
+        return self._found.keys
+
+    async def refresh(self) -> bool:
+        """Read the files now; CredentialsError if they have no keys."""
+        before = self._found.keys
+        self._seen = self._stamps()
+        self._found, self.warnings = self._load()
+        return self._found.keys != before
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in self.paths)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at `path`; what cannot be looked at counts, reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def read_private(path: Path) -> Private:
+    """The text of a file that holds a secret; a warning if others can read or write it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MOST + 1)
+    except OSError as exc:
+        raise CredentialsError(f"{path}: cannot be read ({exc.strerror}); {HOW}") from None
+    if len(data) > MOST:
+        raise CredentialsError(f"{path}: larger than {MOST >> 10} KiB; this is no credential file")
+    try:
+        text = data.decode("utf-8-sig")
+    except ValueError:
+        raise CredentialsError(f"{path}: is not text") from None  # not `from exc`: it holds what stands there
+    others = mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
+    return Private(text, (f"{path}: others can read or write these keys; chmod 600 {path}",) if others else ())
+
+
+def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: str | None) -> FileKeys:
+    """The keys a file has under one name; they may change under a run, the role on top of them may not."""
+
+    def load() -> tuple[Found, tuple[str, ...]]:
+        private = read_private(path)
+        profile = said(path, private.text, read)
+        if profile.role_arn != role:
+            raise CredentialsError(f"{path}: names another role than when this began; begin anew")
+        return Found(checked_keys(profile.keys, str(path)), profile.expires_at), private.warnings
+
+    return FileKeys(label, (path,), load)
+
+
+def said(path: Path, text: str, read: Callable[[str], _T]) -> _T:
+    """What `read` finds in the text of `path`; CredentialsError that names the file."""
+    try:
+        return read(text)
+    except MalformedError as error:
+        raise CredentialsError(f"{path}: {error}") from None
+
+
+class MalformedError(Exception):
+    """A credential file is not what it should be; the text holds nothing of it."""
+
+
+# ---- the vendor's CLI ----------------------------------------------------------------------------------------------
+
+
+def cli_path(home: Path, name: str) -> Path:
+    """Where tccli keeps a profile."""
+    return home / ".tccli" / f"{name}.credential"
+
+
+def read_cli(text: str) -> Profile:
+    """A `.credential` file of the vendor's CLI (facts.md §5.2)."""
+    import json
+
+    again = "run `tccli configure` for this profile again"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedError(f"is not JSON; {again}") from None
+    if not isinstance(found, dict):
+        raise MalformedError(f"is not a JSON object; {again}")
+    for name in ("role-arn", "role-session-name", "type"):
+        if not isinstance(found.get(name) or "", str):
+            raise MalformedError(f"{name} is not text; {again}")
+    expires = found.get("expiresAt")
+    return Profile(
+        keys={"secret_id": found.get("secretId"), "secret_key": found.get("secretKey"), "token": found.get("token")},
+        expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
+        role_arn=found.get("role-arn") or None,
+        role_session=found.get("role-session-name") or None,
+        kind="" if found.get("secretId") else found.get("type") or "",
+    )
+
+
+# ---- the vendor's SDK ----------------------------------------------------------------------------------------------
+
+
+def read_sections(text: str) -> dict[str, dict[str, str]]:
+    """Section → its values in the vendor's SDK file. Values are taken as they stand: a % means itself."""
+    from configparser import Error, RawConfigParser
+
+    parser = RawConfigParser(strict=False, default_section="\0")  # no section lends its values to the others
+    try:
+        parser.read_string(text)
+    except Error:
+        raise MalformedError("is not an INI file: [default], then secret_id = … and secret_key = …") from None
+    return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+def read_section(name: str) -> Callable[[str], Profile]:
+    """A reader of one section, such as `default`, of the vendor's SDK file."""
+
+    def read(text: str) -> Profile:
+        sections = read_sections(text)
+        if name not in sections:
+            raise MalformedError(f"has no section [{name}] with secret_id and secret_key")
+        section = sections[name]
+        return Profile(
+            keys={key: section.get(key) for key in ("secret_id", "secret_key", "token")},
+            role_arn=section.get("role_arn") or None,
+            role_session=section.get("role_session_name") or None,
+            source=section.get("source_profile") or None,
+        )
+
+    return read

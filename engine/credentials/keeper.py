@@ -1,0 +1,85 @@
+"""Devices, floor 2: the keeper refreshes keys before they end, beside the sending. No send ever waits for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.credentials.source import KeySource
+
+AHEAD_S = 600.0
+"""How long before their end keys are refreshed, if they live for hours; else when a third of their life is left."""
+LOOK_S = 60.0
+"""How often a source is looked at that may have got an end meanwhile: its file was replaced."""
+LAST_S = 12.0
+"""Keys with less than this left, or a sixth of their life, begin no call any more: what was sent is to be read back."""
+_SOONEST_S = 0.5
+
+
+async def keep_fresh(
+    source: KeySource,
+    *,
+    clock: Callable[[], float],
+    note: Callable[[str, dict[str, object]], None],
+    stop: Callable[[str], None],
+    tell: Callable[[str], None] = lambda _text: None,
+) -> None:
+    """Keep the keys of `source` fresh until cancelled, or until they have ended all the same: then `stop` is told.
+
+    `note` journals `keys_refreshed` and `keys_not_refreshed`; a failure leaves the keys in use as long as they last,
+    is told to a person once, and is tried again.
+    """
+    import asyncio
+
+    known, due_at, last_s, failure = None, 0.0, 0.0, ""
+    while True:
+        expires_at, now = source.expires_at, clock()
+        if expires_at is None:
+            await asyncio.sleep(LOOK_S)
+            continue
+        if expires_at != known:
+            known, failure = expires_at, ""
+            due_at = expires_at - min(AHEAD_S, (expires_at - now) / 3)
+            last_s = min(LAST_S, (expires_at - now) / 6)
+        if now < due_at:
+            await asyncio.sleep(min(LOOK_S, due_at - now))
+            continue
+        left_s = expires_at - now
+        if left_s <= last_s:
+            stop(_ended(source, failure))
+            return
+        why = await _refresh(source, left_s - last_s, note)
+        if why and why != failure:
+            failure = why
+            note("keys_not_refreshed", {"why": why, "left_s": round(left_s)})
+            tell(f"keys not refreshed, {left_s:.0f} s left: {why}")
+        if source.expires_at == known:
+            until_last_s = known - clock() - last_s
+            await asyncio.sleep(max(0.0, min(LOOK_S, max(_SOONEST_S, until_last_s / 4), until_last_s)))
+
+
+async def _refresh(source: KeySource, limit_s: float, note: Callable[[str, dict[str, object]], None]) -> str:
+    """Refresh within `limit_s`; why it failed, empty if it did not."""
+    import asyncio
+
+    if not source.refreshable:
+        return "keys of this kind cannot change in a process that runs"
+    try:
+        async with asyncio.timeout(limit_s):
+            changed = await source.refresh()
+    except TimeoutError:
+        return f"{source.label}: no answer in time"
+    except CredentialsError as error:
+        return str(error)
+    if changed:
+        note("keys_refreshed", {"key": source.get().fingerprint})
+    return ""
+
+
+def _ended(source: KeySource, failure: str) -> str:
+    why = f" ({failure})" if failure else ""
+    return f"the keys of {source.label} have come to their end{why}; get new ones, then go on"

@@ -1,0 +1,82 @@
+"""Devices, floor 2: keys of the role bound to this CVM instance, from its metadata service (facts.md §5.1)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from engine.credentials.network import RefusedError
+from engine.credentials.source import FetchedKeys, Found, checked_keys
+from engine.errors import CredentialsError
+from engine.model import Fault
+
+if TYPE_CHECKING:
+    from engine.credentials.network import Network
+    from engine.model import Reply, Transport
+
+PATH = "/latest/meta-data/cam/security-credentials/"
+LIMIT_S = 2.0
+"""The service is next door: off a CVM nobody answers, and every command would wait for it."""
+_ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
+_HTTP_OK = 200
+
+
+class NobodyThereError(RefusedError):
+    """There is no metadata service here, or no role is bound to this instance: another source may have keys."""
+
+
+def instance_keys(network: Network) -> FetchedKeys:
+    """Keys of the instance's role; NobodyThereError from `refresh` if this is no instance with a role."""
+
+    async def fetch() -> Found:
+        import asyncio
+
+        base = f"{network.metadata}{PATH}"
+        silent = f"metadata service {network.metadata}: no answer within {LIMIT_S:g} s"
+        try:
+            async with asyncio.timeout(LIMIT_S), network.way_out() as transport:
+                role = _role(await _get(transport, base), base)
+                reply = await _get(transport, base + quote(role))
+        except TimeoutError:
+            raise NobodyThereError(silent) from None
+        return _keys(reply, f"role {role} of this instance", network)
+
+    # One instance has one role: what it is called is not asked for to name its quota.
+    return FetchedKeys("role of this instance (metadata service)", "instance role", fetch)
+
+
+async def _get(transport: Transport, url: str) -> Reply:
+    outcome = await transport.get(url, LIMIT_S)
+    if isinstance(outcome, Fault):
+        raise NobodyThereError(f"metadata service {url}: {outcome.message.removeprefix(url).lstrip(': ')}")
+    if outcome.status != _HTTP_OK:
+        raise NobodyThereError(f"metadata service {url}: no role is bound to this instance (HTTP {outcome.status})")
+    return outcome
+
+
+def _role(reply: Reply, url: str) -> str:
+    role = reply.body[:200].decode("utf-8", "replace").strip()
+    if _ROLE.fullmatch(role) is None:
+        raise NobodyThereError(f"metadata service {url}: what answers is no name of a role")
+    return role
+
+
+def _keys(reply: Reply, where: str, network: Network) -> Found:
+    try:
+        said = msgspec.json.decode(reply.body)
+    except (ValueError, msgspec.MsgspecError):
+        said = None
+    if not isinstance(said, dict):
+        raise CredentialsError(f"{where}: the metadata service answered with something else than JSON")
+    if said.get("Code") != "Success":
+        raise CredentialsError(f"{where}: the metadata service has no keys for it (Code {str(said.get('Code'))[:60]})")
+    found = {"secret_id": said.get("TmpSecretId"), "secret_key": said.get("TmpSecretKey"), "token": said.get("Token")}
+    expires = said.get("ExpiredTime")
+    ahead_s = reply.date - network.clock() if reply.date is not None else 0.0
+    expires_at = expires - ahead_s if isinstance(expires, int | float) else None
+    if expires_at is not None and expires_at <= network.clock():
+        raise CredentialsError(f"{where}: the metadata service answered with keys that have expired")
+    return Found(checked_keys(found, where), expires_at)

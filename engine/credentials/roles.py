@@ -1,0 +1,113 @@
+"""Devices, floor 2: keys of a role: AssumeRole on top of another source, and web identities of TKE (facts.md §5.1)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.credentials.files import read_private
+from engine.credentials.network import RefusedError
+from engine.credentials.source import FetchedKeys, Found
+from engine.credentials.sts import ask_sts, session_of
+from engine.errors import CredentialsError
+from engine.names import ROLE_PATTERN
+from engine.verdicts import Cure, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.credentials.network import Network
+    from engine.credentials.source import KeySource
+    from engine.model import Keys
+
+DURATION_S = 7200
+"""Lifetime asked for, the vendor's default; the role's own limit holds all the same."""
+LONGEST_S = 43_200
+NEARLY_OVER_S = 60.0
+"""Keys below this age are not used to ask for others, if they can be refreshed first."""
+TKE = ("TKE_REGION", "TKE_PROVIDER_ID", "TKE_WEB_IDENTITY_TOKEN_FILE", "TKE_ROLE_ARN")
+_SESSION = re.compile(r"[^\w+=,.@-]", re.ASCII)
+
+
+def session_name(given: str | None, purpose: str) -> str:
+    """The name under which the vendor's audit log shows what a session did: it carries the run."""
+    return _SESSION.sub("_", f"{given or 'acctops'}-{purpose}")[:128]
+
+
+def role_words(role_arn: str) -> str:
+    """`NAME of UIN`; CredentialsError for what is no ARN of a role."""
+    found = re.fullmatch(ROLE_PATTERN, role_arn)
+    if found is None:
+        raise CredentialsError(
+            f"{role_arn[:100]!r} is no role: expected qcs::cam::uin/UIN:roleName/NAME, as the CAM console shows it"
+        )
+    return f"{found[2]} of {found[1]}"
+
+
+def assumed_keys(base: KeySource, role_arn: str, session: str, network: Network, duration_s: int) -> FetchedKeys:
+    """Keys of `role_arn`, assumed with those of `base`, which is refreshed when it needs to be."""
+    words = role_words(role_arn)
+    label = f"role {words}, through {base.label}"
+
+    async def fetch() -> Found:
+        if isinstance(base, FetchedKeys) and base.is_empty:
+            await base.refresh()
+        elif base.refreshable and base.expires_at is not None and base.expires_at - network.clock() < NEARLY_OVER_S:
+            try:
+                await base.refresh()
+            except CredentialsError:
+                if base.expires_at <= network.clock():
+                    raise
+        keys = base.get()
+        try:
+            return await _assume(keys)
+        except RefusedError as refused:
+            if not (base.refreshable and _is_of_keys(refused.code)):
+                raise CredentialsError(f"{label}: {refused}") from None
+        await base.refresh()
+        if base.get() == keys:
+            raise CredentialsError(f"{label}: its keys are refused, and there are no others")
+        return await _assume(base.get())
+
+    async def _assume(keys: Keys) -> Found:
+        parameters = {"RoleArn": role_arn, "RoleSessionName": session, "DurationSeconds": duration_s}
+        said = await ask_sts(network, "AssumeRole", parameters, keys=keys)
+        return session_of(said, label, network.clock())
+
+    return FetchedKeys(label, f"role {words.replace('/', '.')}", fetch)
+
+
+def _is_of_keys(code: str | None) -> bool:
+    from engine.model import Answer
+
+    answer = Answer(http=200, request_id=None, code=code, message=None)
+    return code is not None and rule("AssumeRole", answer, refreshable_keys=True).cure is Cure.KEYS
+
+
+def web_identity_keys(environ: Mapping[str, str], session: str, network: Network) -> FetchedKeys | None:
+    """Keys of the role of a TKE pod; None unless all four variables are set. The token is read at each refresh."""
+    region, provider, token_file, role_arn = (environ.get(name, "").strip() for name in TKE)
+    if not (region and provider and token_file and role_arn):
+        return None
+    words = role_words(role_arn)
+    label = f"TKE web identity, role {words}"
+
+    async def fetch() -> Found:
+        token = read_private(Path(token_file)).text.strip()
+        if not token:
+            raise CredentialsError(f"{label}: {token_file} is empty")
+        parameters = {
+            "ProviderId": provider,
+            "WebIdentityToken": token,
+            "RoleArn": role_arn,
+            "RoleSessionName": session,
+            "DurationSeconds": DURATION_S,
+        }
+        try:
+            said = await ask_sts(network, "AssumeRoleWithWebIdentity", parameters, keys=None, region=region)
+        except RefusedError as refused:
+            raise CredentialsError(f"{label}: {refused}") from None
+        return session_of(said, label, network.clock())
+
+    return FetchedKeys(label, f"role {words.replace('/', '.')}", fetch)

@@ -1,0 +1,146 @@
+"""Devices, floor 2: what a source of keys is, and what all of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from engine.errors import CredentialsError
+from engine.model import Keys
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Awaitable, Callable, Mapping
+
+HOW = "run `tccli auth login` or `tccli configure`, or set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"
+
+
+class KeySource(Protocol):
+    """Where keys come from."""
+
+    @property
+    def label(self) -> str:
+        """For a person: which source this is."""
+
+    @property
+    def identity(self) -> str:
+        """Names the quota these keys draw on; stays when the keys rotate, never a key id."""
+
+    @property
+    def refreshable(self) -> bool:
+        """Whether asking again can give other keys."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """UNIX time by this host's clock after which the keys serve no more; None: not known, or never."""
+
+    def get(self) -> Keys:
+        """The keys to sign with now. Cheap, and without network: called for every signature."""
+
+    async def refresh(self) -> bool:
+        """Ask the source again, once however many ask; true if the keys are others now. CredentialsError if it fails,
+        which leaves the keys as they were."""
+
+
+class Found(NamedTuple):
+    """Keys, and until when they serve."""
+
+    keys: Keys
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FixedKeys:
+    """Keys that stay for the life of the process: the environment's, or a test's."""
+
+    keys: Keys
+    label: str = "environment"
+
+    refreshable = False
+    expires_at = None
+
+    @property
+    def identity(self) -> str:
+        """The label: who these keys belong to is not known before a call says so."""
+        return self.label
+
+    def get(self) -> Keys:
+        """The keys."""
+        return self.keys
+
+    async def refresh(self) -> bool:
+        """Nothing to read again."""
+        return False
+
+
+class FetchedKeys:
+    """Keys somebody must be asked for: a program, the metadata service, STS. One question at a time."""
+
+    refreshable = True
+
+    def __init__(self, label: str, identity: str, fetch: Callable[[], Awaitable[Found]]) -> None:
+        """`refresh` once before the first `get`."""
+        self.label = label
+        self.identity = identity
+        self._fetch = fetch
+        self._found: Found | None = None
+        self._asking: Task[bool] | None = None
+
+    def __repr__(self) -> str:
+        return f"FetchedKeys({self.label}, {self._found.keys if self._found else None!r})"
+
+    @property
+    def expires_at(self) -> float | None:
+        """As the source said it."""
+        return self._found.expires_at if self._found is not None else None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it was never asked with success."""
+        return self._found is None
+
+    def get(self) -> Keys:
+        """The keys of the last answer, also when they have expired: the server says whether they still serve."""
+        if self._found is None:
+            raise CredentialsError(f"{self.label}: not asked for keys yet")
+        return self._found.keys
+
+    async def refresh(self) -> bool:
+        """Ask, or wait for the answer somebody asked for already; who stops waiting does not stop the question."""
+        import asyncio
+
+        if self._asking is None or self._asking.done():  # done: its loop ended before it could say so
+            self._asking = asyncio.ensure_future(self._ask())
+            self._asking.add_done_callback(_looked_at)
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> bool:
+        try:
+            before, self._found = self._found, await self._fetch()
+            return before is None or before.keys != self._found.keys
+        finally:
+            self._asking = None
+
+
+def _looked_at(asked: Task[bool]) -> None:
+    """Nobody may be waiting for a failure any more."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+def checked_keys(found: Mapping[str, object], where: str) -> Keys:
+    """Keys fit to stand in a header, or CredentialsError that names what is missing, never a value."""
+    values = {}
+    for name in ("secret_id", "secret_key", "token"):
+        value = found.get(name)
+        if value is None and name == "token":
+            continue
+        if not isinstance(value, str) or (not value.strip() and name != "token"):
+            raise CredentialsError(f"{where}: {name} is missing or empty; {HOW}")
+        value = value.strip()
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise CredentialsError(f"{where}: {name} holds characters no key has; copy it again")
+        if value[:1] in "\"'" and value:
+            raise CredentialsError(f"{where}: {name} stands in quotes, which would count as part of it; remove them")
+        values[name] = value
+    return Keys(secret_id=values["secret_id"], secret_key=values["secret_key"], token=values.get("token") or None)

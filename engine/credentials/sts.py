@@ -1,0 +1,165 @@
+"""Devices, floor 2: asks STS (2018-08-13, facts.md §5.1): roles, web identities, who the caller is.
+
+Signed by our own signer, through the transport every other request goes through. What passes by itself is asked again
+within a limit; a clock that is off is learnt from the refusal's own `Date`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine import __version__
+from engine.credentials.network import RefusedError
+from engine.credentials.source import Found, checked_keys
+from engine.model import Reply, Verdict
+from engine.signing import CONTENT_TYPE, Signer
+from engine.verdicts import Cure, read_reply, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.credentials.network import Network
+    from engine.model import Answer, Keys
+
+VERSION = "2018-08-13"
+SERVICE = "sts"
+REGION = "ap-guangzhou"
+"""STS is one for all regions; this is the one the vendor's SDKs name, both sites' (PY-COMMON)."""
+LIMIT_S = 15.0
+"""How long a question is asked."""
+_ATTEMPT_S = 5.0
+_FIRST_PAUSE_S = 0.3
+_SKIP = "SKIP"
+"""Authorization of the one action that is not signed (PY-COMMON)."""
+
+
+class Said(NamedTuple):
+    """What STS answered."""
+
+    data: Mapping[str, Any]
+    """The `Response` object. Any: the API's JSON."""
+    ahead_s: float
+    """How far its clock is ahead of ours."""
+
+
+async def ask_sts(
+    network: Network,
+    action: str,
+    parameters: Mapping[str, object],
+    *,
+    keys: Keys | None,
+    region: str = REGION,
+    limit_s: float = LIMIT_S,
+) -> Said:
+    """Ask, for at most `limit_s`; RefusedError in words that hold no secret. `keys` None: an action without signature.
+
+    Every action asked here may be asked twice: none changes anything.
+    """
+    import asyncio
+
+    body = msgspec.json.encode(parameters)
+    ahead_s, learnt, pause_s = 0.0, False, _FIRST_PAUSE_S
+    refused = RefusedError(f"{action}: no answer from {network.sts} within {limit_s:g} s", "Local.Timeout")
+    try:
+        async with asyncio.timeout(limit_s), network.way_out() as transport:
+            while True:
+                headers = _headers(network, action, region, body, keys, ahead_s)
+                outcome = await transport.send(network.sts, headers, body, _ATTEMPT_S)
+                answer = read_reply(outcome)
+                date = outcome.date if isinstance(outcome, Reply) else None
+                if answer.code is None:
+                    assert answer.data is not None
+                    return Said(answer.data, date - network.clock() if date is not None else ahead_s)
+                ruling = rule(action, answer)
+                refused = _refusal(network, action, answer)
+                if ruling.cure is Cure.CLOCK and date is not None and not learnt:
+                    ahead_s, learnt = date - network.clock(), True
+                    continue
+                if ruling.cure is Cure.CLOCK or ruling.verdict not in _PASSING:
+                    raise refused
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+    except TimeoutError:
+        raise refused from None
+
+
+_PASSING = (Verdict.TRANSIENT, Verdict.THROTTLED, Verdict.IN_DOUBT)
+
+
+def _headers(
+    network: Network, action: str, region: str, body: bytes, keys: Keys | None, ahead_s: float
+) -> dict[str, str]:
+    host, at, trace = urlsplit(network.sts).netloc, int(network.clock() + ahead_s), str(uuid.uuid4())
+    tag = f"acctops_{__version__}"
+    if keys is not None:
+        signer = Signer()
+        return signer.headers(
+            keys, host, action, region, VERSION, body, at, trace=trace, request_client=tag, service=SERVICE
+        )
+    return {
+        "Authorization": _SKIP,
+        "Content-Type": CONTENT_TYPE,
+        "Host": host,
+        "X-TC-Action": action,
+        "X-TC-Version": VERSION,
+        "X-TC-Timestamp": str(at),
+        "X-TC-Region": region,
+        "X-TC-Language": "en-US",
+        "X-TC-TraceId": trace,
+        "X-TC-RequestClient": tag,
+    }
+
+
+def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
+    """In words of ours: the server's may repeat what was sent, a token among it."""
+    code = str(answer.code)
+    request = f" (RequestId {answer.request_id})" if answer.request_id else ""
+    if code.startswith("Local."):
+        return RefusedError(f"{action}: {network.sts}: {_hint(code)} [{code}]{request}", code)
+    return RefusedError(f"{action}: {_hint(code)} [{code}]{request}", code)
+
+
+def _hint(code: str) -> str:
+    for beginning, words in _HINTS.items():
+        if code.startswith(beginning):
+            return words
+    return "STS refuses"
+
+
+_HINTS = {
+    "Local.Dns": "its name cannot be resolved",
+    "Local.Timeout": "no answer in time",
+    "Local.": "cannot be reached, or did not answer as STS does",
+    "ResourceNotFound.RoleNotFound": "there is no such role; look at the ARN, and at the site (international/mainland)",
+    "UnauthorizedOperation": "these keys may not assume this role: its trust policy or their sts:AssumeRole is missing",
+    "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks it",
+    "AuthFailure.SecretIdNotFound": "the key does not exist here; it may be of the other site (international/mainland)",
+    "AuthFailure.SignatureExpire": "this host's clock is off, and the difference cannot be learnt; set it by NTP",
+    "AuthFailure": "the keys are refused",
+    "InvalidParameter.WebIdentityTokenError": "the web identity token is not accepted: expired, or of another provider",
+    "InvalidParameter.OverTimeError": "the role does not allow a session of that duration",
+    "RequestLimitExceeded": "STS is asked too often by this account",
+}
+"""Code, or how it begins → words (GO-CN sts/v20180813 lists them for AssumeRole)."""
+
+
+def session_of(said: Said, where: str, clock: float) -> Found:
+    """The temporary keys of an answer, with their end by our clock; RefusedError if it has none."""
+    credentials, expires = said.data.get("Credentials"), said.data.get("ExpiredTime")
+    if not isinstance(credentials, dict) or not isinstance(expires, int | float):
+        raise RefusedError(f"{where}: STS answered without keys")
+    found = {
+        "secret_id": credentials.get("TmpSecretId"),
+        "secret_key": credentials.get("TmpSecretKey"),
+        "token": credentials.get("Token"),
+    }
+    keys = checked_keys(found, where)
+    if keys.token is None:
+        raise RefusedError(f"{where}: STS answered without a token")
+    if expires - said.ahead_s <= clock:
+        raise RefusedError(f"{where}: STS answered with keys that have expired")
+    return Found(keys, expires - said.ahead_s)

@@ -1,0 +1,88 @@
+"""Devices, floor 2: runs a program of the operator's and takes what it prints. No shell, nothing on standard input.
+
+Used for what an operator keeps elsewhere: passwords, API keys. What it prints is a secret: nothing here shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LOOK_S = 0.01
+
+
+class Printed(NamedTuple):
+    """What a program that has ended left behind."""
+
+    output: bytes
+    """One byte more than was allowed, if it printed more."""
+    errors: bytes
+    status: int
+
+    def __repr__(self) -> str:
+        return f"Printed(status={self.status})"
+
+    def complaint(self) -> str:
+        """`exit status 3: what it said first`, without anything it printed on standard output."""
+        said = self.errors.decode("utf-8", "replace").strip().partition("\n")[0]
+        printed = self.output.decode("utf-8", "replace")
+        for secret in (*printed.splitlines(), *re.findall(r"[\w+/=.-]{8,}", printed)):  # as a line, or within JSON
+            if secret.strip():
+                said = said.replace(secret.strip(), "[redacted]")
+        said = "".join(sign for sign in said[:200] if sign.isprintable())
+        return f"exit status {self.status}{': ' + said if said else ''}"
+
+
+async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Printed:
+    """Run `argv` to its end, for at most `limit_s`, keeping `most` bytes; OSError or ValueError if it cannot start.
+
+    TimeoutError when it does not end: it and what it started are killed, as they are when the waiting is cancelled.
+    """
+    import asyncio  # here: what only looks must start without asyncio
+
+    # Not asyncio's own subprocesses: up to Python 3.11 one that is cancelled while it starts is waited for for ever.
+    process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio starts its own just so; the operator's own program
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        async with asyncio.timeout(limit_s):
+            output, errors = await asyncio.gather(_first(process.stdout, most), _first(process.stderr, most))
+            while (status := process.poll()) is None:  # noqa: ASYNC110 - it closed its output, and is about to end
+                await asyncio.sleep(_LOOK_S)
+            return Printed(output, errors, status)
+    finally:
+        _end(process)
+        process.stdout.close()
+        process.stderr.close()
+
+
+async def _first(pipe: IO[bytes], most: int) -> bytes:
+    """The first bytes of a pipe that is read to its end, so that its writer never waits and memory stays."""
+    import asyncio
+
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        kept = b""
+        while chunk := await reader.read(most):
+            kept = (kept + chunk)[: most + 1]
+        return kept
+    finally:
+        transport.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program that still runs, with what it started: it leads a session of its own."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,165 @@
+"""`acctops doctor` on keys: which source won, whose they are, until when; and what CAM must allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.simulator.sts import KeyRecord, Role
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk, Done
+
+ROLE = Role(name="acctops")
+USER = "100000000007"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def world(**settings: Any) -> World:
+    denied = settings.pop("denied", frozenset())
+    key = KeyRecord(secret_key=DEMO_SECRET_KEY, identity=USER, denied=denied)
+    return World(keys={DEMO_SECRET_ID: key}, roles=(ROLE,), **settings)
+
+
+def doctor(desk: Desk, backend: Backend, *argv: str) -> tuple[Done, dict[str, list[str]]]:
+    done = desk.run("doctor", *argv, "--json", "--endpoint", backend.endpoint)
+    said: dict[str, list[str]] = {}
+    for check in done.json["checks"]:
+        said.setdefault(check["check"], []).append(f"{check['result']} {check['words']}")
+    assert DEMO_SECRET_KEY not in done.text
+    return done, said
+
+
+def no_keys(desk: Desk) -> None:
+    del desk.env["TENCENTCLOUD_SECRET_ID"], desk.env["TENCENTCLOUD_SECRET_KEY"]
+
+
+def test_it_says_which_source_won_for_whom_and_until_when(desk: Desk) -> None:
+    """Of the environment, of a role on top, of the instance."""
+    with Backend(world(metadata_role=Role(name="cvm", longest_s=600))) as backend:
+        done, said = doctor(desk, backend)
+        assert done.code == 0
+        assert said["credentials"] == ["ok environment, key …0KEY, no end; cannot be renewed in a run that goes on"]
+        assert said["identity"][0].startswith(f"ok sub-account {USER} of account 100000000001 (qcs::cam::uin/")
+        desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+        _, said = doctor(desk, backend)
+        assert said["credentials"][0].startswith("ok role acctops of 100000000001, through environment, key …")
+        assert "(in 2 h 0 min), renewed before" in said["credentials"][0]
+        assert "assumed-role/acctops/acctops-doctor" in said["identity"][0]
+        del desk.env["TENCENTCLOUD_ROLE_ARN"]
+        no_keys(desk)
+        _, said = doctor(desk, backend)
+        assert said["credentials"][0].startswith("ok role of this instance (metadata service), key …")
+        assert "(in 10 min), renewed before" in said["credentials"][0]
+        tokens = [str(record.token) for record in backend.world.keys.values() if record.token]
+        assert tokens
+        assert not any(token in text for token in tokens for text in desk.said)
+
+
+def test_files_that_others_can_read_are_a_warning(desk: Desk) -> None:
+    """Not an error: at 3 a.m. they still serve."""
+    no_keys(desk)
+    path = desk.place / "home" / ".tccli" / "default.credential"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"secretId": DEMO_SECRET_ID, "secretKey": DEMO_SECRET_KEY}))
+    path.chmod(0o644)
+    with Backend(world()) as backend:
+        done, said = doctor(desk, backend)
+    assert done.code == 0
+    assert said["credentials"][1] == f"warn {path}: others can read or write these keys; chmod 600 {path}"
+
+
+def test_a_config_may_name_a_command_and_a_role(desk: Desk) -> None:
+    """Its program runs, its role is assumed, its way to STS is used, and the rest of the command is as always."""
+    no_keys(desk)
+    keys = json.dumps({"secret_id": DEMO_SECRET_ID, "secret_key": DEMO_SECRET_KEY})
+    with Backend(world(), ports=2) as backend:
+        desk.write(
+            "config.yaml",
+            f"credentials:\n  command: [printf, '%s', '{keys}']\n  role_arn: {ROLE.arn}\n  duration: 15m\n"
+            f"  sts: {backend.endpoints[1]}\n",
+        )
+        _, said = doctor(desk, backend)
+        assert "role acctops of 100000000001, through credential command printf" in said["credentials"][0]
+        assert "(in 15 min)" in said["credentials"][0]
+        asked = [arrival.access for arrival in backend.world.audit if arrival.action == "AssumeRole"]
+        assert asked == [backend.endpoints[1].removeprefix("http://")]
+        desk.job()
+        done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint)
+        assert done.code == 0
+        run = done.json["run"]
+        sessions = {record.role for record in backend.world.keys.values() if record.role}
+        assert f"acctops:acctops-{run}" in sessions, "the vendor's audit log names the run"
+
+
+def test_a_denial_prints_the_smallest_policy_to_paste(desk: Desk) -> None:
+    """Exit 5; in JSON too. Without a denial only when it is asked for, and never without a job."""
+    desk.job()
+    with Backend(world(denied=frozenset({"DescribeAccounts"}))) as backend:
+        done, said = doctor(desk, backend, "job.yaml")
+        assert done.code == 5
+        assert said["permission"][0].startswith("fail accounts of postgres-aaaaaaaa in ap-singapore: CAM does not let")
+        assert "[AuthFailure.UnauthorizedOperation] (RequestId " in said["permission"][0]
+        resources = done.json["policy"]["statement"][0]["resource"]
+        assert resources == [
+            f"qcs::postgres:ap-singapore:uin/100000000001:DBInstanceId/postgres-{letter * 8}" for letter in "ab"
+        ]
+        text = desk.run("doctor", "job.yaml", "--endpoint", backend.endpoint)
+        assert json.loads(text.out[text.out.index("\n{") :]) == done.json["policy"]
+    with Backend(world()) as backend:
+        good, said = doctor(desk, backend, "job.yaml")
+        assert (good.code, good.json["policy"]) == (0, None)
+        assert said["permission"] == ["ok accounts of postgres-aaaaaaaa in ap-singapore may be read"]
+        asked, _ = doctor(desk, backend, "job.yaml", "--policy")
+        assert asked.json["policy"] == done.json["policy"]
+        nothing = desk.run("doctor", "--policy", "--endpoint", backend.endpoint)
+        assert nothing.code == 2
+        assert "name the job" in nothing.err
+
+
+def test_a_key_of_the_other_site_is_hinted_at(desk: Desk) -> None:
+    """The likeliest reason why a good key "does not exist"."""
+    desk.env["TENCENTCLOUD_SECRET_ID"] = "AKIDmainland"
+    with Backend(world()) as backend:
+        done, said = doctor(desk, backend)
+        assert done.code == 5
+        assert "if the keys are of the other, say `site: mainland` in config.yaml" in said["endpoint"][0]
+        assert "acctops resume" not in done.out, "there is no run"
+        desk.write("config.yaml", "site: mainland\n")
+        _, said = doctor(desk, backend)
+        assert "this is the mainland site" in said["endpoint"][0]
+
+
+def test_who_it_is_is_no_condition(desk: Desk) -> None:
+    """STS away: a warning, everything else is examined."""
+    desk.write("config.yaml", "credentials: {sts: 'http://127.0.0.1:9'}\n")
+    with Backend(world()) as backend:
+        done, said = doctor(desk, backend)
+    assert done.code == 0
+    assert said["identity"][0].startswith("warn not known: GetCallerIdentity: http://127.0.0.1:9: cannot be reached")
+
+
+def test_a_run_over_a_roles_keys_is_resumed_and_undone(desk: Desk) -> None:
+    """The role is found again from the environment and config; another source is another identity."""
+    desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+    desk.job()
+    there = world()
+    there.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
+    there.seed("postgres-bbbbbbbb", "ap-singapore", ["eve"])
+    with Backend(there) as backend:
+        assert desk.run("run", "job.yaml", "--yes", "--endpoint", backend.endpoint).code == 0
+        run = desk.journal().parent.name
+        assert desk.records("run")[0]["identity"] == "role acctops of 100000000001"
+        assert desk.run("verify", run).code == 0
+        del desk.env["TENCENTCLOUD_ROLE_ARN"]
+        other = desk.run("undo", run, "--yes")
+        assert other.code == 5
+        desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+        assert desk.run("undo", run, "--yes").code == 0

@@ -1,0 +1,132 @@
+"""`identity` and `policy`: whose keys these are, and what CAM must let them do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engine.credentials.network import STS
+from engine.identity import Identity, Unidentified, identify
+from engine.model import Keys, Target
+from engine.policy import MOST_CHARACTERS, smallest_policy
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.simulator.sts import KeyRecord
+from tests.support.cloud import Cloud
+
+KEYS = Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY)
+UIN, USER = "100000000001", "100000000007"
+
+
+def ask(cloud: Cloud, keys: Keys = KEYS) -> Identity | Unidentified:
+    return cloud.run(lambda: identify(cloud.network, keys))
+
+
+def test_a_user_is_named_by_its_uin() -> None:
+    """The main account owns the instances, the sub-account the quota."""
+    found = ask(Cloud())
+    assert found == Identity(uin=UIN, sub_account=USER, arn=f"qcs::cam::uin/{UIN}:uin/{USER}", kind="CAMUser")
+    assert isinstance(found, Identity)
+    assert found.words == f"sub-account {USER} of account {UIN} (qcs::cam::uin/{UIN}:uin/{USER})"
+
+
+def test_the_main_account_is_its_own() -> None:
+    """When its own key signs (facts.md §4)."""
+    found = ask(Cloud(keys={DEMO_SECRET_ID: KeyRecord(secret_key=DEMO_SECRET_KEY, identity="2", uin="2")}))
+    assert isinstance(found, Identity)
+    assert (found.uin, found.sub_account) == ("2", "2")
+    assert found.words.startswith("the main account itself of account 2")
+
+
+def test_sessions_of_a_role_are_one_identity() -> None:
+    """Whatever their names: they draw on one quota, as far as anybody knows."""
+    record = {"secret_key": DEMO_SECRET_KEY, "token": "t"}
+    found = [
+        ask(
+            Cloud(keys={DEMO_SECRET_ID: KeyRecord(**record, role=f"4611686018427397919:run-{number}")}),
+            Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY, token="t"),
+        )
+        for number in (1, 2)
+    ]
+    assert {each.sub_account for each in found if isinstance(each, Identity)} == {"role/4611686018427397919"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"hang": True}, "Local.Timeout"),
+        ({"code": "AuthFailure.UnauthorizedOperation"}, "AuthFailure.UnauthorizedOperation"),
+        ({"status": 502, "html": True}, "Local.Http502"),
+    ],
+)
+def test_who_it_is_may_stay_unknown(fault: dict[str, object], code: str) -> None:
+    """Soon, in words, and never by an exception."""
+    cloud = Cloud(faults=({"action": "GetCallerIdentity"} | fault,))
+    found = ask(cloud)
+    assert isinstance(found, Unidentified)
+    assert found.code == code
+    assert DEMO_SECRET_KEY not in found.why
+    assert cloud.seconds <= 3.1
+
+
+def test_refused_keys_are_told_with_the_code() -> None:
+    """So that a caller can tell them from a network that is down."""
+    found = ask(Cloud(), Keys(secret_id="AKIDelsewhere", secret_key="x"))
+    assert isinstance(found, Unidentified)
+    assert found.code == "AuthFailure.SecretIdNotFound"
+    assert "other site" in found.why
+
+
+def test_each_site_has_its_sts() -> None:
+    """facts.md §5.1."""
+    assert STS == {
+        "international": "https://sts.intl.tencentcloudapi.com",
+        "mainland": "https://sts.tencentcloudapi.com",
+    }
+
+
+# ---- what CAM must allow -------------------------------------------------------------------------------------------
+
+
+def targets(count: int, users: int = 2) -> list[Target]:
+    regions = ("ap-singapore", "ap-tokyo")
+    return [
+        Target(f"postgres-{number:08}", f"user{user}", regions[number % 2])
+        for number in range(count)
+        for user in range(users)
+    ]
+
+
+def test_the_smallest_policy_names_the_jobs_instances_and_nothing_else() -> None:
+    """The action and its reading; each instance once, in its region, of this account."""
+    policy = smallest_policy("LockAccount", targets(2), uin=UIN)
+    assert policy["version"] == "2.0"
+    assert policy["statement"] == [
+        {
+            "effect": "allow",
+            "action": ["postgres:LockAccount", "postgres:DescribeAccounts"],
+            "resource": [
+                f"qcs::postgres:ap-singapore:uin/{UIN}:DBInstanceId/postgres-00000000",
+                f"qcs::postgres:ap-tokyo:uin/{UIN}:DBInstanceId/postgres-00000001",
+            ],
+        },
+        {"effect": "allow", "action": ["postgres:DescribeDBInstances"], "resource": ["*"]},
+    ]
+
+
+def test_close_account_cam_names_no_region() -> None:
+    """The trap of facts.md §1.4: its resource leaves the region empty, that of the reading does not."""
+    write, read, _ = smallest_policy("CloseAccountCAM", targets(1), uin=UIN)["statement"]
+    assert write["action"] == ["postgres:CloseAccountCAM"]
+    assert write["resource"] == [f"qcs::postgres::uin/{UIN}:DBInstanceId/postgres-00000000"]
+    assert read["resource"] == [f"qcs::postgres:ap-singapore:uin/{UIN}:DBInstanceId/postgres-00000000"]
+
+
+def test_a_policy_of_many_instances_still_fits_into_the_console() -> None:
+    """Else all of the job's regions, as a policy that cannot be pasted helps nobody; without a uin it is left empty."""
+    policy = smallest_policy("LockAccount", targets(400))
+    assert len(json.dumps(policy, separators=(",", ":"))) <= MOST_CHARACTERS
+    assert policy["statement"][0]["resource"] == [
+        "qcs::postgres:ap-singapore::DBInstanceId/*",
+        "qcs::postgres:ap-tokyo::DBInstanceId/*",
+    ]
