@@ -52,6 +52,7 @@ class Client:
         keys: KeySource,
         endpoint: str,
         *,
+        identity: str = "",
         timeout_s: float,
         clock: Callable[[], float] = time.time,
         request_client: str | None = None,
@@ -59,6 +60,8 @@ class Client:
     ) -> None:
         self.keys = keys
         self.endpoint = endpoint
+        self.identity = identity or keys.identity
+        """Names the quota that its calls draw on."""
         self.host = urlsplit(endpoint).netloc
         self.timeout_s = timeout_s
         self.offset_s = offset_s

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.client import Client
+from engine.identity import Identity, identify
 
 if TYPE_CHECKING:
     from engine.credentials import KeySource
+    from engine.credentials.network import Network
     from engine.endpoints import Access
     from engine.model import Transport
 
-Keyring = Mapping[str, Sequence["KeySource"]]
+
+class Signer:
+    """One identity that signs for an account: where its keys come from, and whose they are once that is known."""
+
+    __slots__ = ("keys", "who")
+
+    def __init__(self, keys: KeySource, who: Identity | None = None) -> None:
+        self.keys = keys
+        self.who = who
+
+    def __repr__(self) -> str:
+        return f"Signer({self.identity})"
+
+    @property
+    def identity(self) -> str:
+        """Names its quota: the sub-account, or the source of its keys while nobody knows whose they are."""
+        return self.who.sub_account if self.who is not None else self.keys.identity
+
+
+Keyring = Mapping[str, Sequence[Signer]]
 """Account → the identities that sign for it, at least one; "" is the account of a job that names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How a run reaches the API: who signs, where it calls, and whom it asks whose the keys are."""
+
+    keyring: Keyring
+    access: Access
+    network: Network | None
+    """None: nobody is asked, as a run in memory has nobody to ask."""
 
 
 class Clients:
@@ -23,8 +56,7 @@ class Clients:
     def __init__(
         self,
         transport: Transport,
-        keyring: Keyring,
-        access: Access,
+        reach: Reach,
         *,
         timeout_s: float,
         request_client: str | None = None,
@@ -33,8 +65,8 @@ class Clients:
     ) -> None:
         """`offset_s`: how far the server's clock is ahead, if that is known."""
         self._transport = transport
-        self._keyring = keyring
-        self._access = access
+        self._keyring = reach.keyring
+        self._access = reach.access
         self._timeout_s = timeout_s
         self._request_client = request_client
         self._offset_s = offset_s
@@ -44,9 +76,9 @@ class Clients:
 
     def signing(self, account: str, endpoints: Sequence[str]) -> Iterator[Client]:
         """Every identity of an account through every one of `endpoints`: its lanes."""
-        for keys in self._keyring[account]:
+        for signer in self._keyring[account]:
             for endpoint in endpoints:
-                yield self._client(keys, endpoint)
+                yield self._client(signer, endpoint)
 
     def reading(self, account: str, region: str) -> Sequence[Client]:
         """Those that can read instances of an account in a region, the first first."""
@@ -63,13 +95,14 @@ class Clients:
         """How far the server's clock is ahead, as far as any client has learnt."""
         return max((client.offset_s for client in self._known.values()), key=abs, default=self._offset_s)
 
-    def _client(self, keys: KeySource, endpoint: str) -> Client:
-        client = self._known.get((id(keys), endpoint))
+    def _client(self, signer: Signer, endpoint: str) -> Client:
+        client = self._known.get((id(signer), endpoint))
         if client is None:
-            client = self._known[id(keys), endpoint] = Client(
+            client = self._known[id(signer), endpoint] = Client(
                 self._transport,
-                keys,
+                signer.keys,
                 endpoint,
+                identity=signer.identity,
                 timeout_s=self._timeout_s,
                 request_client=self._request_client,
                 offset_s=self._offset_s,
@@ -84,5 +117,40 @@ def signers(keyring: Keyring) -> Callable[[str], int]:
 
 
 def identity(keyring: Keyring) -> str:
-    """Who a run acts as, for its journal: the labels of all its identities."""
-    return ", ".join(dict.fromkeys(keys.identity for sources in keyring.values() for keys in sources))
+    """Who a run acts as, for its journal: the sources of all its keys. Whose they are is told in notes, once known."""
+    return ", ".join(dict.fromkeys(signer.keys.identity for signers in keyring.values() for signer in signers))
+
+
+def is_known(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> bool:
+    """Whether it is known whose the keys of every account are, and were."""
+    return all(
+        bool(uins.get(account)) and all(signer.who is not None for signer in signers)
+        for account, signers in keyring.items()
+    )
+
+
+def others(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> str | None:
+    """In words, an account of which `uins` are known that is now signed for by another's keys; None: there is none."""
+    for account, then in uins.items():
+        now = {signer.who.uin for signer in keyring.get(account, ()) if signer.who is not None}
+        if then and now - set(then):
+            whose = f"for {account} " if account else ""
+            return (
+                f"the run acted {whose}on account {', '.join(sorted(then))}, these keys are of {', '.join(sorted(now))}"
+            )
+    return None
+
+
+async def ask_whose(reach: Reach, *, limit_s: float) -> None:
+    """Learn whose the keys are that nobody knows of yet, best effort: what is not known after `limit_s` stays so."""
+    network = reach.network
+    if network is None:
+        return
+
+    async def ask(signer: Signer) -> None:
+        found = await identify(network, signer.keys.get(), limit_s=limit_s)
+        if isinstance(found, Identity):
+            signer.who = found
+
+    unknown = [signer for signers in reach.keyring.values() for signer in signers if signer.who is None]
+    await asyncio.gather(*map(ask, unknown))

@@ -55,7 +55,7 @@ def lanes_of(
     lanes = []
     for number, route in enumerate(routes.every):
         for client in clients.signing(route.account, route.endpoints):
-            name = f"{client.keys.identity}/{action}/{client.host}"
+            name = f"{client.identity}/{action}/{client.host}"
             permits = asyncio.Semaphore(workers)
             lanes.append(Lane(name, client, pacer(name), permits, route=number, account=route.account))
     return lanes

@@ -201,6 +201,8 @@ class Ledger:
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.links: list[records.Note] = []
         """`continued_by` and `undone_by` notes."""
+        self.uins: dict[str, set[str]] = {}
+        """Account → the cloud accounts whose keys have signed for it, as far as that was learnt."""
         self.attempts = 0
         self.throttled = 0
         self.last_at = ""
@@ -303,6 +305,10 @@ class Ledger:
             case records.Note(what="lane_slowed" | "lane_recovered", data=data):
                 self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
                 self.notes.append(record)
+            case records.Note(what="identity", data=data):
+                if data.get("uin"):
+                    self.uins.setdefault(str(data.get("account")), set()).add(str(data["uin"]))
+                self.notes.append(record)
             case records.Note():
                 (self.links if record.what in records.LINKS else self.notes).append(record)
             case _:  # Read: kept for people and audits, decides nothing here.
@@ -320,6 +326,8 @@ class Ledger:
         self.calls |= later.calls
         self._entries |= later._entries
         self.omits += later.omits
+        for account, uins in later.uins.items():
+            self.uins.setdefault(account, set()).update(uins)
         run = later.run.run if later.run is not None else ""
         self.lanes |= {f"{lane} of {run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts

@@ -111,7 +111,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "transport": (D, "wayout"),
     "wayout": (D, ""),
     "client": (E, ""),
-    "clients": (E, "client"),
+    "clients": (E, "client identity"),
     "discovery": (E, "inventory"),
     "identity": (E, ""),
     "inventory": (E, "client"),
@@ -146,7 +146,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
         "cli.ask cli.discovering cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session cli.simulating "
         "cli.sources cli.survey cli.talk",
     ),
-    "cli.session": (DOOR, "cli.progress cli.survey cli.talk"),
+    "cli.session": (DOOR, "cli.progress cli.survey cli.talk cli.whose"),
     "cli.simulating": (DOOR, "cli.talk"),
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (
@@ -156,6 +156,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.survey": (DOOR, ""),
     "cli.talk": (DOOR, ""),
     "cli.undoing": (DOOR, "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk"),
+    "cli.whose": (DOOR, ""),
     "cli.views": (DOOR, "cli.kin cli.options cli.talk"),
     "simulator": (SIM, ""),
     "simulator.catalog": (SIM, "simulator.wire"),

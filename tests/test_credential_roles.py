@@ -186,9 +186,12 @@ def test_sts_on_a_bad_day(tmp_path, fault):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ({"hang": True}, "AssumeRole: http://127.0.0.1:9: no answer in time [Local.Timeout]"),
+        (
+            {"hang": True},
+            "AssumeRole: http://127.0.0.1:9: no answer in time (no answer within 5 s",
+        ),
         ({"code": "InternalError"}, "[InternalError] (RequestId "),
-        ({"html": True}, "cannot be reached, or did not answer as STS does [Local.Html]"),
+        ({"html": True}, "cannot be reached, or did not answer as STS does (HTTP 200"),
         ({"code": "AuthFailure.SignatureExpire"}, "this host's clock is off, and the difference cannot be learnt"),
     ],
 )

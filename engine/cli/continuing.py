@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,10 +16,10 @@ from engine.cli.hours import hold, window_of
 from engine.cli.options import Options, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
-from engine.cli.sources import keyring_of, passwords_of
+from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, say, warn
-from engine.clients import identity
-from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.clients import Reach, ask_whose, identity, is_known, others
+from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
@@ -31,6 +32,9 @@ from engine.report import document, text
 if TYPE_CHECKING:
     from engine.journal.writer import Journal
     from engine.settings import Settings
+
+IDENTITY_S = 1.5
+"""How long a resume waits to learn whose the keys are."""
 
 # ---- resume --------------------------------------------------------------------------------------------------------
 
@@ -56,15 +60,11 @@ def resume_run(run: str, **flags: Any) -> int:
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
-    keyring = keyring_of(
-        settings.profiles,
-        simulated=seen.run.simulated,
-        settings=guards,
-        access=settings.access,
-        purpose=ref.run_id,
-    )
+    reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
+    asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
+    refuse_others(reach, seen)
     passwords = passwords_of(seen.settings, seen.run.action)
-    _ask_about_changes(options, seen, identity(keyring))
+    _ask_about_changes(options, seen, reach)
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
@@ -77,7 +77,7 @@ def resume_run(run: str, **flags: Any) -> int:
                 store=ref.store,
                 journal=journal,
                 ledger=ledger,
-                keyring=keyring,
+                reach=reach,
                 passwords=passwords,
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
@@ -130,6 +130,12 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
     )
 
 
+def refuse_others(reach: Reach, ledger: Ledger) -> None:
+    """CredentialsError if these keys are of another cloud account than those the run used, as far as is known."""
+    if (words := others(reach.keyring, ledger.uins)) is not None:
+        raise CredentialsError(f"{words}; what goes back to a run is done as the same account (--profile)")
+
+
 def find(options: Options, run: str) -> RunRef:
     """The run that the operator names."""
     settings = options.settings(None)
@@ -176,7 +182,7 @@ def check_endpoint(options: Options, ledger: Ledger) -> None:
         )
 
 
-def _ask_about_changes(options: Options, ledger: Ledger, identity: str) -> None:
+def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
     assert ledger.run is not None
     run = ledger.run
@@ -192,8 +198,9 @@ def _ask_about_changes(options: Options, ledger: Ledger, identity: str) -> None:
                 changes.append(_job_change(job, ledger))
     if run.operator != operator():
         changes.append(f"it was begun by {run.operator}")
-    if run.identity != identity:
-        changes.append(f"it was begun with the keys of {run.identity}, these are of {identity}")
+    now = identity(reach.keyring)
+    if run.identity != now and not is_known(reach.keyring, ledger.uins):
+        changes.append(f"it was begun with the keys of {run.identity}, these are of {now}")
     if not changes:
         return
     left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
@@ -313,6 +320,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
         guarded_by=str(guard_home(ledger)),
+        uins=ledger.uins,
         parent=ref,
         faults=faults,
     ).start()

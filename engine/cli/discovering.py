@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from engine import __version__, match, records
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.cli.talk import remark, say
-from engine.clients import Clients, Keyring
+from engine.clients import Clients, Reach
 from engine.discovery import Listing, list_instances, list_regions
-from engine.endpoints import ACCESS_REGIONS, Access
+from engine.endpoints import ACCESS_REGIONS
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
 from engine.inventory import Inventory
 from engine.ledger import NOT_SENT
@@ -63,10 +63,10 @@ def refuse_unlimited(job: Job, settings: Settings) -> None:
         )
 
 
-def access_of(job: Job, settings: Settings) -> Access:
-    """The access points through which a job's matches are asked."""
+def match_regions(job: Job) -> set[str]:
+    """Regions in which a job's matches may look; those of `regions: all` as far as they are documented."""
     everywhere = any(each.regions is None for each in job.matches)
-    return settings.access({*job.regions, *(ACCESS_REGIONS if everywhere else ())})
+    return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
 
 
 def answered_lines(discovered: Discovered) -> list[records.Matched]:
@@ -77,21 +77,20 @@ def answered_lines(discovered: Discovered) -> list[records.Matched]:
     ]
 
 
-def discover(job: Job, settings: Settings, *, keyring: Keyring, world: World | None, quiet: bool) -> Discovered:
+def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, quiet: bool) -> Discovered:
     """Answer the matches of a job, and say what is odd about it.
 
     JobError if one finds nothing that may not, CredentialsError if none may look.
     """
     if not job.matches:
         return Discovered(job=job)
-    access = access_of(job, settings)
 
     async def work() -> Discovered:
         transport = open_transport(world, READERS)
         started = time.monotonic()
         try:
             clients = Clients(
-                transport, keyring, access, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match"
+                transport, reach, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match"
             )
             looking = _Looking(job, Inventory(clients.reading, rng=random.Random(), concurrency=READERS))
             beat = asyncio.create_task(_heartbeat(looking)) if not quiet else None

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.actions import LOCKED
-from engine.cli.discovering import Discovered, access_of, answered_lines, discover
-from engine.cli.options import Options
+from engine.cli.discovering import Discovered, answered_lines, discover, match_regions
+from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
-from engine.cli.sources import keyring_of
+from engine.cli.sources import reach_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.files import load_job
@@ -35,9 +35,9 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
-    access = access_of(job, settings)
-    keyring = keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="discover")
-    discovered = discover(job, settings, keyring=keyring, world=None, quiet=options.quiet)
+    frozen = run_settings(settings, job, job.action, match_regions(job))
+    reach = reach_of(frozen, settings, simulated=False, purpose="discover")
+    discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
     plan = plan_of(discovered.job, settings, options)
     rows = [_row(discovered, call) for call in sorted(plan.calls, key=lambda each: (each.region, each.instance))]
     for part in _FORMS[form](rows):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.options import Options
+from engine.cli.options import Options, run_settings
 from engine.cli.talk import out, out_json, printed, warn
 from engine.files import load_job
 from engine.plan import Plan, make_plan
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.preparing import Prepared
     from engine.cli.survey import Survey
-    from engine.clients import Keyring
-    from engine.endpoints import Access
+    from engine.clients import Reach
     from engine.job import Job
     from engine.settings import Settings
 
@@ -40,19 +39,19 @@ def show_plan(
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
-    keyring, known = None, None
+    reach, known = None, None
     if job.matches and not offline:
-        from engine.cli.discovering import access_of, answered_lines, discover
+        from engine.cli.discovering import answered_lines, discover, match_regions
 
-        keyring = _keyring(settings, access_of(job, settings))
-        discovered = discover(job, settings, keyring=keyring, world=None, quiet=options.quiet)
+        reach = _reach(job, settings, match_regions(job))
+        discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
         job, known, asked = discovered.job, discovered.found, answered_lines(discovered)
     plan = plan_of(job, settings, options)
     if not options.as_json:
         out("PLAN, nothing sent\n" + summary(job, settings, plan, asked))
-    if keyring is None and not offline and plan.calls and settings.verify:
-        keyring = _keyring(settings, settings.access({call.region for call in plan.calls}))
-    prepared = _prepared(job, settings, plan, options, keyring, known)
+    if reach is None and not offline and plan.calls and settings.verify:
+        reach = _reach(job, settings, {call.region for call in plan.calls})
+    prepared = _prepared(job, settings, plan, options, reach, known)
     for warning in prepared.warnings:
         warn(f"warning: {warning}")
     if options.as_json:
@@ -64,23 +63,21 @@ def show_plan(
     return printed()
 
 
-def _keyring(settings: Settings, access: Access) -> Keyring:
-    from engine.cli.sources import keyring_of
+def _reach(job: Job, settings: Settings, regions: Iterable[str]) -> Reach:
+    from engine.cli.sources import reach_of
 
-    return keyring_of(settings.profiles, simulated=False, settings=settings, access=access, purpose="plan")
+    return reach_of(run_settings(settings, job, job.action, regions), settings, simulated=False, purpose="plan")
 
 
 def _prepared(
-    job: Job, settings: Settings, plan: Plan, options: Options, keyring: Keyring | None, known: Survey | None
+    job: Job, settings: Settings, plan: Plan, options: Options, reach: Reach | None, known: Survey | None
 ) -> Prepared:
     from engine.cli.preparing import prepare
 
-    access = settings.access({call.region for call in plan.calls})
     return prepare(
         plan,
         settings,
-        keyring=keyring,
-        access=access,
+        reach=reach,
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,

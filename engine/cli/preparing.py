@@ -17,8 +17,7 @@ from engine.turns import takes_turns
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.survey import Survey
-    from engine.clients import Keyring
-    from engine.endpoints import Access
+    from engine.clients import Reach
     from engine.model import Reading, Where
     from engine.plan import Plan
     from engine.records import RunSettings
@@ -60,8 +59,7 @@ def prepare(
     plan: Plan,
     settings: Settings,
     *,
-    keyring: Keyring | None,
-    access: Access,
+    reach: Reach | None,
     world: World | None,
     listed_order: bool = False,
     resend_already: bool = False,
@@ -69,12 +67,12 @@ def prepare(
     known: Survey | None = None,
     take: Take | None = None,
 ) -> Prepared:
-    """Read the plan's instances, for at most three seconds, and see what that says. `keyring` None: do not read.
+    """Read the plan's instances, for at most three seconds, and see what that says. `reach` None: do not read.
 
     `known` has been read already, by a match; it is not read again.
     """
     found = None
-    if keyring is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
+    if reach is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
         from engine.cli.survey import PLAN_S, Survey, survey
 
         found = known or Survey()
@@ -82,8 +80,7 @@ def prepare(
         if unread:
             more = survey(
                 unread,
-                keyring=keyring,
-                access=access,
+                reach=reach,
                 timeout_s=settings.timeout_s,
                 world=world,
                 limit_s=PLAN_S,

@@ -6,9 +6,9 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,16 @@ import msgspec
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
-from engine.cli.discovering import Discovered, access_of, answered_lines, discover, refuse_unlimited
+from engine.cli.discovering import Discovered, answered_lines, discover, match_regions, refuse_unlimited
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
-from engine.cli.sources import keyring_of, passwords_of
+from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
-from engine.clients import Keyring, identity
-from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.clients import Reach, identity, others
+from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -103,14 +103,9 @@ def _discovered(job: Job, settings: Settings, options: Options, world: World | N
         return Discovered(job=job)
     if options.yes:
         refuse_unlimited(job, settings)
-    keyring = keyring_of(
-        settings.profiles,
-        simulated=options.simulate,
-        settings=settings,
-        access=access_of(job, settings),
-        purpose="match",
-    )
-    return discover(job, settings, keyring=keyring, world=world, quiet=options.quiet)
+    frozen = run_settings(settings, job, job.action, match_regions(job))
+    reach = reach_of(frozen, settings, simulated=options.simulate, purpose="match")
+    return discover(job, settings, reach=reach, world=world, quiet=options.quiet)
 
 
 def _nothing_to_do(options: Options) -> int:
@@ -181,6 +176,8 @@ class NewRun:
     parent: RunRef | None = None
     verb: str = "rerun"
     """How it is linked to its parent."""
+    uins: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
     faults: tuple[FaultRule, ...] = ()
     listed_order: bool = False
     take: Take | None = None
@@ -200,15 +197,9 @@ class NewRun:
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         store.check_place()
         run_id = store.new_run_id(self.options.clock(), random.Random())
-        keyring = keyring_of(
-            self.frozen.profiles,
-            simulated=self.simulated,
-            settings=self.settings,
-            access=self.frozen.access,
-            purpose=run_id,
-        )
+        reach = reach_of(self.frozen, self.settings, simulated=self.simulated, purpose=run_id)
         passwords = passwords_of(self.frozen, self.plan.action)
-        new = self._prepared(keyring)
+        new = self._prepared(reach)
         answer = confirm(
             _question(new),
             len(new.plan.calls),
@@ -217,7 +208,7 @@ class NewRun:
             stdin_is_list=self.stdin_is_list,
         )
         self._hold()  # the window may have closed while it was read and asked
-        return new._carry_out(run_id, store, keyring, passwords, answer)
+        return new._carry_out(run_id, store, reach, passwords, answer)
 
     def _hold(self) -> Options:
         return hold(
@@ -227,7 +218,7 @@ class NewRun:
             stdin_is_list=self.stdin_is_list,
         )
 
-    def _prepared(self, keyring: Keyring) -> NewRun:
+    def _prepared(self, reach: Reach) -> NewRun:
         """This run with its instances read, its plan in order, and its guards passed."""
         if self.found is not None:
             return self
@@ -239,8 +230,7 @@ class NewRun:
         prepared = prepare(
             self.plan,
             self.settings,
-            keyring=keyring if self.frozen.verify else None,
-            access=self.frozen.access,
+            reach=reach if self.frozen.verify else None,
             world=world,
             listed_order=self.listed_order,
             resend_already=self.frozen.resend_already,
@@ -248,6 +238,8 @@ class NewRun:
             known=self.known,
             take=self.take,
         )
+        if (words := others(reach.keyring, self.uins)) is not None:
+            raise CredentialsError(f"{words}; what goes back to a run is done as the same account (--profile)")
         for warning in prepared.warnings:
             remark(f"warning: {warning}", quiet=self.options.quiet)
         if not self.options.quiet:
@@ -274,7 +266,7 @@ class NewRun:
         self,
         run_id: RunId,
         store: RunStore,
-        keyring: Keyring,
+        reach: Reach,
         passwords: PasswordSource | None,
         answer: records.Confirmed,
     ) -> int:
@@ -282,14 +274,14 @@ class NewRun:
             parent = self._link_parent(run_id)
             ledger = Ledger()
             clock = self.options.clock
-            with closing(_create(store, run_id, ledger, self._first_lines(keyring, parent), clock)) as journal:
+            with closing(_create(store, run_id, ledger, self._first_lines(reach, parent), clock)) as journal:
                 journal.append(answer, ledger.apply)
                 return carry_out(
                     self.options,
                     store=store,
                     journal=journal,
                     ledger=ledger,
-                    keyring=keyring,
+                    reach=reach,
                     passwords=passwords,
                     stop_after=self.stop_after,
                     world=self.world,
@@ -315,7 +307,7 @@ class NewRun:
         finally:
             journal.close()
 
-    def _first_lines(self, keyring: Keyring, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
+    def _first_lines(self, reach: Reach, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
         yield records.Run(
             job=self.job,
             action=self.plan.action,
@@ -325,7 +317,7 @@ class NewRun:
             host=os.uname().nodename,
             pid=os.getpid(),
             version=__version__,
-            identity=identity(keyring),
+            identity=identity(reach.keyring),
             simulated=self.simulated,
             parent=parent,
             settings=self.frozen,
@@ -415,7 +407,7 @@ def carry_out(
     store: RunStore,
     journal: Journal,
     ledger: Ledger,
-    keyring: Keyring,
+    reach: Reach,
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
@@ -438,7 +430,7 @@ def carry_out(
             store=store,
             journal=journal,
             ledger=ledger,
-            keyring=keyring,
+            reach=reach,
             passwords=passwords,
             world=world,
             stop_after=stop_after,

@@ -17,7 +17,8 @@ from engine.backoff import Policy
 from engine.cli.progress import shown
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
-from engine.clients import Clients, Keyring, signers
+from engine.cli.whose import tell_whose
+from engine.clients import Clients, Reach, signers
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
@@ -63,7 +64,7 @@ class Session:
     store: RunStore
     journal: Journal
     ledger: Ledger
-    keyring: Keyring
+    reach: Reach
     passwords: PasswordSource | None
     world: World | None
     """The simulated world, if the run is simulated."""
@@ -100,7 +101,10 @@ class Session:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
             runner.tell = say
-        keeping = asyncio.ensure_future(self._keep_keys(runner))
+        beside = [
+            asyncio.ensure_future(self._keep_keys(runner)),
+            asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger)),
+        ]
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet):
@@ -114,12 +118,13 @@ class Session:
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded)
             finally:
-                keeping.cancel()
+                for task in beside:
+                    task.cancel()
                 await transport.aclose()
 
     async def _keep_keys(self, runner: Runner) -> None:
         """Refresh the keys ahead of their end, beside the sending; those of one source of several end alone."""
-        sources = [source for sources in self.keyring.values() for source in sources]
+        sources = [signer.keys for signers in self.reach.keyring.values() for signer in signers]
 
         def ended(why: str) -> None:
             if len(sources) == 1:
@@ -132,7 +137,7 @@ class Session:
                 group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
 
     def _connections(self, routes: Routes) -> int:
-        lanes = sum(route.lanes(len(self.keyring[route.account])) for route in routes.every)
+        lanes = sum(route.lanes(len(self.reach.keyring[route.account])) for route in routes.every)
         return self.ledger.settings.workers * lanes + READERS
 
     def _shared(self, lane: str) -> SharedSlots | None:
@@ -150,8 +155,7 @@ class Session:
         run, settings = self.ledger.run, self.ledger.settings
         clients = Clients(
             transport,
-            self.keyring,
-            settings.access,
+            self.reach,
             timeout_s=settings.timeout_s,
             request_client=f"acctops_{__version__};{run.run}",
             offset_s=self.found.offset_s if self.found is not None else 0.0,
@@ -162,7 +166,7 @@ class Session:
             return self.journal.append(line, self.ledger.apply)
 
         run_id, calls = run.run, len(self.ledger.calls)
-        seconds = routes.seconds(settings.rate, signers(self.keyring))
+        seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         until_s, why_then = self.time_left(deadline_s(settings, seconds))
         return Runner(
             journal=self.journal,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
 from engine.cli.talk import warn
-from engine.credentials import FixedKeys, KeySource, Ways, find_keys
+from engine.clients import Reach, Signer
+from engine.credentials import FixedKeys, Ways, find_keys
 from engine.endpoints import Access, is_loopback
 from engine.errors import UsageError
 from engine.job import password_spec
@@ -19,34 +20,36 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine import records
-    from engine.clients import Keyring
     from engine.credentials.network import Network
     from engine.model import Transport
     from engine.settings import Settings
 
 
-def keyring_of(
-    profiles: Sequence[str], *, simulated: bool, settings: Settings, access: Access, purpose: str = "acctops"
-) -> Keyring:
-    """The keys a run signs with; a simulated one needs none of the operator's.
+def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str = "acctops") -> Reach:
+    """How a run of these `frozen` settings reaches the API; a simulated one needs none of the operator's keys.
 
-    `purpose`, the run's id, is in the name of a role's session. `access`: where the run calls.
+    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session.
     """
+    access = frozen.access
     if simulated:
         from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
-        return {"": [FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")]}
-    return {"": asyncio.run(_open(profiles, settings, network_of(settings, access), purpose))}
+        keys = FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
+        return Reach(keyring={"": [Signer(keys)]}, access=access, network=None)
+    network = network_of(settings, access)
+    return Reach(
+        keyring={"": asyncio.run(_open(frozen.profiles, settings, network, purpose))}, access=access, network=network
+    )
 
 
-async def _open(profiles: Sequence[str], settings: Settings, network: Network, purpose: str) -> list[KeySource]:
-    sources = []
+async def _open(profiles: Sequence[str], settings: Settings, network: Network, purpose: str) -> list[Signer]:
+    signers = []
     for profile in profiles or (None,):
         keys, warnings = await find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
         for warning in warnings:
             warn(f"warning: {warning}")
-        sources.append(keys)
-    return sources
+        signers.append(Signer(keys))
+    return signers
 
 
 def ways_of(settings: Settings) -> Ways:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine import __version__
-from engine.clients import Clients, Keyring
+from engine.clients import Clients, Reach, ask_whose
 from engine.errors import CredentialsError
 from engine.inventory import Inventory
 from engine.model import Answer, Call, Reading, Verdict, Where
@@ -19,13 +19,14 @@ from engine.outlook import NO_INSTANCE
 from engine.verdicts import rule
 
 if TYPE_CHECKING:
-    from engine.endpoints import Access
     from engine.model import Transport
     from engine.simulator.world import World
 
 READERS = 64
 PLAN_S = 3.0
 """How long planning waits for readings; stragglers are read when the run has begun."""
+GRACE_S = 0.5
+"""How much longer it waits to learn whose the keys are: the run finds out, too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,29 +72,32 @@ class Survey:
 def survey(
     calls: Iterable[Call],
     *,
-    keyring: Keyring,
-    access: Access,
+    reach: Reach,
     timeout_s: float,
     world: World | None,
     limit_s: float | None,
     purpose: str,
 ) -> Survey:
-    """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright."""
+    """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright.
+
+    Meanwhile it is asked whose the keys are.
+    """
 
     async def work() -> Survey:
         found = Survey(late=list(dict.fromkeys(call.where for call in calls)))
         transport = open_transport(world, READERS)
         started = time.monotonic()
+        asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
         try:
-            clients = Clients(
-                transport, keyring, access, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}"
-            )
+            clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
             inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
             await read_all(found, inventory, limit_s, purpose)
             refuse_bad_keys(found)
             await _locate(found, inventory, limit_s)
             found.offset_s = clients.offset_s
+            await asyncio.wait({asking}, timeout=GRACE_S)
         finally:
+            asking.cancel()
             await transport.aclose()
         found.seconds = time.monotonic() - started
         return found

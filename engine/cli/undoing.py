@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
+from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, refuse_others, stricter
 from engine.cli.kin import Others, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
-from engine.cli.sources import keyring_of
+from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.clients import identity
+from engine.clients import Reach, identity, is_known
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
@@ -30,7 +30,6 @@ from engine.report import document
 from engine.undo import Choice, Keep, UndoPlan, holds_of, linked, recheck, undo_plan, undone_keys
 
 if TYPE_CHECKING:
-    from engine.clients import Keyring
     from engine.journal.store import RunRef
     from engine.ledger import Ledger
     from engine.plan import Plan
@@ -77,12 +76,11 @@ def undo_run(
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
-    keyring = keyring_of(
-        frozen.profiles, simulated=options.simulate, settings=guards, access=frozen.access, purpose=ref.run_id
-    )
-    _check_identity(ledger, keyring)
+    reach = reach_of(frozen, guards, simulated=options.simulate, purpose=ref.run_id)
+    _check_identity(ledger, reach)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    read, world = _read(options, ledger, changed, keyring, frozen)
+    read, world = _read(options, ledger, changed, reach, frozen)
+    _check_identity(ledger, reach, is_asked=True)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice)
@@ -142,14 +140,21 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     )
 
 
-def _check_identity(ledger: Ledger, keyring: Keyring) -> None:
+def _check_identity(ledger: Ledger, reach: Reach, *, is_asked: bool = False) -> None:
+    """CredentialsError if these keys are not of whom the run used.
+
+    Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
+    """
     assert ledger.run is not None
-    now = identity(keyring)
-    if ledger.run.identity != now:
-        raise CredentialsError(
-            f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
-            "with the same ones (--profile)"
-        )
+    refuse_others(reach, ledger)
+    now = identity(reach.keyring)
+    may_be_known = all(ledger.uins.get(account) for account in reach.keyring) and not is_asked
+    if ledger.run.identity == now or may_be_known or is_known(reach.keyring, ledger.uins):
+        return
+    raise CredentialsError(
+        f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
+        "with the same ones (--profile)"
+    )
 
 
 def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool, rotated: bool) -> tuple[Choice, bool]:
@@ -201,7 +206,7 @@ def _password_record(command: str | None, file: str | None, inverse: str) -> dic
 
 
 def _read(
-    options: Options, ledger: Ledger, calls: list[Call], keyring: Keyring, frozen: records.RunSettings
+    options: Options, ledger: Ledger, calls: list[Call], reach: Reach, frozen: records.RunSettings
 ) -> tuple[Survey, World | None]:
     """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
     world = None
@@ -211,16 +216,13 @@ def _read(
         assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    return _survey(calls, keyring, frozen, world, "undo"), world
+    return _survey(calls, reach, frozen, world, "undo"), world
 
 
-def _survey(
-    calls: list[Call], keyring: Keyring, frozen: records.RunSettings, world: World | None, purpose: str
-) -> Survey:
+def _survey(calls: list[Call], reach: Reach, frozen: records.RunSettings, world: World | None, purpose: str) -> Survey:
     return survey(
         calls,
-        keyring=keyring,
-        access=frozen.access,
+        reach=reach,
         timeout_s=frozen.timeout_s,
         world=world,
         limit_s=None,
@@ -307,21 +309,15 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
     frozen = overridden(options, ledger.settings)
-    keyring = keyring_of(
-        frozen.profiles,
-        simulated=options.simulate,
-        settings=options.settings(None),
-        access=frozen.access,
-        purpose=ref.run_id,
-    )
-    _check_identity(ledger, keyring)
+    reach = reach_of(frozen, options.settings(None), simulated=options.simulate, purpose=ref.run_id)
+    _check_identity(ledger, reach)
     undone = _undone(ref, ledger)
     begun = time.monotonic()
     code = Exit.OK
     results = []
     for after in (0.0, *times):
         _wait(begun + after)
-        result, once = _verify_once(options, ledger, keyring, frozen, undone)
+        result, once = _verify_once(options, ledger, reach, frozen, undone)
         results.append(result)
         code = max(code, once)
     if options.as_json:
@@ -367,7 +363,7 @@ def _wait(until: float, sleep: Callable[[float], None] = time.sleep) -> None:
 def _verify_once(
     options: Options,
     ledger: Ledger,
-    keyring: Keyring,
+    reach: Reach,
     frozen: records.RunSettings,
     undone: set[tuple[str, str, str, str]],
 ) -> tuple[dict[str, Any], Exit]:
@@ -380,7 +376,8 @@ def _verify_once(
         from engine.cli.session import simulated_world
 
         world = simulated_world(ledger.run.action, ledger.calls.values(), {call.id for call in calls})
-    read = _survey(calls, keyring, frozen, world, "verify")
+    read = _survey(calls, reach, frozen, world, "verify")
+    _check_identity(ledger, reach, is_asked=True)
     found = recheck(ledger, read.readings, undone)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     action = ACTIONS[ledger.run.action]

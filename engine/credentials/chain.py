@@ -103,17 +103,17 @@ async def open_keys(
     role_arn = spec.role_arn or by_environment or opener.ways.role_arn
     if role_arn:
         source = opener.assume(source, role_arn, environ.get("TENCENTCLOUD_ROLE_SESSION_NAME"))
-    if isinstance(source, FetchedKeys):
-        await source.refresh()
+    if isinstance(source, FetchedKeys) and source.is_empty:
+        await source.open()
     _refuse_expired(source, network.clock() if network is not None else time.time())
     return Opened(source, tuple(dict.fromkeys(opener.warnings)))
 
 
 def _refuse_expired(source: KeySource, now: float) -> None:
     if source.expires_at is not None and source.expires_at <= now:
-        ago = max(1, round((now - source.expires_at) / 60))
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(source.expires_at))
         raise CredentialsError(
-            f"{source.label}: its keys expired {ago:,} min ago; log in again (`tccli auth login`, `tccli sso login`)"
+            f"{source.label}: its keys expired at {at}; log in again (`tccli auth login`, `tccli sso login`)"
         )
 
 
@@ -232,7 +232,7 @@ class _Opener:
         if self._network is not None and self.ways.metadata:
             source = instance_keys(self._network)
             try:
-                await source.refresh()
+                await source.open()
             except NobodyThereError as nobody:
                 self._looked.append(str(nobody))
             else:

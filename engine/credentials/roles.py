@@ -52,7 +52,7 @@ def assumed_keys(base: KeySource, role_arn: str, session: str, network: Network,
 
     async def fetch() -> Found:
         if isinstance(base, FetchedKeys) and base.is_empty:
-            await base.refresh()
+            await base.open()
         elif base.refreshable and base.expires_at is not None and base.expires_at - network.clock() < NEARLY_OVER_S:
             try:
                 await base.refresh()

@@ -79,7 +79,7 @@ class FetchedKeys:
     refreshable = True
 
     def __init__(self, label: str, identity: str, fetch: Callable[[], Awaitable[Found]]) -> None:
-        """`refresh` once before the first `get`."""
+        """`open` before the first `get`."""
         self.label = label
         self.identity = identity
         self._fetch = fetch
@@ -104,6 +104,10 @@ class FetchedKeys:
         if self._found is None:
             raise CredentialsError(f"{self.label}: not asked for keys yet")
         return self._found.keys
+
+    async def open(self) -> None:
+        """Ask for the first time. Whoever opens a source is alone with it, and can be interrupted at once."""
+        await self._ask()
 
     async def refresh(self) -> bool:
         """Ask, or wait for the answer somebody asked for already; who stops waiting does not stop the question."""

@@ -118,8 +118,9 @@ def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
     """In words of ours: the server's may repeat what was sent, a token among it."""
     code = str(answer.code)
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-    if code.startswith("Local."):
-        return RefusedError(f"{action}: {network.sts}: {_hint(code)} [{code}]{request}", code)
+    if code.startswith("Local."):  # of the transport's making, or ours: it may be shown
+        why = (answer.message or "").removeprefix(f"{network.sts}: ")
+        return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}", code)
     return RefusedError(f"{action}: {_hint(code)} [{code}]{request}", code)
 
 

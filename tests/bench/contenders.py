@@ -129,6 +129,7 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
     from engine.cli.session import Session
+    from engine.clients import Reach, Signer
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.ledger import Ledger
@@ -146,7 +147,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         store=store,
         journal=journal,
         ledger=ledger,
-        keyring={"": [FixedKeys()]},
+        reach=Reach(keyring={"": [Signer(FixedKeys())]}, access=settings.access, network=None),
         passwords=None,
         world=None,
         stop_after=None,

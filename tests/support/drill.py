@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine import records
 from engine.backoff import Policy
-from engine.clients import Clients
+from engine.clients import Clients, Reach, Signer
 from engine.endpoints import Access
 from engine.errors import Exit
 from engine.inventory import Inventory
@@ -195,8 +195,12 @@ class Drill:
         endpoints = [ENDPOINT] if self.lanes == 1 else [f"{ENDPOINT}{number:02d}" for number in range(self.lanes)]
         access = self.access or Access(tuple(endpoints), {})
         routes = routes_of(self.ledger.calls.values(), access)
-        keyring = self.keyring or {"": [self.keys]}
-        clients = Clients(transport, keyring, access, timeout_s=settings.timeout_s, clock=clock)
+        keyring = {
+            account: [Signer(keys) for keys in each] for account, each in (self.keyring or {"": [self.keys]}).items()
+        }
+        clients = Clients(
+            transport, Reach(keyring=keyring, access=access, network=None), timeout_s=settings.timeout_s, clock=clock
+        )
         lanes = lanes_of(
             routes, clients, action=self.action, workers=settings.workers, pacer=lambda _name: Pacer(settings.rate)
         )

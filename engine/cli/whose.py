@@ -1,0 +1,62 @@
+"""Door: whose the keys of a session are, for its journal: told once known, and again when they are others. Beside the
+sending, which never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from engine.clients import Signer, ask_whose, others
+from engine.errors import Exit
+
+if TYPE_CHECKING:
+    from engine.clients import Reach
+    from engine.ledger import Ledger
+    from engine.model import Keys
+    from engine.runner import Runner
+
+LIMIT_S = 5.0
+"""Of one question."""
+LOOK_S = 2.0
+"""How often keys are looked at that a source may have replaced."""
+AGAIN_S = 60.0
+"""How long until it is asked again what nobody could say."""
+
+
+async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
+    """Note the identity of every signer, until cancelled; stops the run if keys turn out to be another account's."""
+    if reach.network is None:
+        return
+    loop = asyncio.get_running_loop()
+    signers = [(account, signer) for account, signers in reach.keyring.items() for signer in signers]
+    seen: list[Keys | None] = [None] * len(signers)
+    told: dict[int, dict[str, object]] = {}
+    ask_at = 0.0
+    while True:
+        now = [signer.keys.get() for _, signer in signers]
+        for number, (_, signer) in enumerate(signers):
+            if seen[number] not in (None, now[number]):
+                signer.who, ask_at = None, 0.0
+        seen = list(now)
+        if loop.time() >= ask_at:
+            await ask_whose(reach, limit_s=LIMIT_S)
+            is_known = all(signer.who is not None for _, signer in signers)
+            ask_at = float("inf") if is_known else loop.time() + AGAIN_S
+            for number, (account, signer) in enumerate(signers):
+                facts = _facts(account, signer)
+                if told.get(number) != facts:
+                    told[number] = facts
+                    runner.note("identity", facts)
+            if (words := others(reach.keyring, ledger.uins)) is not None:
+                runner.stop(f"{words}: not the account whose accounts these are", Exit.STOPPED)
+                return
+        await asyncio.sleep(LOOK_S)
+
+
+def _facts(account: str, signer: Signer) -> dict[str, object]:
+    facts: dict[str, object] = {"account": account, "source": signer.keys.label, "key": signer.keys.get().fingerprint}
+    if signer.who is None:
+        return facts | {"uin": None}
+    who = signer.who
+    return facts | {"uin": who.uin, "sub_account": who.sub_account, "arn": who.arn}
