@@ -627,6 +627,18 @@ _LOCAL = (
         "Correct the name in the list (a near one is named, if there is one), then run the job again.",
     ),
     _row(
+        "Local.Unseen",
+        _T.REJECTED,
+        "A match asks for this, and it could not be looked at: accounts may be missing.",
+        "Mend what hinders the reading, then run the job again: the match is asked anew, and what is done stays done.",
+    ),
+    _row(
+        "Local.BadRow",
+        _T.REJECTED,
+        "This row of a list is no target; --skip-bad-rows sent the others.",
+        "Correct the row, then run the job again: what is done already stays done.",
+    ),
+    _row(
         "Local.Unread",
         _T.REJECTED,
         "The instance could not be read, and a guard needs its accounts known.",

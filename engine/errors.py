@@ -72,6 +72,12 @@ class CredentialsError(AcctopsError):
     exit = Exit.DENIED
 
 
+class UnreachableError(AcctopsError):
+    """The API cannot be reached, and without it nothing can be planned; nothing was sent."""
+
+    exit = Exit.STOPPED
+
+
 class BusyError(AcctopsError):
     """Another process holds this run, or a live run has the same job."""
 

@@ -21,10 +21,11 @@ MOST_LIST = 1 << 30
 STDIN = "-"
 
 
-def load_job(path: str | Path, *, stdin: BinaryIO | None = None) -> Job:
+def load_job(path: str | Path, *, stdin: BinaryIO | None = None, skip_bad_rows: bool = False) -> Job:
     """The job in a file (`-`: standard input) with the lists it names, or JobError with every problem.
 
-    Lists are found relative to the job file. `stdin` is for tests; the default is the process's own.
+    Lists are found relative to the job file. `stdin` is for tests; the default is the process's own. With
+    `skip_bad_rows`, bad rows of a list are no problems but `omits` of the job.
     """
     name = str(path)
     if name == STDIN:
@@ -51,7 +52,7 @@ def load_job(path: str | Path, *, stdin: BinaryIO | None = None) -> Job:
         except JobError as exc:
             raise JobError([f"{path}: {problem}" for problem in exc.problems]) from exc
 
-    job = parse_job(data, file=file, read=read)
+    job = parse_job(data, file=file, read=read, skip_bad_rows=skip_bad_rows)
     if job.passwords is None or not job.passwords.file:
         return job
     # Whole, as a resume may run in another directory.

@@ -134,6 +134,11 @@ class Inventory:
                     group.create_task(look(region, wanted[first : first + PAGE]))
         return found
 
+    async def ask(self, action: str, where: Where, parameters: Mapping[str, object]) -> Answer:
+        """One read of whatever action, at the reads' pace; `data` is None if it never succeeded."""
+        async with self._gate:
+            return await self._ask(action, where, parameters, asyncio.get_running_loop().time())
+
     async def _ask(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
         """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
         loop = asyncio.get_running_loop()

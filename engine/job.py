@@ -13,7 +13,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.model import Place, Target
+    from engine.match import Match
+    from engine.model import Omit, Place, Target
     from engine.window import Window
 
 
@@ -134,11 +135,15 @@ class Job:
     """Region of the targets that name none; empty if all do."""
     targets: list[Target]
     """As written and in that order, duplicates and reserved names included: the plan leaves those out, by name. A
-    list, as there may be a million; nobody changes it."""
+    list, as there may be a million; nobody changes it. Those of `matches` join them once they are found."""
     digest: str
     """Hex SHA-256 over the bytes of the job file and then of each list: `cat job.yaml list.csv | sha256sum`."""
     path: str
     """The job file as named by the operator; `command line` without one."""
+    matches: tuple[Match, ...] = ()
+    """Targets to be found, in order of appearance."""
+    omits: tuple[Omit, ...] = ()
+    """Asked for, and no target: bad rows of a list, and what a match left out."""
     sources: tuple[str, ...] = ()
     """Lists that were read, in order."""
     exclude: tuple[Glob, ...] = ()
@@ -181,3 +186,9 @@ class Job:
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Regions it is about, as far as it names them."""
+        named = {target.region for target in self.targets}
+        return tuple(sorted(named.union(*(match.regions or () for match in self.matches))))

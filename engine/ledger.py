@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from engine import records
 from engine.actions import Action
-from engine.model import AccountState, Call, CallId, Outcome, Proof, Verdict
+from engine.model import LACKING, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
+LACKING_CODES = {OmitReason.UNSEEN: "Local.Unseen", OmitReason.BAD_ROW: "Local.BadRow"}
+"""Under which code each reason of `lacking` is reported."""
 NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
 """Codes of attempts of which no byte left."""
 
@@ -347,8 +349,21 @@ class Ledger:
             entry = self.entry(call_id)
             yield call, entry, entry.derived()
 
+    def lacking(self) -> list[records.OmitLine]:
+        """What was asked for and is no call: bad rows, places a match could not look at. Each counts as failed."""
+        return [omit for omit in self.omits if omit.reason in LACKING]
+
+    def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:
+        """What is `lacking`, in the form of failed calls: a report names them alike."""
+        action = self.run.action if self.run is not None else ""
+        for omit in self.lacking():
+            entry = Entry()
+            entry.outcome, entry.code = Outcome.FAILED, LACKING_CODES[OmitReason(omit.reason)]
+            entry.message = f"{omit.where}: {omit.rule}"
+            yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
+
     def counts(self) -> dict[str, int]:
-        """Calls by outcome as it stands, every outcome named."""
+        """Calls by outcome as it stands, every outcome named; what is `lacking` has failed."""
         counts = dict.fromkeys(Outcome, 0)
         counts.update(self._settled)
         unsettled = len(self.calls) - sum(self._settled.values())
@@ -358,6 +373,7 @@ class Ledger:
                 touched += 1
                 counts[entry.derived()] += 1
         counts[Outcome.UNATTEMPTED] += unsettled - touched
+        counts[Outcome.FAILED] += len(self.lacking())
         return {str(outcome): count for outcome, count in counts.items()}
 
     def settled_counts(self) -> Mapping[Outcome, int]:
@@ -366,7 +382,7 @@ class Ledger:
 
     def left_out(self) -> dict[str, int]:
         """Targets left out of the plan, by reason, every reason named."""
-        left_out = dict.fromkeys(("protected", "excluded", "duplicate", "reserved", "later"), 0)
+        left_out = dict.fromkeys(map(str, OmitReason), 0)
         for omit in self.omits:
             left_out[omit.reason] = left_out.get(omit.reason, 0) + 1
         return left_out

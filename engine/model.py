@@ -68,6 +68,16 @@ class OmitReason(StrEnum):
     DUPLICATE = "duplicate"
     RESERVED = "reserved"
     LATER = "later"
+    SKIPPED = "skipped"
+    """A match found it, and its instance is a replica or not running, or its state is not shown."""
+    UNSEEN = "unseen"
+    """A match asks for it, and it could not be looked at: whether accounts are missing nobody knows."""
+    BAD_ROW = "bad_row"
+    """A row of a list that is no target, sent without by `--skip-bad-rows`."""
+
+
+LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW)
+"""Asked for, and neither done nor left out on purpose: these count as failed."""
 
 
 class Place(Struct, frozen=True, gc=False):

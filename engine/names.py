@@ -45,6 +45,18 @@ REGIONS = (
 )
 """SEED-LOCK's list, the same on five more pages. Advice: the truth is DescribeRegions."""
 
+INSTANCE_STATUSES = (
+    *("running", "applying", "init", "initing", "limited run", "isolating", "isolated", "disisolating", "recycling"),
+    *("recycled", "job running", "offline", "migrating", "expanding", "waitSwitch", "switching", "readonly"),
+    *("restarting", "network changing", "upgrading", "audit-switching", "primary-switching", "offlining"),
+    *("deployment changing", "cloning", "parameter modifying", "log-switching", "restoring"),
+)
+"""DBInstanceStatus (facts.md §1.2)."""
+INSTANCE_TYPES = ("primary", "readonly", "guard", "temp")
+"""DBInstanceType (facts.md §1.2)."""
+USER_TYPES = ("normal", "tencentDBSuper")
+"""AccountInfo.UserType (facts.md §1.2)."""
+
 is_instance = re.compile(INSTANCE_PATTERN).fullmatch
 is_user = re.compile(USER_PATTERN).fullmatch
 is_region = re.compile(REGION_PATTERN).fullmatch

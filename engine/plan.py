@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.model import Call, CallId, Omit, OmitReason, Place, Target
+from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target
 
 _RESERVED = re.compile(r"(?i)^(?:postgres$|pg_|tencentdb_)")
 RESERVED_RULE = "postgres, pg_*, tencentdb_*"
@@ -46,6 +46,11 @@ class Plan:
         return counts
 
     @property
+    def lacking(self) -> int:
+        """How many of what was left out count as failed: bad rows, and places a match could not look at."""
+        return sum(omit.reason in LACKING for omit in self.omits)
+
+    @property
     def instances(self) -> int:
         """Distinct instances among the calls."""
         return len({call.where for call in self.calls})
@@ -63,12 +68,17 @@ def plan_digest(calls: Iterable[Call]) -> str:
 
 
 def make_plan(
-    action: str, targets: Sequence[Target], *, protect: Sequence[Rule] = (), exclude: Sequence[Rule] = ()
+    action: str,
+    targets: Sequence[Target],
+    *,
+    protect: Sequence[Rule] = (),
+    exclude: Sequence[Rule] = (),
+    omitted: Iterable[Omit] = (),
 ) -> Plan:
-    """The plan of `action` on `targets`."""
+    """The plan of `action` on `targets`; `omitted` was left out before, by whoever found these."""
     first_named: dict[CallId, Target] = {}
     kept: list[Call] = []
-    omits: list[Omit] = []
+    omits: list[Omit] = [*omitted]
     for target in targets:
         identity = call_id(target.account, target.region, target.instance, target.user, action)
         earlier = first_named.get(identity)

@@ -50,6 +50,19 @@ class Parent(Struct, frozen=True):
     head: str
 
 
+class Matched(Struct, frozen=True):
+    """A match of the job as it was answered when the run was planned; the calls are its answer."""
+
+    where: str
+    """Place in the job file."""
+    asks: str
+    """The question, in words."""
+    instances: int | None
+    """Instances it chose; None: it was not asked (a plan made offline)."""
+    accounts: int | None
+    """Accounts it found, before guards and duplicates; None: it was not asked."""
+
+
 class RunSettings(Struct, frozen=True, kw_only=True):
     """The settings that decide what a run does; a resume takes them from here."""
 
@@ -121,6 +134,8 @@ class Run(Record, tag="run", kw_only=True):
     plan_digest: str
     counts: dict[str, int]
     """`calls`, and one of each `left_out` reason."""
+    match: tuple[Matched, ...] = ()
+    """Never asked again: what was approved is what runs."""
     guarded_by: str = ""
     """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
     command without one was typed. An undo and a rerun have that of the run they go back to."""
@@ -322,6 +337,7 @@ __all__ = [
     "Confirmed",
     "End",
     "JobRef",
+    "Matched",
     "Note",
     "OmitLine",
     "Parent",

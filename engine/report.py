@@ -14,7 +14,7 @@ from typing import Any
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Entry, Ledger
-from engine.model import Answer, Call, Outcome, Proof, Verdict
+from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
 from engine.spans import duration
 from engine.verdicts import rule
 
@@ -57,6 +57,12 @@ ATTEMPT_COLUMNS = (
 
 
 # ---- one target ----------------------------------------------------------------------------------------------------
+
+
+def every_target(ledger: Ledger) -> Iterator[tuple[Call, Entry, Outcome]]:
+    """All that was asked for: the calls, and what could not become one, which has failed."""
+    yield from ledger.outcomes()
+    yield from ledger.shortfall()
 
 
 def row(call: Call, entry: Entry, outcome: Outcome) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | No
     run = _run(ledger)
     end = ledger.end
     failures = []
-    for call, entry, outcome in ledger.outcomes():
+    for call, entry, outcome in every_target(ledger):
         if outcome in (Outcome.FAILED, Outcome.UNKNOWN):
             full = row(call, entry, outcome)
             failures.append(
@@ -180,13 +186,17 @@ def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dic
         **document(ledger, journal=journal, head=head),
         "live": live,
         "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
+        "match": [
+            {"where": each.where, "asks": each.asks, "instances": each.instances, "accounts": each.accounts}
+            for each in run.match
+        ],
         "reason": run.reason,
         "ticket": run.ticket,
         "operator": run.operator,
         "host": run.host,
         "started_at": run.at,
         "parent": {"run": run.parent.run, "verb": run.parent.verb, "head": run.parent.head} if run.parent else None,
-        "targets": [row(*each) for each in ledger.outcomes()],
+        "targets": [row(*each) for each in every_target(ledger)],
         "omits": [
             {
                 "account": omit.account,
@@ -296,7 +306,8 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
 def _notes(ledger: Ledger) -> list[str]:
     """What was left out, when it was contained, and what a person should be reminded of."""
     lines = []
-    left = {reason: count for reason, count in ledger.left_out().items() if count and reason != "protected"}
+    elsewhere = (OmitReason.PROTECTED, *LACKING)  # in the sentence itself, and among the failed
+    left = {reason: count for reason, count in ledger.left_out().items() if count and reason not in elsewhere}
     if left:
         lines.append("left out: " + "; ".join(f"{count:,} {reason}" for reason, count in left.items()))
     times = containment(ledger)
@@ -326,7 +337,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
             at = entry.accepted_at or entry.settled_at
             after.append(records.unix_seconds(at) - begun if at else 0.0)
     after.sort()
-    total = len(ledger.calls)
+    total = len(ledger.calls) + len(ledger.lacking())
     needed = {share: -(-total * share // 100) for share in (50, 95, 100)}
     return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
 
@@ -334,7 +345,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
 def stuck_text(ledger: Ledger) -> str:
     """What is not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
     groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
-    for call, entry, outcome in ledger.outcomes():
+    for call, entry, outcome in every_target(ledger):
         if outcome in BAD:
             groups.setdefault(_cause(entry), []).append((call, entry, outcome))
     lines = [_title(ledger, live=False), closing_line(ledger)]
@@ -361,7 +372,7 @@ def _title(ledger: Ledger, *, live: bool) -> str:
 def closing_line(ledger: Ledger) -> str:
     """The one true sentence of a run."""
     counts = ledger.counts()
-    total = len(ledger.calls)
+    total = len(ledger.calls) + len(ledger.lacking())
     action = ACTIONS[_run(ledger).action]
     good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
     proven, unread = verified(ledger)["agree"], verified(ledger)["unread"]
@@ -392,7 +403,7 @@ def _pace_line(ledger: Ledger) -> str:
 def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
     by_kind: dict[Outcome, list[tuple[Call, Entry]]] = {kind: [] for kind in BAD}
     codes: dict[Outcome, Counter[str]] = {kind: Counter() for kind in BAD}
-    for call, entry, outcome in ledger.outcomes():
+    for call, entry, outcome in every_target(ledger):
         if outcome in by_kind:
             codes[outcome][_cause(entry)] += 1
             if len(by_kind[outcome]) < SHOWN:
@@ -438,6 +449,7 @@ def continue_command(ledger: Ledger, flags: str = "") -> str | None:
     """The exact command that goes on with a run, if anything is left to do."""
     run = _run(ledger).run
     counts = ledger.counts()
+    counts[Outcome.FAILED] -= len(ledger.lacking())  # no call: only the job, run again, can do something about these
     if not any(counts[kind] for kind in BAD):
         return None
     if any(not entry.settled for _, entry, _ in ledger.outcomes()):

@@ -263,7 +263,7 @@ class Runner:
         counts = self._ledger.counts()
         good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
         if good == len(self._ledger.calls):
-            return Exit.OK
+            return Exit.INCOMPLETE if self._ledger.lacking() else Exit.OK
         if self._exit is None and self._given_up is not None:
             return Exit.STOPPED
         return self._exit if self._exit is not None else Exit.INCOMPLETE

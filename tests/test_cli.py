@@ -711,3 +711,60 @@ def test_stop_after_a_share_of_failures(desk: Desk) -> None:
         done = desk.run("run", "job.yaml", "--yes", "--json", "--endpoint", backend.endpoint)
         assert done.code == 4 and "stop_after" in done.json["stopped"]["why"]
         assert 2 <= done.json["counts"]["failed"] <= 4
+
+
+# ---- bad rows --------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> None:
+    """The good are sent; the bad stand in plan, journal, reports and exit code, with their lines, and in no rerun."""
+    desk.write("list.csv", "instance;user\npostgres-aaaaaaaa;ann\nnonsense;bob\npostgres-bbbbbbbb;e-v-e\n")
+    job = desk.job("{csv: list.csv}")
+    refused = desk.run("run", job, "--simulate", "--yes")
+    assert refused.code == 2 and "list.csv:3" in refused.err and "list.csv:4" in refused.err
+    assert "--skip-bad-rows sends the good ones (1)" in refused.err
+    plan = desk.run("plan", job, "--offline", "--skip-bad-rows", "--json").json
+    assert plan["counts"]["calls"] == 1 and plan["left_out"]["bad_row"] == 2
+    done = desk.run("run", job, "--simulate", "--yes", "--skip-bad-rows", "--json")
+    assert done.code == 1, done.text
+    assert done.json["counts"] == {"changed": 1, "already": 0, "failed": 2, "unknown": 0, "unattempted": 0}
+    assert [(each["instance"], each["user"], each["code"]) for each in done.json["failures"]] == [
+        ("nonsense", "bob", "Local.BadRow"),
+        ("postgres-bbbbbbbb", "e-v-e", "Local.BadRow"),
+    ]
+    assert "list.csv:3: instance: 'nonsense' is not an instance id" in done.json["failures"][0]["message"]
+    assert "Correct the row" in done.json["failures"][0]["advice"]
+    run = done.json["run"]
+    report = desk.run("report", run)
+    assert "1 of 3 verified locked" in report.out and "2 not: 2 failed" in report.out and "go on:" not in report.out
+    assert desk.run("report", run, "--format", "csv").out.count("Local.BadRow") == 2
+    assert "2 × Local.BadRow" in desk.run("report", run, "--stuck").out
+    resumed = desk.run("resume", run)
+    assert resumed.code == 1 and "changed since" not in resumed.err
+    again = desk.run("rerun", run, "--yes", "--json")
+    assert again.code == again.json["exit"] == 1
+    assert "not in a rerun: " in again.err and "list.csv:4" in again.err
+    assert "2 of what was asked for never became a call" in again.json["why"]
+
+
+def test_a_rerun_of_bad_rows_and_failures_repeats_the_failures(desk: Desk) -> None:
+    """And says what it cannot repeat."""
+    desk.write("list.csv", "postgres-aaaaaaaa ann\npostgres-bbbbbbbb eve\nnonsense\n")
+    job = desk.job("{csv: list.csv}")
+    script = desk.write("faults.yaml", "[{user: eve, code: InvalidParameterValue.AccountNotExistError}]")
+    done = desk.run("run", job, "--simulate", "--faults", script, "--yes", "--skip-bad-rows", "--json").json
+    assert done["counts"]["failed"] == 2 and done["counts"]["changed"] == 1
+    again = desk.run("rerun", done["run"], "--yes", "--json")
+    assert again.code == 0 and again.json["counts"]["changed"] == 1
+    assert "list.csv:3: has 1 of 3 columns" in again.err
+
+
+def test_a_run_with_bad_rows_is_resumed_without_a_question(desk: Desk) -> None:
+    """Its list is as it was: that rows of it are bad was agreed to."""
+    desk.write("list.csv", "postgres-aaaaaaaa ann\nnonsense\n")
+    job = desk.job("{csv: list.csv}", extra='protect: ["*/guard"]')
+    script = desk.write("faults.yaml", "[{user: ann, times: 1, code: AuthFailure.SecretIdNotFound}]")
+    stopped = desk.run("run", job, "--simulate", "--faults", script, "--yes", "--skip-bad-rows", "--json")
+    assert stopped.json["counts"]["unattempted"] == 1 and stopped.json["counts"]["failed"] == 1
+    resumed = desk.run("resume", stopped.json["run"], "--json")
+    assert resumed.code == 1 and resumed.json["counts"]["changed"] == 1, resumed.text

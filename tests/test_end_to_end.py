@@ -266,7 +266,16 @@ def test_the_document_says_the_same(story: Story) -> None:
         expected[kind.outcome] += EACH
     assert story.done.code == document["exit"] == 1
     assert document["counts"] == expected
-    assert document["left_out"] == {"protected": 1, "excluded": 1, "duplicate": 1, "reserved": 1, "later": 0}
+    assert document["left_out"] == {
+        "protected": 1,
+        "excluded": 1,
+        "duplicate": 1,
+        "reserved": 1,
+        "later": 0,
+        "skipped": 0,
+        "unseen": 0,
+        "bad_row": 0,
+    }
     assert document["attempts"] == len(story.writes)
     assert document["throttled"] == EACH
     assert document["stopped"] is None

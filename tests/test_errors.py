@@ -23,6 +23,7 @@ EXITS = {
 }
 ERRORS = {
     "AcctopsError": Exit.USAGE,
+    "UnreachableError": Exit.STOPPED,
     "BusyError": Exit.BUSY,
     "ConfigError": Exit.USAGE,
     "CredentialsError": Exit.DENIED,

@@ -679,12 +679,27 @@ def test_shipped_jobs_show_the_guards():
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
     from engine.jobfile.fields import kinds
-    from engine.jobfile.filemodel import JobFile, JobLimits, Notify, Passwords, Retry, TargetEntry, Webhook, WindowKeys
+    from engine.jobfile.filemodel import (
+        InstancesOf,
+        JobFile,
+        JobLimits,
+        MatchEntry,
+        Notify,
+        Passwords,
+        Retry,
+        TargetEntry,
+        UsersOf,
+        Webhook,
+        WindowKeys,
+    )
 
     text = (ROOT / "jobs/README.md").read_text()
     for model in (JobFile, TargetEntry, JobLimits, Retry, Passwords, WindowKeys, Notify, Webhook):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
+    for part, model in (("", MatchEntry), ("instances.", InstancesOf), ("users.", UsersOf)):
+        for key in kinds(model):
+            assert f"`{part}{key}" in text, key
     for key in (*NOT_BUILT_JOB, *NOT_BUILT_TARGET):
         assert f"`{key}`" in text, key
 
@@ -708,3 +723,46 @@ def test_reading_a_job_starts_without_the_engine():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+# ---- what the columns of a list are called ---------------------------------------------------------------------------
+
+
+def test_columns_are_read_from_the_entry():
+    """`columns:` goes with csv and jsonl, beside a region."""
+    text = HEAD + "targets:\n  - {csv: a.csv, columns: {instance: Cluster, user: Account}, region: ap-tokyo}\n"
+    found = parse_job(text.encode(), file="jobs/x.yaml", read=lambda _: b"Cluster;Account;Owner\na-1;u;Ann\n")
+    assert [(each.label, each.region) for each in found.targets] == [("a-1/u", "ap-tokyo")]
+    assert found.warnings == ("jobs/a.csv:1: column 'Owner' ignored",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{csv: a.csv, columns: Cluster}", "targets[0].columns: expected a mapping such as {instance: DBInstanceId"),
+        ("{csv: a.csv, columns: {instance: [x]}}", "targets[0].columns.instance: expected the name of a column"),
+        ("{csv: a.csv, columns: {usr: x}}", "targets[0].columns.usr: unknown key; did you mean user?"),
+        ("{csv: a.csv, columns: {user: x, instance: x}}", "says one column twice"),
+        ("{instance: a-1, user: u, columns: {user: x}}", "columns goes with csv: or jsonl:"),
+        ("{csv: a.csv, columns: {user: login}}", "jobs/a.csv:1: no column 'login', which `columns:` says is the user"),
+    ],
+)
+def test_mistakes_in_columns(entry, said):
+    """By their place in the job, or in the list where that is wrong; no list is read by guess."""
+    with pytest.raises(JobError) as wrong:
+        parse_job(
+            (HEAD + f"targets: [{entry}]\n").encode(), file="jobs/x.yaml", read=lambda _: b"instance,user\na-1,u\n"
+        )
+    assert len(wrong.value.problems) == 1 and said in wrong.value.problems[0]
+
+
+def test_bad_rows_of_a_list_become_omits_as_long_as_something_is_good():
+    """A list of nothing but bad rows is a wrong list, whatever was asked; the job's own targets are never rows."""
+    text = (HEAD + "targets: [csv: a.csv]\n").encode()
+    good = parse_job(text, file="j", read=lambda _: b"instance,user\na-1,u\nx,u\n", skip_bad_rows=True)
+    assert [(omit.target.label, omit.where) for omit in good.omits] == [("x/u", "a.csv:3")]
+    with pytest.raises(JobError) as wrong:
+        parse_job(text, file="j", read=lambda _: b"instance,user\nx,u\ny,u\n", skip_bad_rows=True)
+    assert [problem.split(": ")[0] for problem in wrong.value.problems] == ["a.csv:2", "a.csv:3"]
+    with pytest.raises(JobError, match="is not an account name"):
+        parse_job((HEAD + "targets: [a-1/u-]\n").encode(), file="j", read=lambda _: b"", skip_bad_rows=True)

@@ -226,6 +226,9 @@ def test_left_out_targets_are_counted_by_reason() -> None:
         "duplicate": 0,
         "reserved": 0,
         "later": 0,
+        "skipped": 0,
+        "unseen": 0,
+        "bad_row": 0,
         "new": 1,
     }
 

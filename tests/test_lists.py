@@ -14,12 +14,12 @@ from engine.jobfile.problems import MOST, Problems
 from engine.jobfile.targets import Targets
 
 
-def run(reader, data, region="", job_region="ap-tokyo"):
+def run(reader, data, region="", job_region="ap-tokyo", said=None):
     """(instance, user, region, line) of each target, problems, warnings."""
     problems = Problems()
     targets = Targets(problems, job_region)
     data = data.encode() if isinstance(data, str) else data
-    warnings = reader(data, "l", region, targets, problems)
+    warnings = reader(data, "l", region, targets, problems, said or {})
     targets.check_regions()
     rows = [(t.instance, t.user, t.region, t.line) for t in targets.found]
     return rows, problems.lines(), warnings + targets.warnings()
@@ -53,13 +53,14 @@ def test_csv_extra_columns_are_named():
     [
         ("instance,name", "l:1: no column user, only 'instance', 'name'; the first line must name"),
         ("a,b", "l:1: no column instance and no column user, only 'a', 'b'"),
-        ("instance;user;region", "columns are separated by ';'; use commas"),
-        ("instance\tuser", "columns are separated by '\\t'; use commas"),
-        ("postgres-4sfuv15b,app_user", "begins with a target (postgres-4sfuv15b) instead of a header"),
+        ("instance;name;region", "no column user, only 'instance', 'name', 'region'"),
+        ("postgres-4sfuv15b,app_user,Ann,x", "begins with a target (postgres-4sfuv15b) instead of a header"),
+        ("some-thing,app_user", "begins with a target (some-thing) instead of a header"),
+        ("DBInstanceId,InstanceId,user", "columns DBInstanceId and InstanceId may both be the instance; say which"),
         ("instance", "no column user, only 'instance'"),
         ("instance,user,user", "column user stands twice"),
-        ("instance,user,regoin", "column 'regoin': did you mean region?"),
-        ("instance,usr", "column 'usr': did you mean user?"),
+        ("instance,user,regoin", "column 'regoin'; did you mean region?"),
+        ("instance,usr", "column 'usr'; did you mean user?"),
         ("instance,user,password", "a target list holds no secrets; use `passwords: {file: …}`"),
         ("instance,user,account", "column account is not built yet"),
         ("", "is empty; the first line must name"),
@@ -110,7 +111,7 @@ def test_csv_open_quotes_are_an_error(text):
 @pytest.mark.parametrize("reader", [read_csv, read_jsonl])
 def test_what_is_no_text(reader):
     """UTF-16 and binary are named as such."""
-    assert "is UTF-16" in run(reader, "instance,user\n".encode("utf-16"))[1][0]
+    assert "UTF-8" in run(reader, b"\xff\xfei")[1][0]
     assert "NUL" in run(reader, b"instance,user\0")[1][0]
 
 
@@ -138,7 +139,7 @@ def test_jsonl():
         ("[1]", "Expected `object`"),
         ("{", "truncated"),
         ('{"instance":"postgres-a1","user":1}', "Expected `str`"),
-        ('{"instance":"postgres-a1","user":"u","Region":"x"}', "field 'Region'; did you mean region?"),
+        ('{"instance":"postgres-a1","user":"u","regoin":"x"}', "field 'regoin'; did you mean region?"),
         ('{"instance":"postgres-a1","user":"u","password":"x"}', "holds no secrets"),
         ('{"instance":"postgres-a1","user":"u","account":"1"}', "not built yet"),
         ('{"instance":"postgres-a1","user":"u-1"}', "user: 'u-1' is not an account name"),
@@ -228,3 +229,150 @@ def test_csv_a_column_like_one_that_is_there_is_only_ignored():
     rows, problems, warnings = run(read_csv, "instance,user,instances\npostgres-a1,u1,3\n")
     assert (len(rows), problems) == (1, [])
     assert warnings == ["l:1: column 'instances' ignored"]
+
+
+# ---- lists as people have them ---------------------------------------------------------------------------------------
+
+TWO = [("postgres-4sfuv15b", "app_user", "ap-tokyo"), ("postgres-r95q23pn", "etl", "ap-seoul")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "instance;user;region\npostgres-4sfuv15b;app_user;\npostgres-r95q23pn;etl;ap-seoul\n",
+        "Instance\tUser\tRegion\r\npostgres-4sfuv15b\tapp_user\t\r\npostgres-r95q23pn\tetl\tap-seoul\r\n",
+        "instance|user|region\npostgres-4sfuv15b|app_user|\npostgres-r95q23pn|etl|ap-seoul\n",
+        'sep=;\n"instance";"user";"region"\n"postgres-4sfuv15b";"app_user";""\n"postgres-r95q23pn";"etl";"ap-seoul"\n',
+        'instance, user, region\npostgres-4sfuv15b, app_user,\npostgres-r95q23pn, "etl", ap-seoul\n',
+        "instance user region\npostgres-4sfuv15b  app_user\npostgres-r95q23pn\t etl   ap-seoul \n",
+        "postgres-4sfuv15b app_user\npostgres-r95q23pn etl ap-seoul\n",
+        "\n# from the ticket\n  postgres-4sfuv15b\tapp_user\n\n# more\npostgres-r95q23pn etl ap-seoul",
+        "postgres-4sfuv15b,app_user\npostgres-r95q23pn,etl,ap-seoul\n",
+        "postgres-4sfuv15b;app_user;\r\npostgres-r95q23pn;etl;ap-seoul\r\n;;\r\n",
+        "DBInstanceId,UserName,Region\npostgres-4sfuv15b,app_user,\npostgres-r95q23pn,etl,ap-seoul\n",
+        "Instance ID;User Name;Region\npostgres-4sfuv15b;app_user;\npostgres-r95q23pn;etl;ap-seoul\n",
+        "instance,user,region\rpostgres-4sfuv15b,app_user,\rpostgres-r95q23pn,etl,ap-seoul\r",
+        "instance,user,region\npostgres-4sfuv15b\u00a0,\u200bapp_user,\npostgres-r95q23pn,etl ,ap-seoul\ufeff\n",
+    ],
+)
+def test_lists_as_people_have_them(text):
+    """Semicolons, tabs, bars, blanks, `sep=`, quotes, no header, the API's own names, what a web page leaves behind."""
+    rows, problems, warnings = run(read_csv, text)
+    assert ([row[:3] for row in rows], problems, warnings) == (TWO, [], [])
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert [row[:3] for row in run(read_csv, text.encode(encoding))[0]] == TWO
+
+
+def test_lines_keep_their_numbers():
+    """Whatever stands before them: a bad row is found again in the file as it is."""
+    text = "sep=;\r\n\r\ninstance;user\r\npostgres-a1;ok\r\n\r\npostgres-a1;u-1\r\n"
+    rows, problems, _ = run(read_csv, text)
+    assert [row[3] for row in rows] == [4] and problems[0].startswith("l:6: user: 'u-1'")
+    rows, problems, _ = run(read_csv, "# list\n\npostgres-a1 ok\npostgres-a1 u-1\n")
+    assert [row[3] for row in rows] == [3] and problems[0].startswith("l:4: user: 'u-1'")
+
+
+def test_one_instance_slash_user_a_line():
+    """As the command line takes them, and as chat messages have them."""
+    rows, problems, _ = run(read_csv, "postgres-4sfuv15b/app_user\n# and\npostgres-r95q23pn/etl\n")
+    assert ([row[:2] for row in rows], problems) == ([row[:2] for row in TWO], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("postgres-a1 u1\npostgres-a1\n", "l:2: has 1 of 3 columns; a row needs instance and user"),
+        ("postgres-a1 u1\npostgres-a1 u2 ap-tokyo x\n", "l:2: has 4 columns where a list without a header has 3"),
+        ("postgres-a1,u1\npostgres-a1,u2,Ann\n", "l:2: region: 'Ann' is not a region"),
+        ("postgres-a1 user\n", "l:1: "),
+        ("app_user postgres-a1\n", "l:1: no column instance and no column user"),
+    ],
+)
+def test_without_a_header_nothing_is_guessed(text, said):
+    """Rows that do not fit are named; a first line that might be a header, or the other way round, is no target."""
+    _, problems, _ = run(read_csv, text)
+    assert problems and said in problems[0]
+
+
+@pytest.mark.parametrize("reader", [read_csv, read_jsonl])
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (("Cluster", "Account", "Zone"), {"instance": "Cluster", "user": "Account", "region": "Zone"}),
+        (("cluster", "account", "Region"), {"instance": "Cluster", "user": "ACCOUNT"}),
+        (("instance", "login", "region"), {"user": "login"}),
+    ],
+)
+def test_columns_are_what_the_job_says_they_are(reader, header, said):
+    """`columns:` names them, exactly or but for case; what it does not name is found as ever."""
+    table = [("postgres-4sfuv15b", "app_user", ""), ("postgres-r95q23pn", "etl", "ap-seoul")]
+    if reader is read_csv:
+        text = "\n".join(";".join(row) for row in (header, *table))
+    else:
+        text = "\n".join(msgspec.json.encode(dict(zip(header, row, strict=True))).decode() for row in table)
+    rows, problems, warnings = run(reader, text, said=said)
+    assert ([row[:3] for row in rows], problems, warnings) == (TWO, [], [])
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"instance": "DBInstance"}, "l:1: no column 'DBInstance', which `columns:` says is the instance"),
+        ({"user": "Usr"}, "no column 'Usr', which `columns:` says is the user; did you mean user?"),
+        ({"user": "note"}, "column note stands twice; keep one"),
+    ],
+)
+def test_a_column_the_job_names_must_be_there(said, words):
+    """Or another one would be taken in its place."""
+    rows, problems, _ = run(
+        read_csv, "instance,user,note,Note\npostgres-a1,u1,x,y\n".replace("Note", "note"), said=said
+    )
+    assert rows == [] and words in problems[0]
+
+
+def test_the_api_s_own_rows_are_read():
+    """DescribeAccounts' answer, one account a line: its other fields are named once."""
+    line = '{"DBInstanceId":"postgres-a1","UserName":"u1","Status":2,"OpenCam":false}\n'
+    rows, problems, warnings = run(read_jsonl, line * 2)
+    assert (len(rows), problems) == (2, [])
+    assert warnings == ["l:1: field 'OpenCam' ignored"]
+
+
+ids = st.from_regex(r"postgres-[a-z0-9]{8}", fullmatch=True)
+people = st.from_regex(r"[a-z_][a-z0-9_]{0,9}", fullmatch=True).filter(lambda name: "user" not in name)
+
+
+@given(st.lists(st.tuples(ids, people), min_size=1), st.data())
+def test_any_layout_says_the_same(targets, data):
+    """The same accounts, however they are separated, with or without a header, quoted or not."""
+    separator = data.draw(st.sampled_from([",", ";", "\t", "|", " "]))
+    quote = data.draw(st.sampled_from(["", '"'])) if separator != " " else ""
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    header = data.draw(st.sampled_from([[], [("instance", "user")], [("DBInstanceId", "UserName")]]))
+    text = "".join(separator.join(f"{quote}{cell}{quote}" for cell in row) + end for row in [*header, *targets])
+    rows, problems, _ = run(read_csv, text)
+    assert (problems, [row[:2] for row in rows]) == ([], targets)
+
+
+# ---- bad rows that are skipped ---------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_set_aside_when_asked():
+    """Each once, with all that is wrong with it, and what it says as far as a name can be long."""
+    problems = Problems()
+    targets = Targets(problems, "", skip_bad_rows=True)
+    text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u-1,Tokyo\npostgres-a1\npostgres-a1,u2,\n,,ap-tokyo\n"
+    read_csv(text.encode(), "l", "", targets, problems)
+    targets.check_regions()
+    assert problems.count == 0
+    assert [target.label for target in targets.found] == ["postgres-a1/ok"]
+    said = [(omit.target.label, omit.where, omit.rule) for omit in targets.bad_rows]
+    assert [row[:2] for row in said] == [
+        ("x/u-1", "l:3"),
+        ("postgres-a1/?", "l:4"),
+        ("postgres-a1/u2", "l:5"),
+        ("?/?", "l:6"),
+    ]
+    assert said[0][2].startswith("instance: 'x' is not an instance id") and "; user: 'u-1'" in said[0][2]
+    assert "; region: 'Tokyo' is not a region" in said[0][2]
+    assert "has 1 of 3 columns" in said[1][2] and said[2][2] == "region: is missing"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from engine.simulator import documents, fleet
 from engine.simulator.fleet import FleetAccount, FleetError, fleet_from, parse_fleet
+from engine.simulator.randomfleet import random_fleet
 
 GOOD = """
 instances:
@@ -110,3 +112,39 @@ def test_documents_are_read_without_the_fast_parser_too() -> None:
         "a": {"c": 1},
         "d": {"c": 1, "e": 2},
     }
+
+
+# ---- made up ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_random_fleet_is_what_was_asked_for() -> None:
+    """So many instances and accounts, spread over regions, of every kind a match must tell apart; always the same."""
+    fleet = random_fleet("random:400x8")
+    assert len({each.id for each in fleet}) == 400
+    assert {len(each.accounts) for each in fleet} == {8}
+    assert len({each.region for each in fleet}) == 16
+    assert {each.type for each in fleet} == {"primary", "readonly", "guard"}
+    assert len({each.status for each in fleet}) > 2
+    primaries = {each.id: each.region for each in fleet if each.type == "primary"}
+    assert all(primaries[each.master] == each.region for each in fleet if each.type != "primary")
+    accounts = [account for each in fleet for account in each.accounts]
+    assert {account.cam for account in accounts} == {True, False, None}
+    assert {account.status for account in accounts} == {2, 5}
+    assert all(each.accounts[0].user_type == "tencentDBSuper" for each in fleet)
+    assert random_fleet("random:400x8") == fleet != random_fleet("random:400x8", 7)
+    assert {each.region for each in random_fleet("random:5x1@ap-tokyo,ap-seoul")} == {"ap-tokyo", "ap-seoul"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("random:400", "expected random:INSTANCESxACCOUNTS"),
+        ("random:0x8", "expected random:INSTANCESxACCOUNTS"),
+        ("random:4x8@", "expected random:INSTANCESxACCOUNTS"),
+        ("random:999999x999", "998,999,001 accounts are more than"),
+        ("random:4x8@ap-nowhere", "there is no region 'ap-nowhere'"),
+    ],
+)
+def test_a_wrong_random_fleet_is_told_so(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        random_fleet(text)

@@ -58,6 +58,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, list[str]]
         (["--version"], "acctops"),
         (["plan", "--offline", "jobs/incident-lockdown.yaml"], "PLAN, nothing sent"),
         (["plan", "--offline", "jobs/incident-lockdown.yaml", "--json"], '"plan_digest"'),
+        (["plan", "--offline", "jobs/cam-by-match.yaml"], "NOT ASKED (--offline)"),
         (["status"], "no runs yet"),
         (["explain", "FailedOperation.PreCheckError"], "LockAccount"),
         (["schema"], '"$schema"'),

@@ -74,11 +74,19 @@ def flags(*names: str) -> Callable[[_F], _F]:
 
 _SIMULATE = click.option("--simulate", is_flag=True, help="Against the built-in simulator; needs no account.")
 _FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: a script of faults to meet.")
+_FLEET = click.option(
+    "--fleet",
+    metavar="FILE",
+    help="With --simulate: the instances and accounts that exist: a file, or random:400x8 (instances x accounts).",
+)
 _EXCLUDE = click.option(
     "--exclude", metavar="GLOB", multiple=True, help="Leave out instance/user, such as '*/etl_*'; may be repeated."
 )
 _EXPECT = click.option(
     "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
+)
+_SKIP_BAD_ROWS = click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows of lists that are no targets; they count as failed."
 )
 _SINCE = click.option("--since", metavar="7d", help="All runs of so long until now.")
 _FAMILY = click.option(
@@ -114,6 +122,7 @@ def app() -> None:
 @flags(*PLANNING)
 @_EXCLUDE
 @_EXPECT
+@_SKIP_BAD_ROWS
 @click.option("--offline", is_flag=True, help="Read no accounts; needs no keys.")
 @click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
 def plan(job: str, **options: Any) -> int:
@@ -131,10 +140,40 @@ def plan(job: str, **options: Any) -> int:
 
 @app.command()
 @click.argument("job")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "yaml", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How: a table to read, or a list to edit and feed back.",
+)
+@flags("config", "endpoint", "profile", "timeout", "quiet")
+@_EXCLUDE
+@_SKIP_BAD_ROWS
+def discover(job: str, form: str, **options: Any) -> int:
+    """Answer the matches of a job: the accounts it would act on, as a list. Sends nothing.
+
+    What the job's guards and exclusions leave out is not in the list. csv and jsonl are lists for `csv:` and `jsonl:`,
+    yaml is a `targets:` to put in place of the job's.
+
+    \b
+    Examples:
+      acctops discover jobs/cam-by-match.yaml
+      acctops discover jobs/cam-by-match.yaml --format csv > found.csv
+    """
+    from engine.cli.found import show_found
+
+    return show_found(job, form=form, **options)
+
+
+@app.command()
+@click.argument("job")
 @flags(*SENDING)
 @_NOW
 @_EXCLUDE
 @_EXPECT
+@_SKIP_BAD_ROWS
 @click.option(
     "--on-unfinished",
     type=click.Choice(["resume", "new", "refuse"]),
@@ -142,6 +181,7 @@ def plan(job: str, **options: Any) -> int:
 )
 @_SIMULATE
 @_FAULTS
+@_FLEET
 @_REASON
 @_TICKET
 def run(job: str, **options: Any) -> int:
@@ -152,6 +192,7 @@ def run(job: str, **options: Any) -> int:
       acctops run lockdown.yaml
       acctops run lockdown.yaml --yes --json > result.json
       acctops run jobs/incident-lockdown.yaml --simulate
+      acctops run jobs/cam-by-match.yaml --simulate --fleet random:40x8
     """
     from engine.cli.starting import run_job
 
@@ -469,7 +510,11 @@ def explain(code: str) -> int:
     metavar="N-M",
     help="So many ports: access regions of one world, each with quotas of its own.",
 )
-@click.option("--fleet", metavar="FILE", help="Instances and accounts that exist (YAML or JSON); default: all do.")
+@click.option(
+    "--fleet",
+    metavar="FILE",
+    help="Instances and accounts that exist: YAML or JSON, or random:400x8 (instances x accounts); default: all do.",
+)
 @click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
 @click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
 @click.option(

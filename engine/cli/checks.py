@@ -61,7 +61,8 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     job: Job | None = None
     if job_path is not None:
         job = load_job(job_path)
-        checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets"))
+        matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
+        checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
     settings = options.settings(job)
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
@@ -98,7 +99,7 @@ class _Seen:
 
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check], seen: _Seen) -> None:
     """Each profile's keys: whose they are, and what they may do."""
-    regions = sorted({target.region for target in job.targets}) if job is not None else [_REGION]
+    regions = list((job.regions if job is not None else ()) or (_REGION,))
     network = network_of(settings, settings.access(regions))
     for profile in settings.profiles or (None,):
         keys = await _credentials(settings, profile, network, checks, seen)

@@ -17,7 +17,7 @@ from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
-from engine.cli.talk import out, out_json, say
+from engine.cli.talk import out, out_json, say, warn
 from engine.clients import Reach, ask_whose, identity, is_known, others
 from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
 from engine.files import load_job
@@ -25,7 +25,7 @@ from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
 from engine.ledger import Ledger
-from engine.model import Call, CallId, Outcome, Target
+from engine.model import LACKING, Call, CallId, Outcome, Target
 from engine.plan import left_out, plan_again
 from engine.report import document, text
 
@@ -96,7 +96,7 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
     if not home.is_file():
         return guards
     try:
-        job = load_job(home)
+        job = load_job(home, skip_bad_rows=True)
     except AcctopsError:
         return guards
     return replace(
@@ -193,7 +193,7 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     job_path = Path(run.job.path)
     if job_path.is_file():
         try:
-            job = load_job(job_path)
+            job = load_job(job_path, skip_bad_rows=True)
         except AcctopsError:
             changes.append(f"{job_path} can no longer be read as a job")
         else:
@@ -212,9 +212,12 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
+    if job.matches or (ledger.run is not None and ledger.run.match):
+        return f"{job.path} has changed since; a match is never asked again, the journal's list is what is sent"
     now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
     then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}
-    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in ledger.omits}
+    there = [omit for omit in ledger.omits if omit.reason not in LACKING]
+    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in there}
     added, gone = len(now - then), len(then - now)
     return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
 
@@ -299,8 +302,9 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     settled_later = _settled_later(ledger, ref)
     meant = list(_meant(ledger, kinds, codes))
     calls = [call for call in meant if call.id not in settled_later]
+    lacking = _name_lacking(ledger, ref) if Outcome.FAILED in kinds else 0
     if not calls:
-        return _nothing_to_repeat(options, ref, kinds, codes, len(meant))
+        return _nothing_to_repeat(options, ref, kinds, codes, len(meant), lacking)
     guards = guards_of(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
@@ -326,18 +330,35 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
 
 
 def _nothing_to_repeat(
-    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int
+    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int, lacking: int
 ) -> int:
     ended_with = f" with {', '.join(codes)}" if codes else ""
     if settled_later:
         why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
     else:
         why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
+    if lacking:
+        why += f", but {lacking:,} of what was asked for never became a call: only the job, run again, can do it"
+    code = Exit.INCOMPLETE if lacking else Exit.OK
     if not options.quiet:
         say(f"run {ref.run_id}: {why}; nothing to repeat")
     if options.as_json:
-        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(Exit.OK)})
-    return Exit.OK
+        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(code)})
+    return code
+
+
+def _name_lacking(ledger: Ledger, ref: RunRef) -> int:
+    """Say what a rerun cannot repeat, as it is no call: bad rows, and what a match could not look at; how many."""
+    lacking = ledger.lacking()
+    for omit in lacking[:_LACKING_SHOWN]:
+        warn(f"warning: not in a rerun: {omit.where}: {omit.rule}")
+    if len(lacking) > _LACKING_SHOWN:
+        more = len(lacking) - _LACKING_SHOWN
+        warn(f"warning: … and {more:,} more: acctops report {ref.run_id} --stuck")
+    return len(lacking)
+
+
+_LACKING_SHOWN = 5
 
 
 def _kinds(only: str) -> set[Outcome]:

@@ -38,6 +38,8 @@ class Options:
     no_verify: bool = False
     simulate: bool = False
     faults: str | None = None
+    fleet: str | None = None
+    skip_bad_rows: bool = False
     exclude: tuple[str, ...] = ()
     reason: str | None = None
     ticket: str | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import records
 from engine.actions import ACTIONS
 from engine.cli.options import Options, check_metrics, run_settings
 from engine.cli.talk import out, out_json, printed, warn
@@ -16,6 +18,8 @@ from engine.spans import duration
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.preparing import Prepared
+    from engine.cli.survey import Survey
+    from engine.clients import Reach
     from engine.job import Job
     from engine.settings import Settings
 
@@ -30,19 +34,29 @@ def show_plan(
 ) -> int:
     """The `plan` command. Any: the flags, by name."""
     options = Options(exclude=exclude, expect=expect, **common)
-    job = load_job(job_path)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     settings = options.settings(job)
     check_metrics(settings)
-    plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
+    asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
+    reach, known = None, None
+    if job.matches and not offline:
+        from engine.cli.discovering import answered_lines, discover, match_regions
+
+        reach = _reach(job, settings, match_regions(job))
+        discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
+        job, known, asked = discovered.job, discovered.found, answered_lines(discovered)
+    plan = plan_of(job, settings, options)
     if not options.as_json:
-        out("PLAN, nothing sent\n" + summary(job, settings, plan))
-    prepared = _prepared(job, settings, plan, options, offline=offline)
+        out("PLAN, nothing sent\n" + summary(job, settings, plan, asked))
+    if reach is None and not offline and plan.calls and settings.verify:
+        reach = _reach(job, settings, {call.region for call in plan.calls})
+    prepared = _prepared(job, settings, plan, options, reach, known)
     for warning in prepared.warnings:
         warn(f"warning: {warning}")
     if options.as_json:
-        out_json(plan_document(job, settings, prepared))
+        out_json(plan_document(job, settings, prepared, asked))
         return printed()
     for line in prepared.lines():
         out(line)
@@ -50,15 +64,17 @@ def show_plan(
     return printed()
 
 
-def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, offline: bool) -> Prepared:
+def _reach(job: Job, settings: Settings, regions: Iterable[str]) -> Reach:
+    from engine.cli.sources import reach_of
+
+    return reach_of(run_settings(settings, job, job.action, regions), settings, simulated=False, purpose="plan")
+
+
+def _prepared(
+    job: Job, settings: Settings, plan: Plan, options: Options, reach: Reach | None, known: Survey | None
+) -> Prepared:
     from engine.cli.preparing import prepare
 
-    reach = None
-    if not offline and plan.calls and settings.verify:
-        from engine.cli.sources import reach_of
-
-        frozen = run_settings(settings, job, plan.action, {call.region for call in plan.calls})
-        reach = reach_of(frozen, settings, simulated=False, purpose="plan")
     return prepare(
         plan,
         settings,
@@ -67,6 +83,7 @@ def _prepared(job: Job, settings: Settings, plan: Plan, options: Options, *, off
         listed_order=job.listed_order,
         resend_already=job.resend_already,
         expect=options.expect,
+        known=known,
         take=_take(job, settings),
     )
 
@@ -94,8 +111,9 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
 
 
 def plan_of(job: Job, settings: Settings, options: Options) -> Plan:
-    """The plan of a job under the guards that hold."""
-    return make_plan(job.action, job.targets, protect=settings.protect, exclude=(*job.exclude, *options.excludes()))
+    """The plan of a job under the guards that hold; what a match means is in it if that was found before."""
+    exclude = (*job.exclude, *options.excludes())
+    return make_plan(job.action, job.targets, protect=settings.protect, exclude=exclude, omitted=job.omits)
 
 
 def guards_of_job(job: Job, settings: Settings) -> tuple[str, ...]:
@@ -108,7 +126,9 @@ def guards_of_job(job: Job, settings: Settings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False) -> str:
+def summary(
+    job: Job, settings: Settings, plan: Plan, asked: Sequence[records.Matched] = (), *, simulated: bool = False
+) -> str:
     """What is to be done, what is left out and why, the guards, the time: a dozen lines."""
     action = ACTIONS[plan.action]
     mark = "SIMULATED" if simulated else None
@@ -119,6 +139,7 @@ def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False
         head,
         f"  to {action.verb}  {len(plan.calls):,} account{'s' * (len(plan.calls) != 1)} "
         f"on {plan.instances:,} instance{'s' * (plan.instances != 1)}  {places}",
+        *map(match_line, asked),
     ]
     for reason, count in plan.left_out().items():
         if count:
@@ -126,6 +147,8 @@ def summary(job: Job, settings: Settings, plan: Plan, *, simulated: bool = False
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
     lines += [f"  {guard}" for guard in guards_of_job(job, settings)]
+    if asked and not plan.calls:  # found out by nobody yet, or nothing
+        return "\n".join(lines)
     return "\n".join([*lines, _time_line(settings, plan, simulated=simulated)])
 
 
@@ -145,11 +168,20 @@ def _routes(settings: Settings, plan: Plan) -> Routes:
     return routes_of(plan.calls, settings.access({call.region for call in plan.calls}))
 
 
+def match_line(asked: records.Matched) -> str:
+    """A match and what it found."""
+    if asked.accounts is None:
+        found = "NOT ASKED (--offline): which accounts, and how many, is not known, and they are not in this plan"
+    else:
+        found = f"{asked.accounts:,} accounts on {asked.instances:,} instances"
+    return f"  match  {asked.asks} ({asked.where}): {found}"
+
+
 def _about(seconds: float) -> str:
     return duration(max(1.0, seconds)).replace(".0 s", " s")
 
 
-def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str, Any]:
+def plan_document(job: Job, settings: Settings, prepared: Prepared, asked: Iterable[records.Matched]) -> dict[str, Any]:
     """The `plan --json` document (engine/README.md "JSON"). Any: JSON values."""
     plan, found = prepared.plan, prepared.found
     rate, routes = settings.rate_for(plan.action), _routes(settings, plan)
@@ -158,6 +190,10 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared) -> dict[str,
         "action": plan.action,
         "job": {"name": job.name, "path": str(Path(job.path)), "digest": job.digest},
         "plan_digest": plan.digest,
+        "match": [
+            {"where": each.where, "asks": each.asks, "instances": each.instances, "accounts": each.accounts}
+            for each in asked
+        ],
         "counts": {"calls": len(plan.calls), "instances": plan.instances},
         "left_out": plan.left_out(),
         "endpoint": list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints)),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.survey import Survey
     from engine.clients import Reach
+    from engine.model import Reading, Where
     from engine.plan import Plan
     from engine.records import RunSettings
     from engine.settings import Settings
@@ -63,24 +64,32 @@ def prepare(
     listed_order: bool = False,
     resend_already: bool = False,
     expect: int | None = None,
+    known: Survey | None = None,
     take: Take | None = None,
 ) -> Prepared:
-    """Read the plan's instances, for at most three seconds, and see what that says. `reach` None: do not read."""
+    """Read the plan's instances, for at most three seconds, and see what that says. `reach` None: do not read.
+
+    `known` has been read already, by a match; it is not read again.
+    """
     found = None
     if reach is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
-        from engine.cli.survey import PLAN_S, survey
+        from engine.cli.survey import PLAN_S, Survey, survey
 
-        found = survey(
-            plan.calls,
-            reach=reach,
-            timeout_s=settings.timeout_s,
-            world=world,
-            limit_s=PLAN_S,
-            purpose="plan",
-        )
+        found = known or Survey()
+        unread = [call for call in plan.calls if call.where not in found.readings]
+        if unread:
+            more = survey(
+                unread,
+                reach=reach,
+                timeout_s=settings.timeout_s,
+                world=world,
+                limit_s=PLAN_S,
+                purpose="plan",
+            )
+            found = found.joined(more)
     outlook = look_ahead(
         plan,
-        found.readings if found is not None else {},
+        _of_plan(plan, found) if found is not None else {},
         keep_admins=settings.keep_admins,
         listed_order=listed_order,
         resend_already=resend_already,
@@ -95,6 +104,12 @@ def prepare(
     )
     idle = tuple(_idle_rules(plan, settings, found)) if found is not None else ()
     return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), warnings=idle)
+
+
+def _of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
+    """Readings of the plan's instances: a match reads others, too, which must not soften `max_share`."""
+    instances = dict.fromkeys(call.where for call in plan.calls)
+    return {where: found.readings[where] for where in instances if where in found.readings}
 
 
 def _idle_rules(plan: Plan, settings: Settings, found: Survey) -> Iterator[str]:

@@ -19,6 +19,7 @@ from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
+from engine.cli.discovering import Discovered, answered_lines, discover, match_regions, refuse_unlimited
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, check_metrics, operator, run_settings
@@ -65,12 +66,17 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any)
 def run_loaded(job: Job, options: Options) -> int:
     """A new run of a job; returns the exit code."""
     faults = faults_of(options)
+    world = fleet_of(options, job, faults)
     settings = options.settings(job)
-    plan = plan_of(job, settings, options)
     for warning in (*settings.warnings, *job.warnings):
         remark(f"warning: {warning}", quiet=options.quiet)
+    discovered = _discovered(job, settings, options, world)
+    job, asked = discovered.job, answered_lines(discovered)
+    plan = plan_of(job, settings, options)
     if not options.quiet:
-        say(summary(job, settings, plan, simulated=options.simulate))
+        say(summary(job, settings, plan, asked, simulated=options.simulate))
+    if not plan.calls and not plan.lacking and discovered.is_fine_without_calls:
+        return _nothing_to_do(options)
     refuse_empty(plan)
     regions = {call.region for call in plan.calls}
     return NewRun(
@@ -88,7 +94,30 @@ def run_loaded(job: Job, options: Options) -> int:
         listed_order=job.listed_order,
         take=take_of(job, settings, simulated=options.simulate),
         guarded_by=_guard_home(job),
+        known=discovered.found,
+        matched=tuple(asked),
+        world=world,
     ).start()
+
+
+def _discovered(job: Job, settings: Settings, options: Options, world: World | None) -> Discovered:
+    """The job with its matches answered."""
+    if not job.matches:
+        return Discovered(job=job)
+    if options.yes:
+        refuse_unlimited(job, settings)
+    frozen = run_settings(settings, job, job.action, match_regions(job))
+    reach = reach_of(frozen, settings, simulated=options.simulate, purpose="match")
+    return discover(job, settings, reach=reach, world=world, quiet=options.quiet)
+
+
+def _nothing_to_do(options: Options) -> int:
+    why = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
+    if not options.quiet:
+        say(why)
+    if options.as_json:
+        out_json({"run": None, "parent": None, "why": why, "exit": int(Exit.OK)})
+    return Exit.OK
 
 
 def _guard_home(job: Job) -> str:
@@ -106,6 +135,21 @@ def faults_of(options: Options) -> tuple[FaultRule, ...]:
     from engine.cli.simulating import read_faults
 
     return read_faults(options.faults)
+
+
+def fleet_of(options: Options, job: Job, faults: tuple[FaultRule, ...]) -> World | None:
+    """The world of `--fleet`, in which only its instances exist; None without one."""
+    if options.fleet is None:
+        if options.simulate and job.matches:
+            raise UsageError(
+                f"{job.matches[0].place}: a match needs a world to look in: --fleet FILE, or --fleet random:400x8"
+            )
+        return None
+    if not options.simulate:
+        raise UsageError("--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`")
+    from engine.cli.simulating import fleet_world
+
+    return fleet_world(options.fleet, faults)
 
 
 def refuse_empty(plan: Plan) -> None:
@@ -142,9 +186,12 @@ class NewRun:
     take: Take | None = None
     """How much of the plan it takes; None: all."""
     found: Survey | None = None
-    """Readings made already, by whoever made the plan."""
+    """Readings made already, by whoever made the plan: it is ready to be sent."""
     world: World | None = None
-    """The simulated world those readings were made in."""
+    """The simulated world those readings were made in, or that of `--fleet`."""
+    known: Survey | None = None
+    """What a match has read."""
+    matched: tuple[records.Matched, ...] = ()
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
@@ -180,7 +227,7 @@ class NewRun:
         if self.found is not None:
             return self
         world = self.world
-        if self.simulated:
+        if self.simulated and world is None:
             from engine.cli.session import simulated_world
 
             world = simulated_world(self.plan.action, self.plan.calls, (), self.faults)
@@ -192,6 +239,7 @@ class NewRun:
             listed_order=self.listed_order,
             resend_already=self.frozen.resend_already,
             expect=self.options.expect,
+            known=self.known,
             take=self.take,
         )
         if (words := others(reach.keyring, self.uins)) is not None:
@@ -280,6 +328,7 @@ class NewRun:
             settings=self.frozen,
             plan_digest=self.plan.digest,
             counts={"calls": len(self.plan.calls), **self.plan.left_out()},
+            match=self.matched,
             guarded_by=self.guarded_by,
         )
         for call in self.plan.calls:
@@ -350,7 +399,8 @@ def _question(new: NewRun) -> str:
     unread = ""
     if new.settings.verify and not new.frozen.verify:
         unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
-    return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if new.simulated else ''}{unread}"
+    missing = f"; {plan.lacking:,} of what was asked for could not be looked at or read" if plan.lacking else ""
+    return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if new.simulated else ''}{unread}{missing}"
 
 
 # ---- the session and its report ------------------------------------------------------------------------------------

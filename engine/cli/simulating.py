@@ -19,6 +19,7 @@ from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
 if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule
+    from engine.simulator.fleet import Fleet
     from engine.simulator.world import World
 
 _T = TypeVar("_T")
@@ -40,7 +41,6 @@ def serve(
 ) -> int:
     """The `simulate` command: serves until a signal."""
     wanted = (*ports, *_range(port_range)) or (0,)
-    from engine.simulator.fleet import parse_fleet
     from engine.simulator.sts import KeyRecord
     from engine.simulator.tenants import parse_tenants
     from engine.simulator.world import World
@@ -54,7 +54,7 @@ def serve(
     if tenants is not None:
         keys = tenants.keys | (keys or {})
     world = World(
-        fleet=_read(fleet, parse_fleet) if fleet is not None else None,
+        fleet=fleet_from(fleet, seed) if fleet is not None else None,
         faults=read_faults(faults) if faults is not None else (),
         keys=keys,
         quota_window=window,
@@ -125,6 +125,26 @@ async def _serve(world: World, ports: tuple[int, ...]) -> int:
     await ended.wait()
     await server.aclose()
     return 0
+
+
+def fleet_from(text: str, seed: int = 0) -> Fleet:
+    """The fleet in a file, or one made up as `random:400x8` says; UsageError or ConfigError in words."""
+    from engine.simulator.fleet import parse_fleet
+    from engine.simulator.randomfleet import RANDOM, random_fleet
+
+    if not text.startswith(RANDOM):
+        return _read(text, parse_fleet)
+    try:
+        return random_fleet(text, seed)
+    except ValueError as error:
+        raise UsageError(f"--fleet {text}: {error}") from error
+
+
+def fleet_world(text: str, faults: tuple[FaultRule, ...]) -> World:
+    """A world in memory with just these instances, as slow as the one of a job's targets."""
+    from engine.simulator.world import World
+
+    return World(fleet=fleet_from(text), faults=faults, latency=0.04, jitter=0.02)
 
 
 def read_faults(path: str) -> tuple[FaultRule, ...]:

@@ -25,7 +25,7 @@ def run_job(job_path: str, **flags: Any) -> int:
     """The `run` command. Any: the flags, by name."""
     options = Options(**flags)
     with Unbegun(options, job_path) as unbegun:
-        job = load_job(job_path)
+        job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
         unbegun.job = job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
         return _run(job, options, flags)
 
@@ -80,5 +80,8 @@ def _resume(left: Unfinished, job: Job, options: Options, flags: dict[str, Any])
     return resume_run(left.run_id, **kept)
 
 
-_NOT_OF_RESUME = ("simulate", "faults", "reason", "ticket", "expect", "on_unfinished", "endpoints", "no_verify")
+_NOT_OF_RESUME = (
+    *("simulate", "faults", "fleet", "reason", "ticket", "expect", "skip_bad_rows"),
+    *("on_unfinished", "endpoints", "no_verify"),
+)
 """Flags that say what a new run is; of an older one its journal knows."""

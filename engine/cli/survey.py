@@ -53,6 +53,16 @@ class Survey:
             text += f"; not read: {shown}"
         return text
 
+    def joined(self, more: Survey) -> Survey:
+        """This and what was read after it."""
+        return Survey(
+            readings={**self.readings, **more.readings},
+            late=[*self.late, *more.late],
+            located={**self.located, **more.located},
+            seconds=self.seconds + more.seconds,
+            offset_s=more.offset_s or self.offset_s,
+        )
+
     def _failed(self) -> Iterator[str]:
         for where, reading in self.readings.items():
             if reading.accounts is None and reading.code not in NO_INSTANCE:
@@ -81,8 +91,8 @@ def survey(
         try:
             clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
             inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
-            await _read_all(found, inventory, limit_s, purpose)
-            _refuse_bad_keys(found)
+            await read_all(found, inventory, limit_s, purpose)
+            refuse_bad_keys(found)
             await _locate(found, inventory, limit_s)
             found.offset_s = clients.offset_s
             await asyncio.wait({asking}, timeout=GRACE_S)
@@ -106,7 +116,8 @@ def open_transport(world: World | None, connections: int) -> Transport:
     return HttpTransport(connections=connections, environ=os.environ)
 
 
-async def _read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:
+async def read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:
+    """Read what is `late` into `found.readings`, for at most `limit_s`."""
     instances = iter(list(found.late))
     barred: dict[str, Reading] = {}
     """Account whose keys are refused → the reading that said so: the rest of it is not asked for."""
@@ -147,7 +158,8 @@ def _is_fatal(reading: Reading) -> bool:
     return rule("DescribeAccounts", answer).verdict is Verdict.FATAL
 
 
-def _refuse_bad_keys(found: Survey) -> None:
+def refuse_bad_keys(found: Survey) -> None:
+    """CredentialsError if every reading says that the keys themselves are refused."""
     if not all(map(_is_fatal, found.readings.values())):
         return  # an account whose keys are refused fails its own calls only
     for reading in found.readings.values():

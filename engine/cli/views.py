@@ -20,6 +20,7 @@ from engine.report import (
     continue_command,
     csv_text,
     document,
+    every_target,
     full_document,
     pace,
     pace_text,
@@ -151,7 +152,7 @@ def show_report(
     elif form == "json":
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
     elif form == "csv":
-        _print(csv_text((row(*each) for each in found.ledger.outcomes()), CSV_COLUMNS))
+        _print(csv_text((row(*each) for each in every_target(found.ledger)), CSV_COLUMNS))
     else:
         _text(options, ref, found)
     return printed()

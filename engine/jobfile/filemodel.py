@@ -17,6 +17,7 @@ from engine.jobfile.values import (
     action_name,
     distinct,
     is_listed_order,
+    on_or_off,
     region_name,
     role_duration,
     seconds,
@@ -421,8 +422,112 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+def _pattern(pattern: str, **more: object) -> Meta:
+    """A pattern for editors alone: with one in two unions of a struct, msgspec 0.22 dies at the exit, now and then."""
+    return Meta(extra_json_schema={"pattern": pattern, **more})
+
+
+_OneInstance = Annotated[str, _pattern(f"^{names.INSTANCE_PATTERN}$", maxLength=names.MOST_INSTANCE)]
+_OneRegion = Annotated[str, _pattern(f"^(?:{names.REGION_PATTERN}|all)$", examples=[*names.REGIONS, "all"])]
+_NameGlob = Annotated[str, _pattern(r"^[^\x00-\x1f\x7f]+$")]
+_UserGlob = Annotated[str, _pattern(r"^[A-Za-z0-9_\-*?\[\]!]+$")]
+_Version = Annotated[str, _pattern("^[0-9]{1,3}$")]
+_Status = Literal[(*names.INSTANCE_STATUSES, "any")]  # type: ignore[valid-type]
+_InstanceType = Literal[(*names.INSTANCE_TYPES, "any")]  # type: ignore[valid-type]
+_UserType = Literal[names.USER_TYPES]  # type: ignore[valid-type]
+OnOff = bool | Literal["on", "off"]
+
+
+class InstancesOf(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which instances a match means: all keys must agree; of a list, one value must."""
+
+    ids: Annotated[_OneInstance | list[_OneInstance], Meta(description="Instance ids.")] | UnsetType = UNSET
+    name: (
+        Annotated[_NameGlob | list[_NameGlob], Meta(description="Globs over the instance's name: prod-*.")] | UnsetType
+    ) = UNSET
+    tag: (
+        Annotated[
+            str | list[str] | dict[str, str | list[str]],
+            Meta(description="Tags it must have, all of them: env, or env=prod, or {env: [prod, live]}."),
+        ]
+        | UnsetType
+    ) = UNSET
+    status: (
+        Annotated[
+            _Status | list[_Status],
+            Meta(description="Status (default running); what it keeps out is named. any: whatever it is."),
+        ]
+        | UnsetType
+    ) = UNSET
+    type: (
+        Annotated[
+            _InstanceType | list[_InstanceType],
+            Meta(description="Type (default: all but readonly and guard); what it keeps out is named."),
+        ]
+        | UnsetType
+    ) = UNSET
+    engine_version: Annotated[_Version | list[_Version], Meta(description="Major version: 16.")] | UnsetType = UNSET
+
+
+class UsersOf(Struct, forbid_unknown_fields=True, kw_only=True, rename={"not_": "not"}):
+    """Which accounts a match means: all keys must agree; at least one is needed, `glob: "*"` is every account."""
+
+    glob: Annotated[_UserGlob | list[_UserGlob], Meta(description="Globs over names: app_*.")] | UnsetType = UNSET
+    type: Annotated[_UserType | list[_UserType], Meta(description="Type: normal, tencentDBSuper.")] | UnsetType = UNSET
+    cam: (
+        Annotated[
+            OnOff,
+            Meta(description="Whether CAM verification is on.", extra=_rule("on or off", on_or_off)),
+        ]
+        | UnsetType
+    ) = UNSET
+    locked: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether it shows as locked (status 5), by LockAccount or by NOLOGIN in SQL.",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    not_: Annotated[_UserGlob | list[_UserGlob], Meta(description="Globs that are not meant.")] | UnsetType = UNSET
+
+
+class MatchEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Accounts to be found: the question is put when the job is planned, and its answer is what runs."""
+
+    regions: (
+        Annotated[
+            _OneRegion | list[_OneRegion],
+            Meta(description="Regions to look in (default: the job's); all: every region but the financial ones."),
+        ]
+        | UnsetType
+    ) = UNSET
+    instances: InstancesOf | UnsetType = UNSET
+    users: UsersOf
+    allow_empty: (
+        Annotated[
+            bool,
+            Meta(
+                description="Finding no account is fine (default false: an error).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Columns(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the columns of a list are called there."""
+
+    instance: ShortText | UnsetType = UNSET
+    user: ShortText | UnsetType = UNSET
+    region: ShortText | UnsetType = UNSET
+
+
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One target with its parts, or a list of targets in a file."""
+    """One target with its parts, a list of targets in a file, or a match."""
 
     instance: Annotated[str, Meta(pattern=f"^{names.INSTANCE_PATTERN}$", max_length=64)] | UnsetType = UNSET
     user: (
@@ -442,6 +547,8 @@ class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    columns: Columns | UnsetType = UNSET
+    match: MatchEntry | UnsetType = UNSET
 
 
 class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -592,5 +699,6 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
 
 NOT_BUILT_JOB = ("accounts",)
 """Keys the design knows and this version does not: errors, never ignored."""
-NOT_BUILT_TARGET = ("match", "account")
+NOT_BUILT_TARGET = ("account",)
+NOT_BUILT_MATCH = ("accounts",)
 NOT_BUILT_CONFIG = ("window", "accounts", "verify")

@@ -1,30 +1,32 @@
 """Rules, floor 1: target lists, CSV and JSON Lines: bytes → targets, bad rows named by line. No I/O.
 
-Rows are read as a stream: of a list, only its bytes and the targets made from it are in memory.
+Rows are read as a stream: of a list, only its bytes and the targets made from it are in memory. What is wrong with a
+row goes to `targets.refuse`, what is wrong with the whole list to `problems`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from engine import names
+from engine.jobfile.columns import Names, ignored_words
+from engine.jobfile.layout import Layout, clean, layout_of, likely_layout, rows_of
 from engine.model import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.jobfile.problems import Problems
     from engine.jobfile.targets import Targets
 
-_COLUMNS = ("instance", "user", "region")
-_REQUIRED = ("instance", "user")
-_SECRETS = frozenset({"password", "passwd", "pwd", "secret", "token"})
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
+_NONE_SAID: Mapping[str, str] = {}
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -39,124 +41,137 @@ class _StrictRow(Row, frozen=True, gc=False, forbid_unknown_fields=True):
     """A row with nothing else in it."""
 
 
-def read_csv(data: bytes, file: str, region: str, targets: Targets, problems: Problems) -> list[str]:
-    """Add every row to `targets`; `region` is for rows without one. Returns warnings.
+class _At(NamedTuple):
+    """Where the cells of a row stand; region −1 if absent."""
 
-    The header names the columns, in any order and case. BOM, CRLF and blank lines are fine; further columns are
-    ignored and named in a warning. Quotes must be closed: a lenient reader would swallow the rest of the list.
+    instance: int
+    user: int
+    region: int
+    width: int
+    told_by: str = "the header has"
+
+
+def read_csv(
+    data: bytes, file: str, region: str, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+) -> list[str]:
+    """Add every row to `targets`; `region` is for rows without one, `said` the job's `columns:`. Returns warnings.
+
+    The header names the columns, in any order and case; without one the columns are instance, user and perhaps region,
+    where the first line leaves no doubt. Commas, semicolons, tabs or blanks; BOM, CRLF, `sep=;` and blank lines are
+    fine; further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would swallow the
+    rest of the list.
     """
-    if (odd := not_text(data)) is not None:
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"  # a spreadsheet's "Unicode text" is UTF-16
+    if encoding != "utf-16" and (odd := not_text(data)) is not None:
         problems.add(Place(file), "", odd)
         return []
-    rows = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""), strict=True)
-    line = 1
+    line = 0
     try:
-        header: list[str] = []
-        for header in rows:
-            if any(cell.strip() for cell in header):
+        layout, lines = _opened(io.TextIOWrapper(io.BytesIO(data), encoding=encoding, newline=""), said)
+        rows = rows_of(lines, layout)
+        first: tuple[int, list[str]] = (1, [])
+        for first in rows:
+            if any(map(clean, first[1])):
                 break
-            line = rows.line_num + 1
-        columns = _columns(header, Place(file, line), problems)
-        if columns is None:
+        line = first[0]
+        at, warnings = _columns([clean(cell) for cell in first[1]], layout, Place(file, line), problems, said)
+        if at is None:
             return []
-        before = rows.line_num
-        count = _rows(rows, columns, len(header), (file, region), targets, problems)
+        count = 0 if layout.has_header else _add(first[1], at, (file, region, line), targets)
+        least, most = max(at[:3]) + 1, at.width
+        at_instance, at_user, at_region = at[:3]
+        add = targets.add
+        for line, row in rows:  # profiled: a million of them
+            if least <= len(row) <= most:
+                instance, user = row[at_instance].strip(), row[at_user].strip()
+                here = row[at_region].strip() if at_region >= 0 else ""
+                if instance.isascii() and user.isascii() and here.isascii():
+                    if instance or user or here:
+                        count += 1
+                        add(instance, user, here or region, file, line, 0)
+                    continue
+            count += _add(row, at, (file, region, line), targets)
         if not count and not problems.count:
-            problems.add(Place(file, before), "", "has a header and no rows; add targets below it")
+            problems.add(Place(file, first[0]), "", "has a header and no rows; add targets below it")
     except csv.Error as exc:
         what = f'{exc}; check the quotes from this line on (a field that begins with " must end with one)'
-        problems.add(Place(file, rows.line_num), "", what)
+        problems.add(Place(file, line + 1), "", what)
         return []
     except UnicodeDecodeError:
         problems.add(_bad_byte(data, file), "", "is not UTF-8; save the list as UTF-8 (CSV UTF-8)")
         return []
-    extra = [name.strip() for name in header if name.strip() and name.strip().lower() not in _COLUMNS]
-    if not extra:
-        return []
-    shown = ", ".join(names.shown(name) for name in extra[:10])
-    return [f"{Place(file, line)}: column{'s' * (len(extra) > 1)} {shown} ignored"]
+    return warnings
 
 
-def _columns(header: Sequence[str], place: Place, problems: Problems) -> tuple[int, int, int] | None:
-    """Where instance, user and region stand (region −1 if absent); None, with that noted, if they cannot be told."""
+def _opened(lines: Iterator[str], said: Mapping[str, str]) -> tuple[Layout, Iterator[str]]:
+    """The layout of a list and its lines, numbered as in the file.
+
+    A spreadsheet's `sep=;` line says the separator itself; remarks (#) above the first row are passed over.
+    """
+    skipped: list[str] = []
+    separator = ""
+    for line in lines:
+        bare = line.strip().strip('"').lower()
+        if len(bare) == 5 and bare.startswith("sep=") and not separator:
+            separator = bare[4]
+        elif bare and ((layout := layout_of(line, said, separator)) is not None or not bare.startswith("#")):
+            return layout or (Layout(separator) if separator else likely_layout(line)), chain(skipped, (line,), lines)
+        skipped.append("\n")
+    return Layout(), iter(skipped)
+
+
+def _columns(
+    header: Sequence[str], layout: Layout, place: Place, problems: Problems, said: Mapping[str, str]
+) -> tuple[_At | None, list[str]]:
+    """Where instance, user and region stand; None, with that noted, if they cannot be told."""
+    if not layout.has_header:
+        return _At(0, 1, 2, 3, "a list without a header has"), []
     if (odd := _no_header(header)) is not None:
         problems.add(place, "", f"{odd}; {_HEADER}")
-        return None
-    found: dict[str, int] = {}
-    before = problems.count
-    for index, cell in enumerate(header):
-        name = cell.strip().lower()
-        if name in found:
-            problems.add(place, "", f"column {name} stands twice; keep one")
-        elif name in _COLUMNS:
-            found[name] = index
-        elif name in _SECRETS:
-            problems.add(place, "", f"column {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
-        elif name == "account":
-            problems.add(place, "", "column account is not built yet in this version; remove it")
-        else:
-            meant = names.nearest(name, _COLUMNS) if name else None
-            if meant is not None and meant not in [other.strip().lower() for other in header]:
-                problems.add(place, "", f"column {names.shown(cell.strip())}: did you mean {meant}?")
-    missing = [name for name in _REQUIRED if name not in found]
-    if missing and problems.count == before:
-        shown = ", ".join(names.shown(cell.strip()) for cell in header[:10])
-        problems.add(place, "", f"no column {' and no column '.join(missing)}, only {shown}; {_HEADER}")
-    if problems.count > before:
-        return None
-    return found["instance"], found["user"], found.get("region", -1)
+        return None, []
+    found = Names(header, said)
+    for what in found.problems:
+        problems.add(place, "", f"{what}; {_HEADER}" if what.startswith("no column") and not said else what)
+    if found.problems:
+        return None, []
+    warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
+    return _At(found.at["instance"], found.at["user"], found.at.get("region", -1), len(header)), warnings
 
 
 def _no_header(header: Sequence[str]) -> str | None:
     """What a first line is that is no header at all."""
-    cells = [cell.strip() for cell in header]
-    if not any(cells):
+    if not any(header):
         return "is empty"
-    if len(cells) > 1 and names.is_instance(cells[0]) and names.is_user(cells[1]):
-        return f"begins with a target ({cells[0]}) instead of a header"
-    if len(cells) == 1 and (other := next((sign for sign in ";\t|" if sign in cells[0]), None)):
-        return f"columns are separated by {other!r}; use commas"
+    if len(header) > 1 and names.is_instance(header[0]) and names.is_user(header[1]):
+        return f"begins with a target ({header[0]}) instead of a header"
     return None
 
 
-def _rows(
-    rows: Iterator[list[str]],
-    columns: tuple[int, int, int],
-    width: int,
-    where: tuple[str, str],
-    targets: Targets,
-    problems: Problems,
-) -> int:
-    file, list_region = where
-    at_instance, at_user, at_region = columns
-    least = max(columns) + 1
-    count = 0
-    line = rows.line_num + 1  # type: ignore[attr-defined]
-    add = targets.add
-    for row in rows:
-        if len(row) < least:
-            if any(cell.strip() for cell in row):
-                count += 1
-                if at_region >= len(row) > max(at_instance, at_user):
-                    add(row[at_instance].strip(), row[at_user].strip(), list_region, file, line, 0)
-                else:
-                    what = f"has {len(row)} of {width} columns; a row needs instance and user"
-                    problems.add(Place(file, line), "", what)
-        elif len(row) > width and any(cell.strip() for cell in row[width:]):
-            count += 1
-            problems.add(Place(file, line), "", f"has {len(row)} columns where the header has {width}; remove the rest")
-        else:
-            instance, user = row[at_instance].strip(), row[at_user].strip()
-            region = row[at_region].strip() if at_region >= 0 else ""
-            if instance or user or region:
-                count += 1
-                add(instance, user, region or list_region, file, line, 0)
-        line = rows.line_num + 1  # type: ignore[attr-defined]
-    return count
+def _add(cells: Sequence[str], at: _At, where: tuple[str, str, int], targets: Targets) -> int:
+    """One row to `targets`; how many rows it is: none if it is blank. Cells may be missing, or too many."""
+    row = [clean(cell) for cell in cells]
+    file, list_region, line = where
+    instance, user, region = (row[index] if 0 <= index < len(row) else "" for index in at[:3])
+    if not any(row):
+        return 0
+    what = None
+    if any(row[at.width :]):
+        what = f"has {len(row)} columns where {at.told_by} {at.width}; remove the rest"
+    elif len(row) <= max(at.instance, at.user):
+        what = f"has {len(row)} of {at.width} columns; a row needs instance and user"
+    elif not (instance or user or region):
+        return 0
+    if what is None:
+        targets.add(instance, user, region or list_region, file, line, 0)
+    else:
+        targets.refuse(Place(file, line), (instance, user, region or list_region), [("", what)])
+    return 1
 
 
-def read_jsonl(data: bytes, file: str, region: str, targets: Targets, problems: Problems) -> list[str]:
-    """Add every line to `targets`; `region` is for rows without one. Returns warnings.
+def read_jsonl(
+    data: bytes, file: str, region: str, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+) -> list[str]:
+    """Add every line to `targets`; `region` is for rows without one, `said` the job's `columns:`. Returns warnings.
 
     Further fields are ignored and named in a warning; one that looks like a known field is an error, as a region
     left out by a slip would send the call elsewhere.
@@ -165,7 +180,7 @@ def read_jsonl(data: bytes, file: str, region: str, targets: Targets, problems: 
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    ignored: dict[str, int] = {}
+    loose = _Loose(said)
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
         if line == 1 and text.startswith(b"\xef\xbb\xbf"):
@@ -174,47 +189,67 @@ def read_jsonl(data: bytes, file: str, region: str, targets: Targets, problems: 
             continue
         count += 1
         try:
-            row: Row | None = strict(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            row = _loose(text, Place(file, line), exc, ignored, problems)
-        if row is not None:
+            row = loose.row(text, line) if said else strict(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            row = loose.row(text, line)
+        if isinstance(row, list):
+            targets.refuse(Place(file, line), ("", "", region), [("", what) for what in row])
+        else:
             targets.add(row.instance.strip(), row.user.strip(), row.region.strip() or region, file, line, 0)
     if not count:
         problems.add(Place(file), "", 'is empty; one line per target: {"instance":"…","user":"…"}')
-    if not ignored:
+    if not loose.ignored:
         return []
-    shown = ", ".join(names.shown(name) for name in list(ignored)[:10])
-    first = min(ignored.values())
-    return [f"{Place(file, first)}: field{'s' * (len(ignored) > 1)} {shown} ignored"]
+    return [f"{Place(file, min(loose.ignored.values()))}: {ignored_words(list(loose.ignored), 'field')}"]
 
 
-def _loose(text: bytes, place: Place, exc: Exception, ignored: dict[str, int], problems: Problems) -> Row | None:
-    """A row that is more than a row: its extra fields are noted in `ignored`; None if it is no row (noted)."""
-    what = str(exc)
-    try:
-        row = msgspec.json.decode(text, type=Row)
-        extra = [name for name in msgspec.json.decode(text, type=dict[str, object]) if name not in _COLUMNS]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as other:
-        what = "nested too deeply" if isinstance(other, RecursionError) else str(other)
-        problems.add(place, "", f'{what}; a line is {{"instance":"…","user":"…"}}')
-        return None
-    before = problems.count
-    for name in extra:
-        folded = name.lower()
-        if folded in _SECRETS:
-            problems.add(place, "", f"field {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
-        elif folded == "account":
-            problems.add(place, "", "field account is not built yet in this version; remove it")
-        elif names.nearest(folded, _COLUMNS) is not None:
-            problems.add(place, "", f"field {names.shown(name)}{names.did_you_mean(folded, _COLUMNS)}")
-        else:
-            ignored.setdefault(name, place.line)
-    return row if problems.count == before else None
+class _Loose:
+    """Reads lines that are more, or named otherwise, than a row."""
+
+    def __init__(self, said: Mapping[str, str]) -> None:
+        self.ignored: dict[str, int] = {}
+        """Field that means nothing here → the first line that has it."""
+        self._said = said
+        self._known: dict[tuple[str, ...], Names] = {}
+
+    def row(self, text: bytes, line: int) -> Row | list[str]:
+        """The row, or what is wrong with it."""
+        try:
+            data = msgspec.json.decode(text, type=dict[str, object])
+        except RecursionError:
+            return [f"nested too deeply; {_LINE}"]
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            return [f"{exc}; {_LINE}"]
+        fields = tuple(data)
+        found = self._known.get(fields)
+        if found is None:
+            if len(self._known) >= _MOST_SHAPES:
+                self._known.clear()
+            found = self._known[fields] = Names(fields, self._said, "field")
+        missing = [what for what in found.problems if what.startswith("no field") and not self._said]
+        if found.problems and found.problems != missing:
+            return found.problems
+        ours = {name: data[fields[index]] for name, index in found.at.items()}
+        try:
+            row = msgspec.convert(ours, Row)
+        except msgspec.ValidationError as exc:
+            return [f"{exc}; {_LINE}"]
+        for name in found.ignored:
+            self.ignored.setdefault(name, line)
+        return row
+
+
+_MOST_SHAPES = 1000
+"""Sets of fields remembered; a list has one or two."""
+_LINE = 'a line is {"instance":"…","user":"…"}'
+
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def not_text(data: bytes) -> str | None:
     """What is wrong with bytes that are plainly no UTF-8 list; None if nothing is."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_UTF16):
         return "is UTF-16 text; save it as UTF-8 (CSV UTF-8)"
     if b"\0" in data:
         return "is not text: it holds NUL bytes; export the list as CSV or JSON Lines"

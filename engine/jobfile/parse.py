@@ -27,10 +27,12 @@ from engine.jobfile.yamltext import decode, read_tree
 from engine.model import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.job import NotifySpec
     from engine.jobfile.nodes import Node
+    from engine.match import Match
+    from engine.model import Omit, Target
     from engine.window import Window
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
@@ -40,11 +42,12 @@ COMMAND_LINE = "command line"
 _PLACEHOLDERS = frozenset({"instance", "user", "region"})
 
 
-def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes]) -> Job:
+def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes], skip_bad_rows: bool = False) -> Job:
     """The job in `text`, or JobError with every problem.
 
     `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
-    file; `-` is standard input), or raises JobError in its own words.
+    file; `-` is standard input), or raises JobError in its own words. With `skip_bad_rows`, rows of lists that are no
+    targets become `omits` of the job, as long as others are.
     """
     problems = Problems()
     decoded = decode(text, file, problems)
@@ -53,14 +56,18 @@ def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes]) -> Job:
         if not problems.count:
             problems.add(Place(file), "", "is empty; a job needs action, region and targets")
         raise JobError(problems.lines())
-    return _JobReader(file, problems, read, text).job(root)
+    return _JobReader(file, problems, read, text, skip_bad_rows=skip_bad_rows).job(root)
 
 
 class _JobReader:
     """One reading of one job file."""
 
-    def __init__(self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes) -> None:
+    def __init__(
+        self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes, *, skip_bad_rows: bool
+    ) -> None:
         self._file = file
+        self._skip_bad_rows = skip_bad_rows
+        self._bad_rows: list[Omit] = []
         self._problems = problems
         self._fields = Fields(file, problems)
         self._read = read
@@ -78,14 +85,14 @@ class _JobReader:
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
         self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
-        targets, warnings = self._targets(table, values, places)
+        targets, matches, warnings = self._targets(table, values, places)
         protect, waived = self._protect(table)
         exclude = self._globs(table, "exclude")
         warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
         action = values.get("action")
         if action is not None:
             warnings += self._together(action, values, places)
-        passwords = self._passwords(table, action, targets, warnings)
+        passwords = self._passwords(table, action, targets, matches, warnings)
         window = self._window(table)
         notify = self._notify(table, places)
         self._problems.stop_if_any()
@@ -93,6 +100,8 @@ class _JobReader:
         return Job(
             **{"name": default_name(self._file), "region": "", **values},
             targets=targets,
+            matches=tuple(matches),
+            omits=tuple(self._bad_rows),
             digest=self._digest.hexdigest(),
             path=self._file,
             sources=tuple(self._sources),
@@ -127,23 +136,42 @@ class _JobReader:
         if key not in table.entries:
             self._problems.add(Place(self._file, table.line, table.column), key, f"is missing; it says {what}")
 
-    def _targets(self, table: Table, values: dict[str, Any], places: dict[str, Place]) -> tuple[list[Any], list[str]]:
+    def _targets(
+        self, table: Table, values: dict[str, Any], places: dict[str, Place]
+    ) -> tuple[list[Target], list[Match], list[str]]:
         region = values.get("region", "")
-        targets = Targets(self._problems, region)
+        targets = Targets(self._problems, region, skip_bad_rows=self._skip_bad_rows)
+        matches: list[Match] = []
         warnings = []
         if region and region not in names.REGIONS:
             warnings.append(unlisted_region(region, places["region"]))
         self._require(table, "targets", "which accounts: a list of instance/user")
         if "targets" in table.entries:
-            entries = TargetEntries(self._fields, targets, self._list)
+            # A region that was written and refused has been named: a match that needs it is not named, too.
+            there = region or ("?" if "region" in table.entries else "")
+            entries = TargetEntries(self._fields, targets, self._list, there)
             entries.read(table.entries["targets"].value)
             warnings += entries.warnings
+            matches = entries.matches
         # A region that was written and refused is one problem, not one more for every target.
         if "region" not in table.entries or region:
             targets.check_regions()
-        return targets.found, warnings + targets.warnings()
+        self._judge_rows(targets, matches)
+        return targets.found, matches, warnings + targets.warnings()
 
-    def _list(self, here: str, node: Scalar, region: str, targets: Targets) -> list[str]:
+    def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
+        """Bad rows are left out as long as something good is left; where they are all that is wrong, that is said."""
+        good = len(targets.found) or len(matches)
+        if good:
+            self._bad_rows = targets.bad_rows
+        else:
+            for omit in targets.bad_rows:
+                self._problems.add(omit.target.place, "", omit.rule)
+        if good and 0 < targets.row_problems == self._problems.count:
+            sent = f"sends the good ones ({len(targets.found):,})" if targets.found else "goes on without them"
+            self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
+
+    def _list(self, here: str, node: Scalar, region: str, targets: Targets, columns: Mapping[str, str]) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
         path = node.text
         shown = "standard input" if path == "-" else posixpath.join(posixpath.dirname(self._file), path)
@@ -161,7 +189,7 @@ class _JobReader:
         self._sources.append(shown)
         self._digest.update(data)
         reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
-        return reader(data, shown, region, targets, self._problems)
+        return reader(data, shown, region, targets, self._problems, columns)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
         if key not in table.entries:
@@ -204,7 +232,12 @@ class _JobReader:
         return []
 
     def _passwords(
-        self, table: Table, action: str | None, targets: list[Any], warnings: list[str]
+        self,
+        table: Table,
+        action: str | None,
+        targets: Sequence[Target],
+        matches: Sequence[Match],
+        warnings: list[str],
     ) -> PasswordSpec | None:
         needed = action is not None and ACTIONS[action].needs_password
         entry = table.entries.get("passwords")
@@ -220,10 +253,10 @@ class _JobReader:
         spec = read_passwords(self._fields, entry.value)
         if spec is None:
             return None
-        if spec.env and len({(t.region, t.instance, t.user) for t in targets}) > 1:
+        if spec.env and (matches or len({(t.region, t.instance, t.user) for t in targets}) > 1):
             what = "one password for several accounts; use command or file"
             self._problems.add(spec.place, "passwords.env", what)
-        if spec.command and len(targets) > 1 and not any("{user}" in part for part in spec.command):
+        if spec.command and (matches or len(targets) > 1) and not any("{user}" in part for part in spec.command):
             warnings.append(
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
             )

@@ -17,6 +17,8 @@ class Problems:
         self._files: dict[str, int] = {}
         self.count = 0
         """All problems, also those beyond `MOST`."""
+        self.hint = ""
+        """Said last: another way than to correct what was found."""
 
     def add(self, place: Place, path: str, what: str) -> None:
         """Note one problem; `path` says where in the structure it is (`targets[3].user`), or is empty."""
@@ -31,7 +33,7 @@ class Problems:
         lines = [f"{place}: {text}" for place, text in ordered]
         if self.count > len(lines):
             lines.append(f"… and {self.count - len(lines):,} more; correct these {len(lines)} and look again")
-        return lines
+        return [*lines, self.hint] if self.hint else lines
 
     def stop_if_any(self) -> None:
         """Raise everything found as one JobError."""

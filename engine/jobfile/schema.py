@@ -25,7 +25,10 @@ def job_schema() -> dict[str, Any]:
     _, more = msgspec.json.schema_components([TargetEntry], ref_template="#/$defs/{name}")
     parts |= more
     top = parts.pop(reference["$ref"].rpartition("/")[2])
-    parts["TargetEntry"]["oneOf"] = [{"required": keys} for keys in (["instance", "user"], ["csv"], ["jsonl"])]
+    parts["TargetEntry"]["oneOf"] = [
+        {"required": keys} for keys in (["instance", "user"], ["csv"], ["jsonl"], ["match"])
+    ]
+    parts["UsersOf"]["minProperties"] = 1
     user = {"type": "string", "pattern": f"^{names.USER_PATTERN}$"}
     parts["UsersOfInstances"] = {
         "description": "Instance ids with an account name, or a list of them.",

@@ -1,6 +1,7 @@
 """Rules, floor 1: the forms an entry of `targets:` may take (design §7). No I/O of its own.
 
-`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` · `{csv|jsonl, region}`.
+`instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` ·
+`{csv|jsonl, region, columns}` · `{match: {…}}`.
 """
 
 from __future__ import annotations
@@ -9,30 +10,37 @@ from typing import TYPE_CHECKING
 
 from engine import names
 from engine.jobfile.fields import kind_words, kinds
-from engine.jobfile.filemodel import NOT_BUILT_TARGET, Region, TargetEntry
+from engine.jobfile.filemodel import NOT_BUILT_TARGET, Columns, Region, TargetEntry
 from engine.jobfile.nodes import Entry, Scalar, Series, Table, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.jobfile.fields import Fields
     from engine.jobfile.nodes import Node
     from engine.jobfile.targets import Targets
+    from engine.match import Match
 
-_FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}"
+_FORMS = "instance/user, or instance: [user, …], or {instance, user, region}, or {csv: file}, or {match: {…}}"
 _PART_KEYS = frozenset((*TargetEntry.__struct_fields__, *NOT_BUILT_TARGET))
 
 
 class TargetEntries:
-    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets)` reads a file."""
+    """Reads the `targets` list into `targets`; `read_list(path, node, region, targets, columns)` reads a file.
+
+    `region` is the job's, where a match looks that names none.
+    """
 
     def __init__(
         self,
         fields: Fields,
         targets: Targets,
-        read_list: Callable[[str, Scalar, str, Targets], list[str]],
+        read_list: Callable[[str, Scalar, str, Targets, Mapping[str, str]], list[str]],
+        region: str,
     ) -> None:
         self.warnings: list[str] = []
+        self.matches: list[Match] = []
+        self._region = region
         self._fields = fields
         self._targets = targets
         self._read_list = read_list
@@ -96,13 +104,18 @@ class TargetEntries:
         """`{instance, user, region}`, or a list in a file."""
         fields = self._fields
         fields.keys(table, path, kinds(TargetEntry), NOT_BUILT_TARGET)
+        if "match" in table.entries:
+            self._match(table, path)
+            return
         region = ""
         if "region" in table.entries:
             region = fields.value(table.entries["region"].value, Region, f"{path}.region") or ""
             # An unusable region is noted; "?" keeps its targets from being counted as having none.
             region = region or "?"
         sources = [kind for kind in ("csv", "jsonl") if kind in table.entries]
-        if sources:
+        if "columns" in table.entries and not sources:
+            fields.wrong(table, path, "columns goes with csv: or jsonl:")
+        elif sources:
             self._file(table, sources, region, path)
         elif "instance" in table.entries and "user" in table.entries:
             instance_node = table.entries["instance"].value
@@ -115,6 +128,20 @@ class TargetEntries:
             missing = next(name for name in ("instance", "user") if name not in table.entries)
             fields.wrong(table, path, f"{missing} is missing; write {{instance: …, user: …}}")
 
+    def _match(self, table: Table, path: str) -> None:
+        """`{match: {…}}`: what it means is found when the job is planned."""
+        others = [name for name in kinds(TargetEntry) if name in table.entries and name != "match"]
+        if others:
+            hint = "; a match says regions: inside" if others[0] == "region" else "; make two entries of them"
+            self._fields.wrong(table, path, f"match and {others[0]} together{hint}")
+            return
+        from engine.jobfile.matchentries import MatchReader  # here: a job of plain targets starts without it
+
+        reader = MatchReader(self._fields, self._region, self._targets.note_region)
+        match = reader.read(table.entries["match"].value, f"{path}.match", len(self._targets.found))
+        if match is not None:
+            self.matches.append(match)
+
     def _file(self, table: Table, sources: Sequence[str], region: str, path: str) -> None:
         others = [name for name in (*sources[1:], "instance", "user") if name in table.entries]
         if others:
@@ -123,8 +150,31 @@ class TargetEntries:
         kind = sources[0]
         node = table.entries[kind].value
         name = self._fields.text(node, f"{path}.{kind}", "the path of a list, or - for standard input")
-        if name and type(node) is Scalar and region != "?":
-            self.warnings += self._read_list(f"{path}.{kind}", node, region, self._targets)
+        columns = self._columns(table, path)
+        if name and type(node) is Scalar and region != "?" and columns is not None:
+            self.warnings += self._read_list(f"{path}.{kind}", node, region, self._targets, columns)
+
+    def _columns(self, table: Table, path: str) -> Mapping[str, str] | None:
+        """`columns:`, ours → theirs; None if it is wrong (noted)."""
+        entry = table.entries.get("columns")
+        if entry is None:
+            return {}
+        fields, here = self._fields, f"{path}.columns"
+        before = fields.problems.count
+        part = fields.table(entry.value, here, "a mapping such as {instance: DBInstanceId, user: UserName}")
+        if part is None:
+            return None
+        fields.keys(part, here, kinds(Columns))
+        said = {
+            name: fields.text(pair.value, f"{here}.{name}", "the name of a column")
+            for name, pair in part.entries.items()
+            if name in kinds(Columns)
+        }
+        if len(set(said.values())) < len(said):
+            fields.wrong(part, here, "says one column twice; each of instance, user, region has its own")
+        if fields.problems.count > before:
+            return None
+        return {name: text for name, text in said.items() if text is not None}
 
 
 def _unknown_only(table: Table) -> bool:

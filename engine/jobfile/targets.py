@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine import names
-from engine.model import Place, Target
+from engine.model import Omit, OmitReason, Place, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.jobfile.problems import Problems
 
 _MOST_REMEMBERED = 65_536
@@ -18,10 +20,17 @@ _MOST_REMEMBERED = 65_536
 
 
 class Targets:
-    """Collects targets; what is wrong goes to `problems`, and collecting goes on."""
+    """Collects targets; what is wrong goes to `problems`, and collecting goes on.
 
-    def __init__(self, problems: Problems, region: str) -> None:
+    With `skip_bad_rows`, what is wrong with a row of a list (column 0) goes to `bad_rows`, to be reported as failed.
+    """
+
+    def __init__(self, problems: Problems, region: str, *, skip_bad_rows: bool = False) -> None:
         self.found: list[Target] = []
+        self.bad_rows: list[Omit] = []
+        self.row_problems = 0
+        """How many of the problems are of rows of lists."""
+        self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
         """Region of targets that name none; empty: each needs its own."""
@@ -47,51 +56,87 @@ class Targets:
     ) -> None:
         """One target; `path` names it in messages, an empty region is the job's."""
         known_instance = self._instances.get(instance)
-        if known_instance is None:
-            known_instance = self._new_instance(instance, file, line, column, path)
         known_user = self._users.get(user)
-        if known_user is None:
-            known_user = self._new_user(user, file, line, column, path)
+        known_region = self._regions.get(region) if region else self._region
+        if known_instance is None or known_user is None or not known_region:
+            place = Place(file, line, column)
+            known = self._checked((instance, user, region), place, path, region_path or _join(path, "region"))
+            if known is None:
+                return
+            known_instance, known_user, known_region = known
+        target = Target(known_instance, known_user, known_region, "", file, line, column)
+        self.found.append(target)
+        if len(known_user) > names.LONG_USER:
+            self._long += 1
+            self._first_long = self._first_long or target
+
+    def _checked(
+        self, cells: tuple[str, str, str], place: Place, path: str, region_path: str
+    ) -> tuple[str, str, str] | None:
+        """Names that were not seen before, checked; None if they are no target (noted)."""
+        instance, user, region = cells
+        notes: list[tuple[str, str]] = []
+        is_skipped = self._skip_bad_rows and not place.column
+        known_instance = self._instances.get(instance) or self._new_instance(instance, path, notes)
+        known_user = self._users.get(user) or self._new_user(user, path, notes)
         known_region = self._regions.get(region) if region else self._region
         if known_region is None:
-            known_region = self._new_region(region, file, line, column, region_path or _join(path, "region"))
+            known_region = self._new_region(region, place, region_path, notes)
         if not known_region and not region:
-            self._without_region += 1
-            if self._first_without is None:
-                self._first_without = Place(file, line, column)
-        if known_instance and known_user:
-            target = Target(known_instance, known_user, known_region, "", file, line, column)
-            self.found.append(target)
-            if len(known_user) > names.LONG_USER:
-                self._long += 1
-                self._first_long = self._first_long or target
+            if is_skipped:
+                notes.append(("region", "is missing"))
+            else:
+                self._without_region += 1
+                if self._first_without is None:
+                    self._first_without = place
+        if notes:
+            self.refuse(place, cells, notes)
+        if (is_skipped and notes) or not (known_instance and known_user):
+            return None
+        return known_instance, known_user, known_region
 
-    def _new_instance(self, instance: str, file: str, line: int, column: int, path: str) -> str:
+    def refuse(self, place: Place, cells: tuple[str, str, str], notes: Sequence[tuple[str, str]]) -> None:
+        """Note what is wrong, as (path, words), with what should have been the target `cells`."""
+        if not place.column and self._skip_bad_rows:
+            instance, user, region = (_shown(cell) for cell in cells)
+            why = "; ".join(f"{path}: {what}" if path else what for path, what in notes)
+            target = Target(instance or "?", user or "?", region or self._region, "", place.file, place.line)
+            self.bad_rows.append(Omit(target, OmitReason.BAD_ROW, why, str(place)))
+            return
+        self.row_problems += 0 if place.column else len(notes)
+        for path, what in notes:
+            self._problems.add(place, path, what)
+
+    def _new_instance(self, instance: str, path: str, notes: list[tuple[str, str]]) -> str:
         problem = names.instance_problem(instance)
         if problem is None:
             self._instances[instance] = instance
             return instance
-        self._problems.add(Place(file, line, column), _join(path, "instance"), problem)
+        notes.append((_join(path, "instance"), problem))
         return ""
 
-    def _new_user(self, user: str, file: str, line: int, column: int, path: str) -> str:
+    def _new_user(self, user: str, path: str, notes: list[tuple[str, str]]) -> str:
         problem = names.user_problem(user)
         if problem is None:
             if len(self._users) < _MOST_REMEMBERED:
                 self._users[user] = user
             return user
-        self._problems.add(Place(file, line, column), _join(path, "user"), problem)
+        notes.append((_join(path, "user"), problem))
         return ""
 
-    def _new_region(self, region: str, file: str, line: int, column: int, path: str) -> str:
+    def _new_region(self, region: str, place: Place, path: str, notes: list[tuple[str, str]]) -> str:
         problem = names.region_problem(region)
         if problem is None:
             self._regions[region] = region
             if region not in names.REGIONS:
-                self._unlisted[region] = Place(file, line, column)
+                self._unlisted[region] = place
             return region
-        self._problems.add(Place(file, line, column), path, problem)
+        notes.append((path, problem))
         return ""
+
+    def note_region(self, region: str, place: Place) -> None:
+        """Warn of a region of the right form that is not on the list, as of those that targets name."""
+        self._unlisted.setdefault(region, place)
 
     def check_regions(self) -> None:
         """Note once, not per target, that regions are missing."""
@@ -118,6 +163,11 @@ def unlisted_region(region: str, place: Place) -> str:
     """The warning about a region that has the right form and is not in the documented list."""
     hint = names.did_you_mean(region, names.REGIONS)
     return f"{place}: region {region} is not among the documented ones{hint or ''}"
+
+
+def _shown(cell: str) -> str:
+    """A cell for the journal: on one line, no longer than a name can be."""
+    return "".join(char if char.isprintable() else " " for char in cell[: names.MOST_INSTANCE])
 
 
 def _join(path: str, name: str) -> str:

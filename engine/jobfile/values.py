@@ -88,6 +88,14 @@ def true_or_false(text: str) -> bool:
     return found
 
 
+def on_or_off(text: str) -> bool:
+    """`on` or `off`, `true` or `false`; ValueError with words otherwise."""
+    found = {"on": True, "off": False, "true": True, "false": False}.get(text.lower())
+    if found is None:
+        raise ValueError("expected on or off")
+    return found
+
+
 def is_listed_order(text: str) -> bool:
     """`listed`, or `contain`, the default; ValueError with words otherwise."""
     if text not in ("contain", "listed"):

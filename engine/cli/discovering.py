@@ -1,0 +1,272 @@
+"""Door: the matches of a job, answered: instances listed, their accounts read, targets found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from engine import __version__, match, records
+from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
+from engine.cli.talk import remark, say
+from engine.clients import Clients, Reach
+from engine.discovery import Listing, list_instances, list_regions
+from engine.endpoints import ACCESS_REGIONS
+from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
+from engine.inventory import Inventory
+from engine.ledger import NOT_SENT
+from engine.match import Answered, InstanceRow, Match
+from engine.model import Answer, Omit, OmitReason, Verdict, Where
+from engine.names import REGIONS
+from engine.outlook import DENIED
+from engine.verdicts import rule
+
+if TYPE_CHECKING:
+    from engine.job import Job
+    from engine.settings import Settings
+    from engine.simulator.world import World
+
+_HEARTBEAT_S = 5.0
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovered:
+    """A job whose matches are answered."""
+
+    job: Job
+    """With the targets that were found in their places, and no match left to ask."""
+    answers: tuple[Answered, ...] = ()
+    rows: Mapping[Where, InstanceRow] = field(default_factory=dict)
+    """Instances as listed."""
+    found: Survey | None = None
+    """Readings of the instances that were chosen. None: the job has no match."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_fine_without_calls(self) -> bool:
+        """Whether finding nothing to do is what the operator said may be."""
+        listed = len(self.job.targets) - sum(len(each.targets) for each in self.answers)
+        return bool(self.answers) and not listed and all(each.match.allow_empty for each in self.answers)
+
+
+def refuse_unlimited(job: Job, settings: Settings) -> None:
+    """UsageError for a match that nobody confirms and nothing bounds: its answer may be any number of accounts."""
+    if job.matches and settings.max_targets is None:
+        raise UsageError(
+            f"{job.matches[0].place}: a match with --yes needs a bound, as nobody sees what it found before it is "
+            "sent; set limits: {max_targets: N} in the job or a config"
+        )
+
+
+def match_regions(job: Job) -> set[str]:
+    """Regions in which a job's matches may look; those of `regions: all` as far as they are documented."""
+    everywhere = any(each.regions is None for each in job.matches)
+    return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
+
+
+def answered_lines(discovered: Discovered) -> list[records.Matched]:
+    """The matches as the journal keeps them."""
+    return [
+        records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
+        for each in discovered.answers
+    ]
+
+
+def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, quiet: bool) -> Discovered:
+    """Answer the matches of a job, and say what is odd about it.
+
+    JobError if one finds nothing that may not, CredentialsError if none may look.
+    """
+    if not job.matches:
+        return Discovered(job=job)
+
+    async def work() -> Discovered:
+        transport = open_transport(world, READERS)
+        started = time.monotonic()
+        try:
+            clients = Clients(
+                transport, reach, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match"
+            )
+            looking = _Looking(job, Inventory(clients.reading, rng=random.Random(), concurrency=READERS))
+            beat = asyncio.create_task(_heartbeat(looking)) if not quiet else None
+            try:
+                discovered = await looking.look()
+            finally:
+                if beat is not None:
+                    beat.cancel()
+            looking.found.offset_s = clients.offset_s
+            looking.found.seconds = time.monotonic() - started
+        finally:
+            await transport.aclose()
+        return discovered
+
+    discovered = asyncio.run(work())
+    for warning in discovered.warnings:
+        remark(f"warning: {warning}", quiet=quiet)
+    _refuse_nothing(discovered)
+    return discovered
+
+
+class _Looking:
+    """One look: regions, then instances, then accounts, each question asked once for all matches."""
+
+    def __init__(self, job: Job, inventory: Inventory) -> None:
+        self._job = job
+        self._inventory = inventory
+        self._listings: dict[tuple[str, str], Listing] = {}
+        """By region and filters."""
+        self.found = Survey()
+        self.warnings: list[str] = []
+        self.stage = "asking which regions there are"
+
+    async def look(self) -> Discovered:
+        regions = await self._regions()
+        await self._list(regions)
+        rows = {id(each): self._rows(each, regions[id(each)]) for each in self._job.matches}
+        every = {row.where: row for listed in rows.values() for row in listed}
+        chosen = {row.where for each in self._job.matches for row in match.choose(each, rows[id(each)])[0]}
+        self.found.late = [key for key in every if key in chosen]
+        self.stage = f"reading the accounts of {len(chosen):,} instances"
+        await read_all(self.found, self._inventory, None, "match")
+        refuse_bad_keys(self.found)
+        answers = [
+            match.answer(each, rows[id(each)], self.found.readings, self._unseen(each, rows[id(each)], regions))
+            for each in self._job.matches
+        ]
+        omits = [omit for each in answers for omit in each.omits]
+        job = replace(
+            self._job,
+            targets=match.spliced(self._job.targets, answers),
+            matches=(),
+            omits=(*self._job.omits, *omits),
+        )
+        return Discovered(job=job, answers=tuple(answers), rows=every, found=self.found, warnings=tuple(self.warnings))
+
+    async def _regions(self) -> dict[int, tuple[str, ...]]:
+        """Of each match, the regions to look in."""
+        every: tuple[str, ...] = ()
+        if any(each.regions is None for each in self._job.matches):
+            every = await self._every_region()
+        return {id(each): each.regions if each.regions is not None else every for each in self._job.matches}
+
+    async def _every_region(self) -> tuple[str, ...]:
+        listed = await list_regions(self._inventory)
+        if isinstance(listed, Answer):
+            _refuse_fatal(listed)
+            _refuse_unreachable([listed])
+            self.warnings.append(f"regions: all: DescribeRegions says {listed.code}; the documented regions are taken")
+            listed = REGIONS
+        financial = [region for region in listed if region.endswith("-fsi")]
+        if financial:
+            names = ", ".join(financial)
+            self.warnings.append(f"regions: all: without {names}, which are isolated; name them to look there, too")
+        return tuple(region for region in listed if region not in financial)
+
+    async def _list(self, regions: Mapping[int, tuple[str, ...]]) -> None:
+        questions = {
+            (region, json.dumps(filters)): (region, filters)
+            for each in self._job.matches
+            for region in regions[id(each)]
+            for filters in match.listing_filters(each.instances)
+        }
+        self.stage = f"listing the instances of {len({region for region, _ in questions}):,} regions"
+
+        async def ask(key: tuple[str, str], region: str, filters: Sequence[Mapping[str, Any]]) -> None:
+            self._listings[key] = await list_instances(self._inventory, region, filters)
+
+        async with asyncio.TaskGroup() as group:
+            for key, (region, filters) in questions.items():
+                group.create_task(ask(key, region, filters))
+        listings = list(self._listings.values())
+        if listings and all(listing.is_fatal for listing in listings) and listings[0].refused is not None:
+            _refuse_fatal(listings[0].refused)
+        refusals = [listing.refused for listing in listings]
+        _refuse_unreachable(refusals)
+        if refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
+            codes = sorted({str(refused.code) for refused in refusals if refused is not None})
+            raise CredentialsError(
+                f"instances may not be listed with these keys (DescribeDBInstances: {', '.join(codes)}); allow it, or "
+                "list the targets in the job; nothing was sent"
+            )
+
+    def _of(self, each: Match, region: str) -> list[Listing]:
+        return [self._listings[region, json.dumps(filters)] for filters in match.listing_filters(each.instances)]
+
+    def _rows(self, each: Match, regions: Iterable[str]) -> list[InstanceRow]:
+        """Instances that a match may mean, each once, in the order of its regions."""
+        rows: dict[Where, InstanceRow] = {}
+        for region in regions:
+            for listing in self._of(each, region):
+                rows |= {row.where: row for row in listing.rows.values()}
+        return list(rows.values())
+
+    def _unseen(self, each: Match, rows: Sequence[InstanceRow], regions: Mapping[int, tuple[str, ...]]) -> list[Omit]:
+        whys = {
+            region: listing.why
+            for region in regions[id(each)]
+            for listing in self._of(each, region)
+            if listing.why is not None
+        }
+        omits = [match.unlisted(each, region, why) for region, why in whys.items()]
+        # An id is missing only if every region could be looked through; else the region is what is unseen.
+        return omits or match.missing_ids(each, rows, regions[id(each)])
+
+
+def _refuse_fatal(answer: Answer) -> None:
+    """CredentialsError if the keys themselves are refused."""
+    ruling = rule("DescribeDBInstances", answer)
+    if ruling.verdict is Verdict.FATAL:
+        advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
+        request = f" (RequestId {answer.request_id})" if answer.request_id else ""
+        raise CredentialsError(f"{answer.code}: {ruling.words} {advice}{request}; nothing was sent")
+
+
+def _refuse_unreachable(answers: Sequence[Answer | None]) -> None:
+    """UnreachableError if not one question reached the API: that is the network's fault, not the match's."""
+    first = answers[0] if answers else None
+    if first is not None and all(answer is not None and answer.code in NOT_SENT for answer in answers):
+        raise UnreachableError(
+            f"cannot reach the API: {first.message or first.code} [{first.code}]; the match could not be asked, and "
+            "nothing was sent; check network and endpoint (acctops doctor JOB), then run this again"
+        )
+
+
+def _refuse_nothing(discovered: Discovered) -> None:
+    problems = []
+    for each in discovered.answers:
+        if each.targets:
+            continue
+        unseen = _examples(each.omits, OmitReason.UNSEEN)
+        skipped = _examples(each.omits, OmitReason.SKIPPED)
+        where = f"{each.match.place}: the match finds no account"
+        if unseen:
+            problems.append(f"{where}, and could not look everywhere: {unseen}")
+        elif not each.match.allow_empty:
+            on = f" on {each.instances:,} instances" if each.instances else ", and no instance it means"
+            left = f" (left out: {skipped})" if skipped else ""
+            problems.append(f"{where}{on}{left}; look at what it asks, or write allow_empty: true if that may be")
+    if problems:
+        raise JobError(problems)
+
+
+def _examples(omits: Sequence[Omit], reason: OmitReason) -> str:
+    """What was left out for a reason, in words, the first of it."""
+    meant = [omit for omit in omits if omit.reason == reason]
+    shown = [
+        omit.rule if omit.target.instance == match.EVERY_ACCOUNT else f"{omit.target.label}: {omit.rule}"
+        for omit in meant[:_SHOWN]
+    ]
+    return ", ".join(shown) + (f" and {len(meant) - _SHOWN:,} more" if len(meant) > _SHOWN else "")
+
+
+async def _heartbeat(looking: _Looking) -> None:
+    """A sign of life: a fleet of thousands takes a while at the reads' pace."""
+    while True:
+        await asyncio.sleep(_HEARTBEAT_S)
+        read = f", {len(looking.found.readings):,} done" if looking.found.readings else ""
+        say(f"match: {looking.stage}{read}")

@@ -1,0 +1,113 @@
+"""Door: `acctops discover`: what the matches of a job find, as a table to read or a list to edit and feed back."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from engine.actions import LOCKED
+from engine.cli.discovering import Discovered, answered_lines, discover, match_regions
+from engine.cli.options import Options, run_settings
+from engine.cli.plans import match_line, plan_of
+from engine.cli.sources import reach_of
+from engine.cli.talk import out, printed, say, warn
+from engine.errors import Exit, UsageError
+from engine.files import load_job
+from engine.jobfile.columns import TOLD
+from engine.model import LACKING, Call, OmitReason
+from engine.plan import Plan
+from engine.report import csv_text, plain
+
+_STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "locked", -1: "deleting"}
+"""AccountInfo.Status in words (facts.md §1.2)."""
+_COLUMNS = ("instance", "user", "region", *TOLD)
+_NAMED = 20
+
+
+def show_found(job_path: str, *, form: str, **flags: Any) -> int:
+    """The `discover` command. Any: the flags, by name."""
+    options = Options(**flags)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
+    if not job.matches:
+        raise UsageError(f"{job_path}: has no match to answer; `acctops plan {job_path}` shows its targets")
+    settings = options.settings(job)
+    for warning in (*settings.warnings, *job.warnings):
+        warn(f"warning: {warning}")
+    frozen = run_settings(settings, job, job.action, match_regions(job))
+    reach = reach_of(frozen, settings, simulated=False, purpose="discover")
+    discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
+    plan = plan_of(discovered.job, settings, options)
+    rows = [_row(discovered, call) for call in sorted(plan.calls, key=lambda each: (each.region, each.instance))]
+    for part in _FORMS[form](rows):
+        out(part)
+    if not options.quiet:
+        for asked in answered_lines(discovered):
+            say(match_line(asked).strip())
+    _name_left_out(plan, job_path, quiet=options.quiet)
+    return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)
+
+
+def _row(discovered: Discovered, call: Call) -> dict[str, str]:
+    """One account with what a person needs to decide about it."""
+    listed = discovered.rows.get(call.where)
+    reading = discovered.found.readings.get(call.where) if discovered.found is not None else None
+    state = reading.find(call.user) if reading is not None else None
+    return {
+        "instance": call.instance,
+        "user": call.user,
+        "region": call.region,
+        "instance_name": plain(listed.name) if listed is not None else "",
+        "engine_version": listed.version if listed is not None else "",
+        "user_type": state.user_type if state is not None else "",
+        "status": _STATES.get(state.status, str(state.status)) if state is not None else "",
+        "cam": {True: "on", False: "off", None: ""}[state.cam] if state is not None else "",
+    }
+
+
+def _table(rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    lines = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *rows]
+    widths = {name: max(len(line[name]) for line in lines) for name in _COLUMNS}
+    yield "\n".join("  ".join(line[name].ljust(widths[name]) for name in _COLUMNS).rstrip() for line in lines)
+
+
+def _csv(rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    for part in csv_text(rows, _COLUMNS):
+        yield part.replace("\r\n", "\n")
+
+
+def _jsonl(rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def _yaml(rows: Iterable[dict[str, str]]) -> Iterator[str]:
+    """Entries a job takes as they are: one line an instance, so that deleting one is easy."""
+    by_instance: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], str] = {}
+    for row in rows:
+        key = (row["instance"], row["region"])
+        by_instance.setdefault(key, []).append(row["user"])
+        names[key] = row["instance_name"]
+    yield "targets:"
+    for (instance, region), users in by_instance.items():
+        name = names[instance, region]
+        comment = f"  # {name}" if name else ""
+        yield f"  - {{instance: {instance}, region: {region}, user: [{', '.join(users)}]}}{comment}"
+
+
+_FORMS = {"table": _table, "csv": _csv, "jsonl": _jsonl, "yaml": _yaml}
+
+
+def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
+    """Say what is not in the list; what could not be looked at is a warning, also when nothing else is said."""
+    for omit in [omit for omit in plan.omits if omit.reason in LACKING][:_NAMED]:
+        warn(f"warning: {omit.target.label} ({omit.target.region}): {omit.rule}")
+    rest = [omit for omit in plan.omits if omit.reason not in LACKING and omit.reason != OmitReason.DUPLICATE]
+    if quiet:
+        return
+    for omit in rest[:_NAMED]:
+        say(f"left out, {omit.reason}: {omit.target.label} ({omit.target.region})  {omit.rule}")
+    if len(rest) > _NAMED:
+        say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {shlex.quote(job_path)} --all")
