@@ -125,8 +125,7 @@ class NotifySpec(Struct, frozen=True, kw_only=True):
         return event in self.on or (event == "failure" and "finish" in self.on)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One job. None of an optional setting means: not said here, the config or the default decides."""
 
     name: str
@@ -183,7 +182,7 @@ class Job:
     on_unfinished: str = "resume"
     """What `run` does about a run of it that was cut off: resume, new or refuse."""
     notify: NotifySpec | None = None
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, Place] = {}
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()
 

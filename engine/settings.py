@@ -7,7 +7,6 @@ defaults. Guards do not compete, they add up: every `protect` rule of every file
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,7 @@ class Flags(Struct, frozen=True, kw_only=True):
     """The in-process simulator answers: the quota of the API does not bind."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """How a run works. Times in seconds, rates in calls a second."""
 
     state_dir: Path
@@ -60,9 +58,9 @@ class Settings:
     """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
     profiles: tuple[str, ...] = ()
     """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
-    credentials: Credentials = field(default_factory=Credentials)
+    credentials: Credentials = Credentials()
     state_group: str | None = None
-    quotas: Mapping[str, float] = field(default_factory=dict)
+    quotas: Mapping[str, float] = {}
     quota_share: float = 1.0
     """How much of a quota to use where no rate is asked for."""
     rate: float | None = None
@@ -93,7 +91,7 @@ class Settings:
     protect_waived: bool = False
     """The job says `protect: none`: no reminder. The guards above hold all the same."""
     looked_in: tuple[str, ...] = ()
-    origin: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = {}
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
     warnings: tuple[str, ...] = ()
 

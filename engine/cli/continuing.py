@@ -6,9 +6,10 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.cli.ask import confirm

@@ -7,8 +7,10 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from engine import __version__, match, records
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys

@@ -6,8 +6,9 @@ starts by naming a run, needs only that person.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from engine.cli.ask import can_ask
 from engine.cli.talk import say

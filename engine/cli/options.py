@@ -6,9 +6,10 @@ import os
 import pwd
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.errors import AcctopsError
 from engine.job import Glob, Job
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from engine.records import RunSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """Every flag, as typed; a command without one leaves its default."""
 
     config: str | None = None

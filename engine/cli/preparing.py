@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine import turns
 from engine.actions import ACTIONS
 from engine.errors import CredentialsError, RefusedError
 from engine.guards import need_readings
 from engine.model import OmitReason
 from engine.outlook import Outlook, Standing, look_ahead, refusals
-from engine.turns import takes_turns
 
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
@@ -94,8 +92,11 @@ def prepare(
         listed_order=listed_order,
         resend_already=resend_already,
     )
-    if take is not None and (found is not None or takes_turns(plan.action, verify=settings.verify)):
-        outlook = turns.take(outlook, take.most, take.where, take.line())
+    if take is not None:
+        from engine import turns  # here: it reads ledgers, which other plans do without
+
+        if found is not None or turns.takes_turns(plan.action, verify=settings.verify):
+            outlook = turns.take(outlook, take.most, take.where, take.line())
     refused = refusals(
         outlook,
         max_targets=settings.max_targets,

@@ -6,9 +6,10 @@ import hashlib
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from engine import records
 from engine.actions import ACTIONS
