@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.match import Match
-    from engine.model import Omit, Place, Target
+    from engine.model import AccountSpec, Omit, Place, Target
     from engine.window import Window
 
 
@@ -167,6 +167,8 @@ class Job(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     ticket: str | None = None
     profiles: tuple[str, ...] | None = None
+    accounts: tuple[AccountSpec, ...] = ()
+    """Cloud accounts of the targets; none: that of the keys, called ""."""
     endpoints: tuple[str, ...] | None = None
     """As written: `endpoints.endpoint_word`."""
     rate: float | None = None

@@ -114,6 +114,11 @@ class Entry:
 _FRESH = Entry()
 
 
+def _is_unsigned(record: records.ReplyLine) -> bool:
+    """Whether keys or clock were refused, and another try makes sense: nothing was applied."""
+    return record.verdict is Verdict.TRANSIENT and (record.code or "").startswith("AuthFailure.")
+
+
 class PaceMeter:
     """Most sends in any one-second window, from send times that arrive out of order by up to `HORIZON_S`."""
 
@@ -280,7 +285,7 @@ class Ledger:
             entry.doubt = entry.was_in_doubt = True
         if record.verdict is Verdict.THROTTLED:
             self.throttled += 1
-        elif record.verdict is not Verdict.FATAL and record.code not in NOT_SENT:
+        elif record.verdict is not Verdict.FATAL and record.code not in NOT_SENT and not _is_unsigned(record):
             entry.spent = True
         lane = self._lanes.pop(record.call, None)
         if record.sent_at is not None and lane is not None:

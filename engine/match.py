@@ -95,6 +95,8 @@ class Match:
     regions: tuple[str, ...] | None
     """None: every region the product has."""
     users: UserMatch
+    accounts: tuple[str, ...] = ("",)
+    """Cloud accounts to look in."""
     instances: InstanceMatch = InstanceMatch()
     allow_empty: bool = False
     """Finding nothing is fine: the work is done already."""
@@ -118,7 +120,8 @@ class Match:
             *(f"not {pattern.text}" for pattern in who.without),
         ]
         regions = "all" if self.regions is None else ", ".join(self.regions)
-        return f"regions {regions}; instances {', '.join(instances)}; users {', '.join(users)}"
+        whose = f"accounts {', '.join(self.accounts)}; " if self.accounts != ("",) else ""
+        return f"{whose}regions {regions}; instances {', '.join(instances)}; users {', '.join(users)}"
 
 
 class InstanceRow(Struct, frozen=True, gc=False):
@@ -216,9 +219,11 @@ def missing_ids(match: Match, rows: Iterable[InstanceRow], regions: Sequence[str
     ]
 
 
-def unlisted(match: Match, region: str, why: str) -> Omit:
+def unlisted(match: Match, account: str, region: str, why: str) -> Omit:
     """A region whose instances could not be listed, or not to the end."""
-    return _omit(match, region, EVERY_ACCOUNT, EVERY_ACCOUNT, OmitReason.UNSEEN, f"instances of {region}: {why}")
+    whose = f"{account}'s instances" if account else "instances"
+    why = f"{whose} of {region}: {why}"
+    return _omit(match, region, EVERY_ACCOUNT, EVERY_ACCOUNT, OmitReason.UNSEEN, why, account)
 
 
 def _is_meant(of: InstanceMatch, row: InstanceRow) -> bool:

@@ -101,6 +101,21 @@ class Where(NamedTuple):
     instance: str
 
 
+class AccountSpec(Struct, frozen=True, kw_only=True):
+    """A cloud account of a job: what it is called there, and who signs for it."""
+
+    name: str
+    profiles: tuple[str, ...] = ()
+    """Profiles of the vendor's CLI, sub-accounts of one cloud account; none: whatever keys are found."""
+    role_arn: str | None = None
+    """Role to be assumed with them."""
+
+    @property
+    def signers(self) -> int:
+        """How many identities sign for it."""
+        return max(1, len(self.profiles))
+
+
 class Target(Struct, frozen=True, gc=False):
     """Instance and user, with region and account, and the place in the operator's input that named it."""
 

@@ -98,6 +98,8 @@ class Opening:
             if reading is None:
                 late.append(where)
                 continue
+            if self._refused(where, reading):
+                continue
             self._record(read_line(where, "before", reading))
             changing = self._take_in(group, reading)
             if changing:

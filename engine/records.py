@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from engine.endpoints import Access
-from engine.model import CallId, Outcome, Proof, RunId, Verdict
+from engine.model import AccountSpec, CallId, Outcome, Proof, RunId, Verdict
 
 FORMAT = 1
 """`v` of the lines this version writes, and the newest it reads."""
@@ -99,6 +99,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Send calls whose account was as desired before, too."""
     endpoint_of: dict[str, str] = {}
     """Region → the URL that serves it, and alone."""
+    accounts: tuple[AccountSpec, ...] = ()
+    """Cloud accounts of the targets, and who signs for each; none: that of the keys, called ""."""
 
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
@@ -114,6 +116,15 @@ class RunSettings(Struct, frozen=True, kw_only=True):
         if self.profile is None:
             return ()
         return (self.profile,) if isinstance(self.profile, str) else self.profile
+
+    @property
+    def every_account(self) -> tuple[AccountSpec, ...]:
+        """The cloud accounts, that without a name included."""
+        return self.accounts or (AccountSpec(name="", profiles=self.profiles),)
+
+    def signers(self, account: str) -> int:
+        """How many identities sign for an account."""
+        return next(spec.signers for spec in self.every_account if spec.name == account)
 
 
 class Run(Record, tag="run", kw_only=True):

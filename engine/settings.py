@@ -20,7 +20,7 @@ from engine.guards import STRICTER, guard_words, need_readings, strictest
 from engine.job import StopAfter
 from engine.jobfile.fields import convert, kinds, rule
 from engine.jobfile.filemodel import ConfigFile
-from engine.model import Place
+from engine.model import AccountSpec, Place
 from engine.names import shown
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ _LAYERED = (
 
 def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs) -> Settings:
     """The settings that hold, with the origin of each. Pure: reads no file. UsageError or ConfigError if wrong."""
+    refuse_profiles(flags.profiles, job.accounts if job is not None else ())
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for name, flag, variable, key in _LAYERED:
@@ -184,6 +185,13 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     if job is not None:
         check_readings(settings, job.action)
     return settings
+
+
+def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) -> None:
+    """UsageError for `--profile` where the job names its accounts, each with keys of its own."""
+    if profiles and accounts:
+        names = ", ".join(account.name for account in accounts)
+        raise UsageError(f"--profile: the accounts of the job ({names}) name their own keys; remove the flag")
 
 
 def check_rate(settings: Settings, action: str) -> None:

@@ -41,18 +41,19 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "guards": (R, "job"),
     "job": (R, "match window"),
     "jobfile": (R, ""),
+    "jobfile.accounts": (R, "jobfile.fields jobfile.filemodel jobfile.nodes names"),
     "jobfile.fields": (R, "job jobfile.filemodel jobfile.nodes jobfile.problems names"),
     "jobfile.filemodel": (R, "actions endpoints jobfile.values names window"),
     "jobfile.columns": (R, "names"),
     "jobfile.layout": (R, "jobfile.columns names"),
     "jobfile.lists": (R, "jobfile.columns jobfile.layout jobfile.problems jobfile.targets names"),
     "jobfile.notifying": (R, "job jobfile.fields jobfile.filemodel jobfile.nodes names"),
-    "jobfile.matchentries": (R, "jobfile.fields jobfile.filemodel jobfile.nodes match names"),
+    "jobfile.matchentries": (R, "jobfile.fields jobfile.filemodel jobfile.nodes jobfile.targets match names"),
     "jobfile.parse": (
         R,
-        "actions guards job jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes jobfile.notifying "
-        "jobfile.problems jobfile.targetentries jobfile.targets jobfile.values jobfile.windows jobfile.yamltext "
-        "match names window",
+        "actions guards job jobfile.accounts jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes "
+        "jobfile.notifying jobfile.problems jobfile.targetentries jobfile.targets jobfile.values jobfile.windows "
+        "jobfile.yamltext match names window",
     ),
     "jobfile.nodes": (R, ""),
     "jobfile.problems": (R, ""),
@@ -158,7 +159,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
         "cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session "
         "cli.simulating cli.sources cli.survey cli.talk",
     ),
-    "cli.session": (DOOR, "cli.attending cli.progress cli.survey cli.talk cli.whose"),
+    "cli.session": (DOOR, "cli.attending cli.progress cli.sources cli.survey cli.talk cli.whose"),
     "cli.simulating": (DOOR, "cli.talk"),
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (

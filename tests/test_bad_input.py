@@ -66,7 +66,7 @@ JOBS = {
     ),
     "key of a later version": (
         b"action: LockAccount\nregion: ap-singapore\naccounts: me\ntargets: [postgres-aaaaaaaa/ann]\n",
-        ["job.yaml:3:1: accounts: `accounts` is not built yet in this version"],
+        ["job.yaml:3:11: accounts: expected a list of accounts"],
     ),
     "key twice": (
         b"action: LockAccount\naction: UnlockAccount\nregion: ap-singapore\ntargets: [postgres-aaaaaaaa/ann]\n",

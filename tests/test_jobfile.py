@@ -21,7 +21,6 @@ from engine.actions import ACTIONS
 from engine.errors import Exit, JobError
 from engine.files import load_job
 from engine.job import password_spec
-from engine.jobfile.filemodel import NOT_BUILT_JOB, NOT_BUILT_TARGET
 from engine.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
 from engine.model import Place, Target
 
@@ -111,7 +110,7 @@ def test_guards_and_reading_become_their_values():
 
 
 def test_all_problems_in_one_go_in_the_order_of_the_file():
-    """Unknown, not built, duplicate keys, wrong values, bad names: one error, sorted by place."""
+    """Unknown and duplicate keys, wrong values, bad names: one error, sorted by place."""
     found = problems(
         "action: LockAcount\nregio: x\naccounts: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
         "rate: fast\nrate: 3\ndeadline: 90\n"
@@ -120,7 +119,8 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:1:9: action: 'LockAcount' is not an action; did you mean LockAccount? there are "
         "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword",
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
-        "jobs/x.yaml:3:1: accounts: `accounts` is not built yet in this version; remove it",
+        "jobs/x.yaml:3:11: accounts: expected a list of accounts such as {name: prod-a, profile: prod-a}, or {role_arn: "
+        "qcs::cam::uin/UIN:roleName/NAME}, got a single value",
         "jobs/x.yaml:5:5: targets[0].user: 'app-user' is not an account name; it has 1–63 letters, digits and _ and "
         "does not begin with a digit",
         "jobs/x.yaml:5:5: region: 1 target without a region, the first here; set `region:` for all, or on the target "
@@ -131,22 +131,6 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:8:1: rate: is given twice, first at 7:1; keep one",
         "jobs/x.yaml:9:11: deadline: expected a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d, got '90'",
     ]
-
-
-@pytest.mark.parametrize("key", NOT_BUILT_JOB)
-def test_keys_that_are_not_built_yet_are_errors(key):
-    """Never ignored: a `notify` that is not kept is worse than none."""
-    assert problems(ONE + f"{key}: x\n") == [
-        f"jobs/x.yaml:4:1: {key}: `{key}` is not built yet in this version; remove it"
-    ]
-
-
-@pytest.mark.parametrize("key", NOT_BUILT_TARGET)
-def test_target_keys_that_are_not_built_yet_are_errors(key):
-    """Alone or beside others."""
-    said = f"{key}: `{key}` is not built yet in this version; remove it"
-    assert problems(HEAD + f"targets: [{{{key}: x}}]") == [f"jobs/x.yaml:3:12: targets[0].{said}"]
-    assert problems(HEAD + f"targets: [{{instance: a-1, user: u, {key}: x}}]")[0].endswith(said)
 
 
 @pytest.mark.parametrize("text", ["password: hunter2",
@@ -214,7 +198,7 @@ def test_a_literal_password_is_refused_and_never_shown(text):
         (ONE + "retry: 2m\n", "retry: expected a mapping of transient, busy, got a single value"),
         (ONE + "retry: {transient: 2}\n", "jobs/x.yaml:4:20: retry.transient: expected a duration"),
         (ONE + "retry: {busi: 2m}\n", "retry.busi: unknown key; did you mean busy?"),
-        (ONE + "zzz: 1\n", "zzz: unknown key; known are action, deadline, endpoint"),
+        (ONE + "zzz: 1\n", "zzz: unknown key; known are accounts, action, deadline"),
         (ONE + "deadline: 0s\n", "deadline: expected a duration longer than 0s"),
         (ONE + "stop_after: none\n", "stop_after: expected a number of failed calls (20) or a share"),
         (ONE + "exclude: x/y\n", 'exclude: expected a list of globs such as "*/breakglass_*", got a single value'),
@@ -679,6 +663,7 @@ def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
     from engine.jobfile.fields import kinds
     from engine.jobfile.filemodel import (
+        AccountEntry,
         InstancesOf,
         JobFile,
         JobLimits,
@@ -693,14 +678,12 @@ def test_the_reference_names_every_key():
     )
 
     text = (ROOT / "jobs/README.md").read_text()
-    for model in (JobFile, TargetEntry, JobLimits, Retry, Passwords, WindowKeys, Notify, Webhook):
+    for model in (JobFile, AccountEntry, TargetEntry, JobLimits, Retry, Passwords, WindowKeys, Notify, Webhook):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
     for part, model in (("", MatchEntry), ("instances.", InstancesOf), ("users.", UsersOf)):
         for key in kinds(model):
             assert f"`{part}{key}" in text, key
-    for key in (*NOT_BUILT_JOB, *NOT_BUILT_TARGET):
-        assert f"`{key}`" in text, key
 
 
 def test_a_hundred_thousand_inline_targets_are_quick():

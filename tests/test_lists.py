@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.jobfile.lists import read_csv, read_jsonl
 from engine.jobfile.problems import MOST, Problems
-from engine.jobfile.targets import Targets
+from engine.jobfile.targets import Defaults, Targets
 
 
 def run(reader, data, region="", job_region="ap-tokyo", said=None):
@@ -19,7 +19,7 @@ def run(reader, data, region="", job_region="ap-tokyo", said=None):
     problems = Problems()
     targets = Targets(problems, job_region)
     data = data.encode() if isinstance(data, str) else data
-    warnings = reader(data, "l", region, targets, problems, said or {})
+    warnings = reader(data, "l", Defaults(region), targets, problems, said or {})
     targets.check_regions()
     rows = [(t.instance, t.user, t.region, t.line) for t in targets.found]
     return rows, problems.lines(), warnings + targets.warnings()
@@ -62,7 +62,7 @@ def test_csv_extra_columns_are_named():
         ("instance,user,regoin", "column 'regoin'; did you mean region?"),
         ("instance,usr", "column 'usr'; did you mean user?"),
         ("instance,user,password", "a target list holds no secrets; use `passwords: {file: …}`"),
-        ("instance,user,account", "column account is not built yet"),
+        ("instance,user,account", "column account, but the job names no cloud accounts"),
         ("", "is empty; the first line must name"),
         (" , ", "is empty; the first line must name"),
     ],
@@ -141,7 +141,7 @@ def test_jsonl():
         ('{"instance":"postgres-a1","user":1}', "Expected `str`"),
         ('{"instance":"postgres-a1","user":"u","regoin":"x"}', "field 'regoin'; did you mean region?"),
         ('{"instance":"postgres-a1","user":"u","password":"x"}', "holds no secrets"),
-        ('{"instance":"postgres-a1","user":"u","account":"1"}', "not built yet"),
+        ('{"instance":"postgres-a1","user":"u","account":"1"}', "but the job names none"),
         ('{"instance":"postgres-a1","user":"u-1"}', "user: 'u-1' is not an account name"),
         ('{"instance":"postgres-a1","user":"u","x":' + "[" * 5000, "nested too deeply"),
         (b'{"instance":"postgres-a1","user":"\xff"}', "UTF-8"),
@@ -216,7 +216,7 @@ def test_a_million_rows_are_quick_and_lean():
     problems = Problems()
     targets = Targets(problems, "ap-tokyo")
     start = time.perf_counter()
-    read_csv(data, "l", "", targets, problems)
+    read_csv(data, "l", Defaults(), targets, problems)
     assert time.perf_counter() - start < 2
     assert targets.found[0].instance is targets.found[9].instance
     assert targets.found[0].user is targets.found[10].user
@@ -362,7 +362,7 @@ def test_bad_rows_are_set_aside_when_asked():
     problems = Problems()
     targets = Targets(problems, "", skip_bad_rows=True)
     text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u-1,Tokyo\npostgres-a1\npostgres-a1,u2,\n,,ap-tokyo\n"
-    read_csv(text.encode(), "l", "", targets, problems)
+    read_csv(text.encode(), "l", Defaults(), targets, problems)
     targets.check_regions()
     assert problems.count == 0
     assert [target.label for target in targets.found] == ["postgres-a1/ok"]

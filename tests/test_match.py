@@ -125,7 +125,7 @@ def test_regions_default_to_the_jobs_and_all_is_all():
         ("users: {cam: on}\ninstances: postgres-a1", "expected a mapping of ids, name, tag"),
         ("users: {cam: on}\nregions: [apsingapore1]", "is not a region; did you mean ap-singapore?"),
         ("users: {cam: on}\nregions: []", "got an empty list"),
-        ("users: {cam: on}\naccounts: [prod]", "`accounts` is not built yet"),
+        ("users: {cam: on}\naccounts: [prod]", "but the job names none; list it under accounts:"),
         ("users: {cam: on}\nallow_empty: 1", "expected true or false"),
     ],
 )
@@ -144,7 +144,7 @@ def test_mistakes_in_a_match(text, said):
         ("match:", "expected a mapping"),
         ("{match: {users: {cam: on}}, csv: x.csv}", "match and csv together; make two entries of them"),
         ("{match: {users: {cam: on}}, region: ap-tokyo}", "match and region together; a match says regions: inside"),
-        ("{match: {users: {cam: on}}, account: prod}", "`account` is not built yet"),
+        ("{match: {users: {cam: on}}, account: prod}", "match and account together; a match says accounts: inside"),
     ],
 )
 def test_mistakes_around_a_match(entry, said):
@@ -339,7 +339,7 @@ def test_what_could_not_be_read_is_unseen():
         Where("", "ap-tokyo", "postgres-a1"): Reading(accounts=None, code="FailedOperation.CamAuthFailed"),
         Where("", "ap-tokyo", "postgres-a2"): reading(account("ann"), complete=False),
     }
-    earlier = unlisted(question(), "ap-seoul", "UnauthorizedOperation")
+    earlier = unlisted(question(), "", "ap-seoul", "UnauthorizedOperation")
     result = answer(question(), rows, readings, [earlier])
     assert [each.label for each in result.targets] == ["postgres-a2/ann"]
     assert [(omit.target.region, omit.target.label, omit.reason, omit.rule) for omit in result.omits] == [

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.cli.options import Options, check_metrics
-from engine.cli.sources import network_of, ways_of
+from engine.cli.sources import key_specs, network_of, ways_of
 from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
-from engine.credentials import KeySource, find_keys
+from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.files import load_job
 from engine.identity import Unidentified, identify
 from engine.journal.store import RunStore
-from engine.model import Stage, Verdict
+from engine.model import AccountSpec, Stage, Verdict
 from engine.policy import smallest_policy
 from engine.spans import duration
 from engine.verdicts import Cure, is_denial, is_refusal, rule
@@ -101,18 +101,20 @@ async def _ask_around(settings: Settings, job: Job | None, checks: list[Check], 
     """Each profile's keys: whose they are, and what they may do."""
     regions = list((job.regions if job is not None else ()) or (_REGION,))
     network = network_of(settings, settings.access(regions))
-    for profile in settings.profiles or (None,):
-        keys = await _credentials(settings, profile, network, checks, seen)
+    accounts = job.accounts if job is not None else ()
+    every = accounts or (AccountSpec(name="", profiles=settings.profiles),)
+    for spec in (each for account in every for each in key_specs(account)):
+        keys = await _credentials(settings, spec, network, checks, seen)
         if keys is not None:
             checks.append(await _identity(network, keys, seen))
             await _endpoints(settings, keys, job, regions, checks, seen)
 
 
 async def _credentials(
-    settings: Settings, profile: str | None, network: Network, checks: list[Check], seen: _Seen
+    settings: Settings, spec: KeySpec, network: Network, checks: list[Check], seen: _Seen
 ) -> KeySource | None:
     try:
-        keys, warnings = await find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
+        keys, warnings = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
     except AcctopsError as error:
         seen.refused = True
         checks.append(Check("credentials", "fail", str(error)))

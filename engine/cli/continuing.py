@@ -29,6 +29,7 @@ from engine.ledger import Ledger
 from engine.model import LACKING, Call, CallId, Outcome, Target
 from engine.plan import left_out, plan_again
 from engine.report import document, text
+from engine.settings import refuse_profiles
 
 if TYPE_CHECKING:
     from engine.journal.writer import Journal
@@ -235,6 +236,7 @@ def overridden(options: Options, settings: records.RunSettings) -> records.RunSe
         if getattr(options, flag):
             changes[name] = getattr(said, name)
     if options.profiles:
+        refuse_profiles(options.profiles, settings.accounts)
         changes["profile"] = said.profiles
     if options.no_verify:
         changes["verify"] = False

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -120,8 +121,8 @@ class _Looking:
     def __init__(self, job: Job, inventory: Inventory) -> None:
         self._job = job
         self._inventory = inventory
-        self._listings: dict[tuple[str, str], Listing] = {}
-        """By region and filters."""
+        self._listings: dict[tuple[str, str, str], Listing] = {}
+        """By account, region and filters."""
         self.found = Survey()
         self.warnings: list[str] = []
         self.stage = "asking which regions there are"
@@ -157,7 +158,8 @@ class _Looking:
         return {id(each): each.regions if each.regions is not None else every for each in self._job.matches}
 
     async def _every_region(self) -> tuple[str, ...]:
-        listed = await list_regions(self._inventory)
+        account = next(each.accounts[0] for each in self._job.matches if each.regions is None)
+        listed = await list_regions(self._inventory, account=account)
         if isinstance(listed, Answer):
             _refuse_fatal(listed)
             _refuse_unreachable([listed])
@@ -171,19 +173,21 @@ class _Looking:
 
     async def _list(self, regions: Mapping[int, tuple[str, ...]]) -> None:
         questions = {
-            (region, json.dumps(filters)): (region, filters)
+            (account, region, json.dumps(filters)): filters
             for each in self._job.matches
+            for account in each.accounts
             for region in regions[id(each)]
             for filters in match.listing_filters(each.instances)
         }
-        self.stage = f"listing the instances of {len({region for region, _ in questions}):,} regions"
+        self.stage = f"listing the instances of {len({region for _, region, _ in questions}):,} regions"
 
-        async def ask(key: tuple[str, str], region: str, filters: Sequence[Mapping[str, Any]]) -> None:
-            self._listings[key] = await list_instances(self._inventory, region, filters)
+        async def ask(key: tuple[str, str, str], filters: Sequence[Mapping[str, Any]]) -> None:
+            account, region, _ = key
+            self._listings[key] = await list_instances(self._inventory, region, filters, account=account)
 
         async with asyncio.TaskGroup() as group:
-            for key, (region, filters) in questions.items():
-                group.create_task(ask(key, region, filters))
+            for key, filters in questions.items():
+                group.create_task(ask(key, filters))
         listings = list(self._listings.values())
         if listings and all(listing.is_fatal for listing in listings) and listings[0].refused is not None:
             _refuse_fatal(listings[0].refused)
@@ -196,25 +200,26 @@ class _Looking:
                 "list the targets in the job; nothing was sent"
             )
 
-    def _of(self, each: Match, region: str) -> list[Listing]:
-        return [self._listings[region, json.dumps(filters)] for filters in match.listing_filters(each.instances)]
+    def _of(self, each: Match, account: str, region: str) -> list[Listing]:
+        filters = map(json.dumps, match.listing_filters(each.instances))
+        return [self._listings[account, region, said] for said in filters]
 
     def _rows(self, each: Match, regions: Iterable[str]) -> list[InstanceRow]:
         """Instances that a match may mean, each once, in the order of its regions."""
         rows: dict[Where, InstanceRow] = {}
-        for region in regions:
-            for listing in self._of(each, region):
+        for account, region in product(each.accounts, regions):
+            for listing in self._of(each, account, region):
                 rows |= {row.where: row for row in listing.rows.values()}
         return list(rows.values())
 
     def _unseen(self, each: Match, rows: Sequence[InstanceRow], regions: Mapping[int, tuple[str, ...]]) -> list[Omit]:
         whys = {
-            region: listing.why
-            for region in regions[id(each)]
-            for listing in self._of(each, region)
+            (account, region): listing.why
+            for account, region in product(each.accounts, regions[id(each)])
+            for listing in self._of(each, account, region)
             if listing.why is not None
         }
-        omits = [match.unlisted(each, region, why) for region, why in whys.items()]
+        omits = [match.unlisted(each, account, region, why) for (account, region), why in whys.items()]
         # An id is missing only if every region could be looked through; else the region is what is unseen.
         return omits or match.missing_ids(each, rows, regions[id(each)])
 

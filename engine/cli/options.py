@@ -96,6 +96,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
     return RunSettings(
         endpoint=access.shared,
         endpoint_of=dict(access.own),
+        accounts=job.accounts,
         rate=settings.rate_for(action),
         workers=settings.workers,
         per_instance=settings.per_instance,

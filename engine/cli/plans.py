@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,8 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
     shown = plan.calls if show_all else plan.calls[:SHOWN]
     for call in shown:
         standing = prepared.outlook.standings[call.id] if prepared.found is not None else ""
-        out(f"  {call.label}  {call.region}  {standing}".rstrip())
+        whose = f"{call.account}  " if call.account else ""
+        out(f"  {whose}{call.label}  {call.region}  {standing}".rstrip())
     if len(shown) < len(plan.calls):
         out(f"  … and {len(plan.calls) - len(shown):,} more (--all, or --json)")
     for omit in plan.omits if show_all else plan.omits[:SHOWN]:
@@ -149,19 +150,25 @@ def summary(
     lines += [f"  {guard}" for guard in guards_of_job(job, settings)]
     if asked and not plan.calls:  # found out by nobody yet, or nothing
         return "\n".join(lines)
-    return "\n".join([*lines, _time_line(settings, plan, simulated=simulated)])
+    return "\n".join([*lines, _time_line(job, settings, plan, simulated=simulated)])
 
 
-def _time_line(settings: Settings, plan: Plan, *, simulated: bool) -> str:
+def _time_line(job: Job, settings: Settings, plan: Plan, *, simulated: bool) -> str:
     """How long the quota makes it last, and through which access points."""
     rate, routes = settings.rate_for(plan.action), _routes(settings, plan)
-    signers = max(1, len(settings.profiles)) if not simulated else 1
-    lanes = sum(route.lanes(signers) for route in routes.every)
+    signers = (lambda _account: 1) if simulated else _signers(job, settings)
+    lanes = sum(route.lanes(signers(route.account)) for route in routes.every)
     endpoints = list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints))
     where = ", ".join(endpoints[:_ENDPOINTS_SHOWN]) + (" …" if len(endpoints) > _ENDPOINTS_SHOWN else "")
     pace = f"{lanes} lanes × {rate:g}/s" if lanes > 1 else f"{rate:g}/s"
-    about = _about(routes.seconds(rate, lambda _account: signers))
+    about = _about(routes.seconds(rate, signers))
     return f"  time  about {about} at {pace}, on {'the built-in simulator' if simulated else where}"
+
+
+def _signers(job: Job, settings: Settings) -> Callable[[str], int]:
+    """How many identities sign for an account."""
+    by_account = {account.name: account.signers for account in job.accounts}
+    return lambda account: by_account.get(account) or max(1, len(settings.profiles))
 
 
 def _routes(settings: Settings, plan: Plan) -> Routes:
@@ -185,7 +192,7 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared, asked: Itera
     """The `plan --json` document (engine/README.md "JSON"). Any: JSON values."""
     plan, found = prepared.plan, prepared.found
     rate, routes = settings.rate_for(plan.action), _routes(settings, plan)
-    signers = max(1, len(settings.profiles))
+    signers = _signers(job, settings)
     return {
         "action": plan.action,
         "job": {"name": job.name, "path": str(Path(job.path)), "digest": job.digest},
@@ -197,9 +204,9 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared, asked: Itera
         "counts": {"calls": len(plan.calls), "instances": plan.instances},
         "left_out": plan.left_out(),
         "endpoint": list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints)),
-        "lanes": sum(route.lanes(signers) for route in routes.every),
+        "lanes": sum(route.lanes(signers(route.account)) for route in routes.every),
         "rate": rate,
-        "seconds_at_quota": round(routes.seconds(rate, lambda _account: signers), 1),
+        "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(guards_of_job(job, settings)),
         "would_refuse": list(prepared.refusals),
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],

@@ -25,7 +25,7 @@ from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, check_metrics, operator, run_settings
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
-from engine.cli.sources import passwords_of, reach_of
+from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, others
 from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
@@ -149,7 +149,7 @@ def fleet_of(options: Options, job: Job, faults: tuple[FaultRule, ...]) -> World
         raise UsageError("--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`")
     from engine.cli.simulating import fleet_world
 
-    return fleet_world(options.fleet, faults)
+    return fleet_world(options.fleet, faults, simulated_keys([account.name for account in job.accounts]))
 
 
 def refuse_empty(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
 from engine.cli.progress import shown
+from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
 from engine.cli.whose import tell_whose
@@ -273,12 +274,14 @@ def simulated_world(
     """A world in which the targets of a run exist, as they were before it, but for what the run has `changed`."""
     from engine.simulator.world import World
 
-    world = World(faults=faults, latency=0.04, jitter=0.02)
+    calls = list(calls)
+    keys = simulated_keys({call.account for call in calls})
+    world = World(faults=faults, latency=0.04, jitter=0.02, keys=keys)
     before, after = _STATES[action]
     for call in calls:
         status, cam = after if call.id in changed else before
         with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
-            world.seed(call.instance, call.region, [call.user], status=status, cam=cam)
+            world.seed(call.instance, call.region, [call.user], status=status, cam=cam, uin=call.account)
     return world
 
 

@@ -20,6 +20,7 @@ from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 if TYPE_CHECKING:
     from engine.simulator.faults import FaultRule
     from engine.simulator.fleet import Fleet
+    from engine.simulator.sts import KeyRecord
     from engine.simulator.world import World
 
 _T = TypeVar("_T")
@@ -140,11 +141,11 @@ def fleet_from(text: str, seed: int = 0) -> Fleet:
         raise UsageError(f"--fleet {text}: {error}") from error
 
 
-def fleet_world(text: str, faults: tuple[FaultRule, ...]) -> World:
-    """A world in memory with just these instances, as slow as the one of a job's targets."""
+def fleet_world(text: str, faults: tuple[FaultRule, ...], keys: dict[str, KeyRecord] | None) -> World:
+    """A world in memory with just these instances, as slow as the one of a job's targets; `uin` says whose each is."""
     from engine.simulator.world import World
 
-    return World(fleet=fleet_from(text), faults=faults, latency=0.04, jitter=0.02)
+    return World(fleet=fleet_from(text), faults=faults, latency=0.04, jitter=0.02, keys=keys)
 
 
 def read_faults(path: str) -> tuple[FaultRule, ...]:

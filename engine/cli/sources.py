@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.actions import ACTIONS
 from engine.cli.talk import warn
 from engine.clients import Reach, Signer
-from engine.credentials import FixedKeys, Ways, find_keys
+from engine.credentials import FixedKeys, KeySpec, Ways, open_keys
 from engine.endpoints import Access, is_loopback
 from engine.errors import UsageError
 from engine.job import password_spec
@@ -17,12 +17,14 @@ from engine.model import Keys, Place
 from engine.passwords import PasswordSource, open_passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from engine import records
+    from engine.clients import Keyring
     from engine.credentials.network import Network
-    from engine.model import Transport
+    from engine.model import AccountSpec, Transport
     from engine.settings import Settings
+    from engine.simulator.sts import KeyRecord
 
 
 def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str = "acctops") -> Reach:
@@ -30,26 +32,48 @@ def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool
 
     `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session.
     """
-    access = frozen.access
+    access, accounts = frozen.access, frozen.every_account
     if simulated:
-        from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
-
-        keys = FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), "simulator")
-        return Reach(keyring={"": [Signer(keys)]}, access=access, network=None)
+        return Reach(keyring={spec.name: [_simulated(spec.name)] for spec in accounts}, access=access, network=None)
     network = network_of(settings, access)
-    return Reach(
-        keyring={"": asyncio.run(_open(frozen.profiles, settings, network, purpose))}, access=access, network=network
-    )
+    keyring = asyncio.run(_open(accounts, settings, network, purpose))
+    return Reach(keyring=keyring, access=access, network=network)
 
 
-async def _open(profiles: Sequence[str], settings: Settings, network: Network, purpose: str) -> list[Signer]:
-    signers = []
-    for profile in profiles or (None,):
-        keys, warnings = await find_keys(profile, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
-        for warning in warnings:
-            warn(f"warning: {warning}")
-        signers.append(Signer(keys))
-    return signers
+def _simulated(account: str) -> Signer:
+    from engine.simulator import DEMO_SECRET_KEY, demo_secret_id
+
+    label = f"simulator, {account}" if account else "simulator"
+    return Signer(FixedKeys(Keys(secret_id=demo_secret_id(account), secret_key=DEMO_SECRET_KEY), label))
+
+
+def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
+    """The demo keys of simulated cloud accounts, each of which owns its instances; None: the one without a name."""
+    from engine.simulator import DEMO_SECRET_KEY, demo_secret_id
+    from engine.simulator.sts import KeyRecord
+
+    if not any(accounts):
+        return None
+    return {
+        demo_secret_id(account): KeyRecord(secret_key=DEMO_SECRET_KEY, identity=account, uin=account)
+        for account in accounts
+    }
+
+
+async def _open(accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str) -> Keyring:
+    keyring: dict[str, list[Signer]] = {}
+    for account in accounts:
+        for spec in key_specs(account):
+            keys, warnings = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
+            for warning in warnings:
+                warn(f"warning: {warning}")
+            keyring.setdefault(account.name, []).append(Signer(keys))
+    return keyring
+
+
+def key_specs(account: AccountSpec) -> list[KeySpec]:
+    """Which keys sign for an account."""
+    return [KeySpec(profile=profile, role_arn=account.role_arn) for profile in account.profiles or (None,)]
 
 
 def ways_of(settings: Settings) -> Ways:

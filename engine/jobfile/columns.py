@@ -13,7 +13,7 @@ from engine import names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-COLUMNS: Final = ("instance", "user", "region")
+COLUMNS: Final = ("instance", "user", "region", "account")
 REQUIRED: Final = ("instance", "user")
 TOLD: Final = ("instance_name", "engine_version", "user_type", "status", "cam")
 """Further columns of a list that `acctops discover` wrote: for the person who edits it, passed over here."""
@@ -32,8 +32,14 @@ _ALIASES: Final = {
 class Names:
     """The names of a list's columns, told apart once: where each of ours stands, and what is wrong with them."""
 
-    def __init__(self, header: Sequence[str], said: Mapping[str, str], what: str = "column") -> None:
-        """`said` is the job's `columns:`: ours → theirs. `what` they are called in messages: column, field."""
+    def __init__(
+        self, header: Sequence[str], said: Mapping[str, str], what: str = "column", *, has_accounts: bool = False
+    ) -> None:
+        """`said` is the job's `columns:`: ours → theirs. `what` they are called in messages: column, field.
+
+        `has_accounts`: the job names cloud accounts, so that a column of that name is one of them.
+        """
+        self._ours = COLUMNS if has_accounts else COLUMNS[:-1]
         self.at: dict[str, int] = {}
         self.problems: list[str] = []
         self.ignored: list[str] = []
@@ -63,7 +69,7 @@ class Names:
 
     def _by_name(self, folded: list[str], what: str) -> None:
         said = set(self.at.values())
-        for ours in COLUMNS:
+        for ours in self._ours:
             found = [index for index, cell in enumerate(folded) if cell == ours and index not in said]
             if ours in self.at or not found:
                 continue
@@ -73,7 +79,7 @@ class Names:
 
     def _by_alias(self, cells: list[str], what: str) -> None:
         taken = set(self.at.values())
-        for ours in COLUMNS:
+        for ours in self._ours:
             if ours in self.at:
                 continue
             found = [index for index, cell in enumerate(cells) if alias(cell) == ours and index not in taken]
@@ -86,15 +92,15 @@ class Names:
     def _rest(self, cells: list[str], folded: list[str], what: str) -> None:
         taken = set(self.at.values())
         for index, (cell, name) in enumerate(zip(cells, folded, strict=True)):
-            if index in taken or not name or name in TOLD or name in COLUMNS:
+            if index in taken or not name or name in TOLD or name in self._ours:
                 continue
-            meant = names.nearest(name, [ours for ours in COLUMNS if ours not in self.at])
+            meant = names.nearest(name, [ours for ours in self._ours if ours not in self.at])
             if name in SECRETS:
                 self.problems.append(f"{what} {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
             elif name == "account":
                 self.problems.append(
-                    f"{what} account is not built yet in this version; remove it, or if it names the database "
-                    "account, say columns: {user: account}"
+                    f"{what} account, but the job names no cloud accounts; list them under accounts:, or if it names "
+                    "the database account, say columns: {user: account}"
                 )
             elif meant is not None:
                 self.problems.append(f"{what} {names.shown(cell)}; did you mean {meant}?")

@@ -504,6 +504,10 @@ class MatchEntry(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    accounts: (
+        Annotated[list[str], Meta(min_length=1, description="Accounts of the job to look in (default: all of them).")]
+        | UnsetType
+    ) = UNSET
     instances: InstancesOf | UnsetType = UNSET
     users: UsersOf
     allow_empty: (
@@ -518,12 +522,31 @@ class MatchEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+AccountName = Annotated[
+    str,
+    Meta(
+        description="What the account is called in this job, its journal and its reports.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$",
+        extra=_rule("a name of letters, digits, and . _ @ -"),
+    ),
+]
+
+
+class AccountEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A cloud account whose instances this job acts on, and whose keys sign for it."""
+
+    name: AccountName | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
+    role_arn: RoleArn | UnsetType = UNSET
+
+
 class Columns(Struct, forbid_unknown_fields=True, kw_only=True):
     """What the columns of a list are called there."""
 
     instance: ShortText | UnsetType = UNSET
     user: ShortText | UnsetType = UNSET
     region: ShortText | UnsetType = UNSET
+    account: ShortText | UnsetType = UNSET
 
 
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -536,8 +559,11 @@ class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     region: Region | UnsetType = UNSET
+    account: AccountName | UnsetType = UNSET
     csv: (
-        Annotated[Text, Meta(description="CSV file with a header: instance,user[,region]. - is standard input.")]
+        Annotated[
+            Text, Meta(description="CSV file with a header: instance,user[,region][,account]. - is standard input.")
+        ]
         | UnsetType
     ) = UNSET
     jsonl: (
@@ -572,6 +598,14 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     action: ActionName
     region: Region | UnsetType = UNSET
     profile: Profiles | UnsetType = UNSET
+    accounts: (
+        Annotated[
+            # Any: a profile's name, or an AccountEntry; `schema` spells it out, `accounts` reads it.
+            list[Any],
+            Meta(min_length=1, description="Cloud accounts of the targets, each with keys of its own."),
+        ]
+        | UnsetType
+    ) = UNSET
     endpoint: Endpoints | UnsetType = UNSET
     targets: Annotated[
         # Any: the forms of an entry are spelled out by `schema` and read by `targets`.
@@ -697,8 +731,5 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
-NOT_BUILT_JOB = ("accounts",)
-"""Keys the design knows and this version does not: errors, never ignored."""
-NOT_BUILT_TARGET = ("account",)
-NOT_BUILT_MATCH = ("accounts",)
 NOT_BUILT_CONFIG = ("window", "accounts", "verify")
+"""Keys the design knows and this version does not: errors, never ignored."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.jobfile.problems import Problems
-    from engine.jobfile.targets import Targets
+    from engine.jobfile.targets import Defaults, Targets
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
 _NONE_SAID: Mapping[str, str] = {}
@@ -35,6 +35,7 @@ class Row(Struct, frozen=True, gc=False):
     instance: str
     user: str
     region: str = ""
+    account: str = ""
 
 
 class _StrictRow(Row, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -42,19 +43,20 @@ class _StrictRow(Row, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 class _At(NamedTuple):
-    """Where the cells of a row stand; region −1 if absent."""
+    """Where the cells of a row stand; region and account −1 if absent."""
 
     instance: int
     user: int
     region: int
+    account: int
     width: int
     told_by: str = "the header has"
 
 
 def read_csv(
-    data: bytes, file: str, region: str, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+    data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
 ) -> list[str]:
-    """Add every row to `targets`; `region` is for rows without one, `said` the job's `columns:`. Returns warnings.
+    """Add every row to `targets`; `of` is for rows that say less, `said` the job's `columns:`. Returns warnings.
 
     The header names the columns, in any order and case; without one the columns are instance, user and perhaps region,
     where the first line leaves no doubt. Commas, semicolons, tabs or blanks; BOM, CRLF, `sep=;` and blank lines are
@@ -74,12 +76,15 @@ def read_csv(
             if any(map(clean, first[1])):
                 break
         line = first[0]
-        at, warnings = _columns([clean(cell) for cell in first[1]], layout, Place(file, line), problems, said)
+        header = [clean(cell) for cell in first[1]]
+        has_accounts = bool(targets.accounts)
+        at, warnings = _columns(header, layout, Place(file, line), problems, said, has_accounts=has_accounts)
         if at is None:
             return []
-        count = 0 if layout.has_header else _add(first[1], at, (file, region, line), targets)
-        least, most = max(at[:3]) + 1, at.width
-        at_instance, at_user, at_region = at[:3]
+        count = 0 if layout.has_header else _add(first[1], at, file, of, line, targets)
+        least, most = max(at[:4]) + 1, at.width
+        at_instance, at_user, at_region, at_account = at[:4]
+        region, account = of
         add = targets.add
         for line, row in rows:  # profiled: a million of them
             if least <= len(row) <= most:
@@ -88,9 +93,10 @@ def read_csv(
                 if instance.isascii() and user.isascii() and here.isascii():
                     if instance or user or here:
                         count += 1
-                        add(instance, user, here or region, file, line, 0)
+                        whose = row[at_account].strip() or account if at_account >= 0 else account
+                        add(instance, user, here or region, file, line, 0, account=whose)
                     continue
-            count += _add(row, at, (file, region, line), targets)
+            count += _add(row, at, file, of, line, targets)
         if not count and not problems.count:
             problems.add(Place(file, first[0]), "", "has a header and no rows; add targets below it")
     except csv.Error as exc:
@@ -121,21 +127,28 @@ def _opened(lines: Iterator[str], said: Mapping[str, str]) -> tuple[Layout, Iter
 
 
 def _columns(
-    header: Sequence[str], layout: Layout, place: Place, problems: Problems, said: Mapping[str, str]
+    header: Sequence[str],
+    layout: Layout,
+    place: Place,
+    problems: Problems,
+    said: Mapping[str, str],
+    *,
+    has_accounts: bool,
 ) -> tuple[_At | None, list[str]]:
     """Where instance, user and region stand; None, with that noted, if they cannot be told."""
     if not layout.has_header:
-        return _At(0, 1, 2, 3, "a list without a header has"), []
+        return _At(0, 1, 2, -1, 3, "a list without a header has"), []
     if (odd := _no_header(header)) is not None:
         problems.add(place, "", f"{odd}; {_HEADER}")
         return None, []
-    found = Names(header, said)
+    found = Names(header, said, has_accounts=has_accounts)
     for what in found.problems:
         problems.add(place, "", f"{what}; {_HEADER}" if what.startswith("no column") and not said else what)
     if found.problems:
         return None, []
     warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
-    return _At(found.at["instance"], found.at["user"], found.at.get("region", -1), len(header)), warnings
+    at = found.at
+    return _At(at["instance"], at["user"], at.get("region", -1), at.get("account", -1), len(header)), warnings
 
 
 def _no_header(header: Sequence[str]) -> str | None:
@@ -147,11 +160,10 @@ def _no_header(header: Sequence[str]) -> str | None:
     return None
 
 
-def _add(cells: Sequence[str], at: _At, where: tuple[str, str, int], targets: Targets) -> int:
+def _add(cells: Sequence[str], at: _At, file: str, of: Defaults, line: int, targets: Targets) -> int:
     """One row to `targets`; how many rows it is: none if it is blank. Cells may be missing, or too many."""
     row = [clean(cell) for cell in cells]
-    file, list_region, line = where
-    instance, user, region = (row[index] if 0 <= index < len(row) else "" for index in at[:3])
+    instance, user, region, account = (row[index] if 0 <= index < len(row) else "" for index in at[:4])
     if not any(row):
         return 0
     what = None
@@ -162,16 +174,16 @@ def _add(cells: Sequence[str], at: _At, where: tuple[str, str, int], targets: Ta
     elif not (instance or user or region):
         return 0
     if what is None:
-        targets.add(instance, user, region or list_region, file, line, 0)
+        targets.add(instance, user, region or of.region, file, line, 0, account=account or of.account)
     else:
-        targets.refuse(Place(file, line), (instance, user, region or list_region), [("", what)])
+        targets.refuse(Place(file, line), (instance, user, region or of.region), [("", what)])
     return 1
 
 
 def read_jsonl(
-    data: bytes, file: str, region: str, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+    data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
 ) -> list[str]:
-    """Add every line to `targets`; `region` is for rows without one, `said` the job's `columns:`. Returns warnings.
+    """Add every line to `targets`; `of` is for rows that say less, `said` the job's `columns:`. Returns warnings.
 
     Further fields are ignored and named in a warning; one that looks like a known field is an error, as a region
     left out by a slip would send the call elsewhere.
@@ -180,7 +192,7 @@ def read_jsonl(
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    loose = _Loose(said)
+    loose = _Loose(said, has_accounts=bool(targets.accounts))
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
         if line == 1 and text.startswith(b"\xef\xbb\xbf"):
@@ -193,9 +205,10 @@ def read_jsonl(
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             row = loose.row(text, line)
         if isinstance(row, list):
-            targets.refuse(Place(file, line), ("", "", region), [("", what) for what in row])
+            targets.refuse(Place(file, line), ("", "", of.region), [("", what) for what in row])
         else:
-            targets.add(row.instance.strip(), row.user.strip(), row.region.strip() or region, file, line, 0)
+            region, account = row.region.strip() or of.region, row.account.strip() or of.account
+            targets.add(row.instance.strip(), row.user.strip(), region, file, line, 0, account=account)
     if not count:
         problems.add(Place(file), "", 'is empty; one line per target: {"instance":"…","user":"…"}')
     if not loose.ignored:
@@ -206,7 +219,8 @@ def read_jsonl(
 class _Loose:
     """Reads lines that are more, or named otherwise, than a row."""
 
-    def __init__(self, said: Mapping[str, str]) -> None:
+    def __init__(self, said: Mapping[str, str], *, has_accounts: bool) -> None:
+        self._has_accounts = has_accounts
         self.ignored: dict[str, int] = {}
         """Field that means nothing here → the first line that has it."""
         self._said = said
@@ -225,7 +239,7 @@ class _Loose:
         if found is None:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
-            found = self._known[fields] = Names(fields, self._said, "field")
+            found = self._known[fields] = Names(fields, self._said, "field", has_accounts=self._has_accounts)
         missing = [what for what in found.problems if what.startswith("no field") and not self._said]
         if found.problems and found.problems != missing:
             return found.problems

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from engine import names
 from engine.jobfile.fields import kinds
-from engine.jobfile.filemodel import NOT_BUILT_MATCH, InstancesOf, MatchEntry, UsersOf
+from engine.jobfile.filemodel import InstancesOf, MatchEntry, UsersOf
 from engine.jobfile.nodes import Scalar, Series, Table, Unusable
 from engine.match import ANY, InstanceMatch, Match, Pattern, Tag, UserMatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from engine.jobfile.fields import Fields
     from engine.jobfile.nodes import Node
-    from engine.model import Place
+    from engine.jobfile.targets import Targets
 
 ALL = "all"
 _WORDS = "a mapping: {regions: […], instances: {…}, users: {glob: app_*}}"
@@ -24,13 +24,13 @@ _odd_in_user = re.compile(r"[^A-Za-z0-9_\-*?\[\]!]")
 
 
 class MatchReader:
-    """Reads matches of one job; regions that are well formed and not on the list are passed to `odd_region`."""
+    """Reads matches of one job; `targets` knows its accounts, and is told of regions that are not on the list."""
 
-    def __init__(self, fields: Fields, region: str, odd_region: Callable[[str, Place], None]) -> None:
+    def __init__(self, fields: Fields, region: str, targets: Targets) -> None:
         self._fields = fields
         self._region = region
         """The job's; empty if it names none."""
-        self._odd_region = odd_region
+        self._targets = targets
 
     def read(self, node: Node, path: str, at: int) -> Match | None:
         """The match in `node`, before the `at`th target; None if it is none (noted)."""
@@ -39,8 +39,9 @@ class MatchReader:
         if table is None:
             return None
         before = fields.problems.count
-        fields.keys(table, path, kinds(MatchEntry), NOT_BUILT_MATCH)
-        values, _ = fields.values(table, MatchEntry, path, skip=("regions", "instances", "users"))
+        fields.keys(table, path, kinds(MatchEntry))
+        values, _ = fields.values(table, MatchEntry, path, skip=("accounts", "regions", "instances", "users"))
+        accounts = self._accounts(table, f"{path}.accounts")
         regions = self._regions(table, path)
         instances = self._instances(table, f"{path}.instances")
         users = self._users(table, f"{path}.users")
@@ -49,11 +50,23 @@ class MatchReader:
         return Match(
             place=fields.place(node),
             at=at,
+            accounts=accounts,
             regions=regions,
             instances=instances,
             users=users,
             allow_empty=bool(values.get("allow_empty", False)),
         )
+
+    def _accounts(self, table: Table, path: str) -> tuple[str, ...]:
+        """Those asked for, else all of the job; a job without has one that has no name."""
+        every = self._targets.accounts or ("",)
+        if "accounts" not in table.entries:
+            return every
+        items = self._listed(table, "accounts", path.rpartition(".")[0], "an account of the job, or a list of them")
+        for item in items:
+            if item.text not in self._targets.accounts:
+                self._fields.wrong(item, path, self._targets.account_problem(item.text))
+        return tuple(dict.fromkeys(item.text for item in items))
 
     def _regions(self, table: Table, path: str) -> tuple[str, ...] | None:
         entry = table.entries.get("regions")
@@ -70,7 +83,7 @@ class MatchReader:
                 self._fields.wrong(item, f"{path}.regions", problem)
             else:
                 if item.text not in names.REGIONS:
-                    self._odd_region(item.text, self._fields.place(item))
+                    self._targets.note_region(item.text, self._fields.place(item))
                 found.append(item.text)
         return tuple(dict.fromkeys(found))
 

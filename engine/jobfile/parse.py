@@ -17,11 +17,11 @@ from engine.errors import JobError
 from engine.guards import empty_plan_warnings, guard_words, need_readings, takes_admins
 from engine.job import Glob, Job, PasswordSpec, StopAfter
 from engine.jobfile.fields import Fields, glob_problem, kinds
-from engine.jobfile.filemodel import NOT_BUILT_JOB, JobFile, Passwords
+from engine.jobfile.filemodel import JobFile, Passwords
 from engine.jobfile.nodes import Scalar, Series, Table
 from engine.jobfile.problems import Problems
 from engine.jobfile.targetentries import TargetEntries
-from engine.jobfile.targets import Targets, unlisted_region
+from engine.jobfile.targets import Defaults, Targets, unlisted_region
 from engine.jobfile.values import action_name
 from engine.jobfile.yamltext import decode, read_tree
 from engine.model import Place
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.job import NotifySpec
     from engine.jobfile.nodes import Node
     from engine.match import Match
-    from engine.model import Omit, Target
+    from engine.model import AccountSpec, Omit, Target
     from engine.window import Window
 
 __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
@@ -79,13 +79,14 @@ class _JobReader:
         table = fields.table(root, "", "keys such as action:, region: and targets:")
         if table is None:
             raise JobError(self._problems.lines())
-        fields.keys(table, "", kinds(JobFile), NOT_BUILT_JOB)
-        special = ("targets", "exclude", "protect", "passwords", "version", "window", "notify")
+        fields.keys(table, "", kinds(JobFile))
+        special = ("targets", "accounts", "exclude", "protect", "passwords", "version", "window", "notify")
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
         self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
-        targets, matches, warnings = self._targets(table, values, places)
+        accounts = self._accounts(table, places)
+        targets, matches, warnings = self._targets(table, values, places, accounts)
         protect, waived = self._protect(table)
         exclude = self._globs(table, "exclude")
         warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
@@ -99,6 +100,7 @@ class _JobReader:
         assert isinstance(action, str)
         return Job(
             **{"name": default_name(self._file), "region": "", **values},
+            accounts=accounts,
             targets=targets,
             matches=tuple(matches),
             omits=tuple(self._bad_rows),
@@ -114,6 +116,18 @@ class _JobReader:
             places=places,
             warnings=tuple(warnings),
         )
+
+    def _accounts(self, table: Table, places: dict[str, Place]) -> tuple[AccountSpec, ...]:
+        entry = table.entries.get("accounts")
+        if entry is None:
+            return ()
+        from engine.jobfile.accounts import read_accounts  # here: most jobs have none
+
+        if "profile" in table.entries:
+            what = "profile beside accounts; each account names its own, so remove one of the two"
+            self._problems.add(self._fields.place(table.entries["profile"].key), "profile", what)
+        places["accounts"] = self._fields.place(entry.key)
+        return read_accounts(self._fields, entry.value)
 
     def _window(self, table: Table) -> Window | None:
         if "window" not in table.entries:
@@ -137,10 +151,11 @@ class _JobReader:
             self._problems.add(Place(self._file, table.line, table.column), key, f"is missing; it says {what}")
 
     def _targets(
-        self, table: Table, values: dict[str, Any], places: dict[str, Place]
+        self, table: Table, values: dict[str, Any], places: dict[str, Place], accounts: Sequence[AccountSpec]
     ) -> tuple[list[Target], list[Match], list[str]]:
         region = values.get("region", "")
-        targets = Targets(self._problems, region, skip_bad_rows=self._skip_bad_rows)
+        names_of = [account.name for account in accounts]
+        targets = Targets(self._problems, region, names_of, skip_bad_rows=self._skip_bad_rows)
         matches: list[Match] = []
         warnings = []
         if region and region not in names.REGIONS:
@@ -156,6 +171,8 @@ class _JobReader:
         # A region that was written and refused is one problem, not one more for every target.
         if "region" not in table.entries or region:
             targets.check_regions()
+        if accounts or "accounts" not in table.entries:
+            targets.check_accounts()
         self._judge_rows(targets, matches)
         return targets.found, matches, warnings + targets.warnings()
 
@@ -171,7 +188,9 @@ class _JobReader:
             sent = f"sends the good ones ({len(targets.found):,})" if targets.found else "goes on without them"
             self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
-    def _list(self, here: str, node: Scalar, region: str, targets: Targets, columns: Mapping[str, str]) -> list[str]:
+    def _list(
+        self, here: str, node: Scalar, defaults: Defaults, targets: Targets, columns: Mapping[str, str]
+    ) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
         path = node.text
         shown = "standard input" if path == "-" else posixpath.join(posixpath.dirname(self._file), path)
@@ -189,7 +208,7 @@ class _JobReader:
         self._sources.append(shown)
         self._digest.update(data)
         reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
-        return reader(data, shown, region, targets, self._problems, columns)
+        return reader(data, shown, defaults, targets, self._problems, columns)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
         if key not in table.entries:

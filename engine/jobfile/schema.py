@@ -12,7 +12,7 @@ from typing import Any
 from engine import names
 from engine.actions import ACTIONS
 from engine.jobfile.fields import kinds, rule
-from engine.jobfile.filemodel import JobFile, TargetEntry
+from engine.jobfile.filemodel import AccountEntry, JobFile, TargetEntry
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -22,7 +22,7 @@ def job_schema() -> dict[str, Any]:
     import msgspec
 
     (reference,), parts = msgspec.json.schema_components([JobFile], ref_template="#/$defs/{name}")
-    _, more = msgspec.json.schema_components([TargetEntry], ref_template="#/$defs/{name}")
+    _, more = msgspec.json.schema_components([TargetEntry, AccountEntry], ref_template="#/$defs/{name}")
     parts |= more
     top = parts.pop(reference["$ref"].rpartition("/")[2])
     parts["TargetEntry"]["oneOf"] = [
@@ -50,6 +50,13 @@ def job_schema() -> dict[str, Any]:
             {"$ref": "#/$defs/TargetEntry"},
         ]
     }
+    one_of = msgspec.json.schema(rule(kinds(AccountEntry)["profile"])["each"])
+    parts["AccountEntry"]["properties"]["profile"]["anyOf"] = [
+        one_of,
+        {"type": "array", "items": one_of, "minItems": 1},
+    ]
+    parts["AccountEntry"]["anyOf"] = [{"required": ["profile"]}, {"required": ["role_arn"]}]
+    top["properties"]["accounts"]["items"] = {"anyOf": [one_of, {"$ref": "#/$defs/AccountEntry"}]}
     for key, kind in kinds(JobFile).items():
         if "each" in rule(kind):
             one = msgspec.json.schema(rule(kind)["each"])

@@ -5,7 +5,7 @@ Made for a million of them: a name is checked once, and equal instance ids and r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import names
 from engine.model import Omit, OmitReason, Place, Target
@@ -19,13 +19,22 @@ _MOST_REMEMBERED = 65_536
 """User names remembered to be shared: names repeat over instances (`app`, `etl`), or hardly at all."""
 
 
+class Defaults(NamedTuple):
+    """What holds for rows of a list that say nothing of it; empty: what holds for the job."""
+
+    region: str = ""
+    account: str = ""
+
+
 class Targets:
     """Collects targets; what is wrong goes to `problems`, and collecting goes on.
 
     With `skip_bad_rows`, what is wrong with a row of a list (column 0) goes to `bad_rows`, to be reported as failed.
     """
 
-    def __init__(self, problems: Problems, region: str, *, skip_bad_rows: bool = False) -> None:
+    def __init__(
+        self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
+    ) -> None:
         self.found: list[Target] = []
         self.bad_rows: list[Omit] = []
         self.row_problems = 0
@@ -34,6 +43,11 @@ class Targets:
         self._problems = problems
         self._region = region
         """Region of targets that name none; empty: each needs its own."""
+        self._accounts = {name: name for name in accounts}
+        self._account = accounts[0] if len(accounts) == 1 else ""
+        """Account of targets that name none; empty: each needs its own, if the job has accounts."""
+        self._without_account = 0
+        self._first_without_account: Place | None = None
         self._instances: dict[str, str] = {}
         self._users: dict[str, str] = {}
         self._regions: dict[str, str] = {region: region}
@@ -53,8 +67,9 @@ class Targets:
         column: int,
         path: str = "",
         region_path: str = "",
+        account: str = "",
     ) -> None:
-        """One target; `path` names it in messages, an empty region is the job's."""
+        """One target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
         known_instance = self._instances.get(instance)
         known_user = self._users.get(user)
         known_region = self._regions.get(region) if region else self._region
@@ -64,11 +79,43 @@ class Targets:
             if known is None:
                 return
             known_instance, known_user, known_region = known
-        target = Target(known_instance, known_user, known_region, "", file, line, column)
+        if account or self._accounts:
+            known_account = self._known_account(account, (instance, user, region), Place(file, line, column), path)
+            if known_account is None:
+                return
+            account = known_account
+        target = Target(known_instance, known_user, known_region, account, file, line, column)
         self.found.append(target)
         if len(known_user) > names.LONG_USER:
             self._long += 1
             self._first_long = self._first_long or target
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The cloud accounts of the job."""
+        return tuple(self._accounts)
+
+    def _known_account(self, account: str, cells: tuple[str, str, str], place: Place, path: str) -> str | None:
+        """One of the job's accounts; None if it is none of them (noted)."""
+        known = self._accounts.get(account) or (self._account if not account else "")
+        if known:
+            return known
+        if account or (self._skip_bad_rows and not place.column):
+            self.refuse(place, cells, [(_join(path, "account"), self.account_problem(account))])
+            return None
+        self._without_account += 1
+        if self._first_without_account is None:
+            self._first_without_account = place
+        return None
+
+    def account_problem(self, account: str) -> str:
+        """Why `account` is none of the job's, in words."""
+        if not self._accounts:
+            return f"account {names.shown(account)}, but the job names none; list it under accounts:"
+        if not account:
+            return f"is missing; the job has {', '.join(self._accounts)}"
+        hint = names.did_you_mean(account, self._accounts) or f"; there are {', '.join(self._accounts)}"
+        return f"{names.shown(account)} is none of the job's accounts{hint}"
 
     def _checked(
         self, cells: tuple[str, str, str], place: Place, path: str, region_path: str
@@ -137,6 +184,14 @@ class Targets:
     def note_region(self, region: str, place: Place) -> None:
         """Warn of a region of the right form that is not on the list, as of those that targets name."""
         self._unlisted.setdefault(region, place)
+
+    def check_accounts(self) -> None:
+        """Note once, not per target, that accounts are missing."""
+        if self._first_without_account is not None:
+            count = self._without_account
+            what = f"{count:,} target{'s' * (count > 1)} without an account, the first here"
+            hint = f"the job has several, so each target says which: account: {' or '.join(self._accounts)}"
+            self._problems.add(self._first_without_account, "account", f"{what}; {hint}")
 
     def check_regions(self) -> None:
         """Note once, not per target, that regions are missing."""

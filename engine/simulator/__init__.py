@@ -12,3 +12,8 @@ DEMO_SECRET_ID = "AKIDSIMULATOR0DEMO0KEY"  # noqa: S105 - documented demo pair, 
 """Secret id every world accepts when no keys are given. Public, worthless, and no key of any cloud."""
 DEMO_SECRET_KEY = "simulator-demo-secret"  # noqa: S105 - documented demo pair, opens nothing
 """The secret key that goes with it."""
+
+
+def demo_secret_id(account: str = "") -> str:
+    """The demo key of a simulated cloud account, which goes with the same secret key."""
+    return DEMO_SECRET_ID + "".join(char for char in account.upper() if char.isalnum())

@@ -1,0 +1,59 @@
+"""Rules, floor 1: the `accounts` list of a job file → AccountSpecs, every mistake named. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.jobfile.fields import kinds
+from engine.jobfile.filemodel import AccountEntry
+from engine.jobfile.nodes import Scalar
+from engine.model import AccountSpec
+from engine.names import shown
+
+if TYPE_CHECKING:
+    from engine.jobfile.fields import Fields
+    from engine.jobfile.nodes import Node
+
+_SAMPLE = "{name: prod-a, profile: prod-a}, or {role_arn: qcs::cam::uin/UIN:roleName/NAME}"
+
+
+def read_accounts(fields: Fields, node: Node) -> tuple[AccountSpec, ...]:
+    """The accounts of a job, each with a name of its own."""
+    items = fields.series(node, "accounts", f"a list of accounts such as {_SAMPLE}")
+    found: dict[str, AccountSpec] = {}
+    for index, item in enumerate(items.items if items is not None else ()):
+        here = f"accounts[{index}]"
+        spec = _account(fields, item, here)
+        if spec is None:
+            continue
+        if spec.name in found:
+            fields.wrong(item, here, f"{shown(spec.name)} stands twice; give each account a name: of its own")
+        found[spec.name] = spec
+    return tuple(found.values())
+
+
+def _account(fields: Fields, item: Node, here: str) -> AccountSpec | None:
+    if type(item) is Scalar:  # the name of a profile, which is what most accounts are
+        profiles = fields.value(item, kinds(AccountEntry)["profile"], here)
+        return AccountSpec(name=profiles[0], profiles=profiles) if profiles else None
+    table = fields.table(item, here, f"a profile's name, or {_SAMPLE}")
+    if table is None:
+        return None
+    before = fields.problems.count
+    fields.keys(table, here, kinds(AccountEntry))
+    values, _ = fields.values(table, AccountEntry, here)
+    profiles, role_arn = values.get("profiles", ()), values.get("role_arn")
+    if not profiles and role_arn is None and fields.problems.count == before:
+        fields.wrong(item, here, f"says neither profile nor role_arn: whose keys? Write {_SAMPLE}")
+    if fields.problems.count > before:
+        return None
+    name = values.get("name") or (profiles[0] if len(profiles) == 1 else _uin(role_arn))
+    if not name:
+        fields.wrong(item, f"{here}.name", "is missing; an account of several profiles needs a name")
+        return None
+    return AccountSpec(name=name, profiles=profiles, role_arn=role_arn)
+
+
+def _uin(role_arn: str | None) -> str:
+    """The cloud account in `qcs::cam::uin/UIN:roleName/NAME`."""
+    return role_arn.partition("uin/")[2].partition(":")[0] if role_arn else ""

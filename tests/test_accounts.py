@@ -1,0 +1,251 @@
+"""Several cloud accounts in one job: what a job file may say of them, and one run over all of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import JobError
+from engine.jobfile.parse import parse_job
+from engine.model import AccountSpec
+from engine.simulator.estate import NORMAL
+from engine.simulator.faults import rules_from
+from engine.simulator.fleet import fleet_from
+from engine.simulator.sts import KeyRecord, Role
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk
+
+ROLE = "qcs::cam::uin/100000000003:roleName/ops"
+HEAD = "action: LockAccount\nregion: ap-tokyo\n"
+TWO = HEAD + "accounts: [a, {name: b, profile: [b1, b2]}]\n"
+
+
+def parse(text: str, **lists: str) -> Any:
+    return parse_job(text.encode(), file="j.yaml", read=lambda path: lists[path.partition(".")[0]].encode())
+
+
+# ---- the job file --------------------------------------------------------------------------------------------------
+
+
+def test_an_account_is_a_profile_several_profiles_or_a_role() -> None:
+    """Each has a name: its own word for it, its profile's, or the uin of its role."""
+    job = parse(
+        HEAD + "accounts:\n"
+        f"  - a\n  - {{profile: b}}\n  - {{name: c, profile: [c1, c2]}}\n  - {{role_arn: '{ROLE}'}}\n"
+        f"  - {{name: d, profile: base, role_arn: '{ROLE}'}}\n"
+        "targets: [{instance: postgres-a1, user: u, account: a}]\n"
+    )
+    assert job.accounts == (
+        AccountSpec(name="a", profiles=("a",)),
+        AccountSpec(name="b", profiles=("b",)),
+        AccountSpec(name="c", profiles=("c1", "c2")),
+        AccountSpec(name="100000000003", role_arn=ROLE),
+        AccountSpec(name="d", profiles=("base",), role_arn=ROLE),
+    )
+
+
+def test_every_form_of_a_target_can_say_its_account() -> None:
+    """One account needs no word; of several each target says which, a list for all its rows or row by row."""
+    one = parse(HEAD + "accounts: [only]\ntargets: [postgres-a1/u, {csv: x.csv}]\n", x="instance,user\npostgres-a2,u\n")
+    assert {target.account for target in one.targets} == {"only"}
+    job = parse(
+        TWO + "targets:\n  - {instance: postgres-a1, user: [u, v], account: a}\n  - {csv: x.csv, account: b}\n"
+        "  - {jsonl: y.jsonl, account: b}\n  - match: {accounts: [b], users: {glob: x}}\n"
+        "  - match: {users: {glob: x}}\n",
+        x="Instance;User;Account\npostgres-a2;u;\npostgres-a2;v;a\n",
+        y='{"instance":"postgres-a3","user":"u"}\n{"instance":"postgres-a3","user":"v","account":"a"}\n',
+    )
+    assert [target.account for target in job.targets] == ["a", "a", "b", "a", "b", "a"]
+    assert [match.accounts for match in job.matches] == [("b",), ("a", "b")]
+    assert parse(HEAD + "targets: [postgres-a1/u]\n").targets[0].account == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + "accounts: []\ntargets: [postgres-a1/u]\n", "j.yaml:3:11: accounts: expected a list of accounts"),
+        (HEAD + "accounts: a\ntargets: [postgres-a1/u]\n", "accounts: expected a list of accounts"),
+        (HEAD + "accounts: [a, a]\ntargets: [postgres-a1/u]\n", "accounts[1]: 'a' stands twice"),
+        (HEAD + "accounts: [{}]\ntargets: [postgres-a1/u]\n", "accounts[0]: says neither profile nor role_arn"),
+        (HEAD + "accounts: [{profile: [x, y]}]\ntargets: [postgres-a1/u]\n", "accounts[0].name: is missing"),
+        (HEAD + "accounts: [{rolearn: x}]\ntargets: [postgres-a1/u]\n", "did you mean role_arn?"),
+        (HEAD + "accounts: [{role_arn: x}]\ntargets: [postgres-a1/u]\n", "accounts[0].role_arn: expected the ARN"),
+        (HEAD + "accounts: [{name: 'a b', profile: x}]\ntargets: [postgres-a1/u]\n", "[0].name: expected a name"),
+        (HEAD + "accounts: [a/b]\ntargets: [postgres-a1/u]\n", "accounts[0]: expected the name of a tccli profile"),
+        (TWO + "targets: [postgres-a1/u, postgres-a1/v]\n", "account: 2 targets without an account, the first here"),
+        (TWO + "targets: [{instance: postgres-a1, user: u, account: bb}]\n", "'bb' is none of the job's accounts; did"),
+        (TWO + "targets: [{match: {accounts: [zz], users: {glob: x}}}]\n", "'zz' is none of the job's accounts"),
+        (TWO + "targets: [{account: a, match: {users: {glob: x}}}]\n", "match and account together; a match"),
+        (HEAD + "targets: [{instance: postgres-a1, user: u, account: a}]\n", "but the job names none; list it"),
+        (TWO + "profile: p\ntargets: [{instance: postgres-a1, user: u, account: a}]\n", "profile beside accounts"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_accounts_are_named(text: str, said: str) -> None:
+    """Nothing is sent for an account nobody meant."""
+    with pytest.raises(JobError) as caught:
+        parse(text)
+    assert said in str(caught.value)
+
+
+def test_a_row_of_an_unknown_account_is_a_bad_row() -> None:
+    """Named with its line, like any other."""
+    with pytest.raises(JobError) as caught:
+        parse(TWO + "targets: [{csv: x.csv}]\n", x="instance,user,account\npostgres-a1,u,a\npostgres-a1,v,c\n")
+    assert "x.csv:3: account: 'c' is none of the job's accounts" in str(caught.value)
+
+
+# ---- one run over all of them ---------------------------------------------------------------------------------------
+
+REGIONS = ("ap-singapore", "ap-tokyo", "ap-seoul", "ap-bangkok")
+UINS = {"one": "100000000001", "two": "100000000002", "three": "100000000003"}
+
+
+def tenants(faults: list[dict[str, Any]]) -> World:
+    """Three cloud accounts, each with two instances in each of four regions, twelve or thirteen accounts on each."""
+    instances = [
+        {
+            "id": f"postgres-{name}{number}{region[-2:]}",
+            "region": region,
+            "uin": uin,
+            "accounts": [f"app_{user}" for user in range(12 + number)] + [{"name": "root", "type": "tencentDBSuper"}],
+        }
+        for name, uin in UINS.items()
+        for region in REGIONS
+        for number in range(2)
+    ]
+    keys = {
+        f"AKID{name}": KeyRecord(
+            secret_key=f"secret-{name}",
+            uin=uin,
+            identity=f"user-{name}",
+            denied=frozenset({"OpenAccountCAM", "CloseAccountCAM"} if name == "two" else ()),
+        )
+        for name, uin in UINS.items()
+        if name != "three"
+    }
+    role = Role(name="ops", uin=UINS["three"], trusted=frozenset({"user-one"}), longest_s=43200)
+    return World(
+        fleet=fleet_from({"instances": instances}),
+        faults=rules_from(faults),
+        keys=keys,
+        roles=(role,),
+        quotas={"*": None},
+        audit=None,
+    )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def prepare(desk: Desk, backend: Backend) -> None:
+    for name in ("one", "two"):
+        path = Path(desk.env["HOME"]) / ".tccli" / f"{name}.credential"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"secretId": f"AKID{name}", "secretKey": f"secret-{name}"}))
+        path.chmod(0o600)
+    desk.env |= {"ACCTOPS_ENDPOINT": backend.endpoint, "ACCTOPS_RATE": "1000"}
+    desk.env.pop("TENCENTCLOUD_SECRET_ID", None)
+    desk.env.pop("TENCENTCLOUD_SECRET_KEY", None)
+    desk.write(
+        "job.yaml",
+        "action: OpenAccountCAM\n"
+        f"accounts: [one, two, {{name: three, profile: one, role_arn: '{ROLE}'}}]\n"
+        "targets:\n"
+        f"  - match: {{regions: [{', '.join(REGIONS)}], users: {{glob: 'app_*', cam: false}}}}\n"
+        "limits: {max_targets: 500}\nstop_after: 100%\n",
+    )
+
+
+def test_three_accounts_in_four_regions_one_denied_and_one_region_without_the_feature(desk: Desk) -> None:
+    """Exact outcomes, one journal; what one account may not do is nobody else's loss; and the undo is exact."""
+    without = {
+        "region": "ap-bangkok",
+        "action": "OpenAccountCAM",
+        "code": "InvalidParameterValue.UnsupportedRegionError",
+    }
+    with Backend(tenants([without])) as backend:
+        prepare(desk, backend)
+        done = desk.run("run", "job.yaml", "--yes", "--json")
+        assert done.code == 4, done.text
+        run = desk.journal().parent.name
+        calls = {line["call"]: line for line in desk.records("call")}
+        assert Counter(line["account"] for line in calls.values()) == dict.fromkeys(UINS, 100)
+        counts = Counter(
+            (line["account"], line["region"] == "ap-bangkok", line["outcome"])
+            for line in desk.run("report", run, "--format", "json").json["targets"]
+        )
+        for name in ("one", "three"):
+            assert counts[name, False, "changed"] == 75
+            assert counts[name, True, "failed"] == 25
+        denied = counts["two", False, "failed"] + counts["two", True, "failed"]
+        left = counts["two", False, "unattempted"] + counts["two", True, "unattempted"]
+        assert denied + left == 100
+        assert denied >= 20, "its permission is watched for by itself"
+        assert not [key for key in counts if key[0] == "two" and key[2] == "changed"]
+        uins = {note["data"]["account"]: note["data"]["uin"] for note in desk.records("note") if "uin" in note["data"]}
+        assert uins == UINS
+        for arrival in backend.world.audit:
+            if arrival.instance and arrival.code is None and not arrival.action.startswith("Describe"):
+                owner = arrival.instance.removeprefix("postgres-")[:-3]
+                assert arrival.identity == {"one": "user-one"}.get(owner, arrival.identity)
+        undone = desk.run("undo", run, "--yes", "--password-command", "printf Passw0rd!x", "--json")
+        assert undone.code == 0, undone.text
+        assert undone.json["counts"]["changed"] == 150
+        for name in UINS:
+            for region in REGIONS:
+                for number in range(2):
+                    instance = backend.world.instance(f"postgres-{name}{number}{region[-2:]}")
+                    assert instance is not None
+                    assert {(each.cam, each.status) for each in instance.accounts.values()} == {(False, NORMAL)}
+
+
+def test_an_account_whose_keys_are_gone_is_named_before_anything_is_sent(desk: Desk) -> None:
+    """A profile that is not there is a mistake in the job, and no reason to do half of it."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+        done = desk.run("run", "job.yaml", "--yes")
+        assert done.code == 5
+        assert "profile two" in done.err
+        assert not backend.writes()
+
+
+def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(desk: Desk) -> None:
+    """Revoked since the profile was written: its accounts are unattempted, the others verified; a resume ends it."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        desk.write(
+            "listed.yaml",
+            "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\ntargets:\n"
+            "  - {instance: postgres-one0yo, user: [app_0, app_1], account: one}\n"
+            "  - {instance: postgres-two0yo, user: [app_0, app_1], account: two}\n",
+        )
+        revoked = backend.world.keys.pop("AKIDtwo")
+        done = desk.run("run", "listed.yaml", "--yes", "--json")
+        assert done.code == 4, done.text
+        assert done.json["counts"] | {"changed": 2, "unattempted": 2} == done.json["counts"]
+        assert done.json["stopped"]["code"] == "AuthFailure.SecretIdNotFound"
+        backend.world.keys["AKIDtwo"] = revoked
+        again = desk.run("resume", done.json["run"], "--yes", "--json")
+        assert again.code == 0, again.text
+        assert again.json["counts"]["changed"] == 4
+
+
+def test_a_run_in_memory_needs_none_of_the_accounts(desk: Desk) -> None:
+    """The first thing a newcomer tries: every account has demo keys of its own, and sees its own instances only."""
+    desk.write(
+        "job.yaml",
+        TWO + "targets:\n  - {instance: postgres-a1, user: [u, v], account: a}\n"
+        "  - {instance: postgres-b1, user: w, account: b}\n",
+    )
+    done = desk.run("run", "job.yaml", "--simulate", "--yes", "--json")
+    assert done.code == 0, done.text
+    assert {lane["lane"].partition("/")[0] for lane in done.json["pace"]} == {"simulator, a", "simulator, b"}
+    plan = desk.run("plan", "job.yaml", "--offline", "--json")
+    assert plan.json["lanes"] == 3, "b has two sub-accounts"
