@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from engine import records
 from engine.actions import Action
@@ -206,6 +207,8 @@ class Ledger:
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.links: list[records.Note] = []
         """`continued_by` and `undone_by` notes."""
+        self.identities: list[dict[str, Any]] = []
+        """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
         self.uins: dict[str, set[str]] = {}
         """Account → the cloud accounts whose keys have signed for it, as far as that was learnt."""
         self.attempts = 0
@@ -311,6 +314,8 @@ class Ledger:
                 self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
                 self.notes.append(record)
             case records.Note(what="identity", data=data):
+                if data not in self.identities:
+                    self.identities.append(data)
                 if data.get("uin"):
                     self.uins.setdefault(str(data.get("account")), set()).add(str(data["uin"]))
                 self.notes.append(record)
@@ -331,6 +336,7 @@ class Ledger:
         self.calls |= later.calls
         self._entries |= later._entries
         self.omits += later.omits
+        self.identities += [facts for facts in later.identities if facts not in self.identities]
         for account, uins in later.uins.items():
             self.uins.setdefault(account, set()).update(uins)
         run = later.run.run if later.run is not None else ""

@@ -176,7 +176,18 @@ def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | No
         "exit": end.exit if end else None,
         "failures": failures,
         "pace": pace(ledger),
+        "identities": identities(ledger),
     }
+
+
+def identities(ledger: Ledger) -> list[dict[str, str | None]]:
+    """Who signed for which account, as far as that was learnt."""
+    return [
+        {key: None if facts.get(key) is None else str(facts[key]) for key in _IDENTITY} for facts in ledger.identities
+    ]
+
+
+_IDENTITY = ("account", "uin", "sub_account", "arn", "source", "key")
 
 
 def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dict[str, Any]:

@@ -190,6 +190,9 @@ def test_three_accounts_in_four_regions_one_denied_and_one_region_without_the_fe
         assert not [key for key in counts if key[0] == "two" and key[2] == "changed"]
         uins = {note["data"]["account"]: note["data"]["uin"] for note in desk.records("note") if "uin" in note["data"]}
         assert uins == UINS
+        said = desk.run("report", run, "--format", "json").json["identities"]
+        assert {each["account"]: each["uin"] for each in said} == UINS
+        assert {each["sub_account"] for each in said if each["account"] != "three"} == {"user-one", "user-two"}
         for arrival in backend.world.audit:
             if arrival.instance and arrival.code is None and not arrival.action.startswith("Describe"):
                 owner = arrival.instance.removeprefix("postgres-")[:-3]

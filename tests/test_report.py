@@ -64,6 +64,7 @@ DOCUMENT_KEYS = [
     "exit",
     "failures",
     "pace",
+    "identities",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -778,6 +779,7 @@ def test_the_document_of_a_finished_run() -> None:
                 "guard": None,
             }
         ],
+        "identities": [],
         "first_send_ms": 321,
         "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
         "exit": 4,
