@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -100,18 +101,22 @@ def test_a_row_of_an_unknown_account_is_a_bad_row() -> None:
 
 # ---- one run over all of them ---------------------------------------------------------------------------------------
 
+USERS = int(os.environ.get("ACCTOPS_TENANTS_USERS", "12"))
+"""Accounts on the smaller instance of a region; the other has one more."""
+EACH = 2 * USERS + 1
 REGIONS = ("ap-singapore", "ap-tokyo", "ap-seoul", "ap-bangkok")
 UINS = {"one": "100000000001", "two": "100000000002", "three": "100000000003"}
 
 
 def tenants(faults: list[dict[str, Any]]) -> World:
-    """Three cloud accounts, each with two instances in each of four regions, twelve or thirteen accounts on each."""
+    """Three cloud accounts, each with two instances in each of four regions, a dozen accounts on each."""
     instances = [
         {
             "id": f"postgres-{name}{number}{region[-2:]}",
             "region": region,
             "uin": uin,
-            "accounts": [f"app_{user}" for user in range(12 + number)] + [{"name": "root", "type": "tencentDBSuper"}],
+            "accounts": [f"app_{user}" for user in range(USERS + number)]
+            + [{"name": "root", "type": "tencentDBSuper"}],
         }
         for name, uin in UINS.items()
         for region in REGIONS
@@ -158,7 +163,7 @@ def prepare(desk: Desk, backend: Backend) -> None:
         f"accounts: [one, two, {{name: three, profile: one, role_arn: '{ROLE}'}}]\n"
         "targets:\n"
         f"  - match: {{regions: [{', '.join(REGIONS)}], users: {{glob: 'app_*', cam: false}}}}\n"
-        "limits: {max_targets: 500}\nstop_after: 100%\n",
+        "limits: {max_targets: 5000}\nstop_after: 100%\n",
     )
 
 
@@ -175,17 +180,17 @@ def test_three_accounts_in_four_regions_one_denied_and_one_region_without_the_fe
         assert done.code == 4, done.text
         run = desk.journal().parent.name
         calls = {line["call"]: line for line in desk.records("call")}
-        assert Counter(line["account"] for line in calls.values()) == dict.fromkeys(UINS, 100)
+        assert Counter(line["account"] for line in calls.values()) == dict.fromkeys(UINS, 4 * EACH)
         counts = Counter(
             (line["account"], line["region"] == "ap-bangkok", line["outcome"])
             for line in desk.run("report", run, "--format", "json").json["targets"]
         )
         for name in ("one", "three"):
-            assert counts[name, False, "changed"] == 75
-            assert counts[name, True, "failed"] == 25
+            assert counts[name, False, "changed"] == 3 * EACH
+            assert counts[name, True, "failed"] == EACH
         denied = counts["two", False, "failed"] + counts["two", True, "failed"]
         left = counts["two", False, "unattempted"] + counts["two", True, "unattempted"]
-        assert denied + left == 100
+        assert denied + left == 4 * EACH
         assert denied >= 20, "its permission is watched for by itself"
         assert not [key for key in counts if key[0] == "two" and key[2] == "changed"]
         uins = {note["data"]["account"]: note["data"]["uin"] for note in desk.records("note") if "uin" in note["data"]}
@@ -197,9 +202,11 @@ def test_three_accounts_in_four_regions_one_denied_and_one_region_without_the_fe
             if arrival.instance and arrival.code is None and not arrival.action.startswith("Describe"):
                 owner = arrival.instance.removeprefix("postgres-")[:-3]
                 assert arrival.identity == {"one": "user-one"}.get(owner, arrival.identity)
-        undone = desk.run("undo", run, "--yes", "--password-command", "printf Passw0rd!x", "--json")
+        passwords = [f"{line['instance']},{line['user']},Passw0rd!x" for line in calls.values()]
+        desk.write("new.csv", "\n".join(["instance,user,password", *passwords]) + "\n").chmod(0o600)
+        undone = desk.run("undo", run, "--yes", "--password-file", "new.csv", "--json")
         assert undone.code == 0, undone.text
-        assert undone.json["counts"]["changed"] == 150
+        assert undone.json["counts"]["changed"] == 2 * 3 * EACH
         for name in UINS:
             for region in REGIONS:
                 for number in range(2):
