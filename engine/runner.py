@@ -1,22 +1,17 @@
 """Engine, floor 3: the worker pool, the attempt loop, drain and stop. The only importer of tenacity.
 
-A lane's dispatcher takes a worker, then the next eligible call, makes its `sent` durable, waits for the lane's slot,
-and hands the call over to a task of its own, which signs and sends. `sent` stands a little ahead of its slot, so that
-the disk's jitter does not become the wire's; further ahead where the disk is slow or the limit high. A call whose
-first attempt was final never meets tenacity; the others go on in its loop, and wait for their turn in the same queue:
-every attempt pays a slot, and a call that backs off holds neither worker nor slot. Tasks are bounded by the workers
-and `MOST_OPEN`, not by the number of targets.
+`dispatch` hands a call whose turn has come to a task of its own, which signs and sends. A call whose first attempt was
+final never meets tenacity; the others go on in its loop, and wait for their turn in the same queue: every attempt pays
+a slot, and a call that backs off holds neither worker nor slot. Tasks are bounded by the workers and by
+`dispatch.MOST_OPEN`, not by the number of targets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
@@ -26,14 +21,15 @@ from engine.actions import ACTIONS
 from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
-from engine.errors import AcctopsError, CredentialsError, Exit, JournalWriteError
+from engine.dispatch import Dispatch, OpenCalls
+from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
 from engine.inventory import Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import NOT_SENT, Ledger
-from engine.model import AccountState, Answer, Call, CallId, Keys, Outcome, Proof, Reading, Verdict, Where
+from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
 from engine.outlook import Readings
 from engine.overview import Overview, Progress
@@ -43,8 +39,6 @@ from engine.verdicts import Ruling, rule
 
 _LOG = logging.getLogger("acctops")
 
-MOST_OPEN = 2000
-"""Calls begun and not settled, at most: beyond it only retries are sent."""
 TAKEN_UP_AT_ONCE = 200
 """Calls of an earlier session that are taken up at a time."""
 WATCH_EVERY_S = 0.25
@@ -52,20 +46,6 @@ CLOCK_GAP_S = 60.0
 """Wall clock ahead of the monotonic one by this much: the machine slept (design §6)."""
 STARVED_S = 600.0
 """Throttled for so long without one accepted call: something else uses the whole quota."""
-SECRETS_AHEAD = 32
-"""Passwords asked for ahead of their calls."""
-MOST_AHEAD = 64
-"""Calls whose `sent` is durable and whose slot has not come, at most, a lane."""
-
-
-@dataclass(slots=True)
-class _Intent:
-    """A call whose `sent` is written, and on its way to the disk."""
-
-    work: Work
-    keys: Keys
-    trace: str
-    sequence: int
 
 
 class Runner:
@@ -101,7 +81,6 @@ class Runner:
         self._clock = clock
         self._deadline_s = deadline_s
         self._deadline_why = deadline_why or f"deadline of {deadline_s:.0f} s reached"
-        self._ask_secret = ask_secret
         self._no_send = no_send
         self._stop_requested = stop_requested
         self._wake = asyncio.Event()
@@ -165,17 +144,27 @@ class Runner:
             wake=self._wake.set,
             stopping=self._stopping,
         )
-        inventory.is_sending = lambda: bool(len(self._queue) or self._in_flight)
+        inventory.is_sending = lambda: bool(len(self._queue) or self._dispatch.in_flight)
         for lane in lanes:
             lane.client.note = self.note
-        self._open: dict[int, Work] = {}
-        self._secrets_ahead = 0
+        self._open = OpenCalls(self._calls, ledger)
         self._to_take_up = 0
-        self._in_flight = 0
-        self._dispatching = 0
-        """Lanes that may still hand over a call."""
-        self._idle: list[asyncio.Future[tuple[Work, Ticket] | None]] = []
-        """Tasks whose call is over."""
+        self._dispatch = Dispatch(
+            journal=journal,
+            queue=self._queue,
+            open_calls=self._open,
+            judge=self._judge,
+            record=self.record,
+            stop=self.stop,
+            failed=self._failed,
+            over=self._close,
+            carry=self._carry,
+            is_over=self._is_over,
+            stopping=self._stopping,
+            wake=self._wake,
+            ask_secret=ask_secret,
+            start=self._start,
+        )
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
         self._given_up: records.Stopped | None = None
@@ -232,7 +221,7 @@ class Runner:
                 for number, lane in enumerate(self._lanes):
                     # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
                     lane.pacer.pause(number / len(self._lanes) * lane.pacer.gear.interval_s)
-                    self._tasks.create_task(self._dispatch(lane))
+                    self._tasks.create_task(self._dispatch.feed(lane))
             watch.cancel()
         return await self._finish(loop.time() - self._started)
 
@@ -291,9 +280,7 @@ class Runner:
             self._exit = code
             self.note("stopping", {"why": why})
         self._stopping.set()
-        for work in self._open.values():
-            if work.ticket is not None and not work.ticket.done():
-                work.ticket.set_result(None)
+        self._open.turn_away()
         self._judge.drain(DRAIN_S)
         self._read_back.drain()
         self._wake.set()
@@ -333,8 +320,8 @@ class Runner:
             self.note("route_closed", {**whose, "why": why, "code": answer.code})
             self.tell(f"{route.account or ', '.join(route.endpoints)}: {why}; the others go on")
             for index in self._queue.close(number):
-                if (work := self._open.get(index)) is not None:
-                    self._abandon(work)
+                if (work := self._open.find(index)) is not None:
+                    self._dispatch.abandon(work)
         self._wake.set()
 
     def _disk_failed(self, error: JournalWriteError) -> None:
@@ -362,179 +349,10 @@ class Runner:
             elif now - self._judge.accepted_at > STARVED_S and now - self._judge.throttled_at < STARVED_S / 10:
                 self.stop("throttled for 10 min with no call accepted: who else uses this quota?", Exit.STOPPED)
 
-    # ---- a lane ------------------------------------------------------------------------------------------------
-
-    async def _dispatch(self, lane: Lane) -> None:
-        """Give each call its durable `sent`, then its slot, in this order; several `sent` at a time if need be."""
-        intents: deque[_Intent] = deque()
-        self._dispatching += 1
-        try:
-            while not (self._stopping.is_set() or lane.closed):
-                await self._intend(lane, intents)
-                if not intents:
-                    return
-                await self._journal.durable(intents[0].sequence)
-                slot_at = await lane.pacer.slot()
-                if self._journal.broken is not None:
-                    raise self._journal.broken
-                if not (self._stopping.is_set() or lane.closed):
-                    self._hand_over(lane, intents.popleft(), slot_at)
-        except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
-            self.stop(str(error), error.exit)
-        finally:
-            for intent in intents:
-                self._not_sent(lane, intent)
-            self._dispatching -= 1
-            if not self._dispatching:
-                for handed in self._idle:
-                    if not handed.done():  # cancelled, where everything is
-                        handed.set_result(None)
-
-    async def _intend(self, lane: Lane, intents: deque[_Intent]) -> None:
-        """Write ahead what will be sent in the time two commits take: one call at 20 a second on any healthy disk.
-
-        Profiled: with the limit lifted one commit a call was most of a call's cost; on a disk of 200 ms a commit, one
-        call ahead would be five calls a second.
-        """
-        ahead = min(MOST_AHEAD, 1 + int(2 * self._journal.commit_s / lane.pacer.gear.interval_s))
-        while len(intents) < ahead:
-            if intents and lane.permits.locked():
-                return
-            await lane.permits.acquire()
-            work = await self._next(lane) if not intents else self._next_now(lane.route)
-            if work is None:
-                lane.permits.release()
-                return
-            try:
-                intents.append(self._intent(lane, work))
-            except AcctopsError:
-                self._give_back(work, lane)
-                self._forget(work)
-                raise
-
-    def _intent(self, lane: Lane, work: Work) -> _Intent:
-        keys, trace = lane.client.keys.get(), _trace()
-        work.attempt += 1
-        sent = records.Sent(call=work.call.id, attempt=work.attempt, lane=lane.name, trace=trace, key=keys.fingerprint)
-        return _Intent(work, keys, trace, self.record(sent))
-
-    def _hand_over(self, lane: Lane, intent: _Intent, slot_at: float) -> None:
-        work, ticket = intent.work, Ticket(lane, intent.keys, intent.trace, slot_at)
-        self._in_flight += 1
-        if work.secret_ahead:
-            work.secret_ahead = False
-            self._secrets_ahead -= 1
-        if work.ticket is not None and not work.ticket.done():
-            work.ticket.set_result(ticket)
-        elif self._idle:
-            self._idle.pop().set_result((work, ticket))
-        else:
-            self._tasks.create_task(self._carry(work, ticket))
-
-    def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """The run was stopped, or the lane closed, between the call's `sent` and its slot."""
-        work = intent.work
-        self._give_back(work, lane)
-        if self._stopping.is_set() or self._queue.of(work.index).is_closed:
-            self._forget(work)
-        else:
-            self._queue.of(work.index).put_back(work.index, asyncio.get_running_loop().time(), retry=False)
-            self._wake.set()
-        if self._journal.broken is None:
-            self.record(
-                records.ReplyLine(
-                    call=intent.work.call.id,
-                    attempt=intent.work.attempt,
-                    sent_at=None,
-                    request_id=None,
-                    code="Local.NotSent",
-                    message="stopped, or its lane closed, before it was sent",
-                    http=None,
-                    ms=0,
-                    verdict=Verdict.TRANSIENT,
-                )
-            )
-
-    def _give_back(self, work: Work, lane: Lane) -> None:
-        self._queue.of(work.index).drop(work.index)
-        lane.permits.release()
-
-    def _forget(self, work: Work) -> None:
-        """Nothing comes of a call in this session, unless a task of its own waits to go on with it."""
-        if work.ticket is None:
-            self._open.pop(work.index, None)
-
-    async def _next(self, lane: Lane) -> Work | None:
-        """The next call for a lane, or None when there is nothing left to send, or it or the run is stopping."""
-        while not (self._stopping.is_set() or lane.closed):
-            self._wake.clear()
-            work = self._next_now(lane.route)
-            if work is not None:
-                return work
-            if self._is_over():
-                self._wake.set()  # for the dispatchers of the other lanes
-                return None
-            wake_at = self._queue.wake_at(lane.route)
-            try:
-                async with asyncio.timeout_at(wake_at):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-        return None
-
     def _is_over(self) -> bool:
         """Nothing waits, nothing is begun, nothing is to be read any more."""
-        begun = len(self._queue) or self._open or self._to_take_up
+        begun = len(self._queue) or len(self._open) or self._to_take_up
         return not begun and self._opening.is_over and self._read_back.is_idle
-
-    def _next_now(self, route: int) -> Work | None:
-        """The next call of a route that can be sent at once, if there is one. Has passwords asked for on the way."""
-        now = asyncio.get_running_loop().time()
-        while (index := self._queue.take(route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
-            work = self._work(index)
-            if self._ask_secret is None or work.secret is not None:
-                return work
-            if self._secrets_ahead >= SECRETS_AHEAD:
-                self._queue.of(index).drop(index)
-                self._queue.of(index).put_back(index, now, retry=False)
-                return None
-            self._secrets_ahead += 1
-            work.secret_ahead = True
-            self._tasks.create_task(self._ask(work))
-        return None
-
-    def _work(self, index: int) -> Work:
-        work = self._open.get(index)
-        if work is None:
-            work = self._open[index] = self._idle_work(index)
-        return work
-
-    async def _ask(self, work: Work) -> None:
-        """Ask for the call's password once, ahead of its `sent`."""
-        assert self._ask_secret is not None
-        now = asyncio.get_running_loop().time
-        try:
-            work.secret = await self._ask_secret(work.call)
-            queue = self._queue.of(work.index)
-            queue.release(work.index, Health.SILENT, now())
-            queue.put_back(work.index, now(), retry=False)
-            if queue.is_closed:
-                self._abandon(work)
-            self._wake.set()
-        except CredentialsError as error:
-            self._secrets_ahead -= 1
-            self._queue.of(work.index).release(work.index, Health.SILENT, now())
-            answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
-            self._judge.settle(work, Outcome.FAILED, None, answer, str(error))
-            self._abandon(work)
-        except Exception as error:  # noqa: BLE001 - a task's last line
-            self._failed(error)
-            self._abandon(work)
-
-    def _abandon(self, work: Work) -> None:
-        if work.ticket is not None and not work.ticket.done():
-            work.ticket.set_result(None)
-        self._close(work)
 
     # ---- a call ------------------------------------------------------------------------------------------------
 
@@ -543,14 +361,9 @@ class Runner:
 
         Profiled: a task of its own for each call is a tenth of the call's cost.
         """
-        loop = asyncio.get_running_loop()
         while True:
             await self._to_the_end(work, partial(self._exchange, work, ticket))
-            if not self._dispatching:
-                return
-            handed: asyncio.Future[tuple[Work, Ticket] | None] = loop.create_future()
-            self._idle.append(handed)
-            following = await handed
+            following = await self._dispatch.following()
             if following is None:
                 return
             work, ticket = following
@@ -574,11 +387,14 @@ class Runner:
         self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)
 
     def _close(self, work: Work) -> None:
-        self._open.pop(work.index, None)
+        self._open.end(work)
         self._read_back.touch(work.index)
         self._wake.set()
 
     # ---- before and after --------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.create_task(work)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         try:
@@ -603,17 +419,6 @@ class Runner:
         finally:
             self._wake.set()
 
-    def _idle_work(self, index: int) -> Work:
-        call = self._calls[index]
-        entry = self._ledger.entry(call.id)
-        return Work(
-            index=index,
-            call=call,
-            attempt=entry.attempts,
-            was_in_doubt=entry.was_in_doubt,
-            spent_before=entry.spent,
-        )
-
     def _settle_unsent(
         self,
         index: int,
@@ -624,16 +429,16 @@ class Runner:
         request_id: str | None,
     ) -> None:
         answer = Answer(http=None, request_id=request_id, code=code, message=message)
-        self._judge.settle(self._idle_work(index), outcome, proof, answer, message, attempted=False)
+        self._judge.settle(self._open.as_known(index), outcome, proof, answer, message, attempted=False)
 
     def _await_proof(self, index: int, request_id: str | None, *, resend: bool) -> None:
         self._read_back.accepted(index, request_id, resend=resend)
 
     def _proved(self, index: int, state: AccountState, request_id: str | None) -> None:
-        self._judge.proved(self._idle_work(index), state, request_id)
+        self._judge.proved(self._open.as_known(index), state, request_id)
 
     def _disproved(self, index: int, state: AccountState | None, request_id: str | None, again: bool) -> None:
-        self._judge.disproved(self._idle_work(index), state, request_id, again=again)
+        self._judge.disproved(self._open.as_known(index), state, request_id, again=again)
         if again:
             self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=True)
             self._wake.set()
@@ -700,7 +505,7 @@ class Runner:
             health = self._judge.health(attempt.answer, ruling)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:
-            self._in_flight -= 1
+            self._dispatch.in_flight -= 1
             lane.permits.release()
             self._queue.of(work.index).release(work.index, health, asyncio.get_running_loop().time())
             self._wake.set()
@@ -749,7 +554,7 @@ class Runner:
 
     async def _take_up(self, indexes: Iterator[int]) -> None:
         for index in indexes:  # shared by all that take up
-            work = self._work(index)
+            work = self._open.begin(index)
             work.no_send = work.call.id in self._no_send
             await self._to_the_end(work, partial(self._judge.take_up, work, self._ledger.entry(work.call.id)))
             self._to_take_up -= 1
@@ -758,11 +563,11 @@ class Runner:
 
     def progress(self) -> Progress:
         """How the run stands, from what is durable."""
-        parked = sum(work.ticket is not None for work in self._open.values())
+        parked = sum(work.ticket is not None for work in self._open.every())
         return self._overview.progress(
             asyncio.get_running_loop().time(),
-            in_flight=self._in_flight,
-            backing_off=max(0, len(self._open) - self._in_flight - parked),
+            in_flight=self._dispatch.in_flight,
+            backing_off=max(0, len(self._open) - self._dispatch.in_flight - parked),
             stopping=self._stopped.why if self._stopped else None,
         )
 
@@ -771,12 +576,6 @@ def _stopped(why: str, answer: Answer | None) -> records.Stopped:
     if answer is None:
         return records.Stopped(why=why, code=None, request_id=None)
     return records.Stopped(why=why, code=answer.code, request_id=answer.request_id)
-
-
-def _trace() -> str:
-    """A random UUID (version 4) as text; `uuid` makes the same at three times the cost (profiled)."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def _last(state: RetryCallState) -> Step:

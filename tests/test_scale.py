@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import runner
+from engine import dispatch
 from engine.errors import Exit
 from engine.journal.reader import replay, verify
 from engine.runner import Runner
@@ -126,7 +126,7 @@ def test_memory_does_not_grow_with_attempts(tmp_path: Path) -> None:
 def test_tasks_are_bounded_by_the_workers_and_the_open_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many calls back off, so many are open and no more; the number of targets plays no part."""
     open_calls, workers, calls = 200, 50, 600
-    assert calls < runner.MOST_OPEN, "not the constant holds the bound"
+    assert calls < dispatch.MOST_OPEN, "not the constant holds the bound"
     monkeypatch.setattr(runner, "MOST_OPEN", open_calls)
     faults = rules_from([{"action": "LockAccount", "times_each": 2, "code": "InternalError"}])
     world = World(faults=faults, quotas={"*": None}, latency=0.02, audit=0)
