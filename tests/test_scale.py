@@ -127,7 +127,7 @@ def test_tasks_are_bounded_by_the_workers_and_the_open_calls(tmp_path: Path, mon
     """However many calls back off, so many are open and no more; the number of targets plays no part."""
     open_calls, workers, calls = 200, 50, 600
     assert calls < dispatch.MOST_OPEN, "not the constant holds the bound"
-    monkeypatch.setattr(runner, "MOST_OPEN", open_calls)
+    monkeypatch.setattr(dispatch, "MOST_OPEN", open_calls)
     faults = rules_from([{"action": "LockAccount", "times_each": 2, "code": "InternalError"}])
     world = World(faults=faults, quotas={"*": None}, latency=0.02, audit=0)
     most = 0
