@@ -364,6 +364,19 @@ def test_the_printed_head_is_the_last(desk: Desk) -> None:
     assert desk.run("journal", "verify", "latest", "--head", done.json["journal_head"]).code == 0
 
 
+def test_a_run_whose_notice_failed_has_ended_all_the_same(desk: Desk) -> None:
+    """The note behind the `end` hides it from nobody: not from overdue, the lists, or the next start of the job."""
+    desk.write("config.yaml", "notify: {command: ['false'], on: [start, finish]}\n")
+    job = desk.job("postgres-aaaaaaaa/ann")
+    with server(desk):
+        assert desk.run("run", job, "--yes").code == 0
+        assert desk.records()[-1]["what"] == "notice_failed"
+        assert desk.run("overdue", job, "--every", "1d").code == 0
+        assert "1 ended with exit 0" in desk.run("status", "--since", "1d").out
+        assert "exit 0" in desk.run("status").out
+        assert "cut off" not in desk.run("run", job, "--yes", "--on-unfinished", "refuse").err
+
+
 def test_a_hanging_notice_does_not_hold_up_the_calls(desk: Desk) -> None:
     """All is done and on disk while the command still hangs; a signal then ends the wait, not the run's good end."""
     pids = desk.work / "pids"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
 from engine.ledger import Ledger
-from engine.records import LINKS, CallLine, End, Note, Run, Session, Settled
+from engine.records import CallLine, End, Note, Run, Session, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 _END_BYTES = 1 << 14
 _TAIL_BYTES = 1 << 16
-"""Enough for an `end` and the links of many undos behind it."""
+"""Enough for an `end` and the notes of many undos behind it."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -238,7 +238,11 @@ def last_record(path: Path) -> AnyRecord | None:
 
 
 def last_end(path: Path) -> End | None:
-    """The `end` of the last session, if it has one; links that a later rerun or undo left behind it do not count."""
+    """The `end` of the last session, if it has one.
+
+    Notes may stand behind it: who could not be told of the end, what a later rerun or undo left. A session that wrote
+    none begins with its `session`, or the plan.
+    """
     fd = _open(path)
     try:
         size = os.fstat(fd).st_size
@@ -247,7 +251,7 @@ def last_end(path: Path) -> End | None:
         os.close(fd)
     for line in reversed(lines[:-1]):
         record = decode_unchecked(line)
-        if not (isinstance(record, Note) and record.what in LINKS):
+        if not isinstance(record, Note):
             return record if isinstance(record, End) else None
     return None
 
