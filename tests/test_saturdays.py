@@ -213,6 +213,29 @@ def test_a_missed_saturday_is_told(desk: Desk, backend: Backend) -> None:
     assert typo.code == 1 and "did you mean cam-night?" in typo.out
 
 
+def test_a_good_run_of_a_wrong_clock_hides_no_missed_saturday(desk: Desk, backend: Backend) -> None:
+    """A machine that thought it was next year: that run is not "in time" for a year, and overdue says why not."""
+    seed(backend)
+    job = cam_night(desk)
+    assert night(desk, job, "2027-11-27 01:05").code == 0
+    answer = overdue(desk, MONDAY)
+    assert answer.code == 1 and "which is still to come: the clock of this machine was wrong" in answer.out
+    assert overdue(desk, MONDAY, "--json").json["last_good"] is None
+    assert night(desk, job, SATURDAY).code == 0
+    assert overdue(desk, MONDAY).code == 0
+
+
+def test_overdue_names_what_it_could_not_read(desk: Desk, backend: Backend) -> None:
+    """The good run's journal is damaged: overdue, and the reason is said, instead of "no run ever"."""
+    seed(backend)
+    night(desk, cam_night(desk), SATURDAY)
+    path = desk.journal()
+    path.write_bytes(path.read_bytes().replace(b"cam-night", b"cam-nihgt", 1))
+    answer = overdue(desk, MONDAY)
+    assert answer.code == 1
+    assert f"1 cannot be read, and may be of this job: {path}:1:" in answer.out
+
+
 def test_a_half_failed_saturday_mails_the_whole_report(desk: Desk, backend: Backend) -> None:
     """Exit 1; the mail has what failed, why, what to do, its RequestId, and what was kept back in good nights."""
     seed(backend)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.cli.options import Options
-from engine.cli.success import ended_at, last_good
+from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line
 from engine.errors import AcctopsError, Exit, UsageError
@@ -47,8 +47,9 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     options = Options(**flags)
     every_s, now = _span(every, "--every"), options.clock()
     store = _store(options)
-    runs = [head for head in store.heads() if _is_of(head, job)]
-    good = last_good(store, runs)
+    heads = store.list()
+    runs = [head for head in heads if _is_of(head, job)]
+    good = last_good(store, runs, now)
     age_s = now - ended_at(good) if good is not None else None
     code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
     last = runs[0] if runs else None
@@ -72,7 +73,9 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
                 "exit": int(code),
             }
         )
-    words = _overdue_words(store, job, every_s, good, age_s, last)
+    words = _overdue_words(store, job, every_s, good, age_s, last, heads)
+    if code is not Exit.OK:
+        words += _doubts(heads, runs, now)
     if not options.as_json and (code is not Exit.OK or not options.quiet):
         out(words)
     if notify and code is not Exit.OK:
@@ -90,8 +93,28 @@ def _is_of(head: RunHead, job: str) -> bool:
     return head.job == job or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
 
 
+def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> str:
+    """What may hide a good run: journals that cannot be read, ends that are still to come."""
+    words = "".join(
+        f"\nrun {head.run_id} says it ended at {head.end.at[:16]}Z, which is still to come: the clock of this machine "
+        "was wrong then, or is now; it does not count"
+        for head in runs
+        if head.end is not None and not head.live and is_to_come(head, now)
+    )
+    unreadable = [head for head in heads if head.problem is not None]
+    if unreadable:
+        words += f"\n{len(unreadable):,} cannot be read, and may be of this job: {unreadable[0].problem}"
+    return words
+
+
 def _overdue_words(
-    store: RunStore, job: str, every_s: float, good: RunHead | None, age_s: float | None, last: RunHead | None
+    store: RunStore,
+    job: str,
+    every_s: float,
+    good: RunHead | None,
+    age_s: float | None,
+    last: RunHead | None,
+    heads: Sequence[RunHead],
 ) -> str:
     if good is not None and good.end is not None and age_s is not None:
         when = f"{good.run_id} ended with exit 0 at {good.end.at[:16]}Z, {duration(max(0.0, age_s))} ago"
@@ -101,7 +124,7 @@ def _overdue_words(
     else:
         words = f"OVERDUE  {job}: no run of it ever ended with exit 0"
     if last is None:
-        names = {head.job for head in store.heads() if head.job}
+        names = {head.job for head in heads if head.job}
         known = f"; there are runs of {', '.join(sorted(names)[:5])}" if names else ""
         return f"{words}; there is none in {store.runs_dir}{did_you_mean(Path(job).stem, names) or known}"
     if last.live:

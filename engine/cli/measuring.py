@@ -111,7 +111,7 @@ class Measuring:
                 return metrics.at
             if not self._looked_back and known_success(self._path, metrics.job) is None:
                 self._looked_back = True
-                good = last_good(self._store, runs_named(self._store, metrics.job))
+                good = last_good(self._store, runs_named(self._store, metrics.job), metrics.at)
                 return ended_at(good) if good is not None else None
         return None
 

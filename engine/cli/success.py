@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from engine.journal.store import RunHead, RunStore
 
 
+AHEAD_S = 300.0
+"""How far an end may lie ahead of now: clocks of one machine that was set right a little."""
+
+
 def ended_at(head: RunHead) -> float:
     """When a run last did something, as far as its first and last line tell."""
     return records.unix_seconds(head.end.at if head.end is not None else head.started_at)
@@ -23,9 +27,18 @@ def runs_named(store: RunStore, job: str) -> list[RunHead]:
     return [head for head in store.heads() if head.job == job]
 
 
-def last_good(store: RunStore, runs: list[RunHead]) -> RunHead | None:
-    """The run that ended with exit 0 last. A rerun counts if together with what it repeated all is done."""
-    ended = [head for head in runs if not head.live and head.end is not None and head.end.exit == Exit.OK]
+def is_to_come(head: RunHead, now: float) -> bool:
+    """Whether a run says it ended later than now: the clock was wrong then, or is now, and it proves nothing."""
+    return ended_at(head) > now + AHEAD_S
+
+
+def last_good(store: RunStore, runs: list[RunHead], now: float) -> RunHead | None:
+    """The run that ended with exit 0 last, by `now`. A rerun counts if together with what it repeated all is done."""
+    ended = [
+        head
+        for head in runs
+        if not head.live and head.end is not None and head.end.exit == Exit.OK and not is_to_come(head, now)
+    ]
     for head in sorted(ended, key=ended_at, reverse=True):
         if is_good(store, head, runs):
             return head
