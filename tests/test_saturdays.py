@@ -236,6 +236,18 @@ def test_overdue_names_what_it_could_not_read(desk: Desk, backend: Backend) -> N
     assert f"1 cannot be read, and may be of this job: {path}:1:" in answer.out
 
 
+def test_the_commands_of_a_mail_work_from_anywhere(desk: Desk, backend: Backend) -> None:
+    """A schedule names the state directory, so its mail does, too: by day it is read in another folder."""
+    seed(backend, 5)
+    backend.script({"user": "user0", "code": "InvalidParameterValue.AccountNotExistError"})
+    desk.write("config.yaml", f"state_dir: {desk.state}\n")
+    done = night(desk, cam_night(desk), SATURDAY, "--state-dir", str(desk.state))
+    assert done.code == 1
+    mail = done.out + overdue(desk, MONDAY, "--state-dir", str(desk.state)).out
+    named = [line for line in mail.splitlines() if "acctops rerun " in line or "acctops status " in line]
+    assert len(named) == 2 and all(line.endswith(f" --state-dir {desk.state}") for line in named)
+
+
 def test_a_half_failed_saturday_mails_the_whole_report(desk: Desk, backend: Backend) -> None:
     """Exit 1; the mail has what failed, why, what to do, its RequestId, and what was kept back in good nights."""
     seed(backend)

@@ -73,7 +73,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
                 "exit": int(code),
             }
         )
-    words = _overdue_words(store, job, every_s, good, age_s, last, heads)
+    words = _overdue_words(store, job, every_s, good, age_s, last, heads, options.repeat(store.state_dir))
     if code is not Exit.OK:
         words += _doubts(heads, runs, now)
     if not options.as_json and (code is not Exit.OK or not options.quiet):
@@ -115,7 +115,9 @@ def _overdue_words(
     age_s: float | None,
     last: RunHead | None,
     heads: Sequence[RunHead],
+    flags: str,
 ) -> str:
+    """`flags` are those an exact command needs."""
     if good is not None and good.end is not None and age_s is not None:
         when = f"{good.run_id} ended with exit 0 at {good.end.at[:16]}Z, {duration(max(0.0, age_s))} ago"
         if age_s <= every_s:
@@ -128,11 +130,11 @@ def _overdue_words(
         known = f"; there are runs of {', '.join(sorted(names)[:5])}" if names else ""
         return f"{words}; there is none in {store.runs_dir}{did_you_mean(Path(job).stem, names) or known}"
     if last.live:
-        return f"{words}\nrun {last.run_id} is going on: acctops status {last.run_id}"
+        return f"{words}\nrun {last.run_id} is going on: acctops status {last.run_id}{flags}"
     how = f"ended with exit {last.end.exit} at {last.end.at[:16]}Z" if last.end is not None else "was cut off"
     if good is not None and last.run_id == good.run_id:
         return words
-    return f"{words}\nthe last run, {last.run_id}, {how}: acctops status {last.run_id}"
+    return f"{words}\nthe last run, {last.run_id}, {how}: acctops status {last.run_id}{flags}"
 
 
 # ---- status and report over a span of time -------------------------------------------------------------------------

@@ -79,12 +79,22 @@ class Options(Struct, frozen=True, kw_only=True):
         return globs
 
     def repeat(self, state_dir: Path) -> str:
-        """The flags an exact follow-up command, typed here, needs to find a run of `state_dir`."""
+        """The flags an exact follow-up command needs to find a run of `state_dir`.
+
+        Typed here, or, where it was named by flag, anywhere: a schedule's report is read on Monday, from another
+        directory and by another user's config.
+        """
+        if self.state_dir is not None:
+            return _state_flag(state_dir)
         try:
             found = Options().settings(None).state_dir
         except AcctopsError:
             found = None
-        return "" if found == state_dir else f" --state-dir {shlex.quote(str(state_dir))}"
+        return "" if found == state_dir else _state_flag(state_dir)
+
+
+def _state_flag(state_dir: Path) -> str:
+    return f" --state-dir {shlex.quote(str(state_dir))}"
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
