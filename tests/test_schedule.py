@@ -288,7 +288,7 @@ def test_the_units_say_what_was_said_here(desk: Desk) -> None:
     where = f"--state-dir {desk.state} --config {desk.work}/night.yaml"
     endpoint = desk.env["ACCTOPS_ENDPOINT"]
     assert runs[0].endswith(f" run {job} --yes --quiet {where} --endpoint {endpoint} --rate 5 --deadline 2h")
-    assert runs[1].endswith(f" overdue {job} --every 8d --notify {where}")
+    assert runs[1].endswith(f" overdue {job} --every 8d --quiet --notify {where}")
     assert made.out.count(f"\nWorkingDirectory={job.parent}\n") == made.out.count("\nUser=dba\n") == 2
     assert "# ---- acctops-night-job.timer" in made.out
 
@@ -416,6 +416,14 @@ def test_cron_s_bare_environment_is_enough(desk: Desk) -> None:
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
         assert sorted(str(write.user) for write in backend.writes()) == ["ann", "bob", "eve"]
         assert desk.records("end")[-1]["exit"] == 0
+        clock.write_text('#!/bin/sh\necho "01:00"\n')
+        check = night.start(1, PATH=path, PYTHONPATH=str(ROOT))
+        assert (check.returncode, check.stdout + check.stderr) == (0, ""), "a mail every morning is no alarm"
+        (desk.state / "runs").rename(desk.state / "lost")
+        check = night.start(1, PATH=path, PYTHONPATH=str(ROOT))
+        assert check.returncode == 1 and check.stdout.startswith("OVERDUE  ")
+        (desk.state / "lost").rename(desk.state / "runs")
+        clock.write_text('#!/bin/sh\necho "00:00"\n')
         other = desk.job("postgres-aaaaaaaa/nobody", extra=f"window: {ALWAYS}", name=f"{ODD}/other.yaml")
         failed = cron_file(desk, other, backend.endpoint).start(0, PATH=path, PYTHONPATH=str(ROOT))
         assert failed.returncode == 1

@@ -101,11 +101,12 @@ def _schedule(
     named = Path(env_file or ENV_FILE).expanduser().absolute()
     path = Path(job.path).absolute()
     common = _common(options, settings)
+    pause = every or f"{every_days(job.window)}d"
     schedule = Schedule(
         name=job.name,
         action=job.action,
         run=(*program, "run", str(path), "--yes", "--quiet", *common, *_sending(options)),
-        overdue=(*program, "overdue", str(path), "--every", every or f"{every_days(job.window)}d", "--notify", *common),
+        overdue=(*program, "overdue", str(path), "--every", pause, "--quiet", "--notify", *common),
         window=job.window,
         user=_user(user),
         directory=str(path.parent),
