@@ -84,6 +84,12 @@ def test_forms_that_mean_the_same():
         ("{days: [sat], from: 1:00, until: 5:00, timezone: Asia/Shangai}", "did you mean Asia/Shanghai?"),
         ("{days: [sat], from: 1:00, until: 5:00, timezone: shanghai}", "did you mean Asia/Shanghai?"),
         ("{days: [sat], from: 1:00, until: 5:00, timezone: new york}", "did you mean America/New_York?"),
+        (
+            "{days: [sat], from: 1:00, until: 5:00, timezone: UTC+8}",
+            "abbreviation; name a place, such as Asia/Shanghai",
+        ),
+        ("{days: [sat], from: 1:00, until: 5:00, timezone: CST}", "abbreviation; name a place, such as Asia/Shanghai"),
+        ("{days: [sat], from: 1:00, until: 5:00, timezone: tokyo}", "did you mean Asia/Tokyo?"),
         ("{days: [sat], from: 1:00, until: 5:00, timezone: Asia}", "'Asia' is not a time zone"),
         ("{days: [sat], from: 1:00, until: 5:00, timezone: localtime}", "'localtime' is not a time zone"),
         ("{days: [sat], from: 1:00, until: 5:00, timezone: ../../etc/passwd}", "is not a time zone"),
