@@ -113,6 +113,7 @@ async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> Non
             stdout=nothing,
             stderr=nothing,
             env=kept,
+            cwd=_folder(spec),
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
@@ -132,6 +133,12 @@ def _program(spec: NotifySpec) -> str:
     if program.startswith("~/"):
         return str(Path(program).expanduser())
     return str(Path(spec.place.file).absolute().parent / program) if "/" in program else program
+
+
+def _folder(spec: NotifySpec) -> Path | None:
+    """Where the command works: beside the file that names it, as at night the current directory is anywhere."""
+    folder = Path(spec.place.file).absolute().parent
+    return folder if os.access(folder, os.X_OK) else None
 
 
 async def _end(process: Process) -> None:

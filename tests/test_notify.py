@@ -325,6 +325,22 @@ def test_start_and_end_of_a_run_are_told(desk: Desk) -> None:
     assert SECRET not in done.text + desk.journal().read_text()
 
 
+def test_a_notice_knows_where_it_is_at_night(desk: Desk) -> None:
+    """Cron's current directory is /: what the command writes lies beside the job, and a refusal says where that is."""
+    extra = "notify: {command: [tee, -a, told.jsonl], on: [finish, failure]}"
+    job = desk.job("postgres-aaaaaaaa/ann", name="jobs/night.yaml", extra=extra)
+    elsewhere = desk.work / "elsewhere"
+    elsewhere.mkdir()
+    with server(desk):
+        flags = ("--yes", "--quiet", "--state-dir", desk.state)
+        assert desk.end(desk.popen("run", "../jobs/night.yaml", *flags, cwd=elsewhere)).code == 0
+        job.write_text(job.read_text() + "limits: {max_targets: 1}\nprotect: ['*/ann']\n")
+        assert desk.end(desk.popen("run", "../jobs/night.yaml", *flags, cwd=elsewhere)).code == 3
+    told = [json.loads(line) for line in (job.parent / "told.jsonl").read_text().splitlines()]
+    assert [each["event"] for each in told] == ["finish", "failure"]
+    assert {each["job"]["path"] for each in told} == {str(job)} and not list(elsewhere.iterdir())
+
+
 def test_only_what_was_asked_for_is_told(desk: Desk) -> None:
     """Quiet unless wrong is the default; a job's own `notify` stands in for the config's."""
     desk.write("config.yaml", f"notify: {{command: [touch, {desk.work}/config-told]}}\n")

@@ -225,6 +225,17 @@ def test_a_good_run_of_a_wrong_clock_hides_no_missed_saturday(desk: Desk, backen
     assert overdue(desk, MONDAY).code == 0
 
 
+def test_a_job_is_the_same_however_its_path_is_typed(desk: Desk, backend: Backend) -> None:
+    """Run from one folder as ../job, edited since, asked for from another: its runs are found."""
+    seed(backend)
+    job = cam_night(desk)
+    (desk.work / "sub").mkdir()
+    assert desk.run("run", "sub/../cam-night.yaml", "--yes", at=at(SATURDAY)).code == 0
+    job.write_text(job.read_text() + "ticket: CHG-2\n")
+    assert desk.run("overdue", job, "--every", "8d", at=at(MONDAY)).code == 0
+    assert desk.run("overdue", "sub/../cam-night.yaml", "--every", "8d", at=at(MONDAY)).code == 0
+
+
 def test_overdue_names_what_it_could_not_read(desk: Desk, backend: Backend) -> None:
     """The good run's journal is damaged: overdue, and the reason is said, instead of "no run ever"."""
     seed(backend)

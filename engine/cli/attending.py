@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import records
+from engine.cli.earlier import job_place
 from engine.cli.measuring import Measuring
 from engine.cli.options import Options, operator
 from engine.cli.talk import remark, say, warn
@@ -179,7 +180,7 @@ def _tell_of_no_run(
         return
     from engine.notify import deliver
 
-    ref = records.JobRef(job.name, job.path, job.digest) if job is not None else _named(path)
+    ref = records.JobRef(job.name, job_place(job), job.digest) if job is not None else _named(path)
     document = bare_notice(
         event,
         ref,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +30,22 @@ def reads_stdin(job: Job) -> bool:
     return STDIN_NAME in (job.path, *job.sources)
 
 
+def place_of(path: str) -> str:
+    """A file's absolute path, the same however it is typed: a job run as ../job.yaml is asked for from elsewhere."""
+    as_typed = Path(path).absolute()
+    plain = Path(os.path.normpath(as_typed))
+    try:
+        same = plain.samefile(as_typed)
+    except OSError:
+        same = True  # gone, or but a name
+    return str(plain if same else as_typed)  # `..` behind a link leads elsewhere
+
+
 def job_place(job: Job) -> str:
     """The job's file for the journal; one that read a list from standard input cannot be read again."""
     if not Path(job.path).is_file():
         return job.path
-    place = str(Path(job.path).absolute())
+    place = place_of(job.path)
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
 
 

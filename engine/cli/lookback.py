@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import records
+from engine.cli.earlier import place_of
 from engine.cli.options import Options
 from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
@@ -89,7 +90,7 @@ def _is_of(head: RunHead, job: str) -> bool:
     """Whether a run is of the job that the operator names: its file, or its name."""
     if head.run is None:
         return False
-    place = str(Path(job).absolute())
+    place = place_of(job)
     return head.job == job or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
 
 
