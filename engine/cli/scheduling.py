@@ -221,6 +221,10 @@ def _not_mounted(job: Job, settings: Settings) -> list[str]:
     if settings.profiles:
         named = ", ".join(settings.profiles)
         found.append(f"profile {named} ({settings.origin['profiles']}) is not in the pod; give keys as env")
+    if settings.way_out.ca_bundle and settings.origin["ca_bundle"] not in BUNDLES:
+        found.append(
+            f"{settings.origin['ca_bundle']}: network.ca_bundle {settings.way_out.ca_bundle} must be in the image"
+        )
     if settings.metrics_file is not None:
         found.append(f"{settings.origin['metrics_file']}: nobody scrapes metrics_file in a pod")
     return found
