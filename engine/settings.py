@@ -98,6 +98,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     looked_in: tuple[str, ...] = ()
     origin: Mapping[str, str] = {}
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
+    said: Mapping[str, tuple[tuple[Any, Place], ...]] = {}
+    """Guard that is a number → all that was said of it, nearest config first, the job last. Any: as in `STRICTER`."""
     warnings: tuple[str, ...] = ()
 
     def access(self, regions: Iterable[str]) -> Access:
@@ -169,8 +171,10 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
             values[name], origin[name] = said
     if flags.no_verify:
         values["verify"], origin["verify"] = False, "--no-verify"
+    words: dict[str, tuple[tuple[Any, Place], ...]] = {}
     for name in STRICTER:
-        held = strictest(name, _every_word(name, job, configs))
+        words[name] = tuple(_every_word(name, job, configs))
+        held = strictest(name, words[name])
         origin[name] = str(held[1]) if held is not None else "default"
         if held is not None:
             values[name] = held[0]
@@ -184,6 +188,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         **values,
         protect=configs.protect + (job.protect or () if job is not None else ()),
         protect_waived=job is not None and job.protect_waived,
+        said={name: every for name, every in words.items() if every},
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
         warnings=configs.warnings,

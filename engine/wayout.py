@@ -1,9 +1,9 @@
 """Devices, floor 2: how this host reaches the network: its proxy, and the certificates it trusts.
 
-By environment, each variable over the config's key: HTTPS_PROXY and NO_PROXY as other tools read them (small letters
-too; ALL_PROXY where there is no HTTPS_PROXY) over `network.proxy` and `.no_proxy`; ACCTOPS_CA_BUNDLE, else
-SSL_CERT_FILE, else REQUESTS_CA_BUNDLE over `network.ca_bundle`, a file of certificates: of a company's proxy that opens
-TLS, or of a private endpoint. This machine itself is never reached through a proxy.
+By environment, and by config where it says nothing: HTTPS_PROXY and NO_PROXY as other tools read them (small letters
+too; ALL_PROXY where there is no HTTPS_PROXY) over `network.proxy` and `.no_proxy`; ACCTOPS_CA_BUNDLE over
+`network.ca_bundle`, and that over SSL_CERT_FILE, else REQUESTS_CA_BUNDLE: a file of certificates, of a company's proxy
+that opens TLS, or of a private endpoint. This machine itself is never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 EXCEPTIONS = ("NO_PROXY", "no_proxy")
 BUNDLES = ("ACCTOPS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""Of these the first is ours and wins over a config; the others are every program's, and a config over them."""
 
 
 class WayOut(Struct, frozen=True, kw_only=True):
@@ -94,7 +95,11 @@ def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]
     `configured` has each with its place. Any: a text, and of no_proxy several.
     """
     said = dict(configured or {})
-    for name, variables in (("proxy", PROXIES), ("no_proxy", EXCEPTIONS), ("ca_bundle", BUNDLES)):
+    for name, variables in (
+        ("proxy", PROXIES),
+        ("no_proxy", EXCEPTIONS),
+        ("ca_bundle", BUNDLES[:1] if "ca_bundle" in said else BUNDLES),
+    ):
         variable = next((variable for variable in variables if environ.get(variable, "").strip()), None)
         if variable is not None:
             said[name] = (environ[variable].strip(), variable)

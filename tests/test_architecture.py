@@ -117,6 +117,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "passwords": (D, "programs"),
     "programs": (D, ""),
     "settings": (D, "config wayout"),
+    "settingwords": (D, "settings"),
     "slots": (D, ""),
     "transport": (D, "wayout"),
     "wayout": (D, ""),
@@ -136,12 +137,13 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli": (DOOR, "cli.app cli.talk"),
     "cli.app": (
         DOOR,
-        "cli.checks cli.continuing cli.found cli.lookback cli.plans cli.scheduling cli.sending cli.simulating "
-        "cli.starting cli.talk cli.undoing cli.views",
+        "cli.checks cli.configuring cli.continuing cli.found cli.lookback cli.plans cli.scheduling cli.sending "
+        "cli.simulating cli.starting cli.talk cli.undoing cli.views",
     ),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.sources cli.survey cli.talk"),
     "cli.attending": (DOOR, "cli.measuring cli.options cli.talk"),
+    "cli.configuring": (DOOR, "cli.options cli.talk"),
     "cli.continuing": (DOOR, "cli.ask cli.hours cli.options cli.preparing cli.sending cli.sources cli.talk"),
     "cli.discovering": (DOOR, "cli.survey cli.talk"),
     "cli.earlier": (DOOR, ""),
