@@ -129,7 +129,7 @@ def _source(settings: Settings, environ: Mapping[str, str], *, named: bool) -> t
         return f"credential command {settings.credentials.command[0]}", settings.origin["credentials"]
     if environ.get("TCCLI_PROFILE"):
         return f"tccli profile {environ['TCCLI_PROFILE']}, if it is there", "TCCLI_PROFILE"
-    return "the first that is there: tccli's files, the SDK's, the role of this machine (acctops doctor)", DEFAULT
+    return "whatever is found; acctops doctor says it", DEFAULT
 
 
 def _notify(settings: Settings) -> Iterator[Line]:

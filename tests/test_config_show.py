@@ -322,7 +322,7 @@ def test_without_a_job_what_only_a_job_has_is_left_out(desk: Desk) -> None:
         ("profile: prod", {"TENCENTCLOUD_SECRET_ID": "AKIDhunter2"}, "profile prod", "config"),
         ("credentials: {command: [vault, --token, hunter2]}", {}, "credential command vault", "config"),
         ("", {"TCCLI_PROFILE": "night"}, "tccli profile night, if it is there", "variable"),
-        ("", {}, "the first that is there: tccli's files", "default"),
+        ("", {}, "whatever is found", "default"),
     ],
 )
 def test_of_keys_only_their_source_is_shown(

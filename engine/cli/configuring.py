@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from engine.job import Job
     from engine.settings import Settings
 
+_MOST_WIDE = 48
+"""Characters of the column of values; a longer one pushes only its own origin aside."""
+
 
 def show_config(job_path: str | None, *, with_origin: bool, **flags: Any) -> int:
     """The `config show` command. Any: the flags, by name."""
@@ -37,7 +40,7 @@ def show_config(job_path: str | None, *, with_origin: bool, **flags: Any) -> int
         return printed()
     keys = max(len(line.key) for line in lines)
     rows = [(line.key, value, where) for line in lines for value, where in _rows(line)]
-    values = max(len(value) for _, value, where in rows if where)
+    values = min(_MOST_WIDE, max(len(value) for _, value, _ in rows))
     for (key, value, where), before in zip(rows, ["", *(key for key, _, _ in rows)], strict=False):
         shown = f"{key if key != before else '':{keys}}  {value:{values}}  {where}" if with_origin else ""
         out((shown or f"{key if key != before else '':{keys}}  {value}").rstrip())

@@ -175,7 +175,10 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
         found.append(f"{env_file}: does not exist yet; NAME=value lines such as TENCENTCLOUD_SECRET_ID=…")
     shell = [name for name in (*PROXIES, *EXCEPTIONS, *BUNDLES) if os.environ.get(name)]
     if shell:
-        found.append(f"{', '.join(shell)}: set in this shell, and not at night; put into {env_file} what is needed")
+        found.append(
+            f"{', '.join(shell)}: set in this shell, and not at night; say what is needed in {env_file}, "
+            "or under `network` in a config"
+        )
     home = user_config(os.environ)
     if home is not None and home.is_file() and schedule.user not in (_user(None), str(os.getuid())):
         found.append(f"{home}: is your own config; {schedule.user} will not see its guards; move it to /etc/acctops")
