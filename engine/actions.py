@@ -13,6 +13,8 @@ from engine.model import AccountState
 
 VERSION = "2017-03-12"
 """API version of every action here."""
+LANGUAGE = "en-US"
+"""Of the server's messages, unless another is asked for (facts.md §2.2)."""
 SERVICE = "postgres"
 """Service name in the signature scope, on both sites (facts.md §2.3)."""
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.actions import VERSION
+from engine.actions import LANGUAGE, VERSION
 from engine.credentials import KeySource
 from engine.errors import CredentialsError
 from engine.model import Answer, Keys, Reply, Transport
@@ -57,7 +57,9 @@ class Client:
         clock: Callable[[], float] = time.time,
         request_client: str | None = None,
         offset_s: float = 0.0,
+        language: str = LANGUAGE,
     ) -> None:
+        """`language`: of the server's messages, as X-TC-Language has it."""
         self.keys = keys
         self.endpoint = endpoint
         self.identity = identity or keys.identity
@@ -75,6 +77,7 @@ class Client:
         self._transport = transport
         self._clock = clock
         self._request_client = request_client
+        self._language = language
         self._signer = Signer()
         self._encode = msgspec.json.Encoder().encode
 
@@ -101,6 +104,7 @@ class Client:
             int(begun_at + self.offset_s),
             trace=trace,
             request_client=self._request_client,
+            language=self._language,
         )
         outcome = await self._transport.send(self.endpoint, headers, body, self.timeout_s)
         answer = read_reply(outcome)

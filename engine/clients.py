@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.actions import LANGUAGE
 from engine.client import Client
 from engine.identity import Identity, identify
+from engine.wayout import NO_DETOUR, WayOut
 
 if TYPE_CHECKING:
     from engine.credentials import KeySource
@@ -48,6 +50,10 @@ class Reach:
     access: Access
     network: Network | None
     """None: nobody is asked, as a run in memory has nobody to ask."""
+    way_out: WayOut = NO_DETOUR
+    """Through which proxy, trusting whom."""
+    language: str = LANGUAGE
+    """Of the server's messages."""
 
 
 class Clients:
@@ -67,6 +73,7 @@ class Clients:
         self._transport = transport
         self._keyring = reach.keyring
         self._access = reach.access
+        self._language = reach.language
         self._timeout_s = timeout_s
         self._request_client = request_client
         self._offset_s = offset_s
@@ -107,6 +114,7 @@ class Clients:
                 request_client=self._request_client,
                 offset_s=self._offset_s,
                 clock=self._clock,
+                language=self._language,
             )
         return client
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from engine.job import NotifySpec
+    from engine.wayout import WayOut
 
 TIMEOUT_S = 10.0
 """Longest wait for one way of telling."""
@@ -55,15 +56,23 @@ class Undelivered(Struct, frozen=True):
 
 
 async def deliver(
-    spec: NotifySpec, document: Mapping[str, Any], environ: Mapping[str, str], timeout_s: float = TIMEOUT_S
+    spec: NotifySpec,
+    document: Mapping[str, Any],
+    environ: Mapping[str, str],
+    timeout_s: float = TIMEOUT_S,
+    *,
+    way: WayOut,
 ) -> list[Undelivered]:
-    """Tell all that `spec` names, at the same time. Any: JSON values. Raises nothing but cancellation."""
+    """Tell all that `spec` names, at the same time; a webhook by `way`. Raises nothing but cancellation.
+
+    Any: JSON values.
+    """
     body = json.dumps(document, ensure_ascii=False).encode() + b"\n"
     ways = []
     if "command" in spec.ways:
         ways.append(_told("command", _run(spec, body, environ), timeout_s))
     if "webhook" in spec.ways:
-        ways.append(_told("webhook", _post(spec, body, environ, timeout_s), timeout_s))
+        ways.append(_told("webhook", _post(spec, body, environ, timeout_s, way), timeout_s))
     return [undelivered for undelivered in await asyncio.gather(*ways) if undelivered is not None]
 
 
@@ -161,10 +170,10 @@ def _status(code: int) -> str:
 # ---- a webhook -----------------------------------------------------------------------------------------------------
 
 
-async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeout_s: float) -> None:
+async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeout_s: float, way: WayOut) -> None:
     from engine.transport import post_once  # here: who names no webhook need not load it
 
-    answer = await post_once(_url(spec, environ), body, timeout_s, environ)
+    answer = await post_once(_url(spec, environ), body, timeout_s, way)
     if isinstance(answer, Fault):
         if answer.code == "Local.Timeout":
             raise TimeoutError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from engine.actions import ACTIONS
+from engine.actions import ACTIONS, LANGUAGE
 from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
 from engine.endpoints import DEFAULT_SITE, access, is_loopback
 from engine.errors import ConfigError, UsageError
@@ -22,6 +22,7 @@ from engine.jobfile.fields import convert, kinds, rule
 from engine.jobfile.filemodel import ConfigFile
 from engine.model import AccountSpec, Place
 from engine.names import shown
+from engine.wayout import WayOut, way_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Who is told: all of it from one place, the job or the nearest config that says it."""
     metrics_file: Path | None = None
     """Prometheus textfile, absolute."""
+    way_out: WayOut = WayOut()
+    """Proxy and certificates, for the API, STS and a webhook; where they were said is in `origin`, too."""
+    language: str = LANGUAGE
+    """Of the server's messages."""
     keep_admins: int = 0
     """The most of all that was said, like the limits below a guard: never lock the last so many usable superusers."""
     max_targets: int | None = None
@@ -93,6 +98,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     looked_in: tuple[str, ...] = ()
     origin: Mapping[str, str] = {}
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
+    said: Mapping[str, tuple[tuple[Any, Place], ...]] = {}
+    """Guard that is a number → all that was said of it, nearest config first, the job last. Any: as in `STRICTER`."""
     warnings: tuple[str, ...] = ()
 
     def access(self, regions: Iterable[str]) -> Access:
@@ -146,6 +153,7 @@ _LAYERED = (
     ("stop_after", "", "", ""),
     ("verify", "", "", ""),
     ("notify", "", "", ""),
+    ("language", "", "", ""),
 )
 """Where each setting may be said. Job and config say it by its own name."""
 
@@ -163,8 +171,10 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
             values[name], origin[name] = said
     if flags.no_verify:
         values["verify"], origin["verify"] = False, "--no-verify"
+    words: dict[str, tuple[tuple[Any, Place], ...]] = {}
     for name in STRICTER:
-        held = strictest(name, _every_word(name, job, configs))
+        words[name] = tuple(_every_word(name, job, configs))
+        held = strictest(name, words[name])
         origin[name] = str(held[1]) if held is not None else "default"
         if held is not None:
             values[name] = held[0]
@@ -172,10 +182,13 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
     values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
+    values["way_out"] = _way_out(environ, configs)
+    origin |= {name: values["way_out"].origin.get(name, "default") for name in _NETWORK}
     settings = Settings(
         **values,
         protect=configs.protect + (job.protect or () if job is not None else ()),
         protect_waived=job is not None and job.protect_waived,
+        said={name: every for name, every in words.items() if every},
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
         warnings=configs.warnings,
@@ -304,6 +317,16 @@ def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tup
             path = Path(config.path).absolute().parent / _expanded(config.values[name], environ)
             return path, str(config.places[name])
     return None, "default"
+
+
+_NETWORK = ("proxy", "no_proxy", "ca_bundle")
+
+
+def _way_out(environ: Mapping[str, str], configs: Configs) -> WayOut:
+    """The way out; its keys are taken one by one, each from the nearest config that has it."""
+    said = {name: found for name in _NETWORK[:2] if (found := _written(name, None, configs)) is not None}
+    bundle, origin = _config_path("ca_bundle", environ, configs)
+    return way_out(environ, said if bundle is None else said | {"ca_bundle": (str(bundle), origin)})
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> Path:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.actions import SERVICE
+from engine.actions import LANGUAGE, SERVICE
 
 if TYPE_CHECKING:
     from engine.model import Keys
@@ -129,7 +129,7 @@ class Signer:
         timestamp: int,
         *,
         trace: str,
-        language: str = "en-US",
+        language: str = LANGUAGE,
         request_client: str | None = None,
         service: str = SERVICE,
     ) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from engine.model import Fault, Reply, Stage
-from engine.wayout import proxy_for, trusted
+from engine.wayout import WayOut
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -38,13 +38,13 @@ class HttpTransport:
         *,
         connections: int = 100,
         tls: ssl.SSLContext | None = None,
-        environ: Mapping[str, str] | None = None,
+        way: WayOut | None = None,
     ) -> None:
-        """`environ` names proxies and certificates (`wayout`); ConfigError if they cannot be used."""
-        self._environ = environ or {}
+        """`way`: through which proxy, trusting whom; ConfigError if it cannot be used."""
+        self._way = way or WayOut()
         self._proxies: dict[str, str | None] = {}
-        tls = tls if tls is not None else trusted(self._environ)
-        proxy_for("https://any.invalid", self._environ)  # a mistake in it ends the command here, not each request
+        tls = tls if tls is not None else self._way.trusted()
+        self._way.proxy_for("https://any.invalid")  # a mistake in it ends the command here, not each request
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=connections, ssl=tls if tls is not None else True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -91,7 +91,7 @@ class HttpTransport:
 
     def _proxy(self, endpoint: str) -> str | None:
         if endpoint not in self._proxies:
-            self._proxies[endpoint] = proxy_for(endpoint, self._environ)
+            self._proxies[endpoint] = self._way.proxy_for(endpoint)
         return self._proxies[endpoint]
 
     def _timeout(self, timeout_s: float) -> aiohttp.ClientTimeout:
@@ -116,14 +116,14 @@ class HttpTransport:
         await asyncio.sleep(0)
 
 
-async def post_once(url: str, body: bytes, timeout_s: float, environ: Mapping[str, str]) -> Reply | Fault:
+async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Reply | Fault:
     """POST JSON over a connection of its own, within `timeout_s`; of the answer only the status is read.
 
-    `environ` names proxies and certificates (`wayout`); ConfigError if they cannot be used.
+    `way`: through which proxy, trusting whom; ConfigError if it cannot be used.
 
     For notices, whose URL is a secret: the fault's message is empty, as foreign words may repeat it.
     """
-    tls, proxy = trusted(environ), proxy_for("/".join(url.split("/")[:3]), environ)
+    tls, proxy = way.trusted(), way.proxy_for("/".join(url.split("/")[:3]))
     connector = _Connector(limit=1, ssl=tls if tls is not None else True)
     exchange = _Exchange()
     _EXCHANGE.set(exchange)

@@ -1,41 +1,118 @@
-"""Devices, floor 2: how this host reaches the network: its proxy, and the certificates it trusts. By environment.
+"""Devices, floor 2: how this host reaches the network: its proxy, and the certificates it trusts.
 
-HTTPS_PROXY and NO_PROXY as other tools read them (small letters too; ALL_PROXY where there is no HTTPS_PROXY).
-ACCTOPS_CA_BUNDLE, else SSL_CERT_FILE, else REQUESTS_CA_BUNDLE name a file of certificates: of a company's proxy that
-opens TLS, or of a private endpoint. This machine itself is never reached through a proxy.
+By environment, and by config where it says nothing: HTTPS_PROXY and NO_PROXY as other tools read them (small letters
+too; ALL_PROXY where there is no HTTPS_PROXY) over `network.proxy` and `.no_proxy`; ACCTOPS_CA_BUNDLE over
+`network.ca_bundle`, and that over SSL_CERT_FILE, else REQUESTS_CA_BUNDLE: a file of certificates, of a company's proxy
+that opens TLS, or of a private endpoint. This machine itself is never reached through a proxy.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from engine.endpoints import is_loopback
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 EXCEPTIONS = ("NO_PROXY", "no_proxy")
 BUNDLES = ("ACCTOPS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""Of these the first is ours and wins over a config; the others are every program's, and a config over them."""
 
 
-def proxy_for(endpoint: str, environ: Mapping[str, str]) -> str | None:
-    """The proxy for an https endpoint, as a URL; None for none. ConfigError for one that cannot be used.
+class WayOut(Struct, frozen=True, kw_only=True):
+    """The way to the network that holds here. Nothing of it is checked before it is used, or `check` is called."""
 
-    The words never repeat the URL: it may carry a password before an @.
+    proxy: str = ""
+    """As said; a variable's may hold a password, so it is shown as `proxy_shown` only. Empty: none."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts, domains and networks that are reached without it."""
+    ca_bundle: str = ""
+    """File of certificates to trust instead of the system's. Empty: the system's."""
+    origin: Mapping[str, str] = {}
+    """Each of the three that was said → the variable, or the place in a config."""
+
+    def __repr__(self) -> str:
+        return f"WayOut(proxy={self.proxy_shown!r}, no_proxy={self.no_proxy!r}, ca_bundle={self.ca_bundle!r})"
+
+    @property
+    def proxy_shown(self) -> str:
+        """The proxy without name and password; empty if there is none."""
+        try:
+            parts = urlsplit(_proxy_url(self.proxy, "")) if self.proxy else None
+        except ConfigError:
+            return "(cannot be used)"
+        if parts is None:
+            return ""
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+    def check(self) -> None:
+        """ConfigError if proxy or certificates cannot be used; reads the file, asks nobody."""
+        self.proxy_for("https://any.invalid")
+        self.trusted()
+
+    def proxy_for(self, endpoint: str) -> str | None:
+        """The proxy for an https endpoint, as a URL; None for none. ConfigError for one that cannot be used.
+
+        The words never repeat the URL: it may carry a password before an @.
+        """
+        if not self.proxy or is_loopback(endpoint) or not endpoint.startswith("https://"):
+            return None
+        if _is_excepted(endpoint, self.no_proxy):
+            return None
+        return _proxy_url(self.proxy, self.origin["proxy"])
+
+    def trusted(self) -> ssl.SSLContext | None:
+        """TLS that trusts the bundle; None for the system's certificates. ConfigError if it cannot be used."""
+        if not self.ca_bundle:
+            return None
+        import ssl  # here: every command asks for its settings, few open a connection
+
+        said = f"{self.origin['ca_bundle']}: {self.ca_bundle}"
+        try:
+            return ssl.create_default_context(cafile=self.ca_bundle)
+        except ssl.SSLError:
+            raise ConfigError(f"{said} holds no certificates (PEM)") from None
+        except OSError as exc:
+            raise ConfigError(f"{said} cannot be read: {exc.strerror}") from None
+
+
+NO_DETOUR = WayOut()
+"""Straight, and trusting whom the system trusts."""
+
+
+def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]] | None = None) -> WayOut:
+    """The way out by environment, else by what config files say of `proxy`, `no_proxy` and `ca_bundle`.
+
+    `configured` has each with its place. Any: a text, and of no_proxy several.
     """
-    name = next((name for name in PROXIES if environ.get(name, "").strip()), None)
-    if name is None or is_loopback(endpoint) or not endpoint.startswith("https://"):
-        return None
-    exceptions = next((environ[name] for name in EXCEPTIONS if environ.get(name, "").strip()), "")
-    if _is_excepted(endpoint, exceptions):
-        return None
-    said = environ[name].strip()
+    said = dict(configured or {})
+    for name, variables in (
+        ("proxy", PROXIES),
+        ("no_proxy", EXCEPTIONS),
+        ("ca_bundle", BUNDLES[:1] if "ca_bundle" in said else BUNDLES),
+    ):
+        variable = next((variable for variable in variables if environ.get(variable, "").strip()), None)
+        if variable is not None:
+            said[name] = (environ[variable].strip(), variable)
+    if "no_proxy" in said and isinstance(said["no_proxy"][0], str):
+        exceptions, variable = said["no_proxy"]
+        said["no_proxy"] = (tuple(filter(None, re.split(r"[,\s]+", exceptions))), variable)
+    return WayOut(
+        **{name: value for name, (value, _) in said.items()}, origin={name: where for name, (_, where) in said.items()}
+    )
+
+
+def _proxy_url(said: str, origin: str) -> str:
+    """A proxy's URL with its scheme; ConfigError if it cannot be used."""
     url = said if "://" in said else f"http://{said}"
     try:
         parts = urlsplit(url)
@@ -45,15 +122,15 @@ def proxy_for(endpoint: str, environ: Mapping[str, str]) -> str | None:
     if not usable:
         scheme = url.partition("://")[0]
         other = f"; {scheme} is not supported" if scheme.isalnum() and scheme not in ("http", "https") else ""
-        raise ConfigError(f"{name}: expected http://host:port or https://host:port{other}")
+        raise ConfigError(f"{origin}: expected http://host:port or https://host:port{other}")
     return url
 
 
-def _is_excepted(endpoint: str, exceptions: str) -> bool:
-    """Whether NO_PROXY names the host: itself or a domain above it, with its port or without, `*`, or a network."""
+def _is_excepted(endpoint: str, exceptions: tuple[str, ...]) -> bool:
+    """Whether one names the host: itself or a domain above it, with its port or without, `*`, or a network."""
     parts = urlsplit(endpoint)
     host = (parts.hostname or "").lower()
-    for exception in re.split(r"[,\s]+", exceptions.strip().lower()):
+    for exception in map(str.lower, exceptions):
         name, _, port = exception.rpartition(":") if re.search(r":[0-9]+$", exception) else (exception, "", "")
         name = name.removeprefix("*.").lstrip(".")
         if port and int(port) != (parts.port or 443):
@@ -64,21 +141,9 @@ def _is_excepted(endpoint: str, exceptions: str) -> bool:
 
 
 def _is_within(host: str, network: str) -> bool:
+    import ipaddress  # here: few hosts are excepted
+
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
     except ValueError:
         return False
-
-
-def trusted(environ: Mapping[str, str]) -> ssl.SSLContext | None:
-    """TLS that trusts a bundle named by the environment; None for the system's. ConfigError if it cannot be used."""
-    name = next((name for name in BUNDLES if environ.get(name, "").strip()), None)
-    if name is None:
-        return None
-    path = environ[name].strip()
-    try:
-        return ssl.create_default_context(cafile=path)
-    except ssl.SSLError:
-        raise ConfigError(f"{name}: {path} holds no certificates (PEM)") from None
-    except OSError as exc:
-        raise ConfigError(f"{name}: {path} cannot be read: {exc.strerror}") from None

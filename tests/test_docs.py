@@ -308,6 +308,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
             "doctor": desk.run("doctor", *api, "--json").json,
+            "config show": desk.run("config", "show", job, "--json").json,
             "refusal": desk.run("run", job, *api, "--json").json,
         }
         stopping = desk.job("postgres-cccccccc/ann", extra="stop_after: 1", name="stopping.yaml")

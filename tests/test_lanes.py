@@ -204,6 +204,39 @@ def test_a_lane_that_is_lost_in_mid_run_loses_no_call(tmp_path: Path) -> None:
     assert {note["code"] for note in notes(drill, "lane_closed")} == {"AuthFailure.SecretIdNotFound"}
 
 
+@pytest.mark.parametrize("down_s", [1.0, 100.0])
+def test_dns_that_fails_and_recovers_in_mid_run_fails_no_call(tmp_path: Path, down_s: float) -> None:
+    """The only access point, with calls in flight and readings due: the run waits, each call is applied once."""
+    world = world_for("a", latency=1.0)
+    host = URLS[0].removeprefix("http://")
+    down: dict[str, str] = {}
+
+    async def lose_dns(_runner: Any) -> None:
+        await asyncio.sleep(4)
+        down[host] = "Local.Dns"
+        await asyncio.sleep(down_s)
+        del down[host]
+
+    drill = Drill(
+        tmp_path,
+        world,
+        fleet(40, 10),
+        keyring={"": [keys("a")]},
+        access=Access(URLS[:1], {}),
+        unreachable=down,
+        during=lose_dns,
+    )
+    drill.go()
+    unsent = [line for line in read(drill.path) if isinstance(line, records.ReplyLine) and line.code is not None]
+    assert {line.code for line in unsent} == {"Local.Dns"} and {line.sent_at for line in unsent} == {None}
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 400}
+    assert set(Counter((each.instance, each.user) for each in writes(world) if each.applied).values()) == {1}
+    assert len(writes(world)) == 400
+    assert not notes(drill, "lane_closed") and not notes(drill, "stopping")
+    assert 20 + down_s < drill.seconds < 20 + down_s + 15
+
+
 # ---- accounts ------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from engine.model import Place
 from engine.notify import Undelivered, deliver, problems
 from engine.settings import parse_config
 from engine.simulator.world import World
+from engine.wayout import WayOut, way_out
 from tests.support.command import Backend, Desk, records, wait_until
 
 SECRET = "s3cr3t-in-the-path"
@@ -36,7 +37,7 @@ def desk(tmp_path: Path) -> Desk:
 def told(timeout_s: float = 20.0, environ: dict[str, str] | None = None, **spec: Any) -> list[Undelivered]:
     place = spec.pop("place", Place("/nowhere/config.yaml"))
     environ = {"PATH": os.environ["PATH"], **(environ or {})}
-    return asyncio.run(deliver(NotifySpec(place=place, **spec), DOCUMENT, environ, timeout_s))
+    return asyncio.run(deliver(NotifySpec(place=place, **spec), DOCUMENT, environ, timeout_s, way=way_out(environ)))
 
 
 # ---- what may be written ---------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
 
     async def tell() -> list[Undelivered]:
         spec = NotifySpec(place=Place(""), command=command)
-        telling = asyncio.create_task(deliver(spec, DOCUMENT, dict(os.environ), 3.0))
+        telling = asyncio.create_task(deliver(spec, DOCUMENT, dict(os.environ), 3.0, way=WayOut()))
         while not pids.exists() and not telling.done():
             await asyncio.sleep(0.01)
         return await telling

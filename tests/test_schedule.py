@@ -355,13 +355,16 @@ def test_what_will_be_missing_at_night_is_said_by_day(desk: Desk) -> None:
     said = desk.run("schedule", job, "--format", "systemd", "--env-file", "gone").err
     assert f"{desk.work}/gone: does not exist yet" in said
     desk.write(
-        "config.yaml", "notify: {command: [/bin/page], webhook: {url_file: url}}\nprofile: prod\nmetrics_file: m\n"
+        "config.yaml",
+        "notify: {command: [/bin/page], webhook: {url_file: url}}\nprofile: prod\nmetrics_file: m\n"
+        "network: {ca_bundle: ca.pem}\n",
     )
     said = desk.run("schedule", job, "--format", "k8s", "--image", "i", "--user", "7").err
     for words in (
         "url_file is not in the pod",
         "/bin/page must be in the image",
         "profile prod",
+        f"network.ca_bundle {desk.work}/ca.pem must be in the image",
         "metrics_file in a pod",
     ):
         assert words in said

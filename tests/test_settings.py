@@ -87,6 +87,7 @@ def test_every_setting_can_be_said_in_a_config():
         "credentials: {command: [k, -x], role_arn: 'qcs::cam::uin/1:roleName/r', duration: 30m, metadata: false,\n"
         "  sts: 'http://127.0.0.1:9/'}\n"
         "limits: {max_targets: 500, max_share: 7%}\nnotify: {command: [page]}\nmetrics_file: acctops.prom\n"
+        "network: {proxy: 'http://proxy:3128/', no_proxy: [10.1.2.3/8, .lan], ca_bundle: ca.pem, language: zh-CN}\n"
     )
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
@@ -106,6 +107,8 @@ def test_every_setting_can_be_said_in_a_config():
     )
     assert settings.notify is not None and settings.notify.command == ("page",)
     assert settings.metrics_file == Path("/etc/0/acctops.prom")
+    assert (settings.way_out.proxy, settings.way_out.no_proxy) == ("http://proxy:3128", ("10.0.0.0/8", ".lan"))
+    assert (settings.way_out.ca_bundle, settings.language) == ("/etc/0/ca.pem", "zh-CN")
     assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
 
 
@@ -527,8 +530,8 @@ def test_the_example_config_loads_as_it_is_and_with_every_key_on():
     assert parse_config(text.encode(), "c.yaml").values == {"site": "international"}
     full = parse_config(uncommented(text).encode(), "c.yaml")
     inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s", "max_targets", "max_share"}
-    inner |= {"endpoints", "profiles", "quota_share"}
-    outer = {"protect", "retry", "timeout", "deadline", "limits", "endpoint", "profile"}
+    inner |= {"endpoints", "profiles", "quota_share", "proxy", "no_proxy", "ca_bundle", "language"}
+    outer = {"protect", "retry", "timeout", "deadline", "limits", "endpoint", "profile", "network"}
     assert set(full.values) == (set(kinds(ConfigFile)) - outer) | inner
     assert full.values["endpoints"] == ("nearest", "ap-singapore", "ap-tokyo", "ap-hongkong")
     assert (full.values["keep_admins"], full.values["max_targets"], full.values["max_share"]) == (1, 2000, 0.5)

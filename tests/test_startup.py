@@ -60,6 +60,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, list[str]]
         (["plan", "--offline", "jobs/incident-lockdown.yaml", "--json"], '"plan_digest"'),
         (["plan", "--offline", "jobs/cam-by-match.yaml"], "NOT ASKED (--offline)"),
         (["status"], "no runs yet"),
+        (["config", "show", "jobs/incident-lockdown.yaml", "--origin"], "ACCTOPS_STATE_DIR"),
         (["explain", "FailedOperation.PreCheckError"], "LockAccount"),
         (["schema"], '"$schema"'),
     ],

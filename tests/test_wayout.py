@@ -15,7 +15,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.model import Fault, Reply, Stage
 from engine.transport import HttpTransport, _seconds
-from engine.wayout import proxy_for, trusted
+from engine.wayout import way_out
 from tests.test_transport import BODY, CERTIFICATE, HEADERS, KEY, Line, Peer, answer, send, serving
 
 API = "https://postgres.intl.tencentcloudapi.com"
@@ -36,7 +36,7 @@ PROXY = "http://proxy.example:3128"
 )
 def test_the_proxy_other_tools_would_use(environ: dict[str, str], proxy: str | None) -> None:
     """In capital and small letters, with or without its scheme."""
-    assert proxy_for(API, environ) == proxy
+    assert way_out(environ).proxy_for(API) == proxy
 
 
 @pytest.mark.parametrize(
@@ -59,28 +59,28 @@ def test_the_proxy_other_tools_would_use(environ: dict[str, str], proxy: str | N
 def test_what_no_proxy_excepts(exceptions: str, excepted: bool) -> None:
     """A host, a domain above it, a port; never half a label."""
     environ = {"HTTPS_PROXY": PROXY, "no_proxy": exceptions}
-    assert (proxy_for(API, environ) is None) == excepted
+    assert (way_out(environ).proxy_for(API) is None) == excepted
 
 
 def test_no_proxy_takes_networks_for_addresses() -> None:
     """A private endpoint is often an address."""
     environ = {"HTTPS_PROXY": PROXY, "NO_PROXY": "10.0.0.0/8,fd00::/8"}
-    assert proxy_for("https://10.1.2.3:8443", environ) is None
-    assert proxy_for("https://[fd00::1]", environ) is None
-    assert proxy_for("https://11.1.2.3", environ) == PROXY
+    assert way_out(environ).proxy_for("https://10.1.2.3:8443") is None
+    assert way_out(environ).proxy_for("https://[fd00::1]") is None
+    assert way_out(environ).proxy_for("https://11.1.2.3") == PROXY
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9900", "https://127.0.0.1:9900", "http://localhost:1"])
 def test_this_machine_is_never_reached_through_a_proxy(endpoint: str) -> None:
     """Whatever NO_PROXY says: a simulator is not at the proxy's loopback."""
-    assert proxy_for(endpoint, {"HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}) is None
+    assert way_out({"HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}).proxy_for(endpoint) is None
 
 
 @pytest.mark.parametrize("said", ["socks5://hunter2@x:1", "http://", "http://x:hunter2", "ftp://x"])
 def test_a_proxy_that_cannot_be_used(said: str) -> None:
     """Is an error that names the variable, and not the value, which may hold a password."""
     with pytest.raises(ConfigError, match="HTTPS_PROXY: expected http://host:port") as caught:
-        proxy_for(API, {"HTTPS_PROXY": said})
+        way_out({"HTTPS_PROXY": said}).proxy_for(API)
     assert "hunter2" not in str(caught.value)
 
 
@@ -88,11 +88,11 @@ def test_bundles_that_cannot_be_used(tmp_path: Path) -> None:
     """Which variable, which file, and why."""
     junk = tmp_path / "junk.pem"
     junk.write_text("not a certificate")
-    assert trusted({}) is None
+    assert way_out({}).trusted() is None
     with pytest.raises(ConfigError, match=r"ACCTOPS_CA_BUNDLE: .*junk.pem holds no certificates"):
-        trusted({"ACCTOPS_CA_BUNDLE": str(junk)})
+        way_out({"ACCTOPS_CA_BUNDLE": str(junk)}).trusted()
     with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .*none.pem cannot be read: No such file"):
-        trusted({"SSL_CERT_FILE": str(tmp_path / "none.pem")})
+        way_out({"SSL_CERT_FILE": str(tmp_path / "none.pem")}).trusted()
 
 
 # ---- over sockets --------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ async def test_requests_go_through_a_tunnel(tmp_path: Path) -> None:
     async with behind(tmp_path) as (proxy, peer, environ):
         trust = ssl.create_default_context(cafile=environ["ACCTOPS_CA_BUNDLE"])
         trust.check_hostname = False  # the certificate is of localhost, which no proxy is asked for
-        way = HttpTransport(environ=environ, tls=trust)
+        way = HttpTransport(way=way_out(environ), tls=trust)
         for _ in range(3):
             assert isinstance(await send(way, API), Reply)
         await way.aclose()
@@ -169,7 +169,7 @@ async def test_requests_go_through_a_tunnel(tmp_path: Path) -> None:
 async def test_a_certificate_of_another_name_is_refused_behind_a_proxy_too(tmp_path: Path) -> None:
     """A proxy that opens TLS must be trusted by name; nothing was sent."""
     async with behind(tmp_path) as (_, peer, environ):
-        way = HttpTransport(environ=environ)
+        way = HttpTransport(way=way_out(environ))
         outcome = await send(way, API)
         await way.aclose()
     assert isinstance(outcome, Fault)
@@ -182,7 +182,7 @@ async def test_a_bundle_alone(tmp_path: Path) -> None:
     server, bundle = _tls(tmp_path)
     async with serving(answer, tls=server) as (_, endpoint):
         for environ, good in (({}, False), ({"ACCTOPS_CA_BUNDLE": str(bundle)}, True)):
-            way = HttpTransport(environ=environ)
+            way = HttpTransport(way=way_out(environ))
             outcome = await way.send(endpoint, HEADERS, BODY, 5.0)
             await way.aclose()
             assert isinstance(outcome, Reply) == good, outcome
@@ -192,7 +192,7 @@ async def test_a_bundle_alone(tmp_path: Path) -> None:
 async def test_a_proxy_that_refuses(tmp_path: Path, status: int) -> None:
     """Nothing was sent; the words name the proxy's answer and hold no password."""
     async with behind(tmp_path, refuses=status) as (_, peer, environ):
-        way = HttpTransport(environ=environ)
+        way = HttpTransport(way=way_out(environ))
         outcome = await send(way, API)
         await way.aclose()
     assert isinstance(outcome, Fault)
@@ -207,7 +207,7 @@ async def test_a_proxy_that_is_not_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    way = HttpTransport(environ={"HTTPS_PROXY": f"http://op:hunter2@127.0.0.1:{port}"})
+    way = HttpTransport(way=way_out({"HTTPS_PROXY": f"http://op:hunter2@127.0.0.1:{port}"}))
     outcome = await send(way, API)
     await way.aclose()
     assert isinstance(outcome, Fault)
@@ -219,7 +219,7 @@ async def test_a_proxy_that_is_not_there() -> None:
 async def test_the_metadata_service_is_asked_past_the_proxy() -> None:
     """It is next door; a proxy would answer for another machine, with another machine's keys."""
     async with serving(_say("cvm")) as (peer, endpoint):
-        way = HttpTransport(environ={"HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"})
+        way = HttpTransport(way=way_out({"HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}))
         outcome = await way.get(f"{endpoint}/latest/meta-data/", 5.0)
         await way.aclose()
     assert isinstance(outcome, Reply)

@@ -461,6 +461,30 @@ def report(
 
 
 @app.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command("show")
+@click.argument("job", required=False)
+@click.option("--origin", "with_origin", is_flag=True, help="Say where each was said, and all that adds up to a guard.")
+@flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "no_verify", "json")
+def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
+    """Every setting that holds here, or for a job: flags, then ACCTOPS_…, the job, config files, defaults.
+
+    Asks nobody and needs no keys. Of keys it says where they would come from, never what they are.
+
+    \b
+    Examples:
+      acctops config show --origin
+      acctops config show lockdown.yaml --rate 10 --json
+    """
+    from engine.cli.configuring import show_config
+
+    return show_config(job, with_origin=with_origin, **common)
+
+
+@app.group()
 def journal() -> None:
     """Look after journals."""
 

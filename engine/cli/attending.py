@@ -23,6 +23,7 @@ from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.files import load_job
 from engine.jobfile.parse import default_name
 from engine.notices import bare_notice, notice
+from engine.wayout import way_out
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,6 +47,7 @@ class Attendance:
         """`flags` are those an exact command needs to find the run. Nobody is told of a simulated run."""
         assert ledger.run is not None
         self._spec = settings.notify if not ledger.run.simulated else None
+        self._way_out = settings.way_out
         self._ledger = ledger
         self._journal = journal
         self._flags = flags
@@ -112,7 +114,7 @@ class Attendance:
             stopped=stopped,
             flags=self._flags,
         )
-        for undelivered in await deliver(spec, document, os.environ):
+        for undelivered in await deliver(spec, document, os.environ, way=self._way_out):
             self._failed(event, undelivered.to, undelivered.why)
 
     def _failed(self, event: str, to: str, why: str) -> None:
@@ -173,9 +175,10 @@ def _tell_of_no_run(
     options: Options, path: str, job: Job | None, event: str, what: str, words: str, code: Exit
 ) -> None:
     try:
-        spec = options.settings(job, Path(path).parent).notify
-    except AcctopsError:  # who is to be told stands in what cannot be read
-        spec = job.notify if job is not None else None
+        settings = options.settings(job, Path(path).parent)
+        spec, way = settings.notify, settings.way_out
+    except AcctopsError:  # who is to be told, and how, stands in what cannot be read
+        spec, way = job.notify if job is not None else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
     from engine.notify import deliver
@@ -196,7 +199,7 @@ def _tell_of_no_run(
     )
     # A notice is never worth the news itself: Ctrl-C ends the wait, and the words are shown.
     with contextlib.suppress(KeyboardInterrupt):
-        for undelivered in asyncio.run(deliver(spec, document, os.environ)):
+        for undelivered in asyncio.run(deliver(spec, document, os.environ, way=way)):
             warn(f"warning: nobody was told of the {event} by {undelivered.to}: {undelivered.why}")
 
 

@@ -69,8 +69,10 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     checks.append(_state_dir(settings))
     checks += _notify(settings)
     checks += _metrics(settings)
+    checks += (network := _network(settings))
     seen = _Seen()
-    asyncio.run(_ask_around(settings, job, checks, seen))
+    if all(check.result == "ok" for check in network):
+        asyncio.run(_ask_around(settings, job, checks, seen))
     failed = any(check.result == "fail" for check in checks)
     code = Exit.OK if not failed else Exit.DENIED if seen.refused or seen.denied else Exit.INCOMPLETE
     needed = smallest_policy(job.action, job.targets, uin=seen.uin) if job and (policy or seen.denied) else None
@@ -180,6 +182,24 @@ def _metrics(settings: Settings) -> list[Check]:
     return [Check("metrics", "ok", f"{path}, every 10 s and at the end of a run")]
 
 
+def _network(settings: Settings) -> list[Check]:
+    """Proxy and certificates, if any were said: whether they can be used."""
+    way, origin = settings.way_out, settings.origin
+    if not way.origin:
+        return []
+    try:
+        way.check()
+    except AcctopsError as error:
+        return [Check("network", "fail", f"{error}; nothing was asked")]
+    words = []
+    if way.proxy:
+        past = f", past it to {', '.join(way.no_proxy)} ({origin['no_proxy']})" if way.no_proxy else ""
+        words.append(f"through the proxy {way.proxy_shown} ({origin['proxy']}){past}")
+    if way.ca_bundle:
+        words.append(f"trusting {way.ca_bundle} ({origin['ca_bundle']})")
+    return [Check("network", "ok", "; ".join(words) or "no proxy")]
+
+
 def _state_dir(settings: Settings) -> Check:
     try:
         store = RunStore(settings.state_dir, group=settings.state_group)
@@ -202,7 +222,7 @@ async def _endpoints(
     """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
     from engine.client import Client
 
-    transport = open_transport(None, 4)
+    transport = open_transport(None, 4, settings.way_out)
     try:
         for endpoint in settings.access(regions).every:
             client = Client(
@@ -211,6 +231,7 @@ async def _endpoints(
                 endpoint,
                 timeout_s=min(settings.timeout_s, _ENDPOINT_TIMEOUT_S),
                 request_client=f"acctops_{__version__};doctor",
+                language=settings.language,
             )
             answer, ruling, ms = await _read(client, "DescribeDBInstances", regions[0], {"Limit": 1}, checks)
             seen.refused = seen.refused or is_refusal(answer.code)

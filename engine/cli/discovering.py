@@ -89,7 +89,7 @@ def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None,
         return Discovered(job=job)
 
     async def work() -> Discovered:
-        transport = open_transport(world, READERS)
+        transport = open_transport(world, READERS, reach.way_out)
         started = time.monotonic()
         try:
             clients = Clients(

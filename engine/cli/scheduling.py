@@ -176,7 +176,10 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
         found.append(f"{env_file}: does not exist yet; NAME=value lines such as TENCENTCLOUD_SECRET_ID=…")
     shell = [name for name in (*PROXIES, *EXCEPTIONS, *BUNDLES) if os.environ.get(name)]
     if shell:
-        found.append(f"{', '.join(shell)}: set in this shell, and not at night; put into {env_file} what is needed")
+        found.append(
+            f"{', '.join(shell)}: set in this shell, and not at night; say what is needed in {env_file}, "
+            "or under `network` in a config"
+        )
     home = user_config(os.environ)
     if home is not None and home.is_file() and schedule.user not in (_user(None), str(os.getuid())):
         found.append(f"{home}: is your own config; {schedule.user} will not see its guards; move it to /etc/acctops")
@@ -222,6 +225,10 @@ def _not_mounted(job: Job, settings: Settings) -> list[str]:
     if settings.profiles:
         named = ", ".join(settings.profiles)
         found.append(f"profile {named} ({settings.origin['profiles']}) is not in the pod; give keys as env")
+    if settings.way_out.ca_bundle and settings.origin["ca_bundle"] not in BUNDLES:
+        found.append(
+            f"{settings.origin['ca_bundle']}: network.ca_bundle {settings.way_out.ca_bundle} must be in the image"
+        )
     if settings.metrics_file is not None:
         found.append(f"{settings.origin['metrics_file']}: nobody scrapes metrics_file in a pod")
     return found

@@ -99,7 +99,7 @@ class Session:
 
     async def _work(self) -> Ended:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
-        transport = open_transport(self.world, self._connections(routes))
+        transport = open_transport(self.world, self._connections(routes), self.reach.way_out)
         runner = self._runner(transport, routes)
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})

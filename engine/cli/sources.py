@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine import records
     from engine.clients import Keyring
     from engine.credentials.network import Network
-    from engine.model import AccountSpec, Transport
+    from engine.model import AccountSpec
     from engine.settings import Settings
     from engine.simulator.sts import KeyRecord
 
@@ -34,10 +34,17 @@ def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool
     """
     access, accounts = frozen.access, frozen.every_account
     if simulated:
-        return Reach(keyring={spec.name: [_simulated(spec.name)] for spec in accounts}, access=access, network=None)
+        keyring = {spec.name: [_simulated(spec.name)] for spec in accounts}
+        return Reach(keyring=keyring, access=access, network=None, language=settings.language)
+    settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
-    keyring = asyncio.run(_open(accounts, settings, network, purpose))
-    return Reach(keyring=keyring, access=access, network=network)
+    return Reach(
+        keyring=asyncio.run(_open(accounts, settings, network, purpose)),
+        access=access,
+        network=network,
+        way_out=settings.way_out,
+        language=settings.language,
+    )
 
 
 def _simulated(account: str) -> Signer:
@@ -84,20 +91,16 @@ def ways_of(settings: Settings) -> Ways:
 
 def network_of(settings: Settings, access: Access) -> Network:
     """Whom sources of keys ask: the site's STS and the metadata service, or a simulator that stands for both."""
+    from engine.cli.survey import open_transport
     from engine.credentials.network import METADATA, STS, Network
 
     simulator = access.every[0] if all(is_loopback(endpoint) for endpoint in access.every) else None
     return Network(
-        open=_open_transport,
+        open=lambda: open_transport(None, 2, settings.way_out),
         sts=settings.credentials.sts or simulator or STS[settings.site],
         metadata=simulator or METADATA,
+        language=settings.language,
     )
-
-
-def _open_transport() -> Transport:
-    from engine.cli.survey import open_transport
-
-    return open_transport(None, 2)
 
 
 def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from engine.verdicts import rule
 if TYPE_CHECKING:
     from engine.model import Transport
     from engine.simulator.world import World
+    from engine.wayout import WayOut
 
 READERS = 64
 PLAN_S = 3.0
@@ -85,7 +85,7 @@ def survey(
 
     async def work() -> Survey:
         found = Survey(late=list(dict.fromkeys(call.where for call in calls)))
-        transport = open_transport(world, READERS)
+        transport = open_transport(world, READERS, reach.way_out)
         started = time.monotonic()
         asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
         try:
@@ -105,15 +105,15 @@ def survey(
     return asyncio.run(work())
 
 
-def open_transport(world: World | None, connections: int) -> Transport:
-    """The simulator's memory, or the network."""
+def open_transport(world: World | None, connections: int, way: WayOut) -> Transport:
+    """The simulator's memory, or the network by this way."""
     if world is not None:
         from engine.simulator.inprocess import InProcessTransport
 
         return InProcessTransport(world, now=time.time)
     from engine.transport import HttpTransport
 
-    return HttpTransport(connections=connections, environ=os.environ)
+    return HttpTransport(connections=connections, way=way)
 
 
 async def read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.actions import LANGUAGE
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Network:
     open: Callable[[], Transport]
     sts: str
     """STS, as an endpoint."""
+    language: str = LANGUAGE
+    """Of the messages of STS."""
     metadata: str = METADATA
     clock: Callable[[], float] = time.time
 

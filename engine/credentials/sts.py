@@ -98,7 +98,17 @@ def _headers(
     if keys is not None:
         signer = Signer()
         return signer.headers(
-            keys, host, action, region, VERSION, body, at, trace=trace, request_client=tag, service=SERVICE
+            keys,
+            host,
+            action,
+            region,
+            VERSION,
+            body,
+            at,
+            trace=trace,
+            language=network.language,
+            request_client=tag,
+            service=SERVICE,
         )
     return {
         "Authorization": _SKIP,
@@ -108,7 +118,7 @@ def _headers(
         "X-TC-Version": VERSION,
         "X-TC-Timestamp": str(at),
         "X-TC-Region": region,
-        "X-TC-Language": "en-US",
+        "X-TC-Language": network.language,
         "X-TC-TraceId": trace,
         "X-TC-RequestClient": tag,
     }

@@ -18,6 +18,8 @@ from engine.jobfile.values import (
     distinct,
     is_listed_order,
     on_or_off,
+    past_proxy,
+    proxy_url,
     region_name,
     role_duration,
     seconds,
@@ -422,6 +424,54 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+NoProxy = Annotated[
+    str,
+    Meta(extra=_rule("a host, a domain or a network", past_proxy)),
+]
+
+
+class Network(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How this host reaches the network, where the environment does not say it."""
+
+    proxy: (
+        Annotated[
+            str,
+            Meta(
+                description="Proxy for https, without a password: http://host:port.",
+                extra=_rule("the URL of a proxy", proxy_url),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    no_proxy: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Hosts, domains and networks that are reached without it.",
+                extra=_several("a host, a domain or a network, or a list of them", NoProxy, distinct, "no_proxy"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    ca_bundle: (
+        Annotated[
+            Text,
+            Meta(
+                description="File of certificates (PEM) to trust instead of the system's.",
+                extra=_rule("the path of a file of certificates, such as /etc/ssl/company.pem"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    language: (
+        Annotated[
+            Literal["en-US", "zh-CN"],
+            Meta(description="Of the API's messages (default en-US).", extra=_rule("en-US or zh-CN")),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 def _pattern(pattern: str, **more: object) -> Meta:
     """A pattern for editors alone: with one in two unions of a struct, msgspec 0.22 dies at the exit, now and then."""
     return Meta(extra_json_schema={"pattern": pattern, **more})
@@ -689,6 +739,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     endpoint: Endpoints | UnsetType = UNSET
     profile: Profiles | UnsetType = UNSET
     credentials: Credentials | UnsetType = UNSET
+    network: Network | UnsetType = UNSET
     state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
     state_group: (
         Annotated[

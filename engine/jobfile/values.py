@@ -96,6 +96,34 @@ def on_or_off(text: str) -> bool:
     return found
 
 
+def proxy_url(text: str) -> str:
+    """A proxy's URL; ValueError in words that never repeat it otherwise: somebody may have put a password into it."""
+    if "@" in text:
+        raise ValueError(
+            "a proxy's name and password are a secret and never stand in this file; put the whole URL into HTTPS_PROXY,"
+            " in the environment or in the file that a unit reads it from (acctops schedule --env-file)"
+        )
+    found = re.fullmatch(r"https?://(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?", text)
+    if found is None or not 0 < int(found[1] or 1) < 65_536:
+        raise ValueError("a proxy is http://host:port or https://host:port")
+    return text.rstrip("/")
+
+
+def past_proxy(text: str) -> str:
+    """Who is reached without a proxy: a host or a domain, perhaps with a port, a network, or `*`."""
+    words = "expected a host, a domain above it, a network such as 10.0.0.0/8, or *"
+    if "/" in text:
+        import ipaddress  # here: few configs name a network
+
+        try:
+            return str(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            raise ValueError(words) from None
+    if not re.fullmatch(r"[*]|[*]?[.]?[A-Za-z0-9][A-Za-z0-9._-]*(?::[0-9]{1,5})?|[0-9A-Fa-f:.]+", text):
+        raise ValueError(words)
+    return text
+
+
 def is_listed_order(text: str) -> bool:
     """`listed`, or `contain`, the default; ValueError with words otherwise."""
     if text not in ("contain", "listed"):
