@@ -195,7 +195,7 @@ class Dispatch:
                 intents.append(self._intent(lane, work))
             except AcctopsError:
                 self._give_back(work, lane)
-                self._forget(work)
+                self.abandon(work)
                 raise
 
     def _intent(self, lane: Lane, work: Work) -> _Intent:
@@ -207,9 +207,7 @@ class Dispatch:
     def _hand_over(self, lane: Lane, intent: _Intent, slot_at: float) -> None:
         work, ticket = intent.work, Ticket(lane, intent.keys, intent.trace, slot_at)
         self.in_flight += 1
-        if work.secret_ahead:
-            work.secret_ahead = False
-            self._secrets_ahead -= 1
+        self._secret_used(work)
         if work.ticket is not None and not work.ticket.done():
             work.ticket.set_result(ticket)
         elif self._idle:
@@ -222,7 +220,7 @@ class Dispatch:
         work = intent.work
         self._give_back(work, lane)
         if self._stopping.is_set() or self._queue.of(work.index).is_closed:
-            self._forget(work)
+            self.abandon(work)
         else:
             self._queue.of(work.index).put_back(work.index, asyncio.get_running_loop().time(), retry=False)
             self._wake.set()
@@ -244,11 +242,6 @@ class Dispatch:
     def _give_back(self, work: Work, lane: Lane) -> None:
         self._queue.of(work.index).drop(work.index)
         lane.permits.release()
-
-    def _forget(self, work: Work) -> None:
-        """Nothing comes of a call in this session, unless a task of its own waits to go on with it."""
-        if work.ticket is None:
-            self._open.end(work)
 
     async def _next(self, lane: Lane) -> Work | None:
         """The next call for a lane, or None when there is nothing left to send, or it or the run is stopping."""
@@ -297,7 +290,6 @@ class Dispatch:
                 self.abandon(work)
             self._wake.set()
         except CredentialsError as error:
-            self._secrets_ahead -= 1
             self._queue.of(work.index).release(work.index, Health.SILENT, now())
             answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
             self._judge.settle(work, Outcome.FAILED, None, answer, str(error))
@@ -306,8 +298,15 @@ class Dispatch:
             self._failed(error)
             self.abandon(work)
 
+    def _secret_used(self, work: Work) -> None:
+        """Its password is on its way, or nobody needs it any more: another one may be asked for."""
+        if work.secret_ahead:
+            work.secret_ahead = False
+            self._secrets_ahead -= 1
+
     def abandon(self, work: Work) -> None:
-        """A call that waits, for its turn or in the queue, is not sent in this session."""
+        """Nothing more comes of a call in this session; a task of its own that waits to go on with it ends."""
+        self._secret_used(work)
         turn_away(work)
         self._over(work)
 

@@ -7,33 +7,47 @@ CloseAccountCAM alone the region stays empty. DescribeDBInstances lists, so it i
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from engine.actions import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from engine.model import Target
+    from engine.job import Job
 
 MOST_CHARACTERS = 6_000
 """A custom policy may have 6,144 characters (CAM)."""
 _WITHOUT_REGION = frozenset({"CloseAccountCAM"})
 
 
-def smallest_policy(action: str, targets: Iterable[Target], *, uin: str = "") -> dict[str, Any]:
-    """The policy for `action` on the instances of `targets`; `uin` "": the account it is pasted into. Any: JSON.
+def places_of(job: Job, account: str) -> list[tuple[str, str]]:
+    """Regions and instances that a job may act on in an account; `*`, and a region "", where a match looks at all."""
+    listed = [(each.region, each.instance) for each in job.targets if each.account == account]
+    asked = [
+        (region, instance)
+        for each in job.matches
+        if account in each.accounts
+        for region, instance in product(
+            each.regions if each.regions is not None else ("",), each.instances.ids or ("*",)
+        )
+    ]
+    return list(dict.fromkeys((*listed, *asked)))
 
-    Instance by instance, as far as that fits into a policy; else all instances of the regions.
+
+def smallest_policy(action: str, places: Sequence[tuple[str, str]], *, uin: str = "") -> dict[str, Any]:
+    """The policy for `action` on `places`, regions and instances; `uin` "": the account it is pasted into.
+
+    Any: JSON. Instance by instance, as far as that fits into a policy; else all instances of the regions.
     """
-    places = list(dict.fromkeys((target.region, target.instance) for target in targets))
     exact = _policy(action, places, uin)
     if len(json.dumps(exact, separators=(",", ":"))) <= MOST_CHARACTERS:
         return exact
     return _policy(action, list(dict.fromkeys((region, "*") for region, _ in places)), uin)
 
 
-def _policy(action: str, places: list[tuple[str, str]], uin: str) -> dict[str, Any]:
+def _policy(action: str, places: Sequence[tuple[str, str]], uin: str) -> dict[str, Any]:
     account = f"uin/{uin}" if uin else ""
 
     def resources(*, with_region: bool) -> list[str]:

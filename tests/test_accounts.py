@@ -259,3 +259,25 @@ def test_a_run_in_memory_needs_none_of_the_accounts(desk: Desk) -> None:
     assert {lane["lane"].partition("/")[0] for lane in done.json["pace"]} == {"simulator, a", "simulator, b"}
     plan = desk.run("plan", "job.yaml", "--offline", "--json")
     assert plan.json["lanes"] == 3, "b has two sub-accounts"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "yaml"])
+def test_what_is_found_over_several_accounts_can_be_fed_back(desk: Desk, form: str) -> None:
+    """Each line says whose account it is, so the list is the same job as the match."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        accounts = f"accounts: [one, two, {{profile: [one], name: '{UINS['three']}', role_arn: '{ROLE}'}}]\n"
+        match = "match: {regions: [ap-tokyo, ap-seoul], users: {glob: 'app_*'}}"
+        desk.write("asks.yaml", f"action: LockAccount\n{accounts}targets:\n  - {match}\n")
+        found = desk.run("discover", "asks.yaml", "--format", form)
+        assert found.code == 0, found.text
+        if form == "yaml":
+            desk.write("lists.yaml", f"action: LockAccount\n{accounts}{found.out}")
+        else:
+            desk.write(f"found.{form}", found.out)
+            desk.write("lists.yaml", f"action: LockAccount\n{accounts}targets: [{{{form}: found.{form}}}]\n")
+        asked, listed = (desk.run("plan", job, "--json") for job in ("asks.yaml", "lists.yaml"))
+        assert listed.code == 0, listed.text
+        both = [{tuple(sorted(call.items())) for call in plan.json["calls"]} for plan in (asked, listed)]
+        assert both[0] == both[1]
+        assert len(both[0]) == 150

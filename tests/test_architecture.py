@@ -73,7 +73,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "notices": (R, "records report ledger"),
     "outlook": (R, "actions admins guards plan records"),
     "plan": (R, ""),
-    "policy": (R, "actions"),
+    "policy": (R, "actions job"),
     "records": (R, "endpoints"),
     "report": (R, "actions ledger records spans verdicts"),
     "routes": (R, "endpoints"),

@@ -124,6 +124,57 @@ def test_a_denial_prints_the_smallest_policy_to_paste(desk: Desk) -> None:
         assert "name the job" in nothing.err
 
 
+def test_each_account_of_a_job_is_asked_about_its_own(desk: Desk) -> None:
+    """Its own instances with its own keys; what one is denied is its own policy, by its own uin, and no other's."""
+    other = KeyRecord(secret_key="other", uin="100000000002", denied=frozenset({"DescribeAccounts"}))
+    good = KeyRecord(secret_key="good", uin="100000000001")
+    folder = Path(desk.env["HOME"]) / ".tccli"
+    folder.mkdir()
+    for name in ("good", "other", "gone"):
+        (folder / f"{name}.credential").write_text(json.dumps({"secretId": f"AKID{name}", "secretKey": name}))
+        (folder / f"{name}.credential").chmod(0o600)
+    desk.write(
+        "several.yaml",
+        "action: LockAccount\nregion: ap-tokyo\naccounts: [gone, good, other]\ntargets:\n"
+        "  - {instance: postgres-aaaaaaaa, user: a, account: good}\n"
+        "  - {instance: postgres-bbbbbbbb, user: b, account: other}\n"
+        "  - {instance: postgres-cccccccc, user: c, account: gone}\n",
+    )
+    there = World(keys={"AKIDgood": good, "AKIDother": other})
+    there.seed("postgres-aaaaaaaa", "ap-tokyo", ["a"], uin=good.uin)
+    there.seed("postgres-bbbbbbbb", "ap-tokyo", ["b"], uin=other.uin)
+    with Backend(there) as backend:
+        done, said = doctor(desk, backend, "several.yaml")
+        assert done.code == 5
+        assert said["endpoint"][0].startswith("fail gone: ")
+        assert said["permission"][0] == "ok good: accounts of postgres-aaaaaaaa in ap-tokyo may be read"
+        assert said["permission"][1].startswith("fail other: accounts of postgres-bbbbbbbb in ap-tokyo: CAM does not")
+        assert len(said["permission"]) == 2
+        own = "qcs::postgres:ap-tokyo:uin/100000000002:DBInstanceId/postgres-bbbbbbbb"
+        assert list(done.json["policy"]) == ["other"]
+        assert done.json["policy"]["other"]["statement"][0]["resource"] == [own]
+        asked, _ = doctor(desk, backend, "several.yaml", "--policy")
+        assert sorted(asked.json["policy"]) == ["gone", "good", "other"]
+
+
+def test_the_policy_of_a_match_names_where_it_looks(desk: Desk) -> None:
+    """Nobody knows yet what it finds; a policy without a resource would allow nothing."""
+    desk.write(
+        "asks.yaml",
+        "action: LockAccount\ntargets:\n"
+        "  - match: {regions: [ap-tokyo], instances: {ids: postgres-aaaaaaaa}, users: {glob: 'a*'}}\n"
+        "  - match: {regions: [ap-seoul], users: {glob: 'a*'}}\n"
+        "  - match: {regions: all, users: {glob: 'z*'}}\n",
+    )
+    with Backend(world()) as backend:
+        done, _ = doctor(desk, backend, "asks.yaml", "--policy")
+        assert done.json["policy"]["statement"][0]["resource"] == [
+            "qcs::postgres:ap-tokyo:uin/100000000001:DBInstanceId/postgres-aaaaaaaa",
+            "qcs::postgres:ap-seoul:uin/100000000001:DBInstanceId/*",
+            "qcs::postgres::uin/100000000001:DBInstanceId/*",
+        ]
+
+
 def test_a_key_of_the_other_site_is_hinted_at(desk: Desk) -> None:
     """The likeliest reason why a good key "does not exist"."""
     desk.env["TENCENTCLOUD_SECRET_ID"] = "AKIDmainland"

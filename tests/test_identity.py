@@ -8,7 +8,7 @@ import pytest
 
 from engine.credentials.network import STS
 from engine.identity import Identity, Unidentified, identify
-from engine.model import Keys, Target
+from engine.model import Keys
 from engine.policy import MOST_CHARACTERS, smallest_policy
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord
@@ -88,18 +88,14 @@ def test_each_site_has_its_sts() -> None:
 # ---- what CAM must allow -------------------------------------------------------------------------------------------
 
 
-def targets(count: int, users: int = 2) -> list[Target]:
+def places(count: int) -> list[tuple[str, str]]:
     regions = ("ap-singapore", "ap-tokyo")
-    return [
-        Target(f"postgres-{number:08}", f"user{user}", regions[number % 2])
-        for number in range(count)
-        for user in range(users)
-    ]
+    return [(regions[number % 2], f"postgres-{number:08}") for number in range(count)]
 
 
 def test_the_smallest_policy_names_the_jobs_instances_and_nothing_else() -> None:
     """The action and its reading; each instance once, in its region, of this account."""
-    policy = smallest_policy("LockAccount", targets(2), uin=UIN)
+    policy = smallest_policy("LockAccount", places(2), uin=UIN)
     assert policy["version"] == "2.0"
     assert policy["statement"] == [
         {
@@ -116,7 +112,7 @@ def test_the_smallest_policy_names_the_jobs_instances_and_nothing_else() -> None
 
 def test_close_account_cam_names_no_region() -> None:
     """The trap of facts.md §1.4: its resource leaves the region empty, that of the reading does not."""
-    write, read, _ = smallest_policy("CloseAccountCAM", targets(1), uin=UIN)["statement"]
+    write, read, _ = smallest_policy("CloseAccountCAM", places(1), uin=UIN)["statement"]
     assert write["action"] == ["postgres:CloseAccountCAM"]
     assert write["resource"] == [f"qcs::postgres::uin/{UIN}:DBInstanceId/postgres-00000000"]
     assert read["resource"] == [f"qcs::postgres:ap-singapore:uin/{UIN}:DBInstanceId/postgres-00000000"]
@@ -124,7 +120,7 @@ def test_close_account_cam_names_no_region() -> None:
 
 def test_a_policy_of_many_instances_still_fits_into_the_console() -> None:
     """Else all of the job's regions, as a policy that cannot be pasted helps nobody; without a uin it is left empty."""
-    policy = smallest_policy("LockAccount", targets(400))
+    policy = smallest_policy("LockAccount", places(400))
     assert len(json.dumps(policy, separators=(",", ":"))) <= MOST_CHARACTERS
     assert policy["statement"][0]["resource"] == [
         "qcs::postgres:ap-singapore::DBInstanceId/*",

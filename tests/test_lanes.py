@@ -21,7 +21,7 @@ from engine.simulator.estate import NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.gate import KeyRecord
 from engine.simulator.world import World
-from tests.support.drill import Drill, FixedKeys, fleet
+from tests.support.drill import Drill, FixedKeys, fleet, run_settings
 
 REGIONS = ("ap-singapore", "ap-tokyo", "ap-guangzhou")
 URLS = tuple(f"http://127.0.0.1:9{number:02d}" for number in range(16))
@@ -336,3 +336,54 @@ def test_a_limit_of_our_address_slows_every_lane(tmp_path: Path) -> None:
     ).go()
     assert drill.exit is Exit.OK
     assert len({note["lane"] for note in notes(drill, "lane_slowed")}) == 4
+
+
+def test_an_account_given_up_while_its_calls_are_tried_again_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Its last lane closes with a retry written ahead and not sent: the run ends when the other account is done."""
+    throttled = {"action": "LockAccount", "instance": "postgres-b*", "code": "RequestLimitExceeded"}
+    world = world_for("a", "b", faults=[throttled], latency=0.3)
+
+    async def delete_key(_runner: Any) -> None:
+        await asyncio.sleep(2)
+        del world._gate.keys["AKIDb"]
+
+    drill = Drill(
+        tmp_path,
+        world,
+        accounts("a", "b"),
+        keyring={name: [keys(name)] for name in "ab"},
+        access=Access(URLS[:1], {}),
+        during=delete_key,
+    ).go()
+    assert drill.exit is Exit.STOPPED
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
+    assert drill.seconds < 60
+    assert outcomes(drill) == {"changed": 60, "unattempted": 60}
+
+
+def test_passwords_of_an_account_given_up_are_not_counted_against_the_others(tmp_path: Path) -> None:
+    """Passwords are asked for some calls ahead; those of calls that will never be sent hold up nobody else's."""
+    world = world_for("a")
+    for target in accounts("a", "b"):
+        world.seed(target.instance, target.region, [target.user], cam=True)
+
+    async def secret(_call: Any) -> str:
+        await asyncio.sleep(1)
+        return "Passw0rd!x"
+
+    drill = Drill(
+        tmp_path,
+        world,
+        accounts("b", "a"),
+        action="CloseAccountCAM",
+        keyring={name: [keys(name)] for name in "ab"},
+        access=Access(URLS[:1], {}),
+        secret=secret,
+        seeded=False,
+        settings=run_settings(verify=False),
+    ).go()
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
+    assert drill.seconds < 20

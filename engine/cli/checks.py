@@ -23,7 +23,7 @@ from engine.files import load_job
 from engine.identity import Unidentified, identify
 from engine.journal.store import RunStore
 from engine.model import AccountSpec, Stage, Verdict
-from engine.policy import smallest_policy
+from engine.policy import places_of, smallest_policy
 from engine.spans import duration
 from engine.verdicts import Cure, is_denial, is_refusal, rule
 
@@ -70,46 +70,72 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     checks += _notify(settings)
     checks += _metrics(settings)
     checks += (network := _network(settings))
-    seen = _Seen()
+    seen = {}
     if all(check.result == "ok" for check in network):
-        asyncio.run(_ask_around(settings, job, checks, seen))
+        seen = asyncio.run(_ask_around(settings, job, checks))
     failed = any(check.result == "fail" for check in checks)
-    code = Exit.OK if not failed else Exit.DENIED if seen.refused or seen.denied else Exit.INCOMPLETE
-    needed = smallest_policy(job.action, job.targets, uin=seen.uin) if job and (policy or seen.denied) else None
+    lets_in = not any(each.refused or each.denied for each in seen.values())
+    code = Exit.OK if not failed else Exit.INCOMPLETE if lets_in else Exit.DENIED
+    needed = _policies(job, seen, asked=policy) if job is not None else {}
     if options.as_json:
         rows = [{"check": check.name, "result": check.result, "words": check.words} for check in checks]
-        out_json({"checks": rows, "policy": needed, "exit": int(code)})
+        several = job is not None and job.accounts
+        out_json({"checks": rows, "policy": (needed if several else needed.get("")) or None, "exit": int(code)})
         return code
     for check in checks:
         out(f"{check.result:4}  {check.name}: {check.words}")
-    if needed is not None:
-        out("\nWhat CAM must allow for this job, at least; paste it as a custom policy of the user or role:\n")
-        out(json.dumps(needed, indent=2))
+    for account, document in needed.items():
+        whose = f" in {account}" if account else ""
+        out(f"\nWhat CAM must allow for this job{whose}, at least; paste it as a custom policy of the user or role:\n")
+        out(json.dumps(document, indent=2))
     return code
+
+
+def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:
+    """By account, what CAM must allow: where something is denied, or of each if that is `asked`. Any: JSON."""
+    return {
+        account: smallest_policy(job.action, places, uin=of.uin)
+        for account, of in seen.items()
+        if (asked or of.denied) and (places := places_of(job, account))
+    }
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was learnt on the way."""
+    """What was learnt of an account on the way."""
 
+    account: str
     refused: bool = False
     """There are no keys, or they are not accepted."""
     denied: bool = False
     """The keys are accepted, and CAM does not let them do what a run does."""
     uin: str = ""
 
+    def joined(self, other: _Seen | None) -> _Seen:
+        """With what another of the account's keys has shown."""
+        if other is None:
+            return self
+        refused, denied = self.refused or other.refused, self.denied or other.denied
+        return _Seen(self.account, refused, denied, self.uin or other.uin)
 
-async def _ask_around(settings: Settings, job: Job | None, checks: list[Check], seen: _Seen) -> None:
-    """Each profile's keys: whose they are, and what they may do."""
+
+async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
+    """Of each account, each profile's keys: whose they are, and what they may do in it."""
     regions = list((job.regions if job is not None else ()) or (_REGION,))
     network = network_of(settings, settings.access(regions))
     accounts = job.accounts if job is not None else ()
     every = accounts or (AccountSpec(name="", profiles=settings.profiles),)
-    for spec in (each for account in every for each in key_specs(account)):
-        keys = await _credentials(settings, spec, network, checks, seen)
+    found: dict[str, _Seen] = {}
+    for account, spec in ((of, each) for of in every for each in key_specs(of)):
+        seen, of_these = _Seen(account.name), list[Check]()
+        keys = await _credentials(settings, spec, network, of_these, seen)
         if keys is not None:
-            checks.append(await _identity(network, keys, seen))
-            await _endpoints(settings, keys, job, regions, checks, seen)
+            of_these.append(await _identity(network, keys, seen))
+            await _endpoints(settings, keys, job, regions, of_these, seen)
+        whose = f"{account.name}: " if account.name else ""
+        checks += [Check(check.name, check.result, f"{whose}{check.words}") for check in of_these]
+        found[account.name] = seen.joined(found.get(account.name))
+    return found
 
 
 async def _credentials(
@@ -248,7 +274,8 @@ async def _endpoints(
 
 async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen) -> None:
     """Whether the job's instances may be read; a write cannot be tried without doing it."""
-    for region, target in {target.region: target for target in reversed(job.targets)}.items():
+    targets = [target for target in job.targets if target.account == seen.account]
+    for region, target in {target.region: target for target in reversed(targets)}.items():
         parameters = {"DBInstanceId": target.instance, "Limit": 1}
         answer, ruling, _ = await _read(client, "DescribeAccounts", region, parameters, [])
         where = f"accounts of {target.instance} in {region}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from engine.actions import LOCKED
@@ -22,7 +22,6 @@ from engine.report import csv_text, plain
 
 _STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "locked", -1: "deleting"}
 """AccountInfo.Status in words (facts.md §1.2)."""
-_COLUMNS = ("instance", "user", "region", *TOLD)
 _NAMED = 20
 
 
@@ -39,7 +38,9 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     reach = reach_of(frozen, settings, simulated=False, purpose="discover")
     discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
     plan = plan_of(discovered.job, settings, options)
-    rows = [_row(discovered, call) for call in sorted(plan.calls, key=lambda each: (each.region, each.instance))]
+    hidden = () if job.accounts else ("account",)
+    calls = sorted(plan.calls, key=lambda each: (each.account, each.region, each.instance))
+    rows = [_row(discovered, call, hidden) for call in calls]
     for part in _FORMS[form](rows):
         out(part)
     if not options.quiet:
@@ -49,31 +50,39 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)
 
 
-def _row(discovered: Discovered, call: Call) -> dict[str, str]:
-    """One account with what a person needs to decide about it."""
+def _row(discovered: Discovered, call: Call, hidden: Collection[str]) -> dict[str, str]:
+    """One account with what a person needs to decide about it; without the columns of `hidden`."""
     listed = discovered.rows.get(call.where)
     reading = discovered.found.readings.get(call.where) if discovered.found is not None else None
     state = reading.find(call.user) if reading is not None else None
-    return {
+    row = {
         "instance": call.instance,
         "user": call.user,
         "region": call.region,
+        "account": call.account,
         "instance_name": plain(listed.name) if listed is not None else "",
         "engine_version": listed.version if listed is not None else "",
         "user_type": state.user_type if state is not None else "",
         "status": _STATES.get(state.status, str(state.status)) if state is not None else "",
         "cam": {True: "on", False: "off", None: ""}[state.cam] if state is not None else "",
     }
+    return {name: value for name, value in row.items() if name not in hidden}
 
 
-def _table(rows: Iterable[dict[str, str]]) -> Iterator[str]:
-    lines = [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *rows]
-    widths = {name: max(len(line[name]) for line in lines) for name in _COLUMNS}
-    yield "\n".join("  ".join(line[name].ljust(widths[name]) for name in _COLUMNS).rstrip() for line in lines)
+def _columns(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    """As the rows have them; of an empty list those that every job has."""
+    return tuple(rows[0]) if rows else ("instance", "user", "region", *TOLD)
 
 
-def _csv(rows: Iterable[dict[str, str]]) -> Iterator[str]:
-    for part in csv_text(rows, _COLUMNS):
+def _table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
+    columns = _columns(rows)
+    lines = [dict(zip(columns, columns, strict=True)), *rows]
+    widths = {name: max(len(line[name]) for line in lines) for name in columns}
+    yield "\n".join("  ".join(line[name].ljust(widths[name]) for name in columns).rstrip() for line in lines)
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> Iterator[str]:
+    for part in csv_text(rows, _columns(rows)):
         yield part.replace("\r\n", "\n")
 
 
@@ -84,17 +93,18 @@ def _jsonl(rows: Iterable[dict[str, str]]) -> Iterator[str]:
 
 def _yaml(rows: Iterable[dict[str, str]]) -> Iterator[str]:
     """Entries a job takes as they are: one line an instance, so that deleting one is easy."""
-    by_instance: dict[tuple[str, str], list[str]] = {}
-    names: dict[tuple[str, str], str] = {}
+    by_instance: dict[tuple[str, str, str], list[str]] = {}
+    names: dict[tuple[str, str, str], str] = {}
     for row in rows:
-        key = (row["instance"], row["region"])
+        key = (row["instance"], row["region"], row.get("account", ""))
         by_instance.setdefault(key, []).append(row["user"])
         names[key] = row["instance_name"]
     yield "targets:"
-    for (instance, region), users in by_instance.items():
-        name = names[instance, region]
+    for (instance, region, account), users in by_instance.items():
+        name = names[instance, region, account]
         comment = f"  # {name}" if name else ""
-        yield f"  - {{instance: {instance}, region: {region}, user: [{', '.join(users)}]}}{comment}"
+        whose = f"account: {account}, " if account else ""
+        yield f"  - {{instance: {instance}, region: {region}, {whose}user: [{', '.join(users)}]}}{comment}"
 
 
 _FORMS = {"table": _table, "csv": _csv, "jsonl": _jsonl, "yaml": _yaml}
