@@ -8,8 +8,9 @@ import os
 import random
 import time
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from engine import __version__
 from engine.cli.options import Options, check_metrics
@@ -42,8 +43,7 @@ _ENDPOINT_TIMEOUT_S = 10.0
 _REGION = "ap-guangzhou"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One thing looked at."""
 
     name: str
@@ -86,8 +86,7 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     return code
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What was learnt on the way."""
 
     refused: bool = False

@@ -8,12 +8,13 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.actions import ACTIONS
@@ -160,8 +161,7 @@ def refuse_empty(plan: Plan) -> None:
     raise RefusedError(f"nothing to do: every target is left out ({reasons or 'none given'}); nothing was sent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(Struct, frozen=True, kw_only=True):
     """A run that does not exist yet: asked for, created, carried out."""
 
     options: Options

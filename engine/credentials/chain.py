@@ -9,9 +9,10 @@ has no usable keys, that is an error and not a reason to act as somebody else.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from engine.credentials.command import command_keys
 from engine.credentials.environment import NAMES, environment_keys
@@ -41,8 +42,7 @@ _MOST_LINKS = 5
 """Roles on top of each other: more is a mistake, and each is a question at every refresh."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySpec:
+class KeySpec(Struct, frozen=True, kw_only=True):
     """Which keys are wanted. Empty: whatever the chain finds."""
 
     profile: str | None = None
@@ -50,8 +50,7 @@ class KeySpec:
     """Role to be assumed on top."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class Ways(Struct, frozen=True, kw_only=True):
     """What the configuration says of credentials."""
 
     command: tuple[str, ...] = ()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from engine.errors import CredentialsError
 from engine.model import Keys
@@ -49,8 +50,7 @@ class Found(NamedTuple):
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FixedKeys:
+class FixedKeys(Struct, frozen=True):
     """Keys that stay for the life of the process: the environment's, or a test's."""
 
     keys: Keys
