@@ -21,7 +21,6 @@ from engine.cli.talk import remark, say, warn
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.files import load_job
 from engine.jobfile.parse import default_name
-from engine.notices import bare_notice, notice
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -99,6 +98,7 @@ class Attendance:
     async def _tell(
         self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
     ) -> None:
+        from engine.notices import notice  # late, as most runs tell nobody, and none before it sends
         from engine.notify import deliver
 
         document = notice(
@@ -177,6 +177,7 @@ def _tell_of_no_run(
         spec = job.notify if job is not None else None
     if spec is None or not spec.wants("failure"):
         return
+    from engine.notices import bare_notice
     from engine.notify import deliver
 
     ref = records.JobRef(job.name, job.path, job.digest) if job is not None else _named(path)

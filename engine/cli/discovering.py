@@ -55,6 +55,13 @@ class Discovered(Struct, frozen=True, kw_only=True):
         listed = len(self.job.targets) - sum(len(each.targets) for each in self.answers)
         return bool(self.answers) and not listed and all(each.match.allow_empty for each in self.answers)
 
+    def lines(self) -> list[records.Matched]:
+        """The matches as the journal keeps them."""
+        return [
+            records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
+            for each in self.answers
+        ]
+
 
 def refuse_unlimited(job: Job, settings: Settings) -> None:
     """UsageError for a match that nobody confirms and nothing bounds: its answer may be any number of accounts."""
@@ -69,14 +76,6 @@ def match_regions(job: Job) -> set[str]:
     """Regions in which a job's matches may look; those of `regions: all` as far as they are documented."""
     everywhere = any(each.regions is None for each in job.matches)
     return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
-
-
-def answered_lines(discovered: Discovered) -> list[records.Matched]:
-    """The matches as the journal keeps them."""
-    return [
-        records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
-        for each in discovered.answers
-    ]
 
 
 def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, quiet: bool) -> Discovered:

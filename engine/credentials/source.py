@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 HOW = "run `tccli auth login` or `tccli configure`, or set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"
 
+DURATION_S = 7200
+"""Lifetime a role's keys are asked for, the vendor's default; the role's own limit holds all the same."""
+
 
 class KeySource(Protocol):
     """Where keys come from."""
