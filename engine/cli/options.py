@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +83,11 @@ class Options(Struct, frozen=True, kw_only=True):
             found = Options().settings(None).state_dir
         except AcctopsError:
             found = None
-        return "" if found == state_dir else f" --state-dir {shlex.quote(str(state_dir))}"
+        if found == state_dir:
+            return ""
+        from shlex import quote  # late: few keep their runs elsewhere
+
+        return f" --state-dir {quote(str(state_dir))}"
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
