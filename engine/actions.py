@@ -6,8 +6,9 @@ Sources: `facts.md` keys SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (para
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from msgspec import Struct
 
 from engine.model import AccountState
 
@@ -26,8 +27,7 @@ TRANSITIONAL = frozenset({1, 3, 4, -1})
 """AccountInfo.Status while something else happens: creating, modifying, password resetting, deleting."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class Action(Struct, frozen=True, kw_only=True):
     """One account action of the API."""
 
     name: str

@@ -7,14 +7,14 @@ twenty-minute outage is outlived if the operator allows it and a short one does 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec import Struct
 
 from engine.verdicts import Budget
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """Time budgets of a call, in seconds from its first attempt (or from when its instance fell sick)."""
 
     transient_s: float = 120.0
@@ -23,8 +23,7 @@ class Policy:
     """Attempts in all where a repeat rarely helps (plain FailedOperation, DBError)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Curve:
+class _Curve(Struct, frozen=True):
     base_s: float
     cap_s: float
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.actions import LANGUAGE
 from engine.client import Client
@@ -42,8 +43,7 @@ Keyring = Mapping[str, Sequence[Signer]]
 """Account → the identities that sign for it, at least one; "" is the account of a job that names none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class Reach(Struct, frozen=True, kw_only=True):
     """How a run reaches the API: who signs, where it calls, and whom it asks whose the keys are."""
 
     keyring: Keyring

@@ -7,10 +7,11 @@ for the common codes (§3.3), SEED-LOCK, SEED-CAM and GO-INTL for those of the a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,8 +60,7 @@ class Treatment(StrEnum):
     """No usable answer: in doubt, unless the transport says that nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(Struct, frozen=True):
     """How a code is treated, what it means, and what the operator does next."""
 
     treatment: Treatment
@@ -70,8 +70,7 @@ class Meaning:
     """What to do next, in at most 140 characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One code: its meaning, and where it means something else for some actions."""
 
     code: str

@@ -6,8 +6,9 @@ What the rows mean to a job is `match`; their accounts are read by `inventory`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from engine.inventory import PAGE, Inventory
 from engine.match import InstanceRow, instance_row
@@ -19,8 +20,7 @@ _PASSES = 3
 _MOST_PAGES = 1000
 
 
-@dataclass(slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, kw_only=True):
     """The instances of one region, by id."""
 
     rows: dict[str, InstanceRow] = field(default_factory=dict)

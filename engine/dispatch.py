@@ -12,7 +12,8 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine import records
 from engine.callqueue import CallQueues, Health
@@ -31,8 +32,7 @@ MOST_AHEAD = 64
 """Calls whose `sent` is durable and whose slot has not come, at most, a lane."""
 
 
-@dataclass(slots=True)
-class _Intent:
+class _Intent(Struct):
     """A call whose `sent` is written, and on its way to the disk."""
 
     work: Work

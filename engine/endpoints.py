@@ -31,7 +31,7 @@ _PORT = "(?::[0-9]{1,5})?"
 PATTERN = rf"https://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]){_PORT}/?|http://(?:{_LOOPBACK}){_PORT}/?"
 """An endpoint as an operator may write it; the JSON Schema carries it too."""
 
-_allowed = re.compile(PATTERN).fullmatch
+# Those that most commands never ask for are compiled when they are (`re` keeps them): it is part of every start.
 _loopback = re.compile(rf"https?://(?:{_LOOPBACK}){_PORT}").fullmatch
 
 WORDS = "an endpoint is https://host[:port] without path, or http to loopback (127.0.0.1, [::1], localhost)"
@@ -42,7 +42,7 @@ def normal_endpoint(url: str) -> str:
 
     The words never repeat the URL: it may carry a password before an @.
     """
-    if not _allowed(url):
+    if not re.fullmatch(PATTERN, url):
         raise ValueError(WORDS)
     scheme, _, host = url.lower().rstrip("/").partition("://")
     name, colon, port = host.rpartition(":") if re.search(r":[0-9]+$", host) else (host, "", "")
@@ -53,13 +53,12 @@ def normal_endpoint(url: str) -> str:
     return f"{scheme}://{name}:{int(port)}" if colon else f"{scheme}://{host}"
 
 
-_webhook_https = re.compile(r"https://[^\s/?#\\]+(?:[/?#][^\s]*)?").fullmatch
-_webhook_loopback = re.compile(rf"http://(?:{_LOOPBACK}){_PORT}(?:[/?#][^\s]*)?").fullmatch
+_WEBHOOK = rf"https://[^\s/?#\\]+(?:[/?#][^\s]*)?|http://(?:{_LOOPBACK}){_PORT}(?:[/?#][^\s]*)?"
 
 
 def is_webhook(url: str) -> bool:
     """Whether a notice may be posted to this URL: https, or http to this machine. Unlike an endpoint it has a path."""
-    return url.isprintable() and bool(_webhook_https(url) or _webhook_loopback(url))
+    return url.isprintable() and re.fullmatch(_WEBHOOK, url) is not None
 
 
 def is_loopback(endpoint: str) -> bool:

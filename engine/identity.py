@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from engine.credentials.sts import ask_sts
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ class Unidentified(Struct, frozen=True, kw_only=True):
 
 async def identify(network: Network, keys: Keys, *, limit_s: float = LIMIT_S) -> Identity | Unidentified:
     """Ask whose `keys` these are, for at most `limit_s` seconds. Never raises for what STS or the network does."""
+    from engine.credentials.sts import ask_sts  # late: it is asked beside the first calls, and by no simulated run
+
     try:
         said = await ask_sts(network, "GetCallerIdentity", {}, keys=keys, limit_s=limit_s)
     except CredentialsError as error:

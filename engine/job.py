@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from fnmatch import translate
+from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from engine.window import Window
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(Struct, frozen=True):
     """`instance/user` with `*`, `?`, `[abc]`, each part matched by itself; keeps where it stands.
 
     `fold` ignores case: a guard errs toward protecting, as the API's own rules are partly case-insensitive
@@ -29,16 +28,11 @@ class Glob:
     pattern: str
     place: Place
     fold: bool = False
-    _instance: re.Pattern[str] = field(init=False, repr=False, compare=False)
-    _user: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         instance, slash, user = self.pattern.partition("/")
         if not (instance and slash and user) or "/" in user:
             raise ValueError(f"{self.pattern!r} is not instance/user")
-        flags = re.IGNORECASE if self.fold else 0
-        object.__setattr__(self, "_instance", re.compile(translate(instance), flags))
-        object.__setattr__(self, "_user", re.compile(translate(user), flags))
 
     @property
     def matches_everything(self) -> bool:
@@ -47,7 +41,16 @@ class Glob:
 
     def matches(self, instance: str, user: str) -> bool:
         """Whether this account is meant."""
-        return self._user.match(user) is not None and self._instance.match(instance) is not None
+        of_instance, of_user = _compiled(self.pattern, self.fold)
+        return of_user.match(user) is not None and of_instance.match(instance) is not None
+
+
+@cache
+def _compiled(pattern: str, fold: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The two parts of a glob; kept, as a guard is held against every account."""
+    instance, _, user = pattern.partition("/")
+    flags = re.IGNORECASE if fold else 0
+    return re.compile(translate(instance), flags), re.compile(translate(user), flags)
 
 
 class StopAfter(Struct, frozen=True, kw_only=True):

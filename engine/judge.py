@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
@@ -32,8 +34,7 @@ FIRST_CONTACT_S = 15.0
 _PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(Struct):
     """Leave to make one attempt: its `sent` is durable and its slot has come."""
 
     lane: Lane
@@ -43,8 +44,7 @@ class Ticket:
     """Loop time of the slot."""
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct):
     """A call that is open: begun and not settled."""
 
     index: int
@@ -74,8 +74,7 @@ class Work:
         return self.was_in_doubt or self.tries > 0 or self.spent_before
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What to do next with a call."""
 
     again: bool

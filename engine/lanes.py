@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.client import Client
 from engine.clients import Clients
@@ -14,8 +15,7 @@ from engine.routes import Routes
 DOWN_PAUSE_CAP_S = 5.0
 
 
-@dataclass(slots=True)
-class Lane:
+class Lane(Struct):
     """One quota: an identity and action through one endpoint."""
 
     name: str

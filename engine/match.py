@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import translate
+from functools import cache
 from typing import Any
 
 from msgspec import Struct
@@ -31,24 +31,25 @@ MOST_IDS = 100
 """Instance ids in one filter; no limit is documented, this is a page's length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(Struct, frozen=True):
     """Text with `*`, `?`, `[abc]`; case counts, as the operator wrote it down to take exactly these."""
 
     text: str
-    _match: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_match", re.compile(translate(self.text)))
 
     def matches(self, value: str) -> bool:
         """Whether the whole of `value` is meant."""
-        return self._match.match(value) is not None
+        return _compiled(self.text).match(value) is not None
 
     @property
     def literal(self) -> str:
         """The longest part that every match contains as it stands; empty if there is none."""
         return max(re.split(r"[*?]|\[[^\]]*\]?", self.text), key=len)
+
+
+@cache
+def _compiled(text: str) -> re.Pattern[str]:
+    """A pattern's; kept, as it is held against every instance or account."""
+    return re.compile(translate(text))
 
 
 class Tag(Struct, frozen=True):
@@ -58,8 +59,7 @@ class Tag(Struct, frozen=True):
     values: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceMatch:
+class InstanceMatch(Struct, frozen=True, kw_only=True):
     """Which instances. An empty field asks for nothing, but for the two defaults below."""
 
     ids: tuple[str, ...] = ()
@@ -74,8 +74,7 @@ class InstanceMatch:
     """Major versions, such as 16."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserMatch:
+class UserMatch(Struct, frozen=True, kw_only=True):
     """Which accounts of them."""
 
     globs: tuple[Pattern, ...] = ()
@@ -85,8 +84,7 @@ class UserMatch:
     without: tuple[Pattern, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """One `match` of a job."""
 
     place: Place

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from engine import records
 from engine.actions import ACTIONS, TRANSITIONAL, Action
@@ -111,8 +112,7 @@ def no_instance_words(call: Call, region: str | None) -> str:
 # ---- a plan, seen with readings ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class Outlook(Struct, frozen=True, kw_only=True):
     """A plan, and how its accounts stand."""
 
     plan: Plan

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from engine.actions import ACTIONS
 from engine.callqueue import CallQueues
@@ -19,8 +20,7 @@ RECENT_S = 10.0
 _NAMED = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """How a run stands, for a person."""
 
     total: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target
 
@@ -29,8 +30,7 @@ class Rule(Protocol):
     def matches(self, instance: str, user: str) -> bool: ...  # noqa: D102
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """What is to be sent, in order, and what is not."""
 
     action: str

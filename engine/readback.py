@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from engine.callqueue import CallQueues
 from engine.inventory import Inventory
@@ -26,8 +27,7 @@ DRAIN_S = 10.0
 MOST_RESENDS = 2
 
 
-@dataclass(slots=True)
-class _Ward:
+class _Ward(Struct):
     """The accepted and unread calls of one instance."""
 
     where: Where

@@ -13,8 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+from typing import TYPE_CHECKING
 
 from engine import records
 from engine.actions import ACTIONS
@@ -36,6 +35,9 @@ from engine.overview import Overview, Progress
 from engine.readback import DRAIN_S, ReadBack
 from engine.routes import Routes
 from engine.verdicts import Ruling, rule
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _LOG = logging.getLogger("acctops")
 
@@ -445,6 +447,8 @@ class Runner:
 
     async def _persist(self, work: Work, first: Step) -> Step:
         """Attempt again until the step is final. tenacity owns the loop, `judge` and `backoff` the policy."""
+        from tenacity import AsyncRetrying, retry_if_result  # late: calls go out without it
+
         latest = first
         entered = False
 

@@ -8,10 +8,11 @@ minutes around its timestamp, so sign when about to send, never earlier.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from engine.actions import LANGUAGE, SERVICE
 
@@ -40,13 +41,15 @@ class Steps(NamedTuple):
     string_to_sign: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class Signed(Struct, frozen=True, kw_only=True):
     """A signature, ready for the header; kept out of reprs, as it opens the door for five minutes."""
 
-    authorization: str = field(repr=False)
+    authorization: str
     date: str
     """UTC date of the timestamp, the first part of the credential scope."""
+
+    def __repr__(self) -> str:
+        return f"Signed(authorization=…, date={self.date!r})"
 
 
 class _DayKey(NamedTuple):

@@ -8,7 +8,8 @@ does not keep the others from their turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from engine.actions import ACTIONS
 from engine.ledger import Ledger

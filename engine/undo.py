@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
@@ -39,8 +40,7 @@ class Keep(StrEnum):
     """The account or its instance is no longer there, or cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Struct, frozen=True, kw_only=True):
     """Another run of the same action that has an account as changed or already so."""
 
     run: str
@@ -50,8 +50,7 @@ class Hold:
         return f"{self.run} ({self.ticket})" if self.ticket else self.run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """A call that is not undone, and why."""
 
     call: Call
@@ -59,8 +58,7 @@ class Kept:
     words: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UndoPlan:
+class UndoPlan(Struct, frozen=True, kw_only=True):
     """The inverse calls, and what stays."""
 
     plan: Plan
@@ -74,8 +72,7 @@ class UndoPlan:
         return {str(why): found[why] for why in Keep}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """What the operator asked of an undo."""
 
     wanted: Callable[[Call], bool] = lambda _call: True
@@ -222,8 +219,7 @@ def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str,
 # ---- verify --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recheck:
+class Recheck(Struct, frozen=True, kw_only=True):
     """How the accounts of a run stand now."""
 
     agree: int

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from engine import codes
 from engine.actions import ACTIONS
@@ -62,8 +62,7 @@ class Scope(StrEnum):
     EVERY_LANE = "every_lane"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
+class Ruling(Struct, frozen=True, kw_only=True):
     """What one attempt means, for the engine and for a person."""
 
     verdict: Verdict

@@ -1,4 +1,5 @@
-"""What starts at once: commands that only look import neither aiohttp nor asyncio nor rich (design §8)."""
+"""What starts at once: commands that only look import neither aiohttp nor asyncio nor rich (design §8), others no more
+than they need."""
 
 from __future__ import annotations
 
@@ -88,6 +89,40 @@ def test_status_of_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
         assert run_id in out
         pulled = [" → ".join(found[heavy]) for heavy in HEAVY if heavy in found]
         assert not pulled, "heavy imports:\n" + "\n".join(pulled)
+
+
+PLAIN = "action: LockAccount\nregion: ap-singapore\ntargets: [postgres-aaaaaaaa/ann]\n"
+NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine.credentials", "engine.match")
+"""`dataclasses`: a value is a msgspec.Struct, as making a dataclass costs every start half a millisecond."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needless"),
+    [
+        (["plan", "--offline", "JOB"], (*NEVER_TO_LOOK, "engine.report", "engine.codes", "engine.journal")),
+        (["status"], (*NEVER_TO_LOOK, "engine.jobfile.yamltext", "engine.outlook", "engine.client")),
+        (
+            ["run", "JOB", "--simulate", "--yes", "--quiet"],
+            (
+                *("engine.match", "engine.discovery", "engine.cli.discovering", "engine.cli.continuing"),
+                *(f"engine.credentials.{family}" for family in ("command", "metadata", "roles", "sts")),
+                *("engine.notices", "engine.notify", "engine.metrics", "tenacity", "difflib", "rich"),
+            ),
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_plain_command_imports_nothing_it_does_not_use(
+    tmp_path: Path, arguments: list[str], needless: tuple[str, ...]
+) -> None:
+    """An incident does not wait for matches it has not, for keys that lie elsewhere, for notices nobody asked for."""
+    job = tmp_path / "plain.yaml"
+    job.write_text(PLAIN)
+    code, _, found = run(tmp_path, *(str(job) if word == "JOB" else word for word in arguments))
+    assert code == 0
+    assert "engine.cli.app" in found
+    pulled = [" → ".join(found[each]) for each in needless if each in found]
+    assert not pulled, "imported in vain:\n" + "\n".join(pulled)
 
 
 def test_chains_are_read_outermost_first() -> None:

@@ -22,7 +22,6 @@ from engine.cli.talk import remark, say, warn
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.files import load_job
 from engine.jobfile.parse import default_name
-from engine.notices import bare_notice, notice
 from engine.wayout import way_out
 
 if TYPE_CHECKING:
@@ -102,6 +101,7 @@ class Attendance:
     async def _tell(
         self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
     ) -> None:
+        from engine.notices import notice  # late, as most runs tell nobody, and none before it sends
         from engine.notify import deliver
 
         document = notice(
@@ -181,6 +181,7 @@ def _tell_of_no_run(
         spec, way = job.notify if job is not None else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
+    from engine.notices import bare_notice
     from engine.notify import deliver
 
     ref = records.JobRef(job.name, job_place(job), job.digest) if job is not None else _named(path)

@@ -8,8 +8,9 @@ import os
 import random
 import time
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from engine import __version__
 from engine.cli.options import Options, check_metrics
@@ -42,8 +43,7 @@ _ENDPOINT_TIMEOUT_S = 10.0
 _REGION = "ap-guangzhou"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One thing looked at."""
 
     name: str
@@ -100,8 +100,7 @@ def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any
     }
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What was learnt of an account on the way."""
 
     account: str

@@ -7,10 +7,10 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine import __version__, match, records
@@ -37,8 +37,7 @@ _HEARTBEAT_S = 5.0
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Discovered:
+class Discovered(Struct, frozen=True, kw_only=True):
     """A job whose matches are answered."""
 
     job: Job
@@ -56,6 +55,13 @@ class Discovered:
         listed = len(self.job.targets) - sum(len(each.targets) for each in self.answers)
         return bool(self.answers) and not listed and all(each.match.allow_empty for each in self.answers)
 
+    def lines(self) -> list[records.Matched]:
+        """The matches as the journal keeps them."""
+        return [
+            records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
+            for each in self.answers
+        ]
+
 
 def refuse_unlimited(job: Job, settings: Settings) -> None:
     """UsageError for a match that nobody confirms and nothing bounds: its answer may be any number of accounts."""
@@ -70,14 +76,6 @@ def match_regions(job: Job) -> set[str]:
     """Regions in which a job's matches may look; those of `regions: all` as far as they are documented."""
     everywhere = any(each.regions is None for each in job.matches)
     return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
-
-
-def answered_lines(discovered: Discovered) -> list[records.Matched]:
-    """The matches as the journal keeps them."""
-    return [
-        records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
-        for each in discovered.answers
-    ]
 
 
 def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, quiet: bool) -> Discovered:

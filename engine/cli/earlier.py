@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError
 from engine.journal.live import same_job_words
@@ -61,8 +62,7 @@ def runs_of(store: RunStore, job: Job) -> Iterator[RunHead]:
             yield head
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Take:
+class Take(Struct, frozen=True, kw_only=True):
     """How much of a job one run takes (`limits.take`)."""
 
     most: int
@@ -89,8 +89,7 @@ def take_of(job: Job, settings: Settings, *, simulated: bool) -> Take | None:
     return Take(most=job.take, where=str(job.places["take"]), store=store, job=job)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
+class Unfinished(Struct, frozen=True, kw_only=True):
     """The last run of a job, if it was cut off: no session of it ended in order since, and nothing continued it."""
 
     run_id: str

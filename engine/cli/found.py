@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from engine.actions import LOCKED
-from engine.cli.discovering import Discovered, answered_lines, discover, match_regions
+from engine.cli.discovering import Discovered, discover, match_regions
 from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
 from engine.cli.sources import reach_of
@@ -44,7 +44,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     for part in _FORMS[form](rows):
         out(part)
     if not options.quiet:
-        for asked in answered_lines(discovered):
+        for asked in discovered.lines():
             say(match_line(asked).strip())
     _name_left_out(plan, job_path, quiet=options.quiet)
     return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)

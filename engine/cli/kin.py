@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from engine.journal.store import RunRef, RunStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Others:
+class Others(Struct, frozen=True, kw_only=True):
     """The other runs of a state directory that act on the same state."""
 
     ledgers: tuple[Ledger, ...]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +93,9 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 def _state_flag(state_dir: Path) -> str:
-    return f" --state-dir {shlex.quote(str(state_dir))}"
+    from shlex import quote  # late: few keep their runs elsewhere
+
+    return f" --state-dir {quote(str(state_dir))}"
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:

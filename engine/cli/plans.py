@@ -42,11 +42,11 @@ def show_plan(
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
     reach, known = None, None
     if job.matches and not offline:
-        from engine.cli.discovering import answered_lines, discover, match_regions
+        from engine.cli.discovering import discover, match_regions
 
         reach = _reach(job, settings, match_regions(job))
         discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
-        job, known, asked = discovered.job, discovered.found, answered_lines(discovered)
+        job, known, asked = discovered.job, discovered.found, discovered.lines()
     plan = plan_of(job, settings, options)
     if not options.as_json:
         out("PLAN, nothing sent\n" + summary(job, settings, plan, asked))

@@ -8,18 +8,18 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
-from engine.cli.discovering import Discovered, answered_lines, discover, match_regions, refuse_unlimited
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
 from engine.cli.options import Options, check_metrics, operator, run_settings
@@ -41,6 +41,7 @@ from engine.plan import Plan, call_id
 from engine.report import document, text
 
 if TYPE_CHECKING:
+    from engine.cli.discovering import Discovered
     from engine.cli.session import Ended
     from engine.cli.survey import Survey
     from engine.journal.writer import Journal
@@ -70,12 +71,14 @@ def run_loaded(job: Job, options: Options) -> int:
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         remark(f"warning: {warning}", quiet=options.quiet)
-    discovered = _discovered(job, settings, options, world)
-    job, asked = discovered.job, answered_lines(discovered)
+    discovered = _discovered(job, settings, options, world) if job.matches else None
+    asked: Sequence[records.Matched] = ()
+    if discovered is not None:
+        job, asked = discovered.job, discovered.lines()
     plan = plan_of(job, settings, options)
     if not options.quiet:
         say(summary(job, settings, plan, asked, simulated=options.simulate))
-    if not plan.calls and not plan.lacking and discovered.is_fine_without_calls:
+    if discovered is not None and discovered.is_fine_without_calls and not plan.calls and not plan.lacking:
         return _nothing_to_do(options)
     refuse_empty(plan)
     regions = {call.region for call in plan.calls}
@@ -94,7 +97,7 @@ def run_loaded(job: Job, options: Options) -> int:
         listed_order=job.listed_order,
         take=take_of(job, settings, simulated=options.simulate),
         guarded_by=_guard_home(job),
-        known=discovered.found,
+        known=discovered.found if discovered is not None else None,
         matched=tuple(asked),
         world=world,
     ).start()
@@ -102,8 +105,8 @@ def run_loaded(job: Job, options: Options) -> int:
 
 def _discovered(job: Job, settings: Settings, options: Options, world: World | None) -> Discovered:
     """The job with its matches answered."""
-    if not job.matches:
-        return Discovered(job=job)
+    from engine.cli.discovering import discover, match_regions, refuse_unlimited  # late: most jobs have no match
+
     if options.yes:
         refuse_unlimited(job, settings)
     frozen = run_settings(settings, job, job.action, match_regions(job))
@@ -160,8 +163,7 @@ def refuse_empty(plan: Plan) -> None:
     raise RefusedError(f"nothing to do: every target is left out ({reasons or 'none given'}); nothing was sent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(Struct, frozen=True, kw_only=True):
     """A run that does not exist yet: asked for, created, carried out."""
 
     options: Options

@@ -8,8 +8,9 @@ import random
 import signal
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine import __version__, records
 from engine.actions import ACTIONS
@@ -48,8 +49,7 @@ _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a session ended."""
 
     exit: Exit
@@ -59,8 +59,7 @@ class Ended:
     """Why it stopped without an `end` in the journal, which would have said why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True):
     """What one process needs to work on a run."""
 
     store: RunStore

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from engine.cli.ask import confirm
 from engine.cli.attending import Unbegun
-from engine.cli.continuing import resume_run
 from engine.cli.earlier import Unfinished, reads_stdin, unfinished
 from engine.cli.hours import hold
 from engine.cli.options import Options, operator
@@ -75,6 +74,8 @@ def _what_differs(left: Unfinished, job: Job, options: Options) -> str | None:
 
 
 def _resume(left: Unfinished, job: Job, options: Options, flags: dict[str, Any]) -> int:
+    from engine.cli.continuing import resume_run  # late: nearly every run begins anew
+
     text = f"About to go on with run {left.run_id}"
     confirm(text, left.open_calls, yes=options.yes, by=operator(), stdin_is_list=reads_stdin(job))
     kept = {name: value for name, value in flags.items() if name not in _NOT_OF_RESUME}

@@ -6,8 +6,9 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from engine import __version__
 from engine.clients import Clients, Reach, ask_whose
@@ -29,8 +30,7 @@ GRACE_S = 0.5
 """How much longer it waits to learn whose the keys are: the run finds out, too."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Survey:
+class Survey(Struct, kw_only=True):
     """What was read."""
 
     readings: dict[Where, Reading] = field(default_factory=dict)

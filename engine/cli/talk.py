@@ -6,7 +6,6 @@ A closed stdout (`| head`) or a vanished terminal is no reason to leave calls un
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from typing import Any, TextIO
@@ -92,6 +91,8 @@ def tell_remarks(*, drop: bool = False) -> None:
 
 def out_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout. Any: JSON values."""
+    import json  # late: what a person reads needs none of it
+
     out(json.dumps(document, indent=2))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
 from typing import Any
+
+from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn

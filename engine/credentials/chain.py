@@ -4,16 +4,18 @@ A profile asked for by name (of the vendor's CLI, else a section of the SDK's fi
 · the credential command · the CLI's default profile · the SDK's file, of the user, of the machine · the role of this
 CVM instance · TKE's web identity. A role may be assumed on top of any of them. The first that is there counts; if it
 has no usable keys, that is an error and not a reason to act as somebody else.
+
+Families that ask somebody are imported where their turn comes: an incident starts sooner without them.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from engine.credentials.command import command_keys
+from msgspec import Struct
+
 from engine.credentials.environment import NAMES, environment_keys
 from engine.credentials.files import (
     SYSTEM,
@@ -26,9 +28,7 @@ from engine.credentials.files import (
     read_sections,
     said,
 )
-from engine.credentials.metadata import NobodyThereError, instance_keys
-from engine.credentials.roles import DURATION_S, TKE, assumed_keys, role_words, session_name, web_identity_keys
-from engine.credentials.source import HOW, FetchedKeys, KeySource
+from engine.credentials.source import DURATION_S, HOW, FetchedKeys, KeySource
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ _MOST_LINKS = 5
 """Roles on top of each other: more is a mistake, and each is a question at every refresh."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySpec:
+class KeySpec(Struct, frozen=True, kw_only=True):
     """Which keys are wanted. Empty: whatever the chain finds."""
 
     profile: str | None = None
@@ -50,8 +49,7 @@ class KeySpec:
     """Role to be assumed on top."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class Ways(Struct, frozen=True, kw_only=True):
     """What the configuration says of credentials."""
 
     command: tuple[str, ...] = ()
@@ -143,6 +141,8 @@ class _Opener:
             self.warnings += by_environment[1]
             return by_environment[0]
         if self.ways.command:
+            from engine.credentials.command import command_keys
+
             return command_keys(self.ways.command, self._network.clock if self._network is not None else time.time)
         return self._default(has_role=has_role) or await self._around()
 
@@ -185,6 +185,8 @@ class _Opener:
         label = f"tccli profile {name}"
         profile = said(path, read_private(path).text, read_cli)
         if profile.kind == "cvm-role":
+            from engine.credentials.metadata import instance_keys
+
             return instance_keys(self._wire(f"{label} is of type cvm-role"))
         if profile.kind:
             raise CredentialsError(
@@ -217,6 +219,8 @@ class _Opener:
 
     def assume(self, base: KeySource, role_arn: str, session: str | None) -> KeySource:
         """A role on top of a source; CredentialsError for one that is in the chain already."""
+        from engine.credentials.roles import assumed_keys, role_words, session_name
+
         words = role_words(role_arn)
         if role_arn in self._roles:
             chain = " → ".join((*self._roles, role_arn))
@@ -229,6 +233,9 @@ class _Opener:
 
     async def _around(self) -> KeySource:
         """The role of the machine this runs on: the instance's, the pod's."""
+        from engine.credentials.metadata import NobodyThereError, instance_keys
+        from engine.credentials.roles import TKE, session_name, web_identity_keys
+
         if self._network is not None and self.ways.metadata:
             source = instance_keys(self._network)
             try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from engine.credentials.source import HOW, Found, checked_keys
 from engine.errors import CredentialsError
@@ -33,8 +34,7 @@ class Private(NamedTuple):
         return "Private(…)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(Struct, frozen=True, kw_only=True):
     """What a credential file says under one name."""
 
     keys: Mapping[str, object]

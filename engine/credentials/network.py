@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.actions import LANGUAGE
 from engine.errors import CredentialsError
@@ -29,8 +30,7 @@ METADATA = "http://metadata.tencentyun.com"
 """The metadata service of a CVM instance: a name only its own network knows, plain HTTP, next door (facts.md §5.1)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class Network(Struct, frozen=True, kw_only=True):
     """How the network is reached."""
 
     open: Callable[[], Transport]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.credentials.files import read_private
 from engine.credentials.network import RefusedError
-from engine.credentials.source import FetchedKeys, Found
+from engine.credentials.source import DURATION_S, FetchedKeys, Found
 from engine.credentials.sts import ask_sts, session_of
 from engine.errors import CredentialsError
 from engine.names import ROLE_PATTERN
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from engine.credentials.source import KeySource
     from engine.model import Keys
 
-DURATION_S = 7200
-"""Lifetime asked for, the vendor's default; the role's own limit holds all the same."""
 LONGEST_S = 43_200
 NEARLY_OVER_S = 60.0
 """Keys below this age are not used to ask for others, if they can be refreshed first."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from engine.errors import CredentialsError
 from engine.model import Keys
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 HOW = "run `tccli auth login` or `tccli configure`, or set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"
+
+DURATION_S = 7200
+"""Lifetime a role's keys are asked for, the vendor's default; the role's own limit holds all the same."""
 
 
 class KeySource(Protocol):
@@ -49,8 +53,7 @@ class Found(NamedTuple):
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FixedKeys:
+class FixedKeys(Struct, frozen=True):
     """Keys that stay for the life of the process: the environment's, or a test's."""
 
     keys: Keys

@@ -14,9 +14,10 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from engine.errors import BusyError
 from engine.journal.store import acquire, is_held
@@ -31,8 +32,7 @@ _ID_BYTES = 8
 _SUFFIX = ".claim"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """What a run is about to work on."""
 
     run_id: str

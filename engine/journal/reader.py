@@ -10,8 +10,9 @@ import gc
 import mmap
 import os
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
@@ -32,8 +33,7 @@ _TAIL_BYTES = 1 << 16
 _HEX = frozenset("0123456789abcdef")
 
 
-@dataclass(slots=True, kw_only=True)
-class Replay:
+class Replay(Struct, kw_only=True):
     """A journal folded, and where it ends."""
 
     ledger: Ledger
@@ -47,8 +47,7 @@ class Replay:
     path: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Struct, frozen=True, kw_only=True):
     """What `journal verify` found in a journal whose chain holds."""
 
     path: Path

@@ -16,10 +16,11 @@ import os
 import pwd
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.journal.reader import first_record, last_end, last_holder
@@ -55,8 +56,7 @@ class HeldLock:
         self.release()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunHead:
+class RunHead(Struct, frozen=True, kw_only=True):
     """What a listing says of a run, from its first and last line."""
 
     run_id: RunId
@@ -76,8 +76,7 @@ class RunHead:
     """Why the journal cannot be read, if it cannot; the fields above are empty then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRef:
+class RunRef(Struct, frozen=True, kw_only=True):
     """A run that was found."""
 
     run_id: RunId
