@@ -236,7 +236,7 @@ def test_a_match_of_everything_meets_the_guards(desk: Desk, backend: Backend) ->
 
 
 def test_a_match_of_nothing_is_a_mistake_unless_it_may_be(desk: Desk, backend: Backend) -> None:
-    """Exit 2 with what was looked at; with allow_empty exit 0, and no run."""
+    """Exit 2 with what was looked at; with allow_empty exit 0, and a run of no calls: that night was not missed."""
     job, api = ask(desk, backend, glob="nobody_*")
     for verb in (("plan", job), ("run", job, "--yes"), ("discover", job)):
         empty = desk.run(*verb, *api)
@@ -244,9 +244,17 @@ def test_a_match_of_nothing_is_a_mistake_unless_it_may_be(desk: Desk, backend: B
         assert "the match finds no account on 2 instances (left out: postgres-dddddddd/*: status isolated" in empty.err
         assert "allow_empty: true" in empty.err
     job.write_text(job.read_text() + "      allow_empty: true\n")
+    assert desk.run("overdue", job, "--every", "8d").code == 1
+    quiet = desk.run("run", job, *api, "--yes", "--quiet")
+    assert (quiet.code, quiet.text) == (0, "")
+    assert desk.run("overdue", job, "--every", "8d").code == 0
+    assert "1 ended with exit 0; open: 0 accounts" in desk.run("status", "--since", "1d").out
+    assert desk.run("resume", "latest").code == 0 and desk.run("journal", "verify", "latest").code == 0
     fine = desk.run("run", job, *api, "--yes", "--json")
-    assert fine.code == 0 and fine.json["run"] is None and fine.json["exit"] == 0
-    assert not desk.journals() and not backend.writes()
+    assert fine.code == 0 and sum(fine.json["counts"].values()) == 0 and fine.json["exit"] == 0
+    assert desk.run("status", "latest").code == 0 and desk.run("report", "latest", "--format", "csv").code == 0
+    assert "nothing to repeat" in desk.run("rerun", "latest", "--only", "failed").text
+    assert not backend.writes()
 
 
 def test_all_that_is_left_is_protected_and_that_may_be(desk: Desk, backend: Backend) -> None:

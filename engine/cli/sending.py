@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 _PROCESS_START = time.time() - time.process_time()
 """About when this process began: its CPU time is what it has done since."""
+_NOTHING = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
 
 
 # ---- run, lock, unlock, cam-on -------------------------------------------------------------------------------------
@@ -78,9 +79,14 @@ def run_loaded(job: Job, options: Options) -> int:
     plan = plan_of(job, settings, options)
     if not options.quiet:
         say(summary(job, settings, plan, asked, simulated=options.simulate))
-    if discovered is not None and discovered.is_fine_without_calls and not plan.calls and not plan.lacking:
+    is_fine = discovered is not None and discovered.is_fine_without_calls
+    may_be_empty = is_fine and not plan.calls and not plan.lacking
+    if may_be_empty and not options.yes:
         return _nothing_to_do(options)
-    refuse_empty(plan)
+    if may_be_empty:
+        remark(_NOTHING, quiet=options.quiet)
+    else:
+        refuse_empty(plan)
     regions = {call.region for call in plan.calls}
     return NewRun(
         options=options,
@@ -100,6 +106,7 @@ def run_loaded(job: Job, options: Options) -> int:
         known=discovered.found if discovered is not None else None,
         matched=tuple(asked),
         world=world,
+        may_be_empty=may_be_empty,
     ).start()
 
 
@@ -115,11 +122,10 @@ def _discovered(job: Job, settings: Settings, options: Options, world: World | N
 
 
 def _nothing_to_do(options: Options) -> int:
-    why = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
     if not options.quiet:
-        say(why)
+        say(_NOTHING)
     if options.as_json:
-        out_json({"run": None, "parent": None, "why": why, "exit": int(Exit.OK)})
+        out_json({"run": None, "parent": None, "why": _NOTHING, "exit": int(Exit.OK)})
     return Exit.OK
 
 
@@ -194,6 +200,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     known: Survey | None = None
     """What a match has read."""
     matched: tuple[records.Matched, ...] = ()
+    may_be_empty: bool = False
+    """Finding nothing is fine: a run without calls, so that a schedule's journals show that the night was kept."""
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
@@ -252,7 +260,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
             for line in prepared.lines():
                 say(line)
         prepared.refuse()
-        refuse_empty(prepared.plan)
+        if not self.may_be_empty:
+            refuse_empty(prepared.plan)
         unread = refuse_unread(
             prepared,
             can_ask=not self.options.yes and can_ask(stdin_is_list=self.stdin_is_list),
