@@ -324,6 +324,8 @@ class Runner:
             for index in self._queue.close(number):
                 if (work := self._open.find(index)) is not None:
                     self._dispatch.abandon(work)
+                else:  # reading back waited for it: it will not be sent before
+                    self._read_back.touch(index)
         self._wake.set()
 
     def _disk_failed(self, error: JournalWriteError) -> None:

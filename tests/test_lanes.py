@@ -387,3 +387,29 @@ def test_passwords_of_an_account_given_up_are_not_counted_against_the_others(tmp
     by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
     assert drill.seconds < 20
+
+
+def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from_ending(tmp_path: Path) -> None:
+    """Calls accepted and not read back when its key is deleted end as unknown; nobody waits for their instances."""
+    world = world_for("a", "b", latency=0.3)
+
+    async def delete_key(_runner: Any) -> None:
+        await asyncio.sleep(1.5)
+        del world._gate.keys["AKIDb"]
+
+    drill = Drill(
+        tmp_path,
+        world,
+        accounts("a", "b"),
+        keyring={name: [keys(name)] for name in "ab"},
+        access=Access(URLS[:1], {}),
+        during=delete_key,
+    ).go()
+    assert drill.exit is Exit.STOPPED
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account["a", "changed"] == 60
+    assert by_account["b", "unknown"] > 0
+    assert by_account["b", "unattempted"] > 0
