@@ -88,6 +88,7 @@ class Session(Struct, frozen=True, kw_only=True):
         # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
+        gc.enable()
         try:
             return asyncio.run(self._work())
         except _LeftAtOnceError as left:

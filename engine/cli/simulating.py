@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -79,6 +80,7 @@ def serve(
         )
     else:
         say("accepts the keys of TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in this environment")
+    gc.enable()
     return asyncio.run(_serve(world, wanted))
 
 
