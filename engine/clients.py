@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from engine.actions import LANGUAGE
 from engine.client import Client
+from engine.credentials import NoKeys
 from engine.identity import Identity, identify
 from engine.wayout import NO_DETOUR, WayOut
 
@@ -32,6 +33,11 @@ class Signer:
 
     def __repr__(self) -> str:
         return f"Signer({self.identity})"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether it can sign at all."""
+        return not isinstance(self.keys, NoKeys)
 
     @property
     def identity(self) -> str:
@@ -121,18 +127,36 @@ class Clients:
 
 def signers(keyring: Keyring) -> Callable[[str], int]:
     """How many identities sign for an account."""
-    return lambda account: len(keyring[account])
+    return lambda account: sum(signer.has_keys for signer in keyring[account])
+
+
+_AND = "; "
 
 
 def identity(keyring: Keyring) -> str:
     """Who a run acts as, for its journal: the sources of all its keys. Whose they are is told in notes, once known."""
-    return ", ".join(dict.fromkeys(signer.keys.identity for signers in keyring.values() for signer in signers))
+    return _AND.join(dict.fromkeys(signer.keys.identity for signer in every_signer(keyring)))
+
+
+def is_as_before(keyring: Keyring, then: str, later: Collection[str], accounts: Iterable[str]) -> bool:
+    """Whether the sources that sign for `accounts` are among those of a run: it began as `then`, and met `later` ones.
+
+    A source that has no keys now acts for nobody, and does not count.
+    """
+    known = {*then.split(_AND), *later}
+    now = (signer.keys for account in accounts for signer in keyring.get(account, ()) if signer.has_keys)
+    return all(keys.identity in known or keys.label in known for keys in now)
+
+
+def every_signer(keyring: Keyring) -> Iterator[Signer]:
+    """Those that have keys."""
+    return (signer for signers in keyring.values() for signer in signers if signer.has_keys)
 
 
 def is_known(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> bool:
     """Whether it is known whose the keys of every account are, and were."""
     return all(
-        bool(uins.get(account)) and all(signer.who is not None for signer in signers)
+        bool(uins.get(account)) and all(signer.who is not None for signer in signers if signer.has_keys)
         for account, signers in keyring.items()
     )
 
@@ -160,5 +184,5 @@ async def ask_whose(reach: Reach, *, limit_s: float) -> None:
         if isinstance(found, Identity):
             signer.who = found
 
-    unknown = [signer for signers in reach.keyring.values() for signer in signers if signer.who is None]
+    unknown = [signer for signer in every_signer(reach.keyring) if signer.who is None]
     await asyncio.gather(*map(ask, unknown))

@@ -608,6 +608,12 @@ _LOCAL = (
         "Go on with: acctops resume RUN",
     ),
     _row(
+        "Local.NoKeys",
+        _T.FATAL,
+        "There are no keys to sign with for this account; nothing was sent.",
+        "acctops doctor JOB says which source failed and why; mend it, " + _RESUME,
+    ),
+    _row(
         "Local.PasswordSource",
         _T.REJECTED,
         "The password source gave no password for this account; nothing was sent.",
@@ -628,8 +634,8 @@ _LOCAL = (
     _row(
         "Local.Unseen",
         _T.REJECTED,
-        "A match asks for this, and it could not be looked at: accounts may be missing.",
-        "Mend what hinders the reading, then run the job again: the match is asked anew, and what is done stays done.",
+        "A match or an undo asks for this, and it could not be looked at.",
+        "Mend what hinders the reading, then run the job, or undo the run, again; what is done stays done.",
     ),
     _row(
         "Local.BadRow",

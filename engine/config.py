@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from engine.guards import empty_plan_warnings
 from engine.jobfile import filemodel
 from engine.jobfile.fields import Fields, kinds
-from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile, MaxShare, Rate
+from engine.jobfile.filemodel import JOB_ONLY, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean
@@ -85,7 +85,7 @@ def parse_config(data: bytes, file: str) -> Config:
     fields = Fields(file, problems)
     table = fields.table(root, "", "keys such as site: and protect:") if root is not None else None
     if table is not None:
-        fields.keys(table, "", kinds(ConfigFile), NOT_BUILT_CONFIG)
+        fields.keys(table, "", kinds(ConfigFile), JOB_ONLY)
         values, places = fields.values(table, ConfigFile, skip=("protect", "quotas", "credentials", "notify"))
         if "protect" in table.entries:
             protect = fields.globs(table.entries["protect"].value, "protect", fold=True)

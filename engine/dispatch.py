@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine
 
 from msgspec import Struct
@@ -27,7 +27,7 @@ from engine.model import Answer, Call, Keys, Outcome, Verdict
 MOST_OPEN = 2000
 """Calls begun and not settled, at most: beyond it only retries are sent."""
 SECRETS_AHEAD = 32
-"""Passwords asked for ahead of their calls."""
+"""Passwords asked for ahead of their calls, of an account."""
 MOST_AHEAD = 64
 """Calls whose `sent` is durable and whose slot has not come, at most, a lane."""
 
@@ -108,6 +108,7 @@ class Dispatch:
         record: Callable[[records.AnyRecord], int],
         stop: Callable[[str, Exit], None],
         failed: Callable[[Exception], None],
+        no_keys: Callable[[Lane, str], None],
         over: Callable[[Work], None],
         carry: Callable[[Work, Ticket], Coroutine[None, None, None]],
         is_over: Callable[[], bool],
@@ -118,8 +119,8 @@ class Dispatch:
     ) -> None:
         """`carry` takes a call whose turn has come and that nobody carries yet; `over` one that ends unsent.
 
-        `start` makes a task. `is_over`: nothing can come any more. `wake` is set when something may have become
-        eligible.
+        `no_keys` closes a lane that cannot sign, and is told why. `start` makes a task. `is_over`: nothing can come any
+        more. `wake` is set when something may have become eligible.
         """
         self._journal = journal
         self._queue = queue
@@ -128,6 +129,7 @@ class Dispatch:
         self._record = record
         self._stop = stop
         self._failed = failed
+        self._no_keys = no_keys
         self._over = over
         self._carry = carry
         self._is_over = is_over
@@ -135,7 +137,8 @@ class Dispatch:
         self._wake = wake
         self._ask_secret = ask_secret
         self._start = start
-        self._secrets_ahead = 0
+        self._secrets_ahead: Counter[str] = Counter()
+        """By account: one whose calls wait keeps nobody else waiting."""
         self._feeding = 0
         self._idle: list[asyncio.Future[tuple[Work, Ticket] | None]] = []
         """Tasks whose call is over."""
@@ -155,6 +158,8 @@ class Dispatch:
         intents: deque[_Intent] = deque()
         self._feeding += 1
         try:
+            if self._is_keyless(lane):
+                return
             while not (self._stopping.is_set() or lane.closed):
                 await self._intend(lane, intents)
                 if not intents:
@@ -175,6 +180,15 @@ class Dispatch:
                 for handed in self._idle:
                     if not handed.done():  # cancelled, where everything is
                         handed.set_result(None)
+
+    def _is_keyless(self, lane: Lane) -> bool:
+        """Whether the lane has nothing to sign with, which closes it: no password is asked for in its name."""
+        try:
+            lane.client.keys.get()
+        except CredentialsError as error:
+            self._no_keys(lane, str(error))
+            return True
+        return False
 
     async def _intend(self, lane: Lane, intents: deque[_Intent]) -> None:
         """Write ahead what will be sent in the time two commits take: one call at 20 a second on any healthy disk.
@@ -268,11 +282,11 @@ class Dispatch:
             work = self._open.begin(index)
             if self._ask_secret is None or work.secret is not None:
                 return work
-            if self._secrets_ahead >= SECRETS_AHEAD:
+            if self._secrets_ahead[work.call.account] >= SECRETS_AHEAD:
                 self._queue.of(index).drop(index)
                 self._queue.of(index).put_back(index, now, retry=False)
                 return None
-            self._secrets_ahead += 1
+            self._secrets_ahead[work.call.account] += 1
             work.secret_ahead = True
             self._start(self._ask(work))
         return None
@@ -302,7 +316,7 @@ class Dispatch:
         """Its password is on its way, or nobody needs it any more: another one may be asked for."""
         if work.secret_ahead:
             work.secret_ahead = False
-            self._secrets_ahead -= 1
+            self._secrets_ahead[work.call.account] -= 1
 
     def abandon(self, work: Work) -> None:
         """Nothing more comes of a call in this session; a task of its own that waits to go on with it ends."""

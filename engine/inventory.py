@@ -15,6 +15,7 @@ from typing import Any
 from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
+from engine.errors import CredentialsError
 from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
 from engine.names import REGIONS
 from engine.pacing import Pacer
@@ -28,6 +29,8 @@ PLANNING_RATE = 300.0
 """Reads a second while nothing is being sent."""
 READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
+NO_KEYS = "Local.NoKeys"
+"""There is nothing to sign a reading with; its message says why."""
 _MOST_PAGES = 1000
 _MOST_PAUSE_S = 2.0
 
@@ -149,12 +152,20 @@ class Inventory:
         tries = 0
         cured: set[Cure] = set()
         while True:
+            turn = self._preferred.get(place, 0)
+            client = clients[turn % len(clients)]
+            try:
+                keys = client.keys.get()
+            except CredentialsError as error:
+                answer = Answer(http=None, request_id=None, code=NO_KEYS, message=str(error))
+                if passed_over == len(clients) - 1:
+                    return answer
+                passed_over += 1
+                self._pass_over(place, turn)
+                continue
             async with self._turn:
                 pacer = self._calm if self.is_sending() else self._brisk
                 await pacer.slot()
-            turn = self._preferred.get(place, 0)
-            client = clients[turn % len(clients)]
-            keys = client.keys.get()
             attempt = await client.attempt(action, where.region, parameters, keys=keys, trace=str(uuid.uuid4()))
             answer = attempt.answer
             ruling = rule(action, answer, refreshable_keys=client.keys.refreshable)
@@ -164,8 +175,7 @@ class Inventory:
             is_barred = answer.stage is Stage.BEFORE_SEND or ruling.verdict is Verdict.FATAL
             if is_barred and passed_over < len(clients) - 1:
                 passed_over += 1
-                if self._preferred.get(place, 0) == turn:  # else somebody who asked meanwhile has found another
-                    self._preferred[place] = turn + 1
+                self._pass_over(place, turn)
                 continue
             if ruling.cure in (Cure.CLOCK, Cure.KEYS):
                 cured_now = ruling.cure not in cured and await client.cure(ruling.cure, attempt, keys)
@@ -184,6 +194,11 @@ class Inventory:
                 await asyncio.sleep(min(delay, _MOST_PAUSE_S))
             else:
                 return answer
+
+    def _pass_over(self, place: tuple[str, str], turn: int) -> None:
+        """Ask the next client of a place from now on, unless somebody who asked meanwhile has found another."""
+        if self._preferred.get(place, 0) == turn:
+            self._preferred[place] = turn + 1
 
 
 class _Shared:

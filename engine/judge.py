@@ -129,7 +129,7 @@ class Judge:
         """Account → the code and instance of each of its first settled calls, while all failed with one code."""
         if any(ledger.settled_counts().values()):
             self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
-        self.accepted = any(ledger.settled_counts()[kind] for kind in (Outcome.CHANGED, Outcome.ALREADY))
+        self.accepted = ledger.has_accepted()
         """Whether the API has accepted any call of this run."""
         self.accepted_at = 0.0
         """Loop time of the last accepted call, or of the start."""

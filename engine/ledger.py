@@ -324,6 +324,19 @@ class Ledger:
             case _:  # Read: kept for people and audits, decides nothing here.
                 pass
 
+    def has_accepted(self) -> bool:
+        """Whether the API has accepted any call of this run."""
+        done = self._settled[Outcome.CHANGED] or self._settled[Outcome.ALREADY]
+        return bool(done) or any(entry.accepted_at is not None for entry in self._entries.values())
+
+    def sources(self) -> set[str]:
+        """The sources of keys that its sessions had, as far as they were told."""
+        return {str(facts["source"]) for facts in self.identities if facts.get("source")}
+
+    def acted_on(self) -> set[str]:
+        """Cloud accounts on which anything was ever attempted."""
+        return {call.account for call in self.calls.values() if (of := self._entries.get(call.id)) and of.attempts}
+
     def _open(self, call: CallId) -> Entry:
         entry = self._entries.get(call)
         if entry is None:

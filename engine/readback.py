@@ -154,7 +154,9 @@ class ReadBack:
         now = loop.time()
         if reading.accounts is None:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
-            if self._stopping.is_set() or reading.code in DENIED or now - ward.unread_since > self._patience_s:
+            is_given_up = any(self._queue.of(index).is_closed for index, _ in asked)
+            patience_s = DRAIN_S if is_given_up else self._patience_s
+            if self._stopping.is_set() or reading.code in DENIED or now - ward.unread_since >= patience_s:
                 return None  # the right to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None

@@ -20,10 +20,11 @@ from engine.actions import ACTIONS
 from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
+from engine.credentials import KeySource
 from engine.dispatch import Dispatch, OpenCalls
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
-from engine.inventory import Inventory
+from engine.inventory import NO_KEYS, Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
@@ -159,6 +160,7 @@ class Runner:
             record=self.record,
             stop=self.stop,
             failed=self._failed,
+            no_keys=self._no_keys,
             over=self._close,
             carry=self._carry,
             is_over=self._is_over,
@@ -287,6 +289,19 @@ class Runner:
         self._read_back.drain()
         self._wake.set()
 
+    def close_lanes_of(self, keys: KeySource, why: str) -> None:
+        """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
+        closing = [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]
+        left = {lane.route for lane in self._lanes if not lane.closed and lane not in closing}
+        for lane in closing:
+            if lane.route in left:
+                lane.closed = True
+                self.note("lane_closed", {"lane": lane.name, "why": why, "code": None})
+        if any(lane.route in left for lane in closing):
+            self.tell(f"{why}; the other lanes go on")
+        self._give_up([lane.route for lane in closing if lane.route not in left], why, Exit.STOPPED, None)
+        self._wake.set()
+
     def _close_lane(self, lane: Lane, why: str, code: Exit, answer: Answer) -> bool:
         """A lane that was refused or cannot be reached gives its calls to the others; whether there are any."""
         others = [each for each in self._lanes if each.route == lane.route and each is not lane and not each.closed]
@@ -300,15 +315,21 @@ class Runner:
                 self._give_up([lane.route], why, code, answer)
         return bool(others)
 
+    def _no_keys(self, lane: Lane, why: str) -> None:
+        answer = Answer(http=None, request_id=None, code=NO_KEYS, message=why)
+        self._close_lane(lane, why, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
+
     def _close_account(self, account: str, why: str, code: Exit, answer: Answer) -> None:
         """Nothing more of an account is sent; the others go on."""
         self._give_up(
             [number for number, route in enumerate(self._routes.every) if route.account == account], why, code, answer
         )
 
-    def _give_up(self, routes: list[int], why: str, code: Exit, answer: Answer) -> None:
+    def _give_up(self, routes: list[int], why: str, code: Exit, answer: Answer | None) -> None:
         """No lane is left for the calls of `routes`: the run stops, or goes on without them if others have lanes."""
-        routes = [number for number in routes if number not in self._without_lanes]
+        routes = [number for number in dict.fromkeys(routes) if number not in self._without_lanes]
+        if not routes:
+            return
         self._without_lanes.update(routes)
         for lane in self._lanes:
             lane.closed = lane.closed or lane.route in routes
@@ -316,11 +337,14 @@ class Runner:
             self.stop(why, code, answer)
             return
         self._given_up = self._given_up or _stopped(why, answer)
+        names = [self._routes.every[number].account for number in routes]
+        for name in dict.fromkeys(names):
+            endpoints = ", ".join(self._routes.every[number].endpoints[0] for number in routes)
+            self.tell(f"{name or endpoints}: {why}; the others go on")
         for number in routes:
             route = self._routes.every[number]
             whose = {"account": route.account, "endpoints": list(route.endpoints)}
-            self.note("route_closed", {**whose, "why": why, "code": answer.code})
-            self.tell(f"{route.account or ', '.join(route.endpoints)}: {why}; the others go on")
+            self.note("route_closed", {**whose, "why": why, "code": answer.code if answer is not None else None})
             for index in self._queue.close(number):
                 if (work := self._open.find(index)) is not None:
                     self._dispatch.abandon(work)
@@ -412,7 +436,8 @@ class Runner:
         if reading.code is None or (ruling := rule("DescribeAccounts", answer)).verdict is not Verdict.FATAL:
             return False
         code = Exit.STOPPED if self._judge.accepted else Exit.DENIED
-        self._close_account(where.account, ruling.words, code, answer)
+        why = reading.message if reading.code == NO_KEYS and reading.message else ruling.words
+        self._close_account(where.account, why, code, answer)
         return True
 
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:

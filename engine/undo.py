@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, Outcome
-from engine.outlook import Readings
+from engine.model import AccountState, Call, CallId, Outcome, Reading
+from engine.outlook import NO_INSTANCE, Readings
 from engine.plan import Plan, call_id, interleave, plan_digest
 
 
@@ -37,7 +37,9 @@ class Keep(StrEnum):
     NOT_ASKED = "not_asked"
     """`--target` or `--exclude` leave it out."""
     GONE = "gone"
-    """The account or its instance is no longer there, or cannot be read."""
+    """The account or its instance is no longer there."""
+    UNREAD = "unread"
+    """Its instance cannot be read now, so nobody knows how it stands."""
 
 
 class Hold(Struct, frozen=True, kw_only=True):
@@ -94,11 +96,11 @@ def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], cho
     same_password = 0
     for call, entry, outcome in ledger.outcomes():
         reading = readings.get(call.where)
-        state = reading.find(call.user) if reading is not None else None
-        found = _why_keep(call, entry, outcome, action, state, holds.get(call.id), choice)
+        found = _why_keep(call, entry, outcome, action, reading, holds.get(call.id), choice)
         if found is not None:
             kept.append(Kept(call=call, why=found[0], words=found[1]))
             continue
+        state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
         key = (call.account, call.region, call.instance, call.user)
         inverse.append(
@@ -114,7 +116,7 @@ def _why_keep(
     entry: Entry,
     outcome: Outcome,
     action: Action,
-    state: AccountState | None,
+    reading: Reading | None,
     hold: Hold | None,
     choice: Choice,
 ) -> tuple[Keep, str] | None:
@@ -124,8 +126,12 @@ def _why_keep(
         return Keep.NOT_ASKED, "left out by --target or --exclude"
     if (entry.before is None or entry.before.status is None) and not choice.by_list:
         return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target @FILE to undo it"
+    if reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE):
+        why = reading.code if reading is not None else "not in time"
+        return Keep.UNREAD, f"its instance cannot be read now ({why}); undo the run again once it can"
+    state = reading.find(call.user)
     if state is None:
-        return Keep.GONE, "not found or not readable now"
+        return Keep.GONE, "not found now"
     assert action.is_desired is not None
     if not action.is_desired(state):
         return Keep.CHANGED_SINCE, f"no longer {action.done_word}: changed since by somebody else, or undone"

@@ -215,27 +215,73 @@ def test_three_accounts_in_four_regions_one_denied_and_one_region_without_the_fe
                     assert {(each.cam, each.status) for each in instance.accounts.values()} == {(False, NORMAL)}
 
 
-def test_an_account_whose_keys_are_gone_is_named_before_anything_is_sent(desk: Desk) -> None:
-    """A profile that is not there is a mistake in the job, and no reason to do half of it."""
+LISTED = (
+    "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\ntargets:\n"
+    "  - {instance: postgres-one0yo, user: [app_0, app_1], account: one}\n"
+    "  - {instance: postgres-two0yo, user: [app_0, app_1], account: two}\n"
+)
+
+
+def test_one_account_without_a_profile_fails_its_own_calls_only(desk: Desk) -> None:
+    """Named before anything is sent, and in the end; with the profile there a resume ends it, and undo is exact."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        desk.write("listed.yaml", LISTED)
+        profile = Path(desk.env["HOME"]) / ".tccli" / "two.credential"
+        kept = profile.rename(profile.with_suffix(".kept"))
+        planned = desk.run("plan", "listed.yaml")
+        assert "warning: two: no keys, nothing of this account can be sent: profile two: no file" in planned.err
+        done = desk.run("run", "listed.yaml", "--yes", "--json")
+        assert done.code == 4, done.text
+        assert done.json["counts"] | {"changed": 2, "unattempted": 2} == done.json["counts"]
+        assert done.json["stopped"]["code"] == "Local.NoKeys"
+        assert "profile two: no file" in done.json["stopped"]["why"]
+        assert len(backend.writes()) == 2
+        run = done.json["run"]
+        assert desk.run("verify", run).code == 0, "what was changed is read with the keys there are"
+        kept.rename(profile)
+        again = desk.run("resume", run, "--yes", "--json")
+        assert again.code == 0, again.text
+        assert again.json["counts"]["changed"] == 4
+        profile.unlink()
+        undone = desk.run("undo", run, "--yes", "--json")
+        assert undone.code == 1, undone.text
+        assert undone.json["counts"] | {"changed": 2, "failed": 2} == undone.json["counts"]
+        profile.write_text(json.dumps({"secretId": "AKIDtwo", "secretKey": "secret-two"}))
+        rest = desk.run("undo", run, "--yes", "--json")
+        assert rest.code == 0, rest.text
+        assert rest.json["counts"]["changed"] == 2
+
+
+def test_not_one_account_with_keys_is_refused_before_anything_is_sent(desk: Desk) -> None:
+    """Exit 5, the first one named, no run made."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        desk.write("listed.yaml", LISTED)
+        for name in ("one", "two"):
+            (Path(desk.env["HOME"]) / ".tccli" / f"{name}.credential").unlink()
+        done = desk.run("run", "listed.yaml", "--yes")
+        assert done.code == 5
+        assert "profile one" in done.err
+        assert not backend.writes()
+
+
+def test_a_match_says_where_it_could_not_look_for_want_of_keys(desk: Desk) -> None:
+    """What is found in the others is sent; the account that could not be asked is lacking, so exit is not 0."""
     with Backend(tenants([])) as backend:
         prepare(desk, backend)
         (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
-        done = desk.run("run", "job.yaml", "--yes")
-        assert done.code == 5
-        assert "profile two" in done.err
-        assert not backend.writes()
+        done = desk.run("run", "job.yaml", "--yes", "--json")
+        assert done.code == 1, done.text
+        assert done.json["counts"]["changed"] == 2 * 4 * EACH
+        assert done.err.count("two: no keys") == 1
 
 
 def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(desk: Desk) -> None:
     """Revoked since the profile was written: its accounts are unattempted, the others verified; a resume ends it."""
     with Backend(tenants([])) as backend:
         prepare(desk, backend)
-        desk.write(
-            "listed.yaml",
-            "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\ntargets:\n"
-            "  - {instance: postgres-one0yo, user: [app_0, app_1], account: one}\n"
-            "  - {instance: postgres-two0yo, user: [app_0, app_1], account: two}\n",
-        )
+        desk.write("listed.yaml", LISTED)
         revoked = backend.world.keys.pop("AKIDtwo")
         done = desk.run("run", "listed.yaml", "--yes", "--json")
         assert done.code == 4, done.text

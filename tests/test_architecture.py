@@ -187,7 +187,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "simulator.listings": (SIM, "simulator.catalog simulator.estate simulator.wire"),
     "simulator.quotas": (SIM, ""),
     "simulator.randomfleet": (SIM, "simulator.catalog simulator.estate simulator.fleet"),
-    "simulator.server": (SIM, "simulator.delivery simulator.sts simulator.wire simulator.world"),
+    "simulator.server": (SIM, "simulator.catalog simulator.delivery simulator.sts simulator.wire simulator.world"),
     "simulator.sts": (SIM, "simulator.catalog simulator.wire"),
     "simulator.tc3": (SIM, "simulator.wire"),
     "simulator.tenants": (SIM, "simulator.documents simulator.sts"),

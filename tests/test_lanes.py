@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine import records
+from engine.credentials import NoKeys
+from engine.credentials.keeper import keep_fresh
 from engine.endpoints import Access, access, regional
 from engine.errors import Exit
 from engine.journal.reader import read
@@ -413,3 +416,160 @@ def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from
     assert by_account["a", "changed"] == 60
     assert by_account["b", "unknown"] > 0
     assert by_account["b", "unattempted"] > 0
+
+
+# ---- keys that come to their end, and keys that are not there --------------------------------------------------------
+
+
+def keeping(*sources: FixedKeys) -> Any:
+    """What a session does beside a run: no call is begun on keys that are about to end."""
+
+    async def keep(runner: Any) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            for source in sources:
+                stop = partial(runner.close_lanes_of, source)
+                group.create_task(keep_fresh(source, clock=loop.time, note=runner.note, stop=stop, tell=runner.tell))
+
+    return keep
+
+
+@pytest.mark.parametrize("endpoints", [URLS[:1], URLS[:3]])
+def test_keys_of_one_account_that_end_cost_the_others_nothing_and_what_they_did_is_proven(
+    tmp_path: Path, endpoints: tuple[str, ...]
+) -> None:
+    """Its last accepted calls are read back while the keys still serve; the rest is unattempted, nothing unknown."""
+    world = world_for("a", "b", latency=0.3)
+    ending, told = keys("b"), list[str]()
+
+    async def during(runner: Any) -> None:
+        runner.tell = told.append
+        ending.expires_at = asyncio.get_running_loop().time() + 9.0  # no call is begun in the last sixth of it
+        loop = asyncio.get_running_loop()
+        loop.call_later(9.0, world._gate.keys.pop, "AKIDb")
+        await keeping(ending)(runner)
+
+    targets = [*accounts("a", "b"), *(Target(f"postgres-b9{n:05d}", "app", "ap-singapore", "b") for n in range(500))]
+    drill = Drill(
+        tmp_path,
+        world,
+        targets,
+        keyring={"a": [keys("a")], "b": [ending]},
+        access=Access(endpoints, {}),
+        during=during,
+    ).go()
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account["a", "changed"] == 60
+    assert by_account["b", "changed"] > 50
+    assert by_account["b", "changed"] + by_account["b", "unattempted"] == 560
+    assert not any(arrival.code for arrival in world.audit), "nothing was ever sent with keys that had ended"
+    assert drill.exit is Exit.STOPPED
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert "have come to their end" in drill.ledger.end.stopped.why
+    assert [line for line in told if line.startswith("b: ") and "come to their end" in line]
+    assert [note["account"] for note in notes(drill, "route_closed")] == ["b"]
+
+
+def test_keys_of_one_of_two_sub_accounts_that_end_leave_all_to_the_other(tmp_path: Path) -> None:
+    """Nothing is lost: the run ends complete on the lane that is left."""
+    world = world_for("a", "b")
+    ending = keys("b")
+
+    async def during(runner: Any) -> None:
+        ending.expires_at = asyncio.get_running_loop().time() + 6.0
+        await keeping(ending)(runner)
+
+    drill = Drill(
+        tmp_path, world, fleet(40, 6), keyring={"": [keys("a"), ending]}, access=Access(URLS[:1], {}), during=during
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 240}
+    (closed,) = notes(drill, "lane_closed")
+    assert closed["lane"].startswith("b/")
+    late = [arrival for arrival in writes(world) if arrival.identity == "b" and arrival.at > writes(world)[0].at + 6]
+    assert not late
+
+
+def test_an_account_without_keys_is_asked_nothing_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    """No call, no reading, no password in its name; with keys again a resume ends it."""
+    world = world_for("a")
+    for target in accounts("a", "b"):
+        world.seed(target.instance, target.region, [target.user], cam=True)
+    asked = Counter[str]()
+
+    async def secret(call: Any) -> str:
+        asked[call.account] += 1
+        return "Passw0rd!x"
+
+    drill = Drill(
+        tmp_path,
+        world,
+        accounts("a", "b"),
+        action="CloseAccountCAM",
+        keyring={"a": [keys("a")], "b": [NoKeys("profile b", "profile b: no file b.credential")]},  # type: ignore[list-item]
+        access=Access(URLS[:1], {}),
+        secret=secret,
+        seeded=False,
+    ).go()
+    assert drill.exit is Exit.STOPPED
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
+    assert asked == {"a": 60}
+    assert not [arrival for arrival in world.audit if arrival.identity != "a"]
+    assert drill.ledger.end is not None
+    assert drill.ledger.end.stopped is not None
+    assert drill.ledger.end.stopped.code == "Local.NoKeys"
+    assert drill.ledger.end.stopped.why == "profile b: no file b.credential"
+    world._gate.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b")
+    drill.keyring = {name: [keys(name)] for name in "ab"}
+    assert drill.go().exit is Exit.OK
+    assert outcomes(drill) == {"changed": 120}
+
+
+def test_passwords_that_one_account_waits_for_keep_no_other_waiting(tmp_path: Path) -> None:
+    """Each account has its own allowance of passwords asked for ahead: one that is throttled uses up only its own."""
+    throttled = {"action": "CloseAccountCAM", "instance": "postgres-b*", "code": "RequestLimitExceeded"}
+    world = world_for("a", "b", faults=[throttled])
+    targets = [Target(f"postgres-{name}{n:06d}", "app", "ap-singapore", name) for n in range(200) for name in "ba"]
+    for target in targets:
+        world.seed(target.instance, target.region, [target.user], cam=True)
+
+    async def secret(_call: Any) -> str:
+        await asyncio.sleep(0.2)
+        return "Passw0rd!x"
+
+    drill = Drill(
+        tmp_path,
+        world,
+        targets,
+        action="CloseAccountCAM",
+        keyring={name: [keys(name)] for name in "ab"},
+        access=Access(URLS[:1], {}),
+        secret=secret,
+        seeded=False,
+        deadline_s=20.0,
+    ).go()
+    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    assert by_account["a", "changed"] == 200
+
+
+def test_a_resume_that_is_refused_after_accepted_calls_is_no_denial(tmp_path: Path) -> None:
+    """Exit 5 says that nothing was accepted; calls that an earlier session had accepted say otherwise."""
+
+    async def leave(runner: Any) -> None:
+        await asyncio.sleep(12.0)  # readings are tried for eight
+        runner.stop("enough", Exit.INTERRUPTED)
+
+    # The account cannot be read, so nothing that is accepted is settled in the first session.
+    unread = {"action": "DescribeAccounts", "code": "InternalError"}
+    world = world_for("a", faults=[unread], latency=0.1)
+    drill = Drill(
+        tmp_path, world, fleet(30, 4), keyring={"": [keys("a")]}, access=Access(URLS[:1], {}), during=leave
+    ).go()
+    assert drill.exit is Exit.INTERRUPTED
+    assert not drill.ledger.settled_counts()["changed"]  # type: ignore[index]
+    assert drill.ledger.has_accepted()
+    del world._gate.keys["AKIDa"]
+    drill.during = None
+    assert drill.go().exit is Exit.STOPPED

@@ -15,9 +15,10 @@ from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord
 from engine.simulator.world import World
 from engine.wayout import way_out
-from tests.support.command import Desk, wait_until
+from tests.support.command import Backend, Desk, wait_until
 from tests.support.tunnel import API, HOOK, STS, Tunnel
 
+API_MAINLAND = "https://postgres.tencentcloudapi.com"
 TO_THE_DRILL = f"endpoint: {API}\ncredentials: {{sts: '{STS}'}}\n"
 
 
@@ -70,6 +71,37 @@ def test_messages_are_english_unless_another_language_is_asked_for(desk: Desk, t
         desk.write("config.yaml", f"{TO_THE_DRILL}network: {{proxy: '{tunnel.proxy}', ca_bundle: ../ca.pem}}\n")
         assert desk.run("plan", "job.yaml").code == 0
     assert {headers["x-tc-language"] for _, headers in tunnel.requests} == {"en-US"}
+
+
+def test_access_regions_by_their_own_names(desk: Desk, tmp_path: Path) -> None:
+    """`regional` over real sockets: each region's host is asked for its own, a financial zone at its own only."""
+    regions = ("ap-singapore", "ap-tokyo", "ap-shanghai-fsi")
+    targets = [
+        f"  - {{instance: postgres-{n:08d}, user: [ann, bob], region: {each}}}" for n, each in enumerate(regions)
+    ]
+    job = "\n".join(["action: LockAccount", "endpoint: regional", "targets:", *targets])
+    desk.write("job.yaml", job)
+    with Backend(there()) as backend:
+        for number, region in enumerate(regions):
+            backend.world.seed(f"postgres-{number:08d}", region, ["ann", "bob"])
+        port = int(backend.endpoint.rpartition(":")[2])
+        with Tunnel(backend.world, tmp_path, behind=port) as tunnel:
+            desk.write("config.yaml", f"site: mainland\nnetwork: {{proxy: '{tunnel.proxy}', ca_bundle: ../ca.pem}}\n")
+            done = desk.run("run", "job.yaml", "--yes", "--json")
+            assert done.code == 0, done.text
+            assert done.json["verified"]["agree"] == 6
+            for arrival in backend.writes() + backend.reads():
+                assert arrival.access == f"postgres.{arrival.region}.tencentcloudapi.com"
+            assert {lane["lane"].rpartition("/")[2] for lane in done.json["pace"]} == {
+                f"postgres.{each}.tencentcloudapi.com" for each in regions
+            }
+            desk.write("wrong.yaml", job.replace("regional", API_MAINLAND).replace("LockAccount", "UnlockAccount"))
+            refused = desk.run("run", "wrong.yaml", "--yes", "--json")
+            assert refused.code == 1, refused.text
+            told = desk.run("report", refused.json["run"], "--format", "json").json["targets"]
+            failed = [each for each in told if each["code"]]
+            assert {each["code"] for each in failed} == {"UnsupportedRegion"}
+            assert {each["region"] for each in failed} == {"ap-shanghai-fsi"}
 
 
 def test_the_environment_wins_each_variable_over_its_key(desk: Desk, tmp_path: Path) -> None:

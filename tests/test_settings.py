@@ -17,7 +17,7 @@ from engine.endpoints import NEAREST
 from engine.errors import ConfigError, UsageError
 from engine.job import StopAfter
 from engine.jobfile.fields import kinds
-from engine.jobfile.filemodel import NOT_BUILT_CONFIG, ConfigFile
+from engine.jobfile.filemodel import JOB_ONLY, ConfigFile
 from engine.jobfile.parse import ad_hoc_job, parse_job
 from engine.settings import (
     Configs,
@@ -396,10 +396,10 @@ def test_config_mistakes(text, said):
         parse_config(text.encode(), "c.yaml")
 
 
-@pytest.mark.parametrize("key", NOT_BUILT_CONFIG)
-def test_config_keys_that_are_not_built_yet_are_errors(key):
+@pytest.mark.parametrize("key", JOB_ONLY)
+def test_keys_of_a_job_are_errors_in_a_config(key):
     """A limit that is not kept is worse than none."""
-    with pytest.raises(ConfigError, match=f"`{key}` is not built yet"):
+    with pytest.raises(ConfigError, match=f"`{key}` belongs to a job"):
         parse_config(f"{key}: x\n".encode(), "c.yaml")
 
 

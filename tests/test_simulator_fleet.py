@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 
 import pytest
 
@@ -133,6 +134,20 @@ def test_a_random_fleet_is_what_was_asked_for() -> None:
     assert all(each.accounts[0].user_type == "tencentDBSuper" for each in fleet)
     assert random_fleet("random:400x8") == fleet != random_fleet("random:400x8", 7)
     assert {each.region for each in random_fleet("random:5x1@ap-tokyo,ap-seoul")} == {"ap-tokyo", "ap-seoul"}
+
+
+def test_a_random_fleet_of_several_owners() -> None:
+    """Each has instances in every region; a replica is its primary's owner's; but for that it is the same fleet."""
+    owners = ("100000000001", "100000000002", "100000000003")
+    fleet = random_fleet("random:240x2@ap-tokyo,ap-seoul,ap-bangkok", 1, owners)
+    assert {(each.uin, each.region) for each in fleet} == set(product(owners, ("ap-tokyo", "ap-seoul", "ap-bangkok")))
+    by_id = {each.id: each for each in fleet}
+    replicas = [each for each in fleet if each.master]
+    assert replicas
+    assert all(by_id[each.master].uin == each.uin for each in replicas)
+    alone = random_fleet("random:240x2@ap-tokyo,ap-seoul,ap-bangkok", 1)
+    assert [each.accounts for each in alone] == [each.accounts for each in fleet]
+    assert {each.uin for each in alone} == {""}
 
 
 @pytest.mark.parametrize(

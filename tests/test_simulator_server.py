@@ -114,6 +114,31 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind() -> None:
     await server.aclose()
 
 
+@pytest.mark.parametrize(
+    ("host", "access"),
+    [
+        ("postgres.ap-tokyo.tencentcloudapi.com", "postgres.ap-tokyo.tencentcloudapi.com"),
+        ("Postgres.tencentcloudapi.com:443", "postgres.tencentcloudapi.com"),
+        ("postgres.ap-nowhere.tencentcloudapi.com", None),
+        ("postgres.ap-tokyo.tencentcloudapi.com.example", None),
+    ],
+)
+async def test_the_apis_own_names_are_access_regions_on_any_port(host: str, access: str | None) -> None:
+    """Whoever leads the vendor's names here meets its regions, each a quota of its own; other names are not ours."""
+    world = World(audit=None)
+    server = await serve(world)
+    headers = signed_headers("LockAccount", BODY, host=host, at=time.time())
+    lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    request = "\r\n".join([*lines, f"Content-Length: {len(BODY)}", "", ""]).encode() + BODY
+    head, _ = await head_and_body(server.ports[0], request)
+    await server.aclose()
+    if access is None:
+        assert head.startswith("HTTP/1.1 421")
+        assert not world.audit
+    else:
+        assert [arrival.access for arrival in world.audit] == [access]
+
+
 async def test_nothing_but_the_apis_surface() -> None:
     server = await serve(World())
     port = server.ports[0]

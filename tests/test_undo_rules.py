@@ -142,6 +142,23 @@ SAME_PASSWORD = Keep.NOT_ROTATED, "has the password it was locked with"
 # ---- what is undone ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("reading", "why"),
+    [
+        (None, Keep.UNREAD),
+        (Reading(accounts=None, code="InternalError"), Keep.UNREAD),
+        (Reading(accounts=None, code="AuthFailure.UnauthorizedOperation"), Keep.UNREAD),
+        (Reading(accounts=None, code="ResourceNotFound.InstanceNotFoundError"), Keep.GONE),
+        (Reading(accounts={}), Keep.GONE),
+    ],
+)
+def test_what_cannot_be_read_is_not_taken_for_gone(reading: Reading | None, why: Keep) -> None:
+    """Gone is done with; unread may still be locked, and whoever undoes must hear of it."""
+    readings = {Where("", REGION, INSTANCE): reading} if reading is not None else {}
+    plan = undo_plan(ledger_of("one", {"a": CHANGED}), readings, {}, Choice())
+    assert [(kept.call.user, kept.why) for kept in plan.kept] == [("a", why)]
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_only_what_the_run_changed_is_undone(outcome: Outcome) -> None:
     """However the account stands now: what was locked before the run was locked for a reason of its own."""
@@ -156,7 +173,7 @@ def test_only_what_the_run_changed_is_undone(outcome: Outcome) -> None:
     ("state", "choice", "words"),
     [
         (locked(), {}, None),
-        (None, {}, (Keep.GONE, "not found or not readable now")),
+        (None, {}, (Keep.GONE, "not found now")),
         (locked(status=2), {}, (Keep.CHANGED_SINCE, "no longer locked: changed since by somebody else, or undone")),
         (locked(status=3), {}, (Keep.CHANGED_SINCE, "no longer locked: changed since by somebody else, or undone")),
         (
@@ -194,7 +211,7 @@ def test_an_instance_that_was_not_read_keeps_its_accounts() -> None:
     ledger = ledger_of("one", {"a": CHANGED})
     for readings in ({}, {Where("", REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
         (kept,) = undo_plan(ledger, readings, {}, Choice()).kept
-        assert kept.why is Keep.GONE
+        assert kept.why is Keep.UNREAD
 
 
 def test_the_first_reason_is_the_one_that_is_told() -> None:

@@ -19,7 +19,7 @@ from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, say, warn
-from engine.clients import Reach, ask_whose, identity, is_known, others
+from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, others
 from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter
@@ -204,7 +204,8 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     if run.operator != operator():
         changes.append(f"it was begun by {run.operator}")
     now = identity(reach.keyring)
-    if run.identity != now and not is_known(reach.keyring, ledger.uins):
+    as_before = is_as_before(reach.keyring, run.identity, ledger.sources(), ledger.acted_on() or reach.keyring)
+    if not as_before and not is_known(reach.keyring, ledger.uins):
         changes.append(f"it was begun with the keys of {run.identity}, these are of {now}")
     if not changes:
         return

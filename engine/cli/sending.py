@@ -211,7 +211,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
         store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
         store.check_place()
         run_id = store.new_run_id(self.options.clock(), random.Random())
-        reach = reach_of(self.frozen, self.settings, simulated=self.simulated, purpose=run_id)
+        told = self.known is not None  # a match has been asked with these keys
+        reach = reach_of(self.frozen, self.settings, simulated=self.simulated, purpose=run_id, told=told)
         passwords = passwords_of(self.frozen, self.plan.action)
         new = self._prepared(reach)
         answer = confirm(

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
 from engine.cli.whose import tell_whose
-from engine.clients import Clients, Reach, signers
+from engine.clients import Clients, Reach, every_signer, signers
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
@@ -129,24 +130,20 @@ class Session(Struct, frozen=True, kw_only=True):
                 await transport.aclose()
 
     async def _keep_keys(self, runner: Runner) -> None:
-        """Refresh the keys ahead of their end, beside the sending; those of one source of several end alone."""
-        sources = [signer.keys for signers in self.reach.keyring.values() for signer in signers]
-
-        def ended(why: str) -> None:
-            if len(sources) == 1:
-                runner.stop(why, Exit.STOPPED)
-            else:
-                runner.tell(why)  # the API refuses them, which closes their lanes
-
+        """Refresh the keys ahead of their end, beside the sending; where they end all the same, their lanes do."""
         async with asyncio.TaskGroup() as group:
-            for source in sources:
-                group.create_task(keep_fresh(source, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell))
+            for signer in every_signer(self.reach.keyring):
+                ended = partial(runner.close_lanes_of, signer.keys)
+                group.create_task(
+                    keep_fresh(signer.keys, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell)
+                )
 
     def _attended(self, runner: Runner) -> AbstractAsyncContextManager[None]:
         return self.attendance.during(runner.note) if self.attendance is not None else nullcontext()
 
     def _connections(self, routes: Routes) -> int:
-        lanes = sum(route.lanes(len(self.reach.keyring[route.account])) for route in routes.every)
+        count = signers(self.reach.keyring)
+        lanes = sum(route.lanes(count(route.account)) for route in routes.every)
         return self.ledger.settings.workers * lanes + READERS
 
     def _shared(self, lane: str) -> SharedSlots | None:

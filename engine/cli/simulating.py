@@ -7,7 +7,7 @@ import gc
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -55,8 +55,11 @@ def serve(
     tenants = _read(accounts, parse_tenants) if accounts is not None else None
     if tenants is not None:
         keys = tenants.keys | (keys or {})
+    owners: dict[str, None] = {}
+    if tenants is not None:
+        owners = dict.fromkeys([key.uin for key in tenants.keys.values()] + [role.uin for role in tenants.roles])
     world = World(
-        fleet=fleet_from(fleet, seed) if fleet is not None else None,
+        fleet=fleet_from(fleet, seed, owners) if fleet is not None else None,
         faults=read_faults(faults) if faults is not None else (),
         keys=keys,
         quota_window=window,
@@ -130,15 +133,15 @@ async def _serve(world: World, ports: tuple[int, ...]) -> int:
     return 0
 
 
-def fleet_from(text: str, seed: int = 0) -> Fleet:
-    """The fleet in a file, or one made up as `random:400x8` says; UsageError or ConfigError in words."""
+def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = ()) -> Fleet:
+    """The fleet in a file, or one made up for `owners` as `random:400x8` says; UsageError or ConfigError in words."""
     from engine.simulator.fleet import parse_fleet
     from engine.simulator.randomfleet import RANDOM, random_fleet
 
     if not text.startswith(RANDOM):
         return _read(text, parse_fleet)
     try:
-        return random_fleet(text, seed)
+        return random_fleet(text, seed, tuple(owners))
     except ValueError as error:
         raise UsageError(f"--fleet {text}: {error}") from error
 
@@ -147,7 +150,8 @@ def fleet_world(text: str, faults: tuple[FaultRule, ...], keys: dict[str, KeyRec
     """A world in memory with just these instances, as slow as the one of a job's targets; `uin` says whose each is."""
     from engine.simulator.world import World
 
-    return World(fleet=fleet_from(text), faults=faults, latency=0.04, jitter=0.02, keys=keys)
+    owners = [record.uin for record in (keys or {}).values()]
+    return World(fleet=fleet_from(text, owners=owners), faults=faults, latency=0.04, jitter=0.02, keys=keys)
 
 
 def read_faults(path: str) -> tuple[FaultRule, ...]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from engine.actions import ACTIONS
 from engine.cli.talk import warn
 from engine.clients import Reach, Signer
-from engine.credentials import FixedKeys, KeySpec, Ways, open_keys
+from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
 from engine.endpoints import Access, is_loopback
-from engine.errors import UsageError
+from engine.errors import CredentialsError, UsageError
 from engine.job import password_spec
 from engine.model import Keys, Place
 from engine.passwords import PasswordSource, open_passwords
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from engine.simulator.sts import KeyRecord
 
 
-def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str = "acctops") -> Reach:
+def reach_of(
+    frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str = "acctops", told: bool = False
+) -> Reach:
     """How a run of these `frozen` settings reaches the API; a simulated one needs none of the operator's keys.
 
-    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session.
+    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session; `told`:
+    what is odd about the keys was said before. CredentialsError if not one account has keys; an account that has none
+    beside others fails its own calls only.
     """
     access, accounts = frozen.access, frozen.every_account
     if simulated:
@@ -39,7 +43,7 @@ def reach_of(frozen: records.RunSettings, settings: Settings, *, simulated: bool
     settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
     return Reach(
-        keyring=asyncio.run(_open(accounts, settings, network, purpose)),
+        keyring=asyncio.run(_open(accounts, settings, network, purpose, told=told)),
         access=access,
         network=network,
         way_out=settings.way_out,
@@ -67,15 +71,44 @@ def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
     }
 
 
-async def _open(accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str) -> Keyring:
+async def _open(
+    accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str, *, told: bool
+) -> Keyring:
     keyring: dict[str, list[Signer]] = {}
+    failures: list[CredentialsError] = []
+    say = warn if not told else _hush
     for account in accounts:
+        signers = keyring[account.name] = []
         for spec in key_specs(account):
-            keys, warnings = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
-            for warning in warnings:
-                warn(f"warning: {warning}")
-            keyring.setdefault(account.name, []).append(Signer(keys))
+            try:
+                opened = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
+            except CredentialsError as error:
+                failures.append(error)
+                signers.append(Signer(NoKeys(_named(account, spec), str(error))))
+                continue
+            for warning in opened.warnings:
+                say(f"warning: {warning}")
+            signers.append(Signer(opened.source))
+    if not any(signer.has_keys for signers in keyring.values() for signer in signers):
+        raise failures[0]
+    for name, signers in keyring.items():
+        lost = [signer.keys for signer in signers if isinstance(signer.keys, NoKeys)]
+        then = "nothing of this account can be sent" if len(lost) == len(signers) else "the others sign alone"
+        for keys in lost:
+            say(f"warning: {name + ': ' if name else ''}no keys, {then}: {keys.why}")
     return keyring
+
+
+def _named(account: AccountSpec, spec: KeySpec) -> str:
+    """A source of keys that could not be opened, for a person."""
+    role = f"role {spec.role_arn}" if spec.role_arn else ""
+    return " and ".join(part for part in (f"profile {spec.profile}" if spec.profile else "", role) if part) or (
+        account.name or "default keys"
+    )
+
+
+def _hush(_text: str) -> None:
+    """Said before."""
 
 
 def key_specs(account: AccountSpec) -> list[KeySpec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.clients import Reach, identity, is_known
+from engine.clients import Reach, identity, is_as_before, is_known
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
-from engine.model import Call, Outcome
+from engine.model import Call, Omit, OmitReason, Outcome, Target
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
 from engine.report import document
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _SHOWN = 10
-_STAYS = (Keep.HELD, Keep.BEFORE_UNKNOWN, Keep.EDITED, Keep.GONE)
+_STAYS = (Keep.HELD, Keep.BEFORE_UNKNOWN, Keep.EDITED, Keep.GONE, Keep.UNREAD)
 """Accounts that still stand as the run left them, or may: an undo that leaves only these is not done."""
 
 
@@ -86,6 +86,7 @@ def undo_run(
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
+    plan = replace(plan, omits=(*plan.omits, *_unread(undo, ref)))
     refused = refusals(
         look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=options.expect
     )
@@ -149,8 +150,10 @@ def _check_identity(ledger: Ledger, reach: Reach, *, is_asked: bool = False) -> 
     assert ledger.run is not None
     refuse_others(reach, ledger)
     now = identity(reach.keyring)
-    may_be_known = all(ledger.uins.get(account) for account in reach.keyring) and not is_asked
-    if ledger.run.identity == now or may_be_known or is_known(reach.keyring, ledger.uins):
+    acted_on = ledger.acted_on()
+    may_be_known = all(ledger.uins.get(account) for account in acted_on) and not is_asked
+    as_before = is_as_before(reach.keyring, ledger.run.identity, ledger.sources(), acted_on)
+    if as_before or may_be_known or is_known(reach.keyring, ledger.uins):
         return
     raise CredentialsError(
         f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
@@ -231,6 +234,15 @@ def _survey(calls: list[Call], reach: Reach, frozen: records.RunSettings, world:
     )
 
 
+def _unread(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
+    """What should be undone and cannot be looked at now: lacking, so that an undo without it is not complete."""
+    for kept in undo.kept:
+        if kept.why is Keep.UNREAD:
+            call = kept.call
+            target = Target(call.instance, call.user, call.region, call.account)
+            yield Omit(target, OmitReason.UNSEEN, kept.words, f"undo of {ref.run_id}")
+
+
 def _undo_settings(
     options: Options, frozen: records.RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
 ) -> records.RunSettings:
@@ -271,7 +283,7 @@ def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Surv
             lines += [f"      {each.call.label}: {each.words}" for each in kept[1:_SHOWN]]
             if count > _SHOWN:
                 lines.append(f"      … and {count - _SHOWN:,} more")
-    for omit in plan.omits[:_SHOWN]:
+    for omit in [omit for omit in plan.omits if omit.reason is not OmitReason.UNSEEN][:_SHOWN]:  # those: above
         lines.append(f"  stays, {omit.reason}  {omit.target.label}  {omit.rule} ({omit.where})")
     if others is None:
         lines.append("  the journal lies outside a state directory: no other run was looked at")

@@ -29,7 +29,7 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
     if reach.network is None:
         return
     loop = asyncio.get_running_loop()
-    signers = [(account, signer) for account, signers in reach.keyring.items() for signer in signers]
+    signers = [(account, each) for account, found in reach.keyring.items() for each in found if each.has_keys]
     seen: list[Keys | None] = [None] * len(signers)
     told: dict[int, dict[str, object]] = {}
     ask_at = 0.0
@@ -48,10 +48,24 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
                 if told.get(number) != facts:
                     told[number] = facts
                     runner.note("identity", facts)
+            _one_lane_each(runner, reach)
             if (words := others(reach.keyring, ledger.uins)) is not None:
                 runner.stop(f"{words}: not the account whose accounts these are", Exit.STOPPED)
                 return
         await asyncio.sleep(LOOK_S)
+
+
+def _one_lane_each(runner: Runner, reach: Reach) -> None:
+    """Two profiles of one sub-account are one quota (facts.md §4): the second one's lanes would only be throttled."""
+    for signers in reach.keyring.values():
+        first: dict[str, Signer] = {}
+        for signer in signers:
+            if signer.who is None:
+                continue
+            known = first.setdefault(signer.identity, signer)
+            if known is not signer:
+                who = f"sub-account {signer.identity}"
+                runner.close_lanes_of(signer.keys, f"{signer.keys.label} is {who}, as {known.keys.label} is: one quota")
 
 
 def _facts(account: str, signer: Signer) -> dict[str, object]:

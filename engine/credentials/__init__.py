@@ -5,6 +5,6 @@ family of them. No secret stands in any text made here: not in a repr, a message
 """
 
 from engine.credentials.chain import KeySpec, Ways, find_keys, open_keys
-from engine.credentials.source import FixedKeys, KeySource
+from engine.credentials.source import FixedKeys, KeySource, NoKeys
 
-__all__ = ["FixedKeys", "KeySource", "KeySpec", "Ways", "find_keys", "open_keys"]
+__all__ = ["FixedKeys", "KeySource", "KeySpec", "NoKeys", "Ways", "find_keys", "open_keys"]

@@ -18,6 +18,8 @@ LOOK_S = 60.0
 LAST_S = 12.0
 """Keys with less than this left, or a sixth of their life, begin no call any more: what was sent is to be read back."""
 _SOONEST_S = 0.5
+_TICK_S = 0.001
+"""A difference of two times may round to nothing, and nothing is never slept away."""
 
 
 async def keep_fresh(
@@ -59,7 +61,7 @@ async def keep_fresh(
             tell(f"keys not refreshed, {left_s:.0f} s left: {why}")
         if source.expires_at == known:
             until_last_s = known - clock() - last_s
-            await asyncio.sleep(max(0.0, min(LOOK_S, max(_SOONEST_S, until_last_s / 4), until_last_s)))
+            await asyncio.sleep(max(_TICK_S, min(LOOK_S, max(_SOONEST_S, until_last_s / 4), until_last_s)))
 
 
 async def _refresh(source: KeySource, limit_s: float, note: Callable[[str, dict[str, object]], None]) -> str:

@@ -39,7 +39,10 @@ class KeySource(Protocol):
         """UNIX time by this host's clock after which the keys serve no more; None: not known, or never."""
 
     def get(self) -> Keys:
-        """The keys to sign with now. Cheap, and without network: called for every signature."""
+        """The keys to sign with now. Cheap, and without network: called for every signature.
+
+        CredentialsError if there are none.
+        """
 
     async def refresh(self) -> bool:
         """Ask the source again, once however many ask; true if the keys are others now. CredentialsError if it fails,
@@ -74,6 +77,29 @@ class FixedKeys(Struct, frozen=True):
     async def refresh(self) -> bool:
         """Nothing to read again."""
         return False
+
+
+class NoKeys(Struct, frozen=True):
+    """In place of a source that has no keys: what they would sign fails in words, and nothing else does."""
+
+    label: str
+    why: str
+
+    refreshable = False
+    expires_at = None
+
+    @property
+    def identity(self) -> str:
+        """Nobody's."""
+        return self.label
+
+    def get(self) -> Keys:
+        """CredentialsError: why there are none."""
+        raise CredentialsError(self.why)
+
+    async def refresh(self) -> bool:
+        """CredentialsError: a source is opened once; going on with the run opens it again."""
+        raise CredentialsError(self.why)
 
 
 class FetchedKeys:

@@ -101,8 +101,8 @@ class Fields:
             self.wrong(node, path, f"expected {expected}, got {kind_words(node)}")
         return None
 
-    def keys(self, table: Table, path: str, known: Collection[str], later: Collection[str] = ()) -> None:
-        """Every key that is not known is a problem: secret, not built yet, or mistyped."""
+    def keys(self, table: Table, path: str, known: Collection[str], elsewhere: Collection[str] = ()) -> None:
+        """Every key that is not known is a problem: secret, at home elsewhere, or mistyped."""
         for name, entry in table.entries.items():
             if name in known:
                 continue
@@ -114,8 +114,8 @@ class Fields:
                     "New passwords come through `passwords:` {command|file|env}, keys through the environment "
                     "or a tccli profile"
                 )
-            elif name in later:
-                what = f"`{name}` is not built yet in this version; remove it"
+            elif name in elsewhere:
+                what = f"`{name}` belongs to a job, and is never taken from a config; write it in the job file"
             else:
                 hint = names.did_you_mean(name, known) or f"; known are {', '.join(sorted(known))}"
                 what = f"unknown key{hint}"

@@ -782,5 +782,5 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
-NOT_BUILT_CONFIG = ("window", "accounts", "verify")
-"""Keys the design knows and this version does not: errors, never ignored."""
+JOB_ONLY = ("window", "accounts", "verify")
+"""Keys that say what a job is, and that somebody may look for in a config: errors, never ignored."""

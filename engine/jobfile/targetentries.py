@@ -200,5 +200,5 @@ class TargetEntries:
 
 
 def _unknown_only(table: Table) -> bool:
-    """Whether all that stands there is not built yet: that has been said, no part is missed."""
+    """Whether nothing that stands there is a part of a target: that has been said, no part is missed."""
     return not (set(table.entries) & set(kinds(TargetEntry)))

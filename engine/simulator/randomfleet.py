@@ -2,16 +2,21 @@
 
 400 instances with 8 accounts each, in every region or those named (`random:400x8@ap-tokyo,ap-seoul`): names and tags
 as people give them, some replicas, some that do not run, accounts that are locked, have CAM on, or do not show it.
+Several owners have instances in every region each.
 """
 
 from __future__ import annotations
 
 import re
 from random import Random
+from typing import TYPE_CHECKING
 
 from engine.simulator import catalog
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.fleet import MAX_ACCOUNTS, Fleet, FleetAccount, FleetInstance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RANDOM = "random:"
 _SPEC = re.compile(r"random:([1-9][0-9]{0,6})x([1-9][0-9]{0,3})(?:@([a-z0-9,-]+))?")
@@ -22,8 +27,11 @@ _ROLES = ("user", "ro", "batch", "api", "report", "admin", "worker", "sync")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-def random_fleet(text: str, seed: int = 0) -> Fleet:
-    """The fleet that `text` asks for; ValueError with words if it is no such text."""
+def random_fleet(text: str, seed: int = 0, owners: Sequence[str] = ()) -> Fleet:
+    """The fleet that `text` asks for; ValueError with words if it is no such text.
+
+    `owners`: uins of the cloud accounts that have the instances, in turn; a replica is its primary's owner's.
+    """
     found = _SPEC.fullmatch(text)
     if found is None:
         raise ValueError("expected random:INSTANCESxACCOUNTS, such as random:400x8, or random:400x8@ap-tokyo,ap-seoul")
@@ -37,13 +45,15 @@ def random_fleet(text: str, seed: int = 0) -> Fleet:
     rng = Random(f"{seed}/{text}")
     fleet: dict[str, FleetInstance] = {}
     while len(fleet) < instances:
-        made = _instance(rng, len(fleet), accounts, regions, fleet)
+        turn = len(fleet) // len(regions)
+        owner = owners[turn % len(owners)] if owners else ""
+        made = _instance(rng, len(fleet), accounts, regions, fleet, owner)
         fleet[made.id] = made
     return tuple(fleet.values())
 
 
 def _instance(
-    rng: Random, number: int, accounts: int, regions: list[str], there: dict[str, FleetInstance]
+    rng: Random, number: int, accounts: int, regions: list[str], there: dict[str, FleetInstance], owner: str
 ) -> FleetInstance:
     environment, team = rng.choice(_ENVIRONMENTS), rng.choice(_TEAMS)
     dice = rng.random()
@@ -55,6 +65,7 @@ def _instance(
     return FleetInstance(
         id="postgres-" + "".join(rng.choices(_LETTERS, k=8)),
         region=master.region if master is not None else regions[number % len(regions)],
+        uin=master.uin if master is not None else owner,
         name=f"{environment}-{team}-{number + 1:04d}",
         status=rng.choice(_STATUSES) if rng.random() < 0.03 else "running",
         type=kind,

@@ -1,7 +1,8 @@
 """Device: loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
 
-Several ports are several access regions of one world. The surface is the API's and nothing more: no control endpoint,
-no health check. Built for several thousand requests a second: no routing, no middleware, no access log.
+Several ports are several access regions of one world, and so are the API's own host names, whichever port they reach.
+The surface is the API's and nothing more: no control endpoint, no health check. Built for several thousand requests a
+second: no routing, no middleware, no access log.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from engine.simulator import catalog
 from engine.simulator.delivery import deliver
 from engine.simulator.sts import METADATA_PATH
 from engine.simulator.wire import MAX_BODY, WireAnswer, WireKind, misdirected
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """SO_LINGER on, zero seconds: close sends RST instead of FIN."""
 _BACKLOG = 1024
+ACCESS_POINTS = frozenset(
+    f"{service}{place}.tencentcloudapi.com"
+    for service in ("postgres", "sts")
+    for place in ("", ".intl", *(f".{region}" for region in catalog.REGIONS))
+)
+"""The API's own names: the nearest on either site, and one in each region (request structure page, CN-FSI)."""
 
 
 class Server:
@@ -100,8 +108,10 @@ class Server:
     def _ask(self, request: web.BaseRequest, body: bytes, access: str, hosts: frozenset[str]) -> WireAnswer:
         now = self._now()
         headers = request.headers
-        wrong = misdirected(headers, hosts, now)
-        if wrong is not None:
+        name = headers.get("Host", "").lower().partition(":")[0]
+        if name in ACCESS_POINTS:  # a proxy or a hosts file makes the name lead here
+            access = name
+        elif (wrong := misdirected(headers, hosts, now)) is not None:
             return wrong
         path, _, query = request.raw_path.partition("?")
         if path.startswith(METADATA_PATH) and request.method == "GET":

@@ -1,7 +1,7 @@
 """The API as a company's network lets it be reached: over TLS with a certificate of its own, and only through a proxy.
 
-Every name under `drill.invalid` leads to one world; the name resolves nowhere but at the proxy, so that whatever goes
-another way fails, and reaches nobody.
+Every name leads to one world, or to a simulator that listens; those under `drill.invalid` resolve nowhere but at the
+proxy, so that whatever goes another way fails, and reaches nobody.
 """
 
 from __future__ import annotations
@@ -29,27 +29,31 @@ mNPf3z41Zme/YNohQ7nteEqYPpIlrp2slTjer7WYshMAx3oszfTKYjCF
 """
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
-MIIBsTCCAVegAwIBAgIUEFqsf/vJQA3JGapswVdbehf7WfYwCgYIKoZIzj0EAwIw
-HzEdMBsGA1UEAwwUYWNjdG9wcy10ZXN0LXByb3hpZWQwIBcNMjYxMTI2MDAyMDM5
-WhgPMjEyNjExMDIwMDIwMzlaMB8xHTAbBgNVBAMMFGFjY3RvcHMtdGVzdC1wcm94
+MIICVjCCAfygAwIBAgIUHe9EY/sDcNcUYmspY7/jtN08rH4wCgYIKoZIzj0EAwIw
+HzEdMBsGA1UEAwwUYWNjdG9wcy10ZXN0LXByb3hpZWQwIBcNMjYxMTI2MDIyOTMx
+WhgPMjEyNjExMDIwMjI5MzFaMB8xHTAbBgNVBAMMFGFjY3RvcHMtdGVzdC1wcm94
 aWVkMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEFcmYllPEWLk65QYS7TLYQmun
-1pQmaJjT398+NWZnv2DaIUO57XhKmD6SJa6drJU43q+1mLITAMd6LM30ymIwhaNv
-MG0wHQYDVR0OBBYEFHyBRNhUbUBcW8lVbCrGDKjHnhzpMB8GA1UdIwQYMBaAFHyB
-RNhUbUBcW8lVbCrGDKjHnhzpMBoGA1UdEQQTMBGCDyouZHJpbGwuaW52YWxpZDAP
-BgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIH/ZGFvCQcf0cTxyJ3gb
-JvG3dfeRXeTD3k/3yQmqadmiAiEAi2a6L//1BSwgEhzlAus+U8PGnBUYmj1LAONK
-A6SBHMs=
+1pQmaJjT398+NWZnv2DaIUO57XhKmD6SJa6drJU43q+1mLITAMd6LM30ymIwhaOC
+ARIwggEOMB0GA1UdDgQWBBR8gUTYVG1AXFvJVWwqxgyox54c6TAfBgNVHSMEGDAW
+gBR8gUTYVG1AXFvJVWwqxgyox54c6TCBugYDVR0RBIGyMIGvgg8qLmRyaWxsLmlu
+dmFsaWSCFSoudGVuY2VudGNsb3VkYXBpLmNvbYIaKi5pbnRsLnRlbmNlbnRjbG91
+ZGFwaS5jb22CIiouYXAtc2luZ2Fwb3JlLnRlbmNlbnRjbG91ZGFwaS5jb22CHiou
+YXAtdG9reW8udGVuY2VudGNsb3VkYXBpLmNvbYIlKi5hcC1zaGFuZ2hhaS1mc2ku
+dGVuY2VudGNsb3VkYXBpLmNvbTAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMC
+A0gAMEUCIEtprQMIKYeXmT0Kh1SuFub3k1T2N6IXfbAL1lFXK+wjAiEA661aRnsV
+oKaTFcIYtDO0r7oDiqL+p6QibaC8+Cc6iJ4=
 -----END CERTIFICATE-----
 """
-"""Of `*.drill.invalid`, signed by itself, good until 2126."""
+"""Of `*.drill.invalid` and the API's own names in three regions, signed by itself, good until 2126."""
 
 
 class Tunnel:
     """The proxy, and behind it API, STS and a webhook, in a thread with a loop of its own. A context manager."""
 
-    def __init__(self, world: World, place: Path) -> None:
-        """`place`: where its certificate is written to, as `ca.pem`."""
+    def __init__(self, world: World, place: Path, *, behind: int | None = None) -> None:
+        """`place`: where its certificate is written to, as `ca.pem`; `behind`: port of the server that answers."""
         self.world = world
+        self._behind = behind
         self.bundle = place / "ca.pem"
         self.bundle.write_text(CERTIFICATE)
         both = place / "both.pem"
@@ -109,6 +113,11 @@ class Tunnel:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with _until_gone(writer):
+            if self._behind is not None:
+                there, back = await asyncio.open_connection("127.0.0.1", self._behind)
+                async with _until_gone(back):
+                    await asyncio.gather(_pump(reader, back), _pump(there, writer))
+                return
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
