@@ -122,6 +122,8 @@ class Dispatch:
         `no_keys` closes a lane that cannot sign, and is told why. `start` makes a task. `is_over`: nothing can come any
         more. `wake` is set when something may have become eligible.
         """
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._journal = journal
         self._queue = queue
         self._open = open_calls
@@ -149,7 +151,7 @@ class Dispatch:
         """The next call for a task whose own is over; None when no lane may hand over any more."""
         if not self._feeding:
             return None
-        handed: asyncio.Future[tuple[Work, Ticket] | None] = asyncio.get_running_loop().create_future()
+        handed: asyncio.Future[tuple[Work, Ticket] | None] = self._loop.create_future()
         self._idle.append(handed)
         return await handed
 
@@ -236,7 +238,7 @@ class Dispatch:
         if self._stopping.is_set() or self._queue.of(work.index).is_closed:
             self.abandon(work)
         else:
-            self._queue.of(work.index).put_back(work.index, asyncio.get_running_loop().time(), retry=False)
+            self._queue.of(work.index).put_back(work.index, self._now(), retry=False)
             self._wake.set()
         if self._journal.broken is None:
             self._record(
@@ -277,7 +279,7 @@ class Dispatch:
 
     def _next_now(self, route: int) -> Work | None:
         """The next call of a route that can be sent at once, if there is one. Has passwords asked for on the way."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         while (index := self._queue.take(route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
             work = self._open.begin(index)
             if self._ask_secret is None or work.secret is not None:
@@ -294,7 +296,7 @@ class Dispatch:
     async def _ask(self, work: Work) -> None:
         """Ask for the call's password once, ahead of its `sent`."""
         assert self._ask_secret is not None
-        now = asyncio.get_running_loop().time
+        now = self._now
         try:
             work.secret = await self._ask_secret(work.call)
             queue = self._queue.of(work.index)

@@ -111,6 +111,7 @@ class Judge:
 
         `await_proof` takes an accepted call to be read back; None: accepted is enough (`--no-verify`).
         """
+        self._now = asyncio.get_running_loop().time
         self.action: Action = ACTIONS[action]
         self._ledger = ledger
         self._queue = queue
@@ -180,7 +181,7 @@ class Judge:
                     return await self._refused_in_doubt(work, answer)
                 return self.settle(work, Outcome.FAILED, None, answer)
             case Verdict.THROTTLED:
-                self.throttled_at = asyncio.get_running_loop().time()
+                self.throttled_at = self._now()
                 for each in self._sharing(lane, ruling.scope):
                     each.pacer.refused(ticket.slot_at)
                     if attempt.retry_after_s:
@@ -246,7 +247,7 @@ class Judge:
     def _note_accepted(self, work: Work) -> None:
         self._first[work.call.account] = None  # something was taken: not everything fails alike
         self.accepted = True
-        self.accepted_at = asyncio.get_running_loop().time()
+        self.accepted_at = self._now()
 
     def _fatal_exit(self, code: str | None) -> Exit:
         refused = (code or "").startswith(_PERMISSION)
@@ -254,7 +255,7 @@ class Judge:
 
     def _unreachable(self, lane: Lane, answer: Answer) -> Step:
         # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
-        down_s = lane.unreachable(answer.message or str(answer.code), asyncio.get_running_loop().time())
+        down_s = lane.unreachable(answer.message or str(answer.code), self._now())
         if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
             return self._leave(lane, f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", answer)
         return FREE
@@ -273,7 +274,7 @@ class Judge:
         return FREE
 
     def _back_off(self, work: Work, answer: Answer, budget: Budget) -> Step:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         work.tries += 1
         work.started = now if work.started is None else work.started
         # A call of an instance that has been sick for longer than the call was open does not start a budget anew.
@@ -346,7 +347,7 @@ class Judge:
                 return self._back_off(work, answer, Budget.NORMAL)
             return FINAL
         if state is not None and self._is_desired(state):
-            self._queue.of(work.index).recovered(work.index, asyncio.get_running_loop().time())
+            self._queue.of(work.index).recovered(work.index, self._now())
             self._verified(work, state, agrees=True)
             return self.settle(work, self._success(work), Proof.READ, answer, code=None)
         self._verified(work, state, agrees=False)
@@ -368,7 +369,7 @@ class Judge:
 
     def drain(self, seconds: float) -> None:
         """The run is stopping: readings under way and to come end within `seconds`."""
-        self._drain_until = asyncio.get_running_loop().time() + seconds
+        self._drain_until = self._now() + seconds
         for bound in self._looks:
             bound.reschedule(self._drain_until)
 

@@ -6,9 +6,9 @@ a reader applies the lines of the file. So what is shown while a run goes on is 
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from engine import records
@@ -126,23 +126,29 @@ class PaceMeter:
     HORIZON_S = 120.0
 
     def __init__(self) -> None:
-        self._late: list[float] = []
+        self._late: deque[float] = deque()
+        """In order of time."""
         self._window: deque[float] = deque()
         self._worst = 0
 
     def add(self, at: float) -> None:
         """Count one send at UNIX time `at`."""
-        heapq.heappush(self._late, at)
-        while self._late[0] < at - self.HORIZON_S:
-            self._slide(heapq.heappop(self._late))
-
-    def _slide(self, at: float) -> None:
-        self._worst = max(self._worst, _slid(self._window, at))
+        late = self._late
+        after = []
+        while late and late[-1] > at:  # no more than were in flight at once
+            after.append(late.pop())
+        late.append(at)
+        while after:
+            late.append(after.pop())
+        while late[0] < at - self.HORIZON_S:
+            count = _slid(self._window, late.popleft())
+            if count > self._worst:
+                self._worst = count
 
     def worst(self) -> int:
         """The answer so far; what arrives late after the question is still put in its place."""
         window, worst = self._window.copy(), self._worst
-        for at in sorted(self._late):
+        for at in self._late:
             worst = max(worst, _slid(window, at))
         return worst
 
@@ -221,58 +227,54 @@ class Ledger:
 
     def apply(self, record: records.AnyRecord) -> None:
         """Fold in one record."""
-        if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
-            self.last_at = record.at  # what a later run leaves here is not of this one
-        match record:
-            case records.Sent():
-                entry = self._open(record.call)
-                entry.attempts = record.attempt
-                if entry.unanswered:  # of a process that died; it could not be read, and is sent again
-                    entry.doubt = entry.was_in_doubt = True
-                entry.unanswered = True
-                self.attempts += 1
-                self._lanes[record.call] = record.lane
-                if entry.first_sent_at is None:
-                    entry.first_sent_at = record.at
-            case records.ReplyLine():
-                self._apply_reply(record)
-            case records.Settled():
-                entry = self._open(record.call)
-                if entry.outcome is None:
-                    self._settled[record.outcome] += 1
-                entry.outcome, entry.proof = record.outcome, record.proof
-                entry.request_id = record.request_id or entry.request_id
-                entry.code = record.code
-                if record.message is not None:
-                    entry.message = record.message
-                entry.settled_at = record.at
-                self._lanes.pop(record.call, None)
-            case records.Verified():
-                entry = self._open(record.call)
-                entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
-                entry.verified = record
-                # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
-                if not record.agrees:
-                    entry.doubt = entry.unanswered = False
-                    if entry.verdict in (Verdict.IN_DOUBT, None):
-                        entry.verdict = Verdict.TRANSIENT
-            case records.Before():
-                self._open(record.call).before = record
-            case records.CallLine():
-                self.calls[record.call] = Call(
-                    id=record.call,
-                    action=record.action,
-                    account=record.account,
-                    region=record.region,
-                    instance=record.instance,
-                    user=record.user,
-                )
-            case records.OmitLine():
-                self.omits.append(record)
-                if record.call is not None:
-                    self.calls.pop(record.call, None)
-            case _:
-                self._apply_rare(record)
+        # Profiled: by a table, as a replay does this a million times.
+        fold = _FOLD.get(type(record))
+        if fold is not None:
+            self.last_at = record.at or self.last_at
+            fold(self, record)
+        else:
+            self._apply_rare(record)
+
+    def _apply_sent(self, record: records.Sent) -> None:
+        entry = self._open(record.call)
+        entry.attempts = record.attempt
+        if entry.unanswered:  # of a process that died; it could not be read, and is sent again
+            entry.doubt = entry.was_in_doubt = True
+        entry.unanswered = True
+        self.attempts += 1
+        self._lanes[record.call] = record.lane
+        if entry.first_sent_at is None:
+            entry.first_sent_at = record.at
+
+    def _apply_settled(self, record: records.Settled) -> None:
+        entry = self._open(record.call)
+        if entry.outcome is None:
+            self._settled[record.outcome] += 1
+        entry.outcome, entry.proof = record.outcome, record.proof
+        entry.request_id = record.request_id or entry.request_id
+        entry.code = record.code
+        if record.message is not None:
+            entry.message = record.message
+        entry.settled_at = record.at
+        self._lanes.pop(record.call, None)
+
+    def _apply_verified(self, record: records.Verified) -> None:
+        entry = self._open(record.call)
+        entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
+        entry.verified = record
+        # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
+        if not record.agrees:
+            entry.doubt = entry.unanswered = False
+            if entry.verdict in (Verdict.IN_DOUBT, None):
+                entry.verdict = Verdict.TRANSIENT
+
+    def _apply_before(self, record: records.Before) -> None:
+        self._open(record.call).before = record
+
+    def _apply_call(self, record: records.CallLine) -> None:
+        self.calls[record.call] = Call(
+            record.call, record.action, record.account, record.region, record.instance, record.user
+        )
 
     def _apply_reply(self, record: records.ReplyLine) -> None:
         entry = self._open(record.call)
@@ -288,8 +290,8 @@ class Ledger:
             entry.doubt = entry.was_in_doubt = True
         if record.verdict is Verdict.THROTTLED:
             self.throttled += 1
-        elif record.verdict is not Verdict.FATAL and record.code not in NOT_SENT and not _is_unsigned(record):
-            entry.spent = True
+        elif not entry.spent and record.verdict is not Verdict.FATAL and record.code not in NOT_SENT:
+            entry.spent = not _is_unsigned(record)
         lane = self._lanes.pop(record.call, None)
         if record.sent_at is not None and lane is not None:
             throttled = record.verdict is Verdict.THROTTLED
@@ -297,7 +299,13 @@ class Ledger:
             pace.add(unix_seconds(record.sent_at), answered=record.http is not None, throttled=throttled)
 
     def _apply_rare(self, record: records.AnyRecord) -> None:
+        if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
+            self.last_at = record.at  # what a later run leaves here is not of this one
         match record:
+            case records.OmitLine():
+                self.omits.append(record)
+                if record.call is not None:
+                    self.calls.pop(record.call, None)
             case records.Run():
                 self.run = record
             case records.Confirmed():
@@ -431,3 +439,16 @@ class Ledger:
         for record in lines:
             ledger.apply(record)
         return ledger
+
+
+_FOLD: Mapping[type[records.AnyRecord], Callable[[Ledger, Any], None]] = MappingProxyType(
+    {
+        records.Sent: Ledger._apply_sent,
+        records.ReplyLine: Ledger._apply_reply,
+        records.Settled: Ledger._apply_settled,
+        records.Verified: Ledger._apply_verified,
+        records.Before: Ledger._apply_before,
+        records.CallLine: Ledger._apply_call,
+    }
+)
+"""Any: each of its own kind of record."""

@@ -101,6 +101,9 @@ class Where(NamedTuple):
     instance: str
 
 
+_new_tuple = tuple.__new__
+
+
 class AccountSpec(Struct, frozen=True, kw_only=True):
     """A cloud account of a job: what it is called there, and who signs for it."""
 
@@ -157,7 +160,8 @@ class Call(Struct, frozen=True, gc=False):
     @property
     def where(self) -> Where:
         """Its instance."""
-        return Where(self.account, self.region, self.instance)
+        # Profiled: asked for several times a call; a NamedTuple's own constructor takes twice as long.
+        return _new_tuple(Where, (self.account, self.region, self.instance))
 
 
 class Omit(Struct, frozen=True, gc=False):

@@ -152,8 +152,14 @@ def look_ahead(
         usable = usable_admins(reading.accounts)
         if takes_admins(action.name) and usable and not set(usable) - (set(users) - keep):
             last_admins.append(where.instance)
-    kept = [call for call in plan.calls if call.id not in kept_admins]
-    standings = {call.id: standing(action, readings.get(call.where), call.user) for call in kept}
+    kept = [call for call in plan.calls if call.id not in kept_admins] if kept_admins else plan.calls
+    standings = {
+        call.id: standing(action, reading, call.user)
+        for where, calls in by_instance.items()
+        for reading in (readings.get(where),)
+        for call in calls
+        if call.id not in kept_admins
+    }
     calls_in_order = kept if listed_order else _contain_first(kept, readings, standings, resend_already=resend_already)
     ordered = tuple(calls_in_order)
     return Outlook(

@@ -322,6 +322,7 @@ def rfc3339(at: float, *, digits: int = 3) -> str:
     return f"{_second_text(second)}.{fraction:0{digits}d}Z"
 
 
+_LAST_PARSED: list[tuple[str, int]] = [("1970-01-01T00:00:00", 0)]
 _LAST_SECOND: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]
 
 
@@ -336,7 +337,13 @@ def _second_text(second: int) -> str:
 
 def unix_seconds(text: str) -> float:
     """Inverse of `rfc3339`; raises ValueError for anything else."""
-    return datetime.fromisoformat(text).timestamp()
+    # Profiled: of a million send times in a journal most share their second with the one before.
+    known, second = _LAST_PARSED[0]
+    if text[:19] != known or text[19:20] != "." or text[26:] != "Z" or not text[20:26].isdecimal():
+        at = datetime.fromisoformat(text).timestamp()
+        _LAST_PARSED[0] = (text[:19], int(at // 1))
+        return at
+    return (second * 1_000_000 + int(text[20:26])) / 1_000_000
 
 
 __all__ = [

@@ -20,7 +20,6 @@ from engine.actions import ACTIONS
 from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
-from engine.credentials import KeySource
 from engine.dispatch import Dispatch, OpenCalls
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
@@ -39,6 +38,8 @@ from engine.verdicts import Ruling, rule
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+    from engine.credentials import KeySource
 
 _LOG = logging.getLogger("acctops")
 
@@ -77,6 +78,7 @@ class Runner:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         assert ledger.run is not None
+        self._now = asyncio.get_running_loop().time  # profiled: asked for anew it is a system call each time
         self._journal = journal
         self._ledger = ledger
         self._lanes = lanes
@@ -214,8 +216,7 @@ class Runner:
 
     async def run(self) -> Exit:
         """Work until done or stopped; every record is durable when this returns, the `end` included."""
-        loop = asyncio.get_running_loop()
-        self._started = self._judge.accepted_at = loop.time()
+        self._started = self._judge.accepted_at = self._now()
         self._overview.begin(self._started)
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
@@ -227,7 +228,7 @@ class Runner:
                     lane.pacer.pause(number / len(self._lanes) * lane.pacer.gear.interval_s)
                     self._tasks.create_task(self._dispatch.feed(lane))
             watch.cancel()
-        return await self._finish(loop.time() - self._started)
+        return await self._finish(self._now() - self._started)
 
     async def _finish(self, seconds: float) -> Exit:
         try:
@@ -357,11 +358,10 @@ class Runner:
 
     async def _watch(self) -> None:
         """Deadline, a stop from another shell, a slept machine, a quota that others use up."""
-        loop = asyncio.get_running_loop()
-        offset = self._clock() - loop.time()
+        offset = self._clock() - self._now()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            now = loop.time()
+            now = self._now()
             self._overview.sample(now)
             if self._stopping.is_set():
                 continue
@@ -469,7 +469,7 @@ class Runner:
     def _disproved(self, index: int, state: AccountState | None, request_id: str | None, again: bool) -> None:
         self._judge.disproved(self._open.as_known(index), state, request_id, again=again)
         if again:
-            self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=True)
+            self._queue.of(index).put_back(index, self._now(), retry=True)
             self._wake.set()
 
     async def _persist(self, work: Work, first: Step) -> Step:
@@ -507,12 +507,11 @@ class Runner:
 
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
         """Wait among the calls for a worker, a durable `sent` and a slot; None if the run stops first."""
-        loop = asyncio.get_running_loop()
         queue = self._queue.of(work.index)
         if self._stopping.is_set() or queue.is_closed:
             return None
-        work.ticket = loop.create_future()
-        queue.put_back(work.index, loop.time(), retry=retry)
+        work.ticket = asyncio.get_running_loop().create_future()
+        queue.put_back(work.index, self._now(), retry=retry)
         self._wake.set()
         try:
             return await work.ticket
@@ -526,7 +525,7 @@ class Runner:
         if self.first_send_at is None:
             self.first_send_at = self._clock()
         health = Health.SILENT
-        begun_at = asyncio.get_running_loop().time()
+        begun_at = self._now()
         try:
             attempt = await lane.client.attempt(
                 self._action.name, call.region, parameters, keys=ticket.keys, trace=ticket.trace, secret=work.secret
@@ -538,7 +537,7 @@ class Runner:
         finally:
             self._dispatch.in_flight -= 1
             lane.permits.release()
-            self._queue.of(work.index).release(work.index, health, asyncio.get_running_loop().time())
+            self._queue.of(work.index).release(work.index, health, self._now())
             self._wake.set()
         return await self._judge.judge(work, ticket, attempt, ruling)
 
@@ -577,7 +576,7 @@ class Runner:
             self._to_take_up += 1
             self._spawn(self._take_up(iter([index])))
         elif may_send:
-            self._queue.of(index).put_back(index, asyncio.get_running_loop().time(), retry=False)
+            self._queue.of(index).put_back(index, self._now(), retry=False)
             self._wake.set()
         else:
             words = "keep_admins forbids sending it again, and it was not applied before"
@@ -596,7 +595,7 @@ class Runner:
         """How the run stands, from what is durable."""
         parked = sum(work.ticket is not None for work in self._open.every())
         return self._overview.progress(
-            asyncio.get_running_loop().time(),
+            self._now(),
             in_flight=self._dispatch.in_flight,
             backing_off=max(0, len(self._open) - self._dispatch.in_flight - parked),
             stopping=self._stopped.why if self._stopped else None,

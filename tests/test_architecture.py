@@ -137,16 +137,22 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli": (DOOR, "cli.app cli.talk"),
     "cli.app": (
         DOOR,
-        "cli.checks cli.configuring cli.continuing cli.found cli.lookback cli.plans cli.scheduling cli.sending "
-        "cli.simulating cli.starting cli.talk cli.undoing cli.views",
+        "cli.commands.equipping cli.commands.looking cli.commands.nightly cli.commands.planning cli.commands.running",
     ),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.sources cli.survey cli.talk"),
     "cli.attending": (DOOR, "cli.earlier cli.measuring cli.options cli.talk"),
+    "cli.commands": (DOOR, ""),
+    "cli.commands.equipping": (DOOR, "cli.checks cli.configuring cli.flags cli.simulating cli.talk"),
+    "cli.commands.looking": (DOOR, "cli.flags cli.lookback cli.talk cli.undoing cli.views"),
+    "cli.commands.nightly": (DOOR, "cli.flags cli.lookback cli.scheduling"),
+    "cli.commands.planning": (DOOR, "cli.flags cli.found cli.plans"),
+    "cli.commands.running": (DOOR, "cli.continuing cli.flags cli.sending cli.starting cli.undoing cli.views"),
     "cli.configuring": (DOOR, "cli.options cli.talk"),
     "cli.continuing": (DOOR, "cli.ask cli.hours cli.options cli.preparing cli.sending cli.sources cli.talk"),
     "cli.discovering": (DOOR, "cli.survey cli.talk"),
     "cli.earlier": (DOOR, ""),
+    "cli.flags": (DOOR, ""),
     "cli.found": (DOOR, "cli.discovering cli.options cli.plans cli.sources cli.talk"),
     "cli.hours": (DOOR, "cli.ask cli.options cli.talk"),
     "cli.kin": (DOOR, ""),
@@ -203,6 +209,8 @@ SIMULATOR_MAY = {"simulator.inprocess": {"model"}}
 SIMULATOR_DEVICES = ("simulator.delivery", "simulator.inprocess", "simulator.server")
 """Its parts with a loop or sockets; the rest is rules."""
 
+COMMANDS = ("equipping", "looking", "nightly", "planning", "running")
+
 ONLY = {
     # library: the modules that alone may import it
     "aiohttp": {"transport", "simulator.server"},
@@ -210,7 +218,7 @@ ONLY = {
     "tenacity": {"runner"},
     "filelock": {"journal.store"},
     "yaml": {"jobfile.yamltext", "simulator.documents"},
-    "click": {"cli", "cli.app"},
+    "click": {"cli", "cli.app", "cli.flags", *(f"cli.commands.{family}" for family in COMMANDS)},
     "prometheus_client": {"metrics"},
     "rich": {"cli.progress"},
     "zoneinfo": {"window"},

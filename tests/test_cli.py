@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from engine.cli.app import app
 from engine.errors import Exit
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, on_terminal, records, wait_until
+from tests.support.command import Backend, Desk, Done, commands, on_terminal, records, wait_until
 
 ANN, BOB = "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob"
 
@@ -50,14 +49,6 @@ def run_id(desk: Desk, *, simulated: bool = False) -> str:
 
 
 # ---- help ----------------------------------------------------------------------------------------------------------
-
-
-def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)

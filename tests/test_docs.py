@@ -22,7 +22,6 @@ import click
 import msgspec
 import pytest
 
-from engine.cli.app import app
 from engine.errors import Exit
 from engine.files import load_job
 from engine.records import AnyRecord, RunSettings
@@ -31,7 +30,7 @@ from engine.simulator.fleet import parse_fleet
 from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from engine.window import is_open
-from tests.support.command import ROOT, Backend, Desk
+from tests.support.command import ROOT, Backend, Desk, commands
 
 PAGES = ("README.md", "engine/README.md", "jobs/README.md", "tests/README.md")
 EXAMPLES = ("config.example.yaml", *(f"jobs/{path.name}" for path in sorted((ROOT / "jobs").glob("*.yaml"))))
@@ -74,15 +73,7 @@ def words(text: str) -> list[str]:
 # ---- README.md -------------------------------------------------------------------------------------------------------
 
 
-def commands(command: click.Command = app, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for name, each in command.commands.items():
-            yield from commands(each, (*path, name))
-    else:
-        yield " ".join(path), command
-
-
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
+@pytest.mark.parametrize("name", [" ".join(path) for path, _ in commands()])
 def test_every_command_is_named(name: str) -> None:
     """A command that is not in README.md does not exist for an operator."""
     assert re.search(rf"acctops {name}\b", page("README.md")), name

@@ -136,10 +136,11 @@ def summary(
     head = "  ".join(value for value in (mark, plan.action, job.name, job.ticket, job.reason) if value)
     regions = sorted({call.region for call in plan.calls})
     places = ", ".join(regions[:4]) + (" …" if len(regions) > 4 else "")
+    instances = plan.instances
     lines = [
         head,
         f"  to {action.verb}  {len(plan.calls):,} account{'s' * (len(plan.calls) != 1)} "
-        f"on {plan.instances:,} instance{'s' * (plan.instances != 1)}  {places}",
+        f"on {instances:,} instance{'s' * (instances != 1)}  {places}",
         *map(match_line, asked),
     ]
     for reason, count in plan.left_out().items():

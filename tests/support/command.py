@@ -23,9 +23,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import click
 import pytest
 
 from engine.cli import main
+from engine.cli.app import app
 from engine.cli.talk import out, say
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.faults import FaultScript, rules_from
@@ -37,6 +39,18 @@ ASKING = ("Describe", "GetCaller", "AssumeRole", "Metadata")
 """How actions begin that change no account."""
 PATIENCE_S = 30.0
 """How long a condition is waited for before the test fails."""
+
+
+def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
 
 
 class _Typed(io.TextIOWrapper):

@@ -1,0 +1,1 @@
+"""Door: the commands and their flags, by family."""

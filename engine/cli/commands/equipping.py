@@ -1,0 +1,125 @@
+"""Door: settings, keys, the simulator, editor and shell. Bodies import what they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from engine.cli.flags import flags
+
+
+@click.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command("show")
+@click.argument("job", required=False)
+@click.option("--origin", "with_origin", is_flag=True, help="Say where each was said, and all that adds up to a guard.")
+@flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "no_verify", "json")
+def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
+    """Every setting that holds here, or for a job: flags, then ACCTOPS_…, the job, config files, defaults.
+
+    Asks nobody and needs no keys. Of keys it says where they would come from, never what they are.
+
+    \b
+    Examples:
+      acctops config show --origin
+      acctops config show lockdown.yaml --rate 10 --json
+    """
+    from engine.cli.configuring import show_config
+
+    return show_config(job, with_origin=with_origin, **common)
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
+@flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
+def doctor(job: str | None, policy: bool, **common: Any) -> int:
+    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and permissions too.
+
+    Says which source of keys won, whose they are and until when they serve; what CAM denies, and the policy to paste.
+
+    \b
+    Example:
+      acctops doctor lockdown.yaml
+    """
+    from engine.cli.checks import examine
+
+    return examine(job, policy=policy, **common)
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]…")
+@click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
+@click.option(
+    "--ports",
+    "port_range",
+    metavar="N-M",
+    help="So many ports: access regions of one world, each with quotas of its own.",
+)
+@click.option(
+    "--fleet",
+    metavar="FILE",
+    help="Instances and accounts that exist: YAML or JSON, or random:400x8 (instances x accounts); default: all do.",
+)
+@click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
+@click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
+@click.option(
+    "--window",
+    type=click.Choice(["calendar", "sliding", "sliding-counting-refused", "bucket"]),
+    default="calendar",
+    show_default=True,
+    help="How the quota's second is counted.",
+)
+@click.option("--no-quota", is_flag=True, help="Lift the quotas.")
+@click.option("--latency", metavar="D", default="50ms", show_default=True, help="From arrival to answer.")
+@click.option("--jitter", metavar="D", default="0s", show_default=True, help="An arrival is late by up to so much.")
+@click.option("--seed", type=int, default=0, help="Of its dice; 0: others every time.")
+def simulate(jobs: tuple[str, ...], **options: Any) -> int:
+    """Serve the simulator on loopback, until Ctrl-C.
+
+    The accounts of the JOBs (default: those of the job files here and in ./jobs) are listed from the start; any other
+    well-formed instance and account exists, too, and is listed once a write has named it.
+
+    It accepts the key pair in TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, else a documented demo pair.
+
+    \b
+    Example:
+      acctops simulate --port 9900 &
+      acctops run lockdown.yaml --endpoint http://127.0.0.1:9900
+    """
+    from engine.cli.simulating import serve
+
+    return serve(job_paths=jobs, **options)
+
+
+@click.command()
+def schema() -> int:
+    """Print the JSON Schema of job files, for editors.
+
+    \b
+    Example:
+      acctops schema > job.schema.json
+    """
+    from engine.cli.talk import out
+    from engine.jobfile.schema import schema_text
+
+    out(schema_text())
+    return 0
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print a completion script: `source <(acctops completion bash)`."""
+    from click.shell_completion import get_completion_class
+
+    from engine.cli.talk import out
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    out(kind(click.get_current_context().find_root().command, {}, "acctops", "_ACCTOPS_COMPLETE").source())
+    return 0

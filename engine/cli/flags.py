@@ -1,0 +1,82 @@
+"""Door: the flags that several commands have, and the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_SHARED: dict[str, Callable[[_F], _F]] = {
+    "config": click.option("--config", metavar="FILE", help="Config file (its guards add to those found)."),
+    "endpoint": click.option(
+        "--endpoint",
+        "endpoints",
+        metavar="WHERE",
+        multiple=True,
+        help="URL, nearest, regional or an access region; repeated: each is a lane.",
+    ),
+    "state_dir": click.option("--state-dir", metavar="DIR", help="Where journals live."),
+    "profile": click.option(
+        "--profile",
+        "profiles",
+        metavar="NAME",
+        multiple=True,
+        help="Credential profile of the vendor's CLI; repeated: each is a lane.",
+    ),
+    "rate": click.option("--rate", metavar="N", help="Calls a second and lane; default: the quota."),
+    "workers": click.option("--workers", metavar="N", help="Attempts in flight, at most (100)."),
+    "timeout": click.option("--timeout", metavar="10s", help="Of one attempt."),
+    "deadline": click.option("--deadline", metavar="D", help="Stop sending after so long, such as 15m."),
+    "yes": click.option("--yes", is_flag=True, help="Do not ask."),
+    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    "quiet": click.option("--quiet", is_flag=True, help="On success print nothing; else the full report."),
+    "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
+}
+READING = ("config", "state_dir", "json", "quiet")
+PLANNING = ("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "json", "quiet")
+SENDING = (*PLANNING, "yes", "no_verify")
+
+
+def clock() -> Callable[[], float]:
+    """What the command tells the time by (`cli.main`)."""
+    return click.get_current_context().obj or time.time
+
+
+def flags(*names: str) -> Callable[[_F], _F]:
+    """Common flags, in this order in the help."""
+
+    def add(command: _F) -> _F:
+        for name in reversed(names):
+            command = _SHARED[name](command)
+        return command
+
+    return add
+
+
+SIMULATE = click.option("--simulate", is_flag=True, help="Against the built-in simulator; needs no account.")
+FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: a script of faults to meet.")
+FLEET = click.option(
+    "--fleet",
+    metavar="FILE",
+    help="With --simulate: the instances and accounts that exist: a file, or random:400x8 (instances x accounts).",
+)
+EXCLUDE = click.option(
+    "--exclude", metavar="GLOB", multiple=True, help="Leave out instance/user, such as '*/etl_*'; may be repeated."
+)
+EXPECT = click.option(
+    "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
+)
+SKIP_BAD_ROWS = click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows of lists that are no targets; they count as failed."
+)
+SINCE = click.option("--since", metavar="7d", help="All runs of so long until now.")
+FAMILY = click.option(
+    "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
+)
+NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
+REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
+TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
