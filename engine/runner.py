@@ -154,6 +154,8 @@ class Runner:
             lane.client.note = self.note
         self._open = OpenCalls(self._calls, ledger)
         self._to_take_up = 0
+        self._backing_off = 0
+        """Calls that wait before they are tried again."""
         self._dispatch = Dispatch(
             journal=journal,
             queue=self._queue,
@@ -499,11 +501,14 @@ class Runner:
     async def _pause(self, seconds: float) -> None:
         if seconds <= 0:
             return
+        self._backing_off += 1
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
         except TimeoutError:
             pass
+        finally:
+            self._backing_off -= 1
 
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
         """Wait among the calls for a worker, a durable `sent` and a slot; None if the run stops first."""
@@ -593,11 +598,10 @@ class Runner:
 
     def progress(self) -> Progress:
         """How the run stands, from what is durable."""
-        parked = sum(work.ticket is not None for work in self._open.every())
         return self._overview.progress(
             self._now(),
             in_flight=self._dispatch.in_flight,
-            backing_off=max(0, len(self._open) - self._dispatch.in_flight - parked),
+            backing_off=self._backing_off,
             stopping=self._stopped.why if self._stopped else None,
         )
 

@@ -680,6 +680,26 @@ def test_progress_tells_how_it_stands(tmp_path: Path) -> None:
     assert any(SICK in wait for wait in progress.waits)
 
 
+def test_nothing_is_said_to_be_tried_again_that_never_failed(tmp_path: Path) -> None:
+    """Calls written ahead of their slot, and accounts being read, are no trouble; a call that backs off is."""
+    seen: dict[str, list[int]] = {}
+
+    def looking(name: str) -> Any:
+        async def look(runner: Runner) -> None:
+            while True:
+                await asyncio.sleep(0.02)
+                seen.setdefault(name, []).append(runner.progress().backing_off)
+
+        return look
+
+    faults = {"well": (), "failing": ({"action": "LockAccount", "code": "InternalError", "times_each": 1},)}
+    for name, rules in faults.items():
+        it = world(*rules)
+        Drill(tmp_path / name, it, fleet(10, 4), during=looking(name)).go()
+    assert set(seen["well"]) == {0}
+    assert max(seen["failing"]) > 0
+
+
 def test_a_verdict_is_written_with_every_reply(tmp_path: Path) -> None:
     """What each attempt meant stands in the journal, for all to see."""
     it = world({"action": "LockAccount", "code": "InternalError", "times": 1})
