@@ -163,6 +163,10 @@ class Dispatch:
             if self._is_keyless(lane):
                 return
             while not (self._stopping.is_set() or lane.closed):
+                if lane.down_since is not None:
+                    while intents:
+                        self._not_sent(lane, intents.popleft())
+                    await self._wait_while_down(lane)
                 await self._intend(lane, intents)
                 if not intents:
                     return
@@ -170,7 +174,7 @@ class Dispatch:
                 slot_at = await lane.pacer.slot()
                 if self._journal.broken is not None:
                     raise self._journal.broken
-                if not (self._stopping.is_set() or lane.closed):
+                if lane.may_send and not self._stopping.is_set():
                     self._hand_over(lane, intents.popleft(), slot_at)
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
             self._stop(str(error), error.exit)
@@ -182,6 +186,21 @@ class Dispatch:
                 for handed in self._idle:
                     if not handed.done():  # cancelled, where everything is
                         handed.set_result(None)
+
+    async def _wait_while_down(self, lane: Lane) -> None:
+        """A lane whose endpoint cannot be reached takes no call into its pause: other lanes can send it now.
+
+        One call at a time finds out whether it can be reached again.
+        """
+        while lane.is_probed or lane.pacer.paused_for() > 0:
+            self._wake.clear()
+            if self._stopping.is_set() or lane.closed or self._is_over():
+                return
+            try:
+                async with asyncio.timeout(lane.pacer.paused_for() or None):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
 
     def _is_keyless(self, lane: Lane) -> bool:
         """Whether the lane has nothing to sign with, which closes it: no password is asked for in its name."""
@@ -199,6 +218,8 @@ class Dispatch:
         call ahead would be five calls a second.
         """
         ahead = min(MOST_AHEAD, 1 + int(2 * self._journal.commit_s / lane.pacer.gear.interval_s))
+        if lane.down_since is not None:
+            ahead = 1
         while len(intents) < ahead:
             if intents and lane.permits.locked():
                 return
@@ -223,6 +244,7 @@ class Dispatch:
     def _hand_over(self, lane: Lane, intent: _Intent, slot_at: float) -> None:
         work, ticket = intent.work, Ticket(lane, intent.keys, intent.trace, slot_at)
         self.in_flight += 1
+        lane.in_flight += 1
         self._secret_used(work)
         if work.ticket is not None and not work.ticket.done():
             work.ticket.set_result(ticket)
@@ -232,7 +254,7 @@ class Dispatch:
             self._start(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """The run was stopped, or the lane closed, between the call's `sent` and its slot."""
+        """The run was stopped, or the lane closed or unreachable, between the call's `sent` and its slot."""
         work = intent.work
         self._give_back(work, lane)
         if self._stopping.is_set() or self._queue.of(work.index).is_closed:
@@ -248,7 +270,7 @@ class Dispatch:
                     sent_at=None,
                     request_id=None,
                     code="Local.NotSent",
-                    message="stopped, or its lane closed, before it was sent",
+                    message="stopped, or its lane closed or unreachable, before it was sent",
                     http=None,
                     ms=0,
                     verdict=Verdict.TRANSIENT,

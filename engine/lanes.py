@@ -32,7 +32,19 @@ class Lane(Struct):
     down_since: float | None = None
     """Loop time since which no attempt reached the endpoint."""
     down_why: str = ""
+    in_flight: int = 0
+    """Attempts under way."""
     _down_count: int = 0
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether its endpoint cannot be reached, and a call is out to see if it can again."""
+        return self.down_since is not None and self.in_flight > 0
+
+    @property
+    def may_send(self) -> bool:
+        """Whether a call may go out by it just now, as far as its slots allow."""
+        return not (self.closed or self.is_probed)
 
     def reached(self) -> None:
         """An attempt reached the server."""

@@ -541,6 +541,7 @@ class Runner:
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:
             self._dispatch.in_flight -= 1
+            lane.in_flight -= 1
             lane.permits.release()
             self._queue.of(work.index).release(work.index, health, self._now())
             self._wake.set()

@@ -141,18 +141,36 @@ def test_an_access_point_that_cannot_be_reached_gives_its_calls_to_the_others(tm
     drill = Drill(
         tmp_path,
         world,
-        fleet(60, 10),
+        fleet(60, 14),
         keyring={"": [keys("a")]},
         access=Access(URLS[:3], {}),
         unreachable={URLS[0].removeprefix("http://"): why},
     ).go()
     assert drill.exit is Exit.OK
-    assert outcomes(drill) == {"changed": 600}
+    assert outcomes(drill) == {"changed": 840}
     (closed,) = notes(drill, "lane_closed")
     assert closed["lane"].endswith(URLS[0].removeprefix("http://"))
     assert closed["code"] == why
     assert {arrival.access for arrival in writes(world)} == {url.removeprefix("http://") for url in URLS[1:3]}
-    assert drill.seconds < 20
+    assert drill.seconds < 23, "21 s is what two lanes take"
+
+
+def test_a_lane_that_is_down_holds_no_call_into_its_pause(tmp_path: Path) -> None:
+    """The last account is locked when the healthy lanes come to it, not when the dead one has tried again."""
+    world = world_for("a")
+    drill = Drill(
+        tmp_path,
+        world,
+        fleet(30, 8),
+        keyring={"": [keys("a")]},
+        access=Access(URLS[:4], {}),
+        unreachable={URLS[1].removeprefix("http://"): "Local.Connect"},
+    ).go()
+    assert drill.exit is Exit.OK
+    arrived = sorted(arrival.at for arrival in writes(world))
+    assert len(arrived) == 240
+    assert arrived[-1] - arrived[0] < 240 / 60 + 0.5, "three lanes of twenty a second"
+    assert drill.seconds < 6
 
 
 def test_a_sub_account_that_is_refused_gives_its_calls_to_the_others(tmp_path: Path) -> None:
