@@ -46,9 +46,10 @@ def calls(say: Say, *, quick: bool) -> list[Row]:
 # ---- a million -----------------------------------------------------------------------------------------------------
 
 _REPLAY = """
-import sys, time, resource
+import gc, sys, time, resource
 from pathlib import Path
 from engine.journal.reader import replay
+gc.disable()  # as every command does that only looks back (engine.cli.entry)
 began = time.perf_counter()
 replay(Path(sys.argv[1]))
 print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

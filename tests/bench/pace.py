@@ -62,13 +62,20 @@ def lanes(say: Say, *, quick: bool) -> list[Row]:
     return [fifty, sixteen]
 
 
+def _used(lane: Row) -> float:
+    """Of its quota, from the first accepted call to the last."""
+    used: float = lane["accepted"] / (QUOTA * (lane["last"] - lane["first"]))
+    return used
+
+
 def _lanes(say: Say, count: int, calls: int) -> Row:
     say(f"lanes: {count} × {QUOTA:.0f}/s, {calls / count / QUOTA:.0f} s")
     spec = [{"window": "sliding", "jitter": 0.0, "ports": count}]
     with server("worlds", json.dumps(spec)) as worlds:
         ran = figures(contend("engine", worlds.urls, calls, str(QUOTA), "cold"))
         seen = worlds.end()
-    used = sorted(lane["accepted"] / (QUOTA * (lane["last"] - lane["first"])) for lane in seen)
+    used = sorted(_used(lane) for lane in seen)
+    unrefused = [_used(lane) for lane in seen if not lane["refused"]]
     return {
         "lanes": count,
         "calls": sum(lane["accepted"] for lane in seen),
@@ -76,6 +83,8 @@ def _lanes(say: Say, count: int, calls: int) -> Row:
         "least_used": round(used[0], 4),
         "median_used": round(used[count // 2], 4),
         "throttled_%": round(100 * sum(lane["refused"] for lane in seen) / calls, 2),
+        "lanes_refused": count - len(unrefused),
+        "least_unrefused": round(min(unrefused), 4) if unrefused else None,
         "server_late_ms": seen[0]["late_ms"],
         "cpu_share": round(ran["cpu_s"] / ran["wall_s"], 2),
     }
