@@ -13,10 +13,11 @@ import pytest
 from engine.credentials import KeySpec, Ways, open_keys
 from engine.credentials import find_keys as chain
 from engine.credentials.command import command_keys
+from engine.credentials.metadata import keys_of
 from engine.credentials.roles import session_name
 from engine.credentials.source import FetchedKeys, Found
 from engine.errors import CredentialsError, Exit
-from engine.model import Keys
+from engine.model import Keys, Reply
 from engine.signing import Signer
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord, Role
@@ -271,7 +272,7 @@ def test_files_come_before_the_instance(tmp_path):
     [
         ((), "no role is bound to this instance (HTTP 404)"),
         (({"hang": True},), "no answer within 2 s"),
-        (({"status": 500},), "(HTTP 500)"),
+        (({"status": 500},), "does not answer as one (HTTP 500)"),
         (({"html": True},), "what answers is no name of a role"),
         (({"reset_before": True},), "connection reset by peer"),
     ],
@@ -289,12 +290,60 @@ def test_off_an_instance(tmp_path, faults, said):
     assert not quiet.world.audit
 
 
-def test_an_instance_that_gives_junk_for_its_role_is_an_error(tmp_path):
-    """It has a role: going on to somebody else's keys would be wrong."""
-    cloud = Cloud(metadata_role=Role(name="cvm"), faults=({"action": "Metadata", "after": 1, "garbage": True},))
-    assert "role cvm of this instance: the metadata service answered with something else than JSON" in refused(
-        cloud, tmp_path
-    )
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"garbage": True}, "the metadata service answered with something else than JSON"),
+        ({"status": 500}, "it is named, and its keys are not to be had: metadata service http"),
+        ({"hang": True}, "no answer within 2 s"),
+    ],
+)
+def test_an_instance_that_gives_no_keys_for_its_role_is_an_error(tmp_path, fault, said):
+    """It has a role: going on to somebody else's keys would be wrong, such as to those of the pod on it."""
+    role = Role(name="pod", provider="cls-1", tokens={TOKEN})
+    fault = {"action": "Metadata", "after": 1} | fault
+    cloud = Cloud(roles=(role,), metadata_role=Role(name="cvm"), faults=(fault,))
+    text = refused(cloud, tmp_path, **pod(tmp_path, role))
+    assert text.startswith("role cvm of this instance: ")
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"ExpiredTime": 10**30}, "an end of its keys that is no time"),
+        ({"ExpiredTime": 1_900_000_000_000}, "an end of its keys that is no time"),
+        ({"Token": None}, "answered without a token"),
+        ({"TmpSecretKey": 7}, "secret_key is not text; the metadata service answered so"),
+    ],
+)
+def test_what_the_metadata_service_says_is_not_believed_blindly(said, words):
+    """A number of another unit would be no end at all, or a crash."""
+    whole = {"Code": "Success", "TmpSecretId": "AKIDx", "TmpSecretKey": "k", "Token": "t", "ExpiredTime": 1_900_000_000}
+    network = Cloud().network
+    reply = Reply(status=200, body=json.dumps(whole).encode())
+    assert keys_of(reply, "role cvm of this instance", network).expires_at == 1_900_000_000
+    with pytest.raises(CredentialsError, match=words):
+        keys_of(Reply(status=200, body=json.dumps(whole | said).encode()), "role cvm of this instance", network)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "STS answered without keys that have an end; look at"),
+        ({"ExpiredTime": 10**30}, "STS answered without keys that have an end; look at"),
+        ({"ExpiredTime": 5}, "STS answered with keys that have expired; look at"),
+        ({"ExpiredTime": 1_900_000_000, "Credentials": {"TmpSecretId": 7}}, "secret_id is not text; STS answered so"),
+    ],
+)
+def test_what_sts_says_is_not_believed_blindly(said, words):
+    """What stands in the place of STS: a proxy's page in JSON, a stand-in of somebody's."""
+    from engine.credentials.sts import Said, session_of
+
+    keys = {"Credentials": {"TmpSecretId": "AKIDx", "TmpSecretKey": "k", "Token": "t"}}
+    with pytest.raises(CredentialsError, match=words) as caught:
+        session_of(Said(keys | said, 0.0), "role ops", 1_800_000_000.0)
+    assert str(caught.value).count("role ops") == 1
 
 
 TOKEN = "eyJhbGciOi.web-identity.token"
@@ -335,7 +384,11 @@ def test_half_a_pod_is_not_a_crash(tmp_path):
     del environ["TKE_REGION"]
     assert "TKE's variables (TKE_REGION not set)" in refused(Cloud(), tmp_path, **environ)
     environ = pod(tmp_path, Role(name="pod")) | {"TKE_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "none")}
-    assert "none: cannot be read (No such file or directory)" in refused(Cloud(), tmp_path, **environ)
+    text = refused(Cloud(), tmp_path, **environ)
+    assert text.endswith("none: cannot be read (No such file or directory); correct TKE_WEB_IDENTITY_TOKEN_FILE")
+    assert text.startswith("TKE_WEB_IDENTITY_TOKEN_FILE: ")
+    text = refused(Cloud(), tmp_path, **(pod(tmp_path, Role(name="pod")) | {"TKE_ROLE_ARN": "pod"}))
+    assert text.startswith("TKE_ROLE_ARN: 'pod' is no role: expected")
 
 
 # ---- a program -----------------------------------------------------------------------------------------------------
@@ -393,8 +446,16 @@ SECRET = "hunter2-hunter2-hunter2"
         ("import sys; sys.exit(3)", "exit status 3"),
         (f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 5}}')""", "keys that have expired"),
         (
+            f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 1795700000000}}')""",
+            "expires_at is neither UNIX seconds (not milliseconds",
+        ),
+        (f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 1e18}}')""", "expires_at is neither"),
+        (f"""print('{{"secret_id": 7, "secret_key": "{SECRET}"}}')""", "secret_id is not text; it must print {"),
+        ("import sys; sys.exit('token hunter2x0123456789abcdef: denied')", "exit status 1: token [redacted]: denied"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9; run it by hand to see why (credentials.command"),
+        (
             f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": "soon"}}')""",
-            "neither UNIX seconds nor",
+            "expires_at is neither UNIX seconds",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from engine.credentials.source import HOW, Found, checked_keys
+from engine.credentials.source import HOW, Found, checked_keys, unix_seconds
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -124,22 +124,33 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def read_private(path: Path) -> Private:
-    """The text of a file that holds a secret; a warning if others can read or write it."""
+def read_private(path: Path, variable: str = "") -> Private:
+    """The text of a file that holds a secret; a warning if others can read or write it.
+
+    `variable`: what of the environment names the file, if it is not where the vendor's tools look.
+    """
+    where, how = (f"{variable}: {path}", f"correct {variable}") if variable else (str(path), HOW)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+                raise CredentialsError(f"{where}: is a pipe; keys are read more than once: put them into a file")
             data = file.read(MOST + 1)
     except OSError as exc:
-        raise CredentialsError(f"{path}: cannot be read ({exc.strerror}); {HOW}") from None
+        raise CredentialsError(f"{where}: cannot be read ({exc.strerror}); {how}") from None
     if len(data) > MOST:
-        raise CredentialsError(f"{path}: larger than {MOST >> 10} KiB; this is no credential file")
+        raise CredentialsError(f"{where}: larger than {MOST >> 10} KiB; this is no credential file")
     try:
         text = data.decode("utf-8-sig")
-    except ValueError:
-        raise CredentialsError(f"{path}: is not text") from None  # not `from exc`: it holds what stands there
+    except ValueError:  # not `from exc`: it holds what stands there
+        raise CredentialsError(f"{where}: is not text; write it anew, as UTF-8") from None
     others = mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
     return Private(text, (f"{path}: others can read or write these keys; chmod 600 {path}",) if others else ())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe nobody writes to, so that it can be refused; a file is opened and read as ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: str | None) -> FileKeys:
@@ -189,10 +200,13 @@ def read_cli(text: str) -> Profile:
     for name in ("role-arn", "role-session-name", "type"):
         if not isinstance(found.get(name) or "", str):
             raise MalformedError(f"{name} is not text; {again}")
-    expires = found.get("expiresAt")
+    try:
+        expires = unix_seconds(found["expiresAt"]) if found.get("expiresAt") else None
+    except ValueError:
+        raise MalformedError(f"expiresAt is no time in UNIX seconds; {again}") from None
     return Profile(
         keys={"secret_id": found.get("secretId"), "secret_key": found.get("secretKey"), "token": found.get("token")},
-        expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
+        expires_at=expires,
         role_arn=found.get("role-arn") or None,
         role_session=found.get("role-session-name") or None,
         kind="" if found.get("secretId") else found.get("type") or "",
@@ -204,11 +218,18 @@ def read_cli(text: str) -> Profile:
 
 def read_sections(text: str) -> dict[str, dict[str, str]]:
     """Section → its values in the vendor's SDK file. Values are taken as they stand: a % means itself."""
-    from configparser import Error, RawConfigParser
+    from configparser import DuplicateOptionError, DuplicateSectionError, Error, RawConfigParser
 
-    parser = RawConfigParser(strict=False, default_section="\0")  # no section lends its values to the others
+    parser = RawConfigParser(default_section="\0")  # no section lends its values to the others
     try:
         parser.read_string(text)
+    except DuplicateSectionError as twice:  # whose keys would win is a guess; the vendor's SDK refuses it, too
+        raise MalformedError(
+            f"section [{twice.section}] stands there again in line {twice.lineno}; remove one"
+        ) from None
+    except DuplicateOptionError as twice:
+        there = f"{twice.option} of [{twice.section}]"
+        raise MalformedError(f"{there} stands there again in line {twice.lineno}; remove one") from None
     except Error:
         raise MalformedError("is not an INI file: [default], then secret_id = … and secret_key = …") from None
     return {name: dict(parser.items(name)) for name in parser.sections()}

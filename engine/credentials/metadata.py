@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from engine.credentials.network import RefusedError
-from engine.credentials.source import FetchedKeys, Found, checked_keys
+from engine.credentials.source import FetchedKeys, Found, checked_keys, unix_seconds
 from engine.errors import CredentialsError
 from engine.model import Fault
 
@@ -22,6 +22,7 @@ LIMIT_S = 2.0
 """The service is next door: off a CVM nobody answers, and every command would wait for it."""
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 _HTTP_OK = 200
+_HTTP_NOT_FOUND = 404
 
 
 class NobodyThereError(RefusedError):
@@ -34,15 +35,16 @@ def instance_keys(network: Network) -> FetchedKeys:
     async def fetch() -> Found:
         import asyncio
 
+        role: str | None = None
         base = f"{network.metadata}{PATH}"
         silent = f"metadata service {network.metadata}: no answer within {LIMIT_S:g} s"
         try:
             async with asyncio.timeout(LIMIT_S), network.way_out() as transport:
                 role = _role(await _get(transport, base), base)
-                reply = await _get(transport, base + quote(role))
+                reply = await _of_role(transport, base, role)
         except TimeoutError:
-            raise NobodyThereError(silent) from None
-        return _keys(reply, f"role {role} of this instance", network)
+            raise (NobodyThereError(silent) if role is None else CredentialsError(f"{_of(role)}: {silent}")) from None
+        return keys_of(reply, _of(role), network)
 
     # One instance has one role: what it is called is not asked for to name its quota.
     return FetchedKeys("role of this instance (metadata service)", "instance role", fetch)
@@ -53,8 +55,21 @@ async def _get(transport: Transport, url: str) -> Reply:
     if isinstance(outcome, Fault):
         raise NobodyThereError(f"metadata service {url}: {outcome.message.removeprefix(url).lstrip(': ')}")
     if outcome.status != _HTTP_OK:
-        raise NobodyThereError(f"metadata service {url}: no role is bound to this instance (HTTP {outcome.status})")
+        why = "no role is bound to this instance" if outcome.status == _HTTP_NOT_FOUND else "does not answer as one"
+        raise NobodyThereError(f"metadata service {url}: {why} (HTTP {outcome.status})")
     return outcome
+
+
+def _of(role: str) -> str:
+    return f"role {role} of this instance"
+
+
+async def _of_role(transport: Transport, base: str, role: str) -> Reply:
+    """What the service says of a role it has named: there is one, so that no other source may take its place."""
+    try:
+        return await _get(transport, base + quote(role))
+    except NobodyThereError as error:
+        raise CredentialsError(f"{_of(role)}: it is named, and its keys are not to be had: {error}") from None
 
 
 def _role(reply: Reply, url: str) -> str:
@@ -64,7 +79,8 @@ def _role(reply: Reply, url: str) -> str:
     return role
 
 
-def _keys(reply: Reply, where: str, network: Network) -> Found:
+def keys_of(reply: Reply, where: str, network: Network) -> Found:
+    """The keys of an answer, with their end by our clock; CredentialsError if there are none."""
     try:
         said = msgspec.json.decode(reply.body)
     except (ValueError, msgspec.MsgspecError):
@@ -76,7 +92,15 @@ def _keys(reply: Reply, where: str, network: Network) -> Found:
     found = {"secret_id": said.get("TmpSecretId"), "secret_key": said.get("TmpSecretKey"), "token": said.get("Token")}
     expires = said.get("ExpiredTime")
     ahead_s = reply.date - network.clock() if reply.date is not None else 0.0
-    expires_at = expires - ahead_s if isinstance(expires, int | float) else None
+    try:
+        expires_at = unix_seconds(expires) - ahead_s if expires is not None else None
+    except ValueError:
+        raise CredentialsError(
+            f"{where}: the metadata service answered with an end of its keys that is no time"
+        ) from None
     if expires_at is not None and expires_at <= network.clock():
         raise CredentialsError(f"{where}: the metadata service answered with keys that have expired")
-    return Found(checked_keys(found, where), expires_at)
+    keys = checked_keys(found, where, "the metadata service answered so; name other keys, as with --profile")
+    if keys.token is None:
+        raise CredentialsError(f"{where}: the metadata service answered without a token")
+    return Found(keys, expires_at)
