@@ -306,6 +306,7 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
         request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
         code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
         lines.append(f"STOPPED EARLY: {plain(stopped.why)}{code}{request}")
+        lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in ledger.given_up.items()]
     lines += _bad_lines(ledger, flags)
     lines += [f"journal {journal}", f"head    {head}"]
     command = continue_command(ledger, flags)
