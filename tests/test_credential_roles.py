@@ -210,7 +210,15 @@ def test_a_role_whose_own_keys_rotate(tmp_path):
     path = credential(tmp_path, **{"role-arn": ROLE.arn})
     source, _ = find(cloud, tmp_path)
     del cloud.world.keys[DEMO_SECRET_ID]
-    with pytest.raises(CredentialsError, match="its keys are refused, and there are no others"):
+    no_others = (
+        r"AssumeRole: the key does not exist .* \[AuthFailure.SecretIdNotFound\] \(RequestId .*; tccli .* no others"
+    )
+    with pytest.raises(CredentialsError, match=no_others):
+        cloud.run(source.refresh)
+    path.write_text(json.dumps({"secretId": "AKIDgone", "secretKey": "x", "role-arn": ROLE.arn}))
+    with pytest.raises(
+        CredentialsError, match=r"role acctops of .*, through tccli profile default: AssumeRole: the key"
+    ):
         cloud.run(source.refresh)
     cloud.world.keys["AKIDnew"] = KeyRecord(secret_key="brand-new-key", identity="100000000007")
     path.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": "brand-new-key", "role-arn": ROLE.arn}))
@@ -321,6 +329,8 @@ def test_what_the_metadata_service_says_is_not_believed_blindly(said, words):
     """A number of another unit would be no end at all, or a crash."""
     whole = {"Code": "Success", "TmpSecretId": "AKIDx", "TmpSecretKey": "k", "Token": "t", "ExpiredTime": 1_900_000_000}
     network = Cloud().network
+    with pytest.raises(CredentialsError, match="something else than JSON; try again, or name other keys"):
+        keys_of(Reply(status=200, body=b"[" * 100_000), "role cvm of this instance", network)
     reply = Reply(status=200, body=json.dumps(whole).encode())
     assert keys_of(reply, "role cvm of this instance", network).expires_at == 1_900_000_000
     with pytest.raises(CredentialsError, match=words):

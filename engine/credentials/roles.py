@@ -62,10 +62,14 @@ def assumed_keys(base: KeySource, role_arn: str, session: str, network: Network,
         except RefusedError as refused:
             if not (base.refreshable and _is_of_keys(refused.code)):
                 raise CredentialsError(f"{label}: {refused}") from None
+            said = refused
         await base.refresh()
         if base.get() == keys:
-            raise CredentialsError(f"{label}: its keys are refused, and there are no others")
-        return await _assume(base.get())
+            raise CredentialsError(f"{label}: {said}; {base.label} has no others")
+        try:
+            return await _assume(base.get())
+        except RefusedError as refused:
+            raise CredentialsError(f"{label}: {refused}") from None
 
     async def _assume(keys: Keys) -> Found:
         parameters = {"RoleArn": role_arn, "RoleSessionName": session, "DurationSeconds": duration_s}
