@@ -113,6 +113,15 @@ def test_nothing_found_names_every_place(tmp_path):
         find_keys(None, {})
 
 
+def test_a_profile_of_the_environment_that_is_not_there_is_an_error(tmp_path):
+    """It was asked for by name: [default] of the SDK's file, or this machine's role, are somebody else."""
+    credential(tmp_path, "prod")
+    sdk(tmp_path, f"[default]\nsecret_id = AKIDsdk\nsecret_key = {KEY}\n")
+    with pytest.raises(CredentialsError, match=r"TCCLI_PROFILE: no file .*/prd.credential; .* there are prod; correct"):
+        find_keys(None, environ(tmp_path, TCCLI_PROFILE="prd"))
+    assert find_keys(None, environ(tmp_path, TCCLI_PROFILE="default")).source.label == "credentials file"
+
+
 def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
     """A slip in the name is the likeliest."""
     with pytest.raises(CredentialsError, match=r"profile prd: no file .*; there is none"):

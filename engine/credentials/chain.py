@@ -164,11 +164,16 @@ class _Opener:
         raise CredentialsError(f"profile {name}: no file {path}; {there}; run `tccli configure --profile {name}`")
 
     def _default(self, *, has_role: bool) -> KeySource | None:
-        name = self._environ.get("TCCLI_PROFILE") or "default"
+        asked = self._environ.get("TCCLI_PROFILE", "").strip()
+        name = asked or "default"
         path = cli_path(self._home, name)
         self._looked.append(str(path))
         if is_there(path):
             return self._cli(path, name, has_role=has_role)
+        if name != "default":  # asked for by name: no other will do
+            others = ", ".join(sorted(other.stem for other in path.parent.glob("*.credential"))) or "none"
+            correct = f"correct or unset it, or run `tccli configure --profile {name}`"
+            raise CredentialsError(f"TCCLI_PROFILE: no file {path}; of tccli's profiles there are {others}; {correct}")
         for sdk in self._files:
             self._looked.append(str(sdk))
             if not is_there(sdk):
