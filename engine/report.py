@@ -368,7 +368,7 @@ def stuck_text(ledger: Ledger) -> str:
             lines.append(f"  → {advice}")
         for call, entry, _ in members:
             request = f"  RequestId {entry.request_id}" if entry.request_id else ""
-            lines.append(f"  {call.label}  {call.region}{request}")
+            lines.append(f"  {call.label}  {f'{call.account}  ' if call.account else ''}{call.region}{request}")
     if not groups:
         lines.append("nothing is stuck")
     return "\n".join(lines) + "\n"
@@ -444,7 +444,7 @@ def _cause(entry: Entry) -> str:
 
 def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
     words, advice = explain(call, entry, outcome)
-    where = f"{call.label} ({call.region})"
+    where = f"{call.label} ({f'{call.account}, ' if call.account else ''}{call.region})"
     if outcome is Outcome.UNATTEMPTED:
         return [f"  {where}  {plain(words or '')}"]
     cause = _cause(entry)
