@@ -242,6 +242,51 @@ def test_keys_rotate_when_the_file_does(tmp_path):
     assert (source.get().secret_id, source.identity) == ("AKIDnewer", identity)
 
 
+def test_files_that_are_replaced_one_after_the_other_are_taken_up_together(tmp_path):
+    """An id of one rotation with the key of another is refused, and ended the run in the second between them."""
+    names = ("SECRET_ID", "SECRET_KEY", "TOKEN")
+
+    def write(**values):
+        for name, value in values.items():
+            new = tmp_path / "new"
+            new.write_text(value)
+            new.chmod(0o600)
+            new.replace(tmp_path / name)
+
+    write(SECRET_ID=ID, SECRET_KEY=KEY, TOKEN="")
+    named = {f"TENCENTCLOUD_{name}_FILE": str(tmp_path / name) for name in names}
+    source, _ = find_keys(None, environ(tmp_path, **named))
+    old = Keys(secret_id=ID, secret_key=KEY)
+    write(SECRET_ID="AKIDnew")
+    assert source.get() == old
+    with pytest.raises(CredentialsError, match="environment files: id, key and token are not of one rotation; replace"):
+        refresh(source)
+    assert source.get() == old
+    write(SECRET_KEY="n3wkey")
+    assert source.get() == Keys(secret_id="AKIDnew", secret_key="n3wkey")
+    write(TOKEN="t0ken-1", SECRET_KEY="n3werkey")
+    assert source.get().token is None
+
+    async def rest():
+        asking = asyncio.ensure_future(source.refresh())
+        await asyncio.sleep(0.05)
+        write(SECRET_ID="AKIDnewer")
+        return await asking
+
+    assert asyncio.run(rest())
+    assert source.get() == Keys(secret_id="AKIDnewer", secret_key="n3werkey", token="t0ken-1")
+
+
+def test_a_key_in_a_file_beside_an_id_in_the_environment_is_taken_up(tmp_path):
+    """The id cannot change there."""
+    (tmp_path / "key").write_text(KEY)
+    named = {"TENCENTCLOUD_SECRET_ID": ID, "TENCENTCLOUD_SECRET_KEY_FILE": str(tmp_path / "key")}
+    source, _ = find_keys(None, environ(tmp_path, **named))
+    (tmp_path / "key").write_text("n3wkey")
+    assert refresh(source)
+    assert source.get().secret_key == "n3wkey"
+
+
 def test_a_file_broken_for_a_moment_leaves_the_keys(tmp_path):
     """In the middle of a run; `refresh`, which is asked when the API refuses them, says what is wrong."""
     path = credential(tmp_path)

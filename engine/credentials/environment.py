@@ -53,5 +53,6 @@ def environment_keys(environ: Mapping[str, str]) -> tuple[FixedKeys | FileKeys, 
             text for each in read.values() for text in each.warnings
         )
 
-    source = FileKeys("environment files", tuple(paths.values()), load)
+    apart = {"secret_id", "secret_key"} <= paths.keys()
+    source = FileKeys("environment files", tuple(paths.values()), load, apart=apart)
     return source, source.warnings

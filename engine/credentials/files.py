@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 
 MOST = 64 << 10
 """Bytes of a credential file; the vendor's have a few hundred."""
+_REST_S = (0.1, 0.4, 1.5)
+"""How long the rest of some files is waited for when one is new: a rotation writes them one after the other."""
 SYSTEM = Path("/etc/tencentcloud/credentials")
 
 
@@ -57,9 +59,17 @@ class FileKeys:
 
     refreshable = True
 
-    def __init__(self, label: str, paths: tuple[Path, ...], load: Callable[[], tuple[Found, tuple[str, ...]]]) -> None:
-        """`load` reads them all; CredentialsError if they have no keys."""
+    def __init__(
+        self,
+        label: str,
+        paths: tuple[Path, ...],
+        load: Callable[[], tuple[Found, tuple[str, ...]]],
+        *,
+        apart: bool = False,
+    ) -> None:
+        """`load` reads them all; CredentialsError if they have no keys. `apart`: id and key in files of their own."""
         self.label = label
+        self._apart = apart
         self.paths = paths
         self._load = load
         self._seen = self._stamps()
@@ -82,24 +92,47 @@ class FileKeys:
     def get(self) -> Keys:
         """The keys as the files have them now.
 
-        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were: the API says
-        whether they still serve, and `refresh` says what is wrong with the file.
+        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were, and so do files
+        of which not all are replaced yet: the API says whether they still serve, and `refresh` says what is wrong.
         """
         stamps = self._stamps()
         if stamps != self._seen and None not in stamps:
             try:
-                self._found, self.warnings = self._load()
+                found, warnings = self._load()
             except CredentialsError:
                 return self._found.keys
-            self._seen = stamps
+            if self._is_half_new(found.keys):
+                return self._found.keys
+            self._found, self.warnings, self._seen = found, warnings, stamps
         return self._found.keys
 
     async def refresh(self) -> bool:
-        """Read the files now; CredentialsError if they have no keys."""
+        """Read the files now, and wait a little for the rest of them; CredentialsError if they have no keys."""
+        import asyncio
+
         before = self._found.keys
-        self._seen = self._stamps()
-        self._found, self.warnings = self._load()
-        return self._found.keys != before
+        for wait_s in (*_REST_S, None):
+            stamps = self._stamps()
+            found, warnings = self._load()
+            if not self._is_half_new(found.keys):
+                break
+            if wait_s is None:
+                raise CredentialsError(
+                    f"{self.label}: id, key and token are not of one rotation; replace all the files"
+                )
+            await asyncio.sleep(wait_s)
+        self._found, self.warnings, self._seen = found, warnings, stamps
+        return found.keys != before
+
+    def _is_half_new(self, found: Keys) -> bool:
+        """Whether a part of what is `found` is new and a part is not: the others are about to be written, too."""
+        if not self._apart:
+            return False
+        old = self._found.keys
+        pairs = [(old.secret_id, found.secret_id), (old.secret_key, found.secret_key)]
+        if old.token or found.token:
+            pairs.append((old.token or "", found.token or ""))
+        return len({was == now for was, now in pairs}) > 1
 
     def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stamp(path) for path in self.paths)
