@@ -157,7 +157,11 @@ def test_looping_chains_are_refused_before_anybody_is_asked(tmp_path, kind):
         (Role(name="gone").arn, {}, "there is no such role; look at the ARN, and at the site"),
         ("acctops", {}, "'acctops' is no role: expected qcs::cam::uin/UIN:roleName/NAME"),
         (ROLE.arn, {"TENCENTCLOUD_SECRET_ID": "AKIDelsewhere"}, "it may be of the other site (international/mainland)"),
-        (ROLE.arn, {"TENCENTCLOUD_SECRET_KEY": "wrong"}, "the keys are refused [AuthFailure.SignatureFailure]"),
+        (
+            ROLE.arn,
+            {"TENCENTCLOUD_SECRET_KEY": "wrong"},
+            "does not belong to this key id [AuthFailure.SignatureFailure]",
+        ),
     ],
 )
 def test_a_role_that_cannot_be_assumed(tmp_path, arn, environ, said):
@@ -193,6 +197,14 @@ def test_sts_on_a_bad_day(tmp_path, fault):
         ),
         ({"code": "InternalError"}, "[InternalError] (RequestId "),
         ({"html": True}, "cannot be reached, or did not answer as STS does (HTTP 200"),
+        ({"status": 502, "html": True}, "[Local.Http502]; look at the address (site, credentials.sts), DNS, firewall"),
+        (
+            {"code": "AuthFailure.TokenFailure"},
+            "the session token is expired, or belongs to other keys [AuthFailure.Tok",
+        ),
+        ({"code": "AuthFailure.SignatureFailure"}, "the secret key does not belong to this key id [AuthFailure.Sig"),
+        ({"code": "AuthFailure.UnauthorizedOperation"}, "their policy lacks sts:AssumeRole [AuthFailure.Unauth"),
+        ({"code": "RequestLimitExceeded"}, "STS is asked too often by this account; try again in a minute ["),
         ({"code": "AuthFailure.SignatureExpire"}, "this host's clock is off, and the difference cannot be learnt"),
     ],
 )

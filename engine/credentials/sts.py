@@ -131,7 +131,8 @@ def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
     if code.startswith("Local."):  # of the transport's making, or ours: it may be shown
         why = (answer.message or "").removeprefix(f"{network.sts}: ")
-        return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}", code)
+        cure = "look at the address (site, credentials.sts), DNS, firewall and proxy of this host"
+        return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}; {cure}", code)
     return RefusedError(f"{action}: {_hint(code).format(action=action)} [{code}]{request}", code)
 
 
@@ -151,6 +152,8 @@ _HINTS = {
     "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks sts:{action}",
     "AuthFailure.SecretIdNotFound": "the key does not exist here; it may be of the other site (international/mainland)",
     "AuthFailure.SignatureExpire": "this host's clock is off, and the difference cannot be learnt; set it by NTP",
+    "AuthFailure.SignatureFailure": "the secret key does not belong to this key id",
+    "AuthFailure.TokenFailure": "the session token is expired, or belongs to other keys",
     "AuthFailure": "the keys are refused",
     "InvalidParameter.WebIdentityTokenError": "the web identity token is not accepted: expired, or of another provider",
     "InvalidParameter.OverTimeError": "the role does not allow a session of that duration",
