@@ -119,7 +119,11 @@ def _credentials(fields: Fields, node: Node) -> Credentials:
     fields.keys(table, "credentials", known)
     values, _ = fields.values(table, filemodel.Credentials, "credentials", skip=("command",))
     if "command" in table.entries:
-        values["command"] = fields.command(table.entries["command"].value, "credentials.command")
+        from engine.programs import program_path  # here: few configs name a program
+
+        command = fields.command(table.entries["command"].value, "credentials.command")
+        file = fields.place(node).file
+        values["command"] = tuple(program_path(part, file) if not at else part for at, part in enumerate(command))
     return Credentials(**values)
 
 

@@ -211,6 +211,8 @@ class Ledger:
         self.sessions: list[records.Session] = []
         self.end: records.End | None = None
         self.notes: deque[records.Note] = deque(maxlen=1000)
+        self.given_up: dict[str, str] = {}
+        """Account, or access point where there is but one account → why nothing more of it was sent in this session."""
         self.links: list[records.Note] = []
         """`continued_by` and `undone_by` notes."""
         self.identities: list[dict[str, Any]] = []
@@ -313,6 +315,7 @@ class Ledger:
             case records.Session():
                 self.sessions.append(record)
                 self.end = None  # the end of an earlier session is not this one's
+                self.given_up.clear()
             case records.End():
                 self.end = record
                 for lane, guard in record.guard.items():
@@ -320,6 +323,10 @@ class Ledger:
                         self.lanes[lane].guard = guard
             case records.Note(what="lane_slowed" | "lane_recovered", data=data):
                 self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
+                self.notes.append(record)
+            case records.Note(what="route_closed", data=data):
+                for name in [data["account"]] if data.get("account") else data.get("endpoints") or ():
+                    self.given_up.setdefault(str(name), str(data.get("why")))
                 self.notes.append(record)
             case records.Note(what="identity", data=data):
                 if data not in self.identities:

@@ -22,6 +22,7 @@ from msgspec import Struct
 from engine.endpoints import is_webhook
 from engine.errors import ConfigError
 from engine.model import Fault
+from engine.programs import program_path
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -79,7 +80,7 @@ async def deliver(
 def problems(spec: NotifySpec, environ: Mapping[str, str]) -> list[str]:
     """What would keep a notice from being delivered, as far as it shows without sending one."""
     found = []
-    if spec.command and shutil.which(_program(spec), path=environ.get("PATH")) is None:
+    if spec.command and shutil.which(program_path(spec.command[0], spec.place.file), path=environ.get("PATH")) is None:
         found.append(f"command {spec.command[0]}: no such program, or not executable")
     if "webhook" in spec.ways:
         try:
@@ -116,7 +117,7 @@ async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> Non
     nothing = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
-            _program(spec),
+            program_path(spec.command[0], spec.place.file),
             *spec.command[1:],
             stdin=asyncio.subprocess.PIPE,
             stdout=nothing,
@@ -134,14 +135,6 @@ async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> Non
         await _end(process)
     if process.returncode:
         raise _CannotTellError(f"{spec.command[0]}: {_status(process.returncode)}")
-
-
-def _program(spec: NotifySpec) -> str:
-    """A program with a slash is a path, relative to the file that names it; one without is looked for on PATH."""
-    program = spec.command[0]
-    if program.startswith("~/"):
-        return str(Path(program).expanduser())
-    return str(Path(spec.place.file).absolute().parent / program) if "/" in program else program
 
 
 def _folder(spec: NotifySpec) -> Path | None:

@@ -10,12 +10,16 @@ import os
 import re
 import signal
 import subprocess
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LOOK_S = 0.01
+_MOST_SAID = 4096
+_OPAQUE = re.compile(r"(?=[A-Za-z+=_-]*[0-9])(?=[0-9+=_-]*[A-Za-z])[A-Za-z0-9+=_-]{20,}")
+"""What looks like a key or a part of one: an instance's id is shorter, and words have no digits."""
 
 
 class Printed(NamedTuple):
@@ -31,13 +35,22 @@ class Printed(NamedTuple):
 
     def complaint(self) -> str:
         """`exit status 3: what it said first`, without anything it printed on standard output."""
-        said = self.errors.decode("utf-8", "replace").strip().partition("\n")[0]
+        said = self.errors.decode("utf-8", "replace").strip().partition("\n")[0][:_MOST_SAID]
         printed = self.output.decode("utf-8", "replace")
         for secret in (*printed.splitlines(), *re.findall(r"[\w+/=.-]{8,}", printed)):  # as a line, or within JSON
             if secret.strip():
                 said = said.replace(secret.strip(), "[redacted]")
+        said = _OPAQUE.sub("[redacted]", said)  # a trace (`sh -x`), a library's complaint: what it got is in it
         said = "".join(sign for sign in said[:200] if sign.isprintable())
-        return f"exit status {self.status}{': ' + said if said else ''}"
+        ended = f"exit status {self.status}" if self.status > 0 else f"killed by signal {-self.status}"
+        return f"{ended}{': ' + said if said else ''}"
+
+
+def program_path(program: str, file: str) -> str:
+    """One with a slash is a path, relative to the `file` that names it; one without is looked for on PATH."""
+    if program.startswith("~/"):
+        return str(Path(program).expanduser())
+    return str(Path(file).absolute().parent / program) if "/" in program else program
 
 
 async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Printed:

@@ -306,6 +306,7 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
         request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
         code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
         lines.append(f"STOPPED EARLY: {plain(stopped.why)}{code}{request}")
+        lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in ledger.given_up.items()]
     lines += _bad_lines(ledger, flags)
     lines += [f"journal {journal}", f"head    {head}"]
     command = continue_command(ledger, flags)
@@ -367,7 +368,7 @@ def stuck_text(ledger: Ledger) -> str:
             lines.append(f"  → {advice}")
         for call, entry, _ in members:
             request = f"  RequestId {entry.request_id}" if entry.request_id else ""
-            lines.append(f"  {call.label}  {call.region}{request}")
+            lines.append(f"  {call.label}  {f'{call.account}  ' if call.account else ''}{call.region}{request}")
     if not groups:
         lines.append("nothing is stuck")
     return "\n".join(lines) + "\n"
@@ -443,7 +444,7 @@ def _cause(entry: Entry) -> str:
 
 def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
     words, advice = explain(call, entry, outcome)
-    where = f"{call.label} ({call.region})"
+    where = f"{call.label} ({f'{call.account}, ' if call.account else ''}{call.region})"
     if outcome is Outcome.UNATTEMPTED:
         return [f"  {where}  {plain(words or '')}"]
     cause = _cause(entry)

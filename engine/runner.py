@@ -343,7 +343,7 @@ class Runner:
         names = [self._routes.every[number].account for number in routes]
         for name in dict.fromkeys(names):
             endpoints = ", ".join(self._routes.every[number].endpoints[0] for number in routes)
-            self.tell(f"{name or endpoints}: {why}; the others go on")
+            self.tell(f"{name or endpoints}: {why.rstrip('.')}; the others go on")
         for number in routes:
             route = self._routes.every[number]
             whose = {"account": route.account, "endpoints": list(route.endpoints)}

@@ -21,7 +21,7 @@ from engine.job import StopAfter
 from engine.jobfile.fields import convert, kinds, rule
 from engine.jobfile.filemodel import ConfigFile
 from engine.model import AccountSpec, Place
-from engine.names import shown
+from engine.names import did_you_mean, shown
 from engine.wayout import WayOut, way_out
 
 if TYPE_CHECKING:
@@ -156,6 +156,16 @@ _LAYERED = (
     ("language", "", "", ""),
 )
 """Where each setting may be said. Job and config say it by its own name."""
+_OURS = "ACCTOPS_"
+_VARIABLES = {f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG")} | {
+    variable for _, _, variable, _ in _LAYERED if variable
+}
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A slip in a variable's name is as quiet as the wrong keys, or the wrong place, that it leads to."""
+    slips = sorted(name for name in environ if name.startswith(_OURS) and name not in _VARIABLES and environ[name])
+    return tuple(f"{shown(name)} in the environment means nothing{did_you_mean(name, _VARIABLES)}" for name in slips)
 
 
 def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs) -> Settings:
@@ -191,7 +201,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         said={name: every for name, every in words.items() if every},
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
-        warnings=configs.warnings,
+        warnings=configs.warnings + _unknown_variables(environ),
     )
     if job is not None and not flags.simulate:
         check_rate(settings, job.action)

@@ -88,7 +88,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "undo": (R, "actions ledger outlook plan"),
     "verdicts": (R, "actions codes"),
     "window": (R, "names"),
-    "config": (D, ""),
+    "config": (D, "programs"),
     "credentials": (D, "credentials.chain credentials.source"),
     "credentials.chain": (
         D,
@@ -112,7 +112,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "journal.store": (D, "journal.reader"),
     "journal.writer": (D, "journal.lines journal.reader journal.store"),
     "metrics": (D, ""),
-    "notify": (D, "transport wayout"),
+    "notify": (D, "programs transport wayout"),
     "pacing": (D, "slots"),
     "passwords": (D, "programs"),
     "programs": (D, ""),

@@ -110,9 +110,19 @@ def test_a_credential_command_that_never_ends_is_left_by_ctrl_c(desk: Desk) -> N
         ({"TENCENTCLOUD_SECRET_KEY_FILE": "/x"}, ["TENCENTCLOUD_SECRET_KEY and TENCENTCLOUD_SECRET_KEY_FILE are both"]),
         (
             {"TENCENTCLOUD_SECRET_KEY": "", "TENCENTCLOUD_SECRET_KEY_FILE": "/nowhere/key"},
-            ["/nowhere/key: cannot be read (No such file"],
+            [
+                "TENCENTCLOUD_SECRET_KEY_FILE: /nowhere/key: cannot be read (No such file",
+                "; correct TENCENTCLOUD_SECRET_K",
+            ],
         ),
-        ({"TENCENTCLOUD_ROLE_ARN": "admin"}, ["'admin' is no role: expected qcs::cam::uin/UIN:roleName/NAME"]),
+        (
+            {"TENCENTCLOUD_SECRET_KEY": "", "TENCENTCLOUD_SECRET_KEY_FILE": "/dev/null"},
+            ["TENCENTCLOUD_SECRET_KEY_FILE: /dev/null: is empty; write the value into it"],
+        ),
+        (
+            {"TENCENTCLOUD_ROLE_ARN": "admin"},
+            ["TENCENTCLOUD_ROLE_ARN: 'admin' is no role: expected qcs::cam::uin/UIN:roleName/NAME"],
+        ),
     ],
 )
 def test_variables_that_cannot_be(desk: Desk, variables: dict[str, str], words: list[str]) -> None:

@@ -429,6 +429,17 @@ def test_every_variable_that_is_read_stands_in_one_table() -> None:
     described = [name for cells in table for name in re.findall("`([A-Za-z_]+)`", cells[0])]
     assert len(described) == len(set(described))
     assert set(described) == read_variables()
+    valid = {"ACCTOPS_ENDPOINT": "nearest", "ACCTOPS_TIMEOUT": "1s", "ACCTOPS_DEADLINE": "1m"}
+    every = {name: valid.get(name, "1") for name in described if name.startswith("ACCTOPS_")}
+    assert not effective(Flags(), HOME | every, None, Configs()).warnings, "none of them is called unknown"
     by_key = {key: cells[0] for cells in table for key in re.findall("`([a-z_.]+)`", cells[1])}
     for key, variable in VARIABLES.items():
         assert f"`{variable}`" in by_key[key], key
+
+
+def test_a_slip_in_a_variable_of_ours_is_told(desk: Desk) -> None:
+    """The command would act with other keys, or elsewhere, and say nothing."""
+    desk.env["ACCTOPS_PROFLIE"] = "hunter2"
+    done = desk.run("plan", desk.job(), "--offline")
+    assert "warning: 'ACCTOPS_PROFLIE' in the environment means nothing; did you mean ACCTOPS_PROFILE?" in done.err
+    assert "hunter2" not in done.text

@@ -13,10 +13,11 @@ import pytest
 from engine.credentials import KeySpec, Ways, open_keys
 from engine.credentials import find_keys as chain
 from engine.credentials.command import command_keys
+from engine.credentials.metadata import keys_of
 from engine.credentials.roles import session_name
 from engine.credentials.source import FetchedKeys, Found
 from engine.errors import CredentialsError, Exit
-from engine.model import Keys
+from engine.model import Keys, Reply
 from engine.signing import Signer
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord, Role
@@ -156,7 +157,11 @@ def test_looping_chains_are_refused_before_anybody_is_asked(tmp_path, kind):
         (Role(name="gone").arn, {}, "there is no such role; look at the ARN, and at the site"),
         ("acctops", {}, "'acctops' is no role: expected qcs::cam::uin/UIN:roleName/NAME"),
         (ROLE.arn, {"TENCENTCLOUD_SECRET_ID": "AKIDelsewhere"}, "it may be of the other site (international/mainland)"),
-        (ROLE.arn, {"TENCENTCLOUD_SECRET_KEY": "wrong"}, "the keys are refused [AuthFailure.SignatureFailure]"),
+        (
+            ROLE.arn,
+            {"TENCENTCLOUD_SECRET_KEY": "wrong"},
+            "does not belong to this key id [AuthFailure.SignatureFailure]",
+        ),
     ],
 )
 def test_a_role_that_cannot_be_assumed(tmp_path, arn, environ, said):
@@ -192,6 +197,14 @@ def test_sts_on_a_bad_day(tmp_path, fault):
         ),
         ({"code": "InternalError"}, "[InternalError] (RequestId "),
         ({"html": True}, "cannot be reached, or did not answer as STS does (HTTP 200"),
+        ({"status": 502, "html": True}, "[Local.Http502]; look at the address (site, credentials.sts), DNS, firewall"),
+        (
+            {"code": "AuthFailure.TokenFailure"},
+            "the session token is expired, or belongs to other keys [AuthFailure.Tok",
+        ),
+        ({"code": "AuthFailure.SignatureFailure"}, "the secret key does not belong to this key id [AuthFailure.Sig"),
+        ({"code": "AuthFailure.UnauthorizedOperation"}, "their policy lacks sts:AssumeRole [AuthFailure.Unauth"),
+        ({"code": "RequestLimitExceeded"}, "STS is asked too often by this account; try again in a minute ["),
         ({"code": "AuthFailure.SignatureExpire"}, "this host's clock is off, and the difference cannot be learnt"),
     ],
 )
@@ -209,7 +222,15 @@ def test_a_role_whose_own_keys_rotate(tmp_path):
     path = credential(tmp_path, **{"role-arn": ROLE.arn})
     source, _ = find(cloud, tmp_path)
     del cloud.world.keys[DEMO_SECRET_ID]
-    with pytest.raises(CredentialsError, match="its keys are refused, and there are no others"):
+    no_others = (
+        r"AssumeRole: the key does not exist .* \[AuthFailure.SecretIdNotFound\] \(RequestId .*; tccli .* no others"
+    )
+    with pytest.raises(CredentialsError, match=no_others):
+        cloud.run(source.refresh)
+    path.write_text(json.dumps({"secretId": "AKIDgone", "secretKey": "x", "role-arn": ROLE.arn}))
+    with pytest.raises(
+        CredentialsError, match=r"role acctops of .*, through tccli profile default: AssumeRole: the key"
+    ):
         cloud.run(source.refresh)
     cloud.world.keys["AKIDnew"] = KeyRecord(secret_key="brand-new-key", identity="100000000007")
     path.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": "brand-new-key", "role-arn": ROLE.arn}))
@@ -271,7 +292,7 @@ def test_files_come_before_the_instance(tmp_path):
     [
         ((), "no role is bound to this instance (HTTP 404)"),
         (({"hang": True},), "no answer within 2 s"),
-        (({"status": 500},), "(HTTP 500)"),
+        (({"status": 500},), "does not answer as one (HTTP 500)"),
         (({"html": True},), "what answers is no name of a role"),
         (({"reset_before": True},), "connection reset by peer"),
     ],
@@ -289,12 +310,62 @@ def test_off_an_instance(tmp_path, faults, said):
     assert not quiet.world.audit
 
 
-def test_an_instance_that_gives_junk_for_its_role_is_an_error(tmp_path):
-    """It has a role: going on to somebody else's keys would be wrong."""
-    cloud = Cloud(metadata_role=Role(name="cvm"), faults=({"action": "Metadata", "after": 1, "garbage": True},))
-    assert "role cvm of this instance: the metadata service answered with something else than JSON" in refused(
-        cloud, tmp_path
-    )
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"garbage": True}, "the metadata service answered with something else than JSON"),
+        ({"status": 500}, "it is named, and its keys are not to be had: metadata service http"),
+        ({"hang": True}, "no answer within 2 s"),
+    ],
+)
+def test_an_instance_that_gives_no_keys_for_its_role_is_an_error(tmp_path, fault, said):
+    """It has a role: going on to somebody else's keys would be wrong, such as to those of the pod on it."""
+    role = Role(name="pod", provider="cls-1", tokens={TOKEN})
+    fault = {"action": "Metadata", "after": 1} | fault
+    cloud = Cloud(roles=(role,), metadata_role=Role(name="cvm"), faults=(fault,))
+    text = refused(cloud, tmp_path, **pod(tmp_path, role))
+    assert text.startswith("role cvm of this instance: ")
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"ExpiredTime": 10**30}, "an end of its keys that is no time"),
+        ({"ExpiredTime": 1_900_000_000_000}, "an end of its keys that is no time"),
+        ({"Token": None}, "answered without a token"),
+        ({"TmpSecretKey": 7}, "secret_key is not text; the metadata service answered so"),
+    ],
+)
+def test_what_the_metadata_service_says_is_not_believed_blindly(said, words):
+    """A number of another unit would be no end at all, or a crash."""
+    whole = {"Code": "Success", "TmpSecretId": "AKIDx", "TmpSecretKey": "k", "Token": "t", "ExpiredTime": 1_900_000_000}
+    network = Cloud().network
+    with pytest.raises(CredentialsError, match="something else than JSON; try again, or name other keys"):
+        keys_of(Reply(status=200, body=b"[" * 100_000), "role cvm of this instance", network)
+    reply = Reply(status=200, body=json.dumps(whole).encode())
+    assert keys_of(reply, "role cvm of this instance", network).expires_at == 1_900_000_000
+    with pytest.raises(CredentialsError, match=words):
+        keys_of(Reply(status=200, body=json.dumps(whole | said).encode()), "role cvm of this instance", network)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "STS answered without keys that have an end; look at"),
+        ({"ExpiredTime": 10**30}, "STS answered without keys that have an end; look at"),
+        ({"ExpiredTime": 5}, "STS answered with keys that have expired; look at"),
+        ({"ExpiredTime": 1_900_000_000, "Credentials": {"TmpSecretId": 7}}, "secret_id is not text; STS answered so"),
+    ],
+)
+def test_what_sts_says_is_not_believed_blindly(said, words):
+    """What stands in the place of STS: a proxy's page in JSON, a stand-in of somebody's."""
+    from engine.credentials.sts import Said, session_of
+
+    keys = {"Credentials": {"TmpSecretId": "AKIDx", "TmpSecretKey": "k", "Token": "t"}}
+    with pytest.raises(CredentialsError, match=words) as caught:
+        session_of(Said(keys | said, 0.0), "role ops", 1_800_000_000.0)
+    assert str(caught.value).count("role ops") == 1
 
 
 TOKEN = "eyJhbGciOi.web-identity.token"
@@ -335,7 +406,11 @@ def test_half_a_pod_is_not_a_crash(tmp_path):
     del environ["TKE_REGION"]
     assert "TKE's variables (TKE_REGION not set)" in refused(Cloud(), tmp_path, **environ)
     environ = pod(tmp_path, Role(name="pod")) | {"TKE_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "none")}
-    assert "none: cannot be read (No such file or directory)" in refused(Cloud(), tmp_path, **environ)
+    text = refused(Cloud(), tmp_path, **environ)
+    assert text.endswith("none: cannot be read (No such file or directory); correct TKE_WEB_IDENTITY_TOKEN_FILE")
+    assert text.startswith("TKE_WEB_IDENTITY_TOKEN_FILE: ")
+    text = refused(Cloud(), tmp_path, **(pod(tmp_path, Role(name="pod")) | {"TKE_ROLE_ARN": "pod"}))
+    assert text.startswith("TKE_ROLE_ARN: 'pod' is no role: expected")
 
 
 # ---- a program -----------------------------------------------------------------------------------------------------
@@ -393,8 +468,16 @@ SECRET = "hunter2-hunter2-hunter2"
         ("import sys; sys.exit(3)", "exit status 3"),
         (f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 5}}')""", "keys that have expired"),
         (
+            f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 1795700000000}}')""",
+            "expires_at is neither UNIX seconds (not milliseconds",
+        ),
+        (f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": 1e18}}')""", "expires_at is neither"),
+        (f"""print('{{"secret_id": 7, "secret_key": "{SECRET}"}}')""", "secret_id is not text; it must print {"),
+        ("import sys; sys.exit('token hunter2x0123456789abcdef: denied')", "exit status 1: token [redacted]: denied"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9; run it by hand to see why (credentials.command"),
+        (
             f"""print('{{"secret_id": "x", "secret_key": "{SECRET}", "expires_at": "soon"}}')""",
-            "neither UNIX seconds nor",
+            "expires_at is neither UNIX seconds",
         ),
     ],
 )

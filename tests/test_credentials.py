@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import traceback
 from pathlib import Path
 
 import pytest
 
 from engine.credentials.chain import find_keys as chain
-from engine.credentials.files import MOST, FileKeys, read_cli, read_section
+from engine.credentials.files import MOST, FileKeys, read_cli
 from engine.credentials.source import FixedKeys
 from engine.errors import CredentialsError, Exit
 from engine.model import Keys
@@ -68,6 +69,14 @@ def test_half_a_pair_is_an_error(tmp_path, there, missing):
         find_keys(None, environ(tmp_path, **{f"TENCENTCLOUD_{there}": "x"}))
 
 
+@pytest.mark.parametrize("name", ["TENCENTCLOUD_TOKEN", "TENCENTCLOUD_TOKEN_FILE"])
+def test_a_token_alone_is_an_error(tmp_path, name):
+    """Its id and key were not exported: the default profile is somebody else."""
+    credential(tmp_path)
+    with pytest.raises(CredentialsError, match=f"{name} is set and TENCENTCLOUD_SECRET_ID and .* are not"):
+        find_keys(None, environ(tmp_path, **{name: "x"}))
+
+
 def test_the_order_of_sources(tmp_path):
     """A profile asked for by name, the environment, the default profile, the SDK's file."""
     by_environment = {"TENCENTCLOUD_SECRET_ID": "AKIDenv", "TENCENTCLOUD_SECRET_KEY": KEY}
@@ -104,6 +113,15 @@ def test_nothing_found_names_every_place(tmp_path):
         find_keys(None, {})
 
 
+def test_a_profile_of_the_environment_that_is_not_there_is_an_error(tmp_path):
+    """It was asked for by name: [default] of the SDK's file, or this machine's role, are somebody else."""
+    credential(tmp_path, "prod")
+    sdk(tmp_path, f"[default]\nsecret_id = AKIDsdk\nsecret_key = {KEY}\n")
+    with pytest.raises(CredentialsError, match=r"TCCLI_PROFILE: no file .*/prd.credential; .* there are prod; correct"):
+        find_keys(None, environ(tmp_path, TCCLI_PROFILE="prd"))
+    assert find_keys(None, environ(tmp_path, TCCLI_PROFILE="default")).source.label == "credentials file"
+
+
 def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
     """A slip in the name is the likeliest."""
     with pytest.raises(CredentialsError, match=r"profile prd: no file .*; there is none"):
@@ -122,11 +140,16 @@ def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
         ("[]", "is not a JSON object"),
         ("{}", "secret_id is missing or empty"),
         (json.dumps({"secretId": ID, "secretKey": " "}), "secret_key is missing or empty"),
-        (json.dumps({"secretId": ID, "secretKey": 7}), "secret_key is missing or empty"),
+        (json.dumps({"secretId": ID, "secretKey": 7}), "secret_key is not text"),
         (json.dumps({"secretId": ID, "secretKey": KEY + "\x7f"}), "secret_key holds characters no key has"),
         (json.dumps({"secretId": "AK ID", "secretKey": KEY}), "secret_id holds characters no key has"),
         (json.dumps({"secretId": f'"{ID}"', "secretKey": KEY}), "secret_id stands in quotes"),
-        (json.dumps({"type": "oauth"}), "holds no keys but a login of type 'oauth'; run `tccli auth login` again"),
+        (json.dumps({"type": "oauth"}), r"holds no keys but a login of type 'oauth'; log in again \(`tccli auth"),
+        (json.dumps({"secretId": ID, "secretKey": KEY, "expiresAt": 10**30}), "expiresAt is no time in UNIX seconds"),
+        (json.dumps({"secretId": ID, "secretKey": KEY, "expiresAt": "soon"}), "expiresAt is no time in UNIX seconds"),
+        (json.dumps({"secretId": KEY, "secretKey": ID}), "in each other's place; swap them"),
+        (json.dumps({"secretId": f"{ID}'", "secretKey": KEY}), "secret_id stands in quotes"),
+        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "ops"}), "credential: 'ops' is no role"),
         (json.dumps({"type": 7}), "type is not text"),
         (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": ["x"]}), "role-arn is not text"),
         ("\ufeff{}", "secret_id is missing"),
@@ -160,6 +183,8 @@ def test_a_file_that_is_no_text(tmp_path):
         (f"secret_id = {ID}\n", "is not an INI file"),
         (f"[default]\nsecret_id = {ID}\n", "secret_key is missing"),
         (f"[default]\nsecret_id = {ID}\nsecret_key = '{KEY}'\n", "stands in quotes"),
+        (f"[default]\nsecret_id = {ID}\n[a]\n[default]\n", r"section \[default\] stands there again in line 4"),
+        ("[a]\ntoken=x\nToken=y\n", r"token of \[a\] stands there again in line 3; remove one"),
     ],
 )
 def test_broken_sdk_files(tmp_path, text, said):
@@ -169,13 +194,35 @@ def test_broken_sdk_files(tmp_path, text, said):
         find_keys(None, environ(tmp_path))
 
 
+def test_a_source_that_is_no_section_is_named_with_who_names_it(tmp_path):
+    """Of a file with twenty sections, which one to look at."""
+    sdk(tmp_path, f"[a]\nrole_arn=qcs::cam::uin/1:roleName/x\nsource_profile=b\n[c]\nsecret_id={ID}\n")
+    with pytest.raises(CredentialsError, match=r"section \[a\] has source_profile b, and there is no such section"):
+        find_keys("a", environ(tmp_path))
+
+
+def test_which_of_the_two_files_it_was_is_said(tmp_path):
+    """The user's and the machine's hold keys of different people."""
+    system = tmp_path / "etc"
+    system.write_text(f"[default]\nsecret_id={ID}\nsecret_key={KEY}\n[ops]\nsecret_id={ID}\nsecret_key={KEY}\n")
+    found = [asyncio.run(chain(name, environ(tmp_path), system=system)).source.label for name in (None, "ops")]
+    assert found == ["credentials file of this machine", "credentials file of this machine, profile ops"]
+
+
+def test_a_pipe_is_no_file_of_keys(tmp_path):
+    """Nobody may be writing to it, and it gives what it has once: the command would hang, or find nothing later."""
+    os.mkfifo(tmp_path / "pipe")
+    variables = {"TENCENTCLOUD_SECRET_ID": ID, "TENCENTCLOUD_SECRET_KEY_FILE": str(tmp_path / "pipe")}
+    with pytest.raises(CredentialsError, match=r"TENCENTCLOUD_SECRET_KEY_FILE: .*/pipe: is a pipe"):
+        find_keys(None, environ(tmp_path, **variables))
+
+
 def test_the_sdk_file_is_taken_as_it_stands(tmp_path):
-    """A % means itself; a token is taken too; a later duplicate wins as with the vendor."""
+    """A % means itself; a token is taken too."""
     sdk(tmp_path, f"[default]\nsecret_id={ID}\nsecret_key=%(x)s100%\ntoken: {TOKEN}\n[other]\nsecret_id=z\n")
     source, _ = find_keys(None, environ(tmp_path))
     assert source.get() == Keys(secret_id=ID, secret_key="%(x)s100%", token=TOKEN)
     assert source.refreshable
-    assert read_section("default")("[default]\nsecret_id=a\nsecret_id=b\n").keys["secret_id"] == "b"
 
 
 def test_keys_rotate_when_the_file_does(tmp_path):
@@ -193,6 +240,51 @@ def test_keys_rotate_when_the_file_does(tmp_path):
     path.write_text(json.dumps({"secretId": "AKIDnewer", "secretKey": KEY}))
     assert refresh(source)
     assert (source.get().secret_id, source.identity) == ("AKIDnewer", identity)
+
+
+def test_files_that_are_replaced_one_after_the_other_are_taken_up_together(tmp_path):
+    """An id of one rotation with the key of another is refused, and ended the run in the second between them."""
+    names = ("SECRET_ID", "SECRET_KEY", "TOKEN")
+
+    def write(**values):
+        for name, value in values.items():
+            new = tmp_path / "new"
+            new.write_text(value)
+            new.chmod(0o600)
+            new.replace(tmp_path / name)
+
+    write(SECRET_ID=ID, SECRET_KEY=KEY, TOKEN="")
+    named = {f"TENCENTCLOUD_{name}_FILE": str(tmp_path / name) for name in names}
+    source, _ = find_keys(None, environ(tmp_path, **named))
+    old = Keys(secret_id=ID, secret_key=KEY)
+    write(SECRET_ID="AKIDnew")
+    assert source.get() == old
+    with pytest.raises(CredentialsError, match="environment files: id, key and token are not of one rotation; replace"):
+        refresh(source)
+    assert source.get() == old
+    write(SECRET_KEY="n3wkey")
+    assert source.get() == Keys(secret_id="AKIDnew", secret_key="n3wkey")
+    write(TOKEN="t0ken-1", SECRET_KEY="n3werkey")
+    assert source.get().token is None
+
+    async def rest():
+        asking = asyncio.ensure_future(source.refresh())
+        await asyncio.sleep(0.05)
+        write(SECRET_ID="AKIDnewer")
+        return await asking
+
+    assert asyncio.run(rest())
+    assert source.get() == Keys(secret_id="AKIDnewer", secret_key="n3werkey", token="t0ken-1")
+
+
+def test_a_key_in_a_file_beside_an_id_in_the_environment_is_taken_up(tmp_path):
+    """The id cannot change there."""
+    (tmp_path / "key").write_text(KEY)
+    named = {"TENCENTCLOUD_SECRET_ID": ID, "TENCENTCLOUD_SECRET_KEY_FILE": str(tmp_path / "key")}
+    source, _ = find_keys(None, environ(tmp_path, **named))
+    (tmp_path / "key").write_text("n3wkey")
+    assert refresh(source)
+    assert source.get().secret_key == "n3wkey"
 
 
 def test_a_file_broken_for_a_moment_leaves_the_keys(tmp_path):
@@ -227,7 +319,7 @@ def test_what_cannot_be_looked_at_is_an_error_not_a_skip(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", denied)
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(CredentialsError, match=r"default.credential: cannot be read \(Permission denied\)"):
         find_keys(None, environ(tmp_path))
 

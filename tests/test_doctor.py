@@ -218,3 +218,14 @@ def test_a_run_over_a_roles_keys_is_resumed_and_undone(desk: Desk) -> None:
         desk.env |= own
         desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
         assert desk.run("undo", run, "--yes").code == 0
+
+
+def test_the_program_of_a_config_stands_beside_it(desk: Desk) -> None:
+    """A timer starts in /, a person anywhere: the same config finds the same keys."""
+    no_keys(desk)
+    keys = json.dumps({"secret_id": DEMO_SECRET_ID, "secret_key": DEMO_SECRET_KEY})
+    desk.write("tools/keys", f"#!/bin/sh\necho '{keys}'\n").chmod(0o700)
+    config = desk.write("tools/config.yaml", "credentials: {command: [./keys]}\n")
+    with Backend(world()) as backend:
+        done, said = doctor(desk, backend, "--config", str(config))
+    assert said["credentials"][0].startswith("ok credential command keys, key "), done.text

@@ -138,7 +138,9 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 def refuse_others(reach: Reach, ledger: Ledger) -> None:
     """CredentialsError if these keys are of another cloud account than those the run used, as far as is known."""
     if (words := others(reach.keyring, ledger.uins)) is not None:
-        raise CredentialsError(f"{words}; what goes back to a run is done as the same account (--profile)")
+        raise CredentialsError(
+            f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
+        )
 
 
 def find(options: Options, run: str) -> RunRef:

@@ -254,7 +254,9 @@ class NewRun(Struct, frozen=True, kw_only=True):
             take=self.take,
         )
         if (words := others(reach.keyring, self.uins)) is not None:
-            raise CredentialsError(f"{words}; what goes back to a run is done as the same account (--profile)")
+            raise CredentialsError(
+                f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
+            )
         for warning in prepared.warnings:
             remark(f"warning: {warning}", quiet=self.options.quiet)
         if not self.options.quiet:

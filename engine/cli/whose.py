@@ -50,7 +50,7 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
                     runner.note("identity", facts)
             _one_lane_each(runner, reach)
             if (words := others(reach.keyring, ledger.uins)) is not None:
-                runner.stop(f"{words}: not the account whose accounts these are", Exit.STOPPED)
+                runner.stop(f"{words}: not the account whose accounts these are; put its keys back", Exit.STOPPED)
                 return
         await asyncio.sleep(LOOK_S)
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from engine.credentials.files import Profile
     from engine.credentials.network import Network
 
+_LOGIN = "`tccli auth login`, `tccli sso login`"
 _MOST_LINKS = 5
 """Roles on top of each other: more is a mistake, and each is a question at every refresh."""
 
@@ -100,7 +101,8 @@ async def open_keys(
     source = await opener.base(spec.profile, has_role=bool(by_environment))
     role_arn = spec.role_arn or by_environment or opener.ways.role_arn
     if role_arn:
-        source = opener.assume(source, role_arn, environ.get("TENCENTCLOUD_ROLE_SESSION_NAME"))
+        where = "TENCENTCLOUD_ROLE_ARN" if role_arn == by_environment else ""
+        source = opener.assume(source, role_arn, environ.get("TENCENTCLOUD_ROLE_SESSION_NAME"), where)
     if isinstance(source, FetchedKeys) and source.is_empty:
         await source.open()
     _refuse_expired(source, network.clock() if network is not None else time.time())
@@ -110,9 +112,7 @@ async def open_keys(
 def _refuse_expired(source: KeySource, now: float) -> None:
     if source.expires_at is not None and source.expires_at <= now:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(source.expires_at))
-        raise CredentialsError(
-            f"{source.label}: its keys expired at {at}; log in again (`tccli auth login`, `tccli sso login`)"
-        )
+        raise CredentialsError(f"{source.label}: its keys expired at {at}; log in again ({_LOGIN})")
 
 
 class _Opener:
@@ -164,11 +164,16 @@ class _Opener:
         raise CredentialsError(f"profile {name}: no file {path}; {there}; run `tccli configure --profile {name}`")
 
     def _default(self, *, has_role: bool) -> KeySource | None:
-        name = self._environ.get("TCCLI_PROFILE") or "default"
+        asked = self._environ.get("TCCLI_PROFILE", "").strip()
+        name = asked or "default"
         path = cli_path(self._home, name)
         self._looked.append(str(path))
         if is_there(path):
             return self._cli(path, name, has_role=has_role)
+        if name != "default":  # asked for by name: no other will do
+            others = ", ".join(sorted(other.stem for other in path.parent.glob("*.credential"))) or "none"
+            correct = f"correct or unset it, or run `tccli configure --profile {name}`"
+            raise CredentialsError(f"TCCLI_PROFILE: no file {path}; of tccli's profiles there are {others}; {correct}")
         for sdk in self._files:
             self._looked.append(str(sdk))
             if not is_there(sdk):
@@ -177,8 +182,8 @@ class _Opener:
             if "default" in sections:
                 return self._section(sdk, "default")
             # The vendor's SDK crashes here (facts.md §5.1); its sections are profiles, none of them the default one.
-            names = ", ".join(sections) or "none at all"
-            self._looked[-1] += f" (has no section [default]; has {names}: name one with --profile)"
+            others = f"has {', '.join(sections)}: name one with --profile" if sections else "nor any other"
+            self._looked[-1] += f" (has no section [default]; {others})"
         return None
 
     def _cli(self, path: Path, name: str, *, has_role: bool) -> KeySource:
@@ -190,38 +195,44 @@ class _Opener:
             return instance_keys(self._wire(f"{label} is of type cvm-role"))
         if profile.kind:
             raise CredentialsError(
-                f"{path}: holds no keys but a login of type {profile.kind[:20]!r}; run `tccli auth login` again"
+                f"{path}: holds no keys but a login of type {profile.kind[:20]!r}; log in again ({_LOGIN})"
             )
         return self._file(label, path, read_cli, profile, has_role=has_role)
 
     def _section(self, path: Path, name: str, met: tuple[str, ...] = ()) -> KeySource:
         """A section of the SDK's file; one that names a source is a role assumed with that section's keys."""
         if name in met:
-            raise CredentialsError(f"{path}: source_profile goes in a circle: {' → '.join((*met, name))}")
+            chain = " → ".join((*met, name))
+            raise CredentialsError(f"{path}: source_profile goes in a circle: {chain}; name a section that has keys")
+        if met and name not in said(path, read_private(path).text, read_sections):
+            raise CredentialsError(
+                f"{path}: section [{met[-1]}] has source_profile {name}, and there is no such section"
+            )
         read = read_section(name)
         profile = said(path, read_private(path).text, read)
-        label = "credentials file" if name == "default" else f"credentials file, profile {name}"
+        label = "credentials file of this machine" if path == self._files[1] else "credentials file"
+        label += "" if name == "default" else f", profile {name}"
         if profile.source is None:
             return self._file(label, path, read, profile)
         if profile.role_arn is None:
             raise CredentialsError(f"{path}: section [{name}] has a source_profile and no role_arn to assume with it")
         base = self._section(path, profile.source, (*met, name))
-        return self.assume(base, profile.role_arn, profile.role_session)
+        return self.assume(base, profile.role_arn, profile.role_session, f"{path}: section [{name}]")
 
     def _file(self, label: str, path: Path, read: _Reader, profile: Profile, *, has_role: bool = False) -> KeySource:
         source = profile_keys(label, path, read, profile.role_arn)
         self.warnings += source.warnings
         if profile.role_arn is None or has_role:
             return source
-        return self.assume(source, profile.role_arn, profile.role_session)
+        return self.assume(source, profile.role_arn, profile.role_session, str(path))
 
     # ---- the network -----------------------------------------------------------------------------------------------
 
-    def assume(self, base: KeySource, role_arn: str, session: str | None) -> KeySource:
-        """A role on top of a source; CredentialsError for one that is in the chain already."""
+    def assume(self, base: KeySource, role_arn: str, session: str | None, where: str) -> KeySource:
+        """A role on top of a source, named at `where`; CredentialsError for one that is in the chain already."""
         from engine.credentials.roles import assumed_keys, role_words, session_name
 
-        words = role_words(role_arn)
+        words = role_words(role_arn, where)
         if role_arn in self._roles:
             chain = " → ".join((*self._roles, role_arn))
             raise CredentialsError(f"role {words} is assumed twice, which goes in a circle: {chain}; remove one")

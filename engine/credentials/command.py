@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.credentials.source import FetchedKeys, Found, checked_keys
+from engine.credentials.source import FetchedKeys, Found, checked_keys, unix_seconds
 from engine.errors import CredentialsError
 from engine.programs import run_program
 
@@ -29,6 +29,7 @@ _NAMES = {
     "token": ("token", "sessiontoken"),
 }
 _EXPIRES = ("expiresat", "expiredtime", "expiration")
+_RUN = "run it by hand to see why (credentials.command; acctops config show --origin says where it stands)"
 _SHAPE = 'it must print {"secret_id": …, "secret_key": …, "token": …, "expires_at": UNIX seconds}'
 
 
@@ -42,17 +43,17 @@ def command_keys(command: tuple[str, ...], clock: Callable[[], float] = time.tim
         try:
             printed = await run_program(command, limit_s=TIMEOUT_S, most=MOST_OUTPUT)
         except TimeoutError:  # an OSError too, so first
-            raise CredentialsError(f"{label}: no answer within {TIMEOUT_S:g} s") from None
+            raise CredentialsError(f"{label}: no answer within {TIMEOUT_S:g} s; {_RUN}") from None
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or "its arguments cannot be passed"
-            raise CredentialsError(f"{label}: cannot be started: {why}") from None
+            raise CredentialsError(f"{label}: cannot be started: {why}; {_RUN}") from None
         if printed.status:
-            raise CredentialsError(f"{label}: {printed.complaint()}")
+            raise CredentialsError(f"{label}: {printed.complaint()}; {_RUN}")
         if len(printed.output) > MOST_OUTPUT:
             raise CredentialsError(f"{label}: printed more than {MOST_OUTPUT >> 10} KiB; {_SHAPE}")
         found = _read(printed.output, label)
         if found.expires_at is not None and found.expires_at <= clock():
-            raise CredentialsError(f"{label}: printed keys that have expired")
+            raise CredentialsError(f"{label}: printed keys that have expired; {_RUN}")
         return found
 
     return FetchedKeys(label, f"command {name} {digest}", fetch)
@@ -69,7 +70,7 @@ def _read(output: bytes, label: str) -> Found:
     if flat is None:
         raise CredentialsError(f"{label}: printed JSON that is no object; {_SHAPE}")
     found = {part: next((flat[name] for name in names if name in flat), None) for part, names in _NAMES.items()}
-    return Found(checked_keys(found, label), _expiry(flat, label))
+    return Found(checked_keys(found, label, _SHAPE), _expiry(flat, label))
 
 
 def _flat(said: Any) -> dict[str, Any] | None:
@@ -90,12 +91,13 @@ def _expiry(flat: Mapping[str, Any], label: str) -> float | None:
     given = next((flat[name] for name in _EXPIRES if flat.get(name) is not None), None)
     if given is None:
         return None
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        return float(given)
     try:
+        if not isinstance(given, str):
+            return unix_seconds(given)
         at = datetime.fromisoformat(given)
         if at.tzinfo is not None:
             return at.timestamp()
-    except (TypeError, ValueError):
+    except ValueError:
         pass
-    raise CredentialsError(f"{label}: expires_at is neither UNIX seconds nor a time such as 2026-11-25T12:00:00Z")
+    expected = "UNIX seconds (not milliseconds, not in quotes) nor a time such as 2026-11-25T12:00:00Z"
+    raise CredentialsError(f"{label}: expires_at is neither {expected}")

@@ -26,9 +26,13 @@ def environment_keys(environ: Mapping[str, str]) -> tuple[FixedKeys | FileKeys, 
     for part, name in _PARTS.items():
         if values[part] and files[part]:
             raise CredentialsError(f"{name} and {name}_FILE are both set; unset one")
-    there = {part for part in _PARTS if values[part] or files[part]} - {"token"}
+    there = {part for part in _PARTS if values[part] or files[part]}
     if not there:
         return None
+    if there == {"token"}:
+        given = _PARTS["token"] + ("_FILE" if files["token"] else "")
+        raise CredentialsError(f"{given} is set and {NAMES[0]} and {NAMES[1]} are not; set all, or none of them")
+    there -= {"token"}
     if len(there) == 1:
         (part,) = there
         missing = NAMES[1] if part == "secret_id" else NAMES[0]
@@ -39,10 +43,16 @@ def environment_keys(environ: Mapping[str, str]) -> tuple[FixedKeys | FileKeys, 
     paths = {part: Path(path) for part, path in files.items() if path}
 
     def load() -> tuple[Found, tuple[str, ...]]:
-        read = {part: read_private(path) for part, path in paths.items()}
+        read = {part: read_private(path, f"{_PARTS[part]}_FILE") for part, path in paths.items()}
+        for part, private in read.items():
+            if not private.text.strip() and part != "token":
+                raise CredentialsError(f"{_PARTS[part]}_FILE: {paths[part]}: is empty; write the value into it, alone")
         found = values | {part: private.text for part, private in read.items()}
         where = "files of the environment (" + ", ".join(f"{_PARTS[part]}_FILE" for part in paths) + ")"
-        return Found(checked_keys(found, where)), tuple(text for each in read.values() for text in each.warnings)
+        return Found(checked_keys(found, where, "correct them")), tuple(
+            text for each in read.values() for text in each.warnings
+        )
 
-    source = FileKeys("environment files", tuple(paths.values()), load)
+    apart = {"secret_id", "secret_key"} <= paths.keys()
+    source = FileKeys("environment files", tuple(paths.values()), load, apart=apart)
     return source, source.warnings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from engine.credentials.source import HOW, Found, checked_keys
+from engine.credentials.source import HOW, Found, checked_keys, unix_seconds
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 
 MOST = 64 << 10
 """Bytes of a credential file; the vendor's have a few hundred."""
+_REST_S = (0.1, 0.4, 1.5)
+"""How long the rest of some files is waited for when one is new: a rotation writes them one after the other."""
 SYSTEM = Path("/etc/tencentcloud/credentials")
 
 
@@ -57,9 +59,17 @@ class FileKeys:
 
     refreshable = True
 
-    def __init__(self, label: str, paths: tuple[Path, ...], load: Callable[[], tuple[Found, tuple[str, ...]]]) -> None:
-        """`load` reads them all; CredentialsError if they have no keys."""
+    def __init__(
+        self,
+        label: str,
+        paths: tuple[Path, ...],
+        load: Callable[[], tuple[Found, tuple[str, ...]]],
+        *,
+        apart: bool = False,
+    ) -> None:
+        """`load` reads them all; CredentialsError if they have no keys. `apart`: id and key in files of their own."""
         self.label = label
+        self._apart = apart
         self.paths = paths
         self._load = load
         self._seen = self._stamps()
@@ -82,24 +92,47 @@ class FileKeys:
     def get(self) -> Keys:
         """The keys as the files have them now.
 
-        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were: the API says
-        whether they still serve, and `refresh` says what is wrong with the file.
+        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were, and so do files
+        of which not all are replaced yet: the API says whether they still serve, and `refresh` says what is wrong.
         """
         stamps = self._stamps()
         if stamps != self._seen and None not in stamps:
             try:
-                self._found, self.warnings = self._load()
+                found, warnings = self._load()
             except CredentialsError:
                 return self._found.keys
-            self._seen = stamps
+            if self._is_half_new(found.keys):
+                return self._found.keys
+            self._found, self.warnings, self._seen = found, warnings, stamps
         return self._found.keys
 
     async def refresh(self) -> bool:
-        """Read the files now; CredentialsError if they have no keys."""
+        """Read the files now, and wait a little for the rest of them; CredentialsError if they have no keys."""
+        import asyncio
+
         before = self._found.keys
-        self._seen = self._stamps()
-        self._found, self.warnings = self._load()
-        return self._found.keys != before
+        for wait_s in (*_REST_S, None):
+            stamps = self._stamps()
+            found, warnings = self._load()
+            if not self._is_half_new(found.keys):
+                break
+            if wait_s is None:
+                raise CredentialsError(
+                    f"{self.label}: id, key and token are not of one rotation; replace all the files"
+                )
+            await asyncio.sleep(wait_s)
+        self._found, self.warnings, self._seen = found, warnings, stamps
+        return found.keys != before
+
+    def _is_half_new(self, found: Keys) -> bool:
+        """Whether a part of what is `found` is new and a part is not: the others are about to be written, too."""
+        if not self._apart:
+            return False
+        old = self._found.keys
+        pairs = [(old.secret_id, found.secret_id), (old.secret_key, found.secret_key)]
+        if old.token or found.token:
+            pairs.append((old.token or "", found.token or ""))
+        return len({was == now for was, now in pairs}) > 1
 
     def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stamp(path) for path in self.paths)
@@ -124,22 +157,33 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def read_private(path: Path) -> Private:
-    """The text of a file that holds a secret; a warning if others can read or write it."""
+def read_private(path: Path, variable: str = "") -> Private:
+    """The text of a file that holds a secret; a warning if others can read or write it.
+
+    `variable`: what of the environment names the file, if it is not where the vendor's tools look.
+    """
+    where, how = (f"{variable}: {path}", f"correct {variable}") if variable else (str(path), HOW)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+                raise CredentialsError(f"{where}: is a pipe; keys are read more than once: put them into a file")
             data = file.read(MOST + 1)
     except OSError as exc:
-        raise CredentialsError(f"{path}: cannot be read ({exc.strerror}); {HOW}") from None
+        raise CredentialsError(f"{where}: cannot be read ({exc.strerror}); {how}") from None
     if len(data) > MOST:
-        raise CredentialsError(f"{path}: larger than {MOST >> 10} KiB; this is no credential file")
+        raise CredentialsError(f"{where}: larger than {MOST >> 10} KiB; this is no credential file")
     try:
         text = data.decode("utf-8-sig")
-    except ValueError:
-        raise CredentialsError(f"{path}: is not text") from None  # not `from exc`: it holds what stands there
+    except ValueError:  # not `from exc`: it holds what stands there
+        raise CredentialsError(f"{where}: is not text; write it anew, as UTF-8") from None
     others = mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
     return Private(text, (f"{path}: others can read or write these keys; chmod 600 {path}",) if others else ())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe nobody writes to, so that it can be refused; a file is opened and read as ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: str | None) -> FileKeys:
@@ -189,10 +233,13 @@ def read_cli(text: str) -> Profile:
     for name in ("role-arn", "role-session-name", "type"):
         if not isinstance(found.get(name) or "", str):
             raise MalformedError(f"{name} is not text; {again}")
-    expires = found.get("expiresAt")
+    try:
+        expires = unix_seconds(found["expiresAt"]) if found.get("expiresAt") else None
+    except ValueError:
+        raise MalformedError(f"expiresAt is no time in UNIX seconds; {again}") from None
     return Profile(
         keys={"secret_id": found.get("secretId"), "secret_key": found.get("secretKey"), "token": found.get("token")},
-        expires_at=float(expires) if isinstance(expires, int | float) and expires > 0 else None,
+        expires_at=expires,
         role_arn=found.get("role-arn") or None,
         role_session=found.get("role-session-name") or None,
         kind="" if found.get("secretId") else found.get("type") or "",
@@ -204,11 +251,18 @@ def read_cli(text: str) -> Profile:
 
 def read_sections(text: str) -> dict[str, dict[str, str]]:
     """Section → its values in the vendor's SDK file. Values are taken as they stand: a % means itself."""
-    from configparser import Error, RawConfigParser
+    from configparser import DuplicateOptionError, DuplicateSectionError, Error, RawConfigParser
 
-    parser = RawConfigParser(strict=False, default_section="\0")  # no section lends its values to the others
+    parser = RawConfigParser(default_section="\0")  # no section lends its values to the others
     try:
         parser.read_string(text)
+    except DuplicateSectionError as twice:  # whose keys would win is a guess; the vendor's SDK refuses it, too
+        raise MalformedError(
+            f"section [{twice.section}] stands there again in line {twice.lineno}; remove one"
+        ) from None
+    except DuplicateOptionError as twice:
+        there = f"{twice.option} of [{twice.section}]"
+        raise MalformedError(f"{there} stands there again in line {twice.lineno}; remove one") from None
     except Error:
         raise MalformedError("is not an INI file: [default], then secret_id = … and secret_key = …") from None
     return {name: dict(parser.items(name)) for name in parser.sections()}

@@ -9,9 +9,10 @@ from urllib.parse import quote
 import msgspec
 
 from engine.credentials.network import RefusedError
-from engine.credentials.source import FetchedKeys, Found, checked_keys
+from engine.credentials.source import FetchedKeys, Found, checked_keys, unix_seconds
 from engine.errors import CredentialsError
 from engine.model import Fault
+from engine.names import shown
 
 if TYPE_CHECKING:
     from engine.credentials.network import Network
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 PATH = "/latest/meta-data/cam/security-credentials/"
 LIMIT_S = 2.0
 """The service is next door: off a CVM nobody answers, and every command would wait for it."""
+_ELSE = "; try again, or name other keys (--profile, or in the environment)"
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 _HTTP_OK = 200
+_HTTP_NOT_FOUND = 404
 
 
 class NobodyThereError(RefusedError):
@@ -34,15 +37,18 @@ def instance_keys(network: Network) -> FetchedKeys:
     async def fetch() -> Found:
         import asyncio
 
+        role: str | None = None
         base = f"{network.metadata}{PATH}"
         silent = f"metadata service {network.metadata}: no answer within {LIMIT_S:g} s"
         try:
             async with asyncio.timeout(LIMIT_S), network.way_out() as transport:
                 role = _role(await _get(transport, base), base)
-                reply = await _get(transport, base + quote(role))
+                reply = await _of_role(transport, base, role)
         except TimeoutError:
-            raise NobodyThereError(silent) from None
-        return _keys(reply, f"role {role} of this instance", network)
+            raise (
+                NobodyThereError(silent) if role is None else CredentialsError(f"{_of(role)}: {silent}{_ELSE}")
+            ) from None
+        return keys_of(reply, _of(role), network)
 
     # One instance has one role: what it is called is not asked for to name its quota.
     return FetchedKeys("role of this instance (metadata service)", "instance role", fetch)
@@ -53,8 +59,21 @@ async def _get(transport: Transport, url: str) -> Reply:
     if isinstance(outcome, Fault):
         raise NobodyThereError(f"metadata service {url}: {outcome.message.removeprefix(url).lstrip(': ')}")
     if outcome.status != _HTTP_OK:
-        raise NobodyThereError(f"metadata service {url}: no role is bound to this instance (HTTP {outcome.status})")
+        why = "no role is bound to this instance" if outcome.status == _HTTP_NOT_FOUND else "does not answer as one"
+        raise NobodyThereError(f"metadata service {url}: {why} (HTTP {outcome.status})")
     return outcome
+
+
+def _of(role: str) -> str:
+    return f"role {role} of this instance"
+
+
+async def _of_role(transport: Transport, base: str, role: str) -> Reply:
+    """What the service says of a role it has named: there is one, so that no other source may take its place."""
+    try:
+        return await _get(transport, base + quote(role))
+    except NobodyThereError as error:
+        raise CredentialsError(f"{_of(role)}: it is named, and its keys are not to be had: {error}{_ELSE}") from None
 
 
 def _role(reply: Reply, url: str) -> str:
@@ -64,19 +83,27 @@ def _role(reply: Reply, url: str) -> str:
     return role
 
 
-def _keys(reply: Reply, where: str, network: Network) -> Found:
+def keys_of(reply: Reply, where: str, network: Network) -> Found:
+    """The keys of an answer, with their end by our clock; CredentialsError if there are none."""
     try:
         said = msgspec.json.decode(reply.body)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         said = None
+    service = f"{where}: the metadata service"
     if not isinstance(said, dict):
-        raise CredentialsError(f"{where}: the metadata service answered with something else than JSON")
+        raise CredentialsError(f"{service} answered with something else than JSON{_ELSE}")
     if said.get("Code") != "Success":
-        raise CredentialsError(f"{where}: the metadata service has no keys for it (Code {str(said.get('Code'))[:60]})")
+        raise CredentialsError(f"{service} has no keys for it (Code {shown(str(said.get('Code')))}){_ELSE}")
     found = {"secret_id": said.get("TmpSecretId"), "secret_key": said.get("TmpSecretKey"), "token": said.get("Token")}
     expires = said.get("ExpiredTime")
     ahead_s = reply.date - network.clock() if reply.date is not None else 0.0
-    expires_at = expires - ahead_s if isinstance(expires, int | float) else None
+    try:
+        expires_at = unix_seconds(expires) - ahead_s if expires is not None else None
+    except ValueError:
+        raise CredentialsError(f"{service} answered with an end of its keys that is no time{_ELSE}") from None
     if expires_at is not None and expires_at <= network.clock():
-        raise CredentialsError(f"{where}: the metadata service answered with keys that have expired")
-    return Found(checked_keys(found, where), expires_at)
+        raise CredentialsError(f"{service} answered with keys that have expired{_ELSE}")
+    keys = checked_keys(found, where, f"the metadata service answered so{_ELSE}")
+    if keys.token is None:
+        raise CredentialsError(f"{service} answered without a token{_ELSE}")
+    return Found(keys, expires_at)

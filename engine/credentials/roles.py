@@ -33,13 +33,12 @@ def session_name(given: str | None, purpose: str) -> str:
     return _SESSION.sub("_", f"{given or 'acctops'}-{purpose}")[:128]
 
 
-def role_words(role_arn: str) -> str:
-    """`NAME of UIN`; CredentialsError for what is no ARN of a role."""
+def role_words(role_arn: str, where: str = "") -> str:
+    """`NAME of UIN`; CredentialsError for what is no ARN of a role, with `where` it was said."""
     found = re.fullmatch(ROLE_PATTERN, role_arn)
     if found is None:
-        raise CredentialsError(
-            f"{role_arn[:100]!r} is no role: expected qcs::cam::uin/UIN:roleName/NAME, as the CAM console shows it"
-        )
+        expected = "expected qcs::cam::uin/UIN:roleName/NAME, as the CAM console shows it"
+        raise CredentialsError(f"{where + ': ' if where else ''}{role_arn[:100]!r} is no role: {expected}")
     return f"{found[2]} of {found[1]}"
 
 
@@ -63,10 +62,14 @@ def assumed_keys(base: KeySource, role_arn: str, session: str, network: Network,
         except RefusedError as refused:
             if not (base.refreshable and _is_of_keys(refused.code)):
                 raise CredentialsError(f"{label}: {refused}") from None
+            said = refused
         await base.refresh()
         if base.get() == keys:
-            raise CredentialsError(f"{label}: its keys are refused, and there are no others")
-        return await _assume(base.get())
+            raise CredentialsError(f"{label}: {said}; {base.label} has no others")
+        try:
+            return await _assume(base.get())
+        except RefusedError as refused:
+            raise CredentialsError(f"{label}: {refused}") from None
 
     async def _assume(keys: Keys) -> Found:
         parameters = {"RoleArn": role_arn, "RoleSessionName": session, "DurationSeconds": duration_s}
@@ -88,13 +91,13 @@ def web_identity_keys(environ: Mapping[str, str], session: str, network: Network
     region, provider, token_file, role_arn = (environ.get(name, "").strip() for name in TKE)
     if not (region and provider and token_file and role_arn):
         return None
-    words = role_words(role_arn)
+    words = role_words(role_arn, TKE[3])
     label = f"TKE web identity, role {words}"
 
     async def fetch() -> Found:
-        token = read_private(Path(token_file)).text.strip()
+        token = read_private(Path(token_file), TKE[2]).text.strip()
         if not token:
-            raise CredentialsError(f"{label}: {token_file} is empty")
+            raise CredentialsError(f"{label}: {TKE[2]}: {token_file}: is empty; is the token mounted into this pod?")
         parameters = {
             "ProviderId": provider,
             "WebIdentityToken": token,

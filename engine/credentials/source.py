@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 HOW = "run `tccli auth login` or `tccli configure`, or set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"
 
+_IDS = ("AKID", "IKID")
+"""How the vendor's key ids begin, both sites'."""
+_FURTHEST_S = 32_503_680_000
+"""The year 3000: beyond it, milliseconds were meant, and no calendar of this machine may go there."""
+
 DURATION_S = 7200
 """Lifetime a role's keys are asked for, the vendor's default; the role's own limit holds all the same."""
 
@@ -155,25 +160,37 @@ class FetchedKeys:
             self._asking = None
 
 
+def unix_seconds(given: object) -> float:
+    """A moment in UNIX seconds; ValueError for what is none, such as one in milliseconds."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < _FURTHEST_S:
+        raise ValueError("no moment in UNIX seconds")
+    return float(given)
+
+
 def _looked_at(asked: Task[bool]) -> None:
     """Nobody may be waiting for a failure any more."""
     if not asked.cancelled():
         asked.exception()
 
 
-def checked_keys(found: Mapping[str, object], where: str) -> Keys:
-    """Keys fit to stand in a header, or CredentialsError that names what is missing, never a value."""
+def checked_keys(found: Mapping[str, object], where: str, how: str = HOW) -> Keys:
+    """Keys fit to stand in a header; CredentialsError names what is missing and `how` to get it, never a value."""
     values = {}
     for name in ("secret_id", "secret_key", "token"):
         value = found.get(name)
         if value is None and name == "token":
             continue
-        if not isinstance(value, str) or (not value.strip() and name != "token"):
-            raise CredentialsError(f"{where}: {name} is missing or empty; {HOW}")
+        if value is not None and not isinstance(value, str):
+            raise CredentialsError(f"{where}: {name} is not text; {how}")
+        if value is None or (not value.strip() and name != "token"):
+            raise CredentialsError(f"{where}: {name} is missing or empty; {how}")
         value = value.strip()
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise CredentialsError(f"{where}: {name} holds characters no key has; copy it again")
-        if value[:1] in "\"'" and value:
+        if value and (value[0] in "\"'" or value[-1] in "\"'"):
             raise CredentialsError(f"{where}: {name} stands in quotes, which would count as part of it; remove them")
         values[name] = value
+    if values["secret_key"].startswith(_IDS) and not values["secret_id"].startswith(_IDS):
+        # Else four letters of the secret would be shown as the key's name, and all of it sent as an id.
+        raise CredentialsError(f"{where}: secret_id and secret_key are in each other's place; swap them")
     return Keys(secret_id=values["secret_id"], secret_key=values["secret_key"], token=values.get("token") or None)

@@ -14,7 +14,8 @@ import msgspec
 
 from engine import __version__
 from engine.credentials.network import RefusedError
-from engine.credentials.source import Found, checked_keys
+from engine.credentials.source import Found, checked_keys, unix_seconds
+from engine.errors import CredentialsError
 from engine.model import Reply, Verdict
 from engine.signing import CONTENT_TYPE, Signer
 from engine.verdicts import Cure, read_reply, rule
@@ -130,8 +131,9 @@ def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
     if code.startswith("Local."):  # of the transport's making, or ours: it may be shown
         why = (answer.message or "").removeprefix(f"{network.sts}: ")
-        return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}", code)
-    return RefusedError(f"{action}: {_hint(code)} [{code}]{request}", code)
+        cure = "look at the address (site, credentials.sts), DNS, firewall and proxy of this host"
+        return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}; {cure}", code)
+    return RefusedError(f"{action}: {_hint(code).format(action=action)} [{code}]{request}", code)
 
 
 def _hint(code: str) -> str:
@@ -147,30 +149,39 @@ _HINTS = {
     "Local.": "cannot be reached, or did not answer as STS does",
     "ResourceNotFound.RoleNotFound": "there is no such role; look at the ARN, and at the site (international/mainland)",
     "UnauthorizedOperation": "these keys may not assume this role: its trust policy or their sts:AssumeRole is missing",
-    "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks it",
+    "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks sts:{action}",
     "AuthFailure.SecretIdNotFound": "the key does not exist here; it may be of the other site (international/mainland)",
     "AuthFailure.SignatureExpire": "this host's clock is off, and the difference cannot be learnt; set it by NTP",
+    "AuthFailure.SignatureFailure": "the secret key does not belong to this key id",
+    "AuthFailure.TokenFailure": "the session token is expired, or belongs to other keys",
     "AuthFailure": "the keys are refused",
     "InvalidParameter.WebIdentityTokenError": "the web identity token is not accepted: expired, or of another provider",
     "InvalidParameter.OverTimeError": "the role does not allow a session of that duration",
-    "RequestLimitExceeded": "STS is asked too often by this account",
+    "RequestLimitExceeded": "STS is asked too often by this account; try again in a minute",
 }
 """Code, or how it begins → words (GO-CN sts/v20180813 lists them for AssumeRole)."""
 
 
+_AGAIN = "; look at where it is asked (credentials.sts, site), then try again"
+
+
 def session_of(said: Said, where: str, clock: float) -> Found:
-    """The temporary keys of an answer, with their end by our clock; RefusedError if it has none."""
-    credentials, expires = said.data.get("Credentials"), said.data.get("ExpiredTime")
-    if not isinstance(credentials, dict) or not isinstance(expires, int | float):
-        raise RefusedError(f"{where}: STS answered without keys")
+    """The temporary keys of an answer, with their end by our clock; CredentialsError if it has none."""
+    credentials = said.data.get("Credentials")
+    try:
+        expires = unix_seconds(said.data.get("ExpiredTime"))
+    except ValueError:
+        credentials = None
+    if not isinstance(credentials, dict):
+        raise CredentialsError(f"{where}: STS answered without keys that have an end{_AGAIN}")
     found = {
         "secret_id": credentials.get("TmpSecretId"),
         "secret_key": credentials.get("TmpSecretKey"),
         "token": credentials.get("Token"),
     }
-    keys = checked_keys(found, where)
+    keys = checked_keys(found, where, f"STS answered so{_AGAIN}")
     if keys.token is None:
-        raise RefusedError(f"{where}: STS answered without a token")
+        raise CredentialsError(f"{where}: STS answered without a token{_AGAIN}")
     if expires - said.ahead_s <= clock:
-        raise RefusedError(f"{where}: STS answered with keys that have expired")
+        raise CredentialsError(f"{where}: STS answered with keys that have expired{_AGAIN}")
     return Found(keys, expires - said.ahead_s)
