@@ -393,6 +393,18 @@ def variable_source(desk: Desk) -> None:
     close_cam(desk, "{env: NEW_PASSWORD}", "ann")
 
 
+def test_a_password_program_beside_the_job_is_found_from_anywhere(tmp_path: Path) -> None:
+    """At night a job is started from any directory, and resumed from another."""
+    desk = Desk(tmp_path)
+    command_source(desk)
+    (desk.work / "elsewhere").mkdir()
+    job = desk.work / "job.yaml"
+    process = desk.popen("run", str(job), "--simulate", "--yes", "--json", cwd=desk.work / "elsewhere")
+    done = desk.end(process)
+    assert done.code == 0, done.text
+    assert done.json["counts"]["changed"] == 2
+
+
 @pytest.mark.parametrize("source", [command_source, file_source, variable_source])
 def test_a_password_reaches_the_api_and_nothing_else(tmp_path: Path, source: Any) -> None:
     """Every first try meets an error that quotes the password, as a server might."""

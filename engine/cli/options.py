@@ -140,6 +140,11 @@ def password_record(job: Job) -> dict[str, object] | None:
     if job.passwords is None:
         return None
     record: dict[str, object] = dict(job.passwords.as_record())
+    if job.passwords.command:
+        from engine.programs import program_path  # here: most jobs ask for no password
+
+        program, *arguments = job.passwords.command
+        record["command"] = [program_path(program, job.path), *arguments]
     if job.passwords.file:
         record["file"] = str((Path(job.path).parent / Path(job.passwords.file).expanduser()).absolute())
     return record

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.credentials.source import FetchedKeys, Found, checked_keys, unix_seconds
+from engine.credentials.source import FetchedKeys, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
 from engine.programs import run_program
 
@@ -93,7 +93,7 @@ def _expiry(flat: Mapping[str, Any], label: str) -> float | None:
         return None
     try:
         if not isinstance(given, str):
-            return unix_seconds(given)
+            return checked_end(given)
         at = datetime.fromisoformat(given)
         if at.tzinfo is not None:
             return at.timestamp()

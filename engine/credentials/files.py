@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from engine.credentials.source import HOW, Found, checked_keys, unix_seconds
+from engine.credentials.source import HOW, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def read_cli(text: str) -> Profile:
         if not isinstance(found.get(name) or "", str):
             raise MalformedError(f"{name} is not text; {again}")
     try:
-        expires = unix_seconds(found["expiresAt"]) if found.get("expiresAt") else None
+        expires = checked_end(found["expiresAt"]) if found.get("expiresAt") else None
     except ValueError:
         raise MalformedError(f"expiresAt is no time in UNIX seconds; {again}") from None
     return Profile(

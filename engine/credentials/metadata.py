@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from engine.credentials.network import RefusedError
-from engine.credentials.source import FetchedKeys, Found, checked_keys, unix_seconds
+from engine.credentials.source import FetchedKeys, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
 from engine.model import Fault
 from engine.names import shown
@@ -98,7 +98,7 @@ def keys_of(reply: Reply, where: str, network: Network) -> Found:
     expires = said.get("ExpiredTime")
     ahead_s = reply.date - network.clock() if reply.date is not None else 0.0
     try:
-        expires_at = unix_seconds(expires) - ahead_s if expires is not None else None
+        expires_at = checked_end(expires) - ahead_s if expires is not None else None
     except ValueError:
         raise CredentialsError(f"{service} answered with an end of its keys that is no time{_ELSE}") from None
     if expires_at is not None and expires_at <= network.clock():

@@ -160,7 +160,7 @@ class FetchedKeys:
             self._asking = None
 
 
-def unix_seconds(given: object) -> float:
+def checked_end(given: object) -> float:
     """A moment in UNIX seconds; ValueError for what is none, such as one in milliseconds."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < _FURTHEST_S:
         raise ValueError("no moment in UNIX seconds")

@@ -14,7 +14,7 @@ import msgspec
 
 from engine import __version__
 from engine.credentials.network import RefusedError
-from engine.credentials.source import Found, checked_keys, unix_seconds
+from engine.credentials.source import Found, checked_end, checked_keys
 from engine.errors import CredentialsError
 from engine.model import Reply, Verdict
 from engine.signing import CONTENT_TYPE, Signer
@@ -169,7 +169,7 @@ def session_of(said: Said, where: str, clock: float) -> Found:
     """The temporary keys of an answer, with their end by our clock; CredentialsError if it has none."""
     credentials = said.data.get("Credentials")
     try:
-        expires = unix_seconds(said.data.get("ExpiredTime"))
+        expires = checked_end(said.data.get("ExpiredTime"))
     except ValueError:
         credentials = None
     if not isinstance(credentials, dict):
