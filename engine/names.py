@@ -66,14 +66,22 @@ def instance_problem(name: str) -> str | None:
     """Why `name` cannot be an instance id, in words; None if it can."""
     if is_instance(name) and len(name) <= MOST_INSTANCE:
         return None
-    return f"{shown(name)} is not an instance id; write it as the console shows it, such as postgres-4sfuv15b"
+    how = "write it as the console shows it, such as postgres-4sfuv15b"
+    return f"{shown(name)} is not an instance id{_foreign(name)}; {how}"
 
 
 def user_problem(name: str) -> str | None:
     """Why `name` cannot be an account name by either documented rule, in words; None if it can."""
     if is_user(name):
         return None
-    return f"{shown(name)} is not an account name; it has 1–63 letters, digits and _ and does not begin with a digit"
+    rule = "it has 1–63 letters, digits and _ and does not begin with a digit"
+    return f"{shown(name)} is not an account name{_foreign(name)}; {rule}"
+
+
+def _foreign(name: str) -> str:
+    """The first letter that is none of ours: a Cyrillic о looks as right as an o."""
+    odd = next((char for char in name if not char.isascii() and char.isprintable()), None)
+    return f" ({odd} in it is U+{ord(odd):04X}, none of a–z)" if odd is not None else ""
 
 
 def region_problem(name: str) -> str | None:
@@ -83,12 +91,12 @@ def region_problem(name: str) -> str | None:
     return f"{shown(name)} is not a region{did_you_mean(name, REGIONS) or '; such as ap-singapore'}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that was probably meant, or None; `cutoff` is how alike they must be, of 1."""
     from difflib import get_close_matches  # here: only a mistake pays for the import
 
     by_folded = {candidate.lower(): candidate for candidate in known}
-    close = get_close_matches(name.lower()[:100], by_folded, n=1, cutoff=0.6)
+    close = get_close_matches(name.lower()[:100], by_folded, n=1, cutoff=cutoff)
     return by_folded[close[0]] if close else None
 
 

@@ -53,6 +53,9 @@ def test_csv_extra_columns_are_named():
     [
         ("instance,name", "l:1: no column user, only 'instance', 'name'; the first line must name"),
         ("a,b", "l:1: no column instance and no column user, only 'a', 'b'"),
+        ("a,b", "instance,user,region; or say in the job what they are called: columns: {instance: …, user: …}"),
+        ("cluster,login", "l:1: no column instance and no column user, only 'cluster', 'login'"),
+        ('{"instance":"postgres-a1","user":"u"}', "l:1: is JSON, not CSV; one object a line is read by `jsonl:`"),
         ("instance;name;region", "no column user, only 'instance', 'name', 'region'"),
         ("postgres-4sfuv15b,app_user,Ann,x", "begins with a target (postgres-4sfuv15b) instead of a header"),
         ("some-thing,app_user", "begins with a target (some-thing) instead of a header"),
@@ -110,7 +113,8 @@ def test_csv_open_quotes_are_an_error(text):
 
 @pytest.mark.parametrize("reader", [read_csv, read_jsonl])
 def test_what_is_no_text(reader):
-    """UTF-16 and binary are named as such."""
+    """UTF-16, UTF-32 and binary are named as such."""
+    assert "is UTF-32 text; save it as UTF-8" in run(reader, "instance,user".encode("utf-32"))[1][0]
     assert "UTF-8" in run(reader, b"\xff\xfei")[1][0]
     assert "NUL" in run(reader, b"instance,user\0")[1][0]
 

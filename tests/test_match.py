@@ -59,7 +59,7 @@ def test_every_key_is_read():
     found = job(
         "regions: [ap-tokyo, ap-seoul]\n"
         "instances: {ids: postgres-a1, name: [prod-*, live], tag: {env: [prod, live], team: db},\n"
-        "            status: [running, limited run], type: any, engine_version: [16, 17]}\n"
+        "            status: [running, limited run], type: any, engine_version: [16, 9.5]}\n"
         'users: {glob: "app_*", type: normal, cam: off, locked: false, not: ["*_ro"]}\n'
         "allow_empty: true"
     )
@@ -73,7 +73,7 @@ def test_every_key_is_read():
             tags=(Tag("env", ("prod", "live")), Tag("team", ("db",))),
             statuses=("running", "limited run"),
             types=("any",),
-            versions=("16", "17"),
+            versions=("16", "9.5"),
         ),
         users=UserMatch(
             globs=(Pattern("app_*"),), types=("normal",), cam=False, locked=False, without=(Pattern("*_ro"),)
@@ -82,7 +82,7 @@ def test_every_key_is_read():
     )
     assert found.words() == (
         "regions ap-tokyo, ap-seoul; instances id postgres-a1, name prod-*, name live, tag env=prod|live, tag team=db, "
-        "status running|limited run, type any, version 16|17; users app_*, type normal, cam off, not locked, not *_ro"
+        "status running|limited run, type any, version 16|9.5; users app_*, type normal, cam off, not locked, not *_ro"
     )
 
 
@@ -122,6 +122,8 @@ def test_regions_default_to_the_jobs_and_all_is_all():
         ("users: {cam: on}\ninstances: {tag: =x}", "has no key"),
         ("users: {cam: on}\ninstances: {tag: {}}", "got nothing"),
         ("users: {cam: on}\ninstances: {engine_version: pg16}", "expected a major version such as 16"),
+        ("users: {cam: on}\ninstances: {engine_version: 15.4}", "expected a major version such as 16"),
+        ("users: {cam: on}\nregions: [all, ap-tokyo]", "all stands alone: regions: all"),
         ("users: {cam: on}\ninstances: postgres-a1", "expected a mapping of ids, name, tag"),
         ("users: {cam: on}\nregions: [apsingapore1]", "is not a region; did you mean ap-singapore?"),
         ("users: {cam: on}\nregions: []", "got an empty list"),

@@ -37,6 +37,13 @@ def test_users_no_rule_allows_are_refused(user):
     assert "\n" not in problem
 
 
+def test_a_letter_that_only_looks_like_one_is_named():
+    """A name copied from a chat reads right and is refused: nobody sees a Cyrillic о."""
+    assert "(\u043e in it is U+043E, none of a–z)" in str(names.user_problem("app_sh\u043ep"))
+    assert "(\u0430 in it is U+0430, none of a–z)" in str(names.instance_problem("postgres-\u04301"))
+    assert "U+" not in str(names.user_problem("1a"))
+
+
 @pytest.mark.parametrize("name", ["postgres-4sfuv15b", "pgro-8dskaa2q", "postgres-a1", "tdpg-1-2"])
 def test_instance_ids_are_a_prefix_and_an_id(name):
     """As every documented sample."""

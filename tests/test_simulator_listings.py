@@ -163,6 +163,14 @@ def test_instances_come_ten_at_a_time_and_total_count_is_what_was_found() -> Non
     assert last["DBMajorVersion"] == "17"
 
 
+@pytest.mark.parametrize(("version", "major"), [("15.4", "15"), (16, "16"), ("9.5.4", "9.5"), (9.6, "9.6")])
+def test_a_fleet_may_say_minor_versions(version: str | float, major: str) -> None:
+    """A match asks for major versions; `version: 15.4` in a fleet made a drill that finds nothing."""
+    fleet = fleet_from({"instances": [{"id": "postgres-a1", "region": REGION, "version": version}]})
+    (row,) = Caller(World(fleet=fleet)).call("DescribeDBInstances", {})["DBInstanceSet"]
+    assert (row["DBMajorVersion"], row["DBVersion"]) == (major, str(version))
+
+
 def test_filters_are_anded_and_their_values_ored() -> None:
     ids = ["postgres-fleet003", "postgres-fleet007"]
     assert found(Filters=[named("db-instance-id", *ids, "postgres-nowhere1")]) == ids

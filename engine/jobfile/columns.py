@@ -29,6 +29,10 @@ _ALIASES: Final = {
 """Spellings that mean one thing only; `account` is not among them: it may be the cloud account."""
 
 
+_ALIKE = 0.75
+"""How like `instance` or `user` a column must be called to be taken for a slip of the pen."""
+
+
 class Names:
     """The names of a list's columns, told apart once: where each of ours stands, and what is wrong with them."""
 
@@ -95,6 +99,8 @@ class Names:
             if index in taken or not name or name in TOLD or name in self._ours:
                 continue
             meant = names.nearest(name, [ours for ours in self._ours if ours not in self.at])
+            if meant in REQUIRED and names.nearest(name, REQUIRED, cutoff=_ALIKE) is None:
+                meant = None  # `cluster` is no misspelt `user`: what it says of both missing ones helps more
             if name in SECRETS:
                 self.problems.append(f"{what} {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
             elif name == "account":

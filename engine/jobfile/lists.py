@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.jobfile.targets import Defaults, Targets
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
+_COLUMNS = "or say in the job what they are called: columns: {instance: …, user: …}"
 _NONE_SAID: Mapping[str, str] = {}
 
 
@@ -63,7 +64,8 @@ def read_csv(
     fine; further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would swallow the
     rest of the list.
     """
-    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"  # a spreadsheet's "Unicode text" is UTF-16
+    is_utf16 = data.startswith(_UTF16) and not data.startswith(_UTF32)
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"  # a spreadsheet's "Unicode text" is UTF-16
     if encoding != "utf-16" and (odd := not_text(data)) is not None:
         problems.add(Place(file), "", odd)
         return []
@@ -143,7 +145,8 @@ def _columns(
         return None, []
     found = Names(header, said, has_accounts=has_accounts)
     for what in found.problems:
-        problems.add(place, "", f"{what}; {_HEADER}" if what.startswith("no column") and not said else what)
+        hint = f"; {_COLUMNS}" if said else f"; {_HEADER}; {_COLUMNS}"
+        problems.add(place, "", what + hint if what.startswith("no column") and "`columns:`" not in what else what)
     if found.problems:
         return None, []
     warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
@@ -155,6 +158,8 @@ def _no_header(header: Sequence[str]) -> str | None:
     """What a first line is that is no header at all."""
     if not any(header):
         return "is empty"
+    if header[0].startswith(("{", "[")):
+        return "is JSON, not CSV; one object a line is read by `jsonl:` in place of `csv:`"
     if len(header) > 1 and names.is_instance(header[0]) and names.is_user(header[1]):
         return f"begins with a target ({header[0]}) instead of a header"
     return None
@@ -259,10 +264,13 @@ _LINE = 'a line is {"instance":"…","user":"…"}'
 
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = b"\xff\xfe\0\0"
 
 
 def not_text(data: bytes) -> str | None:
     """What is wrong with bytes that are plainly no UTF-8 list; None if nothing is."""
+    if data.startswith(_UTF32):
+        return "is UTF-32 text; save it as UTF-8 (CSV UTF-8)"
     if data.startswith(_UTF16):
         return "is UTF-16 text; save it as UTF-8 (CSV UTF-8)"
     if b"\0" in data:

@@ -79,7 +79,9 @@ class MatchReader:
             return None
         found = []
         for item in self._texts(entry.value, f"{path}.regions", "a region, a list of them, or all"):
-            if (problem := names.region_problem(item.text)) is not None:
+            if item.text == ALL:
+                self._fields.wrong(item, f"{path}.regions", "all stands alone: regions: all")
+            elif (problem := names.region_problem(item.text)) is not None:
                 self._fields.wrong(item, f"{path}.regions", problem)
             else:
                 if item.text not in names.REGIONS:
@@ -155,7 +157,7 @@ class MatchReader:
     def _versions(self, table: Table, path: str) -> tuple[str, ...]:
         found = []
         for item in self._listed(table, "engine_version", path, "a major version such as 16"):
-            if not re.fullmatch("[0-9]{1,3}", item.text):
+            if not re.fullmatch(r"[0-9]{1,3}|9\.[0-9]", item.text):  # until 9.6 two numbers made a major version
                 what = f"expected a major version such as 16, got {names.shown(item.text)}"
                 self._fields.wrong(item, f"{path}.engine_version", what)
             found.append(item.text)

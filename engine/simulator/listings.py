@@ -182,13 +182,20 @@ def _instance_row(instance: Instance) -> Rows:
         "DBInstanceStatus": instance.status,
         "DBInstanceType": instance.type,
         "DBEngine": "postgresql",
-        "DBMajorVersion": instance.version,
+        "DBVersion": instance.version,
+        "DBMajorVersion": _major(instance.version),
         "MasterDBInstanceId": instance.master,
         "PayType": instance.pay_mode,
         "AppId": 1250000000,
         "Uid": 100000000001,
         "TagList": [{"TagKey": key, "TagValue": value} for key, value in instance.tags],
     }
+
+
+def _major(version: str) -> str:
+    """The major version of `15.4` is 15, of `9.5.4` it is 9.5."""
+    parts = version.split(".")
+    return ".".join(parts[: 2 if parts[0] == "9" else 1])
 
 
 @lru_cache(maxsize=4096)
