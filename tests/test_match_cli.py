@@ -448,3 +448,6 @@ def test_a_drill_needs_a_world_to_look_in(desk: Desk) -> None:
     assert done["counts"]["changed"] + done["counts"]["already"] == 3
     resumed = desk.run("resume", done["run"], "--json")
     assert resumed.code == 0
+    desk.write("two.yaml", f"accounts: [a, b]\n{job.read_text()}")
+    lost = desk.run("run", "two.yaml", "--simulate", "--fleet", fleet, "--yes")
+    assert "6 of 6 instances, such as postgres-aaaaaaaa without a uin:, belong to none of these" in lost.err

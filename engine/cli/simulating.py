@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from engine.cli.talk import out, say
+from engine.cli.talk import out, say, warn
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.files import load_job
 from engine.jobfile.values import seconds
@@ -139,11 +139,27 @@ def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = ()) -> Fleet:
     from engine.simulator.randomfleet import RANDOM, random_fleet
 
     if not text.startswith(RANDOM):
-        return _read(text, parse_fleet)
+        return _with_owners(text, _read(text, parse_fleet), set(owners))
     try:
         return random_fleet(text, seed, tuple(owners))
     except ValueError as error:
         raise UsageError(f"--fleet {text}: {error}") from error
+
+
+def _with_owners(path: str, fleet: Fleet, uins: set[str]) -> Fleet:
+    """The fleet, with a warning of instances that none of these main accounts sees: a drill would find nothing."""
+    from engine.simulator.sts import owner
+
+    owners = {owner(uin) for uin in uins}
+    lost = [instance for instance in fleet if owner(instance.uin) not in owners] if owners else []
+    if lost:
+        first = f"{lost[0].id}{f' of {lost[0].uin}' if lost[0].uin else ' without a uin:'}"
+        some = f"{len(lost):,} of {len(fleet):,} instances, such as {first}"
+        warn(
+            f"warning: {path}: {some}, belong to none of these accounts, which do not see them; uin: one of "
+            f"{', '.join(sorted(uins))}"
+        )
+    return fleet
 
 
 def fleet_world(text: str, faults: tuple[FaultRule, ...], keys: dict[str, KeyRecord] | None) -> World:
