@@ -12,8 +12,7 @@ from msgspec import Struct, field
 
 from engine.inventory import PAGE, Inventory
 from engine.match import InstanceRow, instance_row
-from engine.model import Answer, Verdict, Where
-from engine.verdicts import rule
+from engine.model import Answer, Where
 
 _PASSES = 3
 """Times a list is read that changes while it is read."""
@@ -28,11 +27,6 @@ class Listing(Struct, kw_only=True):
     """Why more may be there than these; None: these are all."""
     refused: Answer | None = None
     """The answer that ended it, if one did."""
-
-    @property
-    def is_fatal(self) -> bool:
-        """Whether the keys themselves were refused: every other question would be, too."""
-        return self.refused is not None and rule("DescribeDBInstances", self.refused).verdict is Verdict.FATAL
 
 
 async def list_instances(

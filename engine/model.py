@@ -137,6 +137,11 @@ class Target(Struct, frozen=True, gc=False):
         return f"{self.instance}/{self.user}"
 
     @property
+    def named(self) -> str:
+        """The same with its account, where a job has several: the same instance id says nobody whose it is."""
+        return f"{self.account} {self.label}" if self.account else self.label
+
+    @property
     def place(self) -> Place:
         """Where the operator named this target."""
         return Place(self.file, self.line, self.column)
@@ -156,6 +161,11 @@ class Call(Struct, frozen=True, gc=False):
     def label(self) -> str:
         """`instance/user`, as the job file writes it."""
         return f"{self.instance}/{self.user}"
+
+    @property
+    def named(self) -> str:
+        """The same with its account, where a job has several."""
+        return f"{self.account} {self.label}" if self.account else self.label
 
     @property
     def where(self) -> Where:

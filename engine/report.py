@@ -300,7 +300,8 @@ def _cell(value: Any) -> Any:
 
 def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: str = "") -> str:
     """The closing report, for a terminal or a mail. `flags` are those an exact command needs (` --state-dir …`)."""
-    lines = [_title(ledger, live=live), closing_line(ledger), *_notes(ledger), _pace_line(ledger)]
+    lines = [_title(ledger, live=live), closing_line(ledger), *_account_lines(ledger), *_notes(ledger)]
+    lines.append(_pace_line(ledger))
     if ledger.end is not None and ledger.end.stopped is not None and not live:
         stopped = ledger.end.stopped
         request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
@@ -313,6 +314,24 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
     if command and not live:
         lines.append(f"go on:  {command}")
     return "\n".join(lines) + "\n"
+
+
+def _account_lines(ledger: Ledger) -> list[str]:
+    """Of a run over several cloud accounts, how each of them stands, and whose its keys are, as far as STS said."""
+    counts: dict[str, Counter[Outcome]] = {}
+    for call, _, outcome in every_target(ledger):
+        counts.setdefault(call.account, Counter())[outcome] += 1
+    if len(counts) < 2:
+        return []
+    uins = {facts["account"]: facts["uin"] for facts in identities(ledger) if facts["uin"]}
+    done_word = ACTIONS[_run(ledger).action].done_word
+    lines = []
+    for name, of in sorted(counts.items()):
+        whose = f" ({uins[name]})" if uins.get(name, name) != name else ""
+        bad = "".join(f", {of[kind]:,} {kind}" for kind in BAD if of[kind])
+        good = of[Outcome.CHANGED] + of[Outcome.ALREADY]
+        lines.append(f"  {name or 'no account told'}{whose}: {good:,} of {of.total():,} {done_word}{bad}")
+    return lines
 
 
 def _notes(ledger: Ledger) -> list[str]:

@@ -37,7 +37,7 @@ def test_an_account_is_a_profile_several_profiles_or_a_role() -> None:
     job = parse(
         HEAD + "accounts:\n"
         f"  - a\n  - {{profile: b}}\n  - {{name: c, profile: [c1, c2]}}\n  - {{role_arn: '{ROLE}'}}\n"
-        f"  - {{name: d, profile: base, role_arn: '{ROLE}'}}\n"
+        f"  - {{name: d, profile: base, role_arn: '{ROLE}-2'}}\n"
         "targets: [{instance: postgres-a1, user: u, account: a}]\n"
     )
     assert job.accounts == (
@@ -45,7 +45,7 @@ def test_an_account_is_a_profile_several_profiles_or_a_role() -> None:
         AccountSpec(name="b", profiles=("b",)),
         AccountSpec(name="c", profiles=("c1", "c2")),
         AccountSpec(name="100000000003", role_arn=ROLE),
-        AccountSpec(name="d", profiles=("base",), role_arn=ROLE),
+        AccountSpec(name="d", profiles=("base",), role_arn=f"{ROLE}-2"),
     )
 
 
@@ -71,6 +71,12 @@ def test_every_form_of_a_target_can_say_its_account() -> None:
         (HEAD + "accounts: []\ntargets: [postgres-a1/u]\n", "j.yaml:3:11: accounts: expected a list of accounts"),
         (HEAD + "accounts: a\ntargets: [postgres-a1/u]\n", "accounts: expected a list of accounts"),
         (HEAD + "accounts: [a, a]\ntargets: [postgres-a1/u]\n", "accounts[1]: 'a' stands twice"),
+        (HEAD + "accounts: [a, {name: b, profile: a}]\ntargets: [postgres-a1/u]\n", "accounts[1]: is 'a' again"),
+        (HEAD + "accounts: [a, {name: b, profile: [c, a]}]\ntargets: [postgres-a1/u]\n", "accounts[1]: is 'a' again"),
+        (
+            HEAD + f"accounts: [{{role_arn: '{ROLE}'}}, {{name: b, profile: b, role_arn: '{ROLE}'}}]\ntargets: []\n",
+            "accounts[1]: is '100000000003' again: the same keys, and so the same instances; keep one",
+        ),
         (HEAD + "accounts: [{}]\ntargets: [postgres-a1/u]\n", "accounts[0]: says neither profile nor role_arn"),
         (HEAD + "accounts: [{profile: [x, y]}]\ntargets: [postgres-a1/u]\n", "accounts[0].name: is missing"),
         (HEAD + "accounts: [{rolearn: x}]\ntargets: [postgres-a1/u]\n", "did you mean role_arn?"),
@@ -259,7 +265,7 @@ def test_one_account_without_a_profile_fails_its_own_calls_only(desk: Desk) -> N
 
 
 def test_not_one_account_with_keys_is_refused_before_anything_is_sent(desk: Desk) -> None:
-    """Exit 5, the first one named, no run made."""
+    """Exit 5, every one named, or the second is only found out when the first is mended; no run made."""
     with Backend(tenants([])) as backend:
         prepare(desk, backend)
         desk.write("listed.yaml", LISTED)
@@ -267,7 +273,7 @@ def test_not_one_account_with_keys_is_refused_before_anything_is_sent(desk: Desk
             (Path(desk.env["HOME"]) / ".tccli" / f"{name}.credential").unlink()
         done = desk.run("run", "listed.yaml", "--yes")
         assert done.code == 5
-        assert "profile one" in done.err
+        assert "one: profile one: no file" in done.err and "two: profile two: no file" in done.err
         assert not backend.writes()
 
 
@@ -280,6 +286,83 @@ def test_a_match_says_where_it_could_not_look_for_want_of_keys(desk: Desk) -> No
         assert done.code == 1, done.text
         assert done.json["counts"]["changed"] == 2 * 4 * EACH
         assert done.err.count("two: no keys") == 1
+
+
+@pytest.mark.parametrize("lost", ["profile", "key"])
+def test_a_match_everywhere_does_not_hang_on_the_account_named_first(desk: Desk, lost: str) -> None:
+    """Which regions there are is asked of every account: the first one's keys are gone, the others are done."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        if lost == "profile":
+            (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+        else:
+            del backend.world.keys["AKIDtwo"]
+        match = "match: {regions: all, users: {glob: 'app_1'}}"
+        head = "action: LockAccount\naccounts: [two, one]\nlimits: {max_targets: 100}\n"
+        desk.write("job.yaml", f"{head}targets: [{match}]\n")
+        done = desk.run("run", "job.yaml", "--yes", "--json")
+        assert done.code == 1, done.text
+        assert done.json["counts"]["changed"] == 8
+        assert {failure["account"] for failure in done.json["failures"]} == {"two"}
+        if lost == "key":
+            assert "two's instances of 16 regions cannot be listed: AuthFailure.SecretIdNotFound: This key" in done.err
+
+
+def test_a_match_of_refused_keys_says_whose_they_are(desk: Desk) -> None:
+    """Exit 5, and each account with its own reason: one revoked, one without a profile."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        del backend.world.keys["AKIDone"]
+        (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+        for regions in ("all", "ap-tokyo"):
+            match = f"match: {{regions: {regions}, users: {{glob: 'app_*'}}}}"
+            desk.write("job.yaml", f"action: LockAccount\naccounts: [one, two]\ntargets: [{match}]\n")
+            done = desk.run("plan", "job.yaml")
+            assert done.code == 5, done.text
+            assert "one: AuthFailure.SecretIdNotFound: This key" in done.err and "two: Local.NoKeys: " in done.err
+
+
+def test_two_names_of_one_cloud_account_are_found_out(desk: Desk) -> None:
+    """A profile that holds the keys of another: its own accounts would stay as they are, and the run exit with 0."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        home = Path(desk.env["HOME"]) / ".tccli"
+        (home / "two.credential").write_text((home / "one.credential").read_text())
+        done = desk.run("run", "job.yaml", "--yes")
+        assert done.code == 2, done.text
+        assert "job.yaml:4:12: one and two are one cloud account, or their keys are: both have postgres-one" in done.err
+        assert not backend.writes()
+
+
+def test_lines_about_targets_say_whose_they_are(desk: Desk) -> None:
+    """An instance id tells nobody which console to open: reports, previews and readings name the account, too."""
+    rule = {"action": "LockAccount", "instance": "postgres-two0yo", "code": "InternalError.DBError"}
+    with Backend(tenants([rule | {"code": "InvalidParameterValue.ParameterCheckError"}])) as backend:
+        prepare(desk, backend)
+        desk.write("listed.yaml", LISTED + "exclude: ['postgres-one0yo/app_1']\n")
+        assert "left out, excluded: one postgres-one0yo/app_1  " in desk.run("plan", "listed.yaml").out
+        done = desk.run("run", "listed.yaml", "--yes")
+        assert done.code == 1, done.text
+        assert "  two postgres-two0yo/app_0 (ap-tokyo)  InvalidParameterValue" in done.out
+        assert f"  one ({UINS['one']}): 1 of 1 locked\n" in done.out
+        assert f"  two ({UINS['two']}): 0 of 2 locked, 2 failed\n" in done.out
+        assert "  two postgres-two0yo/app_0  ap-tokyo" in desk.run("report", "latest", "--stuck").out
+
+
+def test_each_account_that_was_given_up_is_told_with_its_reason(desk: Desk) -> None:
+    """`stopped` named the first alone, and not whose it was; the second is found out when the first is mended."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        three = Path(desk.env["HOME"]) / ".tccli" / "three.credential"
+        three.write_text(json.dumps({"secretId": "AKIDthree", "secretKey": "x"}))
+        three.chmod(0o600)
+        more = "  - {instance: postgres-three0yo, user: app_0, account: three}\n"
+        desk.write("listed.yaml", LISTED.replace("two]", "two, three]") + more)
+        del backend.world.keys["AKIDtwo"]
+        done = desk.run("run", "listed.yaml", "--yes", "--json")
+        assert done.code == 4, done.text
+        why = done.json["stopped"]["why"]
+        assert "two: This key does not exist here" in why and "three: This key does not exist here" in why
 
 
 def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(desk: Desk) -> None:

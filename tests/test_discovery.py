@@ -118,11 +118,12 @@ def test_a_row_that_is_no_instance_is_not_passed_over_in_silence() -> None:
     assert (len(found.rows), found.why) == (2, "1 rows are no instances as documented")
 
 
-def test_a_refusal_is_told_from_refused_keys() -> None:
-    """One region that may not be listed leaves the others; keys that are refused end it all."""
-    denied = listed(world(1, faults=rules_from([{"code": "UnauthorizedOperation"}])))
-    assert (denied.rows, denied.why, denied.is_fatal) == ({}, "UnauthorizedOperation", False)
-    assert listed(world(1, faults=rules_from([{"code": "AuthFailure.SecretIdNotFound"}]))).is_fatal
+def test_a_refusal_keeps_its_answer() -> None:
+    """One region that may not be listed leaves the others, keys that are refused may end it all: who asks decides."""
+    for code in ("UnauthorizedOperation", "AuthFailure.SecretIdNotFound"):
+        denied = listed(world(1, faults=rules_from([{"code": code}])))
+        assert denied.refused is not None
+        assert (denied.rows, denied.why, denied.refused.code) == ({}, code, code)
 
 
 def test_a_passing_error_is_tried_again() -> None:

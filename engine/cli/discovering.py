@@ -20,10 +20,10 @@ from engine.clients import Clients, Reach
 from engine.discovery import Listing, list_instances, list_regions
 from engine.endpoints import ACCESS_REGIONS
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
-from engine.inventory import Inventory
+from engine.inventory import NO_KEYS, Inventory
 from engine.ledger import NOT_SENT
 from engine.match import Answered, InstanceRow, Match
-from engine.model import Answer, Omit, OmitReason, Verdict, Where
+from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
 from engine.names import REGIONS
 from engine.outlook import DENIED
 from engine.verdicts import rule
@@ -130,6 +130,7 @@ class _Looking:
         await self._list(regions)
         rows = {id(each): self._rows(each, regions[id(each)]) for each in self._job.matches}
         every = {row.where: row for listed in rows.values() for row in listed}
+        _refuse_twins(self._job.matches[0].place, every)
         chosen = {row.where for each in self._job.matches for row in match.choose(each, rows[id(each)])[0]}
         self.found.late = [key for key in every if key in chosen]
         self.stage = f"reading the accounts of {len(chosen):,} instances"
@@ -156,12 +157,17 @@ class _Looking:
         return {id(each): each.regions if each.regions is not None else every for each in self._job.matches}
 
     async def _every_region(self) -> tuple[str, ...]:
-        account = next(each.accounts[0] for each in self._job.matches if each.regions is None)
-        listed = await list_regions(self._inventory, account=account)
-        if isinstance(listed, Answer):
-            _refuse_fatal(listed)
-            _refuse_unreachable([listed])
-            self.warnings.append(f"regions: all: DescribeRegions says {listed.code}; the documented regions are taken")
+        """Those that any account of these matches is told of: one with keys that are no good hinders no other."""
+        meant = [each for each in self._job.matches if each.regions is None]
+        accounts = list(dict.fromkeys(account for each in meant for account in each.accounts))
+        said = await asyncio.gather(*(list_regions(self._inventory, account=account) for account in accounts))
+        refusals = [each for each in said if isinstance(each, Answer)]
+        listed = tuple(dict.fromkeys(region for each in said if not isinstance(each, Answer) for region in each))
+        if len(refusals) == len(said):
+            _refuse_fatal(list(zip(accounts, refusals, strict=True)))
+            _refuse_unreachable(refusals)
+            codes = ", ".join(sorted({str(refused.code) for refused in refusals}))
+            self.warnings.append(f"regions: all: DescribeRegions says {codes}; the documented regions are taken")
             listed = REGIONS
         financial = [region for region in listed if region.endswith("-fsi")]
         if financial:
@@ -186,17 +192,32 @@ class _Looking:
         async with asyncio.TaskGroup() as group:
             for key, filters in questions.items():
                 group.create_task(ask(key, filters))
-        listings = list(self._listings.values())
-        if listings and all(listing.is_fatal for listing in listings) and listings[0].refused is not None:
-            _refuse_fatal(listings[0].refused)
-        refusals = [listing.refused for listing in listings]
+        refusals = [listing.refused for listing in self._listings.values()]
+        _refuse_fatal([(account, listing.refused) for (account, *_), listing in self._listings.items()])
         _refuse_unreachable(refusals)
+        self._tell_refusals()
         if refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
             codes = sorted({str(refused.code) for refused in refusals if refused is not None})
             raise CredentialsError(
                 f"instances may not be listed with these keys (DescribeDBInstances: {', '.join(codes)}); allow it, or "
                 "list the targets in the job; nothing was sent"
             )
+
+    def _tell_refusals(self) -> None:
+        """What an account's listings were refused with, in words, once: a code in a list of regions helps nobody."""
+        refused: dict[tuple[str, str], list[str]] = {}
+        words: dict[tuple[str, str], str] = {}
+        for (account, region, _), listing in self._listings.items():
+            answer = listing.refused
+            if answer is None or answer.code is None or answer.code == NO_KEYS:  # of those it was told before
+                continue
+            key = (account, answer.code)
+            refused.setdefault(key, []).append(region)
+            words.setdefault(key, _in_words(answer))
+        for (account, code), regions in refused.items():
+            whose = f"{account}'s instances" if account else "instances"
+            where = ", ".join(dict.fromkeys(regions)) if len(regions) <= _SHOWN else f"{len(regions):,} regions"
+            self.warnings.append(f"{whose} of {where} cannot be listed: {code}: {words[account, code]}")
 
     def _of(self, each: Match, account: str, region: str) -> list[Listing]:
         filters = map(json.dumps, match.listing_filters(each.instances))
@@ -222,13 +243,43 @@ class _Looking:
         return omits or match.missing_ids(each, rows, regions[id(each)])
 
 
-def _refuse_fatal(answer: Answer) -> None:
-    """CredentialsError if the keys themselves are refused."""
+def _refuse_fatal(asked: Sequence[tuple[str, Answer | None]]) -> None:
+    """CredentialsError if the keys themselves are refused, of every account that asked (account, refusal)."""
+    refused = {account: answer for account, answer in asked if answer is not None}
+    rulings = [rule("DescribeDBInstances", answer) for _, answer in asked if answer is not None]
+    if not rulings or len(rulings) < len(asked) or any(ruling.verdict is not Verdict.FATAL for ruling in rulings):
+        return
+    said = []
+    for account, answer in refused.items():
+        said.append(f"{account + ': ' if account else ''}{answer.code}: {_in_words(answer)}")
+    raise CredentialsError("; ".join((*said, "nothing was sent")))
+
+
+def _in_words(answer: Answer) -> str:
+    """What a refusal means and what to do about it, before there is a run."""
     ruling = rule("DescribeDBInstances", answer)
-    if ruling.verdict is Verdict.FATAL:
-        advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
-        request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-        raise CredentialsError(f"{answer.code}: {ruling.words} {advice}{request}; nothing was sent")
+    advice = ruling.advice.replace("acctops resume RUN", "this command again")
+    request = f" (RequestId {answer.request_id})" if answer.request_id else ""
+    return f"{ruling.words} {advice}{request}"
+
+
+def _refuse_twins(place: Place, rows: Iterable[Where]) -> None:
+    """JobError if two accounts of the job are one: what the other one owns would be neither seen nor missed."""
+    owners: dict[tuple[str, str], str] = {}
+    twins: dict[tuple[str, str], str] = {}
+    for where in rows:
+        owner = owners.setdefault((where.region, where.instance), where.account)
+        if owner != where.account:
+            twins.setdefault((owner, where.account), f"{where.instance} ({where.region})")
+    if twins:
+        raise JobError(
+            [
+                f"{place}: {one} and {other} are one cloud account, or their keys are: both have {instance}; correct "
+                "the keys of the wrong one (acctops doctor JOB says whose they are). Sub-accounts of one cloud account "
+                "are one of the job: {name: …, profile: [ONE, OTHER]}"
+                for (one, other), instance in twins.items()
+            ]
+        )
 
 
 def _refuse_unreachable(answers: Sequence[Answer | None]) -> None:
@@ -250,9 +301,13 @@ def _refuse_nothing(discovered: Discovered) -> None:
         skipped = _examples(each.omits, OmitReason.SKIPPED)
         where = f"{each.match.place}: the match finds no account"
         if unseen:
-            problems.append(f"{where}, and could not look everywhere: {unseen}")
+            problems.append(f"{where}, and could not look everywhere: {unseen}; mend that, or what it asks")
         elif not each.match.allow_empty:
-            on = f" on {each.instances:,} instances" if each.instances else ", and no instance it means"
+            on = (
+                f" on {each.instances:,} instance{'s' * (each.instances != 1)}"
+                if each.instances
+                else ", and no instance it means"
+            )
             left = f" (left out: {skipped})" if skipped else ""
             problems.append(f"{where}{on}{left}; look at what it asks, or write allow_empty: true if that may be")
     if problems:
@@ -263,7 +318,7 @@ def _examples(omits: Sequence[Omit], reason: OmitReason) -> str:
     """What was left out for a reason, in words, the first of it."""
     meant = [omit for omit in omits if omit.reason == reason]
     shown = [
-        omit.rule if omit.target.instance == match.EVERY_ACCOUNT else f"{omit.target.label}: {omit.rule}"
+        omit.rule if omit.target.instance == match.EVERY_ACCOUNT else f"{omit.target.named}: {omit.rule}"
         for omit in meant[:_SHOWN]
     ]
     return ", ".join(shown) + (f" and {len(meant) - _SHOWN:,} more" if len(meant) > _SHOWN else "")

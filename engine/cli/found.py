@@ -113,11 +113,11 @@ _FORMS = {"table": _table, "csv": _csv, "jsonl": _jsonl, "yaml": _yaml}
 def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
     """Say what is not in the list; what could not be looked at is a warning, also when nothing else is said."""
     for omit in [omit for omit in plan.omits if omit.reason in LACKING][:_NAMED]:
-        warn(f"warning: {omit.target.label} ({omit.target.region}): {omit.rule}")
+        warn(f"warning: {omit.target.named} ({omit.target.region}): {omit.rule}")
     rest = [omit for omit in plan.omits if omit.reason not in LACKING and omit.reason != OmitReason.DUPLICATE]
     if quiet:
         return
     for omit in rest[:_NAMED]:
-        say(f"left out, {omit.reason}: {omit.target.label} ({omit.target.region})  {omit.rule}")
+        say(f"left out, {omit.reason}: {omit.target.named} ({omit.target.region})  {omit.rule}")
     if len(rest) > _NAMED:
         say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {shlex.quote(job_path)} --all")

@@ -106,7 +106,7 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
     if len(shown) < len(plan.calls):
         out(f"  … and {len(plan.calls) - len(shown):,} more (--all, or --json)")
     for omit in plan.omits if show_all else plan.omits[:SHOWN]:
-        out(f"  left out, {omit.reason}: {omit.target.label}  {omit.rule} ({omit.where})")
+        out(f"  left out, {omit.reason}: {omit.target.named}  {omit.rule} ({omit.where})")
     if not show_all and len(plan.omits) > SHOWN:
         out(f"  … and {len(plan.omits) - SHOWN:,} more left out")
 
@@ -181,7 +181,8 @@ def match_line(asked: records.Matched) -> str:
     if asked.accounts is None:
         found = "NOT ASKED (--offline): which accounts, and how many, is not known, and they are not in this plan"
     else:
-        found = f"{asked.accounts:,} accounts on {asked.instances:,} instances"
+        accounts, instances = asked.accounts, asked.instances or 0
+        found = f"{accounts:,} account{'s' * (accounts != 1)} on {instances:,} instance{'s' * (instances != 1)}"
     return f"  match  {asked.asks} ({asked.where}): {found}"
 
 

@@ -172,7 +172,7 @@ def _examples(prepared: Prepared, kind: Standing) -> str:
         if prepared.outlook.standings[call.id] is not kind:
             continue
         region = prepared.found.located.get(call.instance)
-        labels.append(call.label + (f" (found in {region})" if region is not None else ""))
+        labels.append(call.named + (f" (found in {region})" if region is not None else ""))
         if len(labels) > _SHOWN:
             return ", ".join(labels[:_SHOWN]) + " …"
     return ", ".join(labels)

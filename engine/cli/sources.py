@@ -75,7 +75,7 @@ async def _open(
     accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str, *, told: bool
 ) -> Keyring:
     keyring: dict[str, list[Signer]] = {}
-    failures: list[CredentialsError] = []
+    failures: list[str] = []
     say = warn if not told else _hush
     for account in accounts:
         signers = keyring[account.name] = []
@@ -83,14 +83,14 @@ async def _open(
             try:
                 opened = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose=purpose)
             except CredentialsError as error:
-                failures.append(error)
+                failures.append(f"{account.name}: {error}" if account.name else str(error))
                 signers.append(Signer(NoKeys(_named(account, spec), str(error))))
                 continue
             for warning in opened.warnings:
                 say(f"warning: {warning}")
             signers.append(Signer(opened.source))
     if not any(signer.has_keys for signers in keyring.values() for signer in signers):
-        raise failures[0]
+        raise CredentialsError("; ".join(failures))
     for name, signers in keyring.items():
         lost = [signer.keys for signer in signers if isinstance(signer.keys, NoKeys)]
         then = "nothing of this account can be sent" if len(lost) == len(signers) else "the others sign alone"

@@ -46,7 +46,10 @@ class Survey(Struct, kw_only=True):
         """One line for a person."""
         read = [reading for reading in self.readings.values() if reading.accounts is not None]
         accounts = sum(len(reading.accounts or ()) for reading in read)
-        text = f"read {len(read):,} instances ({accounts:,} accounts) in {self.seconds:.1f} s"
+        text = (
+            f"read {len(read):,} instance{'s' * (len(read) != 1)} ({accounts:,} account{'s' * (accounts != 1)}) "
+            f"in {self.seconds:.1f} s"
+        )
         unread = sorted({where.instance for where in self.late} | set(self._failed()))
         if unread:
             shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5:,} more" if len(unread) > 5 else "")

@@ -279,12 +279,12 @@ def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Surv
             if why == Keep.NOT_ASKED:
                 lines.append(f"  stays, {kept[0].words}  {count:,}")
                 continue
-            lines.append(f"  stays, {why.replace('_', ' ')}  {count:,}  {kept[0].call.label}: {kept[0].words}")
-            lines += [f"      {each.call.label}: {each.words}" for each in kept[1:_SHOWN]]
+            lines.append(f"  stays, {why.replace('_', ' ')}  {count:,}  {kept[0].call.named}: {kept[0].words}")
+            lines += [f"      {each.call.named}: {each.words}" for each in kept[1:_SHOWN]]
             if count > _SHOWN:
                 lines.append(f"      … and {count - _SHOWN:,} more")
     for omit in [omit for omit in plan.omits if omit.reason is not OmitReason.UNSEEN][:_SHOWN]:  # those: above
-        lines.append(f"  stays, {omit.reason}  {omit.target.label}  {omit.rule} ({omit.where})")
+        lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
     if others is None:
         lines.append("  the journal lies outside a state directory: no other run was looked at")
     else:
@@ -406,11 +406,12 @@ def _verify_once(
         undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
         out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
         for call in found.back:
-            out(f"  CAME BACK, not {action.done_word}: {call.label} ({call.region})")
+            out(f"  CAME BACK, not {action.done_word}: {call.named} ({call.region})")
         for call in found.unread:
-            out(f"  not read: {call.label} ({call.region})")
+            out(f"  not read: {call.named} ({call.region})")
     if found.back and not options.as_json:
-        warn(f"{len(found.back):,} accounts came back: acctops run the job again, or lock them by name")
+        count = len(found.back)
+        warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
     return result, Exit.INCOMPLETE if found.back or found.unread else Exit.OK
 
 

@@ -28,6 +28,8 @@ def read_accounts(fields: Fields, node: Node) -> tuple[AccountSpec, ...]:
             continue
         if spec.name in found:
             fields.wrong(item, here, f"{shown(spec.name)} stands twice; give each account a name: of its own")
+        elif (twin := next((each for each in found.values() if _same_keys(each, spec)), None)) is not None:
+            fields.wrong(item, here, f"is {shown(twin.name)} again: the same keys, and so the same instances; keep one")
         found[spec.name] = spec
     return tuple(found.values())
 
@@ -52,6 +54,13 @@ def _account(fields: Fields, item: Node, here: str) -> AccountSpec | None:
         fields.wrong(item, f"{here}.name", "is missing; an account of several profiles needs a name")
         return None
     return AccountSpec(name=name, profiles=profiles, role_arn=role_arn)
+
+
+def _same_keys(one: AccountSpec, other: AccountSpec) -> bool:
+    """Whether the same identity signs for both: one role, whoever assumes it, or a profile that both name."""
+    if one.role_arn is not None or other.role_arn is not None:
+        return one.role_arn == other.role_arn
+    return not set(one.profiles).isdisjoint(other.profiles)
 
 
 def _uin(role_arn: str | None) -> str:
