@@ -12,6 +12,7 @@ from msgspec import Struct
 from engine.actions import LANGUAGE
 from engine.client import Client
 from engine.credentials import NoKeys
+from engine.errors import CredentialsError
 from engine.identity import Identity, identify
 from engine.wayout import NO_DETOUR, WayOut
 
@@ -153,7 +154,7 @@ def every_signer(keyring: Keyring) -> Iterator[Signer]:
     return (signer for signers in keyring.values() for signer in signers if signer.has_keys)
 
 
-def is_known(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> bool:
+def is_known(keyring: Keyring, uins: Mapping[str, str]) -> bool:
     """Whether it is known whose the keys of every account are, and were."""
     return all(
         bool(uins.get(account)) and all(signer.who is not None for signer in signers if signer.has_keys)
@@ -161,16 +162,28 @@ def is_known(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> bool:
     )
 
 
-def others(keyring: Keyring, uins: Mapping[str, Collection[str]]) -> str | None:
-    """In words, an account of which `uins` are known that is now signed for by another's keys; None: there is none."""
-    for account, then in uins.items():
-        now = {signer.who.uin for signer in keyring.get(account, ()) if signer.who is not None}
-        if then and now - set(then):
-            whose = f"for {account} " if account else ""
-            return (
-                f"the run acted {whose}on account {', '.join(sorted(then))}, these keys are of {', '.join(sorted(now))}"
-            )
-    return None
+def strangers(keyring: Keyring, uins: Mapping[str, str]) -> list[tuple[Signer, str]]:
+    """Signers that are known to be of another cloud account than `uins` say of theirs, each with that in words."""
+    return [
+        (
+            signer,
+            f"the run acted {f'for {account} ' if account else ''}on account {uins[account]}, these keys are of "
+            f"{signer.who.uin}",
+        )
+        for account, signers in keyring.items()
+        for signer in signers
+        if signer.who is not None and signer.who.uin != uins.get(account, signer.who.uin)
+    ]
+
+
+def refuse_strangers(keyring: Keyring, uins: Mapping[str, str]) -> None:
+    """CredentialsError if any keys are of another cloud account than those the run used, as far as is known."""
+    found = strangers(keyring, uins)
+    if found:
+        words = "; ".join(dict.fromkeys(words for _, words in found))
+        raise CredentialsError(
+            f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
+        )
 
 
 async def ask_whose(reach: Reach, *, limit_s: float) -> None:

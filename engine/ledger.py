@@ -217,8 +217,8 @@ class Ledger:
         """`continued_by` and `undone_by` notes."""
         self.identities: list[dict[str, Any]] = []
         """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
-        self.uins: dict[str, set[str]] = {}
-        """Account → the cloud accounts whose keys have signed for it, as far as that was learnt."""
+        self.uins: dict[str, str] = {}
+        """Account → the cloud account that it is, as far as that was learnt: whose keys signed for it first."""
         self.attempts = 0
         self.throttled = 0
         self.last_at = ""
@@ -331,8 +331,8 @@ class Ledger:
             case records.Note(what="identity", data=data):
                 if data not in self.identities:
                     self.identities.append(data)
-                if data.get("uin"):
-                    self.uins.setdefault(str(data.get("account")), set()).add(str(data["uin"]))
+                if data.get("uin"):  # the first one told: keys that came later, and were another's, are not the run's
+                    self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
             case records.Note():
                 (self.links if record.what in records.LINKS else self.notes).append(record)
@@ -365,8 +365,7 @@ class Ledger:
         self._entries |= later._entries
         self.omits += later.omits
         self.identities += [facts for facts in later.identities if facts not in self.identities]
-        for account, uins in later.uins.items():
-            self.uins.setdefault(account, set()).update(uins)
+        self.uins = later.uins | self.uins
         run = later.run.run if later.run is not None else ""
         self.lanes |= {f"{lane} of {run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts

@@ -323,11 +323,10 @@ def _account_lines(ledger: Ledger) -> list[str]:
         counts.setdefault(call.account, Counter())[outcome] += 1
     if len(counts) < 2:
         return []
-    uins = {facts["account"]: facts["uin"] for facts in identities(ledger) if facts["uin"]}
     done_word = ACTIONS[_run(ledger).action].done_word
     lines = []
     for name, of in sorted(counts.items()):
-        whose = f" ({uins[name]})" if uins.get(name, name) != name else ""
+        whose = f" ({ledger.uins[name]})" if ledger.uins.get(name, name) != name else ""
         bad = "".join(f", {of[kind]:,} {kind}" for kind in BAD if of[kind])
         good = of[Outcome.CHANGED] + of[Outcome.ALREADY]
         lines.append(f"  {name or 'no account told'}{whose}: {good:,} of {of.total():,} {done_word}{bad}")

@@ -288,6 +288,71 @@ def test_a_match_says_where_it_could_not_look_for_want_of_keys(desk: Desk) -> No
         assert done.err.count("two: no keys") == 1
 
 
+def test_keys_that_become_another_account_s_end_that_account_only_and_for_good(desk: Desk) -> None:
+    """A profile rewritten by another login in mid-run: its lanes close, the other account is done, and no resume, undo
+    or verify takes the strange keys for the run's own because it has met them."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        backend.world.keys["AKIDfour"] = KeyRecord(secret_key="secret-two", uin="100000000004", identity="user-four")
+        users = ", ".join(f"app_{number}" for number in range(USERS))
+        listed = "".join(
+            f"  - {{instance: postgres-{name}{number}yo, user: [{users}], account: {name}}}\n"
+            for name in ("one", "two")
+            for number in range(2)
+        )
+        desk.write("listed.yaml", LISTED.partition("  - ")[0] + listed)
+        profile = Path(desk.env["HOME"]) / ".tccli" / "two.credential"
+        right = profile.read_text()
+        process = desk.popen("run", "listed.yaml", "--yes", "--json", "--rate", str(USERS / 2))
+        desk.wait_for("reply", 4)
+        profile.write_text(right.replace("AKIDtwo", "AKIDfour"))
+        done = desk.end(process)
+        assert done.code == 4, done.text
+        said = "the run acted for two on account 100000000002, these keys are of 100000000004"
+        assert said in done.json["stopped"]["why"]
+        run = done.json["run"]
+        outcomes = Counter(
+            (each["account"], each["outcome"]) for each in desk.run("report", run, "--format", "json").json["targets"]
+        )
+        assert outcomes["one", "changed"] == 2 * USERS
+        assert outcomes["two", "unattempted"] > 0
+        before = desk.journal().read_bytes()
+        for verb in (["resume", run, "--yes"], ["verify", run]):
+            refused = desk.run(*verb)
+            assert refused.code == 5 and said in refused.err, refused.text
+        assert desk.journal().read_bytes() == before
+        profile.write_text(right)
+        again = desk.run("resume", run, "--yes", "--json")
+        assert again.json["counts"] | {"unknown": 0, "unattempted": 0} == again.json["counts"], again.text
+        missed = again.json["counts"]["failed"]  # what was sent before anybody knew
+        assert again.json["counts"]["changed"] == 4 * USERS - missed
+        profile.write_text(right.replace("AKIDtwo", "AKIDfour"))
+        refused = desk.run("undo", run, "--yes")
+        assert refused.code == 5 and said in refused.err, refused.text
+        profile.write_text(right)
+        undone = desk.run("undo", run, "--yes", "--json")
+        assert undone.json["counts"]["changed"] == 4 * USERS - missed, undone.text
+
+
+def test_profiles_of_two_cloud_accounts_are_no_lanes_of_one(desk: Desk) -> None:
+    """The second can do nothing for the first one's instances: its lane closes once that is known, and says why."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        users = ", ".join(f"app_{number}" for number in range(USERS))
+        desk.write(
+            "listed.yaml",
+            "action: LockAccount\nregion: ap-tokyo\nprofile: [one, two]\ntargets:\n"
+            f"  - postgres-one0yo: [{users}]\n  - postgres-one1yo: [{users}]\n",
+        )
+        done = desk.run("run", "listed.yaml", "--yes", "--json", "--rate", str(USERS / 4))
+        closed = [note["data"]["why"] for note in desk.records("note") if note["what"] == "lane_closed"]
+        assert closed == [
+            "the run acted on account 100000000001, these keys are of 100000000002: "
+            "not the account whose accounts these are; put its keys back"
+        ], done.text
+        assert done.json["counts"]["changed"] >= USERS
+
+
 @pytest.mark.parametrize("lost", ["profile", "key"])
 def test_a_match_everywhere_does_not_hang_on_the_account_named_first(desk: Desk, lost: str) -> None:
     """Which regions there are is asked of every account: the first one's keys are gone, the others are done."""

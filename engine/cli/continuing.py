@@ -19,8 +19,8 @@ from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, say, warn
-from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, others
-from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
+from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
+from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
@@ -65,7 +65,7 @@ def resume_run(run: str, **flags: Any) -> int:
     refuse_blind(seen.run.action, settings, max_share=None)
     reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
     asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
-    refuse_others(reach, seen)
+    refuse_strangers(reach.keyring, seen.uins)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, reach)
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
@@ -133,14 +133,6 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
         settings=settings if settings != replayed.ledger.settings else None,
         clock_offset_s=0.0,
     )
-
-
-def refuse_others(reach: Reach, ledger: Ledger) -> None:
-    """CredentialsError if these keys are of another cloud account than those the run used, as far as is known."""
-    if (words := others(reach.keyring, ledger.uins)) is not None:
-        raise CredentialsError(
-            f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
-        )
 
 
 def find(options: Options, run: str) -> RunRef:

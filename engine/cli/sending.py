@@ -6,7 +6,7 @@ import os
 import random
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
-from engine.clients import Reach, identity, others
-from engine.errors import AcctopsError, CredentialsError, Exit, RefusedError, UsageError
+from engine.clients import Reach, identity, refuse_strangers
+from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -187,7 +187,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     parent: RunRef | None = None
     verb: str = "rerun"
     """How it is linked to its parent."""
-    uins: Mapping[str, Collection[str]] = field(default_factory=dict)
+    uins: Mapping[str, str] = field(default_factory=dict)
     """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
     faults: tuple[FaultRule, ...] = ()
     listed_order: bool = False
@@ -253,10 +253,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             known=self.known,
             take=self.take,
         )
-        if (words := others(reach.keyring, self.uins)) is not None:
-            raise CredentialsError(
-                f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
-            )
+        refuse_strangers(reach.keyring, self.uins)
         for warning in prepared.warnings:
             remark(f"warning: {warning}", quiet=self.options.quiet)
         if not self.options.quiet:

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, refuse_others, stricter
+from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
 from engine.cli.kin import Others, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.clients import Reach, identity, is_as_before, is_known
+from engine.clients import Reach, identity, is_as_before, is_known, refuse_strangers
 from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
@@ -148,7 +148,7 @@ def _check_identity(ledger: Ledger, reach: Reach, *, is_asked: bool = False) -> 
     Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
     """
     assert ledger.run is not None
-    refuse_others(reach, ledger)
+    refuse_strangers(reach.keyring, ledger.uins)
     now = identity(reach.keyring)
     acted_on = ledger.acted_on()
     may_be_known = all(ledger.uins.get(account) for account in acted_on) and not is_asked

@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from engine.clients import Signer, ask_whose, others
-from engine.errors import Exit
+from engine.clients import Signer, ask_whose, strangers
 
 if TYPE_CHECKING:
     from engine.clients import Reach
@@ -25,13 +24,14 @@ AGAIN_S = 60.0
 
 
 async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
-    """Note the identity of every signer, until cancelled; stops the run if keys turn out to be another account's."""
+    """Note the identity of every signer, until cancelled; keys that turn out to be another account's send no more."""
     if reach.network is None:
         return
     loop = asyncio.get_running_loop()
     signers = [(account, each) for account, found in reach.keyring.items() for each in found if each.has_keys]
     seen: list[Keys | None] = [None] * len(signers)
     told: dict[int, dict[str, object]] = {}
+    uins = dict(ledger.uins)  # our own: the ledger learns when a note is durable
     ask_at = 0.0
     while True:
         now = [signer.keys.get() for _, signer in signers]
@@ -48,10 +48,11 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
                 if told.get(number) != facts:
                     told[number] = facts
                     runner.note("identity", facts)
+                if signer.who is not None:
+                    uins.setdefault(account, signer.who.uin)
             _one_lane_each(runner, reach)
-            if (words := others(reach.keyring, ledger.uins)) is not None:
-                runner.stop(f"{words}: not the account whose accounts these are; put its keys back", Exit.STOPPED)
-                return
+            for signer, words in strangers(reach.keyring, uins):
+                runner.close_lanes_of(signer.keys, f"{words}: not the account whose accounts these are; put its keys back")
         await asyncio.sleep(LOOK_S)
 
 
