@@ -275,6 +275,8 @@ def test_a_region_that_cannot_be_listed_counts_as_failed(desk: Desk, backend: Ba
     backend.script({"action": "DescribeDBInstances", "region": "ap-tokyo", "code": "UnauthorizedOperation"})
     listed = desk.run("discover", job, *api)
     assert listed.code == 1 and "instances of ap-tokyo: UnauthorizedOperation" in listed.err
+    assert "instances of ap-tokyo cannot be listed: UnauthorizedOperation: CAM does not let this key" in listed.err
+    assert "acctops doctor JOB --policy prints what to grant, then: this command again" in listed.err
     done = desk.run("run", job, *api, "--yes", "--json")
     assert done.code == 1, done.text
     assert written(backend) == {"postgres-aaaaaaaa/app_user"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _HEARTBEAT_S = 5.0
+_GO_ON = re.compile(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?")
+"""In advice for a run: here is none yet."""
 _SHOWN = 3
 
 
@@ -258,7 +261,7 @@ def _refuse_fatal(asked: Sequence[tuple[str, Answer | None]]) -> None:
 def _in_words(answer: Answer) -> str:
     """What a refusal means and what to do about it, before there is a run."""
     ruling = rule("DescribeDBInstances", answer)
-    advice = ruling.advice.replace("acctops resume RUN", "this command again")
+    advice = _GO_ON.sub("this command again", ruling.advice)
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
     return f"{ruling.words} {advice}{request}"
 

@@ -25,7 +25,7 @@ from engine.errors import BusyError, CredentialsError, Exit, RefusedError, Usage
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
 from engine.model import Call, Omit, OmitReason, Outcome, Target
-from engine.outlook import look_ahead, refusals
+from engine.outlook import before_line, look_ahead, refusals
 from engine.plan import plan_again
 from engine.report import document
 from engine.undo import Choice, Keep, UndoPlan, holds_of, linked, recheck, undo_plan, undone_keys
@@ -408,7 +408,8 @@ def _verify_once(
         for call in found.back:
             out(f"  CAME BACK, not {action.done_word}: {call.named} ({call.region})")
         for call in found.unread:
-            out(f"  not read: {call.named} ({call.region})")
+            why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
+            out(f"  not read: {call.named} ({call.region})  {why.removeprefix('not read: ')}")
     if found.back and not options.as_json:
         count = len(found.back)
         warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
