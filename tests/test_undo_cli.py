@@ -799,4 +799,5 @@ def test_a_simulated_run_is_undone_in_the_simulator(desk: Desk) -> None:
     assert verified.code == 0 and verified.out.startswith("SIMULATED  3 of 3 still locked")
     done = desk.run("undo", run, "--yes")
     assert done.code == 0 and done.out.startswith("SIMULATED  ") and "3 of 3 verified unlocked" in done.out
+    assert desk.run("verify", run).out.startswith("SIMULATED  0 of 3 still locked at"), "a drill is told what it did"
     assert not desk.journals() and (desk.state / "simulated").exists()

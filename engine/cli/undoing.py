@@ -388,7 +388,8 @@ def _verify_once(
     if options.simulate:
         from engine.cli.session import simulated_world
 
-        world = simulated_world(ledger.run.action, ledger.calls.values(), {call.id for call in calls})
+        stands = {call.id for call in calls if (call.account, call.region, call.instance, call.user) not in undone}
+        world = simulated_world(ledger.run.action, ledger.calls.values(), stands)
     read = _survey(calls, reach, frozen, world, "verify")
     _check_identity(ledger, reach, is_asked=True)
     found = recheck(ledger, read.readings, undone)
