@@ -144,6 +144,8 @@ def test_jsonl():
         ("{", "truncated"),
         ('{"instance":"postgres-a1","user":1}', "Expected `str`"),
         ('{"instance":"postgres-a1","user":"u","regoin":"x"}', "field 'regoin'; did you mean region?"),
+        ('{"instance":"postgres-a1","user":"u","user":"dbadmin"}', "field user stands twice; keep one"),
+        ('{"user":"u","instance":"postgres-a1","x":{"user":1,"user":2},"user":"v"}', "field user stands twice"),
         ('{"instance":"postgres-a1","user":"u","password":"x"}', "holds no secrets"),
         ('{"instance":"postgres-a1","user":"u","account":"1"}', "but the job names none"),
         ('{"instance":"postgres-a1","user":"u-1"}', "user: 'u-1' is not an account name"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from itertools import chain
+from json import loads
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from engine import names
-from engine.jobfile.columns import Names, ignored_words
+from engine.jobfile.columns import COLUMNS, Names, ignored_words
 from engine.jobfile.layout import Layout, clean, layout_of, likely_layout, rows_of
 from engine.model import Place
 
@@ -209,6 +210,8 @@ def read_jsonl(
             row = loose.row(text, line) if said else strict(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             row = loose.row(text, line)
+        if not isinstance(row, list) and (twice := loose.twice(text)) is not None:
+            row = [f"field {twice} stands twice; keep one"]
         if isinstance(row, list):
             targets.refuse(Place(file, line), ("", "", of.region), [("", what) for what in row])
         else:
@@ -230,6 +233,18 @@ class _Loose:
         """Field that means nothing here → the first line that has it."""
         self._said = said
         self._known: dict[tuple[str, ...], Names] = {}
+        self._quoted = {name: f'"{name}"'.encode() for name in (*COLUMNS, *said.values())}
+
+    def twice(self, text: bytes) -> str | None:
+        """A field of ours that a line says twice: decoders take the last, in silence."""
+        suspects = [name for name, quoted in self._quoted.items() if text.count(quoted) > 1]
+        if not suspects:
+            return None
+        try:
+            keys = [key for key, _ in loads(text, object_pairs_hook=list)]
+        except RecursionError:  # nested deeper than this decoder goes
+            return suspects[0]
+        return next((name for name in suspects if keys.count(name) > 1), None)  # not merely a value that is called so
 
     def row(self, text: bytes, line: int) -> Row | list[str]:
         """The row, or what is wrong with it."""
