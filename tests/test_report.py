@@ -644,6 +644,16 @@ def test_an_early_stop_says_why(stopped: records.Stopped, line: str) -> None:
     assert line in report(ledger_of([end(stopped=stopped)])).splitlines()
 
 
+def test_an_early_stop_for_the_keys_says_what_to_do() -> None:
+    """What was never sent brings no advice of its own, and a resume with the same dead keys does nothing; a stop for
+    what failed has it beside each target."""
+    lines = report(ledger_of([end(stopped=records.Stopped("ended", "AuthFailure.TokenFailure", None))])).splitlines()
+    advice = lines[lines.index("STOPPED EARLY: ended [AuthFailure.TokenFailure]") + 1]
+    assert advice.startswith("  → Get fresh temporary keys with their token")
+    stopped = records.Stopped(f"all failed with {NOT_FOUND}", NOT_FOUND, None)
+    assert "  →" not in report(ledger_of([end(stopped=stopped)]))
+
+
 def test_throttles_are_named_and_are_no_failures() -> None:
     """A reader must not take them for trouble with targets."""
     lines = [sent(0), reply(0, Verdict.THROTTLED), *changed(0)]
