@@ -27,6 +27,7 @@ RUNNING = "running"
 """The one status in which writes are known to work (facts.md §8)."""
 EVERY_ACCOUNT = "*"
 """In place of a user: an omit that is about a whole instance, or (as instance, too) a whole region."""
+_IDS_SHOWN = 5
 MOST_IDS = 100
 """Instance ids in one filter; no limit is documented, this is a page's length."""
 
@@ -102,8 +103,9 @@ class Match(Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """The question in one line, for plan and journal: `regions ap-tokyo; instances name prod-*; users app_*`."""
         of, who = self.instances, self.users
+        more = f"|… ({len(of.ids):,} ids)" if len(of.ids) > _IDS_SHOWN else ""
         instances = [
-            *(f"id {name}" for name in of.ids),
+            *((f"id {'|'.join(of.ids[:_IDS_SHOWN])}{more}",) if of.ids else ()),
             *(f"name {pattern.text}" for pattern in of.names),
             *(f"tag {tag.key}" + (f"={'|'.join(tag.values)}" if tag.values else "") for tag in of.tags),
             f"status {'|'.join(of.statuses) or RUNNING}",

@@ -86,6 +86,13 @@ def test_every_key_is_read():
     )
 
 
+def test_a_match_of_hundreds_of_ids_is_one_line():
+    """Of a plan and a journal: five thousand characters of ids hide what else is asked."""
+    ids = [f"postgres-a{number}" for number in range(250)]
+    said = job(f"regions: ap-tokyo\ninstances: {{ids: [{', '.join(ids)}]}}\nusers: {{glob: x}}").words()
+    assert said == f"regions ap-tokyo; instances id {'|'.join(ids[:5])}|… (250 ids), status running; users x"
+
+
 @pytest.mark.parametrize(
     ("tag", "tags"),
     [

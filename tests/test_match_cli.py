@@ -376,6 +376,16 @@ def test_offline_a_plan_says_what_it_cannot_know(desk: Desk) -> None:
     assert document["match"][0]["accounts"] is None and calls(document) == {"postgres-a1/x"}
 
 
+def test_what_is_not_named_is_counted(desk: Desk, backend: Backend) -> None:
+    """Of thirty ids that are nowhere twenty are named: the others must not seem to have been found."""
+    ids = ", ".join(["postgres-aaaaaaaa", *(f"postgres-none{number}" for number in range(30))])
+    asks = f"{{regions: ap-singapore, instances: {{ids: [{ids}]}}, users: {{glob: etl}}}}"
+    job = desk.write("job.yaml", f"action: LockAccount\ntargets: [{{match: {asks}}}]\n")
+    done = desk.run("discover", job, "--endpoint", backend.endpoint)
+    assert done.code == 1 and done.err.count(": no instance postgres-none") == 20
+    assert "… and 10 more: acctops plan " in done.err
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "yaml"])
 def test_a_list_goes_round(desk: Desk, backend: Backend, form: str) -> None:
     """What discover writes is read back as the same accounts, without a warning; a line less is an account less."""

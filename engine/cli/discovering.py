@@ -186,7 +186,8 @@ class _Looking:
             for region in regions[id(each)]
             for filters in match.listing_filters(each.instances)
         }
-        self.stage = f"listing the instances of {len({region for _, region, _ in questions}):,} regions"
+        count = len({region for _, region, _ in questions})
+        self.stage = f"listing the instances of {count:,} region{'s' * (count != 1)}"
 
         async def ask(key: tuple[str, str, str], filters: Sequence[Mapping[str, Any]]) -> None:
             account, region, _ = key

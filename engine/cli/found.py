@@ -112,8 +112,11 @@ _FORMS = {"table": _table, "csv": _csv, "jsonl": _jsonl, "yaml": _yaml}
 
 def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
     """Say what is not in the list; what could not be looked at is a warning, also when nothing else is said."""
-    for omit in [omit for omit in plan.omits if omit.reason in LACKING][:_NAMED]:
+    lacking = [omit for omit in plan.omits if omit.reason in LACKING]
+    for omit in lacking[:_NAMED]:
         warn(f"warning: {omit.target.named} ({omit.target.region}): {omit.rule}")
+    if len(lacking) > _NAMED:
+        warn(f"warning: … and {len(lacking) - _NAMED:,} more: acctops plan {shlex.quote(job_path)} --all")
     rest = [omit for omit in plan.omits if omit.reason not in LACKING and omit.reason != OmitReason.DUPLICATE]
     if quiet:
         return
