@@ -373,6 +373,31 @@ def test_a_match_everywhere_does_not_hang_on_the_account_named_first(desk: Desk,
             assert "two's instances of 16 regions cannot be listed: AuthFailure.SecretIdNotFound: This key" in done.err
 
 
+@pytest.mark.parametrize("lost", ["profile", "key"])
+@pytest.mark.parametrize("regions", ["all", "ap-tokyo"])
+def test_a_match_for_each_account_is_not_lost_over_one_of_them(desk: Desk, lost: str, regions: str) -> None:
+    """Written account by account, as matches or a list: what another account's match cannot see has failed, the rest
+    is done; it was refused as a whole (exit 2 or 5), and nobody was locked."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        if lost == "profile":
+            (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+        else:
+            del backend.world.keys["AKIDtwo"]
+        head = "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\nlimits: {max_targets: 100}\ntargets:\n"
+        asks = "  - match: {{accounts: [{}], regions: {}, users: {{glob: app_1}}}}\n"
+        listed = "  - {instance: postgres-one0yo, user: app_2, account: one}\n"
+        desk.write("matches.yaml", head + asks.format("two", regions) + asks.format("one", "ap-tokyo"))
+        desk.write("list.yaml", head + listed + asks.format("two", regions))
+        for job, changed in (("matches.yaml", 2), ("list.yaml", 1)):
+            done = desk.run("run", job, "--yes", "--json")
+            assert done.code == 1, done.text
+            assert done.json["counts"]["changed"] == changed
+            assert {(failure["account"], failure["code"]) for failure in done.json["failures"]} == {
+                ("two", "Local.Unseen")
+            }
+
+
 def test_a_match_of_refused_keys_says_whose_they_are(desk: Desk) -> None:
     """Exit 5, and each account with its own reason: one revoked, one without a profile."""
     with Backend(tenants([])) as backend:

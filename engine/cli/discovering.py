@@ -167,7 +167,8 @@ class _Looking:
         refusals = [each for each in said if isinstance(each, Answer)]
         listed = tuple(dict.fromkeys(region for each in said if not isinstance(each, Answer) for region in each))
         if len(refusals) == len(said):
-            _refuse_fatal(list(zip(accounts, refusals, strict=True)))
+            if self._is_all_of(accounts):
+                _refuse_fatal(list(zip(accounts, refusals, strict=True)))
             _refuse_unreachable(refusals)
             codes = ", ".join(sorted({str(refused.code) for refused in refusals}))
             self.warnings.append(f"regions: all: DescribeRegions says {codes}; the documented regions are taken")
@@ -197,15 +198,22 @@ class _Looking:
             for key, filters in questions.items():
                 group.create_task(ask(key, filters))
         refusals = [listing.refused for listing in self._listings.values()]
-        _refuse_fatal([(account, listing.refused) for (account, *_), listing in self._listings.items()])
+        is_all = self._is_all_of({account for account, _, _ in self._listings})
+        if is_all:
+            _refuse_fatal([(account, listing.refused) for (account, *_), listing in self._listings.items()])
         _refuse_unreachable(refusals)
         self._tell_refusals()
-        if refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
+        if is_all and refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
             codes = sorted({str(refused.code) for refused in refusals if refused is not None})
             raise CredentialsError(
                 f"instances may not be listed with these keys (DescribeDBInstances: {', '.join(codes)}); allow it, or "
                 "list the targets in the job; nothing was sent"
             )
+
+    def _is_all_of(self, accounts: Iterable[str]) -> bool:
+        """Whether these accounts are all that the job has to do with: what it has of another is done without them."""
+        asked = {account for each in self._job.matches for account in each.accounts}
+        return {*asked, *(target.account for target in self._job.targets)}.issubset(accounts)
 
     def _tell_refusals(self) -> None:
         """What an account's listings were refused with, in words, once: a code in a list of regions helps nobody."""
@@ -304,6 +312,8 @@ def _refuse_nothing(discovered: Discovered) -> None:
         unseen = _examples(each.omits, OmitReason.UNSEEN)
         skipped = _examples(each.omits, OmitReason.SKIPPED)
         where = f"{each.match.place}: the match finds no account"
+        if unseen and discovered.job.targets:  # of others: they are done, and what is unseen has failed
+            continue
         if unseen:
             problems.append(f"{where}, and could not look everywhere: {unseen}; mend that, or what it asks")
         elif not each.match.allow_empty:
