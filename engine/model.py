@@ -138,8 +138,13 @@ class Target(Struct, frozen=True, gc=False):
 
     @property
     def named(self) -> str:
-        """The same with its account, where a job has several: the same instance id says nobody whose it is."""
+        """The same with its account, where a job has several: an instance id says nobody whose it is."""
         return f"{self.account} {self.label}" if self.account else self.label
+
+    @property
+    def placed(self) -> str:
+        """`instance/user (region)`, with the account where a job has several."""
+        return f"{self.label} ({self.account + ', ' if self.account else ''}{self.region})"
 
     @property
     def place(self) -> Place:
@@ -166,6 +171,11 @@ class Call(Struct, frozen=True, gc=False):
     def named(self) -> str:
         """The same with its account, where a job has several."""
         return f"{self.account} {self.label}" if self.account else self.label
+
+    @property
+    def placed(self) -> str:
+        """`instance/user (region)`, with the account where a job has several."""
+        return f"{self.label} ({self.account + ', ' if self.account else ''}{self.region})"
 
     @property
     def where(self) -> Where:

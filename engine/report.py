@@ -467,7 +467,7 @@ def _cause(entry: Entry) -> str:
 
 def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
     words, advice = explain(call, entry, outcome)
-    where = f"{call.label} ({f'{call.account}, ' if call.account else ''}{call.region})"
+    where = call.placed
     if outcome is Outcome.UNATTEMPTED:
         return [f"  {where}  {plain(words or '')}"]
     cause = _cause(entry)

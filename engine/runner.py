@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from engine import records
 from engine.actions import ACTIONS
 from engine.admins import AdminGuard
@@ -178,7 +176,7 @@ class Runner:
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
         self._given_up: records.Stopped | None = None
-        """Why routes that have no lane left were given up, while others go on; the code is that of the first."""
+        """Why the first of the routes that have no lane left was given up, while others go on."""
         self._without_lanes: set[int] = set()
         self._overview = Overview(
             ledger=ledger,
@@ -338,16 +336,12 @@ class Runner:
         self._without_lanes.update(routes)
         for lane in self._lanes:
             lane.closed = lane.closed or lane.route in routes
-        names = list(dict.fromkeys(self._routes.every[number].account for number in routes))
-        said = [self._given_up.why] if self._given_up is not None else []
-        for name in names:
-            told = f"{name}: {why}" if name and name not in why else why
-            said += [told] if not any(told in before for before in said) else []
         if all(lane.closed for lane in self._lanes):
-            self.stop("; ".join(said), code, answer)
+            self.stop(why, code, answer)
             return
-        self._given_up = replace(self._given_up or _stopped(why, answer), why="; ".join(said))
-        for name in names:
+        self._given_up = self._given_up or _stopped(why, answer)
+        names = [self._routes.every[number].account for number in routes]
+        for name in dict.fromkeys(names):
             endpoints = ", ".join(self._routes.every[number].endpoints[0] for number in routes)
             self.tell(f"{name or endpoints}: {why.rstrip('.')}; the others go on")
         for number in routes:

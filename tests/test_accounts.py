@@ -433,26 +433,9 @@ def test_lines_about_targets_say_whose_they_are(desk: Desk) -> None:
         assert "left out, excluded: one postgres-one0yo/app_1  " in desk.run("plan", "listed.yaml").out
         done = desk.run("run", "listed.yaml", "--yes")
         assert done.code == 1, done.text
-        assert "  two postgres-two0yo/app_0 (ap-tokyo)  InvalidParameterValue" in done.out
+        assert "  postgres-two0yo/app_0 (two, ap-tokyo)  InvalidParameterValue" in done.out
         assert f"  one ({UINS['one']}): 1 of 1 locked\n" in done.out
         assert f"  two ({UINS['two']}): 0 of 2 locked, 2 failed\n" in done.out
-        assert "  two postgres-two0yo/app_0  ap-tokyo" in desk.run("report", "latest", "--stuck").out
-
-
-def test_each_account_that_was_given_up_is_told_with_its_reason(desk: Desk) -> None:
-    """`stopped` named the first alone, and not whose it was; the second is found out when the first is mended."""
-    with Backend(tenants([])) as backend:
-        prepare(desk, backend)
-        three = Path(desk.env["HOME"]) / ".tccli" / "three.credential"
-        three.write_text(json.dumps({"secretId": "AKIDthree", "secretKey": "x"}))
-        three.chmod(0o600)
-        more = "  - {instance: postgres-three0yo, user: app_0, account: three}\n"
-        desk.write("listed.yaml", LISTED.replace("two]", "two, three]") + more)
-        del backend.world.keys["AKIDtwo"]
-        done = desk.run("run", "listed.yaml", "--yes", "--json")
-        assert done.code == 4, done.text
-        why = done.json["stopped"]["why"]
-        assert "two: This key does not exist here" in why and "three: This key does not exist here" in why
 
 
 def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(desk: Desk) -> None:

@@ -114,13 +114,13 @@ def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
     """Say what is not in the list; what could not be looked at is a warning, also when nothing else is said."""
     lacking = [omit for omit in plan.omits if omit.reason in LACKING]
     for omit in lacking[:_NAMED]:
-        warn(f"warning: {omit.target.named} ({omit.target.region}): {omit.rule}")
+        warn(f"warning: {omit.target.placed}: {omit.rule}")
     if len(lacking) > _NAMED:
         warn(f"warning: … and {len(lacking) - _NAMED:,} more: acctops plan {shlex.quote(job_path)} --all")
     rest = [omit for omit in plan.omits if omit.reason not in LACKING and omit.reason != OmitReason.DUPLICATE]
     if quiet:
         return
     for omit in rest[:_NAMED]:
-        say(f"left out, {omit.reason}: {omit.target.named} ({omit.target.region})  {omit.rule}")
+        say(f"left out, {omit.reason}: {omit.target.placed}  {omit.rule}")
     if len(rest) > _NAMED:
         say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {shlex.quote(job_path)} --all")

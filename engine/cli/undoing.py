@@ -407,10 +407,10 @@ def _verify_once(
         undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
         out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
         for call in found.back:
-            out(f"  CAME BACK, not {action.done_word}: {call.named} ({call.region})")
+            out(f"  CAME BACK, not {action.done_word}: {call.placed}")
         for call in found.unread:
             why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
-            out(f"  not read: {call.named} ({call.region})  {why.removeprefix('not read: ')}")
+            out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
     if found.back and not options.as_json:
         count = len(found.back)
         warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")

@@ -52,7 +52,9 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
                     uins.setdefault(account, signer.who.uin)
             _one_lane_each(runner, reach)
             for signer, words in strangers(reach.keyring, uins):
-                runner.close_lanes_of(signer.keys, f"{words}: not the account whose accounts these are; put its keys back")
+                runner.close_lanes_of(
+                    signer.keys, f"{words}: not the account whose accounts these are; put its keys back"
+                )
         await asyncio.sleep(LOOK_S)
 
 
