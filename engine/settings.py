@@ -201,13 +201,20 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         said={name: every for name, every in words.items() if every},
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
-        warnings=configs.warnings + _unknown_variables(environ),
+        warnings=configs.warnings + _unknown_variables(environ) + _idle_profile(origin["profiles"], job),
     )
     if job is not None and not flags.simulate:
         check_rate(settings, job.action)
     if job is not None:
         check_readings(settings, job.action)
     return settings
+
+
+def _idle_profile(origin: str, job: Job | None) -> tuple[str, ...]:
+    """A variable is often set for another job, so unlike a flag it is no reason to refuse this one."""
+    if job is None or not job.accounts or origin != "ACCTOPS_PROFILE":
+        return ()
+    return ("ACCTOPS_PROFILE is not used: the accounts of the job name their own keys",)
 
 
 def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) -> None:

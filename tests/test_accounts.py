@@ -468,6 +468,18 @@ def test_a_run_in_memory_needs_none_of_the_accounts(desk: Desk) -> None:
     assert plan.json["lanes"] == 3, "b has two sub-accounts"
 
 
+def test_a_profile_named_beside_accounts_is_refused_or_told(desk: Desk) -> None:
+    """Whoever asks for other keys must not believe that these sign: a flag is refused, a variable told of."""
+    desk.write("job.yaml", TWO + "targets:\n  - {instance: postgres-a1, user: u, account: a}\n")
+    refused = desk.run("plan", "job.yaml", "--offline", "--profile", "ops")
+    assert refused.code == 2
+    assert "--profile: the accounts of the job (a, b) name their own keys" in refused.err
+    desk.env["ACCTOPS_PROFILE"] = "ops"
+    told = desk.run("plan", "job.yaml", "--offline")
+    assert told.code == 0
+    assert "warning: ACCTOPS_PROFILE is not used: the accounts of the job name their own keys" in told.err
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl", "yaml"])
 def test_what_is_found_over_several_accounts_can_be_fed_back(desk: Desk, form: str) -> None:
     """Each line says whose account it is, so the list is the same job as the match."""
