@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.credentials import KeySource
     from engine.credentials.network import Network
     from engine.endpoints import Access
+    from engine.ledger import Ledger
     from engine.model import Transport
 
 
@@ -184,6 +185,25 @@ def refuse_strangers(keyring: Keyring, uins: Mapping[str, str]) -> None:
         raise CredentialsError(
             f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
         )
+
+
+def check_identity(keyring: Keyring, ledger: Ledger, *, is_asked: bool = False) -> None:
+    """CredentialsError if these keys are not of whom the run used.
+
+    Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
+    """
+    assert ledger.run is not None
+    refuse_strangers(keyring, ledger.uins)
+    now = identity(keyring)
+    acted_on = ledger.acted_on()
+    may_be_known = all(ledger.uins.get(account) for account in acted_on) and not is_asked
+    as_before = is_as_before(keyring, ledger.run.identity, ledger.sources(), acted_on)
+    if as_before or may_be_known or is_known(keyring, ledger.uins):
+        return
+    raise CredentialsError(
+        f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
+        "with the same ones (--profile)"
+    )
 
 
 async def ask_whose(reach: Reach, *, limit_s: float) -> None:

@@ -178,8 +178,10 @@ class LanePace:
             self.throttled += 1
         elif answered:
             self.accepted += 1
-            self.first_at = sent_at if self.first_at is None else min(self.first_at, sent_at)
-            self.last_at = sent_at if self.last_at is None else max(self.last_at, sent_at)
+            if self.first_at is None or sent_at < self.first_at:
+                self.first_at = sent_at
+            if self.last_at is None or sent_at > self.last_at:
+                self.last_at = sent_at
 
     def worst(self) -> int:
         """Most sends in any second."""

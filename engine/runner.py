@@ -20,6 +20,7 @@ from engine.actions import ACTIONS
 from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
+from engine.closing import Closing, stopped
 from engine.dispatch import Dispatch, OpenCalls
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
@@ -82,7 +83,6 @@ class Runner:
         self._journal = journal
         self._ledger = ledger
         self._lanes = lanes
-        self._routes = routes
         self._clock = clock
         self._deadline_s = deadline_s
         self._deadline_why = deadline_why or f"deadline of {deadline_s:.0f} s reached"
@@ -104,6 +104,15 @@ class Runner:
             routes.of,
             per_instance=ledger.settings.per_instance,
         )
+        self._closing = Closing(
+            lanes,
+            routes,
+            note=self.note,
+            tell=lambda text: self.tell(text),  # noqa: PLW0108 - who is told is said later
+            stop=self.stop,
+            drop=self._drop,
+            wake=self._wake.set,
+        )
         self._judge = Judge(
             action=self._action.name,
             ledger=ledger,
@@ -111,8 +120,8 @@ class Runner:
             inventory=inventory,
             record=self.record,
             stop=self.stop,
-            close_lane=self._close_lane,
-            close_account=self._close_account,
+            close_lane=self._closing.lane,
+            close_account=self._closing.account,
             policy=policy,
             stop_after=stop_after,
             rng=rng,
@@ -175,9 +184,6 @@ class Runner:
         )
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
-        self._given_up: records.Stopped | None = None
-        """Why the first of the routes that have no lane left was given up, while others go on."""
-        self._without_lanes: set[int] = set()
         self._overview = Overview(
             ledger=ledger,
             queue=self._queue,
@@ -260,14 +266,14 @@ class Runner:
         good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
         if good == len(self._ledger.calls):
             return Exit.INCOMPLETE if self._ledger.lacking() else Exit.OK
-        if self._exit is None and self._given_up is not None:
+        if self._exit is None and self._closing.why is not None:
             return Exit.STOPPED
         return self._exit if self._exit is not None else Exit.INCOMPLETE
 
     @property
     def stopped(self) -> records.Stopped | None:
         """Why the session ended early, as a whole or for some of its calls, if it did."""
-        return self._stopped or self._given_up
+        return self._stopped or self._closing.why
 
     def record(self, record: records.AnyRecord) -> int:
         """Journal a record; the ledger, and so everything shown, learns of it when it is durable."""
@@ -283,7 +289,7 @@ class Runner:
     def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
         """Take no new call; let attempts in flight end and be recorded. The first reason counts."""
         if self._stopped is None:
-            self._stopped = _stopped(why, answer)
+            self._stopped = stopped(why, answer)
             self._exit = code
             self.note("stopping", {"why": why})
         self._stopping.set()
@@ -294,66 +300,19 @@ class Runner:
 
     def close_lanes_of(self, keys: KeySource, why: str) -> None:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
-        closing = [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]
-        left = {lane.route for lane in self._lanes if not lane.closed and lane not in closing}
-        for lane in closing:
-            if lane.route in left:
-                lane.closed = True
-                self.note("lane_closed", {"lane": lane.name, "why": why, "code": None})
-        if any(lane.route in left for lane in closing):
-            self.tell(f"{why}; the other lanes go on")
-        self._give_up([lane.route for lane in closing if lane.route not in left], why, Exit.STOPPED, None)
-        self._wake.set()
-
-    def _close_lane(self, lane: Lane, why: str, code: Exit, answer: Answer) -> bool:
-        """A lane that was refused or cannot be reached gives its calls to the others; whether there are any."""
-        others = [each for each in self._lanes if each.route == lane.route and each is not lane and not each.closed]
-        if not lane.closed:
-            lane.closed = True
-            self._wake.set()
-            if others:
-                self.note("lane_closed", {"lane": lane.name, "why": why, "code": answer.code})
-                self.tell(f"{lane.name}: {why}; its calls go to the other lanes")
-            else:
-                self._give_up([lane.route], why, code, answer)
-        return bool(others)
+        self._closing.lanes_of(keys, why)
 
     def _no_keys(self, lane: Lane, why: str) -> None:
         answer = Answer(http=None, request_id=None, code=NO_KEYS, message=why)
-        self._close_lane(lane, why, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
+        self._closing.lane(lane, why, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
 
-    def _close_account(self, account: str, why: str, code: Exit, answer: Answer) -> None:
-        """Nothing more of an account is sent; the others go on."""
-        self._give_up(
-            [number for number, route in enumerate(self._routes.every) if route.account == account], why, code, answer
-        )
-
-    def _give_up(self, routes: list[int], why: str, code: Exit, answer: Answer | None) -> None:
-        """No lane is left for the calls of `routes`: the run stops, or goes on without them if others have lanes."""
-        routes = [number for number in dict.fromkeys(routes) if number not in self._without_lanes]
-        if not routes:
-            return
-        self._without_lanes.update(routes)
-        for lane in self._lanes:
-            lane.closed = lane.closed or lane.route in routes
-        if all(lane.closed for lane in self._lanes):
-            self.stop(why, code, answer)
-            return
-        self._given_up = self._given_up or _stopped(why, answer)
-        names = [self._routes.every[number].account for number in routes]
-        for name in dict.fromkeys(names):
-            endpoints = ", ".join(self._routes.every[number].endpoints[0] for number in routes)
-            self.tell(f"{name or endpoints}: {why.rstrip('.')}; the others go on")
-        for number in routes:
-            route = self._routes.every[number]
-            whose = {"account": route.account, "endpoints": list(route.endpoints)}
-            self.note("route_closed", {**whose, "why": why, "code": answer.code if answer is not None else None})
-            for index in self._queue.close(number):
-                if (work := self._open.find(index)) is not None:
-                    self._dispatch.abandon(work)
-                else:  # reading back waited for it: it will not be sent before
-                    self._read_back.touch(index)
-        self._wake.set()
+    def _drop(self, route: int) -> None:
+        """Nothing more of a route is sent; what of it was accepted is still read back."""
+        for index in self._queue.close(route):
+            if (work := self._open.find(index)) is not None:
+                self._dispatch.abandon(work)
+            else:  # reading back waited for it: it will not be sent before
+                self._read_back.touch(index)
 
     def _disk_failed(self, error: JournalWriteError) -> None:
         self.stop(str(error), Exit.STOPPED)
@@ -439,7 +398,7 @@ class Runner:
             return False
         code = Exit.STOPPED if self._judge.accepted else Exit.DENIED
         why = reading.message if reading.code == NO_KEYS and reading.message else ruling.words
-        self._close_account(where.account, why, code, answer)
+        self._closing.account(where.account, why, code, answer)
         return True
 
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:
@@ -605,12 +564,6 @@ class Runner:
             backing_off=self._backing_off,
             stopping=self._stopped.why if self._stopped else None,
         )
-
-
-def _stopped(why: str, answer: Answer | None) -> records.Stopped:
-    if answer is None:
-        return records.Stopped(why=why, code=None, request_id=None)
-    return records.Stopped(why=why, code=answer.code, request_id=answer.request_id)
 
 
 def _last(state: RetryCallState) -> Step:

@@ -270,16 +270,16 @@ def accounts(*names: str) -> list[Target]:
     ]
 
 
+def of_accounts(tmp_path: Path, world: World, *names: str, **more: Any) -> Drill:
+    """A run over accounts that sign for themselves, through one access point unless said otherwise."""
+    how = {"keyring": {name: [keys(name)] for name in names}, "access": Access(URLS[:1], {})} | more
+    return Drill(tmp_path, world, how.pop("targets", None) or accounts(*names), **how)
+
+
 def test_each_account_signs_for_its_own_and_has_its_own_quota(tmp_path: Path) -> None:
     """Three accounts: no key ever signs for another's instance, and the three quotas add up."""
     world = world_for("a", "b", "c")
-    drill = Drill(
-        tmp_path,
-        world,
-        accounts("a", "b", "c"),
-        keyring={name: [keys(name)] for name in "abc"},
-        access=Access(URLS[:1], {}),
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b", "c").go()
     assert drill.exit is Exit.OK
     assert outcomes(drill) == {"changed": 180}
     for arrival in world.audit:
@@ -368,14 +368,7 @@ def test_an_account_given_up_while_its_calls_are_tried_again_keeps_nobody_waitin
         await asyncio.sleep(2)
         del world._gate.keys["AKIDb"]
 
-    drill = Drill(
-        tmp_path,
-        world,
-        accounts("a", "b"),
-        keyring={name: [keys(name)] for name in "ab"},
-        access=Access(URLS[:1], {}),
-        during=delete_key,
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b", during=delete_key).go()
     assert drill.exit is Exit.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
@@ -394,13 +387,12 @@ def test_passwords_of_an_account_given_up_are_not_counted_against_the_others(tmp
         await asyncio.sleep(1)
         return "Passw0rd!x"
 
-    drill = Drill(
+    drill = of_accounts(
         tmp_path,
         world,
-        accounts("b", "a"),
+        "b",
+        "a",
         action="CloseAccountCAM",
-        keyring={name: [keys(name)] for name in "ab"},
-        access=Access(URLS[:1], {}),
         secret=secret,
         seeded=False,
         settings=run_settings(verify=False),
@@ -418,14 +410,7 @@ def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from
         await asyncio.sleep(1.5)
         del world._gate.keys["AKIDb"]
 
-    drill = Drill(
-        tmp_path,
-        world,
-        accounts("a", "b"),
-        keyring={name: [keys(name)] for name in "ab"},
-        access=Access(URLS[:1], {}),
-        during=delete_key,
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b", during=delete_key).go()
     assert drill.exit is Exit.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None

@@ -1,11 +1,10 @@
-"""Door: the commands that look back at a run: undo brings back what it changed, verify reads it again."""
+"""Door: undo brings back what a run changed, and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,15 @@ from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
-from engine.cli.talk import out, out_json, printed, say, warn
-from engine.clients import Reach, identity, is_as_before, is_known, refuse_strangers
-from engine.errors import BusyError, CredentialsError, Exit, RefusedError, UsageError
+from engine.cli.talk import out_json, say
+from engine.clients import Reach, check_identity
+from engine.errors import BusyError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
 from engine.model import Call, Omit, OmitReason, Outcome, Target
-from engine.outlook import before_line, look_ahead, refusals
+from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
-from engine.report import document
-from engine.undo import Choice, Keep, UndoPlan, holds_of, linked, recheck, undo_plan, undone_keys
+from engine.undo import Choice, Keep, UndoPlan, holds_of, undo_plan
 
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
@@ -39,9 +37,6 @@ if TYPE_CHECKING:
 _SHOWN = 10
 _STAYS = (Keep.HELD, Keep.BEFORE_UNKNOWN, Keep.EDITED, Keep.GONE, Keep.UNREAD)
 """Accounts that still stand as the run left them, or may: an undo that leaves only these is not done."""
-
-
-# ---- undo ----------------------------------------------------------------------------------------------------------
 
 
 def undo_run(
@@ -78,10 +73,10 @@ def undo_run(
     passwords = _password_record(password_command, password_file, inverse)
     frozen = stricter(overridden(options, ledger.settings), guards)
     reach = reach_of(frozen, guards, simulated=options.simulate, purpose=ref.run_id)
-    _check_identity(ledger, reach)
+    check_identity(reach.keyring, ledger)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     read, world = _read(options, ledger, changed, reach, frozen)
-    _check_identity(ledger, reach, is_asked=True)
+    check_identity(reach.keyring, ledger, is_asked=True)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice)
@@ -139,25 +134,6 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     raise RefusedError(
         f"run {ledger.run.run} did not read its accounts before it changed them (--no-verify), so nobody knows what it "
         "changed; name the accounts: --target @FILE, one instance/user a line"
-    )
-
-
-def _check_identity(ledger: Ledger, reach: Reach, *, is_asked: bool = False) -> None:
-    """CredentialsError if these keys are not of whom the run used.
-
-    Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
-    """
-    assert ledger.run is not None
-    refuse_strangers(reach.keyring, ledger.uins)
-    now = identity(reach.keyring)
-    acted_on = ledger.acted_on()
-    may_be_known = all(ledger.uins.get(account) for account in acted_on) and not is_asked
-    as_before = is_as_before(reach.keyring, ledger.run.identity, ledger.sources(), acted_on)
-    if as_before or may_be_known or is_known(reach.keyring, ledger.uins):
-        return
-    raise CredentialsError(
-        f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
-        "with the same ones (--profile)"
     )
 
 
@@ -220,18 +196,8 @@ def _read(
         assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    return _survey(calls, reach, frozen, world, "undo"), world
-
-
-def _survey(calls: list[Call], reach: Reach, frozen: records.RunSettings, world: World | None, purpose: str) -> Survey:
-    return survey(
-        calls,
-        reach=reach,
-        timeout_s=frozen.timeout_s,
-        world=world,
-        limit_s=None,
-        purpose=purpose,
-    )
+    read = survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo")
+    return read, world
 
 
 def _unread(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
@@ -304,118 +270,3 @@ def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan) -> int:
     if options.as_json:
         out_json({"run": None, "parent": ref.run_id, "kept": undo.counts(), "exit": int(Exit.OK)})
     return Exit.OK
-
-
-# ---- verify --------------------------------------------------------------------------------------------------------
-
-
-def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
-    """The `verify` command. Any: the flags, by name."""
-    options = Options(**flags)
-    times = _watch_times(watch)
-    ref = find(options, run)
-    found = replay(ref.path)
-    ledger = with_family(ref, found) if family else found.ledger
-    assert ledger.run is not None
-    if ACTIONS[ledger.run.action].is_desired is None:
-        raise UsageError(f"nothing readable tells what {ledger.run.action} has done; there is nothing to verify")
-    check_endpoint(options, ledger)
-    options = replace(options, simulate=ledger.run.simulated)
-    frozen = overridden(options, ledger.settings)
-    reach = reach_of(frozen, options.settings(None), simulated=options.simulate, purpose=ref.run_id)
-    _check_identity(ledger, reach)
-    undone = _undone(ref, ledger)
-    begun = time.monotonic()
-    code = Exit.OK
-    results = []
-    for after in (0.0, *times):
-        _wait(begun + after)
-        result, once = _verify_once(options, ledger, reach, frozen, undone)
-        results.append(result)
-        code = max(code, once)
-    if options.as_json:
-        whole = document(ledger, journal=str(ref.path), head=found.head)
-        latest = results[-1]
-        out_json({"run": whole["run"], "action": whole["action"], **latest, "readings": results, "exit": int(code)})
-    return printed() or code
-
-
-def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
-    """Accounts that undos of this run, or of what it is merged of, have brought back."""
-    assert ledger.run is not None
-    inverse = ACTIONS[ledger.run.action].inverse
-    if ref.store is None or inverse is None:
-        return set()
-    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}).ledgers
-    by_run = {other.run.run: other for other in others if other.run is not None}
-    by_run[ledger.run.run] = ledger
-    return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}
-
-
-def _watch_times(watch: str | None) -> list[float]:
-    from engine.jobfile.values import some_seconds
-
-    if watch is None:
-        return []
-    times = []
-    for part in watch.split(","):
-        try:
-            times.append(some_seconds(part.strip()))
-        except ValueError as error:
-            raise UsageError(f"--watch {watch}: {error}, such as 5m,30m") from error
-    if times != sorted(set(times)):
-        raise UsageError(f"--watch {watch}: give rising times, such as 5m,30m")
-    return times
-
-
-def _wait(until: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    while (left := until - time.monotonic()) > 0:
-        sleep(min(left, 1.0))
-
-
-def _verify_once(
-    options: Options,
-    ledger: Ledger,
-    reach: Reach,
-    frozen: records.RunSettings,
-    undone: set[tuple[str, str, str, str]],
-) -> tuple[dict[str, Any], Exit]:
-    """Read and compare once. Any: JSON values."""
-    good = (Outcome.CHANGED, Outcome.ALREADY)
-    calls = [call for call, _, outcome in ledger.outcomes() if outcome in good]
-    assert ledger.run is not None
-    world = None
-    if options.simulate:
-        from engine.cli.session import simulated_world
-
-        stands = {call.id for call in calls if (call.account, call.region, call.instance, call.user) not in undone}
-        world = simulated_world(ledger.run.action, ledger.calls.values(), stands)
-    read = _survey(calls, reach, frozen, world, "verify")
-    _check_identity(ledger, reach, is_asked=True)
-    found = recheck(ledger, read.readings, undone)
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    action = ACTIONS[ledger.run.action]
-    result = {
-        "at": at,
-        "verified": {"agree": found.agree, "disagree": len(found.back), "unread": len(found.unread)},
-        "undone": found.undone,
-        "back": [_where(call) for call in found.back],
-        "unread": [_where(call) for call in found.unread],
-    }
-    if not options.as_json:
-        mark = "SIMULATED  " if options.simulate else ""
-        undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
-        out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
-        for call in found.back:
-            out(f"  CAME BACK, not {action.done_word}: {call.placed}")
-        for call in found.unread:
-            why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
-            out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
-    if found.back and not options.as_json:
-        count = len(found.back)
-        warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
-    return result, Exit.INCOMPLETE if found.back or found.unread else Exit.OK
-
-
-def _where(call: Call) -> dict[str, str]:
-    return {"account": call.account, "region": call.region, "instance": call.instance, "user": call.user}

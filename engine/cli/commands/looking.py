@@ -94,7 +94,7 @@ def verify(run: str, **options: Any) -> int:
       acctops verify latest
       acctops verify 20261122T0313 --watch 5m,30m
     """
-    from engine.cli.undoing import verify_run
+    from engine.cli.verifying import verify_run
 
     return verify_run(run, **options)
 

@@ -1,0 +1,141 @@
+"""Door: verify reads the accounts of a run again, and says which are no longer as it left them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from engine import records
+from engine.actions import ACTIONS
+from engine.cli.continuing import check_endpoint, find, overridden
+from engine.cli.kin import others_of, with_family
+from engine.cli.options import Options
+from engine.cli.sources import reach_of
+from engine.cli.survey import survey
+from engine.cli.talk import out, out_json, printed, warn
+from engine.clients import Reach, check_identity
+from engine.errors import Exit, UsageError
+from engine.journal.reader import replay
+from engine.model import Call, Outcome
+from engine.outlook import before_line
+from engine.report import document
+from engine.undo import linked, recheck, undone_keys
+
+if TYPE_CHECKING:
+    from engine.journal.store import RunRef
+    from engine.ledger import Ledger
+
+
+def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
+    """The `verify` command. Any: the flags, by name."""
+    options = Options(**flags)
+    times = _watch_times(watch)
+    ref = find(options, run)
+    found = replay(ref.path)
+    ledger = with_family(ref, found) if family else found.ledger
+    assert ledger.run is not None
+    if ACTIONS[ledger.run.action].is_desired is None:
+        raise UsageError(f"nothing readable tells what {ledger.run.action} has done; there is nothing to verify")
+    check_endpoint(options, ledger)
+    options = replace(options, simulate=ledger.run.simulated)
+    frozen = overridden(options, ledger.settings)
+    reach = reach_of(frozen, options.settings(None), simulated=options.simulate, purpose=ref.run_id)
+    check_identity(reach.keyring, ledger)
+    undone = _undone(ref, ledger)
+    begun = time.monotonic()
+    code = Exit.OK
+    results = []
+    for after in (0.0, *times):
+        _wait(begun + after)
+        result, once = _verify_once(options, ledger, reach, frozen, undone)
+        results.append(result)
+        code = max(code, once)
+    if options.as_json:
+        whole = document(ledger, journal=str(ref.path), head=found.head)
+        latest = results[-1]
+        out_json({"run": whole["run"], "action": whole["action"], **latest, "readings": results, "exit": int(code)})
+    return printed() or code
+
+
+def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
+    """Accounts that undos of this run, or of what it is merged of, have brought back."""
+    assert ledger.run is not None
+    inverse = ACTIONS[ledger.run.action].inverse
+    if ref.store is None or inverse is None:
+        return set()
+    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}).ledgers
+    by_run = {other.run.run: other for other in others if other.run is not None}
+    by_run[ledger.run.run] = ledger
+    return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}
+
+
+def _watch_times(watch: str | None) -> list[float]:
+    from engine.jobfile.values import some_seconds
+
+    if watch is None:
+        return []
+    times = []
+    for part in watch.split(","):
+        try:
+            times.append(some_seconds(part.strip()))
+        except ValueError as error:
+            raise UsageError(f"--watch {watch}: {error}, such as 5m,30m") from error
+    if times != sorted(set(times)):
+        raise UsageError(f"--watch {watch}: give rising times, such as 5m,30m")
+    return times
+
+
+def _wait(until: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    while (left := until - time.monotonic()) > 0:
+        sleep(min(left, 1.0))
+
+
+def _verify_once(
+    options: Options,
+    ledger: Ledger,
+    reach: Reach,
+    frozen: records.RunSettings,
+    undone: set[tuple[str, str, str, str]],
+) -> tuple[dict[str, Any], Exit]:
+    """Read and compare once. Any: JSON values."""
+    good = (Outcome.CHANGED, Outcome.ALREADY)
+    calls = [call for call, _, outcome in ledger.outcomes() if outcome in good]
+    assert ledger.run is not None
+    world = None
+    if options.simulate:
+        from engine.cli.session import simulated_world
+
+        stands = {call.id for call in calls if (call.account, call.region, call.instance, call.user) not in undone}
+        world = simulated_world(ledger.run.action, ledger.calls.values(), stands)
+    read = survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="verify")
+    check_identity(reach.keyring, ledger, is_asked=True)
+    found = recheck(ledger, read.readings, undone)
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    action = ACTIONS[ledger.run.action]
+    result = {
+        "at": at,
+        "verified": {"agree": found.agree, "disagree": len(found.back), "unread": len(found.unread)},
+        "undone": found.undone,
+        "back": [_where(call) for call in found.back],
+        "unread": [_where(call) for call in found.unread],
+    }
+    if not options.as_json:
+        mark = "SIMULATED  " if options.simulate else ""
+        undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
+        out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
+        for call in found.back:
+            out(f"  CAME BACK, not {action.done_word}: {call.placed}")
+        for call in found.unread:
+            why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
+            out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
+    if found.back and not options.as_json:
+        count = len(found.back)
+        warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
+    return result, Exit.INCOMPLETE if found.back or found.unread else Exit.OK
+
+
+def _where(call: Call) -> dict[str, str]:
+    return {"account": call.account, "region": call.region, "instance": call.instance, "user": call.user}
