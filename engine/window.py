@@ -27,7 +27,7 @@ MIDNIGHT = 24 * 60
 _UNUSABLE = ("localtime", "posixrules", "posix/", "right/")
 """What lies beside the zones: the machine's own zone, which is another on another machine, and clocks with leap
 seconds."""
-_OFFSET = re.compile("[A-Z]{2,5}|(?i:UTC|GMT|Z)? ?[+−-]? ?[0-9]{1,2}(:?[0-9]{2})?")
+_OFFSET = "[A-Z]{2,5}|(?i:UTC|GMT|Z)? ?[+−-]? ?[0-9]{1,2}(:?[0-9]{2})?"
 """Abbreviations, which several countries share, and offsets; neither knows when summer time begins."""
 _LOOK_AHEAD_DAYS = 400
 _MOST_MERGED = 8
@@ -137,7 +137,7 @@ def zone_name(text: str) -> str:
         raise ValueError(f"{names.shown(text)} cannot be looked up: no time zone data here; pip install tzdata")
     by_city = {zone.rpartition("/")[2].lower(): zone for zone in known}
     city = by_city.get(text.rpartition("/")[2].lower().replace(" ", "_"))
-    if city is None and _OFFSET.fullmatch(text):  # "did you mean UTC?" would open the window hours away
+    if city is None and re.fullmatch(_OFFSET, text):  # "did you mean UTC?" would open the window hours away
         hint = ", but an offset or an abbreviation; name a place,"
     else:
         hint = f"; did you mean {city}?" if city is not None else names.did_you_mean(text, known) or ";"

@@ -215,7 +215,7 @@ def convert(text: str, kind: Any) -> Any:
         return convert(text, how["each"])
     if how["reader"] is not None:
         return how["reader"](text)
-    if any(meta.pattern and not re.fullmatch(meta.pattern, text) for meta in _metas(kind)):
+    if any(not re.fullmatch(pattern, text) for pattern in _patterns(kind)):
         raise ValueError(f"expected {how['words']}")
     try:
         return msgspec.convert(text, kind, strict=False)
@@ -223,7 +223,13 @@ def convert(text: str, kind: Any) -> Any:
         raise ValueError(f"expected {how['words']}") from None
 
 
-_glob_pattern = next(meta.pattern for meta in _metas(GlobText) if meta.pattern)
+def _patterns(kind: Any) -> list[str]:
+    """What a text of this type must look like."""
+    found = ((meta.extra_json_schema or {}).get("pattern") for meta in _metas(kind))
+    return [pattern for pattern in found if pattern is not None]
+
+
+(_glob_pattern,) = _patterns(GlobText)
 
 
 def glob_problem(text: str) -> str | None:

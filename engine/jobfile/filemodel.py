@@ -1,7 +1,8 @@
 """Rules, floor 1: **the** table of keys an operator may write: job file, config file, list rows. No I/O.
 
 One class per mapping; a field is a key, its type carries the rule, the words for a person and the reader to the value
-used inside (`KEY_RULE`). The parsers, the JSON Schema and its descriptions all come from here.
+used inside (`KEY_RULE`). The parsers, the JSON Schema and its descriptions all come from here. A pattern stands in
+`extra_json_schema`: as `Meta(pattern=…)` every start would compile it (profiled), and one key at most is read by it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ ShortText = Annotated[
     Meta(
         min_length=1,
         max_length=100,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
+        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]+$"},
         extra=_rule("text of 1–100 characters on one line"),
     ),
 ]
@@ -70,7 +71,7 @@ Region = Annotated[
     str,
     Meta(
         description="Region of the instances, such as ap-singapore. A target may name another.",
-        pattern=f"^{names.REGION_PATTERN}$",
+        extra_json_schema={"pattern": f"^{names.REGION_PATTERN}$"},
         examples=list(names.REGIONS),
         extra=_rule("a region", region_name),
     ),
@@ -79,7 +80,7 @@ Profile = Annotated[
     str,
     Meta(
         description="Profile of the vendor's CLI whose keys to use: ~/.tccli/PROFILE.credential.",
-        pattern=r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$",
+        extra_json_schema={"pattern": r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$"},
         extra=_rule("the name of a tccli profile, not a path"),
     ),
 ]
@@ -87,7 +88,7 @@ RoleArn = Annotated[
     str,
     Meta(
         description="Role to be assumed with whatever keys are found: qcs::cam::uin/UIN:roleName/NAME.",
-        pattern=f"^{names.ROLE_PATTERN}$",
+        extra_json_schema={"pattern": f"^{names.ROLE_PATTERN}$"},
         extra=_rule("the ARN of a role, qcs::cam::uin/UIN:roleName/NAME"),
     ),
 ]
@@ -104,7 +105,7 @@ Endpoint = Annotated[
     Meta(
         description="nearest (default), regional (each target through its own region), an access region, or a URL: "
         "https, or http to loopback.",
-        pattern=f"^(?:{endpoints.WORD_PATTERN})$",
+        extra_json_schema={"pattern": f"^(?:{endpoints.WORD_PATTERN})$"},
         extra=_rule("an endpoint", endpoints.endpoint_word),
     ),
 ]
@@ -148,7 +149,7 @@ Deadline = Annotated[
     str,
     Meta(
         description="Stop sending after this time, such as 45m; what is left can be resumed.",
-        pattern=_duration,
+        extra_json_schema={"pattern": _duration},
         extra=_rule("a duration", some_seconds, "deadline_s"),
     ),
 ]
@@ -156,7 +157,7 @@ Timeout = Annotated[
     str,
     Meta(
         description="Longest wait for one answer (default 10s).",
-        pattern=_duration,
+        extra_json_schema={"pattern": _duration},
         extra=_rule("a duration", some_seconds, "timeout_s"),
     ),
 ]
@@ -164,7 +165,7 @@ Transient = Annotated[
     str,
     Meta(
         description="How long one call is tried again after passing errors (default 2m).",
-        pattern=_duration,
+        extra_json_schema={"pattern": _duration},
         extra=_rule("a duration", seconds, "retry_transient_s"),
     ),
 ]
@@ -172,7 +173,7 @@ Busy = Annotated[
     str,
     Meta(
         description="How long one call is tried again while its instance is busy (default 10m).",
-        pattern=_duration,
+        extra_json_schema={"pattern": _duration},
         extra=_rule("a duration", seconds, "retry_busy_s"),
     ),
 ]
@@ -181,7 +182,7 @@ StopAfterText = Annotated[
     Meta(
         description="Stop when this many calls have failed: a number, or a share of the plan such as 5%. Default: "
         "none to lock or unlock, 20 for the CAM actions.",
-        pattern=r"^[0-9]{1,9}(?:(?:[.][0-9]{1,3})?%)?$",
+        extra_json_schema={"pattern": r"^[0-9]{1,9}(?:(?:[.][0-9]{1,3})?%)?$"},
         extra=_rule("a number or a share", stop_after),
     ),
 ]
@@ -207,7 +208,7 @@ MaxShare = Annotated[
     str,
     Meta(
         description="Refuse a plan of more than this share of the accounts read on its instances, such as 20%.",
-        pattern=r"^(?!0+(?:[.]0+)?%)(?:100(?:[.]0{1,3})?|[0-9]{1,2}(?:[.][0-9]{1,3})?)%$",
+        extra_json_schema={"pattern": r"^(?!0+(?:[.]0+)?%)(?:100(?:[.]0{1,3})?|[0-9]{1,2}(?:[.][0-9]{1,3})?)%$"},
         extra=_rule("a percentage such as 5% or 0.5%", share),
     ),
 ]
@@ -215,7 +216,7 @@ GlobText = Annotated[
     str,
     Meta(
         description='instance/user, with * ? [abc] in either part; quote it: "*/breakglass_*".',
-        pattern=r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!]+$",
+        extra_json_schema={"pattern": r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!]+$"},
         extra=_rule("instance/user with * ? [abc]"),
     ),
 ]
@@ -277,7 +278,7 @@ class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+                extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"},
                 description="Environment variable holding the password; for a job with one target.",
                 extra=_rule("the name of an environment variable"),
             ),
@@ -302,7 +303,7 @@ class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             description="When it opens, such as 01:00, on the clock of the time zone.",
-            pattern=r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$",
+            extra_json_schema={"pattern": r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$"},
             extra=_rule("a time of day", window.opening_minutes),
         ),
     ] = field(name="from")
@@ -310,7 +311,7 @@ class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
-            pattern=r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+            extra_json_schema={"pattern": r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$"},
             extra=_rule("a time of day", window.minutes),
         ),
     ]
@@ -334,7 +335,7 @@ class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+                extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"},
                 description="Environment variable that holds the URL.",
                 extra=_rule("the name of an environment variable"),
             ),
@@ -394,7 +395,7 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
             str,
             Meta(
                 description="How long a session of the role lives (default 2h, at most 12h).",
-                pattern=_duration,
+                extra_json_schema={"pattern": _duration},
                 extra=_rule("a duration from 1s to 12h", role_duration, "duration_s"),
             ),
         ]
@@ -416,7 +417,7 @@ class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
             str,
             Meta(
                 description="STS, where it is not the site's: https, or http to loopback.",
-                pattern=f"^(?:{endpoints.PATTERN})$",
+                extra_json_schema={"pattern": f"^(?:{endpoints.PATTERN})$"},
                 extra=_rule("an endpoint", endpoints.normal_endpoint),
             ),
         ]
@@ -576,7 +577,7 @@ AccountName = Annotated[
     str,
     Meta(
         description="What the account is called in this job, its journal and its reports.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$",
+        extra_json_schema={"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$"},
         extra=_rule("a name of letters, digits, and . _ @ -"),
     ),
 ]
@@ -602,10 +603,12 @@ class Columns(Struct, forbid_unknown_fields=True, kw_only=True):
 class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
     """One target with its parts, a list of targets in a file, or a match."""
 
-    instance: Annotated[str, Meta(pattern=f"^{names.INSTANCE_PATTERN}$", max_length=64)] | UnsetType = UNSET
+    instance: (
+        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.INSTANCE_PATTERN}$"}, max_length=64)] | UnsetType
+    ) = UNSET
     user: (
-        Annotated[str, Meta(pattern=f"^{names.USER_PATTERN}$")]
-        | list[Annotated[str, Meta(pattern=f"^{names.USER_PATTERN}$")]]
+        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]
+        | list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]]
         | UnsetType
     ) = UNSET
     region: Region | UnsetType = UNSET
@@ -745,7 +748,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$",
+                extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$"},
                 description="Group that may read the journals.",
                 extra=_rule("the name of a group"),
             ),
