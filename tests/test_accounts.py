@@ -264,6 +264,22 @@ def test_one_account_without_a_profile_fails_its_own_calls_only(desk: Desk) -> N
         assert rest.json["counts"]["changed"] == 2
 
 
+def test_a_listed_account_without_keys_beside_a_match_that_is_answered(desk: Desk) -> None:
+    """What the match had read is no reason to take the one instance that nobody can read for all there is."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        desk.write(
+            "both.yaml",
+            "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\ntargets:\n"
+            "  - {instance: postgres-two0yo, user: app_0, account: two}\n"
+            "  - match: {accounts: [one], users: {glob: 'app_*'}}\nlimits: {max_targets: 5000}\n",
+        )
+        (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+        done = desk.run("run", "both.yaml", "--yes", "--json")
+        assert done.code == 4, done.text
+        assert done.json["counts"] | {"changed": EACH, "unattempted": 1} == done.json["counts"]
+
+
 def test_not_one_account_with_keys_is_refused_before_anything_is_sent(desk: Desk) -> None:
     """Exit 5, every one named, or the second is only found out when the first is mended; no run made."""
     with Backend(tenants([])) as backend:

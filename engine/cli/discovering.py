@@ -138,7 +138,8 @@ class _Looking:
         self.found.late = [key for key in every if key in chosen]
         self.stage = f"reading the accounts of {len(chosen):,} instances"
         await read_all(self.found, self._inventory, None, "match")
-        refuse_bad_keys(self.found)
+        if self._is_all_of({where.account for where in self.found.readings}):
+            refuse_bad_keys(self.found)
         answers = [
             match.answer(each, rows[id(each)], self.found.readings, self._unseen(each, rows[id(each)], regions))
             for each in self._job.matches

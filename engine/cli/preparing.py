@@ -76,15 +76,15 @@ def prepare(
         found = known or Survey()
         unread = [call for call in plan.calls if call.where not in found.readings]
         if unread:
-            more = survey(
+            found = survey(
                 unread,
                 reach=reach,
                 timeout_s=settings.timeout_s,
                 world=world,
                 limit_s=PLAN_S,
                 purpose="plan",
+                known=found,
             )
-            found = found.joined(more)
     outlook = look_ahead(
         plan,
         _of_plan(plan, found) if found is not None else {},

@@ -80,11 +80,13 @@ def survey(
     world: World | None,
     limit_s: float | None,
     purpose: str,
+    known: Survey | None = None,
 ) -> Survey:
-    """Read every instance of `calls`, for at most `limit_s`. CredentialsError if the keys are refused outright.
+    """`known`, and besides every instance of `calls`, read now, for at most `limit_s`.
 
-    Meanwhile it is asked whose the keys are.
+    CredentialsError if not one reading is there as the keys are refused outright. Meanwhile it is asked whose they are.
     """
+    before = known or Survey()
 
     async def work() -> Survey:
         found = Survey(late=list(dict.fromkeys(call.where for call in calls)))
@@ -95,7 +97,7 @@ def survey(
             clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
             inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
             await read_all(found, inventory, limit_s, purpose)
-            refuse_bad_keys(found)
+            refuse_bad_keys(before.joined(found))
             await _locate(found, inventory, limit_s)
             found.offset_s = clients.offset_s
             await asyncio.wait({asking}, timeout=GRACE_S)
@@ -105,7 +107,7 @@ def survey(
         found.seconds = time.monotonic() - started
         return found
 
-    return asyncio.run(work())
+    return before.joined(asyncio.run(work()))
 
 
 def open_transport(world: World | None, connections: int, way: WayOut) -> Transport:
@@ -169,7 +171,6 @@ def refuse_bad_keys(found: Survey) -> None:
         if _is_fatal(reading):
             answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)
             ruling = rule("DescribeAccounts", answer)
+            request = f" (RequestId {reading.request_id})" if reading.request_id else ""
             advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
-            raise CredentialsError(
-                f"{reading.code}: {ruling.words} {advice} (RequestId {reading.request_id}); nothing was sent"
-            )
+            raise CredentialsError(f"{reading.code}: {ruling.words} {advice}{request}; nothing was sent")
