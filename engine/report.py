@@ -306,13 +306,18 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
         stopped = ledger.end.stopped
         request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
         code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
-        lines.append(f"STOPPED EARLY: {plain(stopped.why)}{code}{request}")
+        given_up = dict(ledger.given_up)
+        whose = next((name for name, why in given_up.items() if why == stopped.why), None)
+        if whose is not None:
+            del given_up[whose]
+        of = f" for {plain(whose)}" if whose is not None else ""
+        lines.append(f"STOPPED EARLY{of}: {plain(stopped.why)}{code}{request}")
         if stopped.code is not None:
             answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
             ruling = rule(_run(ledger).action, answer)
             # What failed brings its own advice; what was never sent for such a reason would bring none.
             lines += [f"  → {ruling.advice}"] if ruling.verdict is Verdict.FATAL else []
-        lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in ledger.given_up.items()]
+        lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
     lines += _bad_lines(ledger, flags)
     lines += [f"journal {journal}", f"head    {head}"]
     command = continue_command(ledger, flags)

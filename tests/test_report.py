@@ -654,6 +654,20 @@ def test_an_early_stop_for_the_keys_says_what_to_do() -> None:
     assert "  →" not in report(ledger_of([end(stopped=stopped)]))
 
 
+def test_each_account_that_was_given_up_is_named_with_its_reason_once() -> None:
+    """Two accounts that end for two reasons; an end of the whole run is nobody's in particular."""
+    closed = [
+        records.Note(what="route_closed", data={"account": name, "endpoints": [], "why": why, "code": None})
+        for name, why in (("two", "no keys"), ("three", "denied"))
+    ]
+    lines = report(ledger_of([*closed, end(stopped=records.Stopped("no keys", None, None))])).splitlines()
+    assert "STOPPED EARLY for two: no keys" in lines
+    assert [line for line in lines if "nothing more was sent" in line] == ["  nothing more was sent of three: denied"]
+    lines = report(ledger_of([*closed, end(stopped=records.Stopped("deadline", None, None))])).splitlines()
+    assert "STOPPED EARLY: deadline" in lines
+    assert len([line for line in lines if "nothing more was sent of" in line]) == 2
+
+
 def test_throttles_are_named_and_are_no_failures() -> None:
     """A reader must not take them for trouble with targets."""
     lines = [sent(0), reply(0, Verdict.THROTTLED), *changed(0)]
