@@ -59,6 +59,14 @@ def test_every_verb_teaches_by_example(desk: Desk, path: tuple[str, ...]) -> Non
     assert f"acctops {' '.join(path)}" in done.out.partition("\n")[2], "an example"
 
 
+@pytest.mark.parametrize(("typed", "said"), [("resum", "; did you mean resume?"), ("frobnicate", "'frobnicate' (")])
+def test_a_command_that_is_not_there_is_named_with_the_one_that_is(desk: Desk, typed: str, said: str) -> None:
+    """At 3 a.m. fingers slip."""
+    done = desk.run(typed, "latest")
+    assert done.code == 2
+    assert f"No such command '{typed}'" in done.err and said in done.err
+
+
 def test_every_example_is_one_the_parser_takes(desk: Desk) -> None:
     """What the help shows is what the command understands: each example is parsed, and not carried out."""
     seen = 0

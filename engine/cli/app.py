@@ -37,6 +37,17 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted((*_PLANNING, *_RUNNING, *_LOOKING, *_NIGHTLY, *_EQUIPPING))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from engine.names import did_you_mean  # here: only a slip pays for the import
+
+            error.message = error.message.rstrip(".") + did_you_mean(args[0], self.list_commands(ctx))
+            raise
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         family = _family(cmd_name)
         command: click.Command | None = getattr(family, cmd_name.replace("-", "_")) if family is not None else None
