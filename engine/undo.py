@@ -39,7 +39,7 @@ class Keep(StrEnum):
     GONE = "gone"
     """The account or its instance is no longer there."""
     UNREAD = "unread"
-    """Its instance cannot be read now, so nobody knows how it stands."""
+    """Its instance cannot be read now, or not to its end, so nobody knows how it stands."""
 
 
 class Hold(Struct, frozen=True, kw_only=True):
