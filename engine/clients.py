@@ -133,6 +133,8 @@ def signers(keyring: Keyring) -> Callable[[str], int]:
 
 
 _AND = "; "
+_ANDS = (_AND, ", ")
+"""Between the sources of a run in its journal; older ones have commas."""
 
 
 def identity(keyring: Keyring) -> str:
@@ -145,7 +147,7 @@ def is_as_before(keyring: Keyring, then: str, later: Collection[str], accounts: 
 
     A source that has no keys now acts for nobody, and does not count.
     """
-    known = {*then.split(_AND), *later}
+    known = {source for between in _ANDS for source in then.split(between)} | set(later)
     now = (signer.keys for account in accounts for signer in keyring.get(account, ()) if signer.has_keys)
     return all(keys.identity in known or keys.label in known for keys in now)
 

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from engine.model import Outcome
+from engine.model import OmitReason, Outcome
+from engine.names import is_user
+from engine.plan import call_id
 from engine.undo import merged
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ class OpenWork:
         """The next run, in order of time."""
         for call, _, outcome in ledger.outcomes():
             self._last[call.id] = (run, outcome in _GOOD)
+        for omit in ledger.lacking():
+            # An account that an undo could not look at. What a match could not see, and a bad row, name none.
+            if omit.reason == OmitReason.UNSEEN and is_user(omit.user) and ledger.run is not None:
+                of = call_id(omit.account, omit.region, omit.instance, omit.user, ledger.run.action)
+                self._last[of] = (run, False)
 
     def by_run(self) -> Counter[str]:
         """Open calls by the last run that has them; nobody is counted twice."""
@@ -33,8 +40,10 @@ class OpenWork:
 
 
 def is_whole(family: Iterable[Ledger]) -> bool:
-    """Whether a run with what it repeated, oldest first, has every call as asked.
+    """Whether a run with what it repeated, oldest first, has everything as asked.
 
-    A rerun of what failed ends well by itself when that much is done; the job is done only if the rest is, too.
+    A rerun of what failed ends well by itself when that much is done; the job is done only if the rest is, too, and
+    what never became a call is in no rerun.
     """
-    return all(outcome in _GOOD for _, _, outcome in merged(list(family)).outcomes())
+    whole = merged(list(family))
+    return not whole.lacking() and all(outcome in _GOOD for _, _, outcome in whole.outcomes())

@@ -147,21 +147,26 @@ class Inventory:
         loop = asyncio.get_running_loop()
         place = (where.account, where.region)
         clients = self._clients_of(*place)
-        passed_over = 0
+        lost: dict[int, Answer] = {}
+        """Which of them have no keys, or keys that are refused, and what was said."""
+        unreached = 0
         policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
         tries = 0
-        cured: set[Cure] = set()
+        cured: set[tuple[int, Cure]] = set()
         while True:
             turn = self._preferred.get(place, 0)
-            client = clients[turn % len(clients)]
+            number = turn % len(clients)
+            if number in lost:
+                # Only what all of them say is said of the account: beside keys that are good, others cost nothing.
+                if len(lost) == len(clients):
+                    return next((answer for answer in lost.values() if answer.code != NO_KEYS), lost[number])
+                self._pass_over(place, turn)
+                continue
+            client = clients[number]
             try:
                 keys = client.keys.get()
             except CredentialsError as error:
-                answer = Answer(http=None, request_id=None, code=NO_KEYS, message=str(error))
-                if passed_over == len(clients) - 1:
-                    return answer
-                passed_over += 1
-                self._pass_over(place, turn)
+                lost[number] = Answer(http=None, request_id=None, code=NO_KEYS, message=str(error))
                 continue
             async with self._turn:
                 pacer = self._calm if self.is_sending() else self._brisk
@@ -172,16 +177,16 @@ class Inventory:
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
-            is_barred = answer.stage is Stage.BEFORE_SEND or ruling.verdict is Verdict.FATAL
-            if is_barred and passed_over < len(clients) - 1:
-                passed_over += 1
+            if answer.stage is Stage.BEFORE_SEND and unreached < len(clients) - len(lost) - 1:
+                unreached += 1
                 self._pass_over(place, turn)
-                continue
-            if ruling.cure in (Cure.CLOCK, Cure.KEYS):
-                cured_now = ruling.cure not in cured and await client.cure(ruling.cure, attempt, keys)
-                cured.add(ruling.cure)
-                if not cured_now:
-                    return answer
+            elif ruling.verdict is Verdict.FATAL:
+                lost[number] = answer
+            elif ruling.cure in (Cure.CLOCK, Cure.KEYS):
+                is_cured = (number, ruling.cure) not in cured and await client.cure(ruling.cure, attempt, keys)
+                cured.add((number, ruling.cure))
+                if not is_cured:
+                    lost[number] = answer
             elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
                 pacer.refused()
                 if attempt.retry_after_s:

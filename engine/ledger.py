@@ -6,6 +6,7 @@ a reader applies the lines of the file. So what is shown while a run goes on is 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -120,6 +121,10 @@ def _is_unsigned(record: records.ReplyLine) -> bool:
     return record.verdict is Verdict.TRANSIENT and (record.code or "").startswith("AuthFailure.")
 
 
+_FEW = 128
+"""Send times that are looked at one by one: no more are in flight at once, as a rule."""
+
+
 class PaceMeter:
     """Most sends in any one-second window, from send times that arrive out of order by up to `HORIZON_S`."""
 
@@ -134,12 +139,16 @@ class PaceMeter:
     def add(self, at: float) -> None:
         """Count one send at UNIX time `at`."""
         late = self._late
-        after = []
-        while late and late[-1] > at:  # no more than were in flight at once
-            after.append(late.pop())
-        late.append(at)
-        while after:
-            late.append(after.pop())
+        if not late or late[-1] <= at:
+            late.append(at)
+        elif late[-_FEW if len(late) >= _FEW else 0] <= at:  # profiled: mostly it is only a few places late
+            after = []
+            while late and late[-1] > at:
+                after.append(late.pop())
+            late.append(at)
+            late.extend(reversed(after))
+        else:  # the clock was set back: to step over two minutes of sends each time takes minutes in all
+            insort(late, at)
         while late[0] < at - self.HORIZON_S:
             count = _slid(self._window, late.popleft())
             if count > self._worst:

@@ -341,7 +341,8 @@ def unix_seconds(text: str) -> float:
     known, second = _LAST_PARSED[0]
     if text[:19] != known or text[19:20] != "." or text[26:] != "Z" or not text[20:26].isdecimal():
         at = datetime.fromisoformat(text).timestamp()
-        _LAST_PARSED[0] = (text[:19], int(at // 1))
+        if text[19:20] == "." and text[-1] == "Z":  # of another zone, the same second is another
+            _LAST_PARSED[0] = (text[:19], int(at // 1))
         return at
     return (second * 1_000_000 + int(text[20:26])) / 1_000_000
 

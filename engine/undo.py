@@ -39,7 +39,7 @@ class Keep(StrEnum):
     GONE = "gone"
     """The account or its instance is no longer there."""
     UNREAD = "unread"
-    """Its instance cannot be read now, so nobody knows how it stands."""
+    """Its instance cannot be read now, or not to its end, so nobody knows how it stands."""
 
 
 class Hold(Struct, frozen=True, kw_only=True):
@@ -130,6 +130,8 @@ def _why_keep(
         why = reading.code if reading is not None else "not in time"
         return Keep.UNREAD, f"its instance cannot be read now ({why}); undo the run again once it can"
     state = reading.find(call.user)
+    if state is None and reading.accounts is not None and not reading.complete:
+        return Keep.UNREAD, "its instance shows only a part of its accounts now; undo the run again once it shows all"
     if state is None:
         return Keep.GONE, "not found now"
     assert action.is_desired is not None
@@ -212,14 +214,19 @@ def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str,
             continue
         if other.run.parent.verb != "undo" or other.run.parent.run != run:
             continue
-        good = (Outcome.CHANGED, Outcome.ALREADY)
-        mine = {
-            (call.account, call.region, call.instance, call.user)
-            for call, _, outcome in other.outcomes()
-            if outcome in good
-        }
-        keys |= mine - undone_keys(name, by_run)
+        family = linked(name, by_run).intersection(by_run)  # what failed, an undo's reruns bring back
+        again = {key for each in family for key in undone_keys(each, by_run)}
+        keys |= {key for each in family for key in _done(by_run[each])} - again
     return keys
+
+
+def _done(ledger: Ledger) -> set[tuple[str, str, str, str]]:
+    """Accounts that a run left in its desired state."""
+    return {
+        (call.account, call.region, call.instance, call.user)
+        for call, _, outcome in ledger.outcomes()
+        if outcome in (Outcome.CHANGED, Outcome.ALREADY)
+    }
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------

@@ -259,10 +259,32 @@ def test_one_account_without_a_profile_fails_its_own_calls_only(desk: Desk) -> N
         undone = desk.run("undo", run, "--yes", "--json")
         assert undone.code == 1, undone.text
         assert undone.json["counts"] | {"changed": 2, "failed": 2} == undone.json["counts"]
+        assert "open: 2 accounts" in desk.run("status", "--since", "1d").out
+        rerun = desk.run("rerun", undone.json["run"], "--yes")
+        assert rerun.code == 1 and f"only the undo, done again, can do it: acctops undo {run}" in rerun.err
         profile.write_text(json.dumps({"secretId": "AKIDtwo", "secretKey": "secret-two"}))
         rest = desk.run("undo", run, "--yes", "--json")
         assert rest.code == 0, rest.text
         assert rest.json["counts"]["changed"] == 2
+        assert "open: 0 accounts" in desk.run("status", "--since", "1d").out
+
+
+def test_what_an_older_version_locked_is_verified_and_undone_with_the_same_keys(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal has commas between the sources; where STS is out of reach nothing else says whose keys they were."""
+    with Backend(tenants([{"action": "GetCallerIdentity", "code": "InternalError"}])) as backend:
+        prepare(desk, backend)
+        desk.write("listed.yaml", LISTED)
+        with monkeypatch.context() as older:
+            older.setattr("engine.clients._AND", ", ")
+            run = desk.run("run", "listed.yaml", "--yes", "--json").json["run"]
+        assert desk.records("run")[0]["identity"] == "tccli profile one, tccli profile two"
+        assert not any("uin" in note["data"] and note["data"]["uin"] for note in desk.records("note"))
+        verified = desk.run("verify", run)
+        assert verified.code == 0, verified.text
+        undone = desk.run("undo", run, "--yes", "--json")
+        assert undone.code == 0 and undone.json["counts"]["changed"] == 4, undone.text
 
 
 def test_a_listed_account_without_keys_beside_a_match_that_is_answered(desk: Desk) -> None:

@@ -66,7 +66,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile.values": (R, "actions job names"),
     "jobfile.windows": (R, "jobfile.fields jobfile.filemodel jobfile.nodes window"),
     "jobfile.yamltext": (R, "jobfile.nodes jobfile.problems"),
-    "history": (R, "ledger undo"),
+    "history": (R, "ledger names plan undo"),
     "ledger": (R, "actions records"),
     "match": (R, "actions names"),
     "names": (R, ""),

@@ -17,12 +17,13 @@ from engine.credentials.keeper import keep_fresh
 from engine.endpoints import Access, access, regional
 from engine.errors import Exit
 from engine.journal.reader import read
-from engine.model import Keys, Target
+from engine.model import Fault, Keys, Stage, Target
 from engine.plan import make_plan
 from engine.routes import Route, routes_of
 from engine.simulator.estate import NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.gate import KeyRecord
+from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
 from tests.support.drill import Drill, FixedKeys, fleet, run_settings
 
@@ -528,6 +529,56 @@ def test_an_account_without_keys_is_asked_nothing_and_costs_the_others_nothing(t
     drill.keyring = {name: [keys(name)] for name in "ab"}
     assert drill.go().exit is Exit.OK
     assert outcomes(drill) == {"changed": 120}
+
+
+LOST = {
+    "none": NoKeys("profile b", "profile b: no file b.credential"),
+    "refused": keys("b"),
+    "refused, and not to be refreshed": keys("b", refreshable=True),
+}
+"""Keys of a sub-account that can read nothing."""
+
+
+class Breaking(InProcessTransport):
+    """The first connections of one key are refused."""
+
+    left = 3
+
+    async def send(self, endpoint: str, headers: Any, body: bytes, timeout_s: float) -> Any:
+        if self.left and "AKIDa/" in headers["Authorization"]:
+            self.left -= 1
+            return Fault(stage=Stage.BEFORE_SEND, code="Local.Connect", message="connection refused")
+        return await super().send(endpoint, headers, body, timeout_s)
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_sub_account_that_is_lost_ends_nothing_when_the_other_fails_in_passing(tmp_path: Path, lost: str) -> None:
+    """A broken connection or two: what keys that are no good say of a reading is not said of the account."""
+    world = world_for("a")
+    drill = Drill(
+        tmp_path,
+        world,
+        fleet(10, 4),
+        keyring={"": [keys("a"), LOST[lost]]},  # type: ignore[list-item]
+        access=Access(URLS[:1], {}),
+        transport=lambda inner: Breaking(world, now=inner._now),  # type: ignore[attr-defined]
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 40}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_sub_account_that_is_lost_leaves_reading_to_the_other(tmp_path: Path, lost: str) -> None:
+    """The first one named: no account is given up for it, whether its keys might have been refreshed or not."""
+    drill = Drill(
+        tmp_path,
+        world_for("a"),
+        fleet(10, 4),
+        keyring={"": [LOST[lost], keys("a")]},  # type: ignore[list-item]
+        access=Access(URLS[:1], {}),
+    ).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 40}
 
 
 def test_passwords_that_one_account_waits_for_keep_no_other_waiting(tmp_path: Path) -> None:

@@ -287,6 +287,29 @@ def test_the_pace_meter_holds_only_its_horizon(rate: int) -> None:
     assert meter.worst() == rate
 
 
+def test_a_clock_that_was_set_back_does_not_make_the_pace_meter_slow() -> None:
+    """A session an hour before the one before it: a report of its journal takes a second, not minutes."""
+
+    class Counted(float):
+        compared = 0
+
+        def __gt__(self, other: float) -> bool:
+            Counted.compared += 1
+            return float.__gt__(self, other)
+
+        def __lt__(self, other: float) -> bool:
+            Counted.compared += 1
+            return float.__lt__(self, other)
+
+    meter = PaceMeter()
+    for number in range(2400):
+        meter.add(Counted(NOW + number / 20))
+    for number in range(1000):
+        meter.add(Counted(NOW - 3600 + number / 20))
+    assert Counted.compared < 100_000
+    assert meter.worst() == 20
+
+
 @pytest.mark.parametrize(
     ("action", "line", "was"),
     [

@@ -80,6 +80,24 @@ def test_seconds_agree_with_the_standard_library(at: float) -> None:
     assert rfc3339(at)[:19] == datetime.fromtimestamp(at // 1, UTC).isoformat()[:19]
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1_790_000_000, 1_790_000_002),
+            st.sampled_from(
+                ["Z", ".250Z", ".250000Z", ".000001Z", "+08:00", ".250000+08:00", "", ".250000", ",250000Z"]
+            ),
+        )
+    )
+)
+def test_a_time_is_read_as_the_standard_library_reads_it(times: list[tuple[int, str]]) -> None:
+    """Whatever was read before it: what is remembered of a second is not of the same hour in another zone."""
+    for second, rest in times:
+        text = rfc3339(second)[:19] + rest
+        assert unix_seconds(text) == datetime.fromisoformat(text).timestamp()
+
+
 @pytest.mark.parametrize("text", ["", "now", "2026-13-01T00:00:00.000Z", "2026-09-21T14:13:20.250ZZ"])
 def test_what_is_no_time_is_a_value_error(text: str) -> None:
     """For the reader of a hand-made file."""

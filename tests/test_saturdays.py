@@ -304,6 +304,22 @@ def test_a_rerun_of_a_part_does_not_make_the_job_good(desk: Desk, backend: Backe
     assert (nothing.code, nothing.text) == (0, "")
 
 
+def test_a_rerun_does_not_make_a_job_good_whose_list_has_bad_rows(desk: Desk, backend: Backend) -> None:
+    """They are in no rerun: the monitor is content when the corrected job has been run."""
+    seed(backend)
+    backend.script({"user": "user0", "code": NOT_THERE})
+    listed = desk.write("list.csv", "\n".join([*(target.replace("/", ",") for target in accounts(6)), "nonsense"]))
+    job = desk.job("{csv: list.csv}", name="cam-night.yaml", action="OpenAccountCAM", extra=f"window: {WINDOW}")
+    assert night(desk, job, SATURDAY, "--skip-bad-rows").code == 1
+    backend.script()
+    rerun = desk.run("rerun", "latest:cam-night", typed="y\n", at=at(MONDAY))
+    assert rerun.code == 0 and "not in a rerun: " in rerun.err, rerun.text
+    assert overdue(desk, "2026-11-30 10:00").code == 1
+    listed.write_text(listed.read_text().removesuffix("\nnonsense"))
+    assert desk.run("run", job, "--now", "--yes", typed="", at=at(MONDAY)).code == 0
+    assert overdue(desk, "2026-11-30 12:00").code == 0
+
+
 def test_a_late_start_is_taken_if_the_window_is_open_and_told_if_not(desk: Desk, backend: Backend) -> None:
     """The machine was down at one o'clock: at half past four it runs; at ten past five the mail says why not."""
     seed(backend)

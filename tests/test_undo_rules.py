@@ -150,6 +150,7 @@ SAME_PASSWORD = Keep.NOT_ROTATED, "has the password it was locked with"
         (Reading(accounts=None, code="AuthFailure.UnauthorizedOperation"), Keep.UNREAD),
         (Reading(accounts=None, code="ResourceNotFound.InstanceNotFoundError"), Keep.GONE),
         (Reading(accounts={}), Keep.GONE),
+        (Reading(accounts={}, complete=False), Keep.UNREAD),
     ],
 )
 def test_what_cannot_be_read_is_not_taken_for_gone(reading: Reading | None, why: Keep) -> None:
@@ -424,6 +425,17 @@ def test_several_undos_add_up() -> None:
     second = ledger_of("u2", {"b": CHANGED}, UNLOCK, of=parent("two", "undo"))
     two = ledger_of("two", dict.fromkeys("abc", CHANGED))
     assert holders(ledger_of("one", ONE), [two, first, second]) == {"c": "two"}
+
+
+def test_what_an_undo_s_rerun_brought_back_is_undone_too() -> None:
+    """Else verify calls it CAME BACK and says to lock it again, and the run that was undone holds it for ever."""
+    two = ledger_of("two", dict.fromkeys("abc", CHANGED))
+    undone = ledger_of("undo", {"a": CHANGED, "b": FAILED, "c": FAILED}, UNLOCK, of=parent("two", "undo"))
+    again = ledger_of("undo-again", {"b": CHANGED, "c": CHANGED}, UNLOCK, of=parent("undo", "rerun"))
+    redone = ledger_of("zredo", {"c": CHANGED}, LOCK, of=parent("undo-again", "undo"))
+    assert undone_keys("two", {"undo": undone, "undo-again": again}) == {key("a"), key("b"), key("c")}
+    assert undone_keys("two", {"undo": undone, "undo-again": again, "zredo": redone}) == {key("a"), key("b")}
+    assert holders(ledger_of("one", ONE), [two, undone, again]) == {}
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------

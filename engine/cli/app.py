@@ -45,8 +45,10 @@ class _Commands(click.Group):
         except click.UsageError as error:
             from engine.names import did_you_mean  # here: only a slip pays for the import
 
-            near = did_you_mean(args[0], self.list_commands(ctx))
-            raise click.UsageError(error.message.rstrip(".") + near, ctx) from error
+            if args[0].startswith("-"):  # a flag: click knows what is near
+                raise
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(error.message.rstrip(".") + hint, ctx) from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         family = _family(cmd_name)

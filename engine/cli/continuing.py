@@ -302,7 +302,8 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     calls = [call for call in meant if call.id not in settled_later]
     lacking = _name_lacking(ledger, ref) if Outcome.FAILED in kinds else 0
     if not calls:
-        return _nothing_to_repeat(options, ref, kinds, codes, len(meant), lacking)
+        again = _who_can(ledger.run)
+        return _nothing_to_repeat(options, ref, kinds, codes, len(meant), lacking, again)
     guards = guards_of(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
@@ -327,8 +328,22 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     ).start()
 
 
+def _who_can(run: records.Run) -> str:
+    """What does what is in no rerun; of an undo not its job, which would lock again what it was to unlock."""
+    parent = run.parent
+    if parent is not None and parent.verb == "undo":
+        return f"the undo, done again, can do it: acctops undo {parent.run}"
+    return "the job, run again, can do it"
+
+
 def _nothing_to_repeat(
-    options: Options, ref: RunRef, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int, lacking: int
+    options: Options,
+    ref: RunRef,
+    kinds: set[Outcome],
+    codes: tuple[str, ...],
+    settled_later: int,
+    lacking: int,
+    again: str,
 ) -> int:
     ended_with = f" with {', '.join(codes)}" if codes else ""
     if settled_later:
@@ -336,7 +351,7 @@ def _nothing_to_repeat(
     else:
         why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
     if lacking:
-        why += f", but {lacking:,} of what was asked for never became a call: only the job, run again, can do it"
+        why += f", but {lacking:,} of what was asked for never became a call: only {again}"
     code = Exit.INCOMPLETE if lacking else Exit.OK
     if not options.quiet:
         say(f"run {ref.run_id}: {why}; nothing to repeat")
