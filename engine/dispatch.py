@@ -142,6 +142,8 @@ class Dispatch:
         self._secrets_ahead: Counter[str] = Counter()
         """By account: one whose calls wait keeps nobody else waiting."""
         self._feeding = 0
+        self._waits: set[asyncio.Timeout] = set()
+        """Dispatchers that wait for a slot."""
         self._idle: list[asyncio.Future[tuple[Work, Ticket] | None]] = []
         """Tasks whose call is over."""
         self.in_flight = 0
@@ -171,7 +173,9 @@ class Dispatch:
                 if not intents:
                     return
                 await self._journal.durable(intents[0].sequence)
-                slot_at = await lane.pacer.slot()
+                slot_at = await self._slot(lane)
+                if slot_at is None:
+                    return
                 if self._journal.broken is not None:
                     raise self._journal.broken
                 if lane.may_send and not self._stopping.is_set():
@@ -186,6 +190,25 @@ class Dispatch:
                 for handed in self._idle:
                     if not handed.done():  # cancelled, where everything is
                         handed.set_result(None)
+
+    async def _slot(self, lane: Lane) -> float | None:
+        """Wait for the lane's slot; None if the run stops first: at a low rate the next one is minutes away."""
+        if self._stopping.is_set():
+            return None
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waits.add(wait)
+                return await lane.pacer.slot()
+        except TimeoutError:
+            return None
+        finally:
+            self._waits.discard(wait)
+
+    def stop_waiting(self) -> None:
+        """The run is stopping: no slot is waited for any more."""
+        waits, self._waits = self._waits, set()
+        for wait in waits:
+            wait.reschedule(self._now())
 
     async def _wait_while_down(self, lane: Lane) -> None:
         """A lane whose endpoint cannot be reached takes no call into its pause: other lanes can send it now.

@@ -294,6 +294,7 @@ class Runner:
             self.note("stopping", {"why": why})
         self._stopping.set()
         self._open.turn_away()
+        self._dispatch.stop_waiting()
         self._judge.drain(DRAIN_S)
         self._read_back.drain()
         self._wake.set()

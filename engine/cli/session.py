@@ -182,7 +182,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 clients,
                 action=run.action,
                 workers=settings.workers,
-                pacer=lambda name: Pacer(settings.rate, self._shared(name)),
+                pacer=lambda name: Pacer(settings.rate, self._shared(name), quota=settings.quota),
             ),
             routes=routes,
             inventory=Inventory(clients.reading, record=record, rng=rng),
