@@ -31,6 +31,8 @@ READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
 NO_KEYS = "Local.NoKeys"
 """There is nothing to sign a reading with; its message says why."""
+NO_ANSWER = "Local.Timeout"
+"""Sent, and nothing came back in time."""
 _MOST_PAGES = 1000
 _MOST_PAUSE_S = 2.0
 
@@ -172,7 +174,7 @@ class Inventory:
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
-            is_barred = answer.stage is Stage.BEFORE_SEND or ruling.verdict is Verdict.FATAL
+            is_barred = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER or ruling.verdict is Verdict.FATAL
             if is_barred and passed_over < len(clients) - 1:
                 passed_over += 1
                 self._pass_over(place, turn)

@@ -497,7 +497,7 @@ class Runner:
             )
             lane.pacer.left_late(ticket.slot_at, begun_at + attempt.opening_s - ticket.slot_at)
             ruling = self._judge.rule(attempt.answer, lane)
-            health = self._judge.health(attempt.answer, ruling)
+            health = self._judge.health(work, ticket, attempt.answer, ruling)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:
             self._dispatch.in_flight -= 1
