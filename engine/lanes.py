@@ -74,6 +74,11 @@ class Lane(Struct):
         return now - self.down_since
 
 
+def lane_name(identity: str, action: str, client: Client) -> str:
+    """What a lane is called in journals, and its slots among the processes of one host."""
+    return f"{identity}/{action}/{client.host}"
+
+
 def others_of(lanes: Iterable[Lane], lane: Lane) -> list[Lane]:
     """The lanes beside `lane` that take the same calls."""
     return [each for each in lanes if each.route == lane.route and each is not lane and not each.closed]
@@ -86,7 +91,7 @@ def lanes_of(
     lanes = []
     for number, route in enumerate(routes.every):
         for client in clients.signing(route.account, route.endpoints):
-            name = f"{client.identity}/{action}/{client.host}"
+            name = lane_name(client.identity, action, client)
             permits = asyncio.Semaphore(workers)
             lanes.append(Lane(name, client, pacer(name), permits, route=number, account=route.account))
     return lanes

@@ -155,12 +155,17 @@ class Pacer:
         """
         self.gear = Gear(rate)
         self._quota = max(rate, quota or rate)
-        self._shared = shared if self._quota <= _COARSE else None
+        self._shared: SharedSlots | None = None
+        self.share(shared)
         self._taken: dict[float, float] = {}
         """When a slot was given out → the moment reserved for it among all processes, of the last few."""
         self._paused_until = 0.0
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
+
+    def share(self, shared: SharedSlots | None) -> None:
+        """From now on these are the slots of the lane, as it is now known whose quota it is."""
+        self._shared = shared if self._quota <= _COARSE else None
 
     async def _new_limiter(self) -> AsyncLimiter:
         # It starts with nothing to catch up, or the first slots would come in a bunch.

@@ -303,6 +303,10 @@ class Runner:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
         self._closing.lanes_of(keys, why)
 
+    def lanes_of(self, keys: KeySource) -> list[Lane]:
+        """The lanes that sign with these keys and still send."""
+        return [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]
+
     def _no_keys(self, lane: Lane, why: str) -> None:
         answer = Answer(http=None, request_id=None, code=NO_KEYS, message=why)
         self._closing.lane(lane, why, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)

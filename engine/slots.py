@@ -59,11 +59,12 @@ class SharedSlots:
         try:
             _make(directory, group)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if os.fstat(self._fd).st_size < _SIZE:
-                os.ftruncate(self._fd, _SIZE)
-                if group is not None:
-                    os.fchown(self._fd, -1, grp.getgrnam(group).gr_gid)
-                    os.fchmod(self._fd, 0o660)
+            is_new = os.fstat(self._fd).st_size < _SIZE
+            # On a full disk this fails in words; a page of a file with holes could not be written, and is a SIGBUS.
+            os.posix_fallocate(self._fd, 0, _SIZE)
+            if is_new and group is not None:
+                os.fchown(self._fd, -1, grp.getgrnam(group).gr_gid)
+                os.fchmod(self._fd, 0o660)
             self._map = mmap.mmap(self._fd, _SIZE)
         except (OSError, KeyError) as error:
             why = getattr(error, "strerror", None) or f"there is no group {group}"

@@ -148,6 +148,29 @@ def test_a_run_that_asks_for_less_leaves_the_rest_to_the_others(tmp_path: Path, 
     assert len(gentle) >= 0.9 * min(slow, 10) * 30
 
 
+def test_a_run_that_learns_late_whose_its_keys_are_shares_from_then_on(tmp_path: Path) -> None:
+    """One run knew the sub-account from its readings, the other read nothing: still one quota, not two."""
+
+    async def both() -> list[float]:
+        loop = asyncio.get_running_loop()
+        late = Pacer(20.0, SharedSlots(tmp_path, "environment", clock=loop.time), quota=20.0)
+        loop.call_later(1.0, lambda: late.share(SharedSlots(tmp_path, "lane", clock=loop.time)))
+        until = VirtualLoop.START + 20
+        moments = await asyncio.gather(take(late, until), take(pacer_of(tmp_path, 20.0), until))
+        return [moment for each in moments for moment in each if moment > VirtualLoop.START + 2]
+
+    shared = in_virtual_time(both)
+    assert worst(shared) <= 20
+    assert len(shared) >= 0.97 * 20 * 18
+
+
+def test_a_full_disk_is_told_before_a_slot_is_written(tmp_path: Path) -> None:
+    """A page of a mapped file that the disk has no room for kills the process (SIGBUS): it is claimed at the start."""
+    slots = SharedSlots(tmp_path, "lane")
+    assert slots.path.stat().st_blocks * 512 >= slots.path.stat().st_size > 0
+    slots.close()
+
+
 def test_a_lock_that_is_never_given_back_holds_up_nobody(tmp_path: Path) -> None:
     """A process stopped (Ctrl-Z) in the microseconds it has the lock: the others wait a second, once, and go on."""
 
