@@ -266,6 +266,10 @@ class CallQueues:
         """The next call of a route, as of a CallQueue."""
         return self._queues[route].take(now, retries_only=retries_only)
 
+    def waiting(self, route: int) -> int:
+        """Calls of a route that wait here."""
+        return len(self._queues[route])
+
     def wake_at(self, route: int) -> float | None:
         """When the next instance of a route that is held back comes free, if any."""
         return self._queues[route].wake_at()

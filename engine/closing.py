@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine import records
 from engine.errors import Exit
-from engine.lanes import Lane
+from engine.lanes import Lane, others_of
 from engine.model import Answer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Closing:
 
     def lane(self, lane: Lane, why: str, code: Exit, answer: Answer) -> bool:
         """One that was refused or cannot be reached: whether other lanes take its calls."""
-        others = [each for each in self._lanes if each.route == lane.route and each is not lane and not each.closed]
+        others = others_of(self._lanes, lane)
         if not lane.closed:
             lane.closed = True
             self._wake()

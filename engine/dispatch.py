@@ -142,6 +142,8 @@ class Dispatch:
         self._secrets_ahead: Counter[str] = Counter()
         """By account: one whose calls wait keeps nobody else waiting."""
         self._feeding = 0
+        self._waits: set[asyncio.Timeout] = set()
+        """Dispatchers that wait for a slot."""
         self._idle: list[asyncio.Future[tuple[Work, Ticket] | None]] = []
         """Tasks whose call is over."""
         self.in_flight = 0
@@ -169,9 +171,13 @@ class Dispatch:
                     await self._wait_while_down(lane)
                 await self._intend(lane, intents)
                 if not intents:
-                    return
+                    if lane.down_since is None or self._is_over():
+                        return
+                    continue
                 await self._journal.durable(intents[0].sequence)
-                slot_at = await lane.pacer.slot()
+                slot_at = await self._slot(lane)
+                if slot_at is None:
+                    return
                 if self._journal.broken is not None:
                     raise self._journal.broken
                 if lane.may_send and not self._stopping.is_set():
@@ -187,12 +193,31 @@ class Dispatch:
                     if not handed.done():  # cancelled, where everything is
                         handed.set_result(None)
 
+    async def _slot(self, lane: Lane) -> float | None:
+        """Wait for the lane's slot; None if the run stops first: at a low rate the next one is minutes away."""
+        if self._stopping.is_set():
+            return None
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waits.add(wait)
+                return await lane.pacer.slot()
+        except TimeoutError:
+            return None
+        finally:
+            self._waits.discard(wait)
+
+    def stop_waiting(self) -> None:
+        """The run is stopping: no slot is waited for any more."""
+        waits, self._waits = self._waits, set()
+        for wait in waits:
+            wait.reschedule(self._now())
+
     async def _wait_while_down(self, lane: Lane) -> None:
         """A lane whose endpoint cannot be reached takes no call into its pause: other lanes can send it now.
 
         One call at a time finds out whether it can be reached again.
         """
-        while lane.is_probed or lane.pacer.paused_for() > 0:
+        while lane.is_probed or lane.pacer.paused_for() > 0 or self._is_probe_dear(lane):
             self._wake.clear()
             if self._stopping.is_set() or lane.closed or self._is_over():
                 return
@@ -201,6 +226,12 @@ class Dispatch:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _is_probe_dear(self, lane: Lane) -> bool:
+        """Whether the other lanes have sent all that waits before a probe of this one would come to its end."""
+        others = [each for each in self._judge.others(lane) if each.down_since is None]
+        pace = sum(1 / each.pacer.gear.interval_s for each in others)
+        return bool(others) and self._queue.waiting(lane.route) / pace <= lane.probe_s
 
     def _is_keyless(self, lane: Lane) -> bool:
         """Whether the lane has nothing to sign with, which closes it: no password is asked for in its name."""
@@ -282,9 +313,12 @@ class Dispatch:
         lane.permits.release()
 
     async def _next(self, lane: Lane) -> Work | None:
-        """The next call for a lane, or None when there is nothing left to send, or it or the run is stopping."""
+        """The next call for a lane; None when nothing is left to send, it or the run is stopping, or it goes down."""
+        was_up = lane.down_since is None
         while not (self._stopping.is_set() or lane.closed):
             self._wake.clear()
+            if was_up and lane.down_since is not None:
+                return None
             work = self._next_now(lane.route)
             if work is not None:
                 return work

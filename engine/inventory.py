@@ -31,6 +31,8 @@ READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
 NO_KEYS = "Local.NoKeys"
 """There is nothing to sign a reading with; its message says why."""
+NO_ANSWER = "Local.Timeout"
+"""Sent, and nothing came back in time."""
 _MOST_PAGES = 1000
 _MOST_PAUSE_S = 2.0
 
@@ -177,7 +179,8 @@ class Inventory:
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
-            if answer.stage is Stage.BEFORE_SEND and unreached < len(clients) - len(lost) - 1:
+            is_mute = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER
+            if is_mute and unreached < len(clients) - len(lost) - 1:
                 unreached += 1
                 self._pass_over(place, turn)
             elif ruling.verdict is Verdict.FATAL:

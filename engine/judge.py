@@ -19,8 +19,8 @@ from engine.backoff import Policy, next_delay
 from engine.callqueue import CallQueues, Health
 from engine.client import Attempt
 from engine.errors import Exit
-from engine.inventory import Inventory
-from engine.lanes import Lane
+from engine.inventory import NO_ANSWER, Inventory
+from engine.lanes import Lane, others_of
 from engine.ledger import Entry, Ledger
 from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
 from engine.outlook import no_account_words
@@ -31,6 +31,9 @@ SAME_CODE_INSTANCES = 3
 """When the first 20 settled calls over 3 instances all failed with one code, it is not the targets (design §4)."""
 FIRST_CONTACT_S = 15.0
 """How long an endpoint that never answered is tried: rather a wrong address than an outage."""
+MUTE_INSTANCES = 3
+"""A lane is mute when it answers the calls of so many instances no more while the other lanes answer theirs: a sick
+instance or two would look the same."""
 _PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
 
 
@@ -145,9 +148,10 @@ class Judge:
         """The ruling on an answer."""
         return rule(self.action.name, answer, refreshable_keys=lane.client.keys.refreshable)
 
-    @staticmethod
-    def health(answer: Answer, ruling: Ruling) -> Health:
+    def health(self, work: Work, ticket: Ticket, answer: Answer, ruling: Ruling) -> Health:
         """What an answer says about its instance."""
+        if self._is_mute(work, ticket, answer):
+            return Health.SILENT
         if ruling.verdict in (Verdict.DONE, Verdict.ALREADY):
             return Health.GOOD
         of_instance = ruling.scope in (Scope.TARGET, Scope.INSTANCE) and answer.stage is Stage.AFTER_SEND
@@ -159,8 +163,10 @@ class Judge:
         """What to do after an attempt whose reply is recorded."""
         lane, answer = ticket.lane, attempt.answer
         if answer.stage is Stage.BEFORE_SEND:
-            return self._unreachable(lane, answer)
-        lane.reached()
+            return self._unreachable(ticket, answer)
+        if self._is_mute(work, ticket, answer):
+            return await self._unheard(work, ticket, answer)
+        self._is_reached(lane, answer)
         if ruling.verdict is not Verdict.THROTTLED:
             lane.pacer.accepted()
             self._note_gear(lane)
@@ -204,6 +210,10 @@ class Judge:
     def _leave(self, lane: Lane, why: str, answer: Answer) -> Step:
         """The lane is of no use any more: another one takes the call, if there is one."""
         return FREE if self._close_lane(lane, why, self._fatal_exit(answer.code), answer) else FINAL
+
+    def others(self, lane: Lane) -> list[Lane]:
+        """The other lanes that take the same calls."""
+        return others_of(self._lanes, lane)
 
     def _sharing(self, lane: Lane, scope: Scope) -> list[Lane]:
         """The lanes that a refusal for the quota of `lane` is about."""
@@ -253,12 +263,50 @@ class Judge:
         refused = (code or "").startswith(_PERMISSION)
         return Exit.DENIED if refused and not self.accepted else Exit.STOPPED
 
-    def _unreachable(self, lane: Lane, answer: Answer) -> Step:
+    # ---- a lane that reaches nobody --------------------------------------------------------------------------------
+
+    def _is_reached(self, lane: Lane, answer: Answer) -> None:
+        was_down_since = lane.down_since
+        if answer.code != NO_ANSWER:
+            lane.heard(self._now())
+        elif not self.others(lane):
+            lane.reached()
+        if lane.down_since is None and was_down_since is not None and not lane.closed:
+            data = {"lane": lane.name, "seconds": round(self._now() - was_down_since, 1)}
+            self._record(records.Note(what="lane_up", data=data))
+
+    def _is_mute(self, work: Work, ticket: Ticket, answer: Answer) -> bool:
+        """Whether an attempt went unanswered for its lane's sake: that answers nobody since, and the others do."""
+        lane, left_at = ticket.lane, ticket.slot_at
+        if answer.code != NO_ANSWER or lane.answered_at > left_at:
+            return False
+        others = self.others(lane)
+        if lane.down_since is not None:
+            return bool(others)
+        if not any(other.answered_at > left_at for other in others):
+            return False
+        lane.unanswered.add(work.call.where)
+        return len(lane.unanswered) >= MUTE_INSTANCES
+
+    async def _unheard(self, work: Work, ticket: Ticket, answer: Answer) -> Step:
+        # Its calls are the others' from now on. What became of this one only a reading tells.
+        self._down(ticket.lane, answer, since=ticket.slot_at)
+        return await self.resolve_doubt(work, answer)
+
+    def _unreachable(self, ticket: Ticket, answer: Answer) -> Step:
         # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
-        down_s = lane.unreachable(answer.message or str(answer.code), self._now())
+        return FREE if self._down(ticket.lane, answer, since=ticket.slot_at) else FINAL
+
+    def _down(self, lane: Lane, answer: Answer, *, since: float) -> bool:
+        """The lane pauses, and is closed when it has been down for too long; whether its calls have any lane left."""
+        is_new = lane.down_since is None
+        down_s = lane.unreachable(answer.message or str(answer.code), self._now(), since=since)
         if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
-            return self._leave(lane, f"cannot reach the API for {down_s:.0f} s: {lane.down_why}", answer)
-        return FREE
+            why = f"cannot reach the API for {down_s:.0f} s: {lane.down_why}"
+            return self._close_lane(lane, why, self._fatal_exit(answer.code), answer)
+        if is_new:
+            self._record(records.Note(what="lane_down", data={"lane": lane.name, "why": lane.down_why}))
+        return True
 
     async def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
         """Clock or keys: once each and call, free; a second time it is fatal (design §4)."""

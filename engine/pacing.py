@@ -15,7 +15,6 @@ keep a lane full and within its quota, whichever way the server counts "a second
 from __future__ import annotations
 
 import asyncio
-import time
 from bisect import insort
 
 from aiolimiter import AsyncLimiter
@@ -47,6 +46,8 @@ _WINDOW_SHARE = 0.8
 """Of the guard that the window insists on; the rest lets slots drift back to even ones."""
 _REMEMBERED = 256
 """Slots whose reservation is kept until it is known when their call left."""
+_STALE_S = 0.5
+"""A slot among several processes that is missed by this much is not used any more."""
 _STEP = 0.001
 """Smallest change of guard worth a new limiter."""
 _COARSE = 200.0
@@ -147,15 +148,24 @@ class Gear:
 class Pacer:
     """Slots of one lane, in the order of asking. One task asks at a time (the lane's dispatcher)."""
 
-    def __init__(self, rate: float, shared: SharedSlots | None = None) -> None:
-        """`shared` are the lane's slots as the other processes of this host see them."""
+    def __init__(self, rate: float, shared: SharedSlots | None = None, *, quota: float | None = None) -> None:
+        """`shared` are the lane's slots as the other processes of this host see them: `quota` a second, for all.
+
+        What is left of the quota by one that asks for less (`rate`) is for the others.
+        """
         self.gear = Gear(rate)
-        self._shared = shared if rate <= _COARSE else None
+        self._quota = max(rate, quota or rate)
+        self._shared: SharedSlots | None = None
+        self.share(shared)
         self._taken: dict[float, float] = {}
         """When a slot was given out → the moment reserved for it among all processes, of the last few."""
         self._paused_until = 0.0
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
+
+    def share(self, shared: SharedSlots | None) -> None:
+        """From now on these are the slots of the lane, as it is now known whose quota it is."""
+        self._shared = shared if self._quota <= _COARSE else None
 
     async def _new_limiter(self) -> AsyncLimiter:
         # It starts with nothing to catch up, or the first slots would come in a bunch.
@@ -189,13 +199,15 @@ class Pacer:
 
     async def _turn(self, shared: SharedSlots) -> float:
         """Wait for the slot that no other process of this host has; returns the moment reserved for it."""
-        gear = self.gear
-        depth = max(1, int(gear.rate))
-        window_s = (1 + gear.guard * _WINDOW_SHARE) * depth / gear.rate
-        at = await shared.reserve(rate=gear.rate, interval_s=gear.interval_s, window_s=window_s)
-        while (wait_s := at - time.monotonic()) > 0:  # noqa: ASYNC110 - a timer may be early by a hair
-            await asyncio.sleep(wait_s)
-        return at
+        guard, quota = self.gear.guard, self._quota
+        window_s = (1 + guard * _WINDOW_SHARE) * max(1, int(quota)) / quota
+        while True:
+            at = await shared.reserve(rate=quota, interval_s=(1 + guard) / quota, window_s=window_s)
+            while (wait_s := at - shared.now()) > 0:  # noqa: ASYNC110 - a timer may be early by a hair
+                await asyncio.sleep(wait_s)
+            if wait_s > -_STALE_S:
+                return at
+            # This process was stopped meanwhile (Ctrl-Z, a paused container): the others have filled that second.
 
     def left_late(self, slot_at: float, late_s: float) -> None:
         """What took the slot of `slot_at` left so much later than that."""

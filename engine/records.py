@@ -102,6 +102,9 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountSpec, ...] = ()
     """Cloud accounts of the targets, and who signs for each; none: that of the keys, called ""."""
 
+    quota: float | None = None
+    """Calls a second and lane that all runs of this host may make together: the quota's share, or the rate where that
+    is above it. None: not known, in a journal from before it was kept."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 

@@ -226,20 +226,21 @@ def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dic
 def pace(ledger: Ledger) -> list[dict[str, Any]]:
     """How each lane used its quota, from the journal alone. Any: JSON values.
 
-    The used share is what was accepted a second, from the first to the last accepted call, of the run's rate.
+    The used share is what was accepted a second, from the first to the last accepted call, of the quota that it
+    may share with other runs; a journal from before that was kept has the run's rate only.
     """
-    rate = ledger.settings.rate
+    quota = ledger.settings.quota or ledger.settings.rate
     rows = []
     for name, lane in sorted(ledger.lanes.items()):
         per_second = lane.per_second()
         rows.append(
             {
                 "lane": name,
-                "quota": rate,
+                "quota": quota,
                 "sent": lane.sent,
                 "accepted": lane.accepted,
                 "accepted_per_second": round(per_second, 2) if per_second is not None else None,
-                "used": round(per_second / rate, 3) if per_second is not None else None,
+                "used": round(per_second / quota, 3) if per_second is not None else None,
                 "throttled": lane.throttled,
                 "worst_second": lane.worst(),
                 "guard": lane.guard,

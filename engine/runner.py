@@ -294,6 +294,7 @@ class Runner:
             self.note("stopping", {"why": why})
         self._stopping.set()
         self._open.turn_away()
+        self._dispatch.stop_waiting()
         self._judge.drain(DRAIN_S)
         self._read_back.drain()
         self._wake.set()
@@ -301,6 +302,10 @@ class Runner:
     def close_lanes_of(self, keys: KeySource, why: str) -> None:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
         self._closing.lanes_of(keys, why)
+
+    def lanes_of(self, keys: KeySource) -> list[Lane]:
+        """The lanes that sign with these keys and still send."""
+        return [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]
 
     def _no_keys(self, lane: Lane, why: str) -> None:
         answer = Answer(http=None, request_id=None, code=NO_KEYS, message=why)
@@ -496,7 +501,7 @@ class Runner:
             )
             lane.pacer.left_late(ticket.slot_at, begun_at + attempt.opening_s - ticket.slot_at)
             ruling = self._judge.rule(attempt.answer, lane)
-            health = self._judge.health(attempt.answer, ruling)
+            health = self._judge.health(work, ticket, attempt.answer, ruling)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:
             self._dispatch.in_flight -= 1

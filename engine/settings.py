@@ -110,6 +110,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Calls a second to make in each lane: what was asked for, else the quota's share."""
         return self.rate or self.quota(action) * self.quota_share
 
+    def quota_for(self, action: str) -> float:
+        """Calls a second in each lane that all runs of this host may make: a `rate` below it leaves some to others."""
+        return max(self.rate_for(action), self.quota(action) * self.quota_share)
+
     def quota(self, action: str) -> float:
         """Calls a second the server allows for `action`: the config's word, else the documented number."""
         return self.quotas.get(action, ACTIONS[action].quota)

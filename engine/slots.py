@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -26,10 +27,12 @@ _HEADER = struct.Struct("<IId")
 _MOST = 256
 _SIZE = _HEADER.size + 8 * _MOST
 CATCH_UP = 2.0
-"""Slots of the schedule that may be made up for, as in `pacing`."""
+"""Slots of the schedule that may be made up for: fewer than in `pacing`, as several processes may be late at once."""
 FUTURE_S = 60.0
 """A slot further ahead than this was written before the host was restarted: its clock began anew."""
 _RETRY_S = 0.001
+HELD_S = 1.0
+"""A lock that is held for so long is that of a process which was stopped (Ctrl-Z) in the microseconds it has it."""
 _UNIMPORTANT_S = 0.002
 """Lateness that the guard has room for."""
 
@@ -37,20 +40,31 @@ _UNIMPORTANT_S = 0.002
 class SharedSlots:
     """The slots of one lane, as all processes of this host see them."""
 
-    def __init__(self, directory: Path, lane: str, *, group: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lane: str,
+        *,
+        group: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open the lane's file in `directory`, made if need be. ConfigError if it cannot be written.
 
-        With a `group`, its members share the lane, too.
+        With a `group`, its members share the lane, too. `clock` is the one that all processes of this host have.
         """
+        self.now = clock
+        self._is_held = False
+        """Whether the lock was last found to be held for too long."""
         self.path = directory / (hashlib.sha256(lane.encode()).hexdigest()[:32] + ".slots")
         try:
             _make(directory, group)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if os.fstat(self._fd).st_size < _SIZE:
-                os.ftruncate(self._fd, _SIZE)
-                if group is not None:
-                    os.fchown(self._fd, -1, grp.getgrnam(group).gr_gid)
-                    os.fchmod(self._fd, 0o660)
+            is_new = os.fstat(self._fd).st_size < _SIZE
+            # On a full disk this fails in words; a page of a file with holes could not be written, and is a SIGBUS.
+            os.posix_fallocate(self._fd, 0, _SIZE)
+            if is_new and group is not None:
+                os.fchown(self._fd, -1, grp.getgrnam(group).gr_gid)
+                os.fchmod(self._fd, 0o660)
             self._map = mmap.mmap(self._fd, _SIZE)
         except (OSError, KeyError) as error:
             why = getattr(error, "strerror", None) or f"there is no group {group}"
@@ -62,18 +76,24 @@ class SharedSlots:
         os.close(self._fd)
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
-        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Returns when, in `time.monotonic`.
+        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Returns when, by the host's clock.
 
-        Never blocks the loop: a lock that another process holds is asked for again.
+        Never blocks the loop: a lock that another process holds is asked for again, until it is clear that this one
+        does not give it back. Then this process goes by its own pace, and the server throttles if that is too much.
         """
+        give_up_at = self.now() + (0.0 if self._is_held else HELD_S)
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if self.now() >= give_up_at:
+                    self._is_held = True
+                    return self.now()
                 await asyncio.sleep(_RETRY_S)
                 continue
+            self._is_held = False
             try:
-                return self._take(time.monotonic(), max(1, int(rate)), interval_s, window_s)
+                return self._take(self.now(), max(1, int(rate)), interval_s, window_s)
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -98,7 +118,7 @@ class SharedSlots:
         except BlockingIOError:
             return  # best effort: the guard has room for one
         try:
-            schedule, leaving = self._load(time.monotonic())
+            schedule, leaving = self._load(self.now())
             if slot_at in leaving:
                 leaving.remove(slot_at)
                 leaving.append(slot_at + late_s)

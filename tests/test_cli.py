@@ -580,6 +580,24 @@ def test_the_command_that_continues_names_the_directory_if_it_must(desk: Desk, b
     assert command[0] == "resume" and desk.run(*command).code == 5, "it finds the run"
 
 
+def test_runs_of_one_sub_account_share_its_quota_whatever_they_knew_when_they_began(
+    desk: Desk, backend: Backend
+) -> None:
+    """One that reads first knows whose its keys are, one that does not learns it on the way: one file of slots.
+
+    And what the API allows is in the journal: a run that asks for less leaves the rest to the others.
+    """
+    desk.job(*(f"postgres-aaaaaaaa/user_{number}" for number in range(20)))
+    flags = ["--yes", "--endpoint", backend.endpoint, "--rate", "10"]
+    assert desk.run("run", "job.yaml", *flags).code == 0
+    (run,) = desk.records("run")
+    assert (run["settings"]["rate"], run["settings"]["quota"]) == (10, 20)
+    (slots,) = (desk.state / "lanes").iterdir()
+    was = slots.read_bytes()
+    assert desk.run("run", "job.yaml", *flags, "--no-verify").code == 0
+    assert slots.read_bytes() != was
+
+
 def test_nothing_yet_is_said(desk: Desk) -> None:
     done = desk.run("status")
     assert done.code == 0 and "no runs yet" in done.out and str(desk.state) in done.err

@@ -230,7 +230,14 @@ def test_the_notes_are_those_that_are_written() -> None:
     (cells,) = (cells for cells in rows(section(page("engine/README.md"), "## Journal")) if cells[0] == "`note`")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "engine").rglob("*.py"))
     written = set(re.findall(r'\b_?note\("(\w+)"', source))
-    written |= {"continued_by", "undone_by", "lane_slowed", "lane_recovered"}  # composed where they are written
+    written |= {
+        "continued_by",
+        "undone_by",
+        "lane_slowed",
+        "lane_recovered",
+        "lane_down",
+        "lane_up",
+    }  # composed where they are written
     assert set(re.findall("`([^`]+)`", cells[2])) == written
 
 

@@ -174,6 +174,101 @@ def test_a_lane_that_is_down_holds_no_call_into_its_pause(tmp_path: Path) -> Non
     assert drill.seconds < 6
 
 
+class Swallowed(InProcessTransport):
+    """What goes to `host` is never heard of again, while `is_silent`; `stage` says how far it came, in `after_s`."""
+
+    host = ""
+    is_silent = True
+    stage, code, after_s = Stage.AFTER_SEND, "Local.Timeout", 10.0
+
+    async def send(self, endpoint: str, headers: Any, body: bytes, timeout_s: float) -> Any:
+        if self.is_silent and endpoint.endswith(self.host):
+            await asyncio.sleep(self.after_s)
+            return Fault(stage=self.stage, code=self.code, message="gone")
+        return await super().send(endpoint, headers, body, timeout_s)
+
+
+def swallowing(tmp_path: Path, world: World, targets: Sequence[Target], url: str, **more: Any) -> Drill:
+    """A run over two access points of which one swallows what it gets."""
+    drill = Drill(tmp_path, world, targets, keyring={"": [keys("a")]}, access=Access(URLS[:2], {}))
+    is_made: list[Swallowed] = []
+
+    def made(inner: Any) -> Swallowed:
+        transport = Swallowed(world, now=inner._now)
+        transport.host = url.removeprefix("http://")
+        for name, value in more.items():
+            setattr(transport, name, value)
+        is_made.append(transport)
+        return transport
+
+    async def silent_from_4_to_19_s(_runner: Any) -> None:
+        await asyncio.sleep(4)
+        is_made[0].is_silent = True
+        await asyncio.sleep(15)
+        is_made[0].is_silent = False
+
+    drill.transport = made
+    if not more.get("is_silent", True):
+        drill.during = silent_from_4_to_19_s
+    return drill
+
+
+@pytest.mark.parametrize(("url", "reading_s"), [(URLS[0], 10.0), (URLS[1], 0.0)], ids=["reading", "other"])
+def test_an_access_point_that_never_answers_gives_its_calls_to_the_others(
+    tmp_path: Path, url: str, reading_s: float
+) -> None:
+    """Connected and never answered, as behind a broken firewall: no account waits for it, and none fails for it.
+
+    The calls it swallowed are nobody's fault: neither is an instance held back for them, nor a budget spent.
+    """
+    drill = swallowing(tmp_path, world_for("a"), fleet(60, 10), url).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 600}
+    (down,), (closed,) = notes(drill, "lane_down"), notes(drill, "lane_closed")
+    assert down["lane"] == closed["lane"] and closed["lane"].endswith(url.removeprefix("http://"))
+    assert closed["code"] == "Local.Timeout"
+    assert drill.seconds < 33 + reading_s, "30.6 s is what the other lane alone takes, once accounts could be read"
+
+
+def test_an_access_point_that_is_silent_for_a_while_is_used_again(tmp_path: Path) -> None:
+    """Fifteen seconds in the middle: both changes are noted once, and no call is lost."""
+    drill = swallowing(tmp_path, world_for("a"), fleet(120, 10), URLS[1], is_silent=False).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 1200}
+    assert len(notes(drill, "lane_down")) == 1
+    (up,) = notes(drill, "lane_up")
+    assert 10 < up["seconds"] < 30
+    assert not notes(drill, "lane_closed")
+
+
+@pytest.mark.parametrize(
+    ("how", "limit_s"),
+    [
+        ({}, 13.0),
+        ({"stage": Stage.BEFORE_SEND, "code": "Local.Connect", "after_s": 5.0}, 8.0),
+    ],
+    ids=["never answered", "never connected"],
+)
+def test_the_last_calls_are_not_spent_on_finding_out_whether_a_lane_is_back(
+    tmp_path: Path, how: dict[str, Any], limit_s: float
+) -> None:
+    """Forty accounts: once the dead lane has let go of its calls, the other has them done in a second."""
+    drill = swallowing(tmp_path, world_for("a"), fleet(20, 2), URLS[1], **how).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 40}
+    assert drill.seconds < limit_s
+
+
+def test_instances_that_hang_are_not_taken_for_a_lane_that_does(tmp_path: Path) -> None:
+    """Five of thirty instances answer nothing for a while, through any lane: both lanes go on with all the others."""
+    sick = [{"action": "LockAccount", "instance": f"postgres-0000000{n}", "hang": True, "times": 2} for n in range(5)]
+    world = world_for("a", faults=sick)
+    drill = Drill(tmp_path, world, fleet(30, 10), keyring={"": [keys("a")]}, access=Access(URLS[:2], {})).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 300}
+    assert not notes(drill, "lane_down")
+
+
 def test_a_sub_account_that_is_refused_gives_its_calls_to_the_others(tmp_path: Path) -> None:
     """A key that was deleted meanwhile: one note a lane, and not one target fails."""
     world = world_for("a")

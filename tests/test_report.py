@@ -499,6 +499,16 @@ def test_the_use_of_the_quota_is_told_a_lane() -> None:
     )
 
 
+def test_a_run_that_asks_for_less_says_of_which_quota() -> None:
+    """Two calls a second are not "the whole quota" when it is 20; journals of old know the run's rate only."""
+    lines = [*sent_at(0, 0.0), *sent_at(1, 0.5)]
+    slow = msgspec.structs.replace(run_settings(rate=2.0), quota=20.0)
+    (row,) = pace(ledger_of(lines, settings=slow))
+    assert (row["quota"], row["used"]) == (20.0, 0.1)
+    (row,) = pace(ledger_of(lines, settings=run_settings(rate=2.0)))
+    assert (row["quota"], row["used"]) == (2.0, 1.0)
+
+
 def test_one_call_makes_no_pace() -> None:
     """A share of nothing is none; and each lane is for itself."""
     rows = pace(ledger_of([*sent_at(0, 0.0, lane="b"), *sent_at(1, 0.0, lane="a"), *sent_at(2, 2.0, lane="a")]))

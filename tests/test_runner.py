@@ -438,6 +438,19 @@ def test_the_deadline_drains_and_the_rest_can_be_resumed(tmp_path: Path) -> None
     assert outcomes(drill) == {"changed": 200}
 
 
+def test_a_stop_does_not_wait_for_the_next_slot_of_a_slow_lane(tmp_path: Path) -> None:
+    """At a call a minute Ctrl-C is at once all the same: what takes longer is killed, by systemd or in anger."""
+
+    async def stop(runner: Runner) -> None:
+        await asyncio.sleep(10)
+        runner.stop("enough", Exit.INTERRUPTED)
+
+    drill = Drill(tmp_path, world(), fleet(4, 1), settings=run_settings(rate=1 / 60), during=stop).go()
+    assert drill.exit is Exit.INTERRUPTED
+    assert drill.seconds < 11
+    assert outcomes(drill) == {"changed": 1, "unattempted": 3}
+
+
 def test_a_stop_ends_waiting_calls_at_once(tmp_path: Path) -> None:
     """Calls that back off or wait for their turn do not hold up a drain; they stay as they were."""
     it = world({"action": "LockAccount", "instance": SICK, "code": "FailedOperation.DatabaseAccessError"})

@@ -212,6 +212,9 @@ def test_a_share_of_the_quota_leaves_room_for_others():
     assert effective(Flags(), HOME, job(), shared).rate_for("LockAccount") == 36
     assert effective(Flags(), HOME, job(), shared).rate_for("UnlockAccount") == 18
     assert effective(Flags(rate=39), HOME, job(), shared).rate_for("LockAccount") == 39
+    assert effective(Flags(rate=39), HOME, job(), shared).quota_for("LockAccount") == 39
+    assert effective(Flags(rate=4), HOME, job(), shared).quota_for("LockAccount") == 36  # what it leaves is for others
+    assert effective(Flags(), HOME, job(), shared).quota_for("UnlockAccount") == 18
     with pytest.raises(UsageError, match="above the quota"):
         effective(Flags(rate=41), HOME, job(), shared)
     assert effective(Flags(), HOME, job(), NONE).rate_for("LockAccount") == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -10,13 +11,19 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from engine.errors import ConfigError
+from engine.pacing import Pacer
 from engine.slots import SharedSlots
+from tests.support.virtual import VirtualLoop
 
+T = TypeVar("T")
 CHILD = """
 import asyncio, json, sys, time
 from pathlib import Path
@@ -92,8 +99,6 @@ async def test_a_file_of_an_earlier_boot_or_of_nobody_is_begun_anew(tmp_path: Pa
 
 async def test_a_held_lock_does_not_block_the_loop(tmp_path: Path) -> None:
     """Another process stopped while it holds the lock: ours goes on with everything else."""
-    import fcntl
-
     slots = SharedSlots(tmp_path, "lane")
     holder = os.open(slots.path, os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -107,6 +112,103 @@ async def test_a_held_lock_does_not_block_the_loop(tmp_path: Path) -> None:
     os.close(holder)
     assert await waiting <= time.monotonic()
     slots.close()
+
+
+def in_virtual_time(main: Callable[[], Awaitable[T]]) -> T:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())
+
+
+def pacer_of(directory: Path, rate: float) -> Pacer:
+    """One process of those that share a lane, on the loop's clock."""
+    return Pacer(rate, SharedSlots(directory, "lane", clock=asyncio.get_running_loop().time), quota=20.0)
+
+
+async def take(pacer: Pacer, until: float) -> list[float]:
+    moments = []
+    while (moment := await pacer.slot()) < until:
+        moments.append(moment)
+    return moments
+
+
+@pytest.mark.parametrize("slow", [0.5, 2.0, 5.0, 15.0])
+def test_a_run_that_asks_for_less_leaves_the_rest_to_the_others(tmp_path: Path, slow: float) -> None:
+    """A gentle job must not halve the lockdown beside it: both keep their pace, and the quota is full."""
+
+    async def both() -> tuple[list[float], list[float]]:
+        until = VirtualLoop.START + 30
+        gentle, hurried = await asyncio.gather(
+            take(pacer_of(tmp_path, slow), until), take(pacer_of(tmp_path, 20.0), until)
+        )
+        return gentle, hurried
+
+    gentle, hurried = in_virtual_time(both)
+    assert worst(gentle + hurried) <= 20
+    assert len(gentle + hurried) >= 0.97 * 20 * 30
+    assert len(gentle) >= 0.9 * min(slow, 10) * 30
+
+
+def test_a_run_that_learns_late_whose_its_keys_are_shares_from_then_on(tmp_path: Path) -> None:
+    """One run knew the sub-account from its readings, the other read nothing: still one quota, not two."""
+
+    async def both() -> list[float]:
+        loop = asyncio.get_running_loop()
+        late = Pacer(20.0, SharedSlots(tmp_path, "environment", clock=loop.time), quota=20.0)
+        loop.call_later(1.0, lambda: late.share(SharedSlots(tmp_path, "lane", clock=loop.time)))
+        until = VirtualLoop.START + 20
+        moments = await asyncio.gather(take(late, until), take(pacer_of(tmp_path, 20.0), until))
+        return [moment for each in moments for moment in each if moment > VirtualLoop.START + 2]
+
+    shared = in_virtual_time(both)
+    assert worst(shared) <= 20
+    assert len(shared) >= 0.97 * 20 * 18
+
+
+def test_a_full_disk_is_told_before_a_slot_is_written(tmp_path: Path) -> None:
+    """A page of a mapped file that the disk has no room for kills the process (SIGBUS): it is claimed at the start."""
+    slots = SharedSlots(tmp_path, "lane")
+    assert slots.path.stat().st_blocks * 512 >= slots.path.stat().st_size > 0
+    slots.close()
+
+
+def test_a_lock_that_is_never_given_back_holds_up_nobody(tmp_path: Path) -> None:
+    """A process stopped (Ctrl-Z) in the microseconds it has the lock: the others wait a second, once, and go on."""
+
+    async def beside_one_that_holds_it() -> list[float]:
+        pacer = pacer_of(tmp_path, 20.0)
+        (file,) = tmp_path.iterdir()
+        holder = os.open(file, os.O_RDWR)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        moments = await take(pacer, VirtualLoop.START + 10)
+        os.close(holder)
+        assert not any(file.read_bytes())
+        await pacer.slot()
+        assert any(file.read_bytes())  # it shares again
+        return moments
+
+    moments = in_virtual_time(beside_one_that_holds_it)
+    assert worst(moments) <= 20
+    assert len(moments) >= 0.95 * 20 * 9
+
+
+def test_a_slot_that_was_slept_through_is_not_used(tmp_path: Path) -> None:
+    """A process stopped for ten seconds and continued: the second it wakes up in has been filled by the others."""
+
+    async def sleep_through_it() -> tuple[float, list[float]]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        pacer, other = pacer_of(tmp_path, 20.0), SharedSlots(tmp_path, "lane", clock=loop.time)
+        at_twenty = partial(other.reserve, rate=20, interval_s=0.051, window_s=1.018)
+        for _ in range(4):
+            await at_twenty()
+        slot = asyncio.create_task(pacer.slot())
+        await asyncio.sleep(0.1)  # it waits for the slot it has reserved
+        loop.now += 10
+        others = [await at_twenty() for _ in range(20)]
+        return await slot, others
+
+    slot, others = in_virtual_time(sleep_through_it)
+    assert slot > others[-1]
 
 
 async def test_what_left_late_pushes_the_window(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         endpoint_of=dict(access.own),
         accounts=job.accounts,
         rate=settings.rate_for(action),
+        quota=settings.quota_for(action),
         workers=settings.workers,
         per_instance=settings.per_instance,
         timeout_s=settings.timeout_s,

@@ -21,11 +21,11 @@ from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
 from engine.cli.whose import tell_whose
-from engine.clients import Clients, Reach, every_signer, signers
+from engine.clients import Clients, Reach, Signer, every_signer, signers
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
-from engine.lanes import lanes_of
+from engine.lanes import lane_name, lanes_of
 from engine.pacing import Pacer
 from engine.routes import Routes, routes_of
 from engine.runner import Runner
@@ -108,7 +108,7 @@ class Session(Struct, frozen=True, kw_only=True):
             runner.tell = say
         beside = [
             asyncio.ensure_future(self._keep_keys(runner)),
-            asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger)),
+            asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger, known=partial(self._share, runner))),
         ]
         with _Signals(runner) as signals:
             try:
@@ -156,6 +156,12 @@ class Session(Struct, frozen=True, kw_only=True):
             remark(f"warning: {error}; other runs on this host are not known to this one", quiet=self.quiet)
             return None
 
+    def _share(self, runner: Runner, signer: Signer) -> None:
+        """It is known whose keys these are: their lanes have that sub-account's slots, as all other runs know them."""
+        assert self.ledger.run is not None
+        for lane in runner.lanes_of(signer.keys):
+            lane.pacer.share(self._shared(lane_name(signer.identity, self.ledger.run.action, lane.client)))
+
     def _runner(self, transport: Transport, routes: Routes) -> Runner:
         assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
@@ -182,7 +188,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 clients,
                 action=run.action,
                 workers=settings.workers,
-                pacer=lambda name: Pacer(settings.rate, self._shared(name)),
+                pacer=lambda name: Pacer(settings.rate, self._shared(name), quota=settings.quota),
             ),
             routes=routes,
             inventory=Inventory(clients.reading, record=record, rng=rng),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from engine.clients import Signer, ask_whose, strangers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.clients import Reach
     from engine.ledger import Ledger
     from engine.model import Keys
@@ -23,14 +25,18 @@ AGAIN_S = 60.0
 """How long until it is asked again what nobody could say."""
 
 
-async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
-    """Note the identity of every signer, until cancelled; keys that turn out to be another account's send no more."""
+async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger, *, known: Callable[[Signer], None]) -> None:
+    """Note the identity of every signer, until cancelled; keys that turn out to be another account's send no more.
+
+    `known` is told of each signer once it is known, or known anew, whose keys it has.
+    """
     if reach.network is None:
         return
     loop = asyncio.get_running_loop()
     signers = [(account, each) for account, found in reach.keyring.items() for each in found if each.has_keys]
     seen: list[Keys | None] = [None] * len(signers)
     told: dict[int, dict[str, object]] = {}
+    as_before = [signer.who for _, signer in signers]
     uins = dict(ledger.uins)  # our own: the ledger learns when a note is durable
     ask_at = 0.0
     while True:
@@ -48,6 +54,9 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger) -> None:
                 if told.get(number) != facts:
                     told[number] = facts
                     runner.note("identity", facts)
+                if signer.who is not None and as_before[number] != signer.who:
+                    as_before[number] = signer.who
+                    known(signer)
                 if signer.who is not None:
                     uins.setdefault(account, signer.who.uin)
             _one_lane_each(runner, reach)
