@@ -24,7 +24,7 @@ from engine.lanes import Lane, others_of
 from engine.ledger import Entry, Ledger
 from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
 from engine.outlook import no_account_words
-from engine.verdicts import Budget, Cure, Ruling, Scope, rule
+from engine.verdicts import Budget, Cure, Ruling, Scope, is_denial, rule
 
 SAME_CODE_CALLS = 20
 SAME_CODE_INSTANCES = 3
@@ -34,6 +34,8 @@ FIRST_CONTACT_S = 15.0
 MUTE_INSTANCES = 3
 """A lane is mute when it answers the calls of so many instances no more while the other lanes answer theirs: a sick
 instance or two would look the same."""
+DENIED_INSTANCES = 3
+"""A lane that has the permission for none of so many instances, while other sub-accounts have it, is of no use."""
 _PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
 
 
@@ -59,6 +61,8 @@ class Work(Struct):
     started: float | None = None
     """Loop time of the first of them."""
     cures: set[Cure] = field(default_factory=set)
+    denied: set[str] = field(default_factory=set)
+    """Identities that have not the permission for it."""
     doubt: bool = False
     """An attempt may have been applied, and no reading since says it was not."""
     was_in_doubt: bool = False
@@ -173,14 +177,18 @@ class Judge:
         match ruling.verdict:
             case Verdict.DONE:
                 self._note_accepted(work)
+                lane.accepted = True
                 return self._accept(work, answer)
             case Verdict.ALREADY:
                 self._note_accepted(work)
+                lane.accepted = True
                 if work.may_have_done_it:
                     # The first try did it: "already" is its echo (facts.md §8).
                     return self.settle(work, self._success(work), Proof.CODE, answer)
                 return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
             case Verdict.REJECTED:
+                if is_denial(answer.code) and self._may_be_allowed_others(work, lane, ruling, answer):
+                    return Step(again=True)
                 if ruling.cure is Cure.READ:
                     return await self._decide_refusal(work, answer, ruling)
                 if work.doubt:
@@ -206,6 +214,15 @@ class Judge:
                     self._stop(ruling.words, self._fatal_exit(answer.code), answer)
                     return FINAL
                 return self._leave(lane, ruling.words, answer)
+
+    def _may_be_allowed_others(self, work: Work, lane: Lane, ruling: Ruling, answer: Answer) -> bool:
+        """Whether another sub-account takes the same calls and has not been denied this one: CAM asks who signs."""
+        others = [each for each in self.others(lane) if each.client.identity != lane.client.identity]
+        work.denied.add(lane.client.identity)
+        lane.denied.add(work.call.where)
+        if len(lane.denied) >= DENIED_INSTANCES and not lane.accepted and any(each.accepted for each in others):
+            self._close_lane(lane, ruling.words, self._fatal_exit(answer.code), answer)
+        return any(each.client.identity not in work.denied for each in others)
 
     def _leave(self, lane: Lane, why: str, answer: Answer) -> Step:
         """The lane is of no use any more: another one takes the call, if there is one."""

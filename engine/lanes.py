@@ -39,6 +39,10 @@ class Lane(Struct):
     down_why: str = ""
     probe_s: float = 0.0
     """How long the last attempt that reached nobody took: what finding out costs the call it is done with."""
+    denied: set[Where] = field(default_factory=set)
+    """Instances for which its keys have not the permission."""
+    accepted: bool = False
+    """Whether the API has accepted any call by it in this session."""
     in_flight: int = 0
     """Attempts under way."""
     _down_count: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from engine.credentials.keeper import keep_fresh
 from engine.endpoints import Access, access, regional
 from engine.errors import Exit
 from engine.journal.reader import read
-from engine.model import Fault, Keys, Stage, Target
+from engine.model import Fault, Keys, Reply, Stage, Target
 from engine.plan import make_plan
 from engine.routes import Route, routes_of
 from engine.simulator.estate import NORMAL
@@ -281,6 +282,43 @@ def test_a_sub_account_that_is_refused_gives_its_calls_to_the_others(tmp_path: P
     assert {note["code"] for note in closed} == {"AuthFailure.SecretIdNotFound"}
     assert {note["lane"].partition("/")[0] for note in closed} == {"gone"}
     assert drill.ledger.throttled == 0
+
+
+def test_a_sub_account_without_the_permission_gives_its_calls_to_the_others(tmp_path: Path) -> None:
+    """CAM lets one of two lock and not the other: no account fails that the first may lock, and the lane is noted."""
+    world = world_for("a")
+    world.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b", denied=frozenset({"LockAccount"}))
+    drill = Drill(tmp_path, world, fleet(40, 5), keyring={"": [keys("b"), keys("a")]}, access=Access(URLS[:2], {})).go()
+    assert drill.exit is Exit.OK
+    assert outcomes(drill) == {"changed": 200}
+    closed = notes(drill, "lane_closed")
+    assert {note["lane"].partition("/")[0] for note in closed} == {"b"} and len(closed) == 2
+    assert sum(arrival.identity == "b" for arrival in writes(world)) < 40
+    assert drill.seconds < 7
+
+
+def test_a_permission_that_differs_by_instance_is_asked_of_each_sub_account(tmp_path: Path) -> None:
+    """One may lock these, the other those, and nobody the last: only that one fails, with the API's code."""
+
+    class ByInstance(InProcessTransport):
+        async def send(self, endpoint: str, headers: Any, body: bytes, timeout_s: float) -> Any:
+            barred = {"AKIDa": b"0000000[01]", "AKIDb": b"0000000[12]"}
+            key = next(key for key in barred if key in headers["Authorization"])
+            if headers["X-TC-Action"] == "LockAccount" and re.search(barred[key], body):
+                text = b'{"Response":{"Error":{"Code":"UnauthorizedOperation","Message":"m"},"RequestId":"r"}}'
+                return Reply(status=200, body=text)
+            return await super().send(endpoint, headers, body, timeout_s)
+
+    world = world_for("a", "b")
+    drill = Drill(tmp_path, world, fleet(30, 4), keyring={"": [keys("a"), keys("b")]}, access=Access(URLS[:1], {}))
+    drill.transport = lambda inner: ByInstance(world, now=inner._now)  # type: ignore[attr-defined]
+    drill.go()
+    assert drill.exit is Exit.INCOMPLETE
+    assert outcomes(drill) == {"changed": 116, "failed": 4}
+    assert {entry.code for _, entry, outcome in drill.ledger.outcomes() if outcome == "failed"} == {
+        "UnauthorizedOperation"
+    }
+    assert not notes(drill, "lane_closed")
 
 
 def test_when_the_last_lane_is_gone_the_run_stops(tmp_path: Path) -> None:
