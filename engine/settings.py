@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.actions import ACTIONS, LANGUAGE
 from engine.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
@@ -209,6 +210,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     )
     if job is not None and not flags.simulate:
         check_rate(settings, job.action)
+        settings = replace(settings, warnings=settings.warnings + _lost_headroom(settings, job.action))
     if job is not None:
         check_readings(settings, job.action)
     return settings
@@ -226,6 +228,17 @@ def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) ->
     if profiles and accounts:
         names = ", ".join(account.name for account in accounts)
         raise UsageError(f"--profile: the accounts of the job ({names}) name their own keys; remove the flag")
+
+
+def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
+    """A rate that was asked for is kept; that it takes what a share was to leave free is told."""
+    shared = settings.quota(action) * settings.quota_share
+    if settings.rate is None or settings.rate <= shared or settings.quota_share == 1:
+        return ()
+    return (
+        f"{settings.origin['rate']}: rate {settings.rate:g} is more than the {shared:g} calls a second that "
+        f"quotas.share ({settings.origin['quota_share']}) allows: nothing of that headroom is left",
+    )
 
 
 def check_rate(settings: Settings, action: str) -> None:

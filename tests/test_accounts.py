@@ -493,6 +493,27 @@ def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(desk: Desk)
         assert again.json["counts"]["changed"] == 4
 
 
+def test_two_profiles_of_one_sub_account_are_one_lane(desk: Desk) -> None:
+    """One quota there is one lane here, once STS has said whose both are: else half the calls would be throttled."""
+    with Backend(tenants([])) as backend:
+        prepare(desk, backend)
+        backend.world.keys["AKIDuno"] = KeyRecord(secret_key="secret-uno", uin=UINS["one"], identity="user-one")
+        path = Path(desk.env["HOME"]) / ".tccli" / "uno.credential"
+        path.write_text(json.dumps({"secretId": "AKIDuno", "secretKey": "secret-uno"}))
+        path.chmod(0o600)
+        users = ", ".join(f"app_{number}" for number in range(USERS))
+        desk.write(
+            "both.yaml",
+            "action: LockAccount\nregion: ap-tokyo\nprofile: [one, uno]\ntargets:\n"
+            f"  - {{instance: postgres-one0yo, user: [{users}]}}\n",
+        )
+        done = desk.run("run", "both.yaml", "--yes", "--json")
+        assert done.code == 0, done.text
+        (closed,) = [note["data"] for note in desk.records("note") if note["what"] == "lane_closed"]
+        assert "tccli profile uno is sub-account user-one, as tccli profile one is: one quota" in closed["why"]
+        assert done.json["counts"]["changed"] == USERS
+
+
 def test_a_run_in_memory_needs_none_of_the_accounts(desk: Desk) -> None:
     """The first thing a newcomer tries: every account has demo keys of its own, and sees its own instances only."""
     desk.write(

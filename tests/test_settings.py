@@ -207,7 +207,10 @@ def test_several_endpoints_and_profiles():
 
 
 def test_a_share_of_the_quota_leaves_room_for_others():
-    """Of the raised quota, too; a rate that is asked for wins, and may not be above the quota."""
+    """Of the raised quota, too; a rate that is asked for wins, is told of, and may not be above the quota."""
+    (warning,) = effective(Flags(rate=39), HOME, job(), configs("quotas: {LockAccount: 40, share: 90%}\n")).warnings
+    assert warning.startswith("--rate: rate 39 is more than the 36 calls a second that quotas.share (")
+    assert not effective(Flags(rate=36), HOME, job(), configs("quotas: {LockAccount: 40, share: 90%}\n")).warnings
     shared = configs("quotas: {LockAccount: 40, share: 90%}\n")
     assert effective(Flags(), HOME, job(), shared).rate_for("LockAccount") == 36
     assert effective(Flags(), HOME, job(), shared).rate_for("UnlockAccount") == 18

@@ -72,8 +72,8 @@ def _one_lane_each(runner: Runner, reach: Reach) -> None:
     for signers in reach.keyring.values():
         first: dict[str, Signer] = {}
         for signer in signers:
-            if signer.who is None:
-                continue
+            if signer.who is None or not runner.lanes_of(signer.keys):
+                continue  # one that sends no more takes nothing from the quota
             known = first.setdefault(signer.identity, signer)
             if known is not signer:
                 who = f"sub-account {signer.identity}"
