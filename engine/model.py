@@ -14,6 +14,19 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    class _Account(Protocol):
+        """One account of one instance."""
+
+        @property
+        def instance(self) -> str: ...
+        @property
+        def user(self) -> str: ...
+        @property
+        def region(self) -> str: ...
+        @property
+        def account(self) -> str: ...
+
+
 CallId = NewType("CallId", str)
 RunId = NewType("RunId", str)
 
@@ -119,7 +132,29 @@ class AccountSpec(Struct, frozen=True, kw_only=True):
         return max(1, len(self.profiles))
 
 
-class Target(Struct, frozen=True, gc=False):
+class _Names:
+    """What targets and calls are called."""
+
+    __slots__ = ()
+
+    @property
+    def label(self: _Account) -> str:
+        """`instance/user`, as the job file writes it."""
+        return f"{self.instance}/{self.user}"
+
+    @property
+    def named(self: _Account) -> str:
+        """The same with its account, where a job has several: an instance id says nobody whose it is."""
+        return f"{self.account} {self.instance}/{self.user}" if self.account else f"{self.instance}/{self.user}"
+
+    @property
+    def placed(self: _Account) -> str:
+        """`instance/user (region)`, with the account where a job has several."""
+        whose = f"{self.account}, " if self.account else ""
+        return f"{self.instance}/{self.user} ({whose}{self.region})"
+
+
+class Target(Struct, _Names, frozen=True, gc=False):
     """Instance and user, with region and account, and the place in the operator's input that named it."""
 
     instance: str
@@ -132,27 +167,12 @@ class Target(Struct, frozen=True, gc=False):
     column: int = 0
 
     @property
-    def label(self) -> str:
-        """`instance/user`, as the job file writes it."""
-        return f"{self.instance}/{self.user}"
-
-    @property
-    def named(self) -> str:
-        """The same with its account, where a job has several: an instance id says nobody whose it is."""
-        return f"{self.account} {self.label}" if self.account else self.label
-
-    @property
-    def placed(self) -> str:
-        """`instance/user (region)`, with the account where a job has several."""
-        return f"{self.label} ({self.account + ', ' if self.account else ''}{self.region})"
-
-    @property
     def place(self) -> Place:
         """Where the operator named this target."""
         return Place(self.file, self.line, self.column)
 
 
-class Call(Struct, frozen=True, gc=False):
+class Call(Struct, _Names, frozen=True, gc=False):
     """One action on one target, with its identity (`plan.call_id`)."""
 
     id: CallId
@@ -161,21 +181,6 @@ class Call(Struct, frozen=True, gc=False):
     region: str
     instance: str
     user: str
-
-    @property
-    def label(self) -> str:
-        """`instance/user`, as the job file writes it."""
-        return f"{self.instance}/{self.user}"
-
-    @property
-    def named(self) -> str:
-        """The same with its account, where a job has several."""
-        return f"{self.account} {self.label}" if self.account else self.label
-
-    @property
-    def placed(self) -> str:
-        """`instance/user (region)`, with the account where a job has several."""
-        return f"{self.label} ({self.account + ', ' if self.account else ''}{self.region})"
 
     @property
     def where(self) -> Where:

@@ -20,7 +20,7 @@ from engine.actions import ACTIONS
 from engine.codes import ALL_CODES, Meaning, Treatment
 from engine.model import Answer, Fault, Reply, Stage, Verdict
 
-__all__ = ["ALL_CODES", "READS", "Budget", "Cure", "Ruling", "Scope", "explain", "read_reply", "rule"]
+__all__ = ["ALL_CODES", "READS", "Budget", "Cure", "Ruling", "Scope", "before_a_run", "explain", "read_reply", "rule"]
 
 READS: Final = ("DescribeAccounts", "DescribeDBInstances")
 """The reads `explain` shows beside the actions."""
@@ -236,6 +236,11 @@ def _judge(action: str, meaning: Meaning, stage: Stage, refreshable_keys: bool) 
             return _IN_DOUBT, codes.LOST_ANYHOW.words, codes.LOST_ANYHOW.advice
         case treatment:
             return _JUDGEMENTS[treatment], meaning.words, meaning.advice
+
+
+def before_a_run(advice: str) -> str:
+    """The advice of a ruling where there is no run yet that could be gone on with."""
+    return re.sub(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?", "this command again", advice)
 
 
 def is_denial(code: str | None) -> bool:

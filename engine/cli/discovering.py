@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -27,7 +26,7 @@ from engine.match import Answered, InstanceRow, Match
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
 from engine.names import REGIONS
 from engine.outlook import DENIED
-from engine.verdicts import rule
+from engine.verdicts import before_a_run, rule
 
 if TYPE_CHECKING:
     from engine.job import Job
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _HEARTBEAT_S = 5.0
-_GO_ON = re.compile(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?")
-"""In advice for a run: here is none yet."""
 _SHOWN = 3
 
 
@@ -271,9 +268,8 @@ def _refuse_fatal(asked: Sequence[tuple[str, Answer | None]]) -> None:
 def _in_words(answer: Answer) -> str:
     """What a refusal means and what to do about it, before there is a run."""
     ruling = rule("DescribeDBInstances", answer)
-    advice = _GO_ON.sub("this command again", ruling.advice)
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-    return f"{ruling.words} {advice}{request}"
+    return f"{ruling.words} {before_a_run(ruling.advice)}{request}"
 
 
 def _refuse_twins(place: Place, rows: Iterable[Where]) -> None:

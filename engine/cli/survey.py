@@ -16,7 +16,7 @@ from engine.errors import CredentialsError
 from engine.inventory import Inventory
 from engine.model import Answer, Call, Reading, Verdict, Where
 from engine.outlook import NO_INSTANCE
-from engine.verdicts import rule
+from engine.verdicts import before_a_run, rule
 
 if TYPE_CHECKING:
     from engine.model import Transport
@@ -172,5 +172,5 @@ def refuse_bad_keys(found: Survey) -> None:
             answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=None)
             ruling = rule("DescribeAccounts", answer)
             request = f" (RequestId {reading.request_id})" if reading.request_id else ""
-            advice = ruling.advice.replace("acctops resume RUN", "this command again")  # there is no run yet
+            advice = before_a_run(ruling.advice)
             raise CredentialsError(f"{reading.code}: {ruling.words} {advice}{request}; nothing was sent")
