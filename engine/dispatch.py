@@ -233,7 +233,8 @@ class Dispatch:
 
     def _is_probe_dear(self, lane: Lane) -> bool:
         """Whether the other lanes have sent all that waits before a probe of this one would come to its end."""
-        others = [each for each in self._judge.others(lane) if each.down_since is None]
+        # One that was denied anything may leave to this lane what waits.
+        others = [each for each in self._judge.others(lane) if each.down_since is None and not each.denied]
         pace = sum(1 / each.pacer.gear.interval_s for each in others)
         return bool(others) and self._queue.waiting(lane.route) / pace <= lane.probe_s
 
@@ -259,7 +260,7 @@ class Dispatch:
             if intents and lane.permits.locked():
                 return
             await lane.permits.acquire()
-            work = await self._next(lane) if not intents else self._next_now(lane.route)
+            work = await self._next(lane) if not intents else self._next_now(lane)
             if work is None:
                 lane.permits.release()
                 return
@@ -323,7 +324,7 @@ class Dispatch:
             self._wake.clear()
             if was_up and lane.down_since is not None:
                 return None
-            work = self._next_now(lane.route)
+            work = self._next_now(lane)
             if work is not None:
                 return work
             if self._is_over():
@@ -337,11 +338,24 @@ class Dispatch:
                 continue
         return None
 
-    def _next_now(self, route: int) -> Work | None:
-        """The next call of a route that can be sent at once, if there is one. Has passwords asked for on the way."""
+    def _next_now(self, lane: Lane) -> Work | None:
+        """The next call of a lane's route that it can send at once, if there is one."""
+        passed_over: list[int] = []
+        try:
+            return self._take(lane, passed_over)
+        finally:
+            for index in passed_over:
+                self._queue.of(index).drop(index)
+                self._queue.of(index).put_back(index, self._now(), retry=True)
+
+    def _take(self, lane: Lane, passed_over: list[int]) -> Work | None:
+        """The same; what is for others only is added to `passed_over`. Has passwords asked for on the way."""
         now = self._now()
-        while (index := self._queue.take(route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
+        while (index := self._queue.take(lane.route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
             work = self._open.begin(index)
+            if work.denied and self._judge.is_for_others(work, lane):
+                passed_over.append(index)
+                continue
             if self._ask_secret is None or work.secret is not None:
                 return work
             if self._secrets_ahead[work.call.account] >= SECRETS_AHEAD:

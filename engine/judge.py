@@ -217,11 +217,19 @@ class Judge:
 
     def _may_be_allowed_others(self, work: Work, lane: Lane, ruling: Ruling, answer: Answer) -> bool:
         """Whether another sub-account takes the same calls and has not been denied this one: CAM asks who signs."""
-        others = [each for each in self.others(lane) if each.client.identity != lane.client.identity]
+        others = self.others(lane)
         work.denied.add(lane.client.identity)
         lane.denied.add(work.call.where)
         if len(lane.denied) >= DENIED_INSTANCES and not lane.accepted and any(each.accepted for each in others):
             self._close_lane(lane, ruling.words, self._fatal_exit(answer.code), answer)
+        return self._is_for_others(work, others)
+
+    def is_for_others(self, work: Work, lane: Lane) -> bool:
+        """Whether a call waits for another sub-account, as CAM has denied it to the one of this lane."""
+        return lane.client.identity in work.denied and self._is_for_others(work, self.others(lane))
+
+    @staticmethod
+    def _is_for_others(work: Work, others: list[Lane]) -> bool:
         return any(each.client.identity not in work.denied for each in others)
 
     def _leave(self, lane: Lane, why: str, answer: Answer) -> Step:

@@ -321,6 +321,36 @@ def test_a_permission_that_differs_by_instance_is_asked_of_each_sub_account(tmp_
     assert not notes(drill, "lane_closed")
 
 
+@pytest.mark.parametrize(("down_s", "probe_s"), [(10.0, 0.0), (10.0, 5.0), (1000.0, 0.0), (1000.0, 5.0)])
+def test_nobody_is_asked_again_for_what_it_was_denied(tmp_path: Path, down_s: float, probe_s: float) -> None:
+    """One sub-account may not, the other cannot be reached for a while: the first asks once a call, and then waits.
+
+    If the other never comes back, each call fails with what the API said, and nothing waits for ever.
+    """
+
+    class Away(InProcessTransport):
+        async def send(self, endpoint: str, headers: Any, body: bytes, timeout_s: float) -> Any:
+            if "AKIDa" in headers["Authorization"] and asyncio.get_running_loop().time() < 1000 + down_s:
+                await asyncio.sleep(probe_s)
+                return Fault(stage=Stage.BEFORE_SEND, code="Local.Connect", message="away")
+            return await super().send(endpoint, headers, body, timeout_s)
+
+    world = world_for("a")
+    world.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b", denied=frozenset({"LockAccount"}))
+    drill = Drill(tmp_path, world, fleet(2, 4), keyring={"": [keys("a"), keys("b")]}, access=Access(URLS[:1], {}))
+    drill.transport = lambda inner: Away(world, now=inner._now)  # type: ignore[attr-defined]
+    drill.go()
+    asked = Counter((arrival.instance, arrival.user) for arrival in writes(world) if arrival.identity == "b")
+    assert len(asked) == 8
+    if down_s < 100:
+        assert drill.exit is Exit.OK
+        assert outcomes(drill) == {"changed": 8}
+        assert set(asked.values()) == {1}
+    else:
+        assert outcomes(drill) == {"failed": 8}
+        assert set(asked.values()) == {2}, "once more when the other is given up"
+
+
 def test_when_the_last_lane_is_gone_the_run_stops(tmp_path: Path) -> None:
     """Two refused sub-accounts: exit 5, nothing was accepted, all is resumable, and a resume with good keys goes on."""
     world = world_for("a")
