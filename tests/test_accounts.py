@@ -392,15 +392,20 @@ def test_profiles_of_two_cloud_accounts_are_no_lanes_of_one(desk: Desk) -> None:
         assert done.json["counts"]["changed"] >= USERS
 
 
+def lose_two(desk: Desk, backend: Backend, lost: str) -> None:
+    """Account two has no profile here any more, or its key is deleted there."""
+    if lost == "profile":
+        (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
+    else:
+        del backend.world.keys["AKIDtwo"]
+
+
 @pytest.mark.parametrize("lost", ["profile", "key"])
 def test_a_match_everywhere_does_not_hang_on_the_account_named_first(desk: Desk, lost: str) -> None:
     """Which regions there are is asked of every account: the first one's keys are gone, the others are done."""
     with Backend(tenants([])) as backend:
         prepare(desk, backend)
-        if lost == "profile":
-            (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
-        else:
-            del backend.world.keys["AKIDtwo"]
+        lose_two(desk, backend, lost)
         match = "match: {regions: all, users: {glob: 'app_1'}}"
         head = "action: LockAccount\naccounts: [two, one]\nlimits: {max_targets: 100}\n"
         desk.write("job.yaml", f"{head}targets: [{match}]\n")
@@ -419,10 +424,7 @@ def test_a_match_for_each_account_is_not_lost_over_one_of_them(desk: Desk, lost:
     is done; it was refused as a whole (exit 2 or 5), and nobody was locked."""
     with Backend(tenants([])) as backend:
         prepare(desk, backend)
-        if lost == "profile":
-            (Path(desk.env["HOME"]) / ".tccli" / "two.credential").unlink()
-        else:
-            del backend.world.keys["AKIDtwo"]
+        lose_two(desk, backend, lost)
         head = "action: LockAccount\nregion: ap-tokyo\naccounts: [one, two]\nlimits: {max_targets: 100}\ntargets:\n"
         asks = "  - match: {{accounts: [{}], regions: {}, users: {{glob: app_1}}}}\n"
         listed = "  - {instance: postgres-one0yo, user: app_2, account: one}\n"

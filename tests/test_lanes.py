@@ -53,6 +53,10 @@ def outcomes(drill: Drill) -> Counter[str]:
     return Counter(drill.outcomes().values())
 
 
+def outcomes_by_account(drill: Drill) -> Counter[tuple[str, str]]:
+    return Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+
+
 # ---- routes --------------------------------------------------------------------------------------------------------
 
 
@@ -464,7 +468,7 @@ def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(tmp_path: P
         tmp_path, world, accounts("a", "b", "c"), keyring=keyring, access=Access(URLS[:1], {}), during=listen
     ).go()
     assert drill.exit is Exit.STOPPED
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60, ("c", "changed"): 60}
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
@@ -481,11 +485,9 @@ def test_one_account_without_the_permission_is_given_up_and_the_others_go_on(tmp
     """It may read and not write: after the first twenty that all fail alike nothing more of it is sent."""
     denied = {"action": "LockAccount", "instance": "postgres-b*", "code": "UnauthorizedOperation"}
     world = world_for("a", "b", faults=[denied])
-    drill = Drill(
-        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:1], {})
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b").go()
     assert drill.exit is Exit.STOPPED
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account["a", "changed"] == 60
     assert 20 <= by_account["b", "failed"] < 40
     assert by_account["b", "failed"] + by_account["b", "unattempted"] == 60
@@ -503,9 +505,7 @@ def test_a_limit_of_the_main_account_slows_its_own_lanes_only(tmp_path: Path) ->
         "times": 1,
     }
     world = world_for("a", "b", faults=[limited])
-    drill = Drill(
-        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:2], {})
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b", access=Access(URLS[:2], {})).go()
     assert drill.exit is Exit.OK
     slowed = {note["lane"] for note in notes(drill, "lane_slowed")}
     assert {lane.partition("/")[0] for lane in slowed} == {"a"}
@@ -516,9 +516,7 @@ def test_a_limit_of_our_address_slows_every_lane(tmp_path: Path) -> None:
     """IPLimitExceeded is about where the calls come from, whoever signs them."""
     limited = {"action": "LockAccount", "code": "RequestLimitExceeded.IPLimitExceeded", "times": 1}
     world = world_for("a", "b", faults=[limited])
-    drill = Drill(
-        tmp_path, world, accounts("a", "b"), keyring={name: [keys(name)] for name in "ab"}, access=Access(URLS[:2], {})
-    ).go()
+    drill = of_accounts(tmp_path, world, "a", "b", access=Access(URLS[:2], {})).go()
     assert drill.exit is Exit.OK
     assert len({note["lane"] for note in notes(drill, "lane_slowed")}) == 4
 
@@ -561,7 +559,7 @@ def test_passwords_of_an_account_given_up_are_not_counted_against_the_others(tmp
         seeded=False,
         settings=run_settings(verify=False),
     ).go()
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
     assert drill.seconds < 20
 
@@ -579,7 +577,7 @@ def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account["a", "changed"] == 60
     assert by_account["b", "unknown"] > 0
     assert by_account["b", "unattempted"] > 0
@@ -625,7 +623,7 @@ def test_keys_of_one_account_that_end_cost_the_others_nothing_and_what_they_did_
         access=Access(endpoints, {}),
         during=during,
     ).go()
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account["a", "changed"] == 60
     assert by_account["b", "changed"] > 50
     assert by_account["b", "changed"] + by_account["b", "unattempted"] == 560
@@ -680,7 +678,7 @@ def test_an_account_without_keys_is_asked_nothing_and_costs_the_others_nothing(t
         seeded=False,
     ).go()
     assert drill.exit is Exit.STOPPED
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
     assert asked == {"a": 60}
     assert not [arrival for arrival in world.audit if arrival.identity != "a"]
@@ -767,7 +765,7 @@ def test_passwords_that_one_account_waits_for_keep_no_other_waiting(tmp_path: Pa
         seeded=False,
         deadline_s=20.0,
     ).go()
-    by_account = Counter((call.account, str(outcome)) for call, _, outcome in drill.ledger.outcomes())
+    by_account = outcomes_by_account(drill)
     assert by_account["a", "changed"] == 200
 
 
