@@ -170,7 +170,7 @@ class Judge:
             return self._unreachable(ticket, answer)
         if self._is_mute(work, ticket, answer):
             return await self._unheard(work, ticket, answer)
-        self._is_reached(lane, answer)
+        self._note_reached(work, ticket, answer)
         if ruling.verdict is not Verdict.THROTTLED:
             lane.pacer.accepted()
             self._note_gear(lane)
@@ -290,10 +290,12 @@ class Judge:
 
     # ---- a lane that reaches nobody --------------------------------------------------------------------------------
 
-    def _is_reached(self, lane: Lane, answer: Answer) -> None:
-        was_down_since = lane.down_since
+    def _note_reached(self, work: Work, ticket: Ticket, answer: Answer) -> None:
+        lane, was_down_since = ticket.lane, ticket.lane.down_since
         if answer.code != NO_ANSWER:
             lane.heard(self._now())
+        elif self._is_silent(ticket, answer):
+            lane.unanswered.add(work.call.where)
         elif not self.others(lane):
             lane.reached()
         if lane.down_since is None and was_down_since is not None and not lane.closed:
@@ -302,16 +304,17 @@ class Judge:
 
     def _is_mute(self, work: Work, ticket: Ticket, answer: Answer) -> bool:
         """Whether an attempt went unanswered for its lane's sake: that answers nobody since, and the others do."""
+        lane = ticket.lane
+        if lane.down_since is not None and answer.code == NO_ANSWER and lane.answered_at <= ticket.slot_at:
+            return bool(self.others(lane))
+        return self._is_silent(ticket, answer) and len(lane.unanswered | {work.call.where}) >= MUTE_INSTANCES
+
+    def _is_silent(self, ticket: Ticket, answer: Answer) -> bool:
+        """Whether an attempt went unanswered, and its lane has answered nothing since it left, as others have."""
         lane, left_at = ticket.lane, ticket.slot_at
         if answer.code != NO_ANSWER or lane.answered_at > left_at:
             return False
-        others = self.others(lane)
-        if lane.down_since is not None:
-            return bool(others)
-        if not any(other.answered_at > left_at for other in others):
-            return False
-        lane.unanswered.add(work.call.where)
-        return len(lane.unanswered) >= MUTE_INSTANCES
+        return any(other.answered_at > left_at for other in self.others(lane))
 
     async def _unheard(self, work: Work, ticket: Ticket, answer: Answer) -> Step:
         # Its calls are the others' from now on. What became of this one only a reading tells.

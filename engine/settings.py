@@ -237,7 +237,7 @@ def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
         return ()
     return (
         f"{settings.origin['rate']}: rate {settings.rate:g} is more than the {shared:g} calls a second that "
-        f"quotas.share ({settings.origin['quota_share']}) allows: nothing of that headroom is left",
+        f"quotas.share ({settings.origin['quota_share']}) allows, and is kept: it takes what was to stay free",
     )
 
 
