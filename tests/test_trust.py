@@ -1,0 +1,97 @@
+"""Which files may be believed: what somebody else could have written decides nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.trust import Trust, create_new, open_regular, read_regular, replace_whole
+
+STRANGER = 54321
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config in a directory of its own, both the operator's."""
+    place = tmp_path / "place"
+    place.mkdir(0o755)
+    file = place / "config.yaml"
+    file.write_text("protect: none\n")
+    file.chmod(0o644)
+    return file
+
+
+def test_a_file_of_ones_own_is_believed(config: Path) -> None:
+    """The plain case asks for nothing."""
+    assert Trust().why_not(config) is None
+    with os.fdopen(open_regular(config)) as file:
+        assert Trust().why_not_open(file.fileno(), config) is None
+
+
+def test_what_everybody_can_write_is_not(config: Path) -> None:
+    """A mode that lets strangers write the file, or replace it, is named with the place."""
+    config.chmod(0o646)
+    assert Trust().why_not(config) == f"everybody can write {config}"
+    config.chmod(0o644)
+    config.parent.chmod(0o777)
+    assert Trust().why_not(config) == f"everybody can replace what lies in {config.parent}"
+    config.parent.chmod(0o1777)
+    assert Trust().why_not(config) is None, "a sticky directory is fine for a file of one's own"
+
+
+@needs_root
+def test_what_a_stranger_owns_is_not(config: Path) -> None:
+    """Neither his file, nor a file in his directory; both are, once he is trusted."""
+    os.chown(config, STRANGER, -1)
+    assert Trust().why_not(config) == f"{config} belongs to user {STRANGER}"
+    assert Trust(uids=frozenset({STRANGER})).why_not(config) is None
+    os.chown(config, 0, -1)
+    os.chown(config.parent, STRANGER, -1)
+    assert "can replace what lies in it" in (Trust().why_not(config) or "")
+    assert Trust(uids=frozenset({STRANGER})).why_not(config) is None
+
+
+@needs_root
+def test_a_group_may_write_only_where_it_is_trusted(config: Path) -> None:
+    """A shared group counts as its members."""
+    os.chown(config, -1, STRANGER)
+    config.chmod(0o664)
+    assert Trust().why_not(config) == f"the group {STRANGER} can write {config}"
+    assert Trust(gids=frozenset({STRANGER})).why_not(config) is None
+
+
+@needs_root
+def test_a_link_of_a_stranger_and_what_it_leads_to_are_looked_at(config: Path, tmp_path: Path) -> None:
+    """Neither end of a link can be somebody else's."""
+    link = tmp_path / "link.yaml"
+    link.symlink_to(config)
+    assert Trust().why_not(link) is None
+    config.parent.chmod(0o777)
+    assert Trust().why_not(link) == f"everybody can replace what lies in {config.parent}"
+    config.parent.chmod(0o755)
+    os.lchown(link, STRANGER, -1)
+    assert Trust().why_not(link) == f"{link} is a link of user {STRANGER}"
+
+
+def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
+    """A pipe nobody writes to must not hang a command."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is a named pipe, no file"):
+        read_regular(tmp_path / "pipe", 10)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path, 10)
+
+
+def test_nothing_is_written_through_a_planted_link(config: Path, tmp_path: Path) -> None:
+    """A link planted where we write leaves alone what it leads to."""
+    link = tmp_path / "unit"
+    link.symlink_to(config)
+    with pytest.raises(FileExistsError):
+        create_new(link, 0o600)
+    replace_whole(link, b"ours", 0o640)
+    assert (link.read_bytes(), link.is_symlink(), link.stat().st_mode & 0o777) == (b"ours", False, 0o640)
+    assert config.read_text() == "protect: none\n"
+    assert sorted(tmp_path.iterdir()) == sorted([link, config.parent])
