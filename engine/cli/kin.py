@@ -1,4 +1,4 @@
-"""Door: runs linked to a run, found in the state directory: its reruns, and those that hold its accounts."""
+"""Door: runs linked to a run, found in the state directory: its reruns, what is open of them all, and who holds it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,66 @@ from msgspec import Struct
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
+from engine.nextstep import WayOn, way_on
 from engine.undo import linked, merged
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.journal.store import RunRef, RunStore
+
+
+class Kin(Struct, frozen=True, kw_only=True):
+    """A run with its reruns, and the runs it repeats."""
+
+    ledgers: tuple[Ledger, ...]
+    """Oldest first."""
+    undone: Mapping[str, str]
+    """Run → the undo of it, the last one."""
+
+
+def kin_of(store: RunStore | None, ledger: Ledger) -> Kin:
+    """The family of a run, by the links in its journals. AcctopsError for one that cannot be read."""
+    assert ledger.run is not None
+    found = {ledger.run.run: ledger}
+    undone: dict[str, str] = {}
+    left = [ledger]
+    while left and store is not None:
+        each = left.pop()
+        run = each.run
+        assert run is not None
+        near = [run.parent.run] if run.parent is not None and run.parent.verb == "rerun" else []
+        for note in each.links:
+            later = str(note.data.get("run", ""))
+            if not _is_there(store, later):  # linked, and never came to exist
+                continue
+            if note.what == "undone_by":
+                undone[run.run] = later
+            else:
+                near.append(later)
+        for name in near:
+            if name not in found and _is_there(store, name):
+                found[name] = replay(store.path(name)).ledger
+                left.append(found[name])
+    return Kin(ledgers=tuple(sorted(found.values(), key=_age)), undone=undone)
+
+
+def way_of(store: RunStore | None, ledger: Ledger, *, flags: str = "") -> WayOn:
+    """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
+    assert ledger.run is not None
+    try:
+        kin = kin_of(store, ledger)
+    except AcctopsError:
+        kin = Kin(ledgers=(ledger,), undone={})
+    return way_on(kin.ledgers, ledger.run.run, undone=kin.undone, flags=flags)
+
+
+def _is_there(store: RunStore, run: str) -> bool:
+    return bool(run) and "/" not in run and store.path(run).is_file()
+
+
+def _age(ledger: Ledger) -> tuple[str, str]:
+    return (ledger.run.at, ledger.run.run) if ledger.run is not None else ("", "")
 
 
 class Others(Struct, frozen=True, kw_only=True):
@@ -53,4 +109,4 @@ def with_family(ref: RunRef, found: Replay) -> Ledger:
         by_run[other.run.run] = other
     family = linked(run.run, by_run)
     members = [by_run[name] for name in family]
-    return merged(sorted(members, key=lambda ledger: (ledger.run.at, ledger.run.run) if ledger.run else ("", "")))
+    return merged(sorted(members, key=_age))
