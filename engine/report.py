@@ -109,9 +109,9 @@ def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, 
     if entry.message and entry.code and not entry.code.startswith("Local.") and ruling.words not in entry.message:
         words = f"{ruling.words} [{entry.message}]"
     if not entry.settled:  # failed so far: nothing says that it would not have worked out
-        return f"stopped while it was tried again: {words}", "acctops resume RUN goes on with it"
+        return f"tried again, and not settled yet: {words}", "acctops resume RUN goes on with it"
     # Failed without a code: a guard forbids sending it, and its words say all there is to say.
-    return words, None if entry.settled and outcome is Outcome.FAILED and not entry.code else ruling.advice
+    return words, None if outcome is Outcome.FAILED and not entry.code else ruling.advice
 
 
 def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
