@@ -399,6 +399,8 @@ def test_an_undo_of_a_run_says_what_its_reruns_changed(stopped: Night) -> None:
     stopped.do("rerun", run, "--only", "failed", "--yes")
     done = stopped.do("undo", run, "--yes")
     assert f"1 more were changed by reruns of it: acctops undo {run} --family" in done.err
+    (last,) = [line for line in done.out.splitlines() if "1 more were changed by reruns" in line]
+    assert last.endswith(f": acctops undo {run} --family")
     assert len(stopped.not_so(2)) == 1
     assert stopped.do("undo", run, "--family", "--yes").code == 0 and not stopped.not_so(2)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
-from engine.nextstep import WayOn, way_on
+from engine.model import Outcome
+from engine.nextstep import Step, WayOn, way_on
 from engine.undo import linked, merged
 
 if TYPE_CHECKING:
@@ -56,11 +58,39 @@ def kin_of(store: RunStore | None, ledger: Ledger) -> Kin:
 def way_of(store: RunStore | None, ledger: Ledger, *, flags: str = "") -> WayOn:
     """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
     assert ledger.run is not None
+    more = None
     try:
         kin = kin_of(store, ledger)
+        more = _left_by_the_undo(store, ledger)
     except AcctopsError:
         kin = Kin(ledgers=(ledger,), undone={})
-    return way_on(kin.ledgers, ledger.run.run, undone=kin.undone, flags=flags)
+    way = way_on(kin.ledgers, ledger.run.run, undone=kin.undone, flags=flags)
+    return way if more is None else replace(way, choices=(*way.choices, more))
+
+
+def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
+    """Accounts that other runs of the family changed: an undo of the run alone leaves them."""
+    mine = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
+    others = (each for each in kin.ledgers if each.run != ledger.run)
+    return len(
+        {call.id for each in others for call, _, outcome in each.outcomes() if outcome is Outcome.CHANGED} - mine
+    )
+
+
+def _left_by_the_undo(store: RunStore | None, ledger: Ledger) -> Step | None:
+    """Of the undo of a run alone: what takes back what reruns of that run changed."""
+    assert ledger.run is not None
+    parent = ledger.run.parent
+    if store is None or parent is None or parent.verb != "undo" or "--family" in ledger.run.asked:
+        return None
+    if not _is_there(store, parent.run):
+        return None
+    undone = replay(store.path(parent.run)).ledger
+    count = changed_by_reruns(kin_of(store, undone), undone)
+    if not count:
+        return None
+    why = f"{count:,} more were changed by reruns of run {parent.run}, and stay unless these are undone, too"
+    return Step(words=("undo", parent.run, "--family"), takes=count, why=why)
 
 
 def _is_there(store: RunStore, run: str) -> bool:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from engine import records
 from engine.actions import ACTIONS
 from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
-from engine.cli.kin import Kin, Others, kin_of, others_of, with_family
+from engine.cli.kin import Kin, Others, changed_by_reruns, kin_of, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
@@ -95,7 +95,7 @@ def undo_run(
     )
     if not options.quiet:
         say("\n".join(_preview(ref, ledger, undo, plan, read, others)))
-        if not family and (more := _changed_by_reruns(kin, ledger)):
+        if not family and (more := changed_by_reruns(kin, ledger)):
             whole = f"acctops undo {ref.run_id} --family{_flags(options, ref)}"
             say(f"  {more:,} more were changed by reruns of it: {whole}")
     if refused:
@@ -136,15 +136,6 @@ def _asked(
         words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
     words += [word for run in released for word in ("--release", run)]
     return (*options.asked(), *words, *(word for flag, value in named if value for word in (flag, value)))
-
-
-def _changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
-    """Accounts that other runs of the family changed: an undo of the run alone leaves them."""
-    mine = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
-    others = (each for each in kin.ledgers if each.run != ledger.run)
-    return len(
-        {call.id for each in others for call, _, outcome in each.outcomes() if outcome is Outcome.CHANGED} - mine
-    )
 
 
 def _flags(options: Options, ref: RunRef) -> str:
