@@ -294,7 +294,7 @@ class Inventory:
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
-            if answer.stale_connection and stale < MOST_STALE:
+            if answer.stale_connection and stale < MOST_STALE and (not stale or elapsed_s < READ_BUDGET_S):
                 stale += 1  # nobody's fault, and the next goes out on a connection of its own
                 continue
             is_mute = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER

@@ -44,7 +44,7 @@ _MOST_DATE = 64
 _LATEST_DATE = 4_102_444_800.0
 """1 January 2100. A clock beyond it is none, and would be learnt as the truth."""
 LOST_IN_A_ROW = 3
-"""After so many kept connections in a row that broke before they brought a byte, none to that place is kept …"""
+"""After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
 NOT_KEPT_S = 60.0
 """… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
 
@@ -339,9 +339,10 @@ class _Connector(aiohttp.TCPConnector):
         exchange.is_distrusted = True
         self._settle(exchange)
         is_stale = exchange.reused and exchange.wire is not None and not exchange.wire.heard
-        is_stale = is_stale and not isinstance(error, TimeoutError)
         if is_stale and exchange.key is not None:
             self._note_lost(exchange.key)
+            # One that stays silent may be waiting for a slow instance. Many, and no other that speaks, do not.
+            is_stale = self._are_lost(exchange.key) or not isinstance(error, TimeoutError)
         return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, is_stale=is_stale)
 
     def _note_lost(self, key: ConnectionKey) -> None:

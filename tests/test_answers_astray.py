@@ -153,12 +153,14 @@ def test_a_list_finds_what_is_behind_a_short_page(desk: Desk) -> None:
     assert len(proven(desk)) == 60
 
 
-@pytest.mark.parametrize("kind", ["drops the second request", "closes after each answer"])
+@pytest.mark.parametrize("kind", ["drops the second request", "closes after each answer", "falls silent"])
 def test_connections_that_the_server_gives_up_cost_no_account(desk: Desk, kind: str) -> None:
     """Every second request of a connection goes unanswered: none of the instances is sick, and none fails."""
 
     async def drop(exchange: Exchange) -> None:
         if exchange.number > 1:
+            if kind == "falls silent":
+                await asyncio.Event().wait()
             exchange.hang_up()
             return
         await exchange.say()
@@ -166,7 +168,7 @@ def test_connections_that_the_server_gives_up_cost_no_account(desk: Desk, kind: 
             exchange.hang_up()
 
     with Liar(world(), drop) as liar:
-        done = run(desk, liar)
+        done = run(desk, liar, "--timeout", "1s")
     assert done.code == 0, done.text
     assert proven(desk) == set(TARGETS)
 
