@@ -166,7 +166,7 @@ def test_a_changed_job_is_said_without_asking_its_match(desk: Desk, backend: Bac
 
 
 def test_no_instance_is_read_twice_before_the_first_write(desk: Desk, backend: Backend) -> None:
-    """What the match has read is what the plan, and the run's `before`, rest on; it reads whole lists, to an empty page."""
+    """What the match has read, to an empty page, is what the plan and the run's `before` rest on."""
     job, api = ask(desk, backend, more="  - {instance: postgres-eeeeeeee, user: app_user, region: ap-singapore}\n")
     assert desk.run("run", job, *api, "--yes").code == 0
     before = []
