@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from engine.foreign import clean
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
@@ -406,7 +407,7 @@ def _words(error: Exception) -> str:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
-    return " ".join(text.split()) or type(error).__name__
+    return clean(" ".join(text.split())) or type(error).__name__
 
 
 def _seconds(header: str | None, now: float | None) -> float | None:

@@ -153,6 +153,36 @@ def test_a_list_finds_what_is_behind_a_short_page(desk: Desk) -> None:
     assert len(proven(desk)) == 60
 
 
+def test_a_list_whose_pages_change_their_order_is_not_called_whole(desk: Desk) -> None:
+    """A hundred of 150 are found, and fifty twice: "all locked" would leave fifty open, and nobody would look."""
+    fleet_of = fleet(150)
+
+    async def reordered(exchange: Exchange) -> None:
+        offset = exchange.parameters.get("Offset", 0)
+        said = exchange.response
+        if exchange.action == "DescribeAccounts" and offset:
+            users = [f"user_{number:04d}" for number in reversed(range(150))][offset : offset + 100]
+            said["Details"] = [{"DBInstanceId": INSTANCES[0], "UserName": user, "Status": 2} for user in users]
+            said["TotalCount"] = len(users)
+        await exchange.say(said)
+
+    job = desk.write(
+        "job.yaml",
+        f"action: LockAccount\nlimits: {{max_targets: 200}}\ntargets:\n"
+        f"  - match: {{regions: [{REGION}], users: {{glob: 'user_*'}}}}\n",
+    )
+    with Liar(fleet_of, reordered) as liar:
+        planned = desk.run("plan", job, "--endpoint", liar.endpoint, "--json")
+        listed = desk.run(
+            "plan",
+            desk.job(*(f"{INSTANCES[0]}/user_{number:04d}" for number in range(150)), name="list.yaml"),
+            *("--endpoint", liar.endpoint, "--json"),
+        )
+    assert "unseen" in [omit["reason"] for omit in planned.json["omits"]]
+    assert '"no_account": 0' in listed.out
+    assert '"unread": 50' in listed.out
+
+
 @pytest.mark.parametrize("kind", ["drops the second request", "closes after each answer", "falls silent"])
 def test_connections_that_the_server_gives_up_cost_no_account(desk: Desk, kind: str) -> None:
     """Every second request of a connection goes unanswered: none of the instances is sick, and none fails."""
