@@ -324,6 +324,20 @@ def test_an_endpoint_that_a_flag_names_today_is_called(site: Site) -> None:
     assert "not the vendor's" not in done.err and done.code != 2
 
 
+@pytest.mark.parametrize("profile", ["../../tmp/evil", ".hidden", "a/b"])
+def test_a_journal_names_no_file_of_keys_that_a_flag_could_not(site: Site, profile: str) -> None:
+    """A profile is a name; a path would lead to somebody else's keys."""
+    run = site.cut_off(site.job())
+
+    def forged(record: Any) -> Any:
+        if not isinstance(record, records.Run):
+            return record
+        return replace(record, settings=replace(record.settings, profile=profile))
+
+    site.rewrite(site.path(), forged)
+    assert "names whose keys to use, and not as it may" in site.run("resume", run, "--yes", code=2).err
+
+
 def test_a_program_for_passwords_is_run_only_if_the_job_of_today_names_it(site: Site) -> None:
     """From a journal alone no program is taken."""
     ran = site.desk.place / "ran"

@@ -295,6 +295,22 @@ def test_a_job_of_others_is_refused(desk: Desk, backend: Backend, kind: str) -> 
 
 
 @needs_root
+@pytest.mark.parametrize("broken", [False, True])
+def test_nobody_is_told_of_a_refusal_by_a_program_of_others(desk: Desk, broken: bool) -> None:
+    """The notice of a run that came to nothing is not sent by the very job that is not believed."""
+    ran = desk.place / "ran"
+    strange(job(desk, extra=f"notify: {{command: [touch, {ran}]}}"))
+    if broken:
+        desk.write("config.yaml", "sites: x\n")
+    assert desk.run("run", "job.yaml", "--yes").code == 2
+    assert desk.run("overdue", "job.yaml", "--every", "8d", "--notify").code in (1, 2)
+    assert not ran.exists()
+    os.chown(desk.work / "job.yaml", 0, -1)
+    assert desk.run("run", "job.yaml", "--yes").code != 0
+    assert ran.exists(), "the operator's own is told"
+
+
+@needs_root
 def test_a_list_of_others_is_read_and_said(desk: Desk) -> None:
     """Exports are often another's; the job names the list, and guards bound what it can do."""
     desk.write("list.csv", f"instance,user\n{A},app\n")

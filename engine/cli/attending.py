@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from engine import records
 from engine.cli.earlier import job_place
 from engine.cli.measuring import Measuring
-from engine.cli.options import Options, operator
+from engine.cli.options import Options, is_own, operator
 from engine.cli.talk import remark, say, warn
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.files import STREAM_NAME, homes, is_stream, load_job
@@ -176,8 +176,8 @@ def _tell_of_no_run(
     try:
         settings = options.settings(job, *homes(path))
         spec, way = settings.notify, settings.way_out
-    except AcctopsError:  # who is to be told, and how, stands in what cannot be read
-        spec, way = job.notify if job is not None else None, way_out(os.environ)
+    except AcctopsError:  # who is to be told, and how, stands in what cannot be read, or must not be believed
+        spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
     from engine.notices import bare_notice

@@ -17,6 +17,7 @@ from engine.config import mistrust
 from engine.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
 from engine.files import homes, homes_of, job_file, load_job
+from engine.names import shown
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
 from engine.settings import with_guards
@@ -154,7 +155,10 @@ def refuse_strange_run(ref: RunRef, trust: Trust) -> None:
 
 
 def check_endpoint(options: Options, ledger: Ledger, job: Job | None = None) -> None:
-    """UsageError for an `--endpoint` that is not the run's, and for one of the run that nobody names today."""
+    """UsageError for an `--endpoint` that is not the run's, and for one of the run that nobody names today.
+
+    The names of its keys are looked at as well.
+    """
     used = ledger.settings.access
     settings = options.settings(job)
     regions = {call.region for call in ledger.calls.values()}
@@ -164,6 +168,7 @@ def check_endpoint(options: Options, ledger: Ledger, job: Job | None = None) -> 
             f"--endpoint: the run used {', '.join(used.every)}, and what continues it must; leave the "
             "flag away, or make a new run of the job"
         )
+    check_keys(ledger)
     assert ledger.run is not None
     if ledger.run.simulated:
         return
@@ -196,6 +201,23 @@ def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
         return None
     refuse_strange(str(file), file, trust)
     return load_job(file, skip_bad_rows=True, lists=False)
+
+
+def check_keys(ledger: Ledger) -> None:
+    """UsageError for a profile or a role that a flag or a job could not name, such as a path to somebody's file."""
+    from engine.jobfile.fields import convert
+    from engine.jobfile.filemodel import Profile, RoleArn
+
+    assert ledger.run is not None
+    for account in ledger.settings.every_account:
+        said = [(profile, Profile) for profile in account.profiles]
+        said += [(account.role_arn, RoleArn)] if account.role_arn is not None else []
+        for text, kind in said:
+            try:
+                convert(text, kind)
+            except ValueError as exc:
+                what = f"its journal names whose keys to use, and not as it may: {exc}, got {shown(text)}"
+                raise UsageError(f"run {ledger.run.run}: {what}") from exc
 
 
 def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None = None) -> None:

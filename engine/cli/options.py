@@ -17,6 +17,7 @@ from engine.errors import AcctopsError, ConfigError
 from engine.files import STDIN_NAME, homes_of
 from engine.job import Glob, Job
 from engine.settings import Flags, Settings, effective, find_configs
+from engine.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from engine.config import Configs
     from engine.journal.store import RunStore
     from engine.records import RunSettings
-    from engine.trust import Trust
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -122,6 +122,14 @@ def refuse_strange(name: str, path: str | Path, trust: Trust) -> None:
         return  # gone since it was read
     if doubt is not None:
         raise ConfigError(mistrust(name, doubt, "move the job to a directory of your own"))
+
+
+def is_own(job: Job) -> bool:
+    """Whether nobody but the operator and root can have written a job; for where it is not known whom he trusts."""
+    try:
+        return not job.source or Trust().why_not(Path(job.source)) is None
+    except OSError:
+        return False
 
 
 def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
