@@ -170,13 +170,21 @@ class Trust(Struct, frozen=True, kw_only=True):
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Whether the group is its owner's own, as many systems give everybody one, or root's."""
-    if found.st_gid == 0:
-        return True
-    with suppress(KeyError):
-        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
-        return owner.pw_gid == group.gr_gid and set(group.gr_mem) <= {owner.pw_name} and group.gr_name == owner.pw_name
-    return False
+    """Whether the group is root's, or nobody's but its owner's or who runs the command, as many systems give each."""
+    return found.st_gid == 0 or any(_is_alone_in(uid, found.st_gid) for uid in (found.st_uid, os.geteuid()))
+
+
+def _is_alone_in(uid: int, gid: int) -> bool:
+    """Whether a group is a user's own: by its name, or where one of them has no name, as in a pod, by its number."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return gid == uid
+    return (group.gr_name == name if name else gid == uid) and set(group.gr_mem) <= {name}
 
 
 def owner_words(uid: int) -> str:

@@ -160,7 +160,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.discovering": (DOOR, "cli.survey cli.talk"),
     "cli.earlier": (DOOR, ""),
     "cli.flags": (DOOR, ""),
-    "cli.found": (DOOR, "cli.discovering cli.options cli.plans cli.sources cli.talk"),
+    "cli.found": (DOOR, "cli.discovering cli.options cli.plans cli.preparing cli.sources cli.talk"),
     "cli.guarding": (DOOR, "cli.options cli.survey cli.talk"),
     "cli.hours": (DOOR, "cli.ask cli.options cli.talk"),
     "cli.kin": (DOOR, ""),

@@ -431,6 +431,18 @@ def test_an_exclusion_without_effect_is_said_for_each_rule(site: Site) -> None:
         assert done.err.count("exclude") == 3, done.err
 
 
+def test_an_exclusion_without_effect_is_said_where_a_match_is_answered(site: Site) -> None:
+    """The list that is fed back must not have what somebody thought was left out."""
+    path = site.old / "match.yaml"
+    path.write_text(
+        'action: LockAccount\nregion: ap-singapore\nexclude: ["*/etl", "*/payrol"]\n'
+        'targets: [{match: {users: {glob: "*"}}}]\n'
+    )
+    for argv in (("discover", path), ("plan", path)):
+        done = site.run(*argv)
+        assert "exclude */payrol matches none of the 4 targets" in done.err and "exclude */etl" not in done.err
+
+
 def test_a_protect_rule_is_not_called_idle_where_an_instance_is_unread(site: Site) -> None:
     """Nobody knows who is there."""
     (site.old / "config.yaml").write_text('protect: ["*/ghost"]\n')

@@ -65,6 +65,16 @@ def test_a_group_may_write_only_where_it_is_trusted(config: Path) -> None:
 
 
 @needs_root
+def test_a_group_of_ones_own_is_nobody_else(config: Path) -> None:
+    """Many systems give each user one of his name; in a pod it has but his number, and may write the volume."""
+    os.chown(config, STRANGER, STRANGER)
+    config.chmod(0o664)
+    assert Trust(uids=frozenset({STRANGER})).why_not(config) is None
+    os.chown(config, STRANGER, STRANGER + 1)
+    assert "the group" in (Trust(uids=frozenset({STRANGER})).why_not(config) or "")
+
+
+@needs_root
 def test_a_link_of_a_stranger_and_what_it_leads_to_are_looked_at(config: Path, tmp_path: Path) -> None:
     """Neither end of a link can be somebody else's."""
     link = tmp_path / "link.yaml"

@@ -41,7 +41,7 @@ def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust) -> 
                     unreadable.append(f"{head.run_id}: is not believed, as {why}")
                     continue
                 ledgers.append(replay(store.path(head.run_id)).ledger)
-            except AcctopsError as error:
+            except (AcctopsError, OSError) as error:
                 unreadable.append(f"{head.run_id}: {error}")
     return Others(ledgers=tuple(ledgers), looked_at=looked_at, unreadable=tuple(unreadable))
 

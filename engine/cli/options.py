@@ -150,7 +150,7 @@ def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
     store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
     store.check_place()
     for place in (store.runs_dir, *store.runs_dir.parents):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # not there yet; or of no use, which is said where it is used
             doubt = settings.trust.doubt(place)
             if doubt is not None:
                 raise ConfigError(

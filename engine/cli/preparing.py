@@ -124,10 +124,7 @@ def _idle(plan: Plan, settings: Settings, found: Survey | None, exclude: Sequenc
 
     Where not all of them are known, nobody can say so.
     """
-    named: list[Target | Call] = [*plan.calls, *(omit.target for omit in plan.omits)]
-    if not plan.lacking:
-        for glob in idle_rules(exclude, named):
-            yield f"{glob.place}: exclude {glob.pattern} matches none of the {len(named):,} targets; a slip?"
+    yield from idle_excludes(plan, exclude)
     if found is None or found.late or not all(map(_is_whole, found.readings.values())):
         return
     there: list[Target] = [
@@ -138,6 +135,14 @@ def _idle(plan: Plan, settings: Settings, found: Survey | None, exclude: Sequenc
     all_there: list[Target] = there + [omit.target for omit in plan.omits]
     for glob in idle_rules(settings.protect, all_there):
         yield f"{glob.place}: protect {glob.pattern} matches none of the {len(there):,} accounts read; a slip?"
+
+
+def idle_excludes(plan: Plan, exclude: Sequence[Glob]) -> Iterator[str]:
+    """Of exclusions that match no target of a plan, as far as all targets are known."""
+    named: list[Target | Call] = [*plan.calls, *(omit.target for omit in plan.omits)]
+    if named and not plan.lacking:
+        for glob in idle_rules(exclude, named):
+            yield f"{glob.place}: exclude {glob.pattern} matches none of the {len(named):,} targets; a slip?"
 
 
 def _is_whole(reading: Reading) -> bool:
