@@ -201,6 +201,13 @@ def test_guards_of_a_job_that_cannot_be_read_are_not_dropped(site: Site, verb: s
     assert site.locked() == (set() if verb == "undo" else {"app", "breakglass_1"})
 
 
+def test_a_near_name_of_a_config_is_said_by_what_goes_on(site: Site) -> None:
+    """The guards that somebody wrote there are missed by an undo as by a run."""
+    site.run("run", site.job(), "--yes")
+    (site.old / "config.yml").write_text('protect: ["*/app"]\n')
+    assert f"{site.old}/config.yml: is not read" in site.run("undo", site.path().parent.name, "--yes").err
+
+
 def test_guards_are_asked_of_a_job_whose_lists_are_gone(site: Site) -> None:
     """The journal has the targets; the rules stand in the job itself."""
     (site.old / "list.csv").write_text(f"instance,user\n{A},app\n{A},breakglass_1\n")

@@ -52,6 +52,8 @@ def guards_of(options: Options, ledger: Ledger, job: Job | None = None) -> Setti
     for words in _not_taken(configs, options.configs(*homes_of(job))):
         remark(f"warning: {words}", quiet=options.quiet)
     guarded = with_guards(settings, configs, own)
+    for words in guarded.warnings:
+        remark(f"warning: {words}", quiet=options.quiet)
     if own is None or job is not None:
         return guarded
     from msgspec.structs import replace
