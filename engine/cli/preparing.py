@@ -88,6 +88,8 @@ def prepare(
                 limit_s=PLAN_S,
                 purpose="plan",
                 known=found,
+                # How many superusers stay, and what share is taken: only whole lists tell.
+                whole=bool(settings.keep_admins or settings.max_share),
             )
     outlook = look_ahead(
         plan,
@@ -146,8 +148,15 @@ def idle_excludes(plan: Plan, exclude: Sequence[Glob]) -> Iterator[str]:
 
 
 def _is_whole(reading: Reading) -> bool:
-    """Whether all accounts of an instance are known; one that is not there has none."""
-    return reading.complete if reading.accounts is not None else reading.code in NO_INSTANCE
+    """Whether all accounts of an instance are known; one that is not there has none.
+
+    A list that was not read to its end, as all that was asked for was found, counts if it is no full page.
+    """
+    from engine.inventory import PAGE
+
+    if reading.accounts is None:
+        return reading.code in NO_INSTANCE
+    return reading.complete or (reading.why is None and 0 < len(reading.accounts) < PAGE)
 
 
 def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> None:
