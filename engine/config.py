@@ -1,16 +1,24 @@
 """Devices, floor 2: `config.yaml`, wherever it stands: found, read, checked. Reads, never writes.
 
 Searched from the job's directory upward, then the user's, then the system's config directory. Of most keys the nearest
-file's word counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A file that cannot be
-read stops the command: the guards in it would not hold.
+file's word counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A file that is there
+and cannot be read, or that somebody could have written who is not trusted, stops the command: it is neither skipped
+nor believed.
 """
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.actions import ACTIONS
 from engine.errors import ConfigError
@@ -20,14 +28,16 @@ from engine.jobfile.fields import Fields, kinds
 from engine.jobfile.filemodel import JOB_ONLY, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
-from engine.names import did_you_mean
+from engine.names import did_you_mean, shown
+from engine.trust import Trust, kind_words, open_regular, ways_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from engine.job import Glob
     from engine.jobfile.nodes import Node
     from engine.model import Place
+    from engine.trust import Doubt
 
 NAME = "config.yaml"
 SHARE = "share"
@@ -65,6 +75,8 @@ class Configs(Struct, frozen=True, kw_only=True):
     files: tuple[Config, ...] = ()
     looked_in: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    trust: Trust = Trust()
+    """Whose files are believed: as the operator's own and the system's config say."""
 
     @property
     def protect(self) -> tuple[Glob, ...]:
@@ -144,54 +156,275 @@ def _quotas(fields: Fields, node: Node) -> dict[str, float]:
 
 
 def find_configs(
-    *starts: Path, environ: Mapping[str, str], explicit: str | None = None, system: Path = SYSTEM
+    *starts: Path,
+    environ: Mapping[str, str],
+    explicit: str | None = None,
+    system: Path = SYSTEM,
+    caller_home: Callable[[Mapping[str, str]], Path | None] | None = None,
 ) -> Configs:
     """Every config file that applies to a job in one of the directories `starts` (no job: the current one).
 
     `explicit` (`--config`, else ACCTOPS_CONFIG) must exist and is the nearest; the others still count, for their
-    guards. ConfigError if a file found is not ours or cannot be read: its guards cannot be known.
+    guards. ConfigError if something of that name is there and is not ours, cannot be read or may not be believed: its
+    guards cannot be known. `caller_home` is the home of who called sudo (for tests).
     """
+    search = _Search(user_config(environ), system)
     named = explicit or environ.get("ACCTOPS_CONFIG")
-    looked: list[str] = []
-    seen: set[Path] = set()
-    found: list[Config] = []
-    warnings: list[str] = []
-    for path, why in _candidates(named, starts, environ, system, looked):
-        real = path.resolve()
-        if real in seen:
-            continue
-        seen.add(real)
-        data = _read(path, must_exist=why == "named")
-        if data is None:
-            continue
-        if why == "upward" and (odd := _writable_by_others(path)):
-            warnings.append(odd)
-        try:
-            config = parse_config(data, str(path))
-        except ConfigError as exc:
-            raise ConfigError(f"{exc}\n{_FOREIGN}" if why == "upward" else str(exc)) from exc
-        found.append(config)
-        warnings += config.warnings
-    return Configs(files=tuple(found), looked_in=tuple(looked), warnings=tuple(warnings))
-
-
-def _candidates(
-    named: str | None, starts: Sequence[Path], environ: Mapping[str, str], system: Path, looked: list[str]
-) -> Iterator[tuple[Path, str]]:
     if named:
-        looked.append(named)
-        yield Path(named), "named"
+        search.take_named(Path(named))
     for start in starts:
-        # As written and as linked: a guard beside either holds.
-        for directory in dict.fromkeys((start.absolute(), start.resolve())):
-            looked.append(f"{directory / NAME} and upward")
+        for directory in _ways(start):
+            search.looked.append(f"{directory / NAME} and upward")
             for above in (directory, *directory.parents):
-                yield above / NAME, "upward"
-    if (home := user_config(environ)) is not None:
-        looked.append(str(home))
-        yield home, "user"
-    looked.append(str(system))
-    yield system, "system"
+                search.take(above / NAME)
+    for own in search.own:
+        search.looked.append(str(own))
+        search.take(own)
+    search.warn_of_unread(caller_home or _caller_home, environ)
+    return Configs(
+        files=tuple(search.found),
+        looked_in=tuple(search.looked),
+        warnings=tuple(search.warnings),
+        trust=search.trust,
+    )
+
+
+def _ways(directory: Path) -> tuple[Path, ...]:
+    """As written and by every link: a guard beside each of them holds."""
+    try:
+        return ways_to(directory)
+    except OSError as exc:
+        if not directory.is_absolute() and _here() is None:
+            raise ConfigError(_NO_HERE) from exc
+        raise ConfigError(f"{directory}: {exc.strerror}; its guards cannot be known") from exc
+
+
+def _here() -> Path | None:
+    """The current directory; None if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+class _Search:
+    """Looks at one place after the other. The operator's own and the system's config say first whom to trust."""
+
+    def __init__(self, user: Path | None, system: Path) -> None:
+        self.own = (user, system) if user is not None else (system,)
+        self.looked: list[str] = []
+        self.found: list[Config] = []
+        self.warnings: list[str] = []
+        self.trust = Trust(own=str(self.own[0]))
+        self._seen: set[Path] = set()
+        self._taken: set[tuple[int, int]] = set()
+        self._own: dict[tuple[int, int], Config] = {}
+        for path in self.own:
+            opened = self._open(path)
+            if opened is not None and opened.key not in self._own:
+                self._own[opened.key] = self._parse(path, opened.data, "")
+        self.trust = self._trusted()
+
+    def take_named(self, path: Path) -> None:
+        """The file that the operator names: it must be there."""
+        self.looked.append(str(path))
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory, and no such config file; correct --config or ACCTOPS_CONFIG")
+        if not self._take(path, "name another"):
+            raise ConfigError(f"{path}: no such config file; correct --config or ACCTOPS_CONFIG")
+
+    def take(self, path: Path) -> None:
+        """What may stand at a place that is looked in."""
+        if path not in self._seen:
+            self._seen.add(path)
+            there = self._take(path, "move the job to where no file of others is found")
+            self.warnings += _near_names(path.parent, known=there)
+
+    def _take(self, path: Path, move: str) -> bool:
+        opened = self._open(path, move)
+        if opened is None:
+            return False
+        if opened.key not in self._taken:
+            self._taken.add(opened.key)
+            config = self._own.get(opened.key) or self._parse(path, opened.data, move)
+            if opened.key not in self._own:
+                config = _without_trust(config)
+            self.found.append(config)
+            self.warnings += config.warnings
+        return True
+
+    def _parse(self, path: Path, data: bytes, move: str) -> Config:
+        try:
+            return parse_config(data, str(path))
+        except ConfigError as exc:
+            is_ours = path in self.own or move.startswith("name")
+            raise ConfigError(str(exc) if is_ours else f"{exc}\n{_FOREIGN}") from exc
+
+    def _open(self, path: Path, move: str = "") -> _Opened | None:
+        """The bytes of a config; None if nothing of that name is there. ConfigError if it is there, and no use."""
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            _refuse_broken_way(path)
+            return None
+        except (OSError, ValueError) as exc:
+            raise _unusable(path, getattr(exc, "strerror", None) or str(exc)) from exc
+        try:
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise ConfigError(f"{path}: is {kind_words(mode)}, and no config can be read there; {_THEN}")
+            with os.fdopen(open_regular(path), "rb") as file:
+                doubt = self.trust.doubt_open(file.fileno(), path)
+                if doubt is not None:
+                    raise self._mistrusted(path, doubt, move)
+                found = os.fstat(file.fileno())
+                data = file.read(MOST_CONFIG + 1)
+        except FileNotFoundError as exc:
+            if not is_link:
+                return None  # gone just now
+            raise ConfigError(f"{path}: is a link that leads nowhere; {_THEN}") from exc
+        except OSError as exc:
+            raise _unusable(path, exc.strerror or str(exc)) from exc
+        if len(data) > MOST_CONFIG:
+            raise ConfigError(f"{path}: larger than {MOST_CONFIG >> 20} MiB; this is no config of acctops")
+        return _Opened((found.st_dev, found.st_ino), data)
+
+    def _mistrusted(self, path: Path, doubt: Doubt, move: str) -> ConfigError:
+        if path in self.own:
+            return ConfigError(
+                f"{path}: is not believed, as {doubt.words}; it says who is trusted, so it must be changed by nobody "
+                f"but you: chown and chmod go-w {doubt.path}"
+            )
+        return ConfigError(mistrust(path, doubt, move))
+
+    def _trusted(self) -> Trust:
+        """Whom the operator's own and the system's config trust."""
+        uids: set[int] = set()
+        gids: set[int] = set()
+        for config in self._own.values():
+            for name in config.values.get("trust_owners", ()):
+                uid = _uid(name)
+                if uid is None:
+                    where = config.places["trust_owners"]
+                    self.warnings.append(f"{where}: trust_owners: there is no user {shown(name)} here")
+                else:
+                    uids.add(uid)
+            gid = _gid(config.values.get("state_group"))
+            if gid is not None:
+                gids.add(gid)
+        return Trust(uids=frozenset(uids), gids=frozenset(gids), own=self.trust.own)
+
+    def warn_of_unread(
+        self, caller_home: Callable[[Mapping[str, str]], Path | None], environ: Mapping[str, str]
+    ) -> None:
+        """Of the config of who called sudo, which is another user's now."""
+        home = caller_home(environ)
+        if home is None:
+            return
+        path = home / ".config" / "acctops" / NAME
+        with suppress(OSError):
+            found = path.stat()
+            if (found.st_dev, found.st_ino) not in self._taken:
+                self.warnings.append(
+                    f"{path}: is the config of who called sudo, and is not read: its guards do not hold; name it with "
+                    f"--config, or say in {self.own[-1]} what is to hold for everybody"
+                )
+
+
+class _Opened(NamedTuple):
+    """A config that was read."""
+
+    key: tuple[int, int]
+    """Device and inode: a file counts once, whatever it is called."""
+    data: bytes
+
+
+def mistrust(path: object, doubt: Doubt, move: str) -> str:
+    """That a file is not believed, and the ways on: to `move` away from it, or to say that it may be."""
+    return (
+        f"{path}: is not believed, as {doubt.words}: it would decide what runs, where keys go or what is protected. "
+        f"{move[:1].upper()}{move[1:]}, {doubt.way_on}"
+    )
+
+
+_THEN = "its guards cannot be known; mend or remove it"
+_NO_HERE = "the current directory was deleted, so guards cannot be looked for; cd to one that exists"
+
+
+def _unusable(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read ({why}); its protect rules would not hold")
+
+
+def _refuse_broken_way(path: Path) -> None:
+    """ConfigError if a directory on the way is a link that leads nowhere: what stands there cannot be known."""
+    for above in path.parents:
+        try:
+            if stat.S_ISLNK(os.lstat(above).st_mode) and not above.exists():
+                raise ConfigError(f"{path}: {above} is a link that leads nowhere; {_THEN}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as exc:
+            raise _unusable(path, exc.strerror or str(exc)) from exc
+        return
+
+
+def _near_names(directory: Path, *, known: bool) -> list[str]:
+    """Files that somebody may take for a config of ours: nobody reads them, so their guards do not hold."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(each.name for each in islice(entries, _MOST_ENTRIES) if each.name.lower() in _NEAR)
+    except OSError:
+        return []
+    is_other = {"config.json"} if known else set()  # of another tool, beside a config of ours
+    return [
+        f"{directory / name}: is not read, as acctops reads {NAME} alone; rename it if its guards are to hold"
+        for name in names
+        if name != NAME and name.lower() not in is_other
+    ]
+
+
+_NEAR = frozenset(
+    f"{dot}config.{ending}" for dot in ("", ".") for ending in ("yaml", "yml", "yaml.txt", "yml.txt", "json")
+)
+_MOST_ENTRIES = 2000
+"""Of a directory that are looked at for near names: a start does not wait for a directory of a million files."""
+
+
+def _without_trust(config: Config) -> Config:
+    """A config found elsewhere says nothing of whom to trust."""
+    if "trust_owners" not in config.values:
+        return config
+    what = f"{config.places['trust_owners']}: trust_owners means nothing here; it counts in your own or the system's"
+    values = {name: value for name, value in config.values.items() if name != "trust_owners"}
+    return replace(config, values=values, warnings=(*config.warnings, f"{what} config alone"))
+
+
+def _uid(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _gid(name: str | None) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid if name is not None else None
+    except KeyError:
+        return None
+
+
+def _caller_home(environ: Mapping[str, str]) -> Path | None:
+    """The home of who called sudo; None if nobody did."""
+    name, number = environ.get("SUDO_USER", ""), environ.get("SUDO_UID", "")
+    if os.geteuid() != 0 or not (name or number):
+        return None
+    try:
+        user = pwd.getpwuid(int(number)) if number.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        return None
+    return Path(user.pw_dir)
 
 
 def user_config(environ: Mapping[str, str]) -> Path | None:
@@ -207,24 +440,3 @@ def base_directory(environ: Mapping[str, str], name: str, under_home: str) -> Pa
         return said
     home = Path(environ.get("HOME", ""))
     return home / under_home if home.is_absolute() else None
-
-
-def _read(path: Path, *, must_exist: bool) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_CONFIG + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
-        if must_exist:
-            raise ConfigError(f"{path}: no such config file; correct --config or ACCTOPS_CONFIG") from exc
-        return None
-    except (OSError, ValueError) as exc:
-        why = getattr(exc, "strerror", None) or exc
-        raise ConfigError(f"{path}: cannot be read ({why}); its protect rules would not hold") from exc
-    if len(data) > MOST_CONFIG:
-        raise ConfigError(f"{path}: larger than {MOST_CONFIG >> 20} MiB; this is no config of acctops")
-    return data
-
-
-def _writable_by_others(path: Path) -> str | None:
-    """A config upward that anybody can change could name an endpoint of theirs."""
-    return f"{path}: anybody can write it; chmod o-w" if path.stat().st_mode & 0o002 else None

@@ -66,6 +66,11 @@ def is_loopback(endpoint: str) -> bool:
     return _loopback(endpoint) is not None
 
 
+def is_vendors(endpoint: str) -> bool:
+    """Whether this normal endpoint is one of the vendor's own hosts, to which keys may be sent unasked."""
+    return re.fullmatch(r"https://(?:[a-z0-9-]+\.)+tencentcloudapi\.com", endpoint) is not None
+
+
 NEAREST_WORD = "nearest"
 REGIONAL_WORD = "regional"
 ACCESS_REGIONS = tuple(region for region in REGIONS if not region.endswith("-fsi"))

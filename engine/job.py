@@ -141,7 +141,11 @@ class Job(Struct, frozen=True, kw_only=True):
     digest: str
     """Hex SHA-256 over the bytes of the job file and then of each list: `cat job.yaml list.csv | sha256sum`."""
     path: str
-    """The job file as named by the operator; `command line` without one."""
+    """The job file as named by the operator; `command line` without one, a word for a stream."""
+    source: str = ""
+    """Absolute path of the file or pipe that it was read from; empty if the operator handed it in."""
+    is_file: bool = False
+    """Whether it is a file that can be read again, and beside which guards are looked for."""
     matches: tuple[Match, ...] = ()
     """Targets to be found, in order of appearance."""
     omits: tuple[Omit, ...] = ()

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from engine import names
 from engine.actions import LOCKED
-from engine.model import AccountState, Omit, OmitReason, Place, Reading, Target, Where
+from engine.model import AccountState, Call, Omit, OmitReason, Place, Reading, Target, Where
 
 ANY = "any"
 """As a status or type: whatever it is."""
@@ -99,6 +99,17 @@ class Match(Struct, frozen=True, kw_only=True):
     instances: InstanceMatch = InstanceMatch()
     allow_empty: bool = False
     """Finding nothing is fine: the work is done already."""
+
+    def may_mean(self, call: Call) -> bool:
+        """Whether the account of a call may be one that this asks for, as far as it can be told without asking."""
+        of, who = self.instances, self.users
+        return (
+            call.account in self.accounts
+            and (self.regions is None or call.region in self.regions)
+            and (not of.ids or call.instance in of.ids)
+            and (not who.globs or any(pattern.matches(call.user) for pattern in who.globs))
+            and not any(pattern.matches(call.user) for pattern in who.without)
+        )
 
     def words(self) -> str:
         """The question in one line, for plan and journal: `regions ap-tokyo; instances name prod-*; users app_*`."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -120,6 +120,14 @@ def left_out(target: Target, *, protect: Sequence[Rule], exclude: Sequence[Rule]
             if rule.matches(target.instance, target.user):
                 return Omit(target, reason, rule.pattern, str(rule.place))
     return None
+
+
+_R = TypeVar("_R", bound=Rule)
+
+
+def idle_rules(rules: Iterable[_R], accounts: Collection[Target | Call]) -> list[_R]:
+    """Of rules those that match none of these accounts: each by itself, as a slip in one is hidden by the others."""
+    return [rule for rule in rules if not any(rule.matches(each.instance, each.user) for each in accounts)]
 
 
 def interleave(calls: Sequence[Call], *, key: Callable[[Call], tuple[str, ...]]) -> tuple[Call, ...]:

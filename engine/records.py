@@ -105,6 +105,10 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     quota: float | None = None
     """Calls a second and lane that all runs of this host may make together: the quota's share, or the rate where that
     is above it. None: not known, in a journal from before it was kept."""
+    max_targets: int | None = None
+    """Most calls of a plan, as it was when the run was planned; None: not asked, or not known."""
+    max_share: float | None = None
+    """Most calls of a plan as a share of the accounts read, likewise."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 

@@ -7,6 +7,7 @@ defaults. Guards do not compete, they add up: every `protect` rule of every file
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from engine.jobfile.fields import convert, kinds, rule
 from engine.jobfile.filemodel import ConfigFile
 from engine.model import AccountSpec, Place
 from engine.names import did_you_mean, shown
+from engine.trust import Trust
 from engine.wayout import WayOut, way_out
 
 if TYPE_CHECKING:
@@ -98,6 +100,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """All guards, of all config files and the job; each knows its place."""
     protect_waived: bool = False
     """The job says `protect: none`: no reminder. The guards above hold all the same."""
+    trust_owners: tuple[tuple[str, Place], ...] = ()
+    """Users whose configs, jobs and journals are believed, and where the own or the system's config says it."""
+    trust: Trust = Trust()
+    """The same as numbers, with the groups that are trusted."""
     looked_in: tuple[str, ...] = ()
     origin: Mapping[str, str] = {}
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
@@ -213,6 +219,10 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         protect=configs.protect + (job.protect or () if job is not None else ()),
         protect_waived=job is not None and job.protect_waived,
         said={name: every for name, every in words.items() if every},
+        trust=configs.trust,
+        trust_owners=tuple(
+            (name, place) for said, place in _every_word("trust_owners", None, configs) for name in said
+        ),
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
         warnings=configs.warnings + _unknown_variables(environ) + _idle_profile(origin["profiles"], job),
@@ -223,6 +233,31 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     if job is not None:
         check_readings(settings, job.action)
     return settings
+
+
+def with_guards(settings: Settings, configs: Configs, job: Job | None = None) -> Settings:
+    """`settings` under the guards of further configs and of a job besides, and with nothing else of them.
+
+    Of the job `protect` and `keep_admins` hold; its own `limits` were asked when its run began.
+    """
+    said = dict(settings.said)
+    held: dict[str, Any] = {}
+    origin = dict(settings.origin)
+    for name in STRICTER:
+        words = [*said.get(name, ()), *_every_word(name, job if name == "keep_admins" else None, configs)]
+        found = strictest(name, words)
+        if found is not None:
+            said[name] = tuple(dict.fromkeys(words))
+            held[name], origin[name] = found[0], str(found[1])
+    return replace(
+        settings,
+        **held,
+        said=said,
+        origin=origin,
+        protect=tuple(dict.fromkeys((*settings.protect, *configs.protect, *((job and job.protect) or ())))),
+        looked_in=tuple(dict.fromkeys((*settings.looked_in, *configs.looked_in, *([job.path] if job else [])))),
+        warnings=tuple(dict.fromkeys((*settings.warnings, *configs.warnings))),
+    )
 
 
 def _idle_profile(origin: str, job: Job | None) -> tuple[str, ...]:
@@ -311,7 +346,7 @@ def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | 
 
 
 def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any, Place]]:
-    """What every config file, nearest first, and the job say of a guard. Any: each guard has its own type."""
+    """What every config file, nearest first, and the job say of what adds up. Any: each guard has its own type."""
     said = [(file.values[name], file.places[name]) for file in configs.files if name in file.values]
     if job is not None and (by_job := getattr(job, name)) is not None:
         said.append((by_job, job.places.get(name, Place(job.path))))
@@ -339,7 +374,7 @@ def _several(
 def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[Path, str]:
     for said, origin in ((flags.state_dir, "--state-dir"), (environ.get("ACCTOPS_STATE_DIR"), "ACCTOPS_STATE_DIR")):
         if said:
-            return _expanded(said, environ).absolute(), origin
+            return _whole(_expanded(said, environ, origin), origin), origin
     path, origin = _config_path("state_dir", environ, configs)
     if path is not None:
         return path, origin
@@ -353,12 +388,20 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
     return base / "acctops", "default"
 
 
+def _whole(path: Path, origin: str) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        raise _wrong_path(origin, f"{path} is relative, and the current directory was deleted") from error
+
+
 def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tuple[Path | None, str]:
     """A path that only config files name, relative to the one that does, and its origin."""
     for config in configs.files:
         if name in config.values:
-            path = Path(config.path).absolute().parent / _expanded(config.values[name], environ)
-            return path, str(config.places[name])
+            origin = str(config.places[name])
+            path = _whole(Path(config.path), origin).parent / _expanded(config.values[name], environ, origin)
+            return path, origin
     return None, "default"
 
 
@@ -372,6 +415,30 @@ def _way_out(environ: Mapping[str, str], configs: Configs) -> WayOut:
     return way_out(environ, said if bundle is None else said | {"ca_bundle": (str(bundle), origin)})
 
 
-def _expanded(text: str, environ: Mapping[str, str]) -> Path:
-    """A path with a leading `~/` for the home directory."""
-    return Path(environ.get("HOME") or "~", text[2:]) if text.startswith("~/") else Path(text)
+def _expanded(text: str, environ: Mapping[str, str], origin: str) -> Path:
+    """A path with `~` for the home directory; refused where it says what only a shell would take away or fill in."""
+    odd = next((words for words, is_so in _ODD_PATHS if is_so(text)), None)
+    if odd is not None:
+        raise _wrong_path(origin, f"{shown(text)} {odd}; write the path itself, such as /var/lib/acctops")
+    if text.partition("/")[0] != "~":
+        return Path(text)
+    home = environ.get("HOME", "")
+    if not Path(home).is_absolute():
+        raise _wrong_path(origin, f"{shown(text)} asks for a home directory, and HOME is not set")
+    return Path(home, text[2:])
+
+
+def _wrong_path(origin: str, what: str) -> UsageError | ConfigError:
+    return (UsageError if origin.startswith("--") else ConfigError)(f"{origin}: {what}")
+
+
+_ODD_PATHS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    # what a path never means, and how it is told
+    (
+        "has a character at an end or inside that nobody sees",
+        lambda text: not text.isprintable() or text != text.strip(),
+    ),
+    ("is quoted, and nobody takes the quotes away here", lambda text: text[0] in "\"'" or text[-1] in "\"'"),
+    ("has a $, and nobody fills it in here", lambda text: "$" in text),
+    ("begins with ~ and a name, which only a shell knows", lambda text: text[0] == "~" and text[1:2] not in ("", "/")),
+)

@@ -146,6 +146,9 @@ def _guards(settings: Settings) -> Iterator[Line]:
     """Guards add up: each with all that contributes to it."""
     rules = tuple((rule.pattern, str(rule.place)) for rule in settings.protect)
     first = rules[0][1] if rules else DEFAULT
+    owners = tuple((name, str(place)) for name, place in settings.trust_owners)
+    origin = owners[0][1] if owners else DEFAULT
+    yield Line(key="trust_owners", value=[name for name, _ in owners], origin=origin, places=owners)
     nothing = "none, and the job says so" if settings.protect_waived else "none"
     yield Line(key="protect", value=[each for each, _ in rules], origin=first, places=rules, nothing=nothing)
     for name, key, words in (

@@ -15,8 +15,66 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Doubt(Struct, frozen=True, kw_only=True):
+    """Why a file is not believed."""
+
+    words: str
+    owner: str | None = None
+    """Who would have to be trusted; None if its owner is not what is wrong."""
+    group: str | None = None
+    """Which group may write it; None if that is not what is wrong."""
+    path: Path
+    """What somebody else owns or can write: the file, a link, or a directory that leads to it."""
+
+    own: str
+    """The config in which the operator says whom he trusts."""
+
+    @property
+    def way_on(self) -> str:
+        """What the operator can do to have it believed."""
+        if self.owner is not None:
+            return f"or trust its owner: `trust_owners: [{self.owner}]` in {self.own}"
+        if self.group is not None:
+            return f"or chmod g-w {self.path}, or trust the group: `state_group: {self.group}` in {self.own}"
+        return f"or chmod o-w {self.path}"
+
+
+def ways_to(path: Path) -> tuple[Path, ...]:
+    """Every name that leads to a file: as it is written, then with one link after the other followed.
+
+    The last one has no link in it. What is not there ends the way; a loop of links is OSError.
+    """
+    found = [path.absolute()]
+    base, rest = Path(found[0].anchor), list(found[0].parts[1:])
+    while rest:
+        part = rest.pop(0)
+        if part == "..":
+            base = base.parent
+            continue
+        try:
+            target = os.readlink(base / part)  # noqa: PTH115 - one call tells whether it is a link, too
+        except OSError:
+            base /= part
+            continue
+        if len(found) > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        way = base / target
+        found.append(way.joinpath(*rest))
+        base, rest = Path(way.anchor), [*way.parts[1:], *rest]
+    plain = base  # of a name with `..` in it
+    return tuple(dict.fromkeys((*found, plain)))
+
+
+_MOST_LINKS = 40
+"""As many as the system itself follows."""
 
 
 class Trust(Struct, frozen=True, kw_only=True):
@@ -25,71 +83,108 @@ class Trust(Struct, frozen=True, kw_only=True):
     uids: frozenset[int] = frozenset()
     """Trusted beside root and who runs the command."""
     gids: frozenset[int] = frozenset()
-    """Groups whose members may write what is believed: the `state_group` of the operator's own config."""
+    """Groups whose members may own and write what is believed: the `state_group` of the operator's own config."""
+    own: str = "/etc/acctops/config.yaml"
+    """The config in which the operator says whom he trusts."""
 
     def why_not(self, path: Path) -> str | None:
         """Why what `path` leads to may not be believed, in words that name who could change it; None if it may.
 
-        Looks at the file, at every directory above it, and at the same where `path` is a link. What is not there is
+        Looks at the file, at every directory above it, and at the same of every link on the way. What is not there is
         nobody's: OSError if `path` itself cannot be looked at.
         """
+        doubt = self.doubt(path)
+        return doubt.words if doubt is not None else None
+
+    def doubt(self, path: Path) -> Doubt | None:
+        """The same, with what the operator can do about it."""
         seen: set[Path] = set()
-        for place in dict.fromkeys((Path(os.path.abspath(path)), Path(os.path.realpath(path)))):  # noqa: PTH100
+        for place in ways_to(path):
             for step in (place, *place.parents):
-                if step in seen:
+                if step in seen or step.name == "..":
                     continue
                 seen.add(step)
-                if (why := self._why_not_step(step, is_above=step != place)) is not None:
+                if (why := self._doubt_step(step, is_above=step != place)) is not None:
                     return why
         return None
 
     def why_not_open(self, fd: int, path: Path) -> str | None:
         """The same of a file that is open: `path` may lead to another one by now."""
-        found = os.fstat(fd)
-        return self._why_not_file(found, path) or self.why_not(path)
+        doubt = self.doubt_open(fd, path)
+        return doubt.words if doubt is not None else None
 
-    def _why_not_step(self, step: Path, *, is_above: bool) -> str | None:
+    def doubt_open(self, fd: int, path: Path) -> Doubt | None:
+        """The same, with what the operator can do about it."""
+        return self._doubt_file(os.fstat(fd), path) or self.doubt(path)
+
+    def _doubt_step(self, step: Path, *, is_above: bool) -> Doubt | None:
         found = os.lstat(step)
         if stat.S_ISLNK(found.st_mode):
-            return None if self._is_trusted(found.st_uid) else f"{step} is a link of {owner_words(found.st_uid)}"
+            return self._doubt_owner(found, step, lambda who: f"{step} is a link of {who}")
         if not is_above:
-            return self._why_not_file(found, step)
+            return self._doubt_file(found, step)
         if step.parent == step:
             return None  # whoever owns / owns the machine; in a container it may be nobody's
-        if not self._is_trusted(found.st_uid):
-            return f"{step} belongs to {owner_words(found.st_uid)}, who can replace what lies in it"
-        if found.st_mode & stat.S_ISVTX:
-            return None  # each may replace only what is his own, and that is looked at
-        who = self._other_writers(found)
-        return f"{who} can replace what lies in {step}" if who else None
+        owned = self._doubt_owner(found, step, lambda who: f"{step} belongs to {who}, who can replace what lies in it")
+        if owned is not None or found.st_mode & stat.S_ISVTX:
+            return owned  # in a sticky one each may replace only what is his own, and that is looked at
+        return self._doubt_writers(found, step, lambda who: f"{who} can replace what lies in {step}")
 
-    def _why_not_file(self, found: os.stat_result, path: Path) -> str | None:
-        if not self._is_trusted(found.st_uid):
-            return f"{path} belongs to {owner_words(found.st_uid)}"
-        is_sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
-        who = None if is_sticky else self._other_writers(found)
-        return f"{who} can write {path}" if who else None
+    def _doubt_file(self, found: os.stat_result, path: Path) -> Doubt | None:
+        owned = self._doubt_owner(found, path, lambda who: f"{path} belongs to {who}")
+        if owned is not None or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX):
+            return owned
+        return self._doubt_writers(found, path, lambda who: f"{who} can write {path}")
+
+    def _doubt_owner(self, found: os.stat_result, path: Path, words: Callable[[str], str]) -> Doubt | None:
+        if self._is_trusted(found.st_uid):
+            return None
+        owner = owner_words(found.st_uid)
+        return Doubt(words=words(owner), owner=owner.removeprefix("user "), path=path, own=self.own)
+
+    def _doubt_writers(self, found: os.stat_result, path: Path, words: Callable[[str], str]) -> Doubt | None:
+        """Whether others than its owner can write something."""
+        if found.st_mode & stat.S_IWOTH:
+            return Doubt(words=words("everybody"), path=path, own=self.own)
+        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not _is_private(found):
+            group = group_words(found.st_gid)
+            return Doubt(words=words(f"the group {group}"), group=group, path=path, own=self.own)
+        return None
 
     def _is_trusted(self, uid: int) -> bool:
-        return uid in (0, os.geteuid()) or uid in self.uids
+        return uid in (0, os.geteuid()) or uid in self.uids or self._is_member(uid)
 
-    def _other_writers(self, found: os.stat_result) -> str | None:
-        """Who but its owner can write something, in words."""
-        if found.st_mode & stat.S_IWOTH:
-            return "everybody"
-        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not _is_private(found):
-            return f"the group {group_words(found.st_gid)}"
-        return None
+    def _is_member(self, uid: int) -> bool:
+        """Whether a user belongs to a group that is trusted."""
+        if not self.gids:
+            return False
+        with suppress(KeyError):
+            user = pwd.getpwuid(uid)
+            if user.pw_gid in self.gids:
+                return True
+            for gid in self.gids:
+                with suppress(KeyError):
+                    if user.pw_name in grp.getgrgid(gid).gr_mem:
+                        return True
+        return False
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Whether the group is its owner's own, as many systems give everybody one, or root's."""
-    if found.st_gid == 0:
-        return True
-    with suppress(KeyError):
-        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
-        return owner.pw_gid == group.gr_gid and set(group.gr_mem) <= {owner.pw_name} and group.gr_name == owner.pw_name
-    return False
+    """Whether the group is root's, or nobody's but its owner's or who runs the command, as many systems give each."""
+    return found.st_gid == 0 or any(_is_alone_in(uid, found.st_gid) for uid in (found.st_uid, os.geteuid()))
+
+
+def _is_alone_in(uid: int, gid: int) -> bool:
+    """Whether a group is a user's own: by its name, or where one of them has no name, as in a pod, by its number."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return gid == uid
+    return (group.gr_name == name if name else gid == uid) and set(group.gr_mem) <= {name}
 
 
 def owner_words(uid: int) -> str:
@@ -121,7 +216,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -
     os.close(fd)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, f"is {_kind(mode)}, no file", str(path))
+    raise OSError(errno.EINVAL, f"is {kind_words(mode)}, no file", str(path))
 
 
 def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
@@ -153,6 +248,7 @@ def replace_whole(path: Path, data: bytes, mode: int) -> None:
         raise
 
 
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"))
+def kind_words(mode: int) -> str:
+    """What something that is no regular file is."""
+    kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a directory"))
     return next((words for test, words in kinds if test(mode)), "a device")

@@ -398,6 +398,12 @@ def before_a_run(advice: str) -> str:
     return re.sub(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?", "this command again", advice)
 
 
+def is_no_region(code: str | None) -> bool:
+    """Whether a code says that the API does not know or does not serve the region."""
+    row = ALL_CODES.get(code or "")
+    return row is not None and row.meaning.treatment is Treatment.REJECTED_REGION
+
+
 def is_denial(code: str | None) -> bool:
     """Whether the keys are good, and CAM does not let them do this."""
     return code in codes.DENIALS

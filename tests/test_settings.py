@@ -488,30 +488,29 @@ def test_a_foreign_config_upward_is_a_clear_error(tmp_path):
     assert "keep jobs elsewhere" not in str(caught.value)
 
 
-def test_what_cannot_be_read_stops(tmp_path, monkeypatch):
-    """Its guards cannot be known; a directory of that name is no config."""
-    (tmp_path / "config.yaml").mkdir()
-    assert find(tmp_path).files == ()
-    monkeypatch.setattr("engine.config.MOST_CONFIG", 10)
-    write(tmp_path / "a/config.yaml", "site: international\n")
+def test_what_cannot_be_read_stops(tmp_path):
+    """Its guards cannot be known."""
+    write(tmp_path / "a/config.yaml", "#" * ((1 << 20) + 1))
     with pytest.raises(ConfigError, match="this is no config of acctops"):
         find(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/config.yaml").symlink_to("config.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read \(.*\); its protect rules would not hold"):
+        find(tmp_path / "b")
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match="is a directory"):
+        find(tmp_path)
 
-    def denied(*args):
-        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\); its protect rules would not hold"):
-        find(tmp_path / "a")
-
-
-def test_a_config_anybody_can_write_is_a_warning(tmp_path):
+def test_a_config_anybody_can_write_stops(tmp_path):
     """It could send the calls elsewhere."""
     path = write(tmp_path / "config.yaml", "site: international\n")
     path.chmod(0o666)
-    found = find(tmp_path)
-    assert found.warnings == (f"{path}: anybody can write it; chmod o-w",)
-    assert effective(Flags(), HOME, None, found).warnings == found.warnings
+    with pytest.raises(ConfigError, match=re.escape(f"as everybody can write {path}")) as caught:
+        find(tmp_path)
+    assert f"chmod o-w {path}" in str(caught.value)
+    path.chmod(0o644)
+    assert find(tmp_path).warnings == ()
 
 
 def test_without_a_home_the_users_config_is_left_out():

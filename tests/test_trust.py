@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
-from engine.trust import Trust, create_new, open_regular, read_regular, replace_whole
+from engine.trust import Trust, create_new, open_regular, read_regular, replace_whole, ways_to
 
 STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -64,6 +65,16 @@ def test_a_group_may_write_only_where_it_is_trusted(config: Path) -> None:
 
 
 @needs_root
+def test_a_group_of_ones_own_is_nobody_else(config: Path) -> None:
+    """Many systems give each user one of his name; in a pod it has but his number, and may write the volume."""
+    os.chown(config, STRANGER, STRANGER)
+    config.chmod(0o664)
+    assert Trust(uids=frozenset({STRANGER})).why_not(config) is None
+    os.chown(config, STRANGER, STRANGER + 1)
+    assert "the group" in (Trust(uids=frozenset({STRANGER})).why_not(config) or "")
+
+
+@needs_root
 def test_a_link_of_a_stranger_and_what_it_leads_to_are_looked_at(config: Path, tmp_path: Path) -> None:
     """Neither end of a link can be somebody else's."""
     link = tmp_path / "link.yaml"
@@ -74,6 +85,43 @@ def test_a_link_of_a_stranger_and_what_it_leads_to_are_looked_at(config: Path, t
     config.parent.chmod(0o755)
     os.lchown(link, STRANGER, -1)
     assert Trust().why_not(link) == f"{link} is a link of user {STRANGER}"
+
+
+@needs_root
+def test_every_link_of_a_chain_is_looked_at(config: Path, tmp_path: Path) -> None:
+    """Who can put another link in the middle decides where it leads."""
+    between = tmp_path / "between"
+    between.mkdir()
+    (between / "middle").symlink_to(config)
+    link = tmp_path / "link.yaml"
+    link.symlink_to("between/middle")
+    assert ways_to(link) == (link, between / "middle", config)
+    assert Trust().why_not(link) is None
+    between.chmod(0o777)
+    assert Trust().why_not(link) == f"everybody can replace what lies in {between}"
+
+
+def test_ways_end_in_the_real_place(tmp_path: Path) -> None:
+    """As the system itself finds it: `..` is the parent of where a link leads; a loop is an error."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "l").symlink_to("a/b")
+    odd = tmp_path / "l/../file"
+    (tmp_path / "a/file").write_text("x")
+    assert ways_to(odd)[-1] == Path(os.path.realpath(odd)) == tmp_path / "a/file"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError):
+        ways_to(tmp_path / "loop")
+
+
+@needs_root
+def test_members_of_a_trusted_group_are_trusted(config: Path) -> None:
+    """Their files are believed as what they may write is."""
+    daemon = pwd.getpwnam("daemon")
+    os.chown(config, daemon.pw_uid, -1)
+    assert Trust().why_not(config) == f"{config} belongs to daemon"
+    assert Trust(gids=frozenset({daemon.pw_gid})).why_not(config) is None
+    doubt = Trust(own="/own.yaml").doubt(config)
+    assert doubt is not None and doubt.way_on == "or trust its owner: `trust_owners: [daemon]` in /own.yaml"
 
 
 def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:

@@ -11,16 +11,15 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import records
 from engine.cli.earlier import job_place
 from engine.cli.measuring import Measuring
-from engine.cli.options import Options, operator
+from engine.cli.options import Options, is_own, operator
 from engine.cli.talk import remark, say, warn
 from engine.errors import AcctopsError, Exit, JournalWriteError
-from engine.files import load_job
+from engine.files import STREAM_NAME, homes, is_stream, load_job
 from engine.jobfile.parse import default_name
 from engine.wayout import way_out
 
@@ -169,7 +168,7 @@ def tell_overdue(options: Options, path: str, words: str) -> None:
     """Tell of a job (its file, or its name) that is overdue, as `words` say: that is a failure, too."""
     job = None
     with contextlib.suppress(AcctopsError):  # it may be gone, or be a name
-        job = load_job(path)
+        job = load_job(path) if not is_stream(path) else None
     _tell_of_no_run(options, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE)
 
 
@@ -177,10 +176,10 @@ def _tell_of_no_run(
     options: Options, path: str, job: Job | None, event: str, what: str, words: str, code: Exit
 ) -> None:
     try:
-        settings = options.settings(job, Path(path).parent)
+        settings = options.settings(job, *homes(path))
         spec, way = settings.notify, settings.way_out
-    except AcctopsError:  # who is to be told, and how, stands in what cannot be read
-        spec, way = job.notify if job is not None else None, way_out(os.environ)
+    except AcctopsError:  # who is to be told, and how, stands in what cannot be read, or must not be believed
+        spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
     from engine.notices import bare_notice
@@ -208,4 +207,4 @@ def _tell_of_no_run(
 
 def _named(path: str) -> records.JobRef:
     """A job that cannot be read, or is but a name."""
-    return records.JobRef(default_name(path), path, "")
+    return records.JobRef(STREAM_NAME if is_stream(path) else default_name(path), path, "")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, warn
 from engine.config import find_configs
 from engine.errors import ConfigError
-from engine.files import load_job
+from engine.files import homes_of, load_job
 from engine.settingwords import Line, lines_of
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ def show_config(job_path: str | None, *, with_origin: bool, **flags: Any) -> int
     options = Options(**flags)
     job = load_job(job_path) if job_path is not None else None
     settings = options.settings(job)
-    start = Path(job.path).parent if job is not None and Path(job.path).exists() else Path()
-    configs = find_configs(start, environ=os.environ, explicit=options.config)
+    configs = find_configs(*homes_of(job), environ=os.environ, explicit=options.config)
     lines = lines_of(settings, job, os.environ)
     warnings = [*settings.warnings, *(job.warnings if job is not None else ()), *_not_usable(settings)]
     for warning in warnings:

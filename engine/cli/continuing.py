@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.cli.ask import confirm
+from engine.cli.guarding import (
+    check_endpoint,
+    check_passwords,
+    guard_home,
+    guards_of,
+    has_new_share,
+    refuse_beyond,
+    refuse_strange_run,
+    stricter,
+)
 from engine.cli.hours import hold, window_of
 from engine.cli.kin import Kin, kin_of, way_of
 from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
-from engine.cli.talk import out, out_json, say, warn
+from engine.cli.talk import out, out_json, remark, say, warn
 from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import load_job
+from engine.files import job_file, load_job
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
 from engine.ledger import Ledger
 from engine.model import GOOD, LACKING, Call, CallId, OmitReason, Outcome, Target
+from engine.names import did_you_mean
 from engine.nextstep import later_words, way_on
-from engine.plan import left_out, plan_again
+from engine.plan import idle_rules, left_out, plan_again
 from engine.report import document, text
 from engine.settings import refuse_profiles
 from engine.spans import duration
+from engine.verdicts import ALL_CODES
 
 if TYPE_CHECKING:
     from engine.journal.writer import Journal
@@ -46,9 +57,13 @@ IDENTITY_S = 1.5
 
 def resume_run(run: str, **flags: Any) -> int:
     """The `resume` command. Any: the flags, by name."""
+    return resume(Options(**flags), run)
+
+
+def resume(options: Options, run: str, job: Job | None = None) -> int:
+    """Go on with a run; `job` is that of the command, if it is `run`: its guards, limits and flags hold as well."""
     from engine.journal.writer import Journal
 
-    options = Options(**flags)
     ref = find(options, run)
     if ref.store is None:
         raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
@@ -57,21 +72,26 @@ def resume_run(run: str, **flags: Any) -> int:
     options = replace(options, simulate=seen.run.simulated)
     kin = kin_of(ref.store, seen)
     _refuse_undone(options, kin, ref)
-    check_endpoint(options, seen)
+    check_endpoint(options, seen, job)
     if _is_finished(seen, kin):
         return _show_finished(options, kin, ref)
     # Whatever can refuse does so before the journal is touched.
     hold(window_of(seen.settings), options)
-    guards = guards_of(options, seen)
+    guards = guards_of(options, seen, job)
+    refuse_strange_run(ref, guards.trust)
+    check_passwords(ref, seen, guards.trust, job)
     check_metrics(guards, simulated=seen.run.simulated)
     exclude = options.excludes()
-    settings = stricter(overridden(options, seen.settings), guards)
+    warn_of_idle(options, exclude, seen)
+    frozen = overridden(options, seen.settings)
+    settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
     _say_inherited(options, seen.run.run, settings)
-    refuse_blind(seen.run.action, settings, max_share=None)
+    refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
     asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
     refuse_strangers(reach.keyring, seen.uins)
-    passwords = passwords_of(seen.settings, seen.run.action)
+    refuse_beyond(options, seen, guards, reach, exclude, whole=job is not None)
+    passwords = passwords_of(seen.settings, seen.run.action, guards.trust)
     _ask_about_changes(options, seen, reach)
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
@@ -95,38 +115,12 @@ def resume_run(run: str, **flags: Any) -> int:
             )
 
 
-def guards_of(options: Options, ledger: Ledger) -> Settings:
-    """Today's guards for what goes on from a journal: those beside the job, those here, the user's, the system's.
-
-    The job's own count as far as its file can still be read; what they took out of the plan is not in the journal.
-    """
-    home = guard_home(ledger)
-    guards = options.settings(None, home if home.is_dir() else home.parent)
-    if not home.is_file():
-        return guards
-    try:
-        job = load_job(home, skip_bad_rows=True)
-    except AcctopsError:
-        return guards
-    return replace(
-        guards,
-        protect=(*guards.protect, *(job.protect or ())),
-        notify=job.notify or guards.notify,
-        keep_admins=max(guards.keep_admins, job.keep_admins or 0),
-    )
-
-
-def guard_home(ledger: Ledger) -> Path:
-    """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
-    assert ledger.run is not None
-    return Path(ledger.run.guarded_by or ledger.run.job.path)
-
-
-def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
-    """Settings of a journal with the stricter of its guards and today's."""
-    import msgspec
-
-    return msgspec.structs.replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))
+def warn_of_idle(options: Options, exclude: Sequence[Glob], ledger: Ledger) -> None:
+    """Say which `--exclude` matches no call of the run: a slip in it leaves in what was to be left out."""
+    calls = list(ledger.calls.values())
+    for glob in idle_rules(exclude, calls):
+        what = f"{glob.place}: {glob.pattern} matches none of the {len(calls):,} calls of the run; a slip?"
+        remark(f"warning: {what}", quiet=options.quiet)
 
 
 def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
@@ -233,24 +227,13 @@ def _say_inherited(options: Options, run: str, settings: records.RunSettings) ->
         say(f"as run {run} was told: {', '.join(said)}")
 
 
-def check_endpoint(options: Options, ledger: Ledger) -> None:
-    """UsageError for an `--endpoint` that is not the run's."""
-    used = ledger.settings.access
-    said = options.settings(None).access({call.region for call in ledger.calls.values()}) if options.endpoints else used
-    if (set(said.shared), said.own) != (set(used.shared), used.own):
-        raise UsageError(
-            f"--endpoint: the run used {', '.join(used.every)}, and what continues it must; leave the "
-            "flag away, or make a new run of the job"
-        )
-
-
 def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
     assert ledger.run is not None
     run = ledger.run
     changes = []
-    job_path = Path(run.job.path)
-    if job_path.is_file():
+    job_path = job_file(run.job.path)
+    if job_path is not None:
         try:
             job = load_job(job_path, skip_bad_rows=True)
         except AcctopsError:
@@ -309,6 +292,19 @@ def overridden(options: Options, settings: records.RunSettings) -> records.RunSe
     return changed
 
 
+def as_said(frozen: records.RunSettings, command: Settings) -> records.RunSettings:
+    """The journal's settings with what the command says of pace and time, by flag, environment, job or config.
+
+    Of two rates the lower holds.
+    """
+    import msgspec
+
+    said = {name: getattr(command, name) for _, name in _OVERRIDES if command.origin.get(name, "default") != "default"}
+    if "rate" in said:
+        said["rate"] = min(frozen.rate, said["rate"])
+    return msgspec.structs.replace(frozen, **said)
+
+
 _OVERRIDES = (
     # flag, its name in the journal's settings
     ("rate", "rate"),
@@ -359,9 +355,10 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     ref = find(options, run)
     ledger = replay(ref.path).ledger
     assert ledger.run is not None
-    check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
+    check_endpoint(options, ledger)
     faults = faults_of(options)
+    _check_codes(options, ledger, codes)
     settled_later = _settled_later(ledger, ref)
     meant = list(_meant(ledger, kinds, codes))
     calls = [call for call in meant if call.id not in settled_later]
@@ -370,7 +367,11 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     if not calls:
         return _nothing_to_repeat(options, ref, ledger, kinds, codes, len(meant))
     guards = guards_of(options, ledger)
-    plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
+    refuse_strange_run(ref, guards.trust)
+    check_passwords(ref, ledger, guards.trust)
+    exclude = options.excludes()
+    warn_of_idle(options, exclude, ledger)
+    plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=exclude)
     if not options.quiet:
         left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
         say(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}")
@@ -446,6 +447,18 @@ def _kinds(only: str) -> set[Outcome]:
     if wrong or not kinds:
         raise UsageError(f"--only {only}: give one or more of failed, unknown, unattempted, separated by commas")
     return {Outcome(kind) for kind in kinds}
+
+
+def _check_codes(options: Options, ledger: Ledger, codes: tuple[str, ...]) -> None:
+    """Say which `--code` no call of the run has; UsageError for one that nobody knows either, which is a slip."""
+    there = {entry.code for _, entry, _ in ledger.outcomes() if entry.code is not None}
+    for code in codes:
+        if code in there:
+            continue
+        hint = did_you_mean(code, there) or f"; there are {', '.join(sorted(there)) or 'none'}"
+        if code not in ALL_CODES:
+            raise UsageError(f"--code {code}: no call of the run has this code{hint}")
+        remark(f"warning: --code {code}: no call of the run has this code{hint}", quiet=options.quiet)
 
 
 def _meant(ledger: Ledger, kinds: set[Outcome], codes: tuple[str, ...]) -> Iterator[Call]:

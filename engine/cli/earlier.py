@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError
+from engine.files import STDIN_NAME
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
 from engine.journal.store import RunStore
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from engine.ledger import Ledger
     from engine.model import CallId
     from engine.settings import Settings
-
-STDIN_NAME = "standard input"
 
 
 def reads_stdin(job: Job) -> bool:
@@ -44,7 +43,7 @@ def place_of(path: str) -> str:
 
 def job_place(job: Job) -> str:
     """The job's file for the journal; one that read a list from standard input cannot be read again."""
-    if not Path(job.path).is_file():
+    if not job.is_file:
         return job.path
     place = place_of(job.path)
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
@@ -52,7 +51,7 @@ def job_place(job: Job) -> str:
 
 def runs_of(store: RunStore, job: Job) -> Iterator[RunHead]:
     """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out."""
-    place = job_place(job) if Path(job.path).is_file() else None
+    place = job_place(job) if job.is_file else None
     for head in store.heads():
         if (
             head.run is not None

@@ -11,6 +11,7 @@ from engine.actions import LOCKED
 from engine.cli.discovering import Discovered, discover, match_regions
 from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
+from engine.cli.preparing import idle_excludes
 from engine.cli.sources import reach_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
@@ -38,6 +39,8 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     reach = reach_of(frozen, settings, simulated=False, purpose="discover")
     discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
     plan = plan_of(discovered.job, settings, options)
+    for warning in idle_excludes(plan, (*job.exclude, *options.excludes())):
+        warn(f"warning: {warning}")
     hidden = () if job.accounts else ("account",)
     calls = sorted(plan.calls, key=lambda each: (each.account, each.region, each.instance))
     rows = [_row(discovered, call, hidden) for call in calls]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.journal.store import RunRef, RunStore
+    from engine.trust import Trust
 
 
 class Kin(Struct, frozen=True, kw_only=True):
@@ -111,8 +112,8 @@ class Others(Struct, frozen=True, kw_only=True):
     """Journals that could not be read: what they hold is not known."""
 
 
-def others_of(store: RunStore, run_id: str, actions: set[str]) -> Others:
-    """Every other run of `actions` in the store."""
+def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust) -> Others:
+    """Every other run of `actions` in the store that may be believed."""
     ledgers, unreadable, looked_at = [], [], 0
     for head in store.heads():
         if head.run_id == run_id:
@@ -122,19 +123,22 @@ def others_of(store: RunStore, run_id: str, actions: set[str]) -> Others:
             unreadable.append(f"{head.run_id}: {head.problem}")
         elif head.action in actions:
             try:
+                if (why := trust.why_not(store.path(head.run_id))) is not None:
+                    unreadable.append(f"{head.run_id}: is not believed, as {why}")
+                    continue
                 ledgers.append(replay(store.path(head.run_id)).ledger)
-            except AcctopsError as error:
+            except (AcctopsError, OSError) as error:
                 unreadable.append(f"{head.run_id}: {error}")
     return Others(ledgers=tuple(ledgers), looked_at=looked_at, unreadable=tuple(unreadable))
 
 
-def with_family(ref: RunRef, found: Replay) -> Ledger:
+def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
     """The run with its reruns, and the runs it reran: the latest outcome of every call."""
     run = found.ledger.run
     if ref.store is None or run is None:
         return found.ledger
     by_run = {str(run.run): found.ledger}
-    for other in others_of(ref.store, ref.run_id, {run.action}).ledgers:
+    for other in others_of(ref.store, ref.run_id, {run.action}, trust).ledgers:
         assert other.run is not None
         by_run[other.run.run] = other
     family = linked(run.run, by_run)

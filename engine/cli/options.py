@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from engine.errors import AcctopsError
+from engine.config import mistrust
+from engine.errors import AcctopsError, ConfigError
+from engine.files import STDIN_NAME, homes_of
 from engine.job import Glob, Job
 from engine.settings import Flags, Settings, effective, find_configs
+from engine.trust import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from engine.config import Configs
+    from engine.journal.store import RunStore
     from engine.records import RunSettings
 
 
@@ -49,10 +56,17 @@ class Options(Struct, frozen=True, kw_only=True):
     clock: Callable[[], float] = time.time
     """UNIX time; no flag: what the command was given to tell the time by."""
 
-    def settings(self, job: Job | None, *guard_dirs: Path) -> Settings:
-        """What holds after flags, environment, job and config files; guards of `guard_dirs` add up."""
-        starts = [Path(job.path).parent if job is not None and Path(job.path).exists() else Path()]
-        configs = find_configs(*starts, *guard_dirs, environ=os.environ, explicit=self.config)
+    def configs(self, *places: Path) -> Configs:
+        """The config files of a command about what lies in `places`."""
+        return find_configs(*places, environ=os.environ, explicit=self.config)
+
+    def settings(self, job: Job | None, *more: Path) -> Settings:
+        """What holds after flags, environment, job and config files, those above `more` included.
+
+        ConfigError for a job that somebody could have written who is not trusted.
+        """
+        configs = self.configs(*homes_of(job), *more)
+        noted = _strange_lists(job, configs.trust) if job is not None else ()
         flags = Flags(
             config=self.config,
             endpoints=self.endpoints,
@@ -65,17 +79,14 @@ class Options(Struct, frozen=True, kw_only=True):
             no_verify=self.no_verify,
             simulate=self.simulate,
         )
-        return effective(flags, os.environ, job, configs)
+        if job is not None:
+            refuse_strange(job.path if job.is_file else job.source, job.source, configs.trust)
+        settings = effective(flags, os.environ, job, configs)
+        return replace(settings, warnings=settings.warnings + noted) if noted else settings
 
     def excludes(self) -> tuple[Glob, ...]:
         """`--exclude` as rules; JobError for one that is no glob."""
-        from engine.jobfile.parse import read_globs
-        from engine.jobfile.problems import Problems
-
-        problems = Problems()
-        globs = read_globs(self.exclude, "--exclude", problems)
-        problems.stop_if_any()
-        return globs
+        return globs_of(self.exclude, "--exclude")
 
     def repeat(self, state_dir: Path) -> str:
         """The flags an exact follow-up command needs to find a run of `state_dir`, with the config that was named.
@@ -96,6 +107,65 @@ class Options(Struct, frozen=True, kw_only=True):
         """The flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""
         named = (("--endpoint", self.endpoints), ("--profile", self.profiles), ("--exclude", self.exclude))
         return tuple(word for flag, values in named for value in values for word in (flag, value))
+
+
+def globs_of(texts: Sequence[str], flag: str) -> tuple[Glob, ...]:
+    """What a repeated flag says, as rules; JobError that names the flag for one that is no glob."""
+    from engine.jobfile.parse import read_globs
+    from engine.jobfile.problems import Problems
+
+    problems = Problems()
+    globs = read_globs(texts, flag, problems)
+    problems.stop_if_any()
+    return globs
+
+
+def refuse_strange(name: str, path: str | Path, trust: Trust) -> None:
+    """ConfigError for a file of a job that somebody could have written who is not trusted; "": it was handed in."""
+    try:
+        doubt = trust.doubt(Path(path)) if str(path) else None
+    except OSError:
+        return  # gone since it was read
+    if doubt is not None:
+        raise ConfigError(mistrust(name, doubt, "move the job to a directory of your own"))
+
+
+def is_own(job: Job) -> bool:
+    """Whether nobody but the operator and root can have written a job; for where it is not known whom he trusts."""
+    try:
+        return not job.source or Trust().why_not(Path(job.source)) is None
+    except OSError:
+        return False
+
+
+def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
+    """Lists that others could have written: said, and read all the same: the job names them, and guards bound them."""
+    found = []
+    for source in job.sources:
+        with suppress(OSError):
+            doubt = trust.doubt(Path(source)) if source != STDIN_NAME else None
+            if doubt is not None:
+                found.append(f"{source}: {doubt.words}: somebody else may have said which accounts these are")
+    return tuple(found)
+
+
+def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
+    """The runs of the state directory; ConfigError if somebody who is not trusted could have put runs there."""
+    from engine.journal.store import RunStore
+
+    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
+    store.check_place()
+    for place in (store.runs_dir, *store.runs_dir.parents):
+        with suppress(OSError):  # not there yet; or of no use, which is said where it is used
+            doubt = settings.trust.doubt(place)
+            if doubt is not None:
+                raise ConfigError(
+                    f"state directory {settings.state_dir} ({settings.origin['state_dir']}): is not believed, as "
+                    f"{doubt.words}: others could put runs there, to be gone on with. Name a directory of your own "
+                    f"with --state-dir, {doubt.way_on}"
+                )
+            break
+    return store
 
 
 def _flag(name: str, value: str | Path) -> str:
@@ -130,6 +200,8 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         passwords=password_record(job),
         protect_waived=settings.protect_waived,
         keep_admins=settings.keep_admins,
+        max_targets=settings.max_targets,
+        max_share=settings.max_share,
         resend_already=job.resend_already,
         window=job.window.as_record() if job.window is not None else None,
     )

@@ -85,6 +85,7 @@ def _prepared(
         expect=options.expect,
         known=known,
         take=_take(job, settings),
+        exclude=(*job.exclude, *options.excludes()),
     )
 
 

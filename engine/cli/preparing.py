@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from engine.actions import ACTIONS
-from engine.errors import CredentialsError, RefusedError
+from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.guards import need_readings
-from engine.model import OmitReason
-from engine.outlook import Outlook, Standing, look_ahead, refusals
+from engine.model import OmitReason, Target
+from engine.names import REGIONS, did_you_mean
+from engine.outlook import NO_INSTANCE, Outlook, Standing, look_ahead, refusals
+from engine.plan import idle_rules
 
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.survey import Survey
     from engine.clients import Reach
-    from engine.model import Reading, Where
+    from engine.job import Glob
+    from engine.model import Call, Reading, Where
     from engine.plan import Plan
     from engine.records import RunSettings
     from engine.settings import Settings
@@ -37,7 +40,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     refusals: tuple[str, ...]
     """Guards that would refuse it."""
     warnings: tuple[str, ...] = ()
-    """Protect rules that protect nothing: a misspelled one is found out here, or by the outage."""
+    """Rules without effect: a misspelled one is found out here, or by the outage."""
 
     def lines(self) -> list[str]:
         """What the readings add to a plan's summary."""
@@ -64,10 +67,11 @@ def prepare(
     expect: int | None = None,
     known: Survey | None = None,
     take: Take | None = None,
+    exclude: Sequence[Glob] = (),
 ) -> Prepared:
     """Read the plan's instances, for at most three seconds, and see what that says. `reach` None: do not read.
 
-    `known` has been read already, by a match; it is not read again.
+    `known` has been read already, by a match; it is not read again. UsageError for a region that the API does not know.
     """
     found = None
     if reach is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
@@ -105,7 +109,9 @@ def prepare(
         max_share=settings.max_share if found is not None and world is None else None,
         expect=expect,
     )
-    idle = tuple(_idle_rules(plan, settings, found)) if found is not None else ()
+    if found is not None:
+        refuse_unknown_regions(plan, found.readings)
+    idle = tuple(_idle(plan, settings, found, exclude))
     return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), warnings=idle)
 
 
@@ -115,23 +121,66 @@ def _of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
     return {where: found.readings[where] for where in instances if where in found.readings}
 
 
-def _idle_rules(plan: Plan, settings: Settings, found: Survey) -> Iterator[str]:
-    """Of protect rules that match no account at all, as far as every instance could be read.
+def _idle(plan: Plan, settings: Settings, found: Survey | None, exclude: Sequence[Glob]) -> Iterator[str]:
+    """Of rules that match nothing: a `protect` none of the accounts there are, an `exclude` none of the targets.
+
+    Where not all of them are known, nobody can say so.
+    """
+    yield from idle_excludes(plan, exclude)
+    if found is None or found.late or not all(map(_is_whole, found.readings.values())):
+        return
+    there: list[Target] = [
+        Target(where.instance, user, where.region)
+        for where, reading in found.readings.items()
+        for user in reading.accounts or ()
+    ]
+    all_there: list[Target] = there + [omit.target for omit in plan.omits]
+    for glob in idle_rules(settings.protect, all_there):
+        yield f"{glob.place}: protect {glob.pattern} matches none of the {len(there):,} accounts read; a slip?"
+
+
+def idle_excludes(plan: Plan, exclude: Sequence[Glob]) -> Iterator[str]:
+    """Of exclusions that match no target of a plan, as far as all targets are known."""
+    named: list[Target | Call] = [*plan.calls, *(omit.target for omit in plan.omits)]
+    if named and not plan.lacking:
+        for glob in idle_rules(exclude, named):
+            yield f"{glob.place}: exclude {glob.pattern} matches none of the {len(named):,} targets; a slip?"
+
+
+def _is_whole(reading: Reading) -> bool:
+    """Whether all accounts of an instance are known; one that is not there has none.
 
     A list that was not read to its end, as all that was asked for was found, counts if it is no full page.
     """
     from engine.inventory import PAGE
 
-    if found.late or not all(
-        reading.complete or (reading.why is None and 0 < len(reading.accounts or ()) < PAGE)
-        for reading in found.readings.values()
-    ):
-        return
-    there = {(where.instance, user) for where, reading in found.readings.items() for user in reading.accounts or ()}
-    there |= {(omit.target.instance, omit.target.user) for omit in plan.omits}
-    for glob in settings.protect:
-        if not any(glob.matches(*each) for each in there):
-            yield f"{glob.place}: protect {glob.pattern} matches none of the {len(there):,} accounts read; a slip?"
+    if reading.accounts is None:
+        return reading.code in NO_INSTANCE
+    return reading.complete or (reading.why is None and 0 < len(reading.accounts) < PAGE)
+
+
+def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> None:
+    """UsageError for a region that is not on the list and in which no instance of the plan is found: a slip."""
+    by_region: dict[str, list[Reading | None]] = {}
+    for where in dict.fromkeys(call.where for call in plan.calls):
+        by_region.setdefault(where.region, []).append(readings.get(where))
+    for region, found in by_region.items():
+        if region in REGIONS or not all(map(_is_nowhere, found)):
+            continue  # as good as always
+        (first, *_) = (call for call in plan.calls if call.region == region)
+        codes = ", ".join(sorted({str(reading.code) for reading in found if reading is not None}))
+        raise UsageError(
+            f"region {region}: none of its {len(found):,} instance{'s' * (len(found) != 1)}, such as {first.instance}, "
+            f"is found there [{codes}]{did_you_mean(region, REGIONS)}; nothing was sent"
+        )
+
+
+def _is_nowhere(reading: Reading | None) -> bool:
+    from engine.verdicts import is_no_region  # here: a region that is on the list needs no code
+
+    if reading is None or reading.accounts is not None:
+        return False
+    return reading.code in NO_INSTANCE or is_no_region(reading.code)
 
 
 def refuse_unread(prepared: Prepared, *, can_ask: bool, unread_command: str) -> bool:

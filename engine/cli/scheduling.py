@@ -14,7 +14,7 @@ from engine.cli.options import Options
 from engine.cli.talk import out, printed, say, warn
 from engine.config import find_configs, user_config
 from engine.errors import Exit, RefusedError, UsageError
-from engine.files import STDIN, load_job
+from engine.files import STDIN, homes_of, is_stream, load_job
 from engine.schedule.units import MADE, Schedule, UnitFile, every_days, lasting_problem
 from engine.wayout import BUNDLES, EXCEPTIONS, PROXIES
 
@@ -44,9 +44,11 @@ def show_schedule(
 ) -> int:
     """The `schedule` command. Any: the flags, by name."""
     options = Options(**flags)
+    if is_stream(job_path):
+        raise UsageError(f"{job_path}: can be read only once, and not at night; put the job into a file")
     job = load_job(job_path)
     settings = options.settings(job)
-    configs = find_configs(Path(job.path).parent, environ=os.environ, explicit=options.config)
+    configs = find_configs(*homes_of(job), environ=os.environ, explicit=options.config)
     if form == "k8s" and image is None:
         raise UsageError("--format k8s needs --image: the container image that has acctops, such as registry/acctops:1")
     program = ("acctops",) if form == "k8s" else _program()

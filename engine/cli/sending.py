@@ -22,14 +22,15 @@ from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
-from engine.cli.options import Options, check_metrics, operator, run_settings
+from engine.cli.options import Options, check_metrics, operator, run_settings, trusted_store
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.job import Job, StopAfter
+from engine.files import job_file
+from engine.job import Glob, Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
@@ -105,6 +106,7 @@ def run_loaded(job: Job, options: Options) -> int:
         take=take_of(job, settings, simulated=options.simulate),
         guarded_by=_guard_home(job),
         asked=options.asked(),
+        exclude=(*job.exclude, *options.excludes()),
         known=discovered.found if discovered is not None else None,
         matched=tuple(asked),
         world=world,
@@ -133,8 +135,7 @@ def _nothing_to_do(options: Options) -> int:
 
 def _guard_home(job: Job) -> str:
     """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
-    path = Path(job.path)
-    return str(path.absolute() if path.is_file() else Path.cwd())
+    return str(Path(job.path).absolute() if job.is_file else Path.cwd())
 
 
 def faults_of(options: Options) -> tuple[FaultRule, ...]:
@@ -194,6 +195,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     uins: Mapping[str, str] = field(default_factory=dict)
     """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
     faults: tuple[FaultRule, ...] = ()
+    exclude: tuple[Glob, ...] = ()
+    """What was left out of the plan on purpose: a rule that matches no target is said."""
     listed_order: bool = False
     take: Take | None = None
     """How much of the plan it takes; None: all."""
@@ -212,12 +215,11 @@ class NewRun(Struct, frozen=True, kw_only=True):
         if (options := self._hold()) is not self.options:
             return replace(self, options=options).start()
         check_metrics(self.settings, simulated=self.simulated)
-        store = RunStore(self.settings.state_dir, simulated=self.simulated, group=self.settings.state_group)
-        store.check_place()
+        store = trusted_store(self.settings, simulated=self.simulated)
         run_id = store.new_run_id(self.options.clock(), random.Random())
         told = self.known is not None  # a match has been asked with these keys
         reach = reach_of(self.frozen, self.settings, simulated=self.simulated, purpose=run_id, told=told)
-        passwords = passwords_of(self.frozen, self.plan.action)
+        passwords = passwords_of(self.frozen, self.plan.action, self.settings.trust)
         new = self._prepared(reach)
         answer = confirm(
             _question(new),
@@ -256,6 +258,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             expect=self.options.expect,
             known=self.known,
             take=self.take,
+            exclude=self.exclude,
         )
         refuse_strangers(reach.keyring, self.uins)
         for warning in prepared.warnings:
@@ -279,7 +282,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
         flags = f"{self.options.repeat(self.settings.state_dir)} --no-verify"
         if self.parent is not None:
             return f"acctops {self.verb} {self.parent.run_id}{flags}"
-        is_file = Path(self.job.path).is_file()
+        is_file = job_file(self.job.path) is not None
         job = shlex.join((self.job.path, *self.asked))
         return f"acctops run {job}{flags}" if is_file else "this command with --no-verify"
 
@@ -370,7 +373,7 @@ def claim(
     mine = Claim(
         run_id=run_id,
         digest=job.digest,
-        path=job.path if Path(job.path).is_file() else "",
+        path=job.path if job_file(job.path) is not None else "",
         action=action,
         calls=[call.id for call in calls],
     )

@@ -100,7 +100,8 @@ def _range(said: str | None) -> range:
 def _seed(world: World, job_paths: tuple[str, ...]) -> str:
     """Let the accounts of jobs exist from the start; returns what to say about it."""
     known = []
-    for path in job_paths or sorted(str(path) for path in (*Path().glob("*.yaml"), *Path("jobs").glob("*.yaml"))):
+    here = sorted(str(path) for path in (*Path().glob("*.yaml"), *Path("jobs").glob("*.yaml")) if path.is_file())
+    for path in job_paths or here:
         try:
             targets = load_job(path).targets
         except AcctopsError:

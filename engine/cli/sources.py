@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from engine.model import AccountSpec
     from engine.settings import Settings
     from engine.simulator.sts import KeyRecord
+    from engine.trust import Trust
 
 
 def reach_of(
@@ -136,10 +139,18 @@ def network_of(settings: Settings, access: Access) -> Network:
     )
 
 
-def passwords_of(frozen: records.RunSettings, action: str) -> PasswordSource | None:
-    """Where new passwords come from, as the run's settings say; None for an action that takes none."""
+def passwords_of(frozen: records.RunSettings, action: str, trust: Trust) -> PasswordSource | None:
+    """Where new passwords come from, as the run's settings say; None for an action that takes none.
+
+    CredentialsError for a file that somebody could have written who is not trusted: he would know the passwords.
+    """
     if frozen.passwords is None:
         if ACTIONS[action].needs_password:
             raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
         return None
-    return open_passwords(password_spec(frozen.passwords, Place("passwords")), os.environ)
+    spec = password_spec(frozen.passwords, Place("passwords"))
+    with suppress(OSError):  # said where it is read
+        doubt = trust.doubt(Path(spec.file)) if spec.file else None
+        if doubt is not None:
+            raise CredentialsError(f"{spec.label}: is not believed, as {doubt.words}; take it away from them")
+    return open_passwords(spec, os.environ)

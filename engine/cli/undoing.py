@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
+from engine.cli.continuing import find, overridden, warn_of_idle
+from engine.cli.guarding import check_endpoint, guard_home, guards_of, refuse_strange_run, stricter
 from engine.cli.kin import Kin, Others, changed_by_reruns, kin_of, others_of, with_family
-from engine.cli.options import Options
+from engine.cli.options import Options, globs_of
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
@@ -24,9 +25,10 @@ from engine.errors import BusyError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome, Target
+from engine.names import did_you_mean
 from engine.nextstep import go_on_lines, later_words, undo_steps
 from engine.outlook import look_ahead, refusals
-from engine.plan import plan_again
+from engine.plan import idle_rules, plan_again
 from engine.undo import STAYS, Choice, Keep, UndoPlan, holds_of, in_question, undo_plan
 
 if TYPE_CHECKING:
@@ -58,15 +60,16 @@ def undo_run(
         raise UsageError("an undo goes by what it reads; remove --no-verify")
     ref = find(options, run)
     found = replay(ref.path)
-    ledger = with_family(ref, found) if family else found.ledger
+    ledger = with_family(ref, found, options.settings(None).trust) if family else found.ledger
     assert ledger.run is not None
     kin = kin_of(ref.store, found.ledger)
-    _check_undoable(options, ref, ledger, kin)
     options = replace(options, simulate=ledger.run.simulated)
+    _check_undoable(options, ref, ledger, kin)
     faults_of(options)
     guards = guards_of(options, ledger)
+    refuse_strange_run(ref, guards.trust)
     ignored = tuple(find(options, name).run_id for name in released)
-    choice, named = _choice(options, targets, include_edited=include_edited, rotated=rotated)
+    choice, named = _choice(options, ledger, targets, include_edited=include_edited, rotated=rotated)
     _refuse_without_before(ledger, named=named)
     inverse = ACTIONS[ledger.run.action].inverse
     assert inverse is not None
@@ -85,7 +88,9 @@ def undo_run(
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]
     read, world = _read(options, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
-    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
+    others = (
+        others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, guards.trust) if ref.store is not None else None
+    )
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
     undo = undo_plan(ledger, read.readings, holds, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
@@ -176,9 +181,12 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     )
 
 
-def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool, rotated: bool) -> tuple[Choice, bool]:
+def _choice(
+    options: Options, ledger: Ledger, targets: tuple[str, ...], *, include_edited: bool, rotated: bool
+) -> tuple[Choice, bool]:
     """What the flags ask for, and whether they name accounts one by one."""
     excluded = options.excludes()
+    warn_of_idle(options, excluded, ledger)
     globs: list[Glob] = []
     names: set[str] = set()
     for text in targets:
@@ -187,7 +195,8 @@ def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool,
         elif not set("*?[") & set(text) and text.count("/") == 1:
             names.add(text)
         else:
-            globs += replace(options, exclude=(text,)).excludes()
+            globs += globs_of((text,), "--target")
+    _refuse_idle(ledger, globs, names)
 
     def wanted(call: Call) -> bool:
         if any(glob.matches(call.instance, call.user) for glob in excluded):
@@ -197,6 +206,17 @@ def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool,
     return Choice(
         wanted=wanted, by_list=bool(names) and not globs, include_edited=include_edited, rotated_only=rotated
     ), bool(names)
+
+
+def _refuse_idle(ledger: Ledger, globs: list[Glob], names: set[str]) -> None:
+    """UsageError for a `--target` that is not in the run: each by itself, as the others would hide a slip."""
+    calls = list(ledger.calls.values())
+    labels = {call.label for call in calls}
+    idle = [glob.pattern for glob in idle_rules(globs, calls)] + sorted(names - labels)
+    if idle:
+        more = f", and {len(idle) - 1:,} more" if len(idle) > 1 else ""
+        hint = did_you_mean(idle[0], labels)
+        raise UsageError(f"--target {idle[0]}{more}: matches none of the {len(calls):,} calls of the run{hint}")
 
 
 def _names_in(path: Path) -> set[str]:

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.cli.continuing import check_endpoint, find, overridden
+from engine.cli.continuing import find, overridden
+from engine.cli.guarding import check_endpoint
 from engine.cli.kin import others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sources import reach_of
@@ -27,6 +28,7 @@ from engine.undo import linked, recheck, undone_keys
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
     from engine.ledger import Ledger
+    from engine.trust import Trust
 
 
 def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
@@ -35,16 +37,17 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     times = _watch_times(watch)
     ref = find(options, run)
     found = replay(ref.path)
-    ledger = with_family(ref, found) if family else found.ledger
+    settings = options.settings(None)
+    ledger = with_family(ref, found, settings.trust) if family else found.ledger
     assert ledger.run is not None
     if ACTIONS[ledger.run.action].is_desired is None:
         raise UsageError(f"nothing readable tells what {ledger.run.action} has done; there is nothing to verify")
-    check_endpoint(options, ledger)
     options = replace(options, simulate=ledger.run.simulated)
+    check_endpoint(options, ledger)
     frozen = overridden(options, ledger.settings)
-    reach = reach_of(frozen, options.settings(None), simulated=options.simulate, purpose=ref.run_id)
+    reach = reach_of(frozen, settings, simulated=options.simulate, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
-    undone = _undone(ref, ledger)
+    undone = _undone(ref, ledger, settings.trust)
     begun = time.monotonic()
     code = Exit.OK
     results = []
@@ -60,13 +63,13 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     return printed() or code
 
 
-def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
+def _undone(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
     """Accounts that undos of this run, or of what it is merged of, have brought back."""
     assert ledger.run is not None
     inverse = ACTIONS[ledger.run.action].inverse
     if ref.store is None or inverse is None:
         return set()
-    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}).ledgers
+    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, trust).ledgers
     by_run = {other.run.run: other for other in others if other.run is not None}
     by_run[ledger.run.run] = ledger
     return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}

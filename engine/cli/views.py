@@ -175,7 +175,7 @@ def show_report(
     if family:
         from engine.cli.kin import with_family
 
-        found = replace(found, ledger=with_family(ref, found))
+        found = replace(found, ledger=with_family(ref, found, options.settings(None).trust))
     if by_lane and form == "json":
         out_json({"run": ref.run_id, "pace": pace(found.ledger)})
     elif by_lane or stuck:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct, UnsetType
 
-from engine import names
+from engine import globs, names
 from engine.job import Glob
 from engine.jobfile.filemodel import GlobText
 from engine.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
@@ -196,7 +196,7 @@ class Fields:
             text = self.text(item, here, 'a glob such as "*/breakglass_*"')
             if text is None:
                 continue
-            if (problem := glob_problem(text)) is not None:
+            if (problem := glob_problem(text, fold=fold)) is not None:
                 self.wrong(item, here, problem)
             else:
                 found.append(Glob(text, self.place(item), fold))
@@ -232,10 +232,10 @@ def _patterns(kind: Any) -> list[str]:
 (_glob_pattern,) = _patterns(GlobText)
 
 
-def glob_problem(text: str) -> str | None:
+def glob_problem(text: str, *, fold: bool = False) -> str | None:
     """Why `text` is no glob that could ever match, in words; None if it is one.
 
-    A guard that never matches is worse than none, so characters no name can have are refused.
+    A guard that never matches is worse than none, so one that no legal instance id or account name matches is refused.
     """
     if text.count("/") != 1 or text.startswith("/") or text.endswith("/"):
         return f'{names.shown(text)} is not instance/user; for every instance write "*/{text.strip("/") or "user"}"'
@@ -245,4 +245,7 @@ def glob_problem(text: str) -> str | None:
             f"{names.shown(text)} can never match: {odd!r} occurs in no instance id or account name; "
             "globs know * ? [abc] [!abc]"
         )
+    for part, grammar in zip(text.split("/"), (globs.INSTANCE, globs.USER), strict=True):
+        if (why := globs.why_never(part, grammar, fold=fold)) is not None:
+            return f"{names.shown(text)} can never match: in {names.shown(part)}, {why}; globs know * ? [abc] [!abc]"
     return None

@@ -212,6 +212,13 @@ MaxShare = Annotated[
         extra=_rule("a percentage such as 5% or 0.5%", share),
     ),
 ]
+Owner = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.@\\\\-]{0,127}[$]?$"},
+        extra=_rule("the name or the number of a user"),
+    ),
+]
 GlobText = Annotated[
     str,
     Meta(
@@ -751,6 +758,17 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
                 extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$"},
                 description="Group that may read the journals.",
                 extra=_rule("the name of a group"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    trust_owners: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Users whose configs, jobs and journals are believed as one's own; it counts in one's own "
+                "and in the system's config.",
+                extra=_several("the name or the number of a user, or a list of them", Owner, distinct, "trust_owners"),
             ),
         ]
         | UnsetType

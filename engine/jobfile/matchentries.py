@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine import names
+from engine import globs, names
 from engine.jobfile.fields import kinds
 from engine.jobfile.filemodel import InstancesOf, MatchEntry, UsersOf
 from engine.jobfile.nodes import Scalar, Series, Table, Unusable
@@ -100,7 +100,7 @@ class MatchReader:
             ids.append(item.text)
         return InstanceMatch(
             ids=tuple(ids),
-            names=tuple(Pattern(item.text) for item in self._listed(of, "name", path, "a glob such as prod-*")),
+            names=self._name_globs(of, path),
             tags=self._tags(of, f"{path}.tag"),
             statuses=self._words(of, "status", path, (*names.INSTANCE_STATUSES, ANY)),
             types=self._words(of, "type", path, (*names.INSTANCE_TYPES, ANY)),
@@ -169,6 +169,17 @@ class MatchReader:
             if (odd := _odd_in_user.search(item.text)) is not None:
                 what = f"{names.shown(item.text)} can never match: {odd[0]!r} occurs in no account name"
                 self._fields.wrong(item, f"{path}.{key}", what)
+            elif (why := globs.why_never(item.text, globs.USER)) is not None:
+                self._fields.wrong(item, f"{path}.{key}", f"{names.shown(item.text)} can never match: {why}")
+            found.append(Pattern(item.text))
+        return tuple(found)
+
+    def _name_globs(self, table: Table, path: str) -> tuple[Pattern, ...]:
+        found = []
+        for item in self._listed(table, "name", path, "a glob such as prod-*"):
+            if (empty := globs.empty_bracket(item.text)) is not None:
+                what = f"{names.shown(item.text)} can never match: {empty} takes no character"
+                self._fields.wrong(item, f"{path}.name", what)
             found.append(Pattern(item.text))
         return tuple(found)
 

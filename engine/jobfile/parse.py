@@ -42,11 +42,19 @@ COMMAND_LINE = "command line"
 _PLACEHOLDERS = frozenset({"instance", "user", "region"})
 
 
-def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes], skip_bad_rows: bool = False) -> Job:
+def parse_job(
+    text: bytes,
+    *,
+    file: str,
+    read: Callable[[str], bytes] | None,
+    skip_bad_rows: bool = False,
+    locate: Callable[[str], str] | None = None,
+) -> Job:
     """The job in `text`, or JobError with every problem.
 
     `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
-    file; `-` is standard input), or raises JobError in its own words. With `skip_bad_rows`, rows of lists that are no
+    file; `-` is standard input), or raises JobError in its own words; None: lists are passed over. `locate` says what a
+    list is called in messages; without it, its path beside `file`. With `skip_bad_rows`, rows of lists that are no
     targets become `omits` of the job, as long as others are.
     """
     problems = Problems()
@@ -56,14 +64,21 @@ def parse_job(text: bytes, *, file: str, read: Callable[[str], bytes], skip_bad_
         if not problems.count:
             problems.add(Place(file), "", "is empty; a job needs action, region and targets")
         raise JobError(problems.lines())
-    return _JobReader(file, problems, read, text, skip_bad_rows=skip_bad_rows).job(root)
+    return _JobReader(file, problems, read, text, skip_bad_rows=skip_bad_rows, locate=locate).job(root)
 
 
 class _JobReader:
     """One reading of one job file."""
 
     def __init__(
-        self, file: str, problems: Problems, read: Callable[[str], bytes], text: bytes, *, skip_bad_rows: bool
+        self,
+        file: str,
+        problems: Problems,
+        read: Callable[[str], bytes] | None,
+        text: bytes,
+        *,
+        skip_bad_rows: bool,
+        locate: Callable[[str], str] | None,
     ) -> None:
         self._file = file
         self._skip_bad_rows = skip_bad_rows
@@ -71,6 +86,7 @@ class _JobReader:
         self._problems = problems
         self._fields = Fields(file, problems)
         self._read = read
+        self._locate = locate or self._beside
         self._digest = sha256(text)
         self._sources: list[str] = []
 
@@ -190,12 +206,17 @@ class _JobReader:
             sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
             self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
+    def _beside(self, listed: str) -> str:
+        return "standard input" if listed == "-" else posixpath.join(posixpath.dirname(self._file), listed)
+
     def _list(
         self, here: str, node: Scalar, defaults: Defaults, targets: Targets, columns: Mapping[str, str]
     ) -> list[str]:
         """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
+        if self._read is None:
+            return []
         path = node.text
-        shown = "standard input" if path == "-" else posixpath.join(posixpath.dirname(self._file), path)
+        shown = self._locate(path)
         if path == "-" and shown in self._sources:
             self._fields.wrong(node, here, "standard input can be read only once; remove this entry")
             return []

@@ -1,0 +1,277 @@
+"""Door: what holds for a run that is gone on with: guards of today, and how much of what its journal says is believed.
+
+A journal names calls; it decides nothing else that today's command, job or config does not say, too: no program that
+is run, no place to which keys are sent. From where its job lies only guards are taken.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.options import password_record, refuse_strange
+from engine.cli.talk import remark
+from engine.config import mistrust
+from engine.endpoints import is_loopback, is_vendors, normal_endpoint
+from engine.errors import ConfigError, JobError, RefusedError, UsageError
+from engine.files import homes, homes_of, job_file, load_job
+from engine.names import shown
+from engine.outlook import look_ahead, refusals
+from engine.plan import plan_again
+from engine.settings import with_guards
+from engine.trust import Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from engine import records
+    from engine.cli.options import Options
+    from engine.clients import Reach
+    from engine.config import Configs
+    from engine.job import Glob, Job
+    from engine.journal.store import RunRef
+    from engine.ledger import Ledger
+    from engine.model import Call
+    from engine.settings import Settings
+
+# ---- guards of today -----------------------------------------------------------------------------------------------
+
+
+def guards_of(options: Options, ledger: Ledger, job: Job | None = None) -> Settings:
+    """Today's settings of this command, under the guards that lie where the run's job does as well.
+
+    `job` is that of this command, if it has one: then its guards and limits hold besides. ConfigError if the file of
+    the run's job is there and its guards cannot be known; that it is gone is said.
+    """
+    settings = options.settings(job)
+    home = guard_home(ledger)
+    own = _own_job(home, settings.trust, quiet=options.quiet)
+    configs = options.configs(*(homes(home) if own is not None or not home.is_dir() else (home,)))
+    for words in _not_taken(configs, options.configs(*homes_of(job))):
+        remark(f"warning: {words}", quiet=options.quiet)
+    guarded = with_guards(settings, configs, own)
+    for words in guarded.warnings:
+        remark(f"warning: {words}", quiet=options.quiet)
+    if own is None or job is not None:
+        return guarded
+    from msgspec.structs import replace
+
+    return replace(guarded, notify=own.notify or guarded.notify)
+
+
+def guard_home(ledger: Ledger) -> Path:
+    """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
+    assert ledger.run is not None
+    home = Path(ledger.run.guarded_by or ledger.run.job.path)
+    return home if home.is_absolute() else Path.cwd()
+
+
+def _own_job(home: Path, trust: Trust, *, quiet: bool) -> Job | None:
+    """The job of a run as its file says it today, without the lists; None without a file."""
+    way_on = "mend it; or move it away, and the run is gone on with without the guards in it"
+    try:
+        mode = home.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        if os.path.lexists(home):
+            raise ConfigError(f"{home}: is a link that leads nowhere, so its guards cannot be known; {way_on}") from exc
+        remark(f"warning: guards of {home} are not asked: it is gone", quiet=quiet)
+        return None
+    except OSError as exc:
+        raise ConfigError(f"{home}: {exc.strerror}, so its guards cannot be known; {way_on}") from exc
+    if stat.S_ISDIR(mode):
+        return None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{home}: is no file any more, so its guards cannot be known; {way_on}")
+    refuse_strange(str(home), home, trust)
+    try:
+        return load_job(home, skip_bad_rows=True, lists=False)
+    except JobError as exc:
+        raise ConfigError(f"{exc}\n{home}: its guards cannot be known; {way_on}") from exc
+
+
+def _not_taken(found: Configs, known: Configs) -> Iterator[str]:
+    """What configs beside a run's job say of more than guards, and what is not taken from there."""
+    taken = {config.path for config in known.files}
+    for config in found.files:
+        names = sorted({_DECIDING[name] for name in config.values if name in _DECIDING})
+        if config.path not in taken and names:
+            yield f"{config.path}: its guards hold; its {', '.join(names)} would hold with --config {config.path}"
+
+
+_DECIDING: Mapping[str, str] = {
+    **{name: name for name in ("site", "credentials", "notify", "metrics_file")},
+    **dict.fromkeys(("proxy", "no_proxy", "ca_bundle"), "network"),
+}
+"""What a config decides beside guards, of which a run that is gone on with needs something → its key."""
+
+
+def refuse_beyond(
+    options: Options,
+    ledger: Ledger,
+    guards: Settings,
+    reach: Reach,
+    exclude: Sequence[Glob],
+    *,
+    whole: bool,
+) -> None:
+    """RefusedError if the guards on size would refuse what is gone on with: the `whole` plan, or the open calls."""
+    assert ledger.run is not None
+    run = ledger.run
+    entries = {call.id: entry for call, entry, _ in ledger.outcomes()}
+    calls = [call for call in ledger.calls.values() if whole or not entries[call.id].settled]
+    plan = plan_again(run.action, calls, protect=guards.protect, exclude=exclude)
+    readings = {}
+    max_share = None if run.simulated or not has_new_share(ledger, guards) else guards.max_share
+    if max_share is not None and plan.calls:
+        from engine.cli.survey import PLAN_S, survey  # here: most runs passed the share when they began
+
+        timeout_s = ledger.settings.timeout_s
+        read = survey(plan.calls, reach=reach, timeout_s=timeout_s, world=None, limit_s=PLAN_S, purpose="plan")
+        readings = read.readings
+    why = refusals(
+        look_ahead(plan, readings), max_targets=guards.max_targets, max_share=max_share, expect=options.expect
+    )
+    if why:
+        raise RefusedError(
+            f"refused: {'; '.join(why)}; nothing was sent; this is run {run.run}, cut off or stopped before: a new run "
+            "of its job is planned and asked anew (--on-unfinished new)"
+        )
+
+
+def has_new_share(ledger: Ledger, guards: Settings) -> bool:
+    """Whether today's `max_share` is stricter than the one under which the run was planned."""
+    before = ledger.settings.max_share
+    return guards.max_share is not None and (before is None or guards.max_share < before)
+
+
+# ---- what a journal says -------------------------------------------------------------------------------------------
+
+
+def refuse_strange_run(ref: RunRef, trust: Trust) -> None:
+    """ConfigError for a run whose journal somebody could have written who is not trusted."""
+    doubt = trust.doubt(ref.path)
+    if doubt is not None:
+        raise ConfigError(mistrust(f"run {ref.run_id}", doubt, "begin anew with the job: acctops run JOB"))
+
+
+def check_endpoint(options: Options, ledger: Ledger, job: Job | None = None) -> None:
+    """UsageError for an `--endpoint` that is not the run's, and for one of the run that nobody names today.
+
+    The names of its keys are looked at as well.
+    """
+    used = ledger.settings.access
+    settings = options.settings(job)
+    regions = {call.region for call in ledger.calls.values()}
+    said = settings.access(regions) if options.endpoints else used
+    if (set(said.shared), said.own) != (set(used.shared), used.own):
+        raise UsageError(
+            f"--endpoint: the run used {', '.join(used.every)}, and what continues it must; leave the "
+            "flag away, or make a new run of the job"
+        )
+    check_keys(ledger)
+    assert ledger.run is not None
+    if ledger.run.simulated:
+        return
+    named = set(settings.access(regions).every)
+    for url in used.every:
+        if is_vendors(url) or url in named:
+            continue
+        try:
+            normal_endpoint(url)
+        except ValueError as exc:
+            what = f"its journal names an endpoint that may not be called: {exc}"
+            raise UsageError(f"run {ledger.run.run}: {what}") from exc
+        if not is_loopback(url) and url not in _endpoints_of_job(ledger, settings.trust):
+            raise UsageError(
+                f"run {ledger.run.run}: its journal names {url}, which is not the vendor's, and no flag, config or job "
+                f"names it today: keys are not sent there. If it is meant: --endpoint {url}"
+            )
+
+
+def _endpoints_of_job(ledger: Ledger, trust: Trust) -> tuple[str, ...]:
+    job = _job_today(ledger, trust)
+    return job.endpoints or () if job is not None else ()
+
+
+def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
+    """The file of the run's own job, as it is today, without lists; None without one that can be believed."""
+    assert ledger.run is not None
+    file = job_file(ledger.run.job.path)
+    if file is None:
+        return None
+    refuse_strange(str(file), file, trust)
+    return load_job(file, skip_bad_rows=True, lists=False)
+
+
+def check_keys(ledger: Ledger) -> None:
+    """UsageError for a profile or a role that a flag or a job could not name, such as a path to somebody's file."""
+    from engine.jobfile.fields import convert
+    from engine.jobfile.filemodel import Profile, RoleArn
+
+    assert ledger.run is not None
+    for account in ledger.settings.every_account:
+        said = [(profile, Profile) for profile in account.profiles]
+        said += [(account.role_arn, RoleArn)] if account.role_arn is not None else []
+        for text, kind in said:
+            try:
+                convert(text, kind)
+            except ValueError as exc:
+                what = f"its journal names whose keys to use, and not as it may: {exc}, got {shown(text)}"
+                raise UsageError(f"run {ledger.run.run}: {what}") from exc
+
+
+def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None = None) -> None:
+    """UsageError for a source of new passwords that the journal names and today's job (`job`) does not.
+
+    An undo has no job, and got its source by flag: there the journal is enough, if it is the operator's own.
+    """
+    named = ledger.settings.passwords
+    assert ledger.run is not None
+    if named is None:
+        return
+    parent = ledger.run.parent
+    if parent is not None and parent.verb == "undo" and Trust().why_not(ref.path) is None:
+        return
+    job = job or _job_today(ledger, trust)
+    if job is not None and (today := password_record(job)) is not None and _plain(today) == _plain(named):
+        return
+    if parent is not None and parent.verb == "undo":
+        way_on = f"undo again, and name it: acctops undo {parent.run} --password-command … or --password-file …"
+    elif job is None:
+        way_on = f"put {ledger.run.job.path} back, or run its job again: acctops run JOB"
+    else:
+        way_on = f"the job names another today; run it again: acctops run {job.path}"
+    raise UsageError(
+        f"run {ledger.run.run}: where new passwords come from is said by its journal alone, which is not enough to run "
+        f"a program or to believe a file; {way_on}"
+    )
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A source of passwords, its paths in one spelling. Any: its shape depends on the source."""
+    plain = dict(record)
+    if "file" in plain:
+        plain["file"] = os.path.normpath(str(plain["file"]))
+    if command := list(plain.get("command", ())):
+        plain["command"] = [os.path.normpath(command[0]) if "/" in command[0] else command[0], *command[1:]]
+    return plain
+
+
+def stranger(ledger: Ledger, job: Job) -> Call | None:
+    """A call of the run that is not of the job; None if the job means all of them, as far as it can be told unasked."""
+    targets = {(each.account, each.region, each.instance, each.user) for each in job.targets}
+    for call in ledger.calls.values():
+        if (call.account, call.region, call.instance, call.user) in targets and call.action == job.action:
+            continue
+        if call.action != job.action or not any(match.may_mean(call) for match in job.matches):
+            return call
+    return None
+
+
+def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
+    """Settings of a journal with the stricter of its guards and today's."""
+    from msgspec.structs import replace
+
+    return replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))
