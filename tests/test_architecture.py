@@ -38,6 +38,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "callqueue": (R, ""),
     "codes": (R, ""),
     "endpoints": (R, "names"),
+    "envfile": (R, "foreign"),
     "foreign": (R, ""),
     "guards": (R, "job"),
     "job": (R, "match window"),
