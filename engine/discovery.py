@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from engine.foreign import field_of
 from engine.inventory import PAGE, Inventory
 from engine.match import InstanceRow, instance_row
 from engine.model import Answer, Where
@@ -70,7 +71,7 @@ async def list_regions(inventory: Inventory, *, account: str = "") -> tuple[str,
     if not isinstance(rows, list):
         return answer
     return tuple(
-        str(row["Region"])
+        region
         for row in rows
-        if isinstance(row, dict) and row.get("Region") and row.get("RegionState") != "UNAVAILABLE"
+        if isinstance(row, dict) and (region := field_of(row.get("Region"))) and row.get("RegionState") != "UNAVAILABLE"
     )

@@ -16,6 +16,7 @@ from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
 from engine.errors import CredentialsError
+from engine.foreign import field_of
 from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
 from engine.names import REGIONS
 from engine.pacing import Pacer
@@ -253,9 +254,9 @@ def _rows(data: Mapping[str, Any]) -> list[AccountState] | None:
                 user=item["UserName"],
                 status=status if isinstance(status, int) else 0,
                 cam=cam if isinstance(cam, bool) else None,
-                user_type=str(item.get("UserType") or ""),
-                update_time=str(item.get("UpdateTime") or ""),
-                password_update_time=str(item.get("PasswordUpdateTime") or ""),
+                user_type=field_of(item.get("UserType")),
+                update_time=field_of(item.get("UpdateTime")),
+                password_update_time=field_of(item.get("PasswordUpdateTime")),
             )
         )
     return rows

@@ -18,7 +18,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
+from yarl import URL
 
+from engine.foreign import clean, proxy_secrets, without_userinfo
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
@@ -63,7 +65,7 @@ class HttpTransport:
             allow_redirects=False,
             proxy=self._proxy(endpoint),
         )
-        return await self._exchange(asking, endpoint, timeout_s)
+        return await self._exchange(asking, endpoint, timeout_s, self._proxy(endpoint))
 
     async def get(self, url: str, timeout_s: float) -> Reply | Fault:
         """GET and read the whole answer within `timeout_s`."""
@@ -71,7 +73,7 @@ class HttpTransport:
         return await self._exchange(asking, url, timeout_s)
 
     async def _exchange(
-        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float
+        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float, proxy: str | None = None
     ) -> Reply | Fault:
         exchange = _Exchange()
         _EXCHANGE.set(exchange)
@@ -87,7 +89,7 @@ class HttpTransport:
                 retry_after_s=_seconds(response.headers.get("Retry-After"), date),
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+            return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy)
 
     def _proxy(self, endpoint: str) -> str | None:
         if endpoint not in self._proxies:
@@ -175,17 +177,38 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float) -> Fault:
+def _fault(
+    error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None = None
+) -> Fault:
     if exchange.connected:
-        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
+        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error, proxy)
         return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=words, opening_s=exchange.opening_s)
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        words = f"the proxy cannot be reached: {_words(error)}"
-    elif isinstance(error, TimeoutError):
+    code = _before_send(error)
+    if isinstance(error, TimeoutError):
         words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
+        words += f" by the proxy {_address(proxy)}" if proxy is not None else ""
+    elif proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
+        words = f"the proxy refuses: {_words(error, proxy)} ({_address(proxy)})"
+    elif proxy is not None and _is_of_proxy(error, proxy):
+        why = "its name could not be resolved: " if code == "Local.Dns" else ""
+        words = f"the proxy cannot be reached: {_address(proxy)}: {why}{_words(error, proxy)}"
+        code = "Local.Connect" if why else code  # Local.Dns is of the endpoint's own name
     else:
-        words = _words(error)
-    return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message=f"{endpoint}: {words}")
+        words = _words(error, proxy)
+    return Fault(stage=Stage.BEFORE_SEND, code=code, message=f"{endpoint}: {words}")
+
+
+def _is_of_proxy(error: Exception, proxy: str) -> bool:
+    """Whether it was the proxy that could not be reached, and not who lies behind it."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return True
+    return isinstance(error, aiohttp.ClientConnectorError) and f"{error.host}:{error.port}" == _address(proxy)
+
+
+def _address(proxy: str) -> str:
+    """`host:port` of a proxy."""
+    url = URL(proxy)
+    return f"{url.host}:{url.port}"
 
 
 def _before_send(error: Exception) -> str:
@@ -206,17 +229,21 @@ def _after_send(error: Exception) -> str:
     return "Local.ConnectionReset"
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, proxy: str | None = None) -> str:
+    """What a library or the system says, as one clean line without the proxy's password."""
     cause = getattr(error, "os_error", None) or error
     if isinstance(cause, aiohttp.ClientHttpProxyError):
-        text = f"the proxy refuses: HTTP {cause.status} {cause.message}"
+        text = f"HTTP {cause.status} {cause.message}"
     elif isinstance(cause, aiohttp.ClientResponseError):
         text = f"not an answer in HTTP: {cause.message}"
     elif isinstance(cause, ConnectionError) and cause.errno:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
-    return " ".join(text.split()) or type(error).__name__
+    text = without_userinfo(text)
+    if proxy is not None:
+        text = proxy_secrets(proxy).scrub(text)
+    return " ".join(clean(text).split()) or type(error).__name__
 
 
 def _seconds(header: str | None, now: float | None) -> float | None:

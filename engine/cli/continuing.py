@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from engine import __version__, records
 from engine.cli.ask import confirm
 from engine.cli.hours import hold, window_of
+from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
@@ -64,7 +64,7 @@ def resume_run(run: str, **flags: Any) -> int:
     settings = stricter(overridden(options, seen.settings), guards)
     refuse_blind(seen.run.action, settings, max_share=None)
     reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
-    asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
+    run_loop(ask_whose(reach, limit_s=IDENTITY_S))
     refuse_strangers(reach.keyring, seen.uins)
     passwords = passwords_of(seen.settings, seen.run.action)
     _ask_about_changes(options, seen, reach)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
+from engine.cli.loops import run_loop
 from engine.cli.progress import shown
 from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
@@ -91,7 +92,7 @@ class Session(Struct, frozen=True, kw_only=True):
         gc.set_threshold(*_GC_THRESHOLD)
         gc.enable()
         try:
-            return asyncio.run(self._work())
+            return run_loop(self._work())
         except _LeftAtOnceError as left:
             return Ended(left.exit, unrecorded=records.Stopped(str(left), None, None))
         finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
+from engine.cli.loops import run_loop
 from engine.cli.talk import warn
 from engine.clients import Reach, Signer
 from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
@@ -43,7 +43,7 @@ def reach_of(
     settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
     return Reach(
-        keyring=asyncio.run(_open(accounts, settings, network, purpose, told=told)),
+        keyring=run_loop(_open(accounts, settings, network, purpose, told=told)),
         access=access,
         network=network,
         way_out=settings.way_out,
