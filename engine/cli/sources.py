@@ -76,6 +76,7 @@ async def _open(
 ) -> Keyring:
     keyring: dict[str, list[Signer]] = {}
     failures: list[str] = []
+    warnings: list[str] = []
     say = warn if not told else _hush
     for account in accounts:
         signers = keyring[account.name] = []
@@ -86,9 +87,10 @@ async def _open(
                 failures.append(f"{account.name}: {error}" if account.name else str(error))
                 signers.append(Signer(NoKeys(_named(account, spec), str(error))))
                 continue
-            for warning in opened.warnings:
-                say(f"warning: {warning}")
+            warnings += opened.warnings
             signers.append(Signer(opened.source))
+    for warning in dict.fromkeys(warnings):  # of all accounts: most say the same of one environment
+        say(f"warning: {warning}")
     if not any(signer.has_keys for signers in keyring.values() for signer in signers):
         raise CredentialsError("; ".join(failures))
     for name, signers in keyring.items():
