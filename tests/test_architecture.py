@@ -116,7 +116,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "metrics": (D, ""),
     "notify": (D, "programs transport wayout"),
     "pacing": (D, "slots"),
-    "passwords": (D, "programs"),
+    "passwords": (D, "programs trust"),
     "programs": (D, ""),
     "settings": (D, "config wayout"),
     "trust": (D, ""),

@@ -361,6 +361,18 @@ class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    env: (
+        Annotated[
+            list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"})]],
+            Meta(
+                min_length=1,
+                description="Environment variables that the command needs; it gets no others but the harmless ones "
+                "(PATH, HOME, LANG and so on).",
+                examples=[["PAGER_TOKEN"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     webhook: Webhook | UnsetType = UNSET
     on: (
         Annotated[
