@@ -106,7 +106,13 @@ def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]
             said[name] = (environ[variable].strip(), variable)
     if "no_proxy" in said and isinstance(said["no_proxy"][0], str):
         exceptions, variable = said["no_proxy"]
-        said["no_proxy"] = (tuple(filter(None, re.split(r"[,\s]+", exceptions))), variable)
+        said["no_proxy"] = (
+            tuple(
+                each.rpartition("@")[2]  # a login has no business there, and is shown nowhere
+                for each in filter(None, re.split(r"[,\s]+", exceptions))
+            ),
+            variable,
+        )
     return WayOut(
         **{name: value for name, (value, _) in said.items()}, origin={name: where for name, (_, where) in said.items()}
     )

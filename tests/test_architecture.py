@@ -53,7 +53,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "jobfile.matchentries": (R, "jobfile.fields jobfile.filemodel jobfile.nodes jobfile.targets match names"),
     "jobfile.parse": (
         R,
-        "actions guards job jobfile.accounts jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes "
+        "actions foreign guards job jobfile.accounts jobfile.fields jobfile.filemodel jobfile.lists jobfile.nodes "
         "jobfile.notifying jobfile.problems jobfile.targetentries jobfile.targets jobfile.values jobfile.windows "
         "jobfile.yamltext match names window",
     ),
@@ -71,7 +71,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "history": (R, "ledger names plan undo"),
     "ledger": (R, "actions records"),
     "match": (R, "actions foreign names"),
-    "names": (R, ""),
+    "names": (R, "foreign"),
     "notices": (R, "records report ledger"),
     "outlook": (R, "actions admins guards plan records"),
     "plan": (R, ""),
