@@ -173,7 +173,10 @@ TABLE: dict[str, tuple[Floor, str]] = {
         "cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session "
         "cli.simulating cli.sources cli.survey cli.talk",
     ),
-    "cli.session": (DOOR, "cli.attending cli.loops cli.progress cli.sources cli.survey cli.talk cli.whose"),
+    "cli.session": (
+        DOOR,
+        "cli.attending cli.loops cli.progress cli.sources cli.survey cli.talk cli.twins cli.whose",
+    ),
     "cli.simulating": (DOOR, "cli.loops cli.talk"),
     "cli.sources": (DOOR, "cli.loops cli.survey cli.talk"),
     "cli.starting": (
@@ -183,6 +186,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.success": (DOOR, ""),
     "cli.survey": (DOOR, "cli.loops"),
     "cli.talk": (DOOR, ""),
+    "cli.twins": (DOOR, ""),
     "cli.undoing": (DOOR, "cli.continuing cli.kin cli.options cli.sending cli.session cli.sources cli.survey cli.talk"),
     "cli.verifying": (
         DOOR,

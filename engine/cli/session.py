@@ -21,6 +21,7 @@ from engine.cli.progress import shown
 from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
+from engine.cli.twins import close_twins
 from engine.cli.whose import tell_whose
 from engine.clients import Clients, Reach, Signer, every_signer, signers
 from engine.credentials.keeper import keep_fresh
@@ -109,6 +110,7 @@ class Session(Struct, frozen=True, kw_only=True):
             runner.tell = say
         beside = [
             asyncio.ensure_future(self._keep_keys(runner)),
+            asyncio.ensure_future(close_twins(runner, self.reach.way_out) if self.world is None else _nothing()),
             asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger, known=partial(self._share, runner))),
         ]
         with _Signals(runner) as signals:
@@ -207,6 +209,10 @@ class Session(Struct, frozen=True, kw_only=True):
             resend_already=settings.resend_already,
             stop_requested=lambda: self.store.stop_requested(run_id),
         )
+
+
+async def _nothing() -> None:
+    """A simulated run has no addresses."""
 
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
