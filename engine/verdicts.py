@@ -189,10 +189,12 @@ def heard(outcome: Reply | Fault, keys: Secrets, passwords: Sequence[Secrets] = 
     """
     answer = read_reply(outcome)
     body = outcome.body if isinstance(outcome, Reply) else answer.message.encode() if answer.message else b""
-    told = [secrets for secrets in (keys, *passwords) if secrets.are_in(body)]
+    told = [keys] if keys.are_in(body) else []
+    if passwords:
+        told += [secrets for secrets in passwords if secrets.are_in(body)]
     if not told:
         if answer.message is None:
-            return answer  # profiled: nearly all of them
+            return answer  # nearly all of them
         return msgspec.structs.replace(answer, message=clean(answer.message))
     request_id = answer.request_id
     if request_id is not None and _blotted(request_id, told) != request_id:

@@ -36,7 +36,7 @@ class Stream:
         if self._gone or stream is None:
             return
         try:
-            text = clean_lines(text)
+            text = "\r\n".join(map(clean_lines, text.split("\r\n")))  # CSV ends its lines so
             stream.write(text if text.endswith("\n") else text + "\n")
             stream.flush()
         except UnicodeEncodeError:
