@@ -15,7 +15,7 @@ from engine.errors import CredentialsError
 from engine.foreign import Secrets, secrets_of
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
-from engine.verdicts import Cure, heard
+from engine.verdicts import Cure, RequestIds, heard, own_answer
 
 ASK_AGAIN_S = 5.0
 """A source of keys that has failed is not asked again sooner: many calls in flight are refused at once."""
@@ -56,8 +56,9 @@ class Client:
         request_client: str | None = None,
         offset_s: float = 0.0,
         language: str = LANGUAGE,
+        known: RequestIds | None = None,
     ) -> None:
-        """`language`: of the server's messages, as X-TC-Language has it."""
+        """`language`: of the server's messages, as X-TC-Language has it; `known`: the ids of all answers so far."""
         self.keys = keys
         self.endpoint = endpoint
         self.identity = identity or keys.identity
@@ -76,6 +77,7 @@ class Client:
         self._clock = clock
         self._request_client = request_client
         self._language = language
+        self._known = known if known is not None else RequestIds()
         self._signer = Signer()
         self._passwords: deque[Secrets] = deque(maxlen=_LATE_PASSWORDS)
         self._encode = msgspec.json.Encoder().encode
@@ -108,8 +110,9 @@ class Client:
             language=self._language,
         )
         outcome = await self._transport.send(self.endpoint, headers, body, self.timeout_s)
+        answer = own_answer(outcome, self._known, action, region, parameters)
         return Attempt(
-            answer=heard(outcome, secrets_of(keys), self._passwords),
+            answer=heard(answer, outcome, secrets_of(keys), self._passwords),
             sent_at=begun_at + outcome.opening_s,
             opening_s=outcome.opening_s,
             ms=max(0, round((self._clock() - begun_at) * 1000)),  # the wall clock may be set back meanwhile

@@ -27,6 +27,8 @@ MOST_FIELD = 128
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _CUT = "…"
+_JSON = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+"""Characters that JSON escapes by a letter."""
 _MOST_ESCAPES = 3
 """Layers: JSON within JSON within a URL is the worst that was met."""
 _JSON_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([\"/\\]))")
@@ -75,6 +77,12 @@ def number(value: object, least: float, most: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) and least <= found <= most else None
+
+
+def whole(value: object, least: int, most: int) -> int | None:
+    """A foreign whole number, or text that is one, within the bounds; None for everything else."""
+    found = number(value, least, most)
+    return int(found) if found is not None and found.is_integer() else None
 
 
 class Secrets:
@@ -241,14 +249,13 @@ def _unescaped(text: str) -> str:
 def _spellings(char: str) -> str:
     """Pattern of one character as it is or as a writer of JSON, URLs or HTML escapes it, each perhaps twice."""
     import html
-    import json
     from urllib.parse import quote
 
     units = char.encode("utf-16-be", "surrogatepass").hex()
     octets = char.encode("utf-8", "surrogatepass").hex()
     forms = {
         char,
-        json.dumps(char)[1:-1],  # \uXXXX beyond ASCII, \" and \\
+        _JSON.get(char, char),
         "\\" + char,  # PHP's \/
         "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)),  # Go's \u003c
         "".join(f"%{octets[at : at + 2]}" for at in range(0, len(octets), 2)),

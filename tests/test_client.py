@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.actions import ACTIONS
 from engine.client import Attempt, Client
 from engine.credentials import FixedKeys
 from engine.foreign import MOST_WORDS, REDACTED
-from engine.model import Fault, Keys, Reply, Stage
+from engine.model import Answer, Fault, Keys, Reply, Stage
 from engine.simulator.gate import KeyRecord
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
+from engine.verdicts import RequestIds
 from tests.support.tc3 import signed_headers
 
 NOW = 1_790_000_000.75
@@ -49,8 +51,8 @@ class Script:
         """Nothing to close."""
 
 
-def says(message: str, code: str = "InvalidParameter.ParameterCheckError") -> Reply:
-    document = {"Response": {"Error": {"Code": code, "Message": message}, "RequestId": "r-1"}}
+def says(message: str, code: str = "InvalidParameter.ParameterCheckError", request_id: str = "r-1") -> Reply:
+    document = {"Response": {"Error": {"Code": code, "Message": message}, "RequestId": request_id}}
     return Reply(status=200, body=json.dumps(document).encode())
 
 
@@ -165,6 +167,96 @@ def test_messages_are_cut(length: int) -> None:
     assert found == ("x" * length if length <= MOST_WORDS else "x" * (MOST_WORDS - 1) + "…")
 
 
+@dataclass
+class InTurn:
+    """Answers in turn, and which of them had their connection closed."""
+
+    says: list[bytes]
+    closed: list[int] = field(default_factory=list)
+    number: int = 0
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        number, self.number = self.number, self.number + 1
+        return Reply(status=200, body=self.says[number], distrust=lambda: self.closed.append(number))
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def codes_of(*says: bytes, action: str = "LockAccount") -> tuple[list[str | None], list[int]]:
+    """What a client makes of answers that come one after the other, and after which it closed the connection."""
+    server = InTurn(list(says))
+    client = Client(server, FixedKeys(KEYS), ENDPOINT, timeout_s=1.0)
+
+    async def story() -> list[str | None]:
+        attempts = [
+            await client.attempt(action, "ap-singapore", PARAMETERS, keys=KEYS, trace="t") for _ in range(len(says))
+        ]
+        return [each.answer.code for each in attempts]
+
+    return asyncio.run(story()), server.closed
+
+
+DONE_2 = b'{"Response":{"RequestId":"r-2"}}'
+REFUSED = b'{"Response":{"Error":{"Code":"FailedOperation.PreCheckError","Message":"m"},"RequestId":"r-1"}}'
+READ = (
+    b'{"Response":{"TotalCount":1,"Details":[{"DBInstanceId":"postgres-4sfuv15b","UserName":"u","Status":5}],'
+    b'"RequestId":"r-3"}}'
+)
+
+
+def test_an_answer_that_comes_twice_proves_nothing_the_second_time() -> None:
+    """The copy is taken for the answer to the next request; the connection it came on brings the true one to nobody."""
+    assert codes_of(DONE.body, DONE.body, DONE_2) == ([None, "Local.RepeatedRequestId", None], [1])
+
+
+def test_a_refusal_that_comes_twice_refuses_one_request() -> None:
+    """The second may have been applied."""
+    repeated = ["FailedOperation.PreCheckError", "Local.RepeatedRequestId"]
+    assert codes_of(REFUSED, REFUSED) == (repeated, [1])
+
+
+def test_a_writes_success_is_a_request_id_and_nothing_else() -> None:
+    """As documented of all of them: a reading that arrives in its place locks nobody."""
+    for action in ACTIONS:
+        assert codes_of(READ, DONE_2, action=action) == (["Local.Misplaced", None], [0])
+
+
+def test_a_reading_is_a_list_with_its_count() -> None:
+    """A write's success that arrives in its place is no empty instance."""
+    assert codes_of(DONE_2, READ, action="DescribeAccounts") == (["Local.Misplaced", None], [0])
+    for action in ("DescribeDBInstances", "DescribeRegions"):
+        assert codes_of(READ, action=action) == (["Local.Misplaced"], [0])
+
+
+def test_whatever_is_no_answer_of_the_api_closes_its_connection() -> None:
+    """A gateway's page, or an error without a request id, could come twice and nobody would know."""
+    nameless = b'{"Response":{"Error":{"Code":"InternalError","Message":"m"}}}'
+    assert codes_of(b"<html>", nameless, DONE_2) == (["Local.Html", "InternalError", None], [0, 1])
+
+
+def test_clients_of_one_command_know_each_others_answers() -> None:
+    """Reads and writes, lanes and accounts: a cache between us and the API gives the same to all of them."""
+    known = RequestIds()
+    clients = [client_of(Script(DONE), known=known) for _ in range(2)]
+    assert [attempt(each).answer.code for each in clients] == [None, "Local.RepeatedRequestId"]
+
+
+def test_request_ids_are_remembered_within_bounds() -> None:
+    """A million calls must not fill the memory; a copy comes soon after its original, if it comes."""
+    known = RequestIds()
+    assert all(known.is_new(f"r-{number}") for number in range(RequestIds.MOST + 10))
+    assert not known.is_new(f"r-{RequestIds.MOST + 9}")
+    assert not known.is_new("r-10")
+    assert known.is_new("r-0")
+
+
+def test_a_stale_connection_is_still_told_when_the_words_are_cleaned() -> None:
+    """Whoever judges needs to know that it was not the instance."""
+    fault = Fault(stage=Stage.AFTER_SEND, code="Local.ConnectionReset", message="m", stale_connection=True)
+    assert attempt(client_of(Script(fault))).answer.stale_connection
+
+
 # ---- what must never be kept ---------------------------------------------------------------------------------------
 
 
@@ -220,11 +312,12 @@ def test_no_field_of_an_answer_keeps_a_secret(secret: str, echo: str) -> None:
     said = echo.format(secret)
     error = {"Error": {"Code": said, "Message": said}, "RequestId": said}
     success = {"RequestId": "r-1", "Details": [{"UserType": said, "UpdateTime": [said]}], "More": {"Deep": said}}
-    for response in (error, success, success | {"RequestId": said}, success | {"Details": [{"UserName": said}]}):
+    for response in (error, success, success | {"RequestId": said}):
         reply = Reply(status=200, body=json.dumps({"Response": response}).encode(), date=NOW)
-        found = attempt(client_of(Script(reply)), secret=PASSWORD).answer
-        if secret == PASSWORD and "UserName" in str(response):
-            continue  # a name stays: without it the account would seem to be gone
+        assert secret not in repr(attempt(client_of(Script(reply)), secret=PASSWORD).answer)
+    for field_name in ("UserType", "UpdateTime", "Remark", "Later"):
+        found = read(client_of(Script(rows(**{field_name: said}))), secret=PASSWORD)
+        assert found.code is None
         assert secret not in repr(found)
 
 
@@ -232,18 +325,27 @@ def test_a_code_of_the_table_and_a_name_stay_as_they_are() -> None:
     """A password that is part of an account's name, or of a code, must not change what the answer means."""
     client = client_of(Script(says("x", code="FailedOperation.PreCheckError")))
     assert attempt(client, secret="PreCheckError").answer.code == "FailedOperation.PreCheckError"
-    rows = {"RequestId": "r-1", "Details": [{"UserName": "App_user1", "UserType": "App_user1"}]}
-    reply = Reply(status=200, body=json.dumps({"Response": rows}).encode(), date=NOW)
-    data = attempt(client_of(Script(reply)), secret="App_user1").answer.data
-    assert data is not None
-    assert data["Details"] == [{"UserName": "App_user1", "UserType": REDACTED}]
+    found = read(client_of(Script(rows(UserName="App_user1", UserType="App_user1"))), secret="App_user1")
+    assert found.data is not None
+    (row,) = found.data["Details"]
+    assert (row["UserName"], row["UserType"]) == ("App_user1", REDACTED)
 
 
 def test_a_reading_whose_names_hold_a_key_is_none() -> None:
     """Who answers a question about accounts with our own secret key is not believed, and nothing seems to be gone."""
-    rows = {"RequestId": "r-1", "Details": [{"UserName": KEYS.secret_key}]}
-    reply = Reply(status=200, body=json.dumps({"Response": rows}).encode(), date=NOW)
-    assert attempt(client_of(Script(reply))).answer.code == "Local.Garbage"
+    assert read(client_of(Script(rows(UserName=KEYS.secret_key)))).code == "Local.Garbage"
+
+
+def rows(**row: str) -> Reply:
+    """A reading of one row."""
+    found = {"DBInstanceId": PARAMETERS["DBInstanceId"], "UserName": "u", "Status": 2} | row
+    response = {"RequestId": "r-1", "TotalCount": 1, "Details": [found]}
+    return Reply(status=200, body=json.dumps({"Response": response}).encode(), date=NOW)
+
+
+def read(client: Client, secret: str | None = None) -> Answer:
+    work = client.attempt("DescribeAccounts", "ap-singapore", PARAMETERS, keys=KEYS, trace="t", secret=secret)
+    return asyncio.run(work).answer
 
 
 def test_a_password_is_blotted_out_of_later_answers_too() -> None:
@@ -251,7 +353,7 @@ def test_a_password_is_blotted_out_of_later_answers_too() -> None:
     script = Script(DONE)
     client = client_of(script)
     attempt(client, secret=PASSWORD)
-    script.says = says(f"once more: {PASSWORD}")
+    script.says = says(f"once more: {PASSWORD}", request_id="r-2")
     assert attempt(client).answer.message == f"once more: {REDACTED}"
 
 
