@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -12,19 +12,17 @@ import msgspec
 from engine.actions import LANGUAGE, VERSION
 from engine.credentials import KeySource
 from engine.errors import CredentialsError
+from engine.foreign import Secrets, secrets_of
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
-from engine.verdicts import Cure, RequestIds, own_answer
+from engine.verdicts import Cure, RequestIds, heard, own_answer
 
-MESSAGE_LIMIT = 1000
-"""Characters of a server message that are kept."""
-REDACTED = "[redacted]"
 ASK_AGAIN_S = 5.0
 """A source of keys that has failed is not asked again sooner: many calls in flight are refused at once."""
 MOST_RETRY_AFTER_S = 60.0
 """Longer waits are not taken from a header: a proxy's page may ask for an hour."""
-_SHORTEST_SECRET = 4
-"""Shorter strings are no secret, and blotting them out would blot out words."""
+_LATE_PASSWORDS = 50
+"""New passwords are blotted out of what is heard after their own attempt, too: of so many, the last ones."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -81,6 +79,7 @@ class Client:
         self._language = language
         self._known = known if known is not None else RequestIds()
         self._signer = Signer()
+        self._passwords: deque[Secrets] = deque(maxlen=_LATE_PASSWORDS)
         self._encode = msgspec.json.Encoder().encode
 
     async def attempt(
@@ -94,6 +93,8 @@ class Client:
         secret: str | None = None,
     ) -> Attempt:
         """Send one request. `secret` is a parameter's value to be blotted out of whatever the server says."""
+        if secret is not None:
+            self._passwords.append(Secrets((secret,)))
         body = self._encode(parameters)
         begun_at = self._clock()
         headers = self._signer.headers(
@@ -110,10 +111,8 @@ class Client:
         )
         outcome = await self._transport.send(self.endpoint, headers, body, self.timeout_s)
         answer = own_answer(outcome, self._known, action, region, parameters)
-        if answer.message is not None:
-            answer = _cleaned(answer, (secret, keys.secret_key, keys.token))
         return Attempt(
-            answer=answer,
+            answer=heard(answer, outcome, secrets_of(keys), self._passwords),
             sent_at=begun_at + outcome.opening_s,
             opening_s=outcome.opening_s,
             ms=max(0, round((self._clock() - begun_at) * 1000)),  # the wall clock may be set back meanwhile
@@ -158,27 +157,3 @@ class Client:
         """Take the server's `Date` as the truth; returns the new offset in seconds."""
         self.offset_s = date - self._clock()
         return self.offset_s
-
-
-def _cleaned(answer: Answer, secrets: tuple[str | None, ...]) -> Answer:
-    return msgspec.structs.replace(answer, message=redact(answer.message or "", secrets)[:MESSAGE_LIMIT])
-
-
-def redact(text: str, secrets: tuple[str | None, ...]) -> str:
-    """`text` without any of `secrets`, as they are or as some JSON writer may escape them."""
-    for secret in secrets:
-        if secret is None or len(secret) < _SHORTEST_SECRET:
-            continue
-        if "\\" in text:  # every escape has one; without it the pattern, dear for a long token, is spared
-            text = re.sub("".join(map(_spellings, secret)), REDACTED, text)
-        else:
-            text = text.replace(secret, REDACTED)
-    return text
-
-
-def _spellings(char: str) -> str:
-    """Pattern of a character as JSON writers put it: Go's `\\u003c` for <, PHP's `\\/`, `\\uXXXX` beyond ASCII."""
-    forms = [msgspec.json.encode(char).decode()[1:-1], "\\" + char, char]
-    units = char.encode("utf-16-be").hex()
-    escaped = "".join(rf"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
-    return f"(?:{'|'.join(map(re.escape, forms))}|(?i:{escaped}))"

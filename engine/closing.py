@@ -69,7 +69,10 @@ class Closing:
 
     def lanes_of(self, keys: KeySource, why: str) -> None:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
-        closing = [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]
+        self.lanes([lane for lane in self._lanes if lane.client.keys is keys and not lane.closed], why)
+
+    def lanes(self, closing: list[Lane], why: str) -> None:
+        """Begin no call by these lanes any more, as `lanes_of`."""
         left = {lane.route for lane in self._lanes if not lane.closed and lane not in closing}
         for lane in closing:
             if lane.route in left:

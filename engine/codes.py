@@ -574,7 +574,12 @@ _SERVER = (
 
 _LOCAL = (
     _row("Local.Dns", _T.CONNECT, "The endpoint's name could not be resolved; nothing was sent.", _NETWORK),
-    _row("Local.Connect", _T.CONNECT, "No connection to the endpoint; nothing was sent.", _NETWORK),
+    _row(
+        "Local.Connect",
+        _T.CONNECT,
+        "No connection to the endpoint, or to the proxy before it; nothing was sent.",
+        _NETWORK,
+    ),
     _row(
         "Local.Tls",
         _T.CONNECT,

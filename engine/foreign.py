@@ -1,18 +1,20 @@
 """Rules, floor 1: what others wrote, made fit to keep, to show and to decide from. No I/O.
 
 Foreign is every word, number and time that a server, a proxy, a program, a file of somebody else or the system sends.
-It is bounded, cleaned and scrubbed of secrets once, where it enters; what comes after may rely on that.
+It is bounded, cleaned and scrubbed of secrets once, where it enters; what comes after may rely on that. Every command
+imports this module to print, so what only a secret needs is imported where one is looked for.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import re
-from collections.abc import Iterable
-from functools import cached_property
-from urllib.parse import quote
+from collections.abc import Iterable, Mapping
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.model import Keys
 
 REDACTED = "[redacted]"
 """Stands where a secret stood."""
@@ -27,6 +29,9 @@ _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _CUT = "…"
 _JSON = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 """Characters that JSON escapes by a letter."""
+_MOST_ESCAPES = 3
+"""Layers: JSON within JSON within a URL is the worst that was met."""
+_JSON_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|([\"/\\]))")
 
 
 def clean(text: str, most: int = MOST_WORDS) -> str:
@@ -40,11 +45,20 @@ def clean(text: str, most: int = MOST_WORDS) -> str:
     return kept if len(kept) <= most else kept[: most - 1] + _CUT
 
 
+def field_of(value: object) -> str:
+    """A foreign field that is text, cleaned and bounded; empty for everything else."""
+    return clean(value, MOST_FIELD) if isinstance(value, str) else ""
+
+
 def clean_lines(text: str) -> str:
-    """`text` for a terminal or a file that a person reads: as `clean`, but its lines and their number stay."""
+    """`text` for a terminal or a file that a person reads: as `clean`, but its lines stay, and are not cut."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
+    return "\n".join(map(_clean_line, text.split("\n")))  # line by line: what is printed is mostly clean
+
+
+def _clean_line(line: str) -> str:
+    return line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)
 
 
 def without_userinfo(text: str) -> str:
@@ -87,30 +101,68 @@ class Secrets:
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)})"
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """As they are."""
+        return self._values
+
     def scrub(self, text: str) -> str:
         """`text` with `REDACTED` for every secret in it."""
         if not self._values:
             return text
-        if _may_be_escaped(text):
+        may_be_escaped = _may_be_escaped(text)
+        if may_be_escaped:
             text = self._escaped.sub(REDACTED, text)
         elif any(plain in text.lower() for plain in self._folded):
             text = self._plain.sub(REDACTED, text)
-        return self._base64.sub(REDACTED, text) if any(core in text for core in self._cores) else text
+        if any(core in text for core in self._cores):
+            text = self._base64.sub(REDACTED, text)
+        return REDACTED if may_be_escaped and self._hides_in(text) else text
+
+    def _hides_in(self, text: str) -> bool:
+        """Whether undoing escapes upon escapes brings a secret to light."""
+        for _ in range(_MOST_ESCAPES):
+            if (plain := _unescaped(text)) == text:
+                return False
+            text = plain
+            if any(value in text.lower() for value in self._folded) or any(core in text for core in self._cores):
+                return True
+        return False
 
     def are_in(self, body: bytes) -> bool:
         """Whether `scrub` may find something in these bytes; quick, for bodies that are read a hundred times a second.
 
         Says yes too often, never no where there is something.
         """
-        if not self._values:
+        # Profiled: spelled out, as `any` over a generator costs more than all that is looked for.
+        plain, cores, is_simple = self._probes
+        if not plain:
             return False
-        if any(sign in body for sign in (b"\\u", b"%", b"&")):
+        if b"%" in body or b"&" in body:
             return True
-        text = body.decode(errors="replace")
-        if "\\" in text and not all(value.isalnum() for value in self._values):
-            return True
-        folded = text.lower()
-        return any(value in folded for value in self._folded) or any(core in text for core in self._cores)
+        if b"\\" in body:
+            if not is_simple or b"\\u" in body:
+                return True
+            body = body.replace(b"\\/", b"/")  # PHP's, in base64
+        for core in cores:
+            if core in body:
+                return True
+        folded = body.lower() if self._is_ascii else body.decode(errors="replace").lower().encode()
+        for value in plain:  # noqa: SIM110 - as above
+            if value in folded:
+                return True
+        return False
+
+    @cached_property
+    def _probes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...], bool]:
+        """What `are_in` looks for: the secrets in small letters, as base64, and whether they are letters and digits."""
+        is_simple = all(value.isascii() and value.isalnum() for value in self._values)
+        plain = tuple(value.encode("utf-8", "replace") for value in self._folded)
+        return plain, tuple(core.encode() for core in self._cores), is_simple
+
+    @cached_property
+    def _is_ascii(self) -> bool:
+        return all(value.isascii() for value in self._values)
 
     @cached_property
     def _folded(self) -> tuple[str, ...]:
@@ -128,6 +180,8 @@ class Secrets:
     @cached_property
     def _cores(self) -> tuple[str, ...]:
         """What base64 makes of each secret wherever it begins in what is encoded, without the shared characters."""
+        import base64
+
         cores: dict[str, None] = {}
         for value in self._values:
             raw = value.encode()
@@ -146,6 +200,35 @@ class Secrets:
         return re.compile(rf"[A-Za-z0-9+/_-]*(?:{cores})[A-Za-z0-9+/_-]*=*")
 
 
+def proxy_secrets(url: str) -> Secrets:
+    """Name and password of a proxy's URL, whatever is wrong with it: all that stands before its last @."""
+    before, at, _ = url.rpartition("@")
+    if not at:
+        return Secrets(())
+    from urllib.parse import unquote
+
+    whole = before.rpartition("://")[2]
+    password = whole.partition(":")[2]
+    return Secrets((whole, password, unquote(whole), unquote(password)))
+
+
+def environment_secrets(environ: Mapping[str, str]) -> Secrets:
+    """Values of variables that are called as secrets are, for texts of which nobody knows what is in them."""
+    values: list[str | None] = []
+    for name, value in environ.items():
+        if any(part in name.upper() for part in ("SECRET", "TOKEN", "PASSW", "KEY")):
+            values.append(value)
+        elif "@" in value and "PROXY" in name.upper():
+            values += proxy_secrets(value).values
+    return Secrets(values)
+
+
+@lru_cache(maxsize=32)
+def secrets_of(keys: Keys) -> Secrets:
+    """What of a set of keys no text may show: the key and the token, and the id as a whole."""
+    return Secrets((keys.secret_key, keys.token, keys.secret_id))
+
+
 def _longest_first(values: Iterable[str]) -> list[str]:
     return sorted(values, key=len, reverse=True)
 
@@ -154,8 +237,20 @@ def _may_be_escaped(text: str) -> bool:
     return "\\" in text or "%" in text or "&" in text
 
 
+def _unescaped(text: str) -> str:
+    """`text` with one layer of escapes less, of JSON, of URLs and of HTML."""
+    import html
+    from urllib.parse import unquote
+
+    text = _JSON_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+    return html.unescape(unquote(text, errors="replace"))
+
+
 def _spellings(char: str) -> str:
     """Pattern of one character as it is or as a writer of JSON, URLs or HTML escapes it, each perhaps twice."""
+    import html
+    from urllib.parse import quote
+
     units = char.encode("utf-16-be", "surrogatepass").hex()
     octets = char.encode("utf-8", "surrogatepass").hex()
     forms = {

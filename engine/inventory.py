@@ -23,7 +23,7 @@ from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
 from engine.errors import CredentialsError
-from engine.foreign import MOST_FIELD, clean, whole
+from engine.foreign import MOST_FIELD, field_of, whole
 from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
 from engine.names import REGIONS
 from engine.pacing import Pacer
@@ -379,11 +379,6 @@ def _understood(row: object, read: Callable[[Mapping[str, Any]], T | None]) -> T
     return read(row) if isinstance(row, dict) else None
 
 
-def _words(value: object) -> str:
-    """A field that is kept and shown, never decided from by more than comparing it."""
-    return clean(value, MOST_FIELD) if isinstance(value, str) else ""
-
-
 def _state(row: Mapping[str, Any]) -> AccountState | None:
     """A row of DescribeAccounts, None if its Status is no number: the API always sends one. Any: the API's JSON.
 
@@ -396,7 +391,7 @@ def _state(row: Mapping[str, Any]) -> AccountState | None:
         user=row["UserName"],
         status=status,
         cam=cam if isinstance(cam, bool) else None,
-        user_type=_words(row.get("UserType")),
-        update_time=_words(row.get("UpdateTime")),
-        password_update_time=_words(row.get("PasswordUpdateTime")),
+        user_type=field_of(row.get("UserType")),
+        update_time=field_of(row.get("UpdateTime")),
+        password_update_time=field_of(row.get("PasswordUpdateTime")),
     )

@@ -117,6 +117,8 @@ class NotifySpec(Struct, frozen=True, kw_only=True):
     """Environment variable with the webhook's URL."""
     on: tuple[str, ...] = ("failure",)
     """Of `NOTICES`."""
+    env: tuple[str, ...] = ()
+    """Variables of the environment that the command gets beside the harmless ones."""
 
     @property
     def ways(self) -> tuple[str, ...]:

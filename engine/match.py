@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from engine import names
 from engine.actions import LOCKED
+from engine.foreign import field_of
 from engine.model import AccountState, Call, Omit, OmitReason, Place, Reading, Target, Where
 
 ANY = "any"
@@ -162,20 +163,16 @@ def instance_row(data: object, region: str, account: str = "") -> InstanceRow | 
     if names.instance_problem(data["DBInstanceId"]) is not None:
         return None
 
-    def text(key: str) -> str:
-        value = data.get(key)
-        return value if isinstance(value, str) else ""
-
     tags = data.get("TagList")
     listed = tags if isinstance(tags, list) else []
     pairs = [(tag.get("TagKey"), tag.get("TagValue")) for tag in listed if isinstance(tag, dict)]
     return InstanceRow(
         id=data["DBInstanceId"],
         region=region,
-        name=text("DBInstanceName"),
-        status=text("DBInstanceStatus"),
-        type=text("DBInstanceType"),
-        version=text("DBMajorVersion"),
+        name=field_of(data.get("DBInstanceName")),
+        status=field_of(data.get("DBInstanceStatus")),
+        type=field_of(data.get("DBInstanceType")),
+        version=field_of(data.get("DBMajorVersion")),
         tags=tuple((str(key), str(value)) for key, value in pairs if key is not None),
         account=account,
     )

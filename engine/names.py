@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from engine.foreign import without_userinfo
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -107,5 +109,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: str) -> str:
-    """A value as a message shows it: quoted, on one line, at most 60 characters."""
+    """A value as a message shows it: quoted, on one line, at most 60 characters, without the login of a URL."""
+    value = without_userinfo(value)
     return repr(value if len(value) <= 60 else value[:59] + "…")
+
+
+ODD_SIGNS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+"""What no text for people needs, and a terminal obeys or an eye does not see: controls, marks of direction, invisible
+characters. As a class of a pattern, for the JSON Schema, too; line ends and tabs are not among them."""
+
+
+def text_problem(text: str) -> str | None:
+    """Why a name, a reason or a ticket cannot be shown to people as it is; None if it can."""
+    odd = re.search(f"[{ODD_SIGNS}]", text)
+    return f"holds U+{ord(odd[0]):04X} (character {odd.start() + 1}), which nobody sees; remove it" if odd else None

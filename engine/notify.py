@@ -35,8 +35,13 @@ TIMEOUT_S = 10.0
 """Longest wait for one way of telling."""
 MOST_URL = 4096
 """Bytes of a file with a URL."""
-OUR_SECRETS = "TENCENTCLOUD_"
-"""Variables that begin so hold API keys; a command that tells people needs none of them."""
+PASSED_ON = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+    *("NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+)
+"""Of the environment a command that tells people gets these, `LC_…`, the proxy unless it has a password, and what
+`notify.env` names. All else stays here: API keys, new passwords, whatever an env file holds for other programs."""
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 _FAULTS = {
     "Local.Dns": "the name of its host cannot be resolved",
     "Local.Tls": "no TLS with its host",
@@ -113,7 +118,6 @@ async def _told(to: str, way: Coroutine[Any, Any, None], timeout_s: float) -> Un
 
 
 async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> None:
-    kept = {name: value for name, value in environ.items() if not name.startswith(OUR_SECRETS) and name != spec.url_env}
     nothing = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
@@ -122,7 +126,7 @@ async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> Non
             stdin=asyncio.subprocess.PIPE,
             stdout=nothing,
             stderr=nothing,
-            env=kept,
+            env=_passed_on(spec, environ),
             cwd=_folder(spec),
             start_new_session=True,
         )
@@ -135,6 +139,15 @@ async def _run(spec: NotifySpec, body: bytes, environ: Mapping[str, str]) -> Non
         await _end(process)
     if process.returncode:
         raise _CannotTellError(f"{spec.command[0]}: {_status(process.returncode)}")
+
+
+def _passed_on(spec: NotifySpec, environ: Mapping[str, str]) -> dict[str, str]:
+    named = {*PASSED_ON, *spec.env}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in named or name.startswith("LC_") or (name in _PROXIES and "@" not in value)
+    }
 
 
 def _folder(spec: NotifySpec) -> Path | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import CredentialsError
 from engine.programs import Printed, run_program
+from engine.trust import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +147,7 @@ def _line(printed: Printed, where: str) -> str:
 def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
     """(instance, user, region or empty) → password; CredentialsError that names lines, never what stands there."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(MOST_FILE + 1)
     except OSError as exc:

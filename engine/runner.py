@@ -303,6 +303,14 @@ class Runner:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
         self._closing.lanes_of(keys, why)
 
+    def close_lanes(self, lanes: list[Lane], why: str) -> None:
+        """Begin no call by these lanes any more."""
+        self._closing.lanes(lanes, why)
+
+    def open_lanes(self) -> list[Lane]:
+        """The lanes that still send."""
+        return [lane for lane in self._lanes if not lane.closed]
+
     def lanes_of(self, keys: KeySource) -> list[Lane]:
         """The lanes that sign with these keys and still send."""
         return [lane for lane in self._lanes if lane.client.keys is keys and not lane.closed]

@@ -139,6 +139,7 @@ def _notify(settings: Settings) -> Iterator[Line]:
         webhook = f"url_env {spec.url_env}" if spec.url_env else f"url_file {spec.url_file}"
     yield Line(key="notify.command", value=_program(spec.command) if spec is not None else None, origin=origin)
     yield Line(key="notify.webhook", value=webhook, origin=origin)
+    yield Line(key="notify.env", value=list(spec.env) if spec is not None else [], origin=origin)
     yield Line(key="notify.on", value=list(spec.on) if spec is not None else [], origin=origin)
 
 

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from yarl import URL
 
-from engine.foreign import clean
+from engine.foreign import clean, proxy_secrets, without_userinfo
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
@@ -85,7 +86,7 @@ class HttpTransport:
             allow_redirects=False,
             proxy=self._proxy(endpoint),
         )
-        return await self._exchange(asking, endpoint, timeout_s)
+        return await self._exchange(asking, endpoint, timeout_s, self._proxy(endpoint))
 
     async def get(self, url: str, timeout_s: float) -> Reply | Fault:
         """GET and read the whole answer within `timeout_s`."""
@@ -93,7 +94,7 @@ class HttpTransport:
         return await self._exchange(asking, url, timeout_s)
 
     async def _exchange(
-        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float
+        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float, proxy: str | None = None
     ) -> Reply | Fault:
         exchange = _Exchange()
         _EXCHANGE.set(exchange)
@@ -102,7 +103,7 @@ class HttpTransport:
             content = _unpacked(await _body(response), response.headers.get("Content-Encoding", ""))
             date = self._date(response.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error) as error:
-            return self._connector.fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+            return self._connector.fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy)
         self._connector.answered(exchange)
         return Reply(
             status=response.status,
@@ -335,7 +336,9 @@ class _Connector(aiohttp.TCPConnector):
         if exchange.parked and exchange.key is not None and exchange.wire is not None:
             self._release(exchange.key, exchange.wire)
 
-    def fault(self, error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float) -> Fault:
+    def fault(
+        self, error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None
+    ) -> Fault:
         """What befell a request, in our words."""
         exchange.is_distrusted = True
         self._settle(exchange)
@@ -344,7 +347,7 @@ class _Connector(aiohttp.TCPConnector):
             self._note_lost(exchange.key)
             # One that stays silent may be waiting for a slow instance. Many, and no other that speaks, do not.
             is_stale = self._are_lost(exchange.key) or not isinstance(error, TimeoutError)
-        return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, is_stale=is_stale)
+        return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy, is_stale=is_stale)
 
     def _note_lost(self, key: ConnectionKey) -> None:
         """A kept connection was dead: those kept beside it may be, too, so the next request opens one of its own."""
@@ -358,9 +361,11 @@ class _Connector(aiohttp.TCPConnector):
         return count >= LOST_IN_A_ROW and self._loop.time() - at < NOT_KEPT_S
 
 
-def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, is_stale: bool) -> Fault:
+def _fault(
+    error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None, is_stale: bool
+) -> Fault:
     if exchange.connected:
-        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
+        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error, proxy)
         return Fault(
             stage=Stage.AFTER_SEND,
             code=_after_send(error),
@@ -368,13 +373,32 @@ def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: f
             opening_s=exchange.opening_s,
             stale_connection=is_stale,
         )
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        words = f"the proxy cannot be reached: {_words(error)}"
-    elif isinstance(error, TimeoutError):
+    code = _before_send(error)
+    if isinstance(error, TimeoutError):
         words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
+        words += f" by the proxy {_address(proxy)}" if proxy is not None else ""
+    elif proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
+        words = f"the proxy refuses: {_words(error, proxy)} ({_address(proxy)})"
+    elif proxy is not None and _is_of_proxy(error, proxy):
+        why = "its name could not be resolved: " if code == "Local.Dns" else ""
+        words = f"the proxy cannot be reached: {_address(proxy)}: {why}{_words(error, proxy)}"
+        code = "Local.Connect" if why else code  # Local.Dns is of the endpoint's own name
     else:
-        words = _words(error)
-    return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message=f"{endpoint}: {words}")
+        words = _words(error, proxy)
+    return Fault(stage=Stage.BEFORE_SEND, code=code, message=f"{endpoint}: {words}")
+
+
+def _is_of_proxy(error: Exception, proxy: str) -> bool:
+    """Whether it was the proxy that could not be reached, and not who lies behind it."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return True
+    return isinstance(error, aiohttp.ClientConnectorError) and f"{error.host}:{error.port}" == _address(proxy)
+
+
+def _address(proxy: str) -> str:
+    """`host:port` of a proxy."""
+    url = URL(proxy)
+    return f"{url.host}:{url.port}"
 
 
 def _before_send(error: Exception) -> str:
@@ -397,17 +421,21 @@ def _after_send(error: Exception) -> str:
     return "Local.ConnectionReset"
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, proxy: str | None = None) -> str:
+    """What a library or the system says, as one clean line without the proxy's password."""
     cause = getattr(error, "os_error", None) or error
     if isinstance(cause, aiohttp.ClientHttpProxyError):
-        text = f"the proxy refuses: HTTP {cause.status} {cause.message}"
+        text = f"HTTP {cause.status} {cause.message}"
     elif isinstance(cause, aiohttp.ClientResponseError):
         text = f"not an answer in HTTP: {cause.message}"
     elif isinstance(cause, ConnectionError) and cause.errno:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
-    return clean(" ".join(text.split())) or type(error).__name__
+    text = without_userinfo(text)
+    if proxy is not None:
+        text = proxy_secrets(proxy).scrub(text)
+    return " ".join(clean(text).split()) or type(error).__name__
 
 
 def _seconds(header: str | None, now: float | None) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,7 +19,7 @@ from msgspec import Struct
 from engine import codes
 from engine.actions import ACTIONS
 from engine.codes import ALL_CODES, Meaning, Treatment
-from engine.foreign import MOST_FIELD, whole
+from engine.foreign import MOST_FIELD, MOST_WORDS, Secrets, clean, whole
 from engine.model import Answer, Fault, Reply, Stage, Verdict
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Scope",
     "before_a_run",
     "explain",
+    "heard",
     "own_answer",
     "read_reply",
     "rule",
@@ -249,6 +250,65 @@ def read_reply(
         code, words = misfit
         return Answer(http=outcome.status, request_id=request_id, code=code, message=words)
     return Answer(http=outcome.status, request_id=request_id, code=None, message=None, data=response)
+
+
+_NAMES: Final = ("UserName", "DBInstanceId")
+"""What decides which account a row is of: never altered."""
+
+
+def heard(answer: Answer, outcome: Reply | Fault, keys: Secrets, passwords: Sequence[Secrets] = ()) -> Answer:
+    """The answer of an outcome as it may be kept and shown: no secret in any text, its message clean and bounded.
+
+    Blotting out never changes what an answer means. A code of the table stays. A request id that holds a secret is
+    none. A name stays; with a secret of the keys in it the answer is none of the API's, which has no reason to say one.
+    """
+    body = outcome.body if isinstance(outcome, Reply) else answer.message.encode() if answer.message else b""
+    told = [keys] if keys.are_in(body) else []
+    if passwords:
+        told += [secrets for secrets in passwords if secrets.are_in(body)]
+    if not told:
+        if answer.message is None:
+            return answer  # nearly all of them
+        return msgspec.structs.replace(answer, message=clean(answer.message))
+    request_id = answer.request_id
+    if request_id is not None and _blotted(request_id, told) != request_id:
+        request_id = None
+    if answer.code is None:
+        assert isinstance(outcome, Reply)
+        if request_id is None or (keys in told and _is_named_in(answer.data, keys)):
+            code = "Local.NoRequestId" if request_id is None else "Local.Garbage"
+            return Answer(http=outcome.status, request_id=request_id, code=code, message="the answer repeats a secret")
+        return msgspec.structs.replace(answer, data=_blotted_all(answer.data, told))
+    return msgspec.structs.replace(
+        answer,
+        request_id=request_id,
+        code=answer.code if _meaning("", answer.code)[1] else _blotted(answer.code, told),
+        message=None if answer.message is None else clean(_blotted(answer.message, told), MOST_WORDS),
+    )
+
+
+def _blotted(text: str, told: Sequence[Secrets]) -> str:
+    for secrets in told:
+        text = secrets.scrub(text)
+    return text
+
+
+def _blotted_all(value: Any, told: Sequence[Secrets], name: str = "") -> Any:
+    """The API's JSON without secrets, but for names. Any: JSON of any shape, the same shape back."""
+    if isinstance(value, str):
+        return value if name in _NAMES else _blotted(value, told)
+    if isinstance(value, dict):
+        return {key: _blotted_all(item, told, key) for key, item in value.items()}
+    return [_blotted_all(item, told) for item in value] if isinstance(value, list) else value
+
+
+def _is_named_in(value: Any, secrets: Secrets, name: str = "") -> bool:
+    """Whether a name of the API's JSON (Any: of any shape) holds a secret."""
+    if isinstance(value, str):
+        return name in _NAMES and secrets.scrub(value) != value
+    if isinstance(value, dict):
+        return any(_is_named_in(item, secrets, key) for key, item in value.items())
+    return isinstance(value, list) and any(_is_named_in(item, secrets) for item in value)
 
 
 def _misfit(

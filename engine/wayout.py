@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from engine.endpoints import is_loopback
 from engine.errors import ConfigError
+from engine.foreign import clean
 
 if TYPE_CHECKING:
     import ssl
@@ -105,25 +106,42 @@ def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]
             said[name] = (environ[variable].strip(), variable)
     if "no_proxy" in said and isinstance(said["no_proxy"][0], str):
         exceptions, variable = said["no_proxy"]
-        said["no_proxy"] = (tuple(filter(None, re.split(r"[,\s]+", exceptions))), variable)
+        said["no_proxy"] = (
+            tuple(
+                each.rpartition("@")[2]  # a login has no business there, and is shown nowhere
+                for each in filter(None, re.split(r"[,\s]+", exceptions))
+            ),
+            variable,
+        )
     return WayOut(
         **{name: value for name, (value, _) in said.items()}, origin={name: where for name, (_, where) in said.items()}
     )
 
 
 def _proxy_url(said: str, origin: str) -> str:
-    """A proxy's URL with its scheme; ConfigError if it cannot be used."""
-    url = said if "://" in said else f"http://{said}"
+    """A proxy's URL with its scheme; ConfigError, without it, if it cannot be used.
+
+    It is read by the parser of who will use it: another one may take something else for the host.
+    """
+    from yarl import URL  # here: few hosts have a proxy
+
+    text = said if "://" in said else f"http://{said}"
+    scheme = text.partition("://")[0]
+    expected = f"{origin}: expected http://host:port or https://host:port"
+    if scheme.lower() not in ("http", "https"):
+        raise ConfigError(expected + (f"; {clean(scheme, 20)} is not supported" if scheme.isalnum() else ""))
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        url = URL(text)
+        usable = bool(url.host) and url.host == clean(url.host or "") and url.port not in (None, 0)
+        f"{url.user or ''}:{url.password or ''}".encode("latin-1")  # as it goes out
     except ValueError:
         usable = False
+    else:
+        usable = usable and " " not in str(url.host) and ":" not in (url.user or "")
     if not usable:
-        scheme = url.partition("://")[0]
-        other = f"; {scheme} is not supported" if scheme.isalnum() and scheme not in ("http", "https") else ""
-        raise ConfigError(f"{origin}: expected http://host:port or https://host:port{other}")
-    return url
+        odd = "; in a name and a password percent-encode what is no letter or digit: \\ is %5C, / is %2F, # is %23"
+        raise ConfigError(expected + (odd if "@" in text else ""))
+    return text
 
 
 def _is_excepted(endpoint: str, exceptions: tuple[str, ...]) -> bool:

@@ -61,8 +61,9 @@ def word(key: str, n: int) -> Word:
             shown |= {"credentials.duration": f"{n + 3}h", "credentials.sts": f"https://s{n}.example"}
             return Word(said | {"sts": f"https://s{n}.example"}, shown)
         case "notify":
-            said = {"command": [f"p{n}"], "webhook": {"url_env": f"HOOK{n}"}, "on": ["start"]}
-            return Word(said, {"notify.command": f"p{n}", "notify.webhook": f"url_env HOOK{n}", "notify.on": "start"})
+            said = {"command": [f"p{n}"], "webhook": {"url_env": f"HOOK{n}"}, "on": ["start"], "env": [f"E{n}"]}
+            shown = {"notify.command": f"p{n}", "notify.webhook": f"url_env HOOK{n}", "notify.env": f"E{n}"}
+            return Word(said, shown | {"notify.on": "start"})
         case "quotas":
             said = {"LockAccount": f"{n + 20}", "share": f"{n + 10}%"}
             return Word(said, {"quotas": f"LockAccount: {n + 20}", "quotas.share": f"{n + 10}%"})

@@ -9,7 +9,7 @@ import math
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.foreign import REDACTED, Secrets, clean, clean_lines, number, without_userinfo
@@ -40,6 +40,7 @@ def test_no_spelling_of_a_secret_is_left(how: str, secret: str) -> None:
     said = SPELLINGS[how](secret)
     text = f"before {said} after"
     secrets = Secrets([secret])
+    assume(said not in f"before {REDACTED} after")
     if how == "capitals" and secret.upper().lower() != secret.lower():
         return  # ß and its like have no way back
     assert secrets.are_in(text.encode())

@@ -57,6 +57,9 @@ def told(timeout_s: float = 20.0, environ: dict[str, str] | None = None, **spec:
         ("notify: {webhook: {url_file: a, url_env: B}}", "got url_file and url_env together"),
         ("notify: {webhook: {url_env: a-b}}", "c.yaml:1:29: notify.webhook.url_env: expected the name of an environ"),
         ("notify: {command: [x], on: [star]}", "notify.on[0]: 'star' is not one of start, finish, failure; did you me"),
+        ("notify: {command: [x], env: PAGER}", "notify.env: expected a list of names of environment variables"),
+        ("notify: {command: [x], env: [a-b]}", "c.yaml:1:30: notify.env[0]: expected the name of an environment vari"),
+        ("notify: {command: [x], env: [TENCENTCLOUD_TOKEN]}", "notify.env[0]: API keys are never passed on"),
         ("notify: {command: [x], on: never}", "c.yaml:1:28: notify.on: 'never' is not one of start, finish, failure"),
         ("notify: {command: [x], on: []}", "c.yaml:1:28: notify.on: expected one of start, finish, failure, got a li"),
     ],
@@ -96,13 +99,17 @@ def test_a_failure_is_told_to_who_wants_the_finish() -> None:
 
 def test_a_command_gets_the_notice_and_none_of_our_keys(tmp_path: Path) -> None:
     """JSON on its standard input; the API's keys and the webhook's variable are none of its business."""
-    keys = {"TENCENTCLOUD_SECRET_KEY": SECRET, "TENCENTCLOUD_TOKEN": SECRET, "HOOK": f"ftp://{SECRET}", "PAGER": "me"}
+    keys = {"TENCENTCLOUD_SECRET_KEY": SECRET, "TENCENTCLOUD_TOKEN": SECRET, "HOOK": f"ftp://{SECRET}"}
+    keys |= {"NEW_PW": SECRET, "VAULT_TOKEN": SECRET, "HTTPS_PROXY": f"http://op:{SECRET}@proxy:1", "NO_PROXY": ".lan"}
+    keys |= {"LC_ALL": "C", "PAGER": "me"}
     script = "cat > notice; env > env"
     command = ("sh", "-c", f"cd {tmp_path}; {script}")
-    failed = told(command=command, url_env="HOOK", environ=keys)
+    failed = told(command=command, url_env="HOOK", env=("PAGER",), environ=keys)
     assert json.loads((tmp_path / "notice").read_text()) == DOCUMENT
     environment = (tmp_path / "env").read_text()
-    assert SECRET not in environment and "PAGER=me" in environment
+    assert SECRET not in environment
+    names = {line.partition("=")[0] for line in environment.splitlines()}
+    assert names - {"_", "SHLVL", "OLDPWD"} == {"PATH", "PWD", "LC_ALL", "NO_PROXY", "PAGER"}
     assert [each.to for each in failed] == ["webhook"] and SECRET not in str(failed)
 
 

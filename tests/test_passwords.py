@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import os
 import sys
 import time
 import traceback
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -147,6 +150,25 @@ async def test_a_command_that_hangs_is_ended_with_its_children(monkeypatch, tmp_
     assert not mark.exists()
 
 
+async def test_a_command_that_leaves_a_child_behind_has_answered():
+    """An agent it started keeps its output open for hours: its answer counts once it has ended itself."""
+    child = "import time; time.sleep(20)"
+    code = f"import subprocess, sys; print('Aa1~aaaa', flush=True); subprocess.Popen([sys.executable, '-c', {child!r}])"
+    start = time.monotonic()
+    assert await python(code).ask(call()) == "Aa1~aaaa"
+    assert time.monotonic() - start < 15
+    failing = code + "; print('no luck', file=sys.stderr, flush=True); sys.exit(3)"
+    assert "exit status 3: no luck" in await refused(python(failing))
+
+
+async def test_a_complaint_spells_no_secret():
+    """However a program's own library quotes what it got."""
+    secret = "Aa1~/q&b?cdef"
+    told = f"url {quote(secret, safe='')}, html {html.escape(secret)}, http://op:hunter2@vault/"
+    found = await refused(python(f"import sys; print({secret!r}); print({told!r}, file=sys.stderr); sys.exit(1)"))
+    assert "url [redacted], html [redacted], http://[redacted]@vault/" in found
+
+
 def test_an_end_that_comes_by_itself_is_no_error():
     """The program may be gone before it is ended."""
 
@@ -220,6 +242,14 @@ def test_a_password_file_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(passwords, "MOST_FILE", 10)
     with pytest.raises(CredentialsError, match="larger than"):
         file_source(tmp_path, "instance,user,password\n")
+
+
+def test_a_password_file_that_is_a_pipe_is_refused(tmp_path):
+    """Nobody may ever write to it, and the command would wait for them."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(CredentialsError, match="cannot be read: is a named pipe, no file"):
+        open_passwords(PasswordSpec(place=PLACE, file=str(path)), {})
 
 
 # A variable, and the way from a job

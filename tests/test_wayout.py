@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from engine.errors import ConfigError
 from engine.model import Fault, Reply, Stage
@@ -76,12 +77,32 @@ def test_this_machine_is_never_reached_through_a_proxy(endpoint: str) -> None:
     assert way_out({"HTTPS_PROXY": PROXY, "ALL_PROXY": PROXY}).proxy_for(endpoint) is None
 
 
-@pytest.mark.parametrize("said", ["socks5://hunter2@x:1", "http://", "http://x:hunter2", "ftp://x"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("socks5://hunter2@x:1", "http://", "http://x:hunter2", "ftp://x"),
+        "http://CORP\\dba:hunter2@127.0.0.1:9",
+        *(f"http://op:hunter2{sign}x@127.0.0.1:9" for sign in "/?#\\"),
+        *("http://op:hunter2€@x:1", "http://a%3Ab:hunter2@x:1", "http://hunter2 x:1", "http://hunter2@x\x1b:1"),
+        *("http://op:hunter2@[::1:9", "http://op:hunter2@x:0", "http://op:hunter2@x:99999", "//op:hunter2@x"),
+    ],
+)
 def test_a_proxy_that_cannot_be_used(said: str) -> None:
     """Is an error that names the variable, and not the value, which may hold a password."""
     with pytest.raises(ConfigError, match="HTTPS_PROXY: expected http://host:port") as caught:
         way_out({"HTTPS_PROXY": said}).proxy_for(API)
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(caught.value) + way_out({"HTTPS_PROXY": said}).proxy_shown
+
+
+@pytest.mark.parametrize(
+    ("said", "login"),
+    [("http://CORP%5Cdba:p%40ss%2Fw%23%3A@127.0.0.1:9", ("CORP\\dba", "p@ss/w#:")), ("op:p@ss@h:1", ("op", "p@ss"))],
+)
+def test_a_proxys_login_goes_out_as_it_is_meant(said: str, login: tuple[str, str]) -> None:
+    """As the message says: what is no letter or digit is percent-encoded; an @ may stay."""
+    found = way_out({"HTTPS_PROXY": said}).proxy_for(API)
+    assert found is not None
+    assert (URL(found).user, URL(found).password) == login
 
 
 def test_bundles_that_cannot_be_used(tmp_path: Path) -> None:
@@ -101,15 +122,16 @@ def test_bundles_that_cannot_be_used(tmp_path: Path) -> None:
 class Proxy:
     """A proxy that opens every tunnel to one port of this machine, whatever it is asked for."""
 
-    def __init__(self, port: int, refuses: int | None = None) -> None:
+    def __init__(self, port: int, refuses: int | None = None, reason: str = "No") -> None:
         self.port = port
         self.refuses = refuses
+        self.reason = reason
         self.heads: list[bytes] = []
 
     async def __call__(self, line: Line) -> None:
         self.heads.append(await line.reader.readuntil(b"\r\n\r\n"))
         if self.refuses:
-            await line.say(f"HTTP/1.1 {self.refuses} No\r\nContent-Length: 0\r\n\r\n".encode())
+            await line.say(f"HTTP/1.1 {self.refuses} {self.reason}\r\nContent-Length: 0\r\n\r\n".encode())
             return
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
@@ -139,11 +161,13 @@ def _tls(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 @contextlib.asynccontextmanager
-async def behind(tmp_path: Path, *, refuses: int | None = None) -> AsyncIterator[tuple[Proxy, Peer, dict[str, str]]]:
+async def behind(
+    tmp_path: Path, *, refuses: int | None = None, reason: str = "No"
+) -> AsyncIterator[tuple[Proxy, Peer, dict[str, str]]]:
     """The API behind a proxy, and the environment to reach it; its name resolves nowhere but at the proxy."""
     server, bundle = _tls(tmp_path)
     async with serving(answer, tls=server) as (peer, endpoint):
-        proxy = Proxy(int(endpoint.rpartition(":")[2]), refuses)
+        proxy = Proxy(int(endpoint.rpartition(":")[2]), refuses, reason)
         async with serving(proxy) as (_, url):
             address = url.removeprefix("http://")
             yield proxy, peer, {"HTTPS_PROXY": f"http://op:hunter2@{address}", "ACCTOPS_CA_BUNDLE": str(bundle)}
@@ -197,7 +221,8 @@ async def test_a_proxy_that_refuses(tmp_path: Path, status: int) -> None:
         await way.aclose()
     assert isinstance(outcome, Fault)
     assert (outcome.stage, outcome.code) == (Stage.BEFORE_SEND, "Local.Connect")
-    assert f"the proxy refuses: HTTP {status} No" in outcome.message
+    address = environ["HTTPS_PROXY"].rpartition("@")[2]
+    assert f"the proxy refuses: HTTP {status} No ({address})" in outcome.message
     assert "hunter2" not in outcome.message
     assert not peer.connections
 
@@ -212,8 +237,32 @@ async def test_a_proxy_that_is_not_there() -> None:
     await way.aclose()
     assert isinstance(outcome, Fault)
     assert (outcome.stage, outcome.code) == (Stage.BEFORE_SEND, "Local.Connect")
-    assert "the proxy cannot be reached: " in outcome.message
+    assert f"the proxy cannot be reached: 127.0.0.1:{port}: " in outcome.message
     assert "hunter2" not in outcome.message
+
+
+async def test_a_proxy_whose_name_is_unknown() -> None:
+    """It is the proxy's name that is wrong; the endpoint's is never looked up here."""
+    way = HttpTransport(way=way_out({"HTTPS_PROXY": "http://op:hunter2@proxy.invalid:3128"}))
+    outcome = await send(way, API)
+    await way.aclose()
+    assert isinstance(outcome, Fault)
+    assert (outcome.stage, outcome.code) == (Stage.BEFORE_SEND, "Local.Connect")
+    assert "the proxy cannot be reached: proxy.invalid:3128: its name could not be resolved" in outcome.message
+    assert "hunter2" not in outcome.message
+
+
+async def test_what_a_proxy_says_is_one_clean_line_without_its_password(tmp_path: Path) -> None:
+    """Its reason may hold what moves the cursor, what turns text round, and the login it was given."""
+    reason = "No\x1b[2J\x07\u202e hunter2 b3A6aHVudGVyMg=="
+    async with behind(tmp_path, refuses=403, reason=reason) as (_, _peer, environ):
+        way = HttpTransport(way=way_out(environ))
+        outcome = await send(way, API)
+        await way.aclose()
+    assert isinstance(outcome, Fault)
+    assert outcome.message.isprintable()
+    assert "hunter2" not in outcome.message
+    assert "the proxy" in outcome.message
 
 
 async def test_the_metadata_service_is_asked_past_the_proxy() -> None:

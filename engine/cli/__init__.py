@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import signal
 import sys
 import threading
@@ -58,6 +57,7 @@ def entry() -> None:
     # Nothing that starts, plans or looks back makes cycles worth looking for, and looking is 7 % of `plan` and `status`
     # (measured). A session and the simulator, which go on for hours, switch it on.
     gc.disable()
+    _one_sentence_each()
     from engine.cli.talk import hush_closed_streams
 
     code = main()
@@ -86,15 +86,32 @@ def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
     return re.sub(command, lambda found: f"{found[1]} {shlex.join(given)}", text)
 
 
-def _defect(error: Exception) -> str:
-    if os.environ.get("ACCTOPS_DEBUG"):
-        import traceback
+def _defect(error: BaseException) -> str:
+    from engine.cli.talk import defect_words, show_traceback
 
-        traceback.print_exception(error)
+    show_traceback(error)
     return (
-        f"internal error, a defect of acctops: {type(error).__name__}: {error}\n"
+        f"internal error, a defect of acctops: {defect_words(error)}\n"
         "what a run recorded stands: see acctops status; please report this with the output under ACCTOPS_DEBUG=1"
     )
+
+
+def _one_sentence_each() -> None:
+    """What ends where nobody catches it (while the command is loaded, in a thread, in a destructor, at the exit) ends
+    in a sentence, too: Python's own words are a traceback."""
+
+    def tell(error: BaseException | None) -> None:
+        from engine.cli.talk import defect_words, show_traceback, warn
+
+        if isinstance(error, KeyboardInterrupt):
+            warn("interrupted before anything was sent")
+        elif error is not None:
+            show_traceback(error)
+            warn(f"internal error, a defect of acctops: {defect_words(error)}")
+
+    sys.excepthook = lambda _kind, error, _trace: tell(error)
+    sys.unraisablehook = lambda raised: tell(raised.exc_value)
+    threading.excepthook = lambda raised: tell(raised.exc_value)
 
 
 class _TerminatedError(BaseException):

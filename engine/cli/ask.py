@@ -9,6 +9,7 @@ from typing import TextIO
 
 from engine.cli.talk import say
 from engine.errors import RefusedError
+from engine.foreign import clean_lines
 from engine.records import Confirmed
 
 TYPE_FROM = 10
@@ -47,6 +48,7 @@ def can_ask(*, stdin_is_list: bool = False) -> bool:
 
 def _show(question: str) -> None:
     """Put the question where the person is, also when stderr goes to a file."""
+    question = clean_lines(question)
     try:
         if say.isatty():
             sys.stderr.write(question)

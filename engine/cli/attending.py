@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from engine import records
 from engine.cli.earlier import job_place
+from engine.cli.loops import run_loop
 from engine.cli.measuring import Measuring
 from engine.cli.options import Options, is_own, operator
 from engine.cli.talk import remark, say, warn
@@ -96,7 +97,7 @@ class Attendance:
     def after_a_fall(self, code: Exit, stopped: records.Stopped | None) -> None:
         """Where the session itself fell, and its journal is closed: outside its loop."""
         self._note = self._beginning = None
-        asyncio.run(self.after(code, stopped))
+        run_loop(self.after(code, stopped))
 
     async def _tell(
         self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
@@ -201,7 +202,7 @@ def _tell_of_no_run(
     )
     # A notice is never worth the news itself: Ctrl-C ends the wait, and the words are shown.
     with contextlib.suppress(KeyboardInterrupt):
-        for undelivered in asyncio.run(deliver(spec, document, os.environ, way=way)):
+        for undelivered in run_loop(deliver(spec, document, os.environ, way=way)):
             warn(f"warning: nobody was told of the {event} by {undelivered.to}: {undelivered.why}")
 
 

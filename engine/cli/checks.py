@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine import __version__
+from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics
 from engine.cli.sources import key_specs, network_of, ways_of
 from engine.cli.survey import open_transport
@@ -72,7 +72,7 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     checks += (network := _network(settings))
     seen = {}
     if all(check.result == "ok" for check in network):
-        seen = asyncio.run(_ask_around(settings, job, checks))
+        seen = run_loop(_ask_around(settings, job, checks))
     failed = any(check.result == "fail" for check in checks)
     lets_in = not any(each.refused or each.denied for each in seen.values())
     code = Exit.OK if not failed else Exit.INCOMPLETE if lets_in else Exit.DENIED

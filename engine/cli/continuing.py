@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -24,6 +23,7 @@ from engine.cli.guarding import (
 )
 from engine.cli.hours import hold, window_of
 from engine.cli.kin import Kin, kin_of, way_of
+from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
@@ -88,7 +88,7 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
     _say_inherited(options, seen.run.run, settings)
     refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
-    asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
+    run_loop(ask_whose(reach, limit_s=IDENTITY_S))
     refuse_strangers(reach.keyring, seen.uins)
     refuse_beyond(options, seen, guards, reach, exclude, whole=job is not None)
     passwords = passwords_of(seen.settings, seen.run.action, guards.trust)

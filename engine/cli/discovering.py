@@ -14,6 +14,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine import __version__, match, records
+from engine.cli.loops import run_loop
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.cli.talk import remark, say
 from engine.clients import Clients, Reach
@@ -106,7 +107,7 @@ def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None,
             await transport.aclose()
         return discovered
 
-    discovered = asyncio.run(work())
+    discovered = run_loop(work())
     for warning in discovered.warnings:
         remark(f"warning: {warning}", quiet=quiet)
     _refuse_nothing(discovered)

@@ -78,5 +78,15 @@ FAMILY = click.option(
     "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
 )
 NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
-REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
-TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")
+
+
+def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    from engine.names import text_problem  # here: few commands are given a reason
+
+    if value is not None and (problem := text_problem(value)) is not None:
+        raise click.BadParameter(problem)
+    return value
+
+
+REASON = click.option("--reason", metavar="TEXT", callback=_shown_text, help="Why; goes into the journal.")
+TICKET = click.option("--ticket", metavar="ID", callback=_shown_text, help="Change or incident; goes into the journal.")

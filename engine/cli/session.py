@@ -16,10 +16,12 @@ from msgspec import Struct
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
+from engine.cli.loops import run_loop
 from engine.cli.progress import shown
 from engine.cli.sources import simulated_keys
 from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
+from engine.cli.twins import close_twins
 from engine.cli.whose import tell_whose
 from engine.clients import Clients, Reach, Signer, every_signer, signers
 from engine.credentials.keeper import keep_fresh
@@ -91,7 +93,7 @@ class Session(Struct, frozen=True, kw_only=True):
         gc.set_threshold(*_GC_THRESHOLD)
         gc.enable()
         try:
-            return asyncio.run(self._work())
+            return run_loop(self._work())
         except _LeftAtOnceError as left:
             return Ended(left.exit, unrecorded=records.Stopped(str(left), None, None))
         finally:
@@ -108,6 +110,7 @@ class Session(Struct, frozen=True, kw_only=True):
             runner.tell = say
         beside = [
             asyncio.ensure_future(self._keep_keys(runner)),
+            asyncio.ensure_future(close_twins(runner, self.reach.way_out) if self.world is None else _nothing()),
             asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger, known=partial(self._share, runner))),
         ]
         with _Signals(runner) as signals:
@@ -206,6 +209,10 @@ class Session(Struct, frozen=True, kw_only=True):
             resend_already=settings.resend_already,
             stop_requested=lambda: self.store.stop_requested(run_id),
         )
+
+
+async def _nothing() -> None:
+    """A simulated run has no addresses."""
 
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.cli.loops import run_loop
 from engine.cli.talk import out, say, warn
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.files import load_job
@@ -84,7 +85,7 @@ def serve(
     else:
         say("accepts the keys of TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY in this environment")
     gc.enable()
-    return asyncio.run(_serve(world, wanted))
+    return run_loop(_serve(world, wanted))
 
 
 def _range(said: str | None) -> range:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.actions import ACTIONS
+from engine.cli.loops import run_loop
 from engine.cli.talk import warn
 from engine.clients import Reach, Signer
 from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
@@ -46,7 +46,7 @@ def reach_of(
     settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
     return Reach(
-        keyring=asyncio.run(_open(accounts, settings, network, purpose, told=told)),
+        keyring=run_loop(_open(accounts, settings, network, purpose, told=told)),
         access=access,
         network=network,
         way_out=settings.way_out,
@@ -79,6 +79,7 @@ async def _open(
 ) -> Keyring:
     keyring: dict[str, list[Signer]] = {}
     failures: list[str] = []
+    warnings: list[str] = []
     say = warn if not told else _hush
     for account in accounts:
         signers = keyring[account.name] = []
@@ -89,9 +90,10 @@ async def _open(
                 failures.append(f"{account.name}: {error}" if account.name else str(error))
                 signers.append(Signer(NoKeys(_named(account, spec), str(error))))
                 continue
-            for warning in opened.warnings:
-                say(f"warning: {warning}")
+            warnings += opened.warnings
             signers.append(Signer(opened.source))
+    for warning in dict.fromkeys(warnings):  # of all accounts: most say the same of one environment
+        say(f"warning: {warning}")
     if not any(signer.has_keys for signers in keyring.values() for signer in signers):
         raise CredentialsError("; ".join(failures))
     for name, signers in keyring.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from engine import __version__
+from engine.cli.loops import run_loop
 from engine.clients import Clients, Reach, ask_whose
 from engine.errors import CredentialsError
 from engine.inventory import Inventory
@@ -112,7 +113,7 @@ def survey(
         found.seconds = time.monotonic() - started
         return found
 
-    return before.joined(asyncio.run(work()))
+    return before.joined(run_loop(work()))
 
 
 def open_transport(world: World | None, connections: int, way: WayOut) -> Transport:

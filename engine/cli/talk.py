@@ -11,6 +11,7 @@ import sys
 from typing import Any, TextIO
 
 from engine.errors import Exit
+from engine.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
@@ -35,6 +36,7 @@ class Stream:
         if self._gone or stream is None:
             return
         try:
+            text = "\r\n".join(map(clean_lines, text.split("\r\n")))  # CSV ends its lines so
             stream.write(text if text.endswith("\n") else text + "\n")
             stream.flush()
         except UnicodeEncodeError:
@@ -102,6 +104,28 @@ def printed() -> Exit:
         return Exit.OK
     warn(f"standard output cannot be written ({out.trouble.strerror}): the result is cut short; print it elsewhere")
     return Exit.STOPPED
+
+
+def in_debug() -> bool:
+    """Whether whoever looks wants to see the traceback of a defect."""
+    return bool(os.environ.get("ACCTOPS_DEBUG"))
+
+
+def defect_words(error: BaseException) -> str:
+    """What is wrong, in one line without a secret; a defect may name anything."""
+    return clean(_blotted(f"{type(error).__name__}: {error}"))
+
+
+def show_traceback(error: BaseException) -> None:
+    """The traceback of a defect, without secrets, if one is asked for."""
+    if in_debug():
+        import traceback
+
+        say(_blotted("".join(traceback.format_exception(error))))
+
+
+def _blotted(text: str) -> str:
+    return environment_secrets(os.environ).scrub(without_userinfo(text))
 
 
 def refuse(text: str, code: Exit, *, as_json: bool) -> int:

@@ -5,6 +5,10 @@ A profile asked for by name (of the vendor's CLI, else a section of the SDK's fi
 CVM instance · TKE's web identity. A role may be assumed on top of any of them. The first that is there counts; if it
 has no usable keys, that is an error and not a reason to act as somebody else.
 
+Who acts is whom the vendor's CLI would act as (tccli 3.1.189, `parse_global_arg` of any service's client): a profile of
+type cvm-role is the instance's role, whatever keys stand in it; keys of the environment assume the role that the
+default profile names. What says who acts and is not followed is a warning.
+
 Families that ask somebody are imported where their turn comes: an incident starts sooner without them.
 """
 
@@ -16,8 +20,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from engine.credentials.environment import NAMES, environment_keys
+from engine.credentials.environment import (
+    NAMES,
+    PROFILE,
+    ROLE,
+    SESSION,
+    environment_keys,
+    idle_variables,
+    unknown_variables,
+)
 from engine.credentials.files import (
+    CLI_NAMES,
+    SECTION_NAMES,
     SYSTEM,
     cli_path,
     is_there,
@@ -30,6 +44,7 @@ from engine.credentials.files import (
 )
 from engine.credentials.source import DURATION_S, HOW, FetchedKeys, KeySource
 from engine.errors import CredentialsError
+from engine.names import did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +53,7 @@ if TYPE_CHECKING:
     from engine.credentials.network import Network
 
 _LOGIN = "`tccli auth login`, `tccli sso login`"
+_NO_SESSION = "tccli assumes a role only if role-session-name stands beside it"
 _MOST_LINKS = 5
 """Roles on top of each other: more is a mistake, and each is a question at every refresh."""
 
@@ -97,12 +113,18 @@ async def open_keys(
 ) -> Opened:
     """The source `spec` names, ready to sign with; CredentialsError if it has no usable keys."""
     opener = _Opener(environ, ways or Ways(), network, purpose, system)
-    by_environment = environ.get("TENCENTCLOUD_ROLE_ARN", "").strip() if spec.profile is None else ""
-    source = await opener.base(spec.profile, has_role=bool(by_environment))
+    by_environment = environ.get(ROLE, "").strip() if spec.profile is None else ""
     role_arn = spec.role_arn or by_environment or opener.ways.role_arn
+    source = await opener.base(spec.profile, has_role=bool(by_environment), is_assumed=bool(role_arn))
     if role_arn:
-        where = "TENCENTCLOUD_ROLE_ARN" if role_arn == by_environment else ""
-        source = opener.assume(source, role_arn, environ.get("TENCENTCLOUD_ROLE_SESSION_NAME"), where)
+        where = ROLE if role_arn == by_environment else ""
+        session = environ.get(SESSION)
+        source = opener.assume(source, role_arn, session, where)
+        if where and not (session or "").strip():
+            opener.warnings.append(f"{ROLE} is assumed; tccli does so only if {SESSION} is set, too")
+        elif by_environment and not where:
+            opener.followed -= {ROLE}
+    opener.warn_of_variables(spec.profile, source)
     if isinstance(source, FetchedKeys) and source.is_empty:
         await source.open()
     _refuse_expired(source, network.clock() if network is not None else time.time())
@@ -130,21 +152,66 @@ class _Opener:
         self._files = (self._home / ".tencentcloud" / "credentials", system)
         self._roles: list[str] = []
         """Of the chain, from its base."""
+        self.followed: set[str] = set()
+        """Variables of the environment that decided who acts."""
         self._looked = [f"{', '.join(NAMES[:2])} (or …_FILE)"]
 
-    async def base(self, profile: str | None, *, has_role: bool) -> KeySource:
-        """The source without a role of flag or config; `has_role`: one replaces that of the CLI's default profile."""
+    async def base(self, profile: str | None, *, has_role: bool, is_assumed: bool) -> KeySource:
+        """The source without a role of flag or config; `has_role`: the environment has one, which replaces that of the
+        CLI's default profile; `is_assumed`: any role is assumed on top."""
         if profile is not None:
             return self._named(profile)
         by_environment = environment_keys(self._environ)
+        self.followed = {ROLE}
         if by_environment is not None:
+            self.followed |= {*NAMES, *(f"{name}_FILE" for name in NAMES)}
             self.warnings += by_environment[1]
-            return by_environment[0]
+            return by_environment[0] if is_assumed else self._in_role_of_profile(by_environment[0])
         if self.ways.command:
             from engine.credentials.command import command_keys
 
             return command_keys(self.ways.command, self._network.clock if self._network is not None else time.time)
+        self.followed |= {PROFILE}
         return self._default(has_role=has_role) or await self._around()
+
+    def _in_role_of_profile(self, keys: KeySource) -> KeySource:
+        """Keys of the environment, in the role that the CLI's default profile names, as with the CLI."""
+        name = self._environ.get(PROFILE, "").strip() or "default"
+        path = cli_path(self._home, name)
+        if not is_there(path):
+            return keys
+        try:
+            profile = said(path, read_private(path).text, read_cli)
+        except CredentialsError as error:
+            self.warnings.append(f"{error}; whether it names a role is not known, and none is assumed")
+            return keys
+        if profile.role_arn is None:
+            return keys
+        if profile.role_session is None:
+            self.warnings.append(f"{path}: its role-arn is not assumed with the environment's keys: {_NO_SESSION}")
+            return keys
+        self.followed |= {PROFILE}
+        self.warnings.append(
+            f"{path}: its role-arn is assumed with the environment's keys, as tccli does; "
+            "remove it from the profile, or name another profile in TCCLI_PROFILE, to sign with the keys themselves"
+        )
+        return self.assume(keys, profile.role_arn, profile.role_session, str(path))
+
+    def warn_of_variables(self, profile: str | None, source: KeySource) -> None:
+        """What of the environment says who acts, and does not decide it here."""
+        instead = f"profile {profile} is asked for by name" if profile is not None else f"{source.label} comes first"
+        self.warnings += idle_variables(self._environ, self.followed, instead)
+        self.warnings += unknown_variables(self._environ)
+        arn = self._environ.get("TKE_ROLE_ARN", "").strip()
+        if arn and not self._roles and "TKE" not in source.label and self._is_pod():
+            self.warnings.append(
+                f"the variables of a TKE pod are set, and {source.label} comes first; tccli would act as its role"
+            )
+
+    def _is_pod(self) -> bool:
+        from engine.credentials.roles import TKE
+
+        return all(self._environ.get(name, "").strip() for name in TKE)
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -189,15 +256,26 @@ class _Opener:
     def _cli(self, path: Path, name: str, *, has_role: bool) -> KeySource:
         label = f"tccli profile {name}"
         profile = said(path, read_private(path).text, read_cli)
-        if profile.kind == "cvm-role":
+        self._warn_of_odd(path, profile, CLI_NAMES)
+        if profile.kind == "cvm-role" and not (has_role and profile.has_keys):
             from engine.credentials.metadata import instance_keys
 
+            if profile.has_keys or profile.role_arn:
+                self.warnings.append(
+                    f"{path}: is of type cvm-role: its own keys and role are not used, as with tccli; "
+                    f"`tccli configure set use-cvm-role false --profile {name}` to use them"
+                )
             return instance_keys(self._wire(f"{label} is of type cvm-role"))
-        if profile.kind:
+        if profile.kind not in ("", "default", "cvm-role") and not profile.has_keys:
             raise CredentialsError(
-                f"{path}: holds no keys but a login of type {profile.kind[:20]!r}; log in again ({_LOGIN})"
+                f"{path}: holds no keys but a login of type {shown(profile.kind[:20])}; log in again ({_LOGIN})"
             )
+        if profile.role_arn is not None and profile.role_session is None and not has_role:
+            self.warnings.append(f"{path}: its role-arn is assumed; {_NO_SESSION}")
         return self._file(label, path, read_cli, profile, has_role=has_role)
+
+    def _warn_of_odd(self, path: Path, profile: Profile, known: tuple[str, ...]) -> None:
+        self.warnings += [f"{path}: {shown(name)} is not followed{did_you_mean(name, known)}" for name in profile.odd]
 
     def _section(self, path: Path, name: str, met: tuple[str, ...] = ()) -> KeySource:
         """A section of the SDK's file; one that names a source is a role assumed with that section's keys."""
@@ -210,6 +288,7 @@ class _Opener:
             )
         read = read_section(name)
         profile = said(path, read_private(path).text, read)
+        self._warn_of_odd(path, profile, SECTION_NAMES)
         label = "credentials file of this machine" if path == self._files[1] else "credentials file"
         label += "" if name == "default" else f", profile {name}"
         if profile.source is None:

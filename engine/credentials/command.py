@@ -26,7 +26,7 @@ MOST_OUTPUT = 64 << 10
 _NAMES = {
     "secret_id": ("secretid", "tmpsecretid"),
     "secret_key": ("secretkey", "tmpsecretkey"),
-    "token": ("token", "sessiontoken"),
+    "token": ("token", "sessiontoken", "securitytoken"),
 }
 _EXPIRES = ("expiresat", "expiredtime", "expiration")
 _RUN = "run it by hand to see why (credentials.command; acctops config show --origin says where it stands)"

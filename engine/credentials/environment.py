@@ -8,12 +8,53 @@ from typing import TYPE_CHECKING
 from engine.credentials.files import FileKeys, read_private
 from engine.credentials.source import FixedKeys, Found, checked_keys
 from engine.errors import CredentialsError
+from engine.names import did_you_mean, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 NAMES = ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN")
 _PARTS = dict(zip(("secret_id", "secret_key", "token"), NAMES, strict=True))
+
+
+_FILES = tuple(f"{name}_FILE" for name in NAMES)
+ROLE, SESSION, PROFILE = "TENCENTCLOUD_ROLE_ARN", "TENCENTCLOUD_ROLE_SESSION_NAME", "TCCLI_PROFILE"
+_DECIDING = (*NAMES, *_FILES, ROLE, PROFILE)
+"""Variables that say who acts."""
+_PREFIXES = ("TENCENTCLOUD_", "TENCENT_CLOUD_", "TCCLI_", "QCLOUD_")
+_KNOWN = (*_DECIDING, SESSION, f"{_PREFIXES[0]}REGION")
+"""Each target names its region: tccli's default one decides nothing here."""
+_OTHERS = {
+    "SECURITY_TOKEN": NAMES[2],
+    "SESSION_TOKEN": NAMES[2],
+    "ASSUME_ROLE_ARN": ROLE,
+    "ASSUME_ROLE_SESSION_NAME": SESSION,
+    "PROFILE": PROFILE,
+    "CREDENTIALS_FILE": PROFILE,
+    "SHARED_CREDENTIALS_DIR": PROFILE,
+    "CAM_ROLE_NAME": ROLE,
+}
+"""Names of the vendor's other tools (Terraform's provider, the SDK for Go) → what says the same here."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Each variable that looks as if it said who acts, and says nothing to us or to tccli: a warning."""
+    found = []
+    for name in sorted(environ):
+        if not name.upper().startswith(_PREFIXES) or name in _KNOWN or not environ[name].strip():
+            continue
+        if (ours := _OTHERS.get(name.upper().removeprefix(_PREFIXES[0]))) is not None:
+            hint = f"; acctops, like tccli, reads {ours}"
+        else:
+            hint = f"; acctops reads {name.upper()}" if name.upper() in _KNOWN else did_you_mean(name, _KNOWN)
+        found.append(f"{shown(name)} in the environment is not followed{hint or '; acctops does not know it'}")
+    return tuple(found)
+
+
+def idle_variables(environ: Mapping[str, str], followed: Collection[str], instead: str) -> tuple[str, ...]:
+    """The variables that say who acts and are not followed, in one warning; `instead` says who acts."""
+    idle = [name for name in _DECIDING if environ.get(name, "").strip() and name not in followed]
+    return (f"{', '.join(idle)}: set in the environment, and not followed: {instead}",) if idle else ()
 
 
 def environment_keys(environ: Mapping[str, str]) -> tuple[FixedKeys | FileKeys, tuple[str, ...]] | None:

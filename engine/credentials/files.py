@@ -48,7 +48,14 @@ class Profile(Struct, frozen=True, kw_only=True):
     source: str | None = None
     """The section whose keys assume the role, if not this one's."""
     kind: str = ""
-    """What stands in place of keys: the CLI's `type`."""
+    """The CLI's `type`: `cvm-role` goes before whatever keys stand beside it, a login needs keys beside it."""
+    odd: tuple[str, ...] = ()
+    """Names of what else stands there, which nobody here follows."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys stand there, usable or not."""
+        return bool(self.keys.get("secret_id"))
 
     def __repr__(self) -> str:
         return f"Profile(role_arn={self.role_arn!r}, …)"
@@ -219,6 +226,13 @@ def cli_path(home: Path, name: str) -> Path:
     return home / ".tccli" / f"{name}.credential"
 
 
+CLI_NAMES = (
+    *("secretId", "secretKey", "token", "role-arn", "role-session-name", "type"),
+    *("expiresAt", "oauth", "sso", "use-cvm-role"),
+)
+"""What the vendor's CLI writes into the file (3.1.189: options_define.py, oauth.py, sso.py)."""
+
+
 def read_cli(text: str) -> Profile:
     """A `.credential` file of the vendor's CLI (facts.md §5.2)."""
     import json
@@ -242,7 +256,8 @@ def read_cli(text: str) -> Profile:
         expires_at=expires,
         role_arn=found.get("role-arn") or None,
         role_session=found.get("role-session-name") or None,
-        kind="" if found.get("secretId") else found.get("type") or "",
+        kind=found.get("type") or "",
+        odd=tuple(name for name in found if name not in CLI_NAMES and found[name]),
     )
 
 
@@ -268,6 +283,18 @@ def read_sections(text: str) -> dict[str, dict[str, str]]:
     return {name: dict(parser.items(name)) for name in parser.sections()}
 
 
+SECTION_NAMES = (
+    "secret_id",
+    "secret_key",
+    "token",
+    "role_arn",
+    "role_session_name",
+    "source_profile",
+    "region",
+)
+"""What a section of the SDK's file may say; the region is the job's matter."""
+
+
 def read_section(name: str) -> Callable[[str], Profile]:
     """A reader of one section, such as `default`, of the vendor's SDK file."""
 
@@ -281,6 +308,7 @@ def read_section(name: str) -> Callable[[str], Profile]:
             role_arn=section.get("role_arn") or None,
             role_session=section.get("role_session_name") or None,
             source=section.get("source_profile") or None,
+            odd=tuple(key for key in section if key not in SECTION_NAMES and section[key]),
         )
 
     return read

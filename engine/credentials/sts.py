@@ -16,9 +16,10 @@ from engine import __version__
 from engine.credentials.network import RefusedError
 from engine.credentials.source import Found, checked_end, checked_keys
 from engine.errors import CredentialsError
+from engine.foreign import Secrets, secrets_of
 from engine.model import Answer, Reply, Verdict
 from engine.signing import CONTENT_TYPE, Signer
-from engine.verdicts import Cure, own_answer, rule
+from engine.verdicts import Cure, heard, own_answer, rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,8 @@ async def ask_sts(
     import asyncio
 
     body = msgspec.json.encode(parameters)
+    token = parameters.get("WebIdentityToken")
+    secrets = secrets_of(keys) if keys is not None else Secrets((token if isinstance(token, str) else None,))
     ahead_s, learnt, pause_s = 0.0, False, _FIRST_PAUSE_S
     refused = RefusedError(f"{action}: no answer from {network.sts} within {limit_s:g} s", "Local.Timeout")
     try:
@@ -70,7 +73,7 @@ async def ask_sts(
             while True:
                 headers = _headers(network, action, region, body, keys, ahead_s)
                 outcome = await transport.send(network.sts, headers, body, _ATTEMPT_S)
-                answer = _own(own_answer(outcome, network.known), action)
+                answer = heard(_own(own_answer(outcome, network.known), action), outcome, secrets)
                 date = outcome.date if isinstance(outcome, Reply) else None
                 if answer.code is None:
                     assert answer.data is not None

@@ -55,8 +55,17 @@ ShortText = Annotated[
     Meta(
         min_length=1,
         max_length=100,
-        extra_json_schema={"pattern": r"^[^\x00-\x1f\x7f]+$"},
+        extra_json_schema={"pattern": rf"^[^\n\r\t{names.ODD_SIGNS}]+$"},
         extra=_rule("text of 1–100 characters on one line"),
+    ),
+]
+Prose = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1000,
+        extra_json_schema={"pattern": f"^[^{names.ODD_SIGNS}]+$"},
+        extra=_rule("text of 1–1,000 characters"),
     ),
 ]
 ActionName = Annotated[
@@ -368,6 +377,18 @@ class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    env: (
+        Annotated[
+            list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"})]],
+            Meta(
+                min_length=1,
+                description="Environment variables that the command needs; it gets no others but the harmless ones "
+                "(PATH, HOME, LANG and so on).",
+                examples=[["PAGER_TOKEN"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     webhook: Webhook | UnsetType = UNSET
     on: (
         Annotated[
@@ -645,7 +666,7 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
         | UnsetType
     ) = UNSET
     name: Annotated[ShortText, Meta(description="Name of the job; default: the file's name.")] | UnsetType = UNSET
-    reason: Annotated[Text, Meta(description="Why this is done; kept in the journal.")] | UnsetType = UNSET
+    reason: Annotated[Prose, Meta(description="Why this is done; kept in the journal.")] | UnsetType = UNSET
     ticket: (
         Annotated[
             ShortText,

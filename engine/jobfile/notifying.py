@@ -19,6 +19,7 @@ from engine.names import did_you_mean, shown
 if TYPE_CHECKING:
     from engine.jobfile.nodes import Node
 
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]{0,99}"
 _NEVER_THE_URL = (
     "a webhook's URL is a secret and never stands in this file; put it into another one, or into the environment, and "
     "write {url_file: FILE} or {url_env: NAME}"
@@ -38,9 +39,10 @@ def read_notify(fields: Fields, node: Node) -> NotifySpec | None:
     command = _command(fields, found["command"]) if "command" in found else ()
     url_file, url_env = _webhook(fields, found["webhook"]) if "webhook" in found else ("", "")
     on = _events(fields, found["on"]) if "on" in found else ("failure",)
+    env = _variables(fields, found["env"]) if "env" in found else ()
     if fields.problems.count > before:
         return None
-    return NotifySpec(place=fields.place(node), command=command, url_file=url_file, url_env=url_env, on=on)
+    return NotifySpec(place=fields.place(node), command=command, url_file=url_file, url_env=url_env, on=on, env=env)
 
 
 def _command(fields: Fields, node: Node) -> tuple[str, ...]:
@@ -53,6 +55,22 @@ def _command(fields: Fields, node: Node) -> tuple[str, ...]:
         else:
             argv.append(item.text)
     return tuple(argv)
+
+
+def _variables(fields: Fields, node: Node) -> tuple[str, ...]:
+    items = fields.series(node, "notify.env", "a list of names of environment variables")
+    names = []
+    for index, item in enumerate(items.items if items is not None else ()):
+        here = f"notify.env[{index}]"
+        name = fields.text(item, here, "the name of an environment variable")
+        if name is None:
+            continue
+        if not re.fullmatch(_VARIABLE, name):
+            fields.wrong(item, here, "expected the name of an environment variable, such as PAGER_TOKEN")
+        elif name.upper().startswith("TENCENTCLOUD_"):
+            fields.wrong(item, here, "API keys are never passed on to who tells people; remove it")
+        names.append(name)
+    return tuple(dict.fromkeys(names))
 
 
 def _webhook(fields: Fields, node: Node) -> tuple[str, str]:
@@ -76,7 +94,7 @@ def _webhook(fields: Fields, node: Node) -> tuple[str, str]:
             fields.wrong(entry.value, here, _NEVER_THE_URL)
         return _beside(fields.file, file or ""), ""
     name = fields.text(entry.value, here, "the name of an environment variable")
-    if name is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+    if name is not None and not re.fullmatch(_VARIABLE, name):
         fields.wrong(entry.value, here, "expected the name of an environment variable, such as PAGER_WEBHOOK")
     return "", name or ""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine import names
 from engine.actions import ACTIONS
 from engine.errors import JobError
+from engine.foreign import clean
 from engine.guards import empty_plan_warnings, guard_words, need_readings, takes_admins
 from engine.job import Glob, Job, PasswordSpec, StopAfter
 from engine.jobfile.fields import Fields, glob_problem, kinds
@@ -364,7 +365,7 @@ def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
 
 def default_name(file: str) -> str:
     """The job's name if it gives none: the file's, without directory and ending."""
-    return posixpath.splitext(posixpath.basename(file))[0][:100] or "job"
+    return clean(posixpath.splitext(posixpath.basename(file))[0], 100).strip() or "job"
 
 
 def ad_hoc_job(

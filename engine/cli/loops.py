@@ -1,0 +1,33 @@
+"""Door: an event loop for one piece of work, in which no library writes to the screen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.cli.talk import defect_words, in_debug, show_traceback, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_T = TypeVar("_T")
+
+
+def run_loop(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do `work` to its end, as `asyncio.run`. What libraries log of its tasks is said in one sentence each."""
+    if not isinstance(logging.lastResort, _Sentences):
+        logging.lastResort = _Sentences(logging.WARNING)
+    return asyncio.run(work)
+
+
+class _Sentences(logging.Handler):
+    """Where log records end that nobody else takes: Python's own prints tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        what = record.getMessage().partition("\n")[0] if in_debug() or error is None else str(record.msg).split("\n")[0]
+        if error is not None:
+            show_traceback(error)
+            what += f": {defect_words(error)}"
+        warn(f"{record.name}: {what}")
