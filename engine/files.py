@@ -22,6 +22,11 @@ MOST_LIST = 1 << 30
 STDIN = "-"
 
 
+def is_stream(path: str) -> bool:
+    """Whether a path leads to what can be read but once: standard input, and whatever exists and is no regular file."""
+    return path == STDIN or (Path(path).exists() and not Path(path).is_file())
+
+
 def load_job(path: str | Path, *, stdin: BinaryIO | None = None, skip_bad_rows: bool = False) -> Job:
     """The job in a file (`-`: standard input) with the lists it names, or JobError with every problem.
 

@@ -37,6 +37,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "backoff": (R, "verdicts"),
     "callqueue": (R, ""),
     "codes": (R, ""),
+    "endings": (R, ""),
     "endpoints": (R, "names"),
     "foreign": (R, ""),
     "guards": (R, "job"),
@@ -79,7 +80,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "report": (R, "actions ledger records spans verdicts"),
     "routes": (R, "endpoints"),
     "schedule": (R, ""),
-    "schedule.cron": (R, "schedule.units"),
+    "schedule.cron": (R, "schedule.units window"),
+    "schedule.envlines": (R, ""),
     "schedule.k8s": (R, "schedule.units"),
     "schedule.systemd": (R, "schedule.units window"),
     "schedule.units": (R, "window"),
@@ -161,11 +163,12 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.kin": (DOOR, ""),
     "cli.lookback": (DOOR, "cli.attending cli.earlier cli.options cli.success cli.talk cli.views"),
     "cli.measuring": (DOOR, "cli.success"),
+    "cli.openings": (DOOR, "cli.earlier cli.options cli.talk"),
     "cli.options": (DOOR, ""),
     "cli.plans": (DOOR, "cli.discovering cli.earlier cli.options cli.preparing cli.sources cli.survey cli.talk"),
     "cli.preparing": (DOOR, "cli.earlier cli.survey"),
     "cli.progress": (DOOR, "cli.talk"),
-    "cli.scheduling": (DOOR, "cli.options cli.talk"),
+    "cli.scheduling": (DOOR, "cli.earlier cli.options cli.talk"),
     "cli.sending": (
         DOOR,
         "cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session "
@@ -176,7 +179,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (
         DOOR,
-        "cli.ask cli.attending cli.continuing cli.earlier cli.hours cli.options cli.sending cli.talk",
+        "cli.ask cli.attending cli.continuing cli.earlier cli.hours cli.openings cli.options cli.sending "
+        "cli.talk",
     ),
     "cli.success": (DOOR, ""),
     "cli.survey": (DOOR, ""),

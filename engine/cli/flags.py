@@ -78,5 +78,8 @@ FAMILY = click.option(
     "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
 )
 NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
+ONCE = click.option(
+    "--once", is_flag=True, help="For schedules: do nothing if this opening of the job's window was answered already."
+)
 REASON = click.option("--reason", metavar="TEXT", help="Why; goes into the journal.")
 TICKET = click.option("--ticket", metavar="ID", help="Change or incident; goes into the journal.")

@@ -9,6 +9,7 @@ from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
+from engine.endings import orderly_end_s
 from engine.errors import Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
 from engine.journal.store import RunHead, RunRef, RunStore, find_run
@@ -32,8 +33,6 @@ from engine.report import (
 
 LISTED = 30
 """Runs `status` prints."""
-STOP_WAIT_S = 60.0
-"""How long `stop` waits for the drain; attempts end within their timeout (10 s), readings within 10 s."""
 STOP_POLL_S = 0.2
 
 
@@ -199,7 +198,7 @@ def stop_run(run: str, **flags: Any) -> int:
     if _is_live(ref):
         ref.store.request_stop(ref.run_id)
         say(f"run {ref.run_id}: asked to drain")
-        code = _wait_for_drain(ref)
+        code = _wait_for_drain(ref, orderly_end_s(replay(ref.path).ledger.settings.timeout_s))
     else:
         say(f"run {ref.run_id} is not going on; nothing to stop")
         code = Exit.OK
@@ -215,11 +214,11 @@ def stop_run(run: str, **flags: Any) -> int:
     return code
 
 
-def _wait_for_drain(ref: RunRef) -> Exit:
-    until = time.monotonic() + STOP_WAIT_S
+def _wait_for_drain(ref: RunRef, longest_s: float) -> Exit:
+    until = time.monotonic() + longest_s
     while _is_live(ref):
         if time.monotonic() > until:
-            warn(f"run {ref.run_id} is still draining after {STOP_WAIT_S:.0f} s; see acctops status {ref.run_id}")
+            warn(f"run {ref.run_id} is still draining after {longest_s:.0f} s; see acctops status {ref.run_id}")
             return Exit.INCOMPLETE
         time.sleep(STOP_POLL_S)
     return Exit.OK

@@ -13,6 +13,7 @@ from engine.cli.flags import (
     FAULTS,
     FLEET,
     NOW,
+    ONCE,
     READING,
     REASON,
     SENDING,
@@ -28,6 +29,7 @@ from engine.cli.flags import (
 @click.argument("job")
 @flags(*SENDING)
 @NOW
+@ONCE
 @EXCLUDE
 @EXPECT
 @SKIP_BAD_ROWS
