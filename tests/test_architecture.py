@@ -179,8 +179,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.sources": (DOOR, "cli.survey cli.talk"),
     "cli.starting": (
         DOOR,
-        "cli.ask cli.attending cli.continuing cli.earlier cli.hours cli.openings cli.options cli.sending "
-        "cli.talk",
+        "cli.ask cli.attending cli.continuing cli.earlier cli.hours cli.openings cli.options cli.sending cli.talk",
     ),
     "cli.success": (DOOR, ""),
     "cli.survey": (DOOR, ""),
