@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +22,20 @@ MOST_JOB = 64 << 20
 MOST_LIST = 1 << 30
 """Bytes of one list; 1,000,000 rows are about 40 MB."""
 STDIN = "-"
+
+
+_NO_TEXT = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+
+def recorded(path: str) -> str:
+    """A path as records and documents keep it: one text in every locale, with `\\udcff` for a byte that is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+
+
+def from_recorded(text: str) -> str:
+    """The path that `recorded` has made a text of."""
+    whole = _NO_TEXT.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    return os.fsdecode(whole.encode("utf-8", "surrogateescape"))
 
 
 def is_stream(path: str) -> bool:

@@ -21,7 +21,7 @@ from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, say, warn
 from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import load_job
+from engine.files import from_recorded, load_job, recorded
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
@@ -112,7 +112,7 @@ def guards_of(options: Options, ledger: Ledger) -> Settings:
 def guard_home(ledger: Ledger) -> Path:
     """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
     assert ledger.run is not None
-    return Path(ledger.run.guarded_by or ledger.run.job.path)
+    return Path(from_recorded(ledger.run.guarded_by or ledger.run.job.path))
 
 
 def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
@@ -186,7 +186,7 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     assert ledger.run is not None
     run = ledger.run
     changes = []
-    job_path = Path(run.job.path)
+    job_path = Path(from_recorded(run.job.path))
     if job_path.is_file():
         try:
             job = load_job(job_path, skip_bad_rows=True)
@@ -321,7 +321,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         ticket=options.ticket or ledger.run.ticket,
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
-        guarded_by=str(guard_home(ledger)),
+        guarded_by=recorded(str(guard_home(ledger))),
         uins=ledger.uins,
         parent=ref,
         faults=faults,

@@ -29,6 +29,7 @@ from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.files import from_recorded, recorded
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -132,7 +133,7 @@ def _nothing_to_do(options: Options) -> int:
 def _guard_home(job: Job) -> str:
     """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
     path = Path(job.path)
-    return str(path.absolute() if path.is_file() else Path.cwd())
+    return recorded(str(path.absolute() if path.is_file() else Path.cwd()))
 
 
 def faults_of(options: Options) -> tuple[FaultRule, ...]:
@@ -274,8 +275,10 @@ class NewRun(Struct, frozen=True, kw_only=True):
     def _unread_command(self) -> str:
         if self.parent is not None:
             return f"acctops {self.verb} {self.parent.run_id} --no-verify"
-        is_file = Path(self.job.path).is_file()
-        return f"acctops run {shlex.quote(self.job.path)} --no-verify" if is_file else "this command with --no-verify"
+        path = from_recorded(self.job.path)
+        return (
+            f"acctops run {shlex.quote(path)} --no-verify" if Path(path).is_file() else "this command with --no-verify"
+        )
 
     def _carry_out(
         self,
@@ -363,7 +366,7 @@ def claim(
     mine = Claim(
         run_id=run_id,
         digest=job.digest,
-        path=job.path if Path(job.path).is_file() else "",
+        path=job.path if Path(from_recorded(job.path)).is_file() else "",
         action=action,
         calls=[call.id for call in calls],
     )
