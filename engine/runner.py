@@ -202,6 +202,8 @@ class Runner:
         """Told, once each, what a person should hear before the run is over."""
         self.first_send_at: float | None = None
         """UNIX time of the first write handed to the transport in this session."""
+        self.has_sent = asyncio.Event()
+        """Set by then."""
 
     def _sort_calls(self) -> tuple[list[int], list[int], list[int]]:
         """Plan indexes: begun by an earlier session and to be judged first · never sent · sent, and to go on."""
@@ -504,6 +506,7 @@ class Runner:
         parameters = self._action.parameters(call.instance, call.user, work.secret)
         if self.first_send_at is None:
             self.first_send_at = self._clock()
+            self.has_sent.set()
         health = Health.SILENT
         begun_at = self._now()
         try:

@@ -8,6 +8,7 @@ opened a connection reached the server so much later than its slot.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from engine.limits import ADVICE
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 """Of TCP and TLS together; the attempt's own timeout bounds all, DNS too."""
+
+
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class HttpTransport:
@@ -216,6 +221,8 @@ def _words(error: Exception) -> str:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
+    if getattr(cause, "errno", None) in _NO_FILES:
+        text += f": {ADVICE}"
     return " ".join(text.split()) or type(error).__name__
 
 

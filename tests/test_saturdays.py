@@ -533,7 +533,7 @@ def test_wrong_questions(desk: Desk, argv: list[str], words: str) -> None:
     assert done.code == 2 and done.out == "" and words in done.err
 
 
-# ---- one start of several ---------------------------------------------------------------------------------------------
+# ---- one start of several --------------------------------------------------------------------------------------------
 
 
 def test_once_in_an_opening_runs_once_and_again_in_the_next(desk: Desk, backend: Backend) -> None:
