@@ -34,7 +34,6 @@ ENV_FILE = "/etc/acctops/env"
 """Where keys are looked for unless another file is named; it may be missing."""
 _DECIDING = ("TENCENTCLOUD_", "TCCLI_", "TKE_")
 """How variables begin that say who acts, or as whom."""
-_TELLS_NOTHING = ("TENCENTCLOUD_REGION", "TCCLI_REGION")
 _AHEAD_DAYS = 5 * 366
 """How far ahead the zone's changes of summer time are looked at; rules of zones are seldom known further."""
 _SKIPS_NAMED = 3
@@ -237,7 +236,7 @@ def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Ite
 
 def _asked_for(job: Job, settings: Settings) -> list[str]:
     """Variables that say who acts, how the network is reached, what new passwords are and who is told."""
-    deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and name not in _TELLS_NOTHING)
+    deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and not name.endswith("_REGION"))
     own = [job.passwords.env if job.passwords is not None else "", settings.notify.url_env if settings.notify else ""]
     return [*dict.fromkeys((*deciding, *PROXIES, *EXCEPTIONS, *BUNDLES, *filter(None, own)))]
 

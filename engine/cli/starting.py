@@ -75,7 +75,20 @@ def _what_differs(left: Unfinished, job: Job, options: Options) -> str | None:
         return "the endpoint has changed"
     if now.verify != settings.verify:
         return "reading accounts back was switched " + ("on" if now.verify else "off")
+    if (run.reason, run.ticket) != (job.reason, job.ticket):
+        return "the reason or the ticket has changed"
+    if idle := [flag for flag, said in _of_a_new_run(options).items() if said]:
+        return f"{' and '.join(idle)} was given, which is for a new run,"
     return "the profile has changed" if now.profiles != settings.profiles else None
+
+
+def _of_a_new_run(options: Options) -> dict[str, bool]:
+    """Flags that going on would drop: of an older run its journal knows better."""
+    return {
+        "--expect": options.expect is not None,
+        "--faults": options.faults is not None,
+        "--fleet": options.fleet is not None,
+    }
 
 
 def _resume(left: Unfinished, job: Job, options: Options, flags: dict[str, Any]) -> int:

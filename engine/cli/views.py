@@ -129,8 +129,6 @@ def show_report(
     ref = _find(options, run)
     if options.as_json:
         form = "json"
-    if by_attempt and form == "text":
-        raise UsageError("--attempts needs --format json or csv")
     if by_attempt:
         rows = attempts(read(ref.path))
         if form == "csv":
@@ -146,8 +144,6 @@ def show_report(
     if by_lane and form == "json":
         out_json({"run": ref.run_id, "pace": pace(found.ledger)})
     elif by_lane or stuck:
-        if form != "text":
-            raise UsageError(f"--{'pace' if by_lane else 'stuck'} cannot be printed as {form}; leave --format away")
         out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger))
     elif form == "json":
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
@@ -176,6 +172,8 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     if options.as_json:
         out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
         return printed()
+    if options.quiet:
+        return printed()
     if found.settled_twice:
         warn(f"remark: settled more than once: {', '.join(found.settled_twice)}")
     if found.torn_bytes:
@@ -197,15 +195,17 @@ def stop_run(run: str, **flags: Any) -> int:
         raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
     if _is_live(ref):
         ref.store.request_stop(ref.run_id)
-        say(f"run {ref.run_id}: asked to drain")
+        if not options.quiet:
+            say(f"run {ref.run_id}: asked to drain")
         code = _wait_for_drain(ref, orderly_end_s(replay(ref.path).ledger.settings.timeout_s))
     else:
-        say(f"run {ref.run_id} is not going on; nothing to stop")
         code = Exit.OK
+        if not options.quiet:
+            say(f"run {ref.run_id} is not going on; nothing to stop")
     found = replay(ref.path)
     if options.as_json:
         out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": _is_live(ref)})
-    else:
+    elif not options.quiet or code is not Exit.OK:
         assert found.ledger.run is not None
         out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger))
         command = continue_command(found.ledger, _repeat(options, ref))
