@@ -89,11 +89,14 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
 
 
 def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:
-    """By account, what CAM must allow: where something is denied, or of each if that is `asked`. Any: JSON."""
+    """By account, what CAM must allow: where it denies something or may deny the write, or of each if that is `asked`.
+
+    Any: JSON.
+    """
     return {
         account: smallest_policy(job.action, places, uin=of.uin)
         for account, of in seen.items()
-        if (asked or of.denied) and (places := places_of(job, account))
+        if (asked or of.denied or of.untried) and (places := places_of(job, account))
     }
 
 
@@ -105,6 +108,8 @@ class _Seen(Struct):
     """There are no keys, or they are not accepted."""
     denied: bool = False
     """The keys are accepted, and CAM does not let them do what a run does."""
+    untried: bool = False
+    """The keys may read; whether they may do what the job does, only doing it would tell."""
     uin: str = ""
 
     def joined(self, other: _Seen | None) -> _Seen:
@@ -112,7 +117,7 @@ class _Seen(Struct):
         if other is None:
             return self
         refused, denied = self.refused or other.refused, self.denied or other.denied
-        return _Seen(self.account, refused, denied, self.uin or other.uin)
+        return _Seen(self.account, refused, denied, self.untried or other.untried, self.uin or other.uin)
 
 
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
@@ -281,6 +286,11 @@ async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen
         seen.denied = seen.denied or is_denial(answer.code)
         result = "fail" if is_denial(answer.code) else "warn"
         checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
+    if seen.denied:
+        return  # the policy says it all
+    seen.untried = True
+    words = f"whether CAM allows {job.action} cannot be tried without sending it: compare the policy below"
+    checks.append(Check("permission", "warn", words))
 
 
 async def _read(
