@@ -161,8 +161,8 @@ def test_each_account_of_a_job_is_asked_about_its_own(desk: Desk) -> None:
         assert done.code == 5
         assert said["endpoint"][0].startswith("fail gone: ")
         assert said["permission"][0] == "ok good: accounts of postgres-aaaaaaaa in ap-tokyo may be read"
-        assert said["permission"][1].startswith("fail other: accounts of postgres-bbbbbbbb in ap-tokyo: CAM does not")
-        assert len(said["permission"]) == 2
+        assert said["permission"][2].startswith("fail other: accounts of postgres-bbbbbbbb in ap-tokyo: CAM does not")
+        assert len(said["permission"]) == 3
         own = "qcs::postgres:ap-tokyo:uin/100000000002:DBInstanceId/postgres-bbbbbbbb"
         assert sorted(done.json["policy"]) == ["good", "other"]
         assert done.json["policy"]["other"]["statement"][0]["resource"] == [own]
