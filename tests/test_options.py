@@ -93,7 +93,7 @@ JSON = Case(("--json",))
 RATE, WORKERS = Case(("--rate", "7")), Case(("--workers", "3"))
 TIMEOUT, DEADLINE = Case(("--timeout", "9s")), Case(("--deadline", "9m"))
 PROFILE = Case(("--profile", "nobody"))
-ENDPOINT = Case(("--endpoint", "http://127.0.0.1:10"))
+ENDPOINT = Case(("--endpoint", "OTHER"))
 EXCLUDE = Case(("--exclude", "*/ann"))
 QUIET, YES = Case(("--quiet",), ("--yes",)), Case(("--yes",))
 NO_VERIFY = Case(("--no-verify",), ("--yes",))
@@ -252,6 +252,8 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
             case.prepare(desk)
         words = [run if word == "RUN" else word for word in BASE[verb]]
         words = [word for word in words if word not in ("--every", "1d") or "--every" not in (*case.base, *case.option)]
+        other = backend.endpoint.replace("127.0.0.1", "localhost")
+        case = case._replace(option=tuple(other if word == "OTHER" else word for word in case.option))
         done = desk.run(*words, *case.base, *(case.option if with_option else ()), typed="y\n")
         journals = [records(path) for which in (False, True) for path in desk.journals(simulated=which)]
         asked = [(arrival.action, arrival.user) for arrival in backend.world.audit]

@@ -666,6 +666,19 @@ def test_a_unit_waits_for_the_drain_as_long_as_it_takes(desk: Desk, timeout: str
     assert f"terminationGracePeriodSeconds: {waits}\n" in made
 
 
+@pytest.mark.parametrize("form", ["cron", "systemd"])
+def test_a_current_directory_that_is_gone_is_a_sentence(desk: Desk, form: str) -> None:
+    """By whole paths it works; what is typed from nowhere is named."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    for flags, code in (([], 0), (["--into", desk.work], 0), (["--env-file", "keys.env"], 2), (["--into", "."], 2)):
+        gone = desk.place / "gone"
+        gone.mkdir()
+        under = ["/bin/sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(gone)]
+        done = desk.end(desk.popen("schedule", job, "--format", form, *flags, under=under))
+        assert done.code == code and "internal error" not in done.text
+        assert code == 0 or "the current directory is gone" in done.err
+
+
 @pytest.mark.parametrize("kind", ["pipe", "stdin"])
 def test_a_job_that_can_be_read_but_once_is_not_scheduled(desk: Desk, kind: str) -> None:
     """By night there is nobody to write it again."""

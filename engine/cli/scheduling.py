@@ -152,7 +152,12 @@ def _canonical(path: str | Path) -> str:
     The file's own name stays as typed: it may be a link that somebody moves on purpose. So do links on the way, but
     where `..` leads out of one.
     """
-    plain = Path(place_of(str(Path(path).expanduser())))
+    try:
+        plain = Path(place_of(str(Path(path).expanduser())))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: the current directory is gone; type the whole path, or cd elsewhere") from error
+    except RuntimeError as error:  # ~nobody
+        raise UsageError(f"{path}: {error}") from error
     return str(plain if ".." not in plain.parts else plain.parent.resolve() / plain.name)
 
 
