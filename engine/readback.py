@@ -147,7 +147,9 @@ class ReadBack:
         until = self._drain_until
         try:
             async with asyncio.timeout_at(until):
-                reading = await self._inventory.read(ward.where, purpose="after")
+                reading = await self._inventory.read(
+                    ward.where, purpose="after", users=[self._calls[index].user for index in asked]
+                )
         except TimeoutError:
             pause_s = None
         else:
