@@ -35,6 +35,20 @@ _STDIN = re.compile("/dev/stdin|/dev/fd/0|/proc/(?:self|thread-self)/fd/0").full
 _DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/[^/]+(?:/task/[^/]+)?/fd/[0-9]+").fullmatch
 
 
+_NO_TEXT = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+
+def recorded(path: str) -> str:
+    """A path as records and documents keep it: one text in every locale, with `\\udcff` for a byte that is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
+
+
+def from_recorded(text: str) -> str:
+    """The path that `recorded` has made a text of."""
+    whole = _NO_TEXT.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    return os.fsdecode(whole.encode("utf-8", "surrogateescape"))
+
+
 def is_stream(path: str | Path) -> bool:
     """Whether this names no file of its own, but something to be read once: `-`, a descriptor, a pipe, a device."""
     if str(path) == STDIN or _leads_to(path, _DESCRIPTOR):
@@ -73,7 +87,7 @@ def homes_of(job: Job | None) -> tuple[Path, ...]:
 
 def job_file(path: str) -> Path | None:
     """The file that a journal names as its job's, if it is there; a job without one is called by a word."""
-    file = Path(path)
+    file = Path(from_recorded(path))
     return file if file.is_absolute() and file.is_file() else None
 
 

@@ -449,11 +449,12 @@ class Judge:
             self._looks.discard(bound)
         return reading, reading.find(work.call.user)
 
-    def drain(self, seconds: float) -> None:
-        """The run is stopping: readings under way and to come end within `seconds`."""
-        self._drain_until = self._now() + seconds
+    def drain(self, until: float) -> None:
+        """The run is stopping: readings under way and to come end by this loop time; a later word may move it."""
+        self._drain_until = until
         for bound in self._looks:
-            bound.reschedule(self._drain_until)
+            if not bound.expired():
+                bound.reschedule(until)
 
     def _is_desired(self, state: AccountState) -> bool:
         return self.action.is_desired is not None and self.action.is_desired(state)

@@ -1,6 +1,6 @@
 """Device, floor 2: a notice to those who asked for it: a command's standard input, a webhook.
 
-Telling is never worth a run: each way has `TIMEOUT_S`, a command that hangs is killed with all it started, and what
+Telling is never worth a run: each way has `NOTICE_S`, a command that hangs is killed with all it started, and what
 goes wrong comes back as words. Nothing a command prints or a webhook answers is read, and no word of a library is
 passed on: either could repeat the URL, or worse. Who calls decides what to do with the failures; nothing is raised.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from engine.endings import NOTICE_S
 from engine.endpoints import is_webhook
 from engine.errors import ConfigError
 from engine.model import Fault
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from engine.job import NotifySpec
     from engine.wayout import WayOut
 
-TIMEOUT_S = 10.0
-"""Longest wait for one way of telling."""
 MOST_URL = 4096
 """Bytes of a file with a URL."""
 PASSED_ON = (
@@ -65,7 +64,7 @@ async def deliver(
     spec: NotifySpec,
     document: Mapping[str, Any],
     environ: Mapping[str, str],
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = NOTICE_S,
     *,
     way: WayOut,
 ) -> list[Undelivered]:

@@ -14,16 +14,15 @@ from collections.abc import Callable, Coroutine
 from msgspec import Struct, field
 
 from engine.callqueue import CallQueues
+from engine.endings import DRAIN_S
 from engine.inventory import Inventory
-from engine.model import AccountState, Call, Where
+from engine.model import AccountState, Call, Reading, Where
 from engine.outlook import DENIED
 
 REREAD_S = 30.0
 """How long an accepted change may take to show (facts.md §8)."""
 REREAD_EVERY_S = 2.0
 UNREAD_EVERY_S = 10.0
-DRAIN_S = 10.0
-"""How long a drain goes on reading (design §6)."""
 MOST_RESENDS = 2
 
 
@@ -110,9 +109,9 @@ class ReadBack:
         if ward is not None and (self._stopping.is_set() or not self._queue.of(index).is_busy(index)):
             self._make_due(ward)
 
-    def drain(self) -> None:
-        """The run is stopping: read everything that waits, for so long as a drain may take."""
-        self._drain_until = asyncio.get_running_loop().time() + DRAIN_S
+    def drain(self, until: float) -> None:
+        """The run is stopping: read everything that waits, until this loop time; a later word may move it."""
+        self._drain_until = until
         for ward in list(self._wards.values()):
             self._make_due(ward)
 
@@ -144,25 +143,33 @@ class ReadBack:
 
     async def _read_once(self, ward: _Ward) -> float | None:
         """One reading; returns the pause before the next, None to leave what waits unproven."""
-        loop = asyncio.get_running_loop()
-        asked = list(ward.waiting.items())
+        asked = dict(ward.waiting)
+        until = self._drain_until
         try:
-            async with asyncio.timeout_at(self._drain_until):
+            async with asyncio.timeout_at(until):
                 reading = await self._inventory.read(
-                    ward.where, purpose="after", users=[self._calls[index].user for index, _ in asked]
+                    ward.where, purpose="after", users=[self._calls[index].user for index in asked]
                 )
         except TimeoutError:
-            return None
-        now = loop.time()
+            pause_s = None
+        else:
+            pause_s = self._judge(ward, asked, reading)
+        if pause_s is None and self._drain_until != until and ward.waiting.keys() - asked.keys():
+            return 0.0  # accepted while it was read, late in a drain: it is read, too
+        return pause_s
+
+    def _judge(self, ward: _Ward, asked: dict[int, str | None], reading: Reading) -> float | None:
+        """What a reading says of the calls that waited when it was asked for."""
+        now = asyncio.get_running_loop().time()
         if reading.accounts is None:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
-            is_given_up = any(self._queue.of(index).is_closed for index, _ in asked)
+            is_given_up = any(self._queue.of(index).is_closed for index in asked)
             patience_s = DRAIN_S if is_given_up else self._patience_s
             if self._stopping.is_set() or reading.code in DENIED or now - ward.unread_since >= patience_s:
                 return None  # the right to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None
-        for index, request_id in asked:
+        for index, request_id in asked.items():
             state = reading.accounts.get(self._calls[index].user)
             if state is not None and self._is_desired(state):
                 del ward.waiting[index]

@@ -22,6 +22,7 @@ from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
 from engine.closing import Closing, stopped
 from engine.dispatch import Dispatch, OpenCalls
+from engine.endings import DRAIN_S, drain_s
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
 from engine.inventory import NO_KEYS, Inventory
@@ -33,7 +34,7 @@ from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Rea
 from engine.opening import Opening
 from engine.outlook import Readings
 from engine.overview import Overview, Progress
-from engine.readback import DRAIN_S, ReadBack
+from engine.readback import ReadBack
 from engine.routes import Routes
 from engine.verdicts import Ruling, rule
 
@@ -184,6 +185,8 @@ class Runner:
         )
         self._stopped: records.Stopped | None = None
         self._exit: Exit | None = None
+        self._drain_end: float | None = None
+        """Loop time by which a drain is over, however late its last attempt ends."""
         self._overview = Overview(
             ledger=ledger,
             queue=self._queue,
@@ -199,6 +202,8 @@ class Runner:
         """Told, once each, what a person should hear before the run is over."""
         self.first_send_at: float | None = None
         """UNIX time of the first write handed to the transport in this session."""
+        self.has_sent = asyncio.Event()
+        """Set by then."""
 
     def _sort_calls(self) -> tuple[list[int], list[int], list[int]]:
         """Plan indexes: begun by an earlier session and to be judged first · never sent · sent, and to go on."""
@@ -295,9 +300,17 @@ class Runner:
         self._stopping.set()
         self._open.turn_away()
         self._dispatch.stop_waiting()
-        self._judge.drain(DRAIN_S)
-        self._read_back.drain()
+        self._drain()
         self._wake.set()
+
+    def _drain(self) -> None:
+        """Read for `DRAIN_S` from now on: from the stop, and again from each attempt that ends in the drain."""
+        now = self._now()
+        if self._drain_end is None:
+            self._drain_end = now + drain_s(self._ledger.settings.timeout_s)
+        until = min(now + DRAIN_S, self._drain_end)
+        self._judge.drain(until)
+        self._read_back.drain(until)
 
     def close_lanes_of(self, keys: KeySource, why: str) -> None:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
@@ -501,6 +514,7 @@ class Runner:
         parameters = self._action.parameters(call.instance, call.user, work.secret)
         if self.first_send_at is None:
             self.first_send_at = self._clock()
+            self.has_sent.set()
         health = Health.SILENT
         begun_at = self._now()
         try:
@@ -516,6 +530,8 @@ class Runner:
             lane.in_flight -= 1
             lane.permits.release()
             self._queue.of(work.index).release(work.index, health, self._now())
+            if self._stopping.is_set():
+                self._drain()
             self._wake.set()
         return await self._judge.judge(work, ticket, attempt, ruling)
 

@@ -11,6 +11,7 @@ only if nothing came on it that nobody had asked for, and if whoever reads the a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -28,6 +29,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from engine.foreign import clean, proxy_secrets, without_userinfo
+from engine.limits import ADVICE
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
@@ -49,6 +51,9 @@ LOST_IN_A_ROW = 3
 """After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
 NOT_KEPT_S = 60.0
 """… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
+
+
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class HttpTransport:
@@ -435,6 +440,8 @@ def _words(error: Exception, proxy: str | None = None) -> str:
     text = without_userinfo(text)
     if proxy is not None:
         text = proxy_secrets(proxy).scrub(text)
+    if getattr(cause, "errno", None) in _NO_FILES:
+        text += f": {ADVICE}"
     return " ".join(clean(text).split()) or type(error).__name__
 
 

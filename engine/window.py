@@ -146,6 +146,13 @@ def zone_name(text: str) -> str:
     )
 
 
+def zone_files(zone: str) -> tuple[str, ...]:
+    """Where the system's own programs look for a zone: Python may know it from elsewhere. None for UTC."""
+    from zoneinfo import TZPATH
+
+    return () if zone in ("UTC", "Etc/UTC") else tuple(f"{place}/{zone}" for place in (*TZPATH, "/usr/share/zoneinfo"))
+
+
 # ---- the window and the clock ----------------------------------------------------------------------------------------
 
 
@@ -192,6 +199,27 @@ def closes_at(window: Window, now: float) -> float | None:
 def next_opening(window: Window, now: float) -> float:
     """When the window next opens, after `now`."""
     return next(span.opens for span in spans(window, now) if span.opens > now)
+
+
+class Skipped(NamedTuple):
+    """A day on which the zone's clock skips the window's usual opening."""
+
+    day: date
+    opens: tuple[int, int] | None
+    """When it opens instead: day of the week (0 is Monday) and minute of the day; None: not at all that day."""
+
+
+def skipped(window: Window, now: float, days: int) -> Iterator[Skipped]:
+    """The days from `now` on, as far as `days` ahead, on which summer time begins over the window's opening."""
+    zone = _zone(window.timezone)
+    first = datetime.fromtimestamp(now, zone).date()
+    for day in (first + timedelta(days=number) for number in range(days)):
+        if day.weekday() not in window.days:
+            continue
+        opens = _wall(zone, _first(zone, day, window.start))
+        if (opens.date(), opens.hour * 60 + opens.minute) != (day, window.start):
+            is_open = _span_of(window, zone, day) is not None
+            yield Skipped(day, (opens.weekday(), opens.hour * 60 + opens.minute) if is_open else None)
 
 
 def moment(window: Window, at: float) -> str:

@@ -748,3 +748,65 @@ def test_the_command_works_off_the_main_thread(desk: Desk) -> None:
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+# ---- signs that a stream or a locale has not -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "idna"},
+        {"LC_ALL": "en_US.ISO-8859-1"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=lambda env: " ".join(f"{name}={value}" for name, value in env.items()),
+)
+@pytest.mark.parametrize("argv", [["lock", "--help"], ["explain", "FailedOperation.PreCheckError"], ["report"]])
+def test_a_sign_that_the_encoding_has_not_is_replaced(desk: Desk, env: dict[str, str], argv: list[str]) -> None:
+    """A help text with a dash is no reason to fail, nor is an error message, whatever the terminal's encoding."""
+    process = desk.popen(*argv, env={**desk.env, **env})
+    printed, said = process.communicate(timeout=60)
+    assert process.returncode == (2 if argv == ["report"] else 0)
+    assert b"Traceback" not in said and b"internal error" not in said and (printed or said)
+
+
+def test_a_job_whose_name_is_no_text_is_found_again(desk: Desk) -> None:
+    """By every command, in every locale: its file, typed as it is, is the job of its runs; its name can be printed."""
+    with Backend(World(latency=0, quotas={"*": None})) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve"])):
+            backend.world.seed(instance, "ap-singapore", users)
+        job = Path(os.fsdecode(os.fsencode(desk.job()).replace(b"job.yaml", b"n\xff\xe9.yaml")))
+        desk.job().rename(job)
+        desk.write("config.yaml", 'protect: ["*/eve"]\n')
+        for env in ({}, {"PYTHONIOENCODING": "ascii:strict"}):
+            process = desk.popen("run", job, "--yes", env={**desk.env, **env})
+            printed, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+        late = desk.popen("overdue", job, "--every", "1d", env={**desk.env, "PYTHONIOENCODING": "latin-1"})
+        printed, said = late.communicate(timeout=60)
+        assert late.returncode == 0 and b"in time: run" in printed and b"n\xff\xe9.yaml" in printed
+        job.write_text(job.read_text() + "ticket: CHG-1\n")
+        assert desk.run("overdue", job, "--every", "1d").code == 0, "also when it was edited"
+        listed = desk.run("status", "--json").json["runs"]
+        (name,) = {run["job"] for run in listed}
+        assert name == r"n\udcff\udce9"
+        assert desk.run("status", f"latest:{name}").code == 0 and desk.run("overdue", name, "--every", "1d").code == 0
+        # What stood beside the job guards what goes on from its runs.
+        desk.work.rename(desk.place / "was")
+        moved = desk.place / os.fsdecode(b"w\xff")
+        (desk.place / "was").rename(moved)
+        desk.work.mkdir()
+    with Backend(World(latency=0, quotas={"*": None})) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        backend.world.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
+        desk.env["ACCTOPS_STATE_DIR"] = str(desk.place / "state2")
+        run = desk.run("run", moved / job.name, "--yes", "--json").json["run"]
+        assert not [write for write in backend.writes() if write.user == "eve"]
+        (moved / "config.yaml").write_text('protect: ["*/*"]\n')
+        undone = desk.run("undo", run, "--yes")
+        assert undone.code == 3 and "protect" in undone.text, undone.text

@@ -100,7 +100,7 @@ def test_a_config_may_name_a_command_and_a_role(desk: Desk) -> None:
 
 
 def test_a_denial_prints_the_smallest_policy_to_paste(desk: Desk) -> None:
-    """Exit 5; in JSON too. Without a denial only when it is asked for, and never without a job."""
+    """Exit 5; in JSON too. Never without a job."""
     desk.job()
     with Backend(world(denied=frozenset({"DescribeAccounts"}))) as backend:
         done, said = doctor(desk, backend, "job.yaml")
@@ -114,14 +114,27 @@ def test_a_denial_prints_the_smallest_policy_to_paste(desk: Desk) -> None:
         text = desk.run("doctor", "job.yaml", "--endpoint", backend.endpoint)
         assert json.loads(text.out[text.out.index("\n{") :]) == done.json["policy"]
     with Backend(world()) as backend:
-        good, said = doctor(desk, backend, "job.yaml")
-        assert (good.code, good.json["policy"]) == (0, None)
-        assert said["permission"] == ["ok accounts of postgres-aaaaaaaa in ap-singapore may be read"]
         asked, _ = doctor(desk, backend, "job.yaml", "--policy")
         assert asked.json["policy"] == done.json["policy"]
         nothing = desk.run("doctor", "--policy", "--endpoint", backend.endpoint)
         assert nothing.code == 2
         assert "name the job" in nothing.err
+
+
+@pytest.mark.parametrize("denied", [frozenset[str](), frozenset({"LockAccount"})])
+def test_a_write_is_not_said_to_be_allowed_before_it_was_tried(desk: Desk, denied: frozenset[str]) -> None:
+    """Only doing it would tell: that is said, with the policy to compare, whether CAM would deny it or not."""
+    job = desk.job()
+    with Backend(world(denied=denied)) as backend:
+        done, said = doctor(desk, backend, "job.yaml")
+        assert done.code == 0 and not backend.writes()
+        assert said["permission"] == [
+            "ok accounts of postgres-aaaaaaaa in ap-singapore may be read",
+            "warn whether CAM allows LockAccount cannot be tried without sending it: compare the policy below",
+        ]
+        assert "postgres:LockAccount" in done.json["policy"]["statement"][0]["action"]
+        text = desk.run("doctor", job, "--endpoint", backend.endpoint).out
+        assert json.loads(text[text.index("\n{") :]) == done.json["policy"]
 
 
 def test_each_account_of_a_job_is_asked_about_its_own(desk: Desk) -> None:
@@ -148,10 +161,10 @@ def test_each_account_of_a_job_is_asked_about_its_own(desk: Desk) -> None:
         assert done.code == 5
         assert said["endpoint"][0].startswith("fail gone: ")
         assert said["permission"][0] == "ok good: accounts of postgres-aaaaaaaa in ap-tokyo may be read"
-        assert said["permission"][1].startswith("fail other: accounts of postgres-bbbbbbbb in ap-tokyo: CAM does not")
-        assert len(said["permission"]) == 2
+        assert said["permission"][2].startswith("fail other: accounts of postgres-bbbbbbbb in ap-tokyo: CAM does not")
+        assert len(said["permission"]) == 3
         own = "qcs::postgres:ap-tokyo:uin/100000000002:DBInstanceId/postgres-bbbbbbbb"
-        assert list(done.json["policy"]) == ["other"]
+        assert sorted(done.json["policy"]) == ["good", "other"]
         assert done.json["policy"]["other"]["statement"][0]["resource"] == [own]
         asked, _ = doctor(desk, backend, "several.yaml", "--policy")
         assert sorted(asked.json["policy"]) == ["gone", "good", "other"]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import records
+from engine.endings import drain_s
 from engine.errors import Exit
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target, Where
@@ -205,6 +206,28 @@ def test_a_drain_reads_what_was_accepted(tmp_path: Path) -> None:
     drill.during = None
     drill.go()
     assert drill.exit is Exit.OK
+
+
+@pytest.mark.parametrize(
+    "late", [{"slow": 100}, {"hang": True, "apply": True}], ids=["answered late", "applied, never answered"]
+)
+def test_what_is_accepted_late_in_a_drain_is_read_too(tmp_path: Path, late: dict[str, Any]) -> None:
+    """With a timeout of two minutes an answer may come long after the stop: its account is read from then on, and the
+    drain ends within the timeout and the time for readings.
+    """
+
+    async def stop(runner: Runner) -> None:
+        await asyncio.sleep(8)
+        runner.stop("enough", Exit.INTERRUPTED)
+
+    # Of one instance some are answered at once and some late: a reading is under way when the late ones come.
+    it = world({"action": "LockAccount", "user": "user[13]", **late}, {"action": "DescribeAccounts", "slow": 3})
+    held = run_settings(timeout_s=120.0, per_instance=16)
+    drill = Drill(tmp_path, it, fleet(3, 4), during=stop, settings=held).go()
+    assert drill.exit is Exit.OK, drill.outcomes()
+    assert {entry.proof for _, entry, _ in drill.ledger.outcomes()} == {Proof.READ}
+    (end,) = lines(drill, records.End)
+    assert end.seconds <= 8 + drain_s(120.0) + 1
 
 
 def test_a_big_lockdown_with_one_sick_and_two_flapping_instances_is_proven_on_time(tmp_path: Path) -> None:

@@ -533,6 +533,77 @@ def test_wrong_questions(desk: Desk, argv: list[str], words: str) -> None:
     assert done.code == 2 and done.out == "" and words in done.err
 
 
+# ---- one start of several --------------------------------------------------------------------------------------------
+
+
+def test_once_in_an_opening_runs_once_and_again_in_the_next(desk: Desk, backend: Backend) -> None:
+    """Cron asks every quarter of an hour: the first start runs, late or not; the others do nothing, in silence."""
+    seed(backend)
+    job = cam_night(desk)
+    for when in ("2026-11-28 01:01", "2026-11-28 01:16", "2026-11-28 04:59", "2026-12-05 03:30", "2026-12-05 03:45"):
+        done = night(desk, job, when, "--once")
+        assert (done.code, done.text) == (0, ""), done.text
+    assert len(desk.journals()) == 2
+    said = desk.run("run", job, "--yes", "--once", at=at("2026-12-05 04:00"))
+    assert said.code == 0 and "nothing to do: the window that opened Sat 2026-12-05 01:00" in said.err
+
+
+def test_once_after_a_run_that_failed_or_was_refused_is_quiet_until_the_next_opening(
+    desk: Desk, backend: Backend
+) -> None:
+    """One mail for one bad night, not sixteen; a run by hand meanwhile is no answer to the opening."""
+    seed(backend)
+    job = cam_night(desk, extra="limits: {max_targets: 2}")
+    refused = night(desk, job, SATURDAY, "--once")
+    assert refused.code == 3 and "max_targets" in refused.err
+    assert (night(desk, job, "2026-11-28 01:30", "--once").text) == ""
+    assert night(desk, job, NEXT_SATURDAY, "--once").code == 3
+    backend.script({"user": "user0", "code": NOT_THERE})
+    job = cam_night(desk)
+    third = night(desk, job, "2026-12-12 01:00", "--once")
+    assert third.code == 1 and third.out
+    assert night(desk, job, "2026-12-12 01:15", "--once").text == "" and len(desk.journals()) == 1
+
+
+def test_once_goes_on_with_what_a_crash_left(desk: Desk, backend: Backend) -> None:
+    """Killed in the window: the next quarter's start takes the run up, and no night is lost."""
+    seed(backend, 12)
+    every_day = "[mon, tue, wed, thu, fri, sat, sun]"
+    held = f'{{days: {every_day}, from: "00:00", until: "24:00", timezone: Asia/Shanghai}}'
+    job = desk.job(*accounts(12), name="cam-night.yaml", action="OpenAccountCAM", extra=f"rate: 5\nwindow: {held}")
+    running = desk.popen("run", job, "--yes", "--quiet", "--once")
+    desk.wait_for("reply", 2)
+    busy = desk.run("run", job, "--yes", "--quiet", "--once")
+    assert (busy.code, busy.text) == (0, ""), "a run that goes on is no alarm"
+    running.kill()
+    desk.end(running)
+    done = desk.run("run", job, "--yes", "--quiet", "--once")
+    assert done.code == 0 and len(desk.journals()) == 1
+    assert desk.run("run", job, "--yes", "--quiet", "--once").text == ""
+
+
+def test_once_in_the_hour_that_comes_twice_is_quiet(desk: Desk, backend: Backend) -> None:
+    """The clock shows an hour of a window that is over a second time; where nobody came in time, that is told once."""
+    seed(backend)
+    held = '{days: [sun], from: "01:00", until: "02:30", timezone: Europe/Berlin}'
+    job = cam_night(desk, window=held)
+    first, again = (datetime(2027, 10, 31, 0, 15, tzinfo=UTC), datetime(2027, 10, 31, 1, 15, tzinfo=UTC))
+    missed = night(desk, job, again.timestamp(), "--once")
+    assert missed.code == 3 and "outside the window" in missed.err
+    assert night(desk, job, again.timestamp() + 60, "--once").text == ""
+    (desk.state / "openings").rename(desk.state / "gone")
+    for moment in (first, again):
+        done = night(desk, job, moment.timestamp(), "--once")
+        assert (done.code, done.text) == (0, "")
+    assert len(desk.journals()) == 1
+
+
+def test_once_needs_a_window(desk: Desk) -> None:
+    """Once in what? Exit 2."""
+    done = desk.run("run", desk.job(), "--yes", "--once")
+    assert done.code == 2 and "--once means once in each opening of a window" in done.err
+
+
 # ---- cron's own environment ------------------------------------------------------------------------------------------
 
 

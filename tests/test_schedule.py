@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from engine.schedule import cron, k8s, systemd
-from engine.schedule.units import Schedule, check_times, every_days, lasting_problem, minutes_open
+from engine.schedule.envlines import READERS, read_as
+from engine.schedule.units import Schedule, Times, check_times, every_days, lasting_problem, minutes_open
 from engine.simulator.world import World
-from engine.window import DAYS, Window, minutes, spans
+from engine.window import DAYS, Span, Window, is_open, minutes, skipped, spans
 from tests.support.command import ROOT, Backend, Desk
 from tests.support.cron import CronFile
 
@@ -55,6 +56,7 @@ def schedule(held: Window, directory: str = "/srv/dba", program: str = "/opt/acc
         "window": held,
         "user": "dba",
         "directory": directory,
+        "job_file": f"{directory}/job.yaml",
         "env_file": f"{directory}/env",
         "env_file_may_miss": False,
     }
@@ -98,26 +100,38 @@ def test_paths_that_no_unit_takes_are_known() -> None:
 # ---- cron ------------------------------------------------------------------------------------------------------------
 
 
-def fired(held: Window, begin: datetime, days: int) -> list[float]:
-    """At which quarters of an hour from `begin` on the first line of a cron.d file starts its command."""
+def fired(held: Window, begin: datetime, days: float, late_s: int = 0) -> list[float]:
+    """At which moments from `begin` on the first line of a cron.d file starts its command, if cron wakes so late."""
     (file,) = cron.files(schedule(held, directory="/", program="/bin/echo", env_file="/dev/null"))
     found = CronFile(file.text)
     minutes_said, _, command = found.lines[0]
     at_minutes = {int(part) for part in minutes_said.split(",")}
-    moments = [begin + timedelta(minutes=minute) for minute in range(days * 24 * 60)]
-    moments = [moment for moment in moments if moment.minute in at_minutes]
+    moments = [begin + timedelta(minutes=minute) for minute in range(int(days * 24 * 60))]
     # `date`, but of a moment that is given: the zone's clock is the machine's own library's.
     script = (
         'date() { command date -d "@$now" "$@"; }\nfor now in $moments; do\n'
         + command.replace("/bin/echo run", "echo $now")
         + "\ndone\n"
     )
-    env = {"moments": " ".join(str(int(moment.timestamp())) for moment in moments), "PATH": os.environ["PATH"]}
+    woken = [int(moment.timestamp()) + late_s for moment in moments if moment.minute in at_minutes]
+    env = {"moments": " ".join(map(str, woken)), "PATH": os.environ["PATH"]}
     done = subprocess.run(["/bin/sh", "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+    assert all(line.endswith(" --once") for line in done.stdout.splitlines())
     return [float(line.split()[0]) for line in done.stdout.splitlines()]
 
 
+EVERY_DAY = " ".join(DAYS)
+
+
+def openings(held: Window, begin: datetime, days: float) -> list[Span]:
+    """The openings that begin and end in a span of days."""
+    end = (begin + timedelta(days=days)).timestamp()
+    found = takewhile(lambda span: span.closes <= end, spans(held, begin.timestamp()))
+    return [span for span in found if span.opens >= begin.timestamp()]
+
+
+@pytest.mark.parametrize("late_s", [0, 90])
 @pytest.mark.parametrize(
     ("held", "begin"),
     [
@@ -128,19 +142,52 @@ def fired(held: Window, begin: datetime, days: int) -> list[float]:
         ),
         (window("sat sun", timezone="Europe/Berlin"), datetime(2026, 3, 25, tzinfo=UTC)),  # summer time begins
         (window("sat sun", start="03:30", timezone="America/New_York"), datetime(2026, 10, 29, tzinfo=UTC)),  # and ends
-        (
-            window("mon tue wed thu fri sat sun", start="23:50", timezone="Australia/Lord_Howe"),
-            datetime(2026, 4, 2, tzinfo=UTC),
-        ),
+        (window(EVERY_DAY, start="23:50", timezone="Australia/Lord_Howe"), datetime(2026, 4, 2, tzinfo=UTC)),
+        (window("sun mon", start="22:00", until="02:00", timezone="UTC"), datetime(2026, 4, 2, tzinfo=UTC)),
+        (window("sat", start="18:00", until="24:00"), datetime(2026, 4, 2, tzinfo=UTC)),
     ],
-    ids=lambda value: value.timezone if isinstance(value, Window) else None,
+    ids=lambda value: value.label if isinstance(value, Window) else None,
 )
-def test_cron_starts_when_the_window_opens(held: Window, begin: datetime) -> None:
-    """In a week, with a change of summer time in it: at each opening, and at no other quarter of an hour."""
-    end = (begin + timedelta(days=7)).timestamp()
-    opens = [span.opens for span in takewhile(lambda span: span.opens < end, spans(held, begin.timestamp()))]
-    assert fired(held, begin, 7) == [each for each in opens if each >= begin.timestamp()]
-    assert len(opens) in (1, 2, 3, 7, 8)
+def test_cron_starts_when_the_window_opens(held: Window, begin: datetime, late_s: int) -> None:
+    """In a week, with a change of summer time in it: at each opening, be cron late or not, and never when shut."""
+    found = fired(held, begin, 7, late_s)
+    opened = openings(held, begin, 7)
+    firsts = [next(each for each in found if span.opens <= each < span.closes) for span in opened]
+    assert firsts == [span.opens + late_s for span in opened] and opened
+    assert all(is_open(held, each) for each in found)
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Europe/Berlin", "2027-03-28"),
+        ("America/New_York", "2027-03-14"),
+        ("Australia/Lord_Howe", "2027-10-03"),
+        ("America/Santiago", "2027-09-05"),
+        ("Africa/Cairo", "2027-04-30"),
+        ("America/Nuuk", "2027-03-27"),
+        ("Europe/Berlin", "2027-10-31"),
+        ("America/New_York", "2027-11-07"),
+        ("Australia/Lord_Howe", "2027-04-04"),
+        ("Africa/Cairo", "2027-10-29"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("start", "until"),
+    [("02:30", "05:00"), ("00:30", "03:00"), ("23:30", "01:30"), ("02:50", "03:10"), ("01:00", "02:30")],
+)
+def test_no_night_is_lost_where_summer_time_begins_or_ends(zone: str, day: str, start: str, until: str) -> None:
+    """The clock skips the hour of the opening: the window opens late, and cron, 90 s late, still meets it; or it is
+    told by day that there is none that night."""
+    held = window(EVERY_DAY, start=start, until=until, timezone=zone)
+    begin = datetime.fromisoformat(f"{day}T00:00+00:00") - timedelta(days=1)
+    found = fired(held, begin, 3.5, late_s=90)
+    opened = openings(held, begin, 3.5)
+    for span in opened:
+        first = next(each for each in found if span.opens <= each < span.closes)
+        assert first - span.opens <= 15 * 60 + 90, "late by a quarter of an hour at most"
+    nights = [each for each in skipped(held, begin.timestamp(), 4) if each.opens is None]
+    assert len(opened) + len(nights) in (3, 4)
 
 
 def test_cron_gets_no_line_that_it_would_cut(desk: Desk) -> None:
@@ -278,7 +325,8 @@ def test_the_units_say_what_was_said_here(desk: Desk) -> None:
     """Flags and environment alike, by absolute paths: at night there is neither this directory nor this shell."""
     desk.env |= {"ACCTOPS_RATE": "5", "ACCTOPS_CONFIG": "night.yaml"}
     desk.write("night.yaml", 'protect: ["*/root"]\nnotify: {command: [page]}\n')
-    desk.write("xdg", "")
+    for name in ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
+        del desk.env[name]
     job = desk.job(extra=f"window: {WINDOW}", name="jobs/night.job.yaml")
     made = desk.run("schedule", "jobs/night.job.yaml", "--format", "systemd", "--deadline", "2h", "--user", "dba")
     assert (made.code, made.err) == (0, "")
@@ -390,6 +438,256 @@ def test_files_are_put_in_place_and_foreign_ones_stay(desk: Desk) -> None:
     assert not (units / "acctops-job.service").exists()
 
 
+@pytest.mark.parametrize("form", ["cron", "systemd"])
+def test_jobs_whose_names_no_unit_takes_get_units_of_their_own(desk: Desk, form: str) -> None:
+    """Two names in Chinese differ in what a unit's name cannot hold: the second must not replace the first."""
+    for name in ("开启CAM第一批", "关闭CAM第二批"):
+        job = desk.job(extra=f"window: {WINDOW}\nname: {name}", name=f"{name}.yaml")
+        assert desk.run("schedule", job, "--format", form, "--into", desk.work).code == 0
+    units = [path for path in desk.work.iterdir() if path.name.startswith("acctops-cam-")]
+    assert len(units) == {"cron": 2, "systemd": 8}[form] and all(path.name.isascii() for path in units)
+    assert schedule(window(), name="CAM, wave 1").unit == "acctops-cam-wave-1", "what is known keeps its name"
+
+
+def test_a_unit_of_another_job_is_not_replaced(desk: Desk) -> None:
+    """Two folders, one name: exit 2, both named, and the first unit still starts the first job."""
+    first, second = (desk.job(extra=f"window: {WINDOW}\nname: nightly", name=f"{each}/job.yaml") for each in "ab")
+    assert desk.run("schedule", first, "--format", "cron", "--into", desk.work).code == 0
+    refused = desk.run("schedule", second, "--format", "cron", "--into", desk.work)
+    assert refused.code == 2 and str(first) in refused.err and str(second) in refused.err
+    unit = desk.work / "acctops-nightly"
+    assert f" run {first} " in unit.read_text()
+    # One of an older version, which did not say whose it is by itself: by the command in it.
+    unit.write_text(unit.read_text().replace(f"# Of the job file {first}\n", ""))
+    assert desk.run("schedule", second, "--format", "cron", "--into", desk.work).code == 2
+    assert desk.run("schedule", first, "--format", "cron", "--into", desk.work).code == 0
+
+
+def test_a_unit_under_a_name_that_is_given_no_more_is_told_of(desk: Desk) -> None:
+    """It would start the job a second time."""
+    job = desk.job(extra=f"window: {WINDOW}\nname: 开启CAM")
+    assert desk.run("schedule", job, "--format", "cron", "--into", desk.work).code == 0
+    (made,) = desk.work.glob("acctops-*")
+    old = made.rename(desk.work / "acctops-cam")
+    said = desk.run("schedule", job, "--format", "cron", "--into", desk.work).err
+    assert f"{old}: starts this job, too, under the name of an older version; remove it" in said
+
+
+def test_nothing_is_written_through_a_link(desk: Desk) -> None:
+    """Planted under the name of a unit, or of one that is being written: what it leads to stays as it is."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    mine = desk.write("mine", "# Made by `acctops schedule`: not")
+    units = desk.work / "units"
+    units.mkdir()
+    (units / ".acctops-job.new").symlink_to(mine)
+    assert desk.run("schedule", job, "--format", "cron", "--into", units).code == 0
+    for kind in ("link", "pipe"):
+        unit = units / "acctops-job"
+        unit.unlink()
+        unit.symlink_to(mine) if kind == "link" else os.mkfifo(unit)
+        refused = desk.run("schedule", job, "--format", "cron", "--into", units)
+        assert refused.code in (2, 3) and str(unit.name) in refused.err, "a pipe nobody writes to is not waited for"
+    assert mine.read_text() == "# Made by `acctops schedule`: not"
+    units.chmod(0o777)
+    (units / "acctops-job").unlink()
+    said = desk.run("schedule", job, "--format", "cron", "--into", units).err
+    assert f"everybody can write {units}" in said
+
+
+@pytest.mark.parametrize("form", ["cron", "systemd", "k8s"])
+def test_paths_in_units_are_canonical(desk: Desk, form: str) -> None:
+    """Typed with `..` from a folder below: systemd refuses such a path; a link's own name stays."""
+    sub = desk.work / "sub"
+    sub.mkdir()
+    real = desk.job(extra=f"window: {WINDOW}", name="v1/cam.yaml")
+    (desk.work / "current").symlink_to(real.parent)
+    desk.write("keys.env", "A=b\n")
+    desk.write("night.yaml", 'protect: ["*/root"]\n')
+    (desk.work / "units").mkdir()
+    typed = ("../current/cam.yaml", "--env-file", "../keys.env", "--config", "../night.yaml", "--state-dir", "../state")
+    flags = ["--format", form, "--into", "../units", *(["--image", "i", "--user", "7"] if form == "k8s" else [])]
+    done = desk.run("schedule", *typed, *flags, cwd=sub)
+    assert done.code == 0, done.text
+    text = "".join(path.read_text() for path in (desk.work / "units").iterdir())
+    assert ".." not in text and ".." not in done.err
+    assert f"{desk.work}/current/cam.yaml" in text and f"{desk.work}/keys.env" in text
+
+
+@needs_systemd
+def test_systemd_takes_units_that_were_typed_from_below(desk: Desk) -> None:
+    """`systemd-analyze verify` on what the command wrote."""
+    (desk.work / "sub").mkdir()
+    desk.job(extra=f"window: {WINDOW}", name="cam.yaml")
+    desk.write("keys.env", "A=b\n")
+    (desk.work / "units").mkdir()
+    typed = ("../cam.yaml", "--env-file", "../keys.env", "--into", "../units", "--format", "systemd")
+    assert desk.run("schedule", *typed, cwd=desk.work / "sub").code == 0
+    done = verified(desk, *sorted((desk.work / "units").iterdir()))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_who_acts_in_this_shell_and_not_at_night_is_said(desk: Desk) -> None:
+    """One warning for each variable that says who acts or how the network is reached; none for what the file says."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    shell = {"TCCLI_PROFILE": "prod", "TENCENTCLOUD_SECURITY_TOKEN": "t", "HTTPS_PROXY": "http://u:secret@p:1"}
+    desk.env |= shell
+    said = desk.run("schedule", job, "--format", "systemd").err
+    for name in (*shell, "TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
+        assert f"{name}: set in this shell, and not at night; say what is needed in /etc/acctops/env" in said
+    assert "secret" not in said and desk.env["TENCENTCLOUD_SECRET_KEY"] not in said
+    keys = desk.write("keys.env", "".join(f"{name}=x\n" for name in (*shell, "TENCENTCLOUD_SECRET_ID")))
+    keys.chmod(0o600)
+    said = desk.run("schedule", job, "--format", "systemd", "--env-file", keys).err
+    assert said.count("set in this shell") == 1 and "TENCENTCLOUD_SECRET_KEY: set in this shell" in said
+
+
+ENV_LINES = {
+    "export X=v": {"systemd", "k8s"},
+    'X="v"': {"k8s"},
+    "X=v # note": {"systemd", "k8s"},
+    "\ufeffX=v": {"cron", "systemd"},
+    "X = v": {"cron", "k8s"},
+    "X=v w": {"cron"},
+    "X=v$w": {"cron"},
+    "X='v$w # x'": {"k8s"},
+    "X=v ": {"k8s"},
+    "X=v\r": {"cron"},
+    "X='v": {"cron", "systemd", "k8s"},
+    "X": {"cron", "systemd", "k8s"},
+    "X=v": set(),
+    "# X=v": set(),
+    "": set(),
+    "X=": set(),
+    "X=a==": set(),
+}
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_a_line_that_the_one_who_starts_the_job_reads_otherwise_is_said(form: str) -> None:
+    """Three readers, three grammars: a file that one takes leaves another without keys. No value is ever repeated."""
+    for line, odd_for in ENV_LINES.items():
+        found = read_as(form, f"A=1\n{line}\n".encode())
+        assert bool(found.problems) == (form in odd_for), line
+        assert all(number == 2 and "v$w" not in words for number, words in found.problems)
+        assert "A" in found.names
+
+
+def test_systemd_reads_the_file_of_keys_as_we_say(desk: Desk) -> None:
+    """The warning names file and line, and who reads it so."""
+    keys = desk.write("keys.env", "export TENCENTCLOUD_SECRET_ID=x\n")
+    keys.chmod(0o600)
+    job = desk.job(extra=f"window: {WINDOW}")
+    said = desk.run("schedule", job, "--format", "systemd", "--env-file", keys).err
+    assert f"{keys}:1: `export` is not taken, so TENCENTCLOUD_SECRET_ID is not set" in said
+    assert "(systemd reads it)" in said and "TENCENTCLOUD_SECRET_ID: set in this shell, and not at night" in said
+    assert "`export`" not in desk.run("schedule", job, "--format", "cron", "--env-file", keys).err
+
+
+def test_cron_starts_nothing_by_a_clock_that_does_not_know_the_zone(desk: Desk) -> None:
+    """A zone that `date` does not know is UTC to it: at night it is told, and nothing is started hours away."""
+    gone = f"{desk.work}/zoneinfo/Asia/Shanghai"
+    held = schedule(window(EVERY_DAY, start="00:00", until="24:00"), directory="/", program="/bin/echo",
+                    env_file="/dev/null", zone_file=gone)  # fmt: skip
+    night = CronFile(cron.files(held)[0].text)
+    clock = desk.write("bin/date", "#!/bin/sh\necho 1 0100\n")
+    clock.chmod(0o755)
+    path = f"{clock.parent}:{night.variables['PATH']}"
+    assert night.start(0, PATH=path).stdout == ""
+    told = night.start(1, PATH=path)
+    assert "the clock of Asia/Shanghai is not known here, nothing is started: install tzdata" in told.stderr
+    desk.write(gone, "")
+    assert " run " in f" {night.start(0, PATH=path).stdout}" and night.start(1, PATH=path).stderr == ""
+
+
+def test_a_zone_that_only_python_knows_is_said_by_day(desk: Desk) -> None:
+    """A slim container has the zones of a package, which `date` and systemd do not read."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    desk.env["PYTHONTZPATH"] = str(desk.work / "nowhere")
+    done = desk.end(desk.popen("schedule", job, "--format", "cron"))
+    assert done.code == 0
+    if not Path("/usr/share/zoneinfo/Asia/Shanghai").exists():
+        assert "not known to this system's clock" in done.err
+
+
+def test_a_skipped_opening_and_a_skipped_window_are_said_by_day(desk: Desk) -> None:
+    """Which nights are not as usual; units meet the late opening, nobody meets a window that is not there."""
+    held = '{days: [sun], from: "02:30", until: "05:00", timezone: Europe/Berlin}'
+    job = desk.job(extra=f"window: {held}")
+    at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    for form in ("cron", "systemd"):
+        made = desk.run("schedule", job, "--format", form, at=at)
+        assert "skips the window's opening on 2027-03-28 at 03:00" in made.err
+        assert " --once" in made.out
+    assert "OnCalendar=Sun *-*-* 02:30:00 Europe/Berlin\nOnCalendar=Sun *-*-* 03:00:00 Europe/Berlin\n" in made.out
+    job.write_text(job.read_text().replace("05:00", "03:00"))
+    made = desk.run("schedule", job, "--format", "systemd", at=at)
+    assert "skips the whole window on 2027-03-28" in made.err and "acctops overdue" in made.err
+
+
+@needs_systemd
+def test_systemd_meets_the_opening_that_summer_time_skips() -> None:
+    """By its own reckoning, of both calendars."""
+    held = window("sun", start="02:30", timezone="Europe/Berlin")
+    base = datetime(2027, 3, 22, 12, tzinfo=UTC)
+    late = Times((6,), 180)
+    timer = systemd.files(schedule(held, late_openings=(late,)))[1].text
+    elapses = set()
+    for calendar in re.findall("^OnCalendar=(.*)$", timer, re.MULTILINE):
+        said = subprocess.run(
+            [str(ANALYZE), "calendar", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", "--iterations=2", calendar],
+            env={"PATH": os.environ["PATH"], "TZ": "UTC", "LANG": "C.UTF-8"},
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        elapses |= set(re.findall(r"(?:Next elapse|Iteration #\d+|Iter\. #\d+): \w+ (\S+ \S+) UTC", said.stdout))
+    opens = {datetime.fromisoformat(f"{each}+00:00").timestamp() for each in elapses}
+    assert {span.opens for span in openings(held, base, 14)} <= opens
+    assert "--once" in systemd.files(schedule(held, late_openings=(late,)))[0].text
+
+
+def test_kubernetes_gets_a_second_start_for_a_late_opening() -> None:
+    """A CronJob has one time; both starts name the same job, and run it once."""
+    run, late, check = manifests(window("sun", start="02:30", timezone="Europe/Berlin"),
+                                 late_openings=(Times((6,), 180),))  # fmt: skip
+    assert [each["spec"]["schedule"] for each in (run, late, check)] == ["30 2 * * 0", "0 3 * * 0", "0 6 * * *"]
+    for each in (run, late):
+        (container,) = each["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        assert container["command"][-1] == "--once"
+    assert len(late["metadata"]["name"]) <= 52
+
+
+@pytest.mark.parametrize(("timeout", "least"), [("10s", 60), ("2m", 150), ("10m", 630)])
+def test_a_unit_waits_for_the_drain_as_long_as_it_takes(desk: Desk, timeout: str, least: int) -> None:
+    """An attempt may take its whole timeout, what it accepts is read, people are told: then it may be killed."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    made = desk.run("schedule", job, "--format", "systemd", "--timeout", timeout).out
+    waits = int(re.findall("^TimeoutStopSec=(.*)$", made, re.MULTILINE)[0])
+    assert least <= waits <= least + 30
+    made = desk.run("schedule", job, "--format", "k8s", "--image", "i", "--user", "7", "--timeout", timeout).out
+    assert f"terminationGracePeriodSeconds: {waits}\n" in made
+
+
+@pytest.mark.parametrize("form", ["cron", "systemd"])
+def test_a_current_directory_that_is_gone_is_a_sentence(desk: Desk, form: str) -> None:
+    """By whole paths it works; what is typed from nowhere is named."""
+    job = desk.job(extra=f"window: {WINDOW}")
+    for flags, code in (([], 0), (["--into", desk.work], 0), (["--env-file", "keys.env"], 2), (["--into", "."], 2)):
+        gone = desk.place / "gone"
+        gone.mkdir()
+        under = ["/bin/sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(gone)]
+        done = desk.end(desk.popen("schedule", job, "--format", form, *flags, under=under))
+        assert done.code == code and "internal error" not in done.text
+        assert code == 0 or "the current directory is gone" in done.err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "stdin"])
+def test_a_job_that_can_be_read_but_once_is_not_scheduled(desk: Desk, kind: str) -> None:
+    """By night there is nobody to write it again."""
+    pipe = desk.work / "pipe"
+    os.mkfifo(pipe)
+    refused = desk.run("schedule", pipe if kind == "pipe" else "-", "--format", "cron")
+    assert refused.code == 2 and "is a stream, and nobody is there to give it at night" in refused.err
+
+
 # ---- a start in a bare environment -----------------------------------------------------------------------------------
 
 
@@ -406,7 +704,7 @@ def cron_file(desk: Desk, job: Path, endpoint: str) -> CronFile:
 
 def test_cron_s_bare_environment_is_enough(desk: Desk) -> None:
     """No HOME, no LANG, PATH short, cwd /: the run is done, and says nothing; what goes wrong is the mail."""
-    clock = desk.write("bin/date", '#!/bin/sh\n[ "$TZ" = Asia/Shanghai ] && echo "00:00"\n')
+    clock = desk.write("bin/date", '#!/bin/sh\n[ "$TZ" = Asia/Shanghai ] && echo "6 0000"\n')
     clock.chmod(0o755)
     job = desk.job(extra=f"window: {ALWAYS}\nname: nightly", name=f"{ODD}/job.yaml")
     world = World(latency=0)
@@ -419,14 +717,17 @@ def test_cron_s_bare_environment_is_enough(desk: Desk) -> None:
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
         assert sorted(str(write.user) for write in backend.writes()) == ["ann", "bob", "eve"]
         assert desk.records("end")[-1]["exit"] == 0
-        clock.write_text('#!/bin/sh\necho "01:00"\n')
+        again = night.start(0, PATH=path, PYTHONPATH=str(ROOT))
+        assert (again.returncode, again.stdout + again.stderr) == (0, "")
+        assert len(backend.writes()) == 3, "once in an opening, however often cron asks"
+        clock.write_text('#!/bin/sh\necho "6 0103"\n')
         check = night.start(1, PATH=path, PYTHONPATH=str(ROOT))
         assert (check.returncode, check.stdout + check.stderr) == (0, ""), "a mail every morning is no alarm"
         (desk.state / "runs").rename(desk.state / "lost")
         check = night.start(1, PATH=path, PYTHONPATH=str(ROOT))
         assert check.returncode == 1 and check.stdout.startswith("OVERDUE  ")
         (desk.state / "lost").rename(desk.state / "runs")
-        clock.write_text('#!/bin/sh\necho "00:00"\n')
+        clock.write_text('#!/bin/sh\necho "7 0000"\n')
         other = desk.job("postgres-aaaaaaaa/nobody", extra=f"window: {ALWAYS}", name=f"{ODD}/other.yaml")
         failed = cron_file(desk, other, backend.endpoint).start(0, PATH=path, PYTHONPATH=str(ROOT))
         assert failed.returncode == 1
@@ -440,7 +741,7 @@ def test_cron_s_start_outside_the_window_is_refused(desk: Desk) -> None:
     yesterday = DAYS[(now.weekday() - 2) % 7]
     held = f'{{days: [{yesterday}], from: "00:00", until: "01:00", timezone: UTC}}'
     job = desk.job(extra=f"window: {held}", name=f"{ODD}/job.yaml")
-    clock = desk.write("bin/date", f'#!/bin/sh\necho "{(now.weekday() - 2) % 7 + 1}/00:00"\n')
+    clock = desk.write("bin/date", f'#!/bin/sh\necho "{(now.weekday() - 2) % 7 + 1} 0030"\n')
     clock.chmod(0o755)
     with Backend(World(latency=0)) as backend:
         night = cron_file(desk, job, backend.endpoint)
@@ -452,8 +753,8 @@ def test_cron_s_start_outside_the_window_is_refused(desk: Desk) -> None:
 
 def test_a_missing_file_of_keys_is_the_mail(desk: Desk) -> None:
     """Named by its path; nothing runs with half an environment."""
-    night = CronFile(cron.files(schedule(window(*[" ".join(DAYS)], start="00:00"), directory=str(desk.work)))[0].text)
-    clock = desk.write("bin/date", "#!/bin/sh\necho 00:00\n")
+    night = CronFile(cron.files(schedule(window(EVERY_DAY, start="00:00"), directory=str(desk.work)))[0].text)
+    clock = desk.write("bin/date", "#!/bin/sh\necho 1 0001\n")
     clock.chmod(0o755)
     done = night.start(0, PATH=f"{clock.parent}:{os.environ['PATH']}")
     assert done.returncode != 0

@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     import click
 
     from engine.cli.app import app
-    from engine.cli.talk import refuse, say, tell_remarks
+    from engine.cli.talk import refuse, say, take_any_text, tell_remarks
     from engine.errors import AcctopsError, Exit
 
+    take_any_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     tell_remarks(drop=True)  # of a command before this one, in the same process

@@ -19,7 +19,7 @@ from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
 from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
-from engine.errors import AcctopsError, Exit, UsageError
+from engine.errors import AcctopsError, Exit
 from engine.files import load_job
 from engine.identity import Unidentified, identify
 from engine.journal.store import RunStore
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 CLOCK_WARN_S = 60.0
 CLOCK_FAIL_S = 300.0
 """A signature is refused beyond five minutes (facts.md §2.1)."""
-_ENDPOINT_TIMEOUT_S = 10.0
 _REGION = "ap-guangzhou"
 
 
@@ -55,8 +54,6 @@ class Check(Struct, frozen=True):
 def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
     """The `doctor` command; `policy`: print what CAM must allow, asked for or not. Any: the flags, by name."""
     options = Options(**flags)
-    if policy and job_path is None:
-        raise UsageError("--policy says what a job needs: name the job")
     checks: list[Check] = []
     job: Job | None = None
     if job_path is not None:
@@ -92,11 +89,14 @@ def examine(job_path: str | None, *, policy: bool = False, **flags: Any) -> int:
 
 
 def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:
-    """By account, what CAM must allow: where something is denied, or of each if that is `asked`. Any: JSON."""
+    """By account, what CAM must allow: where it denies something or may deny the write, or of each if that is `asked`.
+
+    Any: JSON.
+    """
     return {
         account: smallest_policy(job.action, places, uin=of.uin)
         for account, of in seen.items()
-        if (asked or of.denied) and (places := places_of(job, account))
+        if (asked or of.denied or of.untried) and (places := places_of(job, account))
     }
 
 
@@ -108,6 +108,8 @@ class _Seen(Struct):
     """There are no keys, or they are not accepted."""
     denied: bool = False
     """The keys are accepted, and CAM does not let them do what a run does."""
+    untried: bool = False
+    """The keys may read; whether they may do what the job does, only doing it would tell."""
     uin: str = ""
 
     def joined(self, other: _Seen | None) -> _Seen:
@@ -115,7 +117,7 @@ class _Seen(Struct):
         if other is None:
             return self
         refused, denied = self.refused or other.refused, self.denied or other.denied
-        return _Seen(self.account, refused, denied, self.uin or other.uin)
+        return _Seen(self.account, refused, denied, self.untried or other.untried, self.uin or other.uin)
 
 
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
@@ -254,7 +256,7 @@ async def _endpoints(
                 transport,
                 keys,
                 endpoint,
-                timeout_s=min(settings.timeout_s, _ENDPOINT_TIMEOUT_S),
+                timeout_s=settings.timeout_s,
                 request_client=f"acctops_{__version__};doctor",
                 language=settings.language,
             )
@@ -284,6 +286,11 @@ async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen
         seen.denied = seen.denied or is_denial(answer.code)
         result = "fail" if is_denial(answer.code) else "warn"
         checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
+    if seen.denied:
+        return  # the policy says it all
+    seen.untried = True
+    words = f"whether CAM allows {job.action} cannot be tried without sending it: compare the policy below"
+    checks.append(Check("permission", "warn", words))
 
 
 async def _read(

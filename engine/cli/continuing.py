@@ -31,7 +31,7 @@ from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, remark, say, warn
 from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import job_file, load_job
+from engine.files import job_file, load_job, recorded
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
@@ -388,7 +388,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         ticket=options.ticket or ledger.run.ticket,
         simulated=ledger.run.simulated,
         stop_after=_stop_after(frozen),
-        guarded_by=str(guard_home(ledger)),
+        guarded_by=recorded(str(guard_home(ledger))),
         uins=ledger.uins,
         parent=ref,
         faults=faults,

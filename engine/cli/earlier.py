@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError
-from engine.files import STDIN_NAME
+from engine.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
 from engine.journal.store import RunStore
@@ -44,8 +44,8 @@ def place_of(path: str) -> str:
 def job_place(job: Job) -> str:
     """The job's file for the journal; one that read a list from standard input cannot be read again."""
     if not job.is_file:
-        return job.path
-    place = place_of(job.path)
+        return recorded(job.path)
+    place = recorded(place_of(job.path))
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
 
 

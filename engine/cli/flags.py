@@ -4,11 +4,85 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Idle(NamedTuple):
+    """When a flag of some commands would do nothing, or undo another: then it is refused, and never dropped."""
+
+    commands: str
+    """By their names, `all` of them."""
+    flag: str
+    """`--flag`, `--flag=VALUE`, or the name of an argument."""
+    needs: str = ""
+    """It does something only beside one of these."""
+    never: str = ""
+    """It does not go with any of these."""
+    words: str = ""
+    """What to say; else the flags themselves are named."""
+
+
+_BEGINS = "run lock unlock cam-on"
+IDLE = (
+    Idle(_BEGINS, "--faults", needs="--simulate",
+         words="--faults goes with --simulate; a server takes it as `acctops simulate --faults FILE`"),
+    Idle("run", "--fleet", needs="--simulate",
+         words="--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`"),
+    Idle("run", "--once", never="--now"),
+    Idle("report", "--since", never="--attempts --pace --stuck --family",
+         words="--attempts, --pace, --stuck and --family go with one run, not with --since"),
+    Idle("report", "--attempts", needs="--json --format=json --format=csv",
+         words="--attempts needs --json, --format json or csv"),
+    Idle("report", "--attempts", never="--pace --stuck --family"),
+    Idle("report", "--pace", never="--stuck --family --format=csv"),
+    Idle("report", "--stuck", never="--json --format=json --format=csv"),
+    Idle("report", "--json", never="--format=csv --format=text"),
+    Idle("schedule", "--image", needs="--format=k8s"),
+    Idle("doctor", "--policy", needs="JOB", words="--policy says what a job needs: name the job"),
+    Idle("undo", "--password-command", never="--password-file",
+         words="give --password-command or --password-file, not both"),
+)  # fmt: skip
+"""The one table of flags that say nothing, or not the same thing, together. What a command never uses it does not
+take."""
+
+
+class Command(click.Command):
+    """A command that refuses what would be dropped: see `IDLE`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, once no flag is idle."""
+        said = _said(ctx)
+        for row in IDLE:
+            if ctx.info_name not in row.commands.split() or row.flag not in said:
+                continue
+            if row.needs and not said & set(row.needs.split()):
+                raise click.UsageError(row.words or f"{row.flag} goes with {' or '.join(row.needs.split())}", ctx)
+            if clash := sorted(said & set(row.never.split())):
+                words = row.words or f"{row.flag} and {clash[0]} do not go together; leave one of them away"
+                raise click.UsageError(words.replace("=", " "), ctx)
+        return super().invoke(ctx)
+
+
+def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+    """`click.command` of such a command. Any: click's own settings."""
+    return click.command(name, cls=Command, **settings)
+
+
+def _said(ctx: click.Context) -> set[str]:
+    """What was typed: flags, flags with their values, and arguments."""
+    said = set()
+    for parameter in ctx.command.params:
+        if ctx.get_parameter_source(parameter.name) is not ParameterSource.COMMANDLINE:
+            continue
+        name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+        said |= {name, f"{name}={ctx.params.get(parameter.name)}"}
+    return said
+
 
 _SHARED: dict[str, Callable[[_F], _F]] = {
     "config": click.option("--config", metavar="FILE", help="Config file (its guards add to those found)."),
@@ -88,5 +162,8 @@ def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str
     return value
 
 
+ONCE = click.option(
+    "--once", is_flag=True, help="For schedules: do nothing if this opening of the job's window was answered already."
+)
 REASON = click.option("--reason", metavar="TEXT", callback=_shown_text, help="Why; goes into the journal.")
 TICKET = click.option("--ticket", metavar="ID", callback=_shown_text, help="Change or incident; goes into the journal.")

@@ -16,7 +16,7 @@ from engine.cli.talk import remark
 from engine.config import mistrust
 from engine.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
-from engine.files import homes, homes_of, job_file, load_job
+from engine.files import from_recorded, homes, homes_of, job_file, load_job
 from engine.names import shown
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
@@ -64,7 +64,7 @@ def guards_of(options: Options, ledger: Ledger, job: Job | None = None) -> Setti
 def guard_home(ledger: Ledger) -> Path:
     """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
     assert ledger.run is not None
-    home = Path(ledger.run.guarded_by or ledger.run.job.path)
+    home = Path(from_recorded(ledger.run.guarded_by or ledger.run.job.path))
     return home if home.is_absolute() else Path.cwd()
 
 

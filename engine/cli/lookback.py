@@ -14,6 +14,7 @@ from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
+from engine.files import recorded
 from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
 from engine.journal.reader import replay
@@ -92,8 +93,8 @@ def _is_of(head: RunHead, job: str) -> bool:
     """Whether a run is of the job that the operator names: its file, or its name."""
     if head.run is None:
         return False
-    place = place_of(job)
-    return head.job == job or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
+    place = recorded(place_of(job))
+    return head.job == recorded(job) or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
 
 
 def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> str:

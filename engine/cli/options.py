@@ -53,6 +53,8 @@ class Options(Struct, frozen=True, kw_only=True):
     on_unfinished: str | None = None
     now: bool = False
     """Do not hold to the job's window: a person says so."""
+    once: bool = False
+    """Of several starts in one opening of the window only the first runs the job."""
     clock: Callable[[], float] = time.time
     """UNIX time; no flag: what the command was given to tell the time by."""
 

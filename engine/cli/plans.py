@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine import records
 from engine.actions import ACTIONS
 from engine.cli.options import Options, check_metrics, run_settings
-from engine.cli.talk import out, out_json, printed, warn
+from engine.cli.talk import out, out_json, printed, remark, tell_remarks
 from engine.files import load_job
 from engine.plan import Plan, make_plan
 from engine.routes import Routes, routes_of
@@ -38,7 +38,7 @@ def show_plan(
     settings = options.settings(job)
     check_metrics(settings)
     for warning in (*settings.warnings, *job.warnings):
-        warn(f"warning: {warning}")
+        remark(f"warning: {warning}", quiet=options.quiet)
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
     reach, known = None, None
     if job.matches and not offline:
@@ -48,16 +48,22 @@ def show_plan(
         discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
         job, known, asked = discovered.job, discovered.found, discovered.lines()
     plan = plan_of(job, settings, options)
-    if not options.as_json:
-        out("PLAN, nothing sent\n" + summary(job, settings, plan, asked))
+    head = "PLAN, nothing sent\n" + summary(job, settings, plan, asked, said=True)
+    if not options.as_json and not options.quiet:
+        out(head)
     if reach is None and not offline and plan.calls and settings.verify:
         reach = _reach(job, settings, {call.region for call in plan.calls})
     prepared = _prepared(job, settings, plan, options, reach, known)
     for warning in prepared.warnings:
-        warn(f"warning: {warning}")
+        remark(f"warning: {warning}", quiet=options.quiet)
     if options.as_json:
         out_json(plan_document(job, settings, prepared, asked))
         return printed()
+    if options.quiet:
+        if not prepared.refusals:  # nothing stands in the way of a run
+            return printed()
+        tell_remarks()
+        out(head)
     for line in prepared.lines():
         out(line)
     _list_calls(prepared, show_all=show_all)
@@ -129,9 +135,18 @@ def guards_of_job(job: Job, settings: Settings) -> tuple[str, ...]:
 
 
 def summary(
-    job: Job, settings: Settings, plan: Plan, asked: Sequence[records.Matched] = (), *, simulated: bool = False
+    job: Job,
+    settings: Settings,
+    plan: Plan,
+    asked: Sequence[records.Matched] = (),
+    *,
+    simulated: bool = False,
+    said: bool = False,
 ) -> str:
-    """What is to be done, what is left out and why, the guards, the time: a dozen lines."""
+    """What is to be done, what is left out and why, the guards, the time: a dozen lines.
+
+    With `said`, also what bounds the sending, as far as somebody has said it.
+    """
     action = ACTIONS[plan.action]
     mark = "SIMULATED" if simulated else None
     head = "  ".join(value for value in (mark, plan.action, job.name, job.ticket, job.reason) if value)
@@ -150,9 +165,21 @@ def summary(
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
     lines += [f"  {guard}" for guard in guards_of_job(job, settings)]
+    lines += [f"  {bound}" for bound in (_bounds(settings) if said else ())]
     if asked and not plan.calls:  # found out by nobody yet, or nothing
         return "\n".join(lines)
     return "\n".join([*lines, _time_line(job, settings, plan, simulated=simulated)])
+
+
+def _bounds(settings: Settings) -> list[str]:
+    """What was said of the sending and shows nowhere else in a plan, each with where it was said."""
+    spans = {"timeout_s": settings.timeout_s, "deadline_s": settings.deadline_s}
+    found = {"workers": f"{settings.workers:,}", **{key: duration(each) for key, each in spans.items() if each}}
+    return [
+        f"{key.removesuffix('_s')} {words} ({settings.origin[key]})"
+        for key, words in found.items()
+        if settings.origin.get(key, "default") != "default"
+    ]
 
 
 def _time_line(job: Job, settings: Settings, plan: Plan, *, simulated: bool) -> str:
@@ -209,6 +236,9 @@ def plan_document(job: Job, settings: Settings, prepared: Prepared, asked: Itera
         "endpoint": list(dict.fromkeys(endpoint for route in routes.every for endpoint in route.endpoints)),
         "lanes": sum(route.lanes(signers(route.account)) for route in routes.every),
         "rate": rate,
+        "workers": settings.workers,
+        "timeout_s": settings.timeout_s,
+        "deadline_s": settings.deadline_s,
         "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(guards_of_job(job, settings)),
         "would_refuse": list(prepared.refusals),

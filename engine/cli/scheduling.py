@@ -10,16 +10,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.cli.earlier import place_of
 from engine.cli.options import Options
 from engine.cli.talk import out, printed, say, warn
 from engine.config import find_configs, user_config
+from engine.endings import orderly_end_s
 from engine.errors import Exit, RefusedError, UsageError
 from engine.files import STDIN, homes_of, is_stream, load_job
-from engine.schedule.units import MADE, Schedule, UnitFile, every_days, lasting_problem
+from engine.schedule.envlines import READERS, EnvLines, read_as
+from engine.schedule.units import MADE, Schedule, Times, UnitFile, every_days, job_file_of, lasting_problem
+from engine.trust import Trust, read_regular, replace_whole
 from engine.wayout import BUNDLES, EXCEPTIONS, PROXIES
+from engine.window import Skipped, clock_text, skipped, zone_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.config import Configs
     from engine.job import Job
@@ -27,6 +32,14 @@ if TYPE_CHECKING:
 
 ENV_FILE = "/etc/acctops/env"
 """Where keys are looked for unless another file is named; it may be missing."""
+_DECIDING = ("TENCENTCLOUD_", "TCCLI_", "TKE_")
+"""How variables begin that say who acts, or as whom."""
+_AHEAD_DAYS = 5 * 366
+"""How far ahead the zone's changes of summer time are looked at; rules of zones are seldom known further."""
+_SKIPS_NAMED = 3
+MOST_UNIT = 1 << 20
+"""Bytes of a file that may be one of ours."""
+MOST_ENV = 1 << 20
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10}")
 _EVERY = re.compile("[1-9][0-9]{0,3}[dhm]|[1-9][0-9]{0,2}d[1-9][0-9]?h")
 
@@ -45,15 +58,18 @@ def show_schedule(
     """The `schedule` command. Any: the flags, by name."""
     options = Options(**flags)
     if is_stream(job_path):
-        raise UsageError(f"{job_path}: can be read only once, and not at night; put the job into a file")
+        raise UsageError(f"{job_path}: is a stream, and nobody is there to give it at night; put the job into a file")
     job = load_job(job_path)
     settings = options.settings(job)
     configs = find_configs(*homes_of(job), environ=os.environ, explicit=options.config)
     if form == "k8s" and image is None:
         raise UsageError("--format k8s needs --image: the container image that has acctops, such as registry/acctops:1")
     program = ("acctops",) if form == "k8s" else _program()
-    schedule = _schedule(job, options, settings, program, user=user, env_file=env_file, every=every)
-    for warning in (*settings.warnings, *job.warnings, *_warnings(job, settings, schedule)):
+    skips = list(skipped(job.window, options.clock(), _AHEAD_DAYS)) if job.window is not None else []
+    schedule = _schedule(job, options, settings, program, skips, user=user, env_file=env_file, every=every)
+    about = [*_warnings(job, settings, schedule), *_of_keys(form, job, settings, schedule)]
+    about += _of_times(form, schedule, skips)
+    for warning in (*settings.warnings, *job.warnings, *about):
         warn(f"warning: {warning}")
     if form == "k8s":
         from engine.schedule import k8s
@@ -75,8 +91,9 @@ def show_schedule(
     if into is None:
         out(_together(found))
         return printed()
-    _write(found, Path(into))
-    for line in _then(form, schedule, found, Path(into)):
+    directory = Path(_canonical(into))
+    _write(found, directory, schedule)
+    for line in _then(form, schedule, found, directory):
         say(line)
     return Exit.OK
 
@@ -86,6 +103,7 @@ def _schedule(
     options: Options,
     settings: Settings,
     program: tuple[str, ...],
+    skips: Sequence[Skipped],
     *,
     user: str | None,
     env_file: str | None,
@@ -100,21 +118,25 @@ def _schedule(
         raise UsageError(f"{job.path}: reads standard input, and nobody is there to give it; put the list into a file")
     if every is not None and not _EVERY.fullmatch(every):
         raise UsageError(f"--every {every}: expected a time such as 8d or 36h")
-    named = Path(env_file or ENV_FILE).expanduser().absolute()
-    path = Path(job.path).absolute()
+    named = _canonical(env_file or ENV_FILE)
+    path = _canonical(job.path)
     common = _common(options, settings)
     pause = every or f"{every_days(job.window)}d"
     schedule = Schedule(
         name=job.name,
         action=job.action,
-        run=(*program, "run", str(path), "--yes", "--quiet", *common, *_sending(options)),
-        overdue=(*program, "overdue", str(path), "--every", pause, "--quiet", "--notify", *common),
+        run=(*program, "run", path, "--yes", "--quiet", *common, *_sending(options)),
+        overdue=(*program, "overdue", path, "--every", pause, "--quiet", "--notify", *common),
         window=job.window,
         user=_user(user),
-        directory=str(path.parent),
-        env_file=str(named),
+        directory=str(Path(path).parent),
+        job_file=path,
+        env_file=named,
         env_file_may_miss=env_file is None,
         environment=_environment(),
+        stop_s=orderly_end_s(settings.timeout_s),
+        late_openings=_late_openings(skips),
+        zone_file=_zone_file(job.window.timezone),
     )
     if "'" in schedule.run[0]:
         raise UsageError(f"{schedule.run[0]}: systemd starts no program with ' in its path; install it elsewhere")
@@ -124,11 +146,26 @@ def _schedule(
     return schedule
 
 
+def _canonical(path: str | Path) -> str:
+    """A path that holds at night: absolute, `~` and `..` taken out, which systemd refuses.
+
+    The file's own name stays as typed: it may be a link that somebody moves on purpose. So do links on the way, but
+    where `..` leads out of one.
+    """
+    try:
+        plain = Path(place_of(str(Path(path).expanduser())))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: the current directory is gone; type the whole path, or cd elsewhere") from error
+    except RuntimeError as error:  # ~nobody
+        raise UsageError(f"{path}: {error}") from error
+    return str(plain if ".." not in plain.parts else plain.parent.resolve() / plain.name)
+
+
 def _common(options: Options, settings: Settings) -> list[str]:
     """Flags that say where things are: cron's current directory is anywhere, and its environment almost empty."""
     config = options.config or os.environ.get("ACCTOPS_CONFIG")
-    found = ["--state-dir", str(settings.state_dir)]
-    return [*found, "--config", str(Path(config).absolute())] if config else found
+    found = ["--state-dir", _canonical(settings.state_dir)]
+    return [*found, "--config", _canonical(config)] if config else found
 
 
 def _sending(options: Options) -> list[str]:
@@ -146,7 +183,7 @@ def _sending(options: Options) -> list[str]:
 
 def _program() -> tuple[str, ...]:
     """The command that runs now, by its absolute path: PATH is short at night."""
-    python = Path(sys.executable)
+    python = Path(_canonical(sys.executable))
     script = python.with_name("acctops")
     return (str(script),) if os.access(script, os.X_OK) else (str(python), "-m", "engine")
 
@@ -171,17 +208,6 @@ def _environment() -> dict[str, str]:
 
 def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
     found = []
-    env_file = Path(schedule.env_file)
-    if env_file.is_file() and env_file.stat().st_mode & 0o077:
-        found.append(f"{env_file}: others can read these keys; chmod 600")
-    elif not schedule.env_file_may_miss and not env_file.exists():
-        found.append(f"{env_file}: does not exist yet; NAME=value lines such as TENCENTCLOUD_SECRET_ID=…")
-    shell = [name for name in (*PROXIES, *EXCEPTIONS, *BUNDLES) if os.environ.get(name)]
-    if shell:
-        found.append(
-            f"{', '.join(shell)}: set in this shell, and not at night; say what is needed in {env_file}, "
-            "or under `network` in a config"
-        )
     home = user_config(os.environ)
     if home is not None and home.is_file() and schedule.user not in (_user(None), str(os.getuid())):
         found.append(f"{home}: is your own config; {schedule.user} will not see its guards; move it to /etc/acctops")
@@ -190,6 +216,81 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
     if job.action in ("LockAccount", "OpenAccountCAM") and not settings.protect and not settings.protect_waived:
         found.append("no protect rule holds: name your break-glass accounts before nobody is there")
     return found
+
+
+def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Iterator[str]:
+    """What decides who acts, and how the network is reached: set in this shell only, or not read as it looks."""
+    env_file = schedule.env_file
+    there = _env_lines(form, schedule)
+    if isinstance(there, str):
+        yield f"{env_file}: {there}"
+    elif there is not None:
+        with_others = Path(env_file).stat().st_mode & 0o077
+        if with_others:
+            yield f"{env_file}: others can read these keys; chmod 600"
+        for line, words in there.problems:
+            yield f"{env_file}:{line}: {words} ({READERS[form]} reads it)"
+    elif not schedule.env_file_may_miss:
+        yield f"{env_file}: does not exist yet; NAME=value lines such as TENCENTCLOUD_SECRET_ID=…"
+    names = there.names if isinstance(there, EnvLines) else frozenset[str]()
+    for name in _asked_for(job, settings):
+        if os.environ.get(name, "").strip() and name not in names:
+            or_else = ", or under `network` in a config" if name in (*PROXIES, *EXCEPTIONS, *BUNDLES) else ""
+            yield f"{name}: set in this shell, and not at night; say what is needed in {env_file}{or_else}"
+
+
+def _asked_for(job: Job, settings: Settings) -> list[str]:
+    """Variables that say who acts, how the network is reached, what new passwords are and who is told."""
+    deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and not name.endswith("_REGION"))
+    own = [job.passwords.env if job.passwords is not None else "", settings.notify.url_env if settings.notify else ""]
+    return [*dict.fromkeys((*deciding, *PROXIES, *EXCEPTIONS, *BUNDLES, *filter(None, own)))]
+
+
+def _env_lines(form: str, schedule: Schedule) -> EnvLines | str | None:
+    """The file of keys as the scheduler will read it, why it cannot be read, or None: it is not there."""
+    try:
+        data = read_regular(Path(schedule.env_file), MOST_ENV)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"cannot be read here: {getattr(error, 'strerror', None) or error}"
+    return read_as(form, data) if len(data) <= MOST_ENV else f"is larger than {MOST_ENV >> 20} MiB"
+
+
+def _late_openings(skips: Sequence[Skipped]) -> tuple[Times, ...]:
+    by_minute: dict[int, set[int]] = {}
+    for each in skips:
+        if each.opens is not None:
+            day, minute = each.opens
+            by_minute.setdefault(minute, set()).add(day)
+    return tuple(Times(tuple(sorted(days)), minute) for minute, days in sorted(by_minute.items()))
+
+
+def _of_times(form: str, schedule: Schedule, skips: Sequence[Skipped]) -> Iterator[str]:
+    """Nights on which the window is not as usual, and a clock that would not know it."""
+    window = schedule.window
+    none = [f"{each.day}" for each in skips if each.opens is None]
+    if none:
+        more = f" and {len(none) - _SKIPS_NAMED} more" if len(none) > _SKIPS_NAMED else ""
+        yield (
+            f"{window.place}: the clock of {window.timezone} skips the whole window on "
+            f"{', '.join(none[:_SKIPS_NAMED])}{more}: no run then, as `acctops overdue` will tell"
+        )
+    late = [f"{each.day} at {clock_text(each.opens[1])}" for each in skips if each.opens is not None]
+    if late:
+        yield (
+            f"{window.place}: the clock of {window.timezone} skips the window's opening on "
+            f"{', '.join(late[:_SKIPS_NAMED])}: it opens then, and the job starts then"
+        )
+    if form != "k8s" and schedule.zone_file and not Path(schedule.zone_file).exists():
+        then = "cron starts nothing, and tells of it every day" if form == "cron" else "systemd refuses the timer"
+        yield f"{window.timezone}: not known to this system's clock ({schedule.zone_file}): {then}; install tzdata"
+
+
+def _zone_file(zone: str) -> str:
+    """The file by which the system's own `date` knows a zone; where it would be if it does not; empty for UTC."""
+    places = zone_files(zone)
+    return next((place for place in places if Path(place).exists()), "".join(places[-1:]))
 
 
 def _pod(schedule: Schedule, settings: Settings, configs: Configs, job: Job, image: str) -> Any:  # Any: k8s.Pod
@@ -205,11 +306,11 @@ def _pod(schedule: Schedule, settings: Settings, configs: Configs, job: Job, ima
     if number == 0:
         raise UsageError("a container should not run as root: give --user, the number of another user of the image")
     mounted = [job.path, *job.sources, *(config.path for config in configs.files)]
-    paths = tuple(dict.fromkeys(str(Path(path).expanduser().absolute()) for path in mounted))
+    paths = tuple(dict.fromkeys(map(_canonical, mounted)))
     for path in paths:
         if (problem := lasting_problem(path)) is not None:
             raise UsageError(f"{path!r} cannot be mounted: it {problem}; move or rename it")
-    return Pod(image=image, user_id=number, state_dir=str(settings.state_dir), mounted=paths)
+    return Pod(image=image, user_id=number, state_dir=_canonical(settings.state_dir), mounted=paths)
 
 
 def _not_mounted(job: Job, settings: Settings) -> list[str]:
@@ -243,24 +344,62 @@ def _together(files: Sequence[UnitFile]) -> str:
     return "\n".join(f"# ---- {file.name}\n{file.text}" for file in files)
 
 
-def _write(files: Sequence[UnitFile], into: Path) -> None:
-    """Each under its name; a file that is there and not ours stays."""
+def _write(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> None:
+    """Each under its name, whole; nothing is written through a link, and only what we made for this job is replaced."""
+    for file in files:
+        _refuse_foreign(into / file.name, schedule)
     for file in files:
         path = into / file.name
         try:
-            if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MADE):
-                raise RefusedError(f"{path}: is there already, and not made by acctops schedule; nothing was written")
-        except OSError as error:
-            raise UsageError(f"--into {into}: {path.name} cannot be read: {error.strerror}") from error
-    for file in files:
-        path = into / file.name
-        new = into / f".{file.name}.new"
-        try:
-            new.write_text(file.text, encoding="utf-8")
-            new.chmod(0o644)
-            new.rename(path)
+            replace_whole(path, file.text.encode("utf-8", "surrogateescape"), 0o644)
         except OSError as error:
             raise UsageError(f"--into {into}: {path.name} cannot be written: {error.strerror}") from error
+    try:
+        if (why := Trust().why_not(into)) is not None:
+            warn(f"warning: {why}, and so what is started at night")
+        for other in _older_names(files, into, schedule):
+            warn(f"warning: {other}: starts this job, too, under the name of an older version; remove it")
+    except OSError as error:
+        warn(f"warning: {into}: cannot be looked at: {error.strerror}")
+
+
+def _refuse_foreign(path: Path, schedule: Schedule) -> None:
+    """RefusedError for a file that is not ours; UsageError for one that we made for another job."""
+    try:
+        text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if path.is_symlink():
+            raise RefusedError(
+                f"{path}: is a link, and nothing is written through links; nothing was written"
+            ) from error
+        raise UsageError(f"--into {path.parent}: {path.name} cannot be read: {error.strerror}") from error
+    if not text.startswith(MADE):
+        raise RefusedError(f"{path}: is there already, and not made by acctops schedule; nothing was written")
+    owner = job_file_of(text)
+    if owner is None and schedule.job_file not in text:  # of an older version, which did not say it by itself
+        owner = "another job"
+    if owner not in (None, schedule.job_file):
+        raise UsageError(
+            f"{path}: is the unit of {owner}, and {schedule.job_file} would get the same name; nothing was written; "
+            "give one of the two another `name`, or remove the file"
+        )
+
+
+def _older_names(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> Iterator[str]:
+    """Files of ours beside these that start the same job, under names that are given no more."""
+    ours = {file.name for file in files}
+    for path in sorted(into.glob("acctops-*")):
+        if path.name in ours or path.suffix in (".wants", ".requires"):
+            continue
+        try:
+            text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
+        except OSError:
+            continue
+        is_same = job_file_of(text) == schedule.job_file or f" run {shlex.quote(schedule.job_file)} " in text
+        if text.startswith(MADE) and is_same and path.suffix in {Path(name).suffix for name in ours}:
+            yield str(path)
 
 
 def _then(form: str, schedule: Schedule, files: Sequence[UnitFile], into: Path) -> list[str]:

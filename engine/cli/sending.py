@@ -29,7 +29,7 @@ from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import job_file
+from engine.files import from_recorded, job_file, recorded
 from engine.job import Glob, Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -135,7 +135,7 @@ def _nothing_to_do(options: Options) -> int:
 
 def _guard_home(job: Job) -> str:
     """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
-    return str(Path(job.path).absolute() if job.is_file else Path.cwd())
+    return recorded(str(Path(job.path).absolute() if job.is_file else Path.cwd()))
 
 
 def faults_of(options: Options) -> tuple[FaultRule, ...]:
@@ -283,7 +283,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
         if self.parent is not None:
             return f"acctops {self.verb} {self.parent.run_id}{flags}"
         is_file = job_file(self.job.path) is not None
-        job = shlex.join((self.job.path, *self.asked))
+        job = shlex.join((from_recorded(self.job.path), *self.asked))
         return f"acctops run {job}{flags}" if is_file else "this command with --no-verify"
 
     def _carry_out(

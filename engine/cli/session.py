@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -28,6 +28,7 @@ from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.lanes import lane_name, lanes_of
+from engine.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
 from engine.pacing import Pacer
 from engine.routes import Routes, routes_of
 from engine.runner import Runner
@@ -48,8 +49,23 @@ DEADLINE_BASE_S = 600.0
 DEADLINE_FACTOR = 3.0
 """Default deadline: 10 min + 3 × the time the quota needs (design §6)."""
 
+_OURS_RARE = ("engine.names", "engine.notices", "engine.notify")
+"""Modules of ours that a run needs only if something goes wrong, or at its end."""
 _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
+
+
+_FILES_OF_LANE = 2
+"""Its slots, and their directory."""
+
+
+class _Room(NamedTuple):
+    """How much may be under way at a time."""
+
+    connections: int
+    workers: int
+    """In each lane."""
+    readers: int
 
 
 class Ended(Struct, frozen=True):
@@ -102,8 +118,9 @@ class Session(Struct, frozen=True, kw_only=True):
 
     async def _work(self) -> Ended:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
-        transport = open_transport(self.world, self._connections(routes), self.reach.way_out)
-        runner = self._runner(transport, routes)
+        room = self._room(routes)
+        transport = open_transport(self.world, room.connections, self.reach.way_out)
+        runner = self._runner(transport, routes, room)
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         if not self.quiet:
@@ -113,6 +130,8 @@ class Session(Struct, frozen=True, kw_only=True):
             asyncio.ensure_future(close_twins(runner, self.reach.way_out) if self.world is None else _nothing()),
             asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger, known=partial(self._share, runner))),
         ]
+        if self.world is None:
+            beside.append(asyncio.ensure_future(_prepare_for_trouble(runner)))
         with _Signals(runner) as signals:
             try:
                 async with shown(runner, quiet=self.quiet), self._attended(runner):
@@ -144,10 +163,28 @@ class Session(Struct, frozen=True, kw_only=True):
     def _attended(self, runner: Runner) -> AbstractAsyncContextManager[None]:
         return self.attendance.during(runner.note) if self.attendance is not None else nullcontext()
 
-    def _connections(self, routes: Routes) -> int:
-        count = signers(self.reach.keyring)
+    def _room(self, routes: Routes) -> _Room:
+        """How much may be under way at a time: what was asked for, or what the limit on open files allows."""
+        count, workers = signers(self.reach.keyring), self.ledger.settings.workers
         lanes = sum(route.lanes(count(route.account)) for route in routes.every)
-        return self.ledger.settings.workers * lanes + READERS
+        wanted = workers * lanes + READERS
+        if self.world is not None:
+            return _Room(wanted, workers, READERS)
+        reserve = RESERVE + _FILES_OF_LANE * lanes
+        allowed = make_room(wanted, reserve)
+        if allowed == wanted:
+            return _Room(wanted, workers, READERS)
+        readers = min(READERS, max(1, allowed // 4))
+        fewer = (allowed - readers) // lanes
+        limit = f"this process may open {open_files_limit():,} files (the hard limit of `ulimit -n`)"
+        if fewer < 1:
+            raise ConfigError(f"{limit}, too few for {lanes} lanes; nothing was sent; {ADVICE}")
+        remark(
+            f"warning: {limit}, so in each lane {fewer} attempts are in flight at most, not {workers}; {ADVICE}, to "
+            f"{wanted + reserve:,} or more",
+            quiet=self.quiet,
+        )
+        return _Room(fewer * lanes + readers, fewer, readers)
 
     def _shared(self, lane: str) -> SharedSlots | None:
         """The lane's slots among all runs of this host that use the state directory; a simulated quota is its own."""
@@ -165,7 +202,7 @@ class Session(Struct, frozen=True, kw_only=True):
         for lane in runner.lanes_of(signer.keys):
             lane.pacer.share(self._shared(lane_name(signer.identity, self.ledger.run.action, lane.client)))
 
-    def _runner(self, transport: Transport, routes: Routes) -> Runner:
+    def _runner(self, transport: Transport, routes: Routes, room: _Room) -> Runner:
         assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
         clients = Clients(
@@ -190,11 +227,11 @@ class Session(Struct, frozen=True, kw_only=True):
                 routes,
                 clients,
                 action=run.action,
-                workers=settings.workers,
+                workers=room.workers,
                 pacer=lambda name: Pacer(settings.rate, self._shared(name), quota=settings.quota),
             ),
             routes=routes,
-            inventory=Inventory(clients.reading, record=record, rng=rng),
+            inventory=Inventory(clients.reading, record=record, rng=rng, concurrency=room.readers),
             policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,
             clock=self.clock,
@@ -213,6 +250,12 @@ class Session(Struct, frozen=True, kw_only=True):
 
 async def _nothing() -> None:
     """A simulated run has no addresses."""
+
+
+async def _prepare_for_trouble(runner: Runner) -> None:
+    """While the first call is under way: load what is needed only when something goes wrong, or for the end."""
+    await runner.has_sent.wait()
+    await asyncio.to_thread(load_rare, _OURS_RARE)
 
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -28,6 +29,10 @@ def run_job(job_path: str, **flags: Any) -> int:
     with Unbegun(options, job_path) as unbegun:
         job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
         unbegun.job = job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
+        if options.once:
+            from engine.cli.openings import once  # here: for schedules that start it more than once
+
+            return once(job, options, partial(_run, job, options, flags))
         return _run(job, options, flags)
 
 
@@ -108,6 +113,6 @@ def _resume(left: Unfinished, job: Job, options: Options, flags: dict[str, Any])
 
 _NOT_OF_RESUME = (
     *("simulate", "faults", "fleet", "reason", "ticket", "skip_bad_rows"),
-    *("on_unfinished", "endpoints", "no_verify"),
+    *("on_unfinished", "endpoints", "no_verify", "once"),
 )
 """Flags that say what a new run is; of an older one its journal knows, and it was compared with them."""

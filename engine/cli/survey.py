@@ -122,9 +122,10 @@ def open_transport(world: World | None, connections: int, way: WayOut) -> Transp
         from engine.simulator.inprocess import InProcessTransport
 
         return InProcessTransport(world, now=time.time)
+    from engine.limits import make_room
     from engine.transport import HttpTransport
 
-    return HttpTransport(connections=connections, way=way)
+    return HttpTransport(connections=max(1, make_room(connections)), way=way)
 
 
 async def read_all(

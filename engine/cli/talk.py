@@ -5,15 +5,42 @@ A closed stdout (`| head`) or a vanished terminal is no reason to leave calls un
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 from engine.errors import Exit
 from engine.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
+
+
+def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands for signs that the encoding of a stream has not: `?`; a byte of a file's name is that byte again."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    sign = ord(error.object[error.start])
+    return (bytes([sign - 0xDC00]) if 0xDC80 <= sign <= 0xDCFF else "?"), error.start + 1
+
+
+_REPLACED = "acctops.replaced"
+codecs.register_error(_REPLACED, _replaced)
+
+
+def take_any_text() -> None:
+    """Let the standard streams take every sign, whatever their encoding is: a help text is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError, ValueError):  # closed; what was written before cannot be flushed
+                stream.reconfigure(errors=_REPLACED)
+                try:
+                    "a…".encode(stream.encoding, _REPLACED)
+                except (UnicodeError, LookupError):  # no encoding of texts, such as idna
+                    stream.reconfigure(encoding="utf-8", errors=_REPLACED)
 
 
 class Stream:
@@ -39,8 +66,6 @@ class Stream:
             text = "\r\n".join(map(clean_lines, text.split("\r\n")))  # CSV ends its lines so
             stream.write(text if text.endswith("\n") else text + "\n")
             stream.flush()
-        except UnicodeEncodeError:
-            self(text.encode("ascii", "replace").decode())
         except (OSError, ValueError) as error:
             self._gone = True
             if isinstance(error, OSError) and error.errno not in _READER_GONE:

@@ -22,6 +22,7 @@ from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, say
 from engine.clients import Reach, check_identity
 from engine.errors import BusyError, Exit, RefusedError, UsageError
+from engine.files import recorded
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome, Target
@@ -118,7 +119,7 @@ def undo_run(
         ticket=options.ticket or ledger.run.ticket,
         simulated=options.simulate,
         stop_after=guards.stop_after_for(inverse),
-        guarded_by=str(guard_home(ledger)),
+        guarded_by=recorded(str(guard_home(ledger))),
         asked=asked,
         parent=ref,
         verb="undo",

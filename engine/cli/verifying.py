@@ -125,19 +125,21 @@ def _verify_once(
         "back": [_where(call) for call in found.back],
         "unread": [_where(call) for call in found.unread],
     }
-    if not options.as_json:
-        mark = "SIMULATED  " if options.simulate else ""
-        undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
-        out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
-        for call in found.back:
-            out(f"  CAME BACK, not {action.done_word}: {call.placed}")
-        for call in found.unread:
-            why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
-            out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
-    if found.back and not options.as_json:
+    code = Exit.INCOMPLETE if found.back or found.unread else Exit.OK
+    if options.as_json or (options.quiet and code is Exit.OK):
+        return result, code
+    mark = "SIMULATED  " if options.simulate else ""
+    undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
+    out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
+    for call in found.back:
+        out(f"  CAME BACK, not {action.done_word}: {call.placed}")
+    for call in found.unread:
+        why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
+        out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
+    if found.back:
         count = len(found.back)
         warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
-    return result, Exit.INCOMPLETE if found.back or found.unread else Exit.OK
+    return result, code
 
 
 def _where(call: Call) -> dict[str, str]:

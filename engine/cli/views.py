@@ -10,6 +10,7 @@ from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
+from engine.endings import orderly_end_s
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
 from engine.journal.store import RunHead, RunRef, RunStore, find_run
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 LISTED = 30
 """Runs `status` prints."""
-STOP_WAIT_S = 60.0
-"""How long `stop` waits for the drain; attempts end within their timeout (10 s), readings within 10 s."""
 STOP_POLL_S = 0.2
 
 
@@ -161,8 +160,6 @@ def show_report(
     ref = _find(options, run)
     if options.as_json:
         form = "json"
-    if by_attempt and form == "text":
-        raise UsageError("--attempts needs --format json or csv")
     if by_attempt:
         rows = attempts(read(ref.path))
         if form == "csv":
@@ -179,8 +176,6 @@ def show_report(
     if by_lane and form == "json":
         out_json({"run": ref.run_id, "pace": pace(found.ledger)})
     elif by_lane or stuck:
-        if form != "text":
-            raise UsageError(f"--{'pace' if by_lane else 'stuck'} cannot be printed as {form}; leave --format away")
         out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way))
     elif form == "json":
         live = _is_live(ref)
@@ -210,6 +205,8 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     if options.as_json:
         out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
         return printed()
+    if options.quiet:
+        return printed()
     if found.settled_twice:
         warn(f"remark: settled more than once: {', '.join(found.settled_twice)}")
     if found.torn_bytes:
@@ -231,15 +228,17 @@ def stop_run(run: str, **flags: Any) -> int:
         raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
     if _is_live(ref):
         ref.store.request_stop(ref.run_id)
-        say(f"run {ref.run_id}: asked to drain")
-        code = _wait_for_drain(ref)
+        if not options.quiet:
+            say(f"run {ref.run_id}: asked to drain")
+        code = _wait_for_drain(ref, orderly_end_s(replay(ref.path).ledger.settings.timeout_s))
     else:
-        say(f"run {ref.run_id} is not going on; nothing to stop")
         code = Exit.OK
+        if not options.quiet:
+            say(f"run {ref.run_id} is not going on; nothing to stop")
     found = replay(ref.path)
     if options.as_json:
         out_json(_document(options, ref, found, live=_is_live(ref)))
-    else:
+    elif not options.quiet or code is not Exit.OK:
         assert found.ledger.run is not None
         out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger))
         for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
@@ -247,11 +246,11 @@ def stop_run(run: str, **flags: Any) -> int:
     return code
 
 
-def _wait_for_drain(ref: RunRef) -> Exit:
-    until = time.monotonic() + STOP_WAIT_S
+def _wait_for_drain(ref: RunRef, longest_s: float) -> Exit:
+    until = time.monotonic() + longest_s
     while _is_live(ref):
         if time.monotonic() > until:
-            warn(f"run {ref.run_id} is still draining after {STOP_WAIT_S:.0f} s; see acctops status {ref.run_id}")
+            warn(f"run {ref.run_id} is still draining after {longest_s:.0f} s; see acctops status {ref.run_id}")
             return Exit.INCOMPLETE
         time.sleep(STOP_POLL_S)
     return Exit.OK

@@ -365,7 +365,8 @@ def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
 
 def default_name(file: str) -> str:
     """The job's name if it gives none: the file's, without directory and ending."""
-    return clean(posixpath.splitext(posixpath.basename(file))[0], 100).strip() or "job"
+    name = posixpath.splitext(posixpath.basename(file))[0]
+    return clean(name.encode("utf-8", "backslashreplace").decode(), 100).strip() or "job"
 
 
 def ad_hoc_job(

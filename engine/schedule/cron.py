@@ -2,7 +2,8 @@
 
 Crons differ: cronie knows CRON_TZ, Debian's takes it for an ordinary variable and starts at the machine's own hour. So
 a line starts every quarter of an hour, at the minutes that the offset of no zone moves, and asks the zone's own clock
-whether it is time: the same everywhere, on both sides of a change of summer time.
+whether the window is open: the same everywhere, on both sides of a change of summer time, and however late cron comes.
+The first start of an opening runs the job; `run --once` lets the others do nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from engine.schedule.units import MADE, Schedule, Times, UnitFile, check_times, run_times
+from engine.schedule.units import QUARTER, Schedule, Times, UnitFile, check_times, run_times
+from engine.window import DAYS, MIDNIGHT, clock_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-QUARTER = 15
-"""Minutes: what offsets of zones are multiples of."""
-
 
 MOST_LINE = 990
 """Bytes: Debian's cron reads commands of up to 998."""
@@ -33,34 +31,71 @@ def files(schedule: Schedule) -> list[UnitFile]:
 
 def _text(schedule: Schedule) -> str:
     zone = schedule.window.timezone
+    run, check = run_times(schedule.window), check_times(schedule.window)
+    # At quarters of the zone's hour, too: there summer time begins, and a window whose opening it skips opens then.
+    minutes = sorted({*_quarters(run.minute), *_quarters(0)})
+    unknown = (
+        f"echo acctops: {shlex.quote(f'the clock of {zone} is not known here, nothing is started: install tzdata')}"
+    )
+    tell = f"{{ {_known(schedule)}|| {unknown} >&2; }}; " if schedule.zone_file else ""
     return f"""\
-{MADE} for /etc/cron.d: job {schedule.name}, {schedule.window.label}.
+{schedule.head(f"for /etc/cron.d: job {schedule.name}, {schedule.window.label}")}
 #
 # Not every cron knows CRON_TZ. So each line wakes up every quarter of an hour, and asks the clock of {zone}
-# whether it is time; for cron, \\% is %. What is printed is mailed, and `--quiet` prints nothing when all is well: the
-# mail is the alarm. A run that still goes is not started twice (acctops refuses it, exit 6). Cron makes up for nothing:
-# a night on which the machine was off is what the second line tells.
+# whether it is time; for cron, \\% is %. The first start in an opening runs the job, the others do nothing (`--once`).
+# What is printed is mailed, and `--quiet` prints nothing when all is well: the mail is the alarm. A run that still goes
+# is not started twice. A window that was missed as a whole, as the machine was off, is what the second line tells.
 SHELL=/bin/sh
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # MAILTO=dba@example.com
 
-{_line(schedule, run_times(schedule.window), schedule.run)}
-{_line(schedule, check_times(schedule.window), schedule.overdue)}
+{_line(schedule, minutes, run, _known(schedule) and f"{_known(schedule)}&& ", "", schedule.run_once)}
+{_line(schedule, _quarters(check.minute), check, "", tell, schedule.overdue)}
 """
 
 
-def _line(schedule: Schedule, times: Times, command: Sequence[str]) -> str:
+def _quarters(minute: int) -> list[int]:
+    return list(range(minute % QUARTER, 60, QUARTER))
+
+
+def _known(schedule: Schedule) -> str:
+    """Whether `date` knows the zone: one that it does not know is UTC to it, without a word."""
+    return f"[ -e {shlex.quote(schedule.zone_file)} ] " if schedule.zone_file else ""
+
+
+def _line(
+    schedule: Schedule, minutes: Sequence[int], times: Times, first: str, before: str, command: Sequence[str]
+) -> str:
+    """`first`: what else must hold; `before`: what is done ahead of the command."""
     zone = shlex.quote(schedule.window.timezone)
-    minutes = ",".join(str(minute) for minute in range(times.minute % QUARTER, 60, QUARTER))
-    clock, now = (times.clock, "%H:%M") if times.every_day else (f"[{_days(times)}]/{times.clock}", "%u/%H:%M")
+    # Day of the week, 1 is Monday, and the time: $1 and $2.
+    ask = f"{first}set -- $(TZ={zone} date '+%u %H%M') && {_is_time(times)}"
     # Escaped where cron reads it, and in the shell's eyes a plain percent sign.
-    return f"{minutes} * * * * {schedule.user} " + _escaped(
-        f'case "$(TZ={zone} date +{now})" in {clock}) {_shell(schedule, command)};; esac'
+    return f"{','.join(map(str, minutes))} * * * * {schedule.user} " + _escaped(
+        f"if {ask}; then {before}{_shell(schedule, command)}; fi"
     )
 
 
-def _days(times: Times) -> str:
-    return "".join(str(day + 1) for day in times.days)  # date's %u: 1 is Monday
+def _is_time(times: Times) -> str:
+    """The shell's question whether `$1 $2` is in time."""
+    end = times.minute + times.length
+    begin, until = f'[ "$2" -ge {_clock(times.minute)} ]', f'[ "$2" -lt {_clock(end % MIDNIGHT)} ]'
+    if end <= MIDNIGHT:
+        on_day = begin if end == MIDNIGHT else f"{begin} && {until}"
+        return on_day if times.every_day else f"{_on(times.days)} && {on_day}"
+    if times.every_day:
+        return f"{{ {begin} || {until}; }}"
+    following = tuple(sorted((day + 1) % len(DAYS) for day in times.days))
+    return f"{{ {{ {_on(times.days)} && {begin}; }} || {{ {_on(following)} && {until}; }}; }}"
+
+
+def _on(days: Sequence[int]) -> str:
+    numbers = "".join(str(day + 1) for day in days)  # date's %u
+    return f'[ -z "${{1#[{numbers}]}}" ]'
+
+
+def _clock(minute: int) -> str:
+    return clock_text(minute).replace(":", "")
 
 
 def _shell(schedule: Schedule, command: Sequence[str]) -> str:

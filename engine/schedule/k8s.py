@@ -1,4 +1,4 @@
-"""Rules, floor 1: a schedule as two Kubernetes CronJobs (batch/v1, `timeZone` since 1.27).
+"""Rules, floor 1: a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one that runs, one that looks.
 
 Paths are those of this machine: the job, its lists and every config that guards it come from one ConfigMap and are
 mounted where they lie here, so that the same rules hold there.
@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from engine.schedule.units import MADE, Schedule, Times, UnitFile, check_times, minutes_open, run_times
+from engine.schedule.units import Schedule, Times, UnitFile, check_times, minutes_open, run_times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STOP_S = 60
-"""Seconds to drain after SIGTERM."""
 _LATE = 600
 """Seconds by which the check may start late."""
 _MARGIN_S = 7200
@@ -40,17 +38,19 @@ def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
     """One file with both."""
     unit, window = schedule.unit, schedule.window
     late_s = minutes_open(window) * 60
-    documents = [
-        _cron_job(schedule, pod, unit, schedule.run, run_times(window), late_s, late_s + _MARGIN_S),
-        _cron_job(schedule, pod, f"{unit}-overdue", schedule.overdue, check_times(window), _LATE, _LATE),
-    ]
+    starts = [(unit, run_times(window))]
+    # A CronJob has one time. Where summer time skips it on some day, another starts the job when the window opens then.
+    starts += [(f"{unit}-late{number or ''}", times) for number, times in enumerate(schedule.late_openings)]
+    run = schedule.run_once if schedule.late_openings else schedule.run
+    documents = [_cron_job(schedule, pod, name, run, times, late_s, late_s + _MARGIN_S) for name, times in starts]
+    documents.append(_cron_job(schedule, pod, f"{unit}-overdue", schedule.overdue, check_times(window), _LATE, _LATE))
     return [UnitFile(f"{unit}.yaml", _head(schedule, pod) + "---\n".join(map(_yaml, documents)))]
 
 
 def _head(schedule: Schedule, pod: Pod) -> str:
     unit = schedule.unit
     lines = [
-        f"{MADE}: job {schedule.name}, {schedule.window.label}.",
+        *schedule.head(f"job {schedule.name}, {schedule.window.label}").split("\n"),
         "#",
         "# Once, before it (a ConfigMap holds at most 1 MiB; make it anew when a file changes):",
         f"#   kubectl create configmap {unit} \\",
@@ -113,7 +113,7 @@ def _pod(schedule: Schedule, pod: Pod, command: Sequence[str]) -> dict[str, Any]
         container["env"] = [{"name": name, "value": _literal(value)} for name, value in schedule.environment.items()]
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": STOP_S,
+        "terminationGracePeriodSeconds": schedule.stop_s,
         "securityContext": {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user},
         "containers": [container],
         "volumes": [

@@ -8,14 +8,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from engine.schedule.units import MADE, Schedule, Times, UnitFile, check_times, run_times
+from engine.schedule.units import Schedule, Times, UnitFile, check_times, run_times
 from engine.window import DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-STOP_S = 60
-"""Seconds to drain after SIGTERM: attempts end within their timeout (10 s), readings within 10 s."""
 
 
 def files(schedule: Schedule) -> list[UnitFile]:
@@ -31,28 +28,28 @@ def files(schedule: Schedule) -> list[UnitFile]:
 
 def _run_service(schedule: Schedule) -> str:
     return f"""\
-{MADE}: job {schedule.name}, {schedule.window.label}.
+{schedule.head(f"job {schedule.name}, {schedule.window.label}")}
 [Unit]
 Description={_plain(f"{schedule.action} by acctops, job {schedule.name}")}
 Wants=network-online.target
 After=network-online.target
 
 [Service]
-{_how(schedule, schedule.run)}
+{_how(schedule, schedule.run_once if schedule.late_openings else schedule.run)}
 # SIGTERM goes to acctops alone: it drains, records what is in flight, and leaves a journal to resume.
 KillMode=mixed
-TimeoutStopSec={STOP_S}
+TimeoutStopSec={schedule.stop_s}
 """
 
 
 def _run_timer(schedule: Schedule) -> str:
     return f"""\
-{MADE}: job {schedule.name}, {schedule.window.label}.
+{schedule.head(f"job {schedule.name}, {schedule.window.label}")}
 [Unit]
 Description={_plain(f"Starts job {schedule.name} in its window, {schedule.window.label}")}
 
 [Timer]
-OnCalendar={_calendar(schedule, run_times(schedule.window))}
+{_calendars(schedule)}
 AccuracySec=1s
 # Missed while the machine was off: made up for as soon as it is on. If the window is over by then, acctops refuses
 # (exit 3), and the unit shows as failed. Overlap: a timer never starts a service that still runs.
@@ -65,7 +62,7 @@ WantedBy=timers.target
 
 def _check_service(schedule: Schedule) -> str:
     return f"""\
-{MADE}: fails if job {schedule.name} is overdue.
+{schedule.head(f"fails if job {schedule.name} is overdue")}
 [Unit]
 Description={_plain(f"Is acctops job {schedule.name} overdue?")}
 
@@ -76,7 +73,7 @@ Description={_plain(f"Is acctops job {schedule.name} overdue?")}
 
 def _check_timer(schedule: Schedule) -> str:
     return f"""\
-{MADE}: looks every day whether job {schedule.name} is overdue.
+{schedule.head(f"looks every day whether job {schedule.name} is overdue")}
 [Unit]
 Description={_plain(f"Looks whether acctops job {schedule.name} is overdue")}
 
@@ -100,6 +97,12 @@ def _how(schedule: Schedule, command: Sequence[str]) -> str:
         f"ExecStart={' '.join([_word(command[0], program=True), *map(_word, command[1:])])}",
     ]
     return "\n".join(lines)
+
+
+def _calendars(schedule: Schedule) -> str:
+    """The opening, and where summer time skips it on some day, when the window opens then: `--once` runs it once."""
+    times = (run_times(schedule.window), *schedule.late_openings)
+    return "\n".join(f"OnCalendar={_calendar(schedule, each)}" for each in times)
 
 
 def _calendar(schedule: Schedule, times: Times) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -15,11 +16,37 @@ if TYPE_CHECKING:
     from engine.window import Window
 
 MADE = "# Made by `acctops schedule`"
-"""How a file of ours begins: such a one may be written anew."""
+"""How a file of ours begins: such a one may be written anew for the same job."""
+OF = "# Of the job file "
+"""How its second line begins; the job's path follows."""
+ONCE = "--once"
+"""The flag of `run` that lets several starts meet one opening of a window."""
+QUARTER = 15
+"""Minutes: what offsets of zones are multiples of."""
 CHECK_AFTER = 60
 """Minutes after the window's end at which to look whether it was done."""
 _MOST_NAME = 36
 """Characters: a CronJob's name has at most 52, `acctops-` and `-overdue` are added."""
+
+
+class Times(NamedTuple):
+    """Days (0 is Monday) and minute of the day, on the clock of the window's zone; and for how many minutes from then
+    on a start is in time.
+    """
+
+    days: tuple[int, ...]
+    minute: int
+    length: int = QUARTER
+
+    @property
+    def clock(self) -> str:
+        """`01:00`."""
+        return clock_text(self.minute)
+
+    @property
+    def every_day(self) -> bool:
+        """Whether it is on all days."""
+        return len(self.days) == len(DAYS)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -36,16 +63,39 @@ class Schedule(Struct, frozen=True, kw_only=True):
     """Name or number of the user it runs as."""
     directory: str
     """Where it works: the job's, absolute."""
+    job_file: str
+    """The job's file, absolute."""
     env_file: str
     """File of NAME=value lines, absolute."""
     env_file_may_miss: bool
     environment: Mapping[str, str] = {}
     """What else has to be set, as a bare environment lacks it."""
+    stop_s: int = 60
+    """Seconds that an orderly end may take after SIGTERM."""
+    late_openings: tuple[Times, ...] = ()
+    """When the window opens on days on which the clock skips its usual time (`window.skipped`)."""
+    zone_file: str = ""
+    """What `date` needs to know the window's zone; empty: it needs nothing."""
 
     @property
     def unit(self) -> str:
-        """The name of its units: what every scheduler takes."""
-        return f"acctops-{re.sub('[^a-z0-9]+', '-', self.name.lower())[:_MOST_NAME].strip('-') or 'job'}"
+        """The name of its units: what every scheduler takes, and another one for a job of another name.
+
+        Letters that no scheduler takes would leave `开启CAM` and `关闭CAM` alike: a hash of the name tells them apart.
+        """
+        name = self.name
+        slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+        mark = "" if name.isascii() and slug else f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        return f"acctops-{slug[: _MOST_NAME - len(mark)].strip('-') or 'job'}{mark}"
+
+    def head(self, what: str) -> str:
+        """The first lines of a file: that we made it, for which job, and from which job file."""
+        return f"{MADE}: {what}.\n{OF}{self.job_file}"
+
+    @property
+    def run_once(self) -> tuple[str, ...]:
+        """The command of a start that is not the only one in an opening."""
+        return (*self.run, ONCE)
 
 
 class UnitFile(NamedTuple):
@@ -55,26 +105,9 @@ class UnitFile(NamedTuple):
     text: str
 
 
-class Times(NamedTuple):
-    """Days (0 is Monday) and minute of the day, on the clock of the window's zone."""
-
-    days: tuple[int, ...]
-    minute: int
-
-    @property
-    def clock(self) -> str:
-        """`01:00`."""
-        return clock_text(self.minute)
-
-    @property
-    def every_day(self) -> bool:
-        """Whether it is on all days."""
-        return len(self.days) == len(DAYS)
-
-
 def run_times(window: Window) -> Times:
-    """When to start."""
-    return Times(window.days, window.start)
+    """When to start: from the opening on, as long as the window is open."""
+    return Times(window.days, window.start, minutes_open(window))
 
 
 def check_times(window: Window) -> Times:
@@ -92,6 +125,12 @@ def every_days(window: Window) -> int:
 def minutes_open(window: Window) -> int:
     """How long the window is, by the clock on its wall."""
     return (window.until - window.start - 1) % MIDNIGHT + 1
+
+
+def job_file_of(text: str) -> str | None:
+    """The job file whose unit a file of ours is; None if it does not say, as files of older versions do not."""
+    second = text.split("\n", 2)[1:2]
+    return second[0].removeprefix(OF) if second and second[0].startswith(OF) else None
 
 
 def lasting_problem(path: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import flags
+from engine.cli.flags import Command, command, flags
 
 
 @click.group()
@@ -14,7 +14,7 @@ def config() -> None:
     """Look at the configuration."""
 
 
-@config.command("show")
+@config.command("show", cls=Command)
 @click.argument("job", required=False)
 @click.option("--origin", "with_origin", is_flag=True, help="Say where each was said, and all that adds up to a guard.")
 @flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "no_verify", "json")
@@ -33,7 +33,7 @@ def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
     return show_config(job, with_origin=with_origin, **common)
 
 
-@click.command()
+@command()
 @click.argument("job", required=False)
 @click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
 @flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
@@ -51,7 +51,7 @@ def doctor(job: str | None, policy: bool, **common: Any) -> int:
     return examine(job, policy=policy, **common)
 
 
-@click.command()
+@command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]…")
 @click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
 @click.option(
@@ -96,7 +96,7 @@ def simulate(jobs: tuple[str, ...], **options: Any) -> int:
     return serve(job_paths=jobs, **options)
 
 
-@click.command()
+@command()
 def schema() -> int:
     """Print the JSON Schema of job files, for editors.
 
@@ -111,7 +111,7 @@ def schema() -> int:
     return 0
 
 
-@click.command()
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
     """Print a completion script: `source <(acctops completion bash)`."""

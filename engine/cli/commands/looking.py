@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import FAMILY, READING, SINCE, clock, flags
+from engine.cli.flags import FAMILY, READING, SINCE, Command, clock, command, flags
 
 
-@click.command()
+@command()
 @click.argument("run", required=False)
 @SINCE
-@flags(*READING)
+@flags("config", "state_dir", "json")
 def status(run: str | None, since: str | None, **common: Any) -> int:
     """List runs, or say how one stands, also while it is going on.
 
@@ -37,7 +37,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
         raise click.UsageError("name a run, or give --since, not both" if run else "name a run, or give --since 7d")
 
 
-@click.command()
+@command()
 @click.argument("run", required=False)
 @SINCE
 @click.option(
@@ -47,7 +47,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.option("--pace", is_flag=True, help="How each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
-@flags(*READING)
+@flags("config", "state_dir", "json")
 def report(
     run: str | None,
     since: str | None,
@@ -71,8 +71,6 @@ def report(
     if since is not None:
         from engine.cli.lookback import show_report_since
 
-        if attempts or pace or stuck or family:
-            raise click.UsageError("--attempts, --pace, --stuck and --family go with one run, not with --since")
         return show_report_since(since, form, clock=clock(), **common)
     from engine.cli.views import show_report
 
@@ -81,7 +79,7 @@ def report(
     return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
 
 
-@click.command()
+@command()
 @click.argument("run")
 @FAMILY
 @click.option("--watch", metavar="5m,30m", help="Read again after each of these times, counted from now.")
@@ -104,7 +102,7 @@ def journal() -> None:
     """Look after journals."""
 
 
-@journal.command("verify")
+@journal.command("verify", cls=Command)
 @click.argument("run")
 @click.option("--head", metavar="HASH", help="The head that was printed or kept elsewhere.")
 @flags(*READING)
@@ -124,7 +122,7 @@ def journal_verify(run: str, head: str | None, **common: Any) -> int:
     return verify_journal(run, head=head, **common)
 
 
-@click.command()
+@command()
 @click.argument("code")
 def explain(code: str) -> int:
     """What an error code means, what acctops does about it, and what you should do.

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import READING, clock, flags
+from engine.cli.flags import READING, clock, command, flags
 
 
-@click.command()
+@command()
 @click.argument("job")
 @click.option(
     "--format", "form", type=click.Choice(["cron", "systemd", "k8s"]), required=True, help="For which scheduler."
@@ -37,7 +37,7 @@ def schedule(job: str, **options: Any) -> int:
     return show_schedule(job, **options)
 
 
-@click.command()
+@command()
 @click.argument("job")
 @click.option("--every", metavar="8d", required=True, help="How long ago the last good run may have ended.")
 @click.option("--notify", is_flag=True, help="If it is overdue, tell those that `notify` of job or config names.")

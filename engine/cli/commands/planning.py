@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, flags
+from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, command, flags
 
 
-@click.command()
+@command()
 @click.argument("job")
 @flags(*PLANNING)
 @EXCLUDE
@@ -30,7 +30,7 @@ def plan(job: str, **options: Any) -> int:
     return show_plan(job, **options)
 
 
-@click.command()
+@command()
 @click.argument("job")
 @click.option(
     "--format",

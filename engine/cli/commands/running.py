@@ -13,6 +13,7 @@ from engine.cli.flags import (
     FAULTS,
     FLEET,
     NOW,
+    ONCE,
     READING,
     REASON,
     SENDING,
@@ -20,14 +21,16 @@ from engine.cli.flags import (
     SKIP_BAD_ROWS,
     TICKET,
     clock,
+    command,
     flags,
 )
 
 
-@click.command()
+@command()
 @click.argument("job")
 @flags(*SENDING)
 @NOW
+@ONCE
 @EXCLUDE
 @EXPECT
 @SKIP_BAD_ROWS
@@ -57,7 +60,7 @@ def run(job: str, **options: Any) -> int:
 
 
 def _ad_hoc(name: str, action: str, what: str) -> click.Command:
-    @click.command(
+    @command(
         name,
         help=f"{what} a few accounts, without a file.\n\n\b\nExample:\n  "
         f"acctops {name} postgres-4sfuv15b/app_user --region ap-singapore",
@@ -70,12 +73,12 @@ def _ad_hoc(name: str, action: str, what: str) -> click.Command:
     @FAULTS
     @REASON
     @TICKET
-    def command(targets: tuple[str, ...], region: str, **options: Any) -> int:
+    def act(targets: tuple[str, ...], region: str, **options: Any) -> int:
         from engine.cli.sending import run_ad_hoc
 
         return run_ad_hoc(action, targets, region, clock=clock(), **options)
 
-    return command
+    return act
 
 
 lock = _ad_hoc("lock", "LockAccount", "Lock")
@@ -83,7 +86,7 @@ unlock = _ad_hoc("unlock", "UnlockAccount", "Unlock")
 cam_on = _ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
 
 
-@click.command()
+@command()
 @click.argument("run")
 @flags(*SENDING)
 @NOW
@@ -103,7 +106,7 @@ def resume(run: str, **options: Any) -> int:
     return resume_run(run, clock=clock(), **options)
 
 
-@click.command()
+@command()
 @click.argument("run")
 @click.option(
     "--only",
@@ -132,7 +135,7 @@ def rerun(run: str, **options: Any) -> int:
     return rerun_run(run, clock=clock(), **options)
 
 
-@click.command()
+@command()
 @click.argument("run")
 @FAMILY
 @click.option(
@@ -165,7 +168,7 @@ def undo(run: str, **options: Any) -> int:
     return undo_run(run, clock=clock(), **options)
 
 
-@click.command()
+@command()
 @click.argument("run")
 @flags(*READING)
 def stop(run: str, **common: Any) -> int:

@@ -1,0 +1,328 @@
+"""Every option of every command does something, or is refused: nothing that is typed is dropped in silence.
+
+Each is tried beside the command without it, in a world of its own, and what an operator could see of the two must
+differ: exit code, words, what the server was asked, what is in the journal.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from engine.cli.flags import IDLE, Idle
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk, commands, records
+
+WINDOW = '{days: [mon, tue, wed, thu, fri, sat, sun], from: "00:00", until: "24:00", timezone: UTC}'
+NOT_THERE = "InvalidParameterValue.AccountNotExistError"
+BAD_LIST = "instance,user\npostgres-aaaaaaaa,ann\nnonsense,\n"
+
+
+class Case(NamedTuple):
+    """How an option is tried."""
+
+    option: tuple[str, ...]
+    """With its value."""
+    base: tuple[str, ...] = ()
+    """More words of the command, with and without the option."""
+    job: str = ""
+    """More of the job."""
+    prepare: Callable[[Desk], object] | None = None
+
+
+def has_take(desk: Desk) -> object:
+    """Who failed last night comes last tonight, as the journals have it."""
+    desk.job("postgres-aaaaaaaa/bob", "postgres-aaaaaaaa/ann", extra="limits: {take: 1}")
+    return desk.run("run", "job.yaml", "--yes")
+
+
+def bad_list(desk: Desk) -> object:
+    desk.write("list.csv", BAD_LIST)
+    job = (desk.work / "job.yaml").read_text()
+    return desk.write("job.yaml", job.partition("targets:")[0] + "targets: [{csv: list.csv}]\n")
+
+
+def fleet_file(desk: Desk) -> object:
+    return desk.write("fleet.yaml", "instances:\n  - {id: postgres-aaaaaaaa, region: ap-singapore, accounts: [ann]}\n")
+
+
+def cut_off(desk: Desk) -> object:
+    """The run of the job, as a crash leaves it: without its last line."""
+    desk.run("run", "job.yaml", "--yes")
+    path = desk.journals()[-1]
+    lines = path.read_bytes().splitlines(keepends=True)
+    return path.write_bytes(b"".join(lines[:-1]))
+
+
+def unsent(desk: Desk) -> object:
+    """The run of the job, killed before its first call."""
+    path = desk.journals()[-1]
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = next(number for number, line in enumerate(lines) if b'"kind":"confirmed"' in line)
+    return path.write_bytes(b"".join(lines[: last + 1]))
+
+
+def unsent_and_changed(desk: Desk) -> object:
+    """The same; the job has changed since, so that it is asked about."""
+    with (desk.work / "job.yaml").open("a") as job:
+        job.write("ticket: CHG-2\n")
+    return unsent(desk)
+
+
+def rerun(desk: Desk) -> object:
+    return desk.run("rerun", desk.journals()[0].parent.name, "--yes", "--no-verify")
+
+
+def edited(desk: Desk) -> object:
+    return None
+
+
+def notifier(desk: Desk) -> object:
+    return desk.write("config.yaml", "notify: {command: [touch, told]}\n")
+
+
+CONFIG = Case(("--config", "more.yaml"))
+STATE = Case(("--state-dir", "elsewhere"))
+JSON = Case(("--json",))
+RATE, WORKERS = Case(("--rate", "7")), Case(("--workers", "3"))
+TIMEOUT, DEADLINE = Case(("--timeout", "9s")), Case(("--deadline", "9m"))
+PROFILE = Case(("--profile", "nobody"))
+ENDPOINT = Case(("--endpoint", "OTHER"))
+EXCLUDE = Case(("--exclude", "*/ann"))
+QUIET, YES = Case(("--quiet",), ("--yes",)), Case(("--yes",))
+NO_VERIFY = Case(("--no-verify",), ("--yes",))
+REASON, TICKET = Case(("--reason", "why"), ("--yes",)), Case(("--ticket", "CHG-1"), ("--yes",))
+SIMULATED = Case(("--simulate",), ("--yes",))
+FAULTS = Case(("--faults", "faults.yaml"), ("--yes", "--simulate"))
+AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON}
+
+
+def sending(**more: Case) -> dict[str, Case]:
+    bounds = {"--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE}
+    found = {**AMONG_RUNS, "--endpoint": ENDPOINT, "--profile": PROFILE, **bounds, "--exclude": EXCLUDE}
+    found = {name: case._replace(base=(*case.base, "--yes")) for name, case in found.items()}
+    named = {f"--{name.replace('_', '-')}": case for name, case in more.items()}
+    return {**found, "--yes": YES, "--quiet": QUIET, "--no-verify": NO_VERIFY, **named}
+
+
+SHUT = 'window: {days: [mon], from: "00:00", until: "00:01", timezone: UTC}'
+NIGHT = f"window: {WINDOW}"
+CASES: dict[str, dict[str, Case]] = {
+    "plan": {
+        **AMONG_RUNS,
+        "--state-dir": STATE._replace(prepare=has_take),
+        "--endpoint": ENDPOINT, "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT,
+        "--deadline": DEADLINE, "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
+        "--expect": Case(("--expect", "9")), "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
+        "--offline": Case(("--offline",)), "--all": Case(("--all",), job="exclude: ['*/x']", prepare=lambda desk: [
+            desk.job(*(f"postgres-aaaaaaaa/u{number}" for number in range(30)))]),
+    },
+    "discover": {
+        "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE,
+        "--timeout": Case(("--timeout", "1ms")), "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
+        "--format": Case(("--format", "csv")),
+        "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=lambda desk: [desk.write("list.csv", BAD_LIST),
+            desk.write("job.yaml", (desk.work / "job.yaml").read_text() + "  - {csv: list.csv}\n")]),
+    },
+    "run": sending(
+        reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
+        fleet=Case(("--fleet", "fleet.yaml"), ("--yes", "--simulate"), prepare=fleet_file),
+        expect=Case(("--expect", "9"), ("--yes",)),
+        skip_bad_rows=Case(("--skip-bad-rows",), ("--yes",), prepare=bad_list),
+        on_unfinished=Case(("--on-unfinished", "refuse"), ("--yes",), prepare=cut_off),
+        now=Case(("--now",), ("--yes",), job=SHUT),
+        once=Case(("--once",), ("--yes",), job=NIGHT, prepare=lambda desk: desk.run("run", "job.yaml", "--yes",
+                                                                                    "--once")),
+    ),
+    **{
+        verb: sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
+                      region=Case(("--region", "ap-tokyo"), ("--yes",)))
+        for verb in ("lock", "unlock", "cam-on")
+    },
+    "resume": {
+        **{name: case._replace(prepare=unsent) for name, case in sending().items()},
+        "--yes": YES._replace(prepare=unsent_and_changed),
+        "--now": Case(("--now",), ("--yes",), job=SHUT, prepare=unsent),
+    },
+    "rerun": sending(
+        reason=REASON, ticket=TICKET, only=Case(("--only", "unknown"), ("--yes",)), code=Case(("--code", "X"),
+        ("--yes",)), faults=Case(("--faults", "faults.yaml"), ("--yes",)),
+        now=Case(("--now",), ("--yes",)),
+    ),
+    "undo": sending(
+        reason=REASON, ticket=TICKET, family=Case(("--family",), prepare=rerun), target=Case(("--target", "*/bob")),
+        include_edited=Case(("--include-edited",), ("--yes",), prepare=edited),
+        rotated=Case(("--rotated",), ("--yes",)),
+        release=Case(("--release", "20200101T000000Z-aaaa"), ("--yes",)),
+        password_command=Case(("--password-command", "x"), ("--yes",)),
+        password_file=Case(("--password-file", "x"), ("--yes",)),
+        faults=Case(("--faults", "faults.yaml"), ("--yes",)),
+    ),
+    "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
+    "status": {**AMONG_RUNS, "--since": Case(("--since", "7d"))},
+    "report": {
+        **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
+        "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
+        "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
+    },
+    "verify": {
+        **AMONG_RUNS, "--family": Case(("--family",), prepare=rerun),
+        "--watch": Case(("--watch", "10ms")), "--profile": PROFILE, "--timeout": Case(("--timeout", "1ms")),
+        "--endpoint": ENDPOINT, "--quiet": Case(("--quiet",)),
+    },
+    "journal verify": {**AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",))},
+    "overdue": {
+        **AMONG_RUNS, "--every": Case(("--every", "1s")), "--quiet": Case(("--quiet",), ("--every", "1d")),
+        "--notify": Case(("--notify",), ("--every", "1s"), prepare=notifier),
+    },
+    "schedule": {
+        **{name: case._replace(base=("--format", "cron")) for name, case in {
+            "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE, "--rate": RATE,
+            "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE, "--user": Case(("--user", "dba")),
+            "--env-file": Case(("--env-file", "keys.env")), "--every": Case(("--every", "36h")),
+            "--into": Case(("--into", ".")), "--image": Case(("--image", "i")),
+        }.items()},
+        "--format": Case(("--format", "systemd")),
+    },
+    "doctor": {
+        "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE,
+        "--timeout": Case(("--timeout", "1ms")), "--json": JSON,
+        "--policy": Case(("--policy",), ("--profile", "nobody")),
+    },
+    "config show": {
+        "--origin": Case(("--origin",)), "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE,
+        "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE,
+        "--no-verify": Case(("--no-verify",)), "--json": JSON,
+    },
+}  # fmt: skip
+BASE = {
+    "plan": ["plan", "job.yaml"],
+    "discover": ["discover", "job.yaml"],
+    "run": ["run", "job.yaml"],
+    "lock": ["lock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],
+    "unlock": ["unlock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],
+    "cam-on": ["cam-on", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],
+    "resume": ["resume", "RUN"],
+    "rerun": ["rerun", "RUN"],
+    "undo": ["undo", "RUN"],
+    "stop": ["stop", "RUN"],
+    "status": ["status"],
+    "report": ["report", "RUN"],
+    "verify": ["verify", "RUN"],
+    "journal verify": ["journal", "verify", "RUN"],
+    "overdue": ["overdue", "job.yaml", "--every", "1d"],
+    "schedule": ["schedule", "job.yaml"],
+    "doctor": ["doctor", "job.yaml"],
+    "config show": ["config", "show", "job.yaml"],
+}
+OTHERWISE = {"simulate", "completion", "schema", "explain"}
+"""They serve, or have no options: tried in tests of their own."""
+RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "report", "verify", "journal verify", "overdue"}
+MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
+
+
+def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
+    """What can be seen of a command, with what no two runs have alike taken out."""
+    place.mkdir()
+    desk = Desk(place)
+    world = World(latency=0.002, quotas={"*": None})
+    world.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
+    with Backend(world) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        if verb != "overdue":
+            backend.script({"action": "LockAccount", "user": "bob", "times": 1, "code": NOT_THERE})
+        desk.write("more.yaml", 'protect: ["*/ann"]\nmax_targets: 1\n')
+        desk.write("faults.yaml", "- {code: InternalError, times: 1}\n")
+        desk.write("keys.env", "TENCENTCLOUD_SECRET_ID=x\n")
+        window = f"window: {WINDOW}" if verb == "schedule" else ""
+        job = desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", extra=f"{window}{case.job}")
+        if verb == "discover":
+            job.write_text(job.read_text().partition("targets:")[0] + "targets:\n" + MATCH)
+        run = ""
+        if verb in RUN_FIRST:
+            begin = ("run", "job.yaml", "--json", *(["--now"] if case.job == SHUT else ["--yes"]))
+            run = desk.run(*begin, typed="y\n").json["run"]
+        if case.prepare is not None:
+            case.prepare(desk)
+        words = [run if word == "RUN" else word for word in BASE[verb]]
+        words = [word for word in words if word not in ("--every", "1d") or "--every" not in (*case.base, *case.option)]
+        other = backend.endpoint.replace("127.0.0.1", "localhost")
+        case = case._replace(option=tuple(other if word == "OTHER" else word for word in case.option))
+        done = desk.run(*words, *case.base, *(case.option if with_option else ()), typed="y\n")
+        journals = [records(path) for which in (False, True) for path in desk.journals(simulated=which)]
+        asked = [(arrival.action, arrival.user) for arrival in backend.world.audit]
+        files = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.suffix not in (".claim",))
+        ports = "|".join(re.escape(str(part)) for part in (place, backend.endpoint.rpartition(":")[2]))
+        text = re.sub(ports, "", f"{done.code} {done.out} {done.err} {journals} {sorted(map(str, asked))} {files}")
+    shutil.rmtree(place)
+    return _steady(text)
+
+
+def _steady(text: str) -> str:
+    for what in (  # ids, times, hashes, numbers that time makes
+        r"\d{8}T\d{6}Z-\w{4}",
+        r"\d{4}-\d\d-\d\dT[\d:.]+Z",
+        r"\b[0-9a-f]{16,64}\b",
+        r"[0-9a-f-]{36}",
+        r"\d\d:\d\d:\d\dZ",
+        r"'(ms|pid|seconds|worst_second|attempts|clock_offset_s|first_send_ms)': [\d.]+",
+        r"\"\w*(seconds|ms|_s)\": [\d.]+",
+        r"[\d.]+ (s|ms|min)\b",
+        r"'guard': \{.*?\}",
+        r"[\d.]+% ",
+    ):
+        text = re.sub(what, "~", text)
+    return text
+
+
+def options() -> list[tuple[str, str]]:
+    found = []
+    for path, command in commands():
+        verb = " ".join(path)
+        found += [
+            (verb, parameter.opts[0])
+            for parameter in command.params
+            if isinstance(parameter, click.Option) and verb not in OTHERWISE and parameter.opts[0] != "--help"
+        ]
+    return found
+
+
+def test_every_option_of_every_command_is_tried() -> None:
+    """An option that is added is tried, too, or it is not known whether it does anything."""
+    tried = {(verb, option) for verb, cases in CASES.items() for option in cases}
+    assert tried == set(options())
+
+
+@pytest.mark.parametrize(("verb", "option"), options())
+def test_an_option_does_something_or_is_refused(tmp_path: Path, verb: str, option: str) -> None:
+    """With it and without it: what can be seen differs."""
+    case = CASES[verb][option]
+    without = seen(tmp_path / "a", verb, case, with_option=False)
+    assert seen(tmp_path / "a", verb, case, with_option=True) != without, f"{verb} {option} is dropped in silence"
+
+
+@pytest.mark.parametrize("row", IDLE, ids=lambda row: f"{row.commands.split()[0]} {row.flag} {row.never or row.needs}")
+def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row: Idle) -> None:
+    """Each row of the one table, each pair of it: exit 2, before anything is read."""
+    desk = Desk(tmp_path)
+    values = {"--fleet": "f", "--faults": "f", "--since": "7d", "--image": "i", "--password-command": "x",
+              "--password-file": "x"}  # fmt: skip
+
+    def typed(flag: str) -> list[str]:
+        name, _, value = flag.partition("=")
+        value = value or values.get(name, "")
+        return [name, value] if value else [name]
+
+    for verb in row.commands.split():
+        words = [word for word in BASE[verb] if (row.flag, word) not in (("--since", "RUN"), ("--policy", "job.yaml"))]
+        words += ["--format", "cron"] if verb == "schedule" else []
+        for other in row.never.split() or [""]:
+            done = desk.run(*words, *typed(row.flag), *(typed(other) if other else []))
+            assert done.code == 2 and (done.out == "" or "--json" in (row.flag, other)), done.text
+            assert (row.words or row.flag.partition("=")[0]) in done.err
