@@ -281,7 +281,7 @@ class Note(Record, tag="note", kw_only=True):
 
     what: str
     """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, notice_failed, metrics_failed,
-    continued_by, undone_by."""
+    slots_reset, continued_by, undone_by."""
     data: dict[str, Any] = field(default_factory=dict)
     """Any: facts of that note, for a person; nothing is decided from them."""
 

@@ -15,6 +15,7 @@ from engine.journal.store import RunRef, RunStore, find_run
 from engine.journal.writer import Journal
 from engine.model import RunId
 from engine.records import End
+from engine.trust import Trust
 from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
 
@@ -257,7 +258,7 @@ class TestLocks:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write in the home of another")
     def test_root_writes_no_journals_into_another_home(self, tmp_path: Path) -> None:
-        """They would be closed to whose home it is; root's own places, and homes of nobody, are fine."""
+        """They would be closed to whose home it is; root's own places, and those of whom it trusts, are fine."""
         home = tmp_path / "alice"
         home.mkdir()
         os.chown(home, 12345, -1)
@@ -273,7 +274,10 @@ class TestLocks:
         with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
             store.check_place(owner_of)
         assert "ACCTOPS_STATE_DIR" in str(error.value)
-        store.check_place(nobody)
+        with pytest.raises(ConfigError, match=r"alice belongs to user 12345; .* trust_owners"):
+            store.check_place(nobody)
+        trusting = RunStore(store.state_dir, trust=Trust(uids=frozenset({12345})))
+        trusting.check_place(nobody)
         RunStore(tmp_path / "state").check_place(owner_of)
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:

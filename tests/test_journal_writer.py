@@ -500,7 +500,6 @@ class TestCreation:
             from engine.journal.store import RunStore
             from engine.journal.writer import Journal
             from tests.support.journals import plan
-            import filelock
             names = "open mkdir chmod fchmod write fdatasync fsync rename close unlink".split()
             for step in range(1000):
                 store = RunStore(Path(sys.argv[1]) / str(step))

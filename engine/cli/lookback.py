@@ -16,7 +16,7 @@ from engine.errors import AcctopsError, Exit, UsageError
 from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
 from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore
+from engine.journal.store import RunHead, RunStore, stamp
 from engine.names import did_you_mean
 from engine.report import CSV_COLUMNS, csv_text, full_document, row, text
 from engine.spans import duration
@@ -230,7 +230,7 @@ def _rows(found: Iterator[tuple[RunHead, Replay]]) -> Iterator[dict[str, Any]]:
 def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
     """Runs that began or ended since then, or go on; and those that cannot be read, by the time in their name."""
     for head in store.heads():
-        if head.live or (head.run_id >= _stamp(begin) if head.problem is not None else ended_at(head) >= begin):
+        if head.live or (head.run_id >= stamp(begin) if head.problem is not None else ended_at(head) >= begin):
             yield head
 
 
@@ -261,8 +261,3 @@ def _sum_line(heads: list[RunHead], open_calls: int) -> str:
 
 def _utc(at: float) -> str:
     return records.rfc3339(at)[:19] + "Z"
-
-
-def _stamp(at: float) -> str:
-    """A time as the names of runs begin with it."""
-    return records.rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"
