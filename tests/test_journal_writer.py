@@ -807,7 +807,7 @@ class TestReopening:
                 journal = Journal.create(store, store.new_run_id(1.0, Random(1)), plan(3), clock=time.time)
                 async def work(worker):
                     for number in range(1000000):
-                        seq = journal.append(sent(number))
+                        seq = journal.append(sent(number % 3))
                         await journal.durable(seq)
                         os.write(1, b"%d\\n" % seq)
                 await asyncio.gather(*(work(worker) for worker in range(20)))

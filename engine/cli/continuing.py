@@ -24,7 +24,7 @@ from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import load_job
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
-from engine.journal.store import RunRef, find_run
+from engine.journal.store import RunRef, find_run, to_come_words
 from engine.ledger import Ledger
 from engine.model import LACKING, Call, CallId, Outcome, Target
 from engine.plan import left_out, plan_again
@@ -67,6 +67,9 @@ def resume_run(run: str, **flags: Any) -> int:
     asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
     refuse_strangers(reach.keyring, seen.uins)
     passwords = passwords_of(seen.settings, seen.run.action)
+    scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
+    if scarce is not None:
+        warn(f"warning: {scarce}")
     _ask_about_changes(options, seen, reach)
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
@@ -138,7 +141,10 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 def find(options: Options, run: str) -> RunRef:
     """The run that the operator names."""
     settings = options.settings(None)
-    return find_run(settings.state_dir, run, group=settings.state_group)
+    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    if ref.passed_over:
+        warn(f"warning: {to_come_words(ref.passed_over)}")
+    return ref
 
 
 def _is_finished(ledger: Ledger) -> bool:

@@ -16,7 +16,7 @@ from engine.errors import AcctopsError, Exit, UsageError
 from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
 from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore, stamp
+from engine.journal.store import RunHead, RunStore, stamp, to_come_words
 from engine.names import did_you_mean
 from engine.report import CSV_COLUMNS, csv_text, full_document, row, text
 from engine.spans import duration
@@ -53,7 +53,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     good = last_good(store, runs, now)
     age_s = now - ended_at(good) if good is not None else None
     code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
-    last = runs[0] if runs else None
+    last = next((head for head in runs if head.live or not head.is_to_come(now)), None)
     if options.as_json:
         out_json(
             {
@@ -102,6 +102,8 @@ def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> st
         for head in runs
         if head.end is not None and not head.live and is_to_come(head, now)
     )
+    early = [head.run_id for head in runs if not head.live and head.is_to_come(now)]
+    words += f"\n{to_come_words(early)}" if early else ""
     unreadable = [head for head in heads if head.problem is not None]
     if unreadable:
         words += f"\n{len(unreadable):,} cannot be read, and may be of this job: {unreadable[0].problem}"

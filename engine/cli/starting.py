@@ -34,7 +34,7 @@ def _run(job: Job, options: Options, flags: dict[str, Any]) -> int:
     hold(job.window, options, stdin_is_list=reads_stdin(job))
     settings = options.settings(job)
     store = RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group)
-    left = unfinished(store, job)
+    left = unfinished(store, job, options.clock())
     if left is not None and _goes_on(left, job, options):
         return _resume(left, job, options, flags)
     return run_loaded(job, options)

@@ -11,7 +11,7 @@ from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
-from engine.journal.store import RunHead, RunRef, RunStore, find_run
+from engine.journal.store import RunHead, RunRef, RunStore, find_run, to_come_words
 from engine.report import (
     ATTEMPT_COLUMNS,
     BAD,
@@ -39,7 +39,10 @@ STOP_POLL_S = 0.2
 
 def _find(options: Options, run: str) -> RunRef:
     settings = options.settings(None)
-    return find_run(settings.state_dir, run, group=settings.state_group)
+    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    if ref.passed_over:
+        warn(f"warning: {to_come_words(ref.passed_over)}")
+    return ref
 
 
 def _is_live(ref: RunRef) -> bool:

@@ -64,7 +64,7 @@ class _Thread(Executor):
 
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._is_there = False
+        self._thread: threading.Thread | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have something done. Any: as `Executor` has it."""
@@ -79,15 +79,17 @@ class _Thread(Executor):
                 done.set_result(result)
 
         self._work.put(work)
-        if not self._is_there:
-            self._is_there = True
-            threading.Thread(target=self._go_on, name="journal", daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._go_on, name="journal", daemon=True)
+            self._thread.start()
         return done
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Nothing more comes."""
-        if self._is_there:
+        if self._thread is not None:
             self._work.put(None)
+            if wait:
+                self._thread.join()
 
     def _go_on(self) -> None:
         while (work := self._work.get()) is not None:
@@ -345,7 +347,7 @@ class Journal:
             self._close_files()
         else:  # the disk does not answer; the file is in use until it does
             self._thread.submit(self._close_files)
-        self._thread.shutdown()
+        self._thread.shutdown(wait=False)
 
     def _close_files(self) -> None:
         os.close(self._fd)
@@ -518,9 +520,8 @@ def _open_locked(store: RunStore, run_id: RunId) -> int:
 def _interruptibly(work: Callable[[], None]) -> None:
     """Do something that a disk may never answer, so that a signal still ends the wait."""
     thread = _Thread()
-    done = thread.submit(work)
+    thread.submit(work).result()
     thread.shutdown()
-    done.result()
 
 
 def _advice(path: Path, error: BaseException, sent: str, then: str) -> str:
