@@ -521,13 +521,13 @@ class TestMeddling:
             ("its directory removed", "was removed or moved away .* its records were saved there", "{path}"),
             (
                 "moved",
-                "was removed or moved away .* its records are in .*/aside: put it back as",
+                "was removed or moved away .* its records are in .*/aside: put it back",
                 "{path.parent}/aside",
             ),
             ("replaced by an empty file", "was replaced by another file .* are in .*/aside", "{path.parent}/aside"),
             (
                 "replaced by a copy",
-                r"was replaced by another file .* saved as .*kept-\d+: put it back",
+                r"was replaced by another file .* saved as .*kept-\d+: put",
                 "{path}.kept-*",
             ),
             ("cut", r"was cut by [\d,]+ bytes while the run went on", None),
@@ -537,7 +537,7 @@ class TestMeddling:
     async def test_a_journal_that_is_meddled_with_ends_the_run(
         self, store: RunStore, how: str, words: str, kept: str | None
     ) -> None:
-        """Noticed by the next commit, so nothing is sent on its strength; what was recorded is not lost with the name."""
+        """Noticed by the next commit, so nothing is sent on its strength; what was recorded is not lost."""
         journal = create(store)
         told: list[AnyRecord] = []
         await journal.durable(journal.append(sent(0), told.append))
@@ -586,19 +586,16 @@ class TestMeddling:
     def test_j5_a_lock_of_one_who_may_only_read_stops_nobody(self, store: RunStore) -> None:
         """Of the group of `state_group`: neither the run nor its resume is hindered, and it is not called LIVE."""
         run_id, _ = write_run(store, story())
-        held = []
-        for name in ("lock", "journal.jsonl"):
-            reading = os.open(store.run_dir(run_id) / name, os.O_RDONLY)
-            fcntl.flock(reading, fcntl.LOCK_EX)
-            fcntl.fcntl(reading, fcntl.F_OFD_SETLK, locks._ask(fcntl.F_RDLCK))
-            held.append(reading)
+        assert (store.run_dir(run_id) / "lock").stat().st_mode & 0o777 == 0o600, "only its owner may open it at all"
+        reading = os.open(store.path(run_id), os.O_RDONLY)
+        fcntl.flock(reading, fcntl.LOCK_EX)
+        fcntl.fcntl(reading, fcntl.F_OFD_SETLK, locks._ask(fcntl.F_RDLCK))
         assert not store.is_live(run_id)
         journal, _ = reopen(store, run_id)
         assert store.is_live(run_id)
         journal.close()
         assert not store.is_live(run_id)
-        for reading in held:
-            os.close(reading)
+        os.close(reading)
 
     def test_j5_an_older_version_at_work_is_seen(self, store: RunStore) -> None:
         """It knew `flock` only, on a lock file that it left empty."""
@@ -715,7 +712,8 @@ class TestCreation:
         if "ptrace" in done.stderr:
             pytest.skip("strace is not allowed here")
         assert done.returncode == 0, done.stderr
-        done_calls = [line for line in trace.read_text().splitlines() if line.endswith("= 0")]
+        text = re.sub(r" *<unfinished \.\.\.>\n(?:.*\n)*?.*<\.\.\. \w+ resumed>", "", trace.read_text())
+        done_calls = [line for line in text.splitlines() if line.endswith("= 0")]
         above = re.escape(str(store.state_dir.parent))
         found = (re.search(rf"(\w+)\(.*?{above}([\w./]*)", line) for line in done_calls)
         seen = [f"{call[1]} {call[2]}" for call in found if call]

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
-from engine.journal.sense import Sense
+from engine.journal.sense import Sense, is_time
 from engine.ledger import Ledger
 from engine.records import CallLine, End, Note, Run, Session, Settled
 from engine.trust import open_regular
@@ -260,7 +260,11 @@ def last_end(path: Path) -> End | None:
     for line in reversed(lines[:-1]):
         record = decode_unchecked(line)
         if not isinstance(record, Note):
-            return record if isinstance(record, End) else None
+            if not isinstance(record, End):
+                return None
+            if not is_time(record.at):
+                raise JournalCorruptError(f"{path}:{record.seq}: makes no sense: at is no time: {record.at[:40]!r}")
+            return record
     return None
 
 

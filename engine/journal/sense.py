@@ -43,7 +43,7 @@ class Sense:
         for index, record in enumerate(lines):
             at = record.at
             if at[:20] != second or at[20:] not in _FRACTIONS:
-                if not _is_time(at):
+                if not is_time(at):
                     return index, f"at is no time: {at[:40]!r}"
                 self._second = second = at[:20]
             kind = type(record)
@@ -99,7 +99,7 @@ class Sense:
         )
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
     """Whether a text is a time as the journal writes it, of a day that is in the calendar."""
     try:
         return len(text) == 24 and text[10] == "T" and text[19] == "." and text[23] == "Z" and unix_seconds(text) >= 0
