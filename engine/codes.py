@@ -602,6 +602,30 @@ _LOCAL = (
         _LOST,
     ),
     _row(
+        "Local.RepeatedRequestId",
+        _T.LOST,
+        "The answer has the request id of an earlier one, so it is not this request's.",
+        _LOST,
+    ),
+    _row(
+        "Local.Misplaced",
+        _T.LOST,
+        "The answer is not of the documented shape for this request, so it proves nothing.",
+        _LOST,
+    ),
+    _row(
+        "Local.OtherInstance",
+        _T.LOST,
+        "The answer is about another instance or region than was asked for.",
+        _LOST,
+    ),
+    _row(
+        "Local.TooMuch",
+        _T.LOST,
+        "The answer is larger than any of the API; it was cut off, and may have been applied.",
+        _LOST,
+    ),
+    _row(
         "Local.NotSent",
         _T.LATER,
         "Prepared but never sent: the run was stopped first.",

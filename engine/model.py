@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     class _Account(Protocol):
         """One account of one instance."""
@@ -219,6 +219,9 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """How long it waited for a connection before its bytes could leave."""
     retry_after_s: float | None = None
     """`Retry-After`, if it came: not documented, and honoured all the same."""
+    distrust: Callable[[], None] | None = None
+    """Closes the connection it came on, for who finds that it is not the answer to what was asked: the true one may
+    still be on its way, and would be the next one's. To be called at once, without waiting for anything before."""
 
 
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
@@ -230,6 +233,9 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
     message: str
     opening_s: float = 0.0
     """As of a Reply."""
+    stale_connection: bool = False
+    """The connection was kept from an earlier request, and broke before a byte of an answer came: the other end had
+    given it up, most likely. That says nothing of what was asked."""
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
@@ -243,6 +249,8 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     data: Mapping[str, Any] | None = None
     """The `Response` object of a success. Any: the API's JSON."""
     stage: Stage = Stage.AFTER_SEND
+    stale_connection: bool = False
+    """As of a Fault."""
 
 
 class Keys(Struct, frozen=True, kw_only=True, gc=False):
@@ -279,8 +287,11 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     accounts: Mapping[str, AccountState] | None
     complete: bool = True
-    """Whether an account that is not among them does not exist: not if the API says that there are more, or shows none
-    at all, as an instance has at least its admin."""
+    """Whether an account that is not among them does not exist: the list was read to its proven end, and its pages fit
+    together. Never where the API says that there are more, or shows none at all, as an instance has at least its
+    admin; nor where the reading ended early, as every account that was asked for was found."""
+    why: str | None = None
+    """Why it is not complete, in words; None if it is, or if all that was asked for was found."""
     code: str | None = None
     message: str | None = None
     request_id: str | None = None

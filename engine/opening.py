@@ -8,7 +8,7 @@ are to be kept, what an earlier session has sent passes here, too, before it may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 
 from engine import records
 from engine.actions import Action
@@ -121,7 +121,8 @@ class Opening:
         until = loop.time() + CHANGING_S
         group = self._groups[where]
         while group and not self._stopping.is_set():
-            reading = await self._read_unless_stopping(where)
+            users = None if self._guard is not None else {self._calls[index].user for index in group}
+            reading = await self._read_unless_stopping(where, users)
             if reading is None or self._refused(where, reading):
                 return
             group = self._take_in(group, reading, wait=loop.time() < until)
@@ -129,9 +130,9 @@ class Opening:
             if group:
                 await asyncio.sleep(CHANGING_EVERY_S)
 
-    async def _read_unless_stopping(self, where: Where) -> Reading | None:
-        """A reading of an instance; None if the run stops first: what was never sent needs none."""
-        reading = asyncio.ensure_future(self._inventory.read(where, purpose="before"))
+    async def _read_unless_stopping(self, where: Where, users: Collection[str] | None) -> Reading | None:
+        """A reading of an instance, as far as `users` need. None if the run stops first: the unsent need none."""
+        reading = asyncio.ensure_future(self._inventory.read(where, purpose="before", users=users))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({reading, stop}, return_when=asyncio.FIRST_COMPLETED)

@@ -87,7 +87,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "spans": (R, ""),
     "turns": (R, "actions ledger outlook plan"),
     "undo": (R, "actions ledger outlook plan"),
-    "verdicts": (R, "actions codes"),
+    "verdicts": (R, "actions codes foreign"),
     "window": (R, "names"),
     "config": (D, "programs"),
     "credentials": (D, "credentials.chain credentials.source"),

@@ -598,7 +598,7 @@ def test_a_plan_says_how_every_account_stands(desk: Desk) -> None:
         assert ended["counts"] == {"changed": 2, "already": 1, "failed": 3, "unknown": 0, "unattempted": 0}
         said = {failure["user"]: failure["message"] for failure in ended["failures"]}
         assert "did you mean ann?" in said["anne"] and "found in ap-tokyo" in said["tom"]
-        assert "nor in any other region" in said["ned"]
+        assert "nor seen in any other region" in said["ned"]
         assert sorted(arrival.user for arrival in office.backend.writes()) == ["ann", "root"]
 
 
