@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from msgspec import Struct
 from engine.errors import ConfigError
 from engine.records import unix_seconds
 from engine.report import pace
+from engine.trust import read_regular, replace_whole
 
 if TYPE_CHECKING:
     from prometheus_client import Gauge
@@ -112,7 +112,8 @@ def write(path: Path, metrics: RunMetrics, success_at: float | None) -> None:
     """
     with _in_words(path), _locked(path.parent):
         others, known = _present(path, metrics.job)
-        _replace(path, _text(metrics, others, success_at if success_at is not None else known))
+        data = _text(metrics, others, success_at if success_at is not None else known)
+        replace_whole(path, data, 0o644)  # readable by anybody, whatever the umask is: it is there to be scraped
 
 
 @contextlib.contextmanager
@@ -160,17 +161,10 @@ def _present(path: Path, job: str) -> tuple[_Samples, float | None]:
 
 def _read(path: Path) -> str:
     try:
-        # Not blocking: a pipe would be waited for.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not through a link, which others may have planted in a directory that they share with us.
+        return read_regular(path, MOST, follow=False).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, "it is no regular file")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read(MOST).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -190,20 +184,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Rename a new file into the place; anybody may read it, whatever the umask is: it is there to be scraped."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o644)
-            file.write(data)
-        new.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise

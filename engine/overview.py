@@ -17,6 +17,8 @@ from engine.records import rfc3339
 
 RECENT_S = 10.0
 """Over how long the present rate is taken."""
+_SLOW_DISK_S = 2.0
+"""A commit that takes longer is a reason for a wait."""
 _NAMED = 3
 
 
@@ -58,8 +60,13 @@ class Overview:
         busy_s: float,
         read_s: float,
         deadline_s: float,
+        disk_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`busy_s` and `read_s`: how long a sick and an unreadable instance are tried."""
+        """`busy_s` and `read_s`: how long a sick and an unreadable instance are tried.
+
+        `disk_s`: for how long the journal's disk has not answered.
+        """
+        self._disk_s = disk_s
         self._read_s = read_s
         self._ledger = ledger
         self._queue = queue
@@ -109,7 +116,8 @@ class Overview:
         )
 
     def _waits(self, now: float) -> list[str]:
-        waits = [
+        waits = [f"the journal's disk ({disk_s:.0f} s)"] if (disk_s := self._disk_s()) >= _SLOW_DISK_S else []
+        waits += [
             f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
             for lane in self._lanes
             if lane.down_since is not None and not lane.closed

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
+from contextlib import suppress
 
 from aiolimiter import AsyncLimiter
 
@@ -50,6 +51,8 @@ _STALE_S = 0.5
 """A slot among several processes that is missed by this much is not used any more."""
 _STEP = 0.001
 """Smallest change of guard worth a new limiter."""
+_SHORT_S = 0.2
+"""A wait that a stop can sit out."""
 _COARSE = 200.0
 """Slots a second above which timers are too coarse for single ones: 10 ms worth of them pass together, unwatched."""
 
@@ -160,6 +163,8 @@ class Pacer:
         self._taken: dict[float, float] = {}
         """When a slot was given out → the moment reserved for it among all processes, of the last few."""
         self._paused_until = 0.0
+        self.stopping: asyncio.Event | None = None
+        """Once it is set, nobody waits long for a slot any more: what `slot` gives then is not to be used."""
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
 
@@ -181,13 +186,15 @@ class Pacer:
         loop = asyncio.get_running_loop()
         limiter = self._limiter
         while True:
-            while (wait_s := self._paused_until - loop.time()) > 0:  # noqa: ASYNC110 - a pause may grow while it lasts
-                await asyncio.sleep(wait_s)
+            while (wait_s := self._paused_until - loop.time()) > 0:  # a pause may grow while it lasts
+                if not await self._sleep(wait_s):
+                    return loop.time()
             if limiter is None or abs(self.gear.guard - self._limiter_guard) > _STEP:
                 limiter = await self._new_limiter()
             await limiter.acquire()
-            while (wait_s := self.gear.earliest() - loop.time()) > 0:  # noqa: ASYNC110 - what left late may move it
-                await asyncio.sleep(wait_s)
+            while (wait_s := self.gear.earliest() - loop.time()) > 0:  # what left late may move it
+                if not await self._sleep(wait_s):
+                    return loop.time()
             reserved = await self._turn(self._shared) if self._shared is not None else 0.0
             now = loop.time()
             if self._paused_until <= now:
@@ -203,11 +210,22 @@ class Pacer:
         window_s = (1 + guard * _WINDOW_SHARE) * max(1, int(quota)) / quota
         while True:
             at = await shared.reserve(rate=quota, interval_s=(1 + guard) / quota, window_s=window_s)
-            while (wait_s := at - shared.now()) > 0:  # noqa: ASYNC110 - a timer may be early by a hair
-                await asyncio.sleep(wait_s)
+            while (wait_s := at - shared.now()) > 0:  # a timer may be early by a hair
+                if not await self._sleep(wait_s):
+                    return at
             if wait_s > -_STALE_S:
                 return at
             # This process was stopped meanwhile (Ctrl-Z, a paused container): the others have filled that second.
+
+    async def _sleep(self, seconds: float) -> bool:
+        """Wait so long, or until the run stops: then False."""
+        if seconds <= _SHORT_S or self.stopping is None:
+            await asyncio.sleep(seconds)
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        return not self.stopping.is_set()
 
     def left_late(self, slot_at: float, late_s: float) -> None:
         """What took the slot of `slot_at` left so much later than that."""

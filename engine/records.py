@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from engine.endpoints import Access
 from engine.model import AccountSpec, CallId, Outcome, Proof, RunId, Verdict
 
 FORMAT = 1
 """`v` of the lines this version writes, and the newest it reads."""
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""A number that a server says, or that clocks make."""
+Some = Annotated[int, Meta(ge=1, le=2**31)]
+Seconds = Annotated[float, Meta(ge=0, le=1e15)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
+"""The decoder refuses everything else: a journal is read before anything is decided from it."""
 
 
 class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
@@ -28,7 +36,7 @@ class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fals
     """
 
     v: int = 0
-    seq: int = 0
+    seq: Whole = 0
     at: str = ""
     run: str = ""
     hash: str = ""
@@ -57,9 +65,9 @@ class Matched(Struct, frozen=True):
     """Place in the job file."""
     asks: str
     """The question, in words."""
-    instances: int | None
+    instances: Count | None
     """Instances it chose; None: it was not asked (a plan made offline)."""
-    accounts: int | None
+    accounts: Count | None
     """Accounts it found, before guards and duplicates; None: it was not asked."""
 
 
@@ -68,19 +76,19 @@ class RunSettings(Struct, frozen=True, kw_only=True):
 
     endpoint: tuple[str, ...]
     """URLs of the API without a path, each a lane, for every region that has none of its own."""
-    rate: float
+    rate: Rate
     """Calls a second and lane."""
-    workers: int
+    workers: Some
     """Attempts in flight at a time, at most."""
-    per_instance: int
+    per_instance: Some
     """Attempts in flight on one instance, while others have work."""
-    timeout_s: float
+    timeout_s: Seconds
     """Of one attempt."""
-    deadline_s: float | None
+    deadline_s: Seconds | None
     """Of every session, as job and config say; None is the default, 10 min + 3 × calls ÷ quota."""
-    transient_s: float
+    transient_s: Seconds
     """Time budget for retries of transient faults, a call."""
-    busy_s: float
+    busy_s: Seconds
     """Time budget for retries while an instance is busy."""
     stop_after: str | None
     """Stop on the Nth failure, "N" or "N%"."""
@@ -93,7 +101,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
     protect_waived: bool = False
     """The job says `protect: none`: nobody is to be reminded."""
-    keep_admins: int = 0
+    keep_admins: Count = 0
     """Usable superusers every instance keeps."""
     resend_already: bool = False
     """Send calls whose account was as desired before, too."""
@@ -102,7 +110,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     accounts: tuple[AccountSpec, ...] = ()
     """Cloud accounts of the targets, and who signs for each; none: that of the keys, called ""."""
 
-    quota: float | None = None
+    quota: Rate | None = None
     """Calls a second and lane that all runs of this host may make together: the quota's share, or the rate where that
     is above it. None: not known, in a journal from before it was kept."""
     max_targets: int | None = None
@@ -112,7 +120,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 
-    session_deadline_s: float | None = None
+    session_deadline_s: Seconds | None = None
     """Of this session alone, as a flag or the environment says. A journal from before this was kept has it above."""
 
     @property
@@ -146,14 +154,14 @@ class Run(Record, tag="run", kw_only=True):
     ticket: str | None
     operator: str
     host: str
-    pid: int
+    pid: Whole
     version: str
     identity: str
     simulated: bool
     parent: Parent | None
     settings: RunSettings
     plan_digest: str
-    counts: dict[str, int]
+    counts: dict[str, Count]
     """`calls`, and one of each `left_out` reason."""
     match: tuple[Matched, ...] = ()
     """Never asked again: what was approved is what runs."""
@@ -206,8 +214,8 @@ class Read(Record, tag="read", kw_only=True):
     purpose: str
     request_id: str | None
     code: str | None
-    rows: int | None
-    ms: int
+    rows: Count | None
+    ms: Whole
     account: str = ""
 
 
@@ -215,7 +223,7 @@ class Before(Record, tag="before", kw_only=True):
     """An account as it was before the call's first `sent`; nulls and a `why` if it could not be read."""
 
     call: CallId
-    status: int | None
+    status: Whole | None
     cam: bool | None
     type: str | None
     update_time: str | None
@@ -227,7 +235,7 @@ class Sent(Record, tag="sent", kw_only=True):
     """The intent of one attempt; durable before its bytes leave."""
 
     call: CallId
-    attempt: int
+    attempt: Count
     lane: str
     trace: str
     key: str
@@ -238,14 +246,14 @@ class ReplyLine(Record, tag="reply", kw_only=True):
     """What came back from one attempt, or what befell it."""
 
     call: CallId
-    attempt: int
+    attempt: Count
     sent_at: str | None
     """When the bytes left; None if they never did."""
     request_id: str | None
     code: str | None
     message: str | None
-    http: int | None
-    ms: int
+    http: Whole | None
+    ms: Whole
     verdict: Verdict
 
 
@@ -253,7 +261,7 @@ class Verified(Record, tag="verified", kw_only=True):
     """An account read after an attempt: whether it is as the action leaves it."""
 
     call: CallId
-    status: int | None
+    status: Whole | None
     cam: bool | None
     update_time: str | None
     agrees: bool
@@ -265,7 +273,7 @@ class Settled(Record, tag="settled", kw_only=True):
     call: CallId
     outcome: Outcome
     proof: Proof | None
-    attempts: int
+    attempts: Count
     request_id: str | None
     code: str | None
     message: str | None = None
@@ -276,14 +284,14 @@ class Session(Record, tag="session", kw_only=True):
     """A further process working on the run."""
 
     verb: str
-    pid: int
+    pid: Whole
     host: str
     operator: str
     version: str
-    cut_bytes: int
+    cut_bytes: Count
     settings: RunSettings | None
     """The settings from here on, if they changed."""
-    clock_offset_s: float
+    clock_offset_s: Annotated[float, Meta(ge=-1e15, le=1e15)]
 
 
 class Note(Record, tag="note", kw_only=True):
@@ -291,7 +299,7 @@ class Note(Record, tag="note", kw_only=True):
 
     what: str
     """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, notice_failed, metrics_failed,
-    continued_by, undone_by."""
+    slots_reset, continued_by, undone_by."""
     data: dict[str, Any] = field(default_factory=dict)
     """Any: facts of that note, for a person; nothing is decided from them."""
 
@@ -311,15 +319,15 @@ LINKS = ("continued_by", "undone_by")
 class End(Record, tag="end", kw_only=True):
     """The close of one session; the last one counts."""
 
-    counts: dict[str, int]
-    attempts: int
-    throttled: int
-    worst_second: dict[str, int]
+    counts: dict[str, Count]
+    attempts: Count
+    throttled: Count
+    worst_second: dict[str, Count]
     """Most sends in any second, by lane."""
-    seconds: float
-    exit: int
+    seconds: Seconds
+    exit: Annotated[int, Meta(ge=0, le=255)]
     stopped: Stopped | None
-    guard: dict[str, float] = {}
+    guard: dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]] = {}
     """The pacer's guard as it was at the end, a share of the interval, by lane."""
 
 

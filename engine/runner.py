@@ -162,6 +162,7 @@ class Runner:
         inventory.is_sending = lambda: bool(len(self._queue) or self._dispatch.in_flight)
         for lane in lanes:
             lane.client.note = self.note
+            lane.pacer.stopping = self._stopping
         self._open = OpenCalls(self._calls, ledger)
         self._to_take_up = 0
         self._backing_off = 0
@@ -196,6 +197,7 @@ class Runner:
             busy_s=policy.busy_s,
             read_s=policy.transient_s,
             deadline_s=deadline_s,
+            disk_s=lambda: journal.waiting_s,
         )
         self._started = 0.0
         self.tell: Callable[[str], None] = lambda _text: None

@@ -237,6 +237,7 @@ def test_the_notes_are_those_that_are_written() -> None:
         "lane_recovered",
         "lane_down",
         "lane_up",
+        "slots_reset",
     }  # composed where they are written
     assert set(re.findall("`([^`]+)`", cells[2])) == written
 

@@ -8,7 +8,9 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -26,9 +28,11 @@ from engine.journal.writer import Journal
 from engine.ledger import Ledger
 from engine.plan import make_plan
 from engine.runner import Runner
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
+from tests.support.command import ROOT, wait_until
 from tests.support.crash import Outpost, Simulators, WatchedWorld, Witness, tally_of
 from tests.support.drill import Drill, first_lines, fleet
 from tests.support.journals import NOW, session
@@ -538,3 +542,88 @@ def test_a_resume_says_how_the_run_ended_not_how_an_earlier_session_did(
         assert (said["exit"], said["stopped"]) == (Exit.INCOMPLETE, None)
         added = store.path(run_id).read_bytes().removeprefix(before)
         assert [json.loads(line)["kind"] for line in added.splitlines()] == kinds
+
+
+# ---- a disk that does not answer -----------------------------------------------------------------------------------
+
+HANGING = """
+import os, sys, time
+flag, real = sys.argv.pop(1), os.fdatasync
+
+def sync(fd):
+    while os.path.exists(flag):
+        time.sleep(600)
+    real(fd)
+
+os.fdatasync = sync  # before anything of the engine is imported
+from engine.cli import entry
+entry()
+"""
+
+
+def test_whoever_presses_twice_is_let_go_whatever_the_disk_does(tmp_path: Path, simulators: Simulators) -> None:
+    """A disk that hangs is named as the reason for the wait; the second Ctrl-C leaves, and says what is not recorded;
+    a resume goes on from what is on disk."""
+    world = WatchedWorld(quotas={"*": None}, latency=0.01, audit=None)
+    post = Outpost(tmp_path, simulators.serve(world), ("--rate", "10"))
+    post.write_job([(f"postgres-0000000{number}", "app") for number in range(8)])
+    flag = tmp_path / "hang"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, str(flag), *post.run_or_resume()],
+        cwd=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "TENCENTCLOUD_SECRET_ID": DEMO_SECRET_ID,
+            "TENCENTCLOUD_SECRET_KEY": DEMO_SECRET_KEY,
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(simulators.writes(world)) >= 2)
+    flag.touch()
+    assert process.stderr is not None
+    told = ""
+    while "waiting: the journal's disk" not in told:
+        told = process.stderr.readline()
+        assert told, "the heartbeat says why"
+    process.send_signal(signal.SIGINT)
+    assert "draining" in process.stderr.readline() + process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == Exit.INTERRUPTED
+    assert "counts as not recorded" in err + out
+    flag.unlink()
+    Witness(read(post.journal)).compare(simulators.arrivals(world, "LockAccount"))
+    assert post.finish(*post.run_or_resume()) == 0, post.err()
+    assert len(Witness(read(post.journal)).settled) == 8
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "cut"])
+def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: Simulators, how: str) -> None:
+    """Nothing is sent that nobody could account for: exit 4, and where the records are."""
+    world = WatchedWorld(quotas={"*": None}, latency=0.01, audit=None)
+    post = Outpost(tmp_path, simulators.serve(world), ("--rate", "20"))
+    post.write_job([(f"postgres-{number:08d}", "app") for number in range(60)])
+    process = post.start(*post.run_or_resume())
+    wait_until(lambda: len(simulators.writes(world)) >= 3)
+    path = post.journal
+    match how:
+        case "removed":
+            path.unlink()
+        case "moved":
+            path.rename(tmp_path / "aside")
+        case _:
+            os.truncate(path, 10)
+    assert process.wait(60) == Exit.STOPPED
+    assert len(simulators.writes(world)) < 60
+    said = json.loads(post.out())
+    assert "while the run went on" in said["stopped"]["why"]
+    if how == "moved":
+        (tmp_path / "aside").rename(path)
+    if how != "cut":
+        Witness(read(path)).compare(simulators.arrivals(world, "LockAccount"))
+        assert post.finish(*post.run_or_resume()) == 0, post.err()

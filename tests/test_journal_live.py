@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -10,15 +11,19 @@ import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from engine.errors import BusyError, ConfigError, Exit
+from engine.journal import locks
 from engine.journal.live import Claim, claimed
 from engine.journal.store import RunStore
+from engine.journal.writer import Journal
 from engine.model import CallId
 from engine.plan import call_id
 from tests.support.command import ROOT
+from tests.support.journals import NOW, plan, run_record, ticking
 
 INVERSE = {"LockAccount": "UnlockAccount", "UnlockAccount": "LockAccount", "RefreshAccountPassword": None}
 
@@ -139,6 +144,48 @@ def test_of_two_that_start_at_once_exactly_one_goes(store: RunStore) -> None:
         assert sorted(answers.get(timeout=60) for _ in racers) == ["busy", "held"]
         for racer in racers:
             racer.join()
+
+
+def test_a_run_whose_claim_was_removed_is_known_by_its_journal(store: RunStore) -> None:
+    """`rm -rf live` lets no second run of the job begin, nor its opposite."""
+    run_id = store.new_run_id(NOW, Random(1))
+    journal = Journal.create(store, run_id, plan(4), clock=ticking())
+    digest = run_record(4).job.digest
+    with pytest.raises(BusyError, match=f"as {run_id}; wait"), claim(store, "run-2", "ab", digest=digest):
+        pass
+    journal.close()
+    with claim(store, "run-2", "ab", digest=digest):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"nonsense", b"[]\n", b"[" * 100_000, b'{"run": 1}\n', b"\xff\n", b"{}\n" + b"x" * 9]
+)
+def test_a_claim_of_nonsense_is_no_traceback(store: RunStore, text: bytes) -> None:
+    """Held or not: whose it is says the journal, if there is one."""
+    path = store.root / "live" / "run-1.claim"
+    store.make_dir(path.parent)
+    path.write_bytes(text)
+    fd = os.open(path, os.O_RDWR)
+    locks.take(fd)
+    with claim(store, "run-2", "ab"):
+        assert "run-1.claim" in left(store)
+    os.close(fd)
+    with claim(store, "run-2", "ab"):
+        assert left(store) == ["claims.lock", "run-2.claim"]
+
+
+def test_a_lock_of_one_who_may_only_read_keeps_nobody_waiting(store: RunStore) -> None:
+    """On the file of the claims: every run failed after half a minute."""
+    with claim(store, "run-1", "a"):
+        pass
+    reading = os.open(store.root / "live" / "claims.lock", os.O_RDONLY)
+    fcntl.flock(reading, fcntl.LOCK_EX)
+    fcntl.fcntl(reading, fcntl.F_OFD_SETLK, locks._ask(fcntl.F_RDLCK))
+    with claim(store, "run-2", "a", digest="d"), pytest.raises(BusyError), claim(store, "run-3", "b", digest="d"):
+        pass
+    os.close(reading)
+    assert (store.root / "live" / "claims.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

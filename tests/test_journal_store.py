@@ -15,6 +15,7 @@ from engine.journal.store import RunRef, RunStore, find_run
 from engine.journal.writer import Journal
 from engine.model import RunId
 from engine.records import End
+from engine.trust import Trust
 from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
 
@@ -257,7 +258,7 @@ class TestLocks:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may write in the home of another")
     def test_root_writes_no_journals_into_another_home(self, tmp_path: Path) -> None:
-        """They would be closed to whose home it is; root's own places, and homes of nobody, are fine."""
+        """They would be closed to whose home it is; root's own places, and those of whom it trusts, are fine."""
         home = tmp_path / "alice"
         home.mkdir()
         os.chown(home, 12345, -1)
@@ -273,7 +274,10 @@ class TestLocks:
         with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
             store.check_place(owner_of)
         assert "ACCTOPS_STATE_DIR" in str(error.value)
-        store.check_place(nobody)
+        with pytest.raises(ConfigError, match=r"alice belongs to user 12345; .* trust_owners"):
+            store.check_place(nobody)
+        trusting = RunStore(store.state_dir, trust=Trust(uids=frozenset({12345})))
+        trusting.check_place(nobody)
         RunStore(tmp_path / "state").check_place(owner_of)
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
@@ -284,3 +288,86 @@ class TestLocks:
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(ConfigError, match="state_group"):
             store.create_file(tmp_path / "x")
+
+
+class TestStrangers:
+    """What is sent must not hang on what others can change."""
+
+    def test_a_run_that_others_can_change_is_read_and_not_gone_on_with(self, real: RunStore) -> None:
+        """The journal, its directory, or the whole state directory: each is named, with who could change it."""
+        run_id = make(real, "20261122T031321Z-aaaa", ended=False)
+        for path in (real.path(run_id), real.run_dir(run_id), real.runs_dir, real.state_dir):
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o002)
+            with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}; .* trust_owners"):
+                Journal.open(real, run_id, clock=ticking())
+            assert real.head(run_id).problem is None
+            path.chmod(mode)
+        Journal.open(real, run_id, clock=ticking())[0].close()
+
+    def test_nothing_is_begun_where_others_can_write(self, real: RunStore) -> None:
+        """Neither a run nor a claim."""
+        real.state_dir.mkdir(mode=0o777)
+        real.state_dir.chmod(0o777)
+        with pytest.raises(ConfigError, match="everybody can write"):
+            real.check_place()
+        with pytest.raises(ConfigError, match="everybody can"):
+            real.make_run_dir("x")
+        assert list(real.state_dir.iterdir()) == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+    def test_a_journal_planted_by_another_is_not_gone_on_with(self, real: RunStore) -> None:
+        """Unless the operator's own config trusts him."""
+        run_id = make(real, "20261122T031321Z-aaaa", ended=False)
+        os.chown(real.path(run_id), 12345, -1)
+        with pytest.raises(ConfigError, match=r"journal.jsonl belongs to user 12345"):
+            Journal.open(real, run_id, clock=ticking())
+        trusting = RunStore(real.state_dir, trust=Trust(uids=frozenset({12345})))
+        Journal.open(trusting, run_id, clock=ticking())[0].close()
+
+    def test_a_planted_link_is_not_written_through(self, real: RunStore, tmp_path: Path) -> None:
+        """The lock and the request to stop are files of ours."""
+        run_id = make(real, "20261122T031321Z-aaaa")
+        victim = tmp_path / "victim"
+        for name in ("lock", "stop"):
+            (real.run_dir(run_id) / name).unlink(missing_ok=True)
+            (real.run_dir(run_id) / name).symlink_to(victim)
+        with pytest.raises(ConfigError, match="lock cannot be written"):
+            real.lock(run_id)
+        with pytest.raises(UsageError, match="stop: cannot be written"):
+            real.request_stop(run_id)
+        assert not victim.exists()
+
+
+class TestAClockThatWasAhead:
+    """Runs that say they began later than now."""
+
+    def test_latest_passes_over_them_and_names_them(self, real: RunStore) -> None:
+        """One of an hour ahead would be `latest` for an hour."""
+        early = make(real, "20260921T151320Z-bbbb", at=NOW + 3600)
+        true = make(real, "20260921T141320Z-aaaa", at=NOW)
+        for text in ("latest", "latest:leak"):
+            found = find_run(real.state_dir, text, now=NOW + 60)
+            assert (found.run_id, found.passed_over) == (true, (early,))
+        assert find_run(real.state_dir, "latest", now=NOW + 4000).run_id == early
+        assert find_run(real.state_dir, early, now=NOW).run_id == early
+        assert [head.run_id for head in real.list()] == [early, true]
+
+    def test_clocks_of_two_hosts_may_differ_by_minutes(self, real: RunStore) -> None:
+        """That is no reason to pass over a run."""
+        run_id = make(real, "20260921T141320Z-aaaa", at=NOW)
+        assert find_run(real.state_dir, "latest", now=NOW - 240).run_id == run_id
+
+    def test_if_there_are_no_others_they_are_named(self, real: RunStore) -> None:
+        """Nobody is told that there are none."""
+        make(real, "20260921T151320Z-bbbb", at=NOW + 3600)
+        with pytest.raises(UsageError, match="20260921T151320Z-bbbb says it began later than now"):
+            find_run(real.state_dir, "latest", now=NOW)
+
+
+def test_a_disk_without_room_is_told_in_figures(real: RunStore) -> None:
+    """Before a run exists: a disk that fills up in mid-run leaves calls nobody knows of."""
+    with pytest.raises(ConfigError, match=r"[\d,.]+ MiB free, and the journal of 10,000,000,000 calls takes about"):
+        real.check_room(10_000_000_000)
+    assert real.check_room(1) is None
+    assert not real.state_dir.exists()

@@ -138,7 +138,7 @@ def test_a_rehearsal_is_not_measured(desk: Desk) -> None:
     assert not list((desk.work / "out").iterdir())
 
 
-@pytest.mark.parametrize("kind", ["directory missing", "a directory", "a pipe", "unreadable text"])
+@pytest.mark.parametrize("kind", ["directory missing", "a directory", "a pipe", "a link", "unreadable text"])
 def test_a_file_that_cannot_be_written_costs_nothing(desk: Desk, backend: Backend, kind: str) -> None:
     """A warning and a note, once; the run is as without it. What is no metrics is replaced."""
     file = desk.work / "out/acctops.prom"
@@ -148,10 +148,13 @@ def test_a_file_that_cannot_be_written_costs_nothing(desk: Desk, backend: Backen
             why = "No such file or directory"
         case "a directory":
             file.mkdir()
-            why = "it is no regular file"
+            why = "Is a directory"
         case "a pipe":
             os.mkfifo(file)
-            why = "it is no regular file"
+            why = "is a named pipe, no file"
+        case "a link":
+            file.symlink_to(desk.job())
+            why = "Too many levels of symbolic links"
         case _:
             file.write_bytes(b'\xff{]} acctops_run_live{job="x" 1\n')
             why = ""

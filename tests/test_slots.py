@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -227,3 +228,90 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--state-dir"):
         SharedSlots(tmp_path / "file", "lane")
+
+
+def nonsense() -> list[bytes]:
+    now = time.monotonic()
+    head = struct.Struct("<IId")
+    far = head.pack(0x61636374, 1, now) + struct.pack("<d", now + 1e6)
+    nan = head.pack(0x61636374, 2, now) + struct.pack("<2d", now, float("nan"))
+    never = head.pack(0x61636374, 1, float("nan")) + struct.pack("<d", now)
+    return [far, nan, never, head.pack(0x61636374, 9999, now), b"secrets of mine", b"\xff" * 3000]
+
+
+@pytest.mark.parametrize("which", range(6))
+async def test_nonsense_of_others_is_thrown_away_and_said_once(tmp_path: Path, which: int) -> None:
+    """Sends in the far future would mean never again; so would what is no number."""
+    told: list[str] = []
+    slots = SharedSlots(tmp_path, "lane", tell=told.append)
+    for _ in range(2):
+        text = nonsense()[which]
+        with slots.path.open("r+b") as file:
+            file.write(text)
+        assert await slots.reserve(rate=20, interval_s=0.05, window_s=1.0) <= time.monotonic() + 1
+    assert [words.partition(": ")[2][:21] for words in told] == ["what stood there was "]
+    slots.close()
+
+
+async def test_a_file_that_is_cut_while_it_is_used_is_begun_anew(tmp_path: Path) -> None:
+    """A page of a mapped file that is gone would kill the process."""
+    told: list[str] = []
+    slots = SharedSlots(tmp_path, "lane", tell=told.append)
+    for _ in range(3):
+        await slots.reserve(rate=20, interval_s=0.05, window_s=1.0)
+        os.truncate(slots.path, 0)
+    await slots.reserve(rate=20, interval_s=0.05, window_s=1.0)
+    slots.left_late(0.0, 1.0)
+    slots.close()
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "pipe", "directory", "everybody's"])
+def test_a_planted_file_is_not_written(tmp_path: Path, how: str) -> None:
+    """Whoever may write in the directory of lanes must not have us write elsewhere."""
+    SharedSlots(tmp_path / "lanes", "lane").close()
+    (path,) = (tmp_path / "lanes").iterdir()
+    path.unlink()
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    match how:
+        case "link":
+            path.symlink_to(mine)
+        case "hard link":
+            path.hardlink_to(mine)
+        case "pipe":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case _:
+            path.touch()
+            path.chmod(0o666)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        SharedSlots(tmp_path / "lanes", "lane")
+    assert mine.read_text() == "mine"
+
+
+def test_a_stop_wakes_whoever_waits_for_a_slot(tmp_path: Path) -> None:
+    """However far away it is, among several processes or in a pause: the deadline and SIGTERM end the run."""
+
+    async def stopped_after(pacer: Pacer) -> float:
+        loop = asyncio.get_running_loop()
+        pacer.stopping = asyncio.Event()
+        loop.call_later(1.0, pacer.stopping.set)
+        begun = loop.time()
+        await pacer.slot()
+        return loop.time() - begun
+
+    async def far() -> float:
+        pacer = pacer_of(tmp_path, 20.0)
+        (file,) = tmp_path.iterdir()
+        at = asyncio.get_running_loop().time() + 50
+        file.write_bytes((struct.pack("<IId", 0x61636374, 1, at) + struct.pack("<d", at)).ljust(2064, b"\0"))
+        return await stopped_after(pacer)
+
+    async def paused() -> float:
+        pacer = Pacer(20.0)
+        pacer.pause(40.0)
+        return await stopped_after(pacer)
+
+    assert 1.0 <= in_virtual_time(far) < 1.5
+    assert 1.0 <= in_virtual_time(paused) < 1.5

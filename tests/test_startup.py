@@ -132,8 +132,8 @@ def test_chains_are_read_outermost_first() -> None:
         "import time:        61 |         61 |   _io\n"
         "import time:       100 |        100 |       asyncio.base\n"
         "import time:       200 |        300 |     asyncio\n"
-        "import time:       400 |        700 |   filelock\n"
+        "import time:       400 |        700 |   somelock\n"
         "import time:        50 |        750 | engine.journal.store\n"
     )
-    assert chains(printed)["asyncio"] == ["engine.journal.store", "filelock", "asyncio"]
+    assert chains(printed)["asyncio"] == ["engine.journal.store", "somelock", "asyncio"]
     assert chains(printed)["_io"] == ["engine.journal.store", "_io"]

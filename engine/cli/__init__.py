@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     import click
 
     from engine.cli.app import app
+    from engine.cli.leaving import stay
     from engine.cli.talk import refuse, say, take_any_text, tell_remarks
     from engine.errors import AcctopsError, Exit
 
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
         return refuse("terminated before anything was sent", Exit.TERMINATED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the command's last line: a defect ends in a sentence, too
         return refuse(_defect(error), Exit.STOPPED, as_json=as_json)
+    finally:
+        stay()
 
 
 def entry() -> None:

@@ -34,7 +34,7 @@ from engine.errors import AcctopsError, Exit, RefusedError, UsageError
 from engine.files import job_file, load_job, recorded
 from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
-from engine.journal.store import RunRef, find_run
+from engine.journal.store import RunRef, find_run, to_come_words
 from engine.ledger import Ledger
 from engine.model import GOOD, LACKING, Call, CallId, OmitReason, Outcome, Target
 from engine.names import did_you_mean
@@ -92,6 +92,9 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
     refuse_strangers(reach.keyring, seen.uins)
     refuse_beyond(options, seen, guards, reach, exclude, whole=job is not None)
     passwords = passwords_of(seen.settings, seen.run.action, guards.trust)
+    scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
+    if scarce is not None:
+        warn(f"warning: {scarce}")
     _ask_about_changes(options, seen, reach)
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
@@ -139,7 +142,10 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 def find(options: Options, run: str) -> RunRef:
     """The run that the operator names."""
     settings = options.settings(None)
-    return find_run(settings.state_dir, run, group=settings.state_group)
+    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    if ref.passed_over:
+        warn(f"warning: {to_come_words(ref.passed_over)}")
+    return ref
 
 
 def _is_finished(ledger: Ledger, kin: Kin) -> bool:

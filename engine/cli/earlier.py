@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine.cli.talk import remark
 from engine.errors import AcctopsError, BusyError
 from engine.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
-from engine.journal.store import RunStore
+from engine.journal.store import RunStore, to_come_words
 from engine.turns import line_after
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def job_place(job: Job) -> str:
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
 
 
-def runs_of(store: RunStore, job: Job) -> Iterator[RunHead]:
-    """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out."""
+def runs_of(store: RunStore, job: Job, now: float) -> Iterator[RunHead]:
+    """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out.
+
+    So is one that says it began later than `now`, unless it goes on: it is told of.
+    """
     place = job_place(job) if job.is_file else None
     for head in store.heads():
         if (
@@ -58,6 +62,9 @@ def runs_of(store: RunStore, job: Job) -> Iterator[RunHead]:
             and head.run.parent is None
             and (head.run.job.digest == job.digest or head.run.job.path == place)
         ):
+            if head.is_to_come(now) and not head.live:
+                remark(f"warning: {to_come_words((head.run_id,))}", quiet=False)
+                continue
             yield head
 
 
@@ -69,10 +76,11 @@ class Take(Struct, frozen=True, kw_only=True):
     """The place of the limit."""
     store: RunStore
     job: Job
+    now: float
 
     def line(self) -> tuple[CallId, ...]:
         """Who waits since the last run of the job."""
-        for head in runs_of(self.store, self.job):
+        for head in runs_of(self.store, self.job, self.now):
             try:
                 return line_after(replay(self.store.path(head.run_id)).ledger)
             except AcctopsError:  # no reason to miss a Saturday: the line is that of the run before
@@ -80,12 +88,12 @@ class Take(Struct, frozen=True, kw_only=True):
         return ()
 
 
-def take_of(job: Job, settings: Settings, *, simulated: bool) -> Take | None:
+def take_of(job: Job, settings: Settings, *, simulated: bool, now: float) -> Take | None:
     """The job's `limits.take`, with where its line stands."""
     if job.take is None:
         return None
     store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
-    return Take(most=job.take, where=str(job.places["take"]), store=store, job=job)
+    return Take(most=job.take, where=str(job.places["take"]), store=store, job=job, now=now)
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
@@ -100,12 +108,12 @@ class Unfinished(Struct, frozen=True, kw_only=True):
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
 
-def unfinished(store: RunStore, job: Job) -> Unfinished | None:
+def unfinished(store: RunStore, job: Job, now: float) -> Unfinished | None:
     """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
 
     Two that start at once are told apart later, by their claims: this spares the reading and the question.
     """
-    head = next(runs_of(store, job), None)
+    head = next(runs_of(store, job, now), None)
     if head is not None and head.live:
         raise BusyError(same_job_words(head.run_id))
     if head is None or head.end is not None:

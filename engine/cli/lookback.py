@@ -18,7 +18,7 @@ from engine.files import recorded
 from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
 from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore
+from engine.journal.store import RunHead, RunStore, stamp, to_come_words
 from engine.names import did_you_mean
 from engine.report import CSV_COLUMNS, csv_text, full_document, row, text
 from engine.spans import duration
@@ -56,7 +56,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     good = last_good(store, runs, now)
     age_s = now - ended_at(good) if good is not None else None
     code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
-    last = runs[0] if runs else None
+    last = next((head for head in runs if head.live or not head.is_to_come(now)), None)
     if options.as_json:
         out_json(
             {
@@ -105,6 +105,8 @@ def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> st
         for head in runs
         if head.end is not None and not head.live and is_to_come(head, now)
     )
+    early = [head.run_id for head in runs if not head.live and head.is_to_come(now)]
+    words += f"\n{to_come_words(early)}" if early else ""
     unreadable = [head for head in heads if head.problem is not None]
     if unreadable:
         words += f"\n{len(unreadable):,} cannot be read, and may be of this job: {unreadable[0].problem}"
@@ -245,7 +247,7 @@ def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator
 def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
     """Runs that began or ended since then, or go on; and those that cannot be read, by the time in their name."""
     for head in store.heads():
-        if head.live or (head.run_id >= _stamp(begin) if head.problem is not None else ended_at(head) >= begin):
+        if head.live or (head.run_id >= stamp(begin) if head.problem is not None else ended_at(head) >= begin):
             yield head
 
 
@@ -277,8 +279,3 @@ def _sum_line(heads: list[RunHead], open_calls: int) -> str:
 
 def _utc(at: float) -> str:
     return records.rfc3339(at)[:19] + "Z"
-
-
-def _stamp(at: float) -> str:
-    """A time as the names of runs begin with it."""
-    return records.rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"

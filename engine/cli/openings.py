@@ -44,7 +44,7 @@ def once(job: Job, options: Options, begin: Callable[[], int]) -> int:
     mark, word = _mark(store, job), rfc3339(span.opens)
     if _read(mark) == word:
         return _nothing(options, f"the window that {opened} is answered already (--once)")
-    if (latest := next(runs_of(store, job), None)) is not None and latest.live:
+    if (latest := next(runs_of(store, job, now), None)) is not None and latest.live:
         return _nothing(options, f"run {latest.run_id} of this job is going on (--once)")
     try:
         code = begin()

@@ -90,17 +90,17 @@ def _prepared(
         resend_already=job.resend_already,
         expect=options.expect,
         known=known,
-        take=_take(job, settings),
+        take=_take(job, settings, options.clock()),
         exclude=(*job.exclude, *options.excludes()),
     )
 
 
-def _take(job: Job, settings: Settings) -> Take | None:
+def _take(job: Job, settings: Settings, now: float) -> Take | None:
     if job.take is None:
         return None
     from engine.cli.earlier import take_of  # here: it reads journals, which other plans do without
 
-    return take_of(job, settings, simulated=False)
+    return take_of(job, settings, simulated=False, now=now)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:

@@ -103,7 +103,7 @@ def run_loaded(job: Job, options: Options) -> int:
         stdin_is_list=reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
-        take=take_of(job, settings, simulated=options.simulate),
+        take=take_of(job, settings, simulated=options.simulate, now=options.clock()),
         guarded_by=_guard_home(job),
         asked=options.asked(),
         exclude=(*job.exclude, *options.excludes()),
@@ -221,6 +221,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
         reach = reach_of(self.frozen, self.settings, simulated=self.simulated, purpose=run_id, told=told)
         passwords = passwords_of(self.frozen, self.plan.action, self.settings.trust)
         new = self._prepared(reach)
+        if (scarce := store.check_room(len(new.plan.calls))) is not None:
+            remark(f"warning: {scarce}", quiet=self.options.quiet)
         answer = confirm(
             _question(new),
             len(new.plan.calls),

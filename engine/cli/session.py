@@ -16,6 +16,7 @@ from msgspec import Struct
 from engine import __version__, records
 from engine.actions import ACTIONS
 from engine.backoff import Policy
+from engine.cli.leaving import leave_soon
 from engine.cli.loops import run_loop
 from engine.cli.progress import shown
 from engine.cli.sources import simulated_keys
@@ -111,7 +112,10 @@ class Session(Struct, frozen=True, kw_only=True):
         try:
             return run_loop(self._work())
         except _LeftAtOnceError as left:
-            return Ended(left.exit, unrecorded=records.Stopped(str(left), None, None))
+            why = str(left)
+            if not self.journal.leave(_LAST_COMMIT_S):
+                why += f"; {_UNRECORDED}"
+            return Ended(left.exit, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
             self.store.clear_stop(run_id)
@@ -191,10 +195,24 @@ class Session(Struct, frozen=True, kw_only=True):
         if self.world is not None:
             return None
         try:
-            return SharedSlots(self.store.state_dir / "lanes", lane, group=self.store.group)
+            return SharedSlots(
+                self.store.state_dir / "lanes",
+                lane,
+                group=self.store.group,
+                trust=self.store.trust,
+                tell=self._slots_trouble,
+            )
         except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
-            remark(f"warning: {error}; other runs on this host are not known to this one", quiet=self.quiet)
+            self._warn(f"{error}; other runs on this host are not known to this one")
             return None
+
+    def _slots_trouble(self, why: str) -> None:
+        if self.journal.broken is None:
+            self.journal.append(records.Note(what="slots_reset", data={"why": why}), self.ledger.apply)
+        self._warn(why)
+
+    def _warn(self, text: str) -> None:
+        remark(f"warning: {text}", quiet=self.quiet)
 
     def _share(self, runner: Runner, signer: Signer) -> None:
         """It is known whose keys these are: their lanes have that sub-account's slots, as all other runs know them."""
@@ -266,6 +284,11 @@ def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
     return DEADLINE_BASE_S + DEADLINE_FACTOR * at_quota_s
 
 
+_LAST_COMMIT_S = 0.7
+"""How long the second signal waits for the disk."""
+_UNRECORDED = "what had not reached the journal's disk counts as not recorded"
+
+
 class _LeftAtOnceError(Exception):
     def __init__(self, number: signal.Signals, in_flight: int) -> None:
         super().__init__(f"{_WHY[number]} twice, left at once with {in_flight} in flight; resume reads what they did")
@@ -312,6 +335,7 @@ class _Signals:
         if self._first:
             if self.left is None and self.working is not None:
                 self.left = _LeftAtOnceError(number, self._runner.progress().in_flight)
+                leave_soon(int(_EXIT[number]), f"{self.left}; {_UNRECORDED}")
                 self.working.cancel()
             return
         self._first = True

@@ -40,7 +40,7 @@ def _run(job: Job, options: Options, flags: dict[str, Any]) -> int:
     hold(job.window, options, stdin_is_list=reads_stdin(job))
     settings = options.settings(job)
     store = trusted_store(settings, simulated=options.simulate)
-    left = unfinished(store, job)
+    left = unfinished(store, job, options.clock())
     if left is not None and _goes_on(left, job, options, store):
         _refuse_lost_flags(left, options)
         return _resume(left, job, options, flags)

@@ -8,13 +8,10 @@ from engine import records
 from engine.errors import AcctopsError, Exit
 from engine.history import is_whole
 from engine.journal.reader import replay
+from engine.journal.store import AHEAD_S
 
 if TYPE_CHECKING:
     from engine.journal.store import RunHead, RunStore
-
-
-AHEAD_S = 300.0
-"""How far an end may lie ahead of now: clocks of one machine that was set right a little."""
 
 
 def ended_at(head: RunHead) -> float:

@@ -13,7 +13,7 @@ from engine.cli.talk import out, out_json, printed, say, warn
 from engine.endings import orderly_end_s
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
-from engine.journal.store import RunHead, RunRef, RunStore, find_run
+from engine.journal.store import RunHead, RunRef, RunStore, find_run, to_come_words
 from engine.nextstep import BAD
 from engine.report import (
     ATTEMPT_COLUMNS,
@@ -41,7 +41,10 @@ STOP_POLL_S = 0.2
 
 def _find(options: Options, run: str) -> RunRef:
     settings = options.settings(None)
-    return find_run(settings.state_dir, run, group=settings.state_group)
+    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    if ref.passed_over:
+        warn(f"warning: {to_come_words(ref.passed_over)}")
+    return ref
 
 
 def _is_live(ref: RunRef) -> bool:

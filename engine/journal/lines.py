@@ -100,13 +100,30 @@ def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
         raise BadLineError(_why_bad(line, seq, run))
     try:
         record: AnyRecord = _DECODER.decode(line)
+    except RecursionError as error:
+        raise BadLineError("is nested too deep: no run writes such a line") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NewerLineError(str(error)) from error
+        if _is_of_a_newer(line, str(error)):
+            raise NewerLineError(str(error)) from error
+        raise BadLineError(f"makes no sense: {error}") from error
     if record.v > FORMAT:
         raise NewerLineError(f"format {record.v}, this version knows {FORMAT}")
     if record.v < 1 or record.seq != seq or (run is not None and record.run != run):
         raise BadLineError(_why_bad(line, seq, run))
     return record
+
+
+def _is_of_a_newer(line: bytes, why: str) -> bool:
+    """Whether a line that cannot be decoded says so itself: a higher format, or a word that was added to a list."""
+    try:
+        version = msgspec.json.decode(line, type=_Version).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return version > FORMAT or why.startswith("Invalid value") or "Invalid enum value" in why
+
+
+class _Version(msgspec.Struct):
+    v: int = 0
 
 
 def _why_bad(line: bytes, seq: int, run: str | None) -> str:
@@ -137,7 +154,7 @@ def decode_unchecked(line: bytes) -> AnyRecord | None:
     """The record of one line, its place in the chain unknown; None if this version cannot make it out."""
     try:
         record: AnyRecord = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return record if record.v == FORMAT else None
 
@@ -155,7 +172,7 @@ def decode_block(block: bytes, seq: int, head: str, run: str) -> list[AnyRecord]
             return None
     try:
         records: list[AnyRecord] = _DECODER.decode_lines(block)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     for record in records:
         if record.seq != seq or record.run != run or record.v != FORMAT:

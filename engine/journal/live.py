@@ -1,34 +1,39 @@
-"""Device: which runs of a state directory work right now, and on what. Imports neither asyncio nor, to look, filelock.
+"""Device: which runs of a state directory work right now, and on what. Imports no asyncio.
 
     <state_dir>/live/<run id>.claim     what a run works on, locked by its process for as long as it does
     <state_dir>/live/claims.lock        held for a moment by whoever claims
 
 A claim is written and locked before the others are looked at, and one process at a time does both: of two that start at
-once one finds the other. A claim whose lock nobody holds is of a process that died, and is cleared away.
+once one finds the other. A claim whose lock nobody holds is of a process that died, and is cleared away. A run whose
+claim was removed, or says nothing, is known by its journal, which its process holds locked, too.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.errors import BusyError
-from engine.journal.store import acquire, is_held
+from engine.errors import AcctopsError, BusyError
+from engine.journal import locks
+from engine.journal.locks import Hold
+from engine.journal.reader import replay
+from engine.model import CallId
+from engine.trust import read_regular
 
 if TYPE_CHECKING:
     from engine.journal.store import RunStore
-    from engine.model import CallId
 
 CLAIM_WAIT_S = 30.0
 """How long others may take to look around: far less than a second, but for a million calls on a slow disk."""
 _ID_BYTES = 8
+_MOST_BYTES = 64 << 20
+"""Of a claim that is read: eight million calls."""
 _SUFFIX = ".claim"
 
 
@@ -55,44 +60,48 @@ def claimed(
     each with its label; it is asked for only if such a run is live.
     """
     path = store.root / "live" / f"{mine.run_id}{_SUFFIX}"
-    fd = _register(store, path, mine, lambda other: _refuse(other, mine, inverse, undone_by))
+    fd = _register(store, path, mine, inverse, undone_by)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if locks.is_at(fd, path):
+                path.unlink(missing_ok=True)
         os.close(fd)
 
 
-def _register(store: RunStore, path: Path, mine: Claim, refuse: Callable[[Path], None]) -> int:
+def _register(
+    store: RunStore, path: Path, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+) -> int:
     """Write the claim, then look at the others, while nobody else does either; the claim's descriptor."""
     live = path.parent
+    store.refuse_strangers(live)
     with store.writable():
         store.make_dir(live)
-        gate = acquire(live / "claims.lock", CLAIM_WAIT_S, 0o640 if store.group else 0o600)
-        if gate is None:
-            raise BusyError(f"{live}: another run has been starting for {CLAIM_WAIT_S:.0f} s; try again")
+        gate = locks.open_private(live / "claims.lock")
         try:
+            if locks.take_within(gate, CLAIM_WAIT_S) is Hold.THEIRS:
+                raise BusyError(f"{live}: another run has been starting for {CLAIM_WAIT_S:.0f} s; try again")
             fd = _write(store, path, mine)
             try:
-                for other in sorted(live.glob(f"*{_SUFFIX}")):
-                    if other != path:
-                        refuse(other)
+                for other in _others(store, live, mine.run_id, inverse):
+                    _refuse(other, mine, inverse, undone_by)
             except BaseException:
                 path.unlink(missing_ok=True)
                 os.close(fd)
                 raise
         finally:
-            gate.release()
+            os.close(gate)
     return fd
 
 
 def _write(store: RunStore, path: Path, mine: Claim) -> int:
     """The claim, whole and locked; its lock lives as long as the returned descriptor."""
-    if is_held(path):
+    if _is_held(path):
         raise BusyError(same_job_words(mine.run_id))
     fd = store.create_file(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(fd)
         head = {"run": mine.run_id, "digest": mine.digest, "path": mine.path, "action": mine.action}
         with open(fd, "wb", closefd=False) as file:
             file.write(json.dumps(head).encode() + b"\n")
@@ -104,38 +113,82 @@ def _write(store: RunStore, path: Path, mine: Claim) -> int:
     return fd
 
 
-def _refuse(other: Path, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]) -> None:
-    """BusyError if the run of a claim is live and forbids mine."""
-    if not is_held(other):
-        with suppress(OSError):
-            other.unlink(missing_ok=True)
+def _is_held(path: Path) -> bool:
+    if (fd := locks.open_existing(path)) is None:
+        return False
+    try:
+        return locks.is_taken(fd)
+    finally:
+        os.close(fd)
+
+
+def _others(store: RunStore, live: Path, mine: str, inverse: str | None) -> Iterator[Claim]:
+    """What the other runs that go on work on; claims of dead ones are cleared away."""
+    claimed: set[str] = set()
+    for path in sorted(live.glob(f"*{_SUFFIX}")):
+        run_id = path.name.removesuffix(_SUFFIX)
+        if run_id == mine:
+            continue
+        if not _is_held(path):
+            if not store.is_live(run_id):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        elif (claim := _read(path, inverse)) is not None:
+            claimed.add(run_id)
+            yield claim
+    for run_id in store.names():
+        if run_id != mine and run_id not in claimed and store.is_live(run_id):
+            yield _of_journal(store, run_id)
+
+
+def _read(path: Path, inverse: str | None) -> Claim | None:
+    """A claim as it was written, its calls only if they matter; None for what is none, or went away just now."""
+    try:
+        text = read_regular(path, _MOST_BYTES, follow=False)
+        first, _, ids = text.partition(b"\n")
+        head = json.loads(first) if len(text) <= _MOST_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    run = path.name.removesuffix(_SUFFIX)
+    if not isinstance(head, dict) or head.get("run") != run or len(ids) % _ID_BYTES:
+        return None
+    said = [head.get(name) for name in ("digest", "path", "action")]
+    if not all(isinstance(value, str) for value in said):
+        return None
+    digest, place, action = map(str, said)
+    parts = range(0, len(ids), _ID_BYTES) if action == inverse else ()
+    calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in parts]
+    return Claim(run_id=run, digest=digest, path=place, action=action, calls=calls)
+
+
+def _of_journal(store: RunStore, run_id: str) -> Claim:
+    """What a run works on whose claim is gone, or says nothing."""
+    path = store.path(run_id)
+    try:
+        ledger = replay(path).ledger
+    except AcctopsError as error:
+        raise BusyError(
+            f"run {run_id} goes on, and on what cannot be read, so nobody knows whether it would meet this one: "
+            f"{error}; wait for it, or stop it: acctops stop {run_id}"
+        ) from error
+    run = ledger.run
+    assert run is not None
+    return Claim(run_id=run_id, digest=run.job.digest, path=run.job.path, action=run.action, calls=list(ledger.calls))
+
+
+def _refuse(other: Claim, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]) -> None:
+    """BusyError if a run that is live forbids mine."""
+    if other.digest == mine.digest or (mine.path and other.path == mine.path):
+        raise BusyError(same_job_words(other.run_id))
+    if inverse is None or other.action != inverse:
         return
-    found = _read(other)
-    if found is None:
-        return
-    head, ids = found
-    run = str(head.get("run", ""))
-    if head.get("digest") == mine.digest or (mine.path and head.get("path") == mine.path):
-        raise BusyError(same_job_words(run))
-    if inverse is None or head.get("action") != inverse:
-        return
-    theirs = {ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES)}
-    both = [label for call, label in undone_by().items() if bytes.fromhex(call) in theirs]
+    theirs = set(other.calls)
+    both = [label for call, label in undone_by().items() if call in theirs]
     if both:
         raise BusyError(
-            f"run {run} is doing the opposite right now: {inverse} on {len(both):,} of these accounts, such as "
-            f"{both[0]}; wait for it, or stop it: acctops stop {run}"
+            f"run {other.run_id} is doing the opposite right now: {inverse} on {len(both):,} of these accounts, such "
+            f"as {both[0]}; wait for it, or stop it: acctops stop {other.run_id}"
         )
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """The head and the calls of a claim; None if it went away just now. Any: JSON values."""
-    try:
-        first, _, ids = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    head: dict[str, Any] = json.loads(first)
-    return head, ids
 
 
 def same_job_words(run: str) -> str:

@@ -7,7 +7,6 @@ is read anew next time, so a reader beside a writer never joins the halves of tw
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -16,8 +15,10 @@ from msgspec import Struct
 
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
+from engine.journal.sense import Sense, is_time
 from engine.ledger import Ledger
 from engine.records import CallLine, End, Note, Run, Session, Settled
+from engine.trust import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from engine.records import AnyRecord
 
 BLOCK_BYTES = 1 << 20
+MOST_LINE = 16 << 20
+"""Bytes of a line; a longer one was written by no run."""
 _END_BYTES = 1 << 14
 _TAIL_BYTES = 1 << 16
 """Enough for an `end` and the notes of many undos behind it."""
@@ -69,6 +72,7 @@ class _Walk:
         self.size = 0
         self.torn_bytes = 0
         self.run: Run | None = None
+        self._sense = Sense()
         self._block_bytes = block_bytes
 
     def records(self) -> Generator[AnyRecord, None, None]:
@@ -83,6 +87,8 @@ class _Walk:
                     yield from self._block(block[:end])
                     self.size += end
                 elif len(block) == length:
+                    if length >= MOST_LINE:
+                        raise self.senseless(self.seq + 1, f"it is longer than {MOST_LINE >> 20} MiB")
                     length *= 2
                     continue
                 if len(block) < length:
@@ -101,8 +107,12 @@ class _Walk:
         if records is None:
             yield from self._one_by_one(block)
         else:
-            self.seq, self.head = records[-1].seq, records[-1].hash
+            if (found := self._sense.first_problem(records)) is not None:
+                at, why = found
+                yield from records[:at]
+                raise self.senseless(records[at].seq, why)
             yield from records
+            self.seq, self.head = records[-1].seq, records[-1].hash
 
     def _one_by_one(self, block: bytes) -> Iterator[AnyRecord]:
         for line in block[:-1].split(b"\n"):
@@ -119,10 +129,16 @@ class _Walk:
                     f"{self.path}:{number}: journal from a newer version of acctops{by}: {error}; "
                     "use the version that wrote it, or a newer one"
                 ) from error
+            if (found := self._sense.first_problem((record,))) is not None:
+                raise self.senseless(number, found[1])
             if isinstance(record, Run) and self.run is None:
                 self.run = record
             self.seq, self.head = number, record.hash
             yield record
+
+    def senseless(self, number: int, why: str) -> JournalCorruptError:
+        """That a line says what no run writes."""
+        return JournalCorruptError(f"{self.path}:{number}: makes no sense: {why}")
 
     def check_plan(self, calls: int) -> None:
         """A journal is renamed into place with its whole plan (J1): fewer calls means somebody cut it."""
@@ -135,11 +151,13 @@ class _Walk:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_regular(path)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such journal") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name with NUL in it
+        raise UsageError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
 def read(path: Path) -> Iterator[AnyRecord]:
@@ -157,7 +175,13 @@ def replay(path: Path) -> Replay:
     collecting = gc.isenabled()
     gc.disable()  # measured: a million objects are made here and none dropped, so every pass of it would be in vain
     try:
-        ledger = Ledger.of(walk.records())
+        ledger = Ledger()
+        apply, number = ledger.apply, 0
+        for record in walk.records():
+            number = record.seq
+            apply(record)
+    except (ValueError, OverflowError) as error:  # a `sent_at` that is no time
+        raise walk.senseless(number, str(error)) from error
     finally:
         if collecting:
             gc.enable()
@@ -221,21 +245,6 @@ def first_record(path: Path) -> Run:
     return record
 
 
-def last_record(path: Path) -> AnyRecord | None:
-    """The last whole line, its chain unchecked: cheap, for listings. None if this version cannot make it out."""
-    fd = _open(path)
-    try:
-        size = os.fstat(fd).st_size
-        length = _END_BYTES
-        lines = os.pread(fd, length, max(0, size - length)).split(b"\n")
-        while len(lines) < 3 and length < size:
-            length *= 2
-            lines = os.pread(fd, length, max(0, size - length)).split(b"\n")
-    finally:
-        os.close(fd)
-    return decode_unchecked(lines[-2]) if len(lines) > 1 else None
-
-
 def last_end(path: Path) -> End | None:
     """The `end` of the last session, if it has one.
 
@@ -251,29 +260,28 @@ def last_end(path: Path) -> End | None:
     for line in reversed(lines[:-1]):
         record = decode_unchecked(line)
         if not isinstance(record, Note):
-            return record if isinstance(record, End) else None
+            if not isinstance(record, End):
+                return None
+            if not is_time(record.at):
+                raise JournalCorruptError(f"{path}:{record.seq}: makes no sense: at is no time: {record.at[:40]!r}")
+            return record
     return None
 
 
 def last_holder(path: Path) -> Run | Session | None:
     """Who began the last session: the last `session` line, else the `run` line; unchecked, for messages (J5)."""
     fd = _open(path)
+    holder: Run | Session | None = None
+    at = 0
     try:
-        if not os.fstat(fd).st_size:
-            return None
-        with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as text:
-            at = text.rfind(b',"kind":"session",')
-            while at >= 0:
-                record = decode_unchecked(text[text.rfind(b"\n", 0, at) + 1 : _line_end(text, at)])
-                if isinstance(record, Session):
-                    return record
-                at = text.rfind(b',"kind":"session",', 0, at)
-            record = decode_unchecked(text[: _line_end(text, 0)])
+        while block := os.pread(fd, BLOCK_BYTES, at):
+            end = block.rfind(b"\n") + 1
+            for line in block[:end].split(b"\n") if not at or b',"kind":"session",' in block else ():
+                if not at or b',"kind":"session",' in line:
+                    record = decode_unchecked(line)
+                    if isinstance(record, Session) or (isinstance(record, Run) and holder is None):
+                        holder = record
+            at += end or len(block)
     finally:
         os.close(fd)
-    return record if isinstance(record, Run) else None
-
-
-def _line_end(text: mmap.mmap, at: int) -> int:
-    end = text.find(b"\n", at)
-    return end if end >= 0 else len(text)
+    return holder

@@ -1,16 +1,16 @@
-"""Device: the directory of runs: their places, ids, locks and stop requests. Imports neither asyncio nor filelock.
+"""Device: the directory of runs: their places, ids, locks and stop requests. Imports no asyncio.
 
     <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
     <state_dir>/live/                                        which runs work now, and on what (`live`)
     <state_dir>/simulated/…                                  the same for simulated runs
 
-What only reads creates nothing and works on a read-only mount.
+What only reads creates nothing and works on a read-only mount, whoever made the files. What writes refuses a place that
+people who are not trusted can change.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import grp
 import os
 import pwd
@@ -20,34 +20,48 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec.structs
 from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
+from engine.journal import locks
+from engine.journal.locks import Hold
 from engine.journal.reader import first_record, last_end, last_holder
 from engine.model import RunId
-from engine.records import End, Run, Session
+from engine.records import End, Run, Session, rfc3339
+from engine.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
-    from filelock import BaseFileLock
-
 JOURNAL = "journal.jsonl"
 LOCK_WAIT_S = 1.0
+AHEAD_S = 300.0
+"""How far a run's time may lie ahead of now: clocks of hosts, and of one host that was set right a little."""
+BYTES_A_CALL = 2000
+"""What a call adds to a journal, its plan included, where it is done at the first try (measured: 1,770)."""
+_ROOM = 3
+"""Times that size: with less room than this a warning is due, as retries need some, too."""
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
+_FILES = 8
+"""Files a run makes: its journal, its lock, its claim, and the directories they lie in."""
+_MARK = b"ofd\n"
+"""In a lock file of this version. In one without it a `flock` counts, too: that of an older version may be at work."""
+_NO_ONE_ELSE = Trust()
 
 
 class HeldLock:
     """A lock this process holds until `release`; a dead process holds none, whatever killed it (J5)."""
 
-    def __init__(self, lock: BaseFileLock) -> None:
-        self._lock = lock
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
 
     def release(self) -> None:
         """Let go; a second time does nothing."""
-        if self._lock.is_locked:
-            self._lock.release()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def __enter__(self) -> HeldLock:
         return self
@@ -75,6 +89,11 @@ class RunHead(Struct, frozen=True, kw_only=True):
     problem: str | None = None
     """Why the journal cannot be read, if it cannot; the fields above are empty then."""
 
+    def is_to_come(self, now: float) -> bool:
+        """Whether it says it began later than now: the clock was wrong then, or is now."""
+        began = self.started_at[:19].replace("-", "").replace(":", "") or self.run_id
+        return began[:15] > stamp(now + AHEAD_S)[:15]
+
 
 class RunRef(Struct, frozen=True, kw_only=True):
     """A run that was found."""
@@ -85,13 +104,19 @@ class RunRef(Struct, frozen=True, kw_only=True):
     simulated: bool
     store: RunStore | None
     """Where it can be worked on; None for a journal that lies outside a state directory, which can only be read."""
+    passed_over: tuple[RunId, ...] = ()
+    """Newer ones by their name, that say they began later than now."""
 
 
 class RunStore:
     """The runs of one state directory: the real ones, or the simulated ones."""
 
-    def __init__(self, state_dir: Path, *, simulated: bool = False, group: str | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, *, simulated: bool = False, group: str | None = None, trust: Trust = _NO_ONE_ELSE
+    ) -> None:
+        """`trust`: who beside the operator may have made what is written to, and gone on from."""
         self.state_dir = state_dir
+        self.trust = trust
         self.simulated = simulated
         self.group = group
         self.root = state_dir / "simulated" if simulated else state_dir
@@ -161,12 +186,20 @@ class RunStore:
         )
 
     def is_live(self, run_id: str) -> bool:
-        """Whether a process holds the run's lock; asks without blocking, and without creating the lock file."""
-        return is_held(self.run_dir(run_id) / "lock")
+        """Whether a process works on the run; asks without blocking, and without creating the lock file."""
+        for path in (self.path(run_id), self.run_dir(run_id) / "lock"):
+            if (fd := locks.open_existing(path)) is None:
+                continue
+            try:
+                if locks.is_taken(fd) or (not os.fstat(fd).st_size and locks.is_flocked(fd)):
+                    return True
+            finally:
+                os.close(fd)
+        return False
 
-    def find(self, text: str) -> RunRef:
+    def find(self, text: str, *, now: float | None = None) -> RunRef:
         """The run of this store that `text` names: see `find_run`."""
-        return _find((self,), text)
+        return _find((self,), text, now)
 
     def stop_requested(self, run_id: str) -> bool:
         """Whether `acctops stop` asked this run to drain; one stat, cheap enough to poll."""
@@ -181,28 +214,59 @@ class RunStore:
     def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
         """ConfigError for a place in somebody else's home, which root could write to: its owner could not, after that.
 
-        Whoever is not root works there by the rights the owner gave, or is told that it cannot be written.
+        Whoever is not root works there by the rights the owner gave, or is told that it cannot be written. So is a
+        place that people who are not trusted can change.
         """
         there = next(place for place in (self.root, *self.root.parents) if place.exists())
         owner = there.stat().st_uid
-        if os.geteuid() != 0 or owner == 0:
-            return
         try:
-            who = owner_of(owner)
+            who = owner_of(owner) if os.geteuid() == 0 and owner != 0 else None
         except KeyError:
-            return
-        if Path(who.pw_dir) in (there.resolve(), *there.resolve().parents) and Path(who.pw_dir) != Path("/"):
+            who = None
+        if (
+            who is not None
+            and Path(who.pw_dir) in (there.resolve(), *there.resolve().parents)
+            and Path(who.pw_dir) != Path("/")
+        ):
             raise ConfigError(
                 f"state directory {self.state_dir}: lies in the home of {who.pw_name}, and this runs as root: what it "
                 f"writes there would be closed to {who.pw_name}. Run it as {who.pw_name}, or name another place: "
                 "--state-dir, ACCTOPS_STATE_DIR, or state_dir in config.yaml"
             )
+        self.refuse_strangers(self.runs_dir)
+
+    def refuse_strangers(self, path: Path) -> None:
+        """ConfigError if people who are not trusted can change a file of the store, or what leads to it."""
+        while not os.path.lexists(path):
+            path = path.parent
+        with self.writable():
+            why = self.trust.why_not(path)
+        if why is not None:
+            raise ConfigError(
+                f"state directory {self.state_dir}: {why}; what is sent must not hang on what others can change. Name "
+                "another with --state-dir, take that right away (chmod, chown), or name who is trusted in trust_owners "
+                "of your own config.yaml; nothing was sent"
+            )
+
+    def check_room(self, calls: int) -> str | None:
+        """ConfigError if the disk has no room for the journal of so many calls; a warning if it is scarce."""
+        there = next(place for place in (self.runs_dir, *self.runs_dir.parents) if place.exists())
+        try:
+            disk = os.statvfs(there)
+        except OSError:
+            return None
+        need, free = max(1, calls) * BYTES_A_CALL, disk.f_bavail * disk.f_frsize
+        figures = f"{there}: {_mib(free)} free, and the journal of {calls:,} calls takes about {_mib(need)}"
+        if free < need or (disk.f_files and disk.f_favail < _FILES):
+            few = "" if free < need else f", in {disk.f_favail:,} files more"
+            raise ConfigError(f"{figures}{few}; free space there, or name another place with --state-dir")
+        return f"{figures}; a run that retries much takes more" if free < _ROOM * need else None
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
         path = self.run_dir(run_id) / "stop"
         try:
-            path.touch()
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -211,13 +275,27 @@ class RunStore:
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
 
     def lock(self, run_id: str) -> HeldLock:
-        """The right to write the run's journal (J5); BusyError after a second, naming who has it."""
+        """The right to write the run's journal (J5); BusyError after a second, naming who has it.
+
+        Who can be trusted is asked first. The journal's own descriptor is locked by its writer, too: this file can be
+        removed by anybody who may write in the directory.
+        """
+        self.refuse_strangers(self.path(run_id))
         path = self.run_dir(run_id) / "lock"
-        with self.writable():
-            lock = acquire(path, LOCK_WAIT_S, 0o640 if self.group else 0o600)
-        if lock is None:
-            raise BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
-        return HeldLock(lock)
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            with self.writable():
+                fd = locks.open_private(path)
+            hold = locks.take_within(fd, until - time.monotonic())
+            if hold is not Hold.THEIRS and _is_free_of_older(fd, until) and locks.is_at(fd, path):
+                return HeldLock(fd)
+            os.close(fd)
+            if time.monotonic() >= until:
+                raise self.busy(run_id)
+
+    def busy(self, run_id: str) -> BusyError:
+        """That somebody works on a run, and who."""
+        return BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
 
     def _by_whom(self, run_id: str) -> str:
         try:
@@ -231,6 +309,7 @@ class RunStore:
 
     def make_run_dir(self, run_id: str) -> None:
         """Make the place of a new run; a directory alone is no run yet (J1)."""
+        self.refuse_strangers(self.run_dir(run_id))
         with self.writable():
             self.make_dir(self.run_dir(run_id))
 
@@ -238,7 +317,7 @@ class RunStore:
         """A new empty file for a journal, open for writing, with the modes of the store whatever the umask."""
         with self.writable():
             path.unlink(missing_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.fchown(fd, -1, _gid(self.group) if self.group else -1)
                 os.fchmod(fd, 0o640 if self.group else 0o600)
@@ -291,18 +370,21 @@ class RunStore:
             ) from error
 
 
-def find_run(state_dir: Path, text: str, *, group: str | None = None) -> RunRef:
+def find_run(
+    state_dir: Path, text: str, *, group: str | None = None, trust: Trust = _NO_ONE_ELSE, now: float | None = None
+) -> RunRef:
     """The run that `text` names: an id, a unique prefix, `latest`, `latest:JOBNAME`, a journal's path or a run's.
 
-    Real runs come first, and `latest` is never a simulated one. Raises UsageError with the candidates and the
-    directory looked in.
+    Real runs come first, and `latest` is never a simulated one, nor one that begins later than `now`. Raises UsageError
+    with the candidates and the directory looked in.
     """
-    return _find([RunStore(state_dir, simulated=which, group=group) for which in (False, True)], text)
+    stores = [RunStore(state_dir, simulated=which, group=group, trust=trust) for which in (False, True)]
+    return _find(stores, text, now)
 
 
-def _find(stores: Sequence[RunStore], text: str) -> RunRef:
+def _find(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
     if text == "latest" or text.startswith("latest:"):
-        return _latest(stores, text)
+        return _latest(stores, text, now)
     if "/" in text or text.endswith(".jsonl"):
         return _at_path(stores, Path(text))
     for store in stores:
@@ -324,16 +406,22 @@ def _ref(store: RunStore, name: str) -> RunRef:
     return RunRef(run_id=RunId(name), path=store.path(name), simulated=store.simulated, store=store)
 
 
-def _latest(stores: Sequence[RunStore], text: str) -> RunRef:
+def _latest(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
     job = text.partition(":")[2]
     jobs: dict[str, None] = {}
+    early: list[RunId] = []
     real = [store for store in stores if not store.simulated]
     for store in real:
         for head in store.heads():
-            if not job or head.job == job:
-                return _ref(store, head.run_id)
-            jobs[head.job] = None
+            if job and head.job != job:
+                jobs[head.job] = None
+            elif now is not None and not head.live and head.is_to_come(now):
+                early.append(head.run_id)
+            else:
+                return msgspec.structs.replace(_ref(store, head.run_id), passed_over=tuple(early))
     looked = " and ".join(str(store.runs_dir) for store in real) or "a simulated store"
+    if early:
+        raise UsageError(f"{to_come_words(early)}; there is no other in {looked}; name the one you mean")
     if jobs:
         raise UsageError(f"no run of job {job!r} in {looked}; there are runs of {_few(list(jobs))}")
     raise UsageError(f"no runs in {looked} (simulated ones are never `latest`)")
@@ -348,9 +436,9 @@ def _at_path(stores: Sequence[RunStore], path: Path) -> RunRef:
     if path.name == JOURNAL and run_dir.name == run.run and run_dir.parent.name == "runs":
         root = run_dir.parent.parent
         if not run.simulated:
-            store = RunStore(root)
+            store = RunStore(root, trust=stores[0].trust)
         elif root.name == "simulated":
-            store = RunStore(root.parent, simulated=True)
+            store = RunStore(root.parent, simulated=True, trust=stores[0].trust)
     for known in stores:
         if store is not None and known.simulated == store.simulated and known.runs_dir.resolve() == store.runs_dir:
             store = known  # it knows its group
@@ -362,36 +450,35 @@ def _few(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
+def stamp(at: float) -> str:
+    """A time as the names of runs begin with it."""
+    return rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"
+
+
+def to_come_words(runs: Sequence[str]) -> str:
+    """That runs begin later than now, and are passed over."""
+    verb = "says it" if len(runs) == 1 else "say they"
+    return f"{_few(runs)} {verb} began later than now: the clock of this machine was wrong then, or is now; passed over"
+
+
 def _stamp(name: str) -> str:
     return name.partition("-")[0]
 
 
-def acquire(path: Path, wait_s: float, mode: int) -> BaseFileLock | None:
-    """A lock on a file, or None if it is held for all of `wait_s`."""
-    from filelock import FileLock, Timeout  # late: it imports asyncio, which listings do without
-
-    lock = FileLock(path, timeout=wait_s, mode=mode, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    return lock
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds the lock on a file; asks without waiting, and creates nothing."""
-    # What filelock holds is a flock on the file; a shared one, asked for without waiting, tells, read-only too.
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+def _is_free_of_older(fd: int, until: float) -> bool:
+    """Whether no older version works under this lock, which is ours: it took a `flock`. Marks the file as ours."""
+    if os.fstat(fd).st_size:
         return True
-    finally:
-        os.close(fd)
-    return False
+    while not locks.has_flock(fd):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.02)
+    os.write(fd, _MARK)
+    return True
 
 
 def _sync_dir(path: Path) -> None:

@@ -1,7 +1,11 @@
 """Device: appends to the journal of one run, durably, with group commit off the event loop.
 
 One commit (a write and an fdatasync, in a thread) is under way at a time; it takes everything appended until it
-started, so one sync serves all that wait (J2). Everything but the commit itself happens on the loop's thread.
+started, so one sync serves all that wait (J2). Everything but the commit itself happens on the loop's thread. The
+thread is a daemon: a disk that does not answer keeps no process from leaving.
+
+A record is durable only if it can be found again. So each commit also asks whether the file still has its name, and
+the size that was written to it: a journal that was removed, replaced, moved, cut or written to by others ends the run.
 """
 
 from __future__ import annotations
@@ -9,20 +13,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import JournalCorruptError, JournalWriteError, UsageError
+from engine.journal import locks
 from engine.journal.lines import Chain
+from engine.journal.locks import Hold
 from engine.journal.reader import Replay, replay
 from engine.records import rfc3339
+from engine.trust import create_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from engine.journal.store import HeldLock, RunStore
     from engine.model import RunId
@@ -44,12 +55,54 @@ class _Batch(NamedTuple):
     head: str
 
 
+class _MeddledError(Exception):
+    """The file is not what this process wrote any more; the text says what befell it, and where the records are."""
+
+
+class _Thread(Executor):
+    """One thread, made when it is needed, that does what it is given, in order. Unlike a pool's nobody joins it."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have something done. Any: as `Executor` has it."""
+        done: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._work.put(work)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._go_on, name="journal", daemon=True)
+            self._thread.start()
+        return done
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing more comes."""
+        if self._thread is not None:
+            self._work.put(None)
+            if wait:
+                self._thread.join()
+
+    def _go_on(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
 class Journal:
     """The open journal of a run, and the lock on it (J5). For one thread and one event loop at a time."""
 
     def __init__(
-        self, path: Path, chain: Chain, lock: HeldLock, *, clock: Callable[[], float], write: Write, sync: Sync
+        self, path: Path, fd: int, chain: Chain, lock: HeldLock, *, clock: Callable[[], float], write: Write, sync: Sync
     ) -> None:
+        """`fd` is the file at `path`, locked."""
         self.path = path
         self.broken: JournalWriteError | None = None
         """Why nothing is written any more."""
@@ -63,7 +116,7 @@ class Journal:
         self._clock = clock
         self._write = write
         self._sync = sync
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._fd = fd
         self._closed = False
         self._latest_at = (-1, "")
         self._lines: list[bytes] = []
@@ -72,10 +125,15 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._flight: asyncio.Future[None] | None = None
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
-        # Shared with the committing thread, under the mutex.
-        self._mutex = threading.Lock()
-        self._batch: _Batch | None = None
+        """The commit that the loop waits to be told of."""
+        self._thread = _Thread()
+        self._began_at = 0.0
+        self._idle = threading.Event()
+        """No commit is under way."""
+        self._idle.set()
+        # Written by the committing thread, read while it is idle.
+        self._name = str(path)
+        self._size = os.fstat(fd).st_size
         self._on_disk = (chain.seq, chain.head)
         self._failure: BaseException | None = None
 
@@ -106,12 +164,13 @@ class Journal:
             fd = store.create_file(new)
             try:
                 _write_first(fd, chain, first, clock, write)
-                sync(fd)
+                _interruptibly(partial(sync, fd))
             finally:
                 os.close(fd)
             new.rename(path)
             store.sync_run_dir(run_id)
-            return cls(path, chain, lock, clock=clock, write=write, sync=sync)
+            fd = _open_locked(store, run_id)
+            return cls(path, fd, chain, lock, clock=clock, write=write, sync=sync)
         except BaseException as error:
             store.discard_unborn(run_id)
             lock.release()
@@ -137,27 +196,36 @@ class Journal:
         if not path.is_file():
             raise UsageError(f"{path}: no such journal")
         lock = store.lock(run_id)
+        fd = -1
         try:
+            fd = _open_locked(store, run_id)
             found = replay(path)
             assert found.ledger.run is not None
             if found.ledger.run.run != run_id:
                 raise JournalCorruptError(f"{path}:1: is the journal of run {found.ledger.run.run}, not of {run_id}")
-            journal = cls(path, Chain(run_id, found.seq, found.head), lock, clock=clock, write=write, sync=sync)
+            if not locks.is_at(fd, path) or os.fstat(fd).st_size != found.size + found.torn_bytes:
+                raise JournalCorruptError(f"{path}: somebody else changed it while it was read")
+            journal = cls(path, fd, Chain(run_id, found.seq, found.head), lock, clock=clock, write=write, sync=sync)
         except BaseException as error:
+            if fd >= 0:
+                os.close(fd)
             lock.release()
             if isinstance(error, OSError):
                 raise UsageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
             raise
         try:
             if found.torn_bytes:
-                os.ftruncate(journal._fd, found.size)
+                os.ftruncate(fd, found.size)
+                journal._size = found.size
             # Lines of a killed process may be in memory only; from here on things are decided from them (J2).
-            sync(journal._fd)
-        except OSError as error:
+            _interruptibly(partial(sync, fd))
+        except BaseException as error:
             journal._failure = error
             journal._settle()
             journal.close()
-            raise journal._error() from error
+            if isinstance(error, OSError):
+                raise journal._error() from error
+            raise
         return journal, found
 
     @property
@@ -186,6 +254,11 @@ class Journal:
         if not self._scheduled and self._flight is None:
             self._schedule()
         return self._chain.seq
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds for which the disk has not answered; 0 while nothing is asked of it."""
+        return 0.0 if self._idle.is_set() else time.monotonic() - self._began_at
 
     def _at(self) -> str:
         # Profiled: at thousands of calls a second most records share their millisecond with the one before.
@@ -225,13 +298,10 @@ class Journal:
         """Make everything appended durable, blocking; also while a commit is under way."""
         if self.broken is not None:
             raise self._error()
-        with self._mutex:
-            try:
-                self._commit_batch()
-                self._take()
-                self._commit_batch()
-            except OSError:
-                pass  # kept as _failure, raised below
+        self._idle.wait()
+        if self._lines and self._failure is None:
+            self._thread.submit(self._commit, self._take())
+            self._idle.wait()
         self._settle()
         if self.broken is not None:
             raise self._error()
@@ -252,11 +322,36 @@ class Journal:
             if self.broken is None:
                 self.flush()
         finally:
-            self._closed = True
-            with self._mutex:
-                os.close(self._fd)
-            self._executor.shutdown()
-            self._lock.release()
+            self._let_go()
+
+    def leave(self, patience_s: float) -> bool:
+        """Close, but wait for the disk no longer than this; whether all that was appended is known to be on it."""
+        until = time.monotonic() + patience_s
+        for _ in range(2):  # what is under way, then the rest
+            if self._closed or self.broken is not None or not self._idle.wait(until - time.monotonic()):
+                break
+            self._settle()
+            if self._lines:
+                self._thread.submit(self._commit, self._take())
+        if self._idle.is_set():
+            self._settle()
+        is_whole = self.durable_seq == self._chain.seq
+        self._let_go()
+        return is_whole
+
+    def _let_go(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._idle.is_set():
+            self._close_files()
+        else:  # the disk does not answer; the file is in use until it does
+            self._thread.submit(self._close_files)
+        self._thread.shutdown(wait=False)
+
+    def _close_files(self) -> None:
+        os.close(self._fd)
+        self._lock.release()
 
     def _schedule(self) -> None:
         # The next turn of the loop, not now: what else is appended in this turn joins the commit.
@@ -276,37 +371,76 @@ class Journal:
         if self._flight is not None or not self._lines or self._closed:
             return
         assert self._loop is not None
-        self._take()
-        self._flight = self._loop.run_in_executor(self._executor, self._commit)
+        self._flight = self._loop.run_in_executor(self._thread, self._commit, self._take())
         self._flight.add_done_callback(self._landed)
 
-    def _take(self) -> None:
-        if self._lines and self._failure is None:
-            assert self._batch is None
-            self._batch = _Batch(b"".join(self._lines), self._chain.seq, self._chain.head)
-            self._lines.clear()
+    def _take(self) -> _Batch:
+        """What is appended, to be committed now."""
+        batch = _Batch(b"".join(self._lines), self._chain.seq, self._chain.head)
+        self._lines.clear()
+        self._began_at = time.monotonic()
+        self._idle.clear()
+        return batch
 
-    def _commit(self) -> None:
-        with self._mutex:
-            self._commit_batch()
-
-    def _commit_batch(self) -> None:
-        batch, self._batch = self._batch, None
-        if batch is None:
-            return
+    def _commit(self, batch: _Batch) -> None:
+        """In the thread."""
         began = time.perf_counter()
         try:
+            self._check_file()
             _write_all(self._fd, batch.data, self._write)
+            self._size += len(batch.data)
             self._sync(self._fd)
-        except BaseException as error:
+            took_s = time.perf_counter() - began
+            self._check_file()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self._failure = error
-            raise
-        self._on_disk = (batch.seq, batch.head)
-        self.commit_s += 0.3 * (time.perf_counter() - began - self.commit_s)
+        else:
+            self._on_disk = (batch.seq, batch.head)
+            self.commit_s += 0.3 * (took_s - self.commit_s)
+        self._idle.set()
 
-    def _landed(self, flight: asyncio.Future[None]) -> None:
+    def _check_file(self) -> None:
+        """Whether the file is still where it was, and what was written; _MeddledError if not."""
+        here = os.fstat(self._fd)
+        try:
+            there = os.lstat(self._name)
+        except OSError:
+            there = None
+        is_there = there is not None and (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+        if is_there and here.st_size == self._size:
+            return
+        if is_there or here.st_size < self._size:
+            gone = self._size - here.st_size
+            what = f"was cut by {gone:,} bytes" if gone > 0 else f"was written to by somebody else ({-gone:,} bytes)"
+            raise _MeddledError(f"{what} while the run went on; look at it: acctops journal verify {self._chain.run}")
+        how = "was removed or moved away" if there is None else "was replaced by another file"
+        raise _MeddledError(f"{how} while the run went on; {self._where_it_is(here, is_free=there is None)}")
+
+    def _where_it_is(self, here: os.stat_result, *, is_free: bool) -> str:
+        """Where the records of a file that lost its name are: under another name, or saved now, as nobody else can."""
+        with suppress(OSError):
+            name = Path(f"/proc/self/fd/{self._fd}").readlink()
+            if here.st_nlink and name.is_file():
+                return f"its records are in {name}: put it back as {self._name}"
+        kept = self.path if is_free else self.path.with_name(f"{self.path.name}.kept-{os.getpid()}")
+        try:
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            fd = create_new(kept, stat.S_IMODE(here.st_mode))
+            try:
+                at = 0
+                while part := os.pread(self._fd, _CREATE_BYTES, at):
+                    _write_all(fd, part, os.write)
+                    at += len(part)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            return f"its records are lost, as they could not be saved ({error.strerror})"
+        return "its records were saved there" if is_free else f"its records were saved as {kept}: put it back"
+
+    def _landed(self, _flight: asyncio.Future[None]) -> None:
+        """On the loop: a commit is over."""
         self._flight = None
-        flight.exception()  # the same as _failure; fetched, or asyncio would log it
         try:
             self._settle()
         finally:
@@ -325,11 +459,10 @@ class Journal:
             except Exception as error:  # noqa: BLE001 - raised below: one listener's bug must not silence the others
                 trouble = trouble or error
         if self._failure is not None and self.broken is None:
-            self.broken = JournalWriteError(
-                _advice(
-                    self.path, self._failure, "Nothing further is sent", f"go on with: acctops resume {self._chain.run}"
-                )
+            words = _advice(
+                self.path, self._failure, "Nothing further is sent", f"go on with: acctops resume {self._chain.run}"
             )
+            self.broken = JournalWriteError(words)
             self._lines.clear()
         waiters, self._waiters = self._waiters, []
         for seq, done in waiters:
@@ -371,7 +504,29 @@ def _write_all(fd: int, data: bytes, write: Write) -> None:
         left = left[written:]
 
 
+def _open_locked(store: RunStore, run_id: RunId) -> int:
+    """The journal of a run, open for appending, and locked on the file itself: its lock file may have been removed.
+
+    BusyError if another process writes it. Who may only read it can be in the way, and is passed over: the lock file,
+    which he cannot open, is ours.
+    """
+    fd = os.open(store.path(run_id), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if locks.take(fd) is Hold.THEIRS:
+        os.close(fd)
+        raise store.busy(run_id)
+    return fd
+
+
+def _interruptibly(work: Callable[[], None]) -> None:
+    """Do something that a disk may never answer, so that a signal still ends the wait."""
+    thread = _Thread()
+    thread.submit(work).result()
+    thread.shutdown()
+
+
 def _advice(path: Path, error: BaseException, sent: str, then: str) -> str:
+    if isinstance(error, _MeddledError):
+        return f"{path}: the journal {error}. {sent}; then {then}"
     code = error.errno if isinstance(error, OSError) else None
     why = f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else str(error) or type(error).__name__
     cure = "free space there" if code in _FULL else "look after that disk"

@@ -15,6 +15,7 @@ from engine import records
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
+from engine.plan import call_id as plan_call_id
 from engine.records import AnyRecord
 
 KINDS: tuple[type[records.Record], ...] = get_args(AnyRecord)
@@ -29,7 +30,7 @@ def ticking(start: float = NOW, step: float = 0.05) -> Callable[[], float]:
 
 
 def call_id(number: int) -> CallId:
-    return CallId(f"{number:016x}")
+    return plan_call_id("", "ap-singapore", f"postgres-{number // 4:08x}", f"user_{number % 4}", "LockAccount")
 
 
 def run_record(calls: int, *, job: str = "leak", simulated: bool = False) -> records.Run:

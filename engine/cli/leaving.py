@@ -1,0 +1,39 @@
+"""Door: a process that was told twice to end, ends: whatever it waits for that never comes.
+
+A disk that does not answer, and a name server, hold a thread that nothing can wake. A thread of ours, begun with the
+second signal, ends the process if it is still there when its time is up.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import suppress
+
+LEAVE_S = 1.7
+"""The second signal has ended the process within two seconds."""
+
+_stays: list[threading.Event] = []
+
+
+def leave_soon(code: int, words: str) -> None:
+    """End the process with `code` in less than two seconds, in these words, unless `stay` is called before."""
+    stays = threading.Event()
+    _stays.append(stays)
+
+    def end() -> None:
+        if not stays.wait(LEAVE_S):
+            with suppress(OSError):
+                os.write(2, f"acctops: {words}\n".encode(errors="replace"))
+            with suppress(Exception):
+                sys.stdout.flush()
+            os._exit(code)
+
+    threading.Thread(target=end, name="leaving", daemon=True).start()
+
+
+def stay() -> None:
+    """The command is over, in order: nothing more has to be ended."""
+    while _stays:
+        _stays.pop().set()

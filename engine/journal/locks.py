@@ -1,0 +1,139 @@
+"""Device: locks on files that only those who may write them can take. A dead process holds none, whatever killed it.
+
+A lock is one of the open file description (OFD): an exclusive one needs a descriptor that can write. So whoever may
+only read a file can neither take it nor make it seem taken. Such a reader can hold a *shared* lock, which refuses ours:
+it is told apart, as we never take one, and counts for nothing. Where the system has no such locks, `flock` stands in.
+
+Versions before these locks took a `flock`. Ours is taken beside, so that they see us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import sys
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RETRY_S = 0.02
+_HAS_OFD = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+_FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock` of Linux with 64-bit offsets: type, whence, start, length, pid."""
+
+
+class Hold(Enum):
+    """What came of asking for a lock."""
+
+    OURS = "ours"
+    """This descriptor has it."""
+    THEIRS = "theirs"
+    """Somebody who may write has it."""
+    READERS = "readers"
+    """Only somebody who may read is in the way: nobody has it, and it could not be taken."""
+
+
+def take(fd: int) -> Hold:
+    """Ask for the exclusive lock on an open file, which can be written; never waits."""
+    if not _HAS_OFD:
+        return Hold.OURS if _flock(fd) else Hold.THEIRS
+    for _ in range(2):  # a writer may let go between the two questions
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _ask(fcntl.F_WRLCK))
+        except (BlockingIOError, PermissionError):
+            if is_taken(fd):
+                return Hold.THEIRS
+        else:
+            _flock(fd)
+            return Hold.OURS
+    return Hold.READERS
+
+
+def take_within(fd: int, wait_s: float) -> Hold:
+    """The same, asked again for `wait_s` as long as it is theirs."""
+    until = time.monotonic() + wait_s
+    while (hold := take(fd)) is Hold.THEIRS and time.monotonic() < until:
+        time.sleep(_RETRY_S)
+    return hold
+
+
+def is_taken(fd: int) -> bool:
+    """Whether somebody else holds the exclusive lock on an open file; a descriptor that can only read will do."""
+    if not _HAS_OFD:
+        return not _may_share(fd)
+    # Asked for a shared lock, only an exclusive one is in the way.
+    found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _ask(fcntl.F_RDLCK))
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def is_flocked(fd: int) -> bool:
+    """Whether somebody holds a `flock`, as versions before these locks did: anybody who may read the file can."""
+    return not _may_share(fd)
+
+
+def has_flock(fd: int) -> bool:
+    """Take the `flock` of the file, if nobody has it; whether it is ours."""
+    return _flock(fd)
+
+
+def open_existing(path: Path) -> int | None:
+    """A regular file to be asked about its lock, open for reading; None if there is none, or it may not be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def open_private(path: Path) -> int:
+    """A lock file that nobody but its owner may even read, made if need be; OSError for a link or no regular file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(0, "is no regular file", str(path))
+        if stat.S_IMODE(found.st_mode) != 0o600:
+            os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_at(fd: int, path: Path | str) -> bool:
+    """Whether `path` still leads to the file that is open."""
+    try:
+        there = os.lstat(path)
+    except OSError:
+        return False
+    here = os.fstat(fd)
+    return (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
+
+
+def _ask(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _may_share(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True

@@ -1,0 +1,174 @@
+"""Rules: whether a record of a journal can have been written by a run: its times, its names and what hangs together.
+
+The chain shows that a line is what was written, not that it makes sense: whoever knows the rule can seal anything. So
+this is asked of every record as it is read, once, and what comes after may rely on it. Types and bounds of numbers are
+held by the decoder (`records`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from engine import records
+from engine.actions import ACTIONS
+from engine.endpoints import normal_endpoint
+from engine.plan import call_id
+from engine.records import unix_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
+_MOST_NAMES = 1024
+_FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
+_MOST_DEPTH = 6
+_OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records.Verified, records.Settled})
+
+
+class Sense:
+    """What of a journal has been read so far, as much as is needed to judge the next record."""
+
+    def __init__(self) -> None:
+        self._run: records.Run | None = None
+        self._calls: set[str] = set()
+        self._second = ""
+        """The last second that was a time, with its dot."""
+
+    def first_problem(self, lines: Sequence[records.AnyRecord]) -> tuple[int, str] | None:
+        """Which of these records says what no run can have written, and what, in words; None if all make sense."""
+        # Profiled: asked of every line. Most share their second with the one before, and are of a call of the plan.
+        second, calls = self._second, self._calls
+        for index, record in enumerate(lines):
+            at = record.at
+            if at[:20] != second or at[20:] not in _FRACTIONS:
+                if not is_time(at):
+                    return index, f"at is no time: {at[:40]!r}"
+                self._second = second = at[:20]
+            kind = type(record)
+            if kind in _OF_A_CALL:
+                call: Any = record.call  # type: ignore[union-attr]
+                if call not in calls:
+                    return index, f"call {call[:40]!r} is not of the plan"
+            elif (check := _CHECKS.get(kind)) is not None and (why := check(self, record)) is not None:
+                return index, why
+        return None
+
+    def _of_run(self, run: records.Run) -> str | None:
+        if self._run is not None:
+            return "a second `run`"
+        self._run = run
+        if _RUN_ID(run.run) is None:
+            return f"run {run.run[:40]!r} is no id of a run"
+        if run.action not in ACTIONS:
+            return f"action {run.action[:40]!r} is none of this version"
+        if run.parent is not None and _RUN_ID(run.parent.run) is None:
+            return f"parent {run.parent.run[:40]!r} is no id of a run"
+        if any("\0" in path for path in (run.job.path, run.guarded_by)):
+            return "a path holds NUL"
+        return _of_settings(run.settings)
+
+    def _of_call(self, line: records.CallLine) -> str | None:
+        if self._run is None or line.action != self._run.action:
+            return f"action {line.action[:40]!r} is not that of the run"
+        account, region, instance, user = line.account, line.region, line.instance, line.user
+        names = account + region + instance + user
+        if len(names) > _MOST_NAMES or not names.isprintable():
+            return "a name that no account has"
+        if line.call != call_id(account, region, instance, user, line.action):
+            return f"call {line.call[:40]!r} is not the id of {line.instance}/{line.user}"
+        if line.call in self._calls:
+            return f"call {line.call} a second time"
+        self._calls.add(line.call)
+        return None
+
+    def _of_omit(self, line: records.OmitLine) -> str | None:
+        if line.call is not None and line.call not in self._calls:
+            return f"call {line.call[:40]!r} is not of the plan"
+        return None
+
+    def _of_session(self, line: records.Session) -> str | None:
+        return _of_settings(line.settings) if line.settings is not None else None
+
+    def _of_note(self, line: records.Note) -> str | None:
+        if _depth(line.data) > _MOST_DEPTH:
+            return "data is nested too deep"
+        return next(
+            (f"{what} is none" for what, is_right in _NOTES.get(line.what, ()) if not is_right(line.data)), None
+        )
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time as the journal writes it, of a day that is in the calendar."""
+    try:
+        return len(text) == 24 and text[10] == "T" and text[19] == "." and text[23] == "Z" and unix_seconds(text) >= 0
+    except (ValueError, OverflowError):
+        return False
+
+
+def _of_settings(settings: records.RunSettings) -> str | None:
+    try:
+        for url in (*settings.endpoint, *settings.endpoint_of.values()):
+            normal_endpoint(url)
+    except ValueError:
+        return "an endpoint is none"
+    if not settings.endpoint and not settings.endpoint_of:
+        return "no endpoint"
+    if len({spec.name for spec in settings.accounts}) < len(settings.accounts):
+        return "an account twice"
+    if settings.stop_after is not None and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?%?", settings.stop_after) is None:
+        return "stop_after is no number of calls"
+    if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
+        return "passwords name no source"
+    if settings.window is not None:
+        days, *others = (settings.window.get(key) for key in ("days", "from", "until", "timezone"))
+        if not isinstance(days, list) or not _is_words(days) or not all(isinstance(text, str) for text in others):
+            return "the window is none"
+    return None
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _is_guard(data: Mapping[str, Any]) -> bool:
+    # Any: JSON values, here and below.
+    guard = data.get("guard")
+    is_number = isinstance(guard, int | float) and not isinstance(guard, bool) and abs(guard) < 1e6
+    return guard is None or (is_number and math.isfinite(guard))
+
+
+def _is_link(data: Mapping[str, Any]) -> bool:
+    return _RUN_ID(str(data.get("run"))) is not None
+
+
+def _has_endpoints(data: Mapping[str, Any]) -> bool:
+    return _is_words(data.get("endpoints", []))
+
+
+_NOTES: Mapping[str, tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...]] = {
+    "lane_slowed": (("guard", _is_guard),),
+    "lane_recovered": (("guard", _is_guard),),
+    "route_closed": (("endpoints", _has_endpoints),),
+    **dict.fromkeys(records.LINKS, (("run", _is_link),)),
+}
+"""What is decided from notes: name of the fact, and whether it is one."""
+
+
+def _depth(value: object, depth: int = 0) -> int:
+    """How deep lists and objects are nested; no deeper than asked for is looked."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if depth > _MOST_DEPTH:
+        return depth
+    return max((_depth(each, depth + 1) for each in inner), default=depth)
+
+
+_CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = {
+    records.Run: Sense._of_run,
+    records.CallLine: Sense._of_call,
+    records.OmitLine: Sense._of_omit,
+    records.Session: Sense._of_session,
+    records.Note: Sense._of_note,
+}
+"""Any: each of its own kind of record."""

@@ -1,0 +1,159 @@
+"""A journal whose hashes are right and whose words are nonsense: refused by name, and in nobody else's way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import AcctopsError
+from engine.journal import reader
+from engine.journal.store import RunStore
+from tests.support.command import Desk
+from tests.support.journals import NOW, story, write_run
+
+DEEP: Any = []
+for _ in range(60):
+    DEEP = [DEEP]
+VERY_DEEP = "[" * 100_000 + "]" * 100_000
+NONSENSE: list[Any] = [
+    -1,
+    0,
+    1.5,
+    -2.5,
+    1e308,
+    5e-324,
+    10**30,
+    2**63,
+    True,
+    None,
+    "",
+    "x" * 5000,
+    "NaN",
+    "2026-02-30T00:00:00.000Z",
+    "0001-01-01T00:00:00.000+23:59",
+    "9999-12-31T23:59:59.999Z",
+    "2026-09-21T14:13:20.250+08:00",
+    "../../../etc",
+    "a\0b",
+    "\u202e\x1b[2J",
+    [],
+    {},
+    ["x", 1],
+    {"run": 1, "guard": "x", "lane": [], "endpoints": 7, "account": {}, "uin": []},
+    DEEP,
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where values stand in a line, the line itself left out."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def sealed(lines: list[dict[str, Any]]) -> bytes:
+    """The lines with hashes made to fit, as whoever knows the rule can."""
+    head, out = "0" * 64, []
+    for line in lines:
+        content = json.dumps({key: value for key, value in line.items() if key != "hash"}, separators=(",", ":"))
+        head = hashlib.sha256(f"{head}{content}".encode()).hexdigest()
+        out.append(f'{content[:-1]},"hash":"{head}"}}\n')
+    return "".join(out).encode()
+
+
+def changed(lines: list[dict[str, Any]], rng: Random) -> bytes:
+    """A journal with one to three values, or whole lines, that are not as they were."""
+    lines = json.loads(json.dumps(lines))
+    for _ in range(rng.randint(1, 3)):
+        line = rng.choice(lines)
+        how = rng.choice(["value"] * 6 + ["gone", "twice", "drop", "kind"])
+        *path, last = rng.choice(list(places(line)))
+        at: Any = line
+        for key in path:
+            at = at[key]
+        if how == "value":
+            at[last] = rng.choice(NONSENSE)
+        elif how == "gone":
+            del at[last]
+        elif how == "kind":
+            line["kind"] = rng.choice(["run", "call", "settled", "note", "end", "session", "wave"])
+        elif how == "twice":
+            lines.insert(rng.randint(0, len(lines)), dict(line))
+        elif len(lines) > 1:
+            lines.remove(line)
+        if how in ("twice", "drop"):
+            for number, each in enumerate(lines, 1):
+                each["seq"] = number
+    return sealed(lines)
+
+
+COMMANDS = (
+    ("status",),
+    ("status", "--json"),
+    ("status", "--since", "366d"),
+    ("report", "--since", "366d"),
+    ("report", "--since", "366d", "--format", "csv"),
+    ("overdue", "leak", "--every", "366d"),
+    ("status", "BAD"),
+    ("status", "BAD", "--json"),
+    ("report", "BAD", "--format", "json"),
+    ("report", "BAD", "--format", "csv"),
+    ("report", "BAD", "--format", "csv", "--attempts"),
+    ("report", "BAD", "--pace"),
+    ("report", "BAD", "--stuck"),
+    ("report", "BAD", "--family"),
+    ("journal", "verify", "BAD"),
+)
+
+
+@dataclass
+class Shelf:
+    """A state directory with a good run, and one that is to go bad."""
+
+    desk: Desk
+    good: str
+    bad: str
+    lines: list[dict[str, Any]]
+
+    @property
+    def path(self) -> Path:
+        return RunStore(self.desk.state).path(self.bad)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    desk = Desk(tmp_path_factory.mktemp("desk"))
+    store = RunStore(desk.state)
+    good, _ = write_run(store, story(3))
+    bad, text = write_run(store, story(3), now=NOW + 5)
+    return Shelf(desk, good, bad, [json.loads(line) for line in text.splitlines()])
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_command_that_looks_falls_over_well_sealed_nonsense(shelf: Shelf, seed: int) -> None:
+    """Whatever a journal says: each command ends in a sentence, and the other run is told of all the same."""
+    rng = Random(seed)
+    shelf.path.write_bytes(changed(shelf.lines, rng))
+    others = (("status", "--json"), ("status", "--since", "366d"))
+    for command in (rng.choice(COMMANDS), *others):
+        done = shelf.desk.run(*(shelf.bad if word == "BAD" else word for word in command))
+        assert "defect" not in done.text, (command, done.text)
+        assert command not in others or shelf.good in done.text, (command, done.text)
+    for read in (reader.replay, reader.verify):
+        try:
+            read(shelf.path)
+        except AcctopsError as error:
+            assert re.search(r":\d+: ", str(error)), error
