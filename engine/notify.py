@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from engine.codes import NO_ANSWER, SAID_OF_ANY_HOST
 from engine.endings import NOTICE_S
 from engine.endpoints import is_webhook
 from engine.errors import ConfigError
@@ -41,14 +42,6 @@ PASSED_ON = (
 """Of the environment a command that tells people gets these, `LC_…`, the proxy unless it has a password, and what
 `notify.env` names. All else stays here: API keys, new passwords, whatever an env file holds for other programs."""
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-_FAULTS = {
-    "Local.Dns": "the name of its host cannot be resolved",
-    "Local.Tls": "no TLS with its host",
-    "Local.Connect": "its host cannot be reached",
-    "Local.ConnectionReset": "the connection was reset",
-    "Local.Garbage": "its host does not speak HTTP",
-    "Local.Truncated": "its answer was cut off",
-}
 
 
 class Undelivered(Struct, frozen=True):
@@ -180,9 +173,9 @@ async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeo
 
     answer = await post_once(_url(spec, environ), body, timeout_s, way)
     if isinstance(answer, Fault):
-        if answer.code == "Local.Timeout":
+        if answer.code == NO_ANSWER:
             raise TimeoutError
-        raise _CannotTellError(_FAULTS.get(answer.code, answer.code))
+        raise _CannotTellError(SAID_OF_ANY_HOST.get(answer.code, answer.code))
     if not 200 <= answer.status < 300:
         raise _CannotTellError(f"answered HTTP {answer.status}")
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.actions import ACTIONS
+from engine.codes import row_of
 from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.guards import need_readings
 from engine.model import OmitReason, Target
 from engine.names import REGIONS, did_you_mean
-from engine.outlook import NO_INSTANCE, Outlook, Standing, look_ahead, refusals
+from engine.outlook import Outlook, Standing, look_ahead, refusals
 from engine.plan import idle_rules
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _is_whole(reading: Reading) -> bool:
     from engine.inventory import PAGE
 
     if reading.accounts is None:
-        return reading.code in NO_INSTANCE
+        return row_of(reading.code).no_instance
     return reading.complete or (reading.why is None and 0 < len(reading.accounts) < PAGE)
 
 
@@ -176,11 +177,10 @@ def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> Non
 
 
 def _is_nowhere(reading: Reading | None) -> bool:
-    from engine.verdicts import is_no_region  # here: a region that is on the list needs no code
-
     if reading is None or reading.accounts is not None:
         return False
-    return reading.code in NO_INSTANCE or is_no_region(reading.code)
+    row = row_of(reading.code)
+    return row.no_instance or row.no_region
 
 
 def refuse_unread(prepared: Prepared, *, can_ask: bool, unread_command: str) -> bool:
