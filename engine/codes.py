@@ -638,6 +638,13 @@ _LOCAL = (
         "Mend what hinders the reading, then run the job, or undo the run, again; what is done stays done.",
     ),
     _row(
+        "Local.Kept",
+        _T.REJECTED,
+        "An undo left it: it is no longer as the run left it, or another run holds it.",
+        "Look who changed or holds it. To bring it back all the same, undo the run again, with --include-edited or "
+        "--release RUN.",
+    ),
+    _row(
         "Local.BadRow",
         _T.REJECTED,
         "This row of a list is no target; --skip-bad-rows sent the others.",

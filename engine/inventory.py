@@ -61,6 +61,14 @@ class Inventory:
         self._gate = asyncio.Semaphore(concurrency)
         self._shared: dict[Where, _Shared] = {}
 
+    def keep_up_with(self, writes: float) -> None:
+        """So many calls a second are sent, each by a reading that is fresh: read at least as fast."""
+        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.25 * writes)))
+
+    def clock(self, where: Where) -> float:
+        """UNIX time, by which readings of an instance are dated."""
+        return self._clients_of(where.account, where.region)[0].now()
+
     async def read(self, where: Where, *, purpose: str) -> Reading:
         """Accounts of an instance as they are after this moment. Never raises for what the API answers."""
         loop = asyncio.get_running_loop()
@@ -81,7 +89,7 @@ class Inventory:
 
     async def _read(self, where: Where, purpose: str) -> Reading:
         loop = asyncio.get_running_loop()
-        started, at = loop.time(), self._clients_of(where.account, where.region)[0].now()
+        started, at = loop.time(), self.clock(where)
         accounts: dict[str, AccountState] | None = {}
         total = 0
         last = _NOTHING

@@ -17,7 +17,11 @@ from engine.actions import Action
 from engine.model import LACKING, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
-LACKING_CODES = {OmitReason.UNSEEN: "Local.Unseen", OmitReason.BAD_ROW: "Local.BadRow"}
+LACKING_CODES = {
+    OmitReason.UNSEEN: "Local.Unseen",
+    OmitReason.BAD_ROW: "Local.BadRow",
+    OmitReason.KEPT: "Local.Kept",
+}
 """Under which code each reason of `lacking` is reported."""
 NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
 """Codes of attempts of which no byte left."""

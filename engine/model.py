@@ -87,9 +87,11 @@ class OmitReason(StrEnum):
     """A match asks for it, and it could not be looked at: whether accounts are missing nobody knows."""
     BAD_ROW = "bad_row"
     """A row of a list that is no target, sent without by `--skip-bad-rows`."""
+    KEPT = "kept"
+    """An undo was to bring it back, and found that it is no longer as the run left it, or that another run holds it."""
 
 
-LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW)
+LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, OmitReason.KEPT)
 """Asked for, and neither done nor left out on purpose: these count as failed."""
 
 

@@ -130,6 +130,18 @@ class RunSettings(Struct, frozen=True, kw_only=True):
         return next(spec.signers for spec in self.every_account if spec.name == account)
 
 
+class Undoes(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked of an undo, which holds for whatever goes on from it."""
+
+    family: bool = False
+    """The run and its reruns are brought back."""
+    by_list: bool = False
+    include_edited: bool = False
+    rotated: bool = False
+    released: tuple[str, ...] = ()
+    """Runs whose holds do not count."""
+
+
 class Run(Record, tag="run", kw_only=True):
     """First line: what is to be done, by whom, how."""
 
@@ -153,6 +165,8 @@ class Run(Record, tag="run", kw_only=True):
     guarded_by: str = ""
     """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
     command without one was typed. An undo and a rerun have that of the run they go back to."""
+    undoes: Undoes | None = None
+    """Of an undo."""
 
 
 class CallLine(Record, tag="call", kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
@@ -102,13 +103,43 @@ def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], cho
             continue
         state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
-        key = (call.account, call.region, call.instance, call.user)
-        inverse.append(
-            Call(call_id(*key, action.inverse), action.inverse, call.account, call.region, call.instance, call.user)
-        )
+        inverse.append(Call(inverse_id(call), action.inverse, call.account, call.region, call.instance, call.user))
     calls = interleave(inverse, key=lambda call: call.where)
     plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
     return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password)
+
+
+def is_before_known(entry: Entry) -> bool:
+    """Whether a call's account was read right before it was sent: a reading that was old by then proves nothing."""
+    return entry.before is not None and entry.before.status is not None and entry.before.why is None
+
+
+def inverse_id(call: Call) -> CallId:
+    """The id of the call that undoes one."""
+    inverse = ACTIONS[call.action].inverse
+    assert inverse is not None, "checked by the caller"
+    return call_id(call.account, call.region, call.instance, call.user, inverse)
+
+
+class StillSo:
+    """Asked of each call of an undo right before it is sent: does its account still stand as the run left it?"""
+
+    def __init__(self, ledger: Ledger, choice: Choice) -> None:
+        """`ledger` is of the run that is undone; what was asked for and not is decided already."""
+        self._ledger = ledger
+        self._choice = replace(choice, wanted=lambda _call: True)
+        self._undone: dict[CallId, Call] | None = None
+
+    def __call__(self, call: Call, reading: Reading) -> str | None:
+        """Why it must stay, by a newer reading; None if it may be brought back."""
+        if self._undone is None:
+            self._undone = {inverse_id(each): each for each in self._ledger.calls.values()}
+        of = self._undone.get(call.id)
+        if of is None:
+            return None
+        entry = self._ledger.entry(of.id)
+        found = _why_keep(of, entry, entry.derived(), ACTIONS[of.action], reading, None, self._choice)
+        return None if found is None else found[1]
 
 
 def _why_keep(
@@ -124,8 +155,10 @@ def _why_keep(
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
         return Keep.NOT_ASKED, "left out by --target or --exclude"
-    if (entry.before is None or entry.before.status is None) and not choice.by_list:
-        return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target @FILE to undo it"
+    if not is_before_known(entry) and not choice.by_list:
+        known = f" ({entry.before.why})" if entry.before is not None and entry.before.status is not None else ""
+        words = f"how it was before the run is not known{known}; name it with --target @FILE to undo it"
+        return Keep.BEFORE_UNKNOWN, words
     if reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE):
         why = reading.code if reading is not None else "not in time"
         return Keep.UNREAD, f"its instance cannot be read now ({why}); undo the run again once it can"

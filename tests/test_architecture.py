@@ -33,7 +33,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "errors": (W, ""),
     "model": (W, ""),
     "actions": (R, ""),
-    "admins": (R, "actions guards"),
+    "admins": (R, "actions guards plan"),
     "backoff": (R, "verdicts"),
     "callqueue": (R, ""),
     "codes": (R, ""),
@@ -128,7 +128,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "closing": (E, "lanes"),
     "discovery": (E, "inventory"),
     "identity": (E, ""),
-    "dispatch": (E, "judge lanes"),
+    "dispatch": (E, "judge lanes opening"),
     "inventory": (E, "client"),
     "judge": (E, "client inventory lanes"),
     "lanes": (E, "client clients"),
@@ -142,6 +142,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
         DOOR,
         "cli.commands.equipping cli.commands.looking cli.commands.nightly cli.commands.planning cli.commands.running",
     ),
+    "cli.anew": (DOOR, "cli.preparing cli.survey cli.talk"),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.checks": (DOOR, "cli.options cli.sources cli.survey cli.talk"),
     "cli.attending": (DOOR, "cli.earlier cli.measuring cli.options cli.talk"),
@@ -152,7 +153,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.commands.planning": (DOOR, "cli.flags cli.found cli.plans"),
     "cli.commands.running": (DOOR, "cli.continuing cli.flags cli.sending cli.starting cli.undoing cli.views"),
     "cli.configuring": (DOOR, "cli.options cli.talk"),
-    "cli.continuing": (DOOR, "cli.ask cli.hours cli.options cli.preparing cli.sending cli.sources cli.talk"),
+    "cli.continuing": (DOOR, "cli.ask cli.hours cli.kin cli.options cli.preparing cli.sending cli.sources cli.talk"),
     "cli.discovering": (DOOR, "cli.survey cli.talk"),
     "cli.earlier": (DOOR, ""),
     "cli.flags": (DOOR, ""),
@@ -168,7 +169,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.scheduling": (DOOR, "cli.options cli.talk"),
     "cli.sending": (
         DOOR,
-        "cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.options cli.plans cli.preparing cli.session "
+        "cli.anew cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.kin cli.options cli.plans "
+        "cli.preparing cli.session "
         "cli.simulating cli.sources cli.survey cli.talk",
     ),
     "cli.session": (DOOR, "cli.attending cli.progress cli.sources cli.survey cli.talk cli.whose"),

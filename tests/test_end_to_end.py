@@ -275,6 +275,7 @@ def test_the_document_says_the_same(story: Story) -> None:
         "skipped": 0,
         "unseen": 0,
         "bad_row": 0,
+        "kept": 0,
     }
     assert document["attempts"] == len(story.writes)
     assert document["throttled"] == EACH

@@ -229,6 +229,7 @@ def test_left_out_targets_are_counted_by_reason() -> None:
         "skipped": 0,
         "unseen": 0,
         "bad_row": 0,
+        "kept": 0,
         "new": 1,
     }
 

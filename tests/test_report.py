@@ -44,7 +44,7 @@ from tests.support.journals import verified as verified_line
 RUN = "20261122T031300Z-q7c2"
 JOURNAL = "/var/lib/acctops/runs/x/journal.jsonl"
 HEAD = "3be1" * 16
-NEWER = {"skipped": 0, "unseen": 0, "bad_row": 0}
+NEWER = {"skipped": 0, "unseen": 0, "bad_row": 0, "kept": 0}
 """Reasons of leaving out that a match and a list add."""
 DOCUMENT_KEYS = [
     "run",

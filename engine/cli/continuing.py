@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run
 from engine.ledger import Ledger
-from engine.model import LACKING, Call, CallId, Outcome, Target
+from engine.model import LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.plan import left_out, plan_again
 from engine.report import document, text
 from engine.settings import refuse_profiles
 
 if TYPE_CHECKING:
+    from engine.cli.kin import Undone
+    from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.settings import Settings
 
@@ -67,14 +70,21 @@ def resume_run(run: str, **flags: Any) -> int:
     asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
     refuse_strangers(reach.keyring, seen.uins)
     passwords = passwords_of(seen.settings, seen.run.action)
-    _ask_about_changes(options, seen, reach)
-    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
+    if _ask_about_changes(options, seen, reach):  # that may have taken a while
+        hold(window_of(seen.settings), options)
+        guards = guards_of(options, seen)
+        settings = stricter(settings, guards)
+        refuse_blind(seen.run.action, settings, max_share=None)
+    calls, keep_admins = list(seen.calls.values()), settings.keep_admins
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
         with closing(journal):
             _refuse_continued(ledger, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
-            no_send = _drop_guarded(ledger, journal, guards.protect, exclude)
+            undone = _undone(ref.store, ledger)
+            held = undone.held() if undone is not None else {}
+            no_send = _drop_guarded(ledger, journal, guards.protect, exclude, held)
             return carry_out(
                 options,
                 guards,
@@ -85,7 +95,18 @@ def resume_run(run: str, **flags: Any) -> int:
                 passwords=passwords,
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
+                rivals=rivals,
+                undone=undone,
             )
+
+
+def _undone(store: RunStore | None, ledger: Ledger) -> Undone | None:
+    """What a run that is an undo, or a rerun of one, brings back."""
+    if ledger.run is None or ledger.run.parent is None:
+        return None
+    from engine.cli.kin import undone_of  # late: most runs are none
+
+    return undone_of(store, ledger.run)
 
 
 def guards_of(options: Options, ledger: Ledger) -> Settings:
@@ -181,8 +202,8 @@ def check_endpoint(options: Options, ledger: Ledger) -> None:
         )
 
 
-def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
-    """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
+def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> bool:
+    """A resume asks only if job file, operator or identity are not those of the run; whether it did."""
     assert ledger.run is not None
     run = ledger.run
     changes = []
@@ -202,10 +223,11 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     if not as_before and not is_known(reach.keyring, ledger.uins):
         changes.append(f"it was begun with the keys of {run.identity}, these are of {now}")
     if not changes:
-        return
+        return False
     left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
     text = f"run {run.run}: {'; '.join(changes)}. About to go on with the {left:,} open calls of its journal"
     confirm(text, left, yes=options.yes, by=operator())
+    return True
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
@@ -253,7 +275,11 @@ _OVERRIDES = (
 
 
 def _drop_guarded(
-    ledger: Ledger, journal: Journal, protect: tuple[Glob, ...], exclude: tuple[Glob, ...]
+    ledger: Ledger,
+    journal: Journal,
+    protect: tuple[Glob, ...],
+    exclude: tuple[Glob, ...],
+    held: Mapping[CallId, str],
 ) -> frozenset[CallId]:
     """Guards of today hold for a resume: calls never sent are left out, calls begun are only read."""
     no_send: set[CallId] = set()
@@ -262,6 +288,8 @@ def _drop_guarded(
         if entry.settled:
             continue
         omit = left_out(_target(call), protect=protect, exclude=exclude)
+        if omit is None and call.id in held:
+            omit = Omit(_target(call), OmitReason.KEPT, held[call.id], "looked at again before it was sent")
         if omit is None:
             continue
         if entry.spent or entry.needs_reading:
@@ -325,6 +353,8 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         uins=ledger.uins,
         parent=ref,
         faults=faults,
+        guards=partial(guards_of, options, ledger),
+        undone=_undone(ref.store, ledger),
     ).start()
 
 

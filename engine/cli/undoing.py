@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from engine import records
 from engine.actions import ACTIONS
 from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
-from engine.cli.kin import Others, others_of, with_family
+from engine.cli.kin import Undone, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
@@ -26,7 +27,7 @@ from engine.journal.reader import replay
 from engine.model import Call, Omit, OmitReason, Outcome, Target
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
-from engine.undo import Choice, Keep, UndoPlan, holds_of, undo_plan
+from engine.undo import Choice, Keep, UndoPlan, holds_of, is_before_known, undo_plan
 
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
@@ -79,6 +80,14 @@ def undo_run(
     check_identity(reach.keyring, ledger, is_asked=True)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
+    asked = records.Undoes(
+        family=family,
+        by_list=choice.by_list,
+        include_edited=choice.include_edited,
+        rotated=choice.rotated_only,
+        released=ignored,
+    )
+    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, asked=asked, others=others)
     undo = undo_plan(ledger, read.readings, holds, choice)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_unread(undo, ref)))
@@ -86,7 +95,7 @@ def undo_run(
         look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=options.expect
     )
     if not options.quiet:
-        say("\n".join(_preview(ref, ledger, undo, plan, read, others)))
+        say("\n".join(_preview(undone, ref, undo, plan, read)))
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
@@ -105,6 +114,8 @@ def undo_run(
         guarded_by=str(guard_home(ledger)),
         parent=ref,
         verb="undo",
+        undone=undone,
+        guards=partial(guards_of, options, ledger),
         found=read,
         world=world,
     ).start()
@@ -128,7 +139,7 @@ def _check_undoable(options: Options, ref: RunRef, ledger: Ledger) -> None:
 
 def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    if named or not changed or any(entry.before is not None and entry.before.status is not None for entry in changed):
+    if named or not changed or any(map(is_before_known, changed)):
         return
     assert ledger.run is not None
     raise RefusedError(
@@ -229,7 +240,8 @@ def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
     return records.JobRef(f"undo of {run.job.name}"[:100], f"undo of run {run.run}", digest)
 
 
-def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Survey, others: Others | None) -> list[str]:
+def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
+    ledger, others = undone.ledger, undone.others
     assert ledger.run is not None
     action = ACTIONS[plan.action]
     lines = [

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from engine.admins import Rival
 from engine.errors import BusyError
+from engine.foreign import clean, number
+from engine.guards import takes_admins
 from engine.journal.store import acquire, is_held
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 CLAIM_WAIT_S = 30.0
 """How long others may take to look around: far less than a second, but for a million calls on a slow disk."""
 _ID_BYTES = 8
+_MOST_KEPT = 1000.0
+"""Superusers that a claim can ask to be left an instance."""
 _SUFFIX = ".claim"
 
 
@@ -42,28 +47,33 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Of its job file; empty if there is none."""
     action: str
     calls: Collection[CallId]
+    keep_admins: int = 0
+    """How many superusers its run must leave every instance."""
 
 
 @contextmanager
 def claimed(
     store: RunStore, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
-) -> Iterator[None]:
+) -> Iterator[tuple[Rival, ...]]:
     """Work on what `mine` says; BusyError, naming the run, if one that is live forbids it.
+
+    Yields the live runs that lock accounts, if this one does: together they must leave every instance its superusers.
 
     That is a run of the same job (its content or its file), as two would race for the same accounts, and one of the
     `inverse` action on an account of both. `undone_by` gives the calls of the inverse action on the accounts of `mine`,
     each with its label; it is asked for only if such a run is live.
     """
     path = store.root / "live" / f"{mine.run_id}{_SUFFIX}"
-    fd = _register(store, path, mine, lambda other: _refuse(other, mine, inverse, undone_by))
+    rivals: list[Rival] = []
+    fd = _register(store, path, mine, lambda other: _look_at(other, mine, inverse, undone_by, rivals))
     try:
-        yield
+        yield tuple(rivals)
     finally:
         path.unlink(missing_ok=True)
         os.close(fd)
 
 
-def _register(store: RunStore, path: Path, mine: Claim, refuse: Callable[[Path], None]) -> int:
+def _register(store: RunStore, path: Path, mine: Claim, look_at: Callable[[Path], None]) -> int:
     """Write the claim, then look at the others, while nobody else does either; the claim's descriptor."""
     live = path.parent
     with store.writable():
@@ -76,7 +86,7 @@ def _register(store: RunStore, path: Path, mine: Claim, refuse: Callable[[Path],
             try:
                 for other in sorted(live.glob(f"*{_SUFFIX}")):
                     if other != path:
-                        refuse(other)
+                        look_at(other)
             except BaseException:
                 path.unlink(missing_ok=True)
                 os.close(fd)
@@ -93,7 +103,9 @@ def _write(store: RunStore, path: Path, mine: Claim) -> int:
     fd = store.create_file(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        head = {"run": mine.run_id, "digest": mine.digest, "path": mine.path, "action": mine.action}
+        head: dict[str, object] = {"run": mine.run_id, "digest": mine.digest, "path": mine.path, "action": mine.action}
+        if mine.keep_admins:
+            head["keep_admins"] = mine.keep_admins
         with open(fd, "wb", closefd=False) as file:
             file.write(json.dumps(head).encode() + b"\n")
             file.write(b"".join(bytes.fromhex(call) for call in mine.calls))
@@ -104,8 +116,14 @@ def _write(store: RunStore, path: Path, mine: Claim) -> int:
     return fd
 
 
-def _refuse(other: Path, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]) -> None:
-    """BusyError if the run of a claim is live and forbids mine."""
+def _look_at(
+    other: Path,
+    mine: Claim,
+    inverse: str | None,
+    undone_by: Callable[[], Mapping[CallId, str]],
+    rivals: list[Rival],
+) -> None:
+    """BusyError if the run of a claim is live and forbids mine; it is added to the `rivals` if it is one."""
     if not is_held(other):
         with suppress(OSError):
             other.unlink(missing_ok=True)
@@ -117,9 +135,14 @@ def _refuse(other: Path, mine: Claim, inverse: str | None, undone_by: Callable[[
     run = str(head.get("run", ""))
     if head.get("digest") == mine.digest or (mine.path and head.get("path") == mine.path):
         raise BusyError(same_job_words(run))
-    if inverse is None or head.get("action") != inverse:
+    is_rival = takes_admins(mine.action) and head.get("action") == mine.action
+    if not is_rival and (inverse is None or head.get("action") != inverse):
         return
-    theirs = {ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES)}
+    theirs = frozenset(ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES))
+    if is_rival:
+        keep = int(number(head.get("keep_admins", 0), 0, _MOST_KEPT) or 0)
+        rivals.append(Rival(run=clean(run, 60), keep_admins=keep, calls=theirs))
+        return
     both = [label for call, label in undone_by().items() if bytes.fromhex(call) in theirs]
     if both:
         raise BusyError(
