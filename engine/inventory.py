@@ -63,7 +63,7 @@ class Inventory:
 
     def keep_up_with(self, writes: float) -> None:
         """So many calls a second are sent, each by a reading that is fresh: read at least as fast."""
-        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.25 * writes)))
+        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.6 * writes)))
 
     def clock(self, where: Where) -> float:
         """UNIX time, by which readings of an instance are dated."""

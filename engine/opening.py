@@ -30,6 +30,7 @@ from engine.ledger import LACKING_CODES, Ledger
 from engine.model import Call, Omit, OmitReason, Outcome, Proof, Reading, Target, Where
 from engine.outlook import (
     NO_ACCOUNT_CODE,
+    NO_INSTANCE,
     UNREAD_CODE,
     Readings,
     Standing,
@@ -80,6 +81,11 @@ class _Look(Struct):
     """Calls that wait for the next one."""
     is_due: bool = False
     """It is being read, or will be."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it could not be read when that was last tried."""
+        return self.reading is not None and self.reading.accounts is None and self.reading.code not in NO_INSTANCE
 
 
 class Opening:
@@ -187,8 +193,9 @@ class Opening:
                     continue
                 self._record(read_line(where, "before", reading))
                 age_s = self._inventory.clock(where) - reading.at
-                # A clock that was set back says nothing of its age.
-                self._take_in(where, reading, self._now() - age_s if age_s >= 0 else -math.inf)
+                is_recent = 0 <= age_s <= FRESH_S  # a clock that was set back says nothing of its age
+                if reading.accounts is not None or is_recent:
+                    self._take_in(where, reading, self._now() - age_s if age_s >= 0 else -math.inf)
             if look.aside:
                 look.is_due = True
                 late.append(where)
@@ -209,7 +216,7 @@ class Opening:
         if not self._rests[index]:
             return Turn.GO
         look = self._looks[self._where[index]]
-        if self._now() - look.at <= FRESH_S and self._decided_by[index] is not look.reading:
+        if self._is_recent(look) and self._decided_by[index] is not look.reading:
             turn = self._decide(index, look)
             if turn is not Turn.GO:
                 return turn if turn is Turn.OUT else self._set_aside(index, look)
@@ -231,9 +238,16 @@ class Opening:
 
     def _is_fresh(self, index: int, look: _Look) -> bool:
         if index not in self._admins:
-            return self._now() - look.at <= FRESH_S
+            return self._is_recent(look)
         # What was read for the plan does not count: a run that has ended since had its claim then.
         return look.at >= self._began_at and self._now() - look.at <= ADMIN_FRESH_S
+
+    def _is_recent(self, look: _Look) -> bool:
+        """Whether a call may be decided by the newest reading.
+
+        What cannot be read is waited for once, and meanwhile read ahead: an incident has no time for more.
+        """
+        return look.is_blind or self._now() - look.at <= FRESH_S
 
     def _set_aside(self, index: int, look: _Look) -> Turn:
         if not look.is_due:
@@ -289,7 +303,8 @@ class Opening:
                     for index in aside:
                         self._put_back(index)
                     return
-                self._take_in(where, reading, began)
+                # What failed is no look of a moment ago; it is what is known now.
+                self._take_in(where, reading, began if reading.accounts is not None else self._now())
                 self._wake()
                 if not look.aside:
                     return
@@ -346,7 +361,7 @@ class Opening:
         call, reading = self._calls[index], look.reading
         assert reading is not None
         how = standing(self._action, reading, call.user)
-        if how in _ENDS and self._now() - look.at > FRESH_S:
+        if how in _ENDS and not self._is_recent(look):
             return Turn.WAIT  # what was so when a person was asked settles nothing minutes later
         if how is Standing.CHANGING:
             since = self._changing_since.setdefault(index, self._now())
@@ -381,7 +396,8 @@ class Opening:
         if how is Standing.UNREAD and look.known is not None and look.known.find(call.user) is not None:
             assert look.reading is not None
             age_s = self._now() - look.known_at
-            why = f"read {age_s:.0f} s before it could be sent, and not again: {look.reading.code or 'not all shown'}"
+            when = f"{age_s:.0f} s" if math.isfinite(age_s) else "a while"
+            why = f"read {when} before it could be sent, and not again: {look.reading.code or 'not all shown'}"
             line = replace(before_line(call, look.known), why=why)
         written = self._ledger.entry(call.id).before
         if written is None or any(getattr(line, name) != getattr(written, name) for name in _OF_ACCOUNT):
