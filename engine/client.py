@@ -14,7 +14,7 @@ from engine.credentials import KeySource
 from engine.errors import CredentialsError
 from engine.model import Answer, Keys, Reply, Transport
 from engine.signing import Signer
-from engine.verdicts import Cure, read_reply
+from engine.verdicts import Cure, RequestIds, own_answer
 
 MESSAGE_LIMIT = 1000
 """Characters of a server message that are kept."""
@@ -58,8 +58,9 @@ class Client:
         request_client: str | None = None,
         offset_s: float = 0.0,
         language: str = LANGUAGE,
+        known: RequestIds | None = None,
     ) -> None:
-        """`language`: of the server's messages, as X-TC-Language has it."""
+        """`language`: of the server's messages, as X-TC-Language has it; `known`: the ids of all answers so far."""
         self.keys = keys
         self.endpoint = endpoint
         self.identity = identity or keys.identity
@@ -78,6 +79,7 @@ class Client:
         self._clock = clock
         self._request_client = request_client
         self._language = language
+        self._known = known if known is not None else RequestIds()
         self._signer = Signer()
         self._encode = msgspec.json.Encoder().encode
 
@@ -107,7 +109,7 @@ class Client:
             language=self._language,
         )
         outcome = await self._transport.send(self.endpoint, headers, body, self.timeout_s)
-        answer = read_reply(outcome)
+        answer = own_answer(outcome, self._known, action, region, parameters)
         if answer.message is not None:
             answer = _cleaned(answer, (secret, keys.secret_key, keys.token))
         return Attempt(
@@ -159,14 +161,7 @@ class Client:
 
 
 def _cleaned(answer: Answer, secrets: tuple[str | None, ...]) -> Answer:
-    return Answer(
-        http=answer.http,
-        request_id=answer.request_id,
-        code=answer.code,
-        message=redact(answer.message or "", secrets)[:MESSAGE_LIMIT],
-        data=answer.data,
-        stage=answer.stage,
-    )
+    return msgspec.structs.replace(answer, message=redact(answer.message or "", secrets)[:MESSAGE_LIMIT])
 
 
 def redact(text: str, secrets: tuple[str | None, ...]) -> str:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.actions import LANGUAGE
 from engine.client import Client
 from engine.credentials import NoKeys
 from engine.errors import CredentialsError
 from engine.identity import Identity, identify
+from engine.verdicts import RequestIds
 from engine.wayout import NO_DETOUR, WayOut
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Reach(Struct, frozen=True, kw_only=True):
     """Through which proxy, trusting whom."""
     language: str = LANGUAGE
     """Of the server's messages."""
+    known: RequestIds = field(default_factory=RequestIds)
+    """The ids of all answers that this command has had: planning, sending and reading share them."""
 
 
 class Clients:
@@ -82,6 +85,7 @@ class Clients:
         self._keyring = reach.keyring
         self._access = reach.access
         self._language = reach.language
+        self._ids = reach.known
         self._timeout_s = timeout_s
         self._request_client = request_client
         self._offset_s = offset_s
@@ -123,6 +127,7 @@ class Clients:
                 offset_s=self._offset_s,
                 clock=self._clock,
                 language=self._language,
+                known=self._ids,
             )
         return client
 

@@ -10,13 +10,10 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from engine.inventory import PAGE, Inventory
+from engine.inventory import Inventory
 from engine.match import InstanceRow, instance_row
 from engine.model import Answer, Where
-
-_PASSES = 3
-"""Times a list is read that changes while it is read."""
-_MOST_PAGES = 1000
+from engine.names import is_region
 
 
 class Listing(Struct, kw_only=True):
@@ -34,43 +31,31 @@ async def list_instances(
 ) -> Listing:
     """Every instance of a region that passes `filters`, as DescribeDBInstances takes them. Any: JSON.
 
-    TotalCount is the number found, unlike that of DescribeAccounts. While it changes from page to page an instance may
-    slip from one page to the one before: then all is read again, and what any pass saw counts.
+    While it changes from page to page an instance may slip from one page to the one before: then all is read again,
+    and what any look saw counts.
     """
-    listing = Listing()
-    for _ in range(_PASSES):
-        seen, odd, totals = 0, 0, set()
-        for page in range(_MOST_PAGES):
-            window = {"Limit": PAGE, "Offset": page * PAGE, "OrderBy": "DBInstanceId", "OrderByType": "asc"}
-            parameters = {**window, **({"Filters": list(filters)} if filters else {})}
-            answer = await inventory.ask("DescribeDBInstances", Where(account, region, ""), parameters)
-            rows = answer.data.get("DBInstanceSet") if answer.data is not None else None
-            if not isinstance(rows, list):
-                listing.why = answer.code or "the answer has no list of instances"
-                listing.refused = answer
-                return listing
-            known = [row for row in (instance_row(data, region, account) for data in rows) if row is not None]
-            listing.rows |= {row.id: row for row in known}
-            seen += len(rows)
-            odd += len(rows) - len(known)
-            totals.add(answer.data.get("TotalCount") if answer.data is not None else None)
-            if len(rows) < PAGE:
-                break
-        if totals == {seen} or totals == {None}:
-            listing.why = f"{odd:,} rows are no instances as documented" if odd else None
-            return listing
-        listing.why = f"{len(listing.rows):,} shown, and the list kept changing while it was read"
+    parameters = {"OrderBy": "DBInstanceId", "OrderByType": "asc", **({"Filters": list(filters)} if filters else {})}
+    listed = await inventory.listed(
+        "DescribeDBInstances",
+        Where(account, region, ""),
+        parameters,
+        key="DBInstanceId",
+        read=lambda row: instance_row(row, region, account),
+    )
+    rows = {row.id: row for row in listed.rows.values() if row is not None}
+    listing = Listing(rows=rows, why=f"{len(rows):,} shown, and {listed.why}" if listed.why is not None else None)
+    if listed.answer.data is None:
+        listing.why = listed.answer.code or "the answer has no list of instances"
+        listing.refused = listed.answer
     return listing
 
 
 async def list_regions(inventory: Inventory, *, account: str = "") -> tuple[str, ...] | Answer:
     """Regions the product is available in, as DescribeRegions names them; the answer if that is no list."""
     answer = await inventory.ask("DescribeRegions", Where(account, "", ""), {})
-    rows = answer.data.get("RegionSet") if answer.data is not None else None
-    if not isinstance(rows, list):
+    if answer.data is None:
         return answer
-    return tuple(
-        str(row["Region"])
-        for row in rows
-        if isinstance(row, dict) and row.get("Region") and row.get("RegionState") != "UNAVAILABLE"
-    )
+    rows = [row for row in answer.data["RegionSet"] if isinstance(row, dict)]
+    there = [row["Region"] for row in rows if isinstance(row.get("Region"), str) and is_region(row["Region"])]
+    closed = {row.get("Region") for row in rows if row.get("RegionState") == "UNAVAILABLE"}
+    return tuple(region for region in dict.fromkeys(there) if region not in closed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -26,6 +25,8 @@ MOST_FIELD = 128
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _CUT = "…"
+_JSON = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+"""Characters that JSON escapes by a letter."""
 
 
 def clean(text: str, most: int = MOST_WORDS) -> str:
@@ -62,6 +63,12 @@ def number(value: object, least: float, most: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) and least <= found <= most else None
+
+
+def whole(value: object, least: int, most: int) -> int | None:
+    """A foreign whole number, or text that is one, within the bounds; None for everything else."""
+    found = number(value, least, most)
+    return int(found) if found is not None and found.is_integer() else None
 
 
 class Secrets:
@@ -153,7 +160,7 @@ def _spellings(char: str) -> str:
     octets = char.encode("utf-8", "surrogatepass").hex()
     forms = {
         char,
-        json.dumps(char)[1:-1],  # \uXXXX beyond ASCII, \" and \\
+        _JSON.get(char, char),
         "\\" + char,  # PHP's \/
         "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)),  # Go's \u003c
         "".join(f"%{octets[at : at + 2]}" for at in range(0, len(octets), 2)),

@@ -5,6 +5,7 @@ Source: the STS page of GetCallerIdentity, 2018-08-13 (facts.md §5.1). Every ke
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 LIMIT_S = 3.0
 """How long it is asked."""
 _MOST = 256
+_UIN = re.compile(r"[0-9]{1,20}", re.ASCII)
+"""AccountId is the uin of a main account, a number in text."""
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -63,8 +66,8 @@ async def identify(network: Network, keys: Keys, *, limit_s: float = LIMIT_S) ->
 def _read(data: Mapping[str, Any]) -> Identity | Unidentified:
     """Any: the API's JSON."""
     uin, user, arn, kind = (_text(data.get(name)) for name in ("AccountId", "UserId", "Arn", "Type"))
-    if not uin or not user:
-        return Unidentified(why="GetCallerIdentity: answered without AccountId and UserId")
+    if not _UIN.fullmatch(uin) or not user:
+        return Unidentified(why="GetCallerIdentity: answered without a number as AccountId, or without UserId")
     is_role = kind == "CAMRole" or ":assumed-role/" in arn
     return Identity(uin=uin, sub_account=f"role/{user.partition(':')[0]}" if is_role else user, arn=arn, kind=kind)
 

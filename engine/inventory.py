@@ -1,7 +1,12 @@
-"""Engine, floor 3: reads accounts. DescribeAccounts, one instance at a time, paged to the short page.
+"""Engine, floor 3: reads accounts. DescribeAccounts, one instance at a time, paged to its proven end.
 
 Reads have a quota of their own, fifty times that of the writes (facts.md §1.1), so a reading costs next to nothing.
 Whoever asks at the same time about the same instance shares one reading, as long as it began after they asked.
+
+Presence is proven by a row, absence by the end of the list alone. A short page is no end, as a server may give fewer
+rows a page than it was asked for, and TotalCount none either, as the API describes it as the rows of the call. So a
+reading ends where every account that it was asked for was found, else at a page that is empty. Pages overlap by a row,
+so that a list that shifts or changes its order while it is read shows.
 """
 
 from __future__ import annotations
@@ -9,17 +14,20 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
 from engine.errors import CredentialsError
+from engine.foreign import MOST_FIELD, clean, whole
 from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
 from engine.names import REGIONS
 from engine.pacing import Pacer
-from engine.verdicts import Cure, rule
+from engine.verdicts import LISTS, Cure, rule
 
 PAGE = 100
 """Rows a call, the documented maximum (D-ACCTS)."""
@@ -33,8 +41,33 @@ NO_KEYS = "Local.NoKeys"
 """There is nothing to sign a reading with; its message says why."""
 NO_ANSWER = "Local.Timeout"
 """Sent, and nothing came back in time."""
+MOST_STALE = 8
+"""Kept connections that may break in a row before a read counts as lost: after three no connection is kept."""
+_LOOKS = 3
+"""Times a list is read whose pages do not fit together."""
 _MOST_PAGES = 1000
+_MOST_ROWS = 100_000
+_MOST_LIST_S = 60.0
+"""How long one list is read. The pages of the largest take two seconds at the pace of reads beside writes."""
 _MOST_PAUSE_S = 2.0
+_MOST_STATUS = 1000
+_SHIFTED = "the list kept changing while it was read"
+T = TypeVar("T")
+
+
+class Listed(Struct, Generic[T], kw_only=True):
+    """A list of the API, page by page."""
+
+    rows: dict[str, T | None]
+    """By their own name; None where the row could not be understood."""
+    is_whole: bool = False
+    """Whether its end was seen."""
+    why: str | None = None
+    """Why it may not be all there is; None too where all that was wanted was found."""
+    counted: int = 0
+    """The greatest TotalCount."""
+    answer: Answer
+    """The last one; without data, it ended the list."""
 
 
 class Inventory:
@@ -69,52 +102,45 @@ class Inventory:
         """UNIX time, by which readings of an instance are dated."""
         return self._clients_of(where.account, where.region)[0].now()
 
-    async def read(self, where: Where, *, purpose: str) -> Reading:
-        """Accounts of an instance as they are after this moment. Never raises for what the API answers."""
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
+    async def read(self, where: Where, *, purpose: str, users: Collection[str] | None = None) -> Reading:
+        """Accounts of an instance as they are after this moment. Never raises for what the API answers.
+
+        With `users` it ends as soon as these are found, which proves no other account away; else, or where one of them
+        is not found, it goes on to the proven end of the list.
+        """
         shared = self._shared.setdefault(where, _Shared())
-        shared.readers += 1
+        mine, asked_at = object(), shared.begun
+        shared.wanted[mine] = users
         try:
             async with shared.lock:
-                if shared.reading is None or shared.began_at < asked_at:
-                    shared.began_at = loop.time()
+                if shared.reading is None or shared.number <= asked_at:
                     async with self._gate:
-                        shared.reading = await self._read(where, purpose)
+                        await asyncio.sleep(0)  # who asks in the same turn of the loop is in time for this one
+                        shared.begun += 1
+                        number = shared.begun
+                        reading = await self._read(where, purpose, shared.everyone())
+                    shared.reading, shared.number = reading, number
                 return shared.reading
         finally:
-            shared.readers -= 1
-            if not shared.readers:
+            del shared.wanted[mine]
+            if not shared.wanted:
                 del self._shared[where]
 
-    async def _read(self, where: Where, purpose: str) -> Reading:
+    async def _read(self, where: Where, purpose: str, users: Collection[str] | None) -> Reading:
         loop = asyncio.get_running_loop()
         started, at = loop.time(), self.clock(where)
-        accounts: dict[str, AccountState] | None = {}
-        total = 0
-        last = _NOTHING
-        for page in range(_MOST_PAGES):
-            # By name: a list ordered by time shifts under the reader when an account is touched.
-            window = {"Limit": PAGE, "Offset": page * PAGE, "OrderBy": "name", "OrderByType": "asc"}
-            last = await self._ask("DescribeAccounts", where, {"DBInstanceId": where.instance, **window}, started)
-            rows = _rows(last.data) if last.data is not None else None
-            if rows is None:
-                accounts = None
-                break
-            assert accounts is not None
-            accounts |= {row.user: row for row in rows}
-            count = last.data.get("TotalCount") if last.data is not None else None
-            total = max(total, count if isinstance(count, int) else 0)
-            # TotalCount is the number of rows of this call (facts.md §1.2): only a short page ends the list.
-            if len(rows) < PAGE:
-                break
-        else:
-            total = _MOST_PAGES * PAGE + 1  # pages without end: whatever this is, it is not the whole list
+        # By name: a list ordered by time shifts under the reader when an account is touched.
+        parameters = {"DBInstanceId": where.instance, "OrderBy": "name", "OrderByType": "asc"}
+        is_enough = _has_all(users) if users is not None else None
+        listed = await self._listed("DescribeAccounts", where, parameters, "UserName", _state, is_enough)
+        accounts = {user: state for user, state in listed.rows.items() if state is not None}
+        last, is_read = listed.answer, listed.answer.data is not None
         reading = Reading(
-            accounts=accounts,
-            complete=accounts is not None and 0 < len(accounts) >= total,
-            code=None if accounts is not None else last.code or "Local.Garbage",
-            message=None if accounts is not None else last.message,
+            accounts=accounts if is_read else None,
+            complete=is_read and listed.is_whole and listed.why is None and bool(accounts),
+            why=listed.why if is_read else None,
+            code=None if is_read else last.code or "Local.Garbage",
+            message=None if is_read else last.message,
             request_id=last.request_id,
             at=at,
             ms=round((loop.time() - started) * 1000),
@@ -123,6 +149,94 @@ class Inventory:
             self._record(read_line(where, purpose, reading))
         return reading
 
+    async def listed(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        *,
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None = None,
+    ) -> Listed[T]:
+        """A list to its proven end, or until what came `is_enough`; looked at again while its pages do not fit.
+
+        Rows are known by their `key`; what `read` makes of one is kept, None if it cannot be understood. Any: the
+        API's JSON.
+        """
+        async with self._gate:
+            return await self._listed(action, where, parameters, key, read, is_enough)
+
+    async def _listed(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None,
+    ) -> Listed[T]:
+        until = asyncio.get_running_loop().time() + _MOST_LIST_S
+        rows: dict[str, T | None] = {}
+        for _ in range(_LOOKS):
+            listed = await self._look(action, where, parameters, key, read, is_enough, until)
+            rows |= listed.rows
+            if listed.why != _SHIFTED:
+                break
+            listed.rows = rows  # what any look saw was there
+        odd = sum(row is None for row in listed.rows.values())
+        if listed.why is None and odd:
+            listed.why = f"{odd:,} row{'s' * (odd != 1)} cannot be understood"
+        if listed.why is None and listed.is_whole and listed.counted > len(listed.rows):
+            listed.why = f"the API counts {listed.counted:,}"
+        return listed
+
+    async def _look(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None,
+        until: float,
+    ) -> Listed[T]:
+        """The list page by page, once."""
+        loop = asyncio.get_running_loop()
+        listed: Listed[T] = Listed(rows={}, answer=_NOTHING)
+        rows, last, is_capped = listed.rows, "", False
+        offset = end = 0  # where the next page begins, and where the rows end that were seen
+        for _ in range(_MOST_PAGES):
+            if len(rows) > _MOST_ROWS or loop.time() > until:
+                break
+            parameters = {**parameters, "Limit": PAGE, "Offset": offset}
+            listed.answer = answer = await self._asked(action, where, parameters, loop.time())
+            if answer.data is None:
+                return listed
+            listed.counted = max(listed.counted, whole(answer.data["TotalCount"], 0, _MOST_ROWS * 10) or 0)
+            page = [(_name(row, key, offset + at), row) for at, row in enumerate(answer.data[LISTS[action]])]
+            overlap = end - offset
+            if page and end and not overlap and not is_capped:
+                # What looked like the last page was not: the server gives fewer rows a page than it is asked for.
+                is_capped, offset = True, end - 1
+                continue
+            before = len(rows)
+            rows.update((name, _understood(row, read)) for name, row in page)
+            if is_enough is not None and is_enough(rows):
+                return listed
+            is_fit = not overlap or bool(page and page[0][0] == last)
+            if not is_fit or len(rows) - before != len(page) - overlap:
+                listed.why = _SHIFTED  # but the rest may be seen, and what is seen is there
+            if not page:
+                listed.is_whole = listed.why is None
+                return listed
+            last, end = page[-1][0], offset + len(page)
+            # Behind a page that may be the last one an empty one must follow; else the next overlaps by a row.
+            may_be_last = len(page) == overlap or (len(page) < PAGE and not is_capped)
+            offset = end if may_be_last else end - 1
+        listed.why = f"the list did not end within {len(rows):,} rows"
+        return listed
+
     async def locate(self, instances: Iterable[str], *, account: str, away_from: str) -> dict[str, str]:
         """Regions in which instances are found by id; best effort, one call a region and hundred instances."""
         wanted = sorted(set(instances))
@@ -130,14 +244,15 @@ class Inventory:
 
         async def look(region: str, ids: list[str]) -> None:
             filters = [{"Name": "db-instance-id", "Values": ids}]
-            started = asyncio.get_running_loop().time()
-            answer = await self._ask(
-                "DescribeDBInstances", Where(account, region, ""), {"Filters": filters, "Limit": PAGE}, started
+            listed = await self.listed(
+                "DescribeDBInstances",
+                Where(account, region, ""),
+                {"Filters": filters, "OrderBy": "DBInstanceId", "OrderByType": "asc"},
+                key="DBInstanceId",
+                read=lambda row: row["DBInstanceId"] in ids,
+                is_enough=lambda rows: len(rows) >= len(ids),
             )
-            rows = answer.data.get("DBInstanceSet") if answer.data is not None else None
-            for row in rows if isinstance(rows, list) else ():
-                if isinstance(row, dict) and row.get("DBInstanceId") in ids:
-                    found[str(row["DBInstanceId"])] = region
+            found.update(dict.fromkeys(listed.rows.keys() & ids, region))
 
         async with asyncio.TaskGroup() as group:
             for region in REGIONS:
@@ -150,9 +265,9 @@ class Inventory:
     async def ask(self, action: str, where: Where, parameters: Mapping[str, object]) -> Answer:
         """One read of whatever action, at the reads' pace; `data` is None if it never succeeded."""
         async with self._gate:
-            return await self._ask(action, where, parameters, asyncio.get_running_loop().time())
+            return await self._asked(action, where, parameters, asyncio.get_running_loop().time())
 
-    async def _ask(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
+    async def _asked(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
         """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
         loop = asyncio.get_running_loop()
         place = (where.account, where.region)
@@ -161,7 +276,7 @@ class Inventory:
         """Which of them have no keys, or keys that are refused, and what was said."""
         unreached = 0
         policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
-        tries = 0
+        tries = stale = 0
         cured: set[tuple[int, Cure]] = set()
         while True:
             turn = self._preferred.get(place, 0)
@@ -187,6 +302,9 @@ class Inventory:
             elapsed_s = loop.time() - started
             if ruling.verdict is Verdict.DONE:
                 return answer
+            if answer.stale_connection and stale < MOST_STALE and (not stale or elapsed_s < READ_BUDGET_S):
+                stale += 1  # nobody's fault, and the next goes out on a connection of its own
+                continue
             is_mute = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER
             if is_mute and unreached < len(clients) - len(lost) - 1:
                 unreached += 1
@@ -205,9 +323,9 @@ class Inventory:
             elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
                 tries += 1
                 delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)
-                if delay is None:
+                if delay is None or elapsed_s + attempt.retry_after_s >= READ_BUDGET_S:
                     return answer
-                await asyncio.sleep(min(delay, _MOST_PAUSE_S))
+                await asyncio.sleep(max(min(delay, _MOST_PAUSE_S), attempt.retry_after_s))
             else:
                 return answer
 
@@ -220,13 +338,22 @@ class Inventory:
 class _Shared:
     """A reading that several ask for."""
 
-    __slots__ = ("began_at", "lock", "readers", "reading")
+    __slots__ = ("begun", "lock", "number", "reading", "wanted")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.readers = 0
-        self.began_at = float("-inf")
+        self.wanted: dict[object, Collection[str] | None] = {}
+        """Who waits, and for which users; None is for all there are."""
+        self.begun = 0
+        """Readings that have begun."""
         self.reading: Reading | None = None
+        self.number = 0
+        """Which of them it is."""
+
+    def everyone(self) -> frozenset[str] | None:
+        """The users that anybody waits for; None for all there are."""
+        every = self.wanted.values()
+        return None if None in every else frozenset(user for users in every if users is not None for user in users)
 
 
 _NOTHING = Answer(http=None, request_id=None, code=None, message=None)
@@ -246,24 +373,38 @@ def read_line(where: Where, purpose: str, reading: Reading) -> records.Read:
     )
 
 
-def _rows(data: Mapping[str, Any]) -> list[AccountState] | None:
-    """AccountInfo rows of an answer, None if it has not the documented shape. Any: the API's JSON."""
-    details = data.get("Details")
-    if not isinstance(details, list):
+def _has_all(users: Collection[str]) -> Callable[[Mapping[str, AccountState | None]], bool]:
+    return lambda rows: all(rows.get(user) is not None for user in users)
+
+
+def _name(row: object, key: str, at: int) -> str:
+    """What a row is known by; one without a name is known by its place, and never mistaken for one with."""
+    name = row.get(key) if isinstance(row, dict) else None
+    return name if isinstance(name, str) and len(name) <= MOST_FIELD else f"\0{at}"
+
+
+def _understood(row: object, read: Callable[[Mapping[str, Any]], T | None]) -> T | None:
+    return read(row) if isinstance(row, dict) else None
+
+
+def _words(value: object) -> str:
+    """A field that is kept and shown, never decided from by more than comparing it."""
+    return clean(value, MOST_FIELD) if isinstance(value, str) else ""
+
+
+def _state(row: Mapping[str, Any]) -> AccountState | None:
+    """A row of DescribeAccounts, None if its Status is no number: the API always sends one. Any: the API's JSON.
+
+    OpenCam it may leave out; what is neither true nor false counts as left out.
+    """
+    status, cam = whole(row.get("Status"), -_MOST_STATUS, _MOST_STATUS), row.get("OpenCam")
+    if status is None:
         return None
-    rows = []
-    for item in details:
-        if not isinstance(item, dict) or not isinstance(item.get("UserName"), str):
-            return None
-        status, cam = item.get("Status"), item.get("OpenCam")
-        rows.append(
-            AccountState(
-                user=item["UserName"],
-                status=status if isinstance(status, int) else 0,
-                cam=cam if isinstance(cam, bool) else None,
-                user_type=str(item.get("UserType") or ""),
-                update_time=str(item.get("UpdateTime") or ""),
-                password_update_time=str(item.get("PasswordUpdateTime") or ""),
-            )
-        )
-    return rows
+    return AccountState(
+        user=row["UserName"],
+        status=status,
+        cam=cam if isinstance(cam, bool) else None,
+        user_type=_words(row.get("UserType")),
+        update_time=_words(row.get("UpdateTime")),
+        password_update_time=_words(row.get("PasswordUpdateTime")),
+    )

@@ -72,7 +72,7 @@ class Work(Struct):
     secret_ahead: bool = False
     """Its password was asked for and it has not been sent yet."""
     no_send: bool = False
-    """Only to be read and settled: a guard forbids sending it again."""
+    """Only to be read and settled: a guard forbids sending it again, or a later rerun has it."""
     ticket: asyncio.Future[Ticket | None] | None = None
 
     @property
@@ -88,6 +88,11 @@ class Step(Struct, frozen=True):
     delay_s: float = 0.0
     retry: bool = True
     """Whether it waits among the retries, or lost nothing and keeps its place."""
+
+
+def _patient(step: Step, attempt: Attempt) -> Step:
+    """The same, but not sooner than the API asks for."""
+    return replace(step, delay_s=max(step.delay_s, attempt.retry_after_s)) if step.again else step
 
 
 FINAL = Step(again=False)
@@ -205,10 +210,9 @@ class Judge:
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
                     return await self._cure(work, ticket, attempt, ruling)
-                step = self._back_off(work, answer, ruling.budget)
-                return replace(step, delay_s=max(step.delay_s, attempt.retry_after_s)) if step.again else step
+                return _patient(self._back_off(work, answer, ruling.budget), attempt)
             case Verdict.IN_DOUBT:
-                return await self.resolve_doubt(work, answer)
+                return _patient(await self.resolve_doubt(work, answer), attempt)
             case Verdict.FATAL:
                 if ruling.scope is Scope.EVERY_LANE:
                     self._stop(ruling.words, self._fatal_exit(answer.code), answer)
@@ -429,14 +433,16 @@ class Judge:
         self._verified(work, state, agrees=False)
         work.doubt = False
         if work.no_send:
-            return self.settle(work, Outcome.FAILED, None, answer, "read as not done; a guard forbids sending it again")
+            return self.settle(
+                work, Outcome.FAILED, None, answer, "read as not done; a guard, or a later rerun, forbids it"
+            )
         return self._back_off(work, answer, Budget.NORMAL)
 
     async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:
         try:
             async with asyncio.timeout_at(self._drain_until) as bound:
                 self._looks.add(bound)
-                reading = await self._inventory.read(work.call.where, purpose=purpose)
+                reading = await self._inventory.read(work.call.where, purpose=purpose, users=(work.call.user,))
         except TimeoutError:
             reading = Reading(accounts=None, code="Local.Timeout", message="not read before the drain ended")
         finally:

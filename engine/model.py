@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     class _Account(Protocol):
         """One account of one instance."""
@@ -60,6 +60,10 @@ class Outcome(StrEnum):
     UNATTEMPTED = "unattempted"
 
 
+GOOD = (Outcome.CHANGED, Outcome.ALREADY)
+"""The account is as asked."""
+
+
 class Proof(StrEnum):
     """On what a settled outcome rests."""
 
@@ -87,11 +91,19 @@ class OmitReason(StrEnum):
     """A match asks for it, and it could not be looked at: whether accounts are missing nobody knows."""
     BAD_ROW = "bad_row"
     """A row of a list that is no target, sent without by `--skip-bad-rows`."""
-    KEPT = "kept"
-    """An undo was to bring it back, and found that it is no longer as the run left it, or that another run holds it."""
+    RERUN = "rerun"
+    """A later rerun has it: a resume leaves it to that one."""
+    BEFORE_UNKNOWN = "before_unknown"
+    """This and the next four: an undo leaves it as it is (`undo.Keep`)."""
+    EDITED = "edited"
+    GONE = "gone"
+    HELD = "held"
+    UNPROVEN = "unproven"
 
 
-LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, OmitReason.KEPT)
+STAYS = (OmitReason.BEFORE_UNKNOWN, OmitReason.EDITED, OmitReason.GONE, OmitReason.HELD, OmitReason.UNPROVEN)
+"""What an undo leaves as it is though the run may have changed it."""
+LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, *STAYS)
 """Asked for, and neither done nor left out on purpose: these count as failed."""
 
 
@@ -221,6 +233,9 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """How long it waited for a connection before its bytes could leave."""
     retry_after_s: float | None = None
     """`Retry-After`, if it came: not documented, and honoured all the same."""
+    distrust: Callable[[], None] | None = None
+    """Closes the connection it came on, for who finds that it is not the answer to what was asked: the true one may
+    still be on its way, and would be the next one's. To be called at once, without waiting for anything before."""
 
 
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
@@ -232,6 +247,9 @@ class Fault(Struct, frozen=True, kw_only=True, gc=False):
     message: str
     opening_s: float = 0.0
     """As of a Reply."""
+    stale_connection: bool = False
+    """The connection was kept from an earlier request, and broke before a byte of an answer came: the other end had
+    given it up, most likely. That says nothing of what was asked."""
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
@@ -245,6 +263,8 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     data: Mapping[str, Any] | None = None
     """The `Response` object of a success. Any: the API's JSON."""
     stage: Stage = Stage.AFTER_SEND
+    stale_connection: bool = False
+    """As of a Fault."""
 
 
 class Keys(Struct, frozen=True, kw_only=True, gc=False):
@@ -281,8 +301,11 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     accounts: Mapping[str, AccountState] | None
     complete: bool = True
-    """Whether an account that is not among them does not exist: not if the API says that there are more, or shows none
-    at all, as an instance has at least its admin."""
+    """Whether an account that is not among them does not exist: the list was read to its proven end, and its pages fit
+    together. Never where the API says that there are more, or shows none at all, as an instance has at least its
+    admin; nor where the reading ended early, as every account that was asked for was found."""
+    why: str | None = None
+    """Why it is not complete, in words; None if it is, or if all that was asked for was found."""
     code: str | None = None
     message: str | None = None
     request_id: str | None = None

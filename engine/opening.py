@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from enum import Enum
 
 from msgspec import Struct, field
@@ -27,7 +27,7 @@ from engine.actions import Action
 from engine.admins import SUPERUSER, AdminGuard, admin_omit
 from engine.inventory import NO_ANSWER, PLANNING_RATE, Inventory, read_line
 from engine.ledger import LACKING_CODES, Ledger
-from engine.model import Call, Omit, OmitReason, Outcome, Proof, Reading, Target, Where
+from engine.model import Call, Omit, Outcome, Proof, Reading, Where
 from engine.outlook import (
     NO_ACCOUNT_CODE,
     NO_INSTANCE,
@@ -105,7 +105,7 @@ class Opening:
         located: Mapping[str, str],
         guard: AdminGuard | None,
         resend_already: bool,
-        stays: Callable[[Call, Reading], str | None],
+        stays: Callable[[Call, Reading], Omit | None],
         routes: Sequence[int],
         paces: Mapping[int, float],
         record: Callable[[records.AnyRecord], object],
@@ -186,7 +186,7 @@ class Opening:
         late = []
         self._began_at = self._now()
         for where, group in self._groups.items():
-            look = self._looks[where] = _Look(aside=group)
+            look = self._looks[where] = _Look(aside=list(group))
             reading = self._readings.get(where)
             if reading is not None:
                 if self._refused(where, reading):
@@ -199,7 +199,6 @@ class Opening:
             if look.aside:
                 look.is_due = True
                 late.append(where)
-        self._groups.clear()
         self._under_way = len(late)
         instances = iter(late)
         for _ in range(min(READERS, len(late))):
@@ -295,7 +294,7 @@ class Opening:
             while not self._stopping.is_set():
                 began = self._now()
                 limit_s = AGAIN_S if look.known is not None else None
-                reading = await self._read_unless_stopping(where, limit_s)
+                reading = await self._read_unless_stopping(where, self._users(where), limit_s)
                 if reading is None:
                     return
                 if self._refused(where, reading):  # nothing of the account is sent any more
@@ -314,9 +313,17 @@ class Opening:
             self._under_way -= 1
             self._wake()
 
-    async def _read_unless_stopping(self, where: Where, limit_s: float | None) -> Reading | None:
-        """A reading of an instance; None if the run stops first: what was never sent needs none."""
-        reading = asyncio.ensure_future(self._inventory.read(where, purpose="before"))
+    def _users(self, where: Where) -> Collection[str] | None:
+        """Whose accounts a reading must show: those of the calls that rest on it; a guard looks at all there are."""
+        if self._guard is not None:
+            return None
+        return {self._calls[index].user for index in self._groups[where] if self._rests[index]}
+
+    async def _read_unless_stopping(
+        self, where: Where, users: Collection[str] | None, limit_s: float | None
+    ) -> Reading | None:
+        """A reading of an instance, as far as `users` need. None if the run stops first: the unsent need none."""
+        reading = asyncio.ensure_future(self._inventory.read(where, purpose="before", users=users))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             done, _ = await asyncio.wait({reading, stop}, return_when=asyncio.FIRST_COMPLETED, timeout=limit_s)
@@ -377,9 +384,8 @@ class Opening:
         elif how is Standing.NO_INSTANCE:
             words = no_instance_words(call, self._located.get(call.instance))
             self._end(index, Outcome.FAILED, Proof.BEFORE, reading.code, words, reading)
-        elif how is not Standing.UNREAD and (why := self._stays(call, reading)) is not None:
-            target = Target(call.instance, call.user, call.region, call.account)
-            self._leave_out(index, Omit(target, OmitReason.KEPT, why, "right before it was sent"), reading)
+        elif how is not Standing.UNREAD and (omit := self._stays(call, reading)) is not None:
+            self._leave_out(index, omit, reading)
         elif self._may_go(index, look):
             self._decided_by[index] = reading
             return Turn.GO

@@ -105,7 +105,7 @@ def no_account_words(call: Call, reading: Reading) -> str:
 def no_instance_words(call: Call, region: str | None) -> str:
     """That an instance is not there, with the region where it is, if that was found."""
     if region is None:
-        return f"no instance {call.instance} in {call.region}, nor in any other region"
+        return f"no instance {call.instance} in {call.region}, nor seen in any other region"
     return f"no instance {call.instance} in {call.region}: found in {region}"
 
 

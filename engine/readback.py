@@ -148,7 +148,9 @@ class ReadBack:
         asked = list(ward.waiting.items())
         try:
             async with asyncio.timeout_at(self._drain_until):
-                reading = await self._inventory.read(ward.where, purpose="after")
+                reading = await self._inventory.read(
+                    ward.where, purpose="after", users=[self._calls[index].user for index, _ in asked]
+                )
         except TimeoutError:
             return None
         now = loop.time()

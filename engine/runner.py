@@ -29,7 +29,7 @@ from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import NOT_SENT, Ledger
-from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict, Where
+from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
 from engine.outlook import Readings
 from engine.overview import Overview, Progress
@@ -76,7 +76,7 @@ class Runner:
         located: Mapping[str, str] | None = None,
         keep_admins: int = 0,
         rivals: Sequence[Rival] = (),
-        stays: Callable[[Call, Reading], str | None] = lambda _call, _reading: None,
+        stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None,
         resend_already: bool = False,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:

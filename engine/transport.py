@@ -3,31 +3,51 @@
 Whether bytes can have left decides between a harmless retry and an attempt in doubt, so it is observed (the connector
 says when a connection is in hand), not guessed from the exception's name. When that was is observed too: a call that
 opened a connection reached the server so much later than its slot.
+
+An answer belongs to its request. HTTP/1.1 ties them by their order on a connection alone, so a connection is used again
+only if nothing came on it that nobody had asked for, and if whoever reads the answer does not distrust it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import ssl
+import zlib
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
+from engine.foreign import clean
 from engine.model import Fault, Reply, Stage
 from engine.wayout import WayOut
 
 if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
 CONNECT_TIMEOUT_S = 5.0
 """Of TCP and TLS together; the attempt's own timeout bounds all, DNS too."""
+MOST_BODY = 4 * 1024 * 1024
+"""Bytes of an answer, packed and unpacked: a hundred instances with all their tags are less than one tenth of it."""
+_MOST_HEAD = 256 * 1024
+"""Bytes of everything else that comes before and between: lines of headers, of `100 Continue`, of chunks."""
+_MOST_DATE = 64
+_LATEST_DATE = 4_102_444_800.0
+"""1 January 2100. A clock beyond it is none, and would be learnt as the truth."""
+LOST_IN_A_ROW = 3
+"""After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
+NOT_KEPT_S = 60.0
+"""… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
 
 
 class HttpTransport:
@@ -45,10 +65,12 @@ class HttpTransport:
         self._proxies: dict[str, str | None] = {}
         tls = tls if tls is not None else self._way.trusted()
         self._way.proxy_for("https://any.invalid")  # a mistake in it ends the command here, not each request
+        self._connector = _Connector(limit=connections, ssl=tls if tls is not None else True)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=connections, ssl=tls if tls is not None else True),
+            connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+            auto_decompress=False,  # by us, within bounds
         )
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._latest_date: tuple[str | None, float | None] = (None, None)
@@ -77,17 +99,19 @@ class HttpTransport:
         _EXCHANGE.set(exchange)
         try:
             response = await asking
-            content = await response.read()  # to its end, or it closes: either gives the connection back
+            content = _unpacked(await _body(response), response.headers.get("Content-Encoding", ""))
             date = self._date(response.headers.get("Date"))
-            return Reply(
-                status=response.status,
-                body=content,
-                date=date,
-                opening_s=exchange.opening_s,
-                retry_after_s=_seconds(response.headers.get("Retry-After"), date),
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error) as error:
+            return self._connector.fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s)
+        self._connector.answered(exchange)
+        return Reply(
+            status=response.status,
+            body=content,
+            date=date,
+            opening_s=exchange.opening_s,
+            retry_after_s=_seconds(response.headers.get("Retry-After"), date),
+            distrust=exchange.distrust,
+        )
 
     def _proxy(self, endpoint: str) -> str | None:
         if endpoint not in self._proxies:
@@ -146,21 +170,114 @@ async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Rep
         return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message="")
 
 
+class TooMuchError(aiohttp.ClientError):
+    """An answer beyond all bounds."""
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body as it came, up to `MOST_BODY`."""
+    parts, size = [], 0
+    try:
+        async for part in response.content.iter_any():
+            size += len(part)
+            if size > MOST_BODY:
+                raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
+            parts.append(part)
+    except BaseException:
+        response.close()
+        raise
+    return b"".join(parts)
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """A body that was packed though nobody asked for that, up to `MOST_BODY`; what is packed otherwise stays so."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    packer = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two, by its head
+    found = packer.decompress(body, MOST_BODY + 1)
+    if len(found) > MOST_BODY:
+        raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes, packed in {len(body):,}")
+    if not packer.eof:
+        raise aiohttp.ClientPayloadError("a packed answer that is cut off")
+    return found
+
+
 class _Exchange:
     """What the connector saw of one request."""
 
-    __slots__ = ("connected", "opening_s")
+    __slots__ = ("connected", "is_distrusted", "is_over", "key", "opening_s", "parked", "reused", "wire")
 
     def __init__(self) -> None:
         self.connected = False
         self.opening_s = 0.0
+        self.reused = False
+        """Its connection was kept from an earlier one."""
+        self.key: ConnectionKey | None = None
+        self.wire: _Wire | None = None
+        self.parked = False
+        """The answer is whole, and its connection waits for the word of whoever reads it."""
+        self.is_over = False
+        self.is_distrusted = False
+
+    def distrust(self) -> None:
+        """Close the connection; in the same turn of the loop in which the reply was given."""
+        self.is_distrusted = True
 
 
 _EXCHANGE: ContextVar[_Exchange] = ContextVar("exchange")
 
 
+class _Wire(ResponseHandler):
+    """One connection, which knows whether anybody waits for what comes on it, and bounds what does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.exchange: _Exchange | None = None
+        self.heard = 0
+        """Bytes since it was last taken into use."""
+        self.is_idle = False
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += len(data)
+        if self.is_idle:
+            self.close()  # nobody asked for it: the next answer here would be the one before
+        elif self.heard > MOST_BODY + _MOST_HEAD:
+            error = TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
+            if self._payload is not None:
+                self._payload.set_exception(error)
+            self.set_exception(error)
+            self.abort_wire()
+        else:
+            super().data_received(data)
+
+    def abort_wire(self) -> None:
+        """Close it without forgetting why."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def has_unread(self) -> bool:
+        """Whether something lies in the kernel's buffer that the loop has not read yet: bytes, or the other's end."""
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return True
+        poll = select.poll()  # unlike select, of any number
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+
 class _Connector(aiohttp.TCPConnector):
-    """Notes when a connection is in hand. Profiled: aiohttp's tracing says the same at a tenth of a request's cost."""
+    """Notes when a connection is in hand, and keeps none that could bring the answer to another request.
+
+    Profiled: aiohttp's tracing says when at a tenth of a request's cost.
+    """
+
+    def __init__(self, *, limit: int, ssl: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=limit, ssl=ssl)
+        self._factory = partial(_Wire, self._loop)  # type: ignore[assignment] # one of its own kind
+        self._lost: dict[ConnectionKey, tuple[int, float]] = {}
+        """Place → how many kept connections were lost there in a row, and when the last was."""
+        self._answered: list[_Exchange] = []
+        """Whose answers are read, and whose connections go back with the next request or turn of the loop."""
 
     async def connect(
         self,
@@ -168,17 +285,89 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as the class has it
     ) -> Connection:
-        asked_at = self._loop.time()
-        connection = await super().connect(req, traces, timeout)
+        self._settle_all()  # who reads an answer has had its look before anybody can ask for anything
         exchange = _EXCHANGE.get()
+        exchange.key, asked_at = req.connection_key, self._loop.time()
+        connection = await super().connect(req, traces, timeout)
+        wire = connection.protocol
+        assert isinstance(wire, _Wire)
+        wire.exchange, wire.heard = exchange, 0
+        exchange.wire = wire
         exchange.connected, exchange.opening_s = True, self._loop.time() - asked_at
         return connection
 
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            wire = connection.protocol
+            assert isinstance(wire, _Wire)
+            if not wire.has_unread():
+                wire.is_idle = False
+                _EXCHANGE.get().reused = True
+                return connection
+            connection.close()
+        return None
 
-def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float) -> Fault:
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        exchange = protocol.exchange if isinstance(protocol, _Wire) else None
+        if exchange is not None and not exchange.is_over and not should_close:
+            exchange.parked = True
+            return
+        if exchange is not None:
+            assert isinstance(protocol, _Wire)
+            protocol.exchange, protocol.is_idle = None, True
+            should_close = should_close or exchange.is_distrusted or self._are_lost(key)
+        super()._release(key, protocol, should_close=should_close)
+
+    def answered(self, exchange: _Exchange) -> None:
+        """The answer is whole; its connection is kept, once who reads it has had a look, in this turn of the loop."""
+        if exchange.reused and exchange.key is not None:
+            self._lost.pop(exchange.key, None)
+        if not self._answered:
+            self._loop.call_soon(self._settle_all)
+        self._answered.append(exchange)
+
+    def _settle_all(self) -> None:
+        while self._answered:
+            self._settle(self._answered.pop())
+
+    def _settle(self, exchange: _Exchange) -> None:
+        exchange.is_over = True
+        if exchange.parked and exchange.key is not None and exchange.wire is not None:
+            self._release(exchange.key, exchange.wire)
+
+    def fault(self, error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float) -> Fault:
+        """What befell a request, in our words."""
+        exchange.is_distrusted = True
+        self._settle(exchange)
+        is_stale = exchange.reused and exchange.wire is not None and not exchange.wire.heard
+        if is_stale and exchange.key is not None:
+            self._note_lost(exchange.key)
+            # One that stays silent may be waiting for a slow instance. Many, and no other that speaks, do not.
+            is_stale = self._are_lost(exchange.key) or not isinstance(error, TimeoutError)
+        return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, is_stale=is_stale)
+
+    def _note_lost(self, key: ConnectionKey) -> None:
+        """A kept connection was dead: those kept beside it may be, too, so the next request opens one of its own."""
+        count, _ = self._lost.get(key, (0, 0.0))
+        self._lost[key] = (count + 1, self._loop.time())
+        for kept, _ in self._conns.pop(key, ()):
+            kept.close()
+
+    def _are_lost(self, key: ConnectionKey) -> bool:
+        count, at = self._lost.get(key, (0, 0.0))
+        return count >= LOST_IN_A_ROW and self._loop.time() - at < NOT_KEPT_S
+
+
+def _fault(error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, is_stale: bool) -> Fault:
     if exchange.connected:
         words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error)
-        return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message=words, opening_s=exchange.opening_s)
+        return Fault(
+            stage=Stage.AFTER_SEND,
+            code=_after_send(error),
+            message=words,
+            opening_s=exchange.opening_s,
+            stale_connection=is_stale,
+        )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         words = f"the proxy cannot be reached: {_words(error)}"
     elif isinstance(error, TimeoutError):
@@ -199,7 +388,9 @@ def _before_send(error: Exception) -> str:
 def _after_send(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "Local.Timeout"
-    if isinstance(error, aiohttp.ClientPayloadError):
+    if isinstance(error, TooMuchError):
+        return "Local.TooMuch"
+    if isinstance(error, aiohttp.ClientPayloadError | zlib.error):
         return "Local.Truncated"
     if isinstance(error, aiohttp.ClientResponseError):
         return "Local.Garbage"  # not HTTP
@@ -216,7 +407,7 @@ def _words(error: Exception) -> str:
         text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
-    return " ".join(text.split()) or type(error).__name__
+    return clean(" ".join(text.split())) or type(error).__name__
 
 
 def _seconds(header: str | None, now: float | None) -> float | None:
@@ -230,11 +421,13 @@ def _seconds(header: str | None, now: float | None) -> float | None:
 
 
 def _date(header: str | None) -> float | None:
-    if header is None:
+    """A date as HTTP has it, in UNIX seconds; None for anything else, and for what no clock shows."""
+    if header is None or len(header) > _MOST_DATE:
         return None
     try:
         at = parsedate_to_datetime(header)
-    except ValueError:
+        # A date without a zone is UTC like any other in HTTP, not the time of this machine.
+        seconds = at.timestamp() if at.tzinfo is not None else at.replace(tzinfo=UTC).timestamp()
+    except Exception:  # noqa: BLE001 - the parser is not ours, and what it raises for nonsense is written nowhere
         return None
-    # A date without a zone is UTC like any other in HTTP, not the time of this machine.
-    return at.timestamp() if at.tzinfo is not None else at.replace(tzinfo=UTC).timestamp()
+    return seconds if 0 <= seconds < _LATEST_DATE else None

@@ -1,13 +1,14 @@
 """Rules, floor 1: from what came back to what it means. The table of codes itself is `codes`.
 
-`read_reply` parses, `rule` judges, `explain` tells a person. All three are total: whatever bytes arrive and whatever
-code they carry, there is an answer, and none of them raises.
+`read_reply` parses, `own_answer` asks besides whether the answer is new, `rule` judges, `explain` tells a person. All
+are total: whatever bytes arrive and whatever code they carry, there is an answer, and none of them raises.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,9 +19,23 @@ from msgspec import Struct
 from engine import codes
 from engine.actions import ACTIONS
 from engine.codes import ALL_CODES, Meaning, Treatment
+from engine.foreign import MOST_FIELD, whole
 from engine.model import Answer, Fault, Reply, Stage, Verdict
 
-__all__ = ["ALL_CODES", "READS", "Budget", "Cure", "Ruling", "Scope", "before_a_run", "explain", "read_reply", "rule"]
+__all__ = [
+    "ALL_CODES",
+    "READS",
+    "Budget",
+    "Cure",
+    "RequestIds",
+    "Ruling",
+    "Scope",
+    "before_a_run",
+    "explain",
+    "own_answer",
+    "read_reply",
+    "rule",
+]
 
 READS: Final = ("DescribeAccounts", "DescribeDBInstances")
 """The reads `explain` shows beside the actions."""
@@ -127,20 +142,88 @@ _CODE: Final = re.compile(r"[A-Za-z0-9_.\-]{1,128}", re.ASCII)
 _REQUEST_ID: Final = re.compile(r"[\w.:\-]{1,128}", re.ASCII)
 _REQUEST_ID_IN_BODY: Final = re.compile(rb'"RequestId"\s*:\s*"([\w.:\-]{1,128})"', re.ASCII)
 _TITLE: Final = re.compile(rb"<title[^>]{0,200}>([^<]{1,200})</title", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f]")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _HEAD: Final = 10_000
 """Bytes of a web page in which its title is looked for."""
 _BOM: Final = b"\xef\xbb\xbf"
 _HTTP_OK: Final = 200
+_MOST_COUNTED: Final = 10**9
+NO_PARAMETERS: Final[Mapping[str, object]] = MappingProxyType({})
+LISTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"DescribeAccounts": "Details", "DescribeDBInstances": "DBInstanceSet", "DescribeRegions": "RegionSet"}
+)
+"""Reads of lists, and the field that each answers with, beside TotalCount."""
 
 
-def read_reply(outcome: Reply | Fault) -> Answer:
+class RequestIds:
+    """The ids that the answers of a run had, to tell an answer that comes a second time. Bounded: the last `MOST`.
+
+    An answer that is sent twice is taken for that to the next request of its connection.
+    """
+
+    __slots__ = ("_marks", "_order")
+
+    MOST = 65_536
+
+    def __init__(self) -> None:
+        self._marks: set[int] = set()
+        self._order: deque[int] = deque()
+
+    def is_new(self, request_id: str) -> bool:
+        """Whether no answer had it so far; from now on one had."""
+        mark = hash(request_id)
+        if mark in self._marks:
+            return False
+        self._marks.add(mark)
+        self._order.append(mark)
+        if len(self._order) > self.MOST:
+            self._marks.discard(self._order.popleft())
+        return True
+
+
+def own_answer(
+    outcome: Reply | Fault,
+    known: RequestIds,
+    action: str = "",
+    region: str = "",
+    parameters: Mapping[str, object] = NO_PARAMETERS,
+) -> Answer:
+    """What came back, if it is the answer to this very request; else an answer of ours that proves nothing.
+
+    To be asked in the same turn of the loop in which the outcome came: a connection that brought something else is
+    closed, as the true answer may come on it yet.
+    """
+    answer = read_reply(outcome, action, region, parameters)
+    if answer.request_id is not None and not known.is_new(answer.request_id):
+        words = "an earlier answer of this run had the same RequestId"
+        answer = Answer(http=answer.http, request_id=answer.request_id, code="Local.RepeatedRequestId", message=words)
+    is_sure = answer.request_id is not None and (answer.code is None or not answer.code.startswith("Local."))
+    if isinstance(outcome, Reply) and outcome.distrust is not None and not is_sure:
+        outcome.distrust()
+    return answer
+
+
+def read_reply(
+    outcome: Reply | Fault, action: str = "", region: str = "", parameters: Mapping[str, object] = NO_PARAMETERS
+) -> Answer:
     """What a reply or fault says. Never raises; what is no answer of the API becomes a `Local.*` code of ours.
+
+    With the `action` that was asked, and its region and parameters, a success must be an answer to just that: of the
+    documented fields, and about the instances that were named.
 
     The API answers 200 for errors too (facts.md §3.1), so an error body counts whatever the status, and the
     Content-Type is not looked at. A request id is kept wherever it stands, also in a broken body.
     """
     if isinstance(outcome, Fault):
-        return Answer(http=None, request_id=None, code=outcome.code, message=outcome.message, stage=outcome.stage)
+        return Answer(
+            http=None,
+            request_id=None,
+            code=outcome.code,
+            message=outcome.message,
+            stage=outcome.stage,
+            stale_connection=outcome.stale_connection,
+        )
     response = _response_of(outcome.body)
     if isinstance(response, str):
         return _no_answer(outcome, response)
@@ -161,7 +244,60 @@ def read_reply(outcome: Reply | Fault) -> Answer:
         )
     if outcome.status != _HTTP_OK or request_id is None:
         return _no_answer(outcome, "Local.NoRequestId")
+    misfit = _misfit(action, region, parameters, response)
+    if misfit is not None:
+        code, words = misfit
+        return Answer(http=outcome.status, request_id=request_id, code=code, message=words)
     return Answer(http=outcome.status, request_id=request_id, code=None, message=None, data=response)
+
+
+def _misfit(
+    action: str, region: str, parameters: Mapping[str, object], response: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Why a success is no answer to what was asked: our code, and words. Any: the API's JSON."""
+    if action in ACTIONS:
+        fits = len(response) == 1  # the RequestId: no action here answers anything else
+        return None if fits else ("Local.Misplaced", f"{action} answers with a RequestId alone; this has other fields")
+    if action not in LISTS:
+        return None
+    field = LISTS[action]
+    rows = response.get(field)
+    if not isinstance(rows, list) or whole(response.get("TotalCount"), 0, _MOST_COUNTED) is None:
+        return "Local.Misplaced", f"{action} answers with the list {field} and its TotalCount; this does not"
+    if action == "DescribeAccounts":
+        return _other_accounts(rows, parameters.get("DBInstanceId"))
+    return _other_instances(rows, region, parameters.get("Filters")) if action == "DescribeDBInstances" else None
+
+
+def _other_accounts(rows: list[Any], instance: object) -> tuple[str, str] | None:
+    """Every row of an account must name it and its instance: both are always there, says the API's own description."""
+    for row in rows:
+        user = row.get("UserName") if isinstance(row, dict) else None
+        if not isinstance(user, str) or len(user) > MOST_FIELD or not isinstance(row.get("DBInstanceId"), str):
+            return "Local.Misplaced", "DescribeAccounts answers with rows that name an account and its instance"
+        if row["DBInstanceId"] != instance:
+            return "Local.OtherInstance", f"accounts of another instance came than of {instance}"
+    return None
+
+
+def _other_instances(rows: list[Any], region: str, filters: object) -> tuple[str, str] | None:
+    """Rows of instances that were not asked for. What is no row at all is for the reader of the list to say."""
+    asked = _ids_asked(filters)
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        if asked is not None and row.get("DBInstanceId") not in asked:
+            return "Local.OtherInstance", "other instances came than the ids that were asked for"
+        if region and row.get("Region", region) != region:
+            return "Local.OtherInstance", f"instances of another region came than of {region}"
+    return None
+
+
+def _ids_asked(filters: object) -> Collection[object] | None:
+    for each in filters if isinstance(filters, list) else ():
+        if isinstance(each, Mapping) and each.get("Name") == "db-instance-id":
+            return list(each.get("Values", ()))
+    return None
 
 
 def _response_of(body: bytes) -> dict[str, Any] | str:
@@ -170,11 +306,30 @@ def _response_of(body: bytes) -> dict[str, Any] | str:
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError):
+        error = _error_in(text)
+        if error is not None:
+            return error
         if text.startswith(b"<"):
             return "Local.Html"
         return "Local.Truncated" if not text or text.startswith(b"{") else "Local.Garbage"
     response = document.get("Response") if isinstance(document, dict) else None
     return response if isinstance(response, dict) else "Local.Garbage"
+
+
+def _error_in(text: bytes) -> dict[str, Any] | None:
+    """The `Response` of an error answer whose message alone is damaged: cut in mid-character, or with raw controls.
+
+    Its code is what counts. A success is never mended so: a name with a replaced character is another name. Any: JSON.
+    """
+    if b'"Error"' not in text:
+        return None
+    mended = _SURROGATE.sub(r"\\ufffd", _CONTROL.sub(" ", text.decode("utf-8", "replace")))
+    try:
+        document = msgspec.json.decode(mended)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    response = document.get("Response") if isinstance(document, dict) else None
+    return response if isinstance(response, dict) and isinstance(response.get("Error"), dict) else None
 
 
 def _no_answer(reply: Reply, code: str) -> Answer:

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.actions import ACTIONS
 from engine.client import MESSAGE_LIMIT, REDACTED, Attempt, Client, redact
 from engine.credentials import FixedKeys
 from engine.model import Fault, Keys, Reply, Stage
 from engine.simulator.gate import KeyRecord
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
+from engine.verdicts import RequestIds
 from tests.support.tc3 import signed_headers
 
 NOW = 1_790_000_000.75
@@ -165,6 +167,96 @@ def test_messages_are_cut(length: int) -> None:
     found = attempt(client_of(Script(says("x" * length)))).answer.message
     assert found == "x" * min(length, MESSAGE_LIMIT)
     assert MESSAGE_LIMIT == 1000
+
+
+@dataclass
+class InTurn:
+    """Answers in turn, and which of them had their connection closed."""
+
+    says: list[bytes]
+    closed: list[int] = field(default_factory=list)
+    number: int = 0
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        number, self.number = self.number, self.number + 1
+        return Reply(status=200, body=self.says[number], distrust=lambda: self.closed.append(number))
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def codes_of(*says: bytes, action: str = "LockAccount") -> tuple[list[str | None], list[int]]:
+    """What a client makes of answers that come one after the other, and after which it closed the connection."""
+    server = InTurn(list(says))
+    client = Client(server, FixedKeys(KEYS), ENDPOINT, timeout_s=1.0)
+
+    async def story() -> list[str | None]:
+        attempts = [
+            await client.attempt(action, "ap-singapore", PARAMETERS, keys=KEYS, trace="t") for _ in range(len(says))
+        ]
+        return [each.answer.code for each in attempts]
+
+    return asyncio.run(story()), server.closed
+
+
+DONE_2 = b'{"Response":{"RequestId":"r-2"}}'
+REFUSED = b'{"Response":{"Error":{"Code":"FailedOperation.PreCheckError","Message":"m"},"RequestId":"r-1"}}'
+READ = (
+    b'{"Response":{"TotalCount":1,"Details":[{"DBInstanceId":"postgres-4sfuv15b","UserName":"u","Status":5}],'
+    b'"RequestId":"r-3"}}'
+)
+
+
+def test_an_answer_that_comes_twice_proves_nothing_the_second_time() -> None:
+    """The copy is taken for the answer to the next request; the connection it came on brings the true one to nobody."""
+    assert codes_of(DONE.body, DONE.body, DONE_2) == ([None, "Local.RepeatedRequestId", None], [1])
+
+
+def test_a_refusal_that_comes_twice_refuses_one_request() -> None:
+    """The second may have been applied."""
+    repeated = ["FailedOperation.PreCheckError", "Local.RepeatedRequestId"]
+    assert codes_of(REFUSED, REFUSED) == (repeated, [1])
+
+
+def test_a_writes_success_is_a_request_id_and_nothing_else() -> None:
+    """As documented of all of them: a reading that arrives in its place locks nobody."""
+    for action in ACTIONS:
+        assert codes_of(READ, DONE_2, action=action) == (["Local.Misplaced", None], [0])
+
+
+def test_a_reading_is_a_list_with_its_count() -> None:
+    """A write's success that arrives in its place is no empty instance."""
+    assert codes_of(DONE_2, READ, action="DescribeAccounts") == (["Local.Misplaced", None], [0])
+    for action in ("DescribeDBInstances", "DescribeRegions"):
+        assert codes_of(READ, action=action) == (["Local.Misplaced"], [0])
+
+
+def test_whatever_is_no_answer_of_the_api_closes_its_connection() -> None:
+    """A gateway's page, or an error without a request id, could come twice and nobody would know."""
+    nameless = b'{"Response":{"Error":{"Code":"InternalError","Message":"m"}}}'
+    assert codes_of(b"<html>", nameless, DONE_2) == (["Local.Html", "InternalError", None], [0, 1])
+
+
+def test_clients_of_one_command_know_each_others_answers() -> None:
+    """Reads and writes, lanes and accounts: a cache between us and the API gives the same to all of them."""
+    known = RequestIds()
+    clients = [client_of(Script(DONE), known=known) for _ in range(2)]
+    assert [attempt(each).answer.code for each in clients] == [None, "Local.RepeatedRequestId"]
+
+
+def test_request_ids_are_remembered_within_bounds() -> None:
+    """A million calls must not fill the memory; a copy comes soon after its original, if it comes."""
+    known = RequestIds()
+    assert all(known.is_new(f"r-{number}") for number in range(RequestIds.MOST + 10))
+    assert not known.is_new(f"r-{RequestIds.MOST + 9}")
+    assert not known.is_new("r-10")
+    assert known.is_new("r-0")
+
+
+def test_a_stale_connection_is_still_told_when_the_words_are_cleaned() -> None:
+    """Whoever judges needs to know that it was not the instance."""
+    fault = Fault(stage=Stage.AFTER_SEND, code="Local.ConnectionReset", message="m", stale_connection=True)
+    assert attempt(client_of(Script(fault))).answer.stale_connection
 
 
 # ---- what must never be kept ---------------------------------------------------------------------------------------

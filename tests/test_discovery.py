@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 
 import pytest
@@ -61,7 +62,61 @@ def test_the_server_narrows() -> None:
     there = world(250)
     of = InstanceMatch(names=(Pattern("prod-24*"),), tags=(Tag("env"),))
     assert sorted(listed(there, of).rows) == [f"postgres-{n:08d}" for n in (241, 243, 245, 247, 249)]
-    assert len(there.audit) == 1
+    assert len(there.audit) == 2  # and an empty page behind
+
+
+class Astray:
+    """Answers with rows of another place."""
+
+    def __init__(self, transport: Transport, **changes: str) -> None:
+        self._transport, self._changes = transport, changes
+
+    async def send(self, endpoint, headers, body, timeout_s):
+        reply = await self._transport.send(endpoint, headers, body, timeout_s)
+        document = json.loads(reply.body)
+        for row in document["Response"]["DBInstanceSet"]:
+            row.update(self._changes)
+        return Reply(status=200, body=json.dumps(document).encode(), date=reply.date)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def test_instances_of_another_region_are_no_answer() -> None:
+    """They would be asked for where they are not, and those of this region be missed."""
+    found = listed(world(3), wrap=lambda transport: Astray(transport, Region="ap-seoul"))
+    assert (found.rows, found.why) == ({}, "Local.OtherInstance")
+
+
+def test_instances_that_nobody_asked_for_are_no_answer() -> None:
+    """Asked by id, the API names these or fewer."""
+    of = InstanceMatch(ids=("postgres-00000001",))
+    found = listed(world(3), of, wrap=lambda transport: Astray(transport, DBInstanceId="postgres-00000002"))
+    assert (found.rows, found.why) == ({}, "Local.OtherInstance")
+
+
+class Capped:
+    """At most so many rows a page, and TotalCount is their number."""
+
+    def __init__(self, transport: Transport, rows: int) -> None:
+        self._transport, self._rows = transport, rows
+
+    async def send(self, endpoint, headers, body, timeout_s):
+        reply = await self._transport.send(endpoint, headers, body, timeout_s)
+        document = json.loads(reply.body)
+        page = document["Response"]["DBInstanceSet"][: self._rows]
+        document["Response"].update(DBInstanceSet=page, TotalCount=len(page))
+        return Reply(status=200, body=json.dumps(document).encode(), date=reply.date)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50])
+def test_a_server_that_gives_fewer_instances_a_page_yields_all(rows: int) -> None:
+    """A short page is no end: instances behind it would be missing from a lockdown in silence."""
+    found = listed(world(60), wrap=lambda transport: Capped(transport, rows))
+    assert (len(found.rows), found.why) == (60, None)
 
 
 class Meddler:
@@ -88,7 +143,7 @@ def test_an_instance_that_slips_to_the_page_before_is_not_lost() -> None:
     found = listed(there, wrap=lambda transport: Meddler(transport, there, 1))
     assert found.why is None
     assert {f"postgres-{n:08d}" for n in range(1, 150)} <= set(found.rows)
-    assert len(there.audit) == 4
+    assert len(there.audit) == 6
 
 
 def test_a_list_that_never_rests_is_not_called_whole() -> None:
@@ -115,7 +170,7 @@ class Garbler:
 def test_a_row_that_is_no_instance_is_not_passed_over_in_silence() -> None:
     """The others are used, and the list is not called whole."""
     found = listed(world(3), wrap=Garbler)
-    assert (len(found.rows), found.why) == (2, "1 rows are no instances as documented")
+    assert (len(found.rows), found.why) == (2, "2 shown, and 1 row cannot be understood")
 
 
 def test_a_refusal_keeps_its_answer() -> None:

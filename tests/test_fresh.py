@@ -222,11 +222,11 @@ def test_what_is_edited_before_its_turn_is_not_undone(tmp_path: Path) -> None:
         action="UnlockAccount",
         seeded=False,
         during=during,
-        stays=StillSo(lock.ledger, Choice()),
+        stays=StillSo(lock.ledger, include_edited=False),
     ).go()
     assert drill.exit is Exit.INCOMPLETE
     (omit,) = drill.ledger.omits
-    assert (omit.instance, omit.user, omit.reason) == ("postgres-00000003", "user9", "kept")
+    assert (omit.instance, omit.user, omit.reason) == ("postgres-00000003", "user9", "edited")
     assert drill.ledger.counts()["failed"] == 1 and drill.ledger.counts()["changed"] == 199
     account = it.account("postgres-00000003", "user9")
     assert account is not None and account.status == 5

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 
-from engine.credentials.network import STS
+from engine.credentials.network import STS, Network
 from engine.identity import Identity, Unidentified, identify
-from engine.model import Keys
+from engine.model import Keys, Reply, Transport
 from engine.policy import MOST_CHARACTERS, smallest_policy
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord
-from tests.support.cloud import Cloud
+from tests.support.cloud import WALL, Cloud
+from tests.support.virtual import VirtualLoop
 
 KEYS = Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY)
 UIN, USER = "100000000001", "100000000007"
@@ -67,6 +71,54 @@ def test_who_it_is_may_stay_unknown(fault: dict[str, object], code: str) -> None
     assert found.code == code
     assert DEMO_SECRET_KEY not in found.why
     assert cloud.seconds <= 3.1
+
+
+def answers(*bodies: bytes, date: float | None = None) -> Network:
+    """An STS that says so, one after the other, the last for ever."""
+
+    class Says:
+        said = iter(bodies)
+
+        async def send(self, *_: object) -> Reply:
+            return Reply(status=200, body=next(self.said, bodies[-1]), date=date)
+
+        async def aclose(self) -> None:
+            """Nothing to close."""
+
+    return Network(open=cast("Callable[[], Transport]", Says), sts="http://127.0.0.1:9", clock=lambda: WALL)
+
+
+def identified(*bodies: bytes) -> Identity | Unidentified:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(identify(answers(*bodies), KEYS))
+
+
+def whoami(**changes: object) -> bytes:
+    said = {"Arn": "qcs::cam::uin/1:uin/2", "AccountId": "1", "UserId": "2", "Type": "CAMUser", "RequestId": "r-1"}
+    return json.dumps({"Response": said | changes}).encode()
+
+
+@pytest.mark.parametrize("uin", ["", "root", 1, None, "1" * 21, "1\n2", "١", ["1"]])
+def test_an_account_that_is_no_number_is_nobody(uin: object) -> None:
+    """It would name lanes, policies and the quota's files."""
+    assert isinstance(identified(whoami(AccountId=uin)), Unidentified)
+
+
+def test_the_answer_to_something_else_names_nobody() -> None:
+    """One without any field of GetCallerIdentity is asked for again; one that came before is, too."""
+    other = b'{"Response":{"TotalCount":0,"Details":[],"RequestId":"r-0"}}'
+    found = identified(other, other, whoami())
+    assert isinstance(found, Identity)
+    assert (found.uin, found.sub_account) == ("1", "2")
+    nobody = identified(other)
+    assert isinstance(nobody, Unidentified)
+    assert nobody.code in ("Local.Misplaced", "Local.RepeatedRequestId")
+
+
+def test_a_deep_or_damaged_answer_names_nobody() -> None:
+    """And raises nothing."""
+    for body in (b'{"Response":' * 100_000, b"[" * 100_000, b'{"Response":{"Arn":"\xff","RequestId":"r"}}', b""):
+        assert isinstance(identified(body), Unidentified)
 
 
 def test_refused_keys_are_told_with_the_code() -> None:

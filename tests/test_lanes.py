@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -309,8 +310,8 @@ def test_a_permission_that_differs_by_instance_is_asked_of_each_sub_account(tmp_
             barred = {"AKIDa": b"0000000[01]", "AKIDb": b"0000000[12]"}
             key = next(key for key in barred if key in headers["Authorization"])
             if headers["X-TC-Action"] == "LockAccount" and re.search(barred[key], body):
-                text = b'{"Response":{"Error":{"Code":"UnauthorizedOperation","Message":"m"},"RequestId":"r"}}'
-                return Reply(status=200, body=text)
+                text = b'{"Response":{"Error":{"Code":"UnauthorizedOperation","Message":"m"},"RequestId":"%s"}}'
+                return Reply(status=200, body=text % uuid.uuid4().hex.encode())
             return await super().send(endpoint, headers, body, timeout_s)
 
     world = world_for("a", "b")

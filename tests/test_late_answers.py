@@ -133,8 +133,8 @@ def test_an_account_that_was_locked_anew_while_a_person_thinks_stays(desk: Desk)
         run = office.lock(ANN, EVE)
         done = answer(office, "undo", run, meanwhile=lambda: office.edit(ANN))
         assert done.code == 1 and office.locked() == {"ann"}
-        assert f"since you were asked: left out, kept: {ANN}  changed since" in done.err
-        assert "Local.Kept" in desk.run("report", desk.journals()[-1].parent.name).out
+        assert f"since you were asked: left out, edited: {ANN}  changed since" in done.err
+        assert "Local.Edited" in desk.run("report", desk.journals()[-1].parent.name).out
         again = desk.run("undo", run, "--yes")
         assert again.code == 3 and office.locked() == {"ann"}, "the next one says so, too"
 
@@ -152,7 +152,7 @@ def test_an_account_that_another_run_came_to_hold_while_a_person_thinks_stays(de
 
         done = answer(office, "undo", run, meanwhile=meanwhile, late=late)
         assert done.code == 1 and office.locked() == {"ann"}
-        assert f"left out, kept: {ANN}  held by {other}" in done.err
+        assert f"left out, held: {ANN}  held by {other}" in done.err
         only = desk.run("undo", run, "--yes", "--target", ANN)
         assert only.code == 3 and office.locked() == {"ann"}
 

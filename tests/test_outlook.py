@@ -155,7 +155,7 @@ def test_where_an_instance_is() -> None:
     """The region if it was found, and that it was looked for if not."""
     asked = call(f"{ONE}/app")
     assert no_instance_words(asked, "ap-tokyo") == f"no instance {ONE} in {REGION}: found in ap-tokyo"
-    assert no_instance_words(asked, None) == f"no instance {ONE} in {REGION}, nor in any other region"
+    assert no_instance_words(asked, None) == f"no instance {ONE} in {REGION}, nor seen in any other region"
 
 
 # ---- admins that stay ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Asking:
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         outcome = await self.inner.send(endpoint, headers, body, timeout_s)
-        if isinstance(outcome, Reply) and b'"Error"' in outcome.body:
+        if isinstance(outcome, Reply) and (outcome.status == 503 or b'"Error"' in outcome.body):
             return msgspec.structs.replace(outcome, retry_after_s=self.seconds)
         return outcome
 
@@ -64,3 +64,15 @@ def test_a_call_that_is_tried_again_waits_as_long_as_it_is_asked_to(tmp_path: Pa
     assert 7.0 <= waited < 8.0
     at = sorted(arrival.at for arrival in drill.world.audit if arrival.action == "LockAccount")
     assert at[15] - at[0] < 2
+
+
+def test_a_call_that_a_gateway_turns_away_waits_as_long_as_it_is_asked_to(tmp_path: Path) -> None:
+    """503 may have been applied, so it is read first; and not sent again sooner for that."""
+    world = World(faults=rules_from([{"action": "LockAccount", "status": 503, "after": 4, "times": 1}]))
+    drill = Drill(tmp_path, world, fleet(1, 20), transport=lambda inner: Asking(inner, 7.0)).go()
+    assert drill.exit is Exit.OK
+    writes = [arrival for arrival in world.audit if arrival.action == "LockAccount"]
+    assert len(writes) == 21
+    (turned_away,) = [arrival for arrival in writes if arrival.fault]
+    again = [arrival for arrival in writes if arrival.user == turned_away.user][-1]
+    assert 7.0 <= again.at - turned_away.at < 8.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,8 @@ def test_a_lane_of_its_own_quota_does_not_wait_for_a_starving_one(tmp_path: Path
         async def send(self, endpoint: str, headers: Any, body: bytes, timeout_s: float) -> Any:
             if starving in endpoint and headers["X-TC-Action"] == "LockAccount":
                 await asyncio.sleep(0.05)
-                text = b'{"Response":{"Error":{"Code":"RequestLimitExceeded","Message":"m"},"RequestId":"r"}}'
-                return Reply(status=200, body=text)
+                text = b'{"Response":{"Error":{"Code":"RequestLimitExceeded","Message":"m"},"RequestId":"%s"}}'
+                return Reply(status=200, body=text % uuid.uuid4().hex.encode())
             return await super().send(endpoint, headers, body, timeout_s)
 
     drill = Drill(tmp_path, it, fleet(40, 10), lanes=2)

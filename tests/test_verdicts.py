@@ -690,6 +690,39 @@ def test_bodies(body: bytes, code: str, request_id: str | None) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (b"quota \xe9\x85", "quota \ufffd"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (rb"smile \ud83d", "smile \ufffd"),
+        (rb"smile \ude00!", "smile \ufffd!"),
+        (b"two\nlines\x1b", "two lines "),
+    ],
+)
+def test_an_error_whose_message_is_damaged_keeps_its_code(message: bytes, shown: str) -> None:
+    """Cut in mid-character by somebody who counts bytes: what it says is known all the same."""
+    answer = _reply(b'{"Response":{"Error":{"Code":"LimitExceeded","Message":"%b"},"RequestId":"r"}}' % message)
+    assert (answer.code, answer.message, answer.request_id) == ("LimitExceeded", shown, "r")
+
+
+@pytest.mark.parametrize("damage", [b"\xff", rb"\ud83d", b"\n"])
+def test_a_success_is_never_mended(damage: bytes) -> None:
+    """A name with a replaced character is another account's, even if it is called Error."""
+    for name in (b"UserName", b"Error"):
+        row = b'{"%b":"a%bb","Status":5}' % (name, damage)
+        answer = _reply(b'{"Response":{"Details":[%b],"TotalCount":1,"RequestId":"r"}}' % row)
+        assert answer.code == "Local.Truncated"
+
+
+@given(body=st.binary(max_size=60), code=st.sampled_from(("LimitExceeded", "DBError")))
+def test_any_bytes_in_a_message_leave_the_code(body: bytes, code: str) -> None:
+    """But for those that end the string, or begin an escape that JSON does not have."""
+    body = body.replace(b'"', b"'").replace(b"\\", b"/")
+    answer = _reply(b'{"Response":{"Error":{"Code":"%b","Message":"%b"},"RequestId":"r"}}' % (code.encode(), body))
+    assert (answer.code, answer.request_id) == (code, "r")
+
+
 @pytest.mark.parametrize("status", [502, 200])
 def test_the_title_of_a_page_is_quoted_and_nothing_else(status: int) -> None:
     """A page's title names the proxy; the page itself may echo a password."""

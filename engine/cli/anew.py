@@ -15,7 +15,7 @@ from engine.admins import AdminGuard, Rival, admin_omit
 from engine.cli.preparing import of_plan, prepare
 from engine.cli.talk import remark
 from engine.errors import RefusedError
-from engine.model import Call, CallId, Omit, OmitReason, Reading, Target
+from engine.model import Call, CallId, Omit, Reading
 from engine.outlook import Readings, Standing, look_ahead
 from engine.plan import Plan, plan_again, plan_digest
 
@@ -37,7 +37,7 @@ def look_again(
     *,
     reach: Reach | None,
     world: World | None,
-    stays: Callable[[Call, Reading], str | None] | None,
+    stays: Callable[[Call, Reading], Omit | None] | None,
     quiet: bool,
 ) -> tuple[Plan, Survey | None]:
     """What is left of a confirmed plan by today's guards and by readings made now, and those readings.
@@ -53,8 +53,8 @@ def look_again(
             reading = now.found.readings.get(call.where)
             if reading is None or now.outlook.standings[call.id] not in _OPEN:
                 continue
-            if (why := stays(call, reading)) is not None:
-                kept[call.id] = keep(call, why)
+            if (omit := stays(call, reading)) is not None:
+                kept[call.id] = omit
     left = without(now.plan, kept)
     lines = [*_left_out(left.omits)]
     if found is not None and now.found is not None:
@@ -77,7 +77,7 @@ def stand_back(
     *,
     keep_admins: int,
     rivals: Sequence[Rival],
-    held: Mapping[CallId, str],
+    held: Mapping[CallId, Omit],
     quiet: bool,
 ) -> Plan:
     """A plan without what other runs have a claim on by now: accounts they hold, superusers that must stay for them."""
@@ -86,7 +86,7 @@ def stand_back(
     for call in plan.calls:
         reading = readings.get(call.where)
         if call.id in held:
-            out[call.id] = keep(call, held[call.id])
+            out[call.id] = held[call.id]
         elif rivals and reading is not None and reading.accounts is not None:
             refused = guard.why_not(call.where, reading.accounts, call.user)
             if refused is not None:
@@ -94,12 +94,6 @@ def stand_back(
     for line in _left_out(out.values()):
         remark(f"since the plan was made: {line}", quiet=quiet)
     return without(plan, out)
-
-
-def keep(call: Call, why: str) -> Omit:
-    """A call of an undo that is not sent, as its account must stay as it is."""
-    target = Target(call.instance, call.user, call.region, call.account)
-    return Omit(target, OmitReason.KEPT, why, "looked at again before it was sent")
 
 
 def without(plan: Plan, out: Mapping[CallId, Omit]) -> Plan:

@@ -1,4 +1,4 @@
-"""Door: runs linked to a run, found in the state directory: its reruns, and those that hold its accounts."""
+"""Door: runs linked to a run, found in the state directory: its reruns, what is open of them all, and who holds it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,103 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.actions import ACTIONS
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
-from engine.records import Run, Undoes
-from engine.undo import Choice, StillSo, holds_of, inverse_id, linked, merged
+from engine.model import Omit, Outcome
+from engine.nextstep import Step, WayOn, way_on
+from engine.records import Run
+from engine.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.journal.store import RunRef, RunStore
     from engine.model import CallId
+
+
+class Kin(Struct, frozen=True, kw_only=True):
+    """A run with its reruns, and the runs it repeats."""
+
+    ledgers: tuple[Ledger, ...]
+    """Oldest first."""
+    undone: Mapping[str, str]
+    """Run → the undo of it, the last one."""
+
+
+def kin_of(store: RunStore | None, ledger: Ledger) -> Kin:
+    """The family of a run, by the links in its journals. AcctopsError for one that cannot be read."""
+    assert ledger.run is not None
+    found = {ledger.run.run: ledger}
+    undone: dict[str, str] = {}
+    left = [ledger]
+    while left and store is not None:
+        each = left.pop()
+        run = each.run
+        assert run is not None
+        near = [run.parent.run] if run.parent is not None and run.parent.verb == "rerun" else []
+        for note in each.links:
+            later = str(note.data.get("run", ""))
+            if not _is_there(store, later):  # linked, and never came to exist
+                continue
+            if note.what == "undone_by":
+                undone[run.run] = later
+            else:
+                near.append(later)
+        for name in near:
+            if name not in found and _is_there(store, name):
+                found[name] = replay(store.path(name)).ledger
+                left.append(found[name])
+    return Kin(ledgers=tuple(sorted(found.values(), key=_age)), undone=undone)
+
+
+def way_of(store: RunStore | None, ledger: Ledger, *, flags: str = "") -> WayOn:
+    """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
+    assert ledger.run is not None
+    more = None
+    try:
+        kin = kin_of(store, ledger)
+        more = _left_by_the_undo(store, ledger)
+    except AcctopsError:
+        kin = Kin(ledgers=(ledger,), undone={})
+    way = way_on(kin.ledgers, ledger.run.run, undone=kin.undone, flags=flags)
+    return way if more is None else replace(way, choices=(*way.choices, more))
+
+
+def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
+    """Accounts that other runs of the family changed: an undo of the run alone leaves them."""
+    mine = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
+    others = (each for each in kin.ledgers if each.run != ledger.run)
+    return len(
+        {call.id for each in others for call, _, outcome in each.outcomes() if outcome is Outcome.CHANGED} - mine
+    )
+
+
+def _left_by_the_undo(store: RunStore | None, ledger: Ledger) -> Step | None:
+    """Of the undo of a run alone: what takes back what reruns of that run changed."""
+    assert ledger.run is not None
+    parent = ledger.run.parent
+    if store is None or parent is None or parent.verb != "undo" or "--family" in ledger.run.asked:
+        return None
+    if not _is_there(store, parent.run):
+        return None
+    undone = replay(store.path(parent.run)).ledger
+    count = changed_by_reruns(kin_of(store, undone), undone)
+    if not count:
+        return None
+    why = f"{count:,} more were changed by reruns of run {parent.run}, and stay unless these are undone, too"
+    return Step(words=("undo", parent.run, "--family"), takes=count, why=why)
+
+
+def _is_there(store: RunStore, run: str) -> bool:
+    return bool(run) and "/" not in run and store.path(run).is_file()
+
+
+def _age(ledger: Ledger) -> tuple[str, str]:
+    return (ledger.run.at, ledger.run.run) if ledger.run is not None else ("", "")
 
 
 class Others(Struct, frozen=True, kw_only=True):
@@ -73,39 +157,41 @@ class Undone(Struct, kw_only=True):
     run_id: str
     ledger: Ledger
     store: RunStore | None
-    asked: Undoes
+    asked: tuple[str, ...]
+    """`records.Run.asked` of the undo."""
     others: Others | None = None
     """As they were when it was last asked who holds what."""
 
     def still_so(self) -> StillSo:
         """The rule by which each call is looked at before it is sent."""
-        asked = self.asked
-        choice = Choice(by_list=asked.by_list, include_edited=asked.include_edited, rotated_only=asked.rotated)
-        return StillSo(self.ledger, choice)
+        return StillSo(self.ledger, include_edited="--include-edited" in self.asked)
 
-    def held(self) -> dict[CallId, str]:
-        """Calls of the undo whose accounts another run holds by now, each with why."""
+    def held(self) -> dict[CallId, Omit]:
+        """Calls of the undo whose accounts another run holds by now, each as it is left out."""
         run = self.ledger.run
         if self.store is None or run is None:
             return {}
         actions = {run.action, str(ACTIONS[run.action].inverse)}
         self.others = others_of(self.store, self.run_id, actions, self.others)
-        holds = holds_of(self.ledger, self.others.ledgers, self.asked.released)
+        released = [run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--release"]
+        holds = holds_of(self.ledger, self.others.ledgers, released)
         calls = self.ledger.calls
-        return {inverse_id(calls[call]): f"held by {hold}" for call, hold in holds.items() if call in calls}
+        return {
+            inverse_id(calls[call]): stays(calls[call], Keep.HELD, f"held by {hold}", hold.run)
+            for call, hold in holds.items()
+            if call in calls
+        }
 
 
 def undone_of(store: RunStore | None, run: Run) -> Undone | None:
     """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found."""
-    while store is not None and run.parent is not None and store.path(run.parent.run).is_file():
+    while store is not None and run.parent is not None and _is_there(store, run.parent.run):
         found = replay(store.path(run.parent.run))
         assert found.ledger.run is not None
         if run.parent.verb == "undo":
-            # Of an undo by an earlier version nobody knows what was asked: its own plan is the list.
-            asked = run.undoes or Undoes(by_list=True)
             ref = store.find(run.parent.run)
-            ledger = with_family(ref, found) if asked.family else found.ledger
-            return Undone(run_id=ref.run_id, ledger=ledger, store=store, asked=asked)
+            ledger = with_family(ref, found) if "--family" in run.asked else found.ledger
+            return Undone(run_id=ref.run_id, ledger=ledger, store=store, asked=run.asked)
         run = found.ledger.run
     return None
 
@@ -121,4 +207,4 @@ def with_family(ref: RunRef, found: Replay) -> Ledger:
         by_run[other.run.run] = other
     family = linked(run.run, by_run)
     members = [by_run[name] for name in family]
-    return merged(sorted(members, key=lambda ledger: (ledger.run.at, ledger.run.run) if ledger.run else ("", "")))
+    return merged(sorted(members, key=_age))

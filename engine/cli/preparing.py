@@ -84,6 +84,8 @@ def prepare(
                 limit_s=PLAN_S,
                 purpose="plan",
                 known=found,
+                # How many superusers stay, and what share is taken: only whole lists tell.
+                whole=bool(settings.keep_admins or settings.max_share),
             )
     outlook = look_ahead(
         plan,
@@ -114,8 +116,16 @@ def of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
 
 
 def _idle_rules(plan: Plan, settings: Settings, found: Survey) -> Iterator[str]:
-    """Of protect rules that match no account at all, as far as every instance could be read to its end."""
-    if found.late or not all(reading.complete for reading in found.readings.values()):
+    """Of protect rules that match no account at all, as far as every instance could be read.
+
+    A list that was not read to its end, as all that was asked for was found, counts if it is no full page.
+    """
+    from engine.inventory import PAGE
+
+    if found.late or not all(
+        reading.complete or (reading.why is None and 0 < len(reading.accounts or ()) < PAGE)
+        for reading in found.readings.values()
+    ):
         return
     there = {(where.instance, user) for where, reading in found.readings.items() for user in reading.accounts or ()}
     there |= {(omit.target.instance, omit.target.user) for omit in plan.omits}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.ledger import Ledger
-    from engine.model import Call, CallId, Reading, Transport
+    from engine.model import Call, CallId, Omit, Reading, Transport
     from engine.passwords import PasswordSource
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -78,7 +78,7 @@ class Session(Struct, frozen=True, kw_only=True):
     """What was read when the run was planned."""
     rivals: tuple[Rival, ...] = ()
     """Other runs that lock accounts right now."""
-    stays: Callable[[Call, Reading], str | None] = lambda _call, _reading: None
+    stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
     """Why an account must stay as it is, by a newer reading: an undo's rule."""
     clock: Callable[[], float]
     time_left: Callable[[float], tuple[float, str]]
@@ -217,8 +217,9 @@ class Session(Struct, frozen=True, kw_only=True):
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
     """Seconds after which a session sends no more; `at_quota_s` is what its calls take at the quota."""
-    if settings.deadline_s is not None:
-        return settings.deadline_s
+    said = settings.session_deadline_s if settings.session_deadline_s is not None else settings.deadline_s
+    if said is not None:
+        return said
     return DEADLINE_BASE_S + DEADLINE_FACTOR * at_quota_s
 
 

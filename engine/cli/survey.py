@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -81,22 +81,27 @@ def survey(
     limit_s: float | None,
     purpose: str,
     known: Survey | None = None,
+    whole: bool = False,
 ) -> Survey:
     """`known`, and besides every instance of `calls`, read now, for at most `limit_s`.
 
+    Each is read as far as its calls need, or `whole`, for who must know that there are no other accounts.
     CredentialsError if not one reading is there as the keys are refused outright. Meanwhile it is asked whose they are.
     """
     before = known or Survey()
 
     async def work() -> Survey:
-        found = Survey(late=list(dict.fromkeys(call.where for call in calls)))
+        users: dict[Where, set[str]] = {}
+        for call in calls:
+            users.setdefault(call.where, set()).add(call.user)
+        found = Survey(late=list(users))
         transport = open_transport(world, READERS, reach.way_out)
         started = time.monotonic()
         asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
         try:
             clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
             inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
-            await read_all(found, inventory, limit_s, purpose)
+            await read_all(found, inventory, limit_s, purpose, None if whole else users)
             refuse_bad_keys(before.joined(found))
             await _locate(found, inventory, limit_s)
             found.offset_s = clients.offset_s
@@ -121,8 +126,14 @@ def open_transport(world: World | None, connections: int, way: WayOut) -> Transp
     return HttpTransport(connections=connections, way=way)
 
 
-async def read_all(found: Survey, inventory: Inventory, limit_s: float | None, purpose: str) -> None:
-    """Read what is `late` into `found.readings`, for at most `limit_s`."""
+async def read_all(
+    found: Survey,
+    inventory: Inventory,
+    limit_s: float | None,
+    purpose: str,
+    users: Mapping[Where, Collection[str]] | None = None,
+) -> None:
+    """Read what is `late` into `found.readings`, for at most `limit_s`; only as far as `users` need, if given."""
     instances = iter(list(found.late))
     barred: dict[str, Reading] = {}
     """Account whose keys are refused → the reading that said so: the rest of it is not asked for."""
@@ -130,7 +141,9 @@ async def read_all(found: Survey, inventory: Inventory, limit_s: float | None, p
     async def read_on() -> None:
         for where in instances:
             known = barred.get(where.account)
-            found.readings[where] = known or await inventory.read(where, purpose=purpose)
+            found.readings[where] = known or await inventory.read(
+                where, purpose=purpose, users=users[where] if users is not None else None
+            )
             if _is_fatal(found.readings[where]):
                 barred[where.account] = found.readings[where]
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.actions import LANGUAGE
 from engine.errors import CredentialsError
+from engine.verdicts import RequestIds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +41,8 @@ class Network(Struct, frozen=True, kw_only=True):
     """Of the messages of STS."""
     metadata: str = METADATA
     clock: Callable[[], float] = time.time
+    known: RequestIds = field(default_factory=RequestIds)
+    """The ids of all answers of STS so far."""
 
     @asynccontextmanager
     async def way_out(self) -> AsyncIterator[Transport]:

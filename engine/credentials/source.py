@@ -173,6 +173,10 @@ def _looked_at(asked: Task[bool]) -> None:
         asked.exception()
 
 
+_LONGEST = 8192
+"""Characters. A token has some hundred, at most 4,096 says the vendor; each request carries it in a header."""
+
+
 def checked_keys(found: Mapping[str, object], where: str, how: str = HOW) -> Keys:
     """Keys fit to stand in a header; CredentialsError names what is missing and `how` to get it, never a value."""
     values = {}
@@ -185,6 +189,8 @@ def checked_keys(found: Mapping[str, object], where: str, how: str = HOW) -> Key
         if value is None or (not value.strip() and name != "token"):
             raise CredentialsError(f"{where}: {name} is missing or empty; {how}")
         value = value.strip()
+        if len(value) > _LONGEST:
+            raise CredentialsError(f"{where}: {name} has more than {_LONGEST:,} characters, as no key has; {how}")
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise CredentialsError(f"{where}: {name} holds characters no key has; copy it again")
         if value and (value[0] in "\"'" or value[-1] in "\"'"):

@@ -16,15 +16,15 @@ from engine import __version__
 from engine.credentials.network import RefusedError
 from engine.credentials.source import Found, checked_end, checked_keys
 from engine.errors import CredentialsError
-from engine.model import Reply, Verdict
+from engine.model import Answer, Reply, Verdict
 from engine.signing import CONTENT_TYPE, Signer
-from engine.verdicts import Cure, read_reply, rule
+from engine.verdicts import Cure, own_answer, rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.credentials.network import Network
-    from engine.model import Answer, Keys
+    from engine.model import Keys
 
 VERSION = "2018-08-13"
 SERVICE = "sts"
@@ -70,7 +70,7 @@ async def ask_sts(
             while True:
                 headers = _headers(network, action, region, body, keys, ahead_s)
                 outcome = await transport.send(network.sts, headers, body, _ATTEMPT_S)
-                answer = read_reply(outcome)
+                answer = _own(own_answer(outcome, network.known), action)
                 date = outcome.date if isinstance(outcome, Reply) else None
                 if answer.code is None:
                     assert answer.data is not None
@@ -82,10 +82,27 @@ async def ask_sts(
                     continue
                 if ruling.cure is Cure.CLOCK or ruling.verdict not in _PASSING:
                     raise refused
-                await asyncio.sleep(pause_s)
+                asked_s = (outcome.retry_after_s or 0.0) if isinstance(outcome, Reply) else 0.0
+                await asyncio.sleep(max(pause_s, asked_s))
                 pause_s *= 2
     except TimeoutError:
         raise refused from None
+
+
+_FIELDS = {
+    "GetCallerIdentity": ("AccountId", "UserId", "Arn"),
+    "AssumeRole": ("Credentials", "ExpiredTime"),
+    "AssumeRoleWithWebIdentity": ("Credentials", "ExpiredTime"),
+}
+"""Action → fields that its answers have."""
+
+
+def _own(answer: Answer, action: str) -> Answer:
+    """The answer, unless it is one to something else: with none of the fields that this action answers with."""
+    if answer.data is None or any(name in answer.data for name in _FIELDS.get(action, answer.data)):
+        return answer
+    words = f"{action} answers with {' and '.join(_FIELDS[action])}; this is the answer to something else"
+    return Answer(http=answer.http, request_id=answer.request_id, code="Local.Misplaced", message=words)
 
 
 _PASSING = (Verdict.TRANSIENT, Verdict.THROTTLED, Verdict.IN_DOUBT)
