@@ -24,6 +24,7 @@ from engine.judge import Judge, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import Ledger
 from engine.model import Answer, Call, Keys, Verdict
+from engine.opening import FRESH_S, Opening, Turn
 
 MOST_OPEN = 2000
 """Calls begun and not settled, at most: beyond it only retries are sent."""
@@ -108,6 +109,7 @@ class Dispatch:
         queue: CallQueues,
         open_calls: OpenCalls,
         judge: Judge,
+        opening: Opening,
         record: Callable[[records.AnyRecord], int],
         stop: Callable[[str, Exit], None],
         failed: Callable[[Exception], None],
@@ -131,6 +133,7 @@ class Dispatch:
         self._queue = queue
         self._open = open_calls
         self._judge = judge
+        self._opening = opening
         self._record = record
         self._stop = stop
         self._failed = failed
@@ -163,6 +166,7 @@ class Dispatch:
     async def feed(self, lane: Lane) -> None:
         """Give each call its durable `sent`, then its slot, in this order; several `sent` at a time if need be."""
         intents: deque[_Intent] = deque()
+        slot_at: float | None = None
         self._feeding += 1
         try:
             if self._is_keyless(lane):
@@ -178,13 +182,19 @@ class Dispatch:
                         return
                     continue
                 await self._journal.durable(intents[0].sequence)
-                slot_at = await self._slot(lane)
+                if slot_at is None or self._now() - slot_at > FRESH_S:
+                    slot_at = await self._slot(lane)
                 if slot_at is None:
                     return
                 if self._journal.broken is not None:
                     raise self._journal.broken
-                if lane.may_send and not self._stopping.is_set():
+                if not lane.may_send or self._stopping.is_set():
+                    slot_at = None
+                elif self._opening.stands(intents[0].work.index):
                     self._hand_over(lane, intents.popleft(), slot_at)
+                    slot_at = None
+                else:  # the slot was long in coming: what goes in it is looked at first
+                    self._not_sent(lane, intents.popleft())
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
             self._stop(str(error), error.exit)
         finally:
@@ -291,7 +301,7 @@ class Dispatch:
             self._start(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """The run was stopped, or the lane closed or unreachable, between the call's `sent` and its slot."""
+        """Stopped, its lane closed or unreachable, or to be read again, between the call's `sent` and its slot."""
         work = intent.work
         self._give_back(work, lane)
         if self._stopping.is_set() or self._queue.of(work.index).is_closed:
@@ -307,7 +317,7 @@ class Dispatch:
                     sent_at=None,
                     request_id=None,
                     code=NOT_SENT,
-                    message="stopped, or its lane closed or unreachable, before it was sent",
+                    message="stopped, its lane closed or unreachable, or to be read again, before it was sent",
                     http=None,
                     ms=0,
                     verdict=Verdict.TRANSIENT,
@@ -353,6 +363,13 @@ class Dispatch:
         """The same; what is for others only is added to `passed_over`. Has passwords asked for on the way."""
         now = self._now()
         while (index := self._queue.take(lane.route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
+            turn = self._opening.turn(index)
+            if turn is not Turn.GO:
+                self._queue.of(index).drop(index)
+                if turn is Turn.WAIT:
+                    self.put_back(index)
+                    return None
+                continue
             work = self._open.begin(index)
             if work.denied and self._judge.is_for_others(work, lane):
                 passed_over.append(index)
@@ -367,6 +384,13 @@ class Dispatch:
             work.secret_ahead = True
             self._start(self._ask(work))
         return None
+
+    def put_back(self, index: int) -> None:
+        """A call waits again where it waited before it was looked at."""
+        queue, work = self._queue.of(index), self._open.find(index)
+        queue.put_back(index, self._now(), retry=work is not None and work.tries > 0)
+        if queue.is_closed and work is not None:
+            self.abandon(work)
 
     async def _ask(self, work: Work) -> None:
         """Ask for the call's password once, ahead of its `sent`."""

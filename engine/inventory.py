@@ -93,6 +93,14 @@ class Inventory:
         self._gate = asyncio.Semaphore(concurrency)
         self._shared: dict[Where, _Shared] = {}
 
+    def keep_up_with(self, writes: float) -> None:
+        """So many calls a second are sent, each by a reading that is fresh: read at least as fast."""
+        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.6 * writes)))
+
+    def clock(self, where: Where) -> float:
+        """UNIX time, by which readings of an instance are dated."""
+        return self._clients_of(where.account, where.region)[0].now()
+
     async def read(self, where: Where, *, purpose: str, users: Collection[str] | None = None) -> Reading:
         """Accounts of an instance as they are after this moment. Never raises for what the API answers.
 
@@ -121,7 +129,7 @@ class Inventory:
 
     async def _read(self, where: Where, purpose: str, users: Collection[str] | None) -> Reading:
         loop = asyncio.get_running_loop()
-        started, at = loop.time(), self._clients_of(where.account, where.region)[0].now()
+        started, at = loop.time(), self.clock(where)
         # By name: a list ordered by time shifts under the reader when an account is touched.
         parameters = {"DBInstanceId": where.instance, "OrderBy": "name", "OrderByType": "asc"}
         is_enough = _has_all(users) if users is not None else None

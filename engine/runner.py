@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.admins import AdminGuard
+from engine.admins import AdminGuard, Rival
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
 from engine.closing import Closing, stopped
@@ -31,7 +31,7 @@ from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import Ledger
-from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict, Where
+from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
 from engine.outlook import Readings, shown
 from engine.overview import Overview, Progress
@@ -77,6 +77,8 @@ class Runner:
         readings: Readings | None = None,
         located: Mapping[str, str] | None = None,
         keep_admins: int = 0,
+        rivals: Sequence[Rival] = (),
+        stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None,
         resend_already: bool = False,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -96,12 +98,13 @@ class Runner:
         self._action = ACTIONS[ledger.run.action]
         verify = ledger.settings.verify and self._action.is_desired is not None
         self._to_read, unsent, unsettled = self._sort_calls()
-        guard = self._admin_guard(keep_admins)
+        guard = self._admin_guard(keep_admins, rivals)
         begun: list[int] = []
         if guard is not None:
             begun, self._to_read, unsettled = self._to_read + unsettled, [], []
+        instances = [call.where for call in self._calls]
         self._queue = CallQueues(
-            [call.where for call in self._calls],
+            instances,
             unsettled if verify else sorted(unsent + unsettled),
             routes.of,
             per_instance=ledger.settings.per_instance,
@@ -141,25 +144,35 @@ class Runner:
             stopping=self._stopping,
             patience_s=policy.transient_s,
         )
+        paces: dict[int, float] = {}
+        for lane in lanes:
+            paces[lane.route] = paces.get(lane.route, 0.0) + lane.pacer.gear.rate
         self._opening = Opening(
             calls=self._calls,
+            instances=instances,
             unsent=unsent if verify else [],
             begun=begun,
             action=self._action,
             ledger=ledger,
-            queue=self._queue,
             inventory=inventory,
             readings=readings or {},
             located=located or {},
             guard=guard,
             resend_already=resend_already,
+            stays=stays,
+            routes=routes.of,
+            paces=paces,
             record=self.record,
             settle=self._settle_unsent,
+            put_back=lambda index: self._dispatch.put_back(index),  # noqa: PLW0108 - there is none yet
+            over=self._over_unsent,
             go_on=self._go_on,
             refused=self._reading_refused,
             wake=self._wake.set,
+            spawn=self._spawn,
             stopping=self._stopping,
         )
+        inventory.keep_up_with(sum(paces.values()))
         inventory.is_sending = lambda: bool(len(self._queue) or self._dispatch.in_flight)
         for lane in lanes:
             lane.client.note = self.note
@@ -173,6 +186,7 @@ class Runner:
             queue=self._queue,
             open_calls=self._open,
             judge=self._judge,
+            opening=self._opening,
             record=self.record,
             stop=self.stop,
             failed=self._failed,
@@ -209,7 +223,7 @@ class Runner:
         """Set by then."""
 
     def _sort_calls(self) -> tuple[list[int], list[int], list[int]]:
-        """Plan indexes: begun by an earlier session and to be judged first · never sent · sent, and to go on."""
+        """Plan indexes: begun by an earlier session and to be judged first · not applied for sure · to go on."""
         begun: list[int] = []
         unsent: list[int] = []
         unsettled: list[int] = []
@@ -218,15 +232,16 @@ class Runner:
             if entry.needs_reading:
                 begun.append(index)
             elif not entry.settled and call.id not in self._no_send:
-                (unsent if entry.is_unsent else unsettled).append(index)
+                # Refused so far, it is as it was; and who knows what others did since.
+                (unsettled if entry.may_be_applied else unsent).append(index)
         return begun, unsent, unsettled
 
-    def _admin_guard(self, keep_admins: int) -> AdminGuard | None:
+    def _admin_guard(self, keep_admins: int, rivals: Sequence[Rival]) -> AdminGuard | None:
         """The guard on superusers, if there is one; what was ever sent counts against it."""
-        if keep_admins <= 0 or not takes_admins(self._action.name):
+        if not takes_admins(self._action.name) or max([keep_admins, *(each.keep_admins for each in rivals)]) <= 0:
             return None
         sent = (call for call in self._calls if self._ledger.entry(call.id).may_be_applied)
-        return AdminGuard(keep_admins, ((call.where, call.user) for call in sent))
+        return AdminGuard(keep_admins, ((call.where, call.user) for call in sent), rivals=rivals)
 
     # ---- the session -------------------------------------------------------------------------------------------
 
@@ -237,7 +252,7 @@ class Runner:
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with asyncio.TaskGroup() as self._tasks:
-                self._opening.begin(self._spawn)
+                self._opening.begin()
                 self._read_what_was_begun()
                 for number, lane in enumerate(self._lanes):
                     # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
@@ -453,6 +468,11 @@ class Runner:
         answer = Answer(http=None, request_id=request_id, code=code, message=message)
         self._judge.settle(self._open.as_known(index), outcome, proof, answer, message, attempted=False)
 
+    def _over_unsent(self, index: int) -> None:
+        """Nothing comes any more of a call of which nothing was applied; one that waits for a retry is told."""
+        if (work := self._open.find(index)) is not None:
+            self._dispatch.abandon(work)
+
     def _await_proof(self, index: int, request_id: str | None, *, resend: bool) -> None:
         self._read_back.accepted(index, request_id, resend=resend)
 
@@ -530,6 +550,8 @@ class Runner:
             lane.pacer.left_late(ticket.slot_at, begun_at + attempt.opening_s - ticket.slot_at)
             ruling = self._judge.rule(attempt.answer, lane)
             health = self._judge.health(work, ticket, attempt.answer, ruling)
+            if ruling.verdict in (Verdict.DONE, Verdict.IN_DOUBT):
+                self._opening.sent(work.index)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:
             self._dispatch.in_flight -= 1

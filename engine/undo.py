@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, OmitReason, Outcome, Reading
+from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target
 from engine.outlook import Readings, is_no_instance
 from engine.plan import Plan, call_id, interleave, plan_digest
 
@@ -146,13 +146,49 @@ def undo_plan(
             continue
         state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
-        key = (call.account, call.region, call.instance, call.user)
-        inverse.append(
-            Call(call_id(*key, action.inverse), action.inverse, call.account, call.region, call.instance, call.user)
-        )
+        inverse.append(Call(inverse_id(call), action.inverse, call.account, call.region, call.instance, call.user))
     calls = interleave(inverse, key=lambda call: call.where)
     plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
     return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password)
+
+
+def is_before_known(entry: Entry) -> bool:
+    """Whether a call's account was read right before it was sent: a reading that was old by then proves nothing."""
+    return entry.before is not None and entry.before.status is not None and entry.before.why is None
+
+
+def inverse_id(call: Call) -> CallId:
+    """The id of the call that undoes one."""
+    inverse = ACTIONS[call.action].inverse
+    assert inverse is not None, "checked by the caller"
+    return call_id(call.account, call.region, call.instance, call.user, inverse)
+
+
+class StillSo:
+    """Asked of each call of an undo right before it is sent: does its account still stand as the run left it?"""
+
+    def __init__(self, ledger: Ledger, *, include_edited: bool) -> None:
+        """`ledger` is of the run that is undone. What its preview decided for good is not asked again."""
+        self._ledger = ledger
+        self._choice = Choice(by_list=True, include_edited=include_edited)
+        self._undone: dict[CallId, Call] | None = None
+
+    def __call__(self, call: Call, reading: Reading) -> Omit | None:
+        """Why it must stay, by a newer reading; None if it may be brought back."""
+        if self._undone is None:
+            self._undone = {inverse_id(each): each for each in self._ledger.calls.values()}
+        of = self._undone.get(call.id)
+        if of is None:
+            return None
+        entry = self._ledger.entry(of.id)
+        found = _why_keep(of, entry, entry.derived(), True, ACTIONS[of.action], reading, None, self._choice)
+        return None if found is None else stays(call, found[0], found[1], "looked at again before it was sent")
+
+
+def stays(call: Call, why: Keep, words: str, where: str) -> Omit:
+    """A call of an undo that is not sent, as its account must stay as it is."""
+    target = Target(call.instance, call.user, call.region, call.account)
+    return Omit(target, STAYS.get(why, OmitReason.EDITED), words, where)
 
 
 def _why_keep(
@@ -185,8 +221,9 @@ def _why_keep(
         return Keep.CHANGED_SINCE, f"no longer {action.done_word}: changed since by somebody else, or undone"
     if is_mine is None and not choice.by_list:
         return Keep.UNPROVEN, "whether the run changed it is not known; name it with --target to undo it"
-    if (entry.before is None or entry.before.status is None) and not choice.by_list:
-        return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target to undo it"
+    if not is_before_known(entry) and not choice.by_list:
+        known = f" ({entry.before.why})" if entry.before is not None and entry.before.status is not None else ""
+        return Keep.BEFORE_UNKNOWN, f"how it was before the run is not known{known}; name it with --target to undo it"
     rotated = _is_rotated(entry, state)
     if choice.rotated_only and not rotated:
         return Keep.NOT_ROTATED, "has the password it was locked with"

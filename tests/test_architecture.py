@@ -33,7 +33,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "errors": (W, ""),
     "model": (W, ""),
     "actions": (R, ""),
-    "admins": (R, "actions guards"),
+    "admins": (R, "actions guards plan"),
     "backoff": (R, "verdicts"),
     "callqueue": (R, ""),
     "codes": (R, ""),
@@ -136,7 +136,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "closing": (E, "lanes"),
     "discovery": (E, "inventory"),
     "identity": (E, ""),
-    "dispatch": (E, "judge lanes"),
+    "dispatch": (E, "judge lanes opening"),
     "inventory": (E, "client"),
     "judge": (E, "client inventory lanes"),
     "lanes": (E, "client clients"),
@@ -150,6 +150,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
         DOOR,
         "cli.commands.equipping cli.commands.looking cli.commands.nightly cli.commands.planning cli.commands.running",
     ),
+    "cli.anew": (DOOR, "cli.preparing cli.survey cli.talk"),
     "cli.ask": (DOOR, "cli.talk"),
     "cli.attending": (DOOR, "cli.earlier cli.kin cli.loops cli.measuring cli.options cli.talk"),
     "cli.checks": (DOOR, "cli.loops cli.options cli.sources cli.survey cli.talk"),
@@ -183,8 +184,9 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.scheduling": (DOOR, "cli.earlier cli.options cli.talk"),
     "cli.sending": (
         DOOR,
-        "cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.kin cli.options cli.plans cli.preparing "
-        "cli.session cli.simulating cli.sources cli.survey cli.talk",
+        "cli.anew cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.kin cli.options cli.plans "
+        "cli.preparing cli.session "
+        "cli.simulating cli.sources cli.survey cli.talk",
     ),
     "cli.session": (
         DOOR,

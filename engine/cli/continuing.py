@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -36,7 +37,7 @@ from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run, to_come_words
 from engine.ledger import Ledger
-from engine.model import GOOD, LACKING, Call, CallId, OmitReason, Outcome, Target
+from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.names import did_you_mean
 from engine.nextstep import later_words, way_on
 from engine.plan import idle_rules, left_out, plan_again
@@ -46,8 +47,11 @@ from engine.spans import duration
 from engine.verdicts import ALL_CODES
 
 if TYPE_CHECKING:
+    from engine.cli.kin import Undone
+    from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.settings import Settings
+    from engine.trust import Trust
 
 IDENTITY_S = 1.5
 """How long a resume waits to learn whose the keys are."""
@@ -95,8 +99,13 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
     scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
     if scarce is not None:
         warn(f"warning: {scarce}")
-    _ask_about_changes(options, seen, reach)
-    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, list(seen.calls.values())):
+    if _ask_about_changes(options, seen, reach):  # that may have taken a while
+        hold(window_of(seen.settings), options)
+        guards = guards_of(options, seen, job)
+        settings = stricter(settings, guards)
+        refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
+    calls, keep_admins = list(seen.calls.values()), settings.keep_admins
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
         with closing(journal):
@@ -104,7 +113,9 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
             _refuse_undone(options, kin, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
             taken = _leave_to_later(kin, ledger, journal)
-            no_send = taken | _drop_guarded(ledger, journal, guards.protect, exclude)
+            undone = _undone(ref.store, ledger, guards.trust)
+            held = undone.held() if undone is not None else {}
+            no_send = taken | _drop_guarded(ledger, journal, guards.protect, exclude, held)
             return carry_out(
                 options,
                 guards,
@@ -115,6 +126,8 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
                 passwords=passwords,
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
+                rivals=rivals,
+                undone=undone,
             )
 
 
@@ -124,6 +137,15 @@ def warn_of_idle(options: Options, exclude: Sequence[Glob], ledger: Ledger) -> N
     for glob in idle_rules(exclude, calls):
         what = f"{glob.place}: {glob.pattern} matches none of the {len(calls):,} calls of the run; a slip?"
         remark(f"warning: {what}", quiet=options.quiet)
+
+
+def _undone(store: RunStore | None, ledger: Ledger, trust: Trust) -> Undone | None:
+    """What a run that is an undo, or a rerun of one, brings back."""
+    if ledger.run is None or ledger.run.parent is None:
+        return None
+    from engine.cli.kin import undone_of  # late: most runs are none
+
+    return undone_of(store, ledger.run, trust)
 
 
 def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
@@ -233,8 +255,8 @@ def _say_inherited(options: Options, run: str, settings: records.RunSettings) ->
         say(f"as run {run} was told: {', '.join(said)}")
 
 
-def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
-    """A resume asks only if job file, operator or identity are not those of the run (design §6)."""
+def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> bool:
+    """A resume asks only if job file, operator or identity are not those of the run; whether it did."""
     assert ledger.run is not None
     run = ledger.run
     changes = []
@@ -254,10 +276,11 @@ def _ask_about_changes(options: Options, ledger: Ledger, reach: Reach) -> None:
     if not as_before and not is_known(reach.keyring, ledger.uins):
         changes.append(f"it was begun with the keys of {run.identity}, these are of {now}")
     if not changes:
-        return
+        return False
     left = sum(not entry.settled for _, entry, _ in ledger.outcomes())
     text = f"run {run.run}: {'; '.join(changes)}. About to go on with the {left:,} open calls of its journal"
     confirm(text, left, yes=options.yes, by=operator())
+    return True
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
@@ -320,7 +343,11 @@ _OVERRIDES = (
 
 
 def _drop_guarded(
-    ledger: Ledger, journal: Journal, protect: tuple[Glob, ...], exclude: tuple[Glob, ...]
+    ledger: Ledger,
+    journal: Journal,
+    protect: tuple[Glob, ...],
+    exclude: tuple[Glob, ...],
+    held: Mapping[CallId, Omit],
 ) -> frozenset[CallId]:
     """Guards of today hold for a resume: calls never sent are left out, calls begun are only read."""
     no_send: set[CallId] = set()
@@ -328,7 +355,7 @@ def _drop_guarded(
         entry = ledger.entry(call.id)
         if entry.settled:
             continue
-        omit = left_out(_target(call), protect=protect, exclude=exclude)
+        omit = left_out(_target(call), protect=protect, exclude=exclude) or held.get(call.id)
         if omit is None:
             continue
         if entry.spent or entry.needs_reading:
@@ -398,6 +425,8 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         uins=ledger.uins,
         parent=ref,
         faults=faults,
+        guards=partial(guards_of, options, ledger),
+        undone=_undone(ref.store, ledger, guards.trust),
     ).start()
 
 

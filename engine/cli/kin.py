@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine.actions import ACTIONS
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
-from engine.model import Outcome
+from engine.model import Omit, Outcome
 from engine.nextstep import Step, WayOn, way_on
-from engine.undo import linked, merged, undone_keys
+from engine.records import Run
+from engine.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays, undone_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     from engine.journal.store import RunRef, RunStore
+    from engine.model import CallId
     from engine.trust import Trust
 
 
@@ -106,16 +110,26 @@ def _age(ledger: Ledger) -> tuple[str, str]:
 class Others(Struct, frozen=True, kw_only=True):
     """The other runs of a state directory that act on the same state."""
 
-    ledgers: tuple[Ledger, ...]
     looked_at: int
     """Journals in the directory."""
     unreadable: tuple[str, ...]
     """Journals that could not be read: what they hold is not known."""
+    read: Mapping[str, tuple[tuple[int, int], Ledger]] = field(default_factory=dict)
+    """By run: its journal's time and size when it was read, and what it says."""
+
+    @property
+    def ledgers(self) -> tuple[Ledger, ...]:
+        """What they say."""
+        return tuple(ledger for _, ledger in self.read.values())
 
 
-def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust) -> Others:
-    """Every other run of `actions` in the store that may be believed."""
-    ledgers, unreadable, looked_at = [], [], 0
+def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust, known: Others | None = None) -> Others:
+    """Every other run of `actions` in the store that may be believed.
+
+    A journal that is as it was in `known` is not read again.
+    """
+    read: dict[str, tuple[tuple[int, int], Ledger]] = {}
+    unreadable, looked_at = [], 0
     for head in store.heads():
         if head.run_id == run_id:
             continue
@@ -127,10 +141,67 @@ def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust) -> 
                 if (why := trust.why_not(store.path(head.run_id))) is not None:
                     unreadable.append(f"{head.run_id}: is not believed, as {why}")
                     continue
-                ledgers.append(replay(store.path(head.run_id)).ledger)
+                stamp = _stamp(store.path(head.run_id))
+                before = known.read.get(head.run_id) if known is not None else None
+                is_same = before is not None and before[0] == stamp
+                read[head.run_id] = before if is_same and before else (stamp, replay(store.path(head.run_id)).ledger)
             except (AcctopsError, OSError) as error:
                 unreadable.append(f"{head.run_id}: {error}")
-    return Others(ledgers=tuple(ledgers), looked_at=looked_at, unreadable=tuple(unreadable))
+    return Others(looked_at=looked_at, unreadable=tuple(unreadable), read=read)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - both at once
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+class Undone(Struct, kw_only=True):
+    """The run that an undo brings back, a rerun of that undo too; and who else holds its accounts."""
+
+    run_id: str
+    ledger: Ledger
+    store: RunStore | None
+    trust: Trust
+    asked: tuple[str, ...]
+    """`records.Run.asked` of the undo."""
+    others: Others | None = None
+    """As they were when it was last asked who holds what."""
+
+    def still_so(self) -> StillSo:
+        """The rule by which each call is looked at before it is sent."""
+        return StillSo(self.ledger, include_edited="--include-edited" in self.asked)
+
+    def held(self) -> dict[CallId, Omit]:
+        """Calls of the undo whose accounts another run holds by now, each as it is left out."""
+        run = self.ledger.run
+        if self.store is None or run is None:
+            return {}
+        actions = {run.action, str(ACTIONS[run.action].inverse)}
+        self.others = others_of(self.store, self.run_id, actions, self.trust, self.others)
+        released = [run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--release"]
+        holds = holds_of(self.ledger, self.others.ledgers, released)
+        calls = self.ledger.calls
+        return {
+            inverse_id(calls[call]): stays(calls[call], Keep.HELD, f"held by {hold}", hold.run)
+            for call, hold in holds.items()
+            if call in calls
+        }
+
+
+def undone_of(store: RunStore | None, run: Run, trust: Trust) -> Undone | None:
+    """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found."""
+    while store is not None and run.parent is not None and _is_there(store, run.parent.run):
+        found = replay(store.path(run.parent.run))
+        assert found.ledger.run is not None
+        if run.parent.verb == "undo":
+            ref = store.find(run.parent.run)
+            ledger = with_family(ref, found, trust) if "--family" in run.asked else found.ledger
+            return Undone(run_id=ref.run_id, ledger=ledger, store=store, trust=trust, asked=run.asked)
+        run = found.ledger.run
+    return None
 
 
 def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:

@@ -94,7 +94,7 @@ def prepare(
             )
     outlook = look_ahead(
         plan,
-        _of_plan(plan, found) if found is not None else {},
+        of_plan(plan, found) if found is not None else {},
         keep_admins=settings.keep_admins,
         listed_order=listed_order,
         resend_already=resend_already,
@@ -116,7 +116,7 @@ def prepare(
     return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), warnings=idle)
 
 
-def _of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
+def of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
     """Readings of the plan's instances: a match reads others, too, which must not soften `max_share`."""
     instances = dict.fromkeys(call.where for call in plan.calls)
     return {where: found.readings[where] for where in instances if where in found.readings}

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.actions import ACTIONS
+from engine.admins import Rival
 from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
@@ -36,13 +37,14 @@ from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import STAYS, Call, CallId, RunId, Target
+from engine.model import STAYS, Call, CallId, Omit, Reading, RunId, Target
 from engine.passwords import PasswordSource
 from engine.plan import Plan, call_id
 from engine.report import document, text
 
 if TYPE_CHECKING:
     from engine.cli.discovering import Discovered
+    from engine.cli.kin import Undone
     from engine.cli.session import Ended
     from engine.cli.survey import Survey
     from engine.journal.writer import Journal
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 _PROCESS_START = time.time() - time.process_time()
 """About when this process began: its CPU time is what it has done since."""
+LATE_S = 5.0
+"""A question that was answered later than this was asked of a world that may have changed: it is looked at again."""
 _NOTHING = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
 
 
@@ -113,6 +117,7 @@ def run_loaded(job: Job, options: Options) -> int:
         matched=tuple(asked),
         world=world,
         may_be_empty=may_be_empty,
+        guards=partial(options.settings, job),
     ).start()
 
 
@@ -211,6 +216,10 @@ class NewRun(Struct, frozen=True, kw_only=True):
     matched: tuple[records.Matched, ...] = ()
     may_be_empty: bool = False
     """Finding nothing is fine: a run without calls, so that a schedule's journals show that the night was kept."""
+    guards: Callable[[], Settings] | None = None
+    """The guards as their files have them when it is called."""
+    undone: Undone | None = None
+    """What an undo, or a rerun of one, brings back."""
 
     def start(self) -> int:
         """Read, ask, create, carry out, report; returns the exit code. What can refuse does so before a run exists."""
@@ -225,6 +234,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
         new = self._prepared(reach)
         if (scarce := store.check_room(len(new.plan.calls))) is not None:
             remark(f"warning: {scarce}", quiet=self.options.quiet)
+        asked_at = self.options.clock()  # the wall's: it goes on while a laptop sleeps
         answer = confirm(
             _question(new),
             len(new.plan.calls),
@@ -233,6 +243,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
             stdin_is_list=self.stdin_is_list,
         )
         self._hold()  # the window may have closed while it was read and asked
+        if abs(self.options.clock() - asked_at) > LATE_S:
+            new = new._looked_at_again(reach)
         return new._carry_out(run_id, store, reach, passwords, answer)
 
     def _hold(self) -> Options:
@@ -282,6 +294,47 @@ class NewRun(Struct, frozen=True, kw_only=True):
         refuse_blind(self.plan.action, frozen, max_share=self.settings.max_share)
         return replace(self, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
 
+    def _looked_at_again(self, reach: Reach) -> NewRun:
+        """This run with its guards and its accounts as they are now, minutes after they were shown."""
+        from engine.cli.anew import look_again  # late: a question that was answered at once needs none
+
+        settings = self.guards() if self.guards is not None else self.settings
+        if self.verb == "undo":
+            settings = replace(settings, max_share=None)  # it takes back, it does not spread
+        frozen = replace(self.frozen, keep_admins=max(self.frozen.keep_admins, settings.keep_admins))
+        refuse_blind(self.plan.action, frozen, max_share=settings.max_share)
+        plan, found = look_again(
+            self.plan,
+            self.found,
+            replace(settings, keep_admins=frozen.keep_admins),
+            reach=reach if frozen.verify else None,
+            world=self.world,
+            stays=self.undone.still_so() if self.undone is not None else None,
+            quiet=self.options.quiet,
+        )
+        if not self.may_be_empty:
+            refuse_empty(plan)
+        return replace(self, plan=plan, found=found, frozen=frozen)
+
+    def _standing_back(self, rivals: tuple[Rival, ...]) -> NewRun:
+        """This run without what other runs have a claim on: from now on no more of them can."""
+        held = self.undone.held() if self.undone is not None else {}
+        if not held and not rivals:
+            return self
+        from engine.cli.anew import stand_back
+
+        plan = stand_back(
+            self.plan,
+            self.found.readings if self.found is not None else {},
+            keep_admins=self.frozen.keep_admins,
+            rivals=rivals,
+            held=held,
+            quiet=self.options.quiet,
+        )
+        if plan is not self.plan:
+            refuse_empty(plan)
+        return replace(self, plan=plan)
+
     def _unread_command(self) -> str:
         flags = f"{self.options.repeat(self.settings.state_dir)} --no-verify"
         if self.parent is not None:
@@ -298,24 +351,38 @@ class NewRun(Struct, frozen=True, kw_only=True):
         passwords: PasswordSource | None,
         answer: records.Confirmed,
     ) -> int:
-        with claim(store, run_id, self.job, self.plan.action, self.plan.calls):
-            parent = self._link_parent(run_id)
-            ledger = Ledger()
-            clock = self.options.clock
-            with closing(_create(store, run_id, ledger, self._first_lines(reach, parent), clock)) as journal:
-                journal.append(answer, ledger.apply)
-                return carry_out(
-                    self.options,
-                    self.settings,
-                    store=store,
-                    journal=journal,
-                    ledger=ledger,
-                    reach=reach,
-                    passwords=passwords,
-                    stop_after=self.stop_after,
-                    world=self.world,
-                    found=self.found,
-                )
+        keep_admins = self.frozen.keep_admins
+        with claim(store, run_id, self.job, self.plan.action, self.plan.calls, keep_admins=keep_admins) as rivals:
+            return self._standing_back(rivals)._claimed(run_id, store, reach, passwords, answer, rivals)
+
+    def _claimed(
+        self,
+        run_id: RunId,
+        store: RunStore,
+        reach: Reach,
+        passwords: PasswordSource | None,
+        answer: records.Confirmed,
+        rivals: tuple[Rival, ...],
+    ) -> int:
+        parent = self._link_parent(run_id)
+        ledger = Ledger()
+        clock = self.options.clock
+        with closing(_create(store, run_id, ledger, self._first_lines(reach, parent), clock)) as journal:
+            journal.append(answer, ledger.apply)
+            return carry_out(
+                self.options,
+                self.settings,
+                store=store,
+                journal=journal,
+                ledger=ledger,
+                reach=reach,
+                passwords=passwords,
+                stop_after=self.stop_after,
+                world=self.world,
+                found=self.found,
+                rivals=rivals,
+                undone=self.undone,
+            )
 
     def _link_parent(self, run_id: RunId) -> records.Parent | None:
         """Tell the parent's journal, under its lock, before the new run's first write."""
@@ -370,8 +437,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
 
 
 def claim(
-    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call]
-) -> AbstractContextManager[None]:
+    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call], *, keep_admins: int
+) -> AbstractContextManager[tuple[Rival, ...]]:
     """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
     inverse = ACTIONS[action].inverse
     mine = Claim(
@@ -380,6 +447,7 @@ def claim(
         path=job.path if job_file(job.path) is not None else "",
         action=action,
         calls=[call.id for call in calls],
+        keep_admins=keep_admins,
     )
 
     def undone_by() -> dict[CallId, str]:
@@ -447,6 +515,8 @@ def carry_out(
     no_send: frozenset[CallId] = frozenset(),
     world: World | None = None,
     found: Survey | None = None,
+    rivals: tuple[Rival, ...] = (),
+    undone: Undone | None = None,
 ) -> int:
     """One session of a run that exists, and its report; returns the exit code. `settings` say who is told of it."""
     from engine.cli.session import Ended, Session, simulated_world
@@ -473,6 +543,8 @@ def carry_out(
             no_send=no_send,
             quiet=options.quiet,
             found=found,
+            rivals=rivals,
+            stays=undone.still_so() if undone is not None else _nothing_stays,
             clock=options.clock,
             time_left=partial(time_left, window_of(ledger.settings), options),
             attendance=attendance,
@@ -491,6 +563,11 @@ def _way(options: Options, store: RunStore, ledger: Ledger) -> WayOn:
     from engine.cli.kin import way_of  # late, as nothing of it is needed before the first call
 
     return way_of(store, ledger, flags=options.repeat(store.state_dir))
+
+
+def _nothing_stays(_call: Call, _reading: Reading) -> Omit | None:
+    """The rule of a run that is no undo."""
+    return None
 
 
 def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, way: WayOn) -> None:

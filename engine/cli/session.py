@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from engine import __version__, records
 from engine.actions import ACTIONS
+from engine.admins import Rival
 from engine.backoff import Policy
 from engine.cli.leaving import leave_soon
 from engine.cli.loops import run_loop
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.ledger import Ledger
-    from engine.model import Call, CallId, Transport
+    from engine.model import Call, CallId, Omit, Reading, Transport
     from engine.passwords import PasswordSource
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -94,6 +95,10 @@ class Session(Struct, frozen=True, kw_only=True):
     quiet: bool
     found: Survey | None = None
     """What was read when the run was planned."""
+    rivals: tuple[Rival, ...] = ()
+    """Other runs that lock accounts right now."""
+    stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
+    """Why an account must stay as it is, by a newer reading: an undo's rule."""
     clock: Callable[[], float]
     time_left: Callable[[float], tuple[float, str]]
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
@@ -261,6 +266,8 @@ class Session(Struct, frozen=True, kw_only=True):
             readings=self.found.readings if self.found is not None else None,
             located=self.found.located if self.found is not None else None,
             keep_admins=settings.keep_admins,
+            rivals=self.rivals,
+            stays=self.stays,
             resend_already=settings.resend_already,
             stop_requested=lambda: self.store.stop_requested(run_id),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from engine import records
 from engine.actions import ACTIONS
 from engine.cli.continuing import find, overridden, warn_of_idle
 from engine.cli.guarding import check_endpoint, guard_home, guards_of, refuse_strange_run, stricter
-from engine.cli.kin import Kin, Others, changed_by_reruns, kin_of, others_of, with_family
+from engine.cli.kin import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
 from engine.cli.options import Options, globs_of
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
@@ -25,12 +26,12 @@ from engine.errors import BusyError, Exit, RefusedError, UsageError
 from engine.files import recorded
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
-from engine.model import LACKING, Call, Omit, Outcome, Target
+from engine.model import LACKING, Call, Omit, Outcome
 from engine.names import did_you_mean
 from engine.nextstep import go_on_lines, later_words, undo_steps
 from engine.outlook import look_ahead, refusals
 from engine.plan import idle_rules, plan_again
-from engine.undo import STAYS, Choice, Keep, UndoPlan, holds_of, in_question, undo_plan
+from engine.undo import STAYS, Choice, Keep, UndoPlan, holds_of, in_question, is_before_known, stays, undo_plan
 
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
@@ -93,6 +94,7 @@ def undo_run(
         others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, guards.trust) if ref.store is not None else None
     )
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
+    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, others=others)
     undo = undo_plan(ledger, read.readings, holds, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
@@ -100,7 +102,7 @@ def undo_run(
         look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=options.expect
     )
     if not options.quiet:
-        say("\n".join(_preview(ref, ledger, undo, plan, read, others)))
+        say("\n".join(_preview(undone, ref, undo, plan, read)))
         if not family and (more := changed_by_reruns(kin, ledger)):
             whole = f"acctops undo {ref.run_id} --family{_flags(options, ref)}"
             say(f"  {more:,} more were changed by reruns of it: {whole}")
@@ -123,6 +125,8 @@ def undo_run(
         asked=asked,
         parent=ref,
         verb="undo",
+        undone=undone,
+        guards=partial(guards_of, options, ledger),
         found=read,
         world=world,
     ).start()
@@ -173,7 +177,7 @@ def _check_undoable(options: Options, ref: RunRef, ledger: Ledger, kin: Kin) -> 
 
 def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    if named or not changed or any(entry.before is not None and entry.before.status is not None for entry in changed):
+    if named or not changed or any(map(is_before_known, changed)):
         return
     assert ledger.run is not None
     raise RefusedError(
@@ -268,9 +272,7 @@ def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
     """What stays as the run left it, or may: lacking, so that an undo without it is not complete."""
     for kept in undo.kept:
         if kept.why in STAYS:
-            call = kept.call
-            target = Target(call.instance, call.user, call.region, call.account)
-            yield Omit(target, STAYS[kept.why], kept.words, kept.holder or f"undo of {ref.run_id}")
+            yield stays(kept.call, kept.why, kept.words, kept.holder or f"undo of {ref.run_id}")
 
 
 def _undo_settings(
@@ -293,7 +295,8 @@ def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
     return records.JobRef(f"undo of {run.job.name}"[:100], f"undo of run {run.run}", digest)
 
 
-def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Survey, others: Others | None) -> list[str]:
+def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
+    ledger, others = undone.ledger, undone.others
     assert ledger.run is not None
     action = ACTIONS[plan.action]
     lines = [

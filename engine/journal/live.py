@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine.admins import Rival
 from engine.errors import AcctopsError, BusyError
+from engine.foreign import clean, number
+from engine.guards import takes_admins
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import replay
@@ -34,6 +37,8 @@ CLAIM_WAIT_S = 30.0
 _ID_BYTES = 8
 _MOST_BYTES = 64 << 20
 """Of a claim that is read: eight million calls."""
+_MOST_KEPT = 1000.0
+"""Superusers that a claim can ask to be left an instance."""
 _SUFFIX = ".claim"
 
 
@@ -47,22 +52,27 @@ class Claim(Struct, frozen=True, kw_only=True):
     """Of its job file; empty if there is none."""
     action: str
     calls: Collection[CallId]
+    keep_admins: int = 0
+    """How many superusers its run must leave every instance."""
 
 
 @contextmanager
 def claimed(
     store: RunStore, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
-) -> Iterator[None]:
+) -> Iterator[tuple[Rival, ...]]:
     """Work on what `mine` says; BusyError, naming the run, if one that is live forbids it.
+
+    Yields the live runs that lock accounts, if this one does: together they must leave every instance its superusers.
 
     That is a run of the same job (its content or its file), as two would race for the same accounts, and one of the
     `inverse` action on an account of both. `undone_by` gives the calls of the inverse action on the accounts of `mine`,
     each with its label; it is asked for only if such a run is live.
     """
     path = store.root / "live" / f"{mine.run_id}{_SUFFIX}"
-    fd = _register(store, path, mine, inverse, undone_by)
+    rivals: list[Rival] = []
+    fd = _register(store, path, mine, inverse, lambda other: _look_at(other, mine, inverse, undone_by, rivals))
     try:
-        yield
+        yield tuple(rivals)
     finally:
         with suppress(OSError):
             if locks.is_at(fd, path):
@@ -70,9 +80,7 @@ def claimed(
         os.close(fd)
 
 
-def _register(
-    store: RunStore, path: Path, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
-) -> int:
+def _register(store: RunStore, path: Path, mine: Claim, inverse: str | None, look_at: Callable[[Claim], None]) -> int:
     """Write the claim, then look at the others, while nobody else does either; the claim's descriptor."""
     live = path.parent
     store.refuse_strangers(live)
@@ -84,8 +92,9 @@ def _register(
                 raise BusyError(f"{live}: another run has been starting for {CLAIM_WAIT_S:.0f} s; try again")
             fd = _write(store, path, mine)
             try:
-                for other in _others(store, live, mine.run_id, inverse):
-                    _refuse(other, mine, inverse, undone_by)
+                meant = (inverse, mine.action if takes_admins(mine.action) else None)
+                for other in _others(store, live, mine.run_id, meant):
+                    look_at(other)
             except BaseException:
                 path.unlink(missing_ok=True)
                 os.close(fd)
@@ -102,7 +111,9 @@ def _write(store: RunStore, path: Path, mine: Claim) -> int:
     fd = store.create_file(path)
     try:
         locks.take(fd)
-        head = {"run": mine.run_id, "digest": mine.digest, "path": mine.path, "action": mine.action}
+        head: dict[str, object] = {"run": mine.run_id, "digest": mine.digest, "path": mine.path, "action": mine.action}
+        if mine.keep_admins:
+            head["keep_admins"] = mine.keep_admins
         with open(fd, "wb", closefd=False) as file:
             file.write(json.dumps(head).encode() + b"\n")
             file.write(b"".join(bytes.fromhex(call) for call in mine.calls))
@@ -122,7 +133,7 @@ def _is_held(path: Path) -> bool:
         os.close(fd)
 
 
-def _others(store: RunStore, live: Path, mine: str, inverse: str | None) -> Iterator[Claim]:
+def _others(store: RunStore, live: Path, mine: str, meant: Collection[str | None]) -> Iterator[Claim]:
     """What the other runs that go on work on; claims of dead ones are cleared away."""
     claimed: set[str] = set()
     for path in sorted(live.glob(f"*{_SUFFIX}")):
@@ -133,7 +144,7 @@ def _others(store: RunStore, live: Path, mine: str, inverse: str | None) -> Iter
             if not store.is_live(run_id):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-        elif (claim := _read(path, inverse)) is not None:
+        elif (claim := _read(path, meant)) is not None:
             claimed.add(run_id)
             yield claim
     for run_id in store.names():
@@ -141,8 +152,8 @@ def _others(store: RunStore, live: Path, mine: str, inverse: str | None) -> Iter
             yield _of_journal(store, run_id)
 
 
-def _read(path: Path, inverse: str | None) -> Claim | None:
-    """A claim as it was written, its calls only if they matter; None for what is none, or went away just now."""
+def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
+    """A claim as it was written, its calls only if its action is `meant`; None for what is none, or has gone."""
     try:
         text = read_regular(path, _MOST_BYTES, follow=False)
         first, _, ids = text.partition(b"\n")
@@ -156,9 +167,10 @@ def _read(path: Path, inverse: str | None) -> Claim | None:
     if not all(isinstance(value, str) for value in said):
         return None
     digest, place, action = map(str, said)
-    parts = range(0, len(ids), _ID_BYTES) if action == inverse else ()
+    parts = range(0, len(ids), _ID_BYTES) if action in meant else ()
     calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in parts]
-    return Claim(run_id=run, digest=digest, path=place, action=action, calls=calls)
+    keep = int(number(head.get("keep_admins", 0), 0, _MOST_KEPT) or 0)
+    return Claim(run_id=run, digest=digest, path=place, action=action, calls=calls, keep_admins=keep)
 
 
 def _of_journal(store: RunStore, run_id: str) -> Claim:
@@ -173,13 +185,30 @@ def _of_journal(store: RunStore, run_id: str) -> Claim:
         ) from error
     run = ledger.run
     assert run is not None
-    return Claim(run_id=run_id, digest=run.job.digest, path=run.job.path, action=run.action, calls=list(ledger.calls))
+    return Claim(
+        run_id=run_id,
+        digest=run.job.digest,
+        path=run.job.path,
+        action=run.action,
+        calls=list(ledger.calls),
+        keep_admins=ledger.settings.keep_admins,
+    )
 
 
-def _refuse(other: Claim, mine: Claim, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]) -> None:
-    """BusyError if a run that is live forbids mine."""
+def _look_at(
+    other: Claim,
+    mine: Claim,
+    inverse: str | None,
+    undone_by: Callable[[], Mapping[CallId, str]],
+    rivals: list[Rival],
+) -> None:
+    """BusyError if a run that is live forbids mine; it is added to the `rivals` if it is one."""
     if other.digest == mine.digest or (mine.path and other.path == mine.path):
         raise BusyError(same_job_words(other.run_id))
+    if takes_admins(mine.action) and other.action == mine.action:
+        ids = frozenset(map(bytes.fromhex, other.calls))
+        rivals.append(Rival(run=clean(other.run_id, 60), keep_admins=other.keep_admins, calls=ids))
+        return
     if inverse is None or other.action != inverse:
         return
     theirs = set(other.calls)

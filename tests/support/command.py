@@ -56,8 +56,15 @@ def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[t
 class _Typed(io.TextIOWrapper):
     """Standard input with a person behind it."""
 
+    def __init__(self, typed: str | Callable[[], str]) -> None:
+        super().__init__(io.BytesIO(typed.encode() if isinstance(typed, str) else b""))
+        self._answer = typed
+
     def isatty(self) -> bool:
         return True
+
+    def readline(self, size: int = -1, /) -> str:
+        return super().readline(size) if isinstance(self._answer, str) else self._answer()
 
 
 @dataclass(frozen=True)
@@ -129,17 +136,20 @@ class Desk:
         self,
         *argv: str | Path,
         stdin: bytes = b"",
-        typed: str | None = None,
+        typed: str | Callable[[], str] | None = None,
         cwd: Path | None = None,
         at: float | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> Done:
         """Run a command to its end, in this process.
 
-        `typed` is what a person at a terminal types; `at` the UNIX time at which it begins, as its clock has it.
+        `typed` is what a person at a terminal types, or does before typing it; `at` the UNIX time at which it begins,
+        as its clock has it, or `clock` is that.
         """
         begun = time.time()
-        clock = time.time if at is None else lambda: at + time.time() - begun
-        given = io.TextIOWrapper(io.BytesIO(stdin)) if typed is None else _Typed(io.BytesIO(typed.encode()))
+        if clock is None:
+            clock = time.time if at is None else lambda: at + time.time() - begun
+        given = io.TextIOWrapper(io.BytesIO(stdin)) if typed is None else _Typed(typed)
         streams = given, io.StringIO(), io.StringIO()
         with _environment(self.env, cwd or self.work), _streams(*streams):
             code = main([str(part) for part in argv], clock=clock)

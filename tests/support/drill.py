@@ -18,7 +18,7 @@ from engine.journal.store import RunStore
 from engine.journal.writer import Journal
 from engine.lanes import lanes_of
 from engine.ledger import Ledger
-from engine.model import Call, CallId, Keys, RunId, Target, Transport
+from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
 from engine.pacing import Pacer
 from engine.plan import Plan, make_plan
 from engine.routes import routes_of
@@ -138,6 +138,7 @@ class Drill:
     transport: Callable[[Transport], Transport] | None = None
     seeded: bool = True
     keep_admins: int = 0
+    stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
     resend_already: bool = False
     wall_skew: Callable[[float], float] = lambda _now: 0.0
     ledger: Ledger = field(init=False)
@@ -219,6 +220,7 @@ class Drill:
             ask_secret=self.secret,
             no_send=self.no_send,
             keep_admins=self.keep_admins,
+            stays=self.stays,
             resend_already=self.resend_already,
         )
         started = asyncio.get_running_loop().time()
