@@ -146,7 +146,7 @@ def test_flags_that_can_hold_do(site: Site) -> None:
     done = site.run("run", path, "--yes", "--json", *flags)
     assert done.json["run"] == run and site.locked() == {"app", "eve"}
     (session,) = site.desk.records("session")
-    assert session["settings"]["deadline_s"] == 540 and session["settings"]["rate"] == 2
+    assert session["settings"]["session_deadline_s"] == 540 and session["settings"]["rate"] == 2
     assert session["settings"]["keep_admins"] == 1
 
 

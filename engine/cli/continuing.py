@@ -331,6 +331,8 @@ def as_said(frozen: records.RunSettings, command: Settings) -> records.RunSettin
     said = {name: getattr(command, name) for _, name in _OVERRIDES if command.origin.get(name, "default") != "default"}
     if "rate" in said:
         said["rate"] = min(frozen.rate, said["rate"])
+    if command.written_deadline_s is not None:
+        said["deadline_s"] = command.written_deadline_s
     return msgspec.structs.replace(frozen, **said)
 
 
