@@ -25,6 +25,7 @@ NORMAL = 2
 """AccountInfo.Status of an account in use."""
 TRANSITIONAL = frozenset({1, 3, 4, -1})
 """AccountInfo.Status while something else happens: creating, modifying, password resetting, deleting."""
+_DOCUMENTED = TRANSITIONAL | {LOCKED, NORMAL}
 
 
 class Action(Struct, frozen=True, kw_only=True):
@@ -41,6 +42,8 @@ class Action(Struct, frozen=True, kw_only=True):
     """The action that undoes it, if any."""
     is_desired: Callable[[AccountState], bool] | None
     """Whether a read account is as this action leaves it; None: nothing readable tells."""
+    is_told: Callable[[AccountState], bool] = lambda account: account.status in _DOCUMENTED
+    """Whether a read account says so at all: a status that nobody documents, or a field left out, says nothing."""
     resendable: bool
     """Whether a repeat after an unknown first try is harmless: it only sets a state."""
     stop_after: int | None = None
@@ -54,6 +57,14 @@ class Action(Struct, frozen=True, kw_only=True):
     def needs_password(self) -> bool:
         """Whether a new password must be supplied for each call."""
         return self.secret_parameter is not None
+
+    def shows(self, account: AccountState) -> bool | None:
+        """Whether a read account is as this action leaves it; None if what was read does not tell."""
+        if self.is_desired is None:
+            return None
+        if self.is_desired(account):
+            return True
+        return False if self.is_told(account) else None
 
     def parameters(self, instance: str, user: str, secret: str | None = None) -> dict[str, str]:
         """Request parameters of one call, in documented order."""
@@ -93,6 +104,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 quota=20,  # SEED-CAM
                 inverse="CloseAccountCAM",
                 is_desired=lambda account: account.cam is True,
+                is_told=lambda account: account.cam is not None,
                 resendable=True,
                 stop_after=20,
             ),
@@ -103,6 +115,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 quota=20,  # D-CLOSE
                 inverse="OpenAccountCAM",
                 is_desired=lambda account: account.cam is False,
+                is_told=lambda account: account.cam is not None,
                 # A repeat could set the password a second time, to another value.
                 resendable=False,
                 stop_after=20,

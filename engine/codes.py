@@ -1,15 +1,17 @@
 """Rules, floor 1: **the** table of error codes. Everything about a code is here; learning a code is adding a row.
 
-Data only: `verdicts` says what each treatment means and reads the table. Sources, by key of facts.md: CN-ERR and EN-ERR
-for the common codes (§3.3), SEED-LOCK, SEED-CAM and GO-INTL for those of the actions (§1.3, §3.4), PY-PG and PY-INTL
-`errorcodes.py` for the rest; `Local.*` are ours, for what happens between us and the API.
+Data, and the one question `row_of`: `verdicts` says what each treatment means. No other module lists codes: who wants
+to know something of a code asks a predicate of its row. Sources, by key of facts.md: CN-ERR and EN-ERR for the common
+codes (§3.3), SEED-LOCK, SEED-CAM and GO-INTL for those of the actions (§1.3, §3.4), PY-PG and PY-INTL `errorcodes.py`
+for the rest; `Local.*` are ours, for what happens between us and the API.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -70,12 +72,32 @@ class Meaning(Struct, frozen=True):
     """What to do next, in at most 140 characters."""
 
 
-class Row(Struct, frozen=True):
-    """One code: its meaning, and where it means something else for some actions."""
+class Row(Struct, frozen=True, kw_only=True):
+    """One code: its meaning, where it means something else for some actions, and what is asked of a code."""
 
     code: str
+    """Its name; that of the nearest kind, for a code without a row of its own."""
     meaning: Meaning
-    per_action: Mapping[str, Meaning]
+    per_action: Mapping[str, Meaning] = MappingProxyType({})
+    is_known: bool = True
+    """Whether the code has a meaning of its own, or is judged by its looks."""
+    is_denial: bool = False
+    """The keys are accepted, and CAM does not let them do this. A policy mends it; another sub-account may be let."""
+    is_refusal: bool = False
+    """Keys, signature or clock are not accepted: what was asked was not even looked at."""
+    is_barred: bool = False
+    """The sender is kept out in another way: by its address, by an allowlist, for want of keys."""
+    no_instance: bool = False
+    """There is no such instance in that region under that account."""
+    not_sent: bool = False
+    """No byte of the attempt has left."""
+    may_be_applied: bool = False
+    """A write that was answered so may have been carried out, or be carried out yet."""
+
+    @property
+    def is_about_sender(self) -> bool:
+        """Whether it is who asks that is turned away, and not what is asked for."""
+        return self.is_denial or self.is_refusal or self.is_barred
 
 
 _STAYS = "The lines below the report say what takes it all the same; repeat the undo with --exclude to let it stay."
@@ -98,30 +120,58 @@ _SLOWER = "Nothing to do: acctops slows down and goes on. If it lasts, other too
 _LOST = "acctops reads the account to decide. If it stays unknown: acctops rerun RUN --only unknown"
 
 
-def _row(code: str, treatment: Treatment, words: str, advice: str, **per_action: Meaning) -> Row:
-    return Row(code, Meaning(treatment, words, advice), MappingProxyType(per_action))
-
-
-def _same(
-    codes: Iterable[str], treatment: Treatment, words: str, advice: str, **per_action: Meaning
-) -> tuple[Row, ...]:
-    """Rows of codes that differ in spelling only."""
-    return tuple(_row(code, treatment, words, advice, **per_action) for code in codes)
-
-
 _T = Treatment
+_MAY_BE_APPLIED = (_T.RETRY, _T.RETRY_LANE, _T.RETRY_FEW, _T.LOST)
+"""Answers that do not say at which point the server, or the way to it, failed. A row whose check comes before anything
+is done says `may_be_applied=False`."""
 
-DENIALS = frozenset(
-    {
-        "AuthFailure.UnauthorizedOperation",
-        "UnauthorizedOperation",
-        "FailedOperation.CamAuthFailed",
-        "OperationDenied.CamDeniedError",
-        "OperationDenied.InstanceAccessDeniedError",
-        "ResourceUnavailable.ResourceNoPermission",
-    }
-)
-"""The keys are accepted, and CAM does not let them do this: a policy mends it."""
+
+def _row(
+    code: str,
+    treatment: Treatment,
+    words: str,
+    advice: str,
+    *,
+    is_denial: bool = False,
+    is_refusal: bool = False,
+    is_barred: bool = False,
+    no_instance: bool = False,
+    may_be_applied: bool | None = None,
+    is_known: bool = True,
+    **per_action: Meaning,
+) -> Row:
+    return Row(
+        code=code,
+        meaning=Meaning(treatment, words, advice),
+        per_action=MappingProxyType(per_action),
+        is_known=is_known,
+        is_denial=is_denial,
+        is_refusal=is_refusal,
+        is_barred=is_barred,
+        no_instance=no_instance,
+        not_sent=treatment in (_T.CONNECT, _T.LATER),
+        may_be_applied=treatment in _MAY_BE_APPLIED if may_be_applied is None else may_be_applied,
+    )
+
+
+def _same(codes: Iterable[str], *meaning: Any, **more: Any) -> tuple[Row, ...]:
+    """Rows of codes that differ in spelling only. Any: the rest of what `_row` takes."""
+    return tuple(_row(code, *meaning, **more) for code in codes)
+
+
+NO_KEYS = "Local.NoKeys"
+"""There is nothing to sign with; its message says why."""
+NO_ANSWER = "Local.Timeout"
+"""Sent, and nothing came back in time."""
+NOT_SENT = "Local.NotSent"
+"""Written ahead, and never handed to the transport."""
+NO_ACCOUNT = "Local.NoAccount"
+UNREAD = "Local.Unread"
+UNSEEN = "Local.Unseen"
+BAD_ROW = "Local.BadRow"
+NOT_APPLIED = "Local.NotApplied"
+CHANGED_BACK = "Local.ChangedBack"
+NO_SUCH_KEY = "AuthFailure.SecretIdNotFound"
 
 ACCEPTED = "The API accepted the request."
 ACCEPTED_ADVICE = "Nothing to do."
@@ -173,45 +223,53 @@ _IDENTITY = (
         _T.CLOCK,
         "This host's clock is more than 5 minutes off the API's.",
         "acctops corrects it once by the server's Date. If it comes again: fix NTP on this host, " + _RESUME,
+        is_refusal=True,
     ),
     _row(
-        "AuthFailure.SecretIdNotFound",
+        NO_SUCH_KEY,
         _T.KEYS,
         "This key does not exist here: deleted, disabled, mistyped or expired.",
         "It may belong to the other site (international/mainland): check site and keys (acctops doctor), " + _RESUME,
+        is_refusal=True,
     ),
     _row(
         "AuthFailure.SignatureFailure",
         _T.KEYS,
         "The signature does not fit: the secret key does not belong to this key id.",
         "Id, key and token must come from one rotation and without stray spaces: acctops doctor, " + _RESUME,
+        is_refusal=True,
     ),
     _row(
         "AuthFailure.TokenFailure",
         _T.KEYS,
         "The session token is expired, or belongs to other keys.",
         "Get fresh temporary keys with their token, check with acctops doctor, " + _RESUME,
+        is_refusal=True,
     ),
-    _row("AuthFailure", _T.FATAL, "CAM could not check signature or permission.", _KEYS),
-    _row("AuthFailure.InvalidSecretId", _T.FATAL, "This is not the id of a cloud API key.", _KEYS),
+    _row("AuthFailure", _T.FATAL, "CAM could not check signature or permission.", _KEYS, is_refusal=True),
+    _row("AuthFailure.InvalidSecretId", _T.FATAL, "This is not the id of a cloud API key.", _KEYS, is_refusal=True),
     _row(
         "AuthFailure.InvalidAuthorization",
         _T.FATAL_ALL,
         "The API cannot read the Authorization header.",
         "A proxy may have changed the header; else it is a fault of acctops. Check with acctops doctor.",
+        is_refusal=True,
     ),
     _row(
         "AuthFailure.MFAFailure",
         _T.FATAL,
         "The key's user must pass multi-factor authentication, which a tool cannot.",
         "Use keys of a user or role that needs no MFA for this API, " + _RESUME,
+        is_refusal=True,
     ),
     *_same(
         ("AuthFailure.UnauthorizedOperation", "UnauthorizedOperation", "FailedOperation.CamAuthFailed"),
         _T.REJECTED,  # CAM works per instance for this product: one denial does not condemn the rest
         "CAM does not let this key do this on this instance.",
         _GRANT,
-        # facts.md §1.4: a policy that names the region may allow LockAccount and still deny CloseAccountCAM.
+        is_denial=True,
+        # A policy that names the region may allow LockAccount and still deny CloseAccountCAM: the resource of the
+        # latter has no region (CAM's page of the product).
         CloseAccountCAM=Meaning(
             _T.REJECTED,
             "CAM does not let this key do this on this instance.",
@@ -223,6 +281,7 @@ _IDENTITY = (
         _T.FATAL,
         "The cloud account has not passed real-name authentication.",
         "Have the account's owner pass it in the console, " + _RESUME,
+        is_barred=True,
     ),
     *_same(
         (
@@ -231,9 +290,12 @@ _IDENTITY = (
             "OperationDenied.InstanceAccessDeniedError",
             "ResourceUnavailable.ResourceNoPermission",
         ),
+        # The vendor's words: "no permission for the VPC" (ResourceNoPermission), "insufficient permissions"
+        # (AccountOperationDenied). Whoever signs lacks a right that another sub-account may have.
         _T.REJECTED,
         "No permission on this instance.",
         _GRANT,
+        is_denial=True,
     ),
     *_same(
         (
@@ -241,15 +303,19 @@ _IDENTITY = (
             "FailedOperation.CamCheckResourceError",
             "FailedOperation.WhitelistConnectError",
         ),
-        _T.RETRY,  # the text asks to try again
+        # The vendor's words: "please try again later". So it says nothing of what CAM allows, and nobody is denied.
+        # Permissions are looked up before anything is done.
+        _T.RETRY,
         "The API could not look up permissions just now.",
         _LATER,
+        may_be_applied=False,
     ),
     _row(
         "FailedOperation.CamCheckResourceFailed",
         _T.RETRY_FEW,
         "CAM's check of this resource failed.",
         "Check in CAM that the key's user may do this on this instance, " + _RERUN,
+        may_be_applied=False,
     ),
     _row(
         # Gated by an allowlist of users, not of instances (facts.md §3.4): every target would fail.
@@ -257,12 +323,14 @@ _IDENTITY = (
         _T.FATAL,
         "This cloud account is not on the allowlist for CAM verification.",
         "Ask Tencent support by ticket to allow it for this account, " + _RESUME,
+        is_barred=True,
     ),
     *_same(
         ("IpInBlacklist", "IpNotInWhitelist"),
         _T.FATAL_ALL,
         "The API refuses this host's IP address.",
         "Run from an allowed address, or have the account's IP rules changed, " + _RESUME,
+        is_barred=True,
     ),
 )
 
@@ -333,6 +401,7 @@ _REQUEST = (
             "InvalidParameterValue",
             "InvalidParameter.ParameterCheckError",
             "InvalidParameterValue.InvalidParameterValueError",
+            "InvalidParameterValue.BizInvalidParameterValueError",
             "InvalidParameterValue.ParameterHandleError",
         ),
         _T.REJECTED,
@@ -356,6 +425,12 @@ _REQUEST = (
         _PARAMETERS,
     ),
     _row("InvalidParameterValue.ParameterLengthLimitError", _T.REJECTED, "A parameter is longer than allowed.", _NAME),
+    _row(
+        "InvalidParameterValue.ParameterCharacterError",
+        _T.REJECTED,
+        "A parameter has characters that the API does not take.",
+        _NAME,
+    ),
     _row(
         "InvalidParameterValue.InvalidDatabaseObjectName",
         _T.REJECTED,
@@ -465,9 +540,10 @@ _ACCOUNTS = (
 )
 
 _INSTANCES = (
+    # Not `no_instance`: it does not say which resource, and a reading is of an account, too.
+    _row("ResourceNotFound", _T.REJECTED, "There is no such instance in this region under this account.", _INSTANCE),
     *_same(
         (
-            "ResourceNotFound",
             "ResourceNotFound.InstanceNotFoundError",
             "OperationDenied.ResourceNotFoundError",
             "OperationDenied.ResourceNotFundError",  # sic
@@ -477,6 +553,7 @@ _INSTANCES = (
         _T.REJECTED,
         "There is no such instance in this region under this account.",
         _INSTANCE,
+        no_instance=True,
     ),
     *_same(
         (
@@ -502,6 +579,7 @@ _INSTANCES = (
         _T.RETRY_FEW,
         "Operations on this instance are restricted.",
         "Look in the console for arrears, isolation or a maintenance lock on the instance, " + _RERUN,
+        may_be_applied=False,
     ),
     _row(
         "ResourceInsufficient",
@@ -550,6 +628,15 @@ _SERVER = (
         _T.RETRY,
         "The API cannot look up the instance just now.",
         _LATER,
+        may_be_applied=False,
+    ),
+    *_same(
+        # The vendor's words: "failed to create a task, try again later". The task may have been made all the same, as
+        # nobody says which step failed: what the account looks like decides.
+        ("FailedOperation.FlowCreateError", "FailedOperation.FlowError"),
+        _T.RETRY,
+        "The API could not begin the task that does it.",
+        _LATER,
     ),
     *_same(
         (
@@ -581,7 +668,7 @@ _LOCAL = (
         "No secure connection: the endpoint's certificate or TLS failed; nothing was sent.",
         "Check clock, CA certificates and any TLS-inspecting proxy with acctops doctor, " + _RESUME,
     ),
-    _row("Local.Timeout", _T.LOST, "No answer in time; the request may have been applied.", _LOST),
+    _row(NO_ANSWER, _T.LOST, "No answer in time; the request may have been applied.", _LOST),
     _row("Local.ConnectionReset", _T.LOST, "The connection broke off; the request may have been applied.", _LOST),
     _row(
         "Local.Truncated",
@@ -627,16 +714,17 @@ _LOCAL = (
         _LOST,
     ),
     _row(
-        "Local.NotSent",
+        NOT_SENT,
         _T.LATER,
         "Prepared but never sent: the run was stopped first.",
         "Go on with: acctops resume RUN",
     ),
     _row(
-        "Local.NoKeys",
+        NO_KEYS,
         _T.FATAL,
         "There are no keys to sign with for this account; nothing was sent.",
         "acctops doctor JOB says which source failed and why; mend it, " + _RESUME,
+        is_barred=True,
     ),
     _row(
         "Local.PasswordSource",
@@ -645,25 +733,31 @@ _LOCAL = (
         "Run the password source by hand for this account, mend it, " + _RERUN,
     ),
     _row(
-        "Local.NotApplied",
+        NOT_APPLIED,
         _T.REJECTED,
         "The API accepted the request, but reading back shows it was not applied.",
         "Somebody may have changed it back: acctops verify RUN, then: acctops rerun RUN --only failed",
     ),
     _row(
-        "Local.NoAccount",
+        CHANGED_BACK,
+        _T.REJECTED,
+        "It was proven done, and a later reading of this run shows that it is so no more.",
+        "Find out who changes it back: acctops verify RUN, then: acctops rerun RUN --only failed",
+    ),
+    _row(
+        NO_ACCOUNT,
         _T.REJECTED,
         "There is no such account on this instance.",
         "Correct the name in the list (a near one is named, if there is one), then: acctops run JOB",
     ),
     _row(
-        "Local.Unseen",
+        UNSEEN,
         _T.REJECTED,
         "A match or an undo asks for this, and it could not be looked at.",
         "Mend what hinders the reading, then go on; what is done stays done: acctops rerun RUN --only failed",
     ),
     _row(
-        "Local.BadRow",
+        BAD_ROW,
         _T.REJECTED,
         "This row of a list is no target; --skip-bad-rows sent the others.",
         "Correct the row, then (what is done stays done): acctops run JOB",
@@ -679,7 +773,7 @@ _LOCAL = (
         )
     ),
     _row(
-        "Local.Unread",
+        UNREAD,
         _T.REJECTED,
         "The instance could not be read, and a guard needs its accounts known.",
         "Allow DescribeAccounts on it, or see why it cannot be read; then: acctops rerun RUN --only failed",
@@ -723,29 +817,120 @@ ALL_CODES: Mapping[str, Row] = MappingProxyType(
 
 _UNKNOWN = "Read the message, or ask support with the request id. When mended: acctops rerun RUN --only failed"
 
-HTTP_PROXY = Meaning(_T.PROXY, "A proxy or gateway answered, not the API.", _PROXY)
+_HTTP_PROXY = _row("Local.Http4xx", _T.PROXY, "A proxy or gateway answered, not the API.", _PROXY)
 """Any HTTP 3xx or 4xx without a row."""
-HTTP_SERVER = Meaning(_T.LOST, "An HTTP status that is not the API's; the request may have been applied.", _LOST)
+_HTTP_SERVER = _row(
+    "Local.Http5xx", _T.LOST, "An HTTP status that is not the API's; the request may have been applied.", _LOST
+)
 """Any other HTTP status but 200 without a row."""
 LOST_ANYHOW = Meaning(_T.LOST, "A fault on the way to the API; the request may have been applied.", _LOST)
 """Any other code of ours."""
-UNKNOWN_RATE = Meaning(_T.THROTTLED, "A rate limit acctops does not know.", _SLOWER)
+_UNKNOWN_RATE = _row(
+    "RequestLimitExceeded", _T.THROTTLED, "A rate limit acctops does not know.", _SLOWER, is_known=False
+)
 """A code with "RateLimit" in it and without a row (`LimitExceeded.RateLimitExceeded` of other products)."""
-UNKNOWN = Meaning(_T.REJECTED, "An error code acctops does not know; it is not retried.", _UNKNOWN)
+_UNKNOWN_CODE = _row(
+    "",
+    _T.REJECTED,
+    "An error code acctops does not know; it is not retried.",
+    _UNKNOWN,
+    is_known=False,
+    may_be_applied=True,  # nobody has said that it is not
+)
 """Any other code without a row."""
-BY_FIRST_SEGMENT: Mapping[str, Meaning] = MappingProxyType(
+_BY_FIRST_SEGMENT: Mapping[str, Row] = MappingProxyType(
     {
-        "AuthFailure": Meaning(_T.FATAL, "A refusal of the keys that acctops does not know.", _KEYS),
-        "RequestLimitExceeded": UNKNOWN_RATE,
-        "InternalError": Meaning(_T.RETRY, "An error inside the API that acctops does not know.", _LATER),
-        "ServiceUnavailable": Meaning(_T.RETRY, "An outage of the API that acctops does not know.", _LATER),
-        "FailedOperation": Meaning(_T.RETRY_FEW, "A failed operation that acctops does not know.", _LATER),
-        "Local": LOST_ANYHOW,
+        row.code: row
+        for row in (
+            _row(
+                "AuthFailure",
+                _T.FATAL,
+                "A refusal of the keys that acctops does not know.",
+                _KEYS,
+                is_known=False,
+                is_refusal=True,
+            ),
+            _row(
+                "UnauthorizedOperation",
+                _T.REJECTED,
+                "An error code acctops does not know; it is not retried.",
+                _UNKNOWN,
+                is_known=False,
+                is_barred=True,
+            ),
+            _UNKNOWN_RATE,
+            _row(
+                "InternalError", _T.RETRY, "An error inside the API that acctops does not know.", _LATER, is_known=False
+            ),
+            _row(
+                "ServiceUnavailable",
+                _T.RETRY,
+                "An outage of the API that acctops does not know.",
+                _LATER,
+                is_known=False,
+            ),
+            _row(
+                "FailedOperation",
+                _T.RETRY_FEW,
+                "A failed operation that acctops does not know.",
+                _LATER,
+                is_known=False,
+            ),
+            _row("Local", LOST_ANYHOW.treatment, LOST_ANYHOW.words, LOST_ANYHOW.advice, is_known=False),
+        )
     }
 )
-"""What a code without a row means, by the part before its first dot (facts.md §3.4, end)."""
+"""What a code without a row means, by the part before its first dot (as the vendor's own families of codes go)."""
+_SUCCESS = Row(code="", meaning=Meaning(_T.ALREADY, ACCEPTED, ACCEPTED_ADVICE), may_be_applied=True)
+_HTTP = re.compile(r"Local\.Http(\d{1,3})", re.ASCII)
+
+
+def row_of(code: str | None) -> Row:
+    """The row of a code. Total: a code without one gets that of its kind; None, a success, may well be applied."""
+    if code is None:
+        return _SUCCESS
+    row = ALL_CODES.get(code)
+    if row is not None:
+        return row
+    if (http := _HTTP.fullmatch(code)) is not None:
+        return _HTTP_PROXY if 300 <= int(http[1]) < 500 else _HTTP_SERVER
+    if "RateLimit" in code:
+        return _UNKNOWN_RATE
+    return _BY_FIRST_SEGMENT.get(code.partition(".")[0], _UNKNOWN_CODE)
+
 
 LOST_BEFORE_SEND = "The connection failed before anything was sent; the target is untouched."
 LOST_BEFORE_SEND_ADVICE = _NETWORK
 LOST_READ = "The answer to a read was lost; a read changes nothing."
 LOST_READ_ADVICE = "acctops asks again. If it lasts, check the network with acctops doctor."
+
+_SAID_BY_STS = {
+    "Local.Dns": "its name cannot be resolved",
+    "Local.Timeout": "no answer in time",
+    "Local.": "cannot be reached, or did not answer as STS does",
+    "ResourceNotFound.RoleNotFound": "there is no such role; look at the ARN, and at the site (international/mainland)",
+    "UnauthorizedOperation": "these keys may not assume this role: its trust policy or their sts:AssumeRole is missing",
+    "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks sts:{action}",
+    "AuthFailure.SecretIdNotFound": "the key does not exist here; it may be of the other site (international/mainland)",
+    "AuthFailure.SignatureExpire": "this host's clock is off, and the difference cannot be learnt; set it by NTP",
+    "AuthFailure.SignatureFailure": "the secret key does not belong to this key id",
+    "AuthFailure.TokenFailure": "the session token is expired, or belongs to other keys",
+    "AuthFailure": "the keys are refused",
+    "InvalidParameter.WebIdentityTokenError": "the web identity token is not accepted: expired, or of another provider",
+    "InvalidParameter.OverTimeError": "the role does not allow a session of that duration",
+    "RequestLimitExceeded": "STS is asked too often by this account; try again in a minute",
+}
+SAID_BY_STS: Mapping[str, str] = MappingProxyType(_SAID_BY_STS)
+"""Code of STS, or how it begins → words; GO-CN sts/v20180813 lists them for AssumeRole. It is another API: no call of
+ours ends by these, and they have no rows."""
+SAID_OF_ANY_HOST: Mapping[str, str] = MappingProxyType(
+    {
+        "Local.Dns": "the name of its host cannot be resolved",
+        "Local.Tls": "no TLS with its host",
+        "Local.Connect": "its host cannot be reached",
+        "Local.ConnectionReset": "the connection was reset",
+        "Local.Garbage": "its host does not speak HTTP",
+        "Local.Truncated": "its answer was cut off",
+    }
+)
+"""Faults of the way to a host that is not the API's → words."""

@@ -17,12 +17,13 @@ from msgspec import Struct
 
 from engine import records
 from engine.callqueue import CallQueues, Health
+from engine.codes import NOT_SENT
 from engine.errors import AcctopsError, CredentialsError, Exit
 from engine.journal.writer import Journal
 from engine.judge import Judge, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import Ledger
-from engine.model import Answer, Call, Keys, Outcome, Verdict
+from engine.model import Answer, Call, Keys, Verdict
 
 MOST_OPEN = 2000
 """Calls begun and not settled, at most: beyond it only retries are sent."""
@@ -78,7 +79,7 @@ class OpenCalls:
             call=call,
             attempt=entry.attempts,
             was_in_doubt=entry.was_in_doubt,
-            spent_before=entry.spent,
+            may_be_applied=entry.may_be_applied,
         )
 
     def end(self, work: Work) -> None:
@@ -305,7 +306,7 @@ class Dispatch:
                     attempt=intent.work.attempt,
                     sent_at=None,
                     request_id=None,
-                    code="Local.NotSent",
+                    code=NOT_SENT,
                     message="stopped, or its lane closed or unreachable, before it was sent",
                     http=None,
                     ms=0,
@@ -382,7 +383,7 @@ class Dispatch:
         except CredentialsError as error:
             self._queue.of(work.index).release(work.index, Health.SILENT, now())
             answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
-            self._judge.settle(work, Outcome.FAILED, None, answer, str(error))
+            self._judge.settle_failed(work, answer, str(error))
             self.abandon(work)
         except Exception as error:  # noqa: BLE001 - a task's last line
             self._failed(error)

@@ -22,6 +22,7 @@ from msgspec import Struct
 from engine import records
 from engine.backoff import Policy, next_delay
 from engine.client import Client
+from engine.codes import NO_ANSWER, NO_KEYS
 from engine.errors import CredentialsError
 from engine.foreign import MOST_FIELD, clean, whole
 from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
@@ -37,10 +38,6 @@ PLANNING_RATE = 300.0
 """Reads a second while nothing is being sent."""
 READ_BUDGET_S = 8.0
 """How long one reading tries: a drain allows reading 10 s."""
-NO_KEYS = "Local.NoKeys"
-"""There is nothing to sign a reading with; its message says why."""
-NO_ANSWER = "Local.Timeout"
-"""Sent, and nothing came back in time."""
 MOST_STALE = 8
 """Kept connections that may break in a row before a read counts as lost: after three no connection is kept."""
 _LOOKS = 3
@@ -90,6 +87,8 @@ class Inventory:
         self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
         self.is_sending: Callable[[], bool] = lambda: False
         """Whether writes are being sent, which reads must not disturb."""
+        self.saw: Callable[[Where, Reading, float], None] = lambda _where, _reading, _began_at: None
+        """Told of every reading, before whoever asked for it, with the loop time at which it began."""
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(concurrency)
         self._shared: dict[Where, _Shared] = {}
@@ -110,8 +109,10 @@ class Inventory:
                         await asyncio.sleep(0)  # who asks in the same turn of the loop is in time for this one
                         shared.begun += 1
                         number = shared.begun
+                        began_at = asyncio.get_running_loop().time()
                         reading = await self._read(where, purpose, shared.everyone())
                     shared.reading, shared.number = reading, number
+                    self.saw(where, reading, began_at)
                 return shared.reading
         finally:
             del shared.wanted[mine]

@@ -190,6 +190,8 @@ class Job(Struct, frozen=True, kw_only=True):
     places: Mapping[str, Place] = {}
     """Where each setting above stands, by its name here."""
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is worth a look and most likely right."""
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -1,14 +1,20 @@
 """Engine, floor 3: what becomes of a call after an attempt: settle it, try again, read first, or stop the run.
 
-The rules are design §4's table. `verdicts` says what an answer means, `backoff` how long to wait; this module joins
-them with what is known of the call, reads accounts where only a reading decides, and writes the `settled` record.
+The rules are the table of engine/README.md, "The attempt loop". `verdicts` says what an answer means, `backoff` how
+long to wait; this module joins them with what is known of the call, reads accounts where only a reading decides, and
+writes the `settled` record. Three things hold for every call:
+
+* `changed` means that a try of ours may have been applied, and that a reading shows the account so.
+* A call that was ever in doubt fails only by a reading made after all else of the session is over.
+* What was proven is compared with every later reading of the session: the newest reading has the last word.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -18,13 +24,14 @@ from engine.actions import ACTIONS, TRANSITIONAL, Action
 from engine.backoff import Policy, next_delay
 from engine.callqueue import CallQueues, Health
 from engine.client import Attempt
+from engine.codes import NO_ANSWER, NOT_APPLIED, row_of
 from engine.errors import Exit
-from engine.inventory import NO_ANSWER, Inventory
+from engine.inventory import Inventory
 from engine.lanes import Lane, others_of
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Answer, Call, Keys, Outcome, Proof, Reading, Stage, Verdict
-from engine.outlook import no_account_words
-from engine.verdicts import Budget, Cure, Ruling, Scope, is_denial, rule
+from engine.model import AccountState, Answer, Call, CallId, Keys, Outcome, Proof, Reading, Stage, Verdict, Where
+from engine.outlook import no_account_words, shown
+from engine.verdicts import Budget, Cure, Ruling, Scope, rule
 
 SAME_CODE_CALLS = 20
 SAME_CODE_INSTANCES = 3
@@ -36,7 +43,8 @@ MUTE_INSTANCES = 3
 instance or two would look the same."""
 DENIED_INSTANCES = 3
 """A lane that has the permission for none of so many instances, while other sub-accounts have it, is of no use."""
-_PERMISSION = ("AuthFailure", "UnauthorizedOperation", "IpInBlacklist", "IpNotInWhitelist", "OperationDenied.UserNotIn")
+MOST_STALE = 3
+"""How often a call is sent again at once after its connection turned out to be dead; then it waits as others do."""
 
 
 class Ticket(Struct):
@@ -66,8 +74,10 @@ class Work(Struct):
     doubt: bool = False
     """An attempt may have been applied, and no reading since says it was not."""
     was_in_doubt: bool = False
-    spent_before: bool = False
-    """An earlier session sent it, and it was neither throttled nor unsent."""
+    may_be_applied: bool = False
+    """Some attempt may have been applied: in doubt, accepted, or answered with an error that does not say."""
+    stale: int = 0
+    """Attempts of this session that a dead connection took."""
     secret: str | None = None
     secret_ahead: bool = False
     """Its password was asked for and it has not been sent yet."""
@@ -78,7 +88,7 @@ class Work(Struct):
     @property
     def may_have_done_it(self) -> bool:
         """Whether an earlier attempt of ours may be why the account is as desired now."""
-        return self.was_in_doubt or self.tries > 0 or self.spent_before
+        return self.was_in_doubt or self.may_be_applied
 
 
 class Step(Struct, frozen=True):
@@ -90,6 +100,14 @@ class Step(Struct, frozen=True):
     """Whether it waits among the retries, or lost nothing and keeps its place."""
 
 
+class Parked(Struct, frozen=True):
+    """A call of which nothing more is sent, and that only the last reading of the session may settle as failed."""
+
+    work: Work
+    answer: Answer
+    message: str | None
+
+
 def _patient(step: Step, attempt: Attempt) -> Step:
     """The same, but not sooner than the API asks for."""
     return replace(step, delay_s=max(step.delay_s, attempt.retry_after_s)) if step.again else step
@@ -97,6 +115,7 @@ def _patient(step: Step, attempt: Attempt) -> Step:
 
 FINAL = Step(again=False)
 FREE = Step(again=True, retry=False)
+AT_ONCE = Step(again=True)
 
 
 class Judge:
@@ -150,6 +169,13 @@ class Judge:
         self._looks: set[asyncio.Timeout] = set()
         self.throttled_at = float("-inf")
         """Loop time of the last refusal for the quota."""
+        self._parked: dict[CallId, Parked] = {}
+        self._proven: dict[Where, dict[CallId, float]] = {}
+        """By instance, what is proven of it: call → loop time; readings that began before say nothing against it."""
+        self._back: dict[CallId, Where] = {}
+        """What was proven and is read as changed back."""
+        self._note_what_was_proven()
+        inventory.saw = self.saw
 
     # ---- what an attempt means -------------------------------------------------------------------------------------
 
@@ -159,6 +185,8 @@ class Judge:
 
     def health(self, work: Work, ticket: Ticket, answer: Answer, ruling: Ruling) -> Health:
         """What an answer says about its instance."""
+        if answer.stale_connection:
+            return Health.SILENT
         if self._is_mute(work, ticket, answer):
             return Health.SILENT
         if ruling.verdict in (Verdict.DONE, Verdict.ALREADY):
@@ -176,6 +204,7 @@ class Judge:
         if self._is_mute(work, ticket, answer):
             return await self._unheard(work, ticket, answer)
         self._note_reached(work, ticket, answer)
+        work.may_be_applied = work.may_be_applied or row_of(answer.code).may_be_applied
         if ruling.verdict is not Verdict.THROTTLED:
             lane.pacer.accepted()
             self._note_gear(lane)
@@ -187,18 +216,13 @@ class Judge:
             case Verdict.ALREADY:
                 self._note_accepted(work)
                 lane.accepted = True
-                if work.may_have_done_it:
-                    # The first try did it: "already" is its echo (facts.md §8).
-                    return self.settle(work, self._success(work), Proof.CODE, answer)
-                return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
+                return self._already(work, answer, ruling)
             case Verdict.REJECTED:
-                if is_denial(answer.code) and self._may_be_allowed_others(work, lane, ruling, answer):
+                if row_of(answer.code).is_denial and self._may_be_allowed_others(work, lane, ruling, answer):
                     return Step(again=True)
                 if ruling.cure is Cure.READ:
                     return await self._decide_refusal(work, answer, ruling)
-                if work.doubt:
-                    return await self._refused_in_doubt(work, answer)
-                return self.settle(work, Outcome.FAILED, None, answer)
+                return await self._fail(work, answer)
             case Verdict.THROTTLED:
                 self.throttled_at = self._now()
                 for each in self._sharing(lane, ruling.scope):
@@ -210,12 +234,12 @@ class Judge:
             case Verdict.TRANSIENT:
                 if ruling.cure is not Cure.NONE:
                     return await self._cure(work, ticket, attempt, ruling)
-                return _patient(self._back_off(work, answer, ruling.budget), attempt)
+                return _patient(await self._back_off(work, answer, ruling.budget), attempt)
             case Verdict.IN_DOUBT:
                 return _patient(await self.resolve_doubt(work, answer), attempt)
             case Verdict.FATAL:
                 if ruling.scope is Scope.EVERY_LANE:
-                    self._stop(ruling.words, self._fatal_exit(answer.code), answer)
+                    self._stop(ruling.words, self.fatal_exit(answer.code), answer)
                     return FINAL
                 return self._leave(lane, ruling.words, answer)
 
@@ -225,7 +249,7 @@ class Judge:
         work.denied.add(lane.client.identity)
         lane.denied.add(work.call.where)
         if len(lane.denied) >= DENIED_INSTANCES and not lane.accepted and any(each.accepted for each in others):
-            self._close_lane(lane, ruling.words, self._fatal_exit(answer.code), answer)
+            self._close_lane(lane, ruling.words, self.fatal_exit(answer.code), answer)
         return self._is_for_others(work, others)
 
     def is_for_others(self, work: Work, lane: Lane) -> bool:
@@ -238,7 +262,7 @@ class Judge:
 
     def _leave(self, lane: Lane, why: str, answer: Answer) -> Step:
         """The lane is of no use any more: another one takes the call, if there is one."""
-        return FREE if self._close_lane(lane, why, self._fatal_exit(answer.code), answer) else FINAL
+        return FREE if self._close_lane(lane, why, self.fatal_exit(answer.code), answer) else FINAL
 
     def others(self, lane: Lane) -> list[Lane]:
         """The other lanes that take the same calls."""
@@ -259,6 +283,15 @@ class Judge:
         self._await_proof(work.index, answer.request_id, resend=resend)
         return FINAL
 
+    def _already(self, work: Work, answer: Answer, ruling: Ruling) -> Step:
+        """The API says that it was so before: by somebody else, or by a try of ours of which this is the echo.
+
+        The echo proves nothing by itself: somebody else may have been quicker. A reading shows that it is so.
+        """
+        if work.may_have_done_it:
+            return self._accept(work, answer)
+        return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
+
     def _success(self, work: Work) -> Outcome:
         """Changed, unless it was so before and was sent all the same (`resend_already`)."""
         return Outcome.ALREADY if self._ledger.entry(work.call.id).was_desired(self.action) else Outcome.CHANGED
@@ -274,8 +307,9 @@ class Judge:
         self._verified(work, state, agrees=False)
         if not again:
             accepted = Answer(http=200, request_id=request_id, code=None, message=None)
-            words = f"accepted {work.attempt} times, yet read back as not {self.action.done_word}"
-            self.settle(work, Outcome.FAILED, None, accepted, words, code="Local.NotApplied")
+            said = "accepted" if self._ledger.entry(work.call.id).accepted_at is not None else "sent"
+            words = f"{said} {work.attempt} times, yet read back as not {self.action.done_word}"
+            self.settle_failed(work, replace(accepted, code=NOT_APPLIED), words)
 
     def _note_gear(self, lane: Lane) -> None:
         changed, gear = lane.pacer.gear.changed(), lane.pacer.gear
@@ -288,9 +322,9 @@ class Judge:
         self.accepted = True
         self.accepted_at = self._now()
 
-    def _fatal_exit(self, code: str | None) -> Exit:
-        refused = (code or "").startswith(_PERMISSION)
-        return Exit.DENIED if refused and not self.accepted else Exit.STOPPED
+    def fatal_exit(self, code: str | None) -> Exit:
+        """The exit of a run that ends for this code: 5 if it is about who asks and nothing was accepted yet."""
+        return Exit.DENIED if row_of(code).is_about_sender and not self.accepted else Exit.STOPPED
 
     # ---- a lane that reaches nobody --------------------------------------------------------------------------------
 
@@ -335,7 +369,7 @@ class Judge:
         down_s = lane.unreachable(answer.message or str(answer.code), self._now(), since=since)
         if down_s >= (self._policy.transient_s if lane.answered else min(FIRST_CONTACT_S, self._policy.transient_s)):
             why = f"cannot reach the API for {down_s:.0f} s: {lane.down_why}"
-            return self._close_lane(lane, why, self._fatal_exit(answer.code), answer)
+            return self._close_lane(lane, why, self.fatal_exit(answer.code), answer)
         if is_new:
             self._record(records.Note(what="lane_down", data={"lane": lane.name, "why": lane.down_why}))
         return True
@@ -345,7 +379,7 @@ class Judge:
         client, answer = ticket.lane.client, attempt.answer
         cured = ruling.cure not in work.cures and await client.cure(ruling.cure, attempt, ticket.keys)
         if not cured and ruling.cure is Cure.CLOCK:
-            self._stop(ruling.words, self._fatal_exit(answer.code), answer)
+            self._stop(ruling.words, self.fatal_exit(answer.code), answer)
             return FINAL
         if not cured:
             why = f"{ruling.words} {client.not_refreshed}" if client.not_refreshed else ruling.words
@@ -353,7 +387,7 @@ class Judge:
         work.cures.add(ruling.cure)
         return FREE
 
-    def _back_off(self, work: Work, answer: Answer, budget: Budget) -> Step:
+    async def _back_off(self, work: Work, answer: Answer, budget: Budget) -> Step:
         now = self._now()
         work.tries += 1
         work.started = now if work.started is None else work.started
@@ -361,93 +395,182 @@ class Judge:
         since = min(work.started, self._queue.of(work.index).sick_since(work.index) or work.started)
         delay = next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
         if delay is None:
-            if work.doubt:
-                return FINAL  # unsettled: still in doubt, hence unknown
-            return self.settle(work, Outcome.FAILED, None, answer)
+            return self._leave_in_doubt(work, answer) if work.doubt else await self._fail(work, answer)
         return Step(again=True, delay_s=delay)
 
     async def take_up(self, work: Work, entry: Entry) -> Step:
-        """A call that an earlier session left begun (design §4, "Resume")."""
+        """A call that an earlier session left begun, or in doubt whatever was read of it then."""
         answer = Answer(http=None, request_id=entry.request_id, code=entry.code, message=entry.message)
         if entry.unanswered or entry.doubt:
             return await self.resolve_doubt(work, _UNANSWERED if entry.unanswered else answer)
         if entry.verdict is Verdict.DONE:
             return self._accept(work, answer, resend=False)
         ruling = rule(self.action.name, answer)
-        if entry.verdict is Verdict.ALREADY and work.may_have_done_it:
-            return self.settle(work, self._success(work), Proof.CODE, answer)
         if entry.verdict is Verdict.ALREADY:
-            return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
+            return self._already(work, answer, ruling)
+        if entry.verdict is not Verdict.REJECTED:
+            return await self.resolve_doubt(work, answer)
         if ruling.cure is Cure.READ:
             return await self._decide_refusal(work, answer, ruling)
-        return self.settle(work, Outcome.FAILED, None, answer)
+        return await self._fail(work, answer)
 
     # ---- what only a reading tells -----------------------------------------------------------------------------
 
     async def _decide_refusal(self, work: Work, answer: Answer, ruling: Ruling) -> Step:
-        """A refusal that may mean "already so", "busy" or "no such account" (facts.md §1.3: PreCheckError)."""
-        reading, state = await self._look(work, purpose="refusal")
-        if state is not None:
-            if self._is_desired(state):
-                outcome, words = (
-                    (self._success(work), None) if work.may_have_done_it else (Outcome.ALREADY, ruling.words)
-                )
-                self._verified(work, state, agrees=True)
-                return self.settle(work, outcome, Proof.READ, answer, words)
-            if state.status in TRANSITIONAL:
-                return self._back_off(work, answer, Budget.NORMAL)
-            return self.settle(work, Outcome.FAILED, None, answer)
-        if reading.accounts is None and work.doubt:
-            return FINAL  # unsettled: an earlier attempt may have been applied, hence unknown
-        if reading.accounts is None:
-            words = f"{answer.message or ruling.words} (and the account could not be read: {reading.code})"
-            return self.settle(work, Outcome.FAILED, None, answer, words)
-        words = no_account_words(work.call, reading) if reading.complete else None
-        return self.settle(work, Outcome.FAILED, None, answer, words)
-
-    async def _refused_in_doubt(self, work: Work, answer: Answer) -> Step:
-        """Refused, and of an earlier attempt nobody knows whether it was applied: the refusal does not say."""
-        reading, state = await self._look(work, purpose="doubt")
-        if reading.accounts is None:
-            return FINAL  # unsettled: hence unknown
-        if state is not None and self._is_desired(state):
+        """A refusal that may mean "already so", "busy" or "no such account", as PreCheckError: a reading decides."""
+        reading = await self._look(work.call.where, work.call.user, purpose="refusal")
+        state, is_so = reading.find(work.call.user), shown(self.action, reading, work.call.user)
+        if is_so and state is not None:
+            is_ours = work.may_have_done_it
             self._verified(work, state, agrees=True)
-            return self.settle(work, self._success(work), Proof.READ, answer, code=None)
+            outcome = self._success(work) if is_ours else Outcome.ALREADY
+            return self.settle(work, outcome, Proof.READ, answer, None if is_ours else ruling.words)
+        if state is not None and state.status in TRANSITIONAL:
+            return await self._back_off(work, answer, Budget.NORMAL)
+        if is_so is None:
+            return self.settle_failed(work, answer, f"{answer.message or ruling.words} ({self._unshown(reading)})")
+        words = no_account_words(work.call, reading) if state is None and reading.accounts is not None else None
+        return self.settle_failed(work, answer, words)
+
+    async def _fail(self, work: Work, answer: Answer) -> Step:
+        """Nothing more is sent of a call: it has failed, unless a reading shows that a try of ours was applied."""
+        if not work.may_be_applied or work.was_in_doubt or self.action.is_desired is None:
+            return self.settle_failed(work, answer)
+        reading = await self._look(work.call.where, work.call.user, purpose="refusal")
+        state, is_so = reading.find(work.call.user), shown(self.action, reading, work.call.user)
+        if is_so and state is not None:
+            return self._it_was_so(work, state, answer)
+        if is_so is None:
+            words = answer.message or rule(self.action.name, answer).words
+            return self.settle_failed(work, answer, f"{words} ({self._unshown(reading)})")
         self._verified(work, state, agrees=False)
-        return self.settle(work, Outcome.FAILED, None, answer)
+        return self.settle_failed(work, answer)
+
+    @staticmethod
+    def _unshown(reading: Reading) -> str:
+        if reading.accounts is None:
+            return f"and the account could not be read: {reading.code}"
+        return "and the reading of its instance does not show how the account stands"
 
     async def resolve_doubt(self, work: Work, answer: Answer) -> Step:
         """An attempt may have been applied: read, and settle or go on."""
         work.doubt = work.was_in_doubt = True
         if self.action.is_desired is None:
             return self.settle(work, Outcome.UNKNOWN, None, answer, "no reading can tell whether it was applied")
-        reading, state = await self._look(work, purpose="doubt")
-        if reading.accounts is None:
-            if self.action.resendable and not work.no_send:
-                return self._back_off(work, answer, Budget.NORMAL)
-            return FINAL
-        if state is not None and self._is_desired(state):
+        reading = await self._look(work.call.where, work.call.user, purpose="doubt")
+        state, is_so = reading.find(work.call.user), shown(self.action, reading, work.call.user)
+        if is_so and state is not None:
             self._queue.of(work.index).recovered(work.index, self._now())
-            self._verified(work, state, agrees=True)
-            return self.settle(work, self._success(work), Proof.READ, answer, code=None)
+            return self._it_was_so(work, state, answer)
+        if is_so is None and (work.no_send or not self.action.resendable):
+            return self._leave_in_doubt(work, answer)
+        if is_so is None:
+            # It only sets a state: to set it twice is harmless, to leave it open for want of a reading is not.
+            return await self._back_off(work, answer, Budget.NORMAL)
         self._verified(work, state, agrees=False)
         work.doubt = False
         if work.no_send:
-            return self.settle(
-                work, Outcome.FAILED, None, answer, "read as not done; a guard, or a later rerun, forbids it"
-            )
-        return self._back_off(work, answer, Budget.NORMAL)
+            return self.settle_failed(work, answer, "read as not done; a guard, or a later rerun, forbids it")
+        if answer.stale_connection and work.stale < MOST_STALE:
+            work.stale += 1
+            return AT_ONCE
+        return await self._back_off(work, answer, Budget.NORMAL)
 
-    async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:
+    def _it_was_so(self, work: Work, state: AccountState, answer: Answer) -> Step:
+        """A reading shows that a try of ours was applied, whatever was answered."""
+        self._verified(work, state, agrees=True)
+        return self.settle(work, self._success(work), Proof.READ, answer, code=None)
+
+    # ---- the last reading of a session -------------------------------------------------------------------------
+
+    def _leave_in_doubt(self, work: Work, answer: Answer) -> Step:
+        """Nothing more is sent of a call of which nobody knows whether it was applied: the last reading may tell."""
+        done = self.action.done_word
+        self._parked[work.call.id] = Parked(work, answer, f"in doubt, and read at the end as not {done}")
+        return FINAL
+
+    def settle_failed(self, work: Work, answer: Answer, message: str | None = None) -> Step:
+        """It has failed; if it was ever in doubt, it waits for the last reading: the doubt's reading may be too old."""
+        if not work.was_in_doubt:
+            return self.settle(work, Outcome.FAILED, None, answer, message)
+        self._parked[work.call.id] = Parked(work, answer, message)
+        work.secret = None
+        self._count(Outcome.FAILED, work, answer)
+        return FINAL
+
+    def last_looks(self) -> list[Coroutine[None, None, None]]:
+        """The last readings of a session: one of each instance where it decides.
+
+        They settle what was in doubt and is given up, and look again at what is read as changed back.
+        """
+        places: dict[Where, list[Parked]] = {where: [] for where in self._back.values()}
+        for parked in self._parked.values():
+            places.setdefault(parked.work.call.where, []).append(parked)
+        return [self._look_last(where, group) for where, group in places.items()]
+
+    async def _look_last(self, where: Where, group: list[Parked]) -> None:
+        back = [self._ledger.calls[call].user for call, at in self._back.items() if at == where]
+        reading = await self._look(where, *back, *(parked.work.call.user for parked in group), purpose="end")
+        for parked in group:
+            work = parked.work
+            state, is_so = reading.find(work.call.user), shown(self.action, reading, work.call.user)
+            if is_so is None:
+                continue  # unsettled, hence unknown: a resume reads it
+            del self._parked[work.call.id]
+            if is_so and state is not None:
+                self._it_was_so(work, state, parked.answer)
+            else:
+                self._verified(work, state, agrees=False)
+                self._write(work, Outcome.FAILED, None, parked.answer, parked.message, parked.answer.code)
+
+    def _note_what_was_proven(self) -> None:
+        """What earlier sessions have proven is compared with the readings of this one, too."""
+        if not any(self._ledger.settled_counts().values()):
+            return
+        for call, entry, _ in self._ledger.outcomes():
+            if self._is_proof(entry.outcome, entry.proof):
+                self._proven.setdefault(call.where, {})[call.id] = _ALWAYS
+                if entry.is_back:
+                    self._back[call.id] = call.where
+
+    def saw(self, where: Where, reading: Reading, began_at: float) -> None:
+        """Compare a reading, made for whatever purpose, with what is proven of its instance.
+
+        `began_at` is loop time. A reading of an older state than the proof's says nothing.
+        """
+        for call_id, since in self._proven.get(where, _NOBODY).items():
+            user = self._ledger.calls[call_id].user
+            is_so = shown(self.action, reading, user) if since <= began_at else None
+            state = reading.find(user)
+            if is_so is None or is_so is not (call_id in self._back) or self._is_older(call_id, state):
+                continue
+            if is_so:
+                del self._back[call_id]
+            else:
+                self._back[call_id] = where
+            self._verified_call(call_id, state, agrees=is_so)
+
+    def _is_older(self, call_id: CallId, state: AccountState | None) -> bool:
+        """Whether a row is of before the proof: readings may come from a copy that is behind."""
+        entry = self._ledger.entry(call_id)
+        proof = entry.verified or entry.before
+        return bool(state and proof and state.update_time and state.update_time < (proof.update_time or ""))
+
+    @staticmethod
+    def _is_proof(outcome: Outcome | None, proof: Proof | None) -> bool:
+        return outcome in (Outcome.CHANGED, Outcome.ALREADY) and proof not in (None, Proof.ACCEPTED)
+
+    # ---- readings ----------------------------------------------------------------------------------------------
+
+    async def _look(self, where: Where, *users: str, purpose: str) -> Reading:
         try:
             async with asyncio.timeout_at(self._drain_until) as bound:
                 self._looks.add(bound)
-                reading = await self._inventory.read(work.call.where, purpose=purpose, users=(work.call.user,))
+                return await self._inventory.read(where, purpose=purpose, users=users)
         except TimeoutError:
-            reading = Reading(accounts=None, code="Local.Timeout", message="not read before the drain ended")
+            return Reading(accounts=None, code=NO_ANSWER, message="not read before the drain ended")
         finally:
             self._looks.discard(bound)
-        return reading, reading.find(work.call.user)
 
     def drain(self, seconds: float) -> None:
         """The run is stopping: readings under way and to come end within `seconds`."""
@@ -455,13 +578,13 @@ class Judge:
         for bound in self._looks:
             bound.reschedule(self._drain_until)
 
-    def _is_desired(self, state: AccountState) -> bool:
-        return self.action.is_desired is not None and self.action.is_desired(state)
-
     def _verified(self, work: Work, state: AccountState | None, *, agrees: bool) -> None:
+        self._verified_call(work.call.id, state, agrees=agrees)
+
+    def _verified_call(self, call_id: CallId, state: AccountState | None, *, agrees: bool) -> None:
         self._record(
             records.Verified(
-                call=work.call.id,
+                call=call_id,
                 status=state.status if state else None,
                 cam=state.cam if state else None,
                 update_time=state.update_time if state else None,
@@ -486,7 +609,14 @@ class Judge:
 
         What was settled without an attempt (not there, or so before) counts towards no limit.
         """
-        code = answer.code if code == "" else code
+        self._write(work, outcome, proof, answer, message, answer.code if code == "" else code)
+        if attempted:
+            self._count(outcome, work, answer if code == "" else replace(answer, code=code))
+        return FINAL
+
+    def _write(
+        self, work: Work, outcome: Outcome, proof: Proof | None, answer: Answer, message: str | None, code: str | None
+    ) -> None:
         self._record(
             records.Settled(
                 call=work.call.id,
@@ -499,14 +629,18 @@ class Judge:
             )
         )
         work.secret = None
-        if not attempted:
-            return FINAL
+        if self._is_proof(outcome, proof):
+            # A reading that proves it is over, and none of its instance has begun since.
+            since = _ALWAYS if proof is Proof.READ else self._now()
+            self._proven.setdefault(work.call.where, {})[work.call.id] = since
+
+    def _count(self, outcome: Outcome, work: Work, answer: Answer) -> None:
+        """See whether the run should stop for an outcome."""
         if outcome is Outcome.FAILED:
             self._failures += 1
-        self._watch_for_one_cause(outcome, code, work.call, answer)
+        self._watch_for_one_cause(outcome, answer.code, work.call, answer)
         if self._stop_after is not None and outcome is Outcome.FAILED and self._failures >= self._stop_after:
             self._stop(f"stop_after: {self._failures} failed", Exit.STOPPED, answer)
-        return FINAL
 
     def _watch_for_one_cause(self, outcome: Outcome, code: str | None, call: Call, answer: Answer) -> None:
         first = self._first.setdefault(call.account, [])
@@ -523,7 +657,9 @@ class Judge:
                 f"the first {len(first)} calls{whose}, on {len(instances)} instances, all failed with {code}: "
                 "look at the region, the permission or the list"
             )
-            self._close_account(call.account, why, self._fatal_exit(code), answer)
+            self._close_account(call.account, why, self.fatal_exit(code), answer)
 
 
 _UNANSWERED = Answer(http=None, request_id=None, code=None, message=None)
+_ALWAYS = float("-inf")
+_NOBODY: Mapping[CallId, float] = MappingProxyType({})

@@ -12,23 +12,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from engine import records
+from msgspec import Struct
+
+from engine import codes, records
 from engine.actions import Action
+from engine.codes import row_of
 from engine.model import LACKING, STAYS, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
-LACKING_CODES = {
-    OmitReason.UNSEEN: "Local.Unseen",
-    OmitReason.BAD_ROW: "Local.BadRow",
-    OmitReason.BEFORE_UNKNOWN: "Local.BeforeUnknown",
-    OmitReason.EDITED: "Local.Edited",
-    OmitReason.GONE: "Local.Gone",
-    OmitReason.HELD: "Local.Held",
-    OmitReason.UNPROVEN: "Local.Unproven",
-}
-"""Under which code each reason of `lacking` is reported."""
-NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
-"""Codes of attempts of which no byte left."""
+
+def lacking_code(reason: str) -> str:
+    """Under which code of ours a reason of `lacking` is reported: `bad_row` is Local.BadRow."""
+    return "Local." + "".join(word.capitalize() for word in reason.split("_"))
+
+
+class Back(Struct):
+    """What was read of an account after its call was proven done, once a reading has said otherwise."""
+
+    latest: records.Verified
+    code: str | None
+    message: str | None
+    """As the call was settled."""
 
 
 class Entry:
@@ -37,6 +41,7 @@ class Entry:
     __slots__ = (
         "accepted_at",
         "attempts",
+        "back",
         "before",
         "code",
         "doubt",
@@ -47,6 +52,7 @@ class Entry:
         "request_id",
         "settled_at",
         "spent",
+        "suspect",
         "unanswered",
         "verdict",
         "verified",
@@ -66,6 +72,8 @@ class Entry:
         """Of the last reply."""
         self.spent = False
         """Some attempt reached the server and was neither throttled nor fatal."""
+        self.suspect = False
+        """Some attempt was answered with an error that does not say whether it was applied."""
         self.request_id: str | None = None
         """The last one the server gave; the one of the settling attempt once settled."""
         self.code: str | None = None
@@ -79,6 +87,8 @@ class Entry:
         self.accepted_at: str | None = None
         """When the API took it, if it did."""
         self.settled_at: str | None = None
+        self.back: Back | None = None
+        """That it was read as changed back after it had been proven, if it was."""
 
     @property
     def settled(self) -> bool:
@@ -90,7 +100,23 @@ class Entry:
         """Whether a session that takes the call up must read, or at least judge, before it may send."""
         if self.settled:
             return False
-        return self.unanswered or self.doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
+        return self.unanswered or self.was_in_doubt or self.verdict in _TO_BE_JUDGED
+
+    @property
+    def is_back(self) -> bool:
+        """Whether the newest reading says that it is no longer as the call had left it."""
+        return self.back is not None and not self.back.latest.agrees
+
+    @property
+    def proved_at(self) -> str | None:
+        """When the newest reading was made that shows the account as desired; None if there is none."""
+        if self.back is not None:
+            return self.back.latest.at if self.back.latest.agrees else None
+        if self.proof is Proof.READ:
+            return self.verified.at if self.verified is not None else self.settled_at
+        if self.proof is Proof.BEFORE and self.before is not None:
+            return self.before.read_at or self.before.at
+        return self.settled_at if self.proof is Proof.BEFORE else None
 
     def was_desired(self, action: Action) -> bool:
         """Whether the account was as desired before the first send; False if that is not known."""
@@ -110,23 +136,31 @@ class Entry:
     @property
     def may_be_applied(self) -> bool:
         """Whether an attempt was applied, or may take effect yet whatever a reading says."""
-        return self.was_in_doubt or self.unanswered or self.accepted_at is not None
+        return self.was_in_doubt or self.unanswered or self.suspect or self.accepted_at is not None
 
     def derived(self) -> Outcome:
-        """The outcome as it stands: settled, or what design §4 "Unsettled at the end" says of the last attempt."""
+        """The outcome as it stands: settled, and not changed back since; else what the last attempt leaves it at.
+
+        What was ever in doubt is unknown until it is settled: no reading so far has had the last word.
+        """
         if self.outcome is not None:
-            return self.outcome
-        if self.unanswered or self.doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY):
+            return Outcome.FAILED if self.is_back else self.outcome
+        if self.unanswered or self.was_in_doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY):
             return Outcome.UNKNOWN
         return Outcome.FAILED if self.spent else Outcome.UNATTEMPTED
 
 
 _FRESH = Entry()
+_TO_BE_JUDGED = (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
+_GOOD = (Outcome.CHANGED, Outcome.ALREADY)
+
+
+_ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 
 
 def _is_unsigned(record: records.ReplyLine) -> bool:
     """Whether keys or clock were refused, and another try makes sense: nothing was applied."""
-    return record.verdict is Verdict.TRANSIENT and (record.code or "").startswith("AuthFailure.")
+    return record.verdict is Verdict.TRANSIENT and row_of(record.code).is_refusal
 
 
 _FEW = 128
@@ -238,11 +272,16 @@ class Ledger:
         """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
         self.uins: dict[str, str] = {}
         """Account → the cloud account that it is, as far as that was learnt: whose keys signed for it first."""
+        self.undone: frozenset[tuple[str, str, str, str]] = frozenset()
+        """Accounts that undos have brought back since, by account, region, instance and user: told by who looks at a
+        family of runs, as no journal of one run knows them."""
         self.attempts = 0
         self.throttled = 0
         self.last_at = ""
         self._entries: dict[CallId, Entry] = {}
         self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._back: set[CallId] = set()
+        """Settled calls that are changed back."""
         self.lanes: dict[str, LanePace] = {}
         self._lanes: dict[CallId, str] = {}
 
@@ -281,6 +320,9 @@ class Ledger:
 
     def _apply_verified(self, record: records.Verified) -> None:
         entry = self._open(record.call)
+        if entry.outcome is not None:
+            self._apply_later_look(entry, record)
+            return
         entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
         entry.verified = record
         # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
@@ -288,6 +330,20 @@ class Ledger:
             entry.doubt = entry.unanswered = False
             if entry.verdict in (Verdict.IN_DOUBT, None):
                 entry.verdict = Verdict.TRANSIENT
+
+    def _apply_later_look(self, entry: Entry, record: records.Verified) -> None:
+        """An account read again after its call was settled: the newest reading has the last word."""
+        if entry.back is None:
+            if record.agrees or entry.outcome not in _GOOD:
+                return
+            entry.back = Back(record, entry.code, entry.message)
+        entry.back.latest = record
+        if record.agrees:
+            entry.code, entry.message = entry.back.code, entry.back.message
+            self._back.discard(record.call)
+        else:
+            entry.code, entry.message = codes.CHANGED_BACK, None
+            self._back.add(record.call)
 
     def _apply_before(self, record: records.Before) -> None:
         self._open(record.call).before = record
@@ -300,7 +356,7 @@ class Ledger:
     def _apply_reply(self, record: records.ReplyLine) -> None:
         entry = self._open(record.call)
         entry.unanswered = False
-        if record.code == "Local.NotSent":
+        if record.code == codes.NOT_SENT:
             self.attempts -= 1  # an intent, and no exchange
         entry.verdict = record.verdict
         entry.code, entry.message = record.code, record.message
@@ -309,9 +365,11 @@ class Ledger:
             entry.accepted_at = record.at
         if record.verdict is Verdict.IN_DOUBT:
             entry.doubt = entry.was_in_doubt = True
+        if record.code is not None and not entry.suspect and record.verdict in _ANSWERED_BADLY:
+            entry.suspect = row_of(record.code).may_be_applied
         if record.verdict is Verdict.THROTTLED:
             self.throttled += 1
-        elif not entry.spent and record.verdict is not Verdict.FATAL and record.code not in NOT_SENT:
+        elif not entry.spent and record.verdict is not Verdict.FATAL and not row_of(record.code).not_sent:
             entry.spent = not _is_unsigned(record)
         lane = self._lanes.pop(record.call, None)
         if record.sent_at is not None and lane is not None:
@@ -403,6 +461,7 @@ class Ledger:
         for entry in self._entries.values():
             if entry.outcome is not None:
                 self._settled[entry.outcome] += 1
+        self._back = {call for call, entry in self._entries.items() if entry.is_back}
 
     def entry(self, call: CallId) -> Entry:
         """What is known of a call; a call nothing happened to has a fresh entry. Not to be changed."""
@@ -414,6 +473,19 @@ class Ledger:
             entry = self.entry(call_id)
             yield call, entry, entry.derived()
 
+    def is_undone(self, call: Call) -> bool:
+        """Whether an undo has brought the account back since."""
+        return bool(self.undone) and (call.account, call.region, call.instance, call.user) in self.undone
+
+    def proof_times(self) -> tuple[str, str] | None:
+        """When the oldest and the newest reading were made that show an account as desired; None if there is none."""
+        times = [
+            at
+            for call, entry, outcome in self.outcomes()
+            if outcome in _GOOD and (at := entry.proved_at) and not self.is_undone(call)
+        ]
+        return (min(times), max(times)) if times else None
+
     def lacking(self) -> list[records.OmitLine]:
         """What was asked for and is no call: bad rows, places a match could not look at. Each counts as failed."""
         return [omit for omit in self.omits if omit.reason in LACKING]
@@ -423,7 +495,7 @@ class Ledger:
         action = self.run.action if self.run is not None else ""
         for omit in self.lacking():
             entry = Entry()
-            entry.outcome, entry.code = Outcome.FAILED, LACKING_CODES[OmitReason(omit.reason)]
+            entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
             entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
@@ -438,6 +510,10 @@ class Ledger:
                 touched += 1
                 counts[entry.derived()] += 1
         counts[Outcome.UNATTEMPTED] += unsettled - touched
+        for call in self._back:
+            if (outcome := self._entries[call].outcome) is not None:
+                counts[outcome] -= 1
+                counts[Outcome.FAILED] += 1
         counts[Outcome.FAILED] += len(self.lacking())
         return {str(outcome): count for outcome, count in counts.items()}
 

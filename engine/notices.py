@@ -42,7 +42,7 @@ def notice(
     return {
         "event": event,
         "at": at,
-        "text": _text(ledger, exit_code, stopped, go_on),
+        "text": _text(ledger, at, exit_code, stopped, go_on),
         "run": run.run,
         "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
         "action": run.action,
@@ -107,14 +107,14 @@ def bare_notice(
     }
 
 
-def _text(ledger: Ledger, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
+def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
     """One line for a person, such as a chat shows."""
     assert ledger.run is not None
     name = f"{ledger.run.job.name} ({ledger.run.run})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)
         return plain(f"{name}: {ledger.run.action} begins, {calls:,} to do")
-    words = f"{name}: exit {exit_code}, {closing_line(ledger)}"
+    words = f"{name}: exit {exit_code}, {closing_line(ledger, today=at[:10])}"
     if stopped is not None:
         words += f"; stopped early: {stopped.why}"
     return plain(words + (f"; go on: {go_on}" if go_on else ""))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from engine.codes import NO_ANSWER, SAID_OF_ANY_HOST
 from engine.endpoints import is_webhook
 from engine.errors import ConfigError
 from engine.model import Fault
@@ -37,14 +38,6 @@ MOST_URL = 4096
 """Bytes of a file with a URL."""
 OUR_SECRETS = "TENCENTCLOUD_"
 """Variables that begin so hold API keys; a command that tells people needs none of them."""
-_FAULTS = {
-    "Local.Dns": "the name of its host cannot be resolved",
-    "Local.Tls": "no TLS with its host",
-    "Local.Connect": "its host cannot be reached",
-    "Local.ConnectionReset": "the connection was reset",
-    "Local.Garbage": "its host does not speak HTTP",
-    "Local.Truncated": "its answer was cut off",
-}
 
 
 class Undelivered(Struct, frozen=True):
@@ -168,9 +161,9 @@ async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeo
 
     answer = await post_once(_url(spec, environ), body, timeout_s, way)
     if isinstance(answer, Fault):
-        if answer.code == "Local.Timeout":
+        if answer.code == NO_ANSWER:
             raise TimeoutError
-        raise _CannotTellError(_FAULTS.get(answer.code, answer.code))
+        raise _CannotTellError(SAID_OF_ANY_HOST.get(answer.code, answer.code))
     if not 200 <= answer.status < 300:
         raise _CannotTellError(f"answered HTTP {answer.status}")
 

@@ -153,7 +153,10 @@ class Opening:
             if how is Standing.CHANGING and wait:
                 changing.append(index)
                 continue
-            self._record(before_line(call, reading))
+            line = before_line(call, reading)
+            if how is Standing.ALREADY:
+                line.read_at = records.rfc3339(reading.at)
+            self._record(line)
             if how is Standing.ALREADY and not self._resend_already:
                 note = self._action.already_note
                 self._settle(index, Outcome.ALREADY, Proof.BEFORE, None, note, reading.request_id)

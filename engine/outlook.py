@@ -19,26 +19,6 @@ from engine.guards import guard_words, takes_admins
 from engine.model import Call, CallId, Omit, Reading, Where
 from engine.plan import Plan, interleave, plan_digest
 
-NO_INSTANCE = frozenset(
-    {
-        "ResourceNotFound.InstanceNotFoundError",
-        "InvalidParameterValue.InstanceNotExist",
-        "InstanceNotExist",
-        "OperationDenied.ResourceNotFoundError",
-        "OperationDenied.ResourceNotFundError",  # sic, facts.md §3.4
-    }
-)
-DENIED = frozenset(
-    {
-        "AuthFailure.UnauthorizedOperation",
-        "UnauthorizedOperation",
-        "OperationDenied.CamDeniedError",
-        "OperationDenied.InstanceAccessDeniedError",
-        "FailedOperation.CamAuthFailed",
-        "FailedOperation.CamSigAndAuthError",
-    }
-)
-"""Codes of a reading that this identity may not make."""
 NO_ACCOUNT_CODE = "Local.NoAccount"
 UNREAD_CODE = "Local.Unread"
 
@@ -58,16 +38,41 @@ class Standing(StrEnum):
     UNREAD = "unread"
 
 
+def is_no_instance(reading: Reading) -> bool:
+    """Whether a reading failed because there is no such instance."""
+    if reading.code is None:
+        return False
+    from engine.codes import row_of  # here: a plan that is made offline needs no table of codes
+
+    return row_of(reading.code).no_instance
+
+
 def standing(action: Action, reading: Reading | None, user: str) -> Standing:
     """How the account `user` stands by a reading of its instance."""
     if reading is None or reading.accounts is None:
-        return Standing.NO_INSTANCE if reading is not None and reading.code in NO_INSTANCE else Standing.UNREAD
+        return Standing.NO_INSTANCE if reading is not None and is_no_instance(reading) else Standing.UNREAD
     state = reading.accounts.get(user)
     if state is None:
         return Standing.NO_ACCOUNT if reading.complete else Standing.UNREAD
-    if action.is_desired is not None and action.is_desired(state):
+    if action.shows(state):
         return Standing.ALREADY
     return Standing.CHANGING if state.status in TRANSITIONAL else Standing.OPEN
+
+
+def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
+    """Whether a reading shows the account `user` as `action` leaves it; None if it does not tell.
+
+    Nothing seen is no evidence: not of an account that is missing from a list which may have more, nor of a state that
+    nobody documents. Whoever may act only on proof acts on False, and not on None.
+    """
+    if reading is None:
+        return None
+    if reading.accounts is None:
+        return False if is_no_instance(reading) else None
+    state = reading.accounts.get(user)
+    if state is None:
+        return False if reading.complete else None
+    return action.shows(state)
 
 
 def before_line(call: Call, reading: Reading | None) -> records.Before:
@@ -196,11 +201,15 @@ def _contain_first(
 
 
 def _is_unread(reading: Reading | None) -> bool:
-    return reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE)
+    return reading is None or (reading.accounts is None and not is_no_instance(reading))
 
 
 def _is_denied(reading: Reading | None) -> bool:
-    return reading is not None and reading.accounts is None and reading.code in DENIED
+    if reading is None or reading.accounts is not None:
+        return False
+    from engine.codes import row_of  # here: as in `is_no_instance`
+
+    return row_of(reading.code).is_denial
 
 
 # ---- guards --------------------------------------------------------------------------------------------------------

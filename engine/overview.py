@@ -34,6 +34,10 @@ class Progress(Struct, frozen=True, kw_only=True):
     rate: float
     """Calls done a second, lately."""
     seconds: float
+    awaiting: int
+    """Accepted, and not proven yet."""
+    behind_s: float | None
+    """For how long the readings have not shown what was accepted, if they have missed any of it."""
     waits: tuple[str, ...]
     """Why it is not going on at full speed, if it is not."""
     stopping: str | None
@@ -104,6 +108,8 @@ class Overview:
             backing_off=backing_off,
             rate=(done - count) / (now - at) if now > at else 0.0,
             seconds=now - self._started,
+            awaiting=len(self._read_back),
+            behind_s=self._read_back.behind(now),
             waits=tuple(self._waits(now)),
             stopping=stopping,
         )
@@ -140,10 +146,12 @@ class Overview:
         ends = [at + (self._read_s if where in unread else self._busy_s) for where, at in since.items()]
         until = min(max(ends), self._started + self._deadline_s)
         at, settled = self._clock(), self._ledger.settled_counts()
+        proofs = self._ledger.proof_times()
+        proven_at = proofs[1] if proofs is not None else rfc3339(at)
         failed = f"; {settled[Outcome.FAILED]:,} failed" if settled[Outcome.FAILED] else ""
         return (
             f"{settled[Outcome.CHANGED] + settled[Outcome.ALREADY]:,} of {total:,} {self._proven} "
-            f"{rfc3339(at)[11:19]}Z{failed}; {len(left):,} wait for {named} ({codes or 'cannot be read'}), "
+            f"{proven_at[11:19]}Z{failed}; {len(left):,} wait for {named} ({codes or 'cannot be read'}), "
             f"trying until {rfc3339(at + max(0.0, until - now))[11:16]}Z; Ctrl-C is safe"
         )
 

@@ -2,7 +2,8 @@
 
 An instance is read once all of its calls are over (one reading an instance each way, when all goes well). What is
 accepted and yet not so is read again for half a minute, then sent again, twice at the most, then failed in words.
-What cannot be read stays unsettled, hence unknown, and a resume reads it.
+What cannot be read stays unsettled, hence unknown, and a resume reads it. So does what the readings do not show, while
+they may not be whole or say what nobody documents: that nothing is seen is no reason to send again, nor to fail.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections.abc import Callable, Coroutine
 from msgspec import Struct, field
 
 from engine.callqueue import CallQueues
+from engine.codes import row_of
 from engine.inventory import Inventory
-from engine.model import AccountState, Call, Where
-from engine.outlook import DENIED
+from engine.model import AccountState, Call, Reading, Where
 
 REREAD_S = 30.0
-"""How long an accepted change may take to show (facts.md §8)."""
+"""How long an accepted change may take to show; no page says that it takes any time."""
 REREAD_EVERY_S = 2.0
 UNREAD_EVERY_S = 10.0
 DRAIN_S = 10.0
-"""How long a drain goes on reading (design §6)."""
+"""How long a drain goes on reading."""
 MOST_RESENDS = 2
 
 
@@ -33,11 +34,20 @@ class _Ward(Struct):
     where: Where
     waiting: dict[int, str | None] = field(default_factory=dict)
     """Plan index → RequestId that accepted it."""
+    accepted_at: dict[int, float] = field(default_factory=dict)
+    """Plan index → loop time at which it came here."""
     since: dict[int, float] = field(default_factory=dict)
     """Plan index → loop time of the first reading that disagreed."""
+    unshown: dict[int, float] = field(default_factory=dict)
+    """Plan index → loop time of the first reading, of those without a break, that did not tell."""
     unread_since: float | None = None
-    due: bool = False
+    is_due: bool = False
     """A reading of it is asked for, under way, or resting before the next."""
+
+    def leave(self, index: int) -> None:
+        """Nothing more is to be proven of a call here."""
+        for kept in (self.waiting, self.accepted_at, self.since, self.unshown):
+            kept.pop(index, None)
 
 
 class ReadBack:
@@ -52,21 +62,22 @@ class ReadBack:
         calls: list[Call],
         queue: CallQueues,
         inventory: Inventory,
-        is_desired: Callable[[AccountState], bool],
+        shown: Callable[[Reading, str], bool | None],
         confirm: Callable[[int, AccountState, str | None], None],
         deny: Callable[[int, AccountState | None, str | None, bool], None],
         spawn: Callable[[Coroutine[None, None, None]], object],
         stopping: asyncio.Event,
         patience_s: float,
     ) -> None:
-        """`confirm` settles a call that is so; `deny` one that is not: to be sent again (True), or failed (False).
+        """`shown`: whether a reading shows the account of a name as desired; None if it does not tell.
 
-        An instance that cannot be read is tried for `patience_s`.
+        `confirm` settles a call that is so; `deny` one that is not: to be sent again (True), or failed (False).
+        An instance that cannot be read, or whose readings do not tell, is tried for `patience_s`.
         """
         self._calls = calls
         self._queue = queue
         self._inventory = inventory
-        self._is_desired = is_desired
+        self._shown = shown
         self._confirm = confirm
         self._deny = deny
         self._spawn = spawn
@@ -89,8 +100,15 @@ class ReadBack:
         return not self._wards
 
     def unread(self) -> dict[Where, float]:
-        """Instances that cannot be read, with the loop time since when."""
-        return {ward.where: ward.unread_since for ward in self._wards.values() if ward.unread_since is not None}
+        """Instances that cannot be read, or whose readings do not tell, with the loop time since when."""
+        since = {ward.where: [*ward.unshown.values(), ward.unread_since] for ward in self._wards.values()}
+        found = {where: [at for at in times if at is not None] for where, times in since.items()}
+        return {where: min(times) for where, times in found.items() if times}
+
+    def behind(self, now: float) -> float | None:
+        """For how long the readings have not shown what was accepted; None if no reading has missed anything."""
+        late = [ward.accepted_at[index] for ward in self._wards.values() for index in ward.since]
+        return now - min(late) if late else None
 
     def accepted(self, index: int, request_id: str | None, *, resend: bool = True) -> None:
         """Call `index` was accepted: it is to be proven. Without `resend` it is never sent again."""
@@ -101,6 +119,7 @@ class ReadBack:
         if ward is None:
             ward = self._wards[call.where] = _Ward(call.where)
         ward.waiting[index] = request_id
+        ward.accepted_at[index] = asyncio.get_running_loop().time()
         self.touch(index)
 
     def touch(self, index: int) -> None:
@@ -117,9 +136,9 @@ class ReadBack:
             self._make_due(ward)
 
     def _make_due(self, ward: _Ward) -> None:
-        if ward.due or not ward.waiting:
+        if ward.is_due or not ward.waiting:
             return
-        ward.due = True
+        ward.is_due = True
         heapq.heappush(self._due, (min(ward.waiting), ward))
         self._pump()
 
@@ -138,7 +157,7 @@ class ReadBack:
             self._pump()
             await self._rest(pause_s)
             self._active += 1
-        ward.due = False
+        ward.is_due = False
         del self._wards[ward.where]
         self._pump()
 
@@ -158,24 +177,35 @@ class ReadBack:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
             is_given_up = any(self._queue.of(index).is_closed for index, _ in asked)
             patience_s = DRAIN_S if is_given_up else self._patience_s
-            if self._stopping.is_set() or reading.code in DENIED or now - ward.unread_since >= patience_s:
+            if self._stopping.is_set() or row_of(reading.code).is_denial or now - ward.unread_since >= patience_s:
                 return None  # the right to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None
         for index, request_id in asked:
-            state = reading.accounts.get(self._calls[index].user)
-            if state is not None and self._is_desired(state):
-                del ward.waiting[index]
-                ward.since.pop(index, None)
-                self._confirm(index, state, request_id)
-            elif now - ward.since.setdefault(index, now) >= REREAD_S:
-                del ward.waiting[index], ward.since[index]
-                resends = self._resends.get(index, 0)
-                self._resends[index] = resends + 1
-                self._deny(index, state, request_id, resends < MOST_RESENDS and not self._stopping.is_set())
+            self._weigh(ward, index, request_id, reading, now)
         if self._drain_until is not None and now >= self._drain_until:
             return None
+        if all(index in ward.unshown for index in ward.waiting):
+            return None if self._stopping.is_set() else UNREAD_EVERY_S
         return REREAD_EVERY_S
+
+    def _weigh(self, ward: _Ward, index: int, request_id: str | None, reading: Reading, now: float) -> None:
+        """What a reading means for one call that waits."""
+        user = self._calls[index].user
+        state, is_so = reading.find(user), self._shown(reading, user)
+        if is_so is None:
+            if now - ward.unshown.setdefault(index, now) >= self._patience_s:
+                ward.leave(index)
+            return
+        ward.unshown.pop(index, None)
+        if is_so and state is not None:
+            ward.leave(index)
+            self._confirm(index, state, request_id)
+        elif now - ward.since.setdefault(index, now) >= REREAD_S:
+            ward.leave(index)
+            resends = self._resends.get(index, 0)
+            self._resends[index] = resends + 1
+            self._deny(index, state, request_id, resends < MOST_RESENDS and not self._stopping.is_set())
 
     async def _rest(self, seconds: float) -> None:
         if self._stopping.is_set():

@@ -217,6 +217,8 @@ class Before(Record, tag="before", kw_only=True):
     update_time: str | None
     password_update_time: str | None
     why: str | None
+    read_at: str = ""
+    """When the reading was made that settles the call, where that was before the run existed."""
 
 
 class Sent(Record, tag="sent", kw_only=True):
@@ -246,7 +248,10 @@ class ReplyLine(Record, tag="reply", kw_only=True):
 
 
 class Verified(Record, tag="verified", kw_only=True):
-    """An account read after an attempt: whether it is as the action leaves it."""
+    """An account read after an attempt: whether it is as the action leaves it.
+
+    Behind its `settled` it is a later reading of the same run that says otherwise, and then any that changes the word.
+    """
 
     call: CallId
     status: int | None

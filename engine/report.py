@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import records
 from engine.actions import ACTIONS
+from engine.codes import CHANGED_BACK, NOT_APPLIED
 from engine.ledger import Entry, Ledger
 from engine.model import GOOD, LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
 from engine.nextstep import BAD, WayOn, way_on
@@ -102,6 +103,8 @@ def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, 
     if outcome is Outcome.UNKNOWN and not entry.settled:
         if entry.unanswered:
             words = "sent and never answered: it may have been applied"
+        elif entry.was_in_doubt and not entry.doubt:
+            words = "in doubt; read as not done, and that reading may have come too early"
         else:
             words = ruling.words if entry.code else "accepted, and not settled before the end"
         return words, "acctops resume RUN reads the account and settles it"
@@ -278,12 +281,14 @@ def pace_text(ledger: Ledger) -> str:
 
 
 def verified(ledger: Ledger) -> dict[str, int]:
-    """How many settled targets were read back as asked, as not so, or not read."""
+    """How many settled targets were read back as asked, as not so, or not read; the newest reading counts."""
     counts = {"agree": 0, "disagree": 0, "unread": 0}
-    for _, entry, outcome in ledger.outcomes():
+    for call, entry, outcome in ledger.outcomes():
+        if outcome in (Outcome.CHANGED, Outcome.ALREADY) and ledger.is_undone(call):
+            continue
         if outcome in (Outcome.CHANGED, Outcome.ALREADY):
             counts["agree" if entry.proof in (Proof.READ, Proof.BEFORE) else "unread"] += 1
-        elif entry.code == "Local.NotApplied":
+        elif entry.code in (NOT_APPLIED, CHANGED_BACK):
             counts["disagree"] += 1
     return counts
 
@@ -313,10 +318,15 @@ def _cell(value: Any) -> Any:
 # ---- a run as text -------------------------------------------------------------------------------------------------
 
 
-def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, way: WayOn | None = None) -> str:
-    """The closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on."""
+def text(
+    ledger: Ledger, *, journal: str, head: str, live: bool = False, way: WayOn | None = None, today: str = ""
+) -> str:
+    """The closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on.
+
+    `today` is as in `closing_line`.
+    """
     way = way or way_on([ledger])
-    lines = [_title(ledger, live=live), closing_line(ledger), *_account_lines(ledger), *_notes(ledger)]
+    lines = [_title(ledger, live=live), closing_line(ledger, today=today), *_account_lines(ledger), *_notes(ledger)]
     lines.append(_pace_line(ledger))
     if ledger.end is not None and ledger.end.stopped is not None and not live:
         stopped = ledger.end.stopped
@@ -397,14 +407,14 @@ def containment(ledger: Ledger) -> dict[int, float]:
     return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
 
 
-def stuck_text(ledger: Ledger, way: WayOn | None = None) -> str:
+def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> str:
     """What is not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
     way = way or way_on([ledger])
     groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
     for call, entry, outcome in every_target(ledger):
         if outcome in BAD:
             groups.setdefault(_cause(entry), []).append((call, entry, outcome))
-    lines = [_title(ledger, live=False), closing_line(ledger)]
+    lines = [_title(ledger, live=False), closing_line(ledger, today=today)]
     for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         words, advice = explain(*members[0], way)
         lines += ["", f"{len(members):,} × {cause}: {plain(words or '')}"]
@@ -425,28 +435,58 @@ def _title(ledger: Ledger, *, live: bool) -> str:
     return plain(f"{marks}run {run.run}  {run.action}  {run.job.name}{extra}")
 
 
-def closing_line(ledger: Ledger) -> str:
-    """The one true sentence of a run."""
+_TOGETHER_S = 10.0
+"""Proofs no further apart than this are said with one time."""
+
+
+def closing_line(ledger: Ledger, *, today: str = "") -> str:
+    """The one true sentence of a run: what is proven, and when it was read so for the last time.
+
+    `today` is the UTC date (`2026-09-21`): other days are said with their date. By default it is that of the run's end.
+    """
     counts = ledger.counts()
     total = len(ledger.calls) + len(ledger.lacking())
     action = ACTIONS[_run(ledger).action]
     good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
-    proven, unread = verified(ledger)["agree"], verified(ledger)["unread"]
-    at = f"at {ledger.last_at[11:19]}Z"
+    read = verified(ledger)
+    proven, unread, undone = read["agree"], read["unread"], good - read["agree"] - read["unread"]
+    today = today or ledger.last_at[:10]
     if proven or not unread:
-        sentence = f"{proven:,} of {total:,} verified {action.done_word} {at}"
+        sentence = f"{proven:,} of {total:,} verified {action.done_word}{_proof_words(ledger, today)}"
         if unread:
             sentence += f"; {unread:,} accepted, not read back"
     else:
-        sentence = f"{good:,} of {total:,} {action.done_word}: accepted, not read back, {at}"
+        at = _stamp(ledger.last_at, today)
+        sentence = f"{good:,} of {total:,} {action.done_word}: accepted, not read back, at {at}"
     if counts[Outcome.ALREADY]:
         before = counts[Outcome.ALREADY]
         sentence += f" ({before:,} {'was' if before == 1 else 'were'} so before)"
+    if undone:
+        sentence += f"; {undone:,} undone since, on purpose"
     bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
     if bad:
         sentence += f"; {total - good:,} not: " + ", ".join(bad)
+    back = sum(entry.is_back for _, entry, _ in ledger.outcomes())
+    if back:
+        sentence += f"; {back:,} of these {'was' if back == 1 else 'were'} proven, and then read as changed back"
     protected = ledger.left_out()["protected"]
     return sentence + (f"; {protected:,} protected, NOT {action.done_word}" if protected else "")
+
+
+def _proof_words(ledger: Ledger, today: str) -> str:
+    """When the proofs were made; the oldest is named where it is not of the same moment as the newest."""
+    times = ledger.proof_times()
+    if times is None:
+        return f" at {_stamp(ledger.last_at, today)}"
+    first, last = times
+    words = f" at {_stamp(last, today)}"
+    if records.unix_seconds(last) - records.unix_seconds(first) > _TOGETHER_S:
+        words += f", the first at {_stamp(first, today)}"
+    return words
+
+
+def _stamp(at: str, today: str) -> str:
+    return f"{at[11:19]}Z" if at[:10] == today else f"{at[:10]} {at[11:19]}Z"
 
 
 def _pace_line(ledger: Ledger) -> str:

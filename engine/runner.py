@@ -21,17 +21,18 @@ from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
 from engine.closing import Closing, stopped
+from engine.codes import NO_KEYS, row_of
 from engine.dispatch import Dispatch, OpenCalls
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.guards import takes_admins
-from engine.inventory import NO_KEYS, Inventory
+from engine.inventory import Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
-from engine.ledger import NOT_SENT, Ledger
+from engine.ledger import Ledger
 from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
-from engine.outlook import Readings
+from engine.outlook import Readings, shown
 from engine.overview import Overview, Progress
 from engine.readback import DRAIN_S, ReadBack
 from engine.routes import Routes
@@ -132,7 +133,7 @@ class Runner:
             calls=self._calls,
             queue=self._queue,
             inventory=inventory,
-            is_desired=self._action.is_desired or (lambda _state: True),
+            shown=lambda reading, user: shown(self._action, reading, user),
             confirm=self._proved,
             deny=self._disproved,
             spawn=self._spawn,
@@ -235,6 +236,9 @@ class Runner:
                     # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
                     lane.pacer.pause(number / len(self._lanes) * lane.pacer.gear.interval_s)
                     self._tasks.create_task(self._dispatch.feed(lane))
+            async with asyncio.TaskGroup() as self._tasks:
+                for look in self._judge.last_looks():
+                    self._spawn(look)
             watch.cancel()
         return await self._finish(self._now() - self._started)
 
@@ -309,7 +313,7 @@ class Runner:
 
     def _no_keys(self, lane: Lane, why: str) -> None:
         answer = Answer(http=None, request_id=None, code=NO_KEYS, message=why)
-        self._closing.lane(lane, why, Exit.STOPPED if self._judge.accepted else Exit.DENIED, answer)
+        self._closing.lane(lane, why, self._judge.fatal_exit(NO_KEYS), answer)
 
     def _drop(self, route: int) -> None:
         """Nothing more of a route is sent; what of it was accepted is still read back."""
@@ -401,7 +405,7 @@ class Runner:
         answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=reading.message)
         if reading.code is None or (ruling := rule("DescribeAccounts", answer)).verdict is not Verdict.FATAL:
             return False
-        code = Exit.STOPPED if self._judge.accepted else Exit.DENIED
+        code = self._judge.fatal_exit(reading.code)
         why = reading.message if reading.code == NO_KEYS and reading.message else ruling.words
         self._closing.account(where.account, why, code, answer)
         return True
@@ -512,7 +516,7 @@ class Runner:
         return await self._judge.judge(work, ticket, attempt, ruling)
 
     def _record_reply(self, work: Work, answer: Answer, ruling: Ruling, sent_at: float, ms: int) -> None:
-        unsent = answer.code in NOT_SENT
+        unsent = row_of(answer.code).not_sent
         self.record(
             records.ReplyLine(
                 call=work.call.id,

@@ -16,7 +16,7 @@ from msgspec import Struct
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
 from engine.model import AccountState, Call, CallId, OmitReason, Outcome, Reading
-from engine.outlook import NO_INSTANCE, Readings
+from engine.outlook import Readings, is_no_instance
 from engine.plan import Plan, call_id, interleave, plan_digest
 
 
@@ -169,7 +169,10 @@ def _why_keep(
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
         return Keep.NOT_ASKED, "left out by --target or --exclude"
-    if reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE):
+    if entry.back is not None:
+        at = f"{entry.back.latest.at[:19]}Z"
+        return Keep.CHANGED_SINCE, f"the run itself read it as changed back, at {at}: how it is now is somebody else's"
+    if reading is None or (reading.accounts is None and not is_no_instance(reading)):
         why = reading.code if reading is not None else "not in time"
         return Keep.UNREAD, f"its instance cannot be read now ({why}); undo the run again once it can"
     state = reading.find(call.user)
@@ -288,31 +291,39 @@ class Recheck(Struct, frozen=True, kw_only=True):
     back: tuple[Call, ...]
     """Brought to the desired state by the run, or found in it, and not in it any more."""
     unread: tuple[Call, ...]
+    never: tuple[Call, ...]
+    """Asked for, never brought to the desired state by the run nor found in it, and not in it now."""
+    since: int
+    """Asked for, and as asked now, though the run did not bring it there."""
 
 
 def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, str, str, str]] = frozenset()) -> Recheck:
     """Compare what a run left with readings made now; `undone` are accounts that undos have brought back."""
     run = ledger.run
     assert run is not None
-    desired = ACTIONS[run.action].is_desired
-    assert desired is not None, "checked by the caller"
-    agree = on_purpose = 0
+    assert ACTIONS[run.action].is_desired is not None, "checked by the caller"
+    agree = on_purpose = since = 0
     back: list[Call] = []
     unread: list[Call] = []
-    for call, _, outcome in ledger.outcomes():
-        if outcome not in (Outcome.CHANGED, Outcome.ALREADY):
-            continue
+    never: list[Call] = []
+    for call, entry, outcome in ledger.outcomes():
+        was_so = outcome in (Outcome.CHANGED, Outcome.ALREADY) or entry.is_back
         reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
-        if state is None:
-            unread.append(call)
-        elif desired(state):
-            agree += 1
-        elif (call.account, call.region, call.instance, call.user) in undone:
+        is_so = None if state is None else ACTIONS[run.action].shows(state)
+        if is_so:
+            agree += was_so
+            since += not was_so
+        elif is_so is False and (call.account, call.region, call.instance, call.user) in undone:
             on_purpose += 1
+        elif not was_so:
+            never.append(call)
         else:
-            back.append(call)
-    return Recheck(agree=agree, undone=on_purpose, back=tuple(back), unread=tuple(unread))
+            (unread if is_so is None else back).append(call)
+    never += [call for call, _, _ in ledger.shortfall()]
+    return Recheck(
+        agree=agree, undone=on_purpose, back=tuple(back), unread=tuple(unread), never=tuple(never), since=since
+    )
 
 
 # ---- families ------------------------------------------------------------------------------------------------------

@@ -398,16 +398,6 @@ def before_a_run(advice: str) -> str:
     return re.sub(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?", "this command again", advice)
 
 
-def is_denial(code: str | None) -> bool:
-    """Whether the keys are good, and CAM does not let them do this."""
-    return code in codes.DENIALS
-
-
-def is_refusal(code: str | None) -> bool:
-    """Whether the keys themselves are not accepted."""
-    return code is not None and code.startswith("AuthFailure") and not is_denial(code)
-
-
 def _is_read(action: str) -> bool:
     """Whether asking twice changes nothing. An action nobody described counts as a write."""
     return action.startswith("Describe")
@@ -415,14 +405,8 @@ def _is_read(action: str) -> bool:
 
 def _meaning(action: str, code: str) -> tuple[Meaning, bool]:
     """The meaning of a code for an action, and whether it is written down."""
-    row = ALL_CODES.get(code)
-    if row is not None:
-        return row.per_action.get(action, row.meaning), True
-    if (http := re.fullmatch(r"Local\.Http(\d{1,3})", code, re.ASCII)) is not None:
-        return (codes.HTTP_PROXY if 300 <= int(http[1]) < 500 else codes.HTTP_SERVER), True
-    if "RateLimit" in code:
-        return codes.UNKNOWN_RATE, False
-    return codes.BY_FIRST_SEGMENT.get(code.partition(".")[0], codes.UNKNOWN), False
+    row = codes.row_of(code)
+    return row.per_action.get(action, row.meaning), row.is_known
 
 
 # --- telling -----------------------------------------------------------------------------------------------------

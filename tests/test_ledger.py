@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.ledger import Ledger, PaceMeter
-from engine.model import CallId, Outcome, Proof, Verdict
+from engine.codes import ALL_CODES
+from engine.ledger import Ledger, PaceMeter, lacking_code
+from engine.model import LACKING, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import AnyRecord
 from tests.support.journals import (
     LANE,
@@ -58,14 +59,21 @@ U, F, N, C = Outcome.UNKNOWN, Outcome.FAILED, Outcome.UNATTEMPTED, Outcome.CHANG
         ([sent(0), reply(0, Verdict.IN_DOUBT), sent(0, 2), reply(0, Verdict.THROTTLED, 2)], U),
         ([sent(0), reply(0, Verdict.DONE)], U),
         ([sent(0), reply(0, Verdict.ALREADY)], U),
-        # a reading resolves the doubt
-        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False)], F),
-        ([sent(0), verified(0, agrees=False), sent(0, 2), reply(0, Verdict.TRANSIENT, 2, **NO_BYTES)], N),
+        # a reading that denies it may have come too early: only a settled record says that it failed
+        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False)], U),
+        ([sent(0), verified(0, agrees=False), sent(0, 2), reply(0, Verdict.TRANSIENT, 2, **NO_BYTES)], U),
+        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False), settled(0, F, proof=None)], F),
         ([sent(0), reply(0, Verdict.DONE), verified(0)], U),
         # settled: final
         ([sent(0), reply(0), verified(0), settled(0)], C),
         ([sent(0), reply(0, Verdict.IN_DOUBT), settled(0, U, proof=None)], U),
         ([settled(0, Outcome.ALREADY, proof=Proof.BEFORE, attempts=0, request_id=None)], Outcome.ALREADY),
+        # a later reading of the same run: the newest has the last word
+        ([sent(0), reply(0), verified(0), settled(0), verified(0, agrees=False)], F),
+        ([settled(0, Outcome.ALREADY, proof=Proof.BEFORE), verified(0, agrees=False)], F),
+        ([sent(0), reply(0), verified(0), settled(0), verified(0, agrees=False), verified(0)], C),
+        ([sent(0), reply(0), verified(0), settled(0), verified(0)], C),
+        ([sent(0), reply(0, Verdict.REJECTED), settled(0, F, proof=None), verified(0, agrees=False)], F),
     ],
 )
 def test_the_outcome_as_it_stands(story: list[AnyRecord], outcome: Outcome) -> None:
@@ -85,7 +93,7 @@ def test_the_outcome_as_it_stands(story: list[AnyRecord], outcome: Outcome) -> N
         ([sent(0)], True),
         ([sent(0), reply(0, Verdict.IN_DOUBT)], True),
         ([sent(0), reply(0, Verdict.IN_DOUBT), sent(0, 2), reply(0, Verdict.THROTTLED, 2)], True),
-        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False)], False),
+        ([sent(0), reply(0, Verdict.IN_DOUBT), verified(0, agrees=False)], True),
         ([sent(0), reply(0, Verdict.DONE)], True),
         ([sent(0), reply(0, Verdict.ALREADY)], True),
         ([sent(0), reply(0, Verdict.REJECTED)], True),
@@ -391,3 +399,9 @@ def test_an_intent_that_never_left_is_no_attempt() -> None:
     ledger = Ledger.of([*plan(1), sent(0), reply(0, Verdict.TRANSIENT, **not_sent)])
     assert ledger.attempts == 0
     assert ledger.entry(call_id(0)).derived() is N
+
+
+def test_every_reason_of_what_is_lacking_has_a_row_in_the_table_of_codes() -> None:
+    """A report explains it by its code: one without a row would be judged by its looks."""
+    assert {lacking_code(reason) for reason in LACKING} <= set(ALL_CODES)
+    assert lacking_code(OmitReason.BAD_ROW) == "Local.BadRow"

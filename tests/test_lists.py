@@ -22,7 +22,7 @@ def run(reader, data, region="", job_region="ap-tokyo", said=None):
     warnings = reader(data, "l", Defaults(region), targets, problems, said or {})
     targets.check_regions()
     rows = [(t.instance, t.user, t.region, t.line) for t in targets.found]
-    return rows, problems.lines(), warnings + targets.warnings()
+    return rows, problems.lines(), warnings + targets.warnings() + targets.remarks()
 
 
 def test_csv_in_any_order_and_case_with_all_that_spreadsheets_add():

@@ -176,10 +176,10 @@ def test_a_match_without_a_region_says_so_once():
     ]
 
 
-def test_an_unlisted_region_of_a_match_is_a_warning():
+def test_an_unlisted_region_of_a_match_is_a_remark():
     """As of any target: the list may be older than the region."""
     text = b"action: LockAccount\ntargets: [{match: {regions: [ap-tokio], users: {cam: on}}}]"
-    assert "did you mean ap-tokyo?" in parse_job(text, file="j", read=lambda _: b"").warnings[0]
+    assert "did you mean ap-tokyo?" in parse_job(text, file="j", read=lambda _: b"").remarks[0]
 
 
 # ---- what the server is asked ----------------------------------------------------------------------------------------

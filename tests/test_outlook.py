@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from engine.actions import ACTIONS
 from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.codes import ALL_CODES
 from engine.model import AccountState, Call, OmitReason, Reading, Target, Where
 from engine.outlook import (
-    DENIED,
-    NO_INSTANCE,
     Outlook,
     Readings,
     Standing,
@@ -75,7 +74,7 @@ def labels(calls: Iterable[Call]) -> list[str]:
         (unread(None), Standing.UNREAD),
         (unread("UnauthorizedOperation"), Standing.UNREAD),
         (unread("Local.Timeout"), Standing.UNREAD),
-        *((unread(code), Standing.NO_INSTANCE) for code in sorted(NO_INSTANCE)),
+        *((unread(code), Standing.NO_INSTANCE) for code, row in ALL_CODES.items() if row.no_instance),
         (reading(state("other")), Standing.NO_ACCOUNT),
         (reading(state("other"), complete=False), Standing.UNREAD),
         (reading(complete=False), Standing.UNREAD),
@@ -348,7 +347,7 @@ def test_denied_is_when_not_one_instance_may_be_read(
     assert (seen.denied, seen.unread) == (denied, names)
 
 
-@pytest.mark.parametrize("code", sorted(DENIED))
+@pytest.mark.parametrize("code", sorted(code for code, row in ALL_CODES.items() if row.is_denial))
 def test_every_code_of_a_missing_permission_denies(code: str) -> None:
     """Each of them is of the identity, not of the instance's health."""
     assert look(plan(f"{ONE}/a"), {ONE: unread(code)}).denied

@@ -234,9 +234,9 @@ def test_the_sentence_speaks_of_the_action(action: str, words: str) -> None:
         ),
         (
             [sent(0), verified_line(0, agrees=False)],
-            "unattempted",
-            "sent, and read as not done",
-            f"acctops resume {RUN} goes on with it",
+            "unknown",
+            "in doubt; read as not done, and that reading may have come too early",
+            f"acctops resume {RUN} reads the account and settles it",
         ),
         (
             [sent(0)],

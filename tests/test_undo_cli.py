@@ -538,6 +538,33 @@ def test_verify_says_what_it_could_not_read(desk: Desk) -> None:
         assert "CAME BACK" not in done.out
 
 
+def test_verify_names_what_was_never_locked(desk: Desk) -> None:
+    """`2 of 2 still locked`, exit 0, after a run that failed with a third would pass for a lockdown."""
+    denied = {"action": "LockAccount", "user": "eve", "code": DENIED, "times": 1}
+    for office in inside(desk, fleet(denied)):
+        run = office.apply(code=1)["run"]
+        done = office.run("verify", run, code=1)
+        assert "2 of 3 still locked" in done.out and "; 1 never were\n" in done.out
+        assert f"NEVER locked by this run: {EVE} (ap-singapore)" in done.out
+        assert f"acctops rerun {run} --only failed" in done.err
+        document = office.run("verify", run, "--json", code=1).json
+        assert [each["user"] for each in document["never"]] == ["eve"]
+        assert document["verified"] == {"agree": 2, "disagree": 0, "unread": 0}
+        office.edit(EVE, status=5)
+        assert "2 of 2 still locked" in (now := office.run("verify", run).out) and "1 more is, not by this run" in now
+
+
+def test_a_family_report_takes_off_what_was_undone_since(office: Office) -> None:
+    """Three were locked, one was unlocked on purpose: nobody may read "3 of 3 verified locked" of the family."""
+    run = office.lock()
+    office.undo(run, "--target", "*/ann")
+    own = office.run("report", run).out
+    assert "3 of 3 verified locked at " in own, "a journal is what it is"
+    family = office.run("report", run, "--family").out
+    assert "2 of 3 verified locked at " in family and "; 1 undone since, on purpose" in family
+    assert office.run("report", run, "--family", "--json").json["verified"]["agree"] == 2
+
+
 # ---- families and what is stuck ------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -237,6 +239,10 @@ BEYOND = {
     "AuthFailure": "F",
     "UnauthorizedOperation.UserHasNoRealnameAuthentication": "F",
     "ResourceUnavailable.ResourceNoPermission": "P",
+    "FailedOperation.FlowCreateError": "T",
+    "FailedOperation.FlowError": "T",
+    "InvalidParameterValue.BizInvalidParameterValueError": "P",
+    "InvalidParameterValue.ParameterCharacterError": "P",
     "FailedOperation.WhitelistConnectError": "T",
     "InterfaceNameNotFound": "F",
     "InvalidParameterValue.InterfaceNameNotFound": "F",
@@ -872,3 +878,118 @@ def test_explain_names_the_nearest(typed: str, near: str) -> None:
 def test_explain_never_fails(code: str) -> None:
     """Anything can be asked about."""
     assert "verdict" in explain(code)
+
+
+# ---- one table -----------------------------------------------------------------------------------------------------
+
+ENGINE = Path(codes.__file__).parent
+ELSEWHERE = [
+    path
+    for path in sorted(ENGINE.rglob("*.py"))
+    if path.name != "codes.py" and "simulator" not in path.relative_to(ENGINE).parts
+]
+
+
+@pytest.mark.parametrize("path", ELSEWHERE, ids=lambda path: str(path.relative_to(ENGINE)))
+def test_no_other_module_lists_codes(path: Path) -> None:
+    """Five lists beside the table disagreed: what is to be known of a code is a predicate of its row.
+
+    A name or two of our own may stand where they are made; a tuple, set, list or dict of codes may not.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Dict):
+            parts: list[ast.expr | None] = [*node.keys, *node.values]
+        elif isinstance(node, ast.Tuple | ast.Set | ast.List):
+            parts = list(node.elts)
+        else:
+            continue
+        words = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        listed = [word for word in words if word in ALL_CODES or (word.partition(".")[0] in FAMILIES and "." in word)]
+        assert len(listed) < 2, f"{path.name}:{node.lineno} lists codes: {listed}"
+
+
+FAMILIES = {code.partition(".")[0] for code in ALL_CODES if "." in code}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_denial", "is_refusal", "is_about_sender"),
+    [
+        # What CAM does not let them do: another sub-account may, a policy mends it. Planning and sending agree.
+        ("AuthFailure.UnauthorizedOperation", True, False, True),
+        ("UnauthorizedOperation", True, False, True),
+        ("OperationDenied.InstanceAccessDeniedError", True, False, True),
+        # "No permission for the VPC", "insufficient permissions": denials, everywhere.
+        ("ResourceUnavailable.ResourceNoPermission", True, False, True),
+        ("OperationDenied.AccountOperationDenied", True, False, True),
+        # "Please try again later": the look-up failed, and nobody was denied.
+        ("FailedOperation.CamSigAndAuthError", False, False, False),
+        ("FailedOperation.CamCheckResourceError", False, False, False),
+        ("AuthFailure.SignatureFailure", False, True, True),
+        ("AuthFailure.NeverHeardOf", False, True, True),
+        ("IpNotInWhitelist", False, False, True),
+        ("OperationDenied.UserNotInWhiteListError", False, False, True),
+        ("Local.NoKeys", False, False, True),
+        ("InvalidParameter", False, False, False),
+        (None, False, False, False),
+    ],
+)
+def test_who_is_turned_away(code: str | None, is_denial: bool, is_refusal: bool, is_about_sender: bool) -> None:
+    """Every part of acctops that asks gets the same answer."""
+    row = codes.row_of(code)
+    assert (row.is_denial, row.is_refusal, row.is_about_sender) == (is_denial, is_refusal, is_about_sender)
+
+
+NOT_APPLIED = [
+    "RequestLimitExceeded",
+    "LimitExceeded",
+    "ResourceUnavailable",
+    "ResourceInUse",
+    "OperationDenied.InstanceStatusLimitOpError",
+    "InvalidInstanceStatus",
+    "FailedOperation.LimitOperation",
+    "FailedOperation.CamSigAndAuthError",
+    "UnauthorizedOperation",
+    "FailedOperation.CheckAccountCAMCloseError",
+    "FailedOperation.PreCheckError",
+    "InvalidParameter.ParameterCheckError",
+    "AuthFailure.SignatureExpire",
+    "Local.Dns",
+    "Local.Connect",
+    "Local.NotSent",
+    "Local.Http403",
+    "Local.Http429",
+    "Local.Http404",
+]
+MAY_BE = [
+    "InternalError",
+    "InternalError.SystemError",
+    "InternalError.NeverHeardOf",
+    "DBError",
+    "FailedOperation",
+    "FailedOperation.FailedOperationError",
+    "FailedOperation.DatabaseAccessError",
+    "FailedOperation.FlowCreateError",
+    "FailedOperation.FlowError",
+    "ServiceUnavailable",
+    "Local.Timeout",
+    "Local.ConnectionReset",
+    "Local.Html",
+    "Local.Http502",
+    "Local.Http599",
+    "Never.HeardOf",
+]
+
+
+@pytest.mark.parametrize(("code", "may_be"), [*((code, False) for code in NOT_APPLIED), *((c, True) for c in MAY_BE)])
+def test_what_a_code_says_of_having_been_applied(code: str, may_be: bool) -> None:
+    """A change is ours only after a try that may have been applied: what nobody rules out may have been."""
+    assert codes.row_of(code).may_be_applied is may_be
+    if not may_be and rule(LOCK, _answer(code)).verdict is Verdict.IN_DOUBT:
+        assert codes.row_of(code).not_sent
+
+
+@given(st.text(max_size=60))
+def test_every_code_has_a_row(code: str) -> None:
+    """Total, as what a server answers is foreign text."""
+    row = codes.row_of(code)
+    assert row.is_known or code not in ALL_CODES

@@ -17,6 +17,7 @@ from engine.cli.options import Options, check_metrics
 from engine.cli.sources import key_specs, network_of, ways_of
 from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
+from engine.codes import NO_SUCH_KEY, row_of
 from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
 from engine.errors import AcctopsError, Exit, UsageError
@@ -26,7 +27,7 @@ from engine.journal.store import RunStore
 from engine.model import AccountSpec, Stage, Verdict
 from engine.policy import places_of, smallest_policy
 from engine.spans import duration
-from engine.verdicts import Cure, is_denial, is_refusal, rule
+from engine.verdicts import Cure, rule
 
 if TYPE_CHECKING:
     from engine.client import Client
@@ -259,8 +260,8 @@ async def _endpoints(
                 language=settings.language,
             )
             answer, ruling, ms = await _read(client, "DescribeDBInstances", regions[0], {"Limit": 1}, checks)
-            seen.refused = seen.refused or is_refusal(answer.code)
-            seen.denied = seen.denied or is_denial(answer.code)
+            seen.refused = seen.refused or row_of(answer.code).is_refusal
+            seen.denied = seen.denied or row_of(answer.code).is_denial
             if ruling.verdict is not Verdict.DONE:
                 checks.append(Check("endpoint", "fail", _why(endpoint, answer, ruling, settings.site)))
                 continue
@@ -281,8 +282,8 @@ async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen
         if ruling.verdict is Verdict.DONE:
             checks.append(Check("permission", "ok", f"{where} may be read"))
             continue
-        seen.denied = seen.denied or is_denial(answer.code)
-        result = "fail" if is_denial(answer.code) else "warn"
+        seen.denied = seen.denied or row_of(answer.code).is_denial
+        result = "fail" if row_of(answer.code).is_denial else "warn"
         checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
 
 
@@ -306,7 +307,7 @@ def _why(endpoint: str, answer: Answer, ruling: Ruling, site: str) -> str:
         cure = "look at the address, DNS, firewall and proxy of this host"
         return f"cannot be reached: {answer.message} [{answer.code}]; {cure}"
     hint = ""
-    if answer.code == "AuthFailure.SecretIdNotFound":
+    if answer.code == NO_SUCH_KEY:
         other = "mainland" if site == "international" else "international"
         hint = f"; this is the {site} site: if the keys are of the other, say `site: {other}` in config.yaml"
     return f"{endpoint}: {_words(answer, ruling)}{hint}"

@@ -17,15 +17,14 @@ from engine import __version__, match, records
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.cli.talk import remark, say
 from engine.clients import Clients, Reach
+from engine.codes import NO_KEYS, row_of
 from engine.discovery import Listing, list_instances, list_regions
 from engine.endpoints import ACCESS_REGIONS
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
-from engine.inventory import NO_KEYS, Inventory
-from engine.ledger import NOT_SENT
+from engine.inventory import Inventory
 from engine.match import Answered, InstanceRow, Match
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
 from engine.names import REGIONS
-from engine.outlook import DENIED
 from engine.verdicts import before_a_run, rule
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class _Looking:
             _refuse_fatal([(account, listing.refused) for (account, *_), listing in self._listings.items()])
         _refuse_unreachable(refusals)
         self._tell_refusals()
-        if is_all and refusals and all(refused is not None and refused.code in DENIED for refused in refusals):
+        if is_all and refusals and all(refused is not None and row_of(refused.code).is_denial for refused in refusals):
             codes = sorted({str(refused.code) for refused in refusals if refused is not None})
             raise CredentialsError(
                 f"instances may not be listed with these keys (DescribeDBInstances: {', '.join(codes)}); allow it, or "
@@ -294,7 +293,7 @@ def _refuse_twins(place: Place, rows: Iterable[Where]) -> None:
 def _refuse_unreachable(answers: Sequence[Answer | None]) -> None:
     """UnreachableError if not one question reached the API: that is the network's fault, not the match's."""
     first = answers[0] if answers else None
-    if first is not None and all(answer is not None and answer.code in NOT_SENT for answer in answers):
+    if first is not None and all(answer is not None and row_of(answer.code).not_sent for answer in answers):
         raise UnreachableError(
             f"cannot reach the API: {first.message or first.code} [{first.code}]; the match could not be asked, and "
             "nothing was sent; check network and endpoint (acctops doctor JOB), then run this again"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from engine.actions import ACTIONS
 from engine.errors import AcctopsError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
 from engine.model import Outcome
 from engine.nextstep import Step, WayOn, way_on
-from engine.undo import linked, merged
+from engine.undo import linked, merged, undone_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,7 +130,7 @@ def others_of(store: RunStore, run_id: str, actions: set[str]) -> Others:
 
 
 def with_family(ref: RunRef, found: Replay) -> Ledger:
-    """The run with its reruns, and the runs it reran: the latest outcome of every call."""
+    """The run with its reruns, and the runs it reran: the latest outcome of every call, and what was undone since."""
     run = found.ledger.run
     if ref.store is None or run is None:
         return found.ledger
@@ -139,4 +140,18 @@ def with_family(ref: RunRef, found: Replay) -> Ledger:
         by_run[other.run.run] = other
     family = linked(run.run, by_run)
     members = [by_run[name] for name in family]
-    return merged(sorted(members, key=_age))
+    whole = merged(sorted(members, key=_age))
+    whole.undone = frozenset(undone_since(ref, whole))
+    return whole
+
+
+def undone_since(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
+    """Accounts that undos of a run, or of what it is merged of, have brought back."""
+    assert ledger.run is not None
+    inverse = ACTIONS[ledger.run.action].inverse
+    if ref.store is None or inverse is None:
+        return set()
+    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}).ledgers
+    by_run = {other.run.run: other for other in others if other.run is not None}
+    by_run[ledger.run.run] = ledger
+    return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}

@@ -39,6 +39,8 @@ def show_plan(
     check_metrics(settings)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
+    for odd in job.remarks:
+        warn(f"remark: {odd}")
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
     reach, known = None, None
     if job.matches and not offline:

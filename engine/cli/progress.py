@@ -21,10 +21,15 @@ REDRAW_S = 0.25
 
 
 def line(progress: Progress) -> str:
-    """One line: done/total, calls a second, ETA, throttled, failures, and the reason for any wait."""
-    parts = [f"{progress.done:,}/{progress.total:,}", f"{progress.rate:.1f}/s"]
+    """One line: settled/total, calls a second, ETA, what waits to be proven, failures, and the reason for any wait."""
+    parts = [f"{progress.settled:,}/{progress.total:,}", f"{progress.rate:.1f}/s"]
     if progress.eta_s is not None and progress.done < progress.total and progress.stopping is None:
         parts.append(f"ETA {duration(max(1.0, progress.eta_s))}")
+    if progress.awaiting and progress.behind_s is not None:
+        behind = f"reading is {progress.behind_s:.0f} s behind"
+        parts.append(f"{progress.awaiting:,} accepted, waiting for the readings to show it ({behind})")
+    elif progress.awaiting:
+        parts.append(f"{progress.awaiting:,} accepted, to be read back")
     if progress.failed:
         parts.append(f"failed {progress.failed:,}")
     if progress.throttled:

@@ -73,6 +73,8 @@ def run_loaded(job: Job, options: Options) -> int:
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         remark(f"warning: {warning}", quiet=options.quiet)
+    for odd in job.remarks:
+        remark(f"remark: {odd}", quiet=options.quiet)
     discovered = _discovered(job, settings, options, world) if job.matches else None
     asked: Sequence[records.Matched] = ()
     if discovered is not None:

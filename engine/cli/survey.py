@@ -15,7 +15,7 @@ from engine.clients import Clients, Reach, ask_whose
 from engine.errors import CredentialsError
 from engine.inventory import Inventory
 from engine.model import Answer, Call, Reading, Verdict, Where
-from engine.outlook import NO_INSTANCE
+from engine.outlook import is_no_instance
 from engine.verdicts import before_a_run, rule
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Survey(Struct, kw_only=True):
 
     def _failed(self) -> Iterator[str]:
         for where, reading in self.readings.items():
-            if reading.accounts is None and reading.code not in NO_INSTANCE:
+            if reading.accounts is None and not is_no_instance(reading):
                 yield f"{where.instance} [{reading.code}]"
 
 
@@ -159,7 +159,7 @@ async def read_all(
 async def _locate(found: Survey, inventory: Inventory, limit_s: float | None) -> None:
     missing: dict[tuple[str, str], list[str]] = {}
     for where, reading in found.readings.items():
-        if reading.code in NO_INSTANCE:
+        if is_no_instance(reading):
             missing.setdefault((where.account, where.region), []).append(where.instance)
     try:
         async with asyncio.timeout(limit_s):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from engine import records
 from engine.actions import ACTIONS
 from engine.cli.continuing import check_endpoint, find, overridden
-from engine.cli.kin import others_of, with_family
+from engine.cli.kin import undone_since, way_of, with_family
 from engine.cli.options import Options
 from engine.cli.sources import reach_of
 from engine.cli.survey import survey
@@ -22,10 +22,9 @@ from engine.journal.reader import replay
 from engine.model import Call, Outcome
 from engine.outlook import before_line
 from engine.report import document
-from engine.undo import linked, recheck, undone_keys
+from engine.undo import recheck
 
 if TYPE_CHECKING:
-    from engine.journal.store import RunRef
     from engine.ledger import Ledger
 
 
@@ -44,7 +43,7 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     frozen = overridden(options, ledger.settings)
     reach = reach_of(frozen, options.settings(None), simulated=options.simulate, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
-    undone = _undone(ref, ledger)
+    undone = undone_since(ref, ledger)
     begun = time.monotonic()
     code = Exit.OK
     results = []
@@ -53,23 +52,16 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
         result, once = _verify_once(options, ledger, reach, frozen, undone)
         results.append(result)
         code = max(code, once)
+    if results[-1]["never"] and not options.as_json:
+        repeat = options.repeat(ref.store.state_dir) if ref.store is not None else ""
+        command = way_of(ref.store, found.ledger, flags=repeat).command or "run the job again"
+        done_word = ACTIONS[ledger.run.action].done_word
+        warn(f"{len(results[-1]['never']):,} of what was asked for never came to be {done_word}: {command}")
     if options.as_json:
         whole = document(ledger, journal=str(ref.path), head=found.head)
         latest = results[-1]
         out_json({"run": whole["run"], "action": whole["action"], **latest, "readings": results, "exit": int(code)})
     return printed() or code
-
-
-def _undone(ref: RunRef, ledger: Ledger) -> set[tuple[str, str, str, str]]:
-    """Accounts that undos of this run, or of what it is merged of, have brought back."""
-    assert ledger.run is not None
-    inverse = ACTIONS[ledger.run.action].inverse
-    if ref.store is None or inverse is None:
-        return set()
-    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}).ledgers
-    by_run = {other.run.run: other for other in others if other.run is not None}
-    by_run[ledger.run.run] = ledger
-    return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}
 
 
 def _watch_times(watch: str | None) -> list[float]:
@@ -100,15 +92,16 @@ def _verify_once(
     frozen: records.RunSettings,
     undone: set[tuple[str, str, str, str]],
 ) -> tuple[dict[str, Any], Exit]:
-    """Read and compare once. Any: JSON values."""
-    good = (Outcome.CHANGED, Outcome.ALREADY)
-    calls = [call for call, _, outcome in ledger.outcomes() if outcome in good]
+    """Read and compare once, all that the run was to do. Any: JSON values."""
+    calls = list(ledger.calls.values())
     assert ledger.run is not None
     world = None
     if options.simulate:
         from engine.cli.session import simulated_world
 
-        stands = {call.id for call in calls if (call.account, call.region, call.instance, call.user) not in undone}
+        good = (Outcome.CHANGED, Outcome.ALREADY)
+        done = [call for call, _, outcome in ledger.outcomes() if outcome in good]
+        stands = {call.id for call in done if (call.account, call.region, call.instance, call.user) not in undone}
         world = simulated_world(ledger.run.action, ledger.calls.values(), stands)
     read = survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="verify")
     check_identity(reach.keyring, ledger, is_asked=True)
@@ -121,20 +114,26 @@ def _verify_once(
         "undone": found.undone,
         "back": [_where(call) for call in found.back],
         "unread": [_where(call) for call in found.unread],
+        "never": [_where(call) for call in found.never],
     }
     if not options.as_json:
         mark = "SIMULATED  " if options.simulate else ""
-        undone_words = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
-        out(f"{mark}{found.agree:,} of {len(calls):,} still {action.done_word} at {at[11:]}{undone_words}")
+        more = f"; {found.undone:,} undone since, on purpose" if found.undone else ""
+        more += f"; {found.since:,} more {'is' if found.since == 1 else 'are'}, not by this run" if found.since else ""
+        more += f"; {len(found.never):,} never were" if found.never else ""
+        total = len(calls) + len(ledger.lacking()) - found.since
+        out(f"{mark}{found.agree:,} of {total:,} still {action.done_word} at {at[11:]}{more}")
         for call in found.back:
             out(f"  CAME BACK, not {action.done_word}: {call.placed}")
         for call in found.unread:
             why = before_line(call, read.readings.get(call.where)).why or ""  # it may be gone, and not out of reach
             out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
+        for call in found.never:
+            out(f"  NEVER {action.done_word} by this run: {call.placed}")
     if found.back and not options.as_json:
         count = len(found.back)
         warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
-    return result, Exit.INCOMPLETE if found.back or found.unread else Exit.OK
+    return result, Exit.INCOMPLETE if found.back or found.unread or found.never else Exit.OK
 
 
 def _where(call: Call) -> dict[str, str]:

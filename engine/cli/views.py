@@ -133,7 +133,11 @@ def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None
         say(f"{ref.path}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
     live = _is_live(ref)
     way = way or _way(options, ref, found)
-    out(text(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way))
+    out(text(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way, today=_today()))
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
@@ -181,7 +185,7 @@ def show_report(
     elif by_lane or stuck:
         if form != "text":
             raise UsageError(f"--{'pace' if by_lane else 'stuck'} cannot be printed as {form}; leave --format away")
-        out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way))
+        out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way, today=_today()))
     elif form == "json":
         live = _is_live(ref)
         out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way))
@@ -241,7 +245,7 @@ def stop_run(run: str, **flags: Any) -> int:
         out_json(_document(options, ref, found, live=_is_live(ref)))
     else:
         assert found.ledger.run is not None
-        out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger))
+        out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger, today=_today()))
         for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
             say(line)
     return code

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine import __version__
+from engine.codes import SAID_BY_STS
 from engine.credentials.network import RefusedError
 from engine.credentials.source import Found, checked_end, checked_keys
 from engine.errors import CredentialsError
@@ -154,29 +155,7 @@ def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
 
 
 def _hint(code: str) -> str:
-    for beginning, words in _HINTS.items():
-        if code.startswith(beginning):
-            return words
-    return "STS refuses"
-
-
-_HINTS = {
-    "Local.Dns": "its name cannot be resolved",
-    "Local.Timeout": "no answer in time",
-    "Local.": "cannot be reached, or did not answer as STS does",
-    "ResourceNotFound.RoleNotFound": "there is no such role; look at the ARN, and at the site (international/mainland)",
-    "UnauthorizedOperation": "these keys may not assume this role: its trust policy or their sts:AssumeRole is missing",
-    "AuthFailure.UnauthorizedOperation": "these keys may not ask this: their policy lacks sts:{action}",
-    "AuthFailure.SecretIdNotFound": "the key does not exist here; it may be of the other site (international/mainland)",
-    "AuthFailure.SignatureExpire": "this host's clock is off, and the difference cannot be learnt; set it by NTP",
-    "AuthFailure.SignatureFailure": "the secret key does not belong to this key id",
-    "AuthFailure.TokenFailure": "the session token is expired, or belongs to other keys",
-    "AuthFailure": "the keys are refused",
-    "InvalidParameter.WebIdentityTokenError": "the web identity token is not accepted: expired, or of another provider",
-    "InvalidParameter.OverTimeError": "the role does not allow a session of that duration",
-    "RequestLimitExceeded": "STS is asked too often by this account; try again in a minute",
-}
-"""Code, or how it begins → words (GO-CN sts/v20180813 lists them for AssumeRole)."""
+    return next((words for beginning, words in SAID_BY_STS.items() if code.startswith(beginning)), "STS refuses")
 
 
 _AGAIN = "; look at where it is asked (credentials.sts, site), then try again"

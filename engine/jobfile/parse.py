@@ -86,7 +86,7 @@ class _JobReader:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
         self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
         accounts = self._accounts(table, places)
-        targets, matches, warnings = self._targets(table, values, places, accounts)
+        targets, matches, warnings, remarks = self._targets(table, values, places, accounts)
         protect, waived = self._protect(table)
         exclude = self._globs(table, "exclude")
         warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
@@ -115,6 +115,7 @@ class _JobReader:
             notify=notify,
             places=places,
             warnings=tuple(warnings),
+            remarks=tuple(remarks),
         )
 
     def _accounts(self, table: Table, places: dict[str, Place]) -> tuple[AccountSpec, ...]:
@@ -152,14 +153,14 @@ class _JobReader:
 
     def _targets(
         self, table: Table, values: dict[str, Any], places: dict[str, Place], accounts: Sequence[AccountSpec]
-    ) -> tuple[list[Target], list[Match], list[str]]:
+    ) -> tuple[list[Target], list[Match], list[str], list[str]]:
         region = values.get("region", "")
         names_of = [account.name for account in accounts]
         targets = Targets(self._problems, region, names_of, skip_bad_rows=self._skip_bad_rows)
         matches: list[Match] = []
-        warnings = []
+        warnings, remarks = [], []
         if region and region not in names.REGIONS:
-            warnings.append(unlisted_region(region, places["region"]))
+            remarks.append(unlisted_region(region, places["region"]))
         self._require(table, "targets", "which accounts: a list of instance/user")
         if "targets" in table.entries:
             # A region that was written and refused has been named: a match that needs it is not named, too.
@@ -174,7 +175,7 @@ class _JobReader:
         if accounts or "accounts" not in table.entries:
             targets.check_accounts()
         self._judge_rows(targets, matches)
-        return targets.found, matches, warnings + targets.warnings()
+        return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
 
     def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
         """Bad rows are left out as long as something good is left; where they are all that is wrong, that is said."""
@@ -390,6 +391,7 @@ def ad_hoc_job(
         reason=reason,
         ticket=ticket,
         warnings=tuple(collected.warnings()),
+        remarks=tuple(collected.remarks()),
     )
 
 

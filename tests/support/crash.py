@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine import records
+from engine.codes import row_of
 from engine.journal.store import RunStore
-from engine.ledger import NOT_SENT
 from engine.model import CallId, Outcome, Verdict
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.server import Server, serve
@@ -343,7 +343,7 @@ class Witness:
                 assert sent is not None, f"line {line.seq}: a reply to nothing"
                 assert sent.attempt == line.attempt, f"line {line.seq}: reply to {line.attempt}, sent {sent.attempt}"
                 self.replies[sent.trace] = line
-                if line.verdict not in (Verdict.THROTTLED, Verdict.FATAL) and line.code not in NOT_SENT:
+                if line.verdict not in (Verdict.THROTTLED, Verdict.FATAL) and not row_of(line.code).not_sent:
                     self._reached.add(line.call)
             case records.Settled():
                 assert line.call not in self.settled, f"line {line.seq}: settled twice (J3)"
