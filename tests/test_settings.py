@@ -539,7 +539,7 @@ def test_the_example_config_loads_as_it_is_and_with_every_key_on():
     inner |= {"endpoints", "profiles", "quota_share", "proxy", "no_proxy", "ca_bundle", "language"}
     outer = {"protect", "retry", "timeout", "deadline", "limits", "endpoint", "profile", "network"}
     assert set(full.values) == (set(kinds(ConfigFile)) - outer) | inner
-    assert full.values["endpoints"] == ("nearest", "ap-singapore", "ap-tokyo", "ap-hongkong")
+    assert full.values["endpoints"] == ("ap-singapore", "ap-tokyo", "ap-hongkong")
     assert (full.values["keep_admins"], full.values["max_targets"], full.values["max_share"]) == (1, 2000, 0.5)
     assert full.values["quotas"] == {"LockAccount": 40, "UnlockAccount": 40}
     assert len(full.protect) == 2
