@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -227,19 +228,26 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 def test_a_disk_that_fills_up_in_mid_run_stops_the_run_and_loses_nothing(
     small_disk: SmallDisk, tmp_path: Path, simulators: Simulators
 ) -> None:
-    """Exit 4 with what is wrong and how to go on, nothing sent without a record; still full, a resume says so again
+    """Exit 4 with what is wrong and how to go on, nothing sent without a record; still full, a resume says so ahead
     and sends nothing; with room, it goes on to the end, and nothing is done twice."""
+    small_disk.grow("4m")
     world = WatchedWorld(quotas={"*": None}, latency=0.01, audit=None)
     post = Outpost(
         tmp_path / "post",
         simulators.serve(world),
-        ("--rate", "500", "--workers", "20"),
+        ("--rate", "100", "--workers", "20"),
         state_dir=small_disk.path / "state",
     )
     # One account an instance: each is read back, and settled, on the way.
     post.write_job([(f"postgres-{number:08d}", "app") for number in range(300)])
 
-    assert post.finish(*post.run_or_resume()) == Exit.STOPPED
+    process = post.start(*post.run_or_resume())
+    wait_until(lambda: len(simulators.writes(world)) > 20)
+    others = small_disk.path / "others"
+    with suppress(OSError), others.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert process.wait(60) == Exit.STOPPED
     assert "No space left on device (ENOSPC)" in post.err()
     assert f"acctops resume {post.run_id}" in post.err()
     assert "Traceback" not in post.err()
@@ -251,12 +259,12 @@ def test_a_disk_that_fills_up_in_mid_run_stops_the_run_and_loses_nothing(
     assert said["exit"] == Exit.STOPPED
     assert 0 < said["counts"]["changed"] <= len(witness.settled), "more is shown than is on disk (P1)"
 
-    assert post.finish(*post.run_or_resume()) == Exit.STOPPED
-    assert "No space left on device (ENOSPC)" in post.err()
+    assert post.finish(*post.run_or_resume()) == Exit.USAGE
+    assert "MiB free, and the journal of" in post.err()
     assert "Traceback" not in post.err()
     assert simulators.arrivals(world, "LockAccount") == arrivals
 
-    small_disk.grow("4m")
+    others.unlink()
     assert post.finish(*post.run_or_resume()) == Exit.OK, post.err()
     tally = tally_of(Witness(read(post.journal)), simulators.arrivals(world, "LockAccount"), workers=20)
     assert (tally.calls, tally.arrivals, tally.repeated) == (300, 300, 0)
@@ -270,9 +278,8 @@ def test_a_plan_that_does_not_fit_on_the_disk_sends_nothing_and_leaves_nothing(
     world = WatchedWorld(quotas={"*": None}, audit=None)
     post = Outpost(tmp_path / "post", simulators.serve(world), ("--rate", "500"), state_dir=small_disk.path / "state")
     post.write_job([(f"postgres-{number:08d}", "app") for number in range(2000)])
-    assert post.finish(*post.run_or_resume()) == Exit.STOPPED
-    assert "No space left on device (ENOSPC)" in post.err()
-    assert "Nothing was sent" in post.err()
+    assert post.finish(*post.run_or_resume()) == Exit.USAGE
+    assert "0.4 MiB free, and the journal of 2,000 calls takes about 3.8 MiB; free space there" in post.err()
     assert "Traceback" not in post.err()
     assert post.run_id is None
     assert post.journal_bytes() == 0

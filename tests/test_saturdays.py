@@ -155,7 +155,7 @@ def test_monday_s_rerun_needs_a_person_and_the_undo_waits_for_nobody(desk: Desk,
     job = cam_night(desk, window=closed_now())
     assert night(desk, job, next_days(3)).code == 1
     backend.script()
-    monday = ("rerun", "latest:cam-night", "--only", "failed,unknown,unattempted")
+    monday = ("rerun", desk.journal().parent.name, "--only", "failed,unknown,unattempted")
     alone = desk.run(*monday, "--yes")
     assert alone.code == 3 and "outside the window" in alone.err
     job.unlink()
