@@ -78,6 +78,7 @@ class Row(Struct, frozen=True):
     per_action: Mapping[str, Meaning]
 
 
+_STAYS = "The lines below the report say what takes it all the same; repeat the undo with --exclude to let it stay."
 _RERUN = "then: acctops rerun RUN --only failed"
 _RESUME = "then: acctops resume RUN"
 _LATER = "It was retried in vain. Try later: acctops rerun RUN --only failed. If it lasts, give support the request id."
@@ -94,7 +95,7 @@ _BUG = "This is a fault of acctops or of its version: report it with the request
 _NETWORK = "Check DNS, firewall and proxy from this host with acctops doctor, " + _RESUME
 _PROXY = "Check HTTPS_PROXY and the endpoint with acctops doctor, " + _RESUME
 _SLOWER = "Nothing to do: acctops slows down and goes on. If it lasts, other tools use the same quota; lower --rate."
-_LOST = "acctops reads the account to decide. If it stays unknown: acctops verify RUN, then rerun --only unknown."
+_LOST = "acctops reads the account to decide. If it stays unknown: acctops rerun RUN --only unknown"
 
 
 def _row(code: str, treatment: Treatment, words: str, advice: str, **per_action: Meaning) -> Row:
@@ -647,25 +648,35 @@ _LOCAL = (
         "Local.NotApplied",
         _T.REJECTED,
         "The API accepted the request, but reading back shows it was not applied.",
-        "Somebody may have changed it back: acctops verify RUN, then: acctops rerun RUN --code Local.NotApplied",
+        "Somebody may have changed it back: acctops verify RUN, then: acctops rerun RUN --only failed",
     ),
     _row(
         "Local.NoAccount",
         _T.REJECTED,
         "There is no such account on this instance.",
-        "Correct the name in the list (a near one is named, if there is one), then run the job again.",
+        "Correct the name in the list (a near one is named, if there is one), then: acctops run JOB",
     ),
     _row(
         "Local.Unseen",
         _T.REJECTED,
         "A match or an undo asks for this, and it could not be looked at.",
-        "Mend what hinders the reading, then run the job, or undo the run, again; what is done stays done.",
+        "Mend what hinders the reading, then go on; what is done stays done: acctops rerun RUN --only failed",
     ),
     _row(
         "Local.BadRow",
         _T.REJECTED,
         "This row of a list is no target; --skip-bad-rows sent the others.",
-        "Correct the row, then run the job again: what is done already stays done.",
+        "Correct the row, then (what is done stays done): acctops run JOB",
+    ),
+    *(
+        _row(f"Local.{name}", _T.REJECTED, f"The undo leaves it as it is: {words}.", _STAYS)
+        for name, words in (
+            ("BeforeUnknown", "how it was before the run is not known"),
+            ("Edited", "somebody changed it since"),
+            ("Gone", "it is not there any more"),
+            ("Held", "another run has it as asked, too"),
+            ("Unproven", "whether the run changed it is not known"),
+        )
     ),
     _row(
         "Local.Unread",

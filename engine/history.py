@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from engine.model import OmitReason, Outcome
+from engine.model import GOOD, OmitReason
 from engine.names import is_user
 from engine.plan import call_id
 from engine.undo import merged
@@ -14,8 +14,6 @@ from engine.undo import merged
 if TYPE_CHECKING:
     from engine.ledger import Ledger
     from engine.model import CallId
-
-_GOOD = (Outcome.CHANGED, Outcome.ALREADY)
 
 
 class OpenWork:
@@ -27,10 +25,10 @@ class OpenWork:
     def add(self, run: str, ledger: Ledger) -> None:
         """The next run, in order of time."""
         for call, _, outcome in ledger.outcomes():
-            self._last[call.id] = (run, outcome in _GOOD)
+            self._last[call.id] = (run, outcome in GOOD)
         for omit in ledger.lacking():
-            # An account that an undo could not look at. What a match could not see, and a bad row, name none.
-            if omit.reason == OmitReason.UNSEEN and is_user(omit.user) and ledger.run is not None:
+            # An account that an undo left, or could not look at. What a match could not see, and a bad row, name none.
+            if omit.reason != OmitReason.BAD_ROW and is_user(omit.user) and ledger.run is not None:
                 of = call_id(omit.account, omit.region, omit.instance, omit.user, ledger.run.action)
                 self._last[of] = (run, False)
 
@@ -46,4 +44,4 @@ def is_whole(family: Iterable[Ledger]) -> bool:
     what never became a call is in no rerun.
     """
     whole = merged(list(family))
-    return not whole.lacking() and all(outcome in _GOOD for _, _, outcome in whole.outcomes())
+    return not whole.lacking() and all(outcome in GOOD for _, _, outcome in whole.outcomes())

@@ -72,7 +72,7 @@ class Work(Struct):
     secret_ahead: bool = False
     """Its password was asked for and it has not been sent yet."""
     no_send: bool = False
-    """Only to be read and settled: a guard forbids sending it again."""
+    """Only to be read and settled: a guard forbids sending it again, or a later rerun has it."""
     ticket: asyncio.Future[Ticket | None] | None = None
 
     @property
@@ -433,7 +433,9 @@ class Judge:
         self._verified(work, state, agrees=False)
         work.doubt = False
         if work.no_send:
-            return self.settle(work, Outcome.FAILED, None, answer, "read as not done; a guard forbids sending it again")
+            return self.settle(
+                work, Outcome.FAILED, None, answer, "read as not done; a guard, or a later rerun, forbids it"
+            )
         return self._back_off(work, answer, Budget.NORMAL)
 
     async def _look(self, work: Work, *, purpose: str) -> tuple[Reading, AccountState | None]:

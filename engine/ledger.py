@@ -14,10 +14,18 @@ from typing import Any
 
 from engine import records
 from engine.actions import Action
-from engine.model import LACKING, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
+from engine.model import LACKING, STAYS, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 from engine.records import unix_seconds
 
-LACKING_CODES = {OmitReason.UNSEEN: "Local.Unseen", OmitReason.BAD_ROW: "Local.BadRow"}
+LACKING_CODES = {
+    OmitReason.UNSEEN: "Local.Unseen",
+    OmitReason.BAD_ROW: "Local.BadRow",
+    OmitReason.BEFORE_UNKNOWN: "Local.BeforeUnknown",
+    OmitReason.EDITED: "Local.Edited",
+    OmitReason.GONE: "Local.Gone",
+    OmitReason.HELD: "Local.Held",
+    OmitReason.UNPROVEN: "Local.Unproven",
+}
 """Under which code each reason of `lacking` is reported."""
 NOT_SENT = frozenset({"Local.Dns", "Local.Connect", "Local.Tls", "Local.NotSent"})
 """Codes of attempts of which no byte left."""
@@ -317,8 +325,9 @@ class Ledger:
         match record:
             case records.OmitLine():
                 self.omits.append(record)
-                if record.call is not None:
+                if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
+                    self._entries.pop(record.call, None)
             case records.Run():
                 self.run = record
             case records.Confirmed():
@@ -373,8 +382,15 @@ class Ledger:
         """Take over the calls and entries of a run linked to this one: of calls in both, the later's word counts."""
         self.run = self.run or later.run
         self.calls |= later.calls
-        self._entries |= later._entries
+        # What this run has changed, as it was late to know, the later one found so: the change is this one's.
+        mine = {
+            call: entry
+            for call, entry in self._entries.items()
+            if entry.outcome is Outcome.CHANGED and later.entry(call).outcome is Outcome.ALREADY
+        }
+        self._entries |= later._entries | mine
         self.omits += later.omits
+        self.omits = [omit for omit in self.omits if omit.reason != OmitReason.RERUN or omit.call not in self.calls]
         self.identities += [facts for facts in later.identities if facts not in self.identities]
         self.uins = later.uins | self.uins
         run = later.run.run if later.run is not None else ""
@@ -408,7 +424,7 @@ class Ledger:
         for omit in self.lacking():
             entry = Entry()
             entry.outcome, entry.code = Outcome.FAILED, LACKING_CODES[OmitReason(omit.reason)]
-            entry.message = f"{omit.where}: {omit.rule}"
+            entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:

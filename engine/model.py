@@ -60,6 +60,10 @@ class Outcome(StrEnum):
     UNATTEMPTED = "unattempted"
 
 
+GOOD = (Outcome.CHANGED, Outcome.ALREADY)
+"""The account is as asked."""
+
+
 class Proof(StrEnum):
     """On what a settled outcome rests."""
 
@@ -87,9 +91,19 @@ class OmitReason(StrEnum):
     """A match asks for it, and it could not be looked at: whether accounts are missing nobody knows."""
     BAD_ROW = "bad_row"
     """A row of a list that is no target, sent without by `--skip-bad-rows`."""
+    RERUN = "rerun"
+    """A later rerun has it: a resume leaves it to that one."""
+    BEFORE_UNKNOWN = "before_unknown"
+    """This and the next four: an undo leaves it as it is (`undo.Keep`)."""
+    EDITED = "edited"
+    GONE = "gone"
+    HELD = "held"
+    UNPROVEN = "unproven"
 
 
-LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW)
+STAYS = (OmitReason.BEFORE_UNKNOWN, OmitReason.EDITED, OmitReason.GONE, OmitReason.HELD, OmitReason.UNPROVEN)
+"""What an undo leaves as it is though the run may have changed it."""
+LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, *STAYS)
 """Asked for, and neither done nor left out on purpose: these count as failed."""
 
 

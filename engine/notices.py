@@ -10,7 +10,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from engine.model import Outcome
-from engine.report import BAD, closing_line, continue_command, plain, verified
+from engine.nextstep import BAD, WayOn, way_on
+from engine.report import closing_line, plain, verified
 
 if TYPE_CHECKING:
     from engine.ledger import Ledger
@@ -28,16 +29,16 @@ def notice(
     head: str | None = None,
     exit_code: int | None = None,
     stopped: Stopped | None = None,
-    flags: str = "",
+    way: WayOn | None = None,
 ) -> dict[str, Any]:
     """The notice of a run that exists, at UTC time `at` (RFC 3339). Any: JSON values.
 
-    `exit_code` is None while it goes; `flags` are those an exact command needs.
+    `exit_code` is None while it goes; `way` is what is open of its family.
     """
     run = ledger.run
     assert run is not None
     codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
-    go_on = continue_command(ledger, flags) if exit_code is not None else None
+    go_on = (way or way_on([ledger])).command if exit_code is not None else None
     return {
         "event": event,
         "at": at,

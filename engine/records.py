@@ -85,7 +85,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     timeout_s: Seconds
     """Of one attempt."""
     deadline_s: Seconds | None
-    """Of one session; None is the default, 10 min + 3 × calls ÷ quota."""
+    """Of every session, as job and config say; None is the default, 10 min + 3 × calls ÷ quota."""
     transient_s: Seconds
     """Time budget for retries of transient faults, a call."""
     busy_s: Seconds
@@ -115,6 +115,9 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     is above it. None: not known, in a journal from before it was kept."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
+
+    session_deadline_s: float | None = None
+    """Of this session alone, as a flag or the environment says. A journal from before this was kept has it above."""
 
     @property
     def access(self) -> Access:
@@ -161,6 +164,9 @@ class Run(Record, tag="run", kw_only=True):
     guarded_by: str = ""
     """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
     command without one was typed. An undo and a rerun have that of the run they go back to."""
+    asked: tuple[str, ...] = ()
+    """Flags that say what a run or an undo was to take, and where (`--endpoint X`, `--rotated`): it can be asked for
+    again."""
 
 
 class CallLine(Record, tag="call", kw_only=True):

@@ -14,7 +14,8 @@ from typing import Any
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Entry, Ledger
-from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
+from engine.model import GOOD, LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
+from engine.nextstep import BAD, WayOn, way_on
 from engine.spans import duration
 from engine.verdicts import rule
 
@@ -24,7 +25,6 @@ SHOWN = 10
 """Targets of each kind printed after a run; the rest is in the report."""
 _NO_ANSWER = "Local.NoAnswer"
 """Judged in place of the code that an unanswered attempt has not: as any loss on the way."""
-BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 CSV_COLUMNS = (
     "outcome",
     "account",
@@ -65,9 +65,9 @@ def every_target(ledger: Ledger) -> Iterator[tuple[Call, Entry, Outcome]]:
     yield from ledger.shortfall()
 
 
-def row(call: Call, entry: Entry, outcome: Outcome) -> dict[str, Any]:
+def row(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> dict[str, Any]:
     """One target with its outcome and, if it is not as asked, words and advice. Any: JSON values."""
-    words, advice = explain(call, entry, outcome)
+    words, advice = explain(call, entry, outcome, way)
     return {
         "outcome": str(outcome),
         "account": call.account,
@@ -85,12 +85,18 @@ def row(call: Call, entry: Entry, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def explain(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str | None]:
+def explain(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> tuple[str | None, str | None]:
     """What to say of a target, and what to do next; nothing of one that is simply done."""
+    words, advice = _explained(call, entry, outcome)
+    return words, way.fill(advice, call)
+
+
+def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str | None]:
+    """The same with placeholders for the run and its job."""
     if outcome is Outcome.UNATTEMPTED:
         sent = f"not accepted so far ({entry.code})" if entry.code else "sent, and read as not done"
         return sent if entry.attempts else "never sent", "acctops resume RUN goes on with it"
-    if outcome in (Outcome.CHANGED, Outcome.ALREADY):
+    if outcome in GOOD:
         return entry.message, None
     ruling = rule(call.action, Answer(http=None, request_id=None, code=entry.code or _NO_ANSWER, message=None))
     if outcome is Outcome.UNKNOWN and not entry.settled:
@@ -102,8 +108,10 @@ def explain(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str
     words = entry.message or ruling.words
     if entry.message and entry.code and not entry.code.startswith("Local.") and ruling.words not in entry.message:
         words = f"{ruling.words} [{entry.message}]"
+    if not entry.settled:  # failed so far: nothing says that it would not have worked out
+        return f"tried again, and not settled yet: {words}", "acctops resume RUN goes on with it"
     # Failed without a code: a guard forbids sending it, and its words say all there is to say.
-    return words, None if entry.settled and outcome is Outcome.FAILED and not entry.code else ruling.advice
+    return words, None if outcome is Outcome.FAILED and not entry.code else ruling.advice
 
 
 def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
@@ -133,14 +141,17 @@ def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
 # ---- a run as JSON -------------------------------------------------------------------------------------------------
 
 
-def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None) -> dict[str, Any]:
-    """The `run --json` document (engine/README.md "JSON"). Any: JSON values."""
+def document(
+    ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None, way: WayOn | None = None
+) -> dict[str, Any]:
+    """The `run --json` document (engine/README.md "JSON"). `way`: what is open of its family. Any: JSON values."""
     run = _run(ledger)
+    way = way or way_on([ledger])
     end = ledger.end
     failures = []
     for call, entry, outcome in every_target(ledger):
         if outcome in (Outcome.FAILED, Outcome.UNKNOWN):
-            full = row(call, entry, outcome)
+            full = row(call, entry, outcome, way)
             failures.append(
                 {
                     key: full[key]
@@ -177,6 +188,8 @@ def document(ledger: Ledger, *, journal: str, head: str, first_send_ms: int | No
         "failures": failures,
         "pace": pace(ledger),
         "identities": identities(ledger),
+        "open": way.open_calls,
+        "go_on": way.command,
     }
 
 
@@ -190,11 +203,12 @@ def identities(ledger: Ledger) -> list[dict[str, str | None]]:
 _IDENTITY = ("account", "uin", "sub_account", "arn", "source", "key")
 
 
-def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dict[str, Any]:
+def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: WayOn | None = None) -> dict[str, Any]:
     """The `report --format json` document: that of the run, its job, and every target. Any: JSON values."""
     run = _run(ledger)
+    way = way or way_on([ledger])
     return {
-        **document(ledger, journal=journal, head=head),
+        **document(ledger, journal=journal, head=head, way=way),
         "live": live,
         "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
         "match": [
@@ -207,7 +221,7 @@ def full_document(ledger: Ledger, *, journal: str, head: str, live: bool) -> dic
         "host": run.host,
         "started_at": run.at,
         "parent": {"run": run.parent.run, "verb": run.parent.verb, "head": run.parent.head} if run.parent else None,
-        "targets": [row(*each) for each in every_target(ledger)],
+        "targets": [row(*each, way) for each in every_target(ledger)],
         "omits": [
             {
                 "account": omit.account,
@@ -299,8 +313,9 @@ def _cell(value: Any) -> Any:
 # ---- a run as text -------------------------------------------------------------------------------------------------
 
 
-def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: str = "") -> str:
-    """The closing report, for a terminal or a mail. `flags` are those an exact command needs (` --state-dir …`)."""
+def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, way: WayOn | None = None) -> str:
+    """The closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on."""
+    way = way or way_on([ledger])
     lines = [_title(ledger, live=live), closing_line(ledger), *_account_lines(ledger), *_notes(ledger)]
     lines.append(_pace_line(ledger))
     if ledger.end is not None and ledger.end.stopped is not None and not live:
@@ -317,13 +332,12 @@ def text(ledger: Ledger, *, journal: str, head: str, live: bool = False, flags: 
             answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
             ruling = rule(_run(ledger).action, answer)
             # What failed brings its own advice; what was never sent for such a reason would bring none.
-            lines += [f"  → {ruling.advice}"] if ruling.verdict is Verdict.FATAL else []
+            lines += [f"  → {way.fill(ruling.advice)}"] if ruling.verdict is Verdict.FATAL else []
         lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
-    lines += _bad_lines(ledger, flags)
+    lines += _bad_lines(ledger, way)
     lines += [f"journal {journal}", f"head    {head}"]
-    command = continue_command(ledger, flags)
-    if command and not live:
-        lines.append(f"go on:  {command}")
+    if not live:
+        lines += way.lines()
     return "\n".join(lines) + "\n"
 
 
@@ -383,15 +397,16 @@ def containment(ledger: Ledger) -> dict[int, float]:
     return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
 
 
-def stuck_text(ledger: Ledger) -> str:
+def stuck_text(ledger: Ledger, way: WayOn | None = None) -> str:
     """What is not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
+    way = way or way_on([ledger])
     groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
     for call, entry, outcome in every_target(ledger):
         if outcome in BAD:
             groups.setdefault(_cause(entry), []).append((call, entry, outcome))
     lines = [_title(ledger, live=False), closing_line(ledger)]
     for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        words, advice = explain(*members[0])
+        words, advice = explain(*members[0], way)
         lines += ["", f"{len(members):,} × {cause}: {plain(words or '')}"]
         if advice:
             lines.append(f"  → {advice}")
@@ -441,7 +456,7 @@ def _pace_line(ledger: Ledger) -> str:
     return f"{seconds}{ledger.attempts:,} attempts · worst second {worst}{throttled}"
 
 
-def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
+def _bad_lines(ledger: Ledger, way: WayOn) -> list[str]:
     by_kind: dict[Outcome, list[tuple[Call, Entry]]] = {kind: [] for kind in BAD}
     codes: dict[Outcome, Counter[str]] = {kind: Counter() for kind in BAD}
     for call, entry, outcome in every_target(ledger):
@@ -457,10 +472,10 @@ def _bad_lines(ledger: Ledger, flags: str) -> list[str]:
         causes = ", ".join(f"{count:,} × {code}" for code, count in codes[kind].most_common(5))
         lines += ["", f"{kind} ({total:,})" + (f": {causes}" if kind is not Outcome.UNATTEMPTED else "")]
         for call, entry in shown:
-            lines += _target_lines(call, entry, kind)
+            lines += _target_lines(call, entry, kind, way)
         if total > len(shown):
             run = _run(ledger).run
-            lines.append(f"  … and {total - len(shown):,} more: acctops report {run} --format csv{flags}")
+            lines.append(f"  … and {total - len(shown):,} more: acctops report {run} --format csv{way.flags}")
     return [*lines, ""] if lines else []
 
 
@@ -471,8 +486,8 @@ def _cause(entry: Entry) -> str:
     return entry.code or ("accepted, not settled" if entry.verdict is Verdict.DONE else "no code")
 
 
-def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
-    words, advice = explain(call, entry, outcome)
+def _target_lines(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> list[str]:
+    words, advice = explain(call, entry, outcome, way)
     where = call.placed
     if outcome is Outcome.UNATTEMPTED:
         return [f"  {where}  {plain(words or '')}"]
@@ -484,19 +499,6 @@ def _target_lines(call: Call, entry: Entry, outcome: Outcome) -> list[str]:
     if entry.request_id:
         lines.append(f"      RequestId {entry.request_id}")
     return lines
-
-
-def continue_command(ledger: Ledger, flags: str = "") -> str | None:
-    """The exact command that goes on with a run, if anything is left to do."""
-    run = _run(ledger).run
-    counts = ledger.counts()
-    counts[Outcome.FAILED] -= len(ledger.lacking())  # no call: only the job, run again, can do something about these
-    if not any(counts[kind] for kind in BAD):
-        return None
-    if any(not entry.settled for _, entry, _ in ledger.outcomes()):
-        return f"acctops resume {run}{flags}"
-    kinds = ",".join(kind for kind in BAD if counts[kind])
-    return f"acctops rerun {run} --only {kinds}{flags}"
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     timeout_s: float = 10.0
     deadline_s: float | None = None
     """None: 10 min + 3 × calls/quota."""
+    written_deadline_s: float | None = None
+    """What job and config say of it: a flag, or the environment, speaks of one session."""
     retry_transient_s: float = 120.0
     retry_busy_s: float = 600.0
     stop_after: StopAfter | None = None
@@ -124,6 +126,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         count = ACTIONS[action].stop_after
         default = StopAfter(count=count) if count is not None else None
         return self.stop_after or default
+
+    @property
+    def session_deadline_s(self) -> float | None:
+        """What a flag or the environment says of this session alone."""
+        return self.deadline_s if self.origin.get("deadline_s") in ("--deadline", "ACCTOPS_DEADLINE") else None
 
     @property
     def guards(self) -> tuple[str, ...]:
@@ -184,6 +191,8 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
             origin[name] = "default"
         else:
             values[name], origin[name] = said
+    written = _written("deadline_s", job, configs)
+    values["written_deadline_s"] = written[0] if written is not None else None
     if flags.no_verify:
         values["verify"], origin["verify"] = False, "--no-verify"
     words: dict[str, tuple[tuple[Any, Place], ...]] = {}

@@ -7,14 +7,15 @@ is named with its reason; nothing is left out in silence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, Outcome, Reading
+from engine.model import AccountState, Call, CallId, OmitReason, Outcome, Reading
 from engine.outlook import NO_INSTANCE, Readings
 from engine.plan import Plan, call_id, interleave, plan_digest
 
@@ -40,6 +41,22 @@ class Keep(StrEnum):
     """The account or its instance is no longer there."""
     UNREAD = "unread"
     """Its instance cannot be read now, or not to its end, so nobody knows how it stands."""
+    UNPROVEN = "unproven"
+    """It stands as the run wanted it, and whether the run changed it nobody knows."""
+
+
+STAYS: Mapping[Keep, OmitReason] = MappingProxyType(
+    {
+        Keep.BEFORE_UNKNOWN: OmitReason.BEFORE_UNKNOWN,
+        Keep.EDITED: OmitReason.EDITED,
+        Keep.GONE: OmitReason.GONE,
+        Keep.HELD: OmitReason.HELD,
+        Keep.UNREAD: OmitReason.UNSEEN,
+        Keep.UNPROVEN: OmitReason.UNPROVEN,
+    }
+)
+"""Accounts that still stand as the run left them, or may, and as what an undo keeps them in its journal: an undo that
+leaves one of these is not done, whatever else it brought back."""
 
 
 class Hold(Struct, frozen=True, kw_only=True):
@@ -58,6 +75,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     call: Call
     why: Keep
     words: str
+    holder: str = ""
+    """The run that holds it, if one does."""
 
 
 class UndoPlan(Struct, frozen=True, kw_only=True):
@@ -85,8 +104,30 @@ class Choice(Struct, frozen=True, kw_only=True):
     rotated_only: bool = False
 
 
-def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], choice: Choice) -> UndoPlan:
-    """What undoing the run of `ledger` would do, by readings made now. `holds` are by the run's own call ids."""
+def in_question(family: Sequence[Ledger]) -> set[CallId]:
+    """Calls that an attempt of some run of the family may have changed, and that no run of it is known to have."""
+    maybe: set[CallId] = set()
+    known: set[CallId] = set()
+    for ledger in family:
+        for call, entry, outcome in ledger.outcomes():
+            if outcome is Outcome.CHANGED:
+                known.add(call.id)
+            elif entry.may_be_applied and outcome is not Outcome.ALREADY:
+                maybe.add(call.id)
+    return maybe - known
+
+
+def undo_plan(
+    ledger: Ledger,
+    readings: Readings,
+    holds: dict[CallId, Hold],
+    choice: Choice,
+    questioned: Collection[CallId] = frozenset(),
+) -> UndoPlan:
+    """What undoing the run of `ledger` would do, by readings made now. `holds` are by the run's own call ids.
+
+    `questioned`: calls that the run may have changed (`in_question`).
+    """
     run = ledger.run
     assert run is not None
     action = ACTIONS[run.action]
@@ -96,9 +137,12 @@ def undo_plan(ledger: Ledger, readings: Readings, holds: dict[CallId, Hold], cho
     same_password = 0
     for call, entry, outcome in ledger.outcomes():
         reading = readings.get(call.where)
-        found = _why_keep(call, entry, outcome, action, reading, holds.get(call.id), choice)
+        hold = holds.get(call.id)
+        is_mine = None if call.id in questioned else outcome is Outcome.CHANGED
+        found = _why_keep(call, entry, outcome, is_mine, action, reading, hold, choice)
         if found is not None:
-            kept.append(Kept(call=call, why=found[0], words=found[1]))
+            holder = hold.run if hold is not None and found[0] is Keep.HELD else ""
+            kept.append(Kept(call=call, why=found[0], words=found[1], holder=holder))
             continue
         state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
@@ -115,17 +159,16 @@ def _why_keep(
     call: Call,
     entry: Entry,
     outcome: Outcome,
+    is_mine: bool | None,
     action: Action,
     reading: Reading | None,
     hold: Hold | None,
     choice: Choice,
 ) -> tuple[Keep, str] | None:
-    if outcome is not Outcome.CHANGED:
+    if is_mine is False:
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
         return Keep.NOT_ASKED, "left out by --target or --exclude"
-    if (entry.before is None or entry.before.status is None) and not choice.by_list:
-        return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target @FILE to undo it"
     if reading is None or (reading.accounts is None and reading.code not in NO_INSTANCE):
         why = reading.code if reading is not None else "not in time"
         return Keep.UNREAD, f"its instance cannot be read now ({why}); undo the run again once it can"
@@ -137,6 +180,10 @@ def _why_keep(
     assert action.is_desired is not None
     if not action.is_desired(state):
         return Keep.CHANGED_SINCE, f"no longer {action.done_word}: changed since by somebody else, or undone"
+    if is_mine is None and not choice.by_list:
+        return Keep.UNPROVEN, "whether the run changed it is not known; name it with --target to undo it"
+    if (entry.before is None or entry.before.status is None) and not choice.by_list:
+        return Keep.BEFORE_UNKNOWN, "how it was before the run is not known; name it with --target to undo it"
     rotated = _is_rotated(entry, state)
     if choice.rotated_only and not rotated:
         return Keep.NOT_ROTATED, "has the password it was locked with"

@@ -320,6 +320,7 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
     assert set(done.json) == {
         *("run", "journal", "journal_head", "simulated", "action", "counts", "left_out", "verified", "attempts"),
         *("throttled", "worst_second", "seconds", "first_send_ms", "stopped", "exit", "failures", "pace", "identities"),
+        *("open", "go_on"),
     }
     assert done.json["first_send_ms"] > 0 and done.json["worst_second"] == 3
     run = done.json["run"]
@@ -510,7 +511,7 @@ def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
     assert all(child["parent"]["run"] == run and child["parent"]["head"] in heads for child in children)
     assert children[0]["reason"] == "mended"
     done = desk.run("resume", run)
-    assert done.code == 3 and f"acctops resume {links[-1]}" in done.err
+    assert done.code == 0 and f"of run {run} and its reruns all 4 are as asked" in done.out
 
 
 # ---- stop, status, report ------------------------------------------------------------------------------------------
@@ -523,7 +524,7 @@ def test_stop_drains_a_run_of_another_shell(desk: Desk, backend: Backend) -> Non
     live = desk.run("status", "latest")
     assert live.code == 0 and live.out.startswith("LIVE  run ")
     stopped = desk.run("stop", "latest")
-    assert stopped.code == 0 and f"go on with: acctops resume {run_id(desk)}" in stopped.err
+    assert stopped.code == 0 and f"go on:  acctops resume {run_id(desk)}" in stopped.err
     done = desk.end(process)
     assert done.code == 4 and "acctops stop" in done.json["stopped"]["why"]
     assert done.json["counts"]["unknown"] == 0 and done.json["counts"]["unattempted"] > 0

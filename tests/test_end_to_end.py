@@ -282,6 +282,12 @@ def test_the_document_says_the_same(story: Story) -> None:
         "skipped": 0,
         "unseen": 0,
         "bad_row": 0,
+        "rerun": 0,
+        "before_unknown": 0,
+        "edited": 0,
+        "gone": 0,
+        "held": 0,
+        "unproven": 0,
     }
     assert document["attempts"] == len(story.writes)
     assert document["throttled"] == EACH
@@ -340,8 +346,9 @@ def test_reruns_are_linked_and_skip_what_was_settled_since(story: Story) -> None
     rest = story.desk.run("rerun", run, *flags)
     assert rest.code == 1
     assert sum(rest.json["counts"].values()) == 30, "those mended since are not sent again"
-    refused = story.desk.run("resume", run, "--json")
-    assert refused.code == 3 and refused.json["exit"] == 3 and rest.json["run"] in refused.json["error"]
+    finished = story.desk.run("resume", run, "--json")
+    assert finished.code == finished.json["exit"] == 1 and finished.json["open"] == 30
+    assert finished.json["go_on"] == f"acctops rerun {rest.json['run']} --only failed"
 
 
 def test_no_secret_is_in_the_journal_or_in_any_output(story: Story) -> None:

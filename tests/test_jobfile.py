@@ -745,6 +745,8 @@ def test_bad_rows_of_a_list_become_omits_as_long_as_something_is_good():
     assert [(omit.target.label, omit.where) for omit in good.omits] == [("x/u", "a.csv:3")]
     with pytest.raises(JobError) as wrong:
         parse_job(text, file="j", read=lambda _: b"instance,user\nx,u\ny,u\n", skip_bad_rows=True)
-    assert [problem.split(": ")[0] for problem in wrong.value.problems] == ["a.csv:2", "a.csv:3"]
+    *problems, hint = wrong.value.problems
+    assert [problem.split(": ")[0] for problem in problems] == ["a.csv:2", "a.csv:3"]
+    assert "leaves nothing to send" in hint
     with pytest.raises(JobError, match="is not an account name"):
         parse_job((HEAD + "targets: [a-1/u-]\n").encode(), file="j", read=lambda _: b"", skip_bad_rows=True)

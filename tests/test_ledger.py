@@ -229,6 +229,12 @@ def test_left_out_targets_are_counted_by_reason() -> None:
         "skipped": 0,
         "unseen": 0,
         "bad_row": 0,
+        "rerun": 0,
+        "before_unknown": 0,
+        "edited": 0,
+        "gone": 0,
+        "held": 0,
+        "unproven": 0,
         "new": 1,
     }
 

@@ -50,7 +50,11 @@ VALUES = [
         (Verdict, "done already rejected throttled transient in_doubt fatal"),
         (Outcome, "changed already failed unknown unattempted"),
         (Proof, "read before code accepted"),
-        (OmitReason, "protected excluded duplicate reserved later skipped unseen bad_row"),
+        (
+            OmitReason,
+            "protected excluded duplicate reserved later skipped unseen bad_row rerun "
+            "before_unknown edited gone held unproven",
+        ),
         (Stage, "before_send after_send"),
     ],
 )

@@ -17,6 +17,7 @@ from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Ledger
 from engine.model import Outcome, Proof, Verdict
+from engine.nextstep import way_on
 from engine.records import AnyRecord
 from engine.report import (
     ATTEMPT_COLUMNS,
@@ -24,7 +25,6 @@ from engine.report import (
     attempts,
     closing_line,
     containment,
-    continue_command,
     csv_text,
     document,
     duration,
@@ -44,7 +44,8 @@ from tests.support.journals import verified as verified_line
 RUN = "20261122T031300Z-q7c2"
 JOURNAL = "/var/lib/acctops/runs/x/journal.jsonl"
 HEAD = "3be1" * 16
-NEWER = {"skipped": 0, "unseen": 0, "bad_row": 0}
+NEWER = dict.fromkeys(("skipped", "unseen", "bad_row", "rerun"), 0)
+NEWER |= dict.fromkeys(("before_unknown", "edited", "gone", "held", "unproven"), 0)
 """Reasons of leaving out that a match and a list add."""
 DOCUMENT_KEYS = [
     "run",
@@ -65,6 +66,8 @@ DOCUMENT_KEYS = [
     "failures",
     "pace",
     "identities",
+    "open",
+    "go_on",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -120,7 +123,7 @@ def report(ledger: Ledger, **options: Any) -> str:
 def explained(lines: Sequence[AnyRecord], **ledger: Any) -> dict[str, Any]:
     """The row of the first call."""
     made = ledger_of(lines, calls=1, **ledger)
-    return row(*next(made.outcomes()))
+    return row(*next(made.outcomes()), way_on([made]))
 
 
 # ---- the closing line ----------------------------------------------------------------------------------------------
@@ -222,36 +225,36 @@ def test_the_sentence_speaks_of_the_action(action: str, words: str) -> None:
         (changed(0), "changed", None, None),
         ([settled(0, ALREADY, proof=Proof.BEFORE)], "already", None, None),
         ([settled(0, ALREADY, proof=Proof.CODE, message="was so before")], "already", "was so before", None),
-        ([], "unattempted", "never sent", "acctops resume RUN goes on with it"),
+        ([], "unattempted", "never sent", f"acctops resume {RUN} goes on with it"),
         (
             [sent(0), reply(0, Verdict.THROTTLED, code="RequestLimitExceeded")],
             "unattempted",
             "not accepted so far (RequestLimitExceeded)",
-            "acctops resume RUN goes on with it",
+            f"acctops resume {RUN} goes on with it",
         ),
         (
             [sent(0), verified_line(0, agrees=False)],
             "unattempted",
             "sent, and read as not done",
-            "acctops resume RUN goes on with it",
+            f"acctops resume {RUN} goes on with it",
         ),
         (
             [sent(0)],
             "unknown",
             "sent and never answered: it may have been applied",
-            "acctops resume RUN reads the account and settles it",
+            f"acctops resume {RUN} reads the account and settles it",
         ),
         (
             [sent(0), reply(0)],
             "unknown",
             "accepted, and not settled before the end",
-            "acctops resume RUN reads the account and settles it",
+            f"acctops resume {RUN} reads the account and settles it",
         ),
         (
             [sent(0), reply(0, Verdict.IN_DOUBT, code="Local.Timeout", message="no answer within 10 s")],
             "unknown",
             "No answer in time; the request may have been applied.",
-            "acctops resume RUN reads the account and settles it",
+            f"acctops resume {RUN} reads the account and settles it",
         ),
     ],
 )
@@ -283,7 +286,7 @@ def test_a_settled_unknown_is_not_sent_to_resume(action: str) -> None:
         [sent(0), settled(0, UNKNOWN, proof=None, request_id=None, message="no reading can tell")], action=action
     )
     assert (found["outcome"], found["message"]) == ("unknown", "no reading can tell")
-    assert "verify RUN" in found["advice"]
+    assert f"rerun {RUN} --only unknown" in found["advice"]
     assert "rerun" in found["advice"]
 
 
@@ -562,7 +565,7 @@ def test_the_stuck_list_has_what_was_not_answered_and_not_sent() -> None:
         "1 × no code: never sent",
     ]
     assert groups[0][1:] == [
-        "  → acctops resume RUN reads the account and settles it",
+        f"  → acctops resume {RUN} reads the account and settles it",
         "  postgres-00000000/user_1  ap-singapore",
     ]
     assert groups[1][-1] == "  postgres-00000000/user_2  ap-singapore  RequestId request-2-1"
@@ -614,7 +617,7 @@ def test_failures_are_listed_with_code_words_advice_and_request_id() -> None:
 def test_long_lists_are_cut_and_say_where_the_rest_is() -> None:
     """Ten of each kind; the command for the rest is exact."""
     ledger = ledger_of([line for number in range(1500) for line in failed(number)], calls=1500)
-    found = report(ledger, flags=" --state-dir /srv/state")
+    found = report(ledger, way=way_on([ledger], flags=" --state-dir /srv/state"))
     assert found.count("      → ") == 10
     assert f"  … and 1,490 more: acctops report {RUN} --format csv --state-dir /srv/state\n" in found
 
@@ -720,8 +723,8 @@ def test_a_simulated_run_says_so_first() -> None:
 def test_the_command_that_goes_on(lines: list[AnyRecord], command: str | None) -> None:
     """Exact, to be pasted: resume while anything is unsettled, else rerun what did not work out, else nothing."""
     ledger = ledger_of(lines)
-    assert continue_command(ledger) == command
-    assert continue_command(ledger, " --state-dir /s") == (f"{command} --state-dir /s" if command else None)
+    assert way_on([ledger]).command == command
+    assert way_on([ledger], flags=" --state-dir /s").command == (f"{command} --state-dir /s" if command else None)
     assert ("go on:  " in report(ledger)) == (command is not None)
 
 
@@ -818,6 +821,8 @@ def test_the_document_of_a_finished_run() -> None:
         "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
         "exit": 4,
         "failures": [],
+        "open": 2,
+        "go_on": f"acctops resume {RUN}",
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]
@@ -888,7 +893,8 @@ def test_verified(lines: list[AnyRecord], counts: tuple[int, int, int]) -> None:
 
 
 def read_back(lines: Sequence[AnyRecord], calls: int = 4) -> list[dict[str, str]]:
-    written = "".join(csv_text((row(*each) for each in ledger_of(lines, calls=calls).outcomes()), CSV_COLUMNS))
+    made = ledger_of(lines, calls=calls)
+    written = "".join(csv_text((row(*each, way_on([made])) for each in made.outcomes()), CSV_COLUMNS))
     return list(csv.DictReader(io.StringIO(written, newline=""), strict=True))
 
 

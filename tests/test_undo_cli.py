@@ -232,8 +232,9 @@ def test_what_was_edited_stays_and_what_was_rotated_goes(office: Office) -> None
     only = office.run("undo", run, "--yes", "--rotated")
     assert f"stays, not rotated  2  {ANN}: has the password it was locked with" in only.err
     assert office.unlocks() == ["eve"]
-    second = office.run("undo", run, "--yes")
+    second = office.run("undo", run, "--yes", code=1)
     assert f"stays, edited  1  {BOB}: changed since, at " in second.err and "--include-edited takes it" in second.err
+    assert f"stays, edited  1; if the edits may be kept: acctops undo {run} --include-edited" in second.out
     assert office.unlocks() == ["ann", "eve"]
     assert office.undo(run, "--include-edited")["counts"]["changed"] == 1
     assert not office.locked() - {"carl"}
@@ -262,8 +263,9 @@ def overlapping(office: Office) -> tuple[Office, str, str]:
 
 def test_what_another_incident_holds_stays(overlapping: tuple[Office, str, str]) -> None:
     office, first, second = overlapping
-    done = office.run("undo", first, "--yes")
+    done = office.run("undo", first, "--yes", code=1)
     assert f"stays, held  1  {BOB}: held by {second} (INC-2)" in done.err
+    assert f"once its incident is over: acctops undo {first} --release {second}\n" in done.out
     assert f"1 other journals looked at for holds, in {office.desk.state / 'runs'}" in done.err
     assert office.unlocks() == ["ann"] and office.locked() == {"bob", "eve", "carl"}
     assert office.undo(second)["counts"]["changed"] == 1, "eve; bob is not the second run's to unlock"

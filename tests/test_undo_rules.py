@@ -254,7 +254,7 @@ def test_without_a_before_only_a_list_undoes(status: str | None) -> None:
         entry.before = None
     (kept,) = undo(ledger, locked()).kept
     assert kept.why is Keep.BEFORE_UNKNOWN
-    assert "--target @FILE" in kept.words
+    assert "name it with --target" in kept.words
     assert taken(undo(ledger, locked(), by_list=True)) == ["a"]
     # and what was rotated is then what has any password time after the proof
     assert taken(undo(ledger, locked(password_update_time=T2), by_list=True, rotated_only=True)) == ["a"]

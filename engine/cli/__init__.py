@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
         where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
         return refuse(f"{error.format_message()}{where}", Exit.USAGE, as_json=as_json)
     except AcctopsError as error:
-        return refuse(str(error), error.exit, as_json=as_json)
+        return refuse(_to_be_pasted(str(error), arguments), error.exit, as_json=as_json)
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for a Ctrl-D at a prompt of its own; it has none
             return refuse(_defect(error.__cause__), Exit.STOPPED, as_json=as_json)
@@ -66,6 +66,27 @@ def entry() -> None:
     code = main()
     hush_closed_streams()
     sys.exit(code)
+
+
+def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
+    """A refusal whose commands find the run that they name: with `--state-dir` and `--config` as they were given here.
+
+    What refuses stands deep below the command line, and knows the run, but not how it was found.
+    """
+    import re
+    import shlex
+
+    given = [
+        word
+        for flag in ("--state-dir", "--config")
+        for at, argument in enumerate(arguments)
+        for word in ((flag, argument.partition("=")[2]) if argument.startswith(f"{flag}=") else ())
+        or ((flag, arguments[at + 1]) if argument == flag and at + 1 < len(arguments) else ())
+    ]
+    if not given:
+        return text
+    command = r"(acctops (?:resume|rerun|undo|stop|status|report|verify) \d{8}T\d{6}Z-\w+)(?! --(?:state-dir|config)\b)"
+    return re.sub(command, lambda found: f"{found[1]} {shlex.join(given)}", text)
 
 
 def _defect(error: Exception) -> str:

@@ -49,6 +49,7 @@ class Attendance:
         self._way_out = settings.way_out
         self._ledger = ledger
         self._journal = journal
+        self._store = store
         self._flags = flags
         self._quiet = options.quiet
         self._clock = options.clock
@@ -101,7 +102,8 @@ class Attendance:
     async def _tell(
         self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
     ) -> None:
-        from engine.notices import notice  # late, as most runs tell nobody, and none before it sends
+        from engine.cli.kin import way_of  # late, as most runs tell nobody, and none before it sends
+        from engine.notices import notice
         from engine.notify import deliver
 
         document = notice(
@@ -112,7 +114,7 @@ class Attendance:
             head=self._journal.durable_head,
             exit_code=code,
             stopped=stopped,
-            flags=self._flags,
+            way=way_of(self._store, self._ledger, flags=self._flags) if code is not None else None,
         )
         for undelivered in await deliver(spec, document, os.environ, way=self._way_out):
             self._failed(event, undelivered.to, undelivered.why)

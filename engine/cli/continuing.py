@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from engine import __version__, records
 from engine.cli.ask import confirm
 from engine.cli.hours import hold, window_of
+from engine.cli.kin import Kin, kin_of, way_of
 from engine.cli.options import Options, check_metrics, operator
 from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
@@ -26,10 +27,12 @@ from engine.job import Glob, Job, StopAfter
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run, to_come_words
 from engine.ledger import Ledger
-from engine.model import LACKING, Call, CallId, Outcome, Target
+from engine.model import GOOD, LACKING, Call, CallId, OmitReason, Outcome, Target
+from engine.nextstep import later_words, way_on
 from engine.plan import left_out, plan_again
 from engine.report import document, text
 from engine.settings import refuse_profiles
+from engine.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.writer import Journal
@@ -52,16 +55,18 @@ def resume_run(run: str, **flags: Any) -> int:
     seen = replay(ref.path).ledger
     assert seen.run is not None
     options = replace(options, simulate=seen.run.simulated)
-    _refuse_continued(seen, ref)
+    kin = kin_of(ref.store, seen)
+    _refuse_undone(options, kin, ref)
     check_endpoint(options, seen)
-    if _is_finished(seen):
-        return _show_finished(options, seen, ref)
+    if _is_finished(seen, kin):
+        return _show_finished(options, kin, ref)
     # Whatever can refuse does so before the journal is touched.
     hold(window_of(seen.settings), options)
     guards = guards_of(options, seen)
     check_metrics(guards, simulated=seen.run.simulated)
     exclude = options.excludes()
     settings = stricter(overridden(options, seen.settings), guards)
+    _say_inherited(options, seen.run.run, settings)
     refuse_blind(seen.run.action, settings, max_share=None)
     reach = reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id)
     asyncio.run(ask_whose(reach, limit_s=IDENTITY_S))
@@ -75,9 +80,11 @@ def resume_run(run: str, **flags: Any) -> int:
         journal, replayed = Journal.open(ref.store, ref.run_id, clock=options.clock)
         ledger = replayed.ledger
         with closing(journal):
-            _refuse_continued(ledger, ref)
+            kin = kin_of(ref.store, ledger)
+            _refuse_undone(options, kin, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
-            no_send = _drop_guarded(ledger, journal, guards.protect, exclude)
+            taken = _leave_to_later(kin, ledger, journal)
+            no_send = taken | _drop_guarded(ledger, journal, guards.protect, exclude)
             return carry_out(
                 options,
                 guards,
@@ -147,33 +154,89 @@ def find(options: Options, run: str) -> RunRef:
     return ref
 
 
-def _is_finished(ledger: Ledger) -> bool:
-    return ledger.end is not None and all(entry.settled for _, entry, _ in ledger.outcomes())
+def _is_finished(ledger: Ledger, kin: Kin) -> bool:
+    """Whether nothing is left to this run: all is settled, or in the hands of a later rerun."""
+    later = _in_later_hands(kin, ledger)
+    return ledger.end is not None and all(
+        entry.settled or (call.id in later and not _reads(ledger, call.id, later[call.id][1]))
+        for call, entry, _ in ledger.outcomes()
+    )
 
 
-def _show_finished(options: Options, ledger: Ledger, ref: RunRef) -> int:
-    found = replay(ref.path)
-    assert ledger.end is not None
-    if options.as_json:
-        out_json(document(ledger, journal=str(ref.path), head=found.head))
-    elif not (options.quiet and ledger.end.exit == Exit.OK):
-        say("this run is finished; nothing to resume")
-        assert ref.store is not None
-        flags = options.repeat(ref.store.state_dir)
-        out(text(ledger, journal=str(ref.path), head=found.head, flags=flags))
-    return ledger.end.exit
+def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome]]:
+    """The open calls of a run that a later rerun has: which one, and its word. Only that one goes on with them."""
+    assert ledger.run is not None
+    later = later_words(kin.ledgers, ledger.run.run)
+    return {call: word for call, word in later.items() if not ledger.entry(call).settled}
 
 
-def _refuse_continued(ledger: Ledger, ref: RunRef) -> None:
+def _reads(ledger: Ledger, call: CallId, later: Outcome) -> bool:
+    """Whether a run still reads a call that a later one has: an attempt of its own may have been applied, and it was
+    not the later run that changed it. Else nobody would know whose change it was, and no undo would take it back.
+    """
+    return ledger.entry(call).needs_reading and later is not Outcome.CHANGED
+
+
+def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[CallId]:
+    """Leave to later reruns what they have taken: out of this run what is as asked there, unsent the rest."""
+    unsent: set[CallId] = set()
+    for call_id, (later, outcome) in _in_later_hands(kin, ledger).items():
+        if outcome not in GOOD or _reads(ledger, call_id, outcome):
+            unsent.add(call_id)
+        else:
+            target = _target(ledger.calls[call_id])
+            line = omit_line(target, str(OmitReason.RERUN), "as asked since a later rerun", later, call_id)
+            journal.append(line, ledger.apply)
+    return frozenset(unsent)
+
+
+def _show_finished(options: Options, kin: Kin, ref: RunRef) -> int:
+    """The report of a run that has nothing left to do; with reruns it is good only if the family is."""
     assert ref.store is not None
-    for note in reversed(ledger.links):
-        later = str(note.data.get("run", ""))
-        if ref.store.path(later).is_file():
-            how = "undone" if note.what == "undone_by" else "continued"
-            raise RefusedError(
-                f"run {ref.run_id} was {how} by {later}; go on with that one: acctops resume {later} "
-                f"(this one can still be read: acctops report {ref.run_id})"
-            )
+    found = replay(ref.path)
+    ledger = found.ledger
+    assert ledger.end is not None
+    flags = options.repeat(ref.store.state_dir)
+    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=flags)
+    code = Exit(ledger.end.exit)
+    if len(kin.ledgers) > 1:
+        code = Exit.INCOMPLETE if way.open_calls else Exit.OK
+    if options.as_json:
+        out_json({**document(ledger, journal=str(ref.path), head=found.head, way=way), "exit": int(code)})
+    elif not (options.quiet and code == Exit.OK and not way.open_calls):
+        say("this run is finished; nothing to resume")
+        out(text(ledger, journal=str(ref.path), head=found.head, way=way))
+    return code
+
+
+def _refuse_undone(options: Options, kin: Kin, ref: RunRef) -> None:
+    """RefusedError for a run that was undone: what was taken back is not done again by going on."""
+    assert ref.store is not None
+    undo = kin.undone.get(ref.run_id)
+    if undo is None:
+        return
+    flags = options.repeat(ref.store.state_dir)
+    ways = [way_of(ref.store, replay(ref.store.path(undo)).ledger, flags=flags).command]
+    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=flags)
+    ways += [step.command(flags) for step in way.choices if step.words[1] == ref.run_id]
+    lines = "; or, ".join(command for command in ways if command is not None)
+    raise RefusedError(
+        f"run {ref.run_id} was undone by {undo}, so it cannot be resumed; "
+        + (f"go on with: {lines}" if lines else f"nothing is left of it: acctops report {ref.run_id}{flags}")
+    )
+
+
+def _say_inherited(options: Options, run: str, settings: records.RunSettings) -> None:
+    """In the first lines: limits that hold because the run had them, and what says otherwise."""
+    said = []
+    if settings.session_deadline_s is None and settings.deadline_s is not None:
+        said.append(f"deadline {duration(settings.deadline_s)} (--deadline D)")
+    if settings.stop_after is not None:
+        said.append(f"stop_after {settings.stop_after}")
+    if not settings.verify and not options.no_verify:
+        said.append("accounts are not read back")
+    if said and not options.quiet:
+        say(f"as run {run} was told: {', '.join(said)}")
 
 
 def check_endpoint(options: Options, ledger: Ledger) -> None:
@@ -226,13 +289,16 @@ def _job_change(job: Job, ledger: Ledger) -> str:
 
 
 def overridden(options: Options, settings: records.RunSettings) -> records.RunSettings:
-    """The journal's settings with what `--rate --workers --timeout --deadline --profile --no-verify` say otherwise."""
+    """The journal's settings with what `--rate --workers --timeout --deadline --profile --no-verify` say otherwise.
+
+    The deadline that a flag or the environment gave another session ended with that session.
+    """
     import msgspec
 
     from engine.endpoints import is_loopback
 
     said = options.settings(None)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"session_deadline_s": said.session_deadline_s}
     for flag, name in _OVERRIDES:
         if getattr(options, flag):
             changes[name] = getattr(said, name)
@@ -254,7 +320,6 @@ _OVERRIDES = (
     ("rate", "rate"),
     ("workers", "workers"),
     ("timeout", "timeout_s"),
-    ("deadline", "deadline_s"),
 )
 
 
@@ -306,10 +371,10 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     settled_later = _settled_later(ledger, ref)
     meant = list(_meant(ledger, kinds, codes))
     calls = [call for call in meant if call.id not in settled_later]
-    lacking = _name_lacking(ledger, ref) if Outcome.FAILED in kinds else 0
+    if Outcome.FAILED in kinds:
+        _name_lacking(options, ledger, ref)
     if not calls:
-        again = _who_can(ledger.run)
-        return _nothing_to_repeat(options, ref, kinds, codes, len(meant), lacking, again)
+        return _nothing_to_repeat(options, ref, ledger, kinds, codes, len(meant))
     guards = guards_of(options, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=options.excludes())
     if not options.quiet:
@@ -317,6 +382,7 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
         say(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}")
     refuse_empty(plan)
     frozen = stricter(overridden(options, ledger.settings), guards)
+    _say_inherited(options, ref.run_id, frozen)
     return NewRun(
         options=options,
         settings=guards,
@@ -334,47 +400,47 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     ).start()
 
 
-def _who_can(run: records.Run) -> str:
-    """What does what is in no rerun; of an undo not its job, which would lock again what it was to unlock."""
-    parent = run.parent
-    if parent is not None and parent.verb == "undo":
-        return f"the undo, done again, can do it: acctops undo {parent.run}"
-    return "the job, run again, can do it"
-
-
 def _nothing_to_repeat(
-    options: Options,
-    ref: RunRef,
-    kinds: set[Outcome],
-    codes: tuple[str, ...],
-    settled_later: int,
-    lacking: int,
-    again: str,
+    options: Options, ref: RunRef, ledger: Ledger, kinds: set[Outcome], codes: tuple[str, ...], settled_later: int
 ) -> int:
+    """Say that a rerun would be empty, what is open of the family all the same, and what takes it."""
     ended_with = f" with {', '.join(codes)}" if codes else ""
     if settled_later:
         why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
     else:
         why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
+    lacking = len(ledger.lacking()) if Outcome.FAILED in kinds else 0
+    way = way_of(ref.store, ledger, flags=_flags(options, ref))
     if lacking:
+        assert ledger.run is not None
+        if way.parent is not None:
+            again = f"the undo, done again, can do it: acctops undo {way.parent}{way.flags}"
+        else:
+            again = f"the job, run again, can do it{f': {way.job}' if way.job is not None else ''}"
         why += f", but {lacking:,} of what was asked for never became a call: only {again}"
     code = Exit.INCOMPLETE if lacking else Exit.OK
     if not options.quiet:
         say(f"run {ref.run_id}: {why}; nothing to repeat")
+    if not options.as_json and way.open_calls:
+        out("\n".join(way.lines()))
     if options.as_json:
-        out_json({"run": None, "parent": ref.run_id, "why": why, "exit": int(code)})
+        document = {"run": None, "parent": ref.run_id, "why": why, "open": way.open_calls, "go_on": way.command}
+        out_json({**document, "exit": int(code)})
     return code
 
 
-def _name_lacking(ledger: Ledger, ref: RunRef) -> int:
-    """Say what a rerun cannot repeat, as it is no call: bad rows, and what a match could not look at; how many."""
+def _flags(options: Options, ref: RunRef) -> str:
+    return options.repeat(ref.store.state_dir) if ref.store is not None else ""
+
+
+def _name_lacking(options: Options, ledger: Ledger, ref: RunRef) -> None:
+    """Say what a rerun cannot repeat, as it is no call: bad rows, and what a match or an undo could not look at."""
     lacking = ledger.lacking()
     for omit in lacking[:_LACKING_SHOWN]:
         warn(f"warning: not in a rerun: {omit.where}: {omit.rule}")
     if len(lacking) > _LACKING_SHOWN:
         more = len(lacking) - _LACKING_SHOWN
-        warn(f"warning: … and {more:,} more: acctops report {ref.run_id} --stuck")
-    return len(lacking)
+        warn(f"warning: … and {more:,} more: acctops report {ref.run_id} --stuck{_flags(options, ref)}")
 
 
 _LACKING_SHOWN = 5
@@ -406,6 +472,5 @@ def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
         seen.add(later)
         child = replay(ref.store.path(later)).ledger
         links += child.links
-        good = (Outcome.CHANGED, Outcome.ALREADY)
-        done |= {call.id for call, _, outcome in child.outcomes() if outcome in good}
+        done |= {call.id for call, _, outcome in child.outcomes() if outcome in GOOD}
     return done

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.cli.earlier import place_of
+from engine.cli.kin import way_of
 from engine.cli.options import Options
 from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.cli.views import head_document, head_line
+from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.history import OpenWork
 from engine.jobfile.values import some_seconds
@@ -23,6 +24,7 @@ from engine.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.reader import Replay
+    from engine.nextstep import WayOn
 
 RUN_COLUMNS = ("run", "job", "ticket", "operator", "started_at")
 """What `report --since` says of the run, before what `report` says of a target."""
@@ -159,6 +161,7 @@ def show_status_since(since: str, **flags: Any) -> int:
             problems[head.run_id] = str(error)
     by_run = work.by_run()
     state_dir = options.settings(None).state_dir
+    given = options.repeat(state_dir)
     if options.as_json:
         runs = [
             {
@@ -174,7 +177,8 @@ def show_status_since(since: str, **flags: Any) -> int:
         return printed()
     say(f"runs in {state_dir} since {_utc(begin)}")
     for head in reversed(heads):
-        out(_since_line(head, by_run[head.run_id], problems.get(head.run_id)))
+        command = next_command(head, state_dir, given) if head.run_id not in problems else None
+        out(_since_line(head, by_run[head.run_id], problems.get(head.run_id), command))
     out(_sum_line(heads, by_run.total()))
     return printed()
 
@@ -201,17 +205,20 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
 
     if form == "json":
         runs = [
-            full_document(each.ledger, journal=str(each.path), head=each.head, live=head.live) for head, each in found()
+            full_document(
+                each.ledger, journal=str(each.path), head=each.head, live=head.live, way=_way(options, head, each)
+            )
+            for head, each in found()
         ]
         out_json({"since": _utc(begin), "runs": runs, "unreadable": unreadable})
     elif form == "csv":
-        for part in csv_text(_rows(found()), (*RUN_COLUMNS, *CSV_COLUMNS)):
+        for part in csv_text(_rows(options, found()), (*RUN_COLUMNS, *CSV_COLUMNS)):
             if part:
                 out(part)
     else:
         for head, each in found():
-            flags_ = options.repeat(options.settings(None).state_dir)
-            out(text(each.ledger, journal=str(each.path), head=each.head, live=head.live, flags=flags_))
+            way = _way(options, head, each)
+            out(text(each.ledger, journal=str(each.path), head=each.head, live=head.live, way=way))
         if not heads:
             out(f"no runs since {_utc(begin)}")
     for one in unreadable:
@@ -219,14 +226,21 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     return printed() or (Exit.CORRUPT if unreadable else Exit.OK)
 
 
-def _rows(found: Iterator[tuple[RunHead, Replay]]) -> Iterator[dict[str, Any]]:
+def _way(options: Options, head: RunHead, found: Replay) -> WayOn:
+    """What is open of a run and its reruns, and how to go on."""
+    store = _store(options, simulated=head.simulated)
+    return way_of(store, found.ledger, flags=options.repeat(store.state_dir))
+
+
+def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator[dict[str, Any]]:
     """Any: JSON values."""
-    for _, each in found:
+    for head, each in found:
+        way = _way(options, head, each)
         run = each.ledger.run
         assert run is not None
         about = (run.run, run.job.name, run.ticket, run.operator, run.at)
         for target in each.ledger.outcomes():
-            yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target)}
+            yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target, way)}
 
 
 def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
@@ -236,13 +250,14 @@ def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
             yield head
 
 
-def _since_line(head: RunHead, open_calls: int, problem: str | None) -> str:
+def _since_line(head: RunHead, open_calls: int, problem: str | None, command: str | None) -> str:
     line = head_line(head)
     if problem is not None:
         return f"{line}  UNREADABLE: {problem}"
     later = head.run.counts.get("later", 0) if head.run is not None else 0
     line += f"  {later:,} later" if later else ""
-    return f"{line}  open: {open_calls:,}" if open_calls and not head.live else line
+    line += f"  open: {open_calls:,}" if open_calls and not head.live else ""
+    return f"{line}  → {command}" if command is not None else line
 
 
 def _sum_line(heads: list[RunHead], open_calls: int) -> str:

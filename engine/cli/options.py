@@ -78,24 +78,30 @@ class Options(Struct, frozen=True, kw_only=True):
         return globs
 
     def repeat(self, state_dir: Path) -> str:
-        """The flags an exact follow-up command needs to find a run of `state_dir`.
+        """The flags an exact follow-up command needs to find a run of `state_dir`, with the config that was named.
 
         Typed here, or, where it was named by flag, anywhere: a schedule's report is read on Monday, from another
         directory and by another user's config.
         """
+        config = _flag("config", Path(self.config).absolute()) if self.config is not None else ""
         if self.state_dir is not None:
-            return _state_flag(state_dir)
+            return _flag("state-dir", state_dir) + config
         try:
-            found = Options().settings(None).state_dir
+            found = Options(config=self.config).settings(None).state_dir
         except AcctopsError:
             found = None
-        return "" if found == state_dir else _state_flag(state_dir)
+        return ("" if found == state_dir else _flag("state-dir", state_dir)) + config
+
+    def asked(self) -> tuple[str, ...]:
+        """The flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""
+        named = (("--endpoint", self.endpoints), ("--profile", self.profiles), ("--exclude", self.exclude))
+        return tuple(word for flag, values in named for value in values for word in (flag, value))
 
 
-def _state_flag(state_dir: Path) -> str:
+def _flag(name: str, value: str | Path) -> str:
     from shlex import quote  # late: few keep their runs elsewhere
 
-    return f" --state-dir {quote(str(state_dir))}"
+    return f" --{name} {quote(str(value))}"
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
@@ -113,7 +119,8 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         workers=settings.workers,
         per_instance=settings.per_instance,
         timeout_s=settings.timeout_s,
-        deadline_s=settings.deadline_s,
+        deadline_s=settings.written_deadline_s,
+        session_deadline_s=settings.session_deadline_s,
         transient_s=settings.retry_transient_s,
         busy_s=settings.retry_busy_s,
         stop_after=str(stop_after) if stop_after else None,

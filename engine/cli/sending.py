@@ -35,7 +35,7 @@ from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import Call, CallId, RunId, Target
+from engine.model import STAYS, Call, CallId, RunId, Target
 from engine.passwords import PasswordSource
 from engine.plan import Plan, call_id
 from engine.report import document, text
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from engine.cli.session import Ended
     from engine.cli.survey import Survey
     from engine.journal.writer import Journal
+    from engine.nextstep import WayOn
     from engine.settings import Settings
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -103,6 +104,7 @@ def run_loaded(job: Job, options: Options) -> int:
         listed_order=job.listed_order,
         take=take_of(job, settings, simulated=options.simulate, now=options.clock()),
         guarded_by=_guard_home(job),
+        asked=options.asked(),
         known=discovered.found if discovered is not None else None,
         matched=tuple(asked),
         world=world,
@@ -183,6 +185,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     stop_after: StopAfter | None
     guarded_by: str
     """`records.Run.guarded_by`."""
+    asked: tuple[str, ...] = ()
+    """`records.Run.asked`."""
     stdin_is_list: bool = False
     parent: RunRef | None = None
     verb: str = "rerun"
@@ -274,10 +278,12 @@ class NewRun(Struct, frozen=True, kw_only=True):
         return replace(self, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
 
     def _unread_command(self) -> str:
+        flags = f"{self.options.repeat(self.settings.state_dir)} --no-verify"
         if self.parent is not None:
-            return f"acctops {self.verb} {self.parent.run_id} --no-verify"
+            return f"acctops {self.verb} {self.parent.run_id}{flags}"
         is_file = Path(self.job.path).is_file()
-        return f"acctops run {shlex.quote(self.job.path)} --no-verify" if is_file else "this command with --no-verify"
+        job = shlex.join((self.job.path, *self.asked))
+        return f"acctops run {job}{flags}" if is_file else "this command with --no-verify"
 
     def _carry_out(
         self,
@@ -343,6 +349,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             counts={"calls": len(self.plan.calls), **self.plan.left_out()},
             match=self.matched,
             guarded_by=self.guarded_by,
+            asked=self.asked,
         )
         for call in self.plan.calls:
             yield records.CallLine(
@@ -412,7 +419,10 @@ def _question(new: NewRun) -> str:
     unread = ""
     if new.settings.verify and not new.frozen.verify:
         unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
-    missing = f"; {plan.lacking:,} of what was asked for could not be looked at or read" if plan.lacking else ""
+    stays = sum(omit.reason in STAYS for omit in plan.omits)
+    unseen = plan.lacking - stays
+    missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
+    missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
     return f"About to {action.verb} {accounts}{effect}{' (SIMULATED)' if new.simulated else ''}{unread}{missing}"
 
 
@@ -467,11 +477,18 @@ def carry_out(
         with suppress(KeyboardInterrupt):
             attendance.after_a_fall(ended.exit, ended.unrecorded)
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
-        _show(options, ledger, journal, ended, flags)
+        _show(options, ledger, journal, ended, _way(options, store, ledger))
     return ended.exit
 
 
-def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, flags: str) -> None:
+def _way(options: Options, store: RunStore, ledger: Ledger) -> WayOn:
+    """What is open of the run and its family now that the session is over, and how to go on."""
+    from engine.cli.kin import way_of  # late, as nothing of it is needed before the first call
+
+    return way_of(store, ledger, flags=options.repeat(store.state_dir))
+
+
+def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, way: WayOn) -> None:
     place, head = str(journal.path), journal.durable_head
     if ended.exit is not Exit.OK:
         tell_remarks()
@@ -481,10 +498,12 @@ def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, flag
     if options.as_json:
         since = ended.first_send_at
         first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
-        whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms)
+        whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms, way=way)
         whole["exit"] = int(ended.exit)
         if unrecorded is not None:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
     elif not (options.quiet and ended.exit is Exit.OK):
-        out(text(ledger, journal=place, head=head, flags=flags))
+        out(text(ledger, journal=place, head=head, way=way))
+    elif way.open_calls:  # done as asked, and not all of what it is a part of
+        out("\n".join(way.lines()))

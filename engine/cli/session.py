@@ -228,8 +228,9 @@ class Session(Struct, frozen=True, kw_only=True):
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
     """Seconds after which a session sends no more; `at_quota_s` is what its calls take at the quota."""
-    if settings.deadline_s is not None:
-        return settings.deadline_s
+    said = settings.session_deadline_s if settings.session_deadline_s is not None else settings.deadline_s
+    if said is not None:
+        return said
     return DEADLINE_BASE_S + DEADLINE_FACTOR * at_quota_s
 
 

@@ -13,20 +13,21 @@ from msgspec.structs import replace
 from engine import records
 from engine.actions import ACTIONS
 from engine.cli.continuing import check_endpoint, find, guard_home, guards_of, overridden, stricter
-from engine.cli.kin import Others, others_of, with_family
+from engine.cli.kin import Kin, Others, changed_by_reruns, kin_of, others_of, with_family
 from engine.cli.options import Options
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
-from engine.cli.talk import out_json, say
+from engine.cli.talk import out, out_json, say
 from engine.clients import Reach, check_identity
 from engine.errors import BusyError, Exit, RefusedError, UsageError
 from engine.job import Glob, StopAfter
 from engine.journal.reader import replay
-from engine.model import Call, Omit, OmitReason, Outcome, Target
+from engine.model import LACKING, Call, Omit, Outcome, Target
+from engine.nextstep import go_on_lines, later_words, undo_steps
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
-from engine.undo import Choice, Keep, UndoPlan, holds_of, undo_plan
+from engine.undo import STAYS, Choice, Keep, UndoPlan, holds_of, in_question, undo_plan
 
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _SHOWN = 10
-_STAYS = (Keep.HELD, Keep.BEFORE_UNKNOWN, Keep.EDITED, Keep.GONE, Keep.UNREAD)
-"""Accounts that still stand as the run left them, or may: an undo that leaves only these is not done."""
 
 
 def undo_run(
@@ -61,7 +60,8 @@ def undo_run(
     found = replay(ref.path)
     ledger = with_family(ref, found) if family else found.ledger
     assert ledger.run is not None
-    _check_undoable(options, ref, ledger)
+    kin = kin_of(ref.store, found.ledger)
+    _check_undoable(options, ref, ledger, kin)
     options = replace(options, simulate=ledger.run.simulated)
     faults_of(options)
     guards = guards_of(options, ledger)
@@ -71,26 +71,37 @@ def undo_run(
     inverse = ACTIONS[ledger.run.action].inverse
     assert inverse is not None
     passwords = _password_record(password_command, password_file, inverse)
+    asked = _asked(
+        options,
+        targets=targets,
+        switches=(("--family", family), ("--include-edited", include_edited), ("--rotated", rotated)),
+        named=(("--password-command", password_command), ("--password-file", password_file)),
+        released=ignored,
+    )
     frozen = stricter(overridden(options, ledger.settings), guards)
     reach = reach_of(frozen, guards, simulated=options.simulate, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
-    changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
+    questioned = in_question(kin.ledgers)
+    changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]
     read, world = _read(options, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}) if ref.store is not None else None
     holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
-    undo = undo_plan(ledger, read.readings, holds, choice)
+    undo = undo_plan(ledger, read.readings, holds, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
-    plan = replace(plan, omits=(*plan.omits, *_unread(undo, ref)))
+    plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
     refused = refusals(
         look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=options.expect
     )
     if not options.quiet:
         say("\n".join(_preview(ref, ledger, undo, plan, read, others)))
+        if not family and (more := changed_by_reruns(kin, ledger)):
+            whole = f"acctops undo {ref.run_id} --family{_flags(options, ref)}"
+            say(f"  {more:,} more were changed by reruns of it: {whole}")
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
-        return _nothing_to_undo(options, ref, undo)
+        return _nothing_to_undo(options, ref, undo, asked)
     refuse_empty(plan)
     return NewRun(
         options=options,
@@ -103,6 +114,7 @@ def undo_run(
         simulated=options.simulate,
         stop_after=guards.stop_after_for(inverse),
         guarded_by=str(guard_home(ledger)),
+        asked=asked,
         parent=ref,
         verb="undo",
         found=read,
@@ -110,19 +122,46 @@ def undo_run(
     ).start()
 
 
-def _check_undoable(options: Options, ref: RunRef, ledger: Ledger) -> None:
+def _asked(
+    options: Options,
+    *,
+    targets: tuple[str, ...],
+    switches: tuple[tuple[str, bool], ...],
+    named: tuple[tuple[str, str | None], ...],
+    released: tuple[str, ...],
+) -> tuple[str, ...]:
+    """The flags that say what this undo takes, as the same undo needs them again, from any directory."""
+    words = [flag for flag, is_on in switches if is_on]
+    for text in targets:
+        words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
+    words += [word for run in released for word in ("--release", run)]
+    return (*options.asked(), *words, *(word for flag, value in named if value for word in (flag, value)))
+
+
+def _flags(options: Options, ref: RunRef) -> str:
+    return options.repeat(ref.store.state_dir) if ref.store is not None else ""
+
+
+def _check_undoable(options: Options, ref: RunRef, ledger: Ledger, kin: Kin) -> None:
     assert ledger.run is not None
     action = ACTIONS[ledger.run.action]
     if action.inverse is None:
         raise UsageError(f"{action.name} cannot be undone: no action is its inverse")
     if ref.store is not None and ref.store.is_live(ref.run_id):
-        raise BusyError(f"run {ref.run_id} is still going on; stop it first: acctops stop {ref.run_id}")
+        stop = f"acctops stop {ref.run_id}{_flags(options, ref)}"
+        raise BusyError(f"run {ref.run_id} is still going on; stop it first: {stop}")
     check_endpoint(options, ledger)
-    open_calls = sum(entry.needs_reading for _, entry, _ in ledger.outcomes())
-    if open_calls:
+    later = later_words(kin.ledgers, ref.run_id)
+    unread = [
+        call.id
+        for call, entry, _ in ledger.outcomes()
+        if entry.needs_reading and (call.id not in later or later[call.id][1] is not Outcome.CHANGED)
+    ]
+    if unread and ref.run_id not in kin.undone:
+        whose = next(each.run.run for each in reversed(kin.ledgers) if each.run and each.entry(unread[0]).needs_reading)
         raise RefusedError(
-            f"of {open_calls:,} calls of run {ref.run_id} nobody knows whether they were applied; "
-            f"first: acctops resume {ref.run_id}"
+            f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
+            f"first: acctops resume {whose}{_flags(options, ref)}"
         )
 
 
@@ -145,6 +184,8 @@ def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool,
     for text in targets:
         if text.startswith("@"):
             names |= _names_in(Path(text[1:]))
+        elif not set("*?[") & set(text) and text.count("/") == 1:
+            names.add(text)
         else:
             globs += replace(options, exclude=(text,)).excludes()
 
@@ -153,7 +194,9 @@ def _choice(options: Options, targets: tuple[str, ...], *, include_edited: bool,
             return False
         return not targets or call.label in names or any(glob.matches(call.instance, call.user) for glob in globs)
 
-    return Choice(wanted=wanted, by_list=bool(names), include_edited=include_edited, rotated_only=rotated), bool(names)
+    return Choice(
+        wanted=wanted, by_list=bool(names) and not globs, include_edited=include_edited, rotated_only=rotated
+    ), bool(names)
 
 
 def _names_in(path: Path) -> set[str]:
@@ -200,13 +243,13 @@ def _read(
     return read, world
 
 
-def _unread(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
-    """What should be undone and cannot be looked at now: lacking, so that an undo without it is not complete."""
+def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
+    """What stays as the run left it, or may: lacking, so that an undo without it is not complete."""
     for kept in undo.kept:
-        if kept.why is Keep.UNREAD:
+        if kept.why in STAYS:
             call = kept.call
             target = Target(call.instance, call.user, call.region, call.account)
-            yield Omit(target, OmitReason.UNSEEN, kept.words, f"undo of {ref.run_id}")
+            yield Omit(target, STAYS[kept.why], kept.words, kept.holder or f"undo of {ref.run_id}")
 
 
 def _undo_settings(
@@ -249,7 +292,7 @@ def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Surv
             lines += [f"      {each.call.named}: {each.words}" for each in kept[1:_SHOWN]]
             if count > _SHOWN:
                 lines.append(f"      … and {count - _SHOWN:,} more")
-    for omit in [omit for omit in plan.omits if omit.reason is not OmitReason.UNSEEN][:_SHOWN]:  # those: above
+    for omit in [omit for omit in plan.omits if omit.reason not in LACKING][:_SHOWN]:  # those: above
         lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
     if others is None:
         lines.append("  the journal lies outside a state directory: no other run was looked at")
@@ -260,13 +303,24 @@ def _preview(ref: RunRef, ledger: Ledger, undo: UndoPlan, plan: Plan, read: Surv
     return lines
 
 
-def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan) -> int:
-    stays = {why: count for why, count in undo.counts().items() if count and why in _STAYS}
-    if stays:
-        named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in stays.items())
-        raise RefusedError(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
-    if not options.quiet:
-        say(f"run {ref.run_id}: nothing is left to undo")
+def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> int:
+    """Nothing is sent: because all is undone, or because what is left stays. The exit code is that of an undo that
+    brought something back beside it.
+    """
+    flags = _flags(options, ref)
+    left = [(STAYS[kept.why], kept.holder, kept.call.label) for kept in undo.kept if kept.why in STAYS]
+    steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
+    code = Exit.INCOMPLETE if left else Exit.OK
     if options.as_json:
-        out_json({"run": None, "parent": ref.run_id, "kept": undo.counts(), "exit": int(Exit.OK)})
-    return Exit.OK
+        go_on = steps[0].command(flags) if steps else None
+        document = {"run": None, "parent": ref.run_id, "kept": undo.counts(), "open": len(left), "go_on": go_on}
+        out_json({**document, "exit": int(code)})
+    elif left:
+        named = ", ".join(
+            f"{count:,} {why.replace('_', ' ')}" for why, count in undo.counts().items() if count and why in STAYS
+        )
+        out(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
+        out("\n".join([*(f"{step.why}: {step.command(flags)}" for step in choices), *go_on_lines(steps, flags)]))
+    if not left and not options.quiet:
+        say(f"run {ref.run_id}: nothing is left to undo")
+    return code

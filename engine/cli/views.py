@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.errors import Exit, UsageError
+from engine.errors import AcctopsError, Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
 from engine.journal.store import RunHead, RunRef, RunStore, find_run, to_come_words
+from engine.nextstep import BAD
 from engine.report import (
     ATTEMPT_COLUMNS,
-    BAD,
     CSV_COLUMNS,
     attempts,
     closing_line,
-    continue_command,
     csv_text,
     document,
     every_target,
@@ -29,6 +29,9 @@ from engine.report import (
     stuck_text,
     text,
 )
+
+if TYPE_CHECKING:
+    from engine.nextstep import WayOn
 
 LISTED = 30
 """Runs `status` prints."""
@@ -60,11 +63,12 @@ def show_status(run: str | None, **flags: Any) -> int:
         found = replay(ref.path)
         if options.as_json:
             live = _is_live(ref)
-            out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": live})
+            out_json(_document(options, ref, found, live=live))
         else:
             _text(options, ref, found)
         return printed()
     state_dir = options.settings(None).state_dir
+    given = options.repeat(state_dir)
     heads = [head for simulated in (False, True) for head in RunStore(state_dir, simulated=simulated).list()]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
@@ -72,7 +76,7 @@ def show_status(run: str | None, **flags: Any) -> int:
         return printed()
     say(f"runs in {state_dir}")
     for head in heads[:LISTED]:
-        out(head_line(head))
+        out(head_line(head, next_command(head, state_dir, given)))
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
@@ -97,29 +101,56 @@ def head_document(head: RunHead) -> dict[str, Any]:
     }
 
 
-def head_line(head: RunHead) -> str:
-    """The same for a person."""
+def next_command(head: RunHead, state_dir: Path, flags: str) -> str | None:
+    """What goes on with a run of a listing: the same that its report advises."""
+    is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
+    if head.problem is not None or head.live or (is_good and head.run is not None and head.run.parent is None):
+        return None
+    from engine.cli.kin import way_of  # late: most runs end well
+
+    try:
+        ledger = replay(head.dir / "journal.jsonl").ledger
+    except AcctopsError:  # damaged behind its first line: its report says how
+        return f"acctops status {head.run_id}{flags}"
+    return way_of(RunStore(state_dir, simulated=head.simulated), ledger, flags=flags).command
+
+
+def head_line(head: RunHead, command: str | None = None) -> str:
+    """The same for a person, with the command that goes on."""
     mark = "SIMULATED  " if head.simulated else ""
     if head.problem is not None:
         return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"
     if head.live:
         state = "LIVE"
     elif head.end is None:
-        state = "CUT OFF, resume it"
+        state = "CUT OFF"
     else:
         bad = ", ".join(f"{head.end.counts.get(kind, 0):,} {kind}" for kind in BAD if head.end.counts.get(kind))
         state = f"exit {head.end.exit}" + (f"  {bad}" if bad else "")
-    return f"{head.run_id}  {mark}{head.action}  {head.calls:,} calls  {state}  {head.job}"
+    go_on = f"  → {command}" if command is not None else ""
+    return f"{head.run_id}  {mark}{head.action}  {head.calls:,} calls  {state}  {head.job}{go_on}"
 
 
-def _text(options: Options, ref: RunRef, found: Replay) -> None:
+def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None) -> None:
     if found.torn_bytes:
         say(f"{ref.path}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
-    out(text(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref), flags=_repeat(options, ref)))
+    live = _is_live(ref)
+    way = way or _way(options, ref, found)
+    out(text(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way))
 
 
-def _repeat(options: Options, ref: RunRef) -> str:
-    return options.repeat(ref.store.state_dir) if ref.store is not None else ""
+def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
+    """What is open of the run and its reruns, and how to go on."""
+    from engine.cli.kin import way_of  # late: a listing of good runs needs none of it
+
+    flags = options.repeat(ref.store.state_dir) if ref.store is not None else ""
+    return way_of(ref.store, found.ledger, flags=flags)
+
+
+def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> dict[str, Any]:
+    """A run as `status` and `stop` print it. Any: JSON values."""
+    whole = document(found.ledger, journal=str(ref.path), head=found.head, way=_way(options, ref, found))
+    return {**whole, "live": live, "go_on": None if live else whole["go_on"]}
 
 
 # ---- report --------------------------------------------------------------------------------------------------------
@@ -143,6 +174,7 @@ def show_report(
             out_json({"run": ref.run_id, "attempts": list(rows)})
         return printed()
     found = replay(ref.path)
+    way = _way(options, ref, found)
     if family:
         from engine.cli.kin import with_family
 
@@ -152,13 +184,14 @@ def show_report(
     elif by_lane or stuck:
         if form != "text":
             raise UsageError(f"--{'pace' if by_lane else 'stuck'} cannot be printed as {form}; leave --format away")
-        out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger))
+        out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way))
     elif form == "json":
-        out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=_is_live(ref)))
+        live = _is_live(ref)
+        out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way))
     elif form == "csv":
-        _print(csv_text((row(*each) for each in every_target(found.ledger)), CSV_COLUMNS))
+        _print(csv_text((row(*each, way) for each in every_target(found.ledger)), CSV_COLUMNS))
     else:
-        _text(options, ref, found)
+        _text(options, ref, found, way)
     return printed()
 
 
@@ -208,13 +241,12 @@ def stop_run(run: str, **flags: Any) -> int:
         code = Exit.OK
     found = replay(ref.path)
     if options.as_json:
-        out_json({**document(found.ledger, journal=str(ref.path), head=found.head), "live": _is_live(ref)})
+        out_json(_document(options, ref, found, live=_is_live(ref)))
     else:
         assert found.ledger.run is not None
         out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger))
-        command = continue_command(found.ledger, _repeat(options, ref))
-        if command is not None:
-            say(f"go on with: {command}")
+        for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
+            say(line)
     return code
 
 

@@ -181,11 +181,13 @@ class _JobReader:
         good = len(targets.found) or len(matches)
         if good:
             self._bad_rows = targets.bad_rows
-        else:
+        elif targets.bad_rows:
             for omit in targets.bad_rows:
                 self._problems.add(omit.target.place, "", omit.rule)
-        if good and 0 < targets.row_problems == self._problems.count:
-            sent = f"sends the good ones ({len(targets.found):,})" if targets.found else "goes on without them"
+            self._problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
+        would_be_sent = len(targets.found) - targets.spoilt
+        if (would_be_sent or matches) and 0 < targets.row_problems == self._problems.count:
+            sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
             self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
     def _list(

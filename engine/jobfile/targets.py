@@ -39,6 +39,8 @@ class Targets:
         self.bad_rows: list[Omit] = []
         self.row_problems = 0
         """How many of the problems are of rows of lists."""
+        self.spoilt = 0
+        """Rows among `found` that have a problem all the same: names that are fine, in a region that is none."""
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
@@ -138,6 +140,7 @@ class Targets:
                     self._first_without = place
         if notes:
             self.refuse(place, cells, notes)
+            self.spoilt += bool(not place.column and not is_skipped and known_instance and known_user)
         if (is_skipped and notes) or not (known_instance and known_user):
             return None
         return known_instance, known_user, known_region
