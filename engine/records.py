@@ -116,7 +116,7 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 
-    session_deadline_s: float | None = None
+    session_deadline_s: Seconds | None = None
     """Of this session alone, as a flag or the environment says. A journal from before this was kept has it above."""
 
     @property
