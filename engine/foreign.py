@@ -58,7 +58,12 @@ def clean_lines(text: str) -> str:
 
 
 def _clean_line(line: str) -> str:
-    return line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)
+    return line if line.isprintable() else "".join(char if char.isprintable() else _shown(char) for char in line)
+
+
+def _shown(char: str) -> str:
+    """A byte of a file's name that is no text is shown as `$'…'` of a shell takes it; all else is a space."""
+    return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else " "
 
 
 def without_userinfo(text: str) -> str:

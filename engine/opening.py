@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from enum import Enum
 
@@ -154,8 +155,11 @@ class Opening:
         self._looks: dict[Where, _Look] = {}
         self._rests = bytearray(len(calls))
         """1 for a call that rests on a reading: nothing of it can have been applied."""
+        self._resting: Counter[Where] = Counter()
+        """How many of them an instance has."""
         for index in unsent:
             self._rests[index] = 1
+            self._resting[instances[index]] += 1
         self._decided_by: list[Reading | None] = [None] * len(calls)
         """By call: the reading by which it may be sent."""
         self._admins: set[int] = set()
@@ -234,7 +238,14 @@ class Opening:
 
     def sent(self, index: int) -> None:
         """A call may have been applied: from now on it is known by what comes after, not by what was before."""
-        self._rests[index] = 0
+        if not self._rests[index]:
+            return
+        self._rests[index], self._decided_by[index] = 0, None
+        where = self._where[index]
+        self._resting[where] -= 1
+        if not self._resting[where]:  # a large job would keep the readings of all its instances
+            look = self._looks[where]
+            look.reading = look.known = None
 
     def _is_fresh(self, index: int, look: _Look) -> bool:
         if index not in self._admins:

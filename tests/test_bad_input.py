@@ -789,7 +789,7 @@ def test_a_job_whose_name_is_no_text_is_found_again(desk: Desk) -> None:
             assert process.returncode == 0, said
         late = desk.popen("overdue", job, "--every", "1d", env={**desk.env, "PYTHONIOENCODING": "latin-1"})
         printed, said = late.communicate(timeout=60)
-        assert late.returncode == 0 and b"in time: run" in printed and b"n\xff\xe9.yaml" in printed
+        assert late.returncode == 0 and b"in time: run" in printed and rb"n\xff\xe9.yaml" in printed
         job.write_text(job.read_text() + "ticket: CHG-1\n")
         assert desk.run("overdue", job, "--every", "1d").code == 0, "also when it was edited"
         listed = desk.run("status", "--json").json["runs"]

@@ -230,7 +230,7 @@ def _network(settings: Settings) -> list[Check]:
 
 def _state_dir(settings: Settings) -> Check:
     try:
-        store = RunStore(settings.state_dir, group=settings.state_group)
+        store = RunStore(settings.state_dir, group=settings.state_group, trust=settings.trust)
         run_id = store.new_run_id(time.time(), random.Random())
         store.make_run_dir(run_id)
         probe = store.run_dir(run_id) / "doctor"

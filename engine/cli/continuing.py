@@ -164,7 +164,7 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 def find(options: Options, run: str) -> RunRef:
     """The run that the operator names."""
     settings = options.settings(None)
-    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=options.clock())
     if ref.passed_over:
         warn(f"warning: {to_come_words(ref.passed_over)}")
     return ref

@@ -92,7 +92,7 @@ def take_of(job: Job, settings: Settings, *, simulated: bool, now: float) -> Tak
     """The job's `limits.take`, with where its line stands."""
     if job.take is None:
         return None
-    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
+    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
     return Take(most=job.take, where=str(job.places["take"]), store=store, job=job, now=now)
 
 

@@ -40,7 +40,7 @@ def _span(value: str, flag: str) -> float:
 
 def _store(options: Options, *, simulated: bool = False) -> RunStore:
     settings = options.settings(None)
-    return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
+    return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
 
 
 # ---- overdue -------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def once(job: Job, options: Options, begin: Callable[[], int]) -> int:
     if job.window is None:
         raise UsageError(f"{job.path}: --once means once in each opening of a window, and it has none; remove the flag")
     settings, now = options.settings(job), options.clock()
-    store = RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group)
+    store = RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group, trust=settings.trust)
     span = current(job.window, now) or _last(job.window, now)
     if span is None:
         return begin()  # which says that the window is closed

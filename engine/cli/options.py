@@ -155,18 +155,8 @@ def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
     """The runs of the state directory; ConfigError if somebody who is not trusted could have put runs there."""
     from engine.journal.store import RunStore
 
-    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group)
+    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
     store.check_place()
-    for place in (store.runs_dir, *store.runs_dir.parents):
-        with suppress(OSError):  # not there yet; or of no use, which is said where it is used
-            doubt = settings.trust.doubt(place)
-            if doubt is not None:
-                raise ConfigError(
-                    f"state directory {settings.state_dir} ({settings.origin['state_dir']}): is not believed, as "
-                    f"{doubt.words}: others could put runs there, to be gone on with. Name a directory of your own "
-                    f"with --state-dir, {doubt.way_on}"
-                )
-            break
     return store
 
 

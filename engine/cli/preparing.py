@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.actions import ACTIONS
-from engine.codes import row_of
 from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.guards import need_readings
 from engine.model import OmitReason, Target
 from engine.names import REGIONS, did_you_mean
-from engine.outlook import Outlook, Standing, look_ahead, refusals
+from engine.outlook import Outlook, Standing, is_no_instance, look_ahead, refusals
 from engine.plan import idle_rules
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def _is_whole(reading: Reading) -> bool:
     from engine.inventory import PAGE
 
     if reading.accounts is None:
-        return row_of(reading.code).no_instance
+        return is_no_instance(reading)
     return reading.complete or (reading.why is None and 0 < len(reading.accounts) < PAGE)
 
 
@@ -179,6 +178,8 @@ def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> Non
 def _is_nowhere(reading: Reading | None) -> bool:
     if reading is None or reading.accounts is not None:
         return False
+    from engine.codes import row_of  # here: most plans read every instance
+
     row = row_of(reading.code)
     return row.no_instance or row.no_region
 

@@ -41,7 +41,7 @@ STOP_POLL_S = 0.2
 
 def _find(options: Options, run: str) -> RunRef:
     settings = options.settings(None)
-    ref = find_run(settings.state_dir, run, group=settings.state_group, now=options.clock())
+    ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=options.clock())
     if ref.passed_over:
         warn(f"warning: {to_come_words(ref.passed_over)}")
     return ref

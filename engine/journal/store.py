@@ -243,9 +243,9 @@ class RunStore:
             why = self.trust.why_not(path)
         if why is not None:
             raise ConfigError(
-                f"state directory {self.state_dir}: {why}; what is sent must not hang on what others can change. Name "
-                "another with --state-dir, take that right away (chmod, chown), or name who is trusted in trust_owners "
-                "of your own config.yaml; nothing was sent"
+                f"state directory {self.state_dir}: is not believed, as {why}: what is sent must not hang on what "
+                "others can change. Name another with --state-dir, take that right away (chmod, chown), or name who is "
+                "trusted in trust_owners of your own config.yaml; nothing was sent"
             )
 
     def check_room(self, calls: int) -> str | None:
