@@ -124,9 +124,9 @@ class Stale:
 @pytest.mark.parametrize(
     ("refusal", "end"),
     [
-        (BUSY, (Outcome.ALREADY, Proof.CODE)),
+        (BUSY, (Outcome.ALREADY, Proof.BEFORE)),
         ("RequestLimitExceeded", (Outcome.ALREADY, Proof.CODE)),
-        ("ResourceUnavailable", (Outcome.ALREADY, Proof.CODE)),
+        ("ResourceUnavailable", (Outcome.ALREADY, Proof.BEFORE)),
         ("FailedOperation.CamSigAndAuthError", (Outcome.ALREADY, Proof.CODE)),
         ("InternalError", (Outcome.CHANGED, Proof.READ)),
         ("FailedOperation.FlowCreateError", (Outcome.CHANGED, Proof.READ)),
