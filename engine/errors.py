@@ -66,6 +66,12 @@ class RefusedError(AcctopsError):
     exit = Exit.REFUSED
 
 
+class NothingLeftError(AcctopsError):
+    """By the time it was to be sent, all that an undo was to bring back must stay as it is; nothing was sent."""
+
+    exit = Exit.INCOMPLETE
+
+
 class CredentialsError(AcctopsError):
     """No usable credentials were found, or they were refused before any write was accepted."""
 

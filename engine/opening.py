@@ -229,11 +229,21 @@ class Opening:
         if not self._rests[index]:
             return True
         look = self._looks[self._where[index]]
-        return self._decided_by[index] is look.reading and self._is_fresh(index, look)
+        return self._is_as_decided(index, look) and self._is_fresh(index, look)
 
     def sent(self, index: int) -> None:
         """A call may have been applied: from now on it is known by what comes after, not by what was before."""
         self._rests[index] = 0
+
+    def _is_as_decided(self, index: int, look: _Look) -> bool:
+        """Whether the newest reading is the one a call was decided by, or shows its account the same."""
+        by, newest = self._decided_by[index], look.reading
+        if look.is_blind and self._now() - look.known_at <= FRESH_S:
+            newest = look.known
+        if by is newest or by is None or newest is None or index in self._admins:
+            return by is newest
+        user = self._calls[index].user
+        return by.find(user) == newest.find(user)
 
     def _is_fresh(self, index: int, look: _Look) -> bool:
         if index not in self._admins:

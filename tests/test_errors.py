@@ -31,6 +31,7 @@ ERRORS = {
     "JournalCorruptError": Exit.CORRUPT,
     "JournalVersionError": Exit.USAGE,
     "JournalWriteError": Exit.STOPPED,
+    "NothingLeftError": Exit.INCOMPLETE,
     "RefusedError": Exit.REFUSED,
     "UsageError": Exit.USAGE,
 }

@@ -136,7 +136,7 @@ def test_an_account_that_was_locked_anew_while_a_person_thinks_stays(desk: Desk)
         assert f"since you were asked: left out, edited: {ANN}  changed since" in done.err
         assert "Local.Edited" in desk.run("report", desk.journals()[-1].parent.name).out
         again = desk.run("undo", run, "--yes")
-        assert again.code == 3 and office.locked() == {"ann"}, "the next one says so, too"
+        assert again.code == 1 and office.locked() == {"ann"}, "the next one says so, too"
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -154,7 +154,16 @@ def test_an_account_that_another_run_came_to_hold_while_a_person_thinks_stays(de
         assert done.code == 1 and office.locked() == {"ann"}
         assert f"left out, held: {ANN}  held by {other}" in done.err
         only = desk.run("undo", run, "--yes", "--target", ANN)
-        assert only.code == 3 and office.locked() == {"ann"}
+        assert only.code == 1 and office.locked() == {"ann"}
+
+
+def test_an_undo_of_which_nothing_is_left_sends_nothing(desk: Desk) -> None:
+    """Its one account is another run's by now: exit 1, as of one that brought others back beside it."""
+    with inside(desk, fleet()) as office:
+        run = office.lock(ANN)
+        done = answer(office, "undo", run, meanwhile=lambda: lock(office, ANN))
+        assert done.code == 1 and office.locked() == {"ann"} and not office.unlocks()
+        assert "all that was to be brought back must stay by now" in done.err
 
 
 def test_an_undo_that_was_cut_looks_at_holds_again_when_it_goes_on(desk: Desk) -> None:

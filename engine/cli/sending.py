@@ -29,7 +29,7 @@ from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, refuse_strangers
-from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.errors import AcctopsError, Exit, NothingLeftError, RefusedError, UsageError
 from engine.job import Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -305,9 +305,15 @@ class NewRun(Struct, frozen=True, kw_only=True):
             stays=self.undone.still_so() if self.undone is not None else None,
             quiet=self.options.quiet,
         )
+        self._refuse_empty(plan)
+        return replace(self, plan=plan, found=found, frozen=frozen)
+
+    def _refuse_empty(self, plan: Plan) -> None:
+        """The same as `refuse_empty` of what became of a plan that was not empty."""
+        if self.undone is not None and not plan.calls and plan.lacking:
+            raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
         if not self.may_be_empty:
             refuse_empty(plan)
-        return replace(self, plan=plan, found=found, frozen=frozen)
 
     def _standing_back(self, rivals: tuple[Rival, ...]) -> NewRun:
         """This run without what other runs have a claim on: from now on no more of them can."""
@@ -325,7 +331,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             quiet=self.options.quiet,
         )
         if plan is not self.plan:
-            refuse_empty(plan)
+            self._refuse_empty(plan)
         return replace(self, plan=plan)
 
     def _unread_command(self) -> str:

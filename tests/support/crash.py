@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from engine import records
 from engine.journal.store import RunStore
-from engine.ledger import NOT_SENT
 from engine.model import CallId, Outcome, Verdict
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.server import Server, serve
@@ -307,7 +306,7 @@ class Witness:
         """The last `sent` of a call, while it has no reply."""
         self._attempts: Counter[CallId] = Counter()
         self._reached: set[CallId] = set()
-        """Calls of which a request was taken up by the server, to whatever end."""
+        """Calls of which a request may have been applied, by what was answered."""
         self._reads_before = False
         for line in self.lines:
             self._hear(line)
@@ -343,7 +342,7 @@ class Witness:
                 assert sent is not None, f"line {line.seq}: a reply to nothing"
                 assert sent.attempt == line.attempt, f"line {line.seq}: reply to {line.attempt}, sent {sent.attempt}"
                 self.replies[sent.trace] = line
-                if line.verdict not in (Verdict.THROTTLED, Verdict.FATAL) and line.code not in NOT_SENT:
+                if line.verdict in (Verdict.DONE, Verdict.ALREADY, Verdict.IN_DOUBT):
                     self._reached.add(line.call)
             case records.Settled():
                 assert line.call not in self.settled, f"line {line.seq}: settled twice (J3)"
