@@ -33,7 +33,6 @@ from engine.model import LACKING, Call, Omit, Outcome, Proof, Reading, Where
 from engine.outlook import (
     NO_ACCOUNT_CODE,
     UNREAD_CODE,
-    Readings,
     Standing,
     before_line,
     is_no_instance,
@@ -54,8 +53,8 @@ AHEAD_S = 1.0
 """Calls that come within this time are looked at now, so that they are fresh when they come."""
 AGAIN_S = 3.0
 """How long a call waits to be read again before it is sent by the older reading."""
-LEAST_AGAIN = 32
-"""Instances that may be read again at a time, whatever the pace."""
+MOST_AGAIN = READERS
+"""Instances that are read again at a time: as many as the inventory reads at once. More would only wait."""
 
 
 class Turn(Enum):
@@ -103,7 +102,7 @@ class Opening:
         action: Action,
         ledger: Ledger,
         inventory: Inventory,
-        readings: Readings,
+        readings: dict[Where, Reading],
         located: Mapping[str, str],
         guard: AdminGuard | None,
         resend_already: bool,
@@ -121,6 +120,8 @@ class Opening:
         stopping: asyncio.Event,
     ) -> None:
         """`unsent` and `begun` are plan indexes; `located` are instances known to be in other regions.
+
+        `readings` is emptied: what is read again must not be kept twice.
 
         `stays` says why an account must stay as it is by a newer reading: an undo's rule. `instances[i]` and
         `routes[i]` are those of call `i`, `paces` what the lanes of a route send a second. `put_back` takes a call into
@@ -177,7 +178,6 @@ class Opening:
         self._next = {route: iter(sorted(indexes)) for route, indexes in by_route.items()}
         """By route: the calls that have not been looked ahead at, in plan order."""
         self._most_ahead = {route: _calls_in(AHEAD_S, pace) for route, pace in paces.items()}
-        self._most_again = max(LEAST_AGAIN, _calls_in(AGAIN_S, sum(paces.values())))
 
     @property
     def is_over(self) -> bool:
@@ -192,7 +192,7 @@ class Opening:
         self._began_at = self._now()
         for where, group in self._groups.items():
             look = self._looks[where] = _Look(aside=list(group))
-            reading = self._readings.get(where)
+            reading = self._readings.pop(where, None)
             if reading is not None:
                 if self._refused(where, reading):
                     continue
@@ -204,6 +204,7 @@ class Opening:
             if look.aside:
                 look.is_due = True
                 late.append(where)
+        self._readings.clear()
         self._under_way = len(late)
         instances = iter(late)
         for _ in range(min(READERS, len(late))):
@@ -272,7 +273,7 @@ class Opening:
 
     def _set_aside(self, index: int, look: _Look) -> Turn:
         if not look.is_due:
-            if self._again >= self._most_again:
+            if self._again >= MOST_AGAIN:
                 return Turn.WAIT
             self._read_again(self._where[index], look)
         look.aside.append(index)
@@ -289,7 +290,7 @@ class Opening:
             where = self._where[index]
             look = self._looks[where]
             is_old = now - look.at > FRESH_S - 2 * AHEAD_S
-            if is_old and not look.is_due and self._again < self._most_again:
+            if is_old and not look.is_due and self._again < MOST_AGAIN:
                 self._read_again(where, look)
             most -= 1
             if not most:
@@ -368,6 +369,7 @@ class Opening:
     def _take_in(self, where: Where, reading: Reading, at: float) -> None:
         """Settle, queue or leave out each call that waits; one whose account is still changing goes on waiting."""
         look = self._looks[where]
+        reading = _sharing(reading, look.known)
         look.reading, look.at = reading, at
         if reading.accounts is not None:
             look.known, look.known_at = reading, at
@@ -492,4 +494,15 @@ def _calls_in(seconds: float, pace: float) -> int:
 _ENDS = frozenset({Standing.ALREADY, Standing.NO_ACCOUNT, Standing.NO_INSTANCE})
 """How an account stands that needs no send, or can have none."""
 _OF_ACCOUNT = ("status", "cam", "type", "update_time", "password_update_time", "why")
+
+
+def _sharing(reading: Reading, known: Reading | None) -> Reading:
+    """A reading that keeps the rows of an earlier one that are the same: most are, and nothing is kept twice."""
+    if known is None or known.accounts is None or reading.accounts is None:
+        return reading
+    earlier = known.accounts
+    rows = {user: earlier[user] if earlier.get(user) == row else row for user, row in reading.accounts.items()}
+    return replace(reading, accounts=rows)
+
+
 _NOT_IN_TIME = Reading(accounts=None, complete=False, code=NO_ANSWER, message="not read again in time")

@@ -33,7 +33,7 @@ from engine.lanes import Lane
 from engine.ledger import Ledger
 from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Verdict, Where
 from engine.opening import Opening
-from engine.outlook import Readings, shown
+from engine.outlook import shown
 from engine.overview import Overview, Progress
 from engine.readback import ReadBack
 from engine.routes import Routes
@@ -74,7 +74,7 @@ class Runner:
         stop_after: int | None = None,
         ask_secret: Callable[[Call], Awaitable[str]] | None = None,
         no_send: frozenset[CallId] = frozenset(),
-        readings: Readings | None = None,
+        readings: dict[Where, Reading] | None = None,
         located: Mapping[str, str] | None = None,
         keep_admins: int = 0,
         rivals: Sequence[Rival] = (),
