@@ -146,6 +146,15 @@ def test_it_is_our_change_only_after_a_try_that_may_have_been_applied(
     assert len(undo.plan.calls) == (end[0] is Outcome.CHANGED)
 
 
+@pytest.mark.parametrize("after", [3.0, 8.0, 20.0])
+def test_a_try_that_takes_effect_while_its_call_waits_for_the_next_is_our_change(tmp_path: Path, after: float) -> None:
+    """The API says that something failed inside, and locks the account some seconds later: an undo must unlock it."""
+    it = world({"action": "LockAccount", "code": "InternalError", "times": 7})
+    drill = Drill(tmp_path, it, fleet(1, 1), during=somebody(it, after, status=5)).go()
+    assert (drill.exit, end_of(drill)[:2]) == (Exit.OK, (Outcome.CHANGED, Proof.READ))
+    assert len(undo_plan(drill.ledger, now(it, "user0"), {}, Choice()).plan.calls) == 1
+
+
 def test_without_reading_back_an_echo_is_accepted_and_not_read(tmp_path: Path) -> None:
     """`--no-verify` says so in its proof, and never `code`."""
     it = world({"action": "OpenAccountCAM", "code": "InternalError", "apply": True, "times": 1})
