@@ -116,7 +116,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "journal.live": (D, "journal.locks journal.reader journal.store trust"),
     "journal.locks": (D, ""),
     "journal.reader": (D, "journal.lines journal.sense trust"),
-    "journal.sense": (R, "actions endpoints plan records"),
+    "journal.sense": (R, "actions plan records"),
     "journal.store": (D, "journal.locks journal.reader trust"),
     "journal.writer": (D, "journal.lines journal.locks journal.reader journal.store trust"),
     "limits": (D, ""),
