@@ -6,7 +6,7 @@ Whoever asks at the same time about the same instance shares one reading, as lon
 Presence is proven by a row, absence by the end of the list alone. A short page is no end, as a server may give fewer
 rows a page than it was asked for, and TotalCount none either, as the API describes it as the rows of the call. So a
 reading ends where every account that it was asked for was found, else at a page that is empty. Pages overlap by a row,
-so that a list that shifts or changes its order while it is read shows.
+so that a list that shifts or changes its order while it is read shows. Rows that contradict each other prove nothing.
 """
 
 from __future__ import annotations
@@ -222,7 +222,10 @@ class Inventory:
                 is_capped, offset = True, end - 1
                 continue
             before = len(rows)
-            rows.update((name, _understood(row, read)) for name, row in page)
+            for at, (name, row) in enumerate(page):
+                said = _understood(row, read)
+                # Two rows of one name that differ cancel out. The overlap's row is newer, and so has the last word.
+                rows[name] = said if at < overlap or rows.get(name, said) == said else None
             if is_enough is not None and is_enough(rows):
                 return listed
             is_fit = not overlap or bool(page and page[0][0] == last)

@@ -286,21 +286,28 @@ class Judge:
     def _already(self, work: Work, answer: Answer, ruling: Ruling) -> Step:
         """The API says that it was so before: by somebody else, or by a try of ours of which this is the echo.
 
-        The echo proves nothing by itself: somebody else may have been quicker. A reading shows that it is so.
+        The code proves nothing by itself, as it may be meant for another account: a reading shows that it is so.
         """
-        if work.may_have_done_it:
+        if self._await_proof is not None or work.may_have_done_it:
             return self._accept(work, answer)
         return self.settle(work, Outcome.ALREADY, Proof.CODE, answer, ruling.words)
 
     def _success(self, work: Work) -> Outcome:
-        """Changed, unless it was so before and was sent all the same (`resend_already`)."""
-        return Outcome.ALREADY if self._ledger.entry(work.call.id).was_desired(self.action) else Outcome.CHANGED
+        """Changed, unless it was so before: it was sent all the same (`resend_already`), or the API said so."""
+        entry = self._ledger.entry(work.call.id)
+        is_others = entry.verdict is Verdict.ALREADY and not work.may_have_done_it
+        return Outcome.ALREADY if is_others or entry.was_desired(self.action) else Outcome.CHANGED
 
     def proved(self, work: Work, state: AccountState, request_id: str | None) -> None:
         """An accepted call was read back as desired."""
         self._verified(work, state, agrees=True)
+        entry, outcome = self._ledger.entry(work.call.id), self._success(work)
         accepted = Answer(http=200, request_id=request_id, code=None, message=None)
-        self.settle(work, self._success(work), Proof.READ, accepted)
+        if outcome is Outcome.ALREADY and entry.verdict is Verdict.ALREADY:
+            answer = replace(accepted, code=entry.code)
+            self.settle(work, outcome, Proof.READ, answer, rule(self.action.name, answer).words)
+            return
+        self.settle(work, outcome, Proof.READ, accepted)
 
     def disproved(self, work: Work, state: AccountState | None, request_id: str | None, *, again: bool) -> None:
         """An accepted call was read back for half a minute as not so; `again`: it will be sent once more."""

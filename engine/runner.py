@@ -550,7 +550,7 @@ class Runner:
             lane.pacer.left_late(ticket.slot_at, begun_at + attempt.opening_s - ticket.slot_at)
             ruling = self._judge.rule(attempt.answer, lane)
             health = self._judge.health(work, ticket, attempt.answer, ruling)
-            if ruling.verdict in (Verdict.DONE, Verdict.IN_DOUBT):
+            if ruling.verdict in (Verdict.DONE, Verdict.IN_DOUBT) or row_of(attempt.answer.code).may_be_applied:
                 self._opening.sent(work.index)
             self._record_reply(work, attempt.answer, ruling, attempt.sent_at, attempt.ms)
         finally:

@@ -248,6 +248,23 @@ def test_a_row_that_cannot_be_understood_is_evidence_for_nothing(status: object)
     assert rig.read(["app_user"]).find("app_user") is not None
 
 
+@pytest.mark.parametrize("users", [None, ["u"]])
+@pytest.mark.parametrize("statuses", [(2, 5), (5, 2), (5, 2, 5), (5, None), (None, 5)])
+def test_rows_that_contradict_each_other_are_evidence_for_nothing(
+    statuses: tuple[int | None, ...], users: list[str] | None
+) -> None:
+    """A cache adds its old rows to the new ones: nobody is told that the account is locked, nor that it is open."""
+    rig = Rig(wrap=answering([{"DBInstanceId": INSTANCE, "UserName": "u", "Status": status} for status in statuses]))
+    reading = rig.read(users)
+    assert (reading.find("u"), reading.complete, reading.code) == (None, False, None)
+
+
+def test_a_row_that_stands_twice_and_alike_is_believed() -> None:
+    """It is there, whatever the list is worth: a run that waits for it goes on."""
+    rig = Rig(wrap=answering([OK, OK]))
+    assert rig.read(["app_user"]).find("app_user") is not None
+
+
 @pytest.mark.parametrize(
     "details",
     [

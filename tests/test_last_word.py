@@ -125,9 +125,9 @@ class Stale:
     ("refusal", "end"),
     [
         (BUSY, (Outcome.ALREADY, Proof.BEFORE)),
-        ("RequestLimitExceeded", (Outcome.ALREADY, Proof.CODE)),
+        ("RequestLimitExceeded", (Outcome.ALREADY, Proof.READ)),
         ("ResourceUnavailable", (Outcome.ALREADY, Proof.BEFORE)),
-        ("FailedOperation.CamSigAndAuthError", (Outcome.ALREADY, Proof.CODE)),
+        ("FailedOperation.CamSigAndAuthError", (Outcome.ALREADY, Proof.READ)),
         ("InternalError", (Outcome.CHANGED, Proof.READ)),
         ("FailedOperation.FlowCreateError", (Outcome.CHANGED, Proof.READ)),
     ],
@@ -144,6 +144,32 @@ def test_it_is_our_change_only_after_a_try_that_may_have_been_applied(
     assert end_of(drill)[:2] == end
     undo = undo_plan(drill.ledger, now(it, "user0"), {}, Choice())
     assert len(undo.plan.calls) == (end[0] is Outcome.CHANGED)
+
+
+@pytest.mark.parametrize("after", [3.0, 8.0, 20.0])
+def test_a_try_that_takes_effect_while_its_call_waits_for_the_next_is_our_change(tmp_path: Path, after: float) -> None:
+    """The API says that something failed inside, and locks the account some seconds later: an undo must unlock it."""
+    it = world({"action": "LockAccount", "code": "InternalError", "times": 7})
+    drill = Drill(tmp_path, it, fleet(1, 1), during=somebody(it, after, status=5)).go()
+    assert (drill.exit, end_of(drill)[:2]) == (Exit.OK, (Outcome.CHANGED, Proof.READ))
+    assert len(undo_plan(drill.ledger, now(it, "user0"), {}, Choice()).plan.calls) == 1
+
+
+def test_already_is_no_proof_while_no_reading_shows_it(tmp_path: Path) -> None:
+    """An answer of another account's, or a wrong one: the account would be called protected, and is not."""
+    it = world({"action": "OpenAccountCAM", "code": "FailedOperation.CheckAccountCAMCloseError", "times": 1})
+    drill = Drill(tmp_path, it, fleet(1, 1), action="OpenAccountCAM").go()
+    assert len(writes(it, "OpenAccountCAM")) == 2
+    account = it.account(SICK, "user0")
+    assert account is not None
+    assert (account.cam, drill.exit, end_of(drill)[:2]) == (True, Exit.OK, (Outcome.CHANGED, Proof.READ))
+
+
+def test_already_without_reading_back_is_what_the_api_says(tmp_path: Path) -> None:
+    """`--no-verify` says so in its proof."""
+    it = world({"action": "OpenAccountCAM", "code": "FailedOperation.CheckAccountCAMCloseError", "times": 1})
+    drill = Drill(tmp_path, it, fleet(1, 1), action="OpenAccountCAM", settings=run_settings(verify=False)).go()
+    assert end_of(drill)[:2] == (Outcome.ALREADY, Proof.CODE)
 
 
 def test_without_reading_back_an_echo_is_accepted_and_not_read(tmp_path: Path) -> None:

@@ -253,14 +253,14 @@ def test_a_precheck_of_a_changing_account_is_tried_again(tmp_path: Path) -> None
 
 
 def test_cam_that_is_on_already_is_already(tmp_path: Path) -> None:
-    """The code says so by itself (facts.md §8), as it must where nothing could be read before."""
+    """The API says so, where nothing could be read before, and a reading shows it."""
     it = world({"action": "DescribeAccounts", "code": "UnauthorizedOperation", "times": 1})
     it.seed(SICK, "ap-singapore", ["user0"], cam=True)
     drill = Drill(tmp_path, it, fleet(1, 2), action="OpenAccountCAM").go()
     assert drill.exit is Exit.OK
     assert drill.outcomes() == {f"{SICK}/user0": "already", f"{SICK}/user1": "changed"}
     ((_, entry, _), _) = drill.ledger.outcomes()
-    assert entry.proof is Proof.CODE
+    assert entry.proof is Proof.READ
 
 
 @pytest.mark.parametrize(
