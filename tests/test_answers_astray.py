@@ -11,8 +11,8 @@ import pytest
 
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
+from tests.support.astray import Exchange, Liar
 from tests.support.command import Desk, Done
-from tests.support.liar import Exchange, Liar
 
 LOCKED = 5
 REGION = "ap-singapore"

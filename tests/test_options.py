@@ -175,7 +175,7 @@ CASES: dict[str, dict[str, Case]] = {
     "verify": {
         **AMONG_RUNS, "--family": Case(("--family",), prepare=rerun),
         "--watch": Case(("--watch", "10ms")), "--profile": PROFILE, "--timeout": Case(("--timeout", "1ms")),
-        "--endpoint": ENDPOINT, "--quiet": Case(("--quiet",)),
+        "--endpoint": ENDPOINT, "--quiet": Case(("--quiet",), ("--family",), prepare=rerun),
     },
     "journal verify": {**AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",))},
     "overdue": {

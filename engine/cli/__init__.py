@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     import click
 
     from engine.cli.app import app
-    from engine.cli.leaving import stay
+    from engine.cli.leaving import interrupted_words, stay
     from engine.cli.talk import refuse, say, take_any_text, tell_remarks
     from engine.errors import AcctopsError, Exit
 
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for a Ctrl-D at a prompt of its own; it has none
             return refuse(_defect(error.__cause__), Exit.STOPPED, as_json=as_json)
-        return refuse("interrupted before anything was sent", Exit.INTERRUPTED, as_json=as_json)
+        return refuse(_to_be_pasted(interrupted_words("interrupted"), arguments), Exit.INTERRUPTED, as_json=as_json)
     except _TerminatedError:
-        return refuse("terminated before anything was sent", Exit.TERMINATED, as_json=as_json)
+        return refuse(_to_be_pasted(interrupted_words("terminated"), arguments), Exit.TERMINATED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the command's last line: a defect ends in a sentence, too
         return refuse(_defect(error), Exit.STOPPED, as_json=as_json)
     finally:
@@ -108,7 +108,9 @@ def _one_sentence_each() -> None:
         from engine.cli.talk import defect_words, show_traceback, warn
 
         if isinstance(error, KeyboardInterrupt):
-            warn("interrupted before anything was sent")
+            from engine.cli.leaving import interrupted_words
+
+            warn(interrupted_words("interrupted"))
         elif error is not None:
             show_traceback(error)
             warn(f"internal error, a defect of acctops: {defect_words(error)}")

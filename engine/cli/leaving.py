@@ -15,6 +15,20 @@ LEAVE_S = 1.7
 """The second signal has ended the process within two seconds."""
 
 _stays: list[threading.Event] = []
+_runs: list[str] = []
+"""The run that this command works on, once it may have sent something."""
+
+
+def note_run(run_id: str) -> None:
+    """From here on an interrupt cannot mean that nothing was sent."""
+    _runs.append(run_id)
+
+
+def interrupted_words(how: str) -> str:
+    """What is true of a command that a signal ended outside of any session; `how`: interrupted or terminated."""
+    if not _runs:
+        return f"{how} before anything was sent"
+    return f"{how}; what run {_runs[-1]} did is recorded: acctops status {_runs[-1]}"
 
 
 def leave_soon(code: int, words: str) -> None:
@@ -35,5 +49,6 @@ def leave_soon(code: int, words: str) -> None:
 
 def stay() -> None:
     """The command is over, in order: nothing more has to be ended."""
+    _runs.clear()
     while _stays:
         _stays.pop().set()

@@ -23,6 +23,7 @@ from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
 from engine.cli.hours import hold, time_left, window_of
+from engine.cli.leaving import note_run
 from engine.cli.options import Options, check_metrics, operator, run_settings, trusted_store
 from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
@@ -530,6 +531,7 @@ def carry_out(
 
     assert ledger.run is not None
     run_id = ledger.run.run
+    note_run(run_id)
     flags = options.repeat(store.state_dir)
     attendance = Attendance(settings, ledger, journal, store, flags=flags, options=options)
     if not options.quiet:
