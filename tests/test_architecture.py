@@ -184,9 +184,8 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.scheduling": (DOOR, "cli.earlier cli.options cli.talk"),
     "cli.sending": (
         DOOR,
-        "cli.anew cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.kin cli.leaving cli.options cli.plans "
-        "cli.preparing cli.session "
-        "cli.simulating cli.sources cli.survey cli.talk",
+        "cli.anew cli.ask cli.attending cli.discovering cli.earlier cli.hours cli.kin cli.leaving cli.options "
+        "cli.plans cli.preparing cli.session cli.simulating cli.sources cli.survey cli.talk",
     ),
     "cli.session": (
         DOOR,
