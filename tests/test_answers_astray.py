@@ -162,7 +162,8 @@ def test_a_list_whose_pages_change_their_order_is_not_called_whole(desk: Desk) -
         said = exchange.response
         if exchange.action == "DescribeAccounts" and offset:
             users = [f"user_{number:04d}" for number in reversed(range(150))][offset : offset + 100]
-            said["Details"] = [{"DBInstanceId": INSTANCES[0], "UserName": user, "Status": 2} for user in users]
+            (row, *_) = said["Details"] or [{}]
+            said["Details"] = [{**row, "UserName": user} for user in users if row]
             said["TotalCount"] = len(users)
         await exchange.say(said)
 
