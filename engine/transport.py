@@ -242,6 +242,7 @@ class _Wire(ResponseHandler):
         self.heard = 0
         """Bytes since it was last taken into use."""
         self.is_idle = False
+        self._poll: select.poll | None = None
 
     def data_received(self, data: bytes) -> None:
         self.heard += len(data)
@@ -266,9 +267,10 @@ class _Wire(ResponseHandler):
         sock = self.transport.get_extra_info("socket") if self.transport is not None else None
         if sock is None or sock.fileno() < 0:
             return True
-        poll = select.poll()  # unlike select, of any number
-        poll.register(sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:  # profiled: made once a connection, as it is asked before every request
+            self._poll = select.poll()  # unlike select, of any number
+            self._poll.register(sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
 
 class _Connector(aiohttp.TCPConnector):
