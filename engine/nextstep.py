@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from shlex import join
+from shlex import join, split
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.model import GOOD, OmitReason, Outcome
 
@@ -87,6 +88,11 @@ class WayOn(Struct, frozen=True, kw_only=True):
             lines.append(f"{of} {count} are still open: {kinds}" if kinds else f"{of} all {self.asked:,} are as asked")
         lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
         return lines + go_on_lines(self.steps, self.flags)
+
+    def without_journal(self) -> WayOn:
+        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open."""
+        again = () if self.job is None else (Step(words=tuple(split(self.job)[1:]), takes=self.open_calls),)
+        return replace(self, steps=again, choices=(), flags="")
 
     def fill(self, advice: str | None, call: Call | None = None) -> str | None:
         """The advice of a code for a target of this run: true ids for RUN and JOB, and the command that helps."""

@@ -378,7 +378,8 @@ def _notes(ledger: Ledger) -> list[str]:
     times = containment(ledger)
     if times:
         lines.append("contained: " + ", ".join(f"{share} % after {duration(after)}" for share, after in times.items()))
-    if not ledger.settings.protect and not ledger.settings.protect_waived:
+    is_guarded = ledger.settings.protect or ledger.settings.protect_waived or ledger.left_out()[OmitReason.PROTECTED]
+    if not is_guarded:
         lines.append("no protect rule was in force: name your break-glass accounts in config.yaml, protect: […]")
     return lines
 

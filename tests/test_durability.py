@@ -609,7 +609,7 @@ def test_whoever_presses_twice_is_let_go_whatever_the_disk_does(tmp_path: Path, 
     assert len(Witness(read(post.journal)).settled) == 8
 
 
-@pytest.mark.parametrize("how", ["removed", "moved", "cut"])
+@pytest.mark.parametrize("how", ["removed", "moved", "cut", "written to"])
 def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: Simulators, how: str) -> None:
     """Nothing is sent that nobody could account for: exit 4, and where the records are."""
     world = WatchedWorld(quotas={"*": None}, latency=0.01, audit=None)
@@ -623,6 +623,9 @@ def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: 
             path.unlink()
         case "moved":
             path.rename(tmp_path / "aside")
+        case "written to":
+            with path.open("ab") as file:
+                file.write(b'{"kind":"note"}\n')
         case _:
             os.truncate(path, 10)
     assert process.wait(60) == Exit.STOPPED
@@ -631,6 +634,13 @@ def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: 
     assert "while the run went on" in said["stopped"]["why"]
     if how == "moved":
         (tmp_path / "aside").rename(path)
-    if how != "cut":
+    if how == "written to":
+        (kept,) = path.parent.glob("journal.jsonl.kept-*")
+        assert said["go_on"].startswith("acctops run "), "a resume would be refused until the file is put back"
+        assert str(kept) in said["stopped"]["why"]
+        kept.replace(path)
+    if how == "cut":
+        assert said["go_on"].startswith("acctops run "), "nothing is left that could be resumed"
+    else:
         Witness(read(path)).compare(simulators.arrivals(world, "LockAccount"))
         assert post.finish(*post.run_or_resume()) == 0, post.err()

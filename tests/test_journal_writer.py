@@ -531,7 +531,7 @@ class TestMeddling:
                 "{path}.kept-*",
             ),
             ("cut", r"was cut by [\d,]+ bytes while the run went on", None),
-            ("written to by others", r"was written to by somebody else \(5 bytes\)", None),
+            ("written to by others", r"was written to by somebody else \(5 bytes\) .*kept-\d+: put", "{path}.kept-*"),
         ],
     )
     async def test_a_journal_that_is_meddled_with_ends_the_run(

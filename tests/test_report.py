@@ -386,6 +386,8 @@ def test_the_reminder_goes_by_the_settings_in_force() -> None:
     assert REMINDER not in report(ledger_of([session(settings=settings)], settings=unprotected))
     assert REMINDER in report(ledger_of([session(settings=unprotected)], settings=settings))
     assert REMINDER in report(ledger_of([session()], settings=unprotected))
+    # The rule of the command that went on is in no settings, and held all the same.
+    assert REMINDER not in report(ledger_of([session(), omit("protected")], settings=unprotected))
 
 
 # ---- when it was contained -----------------------------------------------------------------------------------------

@@ -562,15 +562,22 @@ def carry_out(
         with suppress(KeyboardInterrupt):
             attendance.after_a_fall(ended.exit, ended.unrecorded)
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
-        _show(options, ledger, journal, ended, _way(options, store, ledger))
+        _show(options, ledger, journal, ended, _way(options, store, ledger, journal))
     return ended.exit
 
 
-def _way(options: Options, store: RunStore, ledger: Ledger) -> WayOn:
+def _way(options: Options, store: RunStore, ledger: Ledger, journal: Journal) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
     from engine.cli.kin import way_of  # late, as nothing of it is needed before the first call
 
-    return way_of(store, ledger, flags=options.repeat(store.state_dir))
+    way = way_of(store, ledger, flags=options.repeat(store.state_dir))
+    if journal.broken is None:
+        return way
+    try:
+        replay(journal.path)
+    except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
+        return way.without_journal()
+    return way
 
 
 def _nothing_stays(_call: Call, _reading: Reading) -> Omit | None:

@@ -137,7 +137,7 @@ def _why_bad(line: bytes, seq: int, run: str | None) -> str:
     if not isinstance(fields, dict):
         return "not a JSON object: the line was edited"
     if run is not None and fields.get("run") != run:
-        return f"belongs to run {fields.get('run')!r}, not {run!r}"
+        return f"belongs to run {fields['run']!r}, not {run!r}" if fields.get("run") else "names no run"
     found = fields.get("seq")
     if not isinstance(found, int):
         return "has no seq: the line was edited"

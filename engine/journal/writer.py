@@ -409,10 +409,12 @@ class Journal:
         is_there = there is not None and (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
         if is_there and here.st_size == self._size:
             return
-        if is_there or here.st_size < self._size:
-            gone = self._size - here.st_size
-            what = f"was cut by {gone:,} bytes" if gone > 0 else f"was written to by somebody else ({-gone:,} bytes)"
+        if here.st_size < self._size:
+            what = f"was cut by {self._size - here.st_size:,} bytes"
             raise _MeddledError(f"{what} while the run went on; look at it: acctops journal verify {self._chain.run}")
+        if is_there:
+            what = f"was written to by somebody else ({here.st_size - self._size:,} bytes)"
+            raise _MeddledError(f"{what} while the run went on; {self._saved(here, is_free=False)}")
         how = "was removed or moved away" if there is None else "was replaced by another file"
         raise _MeddledError(f"{how} while the run went on; {self._where_it_is(here, is_free=there is None)}")
 
@@ -422,13 +424,17 @@ class Journal:
             name = Path(f"/proc/self/fd/{self._fd}").readlink()
             if here.st_nlink and name.is_file():
                 return f"its records are in {name}: put it back as {self._name}"
+        return self._saved(here, is_free=is_free)
+
+    def _saved(self, here: os.stat_result, *, is_free: bool) -> str:
+        """Save what this run has written: there if the name is free, else beside."""
         kept = self.path if is_free else self.path.with_name(f"{self.path.name}.kept-{os.getpid()}")
         try:
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             fd = create_new(kept, stat.S_IMODE(here.st_mode))
             try:
                 at = 0
-                while part := os.pread(self._fd, _CREATE_BYTES, at):
+                while part := os.pread(self._fd, min(_CREATE_BYTES, self._size - at), at):
                     _write_all(fd, part, os.write)
                     at += len(part)
                 os.fsync(fd)
