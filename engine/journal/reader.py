@@ -21,7 +21,7 @@ from engine.records import CallLine, End, Note, Run, Session, Settled
 from engine.trust import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from engine.model import CallId
@@ -77,6 +77,12 @@ class _Walk:
 
     def records(self) -> Generator[AnyRecord, None, None]:
         """Every record of a whole line, in order."""
+        with closing(self.blocks()) as blocks:
+            for block in blocks:
+                yield from block
+
+    def blocks(self) -> Generator[Sequence[AnyRecord], None, None]:
+        """The records of whole lines, many at a time."""
         length = self._block_bytes
         fd = _open(self.path)
         try:
@@ -101,17 +107,18 @@ class _Walk:
         if not self.seq:
             raise UsageError(f"{self.path}: holds no whole line, so no run: not a journal, or cut to nothing")
 
-    def _block(self, block: bytes) -> Iterator[AnyRecord]:
+    def _block(self, block: bytes) -> Iterator[Sequence[AnyRecord]]:
         # Fast for a million lines; one by one to find the run, and to name the line if any is bad.
         records = decode_block(block, self.seq + 1, self.head, self.run.run) if self.run else None
         if records is None:
-            yield from self._one_by_one(block)
+            for record in self._one_by_one(block):
+                yield (record,)
         else:
             if (found := self._sense.first_problem(records)) is not None:
                 at, why = found
-                yield from records[:at]
+                yield records[:at]
                 raise self.senseless(records[at].seq, why)
-            yield from records
+            yield records
             self.seq, self.head = records[-1].seq, records[-1].hash
 
     def _one_by_one(self, block: bytes) -> Iterator[AnyRecord]:
@@ -176,12 +183,12 @@ def replay(path: Path) -> Replay:
     gc.disable()  # measured: a million objects are made here and none dropped, so every pass of it would be in vain
     try:
         ledger = Ledger()
-        apply, number = ledger.apply, 0
-        for record in walk.records():
-            number = record.seq
-            apply(record)
+        apply, record = ledger.apply, None
+        for block in walk.blocks():
+            for record in block:
+                apply(record)
     except (ValueError, OverflowError) as error:  # a `sent_at` that is no time
-        raise walk.senseless(number, str(error)) from error
+        raise walk.senseless(record.seq if record is not None else 0, str(error)) from error
     finally:
         if collecting:
             gc.enable()
