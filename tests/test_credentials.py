@@ -149,7 +149,10 @@ def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
         (json.dumps({"secretId": ID, "secretKey": KEY, "expiresAt": "soon"}), "expiresAt is no time in UNIX seconds"),
         (json.dumps({"secretId": KEY, "secretKey": ID}), "in each other's place; swap them"),
         (json.dumps({"secretId": f"{ID}'", "secretKey": KEY}), "secret_id stands in quotes"),
-        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "ops"}), "credential: 'ops' is no role"),
+        (
+            json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "ops", "role-session-name": "ann"}),
+            "credential: 'ops' is no role",
+        ),
         (json.dumps({"type": 7}), "type is not text"),
         (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": ["x"]}), "role-arn is not text"),
         ("\ufeff{}", "secret_id is missing"),
