@@ -29,7 +29,7 @@ from engine.jobfile.filemodel import JOB_ONLY, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean, shown
-from engine.trust import Trust, kind_words, open_regular, ways_to
+from engine.trust import Trust, home_of, kind_words, open_regular, ways_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -428,8 +428,10 @@ def _caller_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_config(environ: Mapping[str, str]) -> Path | None:
-    """The user's own config file; None without a home."""
+    """The user's own config file; None without a home. Its guards hold under a timer that sets no HOME, too."""
     base = base_directory(environ, "XDG_CONFIG_HOME", ".config")
+    if base is None and (home := home_of(environ)) is not None:
+        base = home / ".config"
     return base / "acctops" / NAME if base is not None else None
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Doubt(Struct, frozen=True, kw_only=True):
@@ -185,6 +185,18 @@ def _is_alone_in(uid: int, gid: int) -> bool:
     except KeyError:
         return gid == uid
     return (group.gr_name == name if name else gid == uid) and set(group.gr_mem) <= {name}
+
+
+def home_of(environ: Mapping[str, str]) -> Path | None:
+    """The home of who runs this: HOME, or, as under a bare timer, where the system has it; None if neither is one."""
+    said = Path(environ.get("HOME", ""))
+    if said.is_absolute():
+        return said
+    try:
+        known = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return None
+    return known if known.is_absolute() else None
 
 
 def owner_words(uid: int) -> str:

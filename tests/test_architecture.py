@@ -99,7 +99,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "credentials.chain": (
         D,
         "credentials.command credentials.environment credentials.files credentials.metadata credentials.network "
-        "credentials.roles credentials.source",
+        "credentials.roles credentials.source trust",
     ),
     "credentials.command": (D, "credentials.source programs"),
     "credentials.environment": (D, "credentials.files credentials.source"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import traceback
@@ -348,3 +349,18 @@ def test_files_are_never_written(tmp_path):
     refresh(source)
     assert before == (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
     assert read_cli(path.read_text()).keys["token"] is None
+
+
+def test_without_home_no_directory_called_tilde_says_who_acts(tmp_path):
+    """A timer without HOME starts anywhere: keys that somebody put into ./~/.tccli there are not used."""
+    planted = tmp_path / "~"
+    planted.mkdir()
+    credential(planted, secretId="AKIDplanted", secretKey=KEY)
+    sdk(planted, f"[default]\nsecret_id=AKIDplanted\nsecret_key={KEY}\n")
+    with contextlib.chdir(tmp_path):
+        try:
+            found = asyncio.run(chain(None, {}, system=tmp_path / "none")).source.get().secret_id
+        except CredentialsError as refused:
+            assert "~" not in str(refused)
+        else:
+            assert found != "AKIDplanted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -513,12 +514,14 @@ def test_a_config_anybody_can_write_stops(tmp_path):
     assert find(tmp_path).warnings == ()
 
 
-def test_without_a_home_the_users_config_is_left_out():
-    """Services have none."""
-    assert user_config({}) is None
+def test_without_home_the_users_config_is_found_where_the_system_has_it():
+    """A bare timer or a system unit sets no HOME: the guards in the user's own config still hold."""
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    assert user_config({}) == home / ".config/acctops/config.yaml", "its guards hold under a bare timer, too"
+    assert user_config({"HOME": "here"}) == user_config({})
     assert user_config({"HOME": "/h"}) == Path("/h/.config/acctops/config.yaml")
     assert base_directory({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, "XDG_CONFIG_HOME", ".config") == Path("/x")
-    assert len(find(Path("/"), environ={}).looked_in) == 2
+    assert len(find(Path("/"), environ={}).looked_in) == 3
 
 
 # The example

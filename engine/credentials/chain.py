@@ -46,6 +46,7 @@ from engine.credentials.files import (
 from engine.credentials.source import DURATION_S, HOW, FetchedKeys, KeySource
 from engine.errors import CredentialsError
 from engine.names import did_you_mean, shown
+from engine.trust import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +148,8 @@ class _Opener:
         self._environ = environ
         self._network = network
         self._purpose = purpose
-        self._home = Path(environ.get("HOME") or "~")
+        # Never relative: whoever can write in the current directory would say who acts.
+        self._home = home_of(environ) or Path("/nonexistent")
         self._files = (self._home / ".tencentcloud" / "credentials", system)
         self._roles: list[str] = []
         """Of the chain, from its base."""
