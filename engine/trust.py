@@ -41,7 +41,10 @@ class Doubt(Struct, frozen=True, kw_only=True):
     def way_on(self) -> str:
         """What the operator can do to have it believed."""
         if self.owner is not None:
-            return f"or trust its owner: `trust_owners: [{self.owner}]` in {self.own}"
+            as_he = (
+                f"or run this as {owner_name(self.owner)}, " if os.geteuid() == 0 else ""
+            )  # in a container, with sudo
+            return f"{as_he}or trust its owner: `trust_owners: [{self.owner}]` in {self.own}"
         if self.group is not None:
             return f"or chmod g-w {self.path}, or trust the group: `state_group: {self.group}` in {self.own}"
         return f"or chmod o-w {self.path}"
@@ -128,7 +131,8 @@ class Trust(Struct, frozen=True, kw_only=True):
         owned = self._doubt_owner(found, step, lambda who: f"{step} belongs to {who}, who can replace what lies in it")
         if owned is not None or found.st_mode & stat.S_ISVTX:
             return owned  # in a sticky one each may replace only what is his own, and that is looked at
-        return self._doubt_writers(found, step, lambda who: f"{who} can replace what lies in {step}")
+        doubt = self._doubt_writers(found, step, lambda who: f"{who} can replace what lies in {step}")
+        return None if doubt is not None and _is_sealed(found, step) else doubt
 
     def _doubt_file(self, found: os.stat_result, path: Path) -> Doubt | None:
         owned = self._doubt_owner(found, path, lambda who: f"{path} belongs to {who}")
@@ -169,6 +173,11 @@ class Trust(Struct, frozen=True, kw_only=True):
         return False
 
 
+def _is_sealed(found: os.stat_result, directory: Path) -> bool:
+    """Whether a directory is root's and read-only, as a ConfigMap is mounted: its mode lets nobody write there."""
+    return found.st_uid == 0 and bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
 def _is_private(found: os.stat_result) -> bool:
     """Whether the group is root's, or nobody's but its owner's or who runs the command, as many systems give each."""
     return found.st_gid == 0 or any(_is_alone_in(uid, found.st_gid) for uid in (found.st_uid, os.geteuid()))
@@ -197,6 +206,11 @@ def home_of(environ: Mapping[str, str]) -> Path | None:
     except KeyError:
         return None
     return known if known.is_absolute() else None
+
+
+def owner_name(owner: str) -> str:
+    """A `Doubt.owner` in a sentence."""
+    return f"user {owner}" if owner.isdecimal() else owner
 
 
 def owner_words(uid: int) -> str:

@@ -231,7 +231,7 @@ def test_a_config_of_others_above_the_job_is_neither_believed_nor_skipped(desk: 
     desk.env.pop("TENCENTCLOUD_SECRET_ID")
     done = desk.run(*verb)
     assert done.code == 2 and f"{planted}: is not believed, as {planted} belongs to user {STRANGER}" in done.err
-    assert "Move the job to where no file of others is found" in done.err
+    assert "Move the job, or cd, to where no file of others is found" in done.err
     assert f"trust_owners: [{STRANGER}]` in {desk.place}/xdg-config/acctops/config.yaml" in done.err
     assert not ran.exists()
 

@@ -240,12 +240,11 @@ class RunStore:
         while not os.path.lexists(path):
             path = path.parent
         with self.writable():
-            why = self.trust.why_not(path)
-        if why is not None:
+            doubt = self.trust.doubt(path)
+        if doubt is not None:
             raise ConfigError(
-                f"state directory {self.state_dir}: is not believed, as {why}: what is sent must not hang on what "
-                "others can change. Name another with --state-dir, take that right away (chmod, chown), or name who is "
-                "trusted in trust_owners of your own config.yaml; nothing was sent"
+                f"state directory {self.state_dir}: is not believed, as {doubt.words}: what is sent must not hang on "
+                f"what others can change. Name another with --state-dir, {doubt.way_on}; nothing was sent"
             )
 
     def check_room(self, calls: int) -> str | None:
