@@ -111,6 +111,10 @@ class Trust(Struct, frozen=True, kw_only=True):
                     return why
         return None
 
+    def doubt_entries(self, directory: Path) -> Doubt | None:
+        """Why what stands in a directory may be somebody else's: a sticky bit keeps what is there, and lets more in."""
+        return self._doubt_writers(directory.stat(), directory, lambda who: f"{who} can put files into {directory}")
+
     def why_not_open(self, fd: int, path: Path) -> str | None:
         """The same of a file that is open: `path` may lead to another one by now."""
         doubt = self.doubt_open(fd, path)

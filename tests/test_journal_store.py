@@ -274,7 +274,7 @@ class TestLocks:
         with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
             store.check_place(owner_of)
         assert "ACCTOPS_STATE_DIR" in str(error.value)
-        with pytest.raises(ConfigError, match=r"alice belongs to user 12345: .* trust_owners"):
+        with pytest.raises(ConfigError, match=r"alice belongs to user 12345: .* `trust_owners"):
             store.check_place(nobody)
         trusting = RunStore(store.state_dir, trust=Trust(uids=frozenset({12345})))
         trusting.check_place(nobody)
@@ -299,7 +299,7 @@ class TestStrangers:
         for path in (real.path(run_id), real.run_dir(run_id), real.runs_dir, real.state_dir):
             mode = path.stat().st_mode
             path.chmod(mode | 0o002)
-            with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}: .* trust_owners"):
+            with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}: .* chmod o-w {path}"):
                 Journal.open(real, run_id, clock=ticking())
             assert real.head(run_id).problem is None
             path.chmod(mode)

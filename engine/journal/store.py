@@ -32,7 +32,7 @@ from engine.records import End, Run, Session, rfc3339
 from engine.trust import Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
 JOURNAL = "journal.jsonl"
@@ -240,12 +240,23 @@ class RunStore:
         while not os.path.lexists(path):
             path = path.parent
         with self.writable():
-            doubt = self.trust.doubt(path)
+            inside = (each for each in (path, *path.parents) if self.state_dir in each.parents and each.is_dir())
+            doubt = self.trust.doubt(path) or next(filter(None, map(self.trust.doubt_entries, inside)), None)
         if doubt is not None:
             raise ConfigError(
                 f"state directory {self.state_dir}: is not believed, as {doubt.words}: what is sent must not hang on "
                 f"what others can change. Name another with --state-dir, {doubt.way_on}; nothing was sent"
             )
+
+    def strangers(self, runs: Iterable[str]) -> dict[str, str]:
+        """Which of these runs others could have written, and why; whoever the store belongs to may have."""
+        found = {}
+        for run in runs:
+            with suppress(OSError):  # gone since
+                trust = msgspec.structs.replace(self.trust, uids=self.trust.uids | {self.runs_dir.stat().st_uid})
+                if (doubt := trust.doubt(self.path(run)) or trust.doubt_entries(self.runs_dir)) is not None:
+                    found[run] = doubt.words
+        return found
 
     def check_room(self, calls: int) -> str | None:
         """ConfigError if the disk has no room for the journal of so many calls; a warning if it is scarce."""
