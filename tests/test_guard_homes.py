@@ -321,6 +321,25 @@ def test_a_list_of_others_is_read_and_said(desk: Desk) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("key", ["credentials.command", "notify.command", "network.ca_bundle", "passwords.command"])
+def test_a_program_or_certificates_that_others_could_change_are_said(desk: Desk, key: str) -> None:
+    """They run with the operator's keys, or say who may listen; who named them answers for them, and should know."""
+    section, _, name = key.partition(".")
+    tool = desk.write("tools/it", "#!/bin/sh\n")
+    tool.chmod(0o755)
+    value = str(tool) if name == "ca_bundle" else f"[{tool}]"
+    text = f"{section}: {{{name}: {value}}}\n"
+    extra = text if section == "passwords" else ""
+    if not extra:
+        desk.write("config.yaml", text)
+    path = desk.job(f"{A}/app", action="CloseAccountCAM" if extra else "LockAccount", extra=extra)
+    assert "may decide what it does" not in desk.run("plan", path, "--offline").err
+    strange(tool)
+    done = desk.run("plan", path, "--offline")
+    assert done.code == 0 and f"warning: {key}: {tool} belongs to" in done.err, done.err
+
+
+@needs_root
 def test_passwords_in_a_file_of_others_are_refused(desk: Desk, backend: Backend) -> None:
     """He who wrote it would know the new passwords."""
     file = desk.write("passwords.csv", f"instance,user,password\n{A},app,Aa1!aaaaaaaa\n")
