@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -308,6 +309,21 @@ def test_nobody_is_told_of_a_refusal_by_a_program_of_others(desk: Desk, broken: 
     os.chown(desk.work / "job.yaml", 0, -1)
     assert desk.run("run", "job.yaml", "--yes").code != 0
     assert ran.exists(), "the operator's own is told"
+
+
+@needs_root
+def test_what_another_users_process_has_open_is_his_and_nobody_handed_it_in(desk: Desk) -> None:
+    """A link of his to a descriptor of his: root would run his job as if it stood on standard input."""
+    job = desk.job(f"{A}/app")
+    with job.open() as file, subprocess.Popen(["sleep", "60"], stdin=file, user=STRANGER, cwd="/") as process:
+        try:
+            theirs = f"/proc/{process.pid}/fd/0"
+            (desk.work / "theirs.yaml").symlink_to(theirs)
+            for path in (theirs, "theirs.yaml"):
+                done = desk.run("plan", path, "--offline")
+                assert done.code == 2 and f"{theirs} is a link of user {STRANGER}" in done.err
+        finally:
+            process.kill()
 
 
 @needs_root
