@@ -8,7 +8,6 @@ nor believed.
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import stat
@@ -29,7 +28,7 @@ from engine.jobfile.filemodel import JOB_ONLY, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean, shown
-from engine.trust import Trust, home_of, kind_words, open_regular, owner_name, ways_to
+from engine.trust import Trust, gid_of, home_of, kind_words, open_regular, owner_name, ways_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -422,7 +421,7 @@ def _uid(name: str) -> int | None:
 
 def _gid(name: str | None) -> int | None:
     try:
-        return grp.getgrnam(name).gr_gid if name is not None else None
+        return gid_of(name) if name is not None else None
     except KeyError:
         return None
 

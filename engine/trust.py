@@ -225,6 +225,19 @@ def owner_words(uid: int) -> str:
         return f"user {uid}"
 
 
+def gid_of(group: str) -> int:
+    """A group by its name, or by its number, as in a pod, where it has no name; KeyError if there is none."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        if not group.isdecimal() or int(group) >= _NO_GID:
+            raise
+        return int(group)
+
+
+_NO_GID = (1 << 32) - 1
+
+
 def group_words(gid: int) -> str:
     """A group by name, or by number where it has none."""
     try:

@@ -10,11 +10,13 @@ from random import Random
 
 import pytest
 
+from engine.config import find_configs
 from engine.errors import BusyError, ConfigError, Exit, UsageError
 from engine.journal.store import RunRef, RunStore, find_run
 from engine.journal.writer import Journal
 from engine.model import RunId
 from engine.records import End
+from engine.slots import SharedSlots
 from engine.trust import Trust
 from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
@@ -279,6 +281,24 @@ class TestLocks:
         trusting = RunStore(store.state_dir, trust=Trust(uids=frozenset({12345})))
         trusting.check_place(nobody)
         RunStore(tmp_path / "state").check_place(owner_of)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+    def test_a_group_without_a_name_is_known_by_its_number(self, tmp_path: Path) -> None:
+        """A volume of a pod belongs to its fsGroup, which has no name there: what a refusal says to write does work."""
+        volume = tmp_path / "volume"
+        volume.mkdir()
+        os.chown(volume, 0, 54321)
+        volume.chmod(0o2775)
+        with pytest.raises(ConfigError, match="trust the group: `state_group: 54321`"):
+            RunStore(volume).check_place()
+        own = tmp_path / "config.yaml"
+        own.write_text("state_group: 54321\n")
+        trust = find_configs(tmp_path / "job", environ={}, system=own).trust
+        store = RunStore(volume, group="54321", trust=trust)
+        store.check_place()
+        store.make_run_dir("x")
+        assert {path.stat().st_gid for path in volume.rglob("*")} == {54321}
+        SharedSlots(volume / "lanes", "lane", group="54321", trust=trust).close()
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
         """Named as the setting it comes from."""

@@ -394,7 +394,7 @@ def test_reading_is_not_skipped_where_a_guard_needs_it():
         ("secret_key: x\n", "c.yaml:1:1: secret_key: secrets never stand in this file"),
         ("targets: [a-1/u]\n", "c.yaml:1:1: targets: unknown key"),
         ("\0", "c.yaml: is not text"),
-        ("state_group: a b\n", "c.yaml:1:14: state_group: expected the name of a group, got 'a b'"),
+        ("state_group: a b\n", "c.yaml:1:14: state_group: expected the name or the number of a group, got 'a b'"),
     ],
 )
 def test_config_mistakes(text, said):

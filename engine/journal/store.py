@@ -11,7 +11,6 @@ people who are not trusted can change.
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import pwd
 import time
@@ -29,7 +28,7 @@ from engine.journal.locks import Hold
 from engine.journal.reader import first_record, last_end, last_holder
 from engine.model import RunId
 from engine.records import End, Run, Session, rfc3339
-from engine.trust import Trust
+from engine.trust import Trust, gid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -501,6 +500,6 @@ def _sync_dir(path: Path) -> None:
 
 def _gid(group: str) -> int:
     try:
-        return grp.getgrnam(group).gr_gid
+        return gid_of(group)
     except KeyError as error:
         raise ConfigError(f"state_group: there is no group {group!r} here") from error
