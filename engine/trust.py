@@ -154,7 +154,7 @@ class Trust(Struct, frozen=True, kw_only=True):
         """Whether others than its owner can write something."""
         if found.st_mode & stat.S_IWOTH:
             return Doubt(words=words("everybody"), path=path, own=self.own)
-        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not _is_private(found):
+        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not is_private(found):
             group = group_words(found.st_gid)
             return Doubt(words=words(f"the group {group}"), group=group, path=path, own=self.own)
         return None
@@ -182,7 +182,7 @@ def _is_sealed(found: os.stat_result, directory: Path) -> bool:
     return found.st_uid == 0 and bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
-def _is_private(found: os.stat_result) -> bool:
+def is_private(found: os.stat_result) -> bool:
     """Whether the group is root's, or nobody's but its owner's or who runs the command, as many systems give each."""
     return found.st_gid == 0 or any(_is_alone_in(uid, found.st_gid) for uid in (found.st_uid, os.geteuid()))
 
