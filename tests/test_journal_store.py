@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -308,6 +309,25 @@ class TestLocks:
         assert list(tmp_path.iterdir()) == []
         with pytest.raises(ConfigError, match="state_group"):
             store.create_file(tmp_path / "x")
+
+
+class TestCopies:
+    """A run has one journal, in the directory of its name."""
+
+    @pytest.mark.parametrize("how", ["copy", "link"])
+    def test_a_copy_of_a_run_is_named_and_only_read(self, real: RunStore, how: str) -> None:
+        """Somebody saved one beside it: it counts as no second run, and is not gone on with."""
+        run_id = make(real, "20261122T031321Z-aaaa", ended=False)
+        copy = real.run_dir(f"{run_id}.bak")
+        if how == "copy":
+            shutil.copytree(real.run_dir(run_id), copy)
+        else:
+            copy.symlink_to(real.run_dir(run_id))
+        assert f"is run {run_id} by its first line" in str(real.head(copy.name).problem)
+        assert real.head(run_id).problem is None
+        found = find_run(real.state_dir, copy.name)
+        assert (found.run_id, found.path, found.store) == (run_id, copy / "journal.jsonl", None)
+        assert find_run(real.state_dir, run_id).store is not None
 
 
 class TestStrangers:

@@ -166,6 +166,11 @@ class RunStore:
         live = self.is_live(run_id)
         try:
             first = first_record(path)
+            if first.run != run_id:
+                raise UsageError(
+                    f"{path}: is run {first.run} by its first line, so {run_id} is a copy of it, or was moved; keep it "
+                    f"outside of {self.runs_dir}"
+                )
             end = last_end(path)
         except AcctopsError as error:
             return RunHead(
@@ -412,6 +417,12 @@ def _find(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
 
 
 def _ref(store: RunStore, name: str) -> RunRef:
+    try:
+        first = first_record(store.path(name))
+    except AcctopsError:  # said where it is read
+        first = None
+    if first is not None and first.run != name:  # a copy, or moved: to go on with it would give one run two journals
+        return RunRef(run_id=RunId(first.run), path=store.path(name), simulated=first.simulated, store=None)
     return RunRef(run_id=RunId(name), path=store.path(name), simulated=store.simulated, store=store)
 
 
