@@ -103,7 +103,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     ),
     "credentials.command": (D, "credentials.source programs"),
     "credentials.environment": (D, "credentials.files credentials.source"),
-    "credentials.files": (D, "credentials.source"),
+    "credentials.files": (D, "credentials.source trust"),
     "credentials.keeper": (D, "credentials.source"),
     "credentials.metadata": (D, "credentials.network credentials.source"),
     "credentials.network": (D, ""),

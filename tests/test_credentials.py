@@ -364,3 +364,13 @@ def test_without_home_no_directory_called_tilde_says_who_acts(tmp_path):
             assert "~" not in str(refused)
         else:
             assert found != "AKIDplanted"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_keys_in_a_file_of_somebody_else_are_said(tmp_path):
+    """He can change whose keys they are, and so who acts."""
+    path = credential(tmp_path)
+    assert asyncio.run(chain(None, {"HOME": str(tmp_path)})).warnings == ()
+    os.chown(path, 54321, -1)
+    (said,) = asyncio.run(chain(None, {"HOME": str(tmp_path)})).warnings
+    assert said == f"{path}: belongs to user 54321, who can put keys there to act with"
