@@ -8,7 +8,6 @@ nor believed.
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import stat
@@ -29,7 +28,7 @@ from engine.jobfile.filemodel import JOB_ONLY, ConfigFile, MaxShare, Rate
 from engine.jobfile.nodes import Table
 from engine.jobfile.problems import Problems
 from engine.names import did_you_mean, shown
-from engine.trust import Trust, kind_words, open_regular, ways_to
+from engine.trust import Trust, gid_of, home_of, kind_words, open_regular, owner_name, ways_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -237,7 +236,7 @@ class _Search:
         """What may stand at a place that is looked in."""
         if path not in self._seen:
             self._seen.add(path)
-            there = self._take(path, "move the job to where no file of others is found")
+            there = self._take(path, _ELSEWHERE)
             self.warnings += _near_names(path.parent, known=there)
 
     def _take(self, path: Path, move: str) -> bool:
@@ -293,9 +292,18 @@ class _Search:
         if path in self.own:
             return ConfigError(
                 f"{path}: is not believed, as {doubt.words}; it says who is trusted, so it must be changed by nobody "
-                f"but you: chown and chmod go-w {doubt.path}"
+                f"but you: {self._way_on_of_own(path, doubt)}"
             )
         return ConfigError(mistrust(path, doubt, move))
+
+    def _way_on_of_own(self, path: Path, doubt: Doubt) -> str:
+        if doubt.owner is None:
+            return f"chmod go-w {doubt.path}"
+        if path == self.own[-1]:  # the system's
+            return f"chown root {doubt.path}"
+        if os.geteuid() == 0:
+            return f"run this as {owner_name(doubt.owner)}, or with a home of root's own: sudo -H, HOME=/root"
+        return f"HOME and XDG_CONFIG_HOME must lead to a place of your own, or chown {doubt.path}"
 
     def _trusted(self) -> Trust:
         """Whom the operator's own and the system's config trust."""
@@ -348,11 +356,14 @@ def mistrust(path: object, doubt: Doubt, move: str) -> str:
 
 
 _THEN = "its guards cannot be known; mend or remove it"
+_ELSEWHERE = "move the job, or cd, to where no file of others is found"
 _NO_HERE = "the current directory was deleted, so guards cannot be looked for; cd to one that exists"
 
 
 def _unusable(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read ({why}); its protect rules would not hold")
+    return ConfigError(
+        f"{path}: cannot be read ({why}); its protect rules would not hold: have it readable, or {_ELSEWHERE}"
+    )
 
 
 def _refuse_broken_way(path: Path) -> None:
@@ -410,7 +421,7 @@ def _uid(name: str) -> int | None:
 
 def _gid(name: str | None) -> int | None:
     try:
-        return grp.getgrnam(name).gr_gid if name is not None else None
+        return gid_of(name) if name is not None else None
     except KeyError:
         return None
 
@@ -428,8 +439,10 @@ def _caller_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_config(environ: Mapping[str, str]) -> Path | None:
-    """The user's own config file; None without a home."""
+    """The user's own config file; None without a home. Its guards hold under a timer that sets no HOME, too."""
     base = base_directory(environ, "XDG_CONFIG_HOME", ".config")
+    if base is None and (home := home_of(environ)) is not None:
+        base = home / ".config"
     return base / "acctops" / NAME if base is not None else None
 
 

@@ -33,6 +33,8 @@ STREAM_NAME = "a stream"
 """What a job is called that came from elsewhere than a file of its own."""
 _STDIN = re.compile("/dev/stdin|/dev/fd/0|/proc/(?:self|thread-self)/fd/0").fullmatch
 _DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/[^/]+(?:/task/[^/]+)?/fd/[0-9]+").fullmatch
+_OWN_DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/(?:self|thread-self)/fd/[0-9]+").fullmatch
+"""What whoever starts a command hands in; that of another process is what its owner says."""
 
 
 _NO_TEXT = re.compile(r"\\udc([89a-f][0-9a-f])")
@@ -138,7 +140,7 @@ def load_job(
             raise JobError([f"{found}: {problem}" for problem in exc.problems]) from exc
 
     job = parse_job(data, file=file, read=read if lists else None, skip_bad_rows=skip_bad_rows, locate=locate)
-    handed_in = is_stdin or (not is_file and _leads_to(name, _DESCRIPTOR))
+    handed_in = is_stdin or (not is_file and _leads_to(name, _OWN_DESCRIPTOR))
     job = replace(job, is_file=is_file, source="" if handed_in else str(Path(name).absolute()))
     if job.passwords is None or not job.passwords.file:
         return job

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import CredentialsError
 from engine.programs import Printed, run_program
-from engine.trust import open_regular
+from engine.trust import is_private, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ class EnvironmentPassword:
 
 
 class FilePasswords:
-    """A CSV file instance,user,password[,region], readable by its owner alone; read once."""
+    """A CSV file instance,user,password[,region], readable by its owner alone, or his own group; read once."""
 
     def __init__(self, path: Path, label: str) -> None:
         self.label = label
@@ -148,11 +148,11 @@ def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
     """(instance, user, region or empty) → password; CredentialsError that names lines, never what stands there."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             data = file.read(MOST_FILE + 1)
     except OSError as exc:
         raise CredentialsError(f"{label}: cannot be read: {exc.strerror}") from None
-    if mode & 0o077:
+    if found.st_mode & 0o007 or (found.st_mode & 0o070 and not is_private(found)):
         raise CredentialsError(f"{label}: others can read these passwords; chmod 600 {path}")
     if len(data) > MOST_FILE:
         raise CredentialsError(f"{label}: larger than {MOST_FILE >> 20} MiB")

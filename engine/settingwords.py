@@ -103,8 +103,9 @@ def _keys(settings: Settings, job: Job | None, environ: Mapping[str, str]) -> It
     yield Line(key="credentials", value=source, origin=origin)
     yield Line(key="credentials.command", value=_program(said.command), origin=where if said.command else DEFAULT)
     role, role_at = said.role_arn, where if said.role_arn else DEFAULT
-    if (by_environment := environ.get("TENCENTCLOUD_ROLE_ARN", "").strip()) and not settings.profiles:
-        role, role_at = by_environment, "TENCENTCLOUD_ROLE_ARN"
+    both = [environ.get(name, "").strip() for name in ("TENCENTCLOUD_ROLE_ARN", "TENCENTCLOUD_ROLE_SESSION_NAME")]
+    if all(both) and not settings.profiles:
+        role, role_at = both[0], "TENCENTCLOUD_ROLE_ARN"
     yield Line(key="credentials.role_arn", value=role, origin=role_at)
     for name, value, plain in (
         ("duration", written_duration(said.duration_s), "2h"),

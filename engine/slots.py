@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import grp
 import hashlib
 import math
 import os
@@ -24,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.trust import Trust, group_words, owner_words
+from engine.trust import Trust, gid_of, group_words, owner_words
 
 _MAGIC = 0x61636374
 _HEADER = struct.Struct("<IId")
@@ -70,7 +69,7 @@ class SharedSlots:
         """Whether the lock was last found to be held for too long."""
         self.path = directory / (hashlib.sha256(lane.encode()).hexdigest()[:32] + ".slots")
         try:
-            gid = grp.getgrnam(group).gr_gid if group is not None else None
+            gid = gid_of(group) if group is not None else None
             _make(directory, gid)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self.path, flags, 0o600)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Doubt(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,10 @@ class Doubt(Struct, frozen=True, kw_only=True):
     def way_on(self) -> str:
         """What the operator can do to have it believed."""
         if self.owner is not None:
-            return f"or trust its owner: `trust_owners: [{self.owner}]` in {self.own}"
+            as_he = (
+                f"or run this as {owner_name(self.owner)}, " if os.geteuid() == 0 else ""
+            )  # in a container, with sudo
+            return f"{as_he}or trust its owner: `trust_owners: [{self.owner}]` in {self.own}"
         if self.group is not None:
             return f"or chmod g-w {self.path}, or trust the group: `state_group: {self.group}` in {self.own}"
         return f"or chmod o-w {self.path}"
@@ -108,6 +111,10 @@ class Trust(Struct, frozen=True, kw_only=True):
                     return why
         return None
 
+    def doubt_entries(self, directory: Path) -> Doubt | None:
+        """Why what stands in a directory may be somebody else's: a sticky bit keeps what is there, and lets more in."""
+        return self._doubt_writers(directory.stat(), directory, lambda who: f"{who} can put files into {directory}")
+
     def why_not_open(self, fd: int, path: Path) -> str | None:
         """The same of a file that is open: `path` may lead to another one by now."""
         doubt = self.doubt_open(fd, path)
@@ -128,7 +135,8 @@ class Trust(Struct, frozen=True, kw_only=True):
         owned = self._doubt_owner(found, step, lambda who: f"{step} belongs to {who}, who can replace what lies in it")
         if owned is not None or found.st_mode & stat.S_ISVTX:
             return owned  # in a sticky one each may replace only what is his own, and that is looked at
-        return self._doubt_writers(found, step, lambda who: f"{who} can replace what lies in {step}")
+        doubt = self._doubt_writers(found, step, lambda who: f"{who} can replace what lies in {step}")
+        return None if doubt is not None and _is_sealed(found, step) else doubt
 
     def _doubt_file(self, found: os.stat_result, path: Path) -> Doubt | None:
         owned = self._doubt_owner(found, path, lambda who: f"{path} belongs to {who}")
@@ -146,7 +154,7 @@ class Trust(Struct, frozen=True, kw_only=True):
         """Whether others than its owner can write something."""
         if found.st_mode & stat.S_IWOTH:
             return Doubt(words=words("everybody"), path=path, own=self.own)
-        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not _is_private(found):
+        if found.st_mode & stat.S_IWGRP and found.st_gid not in self.gids and not is_private(found):
             group = group_words(found.st_gid)
             return Doubt(words=words(f"the group {group}"), group=group, path=path, own=self.own)
         return None
@@ -169,7 +177,12 @@ class Trust(Struct, frozen=True, kw_only=True):
         return False
 
 
-def _is_private(found: os.stat_result) -> bool:
+def _is_sealed(found: os.stat_result, directory: Path) -> bool:
+    """Whether a directory is root's and read-only, as a ConfigMap is mounted: its mode lets nobody write there."""
+    return found.st_uid == 0 and bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
+def is_private(found: os.stat_result) -> bool:
     """Whether the group is root's, or nobody's but its owner's or who runs the command, as many systems give each."""
     return found.st_gid == 0 or any(_is_alone_in(uid, found.st_gid) for uid in (found.st_uid, os.geteuid()))
 
@@ -187,12 +200,42 @@ def _is_alone_in(uid: int, gid: int) -> bool:
     return (group.gr_name == name if name else gid == uid) and set(group.gr_mem) <= {name}
 
 
+def home_of(environ: Mapping[str, str]) -> Path | None:
+    """The home of who runs this: HOME, or, as under a bare timer, where the system has it; None if neither is one."""
+    said = Path(environ.get("HOME", ""))
+    if said.is_absolute():
+        return said
+    try:
+        known = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return None
+    return known if known.is_absolute() else None
+
+
+def owner_name(owner: str) -> str:
+    """A `Doubt.owner` in a sentence."""
+    return f"user {owner}" if owner.isdecimal() else owner
+
+
 def owner_words(uid: int) -> str:
     """A user by name, or by number where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
+
+
+def gid_of(group: str) -> int:
+    """A group by its name, or by its number, as in a pod, where it has no name; KeyError if there is none."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        if not group.isdecimal() or int(group) >= _NO_GID:
+            raise
+        return int(group)
+
+
+_NO_GID = (1 << 32) - 1
 
 
 def group_words(gid: int) -> str:

@@ -99,11 +99,11 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "credentials.chain": (
         D,
         "credentials.command credentials.environment credentials.files credentials.metadata credentials.network "
-        "credentials.roles credentials.source",
+        "credentials.roles credentials.source trust",
     ),
     "credentials.command": (D, "credentials.source programs"),
     "credentials.environment": (D, "credentials.files credentials.source"),
-    "credentials.files": (D, "credentials.source"),
+    "credentials.files": (D, "credentials.source trust"),
     "credentials.keeper": (D, "credentials.source"),
     "credentials.metadata": (D, "credentials.network credentials.source"),
     "credentials.network": (D, ""),

@@ -120,7 +120,7 @@ def test_a_credential_command_that_never_ends_is_left_by_ctrl_c(desk: Desk) -> N
             ["TENCENTCLOUD_SECRET_KEY_FILE: /dev/null: is empty; write the value into it"],
         ),
         (
-            {"TENCENTCLOUD_ROLE_ARN": "admin"},
+            {"TENCENTCLOUD_ROLE_ARN": "admin", "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"},
             ["TENCENTCLOUD_ROLE_ARN: 'admin' is no role: expected qcs::cam::uin/UIN:roleName/NAME"],
         ),
     ],
@@ -159,7 +159,7 @@ def world(**settings: Any) -> World:
 
 def test_a_role_without_permission(desk: Desk) -> None:
     """Its trust policy does not name these keys: told with code and RequestId, before anything is read or sent."""
-    desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+    desk.env |= {"TENCENTCLOUD_ROLE_ARN": ROLE.arn, "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
     with Backend(world(identity="somebody-else")) as backend:
         done = desk.run(*RUN, "--endpoint", backend.endpoint)
         (asked,) = backend.world.audit
@@ -170,7 +170,7 @@ def test_a_role_without_permission(desk: Desk) -> None:
 def test_roles_in_a_circle(desk: Desk) -> None:
     """Named link by link, before anybody is asked."""
     home = bare(desk)
-    found = {"secretId": DEMO_SECRET_ID, "secretKey": DEMO_SECRET_KEY, "role-arn": ROLE.arn}
+    found = {"secretId": DEMO_SECRET_ID, "secretKey": DEMO_SECRET_KEY, "role-arn": ROLE.arn, "role-session-name": "ann"}
     private(home / ".tccli" / "prod.credential", json.dumps(found))
     desk.write("config.yaml", f"profile: prod\ncredentials: {{role_arn: '{ROLE.arn}'}}\n")
     with Backend(world()) as backend:

@@ -350,7 +350,7 @@ def test_of_keys_only_their_source_is_shown(
 
 def test_a_role_of_the_environment_and_accounts_of_the_job(desk: Desk) -> None:
     """What decides who signs is shown as it decides."""
-    desk.env["TENCENTCLOUD_ROLE_ARN"] = "qcs::cam::uin/1:roleName/env"
+    desk.env |= {"TENCENTCLOUD_ROLE_ARN": "qcs::cam::uin/1:roleName/env", "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
     desk.write("config.yaml", "credentials: {role_arn: 'qcs::cam::uin/1:roleName/conf'}\n")
     line = shown(desk)["credentials.role_arn"]
     assert (line["value"], line["origin"]) == ("qcs::cam::uin/1:roleName/env", "TENCENTCLOUD_ROLE_ARN")

@@ -23,6 +23,8 @@ from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord, Role
 from tests.support.cloud import ENVIRONMENT, ROLE, Cloud
 
+IN_ROLE = {"role-arn": ROLE.arn, "role-session-name": "ann"}
+
 NOWHERE = Path("/nowhere/credentials")
 
 
@@ -108,8 +110,8 @@ def test_every_way_to_name_a_role(tmp_path, way):
 def test_a_role_of_the_environment_replaces_that_of_the_default_profile(tmp_path):
     """As with the vendor's CLI: value by value, the environment goes before the file."""
     cloud = Cloud(roles=(ROLE, Role(name="other")))
-    credential(tmp_path, **{"role-arn": Role(name="other").arn})
-    source, _ = find(cloud, tmp_path, TENCENTCLOUD_ROLE_ARN=ROLE.arn)
+    credential(tmp_path, **{"role-arn": Role(name="other").arn, "role-session-name": "ann"})
+    source, _ = find(cloud, tmp_path, TENCENTCLOUD_ROLE_ARN=ROLE.arn, TENCENTCLOUD_ROLE_SESSION_NAME="ann")
     assert source.identity == "role acctops of 100000000001"
     source, _ = find(cloud, tmp_path, profile="default", TENCENTCLOUD_ROLE_ARN=ROLE.arn)
     assert source.identity == "role other of 100000000001", "but not before a profile that was named"
@@ -120,7 +122,7 @@ def test_roles_stand_on_each_other(tmp_path):
     inner = Role(name="inner", trusted=frozenset({"role/outer"}))
     outer = Role(name="outer", trusted=frozenset({"100000000007"}))
     cloud = Cloud(roles=(inner, outer))
-    credential(tmp_path, **{"role-arn": outer.arn})
+    credential(tmp_path, **{"role-arn": outer.arn, "role-session-name": "ann"})
     source, _ = find(cloud, tmp_path, ways=Ways(role_arn=inner.arn))
     assert accepted(cloud, source)["UserId"].startswith("inner:")
     assert len(cloud.asked("AssumeRole")) == 2
@@ -136,7 +138,7 @@ def test_looping_chains_are_refused_before_anybody_is_asked(tmp_path, kind):
     cloud = Cloud(roles=(ROLE,))
     ways = None
     if kind == "the same role twice":
-        credential(tmp_path, **{"role-arn": ROLE.arn})
+        credential(tmp_path, **IN_ROLE)
         ways, said = Ways(role_arn=ROLE.arn), f"goes in a circle: {ROLE.arn} → {ROLE.arn}"
     elif kind == "sections in a circle":
         text = "".join(
@@ -219,7 +221,7 @@ def test_sts_that_does_not_recover(tmp_path, fault, said):
 def test_a_role_whose_own_keys_rotate(tmp_path):
     """The CLI profile underneath was rewritten: the next question is signed with what stands there now."""
     cloud = Cloud(roles=(ROLE,))
-    path = credential(tmp_path, **{"role-arn": ROLE.arn})
+    path = credential(tmp_path, **IN_ROLE)
     source, _ = find(cloud, tmp_path)
     del cloud.world.keys[DEMO_SECRET_ID]
     no_others = (
@@ -227,13 +229,13 @@ def test_a_role_whose_own_keys_rotate(tmp_path):
     )
     with pytest.raises(CredentialsError, match=no_others):
         cloud.run(source.refresh)
-    path.write_text(json.dumps({"secretId": "AKIDgone", "secretKey": "x", "role-arn": ROLE.arn}))
+    path.write_text(json.dumps({"secretId": "AKIDgone", "secretKey": "x"} | IN_ROLE))
     with pytest.raises(
         CredentialsError, match=r"role acctops of .*, through tccli profile default: AssumeRole: the key"
     ):
         cloud.run(source.refresh)
     cloud.world.keys["AKIDnew"] = KeyRecord(secret_key="brand-new-key", identity="100000000007")
-    path.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": "brand-new-key", "role-arn": ROLE.arn}))
+    path.write_text(json.dumps({"secretId": "AKIDnew", "secretKey": "brand-new-key"} | IN_ROLE))
     assert cloud.run(source.refresh)
     assert accepted(cloud, source)["Type"] == "CAMRole"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import traceback
@@ -149,7 +150,10 @@ def test_a_profile_that_is_not_there_names_those_that_are(tmp_path):
         (json.dumps({"secretId": ID, "secretKey": KEY, "expiresAt": "soon"}), "expiresAt is no time in UNIX seconds"),
         (json.dumps({"secretId": KEY, "secretKey": ID}), "in each other's place; swap them"),
         (json.dumps({"secretId": f"{ID}'", "secretKey": KEY}), "secret_id stands in quotes"),
-        (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "ops"}), "credential: 'ops' is no role"),
+        (
+            json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": "ops", "role-session-name": "ann"}),
+            "credential: 'ops' is no role",
+        ),
         (json.dumps({"type": 7}), "type is not text"),
         (json.dumps({"secretId": ID, "secretKey": KEY, "role-arn": ["x"]}), "role-arn is not text"),
         ("\ufeff{}", "secret_id is missing"),
@@ -345,3 +349,28 @@ def test_files_are_never_written(tmp_path):
     refresh(source)
     assert before == (path.stat().st_mtime_ns, path.read_bytes(), sorted(tmp_path.rglob("*")))
     assert read_cli(path.read_text()).keys["token"] is None
+
+
+def test_without_home_no_directory_called_tilde_says_who_acts(tmp_path):
+    """A timer without HOME starts anywhere: keys that somebody put into ./~/.tccli there are not used."""
+    planted = tmp_path / "~"
+    planted.mkdir()
+    credential(planted, secretId="AKIDplanted", secretKey=KEY)
+    sdk(planted, f"[default]\nsecret_id=AKIDplanted\nsecret_key={KEY}\n")
+    with contextlib.chdir(tmp_path):
+        try:
+            found = asyncio.run(chain(None, {}, system=tmp_path / "none")).source.get().secret_id
+        except CredentialsError as refused:
+            assert "~" not in str(refused)
+        else:
+            assert found != "AKIDplanted"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_keys_in_a_file_of_somebody_else_are_said(tmp_path):
+    """He can change whose keys they are, and so who acts."""
+    path = credential(tmp_path)
+    assert asyncio.run(chain(None, {"HOME": str(tmp_path)})).warnings == ()
+    os.chown(path, 54321, -1)
+    (said,) = asyncio.run(chain(None, {"HOME": str(tmp_path)})).warnings
+    assert said == f"{path}: belongs to user 54321, who can put keys there to act with"

@@ -26,8 +26,10 @@ KEYS = {
 }
 ENV_KEYS = {"TENCENTCLOUD_SECRET_ID": "AKIDenv", "TENCENTCLOUD_SECRET_KEY": "secret-of-env"}
 ENV_IN_ROLE = {"TENCENTCLOUD_ROLE_ARN": ENV_ROLE.arn, "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
+ENV_HALF_ROLE = {"TENCENTCLOUD_ROLE_ARN": ENV_ROLE.arn}
 FILE_KEYS = {"secretId": "AKIDfile", "secretKey": "secret-of-file"}
 FILE_IN_ROLE = {"role-arn": FILE_ROLE.arn, "role-session-name": "bob"}
+FILE_HALF_ROLE = {"role-arn": FILE_ROLE.arn}
 NOBODY = "nobody"
 
 
@@ -81,16 +83,21 @@ def acctops(place: Path, file: Mapping[str, Any] | None, environ: Mapping[str, s
 WORLDS = [
     (dict(itertools.chain(*(part.items() for part in file))), dict(itertools.chain(*(p.items() for p in env))), named)
     for file in itertools.product(
-        (FILE_KEYS, {}), (FILE_IN_ROLE, {}), ({"type": "cvm-role"}, {"type": "default"}, {"type": "oauth"}, {})
+        (FILE_KEYS, {}),
+        (FILE_IN_ROLE, FILE_HALF_ROLE, {}),
+        ({"type": "cvm-role"}, {"type": "default"}, {"type": "oauth"}, {}),
     )
-    for env in itertools.product((ENV_KEYS, {}), (ENV_IN_ROLE, {}))
+    for env in itertools.product((ENV_KEYS, {}), (ENV_IN_ROLE, ENV_HALF_ROLE, {}))
     for named in (False, True)
 ]
 
 
 @pytest.mark.parametrize(("file", "environ", "named"), WORLDS, ids=[str(at) for at in range(len(WORLDS))])
 def test_both_act_as_the_same(tmp_path: Path, file: dict[str, Any], environ: dict[str, str], named: bool) -> None:
-    """Whatever profile and environment say together; where tccli has no keys at all we may still find the machine's."""
+    """Whatever profile and environment say together, a role without its session name, too.
+
+    Where tccli has no keys at all we may still find the machine's.
+    """
     expected = tccli(file, environ, named=named)
     if expected == NOBODY:
         try:
@@ -146,10 +153,10 @@ def test_a_variable_without_a_value_and_a_region_are_not_worth_a_word(tmp_path: 
         ),
         (FILE_KEYS | {"type": "cvm-role"}, {}, False, "is of type cvm-role: its own keys and role are not used"),
         (FILE_KEYS | FILE_IN_ROLE, ENV_KEYS, False, "its role-arn is assumed with the environment's keys, as tccli"),
-        (FILE_KEYS | {"role-arn": FILE_ROLE.arn}, ENV_KEYS, False, "is not assumed with the environment's keys: tccli"),
-        (FILE_KEYS | {"role-arn": FILE_ROLE.arn}, {}, False, "its role-arn is assumed; tccli assumes a role only if"),
+        (FILE_KEYS | FILE_HALF_ROLE, ENV_KEYS, False, "is not assumed with the environment's keys: tccli"),
+        (FILE_KEYS | FILE_HALF_ROLE, {}, False, "its role-arn is not assumed: tccli assumes a role only if"),
         (FILE_KEYS | {"secret_id": "x"}, {}, False, "'secret_id' is not followed; did you mean secretId?"),
-        (FILE_KEYS, {"TENCENTCLOUD_ROLE_ARN": ENV_ROLE.arn}, False, "tccli does so only if TENCENTCLOUD_ROLE_SESSION"),
+        (FILE_KEYS, ENV_HALF_ROLE, False, "TENCENTCLOUD_ROLE_ARN is not assumed, as with tccli"),
     ],
 )
 def test_what_says_who_acts_is_never_dropped_silently(

@@ -48,12 +48,12 @@ def test_it_says_which_source_won_for_whom_and_until_when(desk: Desk) -> None:
         assert done.code == 0
         assert said["credentials"] == ["ok environment, key …0KEY, no end; cannot be renewed in a run that goes on"]
         assert said["identity"][0].startswith(f"ok sub-account {USER} of account 100000000001 (qcs::cam::uin/")
-        desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+        desk.env |= {"TENCENTCLOUD_ROLE_ARN": ROLE.arn, "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
         _, said = doctor(desk, backend)
         assert said["credentials"][0].startswith("ok role acctops of 100000000001, through environment, key …")
         assert "(in 2 h 0 min), renewed before" in said["credentials"][0]
-        assert "assumed-role/acctops/acctops-doctor" in said["identity"][0]
-        del desk.env["TENCENTCLOUD_ROLE_ARN"]
+        assert "assumed-role/acctops/ann-doctor" in said["identity"][0]
+        del desk.env["TENCENTCLOUD_ROLE_ARN"], desk.env["TENCENTCLOUD_ROLE_SESSION_NAME"]
         no_keys(desk)
         _, said = doctor(desk, backend)
         assert said["credentials"][0].startswith("ok role of this instance (metadata service), key …")
@@ -212,7 +212,7 @@ def test_who_it_is_is_no_condition(desk: Desk) -> None:
 
 def test_a_run_over_a_roles_keys_is_resumed_and_undone(desk: Desk) -> None:
     """The role is found again from the environment and config; another source is another identity."""
-    desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+    desk.env |= {"TENCENTCLOUD_ROLE_ARN": ROLE.arn, "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
     desk.job()
     there = world()
     there.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
@@ -222,14 +222,14 @@ def test_a_run_over_a_roles_keys_is_resumed_and_undone(desk: Desk) -> None:
         run = desk.journal().parent.name
         assert desk.records("run")[0]["identity"] == "role acctops of 100000000001"
         assert desk.run("verify", run).code == 0
-        del desk.env["TENCENTCLOUD_ROLE_ARN"]
+        del desk.env["TENCENTCLOUD_ROLE_ARN"], desk.env["TENCENTCLOUD_ROLE_SESSION_NAME"]
         there.keys["AKIDFOREIGN"] = KeyRecord(secret_key="foreign", uin="100000000099", identity="u99")
         own = {name: desk.env[name] for name in ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY")}
         desk.env |= {"TENCENTCLOUD_SECRET_ID": "AKIDFOREIGN", "TENCENTCLOUD_SECRET_KEY": "foreign"}
         other = desk.run("undo", run, "--yes")
         assert other.code == 5, other.text
         desk.env |= own
-        desk.env["TENCENTCLOUD_ROLE_ARN"] = ROLE.arn
+        desk.env |= {"TENCENTCLOUD_ROLE_ARN": ROLE.arn, "TENCENTCLOUD_ROLE_SESSION_NAME": "ann"}
         assert desk.run("undo", run, "--yes").code == 0
 
 

@@ -271,13 +271,16 @@ def test_run_begins_anew_beside_a_run_of_others(site: Site) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("mode", ["owner", "everybody"])
+@pytest.mark.parametrize("mode", ["owner", "everybody", "sticky"])
 def test_a_state_directory_of_others_is_refused(site: Site, mode: str) -> None:
     """They could put runs there, to be gone on with."""
     job = site.job()
     site.desk.state.mkdir()
     if mode == "owner":
         os.chown(site.desk.state, STRANGER, -1)
+    elif mode == "sticky":  # each owns what he puts there, and anybody may put runs there
+        (site.desk.state / "runs").mkdir()
+        (site.desk.state / "runs").chmod(0o1777)
     else:
         site.desk.state.chmod(0o777)
     done = site.run("run", job, "--yes", code=2)

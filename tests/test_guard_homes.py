@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_a_config_of_others_above_the_job_is_neither_believed_nor_skipped(desk: 
     desk.env.pop("TENCENTCLOUD_SECRET_ID")
     done = desk.run(*verb)
     assert done.code == 2 and f"{planted}: is not believed, as {planted} belongs to user {STRANGER}" in done.err
-    assert "Move the job to where no file of others is found" in done.err
+    assert "Move the job, or cd, to where no file of others is found" in done.err
     assert f"trust_owners: [{STRANGER}]` in {desk.place}/xdg-config/acctops/config.yaml" in done.err
     assert not ran.exists()
 
@@ -311,6 +312,21 @@ def test_nobody_is_told_of_a_refusal_by_a_program_of_others(desk: Desk, broken: 
 
 
 @needs_root
+def test_what_another_users_process_has_open_is_his_and_nobody_handed_it_in(desk: Desk) -> None:
+    """A link of his to a descriptor of his: root would run his job as if it stood on standard input."""
+    job = desk.job(f"{A}/app")
+    with job.open() as file, subprocess.Popen(["sleep", "60"], stdin=file, user=STRANGER, cwd="/") as process:
+        try:
+            theirs = f"/proc/{process.pid}/fd/0"
+            (desk.work / "theirs.yaml").symlink_to(theirs)
+            for path in (theirs, "theirs.yaml"):
+                done = desk.run("plan", path, "--offline")
+                assert done.code == 2 and f"{theirs} is a link of user {STRANGER}" in done.err
+        finally:
+            process.kill()
+
+
+@needs_root
 def test_a_list_of_others_is_read_and_said(desk: Desk) -> None:
     """Exports are often another's; the job names the list, and guards bound what it can do."""
     desk.write("list.csv", f"instance,user\n{A},app\n")
@@ -318,6 +334,25 @@ def test_a_list_of_others_is_read_and_said(desk: Desk) -> None:
     path = desk.write("job.yaml", "action: LockAccount\nregion: ap-singapore\ntargets: [{csv: list.csv}]\n")
     done = desk.run("plan", path, "--offline")
     assert done.code == 0 and "somebody else may have said which accounts these are" in done.err
+
+
+@needs_root
+@pytest.mark.parametrize("key", ["credentials.command", "notify.command", "network.ca_bundle", "passwords.command"])
+def test_a_program_or_certificates_that_others_could_change_are_said(desk: Desk, key: str) -> None:
+    """They run with the operator's keys, or say who may listen; who named them answers for them, and should know."""
+    section, _, name = key.partition(".")
+    tool = desk.write("tools/it", "#!/bin/sh\n")
+    tool.chmod(0o755)
+    value = str(tool) if name == "ca_bundle" else f"[{tool}]"
+    text = f"{section}: {{{name}: {value}}}\n"
+    extra = text if section == "passwords" else ""
+    if not extra:
+        desk.write("config.yaml", text)
+    path = desk.job(f"{A}/app", action="CloseAccountCAM" if extra else "LockAccount", extra=extra)
+    assert "may decide what it does" not in desk.run("plan", path, "--offline").err
+    strange(tool)
+    done = desk.run("plan", path, "--offline")
+    assert done.code == 0 and f"warning: {key}: {tool} belongs to" in done.err, done.err
 
 
 @needs_root

@@ -205,6 +205,8 @@ def test_a_literal_password_is_refused_and_never_shown(text):
         (ONE + "exclude: []\n", "exclude: expected a list of globs such as"),
         (ONE + "exclude: [[x]]\n", "exclude[0]: expected a glob such as"),
         (ONE + "exclude: [root]\n", "exclude[0]: 'root' is not instance/user; for every instance write \"*/root\""),
+        (ONE + "exclude: [postgres-4sfuv15b]\n", 'for every account of it write "postgres-4sfuv15b/*"'),
+        (ONE + "exclude: ['*/a/b']\n", "exclude[0]: '*/a/b' is not instance/user; it has one slash"),
         (ONE + "exclude: [/]\n", 'for every instance write "*/user"'),
         (ONE + 'protect: [".*/root"]\n', "protect[0]: '.*/root' can never match: '.' occurs in no instance id"),
         (ONE + "protect: all\n", "protect: expected a list of globs"),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from engine.config import find_configs
 from engine.errors import BusyError, ConfigError, Exit, UsageError
 from engine.journal.store import RunRef, RunStore, find_run
 from engine.journal.writer import Journal
 from engine.model import RunId
 from engine.records import End
+from engine.slots import SharedSlots
 from engine.trust import Trust
 from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
@@ -274,11 +277,29 @@ class TestLocks:
         with pytest.raises(ConfigError, match="lies in the home of alice, and this runs as root") as error:
             store.check_place(owner_of)
         assert "ACCTOPS_STATE_DIR" in str(error.value)
-        with pytest.raises(ConfigError, match=r"alice belongs to user 12345: .* trust_owners"):
+        with pytest.raises(ConfigError, match=r"alice belongs to user 12345: .* `trust_owners"):
             store.check_place(nobody)
         trusting = RunStore(store.state_dir, trust=Trust(uids=frozenset({12345})))
         trusting.check_place(nobody)
         RunStore(tmp_path / "state").check_place(owner_of)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+    def test_a_group_without_a_name_is_known_by_its_number(self, tmp_path: Path) -> None:
+        """A volume of a pod belongs to its fsGroup, which has no name there: what a refusal says to write does work."""
+        volume = tmp_path / "volume"
+        volume.mkdir()
+        os.chown(volume, 0, 54321)
+        volume.chmod(0o2775)
+        with pytest.raises(ConfigError, match="trust the group: `state_group: 54321`"):
+            RunStore(volume).check_place()
+        own = tmp_path / "config.yaml"
+        own.write_text("state_group: 54321\n")
+        trust = find_configs(tmp_path / "job", environ={}, system=own).trust
+        store = RunStore(volume, group="54321", trust=trust)
+        store.check_place()
+        store.make_run_dir("x")
+        assert {path.stat().st_gid for path in volume.rglob("*")} == {54321}
+        SharedSlots(volume / "lanes", "lane", group="54321", trust=trust).close()
 
     def test_a_group_that_is_not_there_leaves_nothing_open_or_made(self, tmp_path: Path) -> None:
         """Named as the setting it comes from."""
@@ -290,6 +311,25 @@ class TestLocks:
             store.create_file(tmp_path / "x")
 
 
+class TestCopies:
+    """A run has one journal, in the directory of its name."""
+
+    @pytest.mark.parametrize("how", ["copy", "link"])
+    def test_a_copy_of_a_run_is_named_and_only_read(self, real: RunStore, how: str) -> None:
+        """Somebody saved one beside it: it counts as no second run, and is not gone on with."""
+        run_id = make(real, "20261122T031321Z-aaaa", ended=False)
+        copy = real.run_dir(f"{run_id}.bak")
+        if how == "copy":
+            shutil.copytree(real.run_dir(run_id), copy)
+        else:
+            copy.symlink_to(real.run_dir(run_id))
+        assert f"is run {run_id} by its first line" in str(real.head(copy.name).problem)
+        assert real.head(run_id).problem is None
+        found = find_run(real.state_dir, copy.name)
+        assert (found.run_id, found.path, found.store) == (run_id, copy / "journal.jsonl", None)
+        assert find_run(real.state_dir, run_id).store is not None
+
+
 class TestStrangers:
     """What is sent must not hang on what others can change."""
 
@@ -299,7 +339,7 @@ class TestStrangers:
         for path in (real.path(run_id), real.run_dir(run_id), real.runs_dir, real.state_dir):
             mode = path.stat().st_mode
             path.chmod(mode | 0o002)
-            with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}: .* trust_owners"):
+            with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}: .* chmod o-w {path}"):
                 Journal.open(real, run_id, clock=ticking())
             assert real.head(run_id).problem is None
             path.chmod(mode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -563,6 +564,45 @@ def test_once_after_a_run_that_failed_or_was_refused_is_quiet_until_the_next_ope
     third = night(desk, job, "2026-12-12 01:00", "--once")
     assert third.code == 1 and third.out
     assert night(desk, job, "2026-12-12 01:15", "--once").text == "" and len(desk.journals()) == 1
+
+
+@pytest.mark.parametrize("mode", ["everybody", "sticky", "owner"])
+def test_once_takes_no_word_of_a_stranger_that_the_night_is_done(desk: Desk, backend: Backend, mode: str) -> None:
+    """Who can put a mark into the state directory would keep every night from being worked, with exit 0."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    seed(backend)
+    job = cam_night(desk)
+    assert night(desk, job, SATURDAY, "--once").code == 0
+    openings = desk.state / "openings"
+    if mode == "owner":
+        os.chown(openings, 54321, -1)
+    else:
+        openings.chmod(0o777 if mode == "everybody" else 0o1777)
+    done = night(desk, job, "2026-11-28 01:30", "--once")
+    assert done.code == 2 and "is not believed" in done.err and str(openings) in done.err
+
+
+def test_a_run_that_a_stranger_put_there_is_no_success(desk: Desk, backend: Backend) -> None:
+    """`overdue` is what tells of a night that was lost: a planted run of exit 0 must not keep it quiet."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    seed(backend)
+    job = cam_night(desk)
+    assert night(desk, job, SATURDAY).code == 0
+    asked = ("overdue", job, "--every", "8d")
+    assert desk.run(*asked, at=at("2026-11-28 05:00")).code == 0
+    journal = desk.journal()
+    os.chown(journal, 54321, -1)
+    done = desk.run(*asked, at=at("2026-11-28 05:00"))
+    assert done.code == 1 and f"run {journal.parent.name} does not count: it is not believed" in done.out
+    os.chown(journal, 0, -1)
+    journal.parent.parent.chmod(0o1777)
+    assert "everybody can put files into" in desk.run(*asked, at=at("2026-11-28 05:00")).out
+    journal.parent.parent.chmod(0o755)
+    for path in (desk.state, *desk.state.rglob("*")):
+        os.chown(path, 54321, -1)
+    assert desk.run(*asked, at=at("2026-11-28 05:00")).code == 0, "root asks about the runs of whom they belong to"
 
 
 def test_once_goes_on_with_what_a_crash_left(desk: Desk, backend: Backend) -> None:

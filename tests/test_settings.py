@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -393,7 +394,7 @@ def test_reading_is_not_skipped_where_a_guard_needs_it():
         ("secret_key: x\n", "c.yaml:1:1: secret_key: secrets never stand in this file"),
         ("targets: [a-1/u]\n", "c.yaml:1:1: targets: unknown key"),
         ("\0", "c.yaml: is not text"),
-        ("state_group: a b\n", "c.yaml:1:14: state_group: expected the name of a group, got 'a b'"),
+        ("state_group: a b\n", "c.yaml:1:14: state_group: expected the name or the number of a group, got 'a b'"),
     ],
 )
 def test_config_mistakes(text, said):
@@ -513,12 +514,14 @@ def test_a_config_anybody_can_write_stops(tmp_path):
     assert find(tmp_path).warnings == ()
 
 
-def test_without_a_home_the_users_config_is_left_out():
-    """Services have none."""
-    assert user_config({}) is None
+def test_without_home_the_users_config_is_found_where_the_system_has_it():
+    """A bare timer or a system unit sets no HOME: the guards in the user's own config still hold."""
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    assert user_config({}) == home / ".config/acctops/config.yaml", "its guards hold under a bare timer, too"
+    assert user_config({"HOME": "here"}) == user_config({})
     assert user_config({"HOME": "/h"}) == Path("/h/.config/acctops/config.yaml")
     assert base_directory({"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, "XDG_CONFIG_HOME", ".config") == Path("/x")
-    assert len(find(Path("/"), environ={}).looked_in) == 2
+    assert len(find(Path("/"), environ={}).looked_in) == 3
 
 
 # The example

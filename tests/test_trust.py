@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +123,33 @@ def test_members_of_a_trusted_group_are_trusted(config: Path) -> None:
     assert Trust().why_not(config) == f"{config} belongs to daemon"
     assert Trust(gids=frozenset({daemon.pw_gid})).why_not(config) is None
     doubt = Trust(own="/own.yaml").doubt(config)
-    assert doubt is not None and doubt.way_on == "or trust its owner: `trust_owners: [daemon]` in /own.yaml"
+    trusting = "or trust its owner: `trust_owners: [daemon]` in /own.yaml"
+    assert doubt is not None and doubt.way_on == f"or run this as daemon, {trusting}"
+
+
+_CONFIG_MAP = """
+mount -t tmpfs none "$1" && mkdir "$1/..1" && echo x > "$1/..1/config.yaml" && ln -s ..1 "$1/..data"
+ln -s ..data/config.yaml "$1/config.yaml"; chmod 755 "$1/..1"; chmod 777 "$1"
+[ "$4" ] && chown "$4" "$1"; "$2" -c "$3" "$1/config.yaml"; mount -o remount,ro "$1"; "$2" -c "$3" "$1/config.yaml"
+"""
+_WHY_NOT = "import sys, pathlib, engine.trust as t; print(t.Trust().why_not(pathlib.Path(sys.argv[1])))"
+
+
+@needs_root
+@pytest.mark.parametrize("owner", ["", str(STRANGER)])
+def test_a_config_map_is_believed(tmp_path: Path, owner: str) -> None:
+    """Kubernetes mounts one read-only, its directory root's and open to all by its mode: there is nothing to mend.
+
+    Who owns such a directory may have it elsewhere, where it can be written.
+    """
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
+        pytest.skip("root without the right to mount")
+    argv = ["unshare", "-m", "sh", "-c", _CONFIG_MAP, "sh", str(tmp_path), sys.executable, _WHY_NOT, owner]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    if owner:
+        assert [f"belongs to user {STRANGER}" in line for line in said] == [True, True]
+    else:
+        assert said == [f"everybody can replace what lies in {tmp_path}", "None"]
 
 
 def test_a_pipe_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     store = _store(options)
     heads = store.list()
     runs = [head for head in heads if _is_of(head, job)]
+    strange = store.strangers(head.run_id for head in runs)
+    runs = [head for head in runs if head.run_id not in strange]
     good = last_good(store, runs, now)
     age_s = now - ended_at(good) if good is not None else None
     code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
@@ -80,6 +82,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     words = _overdue_words(store, job, every_s, good, age_s, last, heads, options.repeat(store.state_dir))
     if code is not Exit.OK:
         words += _doubts(heads, runs, now)
+        words += "".join(f"\nrun {run} does not count: it is not believed, as {why}" for run, why in strange.items())
     if not options.as_json and (code is not Exit.OK or not options.quiet):
         out(words)
     if notify and code is not Exit.OK:

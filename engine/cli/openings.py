@@ -13,9 +13,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from engine.cli.earlier import place_of, runs_of
+from engine.cli.options import trusted_store
 from engine.cli.talk import remark, say
 from engine.errors import BusyError, ConfigError, Exit, UsageError
-from engine.journal.store import RunStore
 from engine.records import rfc3339
 from engine.trust import read_regular, replace_whole
 from engine.window import Span, current, moment, spans
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.cli.options import Options
     from engine.job import Job
+    from engine.journal.store import RunStore
     from engine.window import Window
 
 _LAST_DAYS = 16
@@ -36,12 +37,13 @@ def once(job: Job, options: Options, begin: Callable[[], int]) -> int:
     if job.window is None:
         raise UsageError(f"{job.path}: --once means once in each opening of a window, and it has none; remove the flag")
     settings, now = options.settings(job), options.clock()
-    store = RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group, trust=settings.trust)
+    store = trusted_store(settings, simulated=options.simulate)
     span = current(job.window, now) or _last(job.window, now)
     if span is None:
         return begin()  # which says that the window is closed
     opened = f"opened {moment(job.window, span.opens)}"
     mark, word = _mark(store, job), rfc3339(span.opens)
+    store.refuse_strangers(mark)  # else anybody could say that the night is done
     if _read(mark) == word:
         return _nothing(options, f"the window that {opened} is answered already (--once)")
     if (latest := next(runs_of(store, job, now), None)) is not None and latest.live:

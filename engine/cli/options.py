@@ -84,6 +84,7 @@ class Options(Struct, frozen=True, kw_only=True):
         if job is not None:
             refuse_strange(job.path if job.is_file else job.source, job.source, configs.trust)
         settings = effective(flags, os.environ, job, configs)
+        noted += _strange_tools(settings, job, configs.trust)
         return replace(settings, warnings=settings.warnings + noted) if noted else settings
 
     def excludes(self) -> tuple[Glob, ...]:
@@ -148,6 +149,25 @@ def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
             doubt = trust.doubt(Path(source)) if source != STDIN_NAME else None
             if doubt is not None:
                 found.append(f"{source}: {doubt.words}: somebody else may have said which accounts these are")
+    return tuple(found)
+
+
+def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[str, ...]:
+    """Programs and certificates that are named, and that others could change: said; who named them answers for them."""
+    named = [("credentials.command", part) for part in settings.credentials.command[:1]]
+    passwords = job.passwords if job is not None else None
+    for key, spec in (("notify.command", settings.notify), ("passwords.command", passwords)):
+        if spec is not None and spec.command:
+            from engine.programs import program_path  # here: few name a program
+
+            named.append((key, program_path(spec.command[0], spec.place.file)))
+    if settings.way_out.ca_bundle:
+        named.append(("network.ca_bundle", settings.way_out.ca_bundle))
+    found = []
+    for key, path in named:
+        with suppress(OSError):  # said where it is used
+            if "/" in path and (doubt := trust.doubt(Path(path))) is not None:
+                found.append(f"{key}: {doubt.words}: somebody else may decide what it does")
     return tuple(found)
 
 

@@ -154,5 +154,7 @@ def passwords_of(frozen: records.RunSettings, action: str, trust: Trust) -> Pass
     with suppress(OSError):  # said where it is read
         doubt = trust.doubt(Path(spec.file)) if spec.file else None
         if doubt is not None:
-            raise CredentialsError(f"{spec.label}: is not believed, as {doubt.words}; take it away from them")
+            raise CredentialsError(
+                f"{spec.label}: is not believed, as {doubt.words}; copy it to a file of your own, {doubt.way_on}"
+            )
     return open_passwords(spec, os.environ)

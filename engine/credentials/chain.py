@@ -7,7 +7,8 @@ has no usable keys, that is an error and not a reason to act as somebody else.
 
 Who acts is whom the vendor's CLI would act as (tccli 3.1.189, `parse_global_arg` of any service's client): a profile of
 type cvm-role is the instance's role, whatever keys stand in it; keys of the environment assume the role that the
-default profile names. What says who acts and is not followed is a warning.
+default profile names; a role counts only with a session name beside it. What says who acts and is not followed is a
+warning.
 
 Families that ask somebody are imported where their turn comes: an incident starts sooner without them.
 """
@@ -45,6 +46,7 @@ from engine.credentials.files import (
 from engine.credentials.source import DURATION_S, HOW, FetchedKeys, KeySource
 from engine.errors import CredentialsError
 from engine.names import did_you_mean, shown
+from engine.trust import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,16 +115,14 @@ async def open_keys(
 ) -> Opened:
     """The source `spec` names, ready to sign with; CredentialsError if it has no usable keys."""
     opener = _Opener(environ, ways or Ways(), network, purpose, system)
-    by_environment = environ.get(ROLE, "").strip() if spec.profile is None else ""
+    by_environment = opener.role_of_environment() if spec.profile is None else ""
     role_arn = spec.role_arn or by_environment or opener.ways.role_arn
     source = await opener.base(spec.profile, has_role=bool(by_environment), is_assumed=bool(role_arn))
     if role_arn:
         where = ROLE if role_arn == by_environment else ""
         session = environ.get(SESSION)
         source = opener.assume(source, role_arn, session, where)
-        if where and not (session or "").strip():
-            opener.warnings.append(f"{ROLE} is assumed; tccli does so only if {SESSION} is set, too")
-        elif by_environment and not where:
+        if by_environment and not where:
             opener.followed -= {ROLE}
     opener.warn_of_variables(spec.profile, source)
     if isinstance(source, FetchedKeys) and source.is_empty:
@@ -148,13 +148,22 @@ class _Opener:
         self._environ = environ
         self._network = network
         self._purpose = purpose
-        self._home = Path(environ.get("HOME") or "~")
+        # Never relative: whoever can write in the current directory would say who acts.
+        self._home = home_of(environ) or Path("/nonexistent")
         self._files = (self._home / ".tencentcloud" / "credentials", system)
         self._roles: list[str] = []
         """Of the chain, from its base."""
         self.followed: set[str] = set()
         """Variables of the environment that decided who acts."""
         self._looked = [f"{', '.join(NAMES[:2])} (or …_FILE)"]
+
+    def role_of_environment(self) -> str:
+        """The role that the environment names; empty if tccli would pass over it."""
+        role = self._environ.get(ROLE, "").strip()
+        if role and not self._environ.get(SESSION, "").strip():
+            self.warnings.append(f"{ROLE} is not assumed, as with tccli: {SESSION} is not set beside it; set it, too")
+            return ""
+        return role
 
     async def base(self, profile: str | None, *, has_role: bool, is_assumed: bool) -> KeySource:
         """The source without a role of flag or config; `has_role`: the environment has one, which replaces that of the
@@ -270,9 +279,10 @@ class _Opener:
             raise CredentialsError(
                 f"{path}: holds no keys but a login of type {shown(profile.kind[:20])}; log in again ({_LOGIN})"
             )
-        if profile.role_arn is not None and profile.role_session is None and not has_role:
-            self.warnings.append(f"{path}: its role-arn is assumed; {_NO_SESSION}")
-        return self._file(label, path, read_cli, profile, has_role=has_role)
+        passes_over = profile.role_arn is not None and profile.role_session is None
+        if passes_over and not has_role:
+            self.warnings.append(f"{path}: its role-arn is not assumed: {_NO_SESSION}; add one, or remove the role-arn")
+        return self._file(label, path, read_cli, profile, has_role=has_role or passes_over)
 
     def _warn_of_odd(self, path: Path, profile: Profile, known: tuple[str, ...]) -> None:
         self.warnings += [f"{path}: {shown(name)} is not followed{did_you_mean(name, known)}" for name in profile.odd]

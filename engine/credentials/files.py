@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from engine.credentials.source import HOW, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
+from engine.trust import owner_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -172,7 +173,8 @@ def read_private(path: Path, variable: str = "") -> Private:
     where, how = (f"{variable}: {path}", f"correct {variable}") if variable else (str(path), HOW)
     try:
         with open(path, "rb", opener=_without_waiting) as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
+            mode = found.st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
                 raise CredentialsError(f"{where}: is a pipe; keys are read more than once: put them into a file")
             data = file.read(MOST + 1)
@@ -185,7 +187,10 @@ def read_private(path: Path, variable: str = "") -> Private:
     except ValueError:  # not `from exc`: it holds what stands there
         raise CredentialsError(f"{where}: is not text; write it anew, as UTF-8") from None
     others = mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
-    return Private(text, (f"{path}: others can read or write these keys; chmod 600 {path}",) if others else ())
+    warnings = [f"{path}: others can read or write these keys; chmod 600 {path}"] if others else []
+    if found.st_uid not in (0, os.geteuid()):
+        warnings.append(f"{path}: belongs to {owner_words(found.st_uid)}, who can put keys there to act with")
+    return Private(text, tuple(warnings))
 
 
 def _without_waiting(path: str, flags: int) -> int:

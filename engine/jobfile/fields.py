@@ -232,13 +232,22 @@ def _patterns(kind: Any) -> list[str]:
 (_glob_pattern,) = _patterns(GlobText)
 
 
+def _whole_glob(half: str) -> str:
+    """What a glob with one of its two halves should be."""
+    if "/" in half:
+        return "it has one slash"
+    if "-" in half:  # no account name has one
+        return f'for every account of it write "{half}/*"'
+    return f'for every instance write "*/{half or "user"}"'
+
+
 def glob_problem(text: str, *, fold: bool = False) -> str | None:
     """Why `text` is no glob that could ever match, in words; None if it is one.
 
     A guard that never matches is worse than none, so one that no legal instance id or account name matches is refused.
     """
     if text.count("/") != 1 or text.startswith("/") or text.endswith("/"):
-        return f'{names.shown(text)} is not instance/user; for every instance write "*/{text.strip("/") or "user"}"'
+        return f"{names.shown(text)} is not instance/user; {_whole_glob(text.strip('/'))}"
     if not re.fullmatch(_glob_pattern, text):
         odd = re.sub(r"[A-Za-z0-9_\-*?\[\]!/]", "", text)[:1]
         return (

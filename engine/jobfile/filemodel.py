@@ -778,7 +778,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
             Meta(
                 extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$"},
                 description="Group that may read the journals.",
-                extra=_rule("the name of a group"),
+                extra=_rule("the name or the number of a group"),
             ),
         ]
         | UnsetType

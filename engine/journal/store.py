@@ -11,7 +11,6 @@ people who are not trusted can change.
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import pwd
 import time
@@ -29,10 +28,10 @@ from engine.journal.locks import Hold
 from engine.journal.reader import first_record, last_end, last_holder
 from engine.model import RunId
 from engine.records import End, Run, Session, rfc3339
-from engine.trust import Trust
+from engine.trust import Trust, gid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
 JOURNAL = "journal.jsonl"
@@ -167,6 +166,11 @@ class RunStore:
         live = self.is_live(run_id)
         try:
             first = first_record(path)
+            if first.run != run_id:
+                raise UsageError(
+                    f"{path}: is run {first.run} by its first line, so {run_id} is a copy of it, or was moved; keep it "
+                    f"outside of {self.runs_dir}"
+                )
             end = last_end(path)
         except AcctopsError as error:
             return RunHead(
@@ -240,13 +244,23 @@ class RunStore:
         while not os.path.lexists(path):
             path = path.parent
         with self.writable():
-            why = self.trust.why_not(path)
-        if why is not None:
+            inside = (each for each in (path, *path.parents) if self.state_dir in each.parents and each.is_dir())
+            doubt = self.trust.doubt(path) or next(filter(None, map(self.trust.doubt_entries, inside)), None)
+        if doubt is not None:
             raise ConfigError(
-                f"state directory {self.state_dir}: is not believed, as {why}: what is sent must not hang on what "
-                "others can change. Name another with --state-dir, take that right away (chmod, chown), or name who is "
-                "trusted in trust_owners of your own config.yaml; nothing was sent"
+                f"state directory {self.state_dir}: is not believed, as {doubt.words}: what is sent must not hang on "
+                f"what others can change. Name another with --state-dir, {doubt.way_on}; nothing was sent"
             )
+
+    def strangers(self, runs: Iterable[str]) -> dict[str, str]:
+        """Which of these runs others could have written, and why; whoever the store belongs to may have."""
+        found = {}
+        for run in runs:
+            with suppress(OSError):  # gone since
+                trust = msgspec.structs.replace(self.trust, uids=self.trust.uids | {self.runs_dir.stat().st_uid})
+                if (doubt := trust.doubt(self.path(run)) or trust.doubt_entries(self.runs_dir)) is not None:
+                    found[run] = doubt.words
+        return found
 
     def check_room(self, calls: int) -> str | None:
         """ConfigError if the disk has no room for the journal of so many calls; a warning if it is scarce."""
@@ -403,6 +417,12 @@ def _find(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
 
 
 def _ref(store: RunStore, name: str) -> RunRef:
+    try:
+        first = first_record(store.path(name))
+    except AcctopsError:  # said where it is read
+        first = None
+    if first is not None and first.run != name:  # a copy, or moved: to go on with it would give one run two journals
+        return RunRef(run_id=RunId(first.run), path=store.path(name), simulated=first.simulated, store=None)
     return RunRef(run_id=RunId(name), path=store.path(name), simulated=store.simulated, store=store)
 
 
@@ -491,6 +511,6 @@ def _sync_dir(path: Path) -> None:
 
 def _gid(group: str) -> int:
     try:
-        return grp.getgrnam(group).gr_gid
+        return gid_of(group)
     except KeyError as error:
         raise ConfigError(f"state_group: there is no group {group!r} here") from error
