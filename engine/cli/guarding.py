@@ -17,6 +17,7 @@ from engine.config import mistrust
 from engine.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
 from engine.files import from_recorded, homes, homes_of, job_file, load_job
+from engine.foreign import pasted
 from engine.names import shown
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
@@ -242,7 +243,7 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
     elif job is None:
         way_on = f"put {ledger.run.job.path} back, or run its job again: acctops run JOB"
     else:
-        way_on = f"the job names another today; run it again: acctops run {job.path}"
+        way_on = f"the job names another today; run it again: acctops run {pasted((job.path,))}"
     raise UsageError(
         f"run {ledger.run.run}: where new passwords come from is said by its journal alone, which is not enough to run "
         f"a program or to believe a file; {way_on}"
