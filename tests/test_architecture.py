@@ -176,7 +176,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.lookback": (DOOR, "cli.attending cli.earlier cli.kin cli.options cli.success cli.talk cli.views"),
     "cli.loops": (DOOR, "cli.talk"),
     "cli.measuring": (DOOR, "cli.success"),
-    "cli.openings": (DOOR, "cli.earlier cli.options cli.talk"),
+    "cli.openings": (DOOR, "cli.earlier cli.hours cli.options cli.talk"),
     "cli.options": (DOOR, ""),
     "cli.plans": (DOOR, "cli.discovering cli.earlier cli.options cli.preparing cli.sources cli.survey cli.talk"),
     "cli.preparing": (DOOR, "cli.earlier cli.survey"),
