@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -95,9 +96,17 @@ class WayOn(Struct, frozen=True, kw_only=True):
         lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
         return lines + go_on_lines(self.steps, self.flags)
 
-    def without_journal(self) -> WayOn:
-        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open."""
-        steps = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
+    def without_journal(self, ledger: Ledger) -> WayOn:
+        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open.
+
+        Without a job the accounts are named. `ledger` is what is known of the run.
+        """
+        steps: tuple[Step, ...] = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
+        if not steps:
+            run = _run(ledger)
+            steps = by_name(
+                run.action, (call for call, _, outcome in ledger.outcomes() if outcome not in GOOD), run.asked
+            )
         return replace(self, steps=steps, choices=())
 
     def fill(self, advice: str | None, call: Call | None = None) -> str | None:
@@ -258,6 +267,34 @@ def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first:
     return Step(words=(*again, *more), takes=count, why=why)
 
 
+def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tuple[Step, ...]:
+    """What does an action on accounts, each by its name, one command a region; nothing if no command can.
+
+    Of `flags`, as `records.Run.asked` has them, those count that say where and as whom.
+    """
+    verb = _BY_NAME.get(action)
+    groups: dict[str, list[str]] = {}
+    for call in calls:
+        if call.account:  # only a job names cloud accounts
+            return ()
+        groups.setdefault(call.region, []).append(call.label)
+    if verb is None:
+        return ()
+    more = [
+        with_its_bytes(word)
+        for flag, value in pairwise(flags)
+        if flag in ("--endpoint", "--profile")
+        for word in (flag, value)
+    ]
+    return tuple(
+        Step(words=(verb, *dict.fromkeys(labels), "--region", region, *more), takes=len(labels))
+        for region, labels in groups.items()
+    )
+
+
+_BY_NAME = {"LockAccount": "lock", "UnlockAccount": "unlock", "OpenAccountCAM": "cam-on"}
+
+
 def _job_words(run: records.Run) -> tuple[str, ...]:
     """What runs the job again; nothing where the journal knows no file of it."""
     path = run.job.path
@@ -272,4 +309,4 @@ def _run(ledger: Ledger) -> records.Run:
     return ledger.run
 
 
-__all__ = ["BAD", "Step", "WayOn", "go_on_lines", "later_words", "undo_steps", "way_on"]
+__all__ = ["BAD", "Step", "WayOn", "by_name", "go_on_lines", "later_words", "undo_steps", "way_on"]

@@ -441,6 +441,27 @@ def test_every_printed_command_finds_its_run_from_anywhere(desk: Desk, tmp_path:
             assert "--state-dir" in command and "--config" in command
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["the job is there", "the job is gone"])
+def test_what_came_back_is_followed_by_the_command_that_does_it_again(desk: Desk, is_there: bool) -> None:
+    """The job, or the accounts by name: pasted as it is, it brings them where they were."""
+    names = estate(2, 2)
+    with Backend(world_of(names)) as backend:
+        night = Night(desk, backend, names)
+        night.lock()
+        run = desk.journal().parent.name
+        night.do("unlock", *night.labels[:3], "--region", "ap-singapore", "--yes")
+        if not is_there:
+            (desk.work / "job.yaml").unlink()
+        done = night.do("verify", run)
+        assert done.code == 1
+        found = re.search(r"3 accounts came back: (acctops .*)", done.err)
+        assert found is not None, done.err
+        argv = shlex.split(found[1])[1:]
+        assert argv[0] == ("run" if is_there else "lock")
+        assert night.do(*argv, "--yes").code == 0
+        assert night.do("verify", run).code == 0
+
+
 def test_rows_that_are_all_bad_are_counted_before_they_are_offered(desk: Desk) -> None:
     """`--skip-bad-rows` is offered with the number of rows that it would send, and not where that is none."""
     bad = "instance,user,region\npostgres-aaaaaaaa,ann,nowhere at all\npostgres-aaaaaaaa,bob,nowhere at all\n"

@@ -576,7 +576,7 @@ def _way(options: Options, store: RunStore, ledger: Ledger, journal: Journal) ->
     try:
         replay(journal.path)
     except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
-        return way.without_journal()
+        return way.without_journal(ledger)
     return way
 
 
