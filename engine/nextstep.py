@@ -96,6 +96,13 @@ class WayOn(Struct, frozen=True, kw_only=True):
         lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
         return lines + go_on_lines(self.steps, self.flags)
 
+    def with_back(self, count: int) -> WayOn:
+        """The same where `count` accounts that reruns had changed have been read as changed back."""
+        left = Counter(self.open)
+        left[Outcome.FAILED] += count
+        look = Step(words=("verify", self.run, "--family"), takes=count)
+        return replace(self, open=left, steps=(*self.steps, look))
+
     def without_journal(self, ledger: Ledger) -> WayOn:
         """The same where the run's own journal cannot be read any more: a new run of the job finds what is open.
 

@@ -520,6 +520,7 @@ def carry_out(
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
+    elsewhere: frozenset[CallId] = frozenset(),
     world: World | None = None,
     found: Survey | None = None,
     rivals: tuple[Rival, ...] = (),
@@ -549,6 +550,7 @@ def carry_out(
             world=world,
             stop_after=stop_after,
             no_send=no_send,
+            elsewhere=elsewhere,
             quiet=options.quiet,
             found=found,
             rivals=rivals,
@@ -562,7 +564,10 @@ def carry_out(
         with suppress(KeyboardInterrupt):
             attendance.after_a_fall(ended.exit, ended.unrecorded)
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
-        _show(options, ledger, journal, ended, _way(options, store, ledger, journal))
+        way = _way(options, store, ledger, journal)
+        if ended.back_elsewhere:
+            way = way.with_back(ended.back_elsewhere)
+        _show(options, ledger, journal, ended, way)
     return ended.exit
 
 
