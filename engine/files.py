@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec.structs import replace
 
 from engine.errors import JobError
+from engine.foreign import with_its_bytes
 from engine.job import PasswordSpec
 from engine.trust import ways_to
 
@@ -37,9 +38,6 @@ _OWN_DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/(?:se
 """What whoever starts a command hands in; that of another process is what its owner says."""
 
 
-_NO_TEXT = re.compile(r"\\udc([89a-f][0-9a-f])")
-
-
 def recorded(path: str) -> str:
     """A path as records and documents keep it: one text in every locale, with `\\udcff` for a byte that is no UTF-8."""
     return os.fsencode(path).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
@@ -47,8 +45,7 @@ def recorded(path: str) -> str:
 
 def from_recorded(text: str) -> str:
     """The path that `recorded` has made a text of."""
-    whole = _NO_TEXT.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
-    return os.fsdecode(whole.encode("utf-8", "surrogateescape"))
+    return os.fsdecode(with_its_bytes(text).encode("utf-8", "surrogateescape"))
 
 
 def is_stream(path: str | Path) -> bool:

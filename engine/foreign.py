@@ -27,6 +27,7 @@ MOST_FIELD = 128
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _CUT = "…"
+_NO_TEXT = re.compile(r"\\udc([89a-f][0-9a-f])")
 _JSON = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 """Characters that JSON escapes by a letter."""
 _MOST_ESCAPES = 3
@@ -64,6 +65,35 @@ def _clean_line(line: str) -> str:
 def _shown(char: str) -> str:
     """A byte of a file's name that is no text is shown as `$'…'` of a shell takes it; all else is a space."""
     return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else " "
+
+
+def pasted(words: Iterable[str]) -> str:
+    """Words of a command line, to be pasted into a shell as they are shown, each on one line and none cleaned away.
+
+    A word with a character that no terminal shows, or with a byte that is no text, is written as `$'…'`: so bash, zsh,
+    ksh and POSIX since 2024 take it.
+    """
+    from shlex import quote  # late: few print commands
+
+    return " ".join(quote(word) if word.isprintable() else f"$'{_escaped_word(word)}'" for word in words)
+
+
+def _escaped_word(word: str) -> str:
+    return "".join(_escaped_char(char) for char in word)
+
+
+def _escaped_char(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    # In octal: three digits at most, so what follows cannot become a part of it.
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def with_its_bytes(recorded: str) -> str:
+    r"""A name as a record keeps it (`\udcff` for a byte that is no text), with these bytes as Python has them."""
+    return _NO_TEXT.sub(lambda found: chr(0xDC00 + int(found[1], 16)), recorded)
 
 
 def without_userinfo(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct, field
@@ -137,9 +137,11 @@ class Judge:
         rng: random.Random,
         lanes: list[Lane],
         await_proof: Callable[..., None] | None,
+        elsewhere: Collection[CallId] = (),
     ) -> None:
         """`stop` ends the run; `close_lane` one lane, true if another can take its calls; `close_account` all of one.
 
+        `elsewhere`: failed calls that later reruns have brought about; readings are compared with that, too.
         `await_proof` takes an accepted call to be read back; None: accepted is enough (`--no-verify`).
         """
         self._now = asyncio.get_running_loop().time
@@ -174,6 +176,7 @@ class Judge:
         """By instance, what is proven of it: call → loop time; readings that began before say nothing against it."""
         self._back: dict[CallId, Where] = {}
         """What was proven and is read as changed back."""
+        self._elsewhere = frozenset(elsewhere)
         self._note_what_was_proven()
         inventory.saw = self.saw
 
@@ -535,10 +538,20 @@ class Judge:
         if not any(self._ledger.settled_counts().values()):
             return
         for call, entry, _ in self._ledger.outcomes():
-            if self._is_proof(entry.outcome, entry.proof):
+            if call.id in self._elsewhere or self._is_proof(entry.outcome, entry.proof):
                 self._proven.setdefault(call.where, {})[call.id] = _ALWAYS
                 if entry.is_back:
                     self._back[call.id] = call.where
+
+    @property
+    def done_elsewhere(self) -> int:
+        """Failed calls that later reruns have brought about, unless this session has read that it is so no longer."""
+        return len(self._elsewhere - self._back.keys())
+
+    @property
+    def back_elsewhere(self) -> int:
+        """The other ones."""
+        return len(self._elsewhere & self._back.keys())
 
     def saw(self, where: Where, reading: Reading, began_at: float) -> None:
         """Compare a reading, made for whatever purpose, with what is proven of its instance.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from shlex import join, split
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from engine.foreign import pasted, with_its_bytes
 from engine.model import GOOD, OmitReason, Outcome
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 _NAMED_RUN = re.compile(r"acctops (?:resume|rerun) RUN(?: --(?:only|code) [\w.,]*\w)?")
 """Advice of a code that goes on with the run."""
+_NAMED_JOB = re.compile(r"\b(run|plan|doctor) JOB\b")
 _STANDARD_INPUT = " and standard input"
 
 
@@ -40,7 +42,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
     def command(self, flags: str = "") -> str:
         """To be pasted; `flags` are those it needs to find the run (` --state-dir …`)."""
-        return f"acctops {join(self.words)}{flags}"
+        return f"acctops {pasted(self.words)}{flags}"
 
 
 class WayOn(Struct, frozen=True, kw_only=True):
@@ -59,8 +61,8 @@ class WayOn(Struct, frozen=True, kw_only=True):
     """Accounts asked for, over the family."""
     flags: str = ""
     """Flags that each command needs."""
-    job: str | None = None
-    """The command that runs the job again; None: it was no file."""
+    again: tuple[str, ...] = ()
+    """The words of the command that runs the job again; none: it was no file."""
     parent: str | None = None
     """The run that an undo undoes."""
     owners: Mapping[CallId, str] = {}
@@ -72,6 +74,11 @@ class WayOn(Struct, frozen=True, kw_only=True):
     def command(self) -> str | None:
         """The next command, if anything is left to do."""
         return self.steps[0].command(self.flags) if self.steps else None
+
+    @property
+    def job(self) -> str | None:
+        """The command that runs the job again, if there is one."""
+        return f"acctops {pasted(self.again)}{self.flags}" if self.again else None
 
     @property
     def open_calls(self) -> int:
@@ -89,10 +96,25 @@ class WayOn(Struct, frozen=True, kw_only=True):
         lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
         return lines + go_on_lines(self.steps, self.flags)
 
-    def without_journal(self) -> WayOn:
-        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open."""
-        again = () if self.job is None else (Step(words=tuple(split(self.job)[1:]), takes=self.open_calls),)
-        return replace(self, steps=again, choices=(), flags="")
+    def with_back(self, count: int) -> WayOn:
+        """The same where `count` accounts that reruns had changed have been read as changed back."""
+        left = Counter(self.open)
+        left[Outcome.FAILED] += count
+        look = Step(words=("verify", self.run, "--family"), takes=count)
+        return replace(self, open=left, steps=(*self.steps, look))
+
+    def without_journal(self, ledger: Ledger) -> WayOn:
+        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open.
+
+        Without a job the accounts are named. `ledger` is what is known of the run.
+        """
+        steps: tuple[Step, ...] = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
+        if not steps:
+            run = _run(ledger)
+            steps = by_name(
+                run.action, (call for call, _, outcome in ledger.outcomes() if outcome not in GOOD), run.asked
+            )
+        return replace(self, steps=steps, choices=())
 
     def fill(self, advice: str | None, call: Call | None = None) -> str | None:
         """The advice of a code for a target of this run: true ids for RUN and JOB, and the command that helps."""
@@ -104,10 +126,18 @@ class WayOn(Struct, frozen=True, kw_only=True):
         advice = _NAMED_RUN.sub(lambda _: command, advice)
         advice = re.sub(r"\bRUN\b", lambda _: f"{self.run}{self.flags}", advice)
         advice = re.sub(r"\bUNDONE\b", lambda _: f"{self.parent or self.run}{self.flags}", advice)
-        if self.job is None:
-            return advice.replace("acctops run JOB", "the job, again").replace("acctops plan JOB", "its plan, again")
-        path = self.job.removeprefix("acctops run ")
-        return re.sub(r"\bJOB\b", lambda _: path, advice)
+        if not self.again:
+            advice = advice.replace("acctops run JOB", "the job, again").replace("acctops plan JOB", "its plan, again")
+            return advice.replace("acctops doctor JOB", "acctops doctor JOB (any job of this action)")
+        return _NAMED_JOB.sub(lambda found: f"{found[1]} {self._job_for(found[1])}", advice)
+
+    def _job_for(self, verb: str) -> str:
+        """The job and its flags as a command takes them: a plan is never simulated, doctor leaves out no account."""
+        words = [word for word in self.again[1:] if word != "--simulate" or verb == "run"]
+        while verb == "doctor" and "--exclude" in words:
+            at = words.index("--exclude")
+            del words[at : at + 2]
+        return f"{pasted(words)}{self.flags}"
 
     def _command_for(self, call: Call | None) -> str:
         if call is not None and not call.id:  # no call: only what asked for it can ask again
@@ -166,7 +196,7 @@ def way_on(
         open=left,
         asked=asked,
         flags=flags,
-        job=_job_command(lines[0], flags),
+        again=_job_words(lines[0]),
         parent=next(
             (line.parent.run for line in lines if line.parent is not None and line.parent.verb == "undo"), None
         ),
@@ -207,7 +237,7 @@ def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
     if line.parent is None or line.parent.verb != "undo":
         return [], []
     left = [(OmitReason(omit.reason), omit.where, f"{omit.instance}/{omit.user}") for omit in ledger.lacking()]
-    return undo_steps(("undo", line.parent.run, *line.asked), left)
+    return undo_steps(("undo", line.parent.run, *map(with_its_bytes, line.asked)), left)
 
 
 def undo_steps(again: tuple[str, ...], left: Iterable[tuple[OmitReason, str, str]]) -> tuple[list[Step], list[Step]]:
@@ -244,12 +274,41 @@ def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first:
     return Step(words=(*again, *more), takes=count, why=why)
 
 
-def _job_command(run: records.Run, flags: str) -> str | None:
-    """What runs the job again; None where the journal knows no file of it."""
+def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tuple[Step, ...]:
+    """What does an action on accounts, each by its name, one command a region; nothing if no command can.
+
+    Of `flags`, as `records.Run.asked` has them, those count that say where and as whom.
+    """
+    verb = _BY_NAME.get(action)
+    groups: dict[str, list[str]] = {}
+    for call in calls:
+        if call.account:  # only a job names cloud accounts
+            return ()
+        groups.setdefault(call.region, []).append(call.label)
+    if verb is None:
+        return ()
+    more = [
+        with_its_bytes(word)
+        for flag, value in pairwise(flags)
+        if flag in ("--endpoint", "--profile")
+        for word in (flag, value)
+    ]
+    return tuple(
+        Step(words=(verb, *dict.fromkeys(labels), "--region", region, *more), takes=len(labels))
+        for region, labels in groups.items()
+    )
+
+
+_BY_NAME = {"LockAccount": "lock", "UnlockAccount": "unlock", "OpenAccountCAM": "cam-on"}
+
+
+def _job_words(run: records.Run) -> tuple[str, ...]:
+    """What runs the job again; nothing where the journal knows no file of it."""
     path = run.job.path
     if not path.startswith("/") or path.endswith(_STANDARD_INPUT):
-        return None
-    return f"acctops run {join((path, *run.asked))}{' --simulate' if run.simulated else ''}{flags}"
+        return ()
+    words = map(with_its_bytes, (path, *run.asked))
+    return ("run", *words, *(("--simulate",) if run.simulated else ()))
 
 
 def _run(ledger: Ledger) -> records.Run:
@@ -257,4 +316,4 @@ def _run(ledger: Ledger) -> records.Run:
     return ledger.run
 
 
-__all__ = ["BAD", "Step", "WayOn", "go_on_lines", "later_words", "undo_steps", "way_on"]
+__all__ = ["BAD", "Step", "WayOn", "by_name", "go_on_lines", "later_words", "undo_steps", "way_on"]

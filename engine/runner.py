@@ -74,6 +74,7 @@ class Runner:
         stop_after: int | None = None,
         ask_secret: Callable[[Call], Awaitable[str]] | None = None,
         no_send: frozenset[CallId] = frozenset(),
+        elsewhere: frozenset[CallId] = frozenset(),
         readings: dict[Where, Reading] | None = None,
         located: Mapping[str, str] | None = None,
         keep_admins: int = 0,
@@ -132,6 +133,7 @@ class Runner:
             rng=rng,
             lanes=lanes,
             await_proof=self._await_proof if verify else None,
+            elsewhere=elsewhere,
         )
         self._read_back = ReadBack(
             calls=self._calls,
@@ -289,12 +291,17 @@ class Runner:
 
     def _exit_code(self) -> Exit:
         counts = self._ledger.counts()
-        good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
+        good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY] + self._judge.done_elsewhere
         if good == len(self._ledger.calls):
             return Exit.INCOMPLETE if self._ledger.lacking() else Exit.OK
         if self._exit is None and self._closing.why is not None:
             return Exit.STOPPED
         return self._exit if self._exit is not None else Exit.INCOMPLETE
+
+    @property
+    def back_elsewhere(self) -> int:
+        """Accounts that a later rerun had changed, and that this session has read as changed back."""
+        return self._judge.back_elsewhere
 
     @property
     def stopped(self) -> records.Stopped | None:

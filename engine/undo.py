@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target
+from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict
 from engine.outlook import Readings, is_no_instance
 from engine.plan import Plan, call_id, interleave, plan_digest
 
@@ -115,6 +115,20 @@ def in_question(family: Sequence[Ledger]) -> set[CallId]:
             elif entry.may_be_applied and outcome is not Outcome.ALREADY:
                 maybe.add(call.id)
     return maybe - known
+
+
+def found_so_late(ledger: Ledger) -> list[Call]:
+    """Calls that a refused try of the run had found open, and that were so when it looked again.
+
+    The API says that what it refuses so is not applied. So the change counts as somebody else's, and is not undone.
+    """
+    if ledger.settings.resend_already:  # what was so before is sent, too
+        return []
+    return [
+        call
+        for call, entry, outcome in ledger.outcomes()
+        if outcome is Outcome.ALREADY and entry.attempts > (1 if entry.verdict is Verdict.ALREADY else 0)
+    ]
 
 
 def undo_plan(

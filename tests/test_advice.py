@@ -245,11 +245,28 @@ def test_a_run_that_was_continued_goes_on_with_its_own_calls(stopped: Night) -> 
     sent = [(arrival.instance, arrival.user) for arrival in stopped.backend.writes()][len(before) :]
     assert set(sent) == left and len(sent) == len(left)
     assert not stopped.not_so(5) and open_of(done) == f"of run {run} and its reruns all 9 are as asked"
+    assert done.code == 0, "nothing is open any more, so nothing is to be done"
     again = stopped.do("resume", run)
     assert again.code == 0 and "nothing to resume" in again.err
     family = stopped.do("report", run, "--family", "--json").json
     assert family["counts"]["changed"] == 9 and family["left_out"]["rerun"] == 0 and family["open"] == 0
     assert stopped.do("undo", run, "--family", "--yes").code == 0 and not stopped.not_so(2)
+
+
+def test_a_resume_that_sees_the_work_of_a_rerun_taken_back_does_not_say_that_all_is_as_asked(stopped: Night) -> None:
+    """What the rerun has proven is older than what the resume reads itself; the last line leads to who came back."""
+    run = stopped.run_id()
+    stopped.do("rerun", run, "--only", "failed", "--yes")
+    stopped.do("unlock", "postgres-00000001/user0", "--region", "ap-singapore", "--yes")
+    done = stopped.do("resume", run, "--yes")
+    assert done.code == 1 and open_of(done) == f"of run {run} and its reruns 1 of 9 are still open: 1 failed"
+    argv = stopped.next_of(done)
+    assert argv is not None and argv[0] == "verify"
+    looked = stopped.do(*argv)
+    assert looked.code == 1 and "CAME BACK, not locked: postgres-00000001/user0" in looked.out
+    again = re.search(r"1 account came back: acctops (.*)", looked.err)
+    assert again is not None
+    assert stopped.do(*shlex.split(again[1]), "--yes").code == 0 and not stopped.not_so(5)
 
 
 def test_what_a_later_rerun_has_open_is_that_one_s(stopped: Night) -> None:
@@ -439,6 +456,27 @@ def test_every_printed_command_finds_its_run_from_anywhere(desk: Desk, tmp_path:
         assert refused.code == 3
         for command in COMMAND.findall(refused.err):
             assert "--state-dir" in command and "--config" in command
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["the job is there", "the job is gone"])
+def test_what_came_back_is_followed_by_the_command_that_does_it_again(desk: Desk, is_there: bool) -> None:
+    """The job, or the accounts by name: pasted as it is, it brings them where they were."""
+    names = estate(2, 2)
+    with Backend(world_of(names)) as backend:
+        night = Night(desk, backend, names)
+        night.lock()
+        run = desk.journal().parent.name
+        night.do("unlock", *night.labels[:3], "--region", "ap-singapore", "--yes")
+        if not is_there:
+            (desk.work / "job.yaml").unlink()
+        done = night.do("verify", run)
+        assert done.code == 1
+        found = re.search(r"3 accounts came back: (acctops .*)", done.err)
+        assert found is not None, done.err
+        argv = shlex.split(found[1])[1:]
+        assert argv[0] == ("run" if is_there else "lock")
+        assert night.do(*argv, "--yes").code == 0
+        assert night.do("verify", run).code == 0
 
 
 def test_rows_that_are_all_bad_are_counted_before_they_are_offered(desk: Desk) -> None:

@@ -106,6 +106,19 @@ def test_guards_beside_the_job_of_today_hold_for_the_run_it_goes_on_with(site: S
     assert site.locked() == {"app"} and len(site.desk.journals()) == 1
 
 
+def test_a_directory_where_the_job_was_is_not_taken_for_a_run_without_one(site: Site) -> None:
+    """The rules that stood in the file are not dropped in silence: refused, with the way on."""
+    job = site.job(extra='protect: ["*/etl"]')
+    run = site.cut_off(job)
+    job.unlink()
+    job.mkdir()
+    done = site.run("resume", run, "--yes", code=2)
+    assert "is no file any more, so its guards cannot be known" in done.err and site.locked() == set()
+    job.rmdir()
+    done = site.run("resume", run, "--yes")
+    assert "are not asked: it is gone" in done.err
+
+
 def test_guards_of_both_places_add_up(site: Site) -> None:
     """Those beside the file of the run hold as before."""
     job = site.job(f"{A}/app", f"{A}/etl", f"{A}/breakglass_1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from typing import Any
 
 import pytest
@@ -120,6 +121,32 @@ def test_the_job_is_named_by_its_file_and_as_it_was_run() -> None:
     )
     by_hand = run("r1", {0: CHANGED}, job=records.JobRef("by hand", "command line", ""))
     assert "JOB" not in str(way_on([by_hand]).fill("then: acctops run JOB"))
+
+
+@pytest.mark.parametrize(
+    "name", [b"my job.yaml", b"it's.yaml", b'"q".yaml', b"a\nb.yaml", b"lat\xff1.yaml", b"-x;$HOME.yaml"]
+)
+def test_the_command_that_names_a_job_can_be_pasted_whatever_its_file_is_called(name: bytes) -> None:
+    """A shell takes it on one line, and what a terminal must not show is not lost from it."""
+    path = b"/jobs/" + name
+    ref = records.JobRef("night", path.decode("utf-8", "backslashreplace").replace("\\xff", "\\udcff"), "")
+    command = way_on([run("r1", {0: CHANGED}, job=ref)]).job
+    assert command is not None and command.isprintable()
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], stdout=subprocess.PIPE, check=True, env={"HOME": "/h"}
+    )
+    assert shown.stdout.split(b"\0") == [b"acctops", b"run", path, b""]
+
+
+def test_each_command_that_names_a_job_gets_the_flags_that_it_takes() -> None:
+    """A plan is never simulated and doctor leaves no account out: with these flags they would refuse."""
+    ref = records.JobRef("night", "/jobs/n.yaml", "")
+    asked = ("--endpoint", "nearest", "--exclude", "*/etl")
+    way = way_on([run("r1", {0: CHANGED}, job=ref, asked=asked, simulated=True)], flags=" --state-dir /s")
+    flags = "--endpoint nearest --exclude '*/etl'"
+    assert way.fill("acctops run JOB") == f"acctops run /jobs/n.yaml {flags} --simulate --state-dir /s"
+    assert way.fill("acctops plan JOB") == f"acctops plan /jobs/n.yaml {flags} --state-dir /s"
+    assert way.fill("acctops doctor JOB says") == "acctops doctor /jobs/n.yaml --endpoint nearest --state-dir /s says"
 
 
 @given(st.data())

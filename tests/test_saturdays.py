@@ -605,6 +605,35 @@ def test_a_run_that_a_stranger_put_there_is_no_success(desk: Desk, backend: Back
     assert desk.run(*asked, at=at("2026-11-28 05:00")).code == 0, "root asks about the runs of whom they belong to"
 
 
+@pytest.mark.parametrize("broken", ["job", "list", "config"])
+def test_a_job_that_cannot_be_read_is_told_of_once_in_an_opening(desk: Desk, backend: Backend, broken: str) -> None:
+    """A slip in a file is one mail, not sixteen; once it is mended the rest of the night is not lost."""
+    seed(backend)
+    desk.write("night.csv", "instance,user\npostgres-00000000,user0\n")
+    config = desk.write("config.yaml", "rate: 15\n")
+    job = desk.write(
+        "night.yaml", f"action: OpenAccountCAM\nregion: ap-singapore\nwindow: {WINDOW}\ntargets: [{{csv: night.csv}}]"
+    )
+    path = {"job": job, "list": job.parent / "night.csv", "config": config}[broken]
+    whole = path.read_text()
+    assert night(desk, job, SATURDAY, "--once").code == 0
+    path.write_text("{" if broken != "list" else "instance,user\nnonsense\n")
+    told = night(desk, job, NEXT_SATURDAY, "--once")
+    assert told.code == 2 and path.name in told.err
+    assert (night(desk, job, "2026-12-05 01:20", "--once").text) == ""
+    assert night(desk, job, "2026-12-12 01:20", "--once").code == 2
+    path.write_text(whole)
+    done = night(desk, job, "2026-12-12 01:35", "--once")
+    assert (done.code, done.text) == (0, "") and len(desk.journals()) == 2
+
+
+def test_a_job_that_never_could_be_read_is_told_of_once_a_day(desk: Desk) -> None:
+    """Nobody knows its window yet."""
+    job = desk.write("night.yaml", "{")
+    for when, code in (("2026-11-28 09:00", 2), ("2026-11-28 09:15", 0), ("2026-11-29 09:00", 2)):
+        assert night(desk, job, when, "--once").code == code
+
+
 def test_once_goes_on_with_what_a_crash_left(desk: Desk, backend: Backend) -> None:
     """Killed in the window: the next quarter's start takes the run up, and no night is lost."""
     seed(backend, 12)

@@ -13,7 +13,7 @@ import pytest
 
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.world import World
-from tests.support.command import Desk, Done
+from tests.support.command import Desk, Done, records, wait_until
 from tests.support.lying import Liar, Lie
 
 ROUNDS = int(os.environ.get("ACCTOPS_LIES_ROUNDS", "8"))
@@ -106,6 +106,49 @@ def test_what_is_said_is_so_whatever_the_server_answers(tmp_path: Path, seed: in
     desk = Desk(tmp_path)
     with Liar(world, lies, odds=rng.choice((0.15, 0.4, 1.0)), seed=seed, most_each=rng.choice((1, 2, 3))) as liar:
         _check_whole(desk, world, targets, liar.endpoint)
+
+
+def _check_going_on(desk: Desk, world: World, targets: list[str], endpoint: str, *, is_killed: bool) -> None:
+    """A run that is cut off, then resumes and a rerun, all lied to: each says what is so, or that it does not know."""
+    before = _locked(world, targets)
+    argv = ("run", _job(desk, targets), "--yes", "--json", "--timeout", "2s", "--rate", "20", "--endpoint", endpoint)
+    if is_killed:
+        process = desk.popen(*argv)
+        wait_until(lambda: process.poll() is not None or any(records(path, "reply")[2:] for path in desk.journals()))
+        process.kill()
+        desk.end(process)
+    else:
+        _check_lock(desk, world, targets, desk.run(*argv, "--deadline", "300ms"), before)
+    if not desk.journals():
+        return
+    run = desk.journals()[0].parent.name
+    done = desk.run("resume", run, "--yes", "--json", "--deadline", "6s")
+    _check_lock(desk, world, targets, done, before)
+    kinds = "failed,unknown,unattempted"
+    rerun = desk.run("rerun", run, "--only", kinds, "--yes", "--json", "--deadline", "6s")
+    assert "Traceback" not in rerun.text and "internal error" not in rerun.text
+    if child := rerun.json.get("run"):
+        outcomes, locked = _outcomes(desk, child), _locked(world, targets)
+        assert rerun.code != 0 or set(outcomes) <= locked, f"exit 0, and open are {set(outcomes) - locked}"
+        assert {target for target, outcome in outcomes.items() if outcome in GOOD} <= locked
+        assert not {target for target, outcome in outcomes.items() if outcome == "failed"} & locked - before
+    again = desk.run("resume", run, "--yes", "--json", "--deadline", "6s")
+    assert "Traceback" not in again.text and "internal error" not in again.text
+    assert again.code != 0 or _locked(world, targets) == set(targets), again.err
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + max(1, ROUNDS // 4)))
+def test_what_is_gone_on_with_says_what_is_so_whatever_the_server_answers(
+    tmp_path: Path, seed: int, is_killed: bool
+) -> None:
+    """A resume and a rerun believe no more than a run does; what a run knew when it was cut off misleads neither."""
+    rng = Random(f"{seed}/{is_killed}/going on")
+    lies = rng.sample(sorted(Lie), k=rng.randint(1, 5))
+    world, targets = _world(seed)
+    desk = Desk(tmp_path)
+    with Liar(world, lies, odds=rng.choice((0.15, 0.4, 1.0)), seed=seed, most_each=rng.choice((1, 2, 3))) as liar:
+        _check_going_on(desk, world, targets, liar.endpoint, is_killed=is_killed)
 
 
 @pytest.mark.parametrize("lie", sorted(Lie), ids=lambda lie: Lie(lie).name.lower())

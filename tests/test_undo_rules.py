@@ -21,6 +21,7 @@ from engine.undo import (
     Hold,
     Keep,
     UndoPlan,
+    found_so_late,
     holds_of,
     linked,
     merged,
@@ -29,6 +30,7 @@ from engine.undo import (
     undone_keys,
 )
 from tests.support.drill import run_settings
+from tests.support.journals import before, plan, reply, sent, settled
 
 REGION, INSTANCE = "ap-singapore", "postgres-00000001"
 LOCK, UNLOCK = "LockAccount", "UnlockAccount"
@@ -619,3 +621,17 @@ def test_the_words_are_frozen() -> None:
     with pytest.raises(AttributeError):
         plan.same_password = 0  # type: ignore[misc]
     assert isinstance(plan.plan.calls[0], Call)
+
+
+def test_what_became_so_while_the_run_was_being_refused_counts_as_somebody_elses_and_is_named() -> None:
+    """The API promised that these tries were not applied; whoever undoes the run is told where that decides."""
+    ledger = Ledger.of(
+        [
+            *plan(3),
+            *(before(number) for number in range(3)),
+            *(sent(0), reply(0, Verdict.THROTTLED), settled(0, ALREADY, proof=Proof.BEFORE)),
+            *(sent(1), reply(1, Verdict.ALREADY), settled(1, ALREADY, proof=Proof.READ)),
+            settled(2, ALREADY, proof=Proof.BEFORE),
+        ]
+    )
+    assert [call.user for call in found_so_late(ledger)] == ["user_0"]

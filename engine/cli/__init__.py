@@ -75,7 +75,8 @@ def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
     What refuses stands deep below the command line, and knows the run, but not how it was found.
     """
     import re
-    import shlex
+
+    from engine.foreign import pasted
 
     given = [
         word
@@ -87,7 +88,7 @@ def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
     if not given:
         return text
     command = r"(acctops (?:resume|rerun|undo|stop|status|report|verify) \d{8}T\d{6}Z-\w+)(?! --(?:state-dir|config)\b)"
-    return re.sub(command, lambda found: f"{found[1]} {shlex.join(given)}", text)
+    return re.sub(command, lambda found: f"{found[1]} {pasted(given)}", text)
 
 
 def _defect(error: BaseException) -> str:

@@ -126,6 +126,7 @@ def resume(options: Options, run: str, job: Job | None = None) -> int:
                 passwords=passwords,
                 stop_after=_stop_after(ledger.settings),
                 no_send=no_send,
+                elsewhere=_done_elsewhere(kin, ledger),
                 rivals=rivals,
                 undone=undone,
             )
@@ -184,6 +185,15 @@ def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome
     assert ledger.run is not None
     later = later_words(kin.ledgers, ledger.run.run)
     return {call: word for call, word in later.items() if not ledger.entry(call).settled}
+
+
+def _done_elsewhere(kin: Kin, ledger: Ledger) -> frozenset[CallId]:
+    """The failed calls of a run that are as asked since a later rerun."""
+    assert ledger.run is not None
+    later = later_words(kin.ledgers, ledger.run.run)
+    return frozenset(
+        call for call, (_, outcome) in later.items() if outcome in GOOD and ledger.entry(call).outcome is Outcome.FAILED
+    )
 
 
 def _reads(ledger: Ledger, call: CallId, later: Outcome) -> bool:

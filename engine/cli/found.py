@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from engine.cli.sources import reach_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.files import load_job
+from engine.foreign import pasted
 from engine.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
 from engine.plan import Plan
@@ -31,7 +31,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     options = Options(**flags)
     job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     if not job.matches:
-        raise UsageError(f"{job_path}: has no match to answer; `acctops plan {job_path}` shows its targets")
+        raise UsageError(f"{job_path}: has no match to answer; `acctops plan {pasted((job_path,))}` shows its targets")
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
@@ -119,11 +119,11 @@ def _name_left_out(plan: Plan, job_path: str, *, quiet: bool) -> None:
     for omit in lacking[:_NAMED]:
         warn(f"warning: {omit.target.placed}: {omit.rule}")
     if len(lacking) > _NAMED:
-        warn(f"warning: … and {len(lacking) - _NAMED:,} more: acctops plan {shlex.quote(job_path)} --all")
+        warn(f"warning: … and {len(lacking) - _NAMED:,} more: acctops plan {pasted((job_path,))} --all")
     rest = [omit for omit in plan.omits if omit.reason not in LACKING and omit.reason != OmitReason.DUPLICATE]
     if quiet:
         return
     for omit in rest[:_NAMED]:
         say(f"left out, {omit.reason}: {omit.target.placed}  {omit.rule}")
     if len(rest) > _NAMED:
-        say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {shlex.quote(job_path)} --all")
+        say(f"… and {len(rest) - _NAMED:,} more left out: acctops plan {pasted((job_path,))} --all")

@@ -17,6 +17,7 @@ from engine.config import mistrust
 from engine.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
 from engine.files import from_recorded, homes, homes_of, job_file, load_job
+from engine.foreign import pasted
 from engine.names import shown
 from engine.outlook import look_ahead, refusals
 from engine.plan import plan_again
@@ -47,7 +48,9 @@ def guards_of(options: Options, ledger: Ledger, job: Job | None = None) -> Setti
     """
     settings = options.settings(job)
     home = guard_home(ledger)
-    own = _own_job(home, settings.trust, quiet=options.quiet)
+    assert ledger.run is not None
+    was_file = os.path.normpath(home) == os.path.normpath(from_recorded(ledger.run.job.path))
+    own = _own_job(home, settings.trust, was_file=was_file, quiet=options.quiet)
     configs = options.configs(*(homes(home) if own is not None or not home.is_dir() else (home,)))
     for words in _not_taken(configs, options.configs(*homes_of(job))):
         remark(f"warning: {words}", quiet=options.quiet)
@@ -68,7 +71,7 @@ def guard_home(ledger: Ledger) -> Path:
     return home if home.is_absolute() else Path.cwd()
 
 
-def _own_job(home: Path, trust: Trust, *, quiet: bool) -> Job | None:
+def _own_job(home: Path, trust: Trust, *, was_file: bool, quiet: bool) -> Job | None:
     """The job of a run as its file says it today, without the lists; None without a file."""
     way_on = "mend it; or move it away, and the run is gone on with without the guards in it"
     try:
@@ -80,7 +83,7 @@ def _own_job(home: Path, trust: Trust, *, quiet: bool) -> Job | None:
         return None
     except OSError as exc:
         raise ConfigError(f"{home}: {exc.strerror}, so its guards cannot be known; {way_on}") from exc
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode) and not was_file:
         return None
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{home}: is no file any more, so its guards cannot be known; {way_on}")
@@ -242,7 +245,7 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
     elif job is None:
         way_on = f"put {ledger.run.job.path} back, or run its job again: acctops run JOB"
     else:
-        way_on = f"the job names another today; run it again: acctops run {job.path}"
+        way_on = f"the job names another today; run it again: acctops run {pasted((job.path,))}"
     raise UsageError(
         f"run {ledger.run.run}: where new passwords come from is said by its journal alone, which is not enough to run "
         f"a program or to believe a file; {way_on}"

@@ -3,53 +3,62 @@
 So a scheduler may start it again and again while the window is open: a start that comes late, or at an hour that summer
 time skips, costs no night. An opening is answered when a run of it has ended, however it ended, or was refused and that
 was told; then a mark in the state directory says so. A start that died leaves none, and the next one goes on.
+A job that cannot be read, or whose configs cannot, is told of once in an opening, too; once mended it runs in the same.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.cli.earlier import place_of, runs_of
+from engine.cli.hours import window_of
 from engine.cli.options import trusted_store
 from engine.cli.talk import remark, say
-from engine.errors import BusyError, ConfigError, Exit, UsageError
+from engine.errors import AcctopsError, BusyError, ConfigError, Exit, UsageError
+from engine.files import homes, is_stream, load_job, recorded
+from engine.journal.store import RunStore
 from engine.records import rfc3339
 from engine.trust import read_regular, replace_whole
 from engine.window import Span, current, moment, spans
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.cli.options import Options
     from engine.job import Job
-    from engine.journal.store import RunStore
     from engine.window import Window
 
 _LAST_DAYS = 16
 """So far back the last opening is looked for: a week, and one that summer time skipped."""
 
 
-def once(job: Job, options: Options, begin: Callable[[], int]) -> int:
-    """`begin`, unless this opening of the job's window is answered, or being answered."""
+def once(path: str, options: Options, load: Callable[[], Job], begin: Callable[[Job], int]) -> int:
+    """`begin` with the job that `load` reads, unless this opening of its window is answered, or being answered."""
+    try:
+        job = load()
+        settings, now = options.settings(job), options.clock()
+    except AcctopsError:
+        if _was_told(path, options):
+            return _nothing(options, "the job cannot be read, as was told in this opening of its window (--once)")
+        raise
     if job.window is None:
         raise UsageError(f"{job.path}: --once means once in each opening of a window, and it has none; remove the flag")
-    settings, now = options.settings(job), options.clock()
     store = trusted_store(settings, simulated=options.simulate)
     span = current(job.window, now) or _last(job.window, now)
     if span is None:
-        return begin()  # which says that the window is closed
+        return begin(job)  # which says that the window is closed
     opened = f"opened {moment(job.window, span.opens)}"
-    mark, word = _mark(store, job), rfc3339(span.opens)
+    mark, word = _mark(store, job.path), rfc3339(span.opens)
     store.refuse_strangers(mark)  # else anybody could say that the night is done
     if _read(mark) == word:
         return _nothing(options, f"the window that {opened} is answered already (--once)")
     if (latest := next(runs_of(store, job, now), None)) is not None and latest.live:
         return _nothing(options, f"run {latest.run_id} of this job is going on (--once)")
     try:
-        code = begin()
+        code = begin(job)
     except BusyError:
         raise  # whoever is in the way will be gone: the next start may find the window still open
     except Exception:
@@ -65,14 +74,56 @@ def _nothing(options: Options, why: str) -> Exit:
     return Exit.OK
 
 
+def _was_told(path: str, options: Options) -> bool:
+    """Whether it was told in this opening that the job cannot be read; from now on it was."""
+    store = None if is_stream(path) else _store_without(path, options)
+    if store is None:
+        return False
+    now = options.clock()
+    window = _window_without(path, store)
+    span = (current(window, now) or _last(window, now)) if window is not None else None
+    word = rfc3339(span.opens if span is not None else now // 86400 * 86400)
+    mark = _mark(store, path).with_suffix(".unread")
+    try:
+        store.refuse_strangers(mark)
+    except ConfigError:
+        return False  # nobody else can say that it was told
+    if _read(mark) == word:
+        return True
+    _write(store, mark, word, quiet=options.quiet)
+    return False
+
+
+def _store_without(path: str, options: Options) -> RunStore | None:
+    """The state directory, whatever cannot be read; None if only that says where it is."""
+    try:
+        settings = options.settings(None, *homes(path))
+    except AcctopsError:
+        said = options.state_dir or os.environ.get("ACCTOPS_STATE_DIR") or ""
+        return RunStore(Path(said), simulated=options.simulate) if Path(said).is_absolute() else None
+    return RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group, trust=settings.trust)
+
+
+def _window_without(path: str, store: RunStore) -> Window | None:
+    """The window of a job that cannot be read: by its file, if only its lists are bad, else that of its last run."""
+    try:
+        return load_job(path, lists=False).window
+    except AcctopsError:
+        place = recorded(place_of(path))
+    for head in store.heads():
+        if head.run is not None and head.run.parent is None and head.run.job.path == place:
+            return window_of(head.run.settings)
+    return None
+
+
 def _last(window: Window, now: float) -> Span | None:
     """The opening that is over: where summer time ends, the clock shows an hour of it a second time."""
     before = takewhile(lambda span: span.closes <= now, spans(window, now - _LAST_DAYS * 86400))
     return max(before, default=None)
 
 
-def _mark(store: RunStore, job: Job) -> Path:
-    return store.root / "openings" / sha256(place_of(job.path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _mark(store: RunStore, path: str) -> Path:
+    return store.root / "openings" / sha256(place_of(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _read(mark: Path) -> str:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from engine.config import mistrust
 from engine.errors import AcctopsError, ConfigError
 from engine.files import STDIN_NAME, homes_of
+from engine.foreign import pasted
 from engine.job import Glob, Job
 from engine.settings import Flags, Settings, effective, find_configs
 from engine.trust import Trust
@@ -181,9 +182,7 @@ def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
 
 
 def _flag(name: str, value: str | Path) -> str:
-    from shlex import quote  # late: few keep their runs elsewhere
-
-    return f" --{name} {quote(str(value))}"
+    return f" --{name} {pasted((str(value),))}"
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:

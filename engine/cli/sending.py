@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
@@ -32,6 +31,7 @@ from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
 from engine.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, NothingLeftError, RefusedError, UsageError
 from engine.files import from_recorded, job_file, recorded
+from engine.foreign import pasted
 from engine.job import Glob, Job, StopAfter
 from engine.jobfile.parse import ad_hoc_job
 from engine.journal.live import Claim, claimed
@@ -347,7 +347,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
         if self.parent is not None:
             return f"acctops {self.verb} {self.parent.run_id}{flags}"
         is_file = job_file(self.job.path) is not None
-        job = shlex.join((from_recorded(self.job.path), *self.asked))
+        job = pasted((from_recorded(self.job.path), *self.asked))
         return f"acctops run {job}{flags}" if is_file else "this command with --no-verify"
 
     def _carry_out(
@@ -428,7 +428,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             counts={"calls": len(self.plan.calls), **self.plan.left_out()},
             match=self.matched,
             guarded_by=self.guarded_by,
-            asked=self.asked,
+            asked=tuple(map(recorded, self.asked)),
         )
         for call in self.plan.calls:
             yield records.CallLine(
@@ -520,6 +520,7 @@ def carry_out(
     passwords: PasswordSource | None,
     stop_after: StopAfter | None,
     no_send: frozenset[CallId] = frozenset(),
+    elsewhere: frozenset[CallId] = frozenset(),
     world: World | None = None,
     found: Survey | None = None,
     rivals: tuple[Rival, ...] = (),
@@ -549,6 +550,7 @@ def carry_out(
             world=world,
             stop_after=stop_after,
             no_send=no_send,
+            elsewhere=elsewhere,
             quiet=options.quiet,
             found=found,
             rivals=rivals,
@@ -562,7 +564,10 @@ def carry_out(
         with suppress(KeyboardInterrupt):
             attendance.after_a_fall(ended.exit, ended.unrecorded)
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
-        _show(options, ledger, journal, ended, _way(options, store, ledger, journal))
+        way = _way(options, store, ledger, journal)
+        if ended.back_elsewhere:
+            way = way.with_back(ended.back_elsewhere)
+        _show(options, ledger, journal, ended, way)
     return ended.exit
 
 
@@ -576,7 +581,7 @@ def _way(options: Options, store: RunStore, ledger: Ledger, journal: Journal) ->
     try:
         replay(journal.path)
     except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
-        return way.without_journal()
+        return way.without_journal(ledger)
     return way
 
 

@@ -78,6 +78,8 @@ class Ended(Struct, frozen=True):
     """UNIX time of its first send, if any."""
     unrecorded: records.Stopped | None = None
     """Why it stopped without an `end` in the journal, which would have said why."""
+    back_elsewhere: int = 0
+    """Accounts that a later rerun had changed, and that this session has read as changed back."""
 
 
 class Session(Struct, frozen=True, kw_only=True):
@@ -93,6 +95,8 @@ class Session(Struct, frozen=True, kw_only=True):
     stop_after: StopAfter | None
     no_send: frozenset[CallId]
     quiet: bool
+    elsewhere: frozenset[CallId] = frozenset()
+    """Failed calls that later reruns have brought about."""
     found: Survey | None = None
     """What was read when the run was planned."""
     rivals: tuple[Rival, ...] = ()
@@ -154,7 +158,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 if self.attendance is not None:
                     await signals.unless_signalled(self.attendance.after(code, runner.stopped))
                 unrecorded = runner.stopped if self.journal.broken is not None else None
-                return Ended(code, runner.first_send_at, unrecorded)
+                return Ended(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
             finally:
                 for task in beside:
                     task.cancel()
@@ -263,6 +267,7 @@ class Session(Struct, frozen=True, kw_only=True):
             stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
             ask_secret=self.passwords.ask if self.passwords is not None else None,
             no_send=self.no_send,
+            elsewhere=self.elsewhere,
             readings=self.found.readings if self.found is not None else None,
             located=self.found.located if self.found is not None else None,
             keep_admins=settings.keep_admins,

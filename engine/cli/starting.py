@@ -27,13 +27,18 @@ def run_job(job_path: str, **flags: Any) -> int:
     """The `run` command. Any: the flags, by name."""
     options = Options(**flags)
     with Unbegun(options, job_path) as unbegun:
-        job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
-        unbegun.job = job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
+
+        def load() -> Job:
+            job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
+            unbegun.job = replace(job, reason=options.reason or job.reason, ticket=options.ticket or job.ticket)
+            return unbegun.job
+
+        begin = partial(_run, options=options, flags=flags)
         if options.once:
             from engine.cli.openings import once  # here: for schedules that start it more than once
 
-            return once(job, options, partial(_run, job, options, flags))
-        return _run(job, options, flags)
+            return once(job_path, options, load, begin)
+        return begin(load())
 
 
 def _run(job: Job, options: Options, flags: dict[str, Any]) -> int:

@@ -31,7 +31,18 @@ from engine.names import did_you_mean
 from engine.nextstep import go_on_lines, later_words, undo_steps
 from engine.outlook import look_ahead, refusals
 from engine.plan import idle_rules, plan_again
-from engine.undo import STAYS, Choice, Keep, UndoPlan, holds_of, in_question, is_before_known, stays, undo_plan
+from engine.undo import (
+    STAYS,
+    Choice,
+    Keep,
+    UndoPlan,
+    found_so_late,
+    holds_of,
+    in_question,
+    is_before_known,
+    stays,
+    undo_plan,
+)
 
 if TYPE_CHECKING:
     from engine.journal.store import RunRef
@@ -316,6 +327,10 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
             lines += [f"      {each.call.named}: {each.words}" for each in kept[1:_SHOWN]]
             if count > _SHOWN:
                 lines.append(f"      … and {count - _SHOWN:,} more")
+    if late := found_so_late(ledger):
+        first = f"{late[0].named}{', …' if len(late) > 1 else ''}"
+        words = f"was not {ACTIONS[ledger.run.action].done_word} before a try that was refused as not applied"
+        lines.append(f"  stays, counts as somebody else's  {len(late):,}  {first}: {words}")
     for omit in [omit for omit in plan.omits if omit.reason not in LACKING][:_SHOWN]:  # those: above
         lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
     if others is None:

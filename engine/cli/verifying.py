@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -19,14 +19,17 @@ from engine.cli.survey import survey
 from engine.cli.talk import out, out_json, printed, warn
 from engine.clients import Reach, check_identity
 from engine.errors import Exit, UsageError
+from engine.files import job_file
 from engine.journal.reader import replay
 from engine.model import Call, Outcome
+from engine.nextstep import by_name
 from engine.outlook import before_line
 from engine.report import document
-from engine.undo import recheck
+from engine.undo import Recheck, recheck
 
 if TYPE_CHECKING:
     from engine.ledger import Ledger
+    from engine.nextstep import WayOn
 
 
 def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
@@ -51,14 +54,12 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
     results = []
     for after in (0.0, *times):
         _wait(begun + after)
-        result, once = _verify_once(options, ledger, reach, frozen, undone)
+        result, once, last = _verify_once(options, ledger, reach, frozen, undone)
         results.append(result)
         code = max(code, once)
-    if results[-1]["never"] and not options.as_json:
+    if (last.back or last.never) and not options.as_json:
         repeat = options.repeat(ref.store.state_dir) if ref.store is not None else ""
-        command = way_of(ref.store, found.ledger, flags=repeat).command or "run the job again"
-        done_word = ACTIONS[ledger.run.action].done_word
-        warn(f"{len(results[-1]['never']):,} of what was asked for never came to be {done_word}: {command}")
+        _say_what_to_do(ledger, last, way_of(ref.store, found.ledger, flags=repeat))
     if options.as_json:
         whole = document(ledger, journal=str(ref.path), head=found.head)
         latest = results[-1]
@@ -93,7 +94,7 @@ def _verify_once(
     reach: Reach,
     frozen: records.RunSettings,
     undone: set[tuple[str, str, str, str]],
-) -> tuple[dict[str, Any], Exit]:
+) -> tuple[dict[str, Any], Exit, Recheck]:
     """Read and compare once, all that the run was to do. Any: JSON values."""
     calls = list(ledger.calls.values())
     assert ledger.run is not None
@@ -133,10 +134,32 @@ def _verify_once(
             out(f"  not read: {call.placed}  {why.removeprefix('not read: ')}")
         for call in found.never:
             out(f"  NEVER {action.done_word} by this run: {call.placed}")
-    if found.back and not options.as_json:
-        count = len(found.back)
-        warn(f"{count:,} account{'s' * (count != 1)} came back: acctops run the job again, or lock them by name")
-    return result, Exit.OK if is_good else Exit.INCOMPLETE
+    return result, Exit.OK if is_good else Exit.INCOMPLETE, found
+
+
+def _say_what_to_do(ledger: Ledger, found: Recheck, way: WayOn) -> None:
+    """The whole command for what came back, and for what never was as asked."""
+    count = len(found.back)
+    if count:
+        warn(f"{count:,} account{'s' * (count != 1)} came back: {_again(ledger, found.back, way)}")
+    if found.never:
+        assert ledger.run is not None
+        done_word = ACTIONS[ledger.run.action].done_word
+        command = way.command or _again(ledger, found.never, way)
+        warn(f"{len(found.never):,} of what was asked for never came to be {done_word}: {command}")
+
+
+def _again(ledger: Ledger, calls: Sequence[Call], way: WayOn) -> str:
+    """What does it once more: the job, if its file is still there, else a command that names the accounts."""
+    run = ledger.run
+    assert run is not None
+    if way.job is not None and job_file(run.job.path) is not None:
+        return way.job
+    named = by_name(run.action, [call for call in calls if call.id], run.asked)
+    if not named:
+        return f"run a job with `action: {run.action}` and these accounts"
+    mark = " --simulate" if run.simulated else ""
+    return "; ".join(f"{step.command()}{mark}{way.flags}" for step in named)
 
 
 def _where(call: Call) -> dict[str, str]:
