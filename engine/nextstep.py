@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from engine.codes import row_of
 from engine.foreign import pasted, with_its_bytes
 from engine.model import GOOD, OmitReason, Outcome
 
@@ -171,18 +172,23 @@ def way_on(
     steps: list[Step] = []
     choices: list[Step] = []
     left: Counter[Outcome] = Counter()
-    asked = len(owners)
+    asked, again = len(owners), _job_words(lines[0])
     for name, ledger in zip(names, family, strict=True):
         mine = Counter[Outcome]()
-        is_unsettled = False
+        is_unsettled, elsewhere = False, 0
         for call, entry, outcome in ledger.outcomes():
             if outcome not in GOOD and owners[call.id] == name:
                 mine[outcome] += 1
                 is_unsettled = is_unsettled or not entry.settled
+                elsewhere += row_of(entry.code).no_instance
         left += mine
         left[Outcome.FAILED] += len(ledger.lacking())
         asked += len(ledger.lacking())
         step = _step_of(name, mine, is_unsettled=is_unsettled, undone_by=(undone or {}).get(name))
+        if step is not None and elsewhere == mine.total() and again:
+            # A rerun has the regions of the run, and would find no more: only a job that names others can.
+            why = f"{elsewhere:,} on an instance that is not in its region; once the job is corrected"
+            step = Step(words=again, takes=elsewhere, why=why)
         if step is not None:
             (choices if step.why else steps).append(step)
         more, other = _undo_again(ledger)
@@ -196,7 +202,7 @@ def way_on(
         open=left,
         asked=asked,
         flags=flags,
-        again=_job_words(lines[0]),
+        again=again,
         parent=next(
             (line.parent.run for line in lines if line.parent is not None and line.parent.verb == "undo"), None
         ),

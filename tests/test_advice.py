@@ -491,3 +491,19 @@ def test_rows_that_are_all_bad_are_counted_before_they_are_offered(desk: Desk) -
     desk.write("list.csv", f"{bad}postgres-aaaaaaaa,eve,ap-singapore\n")
     assert "sends the good ones (1)" in desk.run("plan", "job.yaml", "--offline").err
     assert desk.run("plan", "job.yaml", "--offline", "--skip-bad-rows").code == 0
+
+
+def test_a_region_where_no_instance_of_the_job_is_leads_back_to_the_job(desk: Desk) -> None:
+    """A rerun has the same region and would say the same for ever; the job, corrected, is what ends it."""
+    names = estate(1, 2)
+    with Backend(world_of(names)) as backend:
+        night = Night(desk, backend, names)
+        job = night.desk.job(*night.labels)
+        job.write_text(job.read_text().replace("ap-singapore", "ap-tokyo"))
+        done = night.do("run", "job.yaml", "--yes")
+        assert done.code == 1 and "found in ap-singapore" in done.out
+        assert "acctops rerun" not in done.out
+        last = done.out.rstrip().splitlines()[-1]
+        assert "once the job is corrected: acctops run" in last
+        night.desk.job(*night.labels)
+        assert night.do(*shlex.split(COMMAND.findall(last)[0])[1:], "--yes").code == 0

@@ -74,7 +74,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "ledger": (R, "actions codes records"),
     "match": (R, "actions foreign names"),
     "names": (R, "foreign"),
-    "nextstep": (R, "foreign ledger records"),
+    "nextstep": (R, "codes foreign ledger records"),
     "notices": (R, "ledger nextstep records report"),
     "outlook": (R, "actions admins codes guards plan records"),
     "plan": (R, ""),
