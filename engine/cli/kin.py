@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine.actions import ACTIONS
-from engine.errors import AcctopsError
+from engine.errors import AcctopsError, JournalCorruptError
 from engine.journal.reader import Replay, replay
 from engine.ledger import Ledger
 from engine.model import Omit, Outcome
@@ -192,8 +192,15 @@ class Undone(Struct, kw_only=True):
 
 
 def undone_of(store: RunStore | None, run: Run, trust: Trust) -> Undone | None:
-    """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found."""
+    """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found.
+
+    JournalCorruptError where the parents of a run lead back to it, as no run can have written that.
+    """
+    seen = {run.run}
     while store is not None and run.parent is not None and _is_there(store, run.parent.run):
+        if run.parent.run in seen:
+            raise JournalCorruptError(f"{store.path(run.run)}:1: makes no sense: its parents lead back to it")
+        seen.add(run.parent.run)
         found = replay(store.path(run.parent.run))
         assert found.ledger.run is not None
         if run.parent.verb == "undo":

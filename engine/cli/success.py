@@ -59,6 +59,10 @@ def is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
 
 def _first_of(run: str, parents: dict[str, str]) -> str:
     """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
+    seen = {run}
     while run in parents:
         run = parents[run]
+        if run in seen:  # no run can have written that: all of the circle are one family
+            return min(seen)
+        seen.add(run)
     return run

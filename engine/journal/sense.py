@@ -64,6 +64,8 @@ class Sense:
             return f"action {run.action[:40]!r} is none of this version"
         if run.parent is not None and _RUN_ID(run.parent.run) is None:
             return f"parent {run.parent.run[:40]!r} is no id of a run"
+        if run.parent is not None and run.parent.run == run.run:
+            return "its parent is the run itself"
         if any("\0" in path for path in (run.job.path, run.guarded_by)):
             return "a path holds NUL"
         return _of_settings(run.settings)
