@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from engine.errors import AcctopsError
 from engine.journal import reader
 from engine.journal.store import RunStore
-from tests.support.command import Desk
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk
 from tests.support.journals import NOW, story, write_run
 
 DEEP: Any = []
@@ -157,3 +159,59 @@ def test_no_command_that_looks_falls_over_well_sealed_nonsense(shelf: Shelf, see
             read(shelf.path)
         except AcctopsError as error:
             assert re.search(r":\d+: ", str(error)), error
+
+
+ACTING = (
+    ("resume", "BAD", "--yes"),
+    ("rerun", "BAD", "--yes"),
+    ("rerun", "BAD", "--only", "failed,unknown,unattempted", "--yes"),
+    ("undo", "BAD", "--yes"),
+    ("undo", "BAD", "--family", "--yes"),
+    ("verify", "BAD"),
+    ("stop", "BAD"),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_command_that_acts_falls_over_well_sealed_nonsense(seed: int) -> None:
+    """Whatever a journal says: it is refused by name, or gone on with as far as it makes sense."""
+    rng = Random(seed)
+    with tempfile.TemporaryDirectory() as place, Backend(World(quotas={"*": None})) as backend:
+        desk = Desk(Path(place))
+        desk.env |= {"ACCTOPS_ENDPOINT": backend.endpoint, "ACCTOPS_DEADLINE": "2s"}
+        bad, text = write_run(RunStore(desk.state), story(3))
+        path = RunStore(desk.state).path(bad)
+        path.write_bytes(changed([json.loads(line) for line in text.splitlines()], rng))
+        command = tuple(bad if word == "BAD" else word for word in rng.choice(ACTING))
+        done = desk.run(*command)
+        assert "defect" not in done.text, (command, done.text)
+
+
+@pytest.mark.parametrize("verb", ["undo", "rerun"])
+def test_parents_that_lead_in_a_circle_hold_nobody_up(tmp_path: Path, verb: str) -> None:
+    """Two journals that each say they go on with the other: a command that looked for their first run never ended."""
+    desk = Desk(tmp_path)
+    store = RunStore(desk.state)
+    names = [write_run(store, story(3), now=NOW + 5 * number)[0] for number in range(2)]
+    for name, other in zip(names, reversed(names), strict=True):
+        lines = [json.loads(line) for line in store.path(name).read_bytes().splitlines()]
+        lines[0]["parent"] = {"run": other, "verb": verb, "head": "ab" * 32}
+        store.path(name).write_bytes(sealed(lines))
+    for command in (("overdue", "leak", "--every", "366d"), ("status", "--since", "366d"), ("status", names[0])):
+        assert "defect" not in desk.run(*command).text
+    for command in (("undo", names[0], "--yes"), ("rerun", names[0], "--yes"), ("verify", names[0])):
+        done = desk.run(*command)
+        assert "defect" not in done.text and done.code != 0, (command, done.text)
+
+
+def test_a_run_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
+    """No run goes on with itself."""
+    desk = Desk(tmp_path)
+    store = RunStore(desk.state)
+    name, text = write_run(store, story(3))
+    lines = [json.loads(line) for line in text.splitlines()]
+    lines[0]["parent"] = {"run": name, "verb": "rerun", "head": "ab" * 32}
+    store.path(name).write_bytes(sealed(lines))
+    done = desk.run("status", name)
+    assert done.code == 7 and "its parent is the run itself" in done.err
