@@ -174,7 +174,7 @@ TABLE: dict[str, tuple[Floor, str]] = {
     "cli.kin": (DOOR, ""),
     "cli.leaving": (DOOR, ""),
     "cli.lookback": (DOOR, "cli.attending cli.earlier cli.kin cli.options cli.success cli.talk cli.views"),
-    "cli.loops": (DOOR, "cli.talk"),
+    "cli.loops": (DOOR, "cli.leaving cli.talk"),
     "cli.measuring": (DOOR, "cli.success"),
     "cli.openings": (DOOR, "cli.earlier cli.hours cli.options cli.talk"),
     "cli.options": (DOOR, ""),

@@ -62,9 +62,13 @@ def entry() -> None:
     # (measured). A session and the simulator, which go on for hours, switch it on.
     gc.disable()
     _one_sentence_each()
+    from engine.cli.leaving import leave_soon
     from engine.cli.talk import hush_closed_streams
+    from engine.errors import Exit
 
     code = main()
+    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
+        leave_soon(code, "")  # a name server that never answers holds a thread, and Python waits for it at the exit
     hush_closed_streams()
     sys.exit(code)
 
@@ -133,6 +137,10 @@ def _ended_by_sigterm() -> Iterator[None]:
         return
 
     def end(_number: int, _frame: object) -> None:
+        from engine.cli.leaving import interrupted_words, leave_soon
+        from engine.errors import Exit
+
+        leave_soon(Exit.TERMINATED, interrupted_words("terminated"))
         raise _TerminatedError
 
     before = signal.signal(signal.SIGTERM, end)

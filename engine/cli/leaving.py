@@ -32,14 +32,14 @@ def interrupted_words(how: str) -> str:
 
 
 def leave_soon(code: int, words: str) -> None:
-    """End the process with `code` in less than two seconds, in these words, unless `stay` is called before."""
+    """End the process with `code` in less than two seconds, in these words if any, unless `stay` is called before."""
     stays = threading.Event()
     _stays.append(stays)
 
     def end() -> None:
         if not stays.wait(LEAVE_S):
             with suppress(OSError):
-                os.write(2, f"acctops: {words}\n".encode(errors="replace"))
+                os.write(2, f"acctops: {words}\n".encode(errors="replace") if words else b"")
             with suppress(Exception):
                 sys.stdout.flush()
             os._exit(code)

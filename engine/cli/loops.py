@@ -6,7 +6,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.cli.leaving import interrupted_words, leave_soon
 from engine.cli.talk import defect_words, in_debug, show_traceback, warn
+from engine.errors import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -18,7 +20,16 @@ def run_loop(work: Coroutine[Any, Any, _T]) -> _T:
     """Do `work` to its end, as `asyncio.run`. What libraries log of its tasks is said in one sentence each."""
     if not isinstance(logging.lastResort, _Sentences):
         logging.lastResort = _Sentences(logging.WARNING)
-    return asyncio.run(work)
+    return asyncio.run(_left_when_cancelled(work))
+
+
+async def _left_when_cancelled(work: Coroutine[Any, Any, _T]) -> _T:
+    """`work`, which a Ctrl-C cancels: the loop then waits for its threads, one of which may wait for a name server."""
+    try:
+        return await work
+    except asyncio.CancelledError:
+        leave_soon(Exit.INTERRUPTED, interrupted_words("interrupted"))
+        raise
 
 
 class _Sentences(logging.Handler):

@@ -596,7 +596,8 @@ def _show(options: Options, ledger: Ledger, journal: Journal, ended: Ended, way:
         tell_remarks()
     unrecorded = ended.unrecorded
     if unrecorded is not None:
-        warn(f"STOPPED EARLY: {unrecorded.why}\n{place}: what was recorded stands")
+        stands = "" if journal.is_meddled else f"\n{place}: what was recorded stands"
+        warn(f"STOPPED EARLY: {unrecorded.why}{stands}")
     if options.as_json:
         since = ended.first_send_at
         first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None

@@ -229,6 +229,11 @@ class Journal:
         return journal, found
 
     @property
+    def is_meddled(self) -> bool:
+        """Whether somebody else changed the file: what was recorded may be there no more."""
+        return isinstance(self._failure, _MeddledError)
+
+    @property
     def head(self) -> str:
         """Hash of the last line appended, durable or not."""
         return self._chain.head
@@ -430,7 +435,8 @@ class Journal:
         """Save what this run has written: there if the name is free, else beside."""
         kept = self.path if is_free else self.path.with_name(f"{self.path.name}.kept-{os.getpid()}")
         try:
-            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            for folder in reversed(kept.parents):  # its state directory may be gone as well
+                folder.mkdir(mode=0o700, exist_ok=True)
             fd = create_new(kept, stat.S_IMODE(here.st_mode))
             try:
                 at = 0
@@ -531,9 +537,11 @@ def _interruptibly(work: Callable[[], None]) -> None:
 
 
 def _advice(path: Path, error: BaseException, sent: str, then: str) -> str:
-    if isinstance(error, _MeddledError):
-        return f"{path}: the journal {error}. {sent}; then {then}"
+    if isinstance(error, _MeddledError):  # how to go on is for who knows what can still be read
+        return f"{path}: the journal {error}. {sent}"
     code = error.errno if isinstance(error, OSError) else None
     why = f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else str(error) or type(error).__name__
     cure = "free space there" if code in _FULL else "look after that disk"
+    if code == errno.EFBIG:
+        cure = "lift the limit on the size of files (ulimit -f unlimited)"
     return f"{path}: the journal cannot be written: {why}. {sent}; {cure}, then {then}"
