@@ -52,6 +52,8 @@ class Action(Struct, frozen=True, kw_only=True):
     """What an operator must know of a target that was as desired before."""
     secret_parameter: str | None = None
     """Name of a parameter that must never be recorded."""
+    takes_admins: bool = False
+    """Whether it can leave an instance without a superuser that can log in."""
 
     @property
     def needs_password(self) -> bool:
@@ -87,6 +89,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 inverse="UnlockAccount",
                 is_desired=lambda account: account.status == LOCKED,
                 resendable=True,
+                takes_admins=True,
             ),
             Action(
                 name="UnlockAccount",
@@ -135,3 +138,8 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
         )
     }
 )
+
+
+def takes_admins(action: str) -> bool:
+    """Whether `action` can leave an instance without a superuser that can log in; False for one nobody knows."""
+    return action in ACTIONS and ACTIONS[action].takes_admins

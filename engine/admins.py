@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from engine.actions import LOCKED, NORMAL
-from engine.guards import takes_admins
+from engine.actions import LOCKED, NORMAL, takes_admins
 from engine.model import Omit, OmitReason, Target
-from engine.plan import call_id
 
 if TYPE_CHECKING:
-    from engine.model import AccountState, Call, Where
+    from engine.model import AccountState, Call, Rival, Where
 
 SUPERUSER = "tencentDBSuper"
 """AccountInfo.UserType of an admin (D-ACCTS)."""
@@ -41,20 +37,6 @@ def admin_omit(call: Call, keep_admins: int, where: str = "the last usable super
     """An admin left out so that its instance keeps one."""
     target = Target(call.instance, call.user, call.region, call.account)
     return Omit(target, OmitReason.PROTECTED, f"keep_admins: {keep_admins}", where)
-
-
-class Rival(Struct, frozen=True, kw_only=True):
-    """Another run that locks accounts right now, as its claim says."""
-
-    run: str
-    keep_admins: int
-    """How many superusers it must leave every instance."""
-    calls: Collection[bytes]
-    """Ids of its calls."""
-
-    def takes(self, where: Where, user: str) -> bool:
-        """Whether it locks an account, or has locked it just now."""
-        return bytes.fromhex(call_id(where.account, where.region, where.instance, user, "LockAccount")) in self.calls
 
 
 class AdminGuard:

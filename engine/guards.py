@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from engine.actions import takes_admins
+
 if TYPE_CHECKING:
     from engine.job import Glob
     from engine.model import Place
@@ -35,11 +37,6 @@ def need_readings(action: str, *, keep_admins: int | None, max_share: float | No
     """Which guards cannot hold for `action` unless the instances are read: who is an admin, how many accounts."""
     admins = ("keep_admins",) if keep_admins and takes_admins(action) else ()
     return admins if max_share is None else (*admins, "max_share")
-
-
-def takes_admins(action: str) -> bool:
-    """Whether `action` can leave an instance without a superuser that can log in."""
-    return action == "LockAccount"
 
 
 def empty_plan_warnings(globs: Iterable[Glob], verb: str) -> list[str]:

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from engine.model import GOOD, OmitReason
+from engine.model import GOOD, OmitReason, call_id
 from engine.names import is_user
-from engine.plan import call_id
 from engine.undo import merged
 
 if TYPE_CHECKING:

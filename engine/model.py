@@ -6,13 +6,14 @@ them must fit in memory and be made in a second or two.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, NewType, Protocol
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     class _Account(Protocol):
         """One account of one instance."""
@@ -186,8 +187,14 @@ class Target(Struct, _Names, frozen=True, gc=False):
         return Place(self.file, self.line, self.column)
 
 
+def call_id(account: str, region: str, instance: str, user: str, action: str) -> CallId:
+    """Identity of a call: what it does to whom, never where it stands in a list."""
+    key = f"{account}\n{region}\n{instance}\n{user}\n{action}"
+    return CallId(hashlib.sha256(key.encode()).hexdigest()[:16])
+
+
 class Call(Struct, _Names, frozen=True, gc=False):
-    """One action on one target, with its identity (`plan.call_id`)."""
+    """One action on one target, with its identity (`call_id`)."""
 
     id: CallId
     action: str
@@ -332,3 +339,17 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close connections."""
         ...
+
+
+class Rival(Struct, frozen=True, kw_only=True):
+    """Another run that locks accounts right now, as its claim says."""
+
+    run: str
+    keep_admins: int
+    """How many superusers it must leave every instance."""
+    calls: Collection[bytes]
+    """Ids of its calls."""
+
+    def takes(self, where: Where, user: str) -> bool:
+        """Whether it locks an account, or has locked it just now."""
+        return bytes.fromhex(call_id(where.account, where.region, where.instance, user, "LockAccount")) in self.calls

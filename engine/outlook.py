@@ -13,9 +13,9 @@ from enum import StrEnum
 from msgspec import Struct
 
 from engine import records
-from engine.actions import ACTIONS, TRANSITIONAL, Action
+from engine.actions import ACTIONS, TRANSITIONAL, Action, takes_admins
 from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
-from engine.guards import guard_words, takes_admins
+from engine.guards import guard_words
 from engine.model import Call, CallId, Omit, Reading, Where
 from engine.plan import Plan, interleave, plan_digest
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
-from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target
+from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target, call_id
 
 _RESERVED = re.compile(r"(?i)^(?:postgres$|pg_|tencentdb_)")
 RESERVED_RULE = "postgres, pg_*, tencentdb_*"
@@ -54,12 +54,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     def instances(self) -> int:
         """Distinct instances among the calls."""
         return len({call.where for call in self.calls})
-
-
-def call_id(account: str, region: str, instance: str, user: str, action: str) -> CallId:
-    """Identity of a call: what it does to whom, never where it stands in a list."""
-    key = f"{account}\n{region}\n{instance}\n{user}\n{action}"
-    return CallId(hashlib.sha256(key.encode()).hexdigest()[:16])
 
 
 def plan_digest(calls: Iterable[Call]) -> str:

@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from engine import records
-from engine.actions import ACTIONS
-from engine.admins import AdminGuard, Rival
+from engine.actions import ACTIONS, takes_admins
+from engine.admins import AdminGuard
 from engine.backoff import Policy
 from engine.callqueue import CallQueues, Health
 from engine.closing import Closing, stopped
@@ -25,13 +25,12 @@ from engine.codes import NO_KEYS, row_of
 from engine.dispatch import Dispatch, OpenCalls
 from engine.endings import DRAIN_S, drain_s
 from engine.errors import AcctopsError, Exit, JournalWriteError
-from engine.guards import takes_admins
 from engine.inventory import Inventory
 from engine.journal.writer import Journal
 from engine.judge import FINAL, Judge, Step, Ticket, Work
 from engine.lanes import Lane
 from engine.ledger import Ledger
-from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Verdict, Where
+from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Rival, Verdict, Where
 from engine.opening import Opening
 from engine.outlook import shown
 from engine.overview import Overview, Progress

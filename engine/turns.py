@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from engine.actions import ACTIONS
 from engine.ledger import Ledger
-from engine.model import Call, CallId, Omit, OmitReason, Outcome, Target
+from engine.model import Call, CallId, Omit, OmitReason, Outcome, Target, call_id
 from engine.outlook import Outlook, Standing
-from engine.plan import call_id, plan_digest
+from engine.plan import plan_digest
 
 RULE = "limits.take"
 _COSTS = (Standing.OPEN, Standing.CHANGING, Standing.UNREAD)

@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from engine.actions import ACTIONS, Action
 from engine.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict
+from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict, call_id
 from engine.outlook import Readings, is_no_instance
-from engine.plan import Plan, call_id, interleave, plan_digest
+from engine.plan import Plan, interleave, plan_digest
 
 
 class Keep(StrEnum):

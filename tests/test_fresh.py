@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from engine.admins import AdminGuard, Rival
+from engine.admins import AdminGuard
 from engine.errors import Exit
 from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunStore
-from engine.model import AccountState, Reading, Where
+from engine.model import AccountState, Reading, Rival, Where, call_id
 from engine.opening import FRESH_S
-from engine.plan import call_id
 from engine.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from engine import records
 from engine.journal.lines import Chain
 from engine.journal.reader import read
-from engine.plan import call_id
+from engine.model import call_id
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.actions import ACTIONS
-from engine.guards import STRICTER, empty_plan_warnings, guard_words, need_readings, strictest, takes_admins
+from engine.actions import ACTIONS, takes_admins
+from engine.guards import STRICTER, empty_plan_warnings, guard_words, need_readings, strictest
 from engine.job import Glob
 from engine.model import Place
 

@@ -20,8 +20,7 @@ from engine.journal import locks
 from engine.journal.live import Claim, claimed
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
-from engine.model import CallId
-from engine.plan import call_id
+from engine.model import CallId, call_id
 from tests.support.command import ROOT
 from tests.support.journals import NOW, plan, run_record, ticking
 

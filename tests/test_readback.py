@@ -390,7 +390,7 @@ def test_undo_is_exactly_what_was_changed_less_what_changed_since_less_what_is_h
 
 def _ledger(run: str, action: str, outcomes: dict[str, Outcome], parent: records.Parent | None = None) -> Any:
     from engine.ledger import Ledger
-    from engine.plan import call_id
+    from engine.model import call_id
 
     ledger = Ledger()
     ledger.apply(

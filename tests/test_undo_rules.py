@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from engine import records
 from engine.actions import ACTIONS
 from engine.ledger import Ledger
-from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where
-from engine.plan import call_id
+from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where, call_id
 from engine.undo import (
     Choice,
     Hold,

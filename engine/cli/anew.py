@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from engine.actions import ACTIONS, Action
-from engine.admins import AdminGuard, Rival, admin_omit
+from engine.admins import AdminGuard, admin_omit
 from engine.cli.preparing import of_plan, prepare
 from engine.cli.talk import remark
 from engine.errors import RefusedError
-from engine.model import Call, CallId, Omit, Reading
+from engine.model import Call, CallId, Omit, Reading, Rival
 from engine.outlook import Readings, Standing, look_ahead
 from engine.plan import Plan, plan_again, plan_digest
 

@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from engine import __version__, records
 from engine.actions import ACTIONS
-from engine.admins import Rival
 from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
@@ -38,9 +37,9 @@ from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.ledger import Ledger
-from engine.model import STAYS, Call, CallId, Omit, Reading, RunId, Target
+from engine.model import STAYS, Call, CallId, Omit, Reading, Rival, RunId, Target, call_id
 from engine.passwords import PasswordSource
-from engine.plan import Plan, call_id
+from engine.plan import Plan
 from engine.report import document, text
 
 if TYPE_CHECKING:

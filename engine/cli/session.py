@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from engine import __version__, records
 from engine.actions import ACTIONS
-from engine.admins import Rival
 from engine.backoff import Policy
 from engine.cli.leaving import leave_soon
 from engine.cli.loops import run_loop
@@ -31,6 +30,7 @@ from engine.errors import ConfigError, Exit
 from engine.inventory import Inventory
 from engine.lanes import lane_name, lanes_of
 from engine.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
+from engine.model import Rival
 from engine.pacing import Pacer
 from engine.routes import Routes, routes_of
 from engine.runner import Runner

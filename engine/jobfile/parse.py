@@ -12,10 +12,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from engine import names
-from engine.actions import ACTIONS
+from engine.actions import ACTIONS, takes_admins
 from engine.errors import JobError
 from engine.foreign import clean
-from engine.guards import empty_plan_warnings, guard_words, need_readings, takes_admins
+from engine.guards import empty_plan_warnings, guard_words, need_readings
 from engine.job import Glob, Job, PasswordSpec, StopAfter
 from engine.jobfile.fields import Fields, glob_problem, kinds
 from engine.jobfile.filemodel import JobFile, Passwords

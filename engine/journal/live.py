@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.admins import Rival
+from engine.actions import takes_admins
 from engine.errors import AcctopsError, BusyError
 from engine.foreign import clean, number
-from engine.guards import takes_admins
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import replay
-from engine.model import CallId
+from engine.model import CallId, Rival
 from engine.trust import read_regular
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import records
 from engine.actions import ACTIONS
-from engine.plan import call_id
+from engine.model import call_id
 from engine.records import unix_seconds
 
 if TYPE_CHECKING:

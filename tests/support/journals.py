@@ -15,7 +15,7 @@ from engine import records
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
-from engine.plan import call_id as plan_call_id
+from engine.model import call_id as plan_call_id
 from engine.records import AnyRecord
 
 KINDS: tuple[type[records.Record], ...] = get_args(AnyRecord)
