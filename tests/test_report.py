@@ -72,6 +72,7 @@ DOCUMENT_KEYS = [
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
 NOT_FOUND = "ResourceNotFound.InstanceNotFoundError"
+REFUSED = "InvalidParameterValue.InvalidAccountNameError"
 MOVES = "\x1b[2J\x1b]0;owned\x07\r\nrm -rf /\x9b31m\u202egnp.exe\u2028"
 """Clears a screen, names a window, begins a line, colours, turns the writing round."""
 
@@ -711,7 +712,11 @@ def test_a_simulated_run_says_so_first() -> None:
         ([line for number in range(4) for line in changed(number)], None),
         ([line for number in range(3) for line in failed(number)], f"acctops resume {RUN}"),
         ([*failed(0), sent(1), *changed(2), *changed(3)], f"acctops resume {RUN}"),
-        ([*(line for number in range(4) for line in failed(number))], f"acctops rerun {RUN} --only failed"),
+        (
+            [*failed(0, code=REFUSED), *(line for number in (1, 2, 3) for line in failed(number))],
+            f"acctops rerun {RUN} --only failed",
+        ),
+        ([line for number in range(4) for line in failed(number)], None),
         (
             [*failed(0), settled(1, UNKNOWN, proof=None), *changed(2), *changed(3)],
             f"acctops rerun {RUN} --only failed,unknown",
