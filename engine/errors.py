@@ -1,4 +1,4 @@
-"""Words, floor 0: exit codes, and the exceptions an operator can fix, with one root.
+"""Exit codes, and the exceptions an operator can fix, with one root.
 
 What the API answers is data (`model.Reply`, `model.Fault`), never an exception. An exception here ends the command
 with one message and the exit code of its class; its message says what, where, and what to do next.

@@ -1,4 +1,4 @@
-"""Words, floor 0: the frozen values every module speaks in, and the Transport protocol. No I/O, no clock.
+"""The frozen values every module speaks in, and the Transport protocol. No I/O, no clock.
 
 One meaning each, as in engine/README.md "Words". Values that exist once per call are msgspec structs: a million of
 them must fit in memory and be made in a second or two.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import JobError
-from engine.jobfile.parse import parse_job
+from engine.inputs.jobfile.parse import parse_job
 from engine.model import AccountSpec
 from engine.simulator.estate import NORMAL
 from engine.simulator.faults import rules_from
@@ -279,7 +279,7 @@ def test_what_an_older_version_locked_is_verified_and_undone_with_the_same_keys(
         prepare(desk, backend)
         desk.write("listed.yaml", LISTED)
         with monkeypatch.context() as older:
-            older.setattr("engine.clients._AND", ", ")
+            older.setattr("engine.cloud.clients._AND", ", ")
             run = desk.run("run", "listed.yaml", "--yes", "--json").json["run"]
         assert desk.records("run")[0]["identity"] == "tccli profile one, tccli profile two"
         assert not any("uin" in note["data"] and note["data"]["uin"] for note in desk.records("note"))

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from engine.actions import ACTIONS, SERVICE, TRANSITIONAL, VERSION, Action
+from engine.api.actions import ACTIONS, SERVICE, TRANSITIONAL, VERSION, Action
 from engine.model import AccountState
 
 STATUSES = {1: "creating", 2: "normal", 3: "modifying", 4: "password resetting", 5: "locked", -1: "deleting"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.actions import LOCKED, NORMAL
-from engine.admins import SUPERUSER, AdminGuard, usable_admins
+from engine.api.actions import LOCKED, NORMAL
 from engine.model import AccountState
+from engine.planning.admins import SUPERUSER, AdminGuard, usable_admins
 
 KEY = ("ap-singapore", "postgres-00000001")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backoff import Policy, next_delay
-from engine.verdicts import Budget
+from engine.api.verdicts import Budget
+from engine.pacing.backoff import Policy, next_delay
 
 LIMITS = {Budget.NORMAL: "transient_s", Budget.BUSY: "busy_s"}
 CURVES = {Budget.FEW: (1.0, 10.0), Budget.NORMAL: (0.5, 20.0), Budget.BUSY: (4.0, 60.0)}

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engine.callqueue import CallQueue, Health
+from engine.run.callqueue import CallQueue, Health
 
 GOOD, SICK, SILENT = Health.GOOD, Health.SICK, Health.SILENT
 RELIEF = 16

@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.actions import ACTIONS
-from engine.client import Attempt, Client
+from engine.api.actions import ACTIONS
+from engine.api.verdicts import RequestIds
+from engine.cloud.client import Attempt, Client
 from engine.credentials import FixedKeys
-from engine.foreign import MOST_WORDS, REDACTED
 from engine.model import Answer, Fault, Keys, Reply, Stage
+from engine.outside.foreign import MOST_WORDS, REDACTED
 from engine.simulator.gate import KeyRecord
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
-from engine.verdicts import RequestIds
 from tests.support.tc3 import signed_headers
 
 NOW = 1_790_000_000.75

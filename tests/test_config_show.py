@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.config import find_configs, parse_config
 from engine.credentials.environment import environment_keys
-from engine.guards import STRICTER
-from engine.jobfile.fields import kinds
-from engine.jobfile.filemodel import ConfigFile, JobFile
-from engine.jobfile.parse import parse_job
-from engine.jobfile.values import seconds
-from engine.settings import Configs, Flags, Settings, effective
-from engine.settingwords import lines_of, written_duration
+from engine.inputs.config import find_configs, parse_config
+from engine.inputs.guards import STRICTER
+from engine.inputs.jobfile.fields import kinds
+from engine.inputs.jobfile.filemodel import ConfigFile, JobFile
+from engine.inputs.jobfile.parse import parse_job
+from engine.inputs.jobfile.values import seconds
+from engine.inputs.settings import Configs, Flags, Settings, effective
+from engine.inputs.settingwords import lines_of, written_duration
 from tests.support.command import ROOT, Desk
 from tests.test_docs import page, rows, section
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.api.signing import Signer
 from engine.credentials import KeySpec, Ways, open_keys
 from engine.credentials import find_keys as chain
 from engine.credentials.command import command_keys
@@ -18,7 +19,6 @@ from engine.credentials.roles import session_name
 from engine.credentials.source import FetchedKeys, Found
 from engine.errors import CredentialsError, Exit
 from engine.model import Keys, Reply
-from engine.signing import Signer
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord, Role
 from tests.support.cloud import ENVIRONMENT, ROLE, Cloud

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from engine.cloud.transport import HttpTransport
 from engine.credentials import find_keys
 from engine.credentials.network import Network
 from engine.credentials.sts import ask_sts
 from engine.errors import CredentialsError
 from engine.simulator.sts import KeyRecord, Role
 from engine.simulator.world import World
-from engine.transport import HttpTransport
 from tests.support.command import Backend
 
 TOKEN = "web-identity-token"

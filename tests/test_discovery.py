@@ -8,11 +8,11 @@ import random
 
 import pytest
 
-from engine.client import Client
-from engine.discovery import Listing, list_instances, list_regions
-from engine.inventory import Inventory
-from engine.match import InstanceMatch, Pattern, Tag, listing_filters
+from engine.cloud.client import Client
+from engine.cloud.inventory import Inventory
+from engine.inputs.match import InstanceMatch, Pattern, Tag, listing_filters
 from engine.model import Answer, Reply, Transport
+from engine.planning.discovery import Listing, list_instances, list_regions
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.inprocess import InProcessTransport

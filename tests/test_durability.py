@@ -20,15 +20,15 @@ from typing import Any
 
 import pytest
 
-from engine import records
 from engine.cli import main
 from engine.errors import Exit, JournalCorruptError, UsageError
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.journal.reader import read, replay, verify
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
-from engine.ledger import Ledger
-from engine.plan import make_plan
-from engine.runner import Runner
+from engine.planning.plan import make_plan
+from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.estate import LOCKED, NORMAL
 from engine.simulator.faults import rules_from

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.envfile import MOST, EnvFile, Reader, parse_env
+from engine.schedule.envfile import MOST, EnvFile, Reader, parse_env
 
 PLAIN = "TENCENTCLOUD_SECRET_ID"
 

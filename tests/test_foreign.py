@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from engine.foreign import REDACTED, Secrets, clean, clean_lines, number, without_userinfo
+from engine.outside.foreign import REDACTED, Secrets, clean, clean_lines, number, without_userinfo
 
 SECRETS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=8, max_size=40)
 SPELLINGS = {

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from engine.admins import AdminGuard
 from engine.errors import Exit
 from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunStore
 from engine.model import AccountState, Reading, Rival, Where, call_id
-from engine.opening import FRESH_S
-from engine.runner import Runner
+from engine.planning.admins import AdminGuard
+from engine.planning.undo import Choice, StillSo, undo_plan
+from engine.run.opening import FRESH_S
+from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
-from engine.undo import Choice, StillSo, undo_plan
 from tests.support.command import Backend, Desk, records
 from tests.support.drill import Drill, fleet, run_settings
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine import names
-from engine.globs import INSTANCE, USER, Grammar, can_match, empty_bracket, pieces, why_never
-from engine.jobfile.fields import glob_problem
+from engine.api import names
+from engine.inputs.globs import INSTANCE, USER, Grammar, can_match, empty_bracket, pieces, why_never
+from engine.inputs.jobfile.fields import glob_problem
 
 WRITTEN = "aB1_-"
 CHARACTERS = WRITTEN + "c2"

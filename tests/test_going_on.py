@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from engine import records
+from engine.journal import records
 from engine.journal.lines import Chain
 from engine.journal.reader import read
 from engine.model import call_id

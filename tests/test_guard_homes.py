@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import find_configs
 from engine.errors import ConfigError
-from engine.files import homes, is_stream, load_job
+from engine.inputs.config import find_configs
+from engine.inputs.files import homes, is_stream, load_job
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.actions import ACTIONS, takes_admins
-from engine.guards import STRICTER, empty_plan_warnings, guard_words, need_readings, strictest
-from engine.job import Glob
+from engine.api.actions import ACTIONS, takes_admins
+from engine.inputs.guards import STRICTER, empty_plan_warnings, guard_words, need_readings, strictest
+from engine.inputs.job import Glob
 from engine.model import Place
 
 A, B, C = (Place(f"{name}.yaml", 1, 1) for name in "abc")

@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
+from engine.cloud.identity import Identity, Unidentified, identify
 from engine.credentials.network import STS, Network
-from engine.identity import Identity, Unidentified, identify
 from engine.model import Keys, Reply, Transport
-from engine.policy import MOST_CHARACTERS, smallest_policy
+from engine.planning.policy import MOST_CHARACTERS, smallest_policy
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord
 from tests.support.cloud import WALL, Cloud

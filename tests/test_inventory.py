@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engine import inventory, records
-from engine.client import Client
-from engine.inventory import PLANNING_RATE, READ_BUDGET_S, SENDING_RATE, Inventory
+from engine.cloud import inventory
+from engine.cloud.client import Client
+from engine.cloud.inventory import PLANNING_RATE, READ_BUDGET_S, SENDING_RATE, Inventory
+from engine.journal import records
 from engine.model import AccountState, Fault, Keys, Reading, Reply, Stage, Transport, Where
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from

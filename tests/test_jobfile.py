@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import files
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
 from engine.errors import Exit, JobError
-from engine.files import load_job
-from engine.job import password_spec
-from engine.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
+from engine.inputs import files
+from engine.inputs.files import load_job
+from engine.inputs.job import password_spec
+from engine.inputs.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
 from engine.model import Place, Target
 
 ROOT = Path(__file__).parent.parent
@@ -663,8 +663,8 @@ def test_shipped_jobs_show_the_guards():
 
 def test_the_reference_names_every_key():
     """jobs/README.md has a row for each key, and says what is not built."""
-    from engine.jobfile.fields import kinds
-    from engine.jobfile.filemodel import (
+    from engine.inputs.jobfile.fields import kinds
+    from engine.inputs.jobfile.filemodel import (
         AccountEntry,
         InstancesOf,
         JobFile,
@@ -700,7 +700,8 @@ def test_a_hundred_thousand_inline_targets_are_quick():
 def test_reading_a_job_starts_without_the_engine():
     """`plan --offline` must start fast: neither asyncio nor aiohttp nor rich."""
     code = (
-        "import sys, engine.files, engine.settings, engine.credentials, engine.passwords, engine.jobfile.schema\n"
+        "import sys, engine.inputs.files, engine.inputs.settings, engine.credentials, engine.inputs.passwords\n"
+        "import engine.inputs.jobfile.schema\n"
         "print([m for m in ('asyncio', 'aiohttp', 'rich', 'json', 'difflib', 'configparser') if m in sys.modules])"
     )
     done = subprocess.run(

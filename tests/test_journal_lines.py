@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import records
-from engine.journal import lines
+from engine.journal import lines, records
 from engine.journal.lines import GENESIS, BadLineError, Chain, NewerLineError
+from engine.journal.records import AnyRecord
 from engine.journal.store import RunStore
 from engine.model import CallId
-from engine.records import AnyRecord
 from tests.support.journals import ENVELOPE, KINDS, sent, story, write_run
 
 AT = "2026-11-22T03:13:21.123Z"

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from engine.errors import Exit, JournalCorruptError, JournalVersionError, UsageError
 from engine.journal import reader
+from engine.journal.ledger import Ledger
+from engine.journal.records import AnyRecord, CallLine, End, Run, Session, Settled
 from engine.journal.store import RunStore
-from engine.ledger import Ledger
 from engine.model import CallId
-from engine.records import AnyRecord, CallLine, End, Run, Session, Settled
 from tests.support.journals import call_id, left_out, plan, sent, session, settled, story, write_run
 
 

@@ -11,14 +11,14 @@ from random import Random
 
 import pytest
 
-from engine.config import find_configs
 from engine.errors import BusyError, ConfigError, Exit, UsageError
+from engine.inputs.config import find_configs
+from engine.journal.records import End
 from engine.journal.store import RunRef, RunStore, find_run
 from engine.journal.writer import Journal
 from engine.model import RunId
-from engine.records import End
-from engine.slots import SharedSlots
-from engine.trust import Trust
+from engine.outside.trust import Trust
+from engine.pacing.slots import SharedSlots
 from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from engine.errors import BusyError, ConfigError, Exit, JournalCorruptError, JournalWriteError, UsageError
 from engine.journal import locks, reader
+from engine.journal.records import AnyRecord, Note
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
 from engine.model import RunId
-from engine.records import AnyRecord, Note
 from tests.support.journals import NOW, Disk, plan, sent, session, settled, story, ticking, write_run
 
 

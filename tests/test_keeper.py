@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from engine import records
 from engine.credentials import Ways, find_keys
 from engine.credentials.keeper import keep_fresh
 from engine.errors import CredentialsError, Exit
+from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import Keys, Verdict
-from engine.runner import Runner
+from engine.run.runner import Runner
 from engine.simulator.sts import KeyRecord, Role
 from tests.support.cloud import ENVIRONMENT, Cloud
 from tests.support.drill import Drill, FixedKeys, fleet

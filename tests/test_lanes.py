@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from engine import records
+from engine.api.endpoints import Access, access, regional
 from engine.credentials import NoKeys
 from engine.credentials.keeper import keep_fresh
-from engine.endpoints import Access, access, regional
 from engine.errors import Exit
+from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Fault, Keys, Reply, Stage, Target
-from engine.plan import make_plan
-from engine.routes import Route, routes_of
+from engine.planning.plan import make_plan
+from engine.planning.routes import Route, routes_of
 from engine.simulator.estate import NORMAL
 from engine.simulator.faults import rules_from
 from engine.simulator.gate import KeyRecord

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from engine import records
+from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.cli.progress import line
-from engine.codes import CHANGED_BACK, NOT_APPLIED
 from engine.errors import Exit
+from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Fault, Outcome, Proof, Reading, Reply, Stage, Target, Transport, Where
-from engine.report import closing_line, document
-from engine.runner import Runner
+from engine.planning.undo import Choice, Keep, recheck, undo_plan
+from engine.report.text import closing_line, document
+from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
-from engine.undo import Choice, Keep, recheck, undo_plan
 from tests.support.drill import Drill, fleet, run_settings
 
 SICK = "postgres-00000000"

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine import records
-from engine.actions import ACTIONS
-from engine.codes import ALL_CODES
-from engine.ledger import Ledger, PaceMeter, lacking_code
+from engine.api.actions import ACTIONS
+from engine.api.codes import ALL_CODES
+from engine.journal import records
+from engine.journal.ledger import Ledger, PaceMeter, lacking_code
+from engine.journal.records import AnyRecord
 from engine.model import LACKING, CallId, OmitReason, Outcome, Proof, Verdict
-from engine.records import AnyRecord
 from tests.support.journals import (
     LANE,
     NOW,

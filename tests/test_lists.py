@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.jobfile.lists import read_csv, read_jsonl
-from engine.jobfile.problems import MOST, Problems
-from engine.jobfile.targets import Defaults, Targets
+from engine.inputs.jobfile.lists import read_csv, read_jsonl
+from engine.inputs.jobfile.problems import MOST, Problems
+from engine.inputs.jobfile.targets import Defaults, Targets
 
 
 def run(reader, data, region="", job_region="ap-tokyo", said=None):
@@ -199,7 +199,7 @@ def test_a_bad_region_is_named_with_its_row():
 
 def test_user_names_beyond_the_remembered_ones(monkeypatch):
     """Sharing equal names is bounded; beyond it they are still checked."""
-    monkeypatch.setattr("engine.jobfile.targets._MOST_REMEMBERED", 1)
+    monkeypatch.setattr("engine.inputs.jobfile.targets._MOST_REMEMBERED", 1)
     rows, problems, _ = run(
         read_csv, "instance,user\npostgres-a1,u1\npostgres-a1,u2\npostgres-a1,u2\npostgres-a1,u-3\n"
     )

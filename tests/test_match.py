@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import JobError
-from engine.jobfile.parse import parse_job
-from engine.match import (
+from engine.inputs.jobfile.parse import parse_job
+from engine.inputs.match import (
     InstanceMatch,
     InstanceRow,
     Match,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.metrics import MetricsError, RunMetrics, write
+from engine.report.metrics import MetricsError, RunMetrics, write
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, wait_until
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import names
-from engine.actions import ACTIONS
-from engine.endpoints import NEAREST, access, endpoint_word, is_loopback, normal_endpoint, regional
-from engine.job import StopAfter
-from engine.jobfile.values import (
+from engine.api import names
+from engine.api.actions import ACTIONS
+from engine.api.endpoints import NEAREST, access, endpoint_word, is_loopback, normal_endpoint, regional
+from engine.inputs.job import StopAfter
+from engine.inputs.jobfile.values import (
     action_name,
     is_listed_order,
     region_name,

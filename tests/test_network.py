@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_config
+from engine.cloud.proxy import way_out
 from engine.errors import ConfigError
-from engine.settings import Configs, Flags, effective
+from engine.inputs.config import parse_config
+from engine.inputs.settings import Configs, Flags, effective
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord
 from engine.simulator.world import World
-from engine.wayout import way_out
 from tests.support.command import Backend, Desk, wait_until
 from tests.support.tunnel import API, HOOK, STS, Tunnel
 

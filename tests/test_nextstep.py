@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine import records
-from engine.ledger import Ledger
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.model import GOOD, Outcome, Proof, Verdict
-from engine.nextstep import later_words, way_on
+from engine.report.nextstep import later_words, way_on
 from tests.support.journals import call_id, reply, run_record, sent, settled
 
 CHANGED, ALREADY, FAILED, UNKNOWN = Outcome.CHANGED, Outcome.ALREADY, Outcome.FAILED, Outcome.UNKNOWN

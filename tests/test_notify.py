@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from engine.cloud.proxy import WayOut, way_out
 from engine.errors import ConfigError
-from engine.job import NotifySpec
+from engine.inputs.job import NotifySpec
+from engine.inputs.settings import parse_config
 from engine.model import Place
-from engine.notify import Undelivered, deliver, problems
-from engine.settings import parse_config
+from engine.report.notify import Undelivered, deliver, problems
 from engine.simulator.world import World
-from engine.wayout import WayOut, way_out
 from tests.support.command import Backend, Desk, records, wait_until
 
 SECRET = "s3cr3t-in-the-path"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.actions import ACTIONS
-from engine.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
-from engine.codes import ALL_CODES
+from engine.api.actions import ACTIONS
+from engine.api.codes import ALL_CODES
 from engine.model import AccountState, Call, OmitReason, Reading, Target, Where
-from engine.outlook import (
+from engine.planning.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.planning.outlook import (
     Outlook,
     Readings,
     Standing,
@@ -24,7 +24,7 @@ from engine.outlook import (
     refusals,
     standing,
 )
-from engine.plan import Plan, make_plan, plan_digest
+from engine.planning.plan import Plan, make_plan, plan_digest
 
 REGION = "ap-singapore"
 ONE, TWO, THREE = "postgres-00000001", "postgres-00000002", "postgres-00000003"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.pacing import GUARD_HIGH, GUARD_LOW, PAUSE_S, QUIET_S, Gear, Pacer
+from engine.pacing.pacer import GUARD_HIGH, GUARD_LOW, PAUSE_S, QUIET_S, Gear, Pacer
 from tests.support.virtual import VirtualLoop
 
 T = TypeVar("T")

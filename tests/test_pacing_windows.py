@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from engine import records
+from engine.cloud.transport import HttpTransport
 from engine.errors import Exit
+from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Reply
-from engine.pacing import GUARD_HIGH, GUARD_LOW, GUARD_START, PAUSE_S, QUIET_S, Gear, Pacer
-from engine.runner import Runner
+from engine.pacing.pacer import GUARD_HIGH, GUARD_LOW, GUARD_START, PAUSE_S, QUIET_S, Gear, Pacer
+from engine.run.runner import Runner
 from engine.simulator.quotas import Lane, Window, WorstSecond
 from engine.simulator.server import serve
 from engine.simulator.world import World
-from engine.transport import HttpTransport
 from tests.support.drill import Drill, fleet
 from tests.support.virtual import VirtualLoop
 

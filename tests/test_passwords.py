@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import passwords, programs
 from engine.errors import CredentialsError
-from engine.job import PasswordSpec
+from engine.inputs import passwords
+from engine.inputs.job import PasswordSpec
+from engine.inputs.passwords import CommandPasswords, open_passwords, password_problem
 from engine.model import Call, CallId, Place
-from engine.passwords import CommandPasswords, open_passwords, password_problem
+from engine.outside import programs
 
 GOOD = "Corr3ct-Horse"
 PLACE = Place("j.yaml", 1, 1)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.job import Glob
+from engine.inputs.job import Glob
 from engine.model import Call, CallId, OmitReason, Place, Target, call_id
-from engine.plan import Plan, interleave, left_out, make_plan, plan_again, plan_digest
+from engine.planning.plan import Plan, interleave, left_out, make_plan, plan_again, plan_digest
 
 INSTANCES = ("postgres-4sfuv15b", "postgres-6fego161", "postgres-r95q23pn")
 USERS = ("app_user", "report_ro", "breakglass_1", "root", "postgres", "pg_monitor", "App_User")

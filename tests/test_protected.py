@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.admins import SUPERUSER
 from engine.errors import Exit
-from engine.job import Glob
+from engine.inputs.job import Glob
 from engine.model import Place, Target
-from engine.runner import Runner
+from engine.planning.admins import SUPERUSER
+from engine.run.runner import Runner
 from engine.simulator.estate import LOCKED, MODIFYING, NORMAL
 from engine.simulator.faults import FaultScript, rules_from
 from engine.simulator.fleet import fleet_from

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import records
-from engine.endings import drain_s
 from engine.errors import Exit
+from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target, Where
-from engine.opening import AHEAD_S, FRESH_S
-from engine.runner import Runner
+from engine.planning.undo import Choice, Keep, holds_of, merged, recheck, undo_plan
+from engine.run.endings import drain_s
+from engine.run.opening import AHEAD_S, FRESH_S
+from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
-from engine.undo import Choice, Keep, holds_of, merged, recheck, undo_plan
 from tests.support.drill import Drill, fleet, run_settings
 
 SICK = "postgres-00000000"
@@ -389,7 +389,7 @@ def test_undo_is_exactly_what_was_changed_less_what_changed_since_less_what_is_h
 
 
 def _ledger(run: str, action: str, outcomes: dict[str, Outcome], parent: records.Parent | None = None) -> Any:
-    from engine.ledger import Ledger
+    from engine.journal.ledger import Ledger
     from engine.model import call_id
 
     ledger = Ledger()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import records
-from engine.records import rfc3339, unix_seconds
+from engine.journal import records
+from engine.journal.records import rfc3339, unix_seconds
 from tests.support.journals import ENVELOPE, KINDS
 
 SECONDS = st.floats(0, 4_000_000_000)

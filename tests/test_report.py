@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import records
-from engine.actions import ACTIONS
-from engine.ledger import Ledger
+from engine.api.actions import ACTIONS
+from engine.journal import records
+from engine.journal.ledger import Ledger
+from engine.journal.records import AnyRecord
 from engine.model import Outcome, Proof, Verdict
-from engine.nextstep import way_on
-from engine.records import AnyRecord
-from engine.report import (
+from engine.report.nextstep import way_on
+from engine.report.text import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
     attempts,

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.client import MOST_RETRY_AFTER_S
+from engine.cloud.client import MOST_RETRY_AFTER_S
 from engine.errors import Exit
 from engine.model import Fault, Reply, Transport
 from engine.simulator.faults import rules_from

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine import records
 from engine.errors import CredentialsError, Exit
+from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Call, Fault, Keys, Outcome, Proof, Reply, Stage, Verdict
-from engine.runner import Runner
+from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.faults import rules_from
 from engine.simulator.gate import KeyRecord

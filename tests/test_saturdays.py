@@ -19,8 +19,8 @@ import pytest
 
 from engine.cli.hours import time_left
 from engine.cli.options import Options
+from engine.inputs.window import Window
 from engine.simulator.world import World
-from engine.window import Window
 from tests.support.command import Backend, Desk, Done, on_terminal, records
 
 WINDOW = '{days: [sat], from: "01:00", until: "05:00", timezone: Asia/Shanghai}'

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import dispatch
 from engine.errors import Exit
 from engine.journal.reader import replay, verify
-from engine.runner import Runner
+from engine.run import dispatch
+from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.crash import REGION, Outpost, Simulators, WatchedWorld

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 import yaml
 
+from engine.inputs.window import DAYS, Span, Window, is_open, minutes, skipped, spans
 from engine.schedule import cron, k8s, systemd
 from engine.schedule.envlines import READERS, read_as
 from engine.schedule.units import Schedule, Times, check_times, every_days, lasting_problem, minutes_open
 from engine.simulator.world import World
-from engine.window import DAYS, Span, Window, is_open, minutes, skipped, spans
 from tests.support.command import ROOT, Backend, Desk
 from tests.support.cron import CronFile
 

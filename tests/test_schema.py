@@ -6,16 +6,16 @@ import json
 import re
 from pathlib import Path
 
-from engine.actions import ACTIONS
-from engine.jobfile.fields import convert, kinds
-from engine.jobfile.filemodel import JobFile, Limits
-from engine.jobfile.schema import job_schema, schema_text
+from engine.api.actions import ACTIONS
+from engine.inputs.jobfile.fields import convert, kinds
+from engine.inputs.jobfile.filemodel import JobFile, Limits
+from engine.inputs.jobfile.schema import job_schema, schema_text
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_committed_schema_is_current():
-    """`python -m engine.jobfile.schema > engine/job.schema.json` makes it so."""
+    """`python -m engine.inputs.jobfile.schema > engine/job.schema.json` makes it so."""
     assert (ROOT / "engine/job.schema.json").read_text(encoding="utf-8") == schema_text()
 
 

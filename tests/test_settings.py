@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from engine.actions import ACTIONS
-from engine.config import Credentials, base_directory, user_config
-from engine.endpoints import NEAREST
+from engine.api.actions import ACTIONS
+from engine.api.endpoints import NEAREST
 from engine.errors import ConfigError, UsageError
-from engine.job import StopAfter
-from engine.jobfile.fields import kinds
-from engine.jobfile.filemodel import JOB_ONLY, ConfigFile
-from engine.jobfile.parse import ad_hoc_job, parse_job
-from engine.settings import (
+from engine.inputs.config import Credentials, base_directory, user_config
+from engine.inputs.job import StopAfter
+from engine.inputs.jobfile.fields import kinds
+from engine.inputs.jobfile.filemodel import JOB_ONLY, ConfigFile
+from engine.inputs.jobfile.parse import ad_hoc_job, parse_job
+from engine.inputs.settings import (
     Configs,
     Flags,
     Settings,

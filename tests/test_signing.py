@@ -1,4 +1,4 @@
-"""engine.signing against the published vectors and against the vendor's own code."""
+"""engine.api.signing against the published vectors and against the vendor's own code."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tencentcloud.common.http.request import RequestInternal
 from tencentcloud.common.profile.client_profile import ClientProfile
 from tencentcloud.common.profile.http_profile import HttpProfile
 
+from engine.api.signing import UNSIGNED_PAYLOAD, Signer, steps, utc_date
 from engine.model import Keys
-from engine.signing import UNSIGNED_PAYLOAD, Signer, steps, utc_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -287,7 +287,7 @@ def test_the_pure_modules_import_no_io_and_no_engine() -> None:
     folder = Path(faults.__file__).parent
     for module in folder.glob("*.py"):
         text = module.read_text(encoding="utf-8")
-        for word in ("engine.signing", "engine.verdicts", "engine.actions"):
+        for word in ("engine.api.signing", "engine.api.verdicts", "engine.api.actions"):
             assert word not in text or f"`{word}`" in text, module.name
         if module.name != "inprocess.py":
             assert "engine.model" not in text, module.name

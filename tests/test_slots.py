@@ -20,16 +20,16 @@ from typing import TypeVar
 import pytest
 
 from engine.errors import ConfigError
-from engine.pacing import Pacer
-from engine.slots import SharedSlots
+from engine.pacing.pacer import Pacer
+from engine.pacing.slots import SharedSlots
 from tests.support.virtual import VirtualLoop
 
 T = TypeVar("T")
 CHILD = """
 import asyncio, json, sys, time
 from pathlib import Path
-from engine.pacing import Pacer
-from engine.slots import SharedSlots
+from engine.pacing.pacer import Pacer
+from engine.pacing.slots import SharedSlots
 
 async def main(directory, seconds):
     pacer = Pacer(20.0, SharedSlots(Path(directory), "lane"))

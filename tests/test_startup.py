@@ -92,21 +92,39 @@ def test_status_of_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 PLAIN = "action: LockAccount\nregion: ap-singapore\ntargets: [postgres-aaaaaaaa/ann]\n"
-NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine.credentials", "engine.match")
+NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine.credentials", "engine.inputs.match")
 """`dataclasses`: a value is a msgspec.Struct, as making a dataclass costs every start half a millisecond."""
 
 
 @pytest.mark.parametrize(
     ("arguments", "needless"),
     [
-        (["plan", "--offline", "JOB"], (*NEVER_TO_LOOK, "engine.report", "engine.codes", "engine.journal")),
-        (["status"], (*NEVER_TO_LOOK, "engine.jobfile.yamltext", "engine.outlook", "engine.client")),
+        (
+            ["plan", "--offline", "JOB"],
+            (*NEVER_TO_LOOK, "engine.report.text", "engine.api.codes", "engine.journal.store"),
+        ),
+        (
+            ["status"],
+            (*NEVER_TO_LOOK, "engine.inputs.jobfile.yamltext", "engine.planning.outlook", "engine.cloud.client"),
+        ),
         (
             ["run", "JOB", "--simulate", "--yes", "--quiet"],
             (
-                *("engine.match", "engine.discovery", "engine.cli.discovering", "engine.cli.continuing"),
+                *(
+                    "engine.inputs.match",
+                    "engine.planning.discovery",
+                    "engine.cli.discovering",
+                    "engine.cli.continuing",
+                ),
                 *(f"engine.credentials.{family}" for family in ("command", "metadata", "roles", "sts")),
-                *("engine.notices", "engine.notify", "engine.metrics", "tenacity", "difflib", "rich"),
+                *(
+                    "engine.report.notices",
+                    "engine.report.notify",
+                    "engine.report.metrics",
+                    "tenacity",
+                    "difflib",
+                    "rich",
+                ),
             ),
         ),
     ],

@@ -23,8 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cloud.transport import LOST_IN_A_ROW, MOST_BODY, HttpTransport, _date, _seconds
 from engine.model import Fault, Reply, Stage
-from engine.transport import LOST_IN_A_ROW, MOST_BODY, HttpTransport, _date, _seconds
 
 BEFORE, AFTER = Stage.BEFORE_SEND, Stage.AFTER_SEND
 HEADERS = {
@@ -805,7 +805,7 @@ async def test_over_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
 
 SCRIPT = """
 import asyncio, ssl, sys
-from engine.transport import HttpTransport
+from engine.cloud.transport import HttpTransport
 
 async def main(cert):
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.trust import Trust, create_new, open_regular, read_regular, replace_whole, ways_to
+from engine.outside.trust import Trust, create_new, open_regular, read_regular, replace_whole, ways_to
 
 STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -132,7 +132,7 @@ mount -t tmpfs none "$1" && mkdir "$1/..1" && echo x > "$1/..1/config.yaml" && l
 ln -s ..data/config.yaml "$1/config.yaml"; chmod 755 "$1/..1"; chmod 777 "$1"
 [ "$4" ] && chown "$4" "$1"; "$2" -c "$3" "$1/config.yaml"; mount -o remount,ro "$1"; "$2" -c "$3" "$1/config.yaml"
 """
-_WHY_NOT = "import sys, pathlib, engine.trust as t; print(t.Trust().why_not(pathlib.Path(sys.argv[1])))"
+_WHY_NOT = "import sys, pathlib, engine.outside.trust as t; print(t.Trust().why_not(pathlib.Path(sys.argv[1])))"
 
 
 @needs_root

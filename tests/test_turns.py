@@ -8,12 +8,12 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import records
-from engine.ledger import Ledger
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.model import AccountState, CallId, OmitReason, Outcome, Proof, Reading, Target
-from engine.outlook import Outlook, look_ahead
-from engine.plan import Plan, make_plan
-from engine.turns import line_after, take, takes_turns
+from engine.planning.outlook import Outlook, look_ahead
+from engine.planning.plan import Plan, make_plan
+from engine.planning.turns import line_after, take, takes_turns
 from tests.support.journals import run_record
 
 REGION = "ap-singapore"

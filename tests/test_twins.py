@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from engine import records
+from engine.api.endpoints import Access
 from engine.cli.twins import Addresses, addresses_of, close_twins
-from engine.endpoints import Access
+from engine.cloud.proxy import NO_DETOUR, WayOut
 from engine.errors import Exit
+from engine.journal import records
 from engine.journal.reader import read
 from engine.simulator.world import World
-from engine.wayout import NO_DETOUR, WayOut
 from tests.support.drill import Drill, fleet
 
 NEAREST, TOKYO, SEOUL = (f"http://127.0.0.1:99{number:02d}" for number in range(3))

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import records
-from engine.actions import ACTIONS
-from engine.ledger import Ledger
+from engine.api.actions import ACTIONS
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where, call_id
-from engine.undo import (
+from engine.planning.undo import (
     Choice,
     Hold,
     Keep,

@@ -1,4 +1,4 @@
-"""engine.verdicts and its table engine.codes: what comes back, what it means, how it is told."""
+"""engine.api.verdicts and its table engine.api.codes: what comes back, what it means, how it is told."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine import codes
-from engine.actions import ACTIONS
-from engine.codes import Treatment
+from engine.api import codes
+from engine.api.actions import ACTIONS
+from engine.api.codes import Treatment
+from engine.api.verdicts import ALL_CODES, READS, Budget, Cure, Ruling, Scope, explain, read_reply, rule
 from engine.model import Answer, Fault, Reply, Stage, Verdict
-from engine.verdicts import ALL_CODES, READS, Budget, Cure, Ruling, Scope, explain, read_reply, rule
 
 LOCK, UNLOCK, OPEN, CLOSE, REFRESH = ACTIONS
 EVERY_ACTION = (*ACTIONS, *READS)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from engine.cloud.proxy import way_out
+from engine.cloud.transport import HttpTransport, _seconds
 from engine.errors import ConfigError
 from engine.model import Fault, Reply, Stage
-from engine.transport import HttpTransport, _seconds
-from engine.wayout import way_out
 from tests.test_transport import BODY, CERTIFICATE, HEADERS, KEY, Line, Peer, answer, send, serving
 
 API = "https://postgres.intl.tencentcloudapi.com"

@@ -11,9 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.errors import JobError
-from engine.jobfile.parse import parse_job
-from engine.model import Place
-from engine.window import (
+from engine.inputs.jobfile.parse import parse_job
+from engine.inputs.window import (
     DAYS,
     Window,
     closes_at,
@@ -25,6 +24,7 @@ from engine.window import (
     next_opening,
     spans,
 )
+from engine.model import Place
 
 HEAD = "action: OpenAccountCAM\nregion: ap-singapore\ntargets: [postgres-a1/u]\nwindow: "
 SAT, SUN, FRI = 5, 6, 4

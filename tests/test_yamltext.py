@@ -10,9 +10,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.jobfile import yamltext
-from engine.jobfile.problems import MOST, Problems
-from engine.jobfile.yamltext import Scalar, Series, Table, Unusable, decode, read_tree
+from engine.inputs.jobfile import yamltext
+from engine.inputs.jobfile.problems import MOST, Problems
+from engine.inputs.jobfile.yamltext import Scalar, Series, Table, Unusable, decode, read_tree
 
 
 def plain(node):

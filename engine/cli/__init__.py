@@ -1,4 +1,4 @@
-"""Door, floor 4: the command. Composition, signals, exit codes; every import that costs stands inside a command body.
+"""The command. Composition, signals, exit codes; every import that costs stands inside a command body.
 
 `main(argv)` is the whole command as a function; `entry` is what the console script calls.
 """
@@ -80,7 +80,7 @@ def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
     """
     import re
 
-    from engine.foreign import pasted
+    from engine.outside.foreign import pasted
 
     given = [
         word

@@ -1,4 +1,4 @@
-"""Door: a plan that was confirmed, looked at again before it is sent: by then minutes may have passed.
+"""A plan that was confirmed, looked at again before it is sent: by then minutes may have passed.
 
 It never becomes larger than what was confirmed. What changed since is named, and what is worse than it was is refused.
 """
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from engine.actions import ACTIONS, Action
-from engine.admins import AdminGuard, admin_omit
+from engine.api.actions import ACTIONS, Action
 from engine.cli.preparing import of_plan, prepare
 from engine.cli.talk import remark
 from engine.errors import RefusedError
 from engine.model import Call, CallId, Omit, Reading, Rival
-from engine.outlook import Readings, Standing, look_ahead
-from engine.plan import Plan, plan_again, plan_digest
+from engine.planning.admins import AdminGuard, admin_omit
+from engine.planning.outlook import Readings, Standing, look_ahead
+from engine.planning.plan import Plan, plan_again, plan_digest
 
 if TYPE_CHECKING:
     from engine.cli.survey import Survey
-    from engine.clients import Reach
-    from engine.settings import Settings
+    from engine.cloud.clients import Reach
+    from engine.inputs.settings import Settings
     from engine.simulator.world import World
 
 _SHOWN = 10

@@ -1,4 +1,4 @@
-"""Door: the commands by name. Only the family of the one that is asked for is imported, so that it starts at once."""
+"""The commands by name. Only the family of the one that is asked for is imported, so that it starts at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from engine.names import did_you_mean  # here: only a slip pays for the import
+            from engine.api.names import did_you_mean  # here: only a slip pays for the import
 
             if args[0].startswith("-"):  # a flag: click knows what is near
                 raise

@@ -1,4 +1,4 @@
-"""Door: the question before anything is sent, and the answer as the journal keeps it."""
+"""The question before anything is sent, and the answer as the journal keeps it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TextIO
 
 from engine.cli.talk import say
 from engine.errors import RefusedError
-from engine.foreign import clean_lines
-from engine.records import Confirmed
+from engine.journal.records import Confirmed
+from engine.outside.foreign import clean_lines
 
 TYPE_FROM = 10
 """From so many targets on the number itself must be typed."""

@@ -1,4 +1,4 @@
-"""Door: what stands beside a run: who is told of it, and what is measured of it.
+"""What stands beside a run: who is told of it, and what is measured of it.
 
 Nothing here may fail, stop or delay a run. The notice of a beginning goes out while calls are sent already, that of an
 end once the `end` is on disk; who gave `--yes` is told, too, of a run that came to nothing before it existed. What does
@@ -13,25 +13,25 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from engine import records
 from engine.cli.earlier import job_place
 from engine.cli.loops import run_loop
 from engine.cli.measuring import Measuring
 from engine.cli.options import Options, is_own, operator
 from engine.cli.talk import remark, say, warn
+from engine.cloud.proxy import way_out
 from engine.errors import AcctopsError, Exit, JournalWriteError
-from engine.files import STREAM_NAME, homes, is_stream, load_job
-from engine.jobfile.parse import default_name
-from engine.wayout import way_out
+from engine.inputs.files import STREAM_NAME, homes, is_stream, load_job
+from engine.inputs.jobfile.parse import default_name
+from engine.journal import records
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from engine.job import Job, NotifySpec
+    from engine.inputs.job import Job, NotifySpec
+    from engine.inputs.settings import Settings
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
-    from engine.ledger import Ledger
-    from engine.settings import Settings
 
 _PATIENCE_S = 2.0
 """After so long a person is told what is still waited for."""
@@ -103,8 +103,8 @@ class Attendance:
         self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
     ) -> None:
         from engine.cli.kin import way_of  # late, as most runs tell nobody, and none before it sends
-        from engine.notices import notice
-        from engine.notify import deliver
+        from engine.report.notices import notice
+        from engine.report.notify import deliver
 
         document = notice(
             event,
@@ -183,8 +183,8 @@ def _tell_of_no_run(
         spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
-    from engine.notices import bare_notice
-    from engine.notify import deliver
+    from engine.report.notices import bare_notice
+    from engine.report.notify import deliver
 
     ref = records.JobRef(job.name, job_place(job), job.digest) if job is not None else _named(path)
     document = bare_notice(

@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine import __version__
+from engine.api.codes import NO_SUCH_KEY, row_of
+from engine.api.verdicts import Cure, rule
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics
 from engine.cli.sources import key_specs, network_of, ways_of
 from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
-from engine.codes import NO_SUCH_KEY, row_of
+from engine.cloud.identity import Unidentified, identify
 from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
 from engine.errors import AcctopsError, Exit
-from engine.files import load_job
-from engine.identity import Unidentified, identify
+from engine.inputs.files import load_job
 from engine.journal.store import RunStore
 from engine.model import AccountSpec, Stage, Verdict
-from engine.policy import places_of, smallest_policy
-from engine.spans import duration
-from engine.verdicts import Cure, rule
+from engine.planning.policy import places_of, smallest_policy
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
-    from engine.client import Client
+    from engine.api.verdicts import Ruling
+    from engine.cloud.client import Client
     from engine.credentials.network import Network
-    from engine.job import Job
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
     from engine.model import Answer
-    from engine.settings import Settings
-    from engine.verdicts import Ruling
 
 CLOCK_WARN_S = 60.0
 CLOCK_FAIL_S = 300.0
@@ -183,7 +183,7 @@ def _notify(settings: Settings) -> list[Check]:
     """Whether a notice could be delivered, as far as it shows without sending one."""
     if settings.notify is None:
         return []
-    from engine.notify import problems
+    from engine.report.notify import problems
 
     found = problems(settings.notify, os.environ)
     ways = " and ".join(settings.notify.ways)
@@ -248,7 +248,7 @@ async def _endpoints(
     settings: Settings, keys: KeySource, job: Job | None, regions: list[str], checks: list[Check], seen: _Seen
 ) -> None:
     """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
-    from engine.client import Client
+    from engine.cloud.client import Client
 
     transport = open_transport(None, 4, settings.way_out)
     try:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, warn
-from engine.config import find_configs
 from engine.errors import ConfigError
-from engine.files import homes_of, load_job
-from engine.settingwords import Line, lines_of
+from engine.inputs.config import find_configs
+from engine.inputs.files import homes_of, load_job
+from engine.inputs.settingwords import Line, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.config import Configs
-    from engine.job import Job
-    from engine.settings import Settings
+    from engine.inputs.config import Configs
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
 
 _MOST_WIDE = 48
 """Characters of the column of values; a longer one pushes only its own origin aside."""

@@ -1,4 +1,4 @@
-"""Door: the commands that go on from a journal: resume, in the same run, and rerun, in a new one linked to it."""
+"""The commands that go on from a journal: resume, in the same run, and rerun, in a new one linked to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from engine import __version__, records
+from engine import __version__
+from engine.api.names import did_you_mean
+from engine.api.verdicts import ALL_CODES
 from engine.cli.ask import confirm
 from engine.cli.guarding import (
     check_endpoint,
@@ -30,28 +32,27 @@ from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, remark, say, warn
-from engine.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
+from engine.cloud.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
 from engine.errors import AcctopsError, Exit, RefusedError, UsageError
-from engine.files import job_file, load_job, recorded
-from engine.job import Glob, Job, StopAfter
+from engine.inputs.files import job_file, load_job, recorded
+from engine.inputs.job import Glob, Job, StopAfter
+from engine.inputs.settings import refuse_profiles
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run, to_come_words
-from engine.ledger import Ledger
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
-from engine.names import did_you_mean
-from engine.nextstep import later_words, way_on
-from engine.plan import idle_rules, left_out, plan_again
-from engine.report import document, text
-from engine.settings import refuse_profiles
-from engine.spans import duration
-from engine.verdicts import ALL_CODES
+from engine.planning.plan import idle_rules, left_out, plan_again
+from engine.report.nextstep import later_words, way_on
+from engine.report.spans import duration
+from engine.report.text import document, text
 
 if TYPE_CHECKING:
     from engine.cli.kin import Undone
+    from engine.inputs.settings import Settings
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
-    from engine.settings import Settings
-    from engine.trust import Trust
+    from engine.outside.trust import Trust
 
 IDENTITY_S = 1.5
 """How long a resume waits to learn whose the keys are."""
@@ -311,7 +312,7 @@ def overridden(options: Options, settings: records.RunSettings) -> records.RunSe
     """
     import msgspec
 
-    from engine.endpoints import is_loopback
+    from engine.api.endpoints import is_loopback
 
     said = options.settings(None)
     changes: dict[str, Any] = {"session_deadline_s": said.session_deadline_s}
@@ -383,7 +384,7 @@ def _target(call: Call) -> Target:
 
 
 def _stop_after(settings: records.RunSettings) -> StopAfter | None:
-    from engine.jobfile.values import stop_after
+    from engine.inputs.jobfile.values import stop_after
 
     return stop_after(settings.stop_after) if settings.stop_after is not None else None
 

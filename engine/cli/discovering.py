@@ -1,4 +1,4 @@
-"""Door: the matches of a job, answered: instances listed, their accounts read, targets found."""
+"""The matches of a job, answered: instances listed, their accounts read, targets found."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from engine import __version__, match, records
+from engine import __version__
+from engine.api.codes import NO_KEYS, row_of
+from engine.api.endpoints import ACCESS_REGIONS
+from engine.api.names import REGIONS
+from engine.api.verdicts import before_a_run, rule
 from engine.cli.loops import run_loop
 from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.cli.talk import remark, say
-from engine.clients import Clients, Reach
-from engine.codes import NO_KEYS, row_of
-from engine.discovery import Listing, list_instances, list_regions
-from engine.endpoints import ACCESS_REGIONS
+from engine.cloud.clients import Clients, Reach
+from engine.cloud.inventory import Inventory
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
-from engine.inventory import Inventory
-from engine.match import Answered, InstanceRow, Match
+from engine.inputs import match
+from engine.inputs.match import Answered, InstanceRow, Match
+from engine.journal import records
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
-from engine.names import REGIONS
-from engine.verdicts import before_a_run, rule
+from engine.planning.discovery import Listing, list_instances, list_regions
 
 if TYPE_CHECKING:
-    from engine.job import Job
-    from engine.settings import Settings
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
     from engine.simulator.world import World
 
 _HEARTBEAT_S = 5.0

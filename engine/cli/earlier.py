@@ -1,4 +1,4 @@
-"""Door: what earlier runs of a job mean for the next one: who waits in line, and what a crash left unfinished."""
+"""What earlier runs of a job mean for the next one: who waits in line, and what a crash left unfinished."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from msgspec import Struct
 
 from engine.cli.talk import remark
 from engine.errors import AcctopsError, BusyError
-from engine.files import STDIN_NAME, recorded
+from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
 from engine.journal.store import RunStore, to_come_words
-from engine.turns import line_after
+from engine.planning.turns import line_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.job import Job
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunHead
-    from engine.ledger import Ledger
     from engine.model import CallId
-    from engine.settings import Settings
 
 
 def reads_stdin(job: Job) -> bool:

@@ -1,4 +1,4 @@
-"""Door: the flags that several commands have, and the clock."""
+"""The flags that several commands have, and the clock."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window;
 
 
 def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    from engine.names import text_problem  # here: few commands are given a reason
+    from engine.api.names import text_problem  # here: few commands are given a reason
 
     if value is not None and (problem := text_problem(value)) is not None:
         raise click.BadParameter(problem)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from engine.actions import LOCKED
+from engine.api.actions import LOCKED
 from engine.cli.discovering import Discovered, discover, match_regions
 from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
@@ -14,12 +14,12 @@ from engine.cli.preparing import idle_excludes
 from engine.cli.sources import reach_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
-from engine.files import load_job
-from engine.foreign import pasted
-from engine.jobfile.columns import TOLD
+from engine.inputs.files import load_job
+from engine.inputs.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
-from engine.plan import Plan
-from engine.report import csv_text, plain
+from engine.outside.foreign import pasted
+from engine.planning.plan import Plan
+from engine.report.text import csv_text, plain
 
 _STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "locked", -1: "deleting"}
 """AccountInfo.Status in words (facts.md §1.2)."""

@@ -1,4 +1,4 @@
-"""Door: what holds for a run that is gone on with: guards of today, and how much of what its journal says is believed.
+"""What holds for a run that is gone on with: guards of today, and how much of what its journal says is believed.
 
 A journal names calls; it decides nothing else that today's command, job or config does not say, too: no program that
 is run, no place to which keys are sent. From where its job lies only guards are taken.
@@ -11,31 +11,31 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.api.endpoints import is_loopback, is_vendors, normal_endpoint
+from engine.api.names import shown
 from engine.cli.options import password_record, refuse_strange
 from engine.cli.talk import remark
-from engine.config import mistrust
-from engine.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
-from engine.files import from_recorded, homes, homes_of, job_file, load_job
-from engine.foreign import pasted
-from engine.names import shown
-from engine.outlook import look_ahead, refusals
-from engine.plan import plan_again
-from engine.settings import with_guards
-from engine.trust import Trust
+from engine.inputs.config import mistrust
+from engine.inputs.files import from_recorded, homes, homes_of, job_file, load_job
+from engine.inputs.settings import with_guards
+from engine.outside.foreign import pasted
+from engine.outside.trust import Trust
+from engine.planning.outlook import look_ahead, refusals
+from engine.planning.plan import plan_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine import records
     from engine.cli.options import Options
-    from engine.clients import Reach
-    from engine.config import Configs
-    from engine.job import Glob, Job
+    from engine.cloud.clients import Reach
+    from engine.inputs.config import Configs
+    from engine.inputs.job import Glob, Job
+    from engine.inputs.settings import Settings
+    from engine.journal import records
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunRef
-    from engine.ledger import Ledger
     from engine.model import Call
-    from engine.settings import Settings
 
 # ---- guards of today -----------------------------------------------------------------------------------------------
 
@@ -210,8 +210,8 @@ def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
 
 def check_keys(ledger: Ledger) -> None:
     """UsageError for a profile or a role that a flag or a job could not name, such as a path to somebody's file."""
-    from engine.jobfile.fields import convert
-    from engine.jobfile.filemodel import Profile, RoleArn
+    from engine.inputs.jobfile.fields import convert
+    from engine.inputs.jobfile.filemodel import Profile, RoleArn
 
     assert ledger.run is not None
     for account in ledger.settings.every_account:

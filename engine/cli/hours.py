@@ -1,4 +1,4 @@
-"""Door: holding to a job's window: who may start outside it, and how long a session may go on.
+"""Holding to a job's window: who may start outside it, and how long a session may go on.
 
 Nobody there: nothing is sent outside the window. A person at a terminal may say `--now`; a rerun, which a person
 starts by naming a run, needs only that person.
@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from engine.cli.ask import can_ask
 from engine.cli.talk import say
 from engine.errors import ConfigError, RefusedError
+from engine.inputs.window import Window, closes_at, from_record, moment, next_opening
 from engine.model import Place
-from engine.spans import duration
-from engine.window import Window, closes_at, from_record, moment, next_opening
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.cli.options import Options
-    from engine.records import RunSettings
+    from engine.journal.records import RunSettings
 
 
 def window_of(settings: RunSettings) -> Window | None:

@@ -1,4 +1,4 @@
-"""Door: runs linked to a run, found in the state directory: its reruns, what is open of them all, and who holds it."""
+"""Runs linked to a run, found in the state directory: its reruns, what is open of them all, and who holds it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError, JournalCorruptError
+from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay, replay
-from engine.ledger import Ledger
+from engine.journal.records import Run
 from engine.model import Omit, Outcome
-from engine.nextstep import Step, WayOn, way_on
-from engine.records import Run
-from engine.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays, undone_keys
+from engine.planning.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays, undone_keys
+from engine.report.nextstep import Step, WayOn, way_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.journal.store import RunRef, RunStore
     from engine.model import CallId
-    from engine.trust import Trust
+    from engine.outside.trust import Trust
 
 
 class Kin(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Door: a process that was told twice to end, ends: whatever it waits for that never comes.
+"""A process that was told twice to end, ends: whatever it waits for that never comes.
 
 A disk that does not answer, and a name server, hold a thread that nothing can wake. A thread of ours, begun with the
 second signal, ends the process if it is still there when its time is up.

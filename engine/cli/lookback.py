@@ -1,4 +1,4 @@
-"""Door: many runs at a time: overdue, status --since, report --since. From journals alone."""
+"""Many runs at a time: overdue, status --since, report --since. From journals alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import records
+from engine.api.names import did_you_mean
 from engine.cli.earlier import place_of
 from engine.cli.kin import way_of
 from engine.cli.options import Options
@@ -14,18 +14,18 @@ from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
-from engine.files import recorded
-from engine.history import OpenWork
-from engine.jobfile.values import some_seconds
+from engine.inputs.files import recorded
+from engine.inputs.jobfile.values import some_seconds
+from engine.journal import records
 from engine.journal.reader import replay
 from engine.journal.store import RunHead, RunStore, stamp, to_come_words
-from engine.names import did_you_mean
-from engine.report import CSV_COLUMNS, csv_text, full_document, row, text
-from engine.spans import duration
+from engine.report.history import OpenWork
+from engine.report.spans import duration
+from engine.report.text import CSV_COLUMNS, csv_text, full_document, row, text
 
 if TYPE_CHECKING:
     from engine.journal.reader import Replay
-    from engine.nextstep import WayOn
+    from engine.report.nextstep import WayOn
 
 RUN_COLUMNS = ("run", "job", "ticket", "operator", "started_at")
 """What `report --since` says of the run, before what `report` says of a target."""

@@ -1,4 +1,4 @@
-"""Door: an event loop for one piece of work, in which no library writes to the screen."""
+"""An event loop for one piece of work, in which no library writes to the screen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door: the metrics of one session: written at its beginning, every ten seconds, and at its end.
+"""The metrics of one session: written at its beginning, every ten seconds, and at its end.
 
 A disk that does not answer is waited for in a thread of its own, and not for long: measuring is never worth a run.
 """
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from engine.errors import AcctopsError, Exit
 
 if TYPE_CHECKING:
+    from engine.inputs.settings import Settings
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
-    from engine.ledger import Ledger
-    from engine.metrics import RunMetrics
-    from engine.settings import Settings
+    from engine.report.metrics import RunMetrics
 
 _DISK_S = 5.0
 """Longest wait for the disk."""
@@ -50,7 +50,7 @@ class Measuring:
         """Write them every ten seconds."""
         if self._path is None:
             return
-        from engine.metrics import EVERY_S
+        from engine.report.metrics import EVERY_S
 
         self._began = asyncio.get_running_loop().time()
         while True:
@@ -63,7 +63,7 @@ class Measuring:
             await self._write(code)
 
     async def _write(self, code: Exit | None) -> None:
-        from engine.metrics import MetricsError, run_metrics
+        from engine.report.metrics import MetricsError, run_metrics
 
         end = self._ledger.end
         worked = asyncio.get_running_loop().time() - self._began if self._began is not None else 0.0
@@ -90,7 +90,7 @@ class Measuring:
 
     def _put(self, metrics: RunMetrics) -> None:
         """In a thread."""
-        from engine.metrics import write
+        from engine.report.metrics import write
 
         assert self._path is not None
         write(self._path, metrics, self._success_at(metrics))
@@ -98,7 +98,7 @@ class Measuring:
     def _success_at(self, metrics: RunMetrics) -> float | None:
         """When the job last succeeded: by this run, else by the file, else, looked up once, by the journals."""
         from engine.cli.success import ended_at, is_good, last_good, runs_named
-        from engine.metrics import known_success
+        from engine.report.metrics import known_success
 
         run = self._ledger.run
         assert self._path is not None and run is not None

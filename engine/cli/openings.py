@@ -20,16 +20,16 @@ from engine.cli.hours import window_of
 from engine.cli.options import trusted_store
 from engine.cli.talk import remark, say
 from engine.errors import AcctopsError, BusyError, ConfigError, Exit, UsageError
-from engine.files import homes, is_stream, load_job, recorded
+from engine.inputs.files import homes, is_stream, load_job, recorded
+from engine.inputs.window import Span, current, moment, spans
+from engine.journal.records import rfc3339
 from engine.journal.store import RunStore
-from engine.records import rfc3339
-from engine.trust import read_regular, replace_whole
-from engine.window import Span, current, moment, spans
+from engine.outside.trust import read_regular, replace_whole
 
 if TYPE_CHECKING:
     from engine.cli.options import Options
-    from engine.job import Job
-    from engine.window import Window
+    from engine.inputs.job import Job
+    from engine.inputs.window import Window
 
 _LAST_DAYS = 16
 """So far back the last opening is looked for: a week, and one that summer time skipped."""

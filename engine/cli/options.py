@@ -1,4 +1,4 @@
-"""Door: the flags of a command as one value, and what is composed from them before anything is sent."""
+"""The flags of a command as one value, and what is composed from them before anything is sent."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from engine.config import mistrust
 from engine.errors import AcctopsError, ConfigError
-from engine.files import STDIN_NAME, homes_of
-from engine.foreign import pasted
-from engine.job import Glob, Job
-from engine.settings import Flags, Settings, effective, find_configs
-from engine.trust import Trust
+from engine.inputs.config import mistrust
+from engine.inputs.files import STDIN_NAME, homes_of
+from engine.inputs.job import Glob, Job
+from engine.inputs.settings import Flags, Settings, effective, find_configs
+from engine.outside.foreign import pasted
+from engine.outside.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from engine.config import Configs
+    from engine.inputs.config import Configs
+    from engine.journal.records import RunSettings
     from engine.journal.store import RunStore
-    from engine.records import RunSettings
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -115,8 +115,8 @@ class Options(Struct, frozen=True, kw_only=True):
 
 def globs_of(texts: Sequence[str], flag: str) -> tuple[Glob, ...]:
     """What a repeated flag says, as rules; JobError that names the flag for one that is no glob."""
-    from engine.jobfile.parse import read_globs
-    from engine.jobfile.problems import Problems
+    from engine.inputs.jobfile.parse import read_globs
+    from engine.inputs.jobfile.problems import Problems
 
     problems = Problems()
     globs = read_globs(texts, flag, problems)
@@ -159,7 +159,7 @@ def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[s
     passwords = job.passwords if job is not None else None
     for key, spec in (("notify.command", settings.notify), ("passwords.command", passwords)):
         if spec is not None and spec.command:
-            from engine.programs import program_path  # here: few name a program
+            from engine.outside.programs import program_path  # here: few name a program
 
             named.append((key, program_path(spec.command[0], spec.place.file)))
     if settings.way_out.ca_bundle:
@@ -187,7 +187,7 @@ def _flag(name: str, value: str | Path) -> str:
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
     """The settings that go into the journal."""
-    from engine.records import RunSettings
+    from engine.journal.records import RunSettings
 
     stop_after = settings.stop_after_for(action)
     access = settings.access(regions)
@@ -221,7 +221,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
 def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
     """ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
     if settings.metrics_file is not None and not simulated:
-        from engine.metrics import check_installed
+        from engine.report.metrics import check_installed
 
         check_installed(settings.metrics_file, settings.origin["metrics_file"])
 
@@ -232,7 +232,7 @@ def password_record(job: Job) -> dict[str, object] | None:
         return None
     record: dict[str, object] = dict(job.passwords.as_record())
     if job.passwords.command:
-        from engine.programs import program_path  # here: most jobs ask for no password
+        from engine.outside.programs import program_path  # here: most jobs ask for no password
 
         program, *arguments = job.passwords.command
         record["command"] = [program_path(program, job.path), *arguments]

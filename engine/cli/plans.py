@@ -1,4 +1,4 @@
-"""Door: the plan as a person and a program read it."""
+"""The plan as a person and a program read it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import records
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
 from engine.cli.options import Options, check_metrics, run_settings
 from engine.cli.talk import out, out_json, printed, remark, tell_remarks
-from engine.files import load_job
-from engine.plan import Plan, make_plan
-from engine.routes import Routes, routes_of
-from engine.spans import duration
+from engine.inputs.files import load_job
+from engine.journal import records
+from engine.planning.plan import Plan, make_plan
+from engine.planning.routes import Routes, routes_of
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.preparing import Prepared
     from engine.cli.survey import Survey
-    from engine.clients import Reach
-    from engine.job import Job
-    from engine.settings import Settings
+    from engine.cloud.clients import Reach
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
 
 SHOWN = 20
 """Calls a plan prints without `--all`."""

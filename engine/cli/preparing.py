@@ -1,4 +1,4 @@
-"""Door: a plan, looked at with what its instances say now, before anybody is asked whether to go on."""
+"""A plan, looked at with what its instances say now, before anybody is asked whether to go on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
+from engine.api.names import REGIONS, did_you_mean
 from engine.errors import CredentialsError, RefusedError, UsageError
-from engine.guards import need_readings
+from engine.inputs.guards import need_readings
 from engine.model import OmitReason, Target
-from engine.names import REGIONS, did_you_mean
-from engine.outlook import Outlook, Standing, is_no_instance, look_ahead, refusals
-from engine.plan import idle_rules
+from engine.planning.outlook import Outlook, Standing, is_no_instance, look_ahead, refusals
+from engine.planning.plan import idle_rules
 
 if TYPE_CHECKING:
     from engine.cli.earlier import Take
     from engine.cli.survey import Survey
-    from engine.clients import Reach
-    from engine.job import Glob
+    from engine.cloud.clients import Reach
+    from engine.inputs.job import Glob
+    from engine.inputs.settings import Settings
+    from engine.journal.records import RunSettings
     from engine.model import Call, Reading, Where
-    from engine.plan import Plan
-    from engine.records import RunSettings
-    from engine.settings import Settings
+    from engine.planning.plan import Plan
     from engine.simulator.world import World
 
 _SHOWN = 5
@@ -99,7 +99,7 @@ def prepare(
         resend_already=resend_already,
     )
     if take is not None:
-        from engine import turns  # here: it reads ledgers, which other plans do without
+        from engine.planning import turns  # here: it reads ledgers, which other plans do without
 
         if found is not None or turns.takes_turns(plan.action, verify=settings.verify):
             outlook = turns.take(outlook, take.most, take.where, take.line())
@@ -152,7 +152,7 @@ def _is_whole(reading: Reading) -> bool:
 
     A list that was not read to its end, as all that was asked for was found, counts if it is no full page.
     """
-    from engine.inventory import PAGE
+    from engine.cloud.inventory import PAGE
 
     if reading.accounts is None:
         return is_no_instance(reading)
@@ -178,7 +178,7 @@ def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> Non
 def _is_nowhere(reading: Reading | None) -> bool:
     if reading is None or reading.accounts is not None:
         return False
-    from engine.codes import row_of  # here: most plans read every instance
+    from engine.api.codes import row_of  # here: most plans read every instance
 
     row = row_of(reading.code)
     return row.no_instance or row.no_region

@@ -1,4 +1,4 @@
-"""Door: how a run goes, while it goes: a bar on a terminal, elsewhere a line at least every ten seconds."""
+"""How a run goes, while it goes: a bar on a terminal, elsewhere a line at least every ten seconds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from engine.cli.talk import say
-from engine.report import plain
-from engine.spans import duration
+from engine.report.spans import duration
+from engine.report.text import plain
 
 if TYPE_CHECKING:
-    from engine.overview import Progress
-    from engine.runner import Runner
+    from engine.run.overview import Progress
+    from engine.run.runner import Runner
 
 HEARTBEAT_S = 10.0
 REDRAW_S = 0.25

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.earlier import place_of
 from engine.cli.options import Options
 from engine.cli.talk import out, printed, say, warn
-from engine.config import find_configs, user_config
-from engine.endings import orderly_end_s
+from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
 from engine.errors import Exit, RefusedError, UsageError
-from engine.files import STDIN, homes_of, is_stream, load_job
+from engine.inputs.config import find_configs, user_config
+from engine.inputs.files import STDIN, homes_of, is_stream, load_job
+from engine.inputs.window import Skipped, clock_text, skipped, zone_files
+from engine.outside.trust import Trust, read_regular, replace_whole
+from engine.run.endings import orderly_end_s
 from engine.schedule.envlines import READERS, EnvLines, read_as
 from engine.schedule.units import MADE, Schedule, Times, UnitFile, every_days, job_file_of, lasting_problem
-from engine.trust import Trust, read_regular, replace_whole
-from engine.wayout import BUNDLES, EXCEPTIONS, PROXIES
-from engine.window import Skipped, clock_text, skipped, zone_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.config import Configs
-    from engine.job import Job
-    from engine.settings import Settings
+    from engine.inputs.config import Configs
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
 
 ENV_FILE = "/etc/acctops/env"
 """Where keys are looked for unless another file is named; it may be missing."""

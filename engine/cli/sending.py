@@ -1,4 +1,4 @@
-"""Door: a run that begins, of a job or of targets by hand; and what ends every one that sends: one `Session`."""
+"""A run that begins, of a job or of targets by hand; and what ends every one that sends: one `Session`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from engine import __version__, records
-from engine.actions import ACTIONS
+from engine import __version__
+from engine.api.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.attending import Attendance, Unbegun
 from engine.cli.earlier import Take, job_place, reads_stdin, take_of
@@ -27,29 +27,30 @@ from engine.cli.plans import plan_of, summary
 from engine.cli.preparing import prepare, refuse_blind, refuse_unread
 from engine.cli.sources import passwords_of, reach_of, simulated_keys
 from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
-from engine.clients import Reach, identity, refuse_strangers
+from engine.cloud.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, NothingLeftError, RefusedError, UsageError
-from engine.files import from_recorded, job_file, recorded
-from engine.foreign import pasted
-from engine.job import Glob, Job, StopAfter
-from engine.jobfile.parse import ad_hoc_job
+from engine.inputs.files import from_recorded, job_file, recorded
+from engine.inputs.job import Glob, Job, StopAfter
+from engine.inputs.jobfile.parse import ad_hoc_job
+from engine.inputs.passwords import PasswordSource
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
-from engine.ledger import Ledger
 from engine.model import STAYS, Call, CallId, Omit, Reading, Rival, RunId, Target, call_id
-from engine.passwords import PasswordSource
-from engine.plan import Plan
-from engine.report import document, text
+from engine.outside.foreign import pasted
+from engine.planning.plan import Plan
+from engine.report.text import document, text
 
 if TYPE_CHECKING:
     from engine.cli.discovering import Discovered
     from engine.cli.kin import Undone
     from engine.cli.session import Ended
     from engine.cli.survey import Survey
+    from engine.inputs.settings import Settings
     from engine.journal.writer import Journal
-    from engine.nextstep import WayOn
-    from engine.settings import Settings
+    from engine.report.nextstep import WayOn
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
 

@@ -1,4 +1,4 @@
-"""Door: one session of a run: transport, lanes, signals, progress. Composition only; the work is the runner's."""
+"""One session of a run: transport, lanes, signals, progress. Composition only; the work is the runner's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from engine import __version__, records
-from engine.actions import ACTIONS
-from engine.backoff import Policy
+from engine import __version__
+from engine.api.actions import ACTIONS
 from engine.cli.leaving import leave_soon
 from engine.cli.loops import run_loop
 from engine.cli.progress import shown
@@ -24,26 +23,28 @@ from engine.cli.survey import READERS, Survey, open_transport
 from engine.cli.talk import remark, say
 from engine.cli.twins import close_twins
 from engine.cli.whose import tell_whose
-from engine.clients import Clients, Reach, Signer, every_signer, signers
+from engine.cloud.clients import Clients, Reach, Signer, every_signer, signers
+from engine.cloud.inventory import Inventory
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
-from engine.inventory import Inventory
-from engine.lanes import lane_name, lanes_of
-from engine.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
+from engine.journal import records
 from engine.model import Rival
-from engine.pacing import Pacer
-from engine.routes import Routes, routes_of
-from engine.runner import Runner
-from engine.slots import SharedSlots
+from engine.outside.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
+from engine.pacing.backoff import Policy
+from engine.pacing.pacer import Pacer
+from engine.pacing.slots import SharedSlots
+from engine.planning.routes import Routes, routes_of
+from engine.run.lanes import lane_name, lanes_of
+from engine.run.runner import Runner
 
 if TYPE_CHECKING:
     from engine.cli.attending import Attendance
-    from engine.job import StopAfter
+    from engine.inputs.job import StopAfter
+    from engine.inputs.passwords import PasswordSource
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
-    from engine.ledger import Ledger
     from engine.model import Call, CallId, Omit, Reading, Transport
-    from engine.passwords import PasswordSource
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
 
@@ -51,7 +52,7 @@ DEADLINE_BASE_S = 600.0
 DEADLINE_FACTOR = 3.0
 """Default deadline: 10 min + 3 × the time the quota needs (design §6)."""
 
-_OURS_RARE = ("engine.names", "engine.notices", "engine.notify")
+_OURS_RARE = ("engine.api.names", "engine.report.notices", "engine.report.notify")
 """Modules of ours that a run needs only if something goes wrong, or at its end."""
 _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.cli.loops import run_loop
 from engine.cli.talk import out, say, warn
 from engine.errors import AcctopsError, ConfigError, UsageError
-from engine.files import load_job
-from engine.jobfile.values import seconds
+from engine.inputs.files import load_job
+from engine.inputs.jobfile.values import seconds
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Door: the keys a run signs with, and where it gets new passwords."""
+"""The keys a run signs with, and where it gets new passwords."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
+from engine.api.endpoints import Access, is_loopback
 from engine.cli.loops import run_loop
 from engine.cli.talk import warn
-from engine.clients import Reach, Signer
+from engine.cloud.clients import Reach, Signer
 from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
-from engine.endpoints import Access, is_loopback
 from engine.errors import CredentialsError, UsageError
-from engine.job import password_spec
+from engine.inputs.job import password_spec
+from engine.inputs.passwords import PasswordSource, open_passwords
 from engine.model import Keys, Place
-from engine.passwords import PasswordSource, open_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from engine import records
-    from engine.clients import Keyring
+    from engine.cloud.clients import Keyring
     from engine.credentials.network import Network
+    from engine.inputs.settings import Settings
+    from engine.journal import records
     from engine.model import AccountSpec
-    from engine.settings import Settings
+    from engine.outside.trust import Trust
     from engine.simulator.sts import KeyRecord
-    from engine.trust import Trust
 
 
 def reach_of(

@@ -1,4 +1,4 @@
-"""Door: the `run` command: what a job's last run left behind decides whether this one goes on or begins anew."""
+"""The `run` command: what a job's last run left behind decides whether this one goes on or begins anew."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from engine.cli.options import Options, operator, trusted_store
 from engine.cli.sending import run_loaded
 from engine.cli.talk import remark
 from engine.errors import RefusedError, UsageError
-from engine.files import load_job
+from engine.inputs.files import load_job
 
 if TYPE_CHECKING:
-    from engine.job import Job
+    from engine.inputs.job import Job
     from engine.journal.store import RunStore
 
 

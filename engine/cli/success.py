@@ -1,14 +1,14 @@
-"""Door: when a job last succeeded, from journals alone."""
+"""When a job last succeeded, from journals alone."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine import records
 from engine.errors import AcctopsError, Exit
-from engine.history import is_whole
+from engine.journal import records
 from engine.journal.reader import replay
 from engine.journal.store import AHEAD_S
+from engine.report.history import is_whole
 
 if TYPE_CHECKING:
     from engine.journal.store import RunHead, RunStore

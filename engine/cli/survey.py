@@ -1,4 +1,4 @@
-"""Door: read the instances of a plan, a verify or an undo before anything is decided."""
+"""Read the instances of a plan, a verify or an undo before anything is decided."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 
 from engine import __version__
+from engine.api.verdicts import before_a_run, rule
 from engine.cli.loops import run_loop
-from engine.clients import Clients, Reach, ask_whose
+from engine.cloud.clients import Clients, Reach, ask_whose
+from engine.cloud.inventory import Inventory
 from engine.errors import CredentialsError
-from engine.inventory import Inventory
 from engine.model import Answer, Call, Reading, Verdict, Where
-from engine.outlook import is_no_instance
-from engine.verdicts import before_a_run, rule
+from engine.planning.outlook import is_no_instance
 
 if TYPE_CHECKING:
+    from engine.cloud.proxy import WayOut
     from engine.model import Transport
     from engine.simulator.world import World
-    from engine.wayout import WayOut
 
 READERS = 64
 PLAN_S = 3.0
@@ -122,8 +122,8 @@ def open_transport(world: World | None, connections: int, way: WayOut) -> Transp
         from engine.simulator.inprocess import InProcessTransport
 
         return InProcessTransport(world, now=time.time)
-    from engine.limits import make_room
-    from engine.transport import HttpTransport
+    from engine.cloud.transport import HttpTransport
+    from engine.outside.limits import make_room
 
     return HttpTransport(connections=max(1, make_room(connections)), way=way)
 

@@ -1,4 +1,4 @@
-"""Door: what is printed where. Results on stdout, talk on stderr, and neither may ever stop a run.
+"""What is printed where. Results on stdout, talk on stderr, and neither may ever stop a run.
 
 A closed stdout (`| head`) or a vanished terminal is no reason to leave calls unrecorded: writing there simply ends.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from engine.errors import Exit
-from engine.foreign import clean, clean_lines, environment_secrets, without_userinfo
+from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 

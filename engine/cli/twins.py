@@ -1,4 +1,4 @@
-"""Door: two names of one access point are one quota. Found out beside the sending, which never waits for it.
+"""Two names of one access point are one quota. Found out beside the sending, which never waits for it.
 
 `nearest` leads to one of the access regions, and which one depends on where this machine stands. If it is one that is
 named, too, two lanes draw on one quota, and each is throttled for the other's calls. The same addresses tell.
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from engine.runner import Runner
-    from engine.wayout import WayOut
+    from engine.cloud.proxy import WayOut
+    from engine.run.runner import Runner
 
 LIMIT_S = 5.0
 """How long names are looked up."""

@@ -1,4 +1,4 @@
-"""Door: undo brings back what a run changed, and nothing else."""
+"""Undo brings back what a run changed, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from engine import records
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
+from engine.api.names import did_you_mean
 from engine.cli.continuing import find, overridden, warn_of_idle
 from engine.cli.guarding import check_endpoint, guard_home, guards_of, refuse_strange_run, stricter
 from engine.cli.kin import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
@@ -21,17 +21,16 @@ from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
 from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, say
-from engine.clients import Reach, check_identity
+from engine.cloud.clients import Reach, check_identity
 from engine.errors import BusyError, Exit, RefusedError, UsageError
-from engine.files import recorded
-from engine.job import Glob, StopAfter
+from engine.inputs.files import recorded
+from engine.inputs.job import Glob, StopAfter
+from engine.journal import records
 from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome
-from engine.names import did_you_mean
-from engine.nextstep import go_on_lines, later_words, undo_steps
-from engine.outlook import look_ahead, refusals
-from engine.plan import idle_rules, plan_again
-from engine.undo import (
+from engine.planning.outlook import look_ahead, refusals
+from engine.planning.plan import idle_rules, plan_again
+from engine.planning.undo import (
     STAYS,
     Choice,
     Keep,
@@ -43,11 +42,12 @@ from engine.undo import (
     stays,
     undo_plan,
 )
+from engine.report.nextstep import go_on_lines, later_words, undo_steps
 
 if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunRef
-    from engine.ledger import Ledger
-    from engine.plan import Plan
+    from engine.planning.plan import Plan
     from engine.simulator.world import World
 
 _SHOWN = 10

@@ -1,4 +1,4 @@
-"""Door: verify reads the accounts of a run again, and says which are no longer as it left them."""
+"""Verify reads the accounts of a run again, and says which are no longer as it left them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from engine import records
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
 from engine.cli.continuing import find, overridden
 from engine.cli.guarding import check_endpoint
 from engine.cli.kin import undone_since, way_of, with_family
@@ -17,19 +16,20 @@ from engine.cli.options import Options
 from engine.cli.sources import reach_of
 from engine.cli.survey import survey
 from engine.cli.talk import out, out_json, printed, warn
-from engine.clients import Reach, check_identity
+from engine.cloud.clients import Reach, check_identity
 from engine.errors import Exit, UsageError
-from engine.files import job_file
+from engine.inputs.files import job_file
+from engine.journal import records
 from engine.journal.reader import replay
 from engine.model import Call, Outcome
-from engine.nextstep import by_name
-from engine.outlook import before_line
-from engine.report import document
-from engine.undo import Recheck, recheck
+from engine.planning.outlook import before_line
+from engine.planning.undo import Recheck, recheck
+from engine.report.nextstep import by_name
+from engine.report.text import document
 
 if TYPE_CHECKING:
-    from engine.ledger import Ledger
-    from engine.nextstep import WayOn
+    from engine.journal.ledger import Ledger
+    from engine.report.nextstep import WayOn
 
 
 def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
@@ -68,7 +68,7 @@ def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> in
 
 
 def _watch_times(watch: str | None) -> list[float]:
-    from engine.jobfile.values import some_seconds
+    from engine.inputs.jobfile.values import some_seconds
 
     if watch is None:
         return []

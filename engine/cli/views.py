@@ -1,4 +1,4 @@
-"""Door: the commands that only look: status, report, journal verify; and stop, which asks a live run to drain."""
+"""The commands that only look: status, report, journal verify; and stop, which asks a live run to drain."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.endings import orderly_end_s
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.journal.reader import Replay, read, replay, verify
 from engine.journal.store import RunHead, RunRef, RunStore, find_run, to_come_words
-from engine.nextstep import BAD
-from engine.report import (
+from engine.report.nextstep import BAD
+from engine.report.text import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
     attempts,
@@ -30,9 +29,10 @@ from engine.report import (
     stuck_text,
     text,
 )
+from engine.run.endings import orderly_end_s
 
 if TYPE_CHECKING:
-    from engine.nextstep import WayOn
+    from engine.report.nextstep import WayOn
 
 LISTED = 30
 """Runs `status` prints."""

@@ -1,4 +1,4 @@
-"""Door: whose the keys of a session are, for its journal: told once known, and again when they are others. Beside the
+"""Whose the keys of a session are, for its journal: told once known, and again when they are others. Beside the
 sending, which never waits for it.
 """
 
@@ -7,15 +7,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from engine.clients import Signer, ask_whose, strangers
+from engine.cloud.clients import Signer, ask_whose, strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.clients import Reach
-    from engine.ledger import Ledger
+    from engine.cloud.clients import Reach
+    from engine.journal.ledger import Ledger
     from engine.model import Keys
-    from engine.runner import Runner
+    from engine.run.runner import Runner
 
 LIMIT_S = 5.0
 """Of one question."""

@@ -1,4 +1,4 @@
-"""Devices, floor 2: the sources of keys in their order, and one of them by a spec.
+"""The sources of keys in their order, and one of them by a spec.
 
 A profile asked for by name (of the vendor's CLI, else a section of the SDK's file) · the environment, or files it names
 · the credential command · the CLI's default profile · the SDK's file, of the user, of the machine · the role of this
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
+from engine.api.names import did_you_mean, shown
 from engine.credentials.environment import (
     NAMES,
     PROFILE,
@@ -45,8 +46,7 @@ from engine.credentials.files import (
 )
 from engine.credentials.source import DURATION_S, HOW, FetchedKeys, KeySource
 from engine.errors import CredentialsError
-from engine.names import did_you_mean, shown
-from engine.trust import home_of
+from engine.outside.trust import home_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Devices, floor 2: keys a program of the operator's prints as JSON. Asked once, and again when they are about to end.
+"""Keys a program of the operator's prints as JSON. Asked once, and again when they are about to end.
 
 What the vendor's own `tccli sts AssumeRole` prints will do, and so will a flat object with names of ours or of theirs.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from engine.credentials.source import FetchedKeys, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
-from engine.programs import run_program
+from engine.outside.programs import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

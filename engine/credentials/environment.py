@@ -1,14 +1,14 @@
-"""Devices, floor 2: keys in the environment, or in files that variables name (secrets mounted into a container)."""
+"""Keys in the environment, or in files that variables name (secrets mounted into a container)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.api.names import did_you_mean, shown
 from engine.credentials.files import FileKeys, read_private
 from engine.credentials.source import FixedKeys, Found, checked_keys
 from engine.errors import CredentialsError
-from engine.names import did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""Devices, floor 2: keys in files: the vendor's CLI profiles, the vendor's SDK file. Read again when they change."""
+"""Keys in files: the vendor's CLI profiles, the vendor's SDK file. Read again when they change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from engine.credentials.source import HOW, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
-from engine.trust import owner_words
+from engine.outside.trust import owner_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

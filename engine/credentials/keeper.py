@@ -1,4 +1,4 @@
-"""Devices, floor 2: the keeper refreshes keys before they end, beside the sending. No send ever waits for it."""
+"""The keeper refreshes keys before they end, beside the sending. No send ever waits for it."""
 
 from __future__ import annotations
 

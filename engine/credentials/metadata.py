@@ -1,4 +1,4 @@
-"""Devices, floor 2: keys of the role bound to this CVM instance, from its metadata service (facts.md §5.1)."""
+"""Keys of the role bound to this CVM instance, from its metadata service (facts.md §5.1)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from engine.api.names import shown
 from engine.credentials.network import RefusedError
 from engine.credentials.source import FetchedKeys, Found, checked_end, checked_keys
 from engine.errors import CredentialsError
 from engine.model import Fault
-from engine.names import shown
 
 if TYPE_CHECKING:
     from engine.credentials.network import Network

@@ -1,4 +1,4 @@
-"""Devices, floor 2: what sources that ask somebody need: a way out, and whom to ask.
+"""What sources that ask somebody need: a way out, and whom to ask.
 
 A question is rare (once in an hour or so), so each opens a way out of its own and closes it: keys outlive the event
 loop of one reading and are asked for again in that of another.
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
-from engine.actions import LANGUAGE
+from engine.api.actions import LANGUAGE
+from engine.api.verdicts import RequestIds
 from engine.errors import CredentialsError
-from engine.verdicts import RequestIds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Devices, floor 2: keys of a role: AssumeRole on top of another source, and web identities of TKE (facts.md §5.1)."""
+"""Keys of a role: AssumeRole on top of another source, and web identities of TKE (facts.md §5.1)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.api.names import ROLE_PATTERN
+from engine.api.verdicts import Cure, rule
 from engine.credentials.files import read_private
 from engine.credentials.network import RefusedError
 from engine.credentials.source import DURATION_S, FetchedKeys, Found
 from engine.credentials.sts import ask_sts, session_of
 from engine.errors import CredentialsError
-from engine.names import ROLE_PATTERN
-from engine.verdicts import Cure, rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Devices, floor 2: what a source of keys is, and what all of them share."""
+"""What a source of keys is, and what all of them share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices, floor 2: asks STS (2018-08-13, facts.md §5.1): roles, web identities, who the caller is.
+"""Asks STS (2018-08-13, facts.md §5.1): roles, web identities, who the caller is.
 
 Signed by our own signer, through the transport every other request goes through. What passes by itself is asked again
 within a limit; a clock that is off is learnt from the refusal's own `Date`.
@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from engine import __version__
-from engine.codes import SAID_BY_STS
+from engine.api.codes import SAID_BY_STS
+from engine.api.signing import CONTENT_TYPE, Signer
+from engine.api.verdicts import Cure, heard, own_answer, rule
 from engine.credentials.network import RefusedError
 from engine.credentials.source import Found, checked_end, checked_keys
 from engine.errors import CredentialsError
-from engine.foreign import Secrets, secrets_of
 from engine.model import Answer, Reply, Verdict
-from engine.signing import CONTENT_TYPE, Signer
-from engine.verdicts import Cure, heard, own_answer, rule
+from engine.outside.foreign import Secrets, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Rules: one record is one line, and each line is chained to the one before. No I/O, no clock.
+"""One record is one line, and each line is chained to the one before. No I/O, no clock.
 
     {"v":1,"seq":7,"at":"2026-11-22T03:13:21.123Z","run":"ID","kind":"sent",…,"hash":"HEX"}
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.records import FORMAT, AnyRecord
+from engine.journal.records import FORMAT, AnyRecord
 
 if TYPE_CHECKING:
-    from engine.records import Record
+    from engine.journal.records import Record
 
 GENESIS = "0" * 64
 """What the first line is chained to."""

@@ -1,4 +1,4 @@
-"""Device: which runs of a state directory work right now, and on what. Imports no asyncio.
+"""Which runs of a state directory work right now, and on what. Imports no asyncio.
 
     <state_dir>/live/<run id>.claim     what a run works on, locked by its process for as long as it does
     <state_dir>/live/claims.lock        held for a moment by whoever claims
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.actions import takes_admins
+from engine.api.actions import takes_admins
 from engine.errors import AcctopsError, BusyError
-from engine.foreign import clean, number
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import replay
 from engine.model import CallId, Rival
-from engine.trust import read_regular
+from engine.outside.foreign import clean, number
+from engine.outside.trust import read_regular
 
 if TYPE_CHECKING:
     from engine.journal.store import RunStore

@@ -1,4 +1,4 @@
-"""Device: locks on files that only those who may write them can take. A dead process holds none, whatever killed it.
+"""Locks on files that only those who may write them can take. A dead process holds none, whatever killed it.
 
 A lock is one of the open file description (OFD): an exclusive one needs a descriptor that can write. So whoever may
 only read a file can neither take it nor make it seem taken. Such a reader can hold a *shared* lock, which refuses ours:

@@ -1,4 +1,4 @@
-"""Device: reads a journal, verified. Takes no lock, writes nothing, needs only read permission (J5).
+"""Reads a journal, verified. Takes no lock, writes nothing, needs only read permission (J5).
 
 Reads in blocks, so memory does not grow with the file. Each block starts at a line and what follows the last newline
 is read anew next time, so a reader beside a writer never joins the halves of two different lines.
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
+from engine.journal.ledger import Ledger
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
+from engine.journal.records import CallLine, End, Note, Run, Session, Settled
 from engine.journal.sense import Sense, is_time
-from engine.ledger import Ledger
-from engine.records import CallLine, End, Note, Run, Session, Settled
-from engine.trust import open_regular
+from engine.outside.trust import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
+    from engine.journal.records import AnyRecord
     from engine.model import CallId
-    from engine.records import AnyRecord
 
 BLOCK_BYTES = 1 << 20
 MOST_LINE = 16 << 20

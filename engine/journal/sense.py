@@ -1,4 +1,4 @@
-"""Rules: whether a record of a journal can have been written by a run: its times, its names and what hangs together.
+"""Whether a record of a journal can have been written by a run: its times, its names and what hangs together.
 
 The chain shows that a line is what was written, not that it makes sense: whoever knows the rule can seal anything. So
 this is asked of every record as it is read, once, and what comes after may rely on it. Types and bounds of numbers are
@@ -11,10 +11,10 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from engine import records
-from engine.actions import ACTIONS
+from engine.api.actions import ACTIONS
+from engine.journal import records
+from engine.journal.records import unix_seconds
 from engine.model import call_id
-from engine.records import unix_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

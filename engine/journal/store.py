@@ -1,4 +1,4 @@
-"""Device: the directory of runs: their places, ids, locks and stop requests. Imports no asyncio.
+"""The directory of runs: their places, ids, locks and stop requests. Imports no asyncio.
 
     <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
     <state_dir>/live/                                        which runs work now, and on what (`live`)
@@ -26,9 +26,9 @@ from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import first_record, last_end, last_holder
+from engine.journal.records import End, Run, Session, rfc3339
 from engine.model import RunId
-from engine.records import End, Run, Session, rfc3339
-from engine.trust import Trust, gid_of
+from engine.outside.trust import Trust, gid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Device: appends to the journal of one run, durably, with group commit off the event loop.
+"""Appends to the journal of one run, durably, with group commit off the event loop.
 
 One commit (a write and an fdatasync, in a thread) is under way at a time; it takes everything appended until it
 started, so one sync serves all that wait (J2). Everything but the commit itself happens on the loop's thread. The
@@ -29,15 +29,15 @@ from engine.journal import locks
 from engine.journal.lines import Chain
 from engine.journal.locks import Hold
 from engine.journal.reader import Replay, replay
-from engine.records import rfc3339
-from engine.trust import create_new
+from engine.journal.records import rfc3339
+from engine.outside.trust import create_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from engine.journal.records import AnyRecord
     from engine.journal.store import HeldLock, RunStore
     from engine.model import RunId
-    from engine.records import AnyRecord
 
     Then = Callable[[Any], None]  # Any: takes the very record it was given with, of whatever kind.
     Write = Callable[[int, memoryview], int]

@@ -1,4 +1,4 @@
-"""Rules, floor 1: a schedule as a file of /etc/cron.d, which has a column for the user.
+"""A schedule as a file of /etc/cron.d, which has a column for the user.
 
 Crons differ: cronie knows CRON_TZ, Debian's takes it for an ordinary variable and starts at the machine's own hour. So
 a line starts every quarter of an hour, at the minutes that the offset of no zone moves, and asks the zone's own clock
@@ -11,8 +11,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from engine.inputs.window import DAYS, MIDNIGHT, clock_text
 from engine.schedule.units import QUARTER, Schedule, Times, UnitFile, check_times, run_times
-from engine.window import DAYS, MIDNIGHT, clock_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

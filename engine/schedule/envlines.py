@@ -1,4 +1,4 @@
-"""Rules, floor 1: how the one who starts a job reads its file of keys: cron's shell, systemd, kubectl.
+"""How the one who starts a job reads its file of keys: cron's shell, systemd, kubectl.
 
 Three readers with three grammars: what one takes, another drops without a word, and the job starts without keys. So
 each line that the reader asked for takes otherwise than it looks is named. No value is ever in the words: it is a key.

@@ -1,4 +1,4 @@
-"""Rules, floor 1: a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one that runs, one that looks.
+"""A schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one that runs, one that looks.
 
 Paths are those of this machine: the job, its lists and every config that guards it come from one ConfigMap and are
 mounted where they lie here, so that the same rules hold there.

@@ -1,4 +1,4 @@
-"""Rules, floor 1: a schedule as systemd units: a service and its timer, twice.
+"""A schedule as systemd units: a service and its timer, twice.
 
 How words are quoted: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from engine.inputs.window import DAYS
 from engine.schedule.units import Schedule, Times, UnitFile, check_times, run_times
-from engine.window import DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

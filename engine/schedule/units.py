@@ -1,4 +1,4 @@
-"""Rules, floor 1: what is to be started, when, and by whom, whatever starts it. No I/O, no clock."""
+"""What is to be started, when, and by whom, whatever starts it. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from engine.window import DAYS, MIDNIGHT, clock_text
+from engine.inputs.window import DAYS, MIDNIGHT, clock_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.window import Window
+    from engine.inputs.window import Window
 
 MADE = "# Made by `acctops schedule`"
 """How a file of ours begins: such a one may be written anew for the same job."""

@@ -1,7 +1,7 @@
-"""Rules: no I/O. The API's own tables as its pages print them: actions, parameters, limits, codes, regions, names.
+"""The API's own tables as its pages print them: actions, parameters, limits, codes, regions, names. No I/O.
 
-Second table of actions in this repository on purpose: `engine.actions` is the client's reading of the pages, this is
-the server's, and a test that runs one against the other finds a misreading.
+This is a second table of actions on purpose. `engine.api.actions` is the client's reading of the pages, this is the
+server's, and a test that runs one against the other finds a misreading.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Device: the event loop's timer. The way of a request to the world, the same for both transports."""
+"""The event loop's timer. The way of a request to the world, the same for both transports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules: no I/O. YAML or JSON text → plain values, with one kind of error that lists every problem.
+"""No I/O. YAML or JSON text → plain values, with one kind of error that lists every problem.
 
 Fault scripts and fleets are written by hand, so a wrong one must say where it is wrong, all at once, and a hostile one
 (huge, deeply nested, alias bomb) must not take the process down.

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock. The instances and accounts of the world, and what the write actions do to them.
+"""No I/O, no clock. The instances and accounts of the world, and what the write actions do to them.
 
 What is documented is done as documented (facts.md §8); what is inferred there is marked so here.
 """

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock; randomness is an argument. A fault script: what goes wrong, for whom, how often.
+"""No I/O, no clock; randomness is an argument. A fault script: what goes wrong, for whom, how often.
 
 A list of rules, in YAML, JSON or plain values. The first rule that matches and is not used up strikes.
 

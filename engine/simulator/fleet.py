@@ -1,4 +1,4 @@
-"""Rules: no I/O. A fleet: the instances and accounts of a closed world, from YAML, JSON or plain values.
+"""No I/O. A fleet: the instances and accounts of a closed world, from YAML, JSON or plain values.
 
     instances:
       - id: postgres-4sfuv15b

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock. What stands before the backend: key, signature, token, action, version, quota.
+"""No I/O, no clock. What stands before the backend: key, signature, token, action, version, quota.
 
 Which check comes first is not documented. A limited request never reaches the backend (CN-RATE); one whose signature
 is wrong belongs to no identity and so counts against no quota (inferred).

@@ -1,4 +1,4 @@
-"""Device: none, memory. The world as a `model.Transport`: what `run --simulate` and most tests talk to.
+"""None, memory. The world as a `model.Transport`: what `run --simulate` and most tests talk to.
 
 Real waits are the event loop's, so under a loop with virtual time a thousand paced calls take no time at all.
 """

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock. The read actions: DescribeAccounts, DescribeDBInstances, DescribeRegions (facts.md §1.2)."""
+"""No I/O, no clock. The read actions: DescribeAccounts, DescribeDBInstances, DescribeRegions (facts.md §1.2)."""
 
 from __future__ import annotations
 

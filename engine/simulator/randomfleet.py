@@ -1,4 +1,4 @@
-"""Rules: no I/O; the same text and seed make the same fleet. A made-up fleet: `random:400x8`.
+"""No I/O; the same text and seed make the same fleet. A made-up fleet: `random:400x8`.
 
 400 instances with 8 accounts each, in every region or those named (`random:400x8@ap-tokyo,ap-seoul`): names and tags
 as people give them, some replicas, some that do not run, accounts that are locked, have CAM on, or do not show it.

@@ -1,4 +1,4 @@
-"""Device: loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
+"""Loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
 
 Several ports are several access regions of one world, and so are the API's own host names, whichever port they reach.
 The surface is the API's and nothing more: no control endpoint, no health check. Built for several thousand requests a

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock; randomness is an argument. Who calls, roles, temporary keys: STS and the metadata service.
+"""No I/O, no clock; randomness is an argument. Who calls, roles, temporary keys: STS and the metadata service.
 
 From the pages of STS 2018-08-13 (facts.md §5.1; AssumeRole, GetCallerIdentity) and the shape the vendor's clients read
 from the metadata service. Whether sessions of one role share a quota is documented nowhere (facts.md §4): here they do.

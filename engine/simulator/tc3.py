@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (facts.md §2.1, §2.2).
+"""No I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (facts.md §2.1, §2.2).
 
 Deliberately not the engine's signer turned round: a misreading of the document in one must fail against the other.
 """

@@ -1,4 +1,4 @@
-"""Rules: no I/O. Cloud accounts from a file: keys, whom they belong to, and roles.
+"""No I/O. Cloud accounts from a file: keys, whom they belong to, and roles.
 
     keys:
       - {id: AKIDONE, secret: secret-one, uin: "100000000001", user: "100000000011"}

@@ -1,4 +1,4 @@
-"""Rules: no I/O. What crosses the wire: answers, refusals, request parameters, bodies (facts.md §3.1)."""
+"""No I/O. What crosses the wire: answers, refusals, request parameters, bodies (facts.md §3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules: no I/O, no clock (`now` is an argument, randomness is seeded). The world: one request in, one answer out.
+"""No I/O, no clock (`now` is an argument, randomness is seeded). The world: one request in, one answer out.
 
 A request passes the gate (key, signature, action, quota), then the fault script, then region and parameters, then the
 instance and the account. A refused request uses up no fault of the script.

@@ -37,8 +37,8 @@ def targets(calls: int) -> list[tuple[str, str]]:
 
 
 async def bare(url: str, calls: int, _rate: float, _place: Path) -> None:
+    from engine.api.signing import Signer
     from engine.model import Keys
-    from engine.signing import Signer
     from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
     keys, host, signer = Keys(secret_id=DEMO_SECRET_ID, secret_key=DEMO_SECRET_KEY), url.split("//")[1], Signer()
@@ -129,12 +129,12 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
     from engine.cli.session import Session
-    from engine.clients import Reach, Signer
+    from engine.cloud.clients import Reach, Signer
+    from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
-    from engine.ledger import Ledger
     from engine.model import RunId, Target
-    from engine.plan import make_plan
+    from engine.planning.plan import make_plan
     from tests.support.drill import FixedKeys, first_lines, run_settings
 
     endpoints = tuple(urls.split(","))

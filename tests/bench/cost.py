@@ -92,11 +92,11 @@ def million(say: Say, *, quick: bool) -> list[Row]:
 
 def _write_journal(place: Path, count: int) -> Path:
     """A finished run of so many records: of each call its line, `sent`, `reply` and `settled`."""
-    from engine import records
+    from engine.journal import records
+    from engine.journal.ledger import Ledger
     from engine.journal.lines import Chain
-    from engine.ledger import Ledger
     from engine.model import CallId, Outcome, Proof, Target, Verdict
-    from engine.plan import make_plan
+    from engine.planning.plan import make_plan
     from tests.support.drill import first_lines, run_settings
 
     targets = [

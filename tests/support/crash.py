@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine import records
+from engine.journal import records
 from engine.journal.store import RunStore
 from engine.model import CallId, Outcome, Verdict
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY

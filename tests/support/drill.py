@@ -8,21 +8,21 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine import records
-from engine.backoff import Policy
-from engine.clients import Clients, Reach, Signer
-from engine.endpoints import Access
+from engine.api.endpoints import Access
+from engine.cloud.clients import Clients, Reach, Signer
+from engine.cloud.inventory import Inventory
 from engine.errors import Exit
-from engine.inventory import Inventory
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
-from engine.lanes import lanes_of
-from engine.ledger import Ledger
 from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
-from engine.pacing import Pacer
-from engine.plan import Plan, make_plan
-from engine.routes import routes_of
-from engine.runner import Runner
+from engine.pacing.backoff import Policy
+from engine.pacing.pacer import Pacer
+from engine.planning.plan import Plan, make_plan
+from engine.planning.routes import routes_of
+from engine.run.lanes import lanes_of
+from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World

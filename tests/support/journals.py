@@ -11,12 +11,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
-from engine import records
+from engine.journal import records
+from engine.journal.records import AnyRecord
 from engine.journal.store import RunStore
 from engine.journal.writer import Journal
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
 from engine.model import call_id as plan_call_id
-from engine.records import AnyRecord
 
 KINDS: tuple[type[records.Record], ...] = get_args(AnyRecord)
 ENVELOPE = ("v", "seq", "at", "run", "hash")

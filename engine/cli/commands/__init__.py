@@ -1,1 +1,1 @@
-"""Door: the commands and their flags, by family."""
+"""The commands and their flags, by family."""

@@ -1,4 +1,4 @@
-"""Door: settings, keys, the simulator, editor and shell. Bodies import what they need."""
+"""Settings, keys, the simulator, editor and shell. Bodies import what they need."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def schema() -> int:
       acctops schema > job.schema.json
     """
     from engine.cli.talk import out
-    from engine.jobfile.schema import schema_text
+    from engine.inputs.jobfile.schema import schema_text
 
     out(schema_text())
     return 0

@@ -1,4 +1,4 @@
-"""Door: the commands that look at runs. Bodies import what they need."""
+"""The commands that look at runs. Bodies import what they need."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def explain(code: str) -> int:
     Example:
       acctops explain FailedOperation.CheckAccountCAMCloseError
     """
+    from engine.api.verdicts import explain as words
     from engine.cli.talk import out
-    from engine.verdicts import explain as words
 
     out(words(code))
     return 0

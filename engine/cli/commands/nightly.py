@@ -1,4 +1,4 @@
-"""Door: the commands of jobs that run by themselves. Bodies import what they need."""
+"""The commands of jobs that run by themselves. Bodies import what they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Door: the commands that look at a job and send nothing. Bodies import what they need."""
+"""The commands that look at a job and send nothing. Bodies import what they need."""
 
 from __future__ import annotations
 

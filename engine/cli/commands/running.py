@@ -1,4 +1,4 @@
-"""Door: the commands that send, and the one that stops them. Bodies import what they need."""
+"""The commands that send, and the one that stops them. Bodies import what they need."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""**The** table of actions. Everything about an action is here; adding an action is adding a row.
+
+Sources: `facts.md` keys SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits), §8 (idempotency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from engine.model import AccountState
+
+VERSION = "2017-03-12"
+"""API version of every action here."""
+LANGUAGE = "en-US"
+"""Of the server's messages, unless another is asked for (facts.md §2.2)."""
+SERVICE = "postgres"
+"""Service name in the signature scope, on both sites (facts.md §2.3)."""
+
+LOCKED = 5
+"""AccountInfo.Status of a locked account (D-ACCTS)."""
+NORMAL = 2
+"""AccountInfo.Status of an account in use."""
+TRANSITIONAL = frozenset({1, 3, 4, -1})
+"""AccountInfo.Status while something else happens: creating, modifying, password resetting, deleting."""
+_DOCUMENTED = TRANSITIONAL | {LOCKED, NORMAL}
+
+
+class Action(Struct, frozen=True, kw_only=True):
+    """One account action of the API."""
+
+    name: str
+    verb: str
+    """Imperative for a person: "lock"."""
+    done_word: str
+    """Participle for a person: "locked"."""
+    quota: int
+    """Documented requests a second."""
+    inverse: str | None
+    """The action that undoes it, if any."""
+    is_desired: Callable[[AccountState], bool] | None
+    """Whether a read account is as this action leaves it; None: nothing readable tells."""
+    is_told: Callable[[AccountState], bool] = lambda account: account.status in _DOCUMENTED
+    """Whether a read account says so at all: a status that nobody documents, or a field left out, says nothing."""
+    resendable: bool
+    """Whether a repeat after an unknown first try is harmless: it only sets a state."""
+    stop_after: int | None = None
+    """Failed calls that end a run unless the operator says otherwise; None: a lockdown goes on to the end."""
+    already_note: str | None = None
+    """What an operator must know of a target that was as desired before."""
+    secret_parameter: str | None = None
+    """Name of a parameter that must never be recorded."""
+    takes_admins: bool = False
+    """Whether it can leave an instance without a superuser that can log in."""
+
+    @property
+    def needs_password(self) -> bool:
+        """Whether a new password must be supplied for each call."""
+        return self.secret_parameter is not None
+
+    def shows(self, account: AccountState) -> bool | None:
+        """Whether a read account is as this action leaves it; None if what was read does not tell."""
+        if self.is_desired is None:
+            return None
+        if self.is_desired(account):
+            return True
+        return False if self.is_told(account) else None
+
+    def parameters(self, instance: str, user: str, secret: str | None = None) -> dict[str, str]:
+        """Request parameters of one call, in documented order."""
+        parameters = {"DBInstanceId": instance, "UserName": user}
+        if self.secret_parameter is not None:
+            assert secret is not None, f"{self.name} needs its {self.secret_parameter}"
+            parameters[self.secret_parameter] = secret
+        return parameters
+
+
+ACTIONS: Mapping[str, Action] = MappingProxyType(
+    {
+        action.name: action
+        for action in (
+            Action(
+                name="LockAccount",
+                verb="lock",
+                done_word="locked",
+                quota=20,  # SEED-LOCK: "A maximum of 20 requests can be initiated per second"
+                inverse="UnlockAccount",
+                is_desired=lambda account: account.status == LOCKED,
+                resendable=True,
+                takes_admins=True,
+            ),
+            Action(
+                name="UnlockAccount",
+                verb="unlock",
+                done_word="unlocked",
+                quota=20,  # D-UNLOCK
+                inverse="LockAccount",
+                is_desired=lambda account: account.status == NORMAL,
+                resendable=True,
+            ),
+            Action(
+                name="OpenAccountCAM",
+                verb="turn CAM verification on for",
+                done_word="with CAM verification on",
+                quota=20,  # SEED-CAM
+                inverse="CloseAccountCAM",
+                is_desired=lambda account: account.cam is True,
+                is_told=lambda account: account.cam is not None,
+                resendable=True,
+                stop_after=20,
+            ),
+            Action(
+                name="CloseAccountCAM",
+                verb="turn CAM verification off for",
+                done_word="with CAM verification off",
+                quota=20,  # D-CLOSE
+                inverse="OpenAccountCAM",
+                is_desired=lambda account: account.cam is False,
+                is_told=lambda account: account.cam is not None,
+                # A repeat could set the password a second time, to another value.
+                resendable=False,
+                stop_after=20,
+                already_note="CAM verification was off already; the password was NOT set",
+                secret_parameter="Password",  # noqa: S106 - the parameter's name
+            ),
+            Action(
+                name="RefreshAccountPassword",
+                verb="refresh the CAM password of",
+                done_word="refreshed",
+                quota=20,  # D-REFRESH
+                inverse=None,
+                is_desired=None,
+                resendable=False,
+                stop_after=20,
+            ),
+        )
+    }
+)
+
+
+def takes_admins(action: str) -> bool:
+    """Whether `action` can leave an instance without a superuser that can log in; False for one nobody knows."""
+    return action in ACTIONS and ACTIONS[action].takes_admins

@@ -1,0 +1,125 @@
+"""What instance ids, user names and regions look like, and the nearest name to a mistyped one.
+
+Sources: facts.md §7.1 (regions: SEED-LOCK and five further pages) and §7.2 (the two account name rules that disagree).
+Refused here is only what the API cannot take by any documented rule; the server decides the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.outside.foreign import without_userinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+INSTANCE_PATTERN = "[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+"
+"""A prefix, a hyphen, an id: `postgres-4sfuv15b`. No rule is documented; every sample has this form."""
+USER_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,62}"
+"""Rule B of facts.md §7.2, the wider one: whoever breaks it breaks rule A as well."""
+REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
+ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
+"""ARN of a CAM role, by name or id, a service role too (STS); groups: main account, name."""
+MOST_INSTANCE = 64
+LONG_USER = 16
+"""Rule A's limit; names of 17–63 characters keep one documented rule and break the other."""
+
+REGIONS = (
+    "ap-bangkok",
+    "ap-beijing",
+    "ap-chengdu",
+    "ap-chongqing",
+    "ap-guangzhou",
+    "ap-hongkong",
+    "ap-jakarta",
+    "ap-nanjing",
+    "ap-seoul",
+    "ap-shanghai",
+    "ap-shanghai-fsi",
+    "ap-shenzhen-fsi",
+    "ap-singapore",
+    "ap-tokyo",
+    "eu-frankfurt",
+    "na-ashburn",
+    "na-siliconvalley",
+    "sa-saopaulo",
+)
+"""SEED-LOCK's list, the same on five more pages. Advice: the truth is DescribeRegions."""
+
+INSTANCE_STATUSES = (
+    *("running", "applying", "init", "initing", "limited run", "isolating", "isolated", "disisolating", "recycling"),
+    *("recycled", "job running", "offline", "migrating", "expanding", "waitSwitch", "switching", "readonly"),
+    *("restarting", "network changing", "upgrading", "audit-switching", "primary-switching", "offlining"),
+    *("deployment changing", "cloning", "parameter modifying", "log-switching", "restoring"),
+)
+"""DBInstanceStatus (facts.md §1.2)."""
+INSTANCE_TYPES = ("primary", "readonly", "guard", "temp")
+"""DBInstanceType (facts.md §1.2)."""
+USER_TYPES = ("normal", "tencentDBSuper")
+"""AccountInfo.UserType (facts.md §1.2)."""
+
+is_instance = re.compile(INSTANCE_PATTERN).fullmatch
+is_user = re.compile(USER_PATTERN).fullmatch
+is_region = re.compile(REGION_PATTERN).fullmatch
+
+
+def instance_problem(name: str) -> str | None:
+    """Why `name` cannot be an instance id, in words; None if it can."""
+    if is_instance(name) and len(name) <= MOST_INSTANCE:
+        return None
+    how = "write it as the console shows it, such as postgres-4sfuv15b"
+    return f"{shown(name)} is not an instance id{_foreign(name)}; {how}"
+
+
+def user_problem(name: str) -> str | None:
+    """Why `name` cannot be an account name by either documented rule, in words; None if it can."""
+    if is_user(name):
+        return None
+    rule = "it has 1–63 letters, digits and _ and does not begin with a digit"
+    return f"{shown(name)} is not an account name{_foreign(name)}; {rule}"
+
+
+def _foreign(name: str) -> str:
+    """The first letter that is none of ours: a Cyrillic о looks as right as an o."""
+    odd = next((char for char in name if not char.isascii() and char.isprintable()), None)
+    return f" ({odd} in it is U+{ord(odd):04X}, none of a–z)" if odd is not None else ""
+
+
+def region_problem(name: str) -> str | None:
+    """Why `name` cannot be a region, in words; None if it can, listed or not."""
+    if is_region(name):
+        return None
+    return f"{shown(name)} is not a region{did_you_mean(name, REGIONS) or '; such as ap-singapore'}"
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that was probably meant, or None; `cutoff` is how alike they must be, of 1."""
+    from difflib import get_close_matches  # here: only a mistake pays for the import
+
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    close = get_close_matches(name.lower()[:100], by_folded, n=1, cutoff=cutoff)
+    return by_folded[close[0]] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for a message, or nothing."""
+    meant = nearest(name, known)
+    return f"; did you mean {meant}?" if meant is not None else ""
+
+
+def shown(value: str) -> str:
+    """A value as a message shows it: quoted, on one line, at most 60 characters, without the login of a URL."""
+    value = without_userinfo(value)
+    return repr(value if len(value) <= 60 else value[:59] + "…")
+
+
+ODD_SIGNS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+"""What no text for people needs, and a terminal obeys or an eye does not see: controls, marks of direction, invisible
+characters. As a class of a pattern, for the JSON Schema, too; line ends and tabs are not among them."""
+
+
+def text_problem(text: str) -> str | None:
+    """Why a name, a reason or a ticket cannot be shown to people as it is; None if it can."""
+    odd = re.search(f"[{ODD_SIGNS}]", text)
+    return f"holds U+{ord(odd[0]):04X} (character {odd.start() + 1}), which nobody sees; remove it" if odd else None

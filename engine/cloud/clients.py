@@ -1,0 +1,228 @@
+"""The clients of a process, one for each identity and access point. Composition; sends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from engine.api.actions import LANGUAGE
+from engine.api.verdicts import RequestIds
+from engine.cloud.client import Client
+from engine.cloud.identity import Identity, identify
+from engine.cloud.proxy import NO_DETOUR, WayOut
+from engine.credentials import NoKeys
+from engine.errors import CredentialsError
+
+if TYPE_CHECKING:
+    from engine.api.endpoints import Access
+    from engine.credentials import KeySource
+    from engine.credentials.network import Network
+    from engine.journal.ledger import Ledger
+    from engine.model import Transport
+
+
+class Signer:
+    """One identity that signs for an account: where its keys come from, and whose they are once that is known."""
+
+    __slots__ = ("keys", "who")
+
+    def __init__(self, keys: KeySource, who: Identity | None = None) -> None:
+        self.keys = keys
+        self.who = who
+
+    def __repr__(self) -> str:
+        return f"Signer({self.identity})"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether it can sign at all."""
+        return not isinstance(self.keys, NoKeys)
+
+    @property
+    def identity(self) -> str:
+        """Names its quota: the sub-account, or the source of its keys while nobody knows whose they are."""
+        return self.who.sub_account if self.who is not None else self.keys.identity
+
+
+Keyring = Mapping[str, Sequence[Signer]]
+"""Account → the identities that sign for it, at least one; "" is the account of a job that names none."""
+
+
+class Reach(Struct, frozen=True, kw_only=True):
+    """How a run reaches the API: who signs, where it calls, and whom it asks whose the keys are."""
+
+    keyring: Keyring
+    access: Access
+    network: Network | None
+    """None: nobody is asked, as a run in memory has nobody to ask."""
+    way_out: WayOut = NO_DETOUR
+    """Through which proxy, trusting whom."""
+    language: str = LANGUAGE
+    """Of the server's messages."""
+    known: RequestIds = field(default_factory=RequestIds)
+    """The ids of all answers that this command has had: planning, sending and reading share them."""
+
+
+class Clients:
+    """Made when first needed, and one each: what a client learns of clock and keys serves everybody."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        reach: Reach,
+        *,
+        timeout_s: float,
+        request_client: str | None = None,
+        offset_s: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`offset_s`: how far the server's clock is ahead, if that is known."""
+        self._transport = transport
+        self._keyring = reach.keyring
+        self._access = reach.access
+        self._language = reach.language
+        self._ids = reach.known
+        self._timeout_s = timeout_s
+        self._request_client = request_client
+        self._offset_s = offset_s
+        self._clock = clock
+        self._known: dict[tuple[int, str], Client] = {}
+        self._reading: dict[tuple[str, str], tuple[Client, ...]] = {}
+
+    def signing(self, account: str, endpoints: Sequence[str]) -> Iterator[Client]:
+        """Every identity of an account through every one of `endpoints`: its lanes."""
+        for signer in self._keyring[account]:
+            for endpoint in endpoints:
+                yield self._client(signer, endpoint)
+
+    def reading(self, account: str, region: str) -> Sequence[Client]:
+        """Those that can read instances of an account in a region, the first first."""
+        place = (account, region)
+        found = self._reading.get(place)
+        if found is None:
+            # A region the job does not name (an instance is looked for): any access point passes the question on.
+            endpoints = self._access.to(region) or self._access.every[:1]
+            found = self._reading[place] = tuple(self.signing(account, endpoints))
+        return found
+
+    @property
+    def offset_s(self) -> float:
+        """How far the server's clock is ahead, as far as any client has learnt."""
+        return max((client.offset_s for client in self._known.values()), key=abs, default=self._offset_s)
+
+    def _client(self, signer: Signer, endpoint: str) -> Client:
+        client = self._known.get((id(signer), endpoint))
+        if client is None:
+            client = self._known[id(signer), endpoint] = Client(
+                self._transport,
+                signer.keys,
+                endpoint,
+                identity=signer.identity,
+                timeout_s=self._timeout_s,
+                request_client=self._request_client,
+                offset_s=self._offset_s,
+                clock=self._clock,
+                language=self._language,
+                known=self._ids,
+            )
+        return client
+
+
+def signers(keyring: Keyring) -> Callable[[str], int]:
+    """How many identities sign for an account."""
+    return lambda account: sum(signer.has_keys for signer in keyring[account])
+
+
+_AND = "; "
+_ANDS = (_AND, ", ")
+"""Between the sources of a run in its journal; older ones have commas."""
+
+
+def identity(keyring: Keyring) -> str:
+    """Who a run acts as, for its journal: the sources of all its keys. Whose they are is told in notes, once known."""
+    return _AND.join(dict.fromkeys(signer.keys.identity for signer in every_signer(keyring)))
+
+
+def is_as_before(keyring: Keyring, then: str, later: Collection[str], accounts: Iterable[str]) -> bool:
+    """Whether the sources that sign for `accounts` are among those of a run: it began as `then`, and met `later` ones.
+
+    A source that has no keys now acts for nobody, and does not count.
+    """
+    known = {source for between in _ANDS for source in then.split(between)} | set(later)
+    now = (signer.keys for account in accounts for signer in keyring.get(account, ()) if signer.has_keys)
+    return all(keys.identity in known or keys.label in known for keys in now)
+
+
+def every_signer(keyring: Keyring) -> Iterator[Signer]:
+    """Those that have keys."""
+    return (signer for signers in keyring.values() for signer in signers if signer.has_keys)
+
+
+def is_known(keyring: Keyring, uins: Mapping[str, str]) -> bool:
+    """Whether it is known whose the keys of every account are, and were."""
+    return all(
+        bool(uins.get(account)) and all(signer.who is not None for signer in signers if signer.has_keys)
+        for account, signers in keyring.items()
+    )
+
+
+def strangers(keyring: Keyring, uins: Mapping[str, str]) -> list[tuple[Signer, str]]:
+    """Signers that are known to be of another cloud account than `uins` say of theirs, each with that in words."""
+    return [
+        (
+            signer,
+            f"the run acted {f'for {account} ' if account else ''}on account {uins[account]}, these keys are of "
+            f"{signer.who.uin}",
+        )
+        for account, signers in keyring.items()
+        for signer in signers
+        if signer.who is not None and signer.who.uin != uins.get(account, signer.who.uin)
+    ]
+
+
+def refuse_strangers(keyring: Keyring, uins: Mapping[str, str]) -> None:
+    """CredentialsError if any keys are of another cloud account than those the run used, as far as is known."""
+    found = strangers(keyring, uins)
+    if found:
+        words = "; ".join(dict.fromkeys(words for _, words in found))
+        raise CredentialsError(
+            f"{words}; what goes back to a run is done as the same account (--profile); else run the job anew"
+        )
+
+
+def check_identity(keyring: Keyring, ledger: Ledger, *, is_asked: bool = False) -> None:
+    """CredentialsError if these keys are not of whom the run used.
+
+    Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
+    """
+    assert ledger.run is not None
+    refuse_strangers(keyring, ledger.uins)
+    now = identity(keyring)
+    acted_on = ledger.acted_on()
+    may_be_known = all(ledger.uins.get(account) for account in acted_on) and not is_asked
+    as_before = is_as_before(keyring, ledger.run.identity, ledger.sources(), acted_on)
+    if as_before or may_be_known or is_known(keyring, ledger.uins):
+        return
+    raise CredentialsError(
+        f"the run used the keys of {ledger.run.identity}, these are of {now}; what it changed is undone "
+        "with the same ones (--profile)"
+    )
+
+
+async def ask_whose(reach: Reach, *, limit_s: float) -> None:
+    """Learn whose the keys are that nobody knows of yet, best effort: what is not known after `limit_s` stays so."""
+    network = reach.network
+    if network is None:
+        return
+
+    async def ask(signer: Signer) -> None:
+        found = await identify(network, signer.keys.get(), limit_s=limit_s)
+        if isinstance(found, Identity):
+            signer.who = found
+
+    unknown = [signer for signer in every_signer(reach.keyring) if signer.who is None]
+    await asyncio.gather(*map(ask, unknown))

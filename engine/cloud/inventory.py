@@ -1,0 +1,409 @@
+"""Reads accounts. DescribeAccounts, one instance at a time, paged to its proven end.
+
+Reads have a quota of their own, fifty times that of the writes (facts.md §1.1), so a reading costs next to nothing.
+Whoever asks at the same time about the same instance shares one reading, as long as it began after they asked.
+
+Presence is proven by a row, absence by the end of the list alone. A short page is no end, as a server may give fewer
+rows a page than it was asked for, and TotalCount none either, as the API describes it as the rows of the call. So a
+reading ends where every account that it was asked for was found, else at a page that is empty. Pages overlap by a row,
+so that a list that shifts or changes its order while it is read shows. Rows that contradict each other prove nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from engine.api.codes import NO_ANSWER, NO_KEYS
+from engine.api.names import REGIONS
+from engine.api.verdicts import LISTS, Cure, rule
+from engine.cloud.client import Client
+from engine.errors import CredentialsError
+from engine.journal import records
+from engine.model import AccountState, Answer, Reading, Stage, Verdict, Where
+from engine.outside.foreign import MOST_FIELD, field_of, whole
+from engine.pacing.backoff import Policy, next_delay
+from engine.pacing.pacer import Pacer
+
+PAGE = 100
+"""Rows a call, the documented maximum (D-ACCTS)."""
+SENDING_RATE = 100.0
+"""Reads a second while writes are sent; the documented limit is 1000 (D-ACCTS)."""
+PLANNING_RATE = 300.0
+"""Reads a second while nothing is being sent."""
+READ_BUDGET_S = 8.0
+"""How long one reading tries: a drain allows reading 10 s."""
+MOST_STALE = 8
+"""Kept connections that may break in a row before a read counts as lost: after three no connection is kept."""
+_LOOKS = 3
+"""Times a list is read whose pages do not fit together."""
+_MOST_PAGES = 1000
+_MOST_ROWS = 100_000
+_MOST_LIST_S = 60.0
+"""How long one list is read. The pages of the largest take two seconds at the pace of reads beside writes."""
+_MOST_PAUSE_S = 2.0
+_MOST_STATUS = 1000
+_SHIFTED = "the list kept changing while it was read"
+T = TypeVar("T")
+
+
+class Listed(Struct, Generic[T], kw_only=True):
+    """A list of the API, page by page."""
+
+    rows: dict[str, T | None]
+    """By their own name; None where the row could not be understood."""
+    is_whole: bool = False
+    """Whether its end was seen."""
+    why: str | None = None
+    """Why it may not be all there is; None too where all that was wanted was found."""
+    counted: int = 0
+    """The greatest TotalCount."""
+    answer: Answer
+    """The last one; without data, it ended the list."""
+
+
+class Inventory:
+    """Readings, each through a client of its instance's account and region."""
+
+    def __init__(
+        self,
+        clients_of: Callable[[str, str], Sequence[Client]],
+        *,
+        record: Callable[[records.AnyRecord], object] | None = None,
+        rng: random.Random,
+        concurrency: int = 64,
+    ) -> None:
+        """`clients_of` an account and a region can read them; `record`, if given, journals every reading."""
+        self._clients_of = clients_of
+        self._preferred: dict[tuple[str, str], int] = {}
+        """Account and region → which of their clients is asked: the first that can be reached and is let in."""
+        self._record = record
+        self._rng = rng
+        self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
+        self.is_sending: Callable[[], bool] = lambda: False
+        """Whether writes are being sent, which reads must not disturb."""
+        self.saw: Callable[[Where, Reading, float], None] = lambda _where, _reading, _began_at: None
+        """Told of every reading, before whoever asked for it, with the loop time at which it began."""
+        self._turn = asyncio.Lock()
+        self._gate = asyncio.Semaphore(concurrency)
+        self._shared: dict[Where, _Shared] = {}
+
+    def keep_up_with(self, writes: float) -> None:
+        """So many calls a second are sent, each by a reading that is fresh: read at least as fast."""
+        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.6 * writes)))
+
+    def clock(self, where: Where) -> float:
+        """UNIX time, by which readings of an instance are dated."""
+        return self._clients_of(where.account, where.region)[0].now()
+
+    async def read(self, where: Where, *, purpose: str, users: Collection[str] | None = None) -> Reading:
+        """Accounts of an instance as they are after this moment. Never raises for what the API answers.
+
+        With `users` it ends as soon as these are found, which proves no other account away; else, or where one of them
+        is not found, it goes on to the proven end of the list.
+        """
+        shared = self._shared.setdefault(where, _Shared())
+        mine, asked_at = object(), shared.begun
+        shared.wanted[mine] = users
+        try:
+            async with shared.lock:
+                if shared.reading is None or shared.number <= asked_at:
+                    async with self._gate:
+                        await asyncio.sleep(0)  # who asks in the same turn of the loop is in time for this one
+                        shared.begun += 1
+                        number = shared.begun
+                        began_at = asyncio.get_running_loop().time()
+                        reading = await self._read(where, purpose, shared.everyone())
+                    shared.reading, shared.number = reading, number
+                    self.saw(where, reading, began_at)
+                return shared.reading
+        finally:
+            del shared.wanted[mine]
+            if not shared.wanted:
+                del self._shared[where]
+
+    async def _read(self, where: Where, purpose: str, users: Collection[str] | None) -> Reading:
+        loop = asyncio.get_running_loop()
+        started, at = loop.time(), self.clock(where)
+        # By name: a list ordered by time shifts under the reader when an account is touched.
+        parameters = {"DBInstanceId": where.instance, "OrderBy": "name", "OrderByType": "asc"}
+        is_enough = _has_all(users) if users is not None else None
+        listed = await self._listed("DescribeAccounts", where, parameters, "UserName", _state, is_enough)
+        accounts = {user: state for user, state in listed.rows.items() if state is not None}
+        last, is_read = listed.answer, listed.answer.data is not None
+        reading = Reading(
+            accounts=accounts if is_read else None,
+            complete=is_read and listed.is_whole and listed.why is None and bool(accounts),
+            why=listed.why if is_read else None,
+            code=None if is_read else last.code or "Local.Garbage",
+            message=None if is_read else last.message,
+            request_id=last.request_id,
+            at=at,
+            ms=round((loop.time() - started) * 1000),
+        )
+        if self._record is not None:
+            self._record(read_line(where, purpose, reading))
+        return reading
+
+    async def listed(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        *,
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None = None,
+    ) -> Listed[T]:
+        """A list to its proven end, or until what came `is_enough`; looked at again while its pages do not fit.
+
+        Rows are known by their `key`; what `read` makes of one is kept, None if it cannot be understood. Any: the
+        API's JSON.
+        """
+        async with self._gate:
+            return await self._listed(action, where, parameters, key, read, is_enough)
+
+    async def _listed(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None,
+    ) -> Listed[T]:
+        until = asyncio.get_running_loop().time() + _MOST_LIST_S
+        rows: dict[str, T | None] = {}
+        for _ in range(_LOOKS):
+            listed = await self._look(action, where, parameters, key, read, is_enough, until)
+            rows |= listed.rows
+            if listed.why != _SHIFTED:
+                break
+            listed.rows = rows  # what any look saw was there
+        odd = sum(row is None for row in listed.rows.values())
+        if listed.why is None and odd:
+            listed.why = f"{odd:,} row{'s' * (odd != 1)} cannot be understood"
+        if listed.why is None and listed.is_whole and listed.counted > len(listed.rows):
+            listed.why = f"the API counts {listed.counted:,}"
+        return listed
+
+    async def _look(
+        self,
+        action: str,
+        where: Where,
+        parameters: Mapping[str, object],
+        key: str,
+        read: Callable[[Mapping[str, Any]], T | None],
+        is_enough: Callable[[Mapping[str, T | None]], bool] | None,
+        until: float,
+    ) -> Listed[T]:
+        """The list page by page, once."""
+        loop = asyncio.get_running_loop()
+        listed: Listed[T] = Listed(rows={}, answer=_NOTHING)
+        rows, last, is_capped = listed.rows, "", False
+        offset = end = 0  # where the next page begins, and where the rows end that were seen
+        for _ in range(_MOST_PAGES):
+            if len(rows) > _MOST_ROWS or loop.time() > until:
+                break
+            parameters = {**parameters, "Limit": PAGE, "Offset": offset}
+            listed.answer = answer = await self._asked(action, where, parameters, loop.time())
+            if answer.data is None:
+                return listed
+            listed.counted = max(listed.counted, whole(answer.data["TotalCount"], 0, _MOST_ROWS * 10) or 0)
+            page = [(_name(row, key, offset + at), row) for at, row in enumerate(answer.data[LISTS[action]])]
+            overlap = end - offset
+            if page and end and not overlap and not is_capped:
+                # What looked like the last page was not: the server gives fewer rows a page than it is asked for.
+                is_capped, offset = True, end - 1
+                continue
+            before = len(rows)
+            for at, (name, row) in enumerate(page):
+                said = _understood(row, read)
+                # Two rows of one name that differ cancel out. The overlap's row is newer, and so has the last word.
+                rows[name] = said if at < overlap or rows.get(name, said) == said else None
+            if is_enough is not None and is_enough(rows):
+                return listed
+            is_fit = not overlap or bool(page and page[0][0] == last)
+            if not is_fit or len(rows) - before != len(page) - overlap:
+                listed.why = _SHIFTED  # but the rest may be seen, and what is seen is there
+            if not page:
+                listed.is_whole = listed.why is None
+                return listed
+            last, end = page[-1][0], offset + len(page)
+            # Behind a page that may be the last one an empty one must follow; else the next overlaps by a row.
+            may_be_last = len(page) == overlap or (len(page) < PAGE and not is_capped)
+            offset = end if may_be_last else end - 1
+        listed.why = f"the list did not end within {len(rows):,} rows"
+        return listed
+
+    async def locate(self, instances: Iterable[str], *, account: str, away_from: str) -> dict[str, str]:
+        """Regions in which instances are found by id; best effort, one call a region and hundred instances."""
+        wanted = sorted(set(instances))
+        found: dict[str, str] = {}
+
+        async def look(region: str, ids: list[str]) -> None:
+            filters = [{"Name": "db-instance-id", "Values": ids}]
+            listed = await self.listed(
+                "DescribeDBInstances",
+                Where(account, region, ""),
+                {"Filters": filters, "OrderBy": "DBInstanceId", "OrderByType": "asc"},
+                key="DBInstanceId",
+                read=lambda row: row["DBInstanceId"] in ids,
+                is_enough=lambda rows: len(rows) >= len(ids),
+            )
+            found.update(dict.fromkeys(listed.rows.keys() & ids, region))
+
+        async with asyncio.TaskGroup() as group:
+            for region in REGIONS:
+                if region == away_from or region.endswith("-fsi"):
+                    continue
+                for first in range(0, len(wanted), PAGE):
+                    group.create_task(look(region, wanted[first : first + PAGE]))
+        return found
+
+    async def ask(self, action: str, where: Where, parameters: Mapping[str, object]) -> Answer:
+        """One read of whatever action, at the reads' pace; `data` is None if it never succeeded."""
+        async with self._gate:
+            return await self._asked(action, where, parameters, asyncio.get_running_loop().time())
+
+    async def _asked(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
+        """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
+        loop = asyncio.get_running_loop()
+        place = (where.account, where.region)
+        clients = self._clients_of(*place)
+        lost: dict[int, Answer] = {}
+        """Which of them have no keys, or keys that are refused, and what was said."""
+        unreached = 0
+        policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
+        tries = stale = 0
+        cured: set[tuple[int, Cure]] = set()
+        while True:
+            turn = self._preferred.get(place, 0)
+            number = turn % len(clients)
+            if number in lost:
+                # Only what all of them say is said of the account: beside keys that are good, others cost nothing.
+                if len(lost) == len(clients):
+                    return next((answer for answer in lost.values() if answer.code != NO_KEYS), lost[number])
+                self._pass_over(place, turn)
+                continue
+            client = clients[number]
+            try:
+                keys = client.keys.get()
+            except CredentialsError as error:
+                lost[number] = Answer(http=None, request_id=None, code=NO_KEYS, message=str(error))
+                continue
+            async with self._turn:
+                pacer = self._calm if self.is_sending() else self._brisk
+                await pacer.slot()
+            attempt = await client.attempt(action, where.region, parameters, keys=keys, trace=str(uuid.uuid4()))
+            answer = attempt.answer
+            ruling = rule(action, answer, refreshable_keys=client.keys.refreshable)
+            elapsed_s = loop.time() - started
+            if ruling.verdict is Verdict.DONE:
+                return answer
+            if answer.stale_connection and stale < MOST_STALE and (not stale or elapsed_s < READ_BUDGET_S):
+                stale += 1  # nobody's fault, and the next goes out on a connection of its own
+                continue
+            is_mute = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER
+            if is_mute and unreached < len(clients) - len(lost) - 1:
+                unreached += 1
+                self._pass_over(place, turn)
+            elif ruling.verdict is Verdict.FATAL:
+                lost[number] = answer
+            elif ruling.cure in (Cure.CLOCK, Cure.KEYS):
+                is_cured = (number, ruling.cure) not in cured and await client.cure(ruling.cure, attempt, keys)
+                cured.add((number, ruling.cure))
+                if not is_cured:
+                    lost[number] = answer
+            elif ruling.verdict is Verdict.THROTTLED and elapsed_s < READ_BUDGET_S:
+                pacer.refused()
+                if attempt.retry_after_s:
+                    pacer.pause(min(attempt.retry_after_s, READ_BUDGET_S))
+            elif ruling.verdict in (Verdict.TRANSIENT, Verdict.IN_DOUBT):
+                tries += 1
+                delay = next_delay(ruling.budget, tries=tries, elapsed_s=elapsed_s, policy=policy, rng=self._rng)
+                if delay is None or elapsed_s + attempt.retry_after_s >= READ_BUDGET_S:
+                    return answer
+                await asyncio.sleep(max(min(delay, _MOST_PAUSE_S), attempt.retry_after_s))
+            else:
+                return answer
+
+    def _pass_over(self, place: tuple[str, str], turn: int) -> None:
+        """Ask the next client of a place from now on, unless somebody who asked meanwhile has found another."""
+        if self._preferred.get(place, 0) == turn:
+            self._preferred[place] = turn + 1
+
+
+class _Shared:
+    """A reading that several ask for."""
+
+    __slots__ = ("begun", "lock", "number", "reading", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted: dict[object, Collection[str] | None] = {}
+        """Who waits, and for which users; None is for all there are."""
+        self.begun = 0
+        """Readings that have begun."""
+        self.reading: Reading | None = None
+        self.number = 0
+        """Which of them it is."""
+
+    def everyone(self) -> frozenset[str] | None:
+        """The users that anybody waits for; None for all there are."""
+        every = self.wanted.values()
+        return None if None in every else frozenset(user for users in every if users is not None for user in users)
+
+
+_NOTHING = Answer(http=None, request_id=None, code=None, message=None)
+
+
+def read_line(where: Where, purpose: str, reading: Reading) -> records.Read:
+    """A reading as the journal keeps it."""
+    return records.Read(
+        account=where.account,
+        region=where.region,
+        instance=where.instance,
+        purpose=purpose,
+        request_id=reading.request_id,
+        code=reading.code,
+        rows=None if reading.accounts is None else len(reading.accounts),
+        ms=reading.ms,
+    )
+
+
+def _has_all(users: Collection[str]) -> Callable[[Mapping[str, AccountState | None]], bool]:
+    return lambda rows: all(rows.get(user) is not None for user in users)
+
+
+def _name(row: object, key: str, at: int) -> str:
+    """What a row is known by; one without a name is known by its place, and never mistaken for one with."""
+    name = row.get(key) if isinstance(row, dict) else None
+    return name if isinstance(name, str) and len(name) <= MOST_FIELD else f"\0{at}"
+
+
+def _understood(row: object, read: Callable[[Mapping[str, Any]], T | None]) -> T | None:
+    return read(row) if isinstance(row, dict) else None
+
+
+def _state(row: Mapping[str, Any]) -> AccountState | None:
+    """A row of DescribeAccounts, None if its Status is no number: the API always sends one. Any: the API's JSON.
+
+    OpenCam it may leave out; what is neither true nor false counts as left out.
+    """
+    status, cam = whole(row.get("Status"), -_MOST_STATUS, _MOST_STATUS), row.get("OpenCam")
+    if status is None:
+        return None
+    return AccountState(
+        user=row["UserName"],
+        status=status,
+        cam=cam if isinstance(cam, bool) else None,
+        user_type=field_of(row.get("UserType")),
+        update_time=field_of(row.get("UpdateTime")),
+        password_update_time=field_of(row.get("PasswordUpdateTime")),
+    )

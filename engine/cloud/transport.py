@@ -1,0 +1,463 @@
+"""The only importer of aiohttp's client. Foreign errors become a `Fault` here, once.
+
+Whether bytes can have left decides between a harmless retry and an attempt in doubt, so it is observed (the connector
+says when a connection is in hand), not guessed from the exception's name. When that was is observed too: a call that
+opened a connection reached the server so much later than its slot.
+
+An answer belongs to its request. HTTP/1.1 ties them by their order on a connection alone, so a connection is used again
+only if nothing came on it that nobody had asked for, and if whoever reads the answer does not distrust it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Awaitable, Mapping
+from contextvars import ContextVar
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from yarl import URL
+
+from engine.cloud.proxy import WayOut
+from engine.model import Fault, Reply, Stage
+from engine.outside.foreign import clean, proxy_secrets, without_userinfo
+from engine.outside.limits import ADVICE
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+CONNECT_TIMEOUT_S = 5.0
+"""Of TCP and TLS together; the attempt's own timeout bounds all, DNS too."""
+MOST_BODY = 4 * 1024 * 1024
+"""Bytes of an answer, packed and unpacked: a hundred instances with all their tags are less than one tenth of it."""
+_MOST_HEAD = 256 * 1024
+"""Bytes of everything else that comes before and between: lines of headers, of `100 Continue`, of chunks."""
+_MOST_DATE = 64
+_LATEST_DATE = 4_102_444_800.0
+"""1 January 2100. A clock beyond it is none, and would be learnt as the truth."""
+LOST_IN_A_ROW = 3
+"""After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
+NOT_KEPT_S = 60.0
+"""… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
+_LOOKED_AT_S = 0.001
+"""A connection kept for less is not asked for unread bytes: all was read just now. Profiled: each question lets another
+thread in, and was 6 % of a call's cost with the limit lifted. What comes in that moment has a RequestId that is known.
+"""
+
+
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+class HttpTransport:
+    """`model.Transport` over HTTP/1.1 with kept-alive connections."""
+
+    def __init__(
+        self,
+        *,
+        connections: int = 100,
+        tls: ssl.SSLContext | None = None,
+        way: WayOut | None = None,
+    ) -> None:
+        """`way`: through which proxy, trusting whom; ConfigError if it cannot be used."""
+        self._way = way or WayOut()
+        self._proxies: dict[str, str | None] = {}
+        tls = tls if tls is not None else self._way.trusted()
+        self._way.proxy_for("https://any.invalid")  # a mistake in it ends the command here, not each request
+        self._connector = _Connector(limit=connections, ssl=tls if tls is not None else True)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+            auto_decompress=False,  # by us, within bounds
+        )
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._latest_date: tuple[str | None, float | None] = (None, None)
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        """POST and read the whole answer within `timeout_s`."""
+        asking = self._session.post(
+            endpoint,
+            data=body,
+            headers=headers,
+            timeout=self._timeout(timeout_s),
+            allow_redirects=False,
+            proxy=self._proxy(endpoint),
+        )
+        return await self._exchange(asking, endpoint, timeout_s, self._proxy(endpoint))
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        """GET and read the whole answer within `timeout_s`."""
+        asking = self._session.get(url, timeout=self._timeout(timeout_s), allow_redirects=False)
+        return await self._exchange(asking, url, timeout_s)
+
+    async def _exchange(
+        self, asking: Awaitable[aiohttp.ClientResponse], endpoint: str, timeout_s: float, proxy: str | None = None
+    ) -> Reply | Fault:
+        exchange = _Exchange()
+        _EXCHANGE.set(exchange)
+        try:
+            response = await asking
+            content = _unpacked(await response.read(), response.headers.get("Content-Encoding", ""))
+            date = self._date(response.headers.get("Date"))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error) as error:
+            return self._connector.fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy)
+        self._connector.answered(exchange)
+        return Reply(
+            status=response.status,
+            body=content,
+            date=date,
+            opening_s=exchange.opening_s,
+            retry_after_s=_seconds(response.headers.get("Retry-After"), date),
+            distrust=exchange.distrust,
+        )
+
+    def _proxy(self, endpoint: str) -> str | None:
+        if endpoint not in self._proxies:
+            self._proxies[endpoint] = self._way.proxy_for(endpoint)
+        return self._proxies[endpoint]
+
+    def _timeout(self, timeout_s: float) -> aiohttp.ClientTimeout:
+        timeout = self._timeouts.get(timeout_s)
+        if timeout is None:
+            connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
+            timeout = self._timeouts[timeout_s] = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s)
+        return timeout
+
+    def _date(self, header: str | None) -> float | None:
+        # Profiled: parsing a date costs as much as signing, and all answers of a second carry the same.
+        known, date = self._latest_date
+        if header != known:
+            date = _date(header)
+            self._latest_date = (header, date)
+        return date
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._session.close()
+        # TLS connections close in the background; without this turn of the loop they warn at exit.
+        await asyncio.sleep(0)
+
+
+async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Reply | Fault:
+    """POST JSON over a connection of its own, within `timeout_s`; of the answer only the status is read.
+
+    `way`: through which proxy, trusting whom; ConfigError if it cannot be used.
+
+    For notices, whose URL is a secret: the fault's message is empty, as foreign words may repeat it.
+    """
+    tls, proxy = way.trusted(), way.proxy_for("/".join(url.split("/")[:3]))
+    connector = _Connector(limit=1, ssl=tls if tls is not None else True)
+    exchange = _Exchange()
+    _EXCHANGE.set(exchange)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+                allow_redirects=False,
+                proxy=proxy,
+            ) as response,
+        ):
+            return Reply(status=response.status, body=b"", date=None, opening_s=exchange.opening_s)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        if exchange.connected:
+            return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message="")
+        return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message="")
+
+
+class TooMuchError(aiohttp.ClientError):
+    """An answer beyond all bounds."""
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """A body, unpacked if it was packed though nobody asked for that; of at most `MOST_BODY` bytes either way.
+
+    What is packed in another way stays so.
+    """
+    if len(body) > MOST_BODY:
+        raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
+    if not encoding:
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    packer = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two, by its head
+    found = packer.decompress(body, MOST_BODY + 1)
+    if len(found) > MOST_BODY:
+        raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes, packed in {len(body):,}")
+    if not packer.eof:
+        raise aiohttp.ClientPayloadError("a packed answer that is cut off")
+    return found
+
+
+class _Exchange:
+    """What the connector saw of one request."""
+
+    __slots__ = ("connected", "is_distrusted", "is_over", "key", "opening_s", "parked", "reused", "wire")
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.opening_s = 0.0
+        self.reused = False
+        """Its connection was kept from an earlier one."""
+        self.key: ConnectionKey | None = None
+        self.wire: _Wire | None = None
+        self.parked = False
+        """The answer is whole, and its connection waits for the word of whoever reads it."""
+        self.is_over = False
+        self.is_distrusted = False
+
+    def distrust(self) -> None:
+        """Close the connection; in the same turn of the loop in which the reply was given."""
+        self.is_distrusted = True
+
+
+_EXCHANGE: ContextVar[_Exchange] = ContextVar("exchange")
+
+
+class _Wire(ResponseHandler):
+    """One connection, which knows whether anybody waits for what comes on it, and bounds what does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.exchange: _Exchange | None = None
+        self.heard = 0
+        """Bytes since it was last taken into use."""
+        self.is_idle = False
+        """Kept for a next request, and nobody has asked for anything on it."""
+        self.idle_since = 0.0
+        """On the monotonic clock."""
+        self._poll = select.poll()  # unlike select, of any number
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            self._poll.register(sock.fileno(), select.POLLIN)
+
+    def is_connected(self) -> bool:
+        """Whether a request can go out on it. aiohttp's pool asks; one that is kept must also be silent."""
+        if not super().is_connected():
+            return False
+        if not self.is_idle or time.monotonic() - self.idle_since < _LOOKED_AT_S:
+            return True
+        return not self._poll.poll(0)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += len(data)
+        if self.is_idle:
+            self.close()  # nobody asked for it: the next answer here would be the one before
+        elif self.heard > MOST_BODY + _MOST_HEAD:
+            error = TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
+            if self._payload is not None:
+                self._payload.set_exception(error)
+            self.set_exception(error)
+            self.abort_wire()
+        else:
+            super().data_received(data)
+
+    def abort_wire(self) -> None:
+        """Close it without forgetting why."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes when a connection is in hand, and keeps none that could bring the answer to another request.
+
+    Profiled: aiohttp's tracing says when at a tenth of a request's cost.
+    """
+
+    def __init__(self, *, limit: int, ssl: ssl.SSLContext | bool) -> None:
+        super().__init__(limit=limit, ssl=ssl)
+        self._factory = partial(_Wire, self._loop)  # type: ignore[assignment] # one of its own kind
+        self._lost: dict[ConnectionKey, tuple[int, float]] = {}
+        """Place → how many kept connections were lost there in a row, and when the last was."""
+        self._answered: list[_Exchange] = []
+        """Whose answers are read, and whose connections go back with the next request or turn of the loop."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as the class has it
+    ) -> Connection:
+        self._settle_all()  # who reads an answer has had its look before anybody can ask for anything
+        exchange = _EXCHANGE.get()
+        exchange.key, asked_at = req.connection_key, self._loop.time()
+        connection = await super().connect(req, traces, timeout)
+        wire = connection.protocol
+        assert isinstance(wire, _Wire)
+        exchange.wire, exchange.reused = wire, wire.is_idle
+        wire.exchange, wire.heard, wire.is_idle = exchange, 0, False
+        exchange.connected, exchange.opening_s = True, self._loop.time() - asked_at
+        return connection
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        exchange = protocol.exchange if isinstance(protocol, _Wire) else None
+        if exchange is not None and not exchange.is_over and not should_close:
+            exchange.parked = True
+            return
+        if exchange is not None:
+            assert isinstance(protocol, _Wire)
+            protocol.exchange, protocol.is_idle, protocol.idle_since = None, True, time.monotonic()
+            should_close = should_close or exchange.is_distrusted or self._are_lost(key)
+        super()._release(key, protocol, should_close=should_close)
+
+    def answered(self, exchange: _Exchange) -> None:
+        """The answer is whole; its connection is kept, once who reads it has had a look, in this turn of the loop."""
+        if exchange.reused and exchange.key is not None:
+            self._lost.pop(exchange.key, None)
+        if not self._answered:
+            self._loop.call_soon(self._settle_all)
+        self._answered.append(exchange)
+
+    def _settle_all(self) -> None:
+        while self._answered:
+            self._settle(self._answered.pop())
+
+    def _settle(self, exchange: _Exchange) -> None:
+        exchange.is_over = True
+        if exchange.parked and exchange.key is not None and exchange.wire is not None:
+            self._release(exchange.key, exchange.wire)
+
+    def fault(
+        self, error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None
+    ) -> Fault:
+        """What befell a request, in our words."""
+        exchange.is_distrusted = True
+        self._settle(exchange)
+        is_stale = exchange.reused and exchange.wire is not None and not exchange.wire.heard
+        if is_stale and exchange.key is not None:
+            self._note_lost(exchange.key)
+            # One that stays silent may be waiting for a slow instance. Many, and no other that speaks, do not.
+            is_stale = self._are_lost(exchange.key) or not isinstance(error, TimeoutError)
+        return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy, is_stale=is_stale)
+
+    def _note_lost(self, key: ConnectionKey) -> None:
+        """A kept connection was dead: those kept beside it may be, too, so the next request opens one of its own."""
+        count, _ = self._lost.get(key, (0, 0.0))
+        self._lost[key] = (count + 1, self._loop.time())
+        for kept, _ in self._conns.pop(key, ()):
+            kept.close()
+
+    def _are_lost(self, key: ConnectionKey) -> bool:
+        count, at = self._lost.get(key, (0, 0.0))
+        return count >= LOST_IN_A_ROW and self._loop.time() - at < NOT_KEPT_S
+
+
+def _fault(
+    error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None, is_stale: bool
+) -> Fault:
+    if exchange.connected:
+        words = f"no answer within {timeout_s:g} s" if isinstance(error, TimeoutError) else _words(error, proxy)
+        return Fault(
+            stage=Stage.AFTER_SEND,
+            code=_after_send(error),
+            message=words,
+            opening_s=exchange.opening_s,
+            stale_connection=is_stale,
+        )
+    code = _before_send(error)
+    if isinstance(error, TimeoutError):
+        words = f"no connection within {min(CONNECT_TIMEOUT_S, timeout_s):g} s"
+        words += f" by the proxy {_address(proxy)}" if proxy is not None else ""
+    elif proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
+        words = f"the proxy refuses: {_words(error, proxy)} ({_address(proxy)})"
+    elif proxy is not None and _is_of_proxy(error, proxy):
+        why = "its name could not be resolved: " if code == "Local.Dns" else ""
+        words = f"the proxy cannot be reached: {_address(proxy)}: {why}{_words(error, proxy)}"
+        code = "Local.Connect" if why else code  # Local.Dns is of the endpoint's own name
+    else:
+        words = _words(error, proxy)
+    return Fault(stage=Stage.BEFORE_SEND, code=code, message=f"{endpoint}: {words}")
+
+
+def _is_of_proxy(error: Exception, proxy: str) -> bool:
+    """Whether it was the proxy that could not be reached, and not who lies behind it."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return True
+    return isinstance(error, aiohttp.ClientConnectorError) and f"{error.host}:{error.port}" == _address(proxy)
+
+
+def _address(proxy: str) -> str:
+    """`host:port` of a proxy."""
+    url = URL(proxy)
+    return f"{url.host}:{url.port}"
+
+
+def _before_send(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
+        return "Local.Dns"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerFingerprintMismatch):
+        return "Local.Tls"
+    return "Local.Connect"
+
+
+def _after_send(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "Local.Timeout"
+    if isinstance(error, TooMuchError):
+        return "Local.TooMuch"
+    if isinstance(error, aiohttp.ClientPayloadError | zlib.error):
+        return "Local.Truncated"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "Local.Garbage"  # not HTTP
+    return "Local.ConnectionReset"
+
+
+def _words(error: Exception, proxy: str | None = None) -> str:
+    """What a library or the system says, as one clean line without the proxy's password."""
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        text = f"HTTP {cause.status} {cause.message}"
+    elif isinstance(cause, aiohttp.ClientResponseError):
+        text = f"not an answer in HTTP: {cause.message}"
+    elif isinstance(cause, ConnectionError) and cause.errno:
+        text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
+    else:
+        text = str(getattr(cause, "strerror", None) or cause)
+    text = without_userinfo(text)
+    if proxy is not None:
+        text = proxy_secrets(proxy).scrub(text)
+    if getattr(cause, "errno", None) in _NO_FILES:
+        text += f": {ADVICE}"
+    return " ".join(clean(text).split()) or type(error).__name__
+
+
+def _seconds(header: str | None, now: float | None) -> float | None:
+    """`Retry-After` in seconds, given as such or as a date by the server's clock."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header.strip()[:9])
+    at = _date(header)
+    return max(0.0, at - now) if at is not None and now is not None else None
+
+
+def _date(header: str | None) -> float | None:
+    """A date as HTTP has it, in UNIX seconds; None for anything else, and for what no clock shows."""
+    if header is None or len(header) > _MOST_DATE:
+        return None
+    try:
+        at = parsedate_to_datetime(header)
+        # A date without a zone is UTC like any other in HTTP, not the time of this machine.
+        seconds = at.timestamp() if at.tzinfo is not None else at.replace(tzinfo=UTC).timestamp()
+    except Exception:  # noqa: BLE001 - the parser is not ours, and what it raises for nonsense is written nowhere
+        return None
+    return seconds if 0 <= seconds < _LATEST_DATE else None

@@ -1,0 +1,136 @@
+"""Whether a glob can match any legal name at all. No I/O.
+
+A guard that never matches is worse than none. So a glob is walked beside the grammar of the names that it is held
+against: it is refused if no name comes to the end of both.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from fnmatch import translate
+from functools import cache
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_LETTERS = frozenset(string.ascii_letters)
+_ALNUM = _LETTERS | frozenset(string.digits)
+_ANY = None
+"""In place of a set of characters: `*`, which takes any number of any."""
+
+
+class Grammar(Struct, frozen=True, kw_only=True):
+    """Which names are legal: an automaton. State 0 is the beginning."""
+
+    steps: Sequence[Mapping[frozenset[str], int]]
+    """Of each state: characters → the state that they lead to."""
+    ends: frozenset[int]
+    """States in which a name may end."""
+    most: int
+    """Characters of the longest name."""
+    words: str
+    """What such a name is, with what it looks like."""
+
+
+INSTANCE = Grammar(
+    steps=(
+        {_LETTERS: 1},
+        {_ALNUM: 1, frozenset("-"): 2},
+        {_ALNUM: 3},
+        {_ALNUM: 3, frozenset("-"): 2},
+    ),
+    ends=frozenset({3}),
+    most=64,
+    words="instance id; ids look like postgres-4sfuv15b",
+)
+"""`names.INSTANCE_PATTERN` and `names.MOST_INSTANCE`."""
+USER = Grammar(
+    steps=({_LETTERS | {"_"}: 1}, {_ALNUM | {"_"}: 1}),
+    ends=frozenset({1}),
+    most=63,
+    words="account name; names have letters, digits and _ and do not begin with a digit",
+)
+"""`names.USER_PATTERN`. A name that begins with a digit is never sent, even where a reading shows it."""
+
+
+def pieces(glob: str) -> Iterator[str]:
+    """The parts of a glob as fnmatch divides it: `*`, `?`, a bracket, or one character."""
+    at = 0
+    while at < len(glob):
+        end = at + 1
+        if glob[at] == "[":
+            closing = at + 1
+            closing += glob[closing : closing + 1] == "!"
+            closing = glob.find("]", closing + (glob[closing : closing + 1] == "]"))
+            end = closing + 1 if closing > 0 else end
+        yield glob[at:end]
+        at = end
+
+
+def can_match(glob: str, grammar: Grammar, *, fold: bool = False) -> bool:
+    """Whether some legal name matches the whole of `glob`; `fold` ignores case."""
+    parts = [_taken(piece, fold) for piece in pieces(glob)]
+    seen: set[tuple[int, int]] = set()
+    now = _reached({(0, 0)}, parts, seen)
+    for _ in range(grammar.most + 1):
+        if any(at == len(parts) and state in grammar.ends for at, state in now):
+            return True
+        stepped = set()
+        for at, state in now:
+            if at == len(parts):
+                continue
+            taken = parts[at]
+            for characters, then in grammar.steps[state].items():
+                if taken is _ANY:
+                    stepped.add((at, then))
+                elif not taken.isdisjoint(characters):
+                    stepped.add((at + 1, then))
+        now = _reached(stepped, parts, seen)
+    return False
+
+
+def _reached(
+    states: set[tuple[int, int]], parts: Sequence[frozenset[str] | None], seen: set[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """`states`, and those behind each `*`, which may take nothing; without those met before, on a shorter name."""
+    found = []
+    for at, state in states:
+        while (at, state) not in seen:
+            seen.add((at, state))
+            found.append((at, state))
+            if at == len(parts) or parts[at] is not _ANY:
+                break
+            at += 1  # noqa: PLW2901 - past the star
+    return found
+
+
+@cache
+def _taken(piece: str, fold: bool) -> frozenset[str] | None:
+    """Which characters of names one part of a glob takes, as the matcher itself says."""
+    if piece == "*":
+        return _ANY
+    match = re.compile(translate(piece), re.IGNORECASE if fold else 0).match
+    return frozenset(char for char in _ALNUM | {"_", "-"} if match(char))
+
+
+def why_never(glob: str, grammar: Grammar, *, fold: bool = False) -> str | None:
+    """Why no legal name can match `glob`, in words; None if one can."""
+    if can_match(glob, grammar, fold=fold):
+        return None
+    for piece in pieces(glob):
+        if piece == "[":
+            return "its [ is not closed"
+        if len(piece) > 1 and not _taken(piece, fold):
+            return f"{piece} takes no character that a name has"
+    if glob.startswith("!"):
+        return "! says `not` inside of brackets alone, as in [!abc]"
+    return f"no such {grammar.words}"
+
+
+def empty_bracket(glob: str) -> str | None:
+    """The part of a glob over free text that takes no character at all, such as `[z-a]`; None if there is none."""
+    return next((piece for piece in pieces(glob) if len(piece) > 1 and "(?!)" in translate(piece)), None)

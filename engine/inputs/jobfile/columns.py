@@ -1,0 +1,125 @@
+"""Which column of a list (or field of a row) is the instance, the user, the region. No I/O.
+
+A column may be called as we call it, as the API does (`DBInstanceId`), or whatever the job's `columns:` says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from engine.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+COLUMNS: Final = ("instance", "user", "region", "account")
+REQUIRED: Final = ("instance", "user")
+TOLD: Final = ("instance_name", "engine_version", "user_type", "status", "cam")
+"""Further columns of a list that `acctops discover` wrote: for the person who edits it, passed over here."""
+SECRETS: Final = frozenset({"password", "passwd", "pwd", "secret", "token"})
+_ALIASES: Final = {
+    "instanceid": "instance",
+    "dbinstance": "instance",
+    "dbinstanceid": "instance",
+    "username": "user",
+    "dbuser": "user",
+    "dbusername": "user",
+}
+"""Spellings that mean one thing only; `account` is not among them: it may be the cloud account."""
+
+
+_ALIKE = 0.75
+"""How like `instance` or `user` a column must be called to be taken for a slip of the pen."""
+
+
+class Names:
+    """The names of a list's columns, told apart once: where each of ours stands, and what is wrong with them."""
+
+    def __init__(
+        self, header: Sequence[str], said: Mapping[str, str], what: str = "column", *, has_accounts: bool = False
+    ) -> None:
+        """`said` is the job's `columns:`: ours → theirs. `what` they are called in messages: column, field.
+
+        `has_accounts`: the job names cloud accounts, so that a column of that name is one of them.
+        """
+        self._ours = COLUMNS if has_accounts else COLUMNS[:-1]
+        self.at: dict[str, int] = {}
+        self.problems: list[str] = []
+        self.ignored: list[str] = []
+        """Columns that mean nothing here, to be named once."""
+        cells = [cell.strip() for cell in header]
+        folded = [cell.lower() for cell in cells]
+        self._by_word(cells, said, what)
+        self._by_name(folded, what)
+        self._by_alias(cells, what)
+        self._rest(cells, folded, what)
+        missing = [name for name in REQUIRED if name not in self.at]
+        if missing and not self.problems:
+            shown = ", ".join(names.shown(cell) for cell in cells[:10])
+            self.problems.append(f"no {what} {f' and no {what} '.join(missing)}, only {shown}")
+
+    def _by_word(self, cells: list[str], said: Mapping[str, str], what: str) -> None:
+        for ours, theirs in said.items():
+            found = [index for index, cell in enumerate(cells) if cell == theirs] or [
+                index for index, cell in enumerate(cells) if cell.lower() == theirs.lower()
+            ]
+            if not found:
+                hint = names.did_you_mean(theirs, cells) or f"; there are {', '.join(map(names.shown, cells[:10]))}"
+                self.problems.append(f"no {what} {names.shown(theirs)}, which `columns:` says is the {ours}{hint}")
+            elif len(found) > 1:
+                self.problems.append(f"{what} {theirs} stands twice; keep one")
+            self.at[ours] = found[0] if found else -1
+
+    def _by_name(self, folded: list[str], what: str) -> None:
+        said = set(self.at.values())
+        for ours in self._ours:
+            found = [index for index, cell in enumerate(folded) if cell == ours and index not in said]
+            if ours in self.at or not found:
+                continue
+            if len(found) > 1:
+                self.problems.append(f"{what} {ours} stands twice; keep one")
+            self.at[ours] = found[0]
+
+    def _by_alias(self, cells: list[str], what: str) -> None:
+        taken = set(self.at.values())
+        for ours in self._ours:
+            if ours in self.at:
+                continue
+            found = [index for index, cell in enumerate(cells) if alias(cell) == ours and index not in taken]
+            if len(found) > 1:
+                both = " and ".join(cells[index] for index in found)
+                self.problems.append(f"{what}s {both} may both be the {ours}; say which: columns: {{{ours}: …}}")
+            if found:
+                self.at[ours] = found[0]
+
+    def _rest(self, cells: list[str], folded: list[str], what: str) -> None:
+        taken = set(self.at.values())
+        for index, (cell, name) in enumerate(zip(cells, folded, strict=True)):
+            if index in taken or not name or name in TOLD or name in self._ours:
+                continue
+            meant = names.nearest(name, [ours for ours in self._ours if ours not in self.at])
+            if meant in REQUIRED and names.nearest(name, REQUIRED, cutoff=_ALIKE) is None:
+                meant = None  # `cluster` is no misspelt `user`: what it says of both missing ones helps more
+            if name in SECRETS:
+                self.problems.append(f"{what} {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
+            elif name == "account":
+                self.problems.append(
+                    f"{what} account, but the job names no cloud accounts; list them under accounts:, or if it names "
+                    "the database account, say columns: {user: account}"
+                )
+            elif meant is not None:
+                self.problems.append(f"{what} {names.shown(cell)}; did you mean {meant}?")
+            else:
+                self.ignored.append(cell)
+
+
+def alias(cell: str) -> str:
+    """Which of our columns another spelling means; empty if it means none for sure."""
+    return _ALIASES.get(re.sub("[ _-]", "", cell.strip().lower()), "")
+
+
+def ignored_words(ignored: Sequence[str], what: str) -> str:
+    """The warning about columns that are not looked at."""
+    shown = ", ".join(names.shown(name) for name in ignored[:10])
+    return f"{what}{'s' * (len(ignored) > 1)} {shown} ignored"

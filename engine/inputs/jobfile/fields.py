@@ -1,0 +1,261 @@
+"""A YAML tree read against the key table (`filemodel`): unknown keys, wrong types, values. No I/O."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, UnsetType
+
+from engine.api import names
+from engine.inputs import globs
+from engine.inputs.job import Glob
+from engine.inputs.jobfile.filemodel import GlobText
+from engine.inputs.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
+from engine.model import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from engine.inputs.jobfile.nodes import Node
+    from engine.inputs.jobfile.problems import Problems
+
+_SECRETS = frozenset(
+    [
+        "password",
+        "passwd",
+        "pwd",
+        "secret",
+        "secretid",
+        "secretkey",
+        "secret_id",
+        "secret_key",
+        "secret-id",
+        "secret-key",
+        "token",
+    ]
+)
+
+_KINDS = {Scalar: "a single value", Series: "a list", Table: "a mapping (key: value)"}
+
+
+@cache
+def kinds(model: type[Struct]) -> Mapping[str, Any]:
+    """Key → its type, without the "may be missing". Any: these are typing's annotation objects."""
+    found = {}
+    for field in msgspec.structs.fields(model):
+        options = [option for option in get_args(field.type) if option is not UnsetType]
+        missing_ok = len(options) == 1 and UnsetType in get_args(field.type)
+        found[field.encode_name] = options[0] if missing_ok else field.type
+    return found
+
+
+def _metas(kind: Any) -> tuple[Meta, ...]:
+    return kind.__metadata__ if get_origin(kind) is Annotated else ()
+
+
+def rule(kind: Any) -> Mapping[str, Any]:
+    """Words, reader and inner name of a key's type (`filemodel._rule`)."""
+    return next((meta.extra for meta in reversed(_metas(kind)) if meta.extra), {})
+
+
+class Fields:
+    """Reads the mappings of one file; what is wrong goes to `problems`, and reading goes on."""
+
+    def __init__(self, file: str, problems: Problems) -> None:
+        self.file = file
+        self.problems = problems
+
+    def place(self, node: Node) -> Place:
+        """Where a node stands."""
+        return Place(self.file, node.line, node.column)
+
+    def wrong(self, node: Node, path: str, what: str) -> None:
+        """Note a problem at a node; nothing at an Unusable one, which has been noted already."""
+        if type(node) is not Unusable:
+            self.problems.add(self.place(node), path, what)
+
+    def table(self, node: Node, path: str, expected: str) -> Table | None:
+        """The node as a mapping."""
+        if type(node) is Table:
+            return node
+        self.wrong(node, path, f"expected {expected}, got {kind_words(node)}")
+        return None
+
+    def series(self, node: Node, path: str, expected: str) -> Series | None:
+        """The node as a list with something in it."""
+        if type(node) is Series and node.items:
+            return node
+        got = "an empty list" if type(node) is Series else kind_words(node)
+        self.wrong(node, path, f"expected {expected}, got {got}")
+        return None
+
+    def text(self, node: Node, path: str, expected: str) -> str | None:
+        """The node as text that is not empty."""
+        if type(node) is Scalar and node.text:
+            return node.text
+        if type(node) is Scalar:
+            self.wrong(node, path, f"has no value; expected {expected}")
+        else:
+            self.wrong(node, path, f"expected {expected}, got {kind_words(node)}")
+        return None
+
+    def keys(self, table: Table, path: str, known: Collection[str], elsewhere: Collection[str] = ()) -> None:
+        """Every key that is not known is a problem: secret, at home elsewhere, or mistyped."""
+        for name, entry in table.entries.items():
+            if name in known:
+                continue
+            at = self.place(entry.key)
+            here = f"{path}.{shown_key(name)}" if path else shown_key(name)
+            if name.lower() in _SECRETS:
+                what = (
+                    "secrets never stand in this file, where backups and version control keep them; remove it. "
+                    "New passwords come through `passwords:` {command|file|env}, keys through the environment "
+                    "or a tccli profile"
+                )
+            elif name in elsewhere:
+                what = f"`{name}` belongs to a job, and is never taken from a config; write it in the job file"
+            else:
+                hint = names.did_you_mean(name, known) or f"; known are {', '.join(sorted(known))}"
+                what = f"unknown key{hint}"
+            self.problems.add(at, here, what)
+
+    def value(self, node: Node, kind: Any, path: str) -> Any:
+        """The value of a single-valued key as used inside; None if it is not one (noted)."""
+        how = rule(kind)
+        if "each" in how:
+            return self._several(node, how, path)
+        text = self.text(node, path, how["words"])
+        if text is None:
+            return None
+        try:
+            return convert(text, kind)
+        except ValueError as exc:
+            said = str(exc)
+            self.wrong(node, path, f"{said}, got {names.shown(text)}" if said.startswith("expected") else said)
+            return None
+
+    def _several(self, node: Node, how: Mapping[str, Any], path: str) -> Any:
+        """The values of a key that takes one or a list of them; None if one is wrong (noted)."""
+        if type(node) is Series:
+            items = self.series(node, path, how["words"])
+            each = [
+                self.value(item, how["each"], f"{path}[{at}]") for at, item in enumerate(items.items if items else ())
+            ]
+        else:
+            each = [self.value(node, how["each"], path)]
+        if not each or None in each:
+            return None
+        try:
+            return how["together"](each)
+        except ValueError as exc:
+            self.wrong(node, path, str(exc))
+            return None
+
+    def values(
+        self, table: Table, model: type[Struct], path: str = "", skip: Collection[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, Place]]:
+        """All single-valued keys of a mapping, nested ones flattened: inner name → value, → place."""
+        found: dict[str, Any] = {}
+        places: dict[str, Place] = {}
+        for name, kind in kinds(model).items():
+            entry = table.entries.get(name)
+            if entry is None or name in skip:
+                continue
+            here = f"{path}.{name}" if path else name
+            if isinstance(kind, type) and issubclass(kind, Struct):
+                nested = self.table(entry.value, here, f"a mapping of {', '.join(kinds(kind))}")
+                if nested is not None:
+                    self.keys(nested, here, kinds(kind))
+                    inner, inner_places = self.values(nested, kind, here)
+                    found |= inner
+                    places |= inner_places
+                continue
+            value = self.value(entry.value, kind, here)
+            if value is not None:
+                inside = rule(kind)["attribute"] or name
+                found[inside] = value
+                places[inside] = self.place(entry.value)
+        return found, places
+
+    def command(self, node: Node, path: str) -> tuple[str, ...]:
+        """A program and its arguments; empty if it is none (noted)."""
+        items = self.series(node, path, "a list: program and arguments")
+        parts = [self.text(item, f"{path}[{index}]", "text") for index, item in enumerate(items.items if items else ())]
+        return tuple(part for part in parts if part is not None) if None not in parts else ()
+
+    def globs(self, node: Node, path: str, *, fold: bool) -> tuple[Glob, ...]:
+        """A list of `instance/user` globs."""
+        items = self.series(node, path, 'a list of globs such as "*/breakglass_*"')
+        if items is None:
+            return ()
+        found = []
+        for index, item in enumerate(items.items):
+            here = f"{path}[{index}]"
+            text = self.text(item, here, 'a glob such as "*/breakglass_*"')
+            if text is None:
+                continue
+            if (problem := glob_problem(text, fold=fold)) is not None:
+                self.wrong(item, here, problem)
+            else:
+                found.append(Glob(text, self.place(item), fold))
+        return tuple(found)
+
+
+def kind_words(node: Node) -> str:
+    """What a node is, for a message."""
+    return _KINDS.get(type(node), "nothing usable")
+
+
+def convert(text: str, kind: Any) -> Any:
+    """One written value as used inside; ValueError with words if the key's type refuses it."""
+    how = rule(kind)
+    if "each" in how:  # of a flag, which is repeated for more
+        return convert(text, how["each"])
+    if how["reader"] is not None:
+        return how["reader"](text)
+    if any(not re.fullmatch(pattern, text) for pattern in _patterns(kind)):
+        raise ValueError(f"expected {how['words']}")
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(f"expected {how['words']}") from None
+
+
+def _patterns(kind: Any) -> list[str]:
+    """What a text of this type must look like."""
+    found = ((meta.extra_json_schema or {}).get("pattern") for meta in _metas(kind))
+    return [pattern for pattern in found if pattern is not None]
+
+
+(_glob_pattern,) = _patterns(GlobText)
+
+
+def _whole_glob(half: str) -> str:
+    """What a glob with one of its two halves should be."""
+    if "/" in half:
+        return "it has one slash"
+    if "-" in half:  # no account name has one
+        return f'for every account of it write "{half}/*"'
+    return f'for every instance write "*/{half or "user"}"'
+
+
+def glob_problem(text: str, *, fold: bool = False) -> str | None:
+    """Why `text` is no glob that could ever match, in words; None if it is one.
+
+    A guard that never matches is worse than none, so one that no legal instance id or account name matches is refused.
+    """
+    if text.count("/") != 1 or text.startswith("/") or text.endswith("/"):
+        return f"{names.shown(text)} is not instance/user; {_whole_glob(text.strip('/'))}"
+    if not re.fullmatch(_glob_pattern, text):
+        odd = re.sub(r"[A-Za-z0-9_\-*?\[\]!/]", "", text)[:1]
+        return (
+            f"{names.shown(text)} can never match: {odd!r} occurs in no instance id or account name; "
+            "globs know * ? [abc] [!abc]"
+        )
+    for part, grammar in zip(text.split("/"), (globs.INSTANCE, globs.USER), strict=True):
+        if (why := globs.why_never(part, grammar, fold=fold)) is not None:
+            return f"{names.shown(text)} can never match: in {names.shown(part)}, {why}; globs know * ? [abc] [!abc]"
+    return None

@@ -1,0 +1,829 @@
+"""**The** table of keys an operator may write: job file, config file, list rows. No I/O.
+
+One class per mapping; a field is a key, its type carries the rule, the words for a person and the reader to the value
+used inside (`KEY_RULE`). The parsers, the JSON Schema and its descriptions all come from here. A pattern stands in
+`extra_json_schema`: as `Meta(pattern=…)` every start would compile it (profiled), and one key at most is read by it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from engine.api import endpoints, names
+from engine.api.actions import ACTIONS
+from engine.inputs import window
+from engine.inputs.jobfile.values import (
+    DURATION_PATTERN,
+    action_name,
+    distinct,
+    is_listed_order,
+    on_or_off,
+    past_proxy,
+    proxy_url,
+    region_name,
+    role_duration,
+    seconds,
+    share,
+    some_seconds,
+    stop_after,
+    true_or_false,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def _rule(words: str, reader: Callable[[str], object] | None = None, attribute: str = "") -> dict[str, object]:
+    """What a key's type carries for our own reader: words for `expected …`, reader, name of the value inside."""
+    return {"words": words, "reader": reader, "attribute": attribute}
+
+
+def _several(
+    words: str, each: object, together: Callable[[Sequence[Any]], object], attribute: str
+) -> dict[str, object]:
+    """The same of a key that takes one value or a list: the type of each, and what they are together.
+
+    The key's own type is a plain `str | list[str]`: msgspec 0.22 crashes on a union whose members have `extra`.
+    """
+    return _rule(words, None, attribute) | {"each": each, "together": together}
+
+
+Text = Annotated[str, Meta(min_length=1, max_length=1000, extra=_rule("text of 1–1,000 characters"))]
+ShortText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=100,
+        extra_json_schema={"pattern": rf"^[^\n\r\t{names.ODD_SIGNS}]+$"},
+        extra=_rule("text of 1–100 characters on one line"),
+    ),
+]
+Prose = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1000,
+        extra_json_schema={"pattern": f"^[^{names.ODD_SIGNS}]+$"},
+        extra=_rule("text of 1–1,000 characters"),
+    ),
+]
+ActionName = Annotated[
+    str,
+    Meta(
+        description="What to do to every target, as the API names it.",
+        extra_json_schema={"enum": list(ACTIONS)},
+        extra=_rule("an action", action_name),
+    ),
+]
+Region = Annotated[
+    str,
+    Meta(
+        description="Region of the instances, such as ap-singapore. A target may name another.",
+        extra_json_schema={"pattern": f"^{names.REGION_PATTERN}$"},
+        examples=list(names.REGIONS),
+        extra=_rule("a region", region_name),
+    ),
+]
+Profile = Annotated[
+    str,
+    Meta(
+        description="Profile of the vendor's CLI whose keys to use: ~/.tccli/PROFILE.credential.",
+        extra_json_schema={"pattern": r"^[^/\\\s.][^/\\\x00-\x1f]{0,99}$"},
+        extra=_rule("the name of a tccli profile, not a path"),
+    ),
+]
+RoleArn = Annotated[
+    str,
+    Meta(
+        description="Role to be assumed with whatever keys are found: qcs::cam::uin/UIN:roleName/NAME.",
+        extra_json_schema={"pattern": f"^{names.ROLE_PATTERN}$"},
+        extra=_rule("the ARN of a role, qcs::cam::uin/UIN:roleName/NAME"),
+    ),
+]
+Profiles = Annotated[
+    str | list[str],
+    Meta(
+        description="Profile of the vendor's CLI whose keys to use; a list: sub-accounts of one cloud account, each "
+        "with a quota of its own.",
+        extra=_several("the name of a tccli profile, or a list of them", Profile, distinct, "profiles"),
+    ),
+]
+Endpoint = Annotated[
+    str,
+    Meta(
+        description="nearest (default), regional (each target through its own region), an access region, or a URL: "
+        "https, or http to loopback.",
+        extra_json_schema={"pattern": f"^(?:{endpoints.WORD_PATTERN})$"},
+        extra=_rule("an endpoint", endpoints.endpoint_word),
+    ),
+]
+Endpoints = Annotated[
+    str | list[str],
+    Meta(
+        description="Access point to call: nearest (default), regional (each target through its own region), an access "
+        "region or a URL; a list: each is a lane with a quota of its own.",
+        extra=_several("an endpoint, or a list of them", Endpoint, endpoints.endpoint_words, "endpoints"),
+    ),
+]
+Rate = Annotated[
+    float,
+    Meta(
+        description="Calls a second in each lane. Without it: the action's quota.",
+        gt=0,
+        le=10_000,
+        extra=_rule("a number of calls a second above 0, at most 10000"),
+    ),
+]
+Workers = Annotated[
+    int,
+    Meta(
+        description="Calls in flight at a time in each lane (default 100).",
+        ge=1,
+        le=10_000,
+        extra=_rule("a whole number from 1 to 10000"),
+    ),
+]
+PerInstance = Annotated[
+    int,
+    Meta(
+        description="Calls in flight at a time on one instance (default 4).",
+        ge=1,
+        le=1_000,
+        extra=_rule("a whole number from 1 to 1000"),
+    ),
+]
+_duration = f"^{DURATION_PATTERN}$"
+Deadline = Annotated[
+    str,
+    Meta(
+        description="Stop sending after this time, such as 45m; what is left can be resumed.",
+        extra_json_schema={"pattern": _duration},
+        extra=_rule("a duration", some_seconds, "deadline_s"),
+    ),
+]
+Timeout = Annotated[
+    str,
+    Meta(
+        description="Longest wait for one answer (default 10s).",
+        extra_json_schema={"pattern": _duration},
+        extra=_rule("a duration", some_seconds, "timeout_s"),
+    ),
+]
+Transient = Annotated[
+    str,
+    Meta(
+        description="How long one call is tried again after passing errors (default 2m).",
+        extra_json_schema={"pattern": _duration},
+        extra=_rule("a duration", seconds, "retry_transient_s"),
+    ),
+]
+Busy = Annotated[
+    str,
+    Meta(
+        description="How long one call is tried again while its instance is busy (default 10m).",
+        extra_json_schema={"pattern": _duration},
+        extra=_rule("a duration", seconds, "retry_busy_s"),
+    ),
+]
+StopAfterText = Annotated[
+    str,
+    Meta(
+        description="Stop when this many calls have failed: a number, or a share of the plan such as 5%. Default: "
+        "none to lock or unlock, 20 for the CAM actions.",
+        extra_json_schema={"pattern": r"^[0-9]{1,9}(?:(?:[.][0-9]{1,3})?%)?$"},
+        extra=_rule("a number or a share", stop_after),
+    ),
+]
+KeepAdmins = Annotated[
+    int,
+    Meta(
+        description="Never lock the last so many superusers of an instance that can log in (default 0: no such guard).",
+        ge=0,
+        le=1_000,
+        extra=_rule("a whole number from 0 to 1000"),
+    ),
+]
+MaxTargets = Annotated[
+    int,
+    Meta(
+        description="Refuse a plan of more calls than this.",
+        ge=1,
+        le=1_000_000_000,
+        extra=_rule("a whole number from 1 to 1000000000"),
+    ),
+]
+MaxShare = Annotated[
+    str,
+    Meta(
+        description="Refuse a plan of more than this share of the accounts read on its instances, such as 20%.",
+        extra_json_schema={"pattern": r"^(?!0+(?:[.]0+)?%)(?:100(?:[.]0{1,3})?|[0-9]{1,2}(?:[.][0-9]{1,3})?)%$"},
+        extra=_rule("a percentage such as 5% or 0.5%", share),
+    ),
+]
+Owner = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.@\\\\-]{0,127}[$]?$"},
+        extra=_rule("the name or the number of a user"),
+    ),
+]
+GlobText = Annotated[
+    str,
+    Meta(
+        description='instance/user, with * ? [abc] in either part; quote it: "*/breakglass_*".',
+        extra_json_schema={"pattern": r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!]+$"},
+        extra=_rule("instance/user with * ? [abc]"),
+    ),
+]
+Globs = Annotated[list[GlobText], Meta(min_length=1)]
+Protect = Literal["none"] | Globs
+
+
+class Retry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Time budgets for trying one call again."""
+
+    transient: Transient | UnsetType = UNSET
+    busy: Busy | UnsetType = UNSET
+
+
+class Limits(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused. Of all files found the smaller number holds."""
+
+    max_targets: MaxTargets | UnsetType = UNSET
+    max_share: MaxShare | UnsetType = UNSET
+
+
+class JobLimits(Limits, forbid_unknown_fields=True, kw_only=True):
+    """The largest plan that is not refused, and how much of it one run takes."""
+
+    take: (
+        Annotated[
+            int,
+            Meta(
+                description="Change so many accounts in one run, at most; the rest is left for later and is first in "
+                "line next time.",
+                ge=1,
+                le=1_000_000_000,
+                extra=_rule("a whole number from 1 to 1000000000"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell once per call; prints the password as one "
+                "line. {instance}, {user} and {region} are filled in.",
+                examples=[["pass", "show", "db/{instance}/{user}"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    file: (
+        Annotated[Text, Meta(description="CSV file instance,user,password, readable by its owner alone.")] | UnsetType
+    ) = UNSET
+    env: (
+        Annotated[
+            str,
+            Meta(
+                extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"},
+                description="Environment variable holding the password; for a job with one target.",
+                extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Hours of the week in which this job may send: a start outside is refused, and `until` ends the session."""
+
+    days: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(extra_json_schema={"enum": list(window.DAYS)}, extra=_rule("a day", window.day_number)),
+            ]
+        ],
+        Meta(min_length=1, description="Days on which it opens."),
+    ]
+    start: Annotated[
+        str,
+        Meta(
+            description="When it opens, such as 01:00, on the clock of the time zone.",
+            extra_json_schema={"pattern": r"^(?:[01]?[0-9]|2[0-3]):[0-5][0-9]$"},
+            extra=_rule("a time of day", window.opening_minutes),
+        ),
+    ] = field(name="from")
+    until: Annotated[
+        str,
+        Meta(
+            description="When it closes; not after `from`: on the next day. 24:00 is the end of the day.",
+            extra_json_schema={"pattern": r"^(?:(?:[01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)$"},
+            extra=_rule("a time of day", window.minutes),
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Meta(
+            description="Zone of the tz database.",
+            examples=["Asia/Shanghai", "UTC"],
+            extra=_rule("a time zone", window.zone_name),
+        ),
+    ]
+
+
+class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where the URL of a webhook is found, which is a secret and stands in neither job nor config: exactly one key."""
+
+    url_file: Annotated[Text, Meta(description="File that holds the URL: https, or http to loopback.")] | UnsetType = (
+        UNSET
+    )
+    url_env: (
+        Annotated[
+            str,
+            Meta(
+                extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"},
+                description="Environment variable that holds the URL.",
+                extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+Event = Literal["start", "finish", "failure"]
+
+
+class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Who is told how a run goes: a command, a webhook or both."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell; the notice is JSON on its standard input.",
+                examples=[["/usr/local/bin/page-dba"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    env: (
+        Annotated[
+            list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"})]],
+            Meta(
+                min_length=1,
+                description="Environment variables that the command needs; it gets no others but the harmless ones "
+                "(PATH, HOME, LANG and so on).",
+                examples=[["PAGER_TOKEN"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    webhook: Webhook | UnsetType = UNSET
+    on: (
+        Annotated[
+            Event | Annotated[list[Event], Meta(min_length=1)],
+            Meta(
+                description="start: a run begins; finish: it has ended; failure (default): it has ended with another "
+                "exit code than 0, or was refused.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where API keys come from beside the places everybody looks in. Never a key itself."""
+
+    command: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="Program and arguments, run without a shell when no key is in the environment; prints keys "
+                "as JSON.",
+                examples=[["vault-keys", "--account", "prod"]],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    role_arn: RoleArn | UnsetType = UNSET
+    duration: (
+        Annotated[
+            str,
+            Meta(
+                description="How long a session of the role lives (default 2h, at most 12h).",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration from 1s to 12h", role_duration, "duration_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    metadata: (
+        Annotated[
+            bool,
+            Meta(
+                description="Ask the metadata service for the role of this CVM instance where nothing else has keys "
+                "(default true).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    sts: (
+        Annotated[
+            str,
+            Meta(
+                description="STS, where it is not the site's: https, or http to loopback.",
+                extra_json_schema={"pattern": f"^(?:{endpoints.PATTERN})$"},
+                extra=_rule("an endpoint", endpoints.normal_endpoint),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+NoProxy = Annotated[
+    str,
+    Meta(extra=_rule("a host, a domain or a network", past_proxy)),
+]
+
+
+class Network(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How this host reaches the network, where the environment does not say it."""
+
+    proxy: (
+        Annotated[
+            str,
+            Meta(
+                description="Proxy for https, without a password: http://host:port.",
+                extra=_rule("the URL of a proxy", proxy_url),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    no_proxy: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Hosts, domains and networks that are reached without it.",
+                extra=_several("a host, a domain or a network, or a list of them", NoProxy, distinct, "no_proxy"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    ca_bundle: (
+        Annotated[
+            Text,
+            Meta(
+                description="File of certificates (PEM) to trust instead of the system's.",
+                extra=_rule("the path of a file of certificates, such as /etc/ssl/company.pem"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    language: (
+        Annotated[
+            Literal["en-US", "zh-CN"],
+            Meta(description="Of the API's messages (default en-US).", extra=_rule("en-US or zh-CN")),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+def _pattern(pattern: str, **more: object) -> Meta:
+    """A pattern for editors alone: with one in two unions of a struct, msgspec 0.22 dies at the exit, now and then."""
+    return Meta(extra_json_schema={"pattern": pattern, **more})
+
+
+_OneInstance = Annotated[str, _pattern(f"^{names.INSTANCE_PATTERN}$", maxLength=names.MOST_INSTANCE)]
+_OneRegion = Annotated[str, _pattern(f"^(?:{names.REGION_PATTERN}|all)$", examples=[*names.REGIONS, "all"])]
+_NameGlob = Annotated[str, _pattern(r"^[^\x00-\x1f\x7f]+$")]
+_UserGlob = Annotated[str, _pattern(r"^[A-Za-z0-9_\-*?\[\]!]+$")]
+_Version = Annotated[str, _pattern("^[0-9]{1,3}$")]
+_Status = Literal[(*names.INSTANCE_STATUSES, "any")]  # type: ignore[valid-type]
+_InstanceType = Literal[(*names.INSTANCE_TYPES, "any")]  # type: ignore[valid-type]
+_UserType = Literal[names.USER_TYPES]  # type: ignore[valid-type]
+OnOff = bool | Literal["on", "off"]
+
+
+class InstancesOf(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which instances a match means: all keys must agree; of a list, one value must."""
+
+    ids: Annotated[_OneInstance | list[_OneInstance], Meta(description="Instance ids.")] | UnsetType = UNSET
+    name: (
+        Annotated[_NameGlob | list[_NameGlob], Meta(description="Globs over the instance's name: prod-*.")] | UnsetType
+    ) = UNSET
+    tag: (
+        Annotated[
+            str | list[str] | dict[str, str | list[str]],
+            Meta(description="Tags it must have, all of them: env, or env=prod, or {env: [prod, live]}."),
+        ]
+        | UnsetType
+    ) = UNSET
+    status: (
+        Annotated[
+            _Status | list[_Status],
+            Meta(description="Status (default running); what it keeps out is named. any: whatever it is."),
+        ]
+        | UnsetType
+    ) = UNSET
+    type: (
+        Annotated[
+            _InstanceType | list[_InstanceType],
+            Meta(description="Type (default: all but readonly and guard); what it keeps out is named."),
+        ]
+        | UnsetType
+    ) = UNSET
+    engine_version: Annotated[_Version | list[_Version], Meta(description="Major version: 16.")] | UnsetType = UNSET
+
+
+class UsersOf(Struct, forbid_unknown_fields=True, kw_only=True, rename={"not_": "not"}):
+    """Which accounts a match means: all keys must agree; at least one is needed, `glob: "*"` is every account."""
+
+    glob: Annotated[_UserGlob | list[_UserGlob], Meta(description="Globs over names: app_*.")] | UnsetType = UNSET
+    type: Annotated[_UserType | list[_UserType], Meta(description="Type: normal, tencentDBSuper.")] | UnsetType = UNSET
+    cam: (
+        Annotated[
+            OnOff,
+            Meta(description="Whether CAM verification is on.", extra=_rule("on or off", on_or_off)),
+        ]
+        | UnsetType
+    ) = UNSET
+    locked: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether it shows as locked (status 5), by LockAccount or by NOLOGIN in SQL.",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    not_: Annotated[_UserGlob | list[_UserGlob], Meta(description="Globs that are not meant.")] | UnsetType = UNSET
+
+
+class MatchEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Accounts to be found: the question is put when the job is planned, and its answer is what runs."""
+
+    regions: (
+        Annotated[
+            _OneRegion | list[_OneRegion],
+            Meta(description="Regions to look in (default: the job's); all: every region but the financial ones."),
+        ]
+        | UnsetType
+    ) = UNSET
+    accounts: (
+        Annotated[list[str], Meta(min_length=1, description="Accounts of the job to look in (default: all of them).")]
+        | UnsetType
+    ) = UNSET
+    instances: InstancesOf | UnsetType = UNSET
+    users: UsersOf
+    allow_empty: (
+        Annotated[
+            bool,
+            Meta(
+                description="Finding no account is fine (default false: an error).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+AccountName = Annotated[
+    str,
+    Meta(
+        description="What the account is called in this job, its journal and its reports.",
+        extra_json_schema={"pattern": r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$"},
+        extra=_rule("a name of letters, digits, and . _ @ -"),
+    ),
+]
+
+
+class AccountEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A cloud account whose instances this job acts on, and whose keys sign for it."""
+
+    name: AccountName | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
+    role_arn: RoleArn | UnsetType = UNSET
+
+
+class Columns(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the columns of a list are called there."""
+
+    instance: ShortText | UnsetType = UNSET
+    user: ShortText | UnsetType = UNSET
+    region: ShortText | UnsetType = UNSET
+    account: ShortText | UnsetType = UNSET
+
+
+class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One target with its parts, a list of targets in a file, or a match."""
+
+    instance: (
+        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.INSTANCE_PATTERN}$"}, max_length=64)] | UnsetType
+    ) = UNSET
+    user: (
+        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]
+        | list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]]
+        | UnsetType
+    ) = UNSET
+    region: Region | UnsetType = UNSET
+    account: AccountName | UnsetType = UNSET
+    csv: (
+        Annotated[
+            Text, Meta(description="CSV file with a header: instance,user[,region][,account]. - is standard input.")
+        ]
+        | UnsetType
+    ) = UNSET
+    jsonl: (
+        Annotated[
+            Text,
+            Meta(description='File of lines {"instance":…,"user":…[,"region":…]}. - is standard input.'),
+        ]
+        | UnsetType
+    ) = UNSET
+    columns: Columns | UnsetType = UNSET
+    match: MatchEntry | UnsetType = UNSET
+
+
+class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job of acctops: one action on many database accounts."""
+
+    version: (
+        Annotated[int, Meta(ge=1, le=1, description="Version of this format: 1.", extra=_rule("1, the only version"))]
+        | UnsetType
+    ) = UNSET
+    name: Annotated[ShortText, Meta(description="Name of the job; default: the file's name.")] | UnsetType = UNSET
+    reason: Annotated[Prose, Meta(description="Why this is done; kept in the journal.")] | UnsetType = UNSET
+    ticket: (
+        Annotated[
+            ShortText,
+            Meta(
+                description="Ticket or incident number; kept in the journal.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    action: ActionName
+    region: Region | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
+    accounts: (
+        Annotated[
+            # Any: a profile's name, or an AccountEntry; `schema` spells it out, `accounts` reads it.
+            list[Any],
+            Meta(min_length=1, description="Cloud accounts of the targets, each with keys of its own."),
+        ]
+        | UnsetType
+    ) = UNSET
+    endpoint: Endpoints | UnsetType = UNSET
+    targets: Annotated[
+        # Any: the forms of an entry are spelled out by `schema` and read by `targets`.
+        list[Any],
+        Meta(min_length=1, description="Accounts to act on."),
+    ]
+    exclude: Annotated[Globs, Meta(description="Targets to leave out of this job.")] | UnsetType = UNSET
+    protect: (
+        Annotated[
+            Protect,
+            Meta(description="Accounts that must never be touched, on top of the config's; none waives the reminder."),
+        ]
+        | UnsetType
+    ) = UNSET
+    keep_admins: KeepAdmins | UnsetType = UNSET
+    limits: JobLimits | UnsetType = UNSET
+    order: (
+        Annotated[
+            Literal["contain", "listed"],
+            Meta(
+                description="contain (default): superusers first; listed: as the targets are listed. Either way "
+                "instances take turns.",
+                extra=_rule("contain or listed", is_listed_order, "listed_order"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    resend_already: (
+        Annotated[
+            bool,
+            Meta(
+                description="Send the call also to accounts that already look as desired, last (default false).",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    verify: (
+        Annotated[
+            bool,
+            Meta(
+                description="Read the accounts before and after (default true); false: neither, so that nothing is "
+                "proven and undo needs a list.",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    rate: Rate | UnsetType = UNSET
+    workers: Workers | UnsetType = UNSET
+    per_instance: PerInstance | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    deadline: Deadline | UnsetType = UNSET
+    stop_after: StopAfterText | UnsetType = UNSET
+    window: WindowKeys | UnsetType = UNSET
+    on_unfinished: (
+        Annotated[
+            Literal["resume", "new", "refuse"],
+            Meta(
+                description="What `run` does when the last run of this job was cut off by a crash: go on with it "
+                "(default), begin a new one, or refuse.",
+                extra=_rule("resume, new or refuse"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    passwords: Passwords | UnsetType = UNSET
+    notify: Notify | UnsetType = UNSET
+
+
+class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How acctops works here: `config.yaml`."""
+
+    site: (
+        Annotated[
+            Literal["international", "mainland"],
+            Meta(description="Whose keys these are.", extra=_rule("international or mainland")),
+        ]
+        | UnsetType
+    ) = UNSET
+    endpoint: Endpoints | UnsetType = UNSET
+    profile: Profiles | UnsetType = UNSET
+    credentials: Credentials | UnsetType = UNSET
+    network: Network | UnsetType = UNSET
+    state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
+    state_group: (
+        Annotated[
+            str,
+            Meta(
+                extra_json_schema={"pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}[$]?$"},
+                description="Group that may read the journals.",
+                extra=_rule("the name or the number of a group"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    trust_owners: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Users whose configs, jobs and journals are believed as one's own; it counts in one's own "
+                "and in the system's config.",
+                extra=_several("the name or the number of a user, or a list of them", Owner, distinct, "trust_owners"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    protect: Annotated[Globs, Meta(description="Accounts no job may touch.")] | UnsetType = UNSET
+    keep_admins: KeepAdmins | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
+    quotas: (
+        Annotated[
+            dict[str, Rate],
+            Meta(description="Quota a second per action, if the vendor has changed it; share: how much of it to use."),
+        ]
+        | UnsetType
+    ) = UNSET
+    rate: Rate | UnsetType = UNSET
+    workers: Workers | UnsetType = UNSET
+    per_instance: PerInstance | UnsetType = UNSET
+    timeout: Timeout | UnsetType = UNSET
+    deadline: Deadline | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    stop_after: StopAfterText | UnsetType = UNSET
+    notify: Notify | UnsetType = UNSET
+    metrics_file: (
+        Annotated[
+            Text,
+            Meta(
+                description="Prometheus textfile to write while a run goes and at its end.",
+                extra=_rule("the path of a file, such as /var/lib/node_exporter/acctops.prom"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+JOB_ONLY = ("window", "accounts", "verify")
+"""Keys that say what a job is, and that somebody may look for in a config: errors, never ignored."""

@@ -1,0 +1,429 @@
+"""YAML text → Job. No I/O: lists are read by the function passed in.
+
+Every problem is found in one go and named `file:line:column: path: what; what to do` (design §7). Which keys there
+are stands in `filemodel`; this module knows what they mean together.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from engine.api import names
+from engine.api.actions import ACTIONS, takes_admins
+from engine.errors import JobError
+from engine.inputs.guards import empty_plan_warnings, guard_words, need_readings
+from engine.inputs.job import Glob, Job, PasswordSpec, StopAfter
+from engine.inputs.jobfile.fields import Fields, glob_problem, kinds
+from engine.inputs.jobfile.filemodel import JobFile, Passwords
+from engine.inputs.jobfile.nodes import Scalar, Series, Table
+from engine.inputs.jobfile.problems import Problems
+from engine.inputs.jobfile.targetentries import TargetEntries
+from engine.inputs.jobfile.targets import Defaults, Targets, unlisted_region
+from engine.inputs.jobfile.values import action_name
+from engine.inputs.jobfile.yamltext import decode, read_tree
+from engine.model import Place
+from engine.outside.foreign import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from engine.inputs.job import NotifySpec
+    from engine.inputs.jobfile.nodes import Node
+    from engine.inputs.match import Match
+    from engine.inputs.window import Window
+    from engine.model import AccountSpec, Omit, Target
+
+__all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
+
+COMMAND_LINE = "command line"
+"""The "file" of targets given as arguments."""
+_PLACEHOLDERS = frozenset({"instance", "user", "region"})
+
+
+def parse_job(
+    text: bytes,
+    *,
+    file: str,
+    read: Callable[[str], bytes] | None,
+    skip_bad_rows: bool = False,
+    locate: Callable[[str], str] | None = None,
+) -> Job:
+    """The job in `text`, or JobError with every problem.
+
+    `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
+    file; `-` is standard input), or raises JobError in its own words; None: lists are passed over. `locate` says what a
+    list is called in messages; without it, its path beside `file`. With `skip_bad_rows`, rows of lists that are no
+    targets become `omits` of the job, as long as others are.
+    """
+    problems = Problems()
+    decoded = decode(text, file, problems)
+    root = read_tree(decoded, file, problems) if decoded is not None else None
+    if root is None:
+        if not problems.count:
+            problems.add(Place(file), "", "is empty; a job needs action, region and targets")
+        raise JobError(problems.lines())
+    return _JobReader(file, problems, read, text, skip_bad_rows=skip_bad_rows, locate=locate).job(root)
+
+
+class _JobReader:
+    """One reading of one job file."""
+
+    def __init__(
+        self,
+        file: str,
+        problems: Problems,
+        read: Callable[[str], bytes] | None,
+        text: bytes,
+        *,
+        skip_bad_rows: bool,
+        locate: Callable[[str], str] | None,
+    ) -> None:
+        self._file = file
+        self._skip_bad_rows = skip_bad_rows
+        self._bad_rows: list[Omit] = []
+        self._problems = problems
+        self._fields = Fields(file, problems)
+        self._read = read
+        self._locate = locate or self._beside
+        self._digest = sha256(text)
+        self._sources: list[str] = []
+
+    def job(self, root: Node) -> Job:
+        fields = self._fields
+        table = fields.table(root, "", "keys such as action:, region: and targets:")
+        if table is None:
+            raise JobError(self._problems.lines())
+        fields.keys(table, "", kinds(JobFile))
+        special = ("targets", "accounts", "exclude", "protect", "passwords", "version", "window", "notify")
+        values, places = fields.values(table, JobFile, skip=special)
+        if "version" in table.entries:
+            fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
+        self._require(table, "action", f"what to do: one of {', '.join(ACTIONS)}")
+        accounts = self._accounts(table, places)
+        targets, matches, warnings, remarks = self._targets(table, values, places, accounts)
+        protect, waived = self._protect(table)
+        exclude = self._globs(table, "exclude")
+        warnings += empty_plan_warnings(protect or (), "protects") + empty_plan_warnings(exclude, "excludes")
+        action = values.get("action")
+        if action is not None:
+            warnings += self._together(action, values, places)
+        passwords = self._passwords(table, action, targets, matches, warnings)
+        window = self._window(table)
+        notify = self._notify(table, places)
+        self._problems.stop_if_any()
+        assert isinstance(action, str)
+        return Job(
+            **{"name": default_name(self._file), "region": "", **values},
+            accounts=accounts,
+            targets=targets,
+            matches=tuple(matches),
+            omits=tuple(self._bad_rows),
+            digest=self._digest.hexdigest(),
+            path=self._file,
+            sources=tuple(self._sources),
+            exclude=exclude,
+            protect=protect,
+            protect_waived=waived,
+            passwords=passwords,
+            window=window,
+            notify=notify,
+            places=places,
+            warnings=tuple(warnings),
+            remarks=tuple(remarks),
+        )
+
+    def _accounts(self, table: Table, places: dict[str, Place]) -> tuple[AccountSpec, ...]:
+        entry = table.entries.get("accounts")
+        if entry is None:
+            return ()
+        from engine.inputs.jobfile.accounts import read_accounts  # here: most jobs have none
+
+        if "profile" in table.entries:
+            what = "profile beside accounts; each account names its own, so remove one of the two"
+            self._problems.add(self._fields.place(table.entries["profile"].key), "profile", what)
+        places["accounts"] = self._fields.place(entry.key)
+        return read_accounts(self._fields, entry.value)
+
+    def _window(self, table: Table) -> Window | None:
+        if "window" not in table.entries:
+            return None
+        from engine.inputs.jobfile.windows import read_window  # here: most jobs have none
+
+        return read_window(self._fields, table.entries["window"].value)
+
+    def _notify(self, table: Table, places: dict[str, Place]) -> NotifySpec | None:
+        if "notify" not in table.entries:
+            return None
+        from engine.inputs.jobfile.notifying import read_notify  # here: most jobs have none
+
+        notify = read_notify(self._fields, table.entries["notify"].value)
+        if notify is not None:
+            places["notify"] = notify.place
+        return notify
+
+    def _require(self, table: Table, key: str, what: str) -> None:
+        if key not in table.entries:
+            self._problems.add(Place(self._file, table.line, table.column), key, f"is missing; it says {what}")
+
+    def _targets(
+        self, table: Table, values: dict[str, Any], places: dict[str, Place], accounts: Sequence[AccountSpec]
+    ) -> tuple[list[Target], list[Match], list[str], list[str]]:
+        region = values.get("region", "")
+        names_of = [account.name for account in accounts]
+        targets = Targets(self._problems, region, names_of, skip_bad_rows=self._skip_bad_rows)
+        matches: list[Match] = []
+        warnings, remarks = [], []
+        if region and region not in names.REGIONS:
+            remarks.append(unlisted_region(region, places["region"]))
+        self._require(table, "targets", "which accounts: a list of instance/user")
+        if "targets" in table.entries:
+            # A region that was written and refused has been named: a match that needs it is not named, too.
+            there = region or ("?" if "region" in table.entries else "")
+            entries = TargetEntries(self._fields, targets, self._list, there)
+            entries.read(table.entries["targets"].value)
+            warnings += entries.warnings
+            matches = entries.matches
+        # A region that was written and refused is one problem, not one more for every target.
+        if "region" not in table.entries or region:
+            targets.check_regions()
+        if accounts or "accounts" not in table.entries:
+            targets.check_accounts()
+        self._judge_rows(targets, matches)
+        return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
+
+    def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
+        """Bad rows are left out as long as something good is left; where they are all that is wrong, that is said."""
+        good = len(targets.found) or len(matches)
+        if good:
+            self._bad_rows = targets.bad_rows
+        elif targets.bad_rows:
+            for omit in targets.bad_rows:
+                self._problems.add(omit.target.place, "", omit.rule)
+            self._problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
+        would_be_sent = len(targets.found) - targets.spoilt
+        if (would_be_sent or matches) and 0 < targets.row_problems == self._problems.count:
+            sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
+            self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
+
+    def _beside(self, listed: str) -> str:
+        return "standard input" if listed == "-" else posixpath.join(posixpath.dirname(self._file), listed)
+
+    def _list(
+        self, here: str, node: Scalar, defaults: Defaults, targets: Targets, columns: Mapping[str, str]
+    ) -> list[str]:
+        """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
+        if self._read is None:
+            return []
+        path = node.text
+        shown = self._locate(path)
+        if path == "-" and shown in self._sources:
+            self._fields.wrong(node, here, "standard input can be read only once; remove this entry")
+            return []
+        try:
+            data = self._read(path)
+        except JobError as exc:
+            for problem in exc.problems:
+                self._fields.wrong(node, here, problem)
+            return []
+        from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
+
+        self._sources.append(shown)
+        self._digest.update(data)
+        reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
+        return reader(data, shown, defaults, targets, self._problems, columns)
+
+    def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
+        if key not in table.entries:
+            return ()
+        return self._fields.globs(table.entries[key].value, key, fold=key == "protect")
+
+    def _protect(self, table: Table) -> tuple[tuple[Glob, ...] | None, bool]:
+        entry = table.entries.get("protect")
+        if entry is None:
+            return None, False
+        if _is_none(entry.value):
+            return (), True
+        items = entry.value.items if type(entry.value) is Series else []
+        nones = [index for index, item in enumerate(items) if _is_none(item)]
+        if not nones:
+            return self._globs(table, "protect"), False
+        rule = next((item for item in items if not _is_none(item)), None)
+        for index in nones:
+            other = f", but there is one at {rule.line}:{rule.column}; keep one" if rule else "; write protect: none"
+            self._fields.wrong(items[index], f"protect[{index}]", f"`none` says there are no rules{other}")
+        return (), False
+
+    def _together(self, action: str, values: dict[str, Any], places: dict[str, Place]) -> list[str]:
+        """Keys that contradict each other or the action are problems, those that mean nothing are warnings."""
+        if values.get("resend_already") and not ACTIONS[action].resendable:
+            what = f"{action} must not be repeated on an account that has it already; remove it"
+            self._problems.add(places["resend_already"], "resend_already", what)
+        keep_admins = values.get("keep_admins")
+        if values.get("verify") is False:
+            needy = need_readings(action, keep_admins=keep_admins, max_share=values.get("max_share"))
+            for guard in needy:
+                place = places[guard]
+                what = (
+                    f"false, but {guard_words(guard, values[guard])} at {place.line}:{place.column} cannot hold unless "
+                    "accounts are read; keep one"
+                )
+                self._problems.add(places["verify"], "verify", what)
+        if keep_admins and not takes_admins(action):
+            return [f"{places['keep_admins']}: keep_admins means nothing to {action}, which takes no admin away"]
+        return []
+
+    def _passwords(
+        self,
+        table: Table,
+        action: str | None,
+        targets: Sequence[Target],
+        matches: Sequence[Match],
+        warnings: list[str],
+    ) -> PasswordSpec | None:
+        needed = action is not None and ACTIONS[action].needs_password
+        entry = table.entries.get("passwords")
+        if entry is None:
+            if needed:
+                what = f"is missing; {action} sets a new password: passwords: {{command: [program, …]}}, file or env"
+                self._problems.add(Place(self._file, table.line, table.column), "passwords", what)
+            return None
+        if action is not None and not needed:
+            place = Place(self._file, entry.key.line, entry.key.column)
+            self._problems.add(place, "passwords", f"{action} takes no password; remove it")
+            return None
+        spec = read_passwords(self._fields, entry.value)
+        if spec is None:
+            return None
+        if spec.env and (matches or len({(t.region, t.instance, t.user) for t in targets}) > 1):
+            what = "one password for several accounts; use command or file"
+            self._problems.add(spec.place, "passwords.env", what)
+        if spec.command and (matches or len(targets) > 1) and not any("{user}" in part for part in spec.command):
+            warnings.append(
+                f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
+            )
+        return spec
+
+
+def _is_none(node: Node) -> bool:
+    return type(node) is Scalar and node.text == "none"
+
+
+def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
+    """The `passwords` mapping; what was written there is never repeated in a message, it may be a password."""
+    words = "a mapping with one of command, file, env (never a password itself)"
+    table = fields.table(node, "passwords", words)
+    if table is None:
+        return None
+    fields.keys(table, "passwords", kinds(Passwords))
+    given = [name for name in kinds(Passwords) if name in table.entries]
+    if len(given) != 1:
+        found = f"{', '.join(given)} together" if given else "none of them"
+        fields.wrong(node, "passwords", f"expected {words}, got {found}")
+        return None
+    entry = table.entries[given[0]]
+    place = fields.place(entry.value)
+    here = f"passwords.{given[0]}"
+    if given[0] == "command":
+        command = _command(fields, entry.value, here)
+        return PasswordSpec(place=place, command=command) if command else None
+    if given[0] == "file":
+        file = fields.text(entry.value, here, "the path of a CSV file instance,user,password")
+        # `~/` is the home directory, as in paths of lists; the device expands it.
+        joined = file if file is None or file.startswith("~/") else posixpath.join(posixpath.dirname(fields.file), file)
+        return PasswordSpec(place=place, file=joined) if joined else None
+    env = fields.text(entry.value, here, "the name of an environment variable")
+    if env is None:
+        return None
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,99}", env):
+        fields.wrong(entry.value, here, "expected the name of an environment variable, such as NEW_PASSWORD")
+        return None
+    return PasswordSpec(place=place, env=env)
+
+
+def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
+    """Program and arguments; empty if they are refused (noted)."""
+    items = fields.series(node, path, "a list: [program, argument, …]; it is run without a shell")
+    if items is None:
+        return ()
+    before = fields.problems.count
+    argv = []
+    for index, item in enumerate(items.items):
+        here = f"{path}[{index}]"
+        if type(item) is not Scalar:
+            fields.text(item, here, "one argument")
+            continue
+        for name in re.findall(r"\{(\w+)\}", item.text):
+            if name not in _PLACEHOLDERS:
+                fields.wrong(item, here, f"{{{name}}} is not filled in; known are {{instance}}, {{user}}, {{region}}")
+        argv.append(item.text)
+    if argv and (not argv[0] or "{" in argv[0]):
+        fields.wrong(items.items[0], f"{path}[0]", "expected the program to run, without placeholders")
+    return tuple(argv) if fields.problems.count == before else ()
+
+
+def default_name(file: str) -> str:
+    """The job's name if it gives none: the file's, without directory and ending."""
+    name = posixpath.splitext(posixpath.basename(file))[0]
+    return clean(name.encode("utf-8", "backslashreplace").decode(), 100).strip() or "job"
+
+
+def ad_hoc_job(
+    action: str,
+    targets: Sequence[str],
+    region: str | None,
+    *,
+    name: str | None = None,
+    reason: str | None = None,
+    ticket: str | None = None,
+    exclude: Sequence[str] = (),
+) -> Job:
+    """The job of `acctops lock TARGET… --region R`: the same checks, without a file.
+
+    A target's "line" is its number among the arguments.
+    """
+    problems = Problems()
+    try:
+        action_name(action)
+    except ValueError as exc:
+        problems.add(Place(COMMAND_LINE), "action", str(exc))
+    collected = Targets(problems, "")
+    if not targets:
+        problems.add(Place(COMMAND_LINE), "targets", "none given; name accounts as instance/user")
+    for number, text in enumerate(targets, start=1):
+        instance, slash, user = text.strip().partition("/")
+        if not slash:
+            what = f"{names.shown(text)} is not instance/user; such as postgres-4sfuv15b/app_user"
+            problems.add(Place(COMMAND_LINE, number), "", what)
+        else:
+            collected.add(instance, user, region or "", COMMAND_LINE, number, 0, region_path="--region")
+    collected.check_regions()
+    globs = read_globs(exclude, "--exclude", problems)
+    problems.stop_if_any()
+    lines = [action, region or "", *targets, *exclude]
+    return Job(
+        name=name or f"{action}-by-hand",
+        action=action,
+        region=region or "",
+        targets=collected.found,
+        digest=sha256("\n".join(lines).encode()).hexdigest(),
+        path=COMMAND_LINE,
+        exclude=globs,
+        reason=reason,
+        ticket=ticket,
+        warnings=tuple(collected.warnings()),
+        remarks=tuple(collected.remarks()),
+    )
+
+
+def read_globs(texts: Sequence[str], flag: str, problems: Problems) -> tuple[Glob, ...]:
+    """Globs given by a repeated flag, their place is the flag."""
+    found = []
+    for text in texts:
+        if (problem := glob_problem(text)) is not None:
+            problems.add(Place(COMMAND_LINE), flag, problem)
+        else:
+            found.append(Glob(text, Place(flag)))
+    return tuple(found)

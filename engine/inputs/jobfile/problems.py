@@ -1,0 +1,41 @@
+"""What is wrong with an operator's file, collected so that one go shows it all. No I/O."""
+
+from __future__ import annotations
+
+from engine.errors import JobError
+from engine.model import Place
+
+MOST = 50
+"""Problems named at once; the rest are counted. A wrong column in a list of a million rows is one mistake."""
+
+
+class Problems:
+    """Collector of problems, each `file:line:column: path: what; what to do`."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Place, str]] = []
+        self._files: dict[str, int] = {}
+        self.count = 0
+        """All problems, also those beyond `MOST`."""
+        self.hint = ""
+        """Said last: another way than to correct what was found."""
+
+    def add(self, place: Place, path: str, what: str) -> None:
+        """Note one problem; `path` says where in the structure it is (`targets[3].user`), or is empty."""
+        self.count += 1
+        self._files.setdefault(place.file, len(self._files))
+        if len(self._found) < MOST:
+            self._found.append((place, f"{path}: {what}" if path else what))
+
+    def lines(self) -> list[str]:
+        """What was found, in the order in which it stands in the files, the first file first."""
+        ordered = sorted(self._found, key=lambda item: (self._files[item[0].file], item[0].line, item[0].column))
+        lines = [f"{place}: {text}" for place, text in ordered]
+        if self.count > len(lines):
+            lines.append(f"… and {self.count - len(lines):,} more; correct these {len(lines)} and look again")
+        return [*lines, self.hint] if self.hint else lines
+
+    def stop_if_any(self) -> None:
+        """Raise everything found as one JobError."""
+        if self.count:
+            raise JobError(self.lines())

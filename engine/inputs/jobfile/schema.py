@@ -1,0 +1,85 @@
+"""JSON Schema of the job file, from the same models that read it, for editors. No I/O.
+
+`engine/job.schema.json` is this, committed, so that an editor finds it beside the shipped jobs:
+`acctops schema > engine/job.schema.json` writes it; a test holds that it is current.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from engine.api import names
+from engine.api.actions import ACTIONS
+from engine.inputs.jobfile.fields import kinds, rule
+from engine.inputs.jobfile.filemodel import AccountEntry, JobFile, TargetEntry
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def job_schema() -> dict[str, Any]:
+    """The schema as a JSON object. Any: JSON."""
+    import msgspec
+
+    (reference,), parts = msgspec.json.schema_components([JobFile], ref_template="#/$defs/{name}")
+    _, more = msgspec.json.schema_components([TargetEntry, AccountEntry], ref_template="#/$defs/{name}")
+    parts |= more
+    top = parts.pop(reference["$ref"].rpartition("/")[2])
+    parts["TargetEntry"]["oneOf"] = [
+        {"required": keys} for keys in (["instance", "user"], ["csv"], ["jsonl"], ["match"])
+    ]
+    parts["UsersOf"]["minProperties"] = 1
+    user = {"type": "string", "pattern": f"^{names.USER_PATTERN}$"}
+    parts["UsersOfInstances"] = {
+        "description": "Instance ids with an account name, or a list of them.",
+        "type": "object",
+        "minProperties": 1,
+        "patternProperties": {
+            f"^{names.INSTANCE_PATTERN}$": {"anyOf": [user, {"type": "array", "items": user, "minItems": 1}]}
+        },
+        "additionalProperties": False,
+    }
+    top["properties"]["targets"]["items"] = {
+        "anyOf": [
+            {
+                "description": "instance/user",
+                "type": "string",
+                "pattern": f"^{names.INSTANCE_PATTERN}/{names.USER_PATTERN}$",
+            },
+            {"$ref": "#/$defs/UsersOfInstances"},
+            {"$ref": "#/$defs/TargetEntry"},
+        ]
+    }
+    one_of = msgspec.json.schema(rule(kinds(AccountEntry)["profile"])["each"])
+    parts["AccountEntry"]["properties"]["profile"]["anyOf"] = [
+        one_of,
+        {"type": "array", "items": one_of, "minItems": 1},
+    ]
+    parts["AccountEntry"]["anyOf"] = [{"required": ["profile"]}, {"required": ["role_arn"]}]
+    top["properties"]["accounts"]["items"] = {"anyOf": [one_of, {"$ref": "#/$defs/AccountEntry"}]}
+    for key, kind in kinds(JobFile).items():
+        if "each" in rule(kind):
+            one = msgspec.json.schema(rule(kind)["each"])
+            one.pop("description", None)
+            top["properties"][key]["anyOf"] = [one, {"type": "array", "items": one, "minItems": 1}]
+    for key in ("name", "reason", "ticket", "stop_after"):  # text to us; an unquoted number is one to an editor
+        top["properties"][key]["type"] = ["string", "integer"]
+    with_password = [name for name, action in ACTIONS.items() if action.needs_password]
+    top["if"] = {"properties": {"action": {"enum": with_password}}, "required": ["action"]}
+    top["then"] = {"required": ["passwords"]}
+    top["else"] = {"properties": {"passwords": False}}
+    parts["Webhook"]["minProperties"] = parts["Webhook"]["maxProperties"] = 1
+    parts["Notify"]["anyOf"] = [{"required": ["command"]}, {"required": ["webhook"]}]
+    parts["Passwords"]["minProperties"] = parts["Passwords"]["maxProperties"] = 1
+    return {"$schema": DRAFT, **top, "title": "acctops job", "$defs": parts}
+
+
+def schema_text() -> str:
+    """The schema as it is committed: two spaces, one newline at the end."""
+    import json
+
+    return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":  # pragma: no cover
+    sys.stdout.write(schema_text())

@@ -1,0 +1,238 @@
+"""The targets of a job, wherever they are written, checked and collected. No I/O.
+
+Made for a million of them: a name is checked once, and equal instance ids and regions are one object.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.api import names
+from engine.model import Omit, OmitReason, Place, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.inputs.jobfile.problems import Problems
+
+_MOST_REMEMBERED = 65_536
+"""User names remembered to be shared: names repeat over instances (`app`, `etl`), or hardly at all."""
+
+
+class Defaults(NamedTuple):
+    """What holds for rows of a list that say nothing of it; empty: what holds for the job."""
+
+    region: str = ""
+    account: str = ""
+
+
+class Targets:
+    """Collects targets; what is wrong goes to `problems`, and collecting goes on.
+
+    With `skip_bad_rows`, what is wrong with a row of a list (column 0) goes to `bad_rows`, to be reported as failed.
+    """
+
+    def __init__(
+        self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
+    ) -> None:
+        self.found: list[Target] = []
+        self.bad_rows: list[Omit] = []
+        self.row_problems = 0
+        """How many of the problems are of rows of lists."""
+        self.spoilt = 0
+        """Rows among `found` that have a problem all the same: names that are fine, in a region that is none."""
+        self._skip_bad_rows = skip_bad_rows
+        self._problems = problems
+        self._region = region
+        """Region of targets that name none; empty: each needs its own."""
+        self._accounts = {name: name for name in accounts}
+        self._account = accounts[0] if len(accounts) == 1 else ""
+        """Account of targets that name none; empty: each needs its own, if the job has accounts."""
+        self._without_account = 0
+        self._first_without_account: Place | None = None
+        self._instances: dict[str, str] = {}
+        self._users: dict[str, str] = {}
+        self._regions: dict[str, str] = {region: region}
+        self._without_region = 0
+        self._first_without: Place | None = None
+        self._long = 0
+        self._first_long: Target | None = None
+        self._unlisted: dict[str, Place] = {}
+
+    def add(
+        self,
+        instance: str,
+        user: str,
+        region: str,
+        file: str,
+        line: int,
+        column: int,
+        path: str = "",
+        region_path: str = "",
+        account: str = "",
+    ) -> None:
+        """One target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
+        known_instance = self._instances.get(instance)
+        known_user = self._users.get(user)
+        known_region = self._regions.get(region) if region else self._region
+        if known_instance is None or known_user is None or not known_region:
+            place = Place(file, line, column)
+            known = self._checked((instance, user, region), place, path, region_path or _join(path, "region"))
+            if known is None:
+                return
+            known_instance, known_user, known_region = known
+        if account or self._accounts:
+            known_account = self._known_account(account, (instance, user, region), Place(file, line, column), path)
+            if known_account is None:
+                return
+            account = known_account
+        target = Target(known_instance, known_user, known_region, account, file, line, column)
+        self.found.append(target)
+        if len(known_user) > names.LONG_USER:
+            self._long += 1
+            self._first_long = self._first_long or target
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The cloud accounts of the job."""
+        return tuple(self._accounts)
+
+    def _known_account(self, account: str, cells: tuple[str, str, str], place: Place, path: str) -> str | None:
+        """One of the job's accounts; None if it is none of them (noted)."""
+        known = self._accounts.get(account) or (self._account if not account else "")
+        if known:
+            return known
+        if account or (self._skip_bad_rows and not place.column):
+            self.refuse(place, cells, [(_join(path, "account"), self.account_problem(account))])
+            return None
+        self._without_account += 1
+        if self._first_without_account is None:
+            self._first_without_account = place
+        return None
+
+    def account_problem(self, account: str) -> str:
+        """Why `account` is none of the job's, in words."""
+        if not self._accounts:
+            return f"account {names.shown(account)}, but the job names none; list it under accounts:"
+        if not account:
+            return f"is missing; the job has {', '.join(self._accounts)}"
+        hint = names.did_you_mean(account, self._accounts) or f"; there are {', '.join(self._accounts)}"
+        return f"{names.shown(account)} is none of the job's accounts{hint}"
+
+    def _checked(
+        self, cells: tuple[str, str, str], place: Place, path: str, region_path: str
+    ) -> tuple[str, str, str] | None:
+        """Names that were not seen before, checked; None if they are no target (noted)."""
+        instance, user, region = cells
+        notes: list[tuple[str, str]] = []
+        is_skipped = self._skip_bad_rows and not place.column
+        known_instance = self._instances.get(instance) or self._new_instance(instance, path, notes)
+        known_user = self._users.get(user) or self._new_user(user, path, notes)
+        known_region = self._regions.get(region) if region else self._region
+        if known_region is None:
+            known_region = self._new_region(region, place, region_path, notes)
+        if not known_region and not region:
+            if is_skipped:
+                notes.append(("region", "is missing"))
+            else:
+                self._without_region += 1
+                if self._first_without is None:
+                    self._first_without = place
+        if notes:
+            self.refuse(place, cells, notes)
+            self.spoilt += bool(not place.column and not is_skipped and known_instance and known_user)
+        if (is_skipped and notes) or not (known_instance and known_user):
+            return None
+        return known_instance, known_user, known_region
+
+    def refuse(self, place: Place, cells: tuple[str, str, str], notes: Sequence[tuple[str, str]]) -> None:
+        """Note what is wrong, as (path, words), with what should have been the target `cells`."""
+        if not place.column and self._skip_bad_rows:
+            instance, user, region = (_shown(cell) for cell in cells)
+            why = "; ".join(f"{path}: {what}" if path else what for path, what in notes)
+            target = Target(instance or "?", user or "?", region or self._region, "", place.file, place.line)
+            self.bad_rows.append(Omit(target, OmitReason.BAD_ROW, why, str(place)))
+            return
+        self.row_problems += 0 if place.column else len(notes)
+        for path, what in notes:
+            self._problems.add(place, path, what)
+
+    def _new_instance(self, instance: str, path: str, notes: list[tuple[str, str]]) -> str:
+        problem = names.instance_problem(instance)
+        if problem is None:
+            self._instances[instance] = instance
+            return instance
+        notes.append((_join(path, "instance"), problem))
+        return ""
+
+    def _new_user(self, user: str, path: str, notes: list[tuple[str, str]]) -> str:
+        problem = names.user_problem(user)
+        if problem is None:
+            if len(self._users) < _MOST_REMEMBERED:
+                self._users[user] = user
+            return user
+        notes.append((_join(path, "user"), problem))
+        return ""
+
+    def _new_region(self, region: str, place: Place, path: str, notes: list[tuple[str, str]]) -> str:
+        problem = names.region_problem(region)
+        if problem is None:
+            self._regions[region] = region
+            if region not in names.REGIONS:
+                self._unlisted[region] = place
+            return region
+        notes.append((path, problem))
+        return ""
+
+    def note_region(self, region: str, place: Place) -> None:
+        """Remark a region of the right form that is not on the list, as of those that targets name."""
+        self._unlisted.setdefault(region, place)
+
+    def check_accounts(self) -> None:
+        """Note once, not per target, that accounts are missing."""
+        if self._first_without_account is not None:
+            count = self._without_account
+            what = f"{count:,} target{'s' * (count > 1)} without an account, the first here"
+            hint = f"the job has several, so each target says which: account: {' or '.join(self._accounts)}"
+            self._problems.add(self._first_without_account, "account", f"{what}; {hint}")
+
+    def check_regions(self) -> None:
+        """Note once, not per target, that regions are missing."""
+        if self._first_without is not None:
+            what = f"{self._without_region:,} target{'s' * (self._without_region > 1)} without a region, the first here"
+            hint = "set `region:` for all, or on the target (--region on the command line)"
+            self._problems.add(self._first_without, "region", f"{what}; {hint}")
+
+    def warnings(self) -> list[str]:
+        """What is odd but allowed, each once."""
+        found = []
+        if self._first_long is not None:
+            first = self._first_long
+            found.append(
+                f"{first.place}: {self._long:,} account name{'s' * (self._long > 1)} longer than "
+                f"{names.LONG_USER} characters, the first {names.shown(first.user)}: the API documents two rules "
+                "that disagree about these and may refuse them"
+            )
+        return found
+
+    def remarks(self) -> list[str]:
+        """What is worth a look and most likely right, each once."""
+        return [unlisted_region(region, place) for region, place in self._unlisted.items()]
+
+
+def unlisted_region(region: str, place: Place) -> str:
+    """The remark about a region that has the right form and is not on the list.
+
+    Pages of LockAccount had that list until spring 2026, and newer ones have none: DescribeRegions knows.
+    """
+    hint = names.did_you_mean(region, names.REGIONS)
+    return f"{place}: region {region} is not among the documented ones{hint or ''}"
+
+
+def _shown(cell: str) -> str:
+    """A cell for the journal: on one line, no longer than a name can be."""
+    return "".join(char if char.isprintable() else " " for char in cell[: names.MOST_INSTANCE])
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

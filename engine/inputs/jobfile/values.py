@@ -1,0 +1,146 @@
+"""Written text → value, for keys whose rule is more than a pattern. No I/O.
+
+Each reader raises ValueError with words for a person; words that begin with "expected" get the value added by the
+caller, which knows whether it may be shown.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from engine.api import names
+from engine.api.actions import ACTIONS
+from engine.inputs.job import StopAfter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DURATION_PATTERN = "(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
+_parts = re.compile(DURATION_PATTERN).fullmatch
+_UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+MOST_S = 366 * 24 * 3600.0
+"""A year: what is longer is a mistyped unit."""
+
+
+def seconds(text: str) -> float:
+    """A duration (`90s`, `15m`, `1h30m`, `8d`, `500ms`) in seconds; ValueError with words if it is none."""
+    found = _parts(text)
+    words = "a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d"
+    if found is None or not text:
+        raise ValueError(f"expected {words}")
+    try:
+        total = sum(float(part) * unit for part, unit in zip(found.groups(), _UNITS_S, strict=True) if part)
+    except ValueError:  # 1.2.3s
+        raise ValueError(f"expected {words}") from None
+    if not total <= MOST_S:
+        raise ValueError("expected a duration of at most a year (366d)")
+    return total
+
+
+def some_seconds(text: str) -> float:
+    """A duration longer than nothing, in seconds."""
+    total = seconds(text)
+    if total <= 0:
+        raise ValueError("expected a duration longer than 0s")
+    return total
+
+
+def role_duration(text: str) -> int:
+    """How long a role's session lives, in whole seconds, within what STS takes (facts.md §5.1)."""
+    total = round(seconds(text))
+    if not 1 <= total <= 12 * 3600:
+        raise ValueError("expected a duration from 1s to 12h")
+    return total
+
+
+def stop_after(text: str) -> StopAfter:
+    """`20` failed calls, or `5%` of the plan; ValueError with words otherwise."""
+    if text.endswith("%"):
+        return StopAfter(share=share(text))
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError("expected a number of failed calls (20) or a share of the plan (5%)")
+    if int(text) < 1:
+        raise ValueError("expected at least 1 failed call")
+    return StopAfter(count=int(text))
+
+
+def share(text: str) -> float:
+    """A percentage (`5%`, `0.5%`) as a share, 0–1; ValueError with words otherwise."""
+    if not re.fullmatch("[0-9]{1,9}(?:[.][0-9]{1,3})?%", text):
+        raise ValueError("expected a percentage such as 5% or 0.5%")
+    part = float(text[:-1]) / 100
+    if not 0 < part <= 1:
+        raise ValueError("expected a percentage above 0% and at most 100%")
+    return part
+
+
+def distinct(values: Sequence[str]) -> tuple[str, ...]:
+    """Several values, each once."""
+    return tuple(dict.fromkeys(values))
+
+
+def true_or_false(text: str) -> bool:
+    """`true` or `false`; ValueError with words otherwise."""
+    found = {"true": True, "false": False}.get(text.lower())
+    if found is None:
+        raise ValueError("expected true or false")
+    return found
+
+
+def on_or_off(text: str) -> bool:
+    """`on` or `off`, `true` or `false`; ValueError with words otherwise."""
+    found = {"on": True, "off": False, "true": True, "false": False}.get(text.lower())
+    if found is None:
+        raise ValueError("expected on or off")
+    return found
+
+
+def proxy_url(text: str) -> str:
+    """A proxy's URL; ValueError in words that never repeat it otherwise: somebody may have put a password into it."""
+    if "@" in text:
+        raise ValueError(
+            "a proxy's name and password are a secret and never stand in this file; put the whole URL into HTTPS_PROXY,"
+            " in the environment or in the file that a unit reads it from (acctops schedule --env-file)"
+        )
+    found = re.fullmatch(r"https?://(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?", text)
+    if found is None or not 0 < int(found[1] or 1) < 65_536:
+        raise ValueError("a proxy is http://host:port or https://host:port")
+    return text.rstrip("/")
+
+
+def past_proxy(text: str) -> str:
+    """Who is reached without a proxy: a host or a domain, perhaps with a port, a network, or `*`."""
+    words = "expected a host, a domain above it, a network such as 10.0.0.0/8, or *"
+    if "/" in text:
+        import ipaddress  # here: few configs name a network
+
+        try:
+            return str(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            raise ValueError(words) from None
+    if not re.fullmatch(r"[*]|[*]?[.]?[A-Za-z0-9][A-Za-z0-9._-]*(?::[0-9]{1,5})?|[0-9A-Fa-f:.]+", text):
+        raise ValueError(words)
+    return text
+
+
+def is_listed_order(text: str) -> bool:
+    """`listed`, or `contain`, the default; ValueError with words otherwise."""
+    if text not in ("contain", "listed"):
+        raise ValueError("expected contain (superusers first) or listed (as the job lists them)")
+    return text == "listed"
+
+
+def action_name(text: str) -> str:
+    """An action's name as the API spells it; ValueError with the nearest one otherwise."""
+    if text not in ACTIONS:
+        hint = names.did_you_mean(text, ACTIONS)
+        raise ValueError(f"{names.shown(text)} is not an action{hint or ';'} there are {', '.join(ACTIONS)}")
+    return text
+
+
+def region_name(text: str) -> str:
+    """A region name; ValueError with the nearest one otherwise."""
+    if (problem := names.region_problem(text)) is not None:
+        raise ValueError(problem)
+    return text

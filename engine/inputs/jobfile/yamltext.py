@@ -1,0 +1,222 @@
+"""YAML text → a plain tree in which every value knows its place. No I/O, no types.
+
+Built on PyYAML's event stream, not on its loaders (measured in ecosystem.md §2): the C loader recurses and dies of
+200 kB of `[`, duplicate keys pass silently, and YAML 1.1 reads `user: no` as False and `012` as 10. Here every scalar
+stays the text that was written; what a key means is decided by whoever knows the key.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import yaml
+from msgspec import Struct
+from yaml.reader import Reader
+
+from engine.inputs.jobfile.nodes import Entry, Node, Scalar, Series, Table, Unusable, shown_key
+from engine.model import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.inputs.jobfile.problems import Problems
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""PyYAML without libyaml still works, five times slower."""
+
+MOST_DEPTH = 32
+"""Nesting refused beyond this; a job file needs four levels."""
+
+_HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]")
+"""Line breaks YAML has and no editor shows (NEL, LS, PS): text after one would look like a comment."""
+
+
+def _unprintable(text: str) -> re.Match[str] | None:
+    """The first character that may not stand in a file, or come in by an escape."""
+    # PyYAML's own rule, already compiled: three milliseconds of every start.
+    found: re.Match[str] | None = Reader.NON_PRINTABLE.search(text) or _HIDDEN_BREAK.search(text)
+    return found
+
+
+_HINTS = (
+    ("while scanning an alias", 'a value that begins with * must be quoted, such as "*/root"'),
+    ("cannot start any token", "put the value in quotes"),
+    ("mapping values are not allowed", "a value that holds `: ` must be quoted; otherwise check the indentation"),
+    ("", "check the indentation, the quotes and the brackets around here"),
+)
+
+
+def decode(data: bytes, file: str, problems: Problems) -> str | None:
+    """The bytes of a file as text without byte order mark; None if they are no UTF-8 text, with that noted."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        problems.add(Place(file), "", "is UTF-16 text; save it as UTF-8")
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        column = exc.start - data.rfind(b"\n", 0, exc.start)
+        what = f"byte 0x{data[exc.start]:02x} is not UTF-8; save the file as UTF-8 text"
+        problems.add(Place(file, line, column), "", what)
+        return None
+    odd = _unprintable(text)
+    if odd is not None and odd.group() == "\0":
+        problems.add(Place(file), "", "is not text: it holds NUL bytes; give a YAML file")
+        return None
+    if odd is not None:
+        line = text.count("\n", 0, odd.start()) + 1
+        column = odd.start() - text.rfind("\n", 0, odd.start())
+        what = f"character U+{ord(odd.group()):04X} is not allowed in YAML text; remove it"
+        problems.add(Place(file, line, column), "", what)
+        return None
+    return text
+
+
+def read_tree(text: str, file: str, problems: Problems) -> Node | None:
+    """The one document of `text`; None if it holds nothing but comments, or if its syntax is broken (noted)."""
+    builder = _Builder(file, problems)
+    try:
+        _feed(builder, text)
+    except _TooDeepError:
+        return None
+    except yaml.YAMLError as exc:
+        problems.add(_mark(file, exc), "", _words(exc, text))
+        return None
+    except (ValueError, OverflowError):
+        # Only PyYAML without libyaml: an escape such as "\U00110000" goes to chr() unchecked.
+        problems.add(Place(file), "", "holds an escape sequence that is no character; remove it")
+        return None
+    return builder.root
+
+
+def _feed(builder: _Builder, text: str) -> None:
+    try:
+        # `Any`: PyYAML's stubs leave the loader of parse() open; a str is encoded inside.
+        builder.feed(yaml.parse(text, Loader=Loader))
+    except yaml.MarkedYAMLError as exc:
+        # libyaml's scanner runs ahead, and since PyYAML 6.0.4 gives up at a depth of its own: what it has seen until
+        # there is too deep for us as well, and then our own words say where.
+        if exc.problem_mark is None or "nesting depth" not in str(exc.problem):
+            raise
+        builder.feed(yaml.parse(text[: exc.problem_mark.index], Loader=Loader))
+
+
+class _Frame(Struct, gc=False):
+    """A container that is still open, and, in a table, the key that waits for its value."""
+
+    node: Series | Table
+    key: Scalar | Unusable | None = None
+
+
+class _TooDeepError(Exception):
+    """Nesting beyond MOST_DEPTH, already noted; ends the reading."""
+
+
+class _Builder:
+    """Events in, tree out. Never recurses: the depth is the length of a list."""
+
+    def __init__(self, file: str, problems: Problems) -> None:
+        self.root: Node | None = None
+        self._file = file
+        self._problems = problems
+        self._open: list[_Frame] = []
+        self._documents = 0
+
+    def feed(self, events: Iterable[yaml.Event]) -> None:
+        for event in events:
+            if isinstance(event, yaml.ScalarEvent):
+                self._check(event)
+                if event.style == '"' and (odd := _unprintable(event.value)) is not None:
+                    self._refuse(event, f"the escape for U+{ord(odd.group()):04X} is not allowed; remove it")
+                self._put(Scalar(event.value, *_at(event)))
+            elif isinstance(event, yaml.MappingStartEvent):
+                self._check(event)
+                self._begin(Table({}, *_at(event)))
+            elif isinstance(event, yaml.SequenceStartEvent):
+                self._check(event)
+                self._begin(Series([], *_at(event)))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self._open.pop()
+            elif isinstance(event, yaml.AliasEvent):
+                self._refuse(event, "aliases (*name) are not used here; write the value out, or quote it")
+                self._put(Unusable(*_at(event)))
+            elif isinstance(event, yaml.DocumentStartEvent):
+                self._documents += 1
+                if self._documents > 1:
+                    self._refuse(event, "a second document (---) begins here; one file holds one document")
+                    return
+
+    def _check(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
+        if event.anchor is not None:
+            self._refuse(event, f"anchors (&{event.anchor}) are not used here; remove it")
+        if event.tag is not None:
+            self._refuse(event, f"tags ({event.tag}) are not used here; remove it")
+
+    def _refuse(self, event: yaml.Event, what: str) -> None:
+        self._problems.add(Place(self._file, *_at(event)), "", what)
+
+    def _begin(self, node: Series | Table) -> None:
+        self._put(node)
+        self._open.append(_Frame(node))
+        if len(self._open) > MOST_DEPTH:
+            what = f"nested deeper than {MOST_DEPTH} levels; a job file needs four"
+            self._problems.add(Place(self._file, node.line, node.column), "", what)
+            raise _TooDeepError
+
+    def _put(self, node: Node) -> None:
+        if not self._open:
+            self.root = node
+            return
+        frame = self._open[-1]
+        if type(frame.node) is Series:
+            frame.node.items.append(node)
+        elif frame.key is None:
+            frame.key = self._key(node)
+        else:
+            self._set(frame.node, frame.key, node)
+            frame.key = None
+
+    def _key(self, node: Node) -> Scalar | Unusable:
+        """A key as it is, or Unusable, so that its value is read and dropped."""
+        place = Place(self._file, node.line, node.column)
+        if not isinstance(node, Scalar):
+            if not isinstance(node, Unusable):
+                self._problems.add(place, "", "a key must be plain text, not a list or a mapping")
+            return Unusable(node.line, node.column)
+        if node.text == "<<":
+            self._problems.add(place, "", "merge keys (<<) are not used here; write the keys out")
+            return Unusable(node.line, node.column)
+        return node
+
+    def _set(self, table: Series | Table, key: Scalar | Unusable, value: Node) -> None:
+        if isinstance(key, Unusable) or not isinstance(table, Table):
+            return
+        first = table.entries.get(key.text)
+        if first is None:
+            table.entries[key.text] = Entry(key, value)
+            return
+        what = f"is given twice, first at {first.key.line}:{first.key.column}; keep one"
+        self._problems.add(Place(self._file, key.line, key.column), shown_key(key.text), what)
+
+
+def _at(event: yaml.Event) -> tuple[int, int]:
+    """Line and column of an event, from 1; PyYAML counts from 0."""
+    mark = event.start_mark
+    assert mark is not None, "events of a parser have marks"
+    return mark.line + 1, mark.column + 1
+
+
+def _mark(file: str, exc: yaml.YAMLError) -> Place:
+    mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
+    return Place(file) if mark is None else Place(file, mark.line + 1, mark.column + 1)
+
+
+def _words(exc: yaml.YAMLError, text: str) -> str:
+    context, problem = getattr(exc, "context", None), getattr(exc, "problem", None)
+    said = ", ".join(part for part in (context, problem) if part)
+    mark = getattr(exc, "problem_mark", None)
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return f"not valid YAML ({said}); indent with spaces, not tabs"
+    hint = next(hint for sign, hint in _HINTS if sign in said)
+    return f"not valid YAML ({said or 'unreadable'}); {hint}"

@@ -1,0 +1,187 @@
+"""New passwords for CloseAccountCAM, asked for one call at a time. No password in any text.
+
+A password is never in a job file, a flag or the journal: it comes from a program, a file only its owner can read, or
+an environment variable, is used once and forgotten.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import CredentialsError
+from engine.outside.programs import Printed, run_program
+from engine.outside.trust import is_private, open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.inputs.job import PasswordSpec
+    from engine.model import Call
+
+COMMAND_TIMEOUT_S = 30.0
+MOST_OUTPUT = 4096
+"""Bytes of a command's output that are read; a password has at most 32."""
+MOST_FILE = 256 << 20
+_SPECIAL = "()`~!@#$%^&*-+=_|{}[]:<>,.?/"
+"""The documented special characters (facts.md §1.1, PY-INTL models)."""
+
+
+class PasswordSource(Protocol):
+    """Gives the new password of one account."""
+
+    @property
+    def label(self) -> str:
+        """For plan and journal: which source this is."""
+
+    async def ask(self, call: Call) -> str:
+        """The password, checked by the documented rule; CredentialsError in words that do not hold it."""
+
+
+def password_problem(password: str) -> str | None:
+    """Which documented rule a password breaks, in words without it; None if none.
+
+    Documented for CreateAccount and ResetAccountPassword; CloseAccountCAM says nothing of its own (facts.md §1.1).
+    """
+    if not 8 <= len(password) <= 32:
+        return f"has {len(password)} characters; 8–32 are allowed"
+    if password.startswith("/"):
+        return "begins with /, which is not allowed"
+    if odd := re.sub(rf"[A-Za-z0-9{re.escape(_SPECIAL)}]", "", password):
+        return f"holds {len(odd)} character{'s' * (len(odd) > 1)} outside letters, digits and {_SPECIAL}"
+    classes = {
+        "a lower-case letter": "[a-z]",
+        "an upper-case letter": "[A-Z]",
+        "a digit": "[0-9]",
+        f"one of {_SPECIAL}": f"[{re.escape(_SPECIAL)}]",
+    }
+    missing = [words for words, pattern in classes.items() if not re.search(pattern, password)]
+    return f"lacks {' and '.join(missing)}" if missing else None
+
+
+def open_passwords(spec: PasswordSpec, environ: Mapping[str, str]) -> PasswordSource:
+    """The source a job names, ready to be asked; CredentialsError if it cannot serve."""
+    if spec.command:
+        return CommandPasswords(spec.command, spec.label)
+    if spec.file:
+        return FilePasswords(Path(spec.file), spec.label)
+    return EnvironmentPassword(spec.env, spec.label, environ)
+
+
+def _checked(password: str, label: str, call: Call) -> str:
+    problem = password_problem(password)
+    if problem is not None:
+        raise CredentialsError(f"{label}: the password for {call.label} {problem}")
+    return password
+
+
+class EnvironmentPassword:
+    """One variable, for a job with one target."""
+
+    def __init__(self, name: str, label: str, environ: Mapping[str, str]) -> None:
+        if not environ.get(name):
+            raise CredentialsError(f"{label}: the variable is not set or empty")
+        self.label = label
+        self._password = environ[name]
+
+    async def ask(self, call: Call) -> str:
+        """The variable's value."""
+        return _checked(self._password, self.label, call)
+
+
+class FilePasswords:
+    """A CSV file instance,user,password[,region], readable by its owner alone, or his own group; read once."""
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.label = label
+        self._passwords = _read_file(path, label)
+
+    async def ask(self, call: Call) -> str:
+        """The row of this account; one that names the region goes before one that does not."""
+        for region in (call.region, ""):
+            password = self._passwords.get((call.instance, call.user, region))
+            if password is not None:
+                return _checked(password, self.label, call)
+        raise CredentialsError(f"{self.label}: no row for {call.label}")
+
+
+class CommandPasswords:
+    """A program asked once per call: no shell, nothing on standard input, one line on standard output."""
+
+    def __init__(self, command: tuple[str, ...], label: str) -> None:
+        self.label = label
+        self._command = command
+
+    async def ask(self, call: Call) -> str:
+        """The line the program prints for this account."""
+        parts = {"{instance}": call.instance, "{user}": call.user, "{region}": call.region}
+        argv = [re.sub(r"\{(?:instance|user|region)\}", lambda found: parts[found[0]], arg) for arg in self._command]
+        where = f"{self.label} for {call.label}"
+        try:
+            printed = await run_program(argv, limit_s=COMMAND_TIMEOUT_S, most=MOST_OUTPUT)
+        except TimeoutError:  # an OSError too, so first
+            raise CredentialsError(f"{where}: no answer within {COMMAND_TIMEOUT_S:g} s") from None
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", None) or "its arguments cannot be passed"
+            raise CredentialsError(f"{where}: cannot be started: {why}") from None
+        return _checked(_line(printed, where), self.label, call)
+
+
+def _line(printed: Printed, where: str) -> str:
+    """The one line of a program that succeeded; CredentialsError without anything it printed as the password."""
+    text = printed.output.decode("utf-8", "replace")
+    line = text.removesuffix("\n").removesuffix("\r")
+    if printed.status:
+        raise CredentialsError(f"{where}: {printed.complaint()}")
+    if not line:
+        raise CredentialsError(f"{where}: printed nothing")
+    if len(printed.output) > MOST_OUTPUT or "\n" in line or "\r" in line:
+        raise CredentialsError(f"{where}: printed more than one line; it must print the password alone")
+    return line
+
+
+def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
+    """(instance, user, region or empty) → password; CredentialsError that names lines, never what stands there."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            found = os.fstat(file.fileno())
+            data = file.read(MOST_FILE + 1)
+    except OSError as exc:
+        raise CredentialsError(f"{label}: cannot be read: {exc.strerror}") from None
+    if found.st_mode & 0o007 or (found.st_mode & 0o070 and not is_private(found)):
+        raise CredentialsError(f"{label}: others can read these passwords; chmod 600 {path}")
+    if len(data) > MOST_FILE:
+        raise CredentialsError(f"{label}: larger than {MOST_FILE >> 20} MiB")
+    try:
+        return _passwords(data.decode("utf-8-sig"), label)
+    except UnicodeDecodeError:
+        raise CredentialsError(f"{label}: is not UTF-8 text") from None
+    except csv.Error as exc:
+        raise CredentialsError(f"{label}: not valid CSV ({exc}); check the quotes") from None
+
+
+def _passwords(text: str, label: str) -> dict[tuple[str, str, str], str]:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = [cell.strip().lower() for cell in next(rows, [])]
+    missing = [name for name in ("instance", "user", "password") if name not in header]
+    if missing:
+        what = "the first line must name the columns instance,user,password[,region]"
+        raise CredentialsError(f"{label}: no column {', '.join(missing)}; {what}")
+    at = {name: header.index(name) for name in ("instance", "user", "password", "region") if name in header}
+    found: dict[tuple[str, str, str], str] = {}
+    for row in rows:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            what = "quote a password that holds a comma"
+            raise CredentialsError(f"{label}: line {rows.line_num} has {len(row)} of {len(header)} columns; {what}")
+        region = row[at["region"]].strip() if "region" in at else ""
+        key = (row[at["instance"]].strip(), row[at["user"]].strip(), region)
+        if key in found:
+            raise CredentialsError(f"{label}: line {rows.line_num} names {key[0]}/{key[1]} a second time; keep one")
+        found[key] = row[at["password"]]
+    return found

@@ -1,0 +1,444 @@
+"""Flags, environment, job and config files → frozen Settings, each with where it came from.
+
+Flags win over the environment, the environment over the job, the job over config files (nearest first), those over
+defaults. Guards do not compete, they add up: every `protect` rule of every file found holds, and of `keep_admins` and
+`limits` the strictest (promise P2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.api.actions import ACTIONS, LANGUAGE
+from engine.api.endpoints import DEFAULT_SITE, access, is_loopback
+from engine.api.names import did_you_mean, shown
+from engine.cloud.proxy import WayOut, way_out
+from engine.errors import ConfigError, UsageError
+from engine.inputs.config import Config, Configs, Credentials, base_directory, find_configs, parse_config
+from engine.inputs.guards import STRICTER, guard_words, need_readings, strictest
+from engine.inputs.job import StopAfter
+from engine.inputs.jobfile.fields import convert, kinds, rule
+from engine.inputs.jobfile.filemodel import ConfigFile
+from engine.model import AccountSpec, Place
+from engine.outside.trust import Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from engine.api.endpoints import Access
+    from engine.inputs.job import Glob, Job, NotifySpec
+
+__all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
+
+
+class Flags(Struct, frozen=True, kw_only=True):
+    """What the command line says, as typed; None: not said. Checked by `effective`."""
+
+    config: str | None = None
+    endpoints: Sequence[str] = ()
+    state_dir: str | None = None
+    profiles: Sequence[str] = ()
+    rate: str | float | None = None
+    workers: str | int | None = None
+    timeout: str | None = None
+    deadline: str | None = None
+    no_verify: bool = False
+    """Read neither before nor after."""
+    simulate: bool = False
+    """The in-process simulator answers: the quota of the API does not bind."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How a run works. Times in seconds, rates in calls a second."""
+
+    state_dir: Path
+    site: str = DEFAULT_SITE
+    endpoints: tuple[str, ...] = ()
+    """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
+    profiles: tuple[str, ...] = ()
+    """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
+    credentials: Credentials = Credentials()
+    state_group: str | None = None
+    quotas: Mapping[str, float] = {}
+    quota_share: float = 1.0
+    """How much of a quota to use where no rate is asked for."""
+    rate: float | None = None
+    """None: the quota's share."""
+    workers: int = 100
+    per_instance: int = 4
+    timeout_s: float = 10.0
+    deadline_s: float | None = None
+    """None: 10 min + 3 × calls/quota."""
+    written_deadline_s: float | None = None
+    """What job and config say of it: a flag, or the environment, speaks of one session."""
+    retry_transient_s: float = 120.0
+    retry_busy_s: float = 600.0
+    stop_after: StopAfter | None = None
+    """As the operator said it; what holds depends on the action: `stop_after_for`."""
+    verify: bool = True
+    """Read before and after."""
+    notify: NotifySpec | None = None
+    """Who is told: all of it from one place, the job or the nearest config that says it."""
+    metrics_file: Path | None = None
+    """Prometheus textfile, absolute."""
+    way_out: WayOut = WayOut()
+    """Proxy and certificates, for the API, STS and a webhook; where they were said is in `origin`, too."""
+    language: str = LANGUAGE
+    """Of the server's messages."""
+    keep_admins: int = 0
+    """The most of all that was said, like the limits below a guard: never lock the last so many usable superusers."""
+    max_targets: int | None = None
+    """Most calls of a plan, the least of all that was said."""
+    max_share: float | None = None
+    """Most calls of a plan as a share (0–1) of the accounts read, the least of all that was said."""
+    protect: tuple[Glob, ...] = ()
+    """All guards, of all config files and the job; each knows its place."""
+    protect_waived: bool = False
+    """The job says `protect: none`: no reminder. The guards above hold all the same."""
+    trust_owners: tuple[tuple[str, Place], ...] = ()
+    """Users whose configs, jobs and journals are believed, and where the own or the system's config says it."""
+    trust: Trust = Trust()
+    """The same as numbers, with the groups that are trusted."""
+    looked_in: tuple[str, ...] = ()
+    origin: Mapping[str, str] = {}
+    """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
+    said: Mapping[str, tuple[tuple[Any, Place], ...]] = {}
+    """Guard that is a number → all that was said of it, nearest config first, the job last. Any: as in `STRICTER`."""
+    warnings: tuple[str, ...] = ()
+
+    def access(self, regions: Iterable[str]) -> Access:
+        """The access points for calls about instances in `regions`."""
+        return access(self.site, self.endpoints, regions)
+
+    def rate_for(self, action: str) -> float:
+        """Calls a second to make in each lane: what was asked for, else the quota's share."""
+        return self.rate or self.quota(action) * self.quota_share
+
+    def quota_for(self, action: str) -> float:
+        """Calls a second in each lane that all runs of this host may make: a `rate` below it leaves some to others."""
+        return max(self.rate_for(action), self.quota(action) * self.quota_share)
+
+    def quota(self, action: str) -> float:
+        """Calls a second the server allows for `action`: the config's word, else the documented number."""
+        return self.quotas.get(action, ACTIONS[action].quota)
+
+    def stop_after_for(self, action: str) -> StopAfter | None:
+        """How many failed calls end a run of `action`: what was said, else the action's default, if it has one."""
+        count = ACTIONS[action].stop_after
+        default = StopAfter(count=count) if count is not None else None
+        return self.stop_after or default
+
+    @property
+    def session_deadline_s(self) -> float | None:
+        """What a flag or the environment says of this session alone."""
+        return self.deadline_s if self.origin.get("deadline_s") in ("--deadline", "ACCTOPS_DEADLINE") else None
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """For the plan: each guard with where it stands, and if no account is protected, where we looked."""
+        found = [f"protect {glob.pattern} ({glob.place})" for glob in self.protect]
+        if not self.protect and not self.protect_waived:
+            found.append(f"no protect rules; looked in {', '.join(self.looked_in)}")
+        found += [self.guard(name) for name in STRICTER if getattr(self, name)]
+        if self.stop_after is not None:
+            found.append(f"stop_after {self.stop_after} ({self.origin.get('stop_after', 'default')})")
+        return tuple(found)
+
+    def guard(self, name: str) -> str:
+        """A guard that is a number (`guards.STRICTER`) with where it stands: `keep_admins 1 (config.yaml:7:1)`."""
+        return f"{guard_words(name, getattr(self, name))} ({self.origin.get(name, 'default')})"
+
+
+_LAYERED = (
+    # setting, flag, environment variable, key in filemodel.ConfigFile
+    ("site", "", "", "site"),
+    ("credentials", "", "", ""),
+    ("state_group", "", "", "state_group"),
+    ("quotas", "", "", ""),
+    ("quota_share", "", "", ""),
+    ("rate", "--rate", "ACCTOPS_RATE", "rate"),
+    ("workers", "--workers", "ACCTOPS_WORKERS", "workers"),
+    ("per_instance", "", "", "per_instance"),
+    ("timeout_s", "--timeout", "ACCTOPS_TIMEOUT", "timeout"),
+    ("deadline_s", "--deadline", "ACCTOPS_DEADLINE", "deadline"),
+    ("retry_transient_s", "", "", ""),
+    ("retry_busy_s", "", "", ""),
+    ("stop_after", "", "", ""),
+    ("verify", "", "", ""),
+    ("notify", "", "", ""),
+    ("language", "", "", ""),
+)
+"""Where each setting may be said. Job and config say it by its own name."""
+_OURS = "ACCTOPS_"
+_VARIABLES = {f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG")} | {
+    variable for _, _, variable, _ in _LAYERED if variable
+}
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A slip in a variable's name is as quiet as the wrong keys, or the wrong place, that it leads to."""
+    slips = sorted(name for name in environ if name.startswith(_OURS) and name not in _VARIABLES and environ[name])
+    return tuple(f"{shown(name)} in the environment means nothing{did_you_mean(name, _VARIABLES)}" for name in slips)
+
+
+def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs) -> Settings:
+    """The settings that hold, with the origin of each. Pure: reads no file. UsageError or ConfigError if wrong."""
+    refuse_profiles(flags.profiles, job.accounts if job is not None else ())
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name, flag, variable, key in _LAYERED:
+        said = _said(name, flag, variable, key, flags, environ) or _written(name, job, configs)
+        if said is None:
+            origin[name] = "default"
+        else:
+            values[name], origin[name] = said
+    written = _written("deadline_s", job, configs)
+    values["written_deadline_s"] = written[0] if written is not None else None
+    if flags.no_verify:
+        values["verify"], origin["verify"] = False, "--no-verify"
+    words: dict[str, tuple[tuple[Any, Place], ...]] = {}
+    for name in STRICTER:
+        words[name] = tuple(_every_word(name, job, configs))
+        held = strictest(name, words[name])
+        origin[name] = str(held[1]) if held is not None else "default"
+        if held is not None:
+            values[name] = held[0]
+    for name, key, asked in (("endpoints", "endpoint", flags.endpoints), ("profiles", "profile", flags.profiles)):
+        values[name], origin[name] = _several(name, key, asked, environ, job, configs)
+    values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
+    values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
+    values["way_out"] = _way_out(environ, configs)
+    origin |= {name: values["way_out"].origin.get(name, "default") for name in _NETWORK}
+    settings = Settings(
+        **values,
+        protect=configs.protect + (job.protect or () if job is not None else ()),
+        protect_waived=job is not None and job.protect_waived,
+        said={name: every for name, every in words.items() if every},
+        trust=configs.trust,
+        trust_owners=tuple(
+            (name, place) for said, place in _every_word("trust_owners", None, configs) for name in said
+        ),
+        looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
+        origin=origin,
+        warnings=configs.warnings + _unknown_variables(environ) + _idle_profile(origin["profiles"], job),
+    )
+    if job is not None and not flags.simulate:
+        check_rate(settings, job.action)
+        settings = replace(settings, warnings=settings.warnings + _lost_headroom(settings, job.action))
+    if job is not None:
+        check_readings(settings, job.action)
+    return settings
+
+
+def with_guards(settings: Settings, configs: Configs, job: Job | None = None) -> Settings:
+    """`settings` under the guards of further configs and of a job besides, and with nothing else of them.
+
+    Of the job `protect` and `keep_admins` hold; its own `limits` were asked when its run began.
+    """
+    said = dict(settings.said)
+    held: dict[str, Any] = {}
+    origin = dict(settings.origin)
+    for name in STRICTER:
+        words = [*said.get(name, ()), *_every_word(name, job if name == "keep_admins" else None, configs)]
+        found = strictest(name, words)
+        if found is not None:
+            said[name] = tuple(dict.fromkeys(words))
+            held[name], origin[name] = found[0], str(found[1])
+    return replace(
+        settings,
+        **held,
+        said=said,
+        origin=origin,
+        protect=tuple(dict.fromkeys((*settings.protect, *configs.protect, *((job and job.protect) or ())))),
+        looked_in=tuple(dict.fromkeys((*settings.looked_in, *configs.looked_in, *([job.path] if job else [])))),
+        warnings=tuple(dict.fromkeys((*settings.warnings, *configs.warnings))),
+    )
+
+
+def _idle_profile(origin: str, job: Job | None) -> tuple[str, ...]:
+    """A variable is often set for another job, so unlike a flag it is no reason to refuse this one."""
+    if job is None or not job.accounts or origin != "ACCTOPS_PROFILE":
+        return ()
+    return ("ACCTOPS_PROFILE is not used: the accounts of the job name their own keys",)
+
+
+def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) -> None:
+    """UsageError for `--profile` where the job names its accounts, each with keys of its own."""
+    if profiles and accounts:
+        names = ", ".join(account.name for account in accounts)
+        raise UsageError(f"--profile: the accounts of the job ({names}) name their own keys; remove the flag")
+
+
+def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
+    """A rate that was asked for is kept; that it takes what a share was to leave free is told."""
+    shared = settings.quota(action) * settings.quota_share
+    if settings.rate is None or settings.rate <= shared or settings.quota_share == 1:
+        return ()
+    return (
+        f"{settings.origin['rate']}: rate {settings.rate:g} is more than the {shared:g} calls a second that "
+        f"quotas.share ({settings.origin['quota_share']}) allows, and is kept: it takes what was to stay free",
+    )
+
+
+def check_rate(settings: Settings, action: str) -> None:
+    """Refuse a rate above the quota, which only breaks it, unless every endpoint is this machine."""
+    quota = settings.quota(action)
+    if settings.rate is None or settings.rate <= quota:
+        return
+    if settings.endpoints and all(map(is_loopback, settings.endpoints)):
+        return
+    said = settings.origin.get("rate", "")
+    what = (
+        f"{said}: rate {settings.rate:g} is above the quota of {action}, {quota:g} calls a second; lower it, or "
+        f"if the vendor has raised yours, say so in config.yaml: quotas: {{{action}: {settings.rate:g}}}"
+    )
+    raise UsageError(what) if said.startswith("--") else ConfigError(what)
+
+
+def check_readings(settings: Settings, action: str) -> None:
+    """Refuse to go unread where a guard holds only if the accounts are read."""
+    needy = need_readings(action, keep_admins=settings.keep_admins, max_share=settings.max_share)
+    if settings.verify or not needy:
+        return
+    said = settings.origin.get("verify", "")
+    by_flag = said.startswith("--")
+    what = (
+        f"{said}: {'' if by_flag else 'verify: false: '}without readings "
+        f"{' and '.join(settings.guard(name) for name in needy)} cannot hold; remove one"
+    )
+    raise UsageError(what) if by_flag else ConfigError(what)
+
+
+def _said(
+    name: str, flag: str, variable: str, key: str, flags: Flags, environ: Mapping[str, str]
+) -> tuple[Any, str] | None:
+    """A setting from flag or environment, with its origin."""
+    by_flag = getattr(flags, key, None) if flag else None
+    if by_flag is not None:
+        return _convert(str(by_flag), key, flag), flag
+    by_variable = environ.get(variable) if variable else None
+    return (_convert(by_variable, key, variable), variable) if by_variable else None
+
+
+def _convert(text: str, key: str, origin: str) -> Any:
+    try:
+        return convert(text, kinds(ConfigFile)[key])
+    except ValueError as exc:
+        got = f", got {shown(text)}" if str(exc).startswith("expected") else ""
+        error = UsageError if origin.startswith("--") else ConfigError
+        raise error(f"{origin}: {exc}{got}") from None
+
+
+def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | None:
+    """A setting from the job or the nearest config that has it, with its origin."""
+    by_job = getattr(job, name, None)
+    if job is not None and by_job is not None:
+        return by_job, str(job.places.get(name, job.path))
+    for config in configs.files:
+        if name in config.values:
+            return config.values[name], str(config.places[name])
+    return None
+
+
+def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any, Place]]:
+    """What every config file, nearest first, and the job say of what adds up. Any: each guard has its own type."""
+    said = [(file.values[name], file.places[name]) for file in configs.files if name in file.values]
+    if job is not None and (by_job := getattr(job, name)) is not None:
+        said.append((by_job, job.places.get(name, Place(job.path))))
+    return said
+
+
+def _several(
+    name: str, key: str, asked: Sequence[str], environ: Mapping[str, str], job: Job | None, configs: Configs
+) -> tuple[tuple[str, ...], str]:
+    """A setting that may be several values: a flag is repeated, in a variable they are separated by commas."""
+    flag, variable = f"--{key}", f"ACCTOPS_{key.upper()}"
+    said, origin = list(asked), flag
+    if not said:
+        said = [part.strip() for part in environ.get(variable, "").split(",") if part.strip()]
+        origin = variable
+    if not said:
+        return _written(name, job, configs) or ((), "default")
+    each = [_convert(text, key, origin) for text in said]
+    try:
+        return rule(kinds(ConfigFile)[key])["together"](each), origin
+    except ValueError as exc:
+        raise (UsageError if origin == flag else ConfigError)(f"{origin}: {exc}") from None
+
+
+def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[Path, str]:
+    for said, origin in ((flags.state_dir, "--state-dir"), (environ.get("ACCTOPS_STATE_DIR"), "ACCTOPS_STATE_DIR")):
+        if said:
+            return _whole(_expanded(said, environ, origin), origin), origin
+    path, origin = _config_path("state_dir", environ, configs)
+    if path is not None:
+        return path, origin
+    base = base_directory(environ, "XDG_STATE_HOME", ".local/state")
+    if base is None:
+        raise ConfigError(
+            "no directory for journals: neither HOME nor XDG_STATE_HOME is set, as under cron or systemd; set "
+            "ACCTOPS_STATE_DIR=/var/lib/acctops in the crontab or unit, or state_dir in config.yaml, or pass "
+            "--state-dir DIR"
+        )
+    return base / "acctops", "default"
+
+
+def _whole(path: Path, origin: str) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        raise _wrong_path(origin, f"{path} is relative, and the current directory was deleted") from error
+
+
+def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tuple[Path | None, str]:
+    """A path that only config files name, relative to the one that does, and its origin."""
+    for config in configs.files:
+        if name in config.values:
+            origin = str(config.places[name])
+            path = _whole(Path(config.path), origin).parent / _expanded(config.values[name], environ, origin)
+            return path, origin
+    return None, "default"
+
+
+_NETWORK = ("proxy", "no_proxy", "ca_bundle")
+
+
+def _way_out(environ: Mapping[str, str], configs: Configs) -> WayOut:
+    """The way out; its keys are taken one by one, each from the nearest config that has it."""
+    said = {name: found for name in _NETWORK[:2] if (found := _written(name, None, configs)) is not None}
+    bundle, origin = _config_path("ca_bundle", environ, configs)
+    return way_out(environ, said if bundle is None else said | {"ca_bundle": (str(bundle), origin)})
+
+
+def _expanded(text: str, environ: Mapping[str, str], origin: str) -> Path:
+    """A path with `~` for the home directory; refused where it says what only a shell would take away or fill in."""
+    odd = next((words for words, is_so in _ODD_PATHS if is_so(text)), None)
+    if odd is not None:
+        raise _wrong_path(origin, f"{shown(text)} {odd}; write the path itself, such as /var/lib/acctops")
+    if text.partition("/")[0] != "~":
+        return Path(text)
+    home = environ.get("HOME", "")
+    if not Path(home).is_absolute():
+        raise _wrong_path(origin, f"{shown(text)} asks for a home directory, and HOME is not set")
+    return Path(home, text[2:])
+
+
+def _wrong_path(origin: str, what: str) -> UsageError | ConfigError:
+    return (UsageError if origin.startswith("--") else ConfigError)(f"{origin}: {what}")
+
+
+_ODD_PATHS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    # what a path never means, and how it is told
+    (
+        "has a character at an end or inside that nobody sees",
+        lambda text: not text.isprintable() or text != text.strip(),
+    ),
+    ("is quoted, and nobody takes the quotes away here", lambda text: text[0] in "\"'" or text[-1] in "\"'"),
+    ("has a $, and nobody fills it in here", lambda text: "$" in text),
+    ("begins with ~ and a name, which only a shell knows", lambda text: text[0] == "~" and text[1:2] not in ("", "/")),
+)

@@ -1,6 +1,0 @@
-"""Rules, floor 1: what operators write, YAML jobs, lists and configs, as checked values. No I/O.
-
-`parse` bytes of a job → `job.Job` · `yamltext` events with places → a tree · `filemodel` **the** table of keys ·
-`fields` the tree against the table · `targets`, `targetentries`, `lists` the accounts · `values` durations ·
-`problems` what is wrong, all at once · `schema` the same table for editors.
-"""

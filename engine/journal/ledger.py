@@ -1,0 +1,564 @@
+"""What is known of a run, folded from its records. No I/O, no clock.
+
+One fold serves the live run, a resume, a report and `status`: the live run applies each record once it is durable,
+a reader applies the lines of the file. So what is shown while a run goes on is what its journal says.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Struct
+
+from engine.api import codes
+from engine.api.actions import Action
+from engine.api.codes import row_of
+from engine.journal import records
+from engine.journal.records import unix_seconds
+from engine.model import LACKING, STAYS, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
+
+
+def lacking_code(reason: str) -> str:
+    """Under which code of ours a reason of `lacking` is reported: `bad_row` is Local.BadRow."""
+    return "Local." + "".join(word.capitalize() for word in reason.split("_"))
+
+
+class Back(Struct):
+    """What was read of an account after its call was proven done, once a reading has said otherwise."""
+
+    latest: records.Verified
+    code: str | None
+    message: str | None
+    """As the call was settled."""
+
+
+class Entry:
+    """What is known of one call. Its size does not grow with its attempts."""
+
+    __slots__ = (
+        "accepted_at",
+        "attempts",
+        "back",
+        "before",
+        "code",
+        "doubt",
+        "first_sent_at",
+        "message",
+        "outcome",
+        "proof",
+        "request_id",
+        "settled_at",
+        "spent",
+        "suspect",
+        "unanswered",
+        "verdict",
+        "verified",
+        "was_in_doubt",
+    )
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        """Number of the last attempt, over all sessions."""
+        self.unanswered = False
+        """The last attempt has a `sent` and no `reply`."""
+        self.doubt = False
+        """An attempt may have been applied and no reading since says otherwise."""
+        self.was_in_doubt = False
+        """Some attempt may have been applied, whatever was read since: a reading may have come too early."""
+        self.verdict: Verdict | None = None
+        """Of the last reply."""
+        self.spent = False
+        """Some attempt reached the server and was neither throttled nor fatal."""
+        self.suspect = False
+        """Some attempt was answered with an error that does not say whether it was applied."""
+        self.request_id: str | None = None
+        """The last one the server gave; the one of the settling attempt once settled."""
+        self.code: str | None = None
+        self.message: str | None = None
+        self.before: records.Before | None = None
+        self.verified: records.Verified | None = None
+        """The last reading after an attempt."""
+        self.outcome: Outcome | None = None
+        self.proof: Proof | None = None
+        self.first_sent_at: str | None = None
+        self.accepted_at: str | None = None
+        """When the API took it, if it did."""
+        self.settled_at: str | None = None
+        self.back: Back | None = None
+        """That it was read as changed back after it had been proven, if it was."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is final."""
+        return self.outcome is not None
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether a session that takes the call up must read, or at least judge, before it may send."""
+        if self.settled:
+            return False
+        return self.unanswered or self.was_in_doubt or self.verdict in _TO_BE_JUDGED
+
+    @property
+    def is_back(self) -> bool:
+        """Whether the newest reading says that it is no longer as the call had left it."""
+        return self.back is not None and not self.back.latest.agrees
+
+    @property
+    def proved_at(self) -> str | None:
+        """When the newest reading was made that shows the account as desired; None if there is none."""
+        if self.back is not None:
+            return self.back.latest.at if self.back.latest.agrees else None
+        if self.proof is Proof.READ:
+            return self.verified.at if self.verified is not None else self.settled_at
+        if self.proof is Proof.BEFORE and self.before is not None:
+            return self.before.read_at or self.before.at
+        return self.settled_at if self.proof is Proof.BEFORE else None
+
+    def was_desired(self, action: Action) -> bool:
+        """Whether the account was as desired before the first send; False if that is not known."""
+        before = self.before
+        if before is None or before.status is None or action.is_desired is None:
+            return False
+        return action.is_desired(AccountState(user="", status=before.status, cam=before.cam))
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether nothing of the call can have reached the server: its `before` may still be read.
+
+        A reading that denied it settles nothing: it may have come too early.
+        """
+        return not (self.settled or self.spent or self.was_in_doubt or self.needs_reading)
+
+    @property
+    def may_be_applied(self) -> bool:
+        """Whether an attempt was applied, or may take effect yet whatever a reading says."""
+        return self.was_in_doubt or self.unanswered or self.suspect or self.accepted_at is not None
+
+    def derived(self) -> Outcome:
+        """The outcome as it stands: settled, and not changed back since; else what the last attempt leaves it at.
+
+        What was ever in doubt is unknown until it is settled: no reading so far has had the last word.
+        """
+        if self.outcome is not None:
+            return Outcome.FAILED if self.is_back else self.outcome
+        if self.unanswered or self.was_in_doubt or self.verdict in (Verdict.DONE, Verdict.ALREADY):
+            return Outcome.UNKNOWN
+        return Outcome.FAILED if self.spent else Outcome.UNATTEMPTED
+
+
+_FRESH = Entry()
+_TO_BE_JUDGED = (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
+_GOOD = (Outcome.CHANGED, Outcome.ALREADY)
+
+
+_ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
+
+
+def _is_unsigned(record: records.ReplyLine) -> bool:
+    """Whether keys or clock were refused, and another try makes sense: nothing was applied."""
+    return record.verdict is Verdict.TRANSIENT and row_of(record.code).is_refusal
+
+
+_FEW = 128
+"""Send times that are looked at one by one: no more are in flight at once, as a rule."""
+
+
+class PaceMeter:
+    """Most sends in any one-second window, from send times that arrive out of order by up to `HORIZON_S`."""
+
+    HORIZON_S = 120.0
+
+    def __init__(self) -> None:
+        self._late: deque[float] = deque()
+        """In order of time."""
+        self._window: deque[float] = deque()
+        self._worst = 0
+
+    def add(self, at: float) -> None:
+        """Count one send at UNIX time `at`."""
+        late = self._late
+        if not late or late[-1] <= at:
+            late.append(at)
+        elif late[-_FEW if len(late) >= _FEW else 0] <= at:  # profiled: mostly it is only a few places late
+            after = []
+            while late and late[-1] > at:
+                after.append(late.pop())
+            late.append(at)
+            late.extend(reversed(after))
+        else:  # the clock was set back: to step over two minutes of sends each time takes minutes in all
+            insort(late, at)
+        while late[0] < at - self.HORIZON_S:
+            count = _slid(self._window, late.popleft())
+            if count > self._worst:
+                self._worst = count
+
+    def worst(self) -> int:
+        """The answer so far; what arrives late after the question is still put in its place."""
+        window, worst = self._window.copy(), self._worst
+        for at in self._late:
+            worst = max(worst, _slid(window, at))
+        return worst
+
+
+class LanePace:
+    """How a lane kept its quota, from what was sent and what came back."""
+
+    __slots__ = ("_meter", "accepted", "first_at", "guard", "last_at", "sent", "throttled")
+
+    def __init__(self) -> None:
+        self._meter = PaceMeter()
+        self.sent = 0
+        self.throttled = 0
+        self.accepted = 0
+        """Answered by the server, and not refused for the quota."""
+        self.first_at: float | None = None
+        self.last_at: float | None = None
+        """UNIX times at which the first and the last accepted call left."""
+        self.guard: float | None = None
+        """The pacer's guard at the end of the session, or at its last change of gear; None: neither was written."""
+
+    def add(self, sent_at: float, *, answered: bool, throttled: bool) -> None:
+        """Count one attempt."""
+        self.sent += 1
+        self._meter.add(sent_at)
+        if throttled:
+            self.throttled += 1
+        elif answered:
+            self.accepted += 1
+            if self.first_at is None or sent_at < self.first_at:
+                self.first_at = sent_at
+            if self.last_at is None or sent_at > self.last_at:
+                self.last_at = sent_at
+
+    def worst(self) -> int:
+        """Most sends in any second."""
+        return self._meter.worst()
+
+    def per_second(self) -> float | None:
+        """Accepted calls a second, from the first to the last; None for fewer than two."""
+        if self.first_at is None or self.last_at is None or self.last_at <= self.first_at:
+            return None
+        return (self.accepted - 1) / (self.last_at - self.first_at)
+
+
+def _slid(window: deque[float], at: float) -> int:
+    """Sends in the second that ends at `at`, which is added."""
+    window.append(at)
+    while window[0] <= at - 1.0:
+        window.popleft()
+    return len(window)
+
+
+class Ledger:
+    """The state of one run: its calls in plan order, and what became of each."""
+
+    def __init__(self) -> None:
+        self.run: records.Run | None = None
+        self.calls: dict[CallId, Call] = {}
+        self.omits: list[records.OmitLine] = []
+        self.confirmed: records.Confirmed | None = None
+        self.sessions: list[records.Session] = []
+        self.end: records.End | None = None
+        self.notes: deque[records.Note] = deque(maxlen=1000)
+        self.given_up: dict[str, str] = {}
+        """Account, or access point where there is but one account → why nothing more of it was sent in this session."""
+        self.links: list[records.Note] = []
+        """`continued_by` and `undone_by` notes."""
+        self.identities: list[dict[str, Any]] = []
+        """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
+        self.uins: dict[str, str] = {}
+        """Account → the cloud account that it is, as far as that was learnt: whose keys signed for it first."""
+        self.undone: frozenset[tuple[str, str, str, str]] = frozenset()
+        """Accounts that undos have brought back since, by account, region, instance and user: told by who looks at a
+        family of runs, as no journal of one run knows them."""
+        self.attempts = 0
+        self.throttled = 0
+        self.last_at = ""
+        self._entries: dict[CallId, Entry] = {}
+        self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._back: set[CallId] = set()
+        """Settled calls that are changed back."""
+        self.lanes: dict[str, LanePace] = {}
+        self._lanes: dict[CallId, str] = {}
+
+    def apply(self, record: records.AnyRecord) -> None:
+        """Fold in one record."""
+        # Profiled: by a table, as a replay does this a million times.
+        fold = _FOLD.get(type(record))
+        if fold is not None:
+            self.last_at = record.at or self.last_at
+            fold(self, record)
+        else:
+            self._apply_rare(record)
+
+    def _apply_sent(self, record: records.Sent) -> None:
+        entry = self._open(record.call)
+        entry.attempts = record.attempt
+        if entry.unanswered:  # of a process that died; it could not be read, and is sent again
+            entry.doubt = entry.was_in_doubt = True
+        entry.unanswered = True
+        self.attempts += 1
+        self._lanes[record.call] = record.lane
+        if entry.first_sent_at is None:
+            entry.first_sent_at = record.at
+
+    def _apply_settled(self, record: records.Settled) -> None:
+        entry = self._open(record.call)
+        if entry.outcome is None:
+            self._settled[record.outcome] += 1
+        entry.outcome, entry.proof = record.outcome, record.proof
+        entry.request_id = record.request_id or entry.request_id
+        entry.code = record.code
+        if record.message is not None:
+            entry.message = record.message
+        entry.settled_at = record.at
+        self._lanes.pop(record.call, None)
+
+    def _apply_verified(self, record: records.Verified) -> None:
+        entry = self._open(record.call)
+        if entry.outcome is not None:
+            self._apply_later_look(entry, record)
+            return
+        entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
+        entry.verified = record
+        # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
+        if not record.agrees:
+            entry.doubt = entry.unanswered = False
+            if entry.verdict in (Verdict.IN_DOUBT, None):
+                entry.verdict = Verdict.TRANSIENT
+
+    def _apply_later_look(self, entry: Entry, record: records.Verified) -> None:
+        """An account read again after its call was settled: the newest reading has the last word."""
+        if entry.back is None:
+            if record.agrees or entry.outcome not in _GOOD:
+                return
+            entry.back = Back(record, entry.code, entry.message)
+        entry.back.latest = record
+        if record.agrees:
+            entry.code, entry.message = entry.back.code, entry.back.message
+            self._back.discard(record.call)
+        else:
+            entry.code, entry.message = codes.CHANGED_BACK, None
+            self._back.add(record.call)
+
+    def _apply_before(self, record: records.Before) -> None:
+        self._open(record.call).before = record
+
+    def _apply_call(self, record: records.CallLine) -> None:
+        self.calls[record.call] = Call(
+            record.call, record.action, record.account, record.region, record.instance, record.user
+        )
+
+    def _apply_reply(self, record: records.ReplyLine) -> None:
+        entry = self._open(record.call)
+        entry.unanswered = False
+        if record.code == codes.NOT_SENT:
+            self.attempts -= 1  # an intent, and no exchange
+        entry.verdict = record.verdict
+        entry.code, entry.message = record.code, record.message
+        entry.request_id = record.request_id or entry.request_id
+        if record.verdict is Verdict.DONE:
+            entry.accepted_at = record.at
+        if record.verdict is Verdict.IN_DOUBT:
+            entry.doubt = entry.was_in_doubt = True
+        if record.code is not None and not entry.suspect and record.verdict in _ANSWERED_BADLY:
+            entry.suspect = row_of(record.code).may_be_applied
+        if record.verdict is Verdict.THROTTLED:
+            self.throttled += 1
+        elif not entry.spent and record.verdict is not Verdict.FATAL and not row_of(record.code).not_sent:
+            entry.spent = not _is_unsigned(record)
+        lane = self._lanes.pop(record.call, None)
+        if record.sent_at is not None and lane is not None:
+            throttled = record.verdict is Verdict.THROTTLED
+            pace = self.lanes.setdefault(lane, LanePace())
+            pace.add(unix_seconds(record.sent_at), answered=record.http is not None, throttled=throttled)
+
+    def _apply_rare(self, record: records.AnyRecord) -> None:
+        if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
+            self.last_at = record.at  # what a later run leaves here is not of this one
+        match record:
+            case records.OmitLine():
+                self.omits.append(record)
+                if record.call is not None and not self.entry(record.call).settled:
+                    self.calls.pop(record.call, None)
+                    self._entries.pop(record.call, None)
+            case records.Run():
+                self.run = record
+            case records.Confirmed():
+                self.confirmed = record
+            case records.Session():
+                self.sessions.append(record)
+                self.end = None  # the end of an earlier session is not this one's
+                self.given_up.clear()
+            case records.End():
+                self.end = record
+                for lane, guard in record.guard.items():
+                    if lane in self.lanes:
+                        self.lanes[lane].guard = guard
+            case records.Note(what="lane_slowed" | "lane_recovered", data=data):
+                self.lanes.setdefault(str(data.get("lane")), LanePace()).guard = data.get("guard")
+                self.notes.append(record)
+            case records.Note(what="route_closed", data=data):
+                for name in [data["account"]] if data.get("account") else data.get("endpoints") or ():
+                    self.given_up.setdefault(str(name), str(data.get("why")))
+                self.notes.append(record)
+            case records.Note(what="identity", data=data):
+                if data not in self.identities:
+                    self.identities.append(data)
+                if data.get("uin"):  # the first one told: keys that came later, and were another's, are not the run's
+                    self.uins.setdefault(str(data.get("account")), str(data["uin"]))
+                self.notes.append(record)
+            case records.Note():
+                (self.links if record.what in records.LINKS else self.notes).append(record)
+            case _:  # Read: kept for people and audits, decides nothing here.
+                pass
+
+    def has_accepted(self) -> bool:
+        """Whether the API has accepted any call of this run."""
+        done = self._settled[Outcome.CHANGED] or self._settled[Outcome.ALREADY]
+        return bool(done) or any(entry.accepted_at is not None for entry in self._entries.values())
+
+    def sources(self) -> set[str]:
+        """The sources of keys that its sessions had, as far as they were told."""
+        return {str(facts["source"]) for facts in self.identities if facts.get("source")}
+
+    def acted_on(self) -> set[str]:
+        """Cloud accounts on which anything was ever attempted."""
+        return {call.account for call in self.calls.values() if (of := self._entries.get(call.id)) and of.attempts}
+
+    def _open(self, call: CallId) -> Entry:
+        entry = self._entries.get(call)
+        if entry is None:
+            entry = self._entries[call] = Entry()
+        return entry
+
+    def absorb(self, later: Ledger) -> None:
+        """Take over the calls and entries of a run linked to this one: of calls in both, the later's word counts."""
+        self.run = self.run or later.run
+        self.calls |= later.calls
+        # What this run has changed, as it was late to know, the later one found so: the change is this one's.
+        mine = {
+            call: entry
+            for call, entry in self._entries.items()
+            if entry.outcome is Outcome.CHANGED and later.entry(call).outcome is Outcome.ALREADY
+        }
+        self._entries |= later._entries | mine
+        self.omits += later.omits
+        self.omits = [omit for omit in self.omits if omit.reason != OmitReason.RERUN or omit.call not in self.calls]
+        self.identities += [facts for facts in later.identities if facts not in self.identities]
+        self.uins = later.uins | self.uins
+        run = later.run.run if later.run is not None else ""
+        self.lanes |= {f"{lane} of {run}": pace for lane, pace in later.lanes.items()}
+        self.attempts += later.attempts
+        self.throttled += later.throttled
+        self.last_at = later.last_at
+        self.end = later.end
+        self._settled = dict.fromkeys(Outcome, 0)
+        for entry in self._entries.values():
+            if entry.outcome is not None:
+                self._settled[entry.outcome] += 1
+        self._back = {call for call, entry in self._entries.items() if entry.is_back}
+
+    def entry(self, call: CallId) -> Entry:
+        """What is known of a call; a call nothing happened to has a fresh entry. Not to be changed."""
+        return self._entries.get(call, _FRESH)
+
+    def outcomes(self) -> Iterator[tuple[Call, Entry, Outcome]]:
+        """Every call in plan order, with its entry and its outcome as it stands."""
+        for call_id, call in self.calls.items():
+            entry = self.entry(call_id)
+            yield call, entry, entry.derived()
+
+    def is_undone(self, call: Call) -> bool:
+        """Whether an undo has brought the account back since."""
+        return bool(self.undone) and (call.account, call.region, call.instance, call.user) in self.undone
+
+    def proof_times(self) -> tuple[str, str] | None:
+        """When the oldest and the newest reading were made that show an account as desired; None if there is none."""
+        times = [
+            at
+            for call, entry, outcome in self.outcomes()
+            if outcome in _GOOD and (at := entry.proved_at) and not self.is_undone(call)
+        ]
+        return (min(times), max(times)) if times else None
+
+    def lacking(self) -> list[records.OmitLine]:
+        """What was asked for and is no call: bad rows, places a match could not look at. Each counts as failed."""
+        return [omit for omit in self.omits if omit.reason in LACKING]
+
+    def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:
+        """What is `lacking`, in the form of failed calls: a report names them alike."""
+        action = self.run.action if self.run is not None else ""
+        for omit in self.lacking():
+            entry = Entry()
+            entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
+            entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
+            yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
+
+    def counts(self) -> dict[str, int]:
+        """Calls by outcome as it stands, every outcome named; what is `lacking` has failed."""
+        counts = dict.fromkeys(Outcome, 0)
+        counts.update(self._settled)
+        unsettled = len(self.calls) - sum(self._settled.values())
+        touched = 0
+        for entry in self._entries.values():
+            if entry.outcome is None:
+                touched += 1
+                counts[entry.derived()] += 1
+        counts[Outcome.UNATTEMPTED] += unsettled - touched
+        for call in self._back:
+            if (outcome := self._entries[call].outcome) is not None:
+                counts[outcome] -= 1
+                counts[Outcome.FAILED] += 1
+        counts[Outcome.FAILED] += len(self.lacking())
+        return {str(outcome): count for outcome, count in counts.items()}
+
+    def settled_counts(self) -> Mapping[Outcome, int]:
+        """Calls settled so far, by outcome; cheap enough for every progress line."""
+        return self._settled
+
+    def left_out(self) -> dict[str, int]:
+        """Targets left out of the plan, by reason, every reason named."""
+        left_out = dict.fromkeys(map(str, OmitReason), 0)
+        for omit in self.omits:
+            left_out[omit.reason] = left_out.get(omit.reason, 0) + 1
+        return left_out
+
+    def worst_second(self) -> dict[str, int]:
+        """Most sends in any second, by lane."""
+        return {lane: pace.worst() for lane, pace in sorted(self.lanes.items())}
+
+    @property
+    def settings(self) -> records.RunSettings:
+        """The settings in force: the run's, or those of the last session that changed them."""
+        assert self.run is not None
+        for session in reversed(self.sessions):
+            if session.settings is not None:
+                return session.settings
+        return self.run.settings
+
+    @classmethod
+    def of(cls, lines: Iterable[records.AnyRecord]) -> Ledger:
+        """The ledger of a sequence of records."""
+        ledger = cls()
+        for record in lines:
+            ledger.apply(record)
+        return ledger
+
+
+_FOLD: Mapping[type[records.AnyRecord], Callable[[Ledger, Any], None]] = MappingProxyType(
+    {
+        records.Sent: Ledger._apply_sent,
+        records.ReplyLine: Ledger._apply_reply,
+        records.Settled: Ledger._apply_settled,
+        records.Verified: Ledger._apply_verified,
+        records.Before: Ledger._apply_before,
+        records.CallLine: Ledger._apply_call,
+    }
+)
+"""Any: each of its own kind of record."""

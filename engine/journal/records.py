@@ -1,0 +1,402 @@
+"""**The** journal record kinds, as values. No I/O, no clock.
+
+What each kind is for, and when it is written, is in engine/README.md "Journal". A line of the file is one of these
+with the envelope (`v, seq, at, run`) before it and the chain's `hash` behind it; `journal` adds both. Fields without
+a default are always written, null included; a field added later needs a default, and is left out while it has it, so
+that old journals stay readable and new ones stay small.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from engine.api.endpoints import Access
+from engine.model import AccountSpec, CallId, Outcome, Proof, RunId, Verdict
+
+FORMAT = 1
+"""`v` of the lines this version writes, and the newest it reads."""
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""A number that a server says, or that clocks make."""
+Some = Annotated[int, Meta(ge=1, le=2**31)]
+Seconds = Annotated[float, Meta(ge=0, le=1e15)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
+"""The decoder refuses everything else: a journal is read before anything is decided from it."""
+
+
+class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
+    """What every line has. The envelope fields are filled when a line is read, and left to `journal` when written.
+
+    Out of the collector's sight (`gc=False`): a record holds JSON, which has no cycles, and a run has a million.
+    """
+
+    v: int = 0
+    seq: Whole = 0
+    at: str = ""
+    run: str = ""
+    hash: str = ""
+
+
+class JobRef(Struct, frozen=True):
+    """Which job a run executes: the file may be gone later, its digest stays."""
+
+    name: str
+    path: str
+    digest: str
+
+
+class Parent(Struct, frozen=True):
+    """The run this one continues or undoes, and the head of its journal at that moment."""
+
+    run: str
+    verb: str
+    head: str
+
+
+class Matched(Struct, frozen=True):
+    """A match of the job as it was answered when the run was planned; the calls are its answer."""
+
+    where: str
+    """Place in the job file."""
+    asks: str
+    """The question, in words."""
+    instances: Count | None
+    """Instances it chose; None: it was not asked (a plan made offline)."""
+    accounts: Count | None
+    """Accounts it found, before guards and duplicates; None: it was not asked."""
+
+
+class RunSettings(Struct, frozen=True, kw_only=True):
+    """The settings that decide what a run does; a resume takes them from here."""
+
+    endpoint: tuple[str, ...]
+    """URLs of the API without a path, each a lane, for every region that has none of its own."""
+    rate: Rate
+    """Calls a second and lane."""
+    workers: Some
+    """Attempts in flight at a time, at most."""
+    per_instance: Some
+    """Attempts in flight on one instance, while others have work."""
+    timeout_s: Seconds
+    """Of one attempt."""
+    deadline_s: Seconds | None
+    """Of every session, as job and config say; None is the default, 10 min + 3 × calls ÷ quota."""
+    transient_s: Seconds
+    """Time budget for retries of transient faults, a call."""
+    busy_s: Seconds
+    """Time budget for retries while an instance is busy."""
+    stop_after: str | None
+    """Stop on the Nth failure, "N" or "N%"."""
+    verify: bool
+    profile: str | tuple[str, ...] | None
+    """Credential profile that was asked for, or several."""
+    protect: tuple[str, ...]
+    """Protect rules that held at planning, as `glob (where)`."""
+    passwords: dict[str, Any] | None
+    """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
+    protect_waived: bool = False
+    """The job says `protect: none`: nobody is to be reminded."""
+    keep_admins: Count = 0
+    """Usable superusers every instance keeps."""
+    resend_already: bool = False
+    """Send calls whose account was as desired before, too."""
+    endpoint_of: dict[str, str] = {}
+    """Region → the URL that serves it, and alone."""
+    accounts: tuple[AccountSpec, ...] = ()
+    """Cloud accounts of the targets, and who signs for each; none: that of the keys, called ""."""
+
+    quota: Rate | None = None
+    """Calls a second and lane that all runs of this host may make together: the quota's share, or the rate where that
+    is above it. None: not known, in a journal from before it was kept."""
+    max_targets: int | None = None
+    """Most calls of a plan, as it was when the run was planned; None: not asked, or not known."""
+    max_share: float | None = None
+    """Most calls of a plan as a share of the accounts read, likewise."""
+    window: dict[str, Any] | None = None
+    """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
+
+    session_deadline_s: Seconds | None = None
+    """Of this session alone, as a flag or the environment says. A journal from before this was kept has it above."""
+
+    @property
+    def access(self) -> Access:
+        """The access points as they were when the run began."""
+        return Access(self.endpoint, self.endpoint_of)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The credential profiles that were asked for."""
+        if self.profile is None:
+            return ()
+        return (self.profile,) if isinstance(self.profile, str) else self.profile
+
+    @property
+    def every_account(self) -> tuple[AccountSpec, ...]:
+        """The cloud accounts, that without a name included."""
+        return self.accounts or (AccountSpec(name="", profiles=self.profiles),)
+
+    def signers(self, account: str) -> int:
+        """How many identities sign for an account."""
+        return next(spec.signers for spec in self.every_account if spec.name == account)
+
+
+class Run(Record, tag="run", kw_only=True):
+    """First line: what is to be done, by whom, how."""
+
+    job: JobRef
+    action: str
+    reason: str | None
+    ticket: str | None
+    operator: str
+    host: str
+    pid: Whole
+    version: str
+    identity: str
+    simulated: bool
+    parent: Parent | None
+    settings: RunSettings
+    plan_digest: str
+    counts: dict[str, Count]
+    """`calls`, and one of each `left_out` reason."""
+    match: tuple[Matched, ...] = ()
+    """Never asked again: what was approved is what runs."""
+    guarded_by: str = ""
+    """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
+    command without one was typed. An undo and a rerun have that of the run they go back to."""
+    asked: tuple[str, ...] = ()
+    """Flags that say what a run or an undo was to take, and where (`--endpoint X`, `--rotated`): it can be asked for
+    again."""
+
+
+class CallLine(Record, tag="call", kw_only=True):
+    """One call of the plan."""
+
+    call: CallId
+    action: str
+    account: str
+    region: str
+    instance: str
+    user: str
+
+
+class OmitLine(Record, tag="omit", kw_only=True):
+    """A target left out of the plan."""
+
+    account: str
+    region: str
+    instance: str
+    user: str
+    reason: str
+    rule: str
+    where: str
+    call: CallId | None = None
+    """Of a call of the plan that a guard took out at a resume, before anything of it was sent."""
+
+
+class Confirmed(Record, tag="confirmed", kw_only=True):
+    """Who said yes, how, and where."""
+
+    how: str
+    by: str
+    terminal: str | None
+
+
+class Read(Record, tag="read", kw_only=True):
+    """One reading of an instance's accounts (all its pages)."""
+
+    region: str
+    instance: str
+    purpose: str
+    request_id: str | None
+    code: str | None
+    rows: Count | None
+    ms: Whole
+    account: str = ""
+
+
+class Before(Record, tag="before", kw_only=True):
+    """An account as it was before the call's first `sent`; nulls and a `why` if it could not be read."""
+
+    call: CallId
+    status: Whole | None
+    cam: bool | None
+    type: str | None
+    update_time: str | None
+    password_update_time: str | None
+    why: str | None
+    read_at: str = ""
+    """When the reading was made that settles the call, where that was before the run existed."""
+
+
+class Sent(Record, tag="sent", kw_only=True):
+    """The intent of one attempt; durable before its bytes leave."""
+
+    call: CallId
+    attempt: Count
+    lane: str
+    trace: str
+    key: str
+    """Fingerprint of the key that signs, never the key."""
+
+
+class ReplyLine(Record, tag="reply", kw_only=True):
+    """What came back from one attempt, or what befell it."""
+
+    call: CallId
+    attempt: Count
+    sent_at: str | None
+    """When the bytes left; None if they never did."""
+    request_id: str | None
+    code: str | None
+    message: str | None
+    http: Whole | None
+    ms: Whole
+    verdict: Verdict
+
+
+class Verified(Record, tag="verified", kw_only=True):
+    """An account read after an attempt: whether it is as the action leaves it.
+
+    Behind its `settled` it is a later reading of the same run that says otherwise, and then any that changes the word.
+    """
+
+    call: CallId
+    status: Whole | None
+    cam: bool | None
+    update_time: str | None
+    agrees: bool
+
+
+class Settled(Record, tag="settled", kw_only=True):
+    """A call's outcome; last and final, at most once a call."""
+
+    call: CallId
+    outcome: Outcome
+    proof: Proof | None
+    attempts: Count
+    request_id: str | None
+    code: str | None
+    message: str | None = None
+    """Why, where the code does not say it (words of ours)."""
+
+
+class Session(Record, tag="session", kw_only=True):
+    """A further process working on the run."""
+
+    verb: str
+    pid: Whole
+    host: str
+    operator: str
+    version: str
+    cut_bytes: Count
+    settings: RunSettings | None
+    """The settings from here on, if they changed."""
+    clock_offset_s: Annotated[float, Meta(ge=-1e15, le=1e15)]
+
+
+class Note(Record, tag="note", kw_only=True):
+    """Something that happened to the run as a whole."""
+
+    what: str
+    """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, notice_failed, metrics_failed,
+    slots_reset, continued_by, undone_by."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Any: facts of that note, for a person; nothing is decided from them."""
+
+
+class Stopped(Struct, frozen=True):
+    """Why a session ended before its work did."""
+
+    why: str
+    code: str | None
+    request_id: str | None
+
+
+LINKS = ("continued_by", "undone_by")
+"""Notes that a later run leaves in the journal of the one it continues or undoes."""
+
+
+class End(Record, tag="end", kw_only=True):
+    """The close of one session; the last one counts."""
+
+    counts: dict[str, Count]
+    attempts: Count
+    throttled: Count
+    worst_second: dict[str, Count]
+    """Most sends in any second, by lane."""
+    seconds: Seconds
+    exit: Annotated[int, Meta(ge=0, le=255)]
+    stopped: Stopped | None
+    guard: dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]] = {}
+    """The pacer's guard as it was at the end, a share of the interval, by lane."""
+
+
+AnyRecord = (
+    Run | CallLine | OmitLine | Confirmed | Read | Before | Sent | ReplyLine | Verified | Settled | Session | Note | End
+)
+
+
+def rfc3339(at: float, *, digits: int = 3) -> str:
+    """UNIX seconds as RFC 3339 UTC text, cut (not rounded) to `digits` decimals: 3 is the envelope, 6 is `sent_at`."""
+    second = int(at // 1)
+    fraction = int((at - second) * 10**digits)
+    return f"{_second_text(second)}.{fraction:0{digits}d}Z"
+
+
+_LAST_PARSED: list[tuple[str, int]] = [("1970-01-01T00:00:00", 0)]
+_LAST_SECOND: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]
+
+
+def _second_text(second: int) -> str:
+    # Profiled: thousands of records share a second, and strftime is most of the cost of a record's time.
+    known, text = _LAST_SECOND[0]
+    if known != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _LAST_SECOND[0] = (second, text)
+    return text
+
+
+def unix_seconds(text: str) -> float:
+    """Inverse of `rfc3339`; raises ValueError for anything else."""
+    # Profiled: of a million send times in a journal most share their second with the one before.
+    known, second = _LAST_PARSED[0]
+    if text[:19] != known or text[19:20] != "." or text[26:] != "Z" or not text[20:26].isdecimal():
+        at = datetime.fromisoformat(text).timestamp()
+        if text[19:20] == "." and text[-1] == "Z":  # of another zone, the same second is another
+            _LAST_PARSED[0] = (text[:19], int(at // 1))
+        return at
+    return (second * 1_000_000 + int(text[20:26])) / 1_000_000
+
+
+__all__ = [
+    "FORMAT",
+    "LINKS",
+    "AnyRecord",
+    "Before",
+    "CallLine",
+    "Confirmed",
+    "End",
+    "JobRef",
+    "Matched",
+    "Note",
+    "OmitLine",
+    "Parent",
+    "Read",
+    "Record",
+    "ReplyLine",
+    "Run",
+    "RunId",
+    "RunSettings",
+    "Sent",
+    "Session",
+    "Settled",
+    "Stopped",
+    "Verified",
+    "rfc3339",
+    "unix_seconds",
+]

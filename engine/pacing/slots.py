@@ -1,0 +1,207 @@
+"""One lane's quota, shared by the processes of one host through a locked file, without a server.
+
+The file holds when the lane's last sends leave, on the host's monotonic clock, so that a stepped wall clock changes
+nothing. A process that wants to send locks the file for some microseconds and writes down the earliest moment that
+breaks no second, whoever used it. Each asks for one slot at a time, so the processes take turns. The kernel frees the
+lock of a process that dies; a slot it had taken is lost, once. Across hosts this does not reach.
+
+With a group others write this file, too. So it is read and written by position, never mapped, nothing is followed to
+another place, and what cannot have been written by a run that paces itself is thrown away, and said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import math
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.errors import ConfigError
+from engine.outside.trust import Trust, gid_of, group_words, owner_words
+
+_MAGIC = 0x61636374
+_HEADER = struct.Struct("<IId")
+"""Magic, number of sends kept, the schedule's last slot."""
+_MOST = 256
+_SIZE = _HEADER.size + 8 * _MOST
+CATCH_UP = 2.0
+"""Slots of the schedule that may be made up for: fewer than in `pacing`, as several processes may be late at once."""
+FUTURE_S = 60.0
+"""A slot further ahead than this, and than `FUTURE_SLOTS`, was written before the host was restarted, or by nobody."""
+FUTURE_SLOTS = 100
+"""Processes that have a slot each and wait for it, at most."""
+_RETRY_S = 0.001
+HELD_S = 1.0
+"""A lock that is held for so long is that of a process which was stopped (Ctrl-Z) in the microseconds it has it."""
+_UNIMPORTANT_S = 0.002
+"""Lateness that the guard has room for."""
+_NO_ONE_ELSE = Trust()
+
+
+class SharedSlots:
+    """The slots of one lane, as all processes of this host see them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        lane: str,
+        *,
+        group: str | None = None,
+        trust: Trust = _NO_ONE_ELSE,
+        tell: Callable[[str], None] = lambda _words: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the lane's file in `directory`, made if need be. ConfigError if it cannot be written, or trusted.
+
+        With a `group`, its members share the lane, too. `tell` is told, once, that what stood there was thrown away.
+        `clock` is the one that all processes of this host have.
+        """
+        self.now = clock
+        self._tell = tell
+        self._has_told = False
+        self._is_held = False
+        """Whether the lock was last found to be held for too long."""
+        self.path = directory / (hashlib.sha256(lane.encode()).hexdigest()[:32] + ".slots")
+        try:
+            gid = gid_of(group) if group is not None else None
+            _make(directory, gid)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._fd = os.open(self.path, flags, 0o600)
+        except (OSError, KeyError) as error:
+            why = getattr(error, "strerror", None) or f"there is no group {group}"
+            raise ConfigError(f"{self.path} cannot be written: {why}; name another with --state-dir") from error
+        try:
+            found = os.fstat(self._fd)
+            if why := _why_not(found, gid, trust):
+                raise ConfigError(f"{self.path} is not used: {why}; remove it, or name another with --state-dir")
+            # On a full disk this fails here, in words.
+            os.posix_fallocate(self._fd, 0, _SIZE)
+            if not found.st_size and gid is not None:
+                os.fchown(self._fd, -1, gid)
+                os.fchmod(self._fd, 0o660)
+        except OSError as error:
+            os.close(self._fd)
+            raise ConfigError(f"{self.path} cannot be written: {error.strerror}; another: --state-dir") from error
+        except ConfigError:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
+        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Returns when, by the host's clock.
+
+        Never blocks the loop: a lock that another process holds is asked for again, until it is clear that this one
+        does not give it back. Then this process goes by its own pace, and the server throttles if that is too much.
+        """
+        give_up_at = self.now() + (0.0 if self._is_held else HELD_S)
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self.now() >= give_up_at:
+                    self._is_held = True
+                    return self.now()
+                await asyncio.sleep(_RETRY_S)
+                continue
+            self._is_held = False
+            try:
+                return self._take(self.now(), max(1, int(rate)), interval_s, window_s)
+            except OSError as error:
+                self._say(
+                    f"{self.path} cannot be used: {error.strerror}; other runs on this host are not known to this one"
+                )
+                return self.now()
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _take(self, now: float, depth: int, interval_s: float, window_s: float) -> float:
+        schedule, leaving = self._load(now + max(FUTURE_S, FUTURE_SLOTS * interval_s))
+        depth = min(depth, _MOST)
+        schedule = max(schedule + interval_s, now - CATCH_UP * interval_s)
+        at = max(now, schedule)
+        if len(leaving) >= depth:
+            at = max(at, leaving[-depth] + window_s)
+        leaving.append(at)
+        leaving.sort()
+        self._store(schedule, leaving[-_MOST:])
+        return at
+
+    def left_late(self, slot_at: float, late_s: float) -> None:
+        """What took the slot of `slot_at` left so much later: later slots must keep their distance from that."""
+        if late_s <= _UNIMPORTANT_S:
+            return
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # best effort: the guard has room for one
+        try:
+            schedule, leaving = self._load(math.inf)
+            if slot_at in leaving:
+                leaving.remove(slot_at)
+                leaving.append(slot_at + late_s)
+                leaving.sort()
+                self._store(schedule, leaving)
+        except OSError:
+            pass  # told by the next who takes a slot
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _load(self, latest: float) -> tuple[float, list[float]]:
+        """The schedule and the last sends; none if a moment in it is no number, or after `latest`."""
+        text = os.pread(self._fd, _SIZE, 0)
+        if not any(text[: _HEADER.size]):
+            return float("-inf"), []
+        if len(text) == _SIZE:
+            magic, count, schedule = _HEADER.unpack_from(text, 0)
+            if magic == _MAGIC and 0 < count <= _MOST:
+                leaving = list(_MOMENTS[count].unpack_from(text, _HEADER.size))
+                # A sum is a number only if all of it is: profiled, cheaper than to ask each.
+                if schedule <= latest and math.isfinite(sum(leaving) + schedule) and max(leaving) <= latest:
+                    return schedule, leaving
+        self._say(f"{self.path}: what stood there was written before this host was started, or by no run: begun anew")
+        return float("-inf"), []
+
+    def _store(self, schedule: float, leaving: list[float]) -> None:
+        text = _HEADER.pack(_MAGIC, len(leaving), schedule) + _MOMENTS[len(leaving)].pack(*leaving)
+        os.pwrite(self._fd, text, 0)
+
+    def _say(self, words: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._tell(words)
+
+
+_MOMENTS = tuple(struct.Struct(f"<{count}d") for count in range(_MOST + 1))
+
+
+def _why_not(found: os.stat_result, gid: int | None, trust: Trust) -> str | None:
+    """Why a file of slots is not used, in words; None if it may be."""
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no regular file"
+    if found.st_nlink != 1:
+        return "it is a file of another name, too"
+    if found.st_uid not in {0, os.geteuid(), *trust.uids} and found.st_gid != gid:
+        return f"it belongs to {owner_words(found.st_uid)}"
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody can write it"
+    if found.st_mode & stat.S_IWGRP and found.st_gid not in {0, gid, *trust.gids}:
+        return f"the group {group_words(found.st_gid)} can write it"
+    return None
+
+
+def _make(directory: Path, gid: int | None) -> None:
+    if directory.is_dir():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if gid is not None:
+        os.chown(directory, -1, gid)
+        directory.chmod(0o2770)

@@ -1,0 +1,237 @@
+"""What readings say of a plan before anything is sent. No I/O, no clock.
+
+Which calls have work to do and which are done or impossible already; which accounts must stay so that an instance keeps
+its admins; in which order a lockdown contains soonest; and which guards would refuse it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from engine.api.actions import ACTIONS, TRANSITIONAL, Action, takes_admins
+from engine.inputs.guards import guard_words
+from engine.journal import records
+from engine.model import Call, CallId, Omit, Reading, Where
+from engine.planning.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
+from engine.planning.plan import Plan, interleave, plan_digest
+
+NO_ACCOUNT_CODE = "Local.NoAccount"
+UNREAD_CODE = "Local.Unread"
+
+Readings = Mapping[Where, Reading]
+
+
+class Standing(StrEnum):
+    """How a call's account stands before the call."""
+
+    OPEN = "open"
+    """Not as desired: work to do."""
+    ALREADY = "already"
+    CHANGING = "changing"
+    """In a transitional state: worth a short wait."""
+    NO_ACCOUNT = "no_account"
+    NO_INSTANCE = "no_instance"
+    UNREAD = "unread"
+
+
+def is_no_instance(reading: Reading) -> bool:
+    """Whether a reading failed because there is no such instance."""
+    if reading.code is None:
+        return False
+    from engine.api.codes import row_of  # here: a plan that is made offline needs no table of codes
+
+    return row_of(reading.code).no_instance
+
+
+def standing(action: Action, reading: Reading | None, user: str) -> Standing:
+    """How the account `user` stands by a reading of its instance."""
+    if reading is None or reading.accounts is None:
+        return Standing.NO_INSTANCE if reading is not None and is_no_instance(reading) else Standing.UNREAD
+    state = reading.accounts.get(user)
+    if state is None:
+        return Standing.NO_ACCOUNT if reading.complete else Standing.UNREAD
+    if action.shows(state):
+        return Standing.ALREADY
+    return Standing.CHANGING if state.status in TRANSITIONAL else Standing.OPEN
+
+
+def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
+    """Whether a reading shows the account `user` as `action` leaves it; None if it does not tell.
+
+    Nothing seen is no evidence: not of an account that is missing from a list which may have more, nor of a state that
+    nobody documents. Whoever may act only on proof acts on False, and not on None.
+    """
+    if reading is None:
+        return None
+    if reading.accounts is None:
+        return False if is_no_instance(reading) else None
+    state = reading.accounts.get(user)
+    if state is None:
+        return False if reading.complete else None
+    return action.shows(state)
+
+
+def before_line(call: Call, reading: Reading | None) -> records.Before:
+    """The account before its call, as the journal keeps it; nulls and why if it was not read."""
+    state = reading.find(call.user) if reading is not None else None
+    if state is None:
+        if reading is None or reading.accounts is None:
+            why = f"not read: {reading.code}" if reading is not None else "not read"
+        elif reading.complete:
+            why = no_account_words(call, reading)
+        else:
+            why = f"not among the {len(reading.accounts):,} accounts that were listed, which are not all"
+        return records.Before(
+            call=call.id, status=None, cam=None, type=None, update_time=None, password_update_time=None, why=why
+        )
+    return records.Before(
+        call=call.id,
+        status=state.status,
+        cam=state.cam,
+        type=state.user_type or None,
+        update_time=state.update_time or None,
+        password_update_time=state.password_update_time or None,
+        why=None,
+    )
+
+
+def no_account_words(call: Call, reading: Reading) -> str:
+    """That an account is not there, with the nearest name that is."""
+    from difflib import get_close_matches  # here: only a mistake pays for the import
+
+    near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
+    return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def no_instance_words(call: Call, region: str | None) -> str:
+    """That an instance is not there, with the region where it is, if that was found."""
+    if region is None:
+        return f"no instance {call.instance} in {call.region}, nor seen in any other region"
+    return f"no instance {call.instance} in {call.region}: found in {region}"
+
+
+# ---- a plan, seen with readings ------------------------------------------------------------------------------------
+
+
+class Outlook(Struct, frozen=True, kw_only=True):
+    """A plan, and how its accounts stand."""
+
+    plan: Plan
+    """Ordered for sending, without the admins that must stay."""
+    standings: Mapping[CallId, Standing]
+    accounts_read: int
+    last_admins: tuple[str, ...]
+    """Instances that would be left without a usable superuser."""
+    unread: tuple[str, ...]
+    """Instances that could not be read."""
+    denied: bool
+    """No instance could be read, for want of permission."""
+
+    def counts(self) -> dict[str, int]:
+        """Calls by standing, every standing named."""
+        found = Counter(self.standings.values())
+        return {str(kind): found[kind] for kind in Standing}
+
+
+def look_ahead(
+    plan: Plan, readings: Readings, *, keep_admins: int = 0, listed_order: bool = False, resend_already: bool = False
+) -> Outlook:
+    """The plan in the light of `readings`: admins kept, superusers first, what is unread or already so last."""
+    action = ACTIONS[plan.action]
+    by_instance: dict[Where, list[Call]] = {}
+    for call in plan.calls:
+        by_instance.setdefault(call.where, []).append(call)
+    kept_admins: dict[CallId, Omit] = {}
+    last_admins = []
+    for where, calls in by_instance.items():
+        reading = readings.get(where)
+        if reading is None or reading.accounts is None:
+            continue
+        users = [call.user for call in calls]
+        keep = admins_to_keep(action.name, reading.accounts, users, keep_admins)
+        kept_admins |= {call.id: admin_omit(call, keep_admins) for call in calls if call.user in keep}
+        usable = usable_admins(reading.accounts)
+        if takes_admins(action.name) and usable and not set(usable) - (set(users) - keep):
+            last_admins.append(where.instance)
+    kept = [call for call in plan.calls if call.id not in kept_admins] if kept_admins else plan.calls
+    standings = {
+        call.id: standing(action, reading, call.user)
+        for where, calls in by_instance.items()
+        for reading in (readings.get(where),)
+        for call in calls
+        if call.id not in kept_admins
+    }
+    calls_in_order = kept if listed_order else _contain_first(kept, readings, standings, resend_already=resend_already)
+    ordered = tuple(calls_in_order)
+    return Outlook(
+        plan=Plan(
+            action=plan.action,
+            calls=ordered,
+            omits=(*plan.omits, *kept_admins.values()),
+            digest=plan_digest(ordered),
+        ),
+        standings=standings,
+        accounts_read=sum(len(reading.accounts or ()) for reading in readings.values()),
+        last_admins=tuple(last_admins),
+        unread=tuple(where.instance for where in by_instance if _is_unread(readings.get(where))),
+        denied=bool(by_instance) and all(_is_denied(readings.get(where)) for where in by_instance),
+    )
+
+
+def _contain_first(
+    calls: Sequence[Call], readings: Readings, standings: Mapping[CallId, Standing], *, resend_already: bool
+) -> Iterable[Call]:
+    def rank(call: Call) -> int:
+        if standings[call.id] is Standing.UNREAD:
+            return 2
+        if standings[call.id] is Standing.ALREADY and resend_already:
+            return 3
+        reading = readings.get(call.where)
+        state = reading.find(call.user) if reading is not None else None
+        return 0 if state is not None and state.user_type == SUPERUSER else 1
+
+    bands: tuple[list[Call], ...] = ([], [], [], [])
+    for call in calls:
+        bands[rank(call)].append(call)
+    return (call for band in bands for call in interleave(band, key=lambda call: call.where))
+
+
+def _is_unread(reading: Reading | None) -> bool:
+    return reading is None or (reading.accounts is None and not is_no_instance(reading))
+
+
+def _is_denied(reading: Reading | None) -> bool:
+    if reading is None or reading.accounts is not None:
+        return False
+    from engine.api.codes import row_of  # here: as in `is_no_instance`
+
+    return row_of(reading.code).is_denial
+
+
+# ---- guards --------------------------------------------------------------------------------------------------------
+
+
+def refusals(
+    outlook: Outlook, *, max_targets: int | None = None, max_share: float | None = None, expect: int | None = None
+) -> list[str]:
+    """Why the guards on size would refuse the plan; a plan beyond a guard is still shown."""
+    size = len(outlook.plan.calls)
+    why = []
+    if expect is not None and size != expect:
+        why.append(f"--expect {expect:,}: the plan has {size:,} calls")
+    if max_targets is not None and size > max_targets:
+        why.append(f"limits.max_targets {max_targets:,}: the plan has {size:,} calls")
+    if max_share is not None:
+        if not outlook.accounts_read:
+            why.append(f"{guard_words('max_share', max_share)}: no account could be read to compare with")
+        elif size > round(max_share * outlook.accounts_read, 6):  # 29 % of 100 is 28.999999999999996 in floats
+            share = size / outlook.accounts_read
+            why.append(
+                f"{guard_words('max_share', max_share)}: {size:,} of the {outlook.accounts_read:,} accounts read "
+                f"are {share:.1%}"
+            )
+    return why

@@ -1,0 +1,325 @@
+"""What is open of a run and its reruns, and the exact commands that take it. No I/O, no clock.
+
+One rule serves the end of a run, `status`, `report`, `stop`, `resume` and notices, so that all of them advise the same.
+A call that several runs of a family have belongs to the last of them: its word counts, and it alone goes on with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.api.codes import row_of
+from engine.model import GOOD, OmitReason, Outcome
+from engine.outside.foreign import pasted, with_its_bytes
+
+if TYPE_CHECKING:
+    from engine.journal import records
+    from engine.journal.ledger import Ledger
+    from engine.model import Call, CallId
+
+BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
+_NAMED_RUN = re.compile(r"acctops (?:resume|rerun) RUN(?: --(?:only|code) [\w.,]*\w)?")
+"""Advice of a code that goes on with the run."""
+_NAMED_JOB = re.compile(r"\b(run|plan|doctor) JOB\b")
+_STANDARD_INPUT = " and standard input"
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One command, and what it is for."""
+
+    words: tuple[str, ...]
+    """Without `acctops`, each a word of the shell."""
+    takes: int
+    """Accounts it is for."""
+    why: str = ""
+    """When to take it, if that is for a person to judge."""
+
+    def command(self, flags: str = "") -> str:
+        """To be pasted; `flags` are those it needs to find the run (` --state-dir …`)."""
+        return f"acctops {pasted(self.words)}{flags}"
+
+
+class WayOn(Struct, frozen=True, kw_only=True):
+    """What is open of a family of runs, as one of them tells it."""
+
+    run: str
+    members: tuple[str, ...]
+    """The runs of the family, oldest first."""
+    steps: tuple[Step, ...]
+    """What takes what is open, each to be followed as it is."""
+    choices: tuple[Step, ...]
+    """What else could be done, if a person wants it."""
+    open: Mapping[Outcome, int]
+    """Accounts that are not as asked, by outcome, over the family."""
+    asked: int
+    """Accounts asked for, over the family."""
+    flags: str = ""
+    """Flags that each command needs."""
+    again: tuple[str, ...] = ()
+    """The words of the command that runs the job again; none: it was no file."""
+    parent: str | None = None
+    """The run that an undo undoes."""
+    owners: Mapping[CallId, str] = {}
+    """Call → the later run that has it, of calls of `run`."""
+    done_later: frozenset[CallId] = frozenset()
+    """Of these, what is as asked there."""
+
+    @property
+    def command(self) -> str | None:
+        """The next command, if anything is left to do."""
+        return self.steps[0].command(self.flags) if self.steps else None
+
+    @property
+    def job(self) -> str | None:
+        """The command that runs the job again, if there is one."""
+        return f"acctops {pasted(self.again)}{self.flags}" if self.again else None
+
+    @property
+    def open_calls(self) -> int:
+        """Accounts that are not as asked."""
+        return sum(self.open.values())
+
+    def lines(self) -> list[str]:
+        """For the end of a report: what is open of the family, and how to go on."""
+        lines = []
+        if len(self.members) > 1:
+            kinds = ", ".join(f"{self.open[kind]:,} {kind}" for kind in BAD if self.open[kind])
+            of = f"of run {self.members[0]} and its reruns"
+            count = f"{self.open_calls:,} of {self.asked:,}"
+            lines.append(f"{of} {count} are still open: {kinds}" if kinds else f"{of} all {self.asked:,} are as asked")
+        lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
+        return lines + go_on_lines(self.steps, self.flags)
+
+    def with_back(self, count: int) -> WayOn:
+        """The same where `count` accounts that reruns had changed have been read as changed back."""
+        left = Counter(self.open)
+        left[Outcome.FAILED] += count
+        look = Step(words=("verify", self.run, "--family"), takes=count)
+        return replace(self, open=left, steps=(*self.steps, look))
+
+    def without_journal(self, ledger: Ledger) -> WayOn:
+        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open.
+
+        Without a job the accounts are named. `ledger` is what is known of the run.
+        """
+        steps: tuple[Step, ...] = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
+        if not steps:
+            run = _run(ledger)
+            steps = by_name(
+                run.action, (call for call, _, outcome in ledger.outcomes() if outcome not in GOOD), run.asked
+            )
+        return replace(self, steps=steps, choices=())
+
+    def fill(self, advice: str | None, call: Call | None = None) -> str | None:
+        """The advice of a code for a target of this run: true ids for RUN and JOB, and the command that helps."""
+        if advice is None:
+            return None
+        if call is not None and call.id in self.done_later:
+            return f"nothing: it is as asked since run {self.owners[call.id]}"
+        command = self._command_for(call)
+        advice = _NAMED_RUN.sub(lambda _: command, advice)
+        advice = re.sub(r"\bRUN\b", lambda _: f"{self.run}{self.flags}", advice)
+        advice = re.sub(r"\bUNDONE\b", lambda _: f"{self.parent or self.run}{self.flags}", advice)
+        if not self.again:
+            advice = advice.replace("acctops run JOB", "the job, again").replace("acctops plan JOB", "its plan, again")
+            return advice.replace("acctops doctor JOB", "acctops doctor JOB (any job of this action)")
+        return _NAMED_JOB.sub(lambda found: f"{found[1]} {self._job_for(found[1])}", advice)
+
+    def _job_for(self, verb: str) -> str:
+        """The job and its flags as a command takes them: a plan is never simulated, doctor leaves out no account."""
+        words = [word for word in self.again[1:] if word != "--simulate" or verb == "run"]
+        while verb == "doctor" and "--exclude" in words:
+            at = words.index("--exclude")
+            del words[at : at + 2]
+        return f"{pasted(words)}{self.flags}"
+
+    def _command_for(self, call: Call | None) -> str:
+        if call is not None and not call.id:  # no call: only what asked for it can ask again
+            again = next((step.command(self.flags) for step in self.steps if step.words[0] == "undo"), None)
+            return again or self.job or "the job, run again"
+        return self.command or self.job or f"acctops report {self.run} --family{self.flags}"
+
+
+def go_on_lines(steps: Sequence[Step], flags: str = "") -> list[str]:
+    """One line a step, in the order in which they are to be taken."""
+    labels = ("go on:", *["then:"] * len(steps))
+    return [f"{label:<7} {step.command(flags)}" for label, step in zip(labels, steps, strict=False)]
+
+
+def way_on(
+    family: Sequence[Ledger],
+    run: str | None = None,
+    *,
+    undone: Mapping[str, str] | None = None,
+    flags: str = "",
+) -> WayOn:
+    """What is open of a family, oldest run first, as `run` tells it (the last one, unless it is named).
+
+    `undone`: runs of it that were undone → the undo. `flags` find a run.
+    """
+    lines = [_run(ledger) for ledger in family]
+    names = [line.run for line in lines]
+    me = names.index(run) if run is not None else len(names) - 1
+    owners = {call: name for name, ledger in zip(names, family, strict=True) for call in ledger.calls}
+    later = later_words(family, names[me])
+    steps: list[Step] = []
+    choices: list[Step] = []
+    left: Counter[Outcome] = Counter()
+    asked, again = len(owners), _job_words(lines[0])
+    for name, ledger in zip(names, family, strict=True):
+        mine = Counter[Outcome]()
+        is_unsettled, elsewhere = False, 0
+        for call, entry, outcome in ledger.outcomes():
+            if outcome not in GOOD and owners[call.id] == name:
+                mine[outcome] += 1
+                is_unsettled = is_unsettled or not entry.settled
+                elsewhere += row_of(entry.code).no_instance
+        left += mine
+        left[Outcome.FAILED] += len(ledger.lacking())
+        asked += len(ledger.lacking())
+        step = _step_of(name, mine, is_unsettled=is_unsettled, undone_by=(undone or {}).get(name))
+        if step is not None and elsewhere == mine.total() and again:
+            # A rerun has the regions of the run, and would find no more: only a job that names others can.
+            why = f"{elsewhere:,} on an instance that is not in its region; once the job is corrected"
+            step = Step(words=again, takes=elsewhere, why=why)
+        if step is not None:
+            (choices if step.why else steps).append(step)
+        more, other = _undo_again(ledger)
+        steps += more
+        choices += other
+    return WayOn(
+        run=names[me],
+        members=tuple(names),
+        steps=tuple(steps),
+        choices=tuple(choices),
+        open=left,
+        asked=asked,
+        flags=flags,
+        again=again,
+        parent=next(
+            (line.parent.run for line in lines if line.parent is not None and line.parent.verb == "undo"), None
+        ),
+        owners={call: name for call, (name, _) in later.items()},
+        done_later=frozenset(call for call, (_, outcome) in later.items() if outcome in GOOD),
+    )
+
+
+def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, Outcome]]:
+    """Of the calls of a run those that a later run of the family has, too: which one has them last, and its word."""
+    names = [_run(ledger).run for ledger in family]
+    me = names.index(run)
+    return {
+        call.id: (name, outcome)
+        for name, ledger in zip(names[me + 1 :], family[me + 1 :], strict=True)
+        for call, _, outcome in ledger.outcomes()
+        if call.id in family[me].calls
+    }
+
+
+def _step_of(run: str, mine: Counter[Outcome], *, is_unsettled: bool, undone_by: str | None) -> Step | None:
+    """What goes on with the open calls that a run has and no later one."""
+    if not mine:
+        return None
+    takes = mine.total()
+    if is_unsettled and undone_by is None:
+        return Step(words=("resume", run), takes=takes)
+    kinds = ",".join(kind for kind in BAD if mine[kind])
+    why = ""
+    if undone_by is not None:
+        why = f"run {run} was undone by {undone_by}; to do all the same what it did not ({takes:,})"
+    return Step(words=("rerun", run, "--only", kinds), takes=takes, why=why)
+
+
+def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
+    """Of an undo: what takes the accounts that it could not look at, and what could take those that it left."""
+    line = _run(ledger)
+    if line.parent is None or line.parent.verb != "undo":
+        return [], []
+    left = [(OmitReason(omit.reason), omit.where, f"{omit.instance}/{omit.user}") for omit in ledger.lacking()]
+    return undo_steps(("undo", line.parent.run, *map(with_its_bytes, line.asked)), left)
+
+
+def undo_steps(again: tuple[str, ...], left: Iterable[tuple[OmitReason, str, str]]) -> tuple[list[Step], list[Step]]:
+    """What takes the accounts that an undo (the words `again`) leaves: followed as it is, or if a person wants it.
+
+    Each of `left` is its reason, the run that holds it (or anything), and the account.
+    """
+    groups: dict[tuple[OmitReason, str], list[str]] = {}
+    for reason, holder, account in left:
+        groups.setdefault((reason, holder if reason is OmitReason.HELD else ""), []).append(account)
+    steps: list[Step] = []
+    choices: list[Step] = []
+    for (reason, holder), accounts in groups.items():
+        step = _undo_step(reason, again, len(accounts), first=accounts[0], holder=holder)
+        (choices if step.why else steps).append(step)
+    return steps, choices
+
+
+def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first: str, holder: str = "") -> Step:
+    label = f"stays, {reason.replace('_', ' ')}  {count:,}"
+    more: tuple[str, ...]
+    match reason:
+        case OmitReason.HELD:
+            why, more = f"{label}, by {holder}; once its incident is over", ("--release", holder)
+        case OmitReason.EDITED:
+            why, more = f"{label}; if the edits may be kept", ("--include-edited",)
+        case OmitReason.GONE:
+            why, more = f"{label}; once you know why, without it", ("--exclude", first)
+        case OmitReason.BEFORE_UNKNOWN | OmitReason.UNPROVEN:
+            words = ("undo", again[1], *(("--family",) if "--family" in again else ()), "--target", first)
+            return Step(words=words, takes=count, why=f"{label}; named one by one, or in a file (--target @FILE)")
+        case _:
+            why, more = "", ()
+    return Step(words=(*again, *more), takes=count, why=why)
+
+
+def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tuple[Step, ...]:
+    """What does an action on accounts, each by its name, one command a region; nothing if no command can.
+
+    Of `flags`, as `records.Run.asked` has them, those count that say where and as whom.
+    """
+    verb = _BY_NAME.get(action)
+    groups: dict[str, list[str]] = {}
+    for call in calls:
+        if call.account:  # only a job names cloud accounts
+            return ()
+        groups.setdefault(call.region, []).append(call.label)
+    if verb is None:
+        return ()
+    more = [
+        with_its_bytes(word)
+        for flag, value in pairwise(flags)
+        if flag in ("--endpoint", "--profile")
+        for word in (flag, value)
+    ]
+    return tuple(
+        Step(words=(verb, *dict.fromkeys(labels), "--region", region, *more), takes=len(labels))
+        for region, labels in groups.items()
+    )
+
+
+_BY_NAME = {"LockAccount": "lock", "UnlockAccount": "unlock", "OpenAccountCAM": "cam-on"}
+
+
+def _job_words(run: records.Run) -> tuple[str, ...]:
+    """What runs the job again; nothing where the journal knows no file of it."""
+    path = run.job.path
+    if not path.startswith("/") or path.endswith(_STANDARD_INPUT):
+        return ()
+    words = map(with_its_bytes, (path, *run.asked))
+    return ("run", *words, *(("--simulate",) if run.simulated else ()))
+
+
+def _run(ledger: Ledger) -> records.Run:
+    assert ledger.run is not None, "a ledger without its run line"
+    return ledger.run
+
+
+__all__ = ["BAD", "Step", "WayOn", "by_name", "go_on_lines", "later_words", "undo_steps", "way_on"]

@@ -1,0 +1,120 @@
+"""What is told of a run to those who are not there: one JSON document a notice. Pure.
+
+A notice leaves the machine, so it names no account and repeats no word of the server's: counts, codes, and the command
+that goes on. The keys stand in engine/README.md "JSON documents".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from engine.model import Outcome
+from engine.report.nextstep import BAD, WayOn, way_on
+from engine.report.text import closing_line, plain, verified
+
+if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
+    from engine.journal.records import JobRef, Stopped
+
+_NAMED = (Outcome.FAILED, Outcome.UNKNOWN)
+
+
+def notice(
+    event: str,
+    ledger: Ledger,
+    *,
+    at: str,
+    journal: str,
+    head: str | None = None,
+    exit_code: int | None = None,
+    stopped: Stopped | None = None,
+    way: WayOn | None = None,
+) -> dict[str, Any]:
+    """The notice of a run that exists, at UTC time `at` (RFC 3339). Any: JSON values.
+
+    `exit_code` is None while it goes; `way` is what is open of its family.
+    """
+    run = ledger.run
+    assert run is not None
+    codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
+    go_on = (way or way_on([ledger])).command if exit_code is not None else None
+    return {
+        "event": event,
+        "at": at,
+        "text": _text(ledger, at, exit_code, stopped, go_on),
+        "run": run.run,
+        "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
+        "action": run.action,
+        "reason": run.reason,
+        "ticket": run.ticket,
+        "operator": run.operator,
+        "host": run.host,
+        "simulated": run.simulated,
+        "journal": journal,
+        "journal_head": head,
+        "counts": ledger.counts(),
+        "left_out": ledger.left_out(),
+        "verified": verified(ledger),
+        "attempts": ledger.attempts,
+        "throttled": ledger.throttled,
+        "seconds": ledger.end.seconds if ledger.end is not None else None,
+        "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
+        "codes": [{"code": code, "targets": count} for code, count in codes.most_common()],
+        "go_on": go_on,
+        "error": None,
+        "exit": exit_code,
+    }
+
+
+def bare_notice(
+    event: str,
+    job: JobRef,
+    text: str,
+    error: str,
+    exit_code: int,
+    *,
+    at: str,
+    operator: str,
+    host: str,
+    action: str | None = None,
+    reason: str | None = None,
+    ticket: str | None = None,
+) -> dict[str, Any]:
+    """A notice of no run: one that came to nothing before it existed (a window, a guard, a lock, keys), one that is
+    overdue. `text` is for a chat, `error` is all there is to say. Any: JSON values.
+    """
+    nothing = dict.fromkeys(
+        ("journal", "journal_head", "counts", "left_out", "verified", "attempts", "throttled", "seconds", "stopped")
+    )
+    return {
+        "event": event,
+        "at": at,
+        "text": plain(text),
+        "run": None,
+        "job": {"name": job.name, "path": job.path, "digest": job.digest},
+        "action": action,
+        "reason": reason,
+        "ticket": ticket,
+        "operator": operator,
+        "host": host,
+        "simulated": False,
+        **nothing,
+        "codes": [],
+        "go_on": None,
+        "error": error,
+        "exit": exit_code,
+    }
+
+
+def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
+    """One line for a person, such as a chat shows."""
+    assert ledger.run is not None
+    name = f"{ledger.run.job.name} ({ledger.run.run})"
+    if exit_code is None:
+        calls = sum(ledger.counts()[kind] for kind in BAD)
+        return plain(f"{name}: {ledger.run.action} begins, {calls:,} to do")
+    words = f"{name}: exit {exit_code}, {closing_line(ledger, today=at[:10])}"
+    if stopped is not None:
+        words += f"; stopped early: {stopped.why}"
+    return plain(words + (f"; go on: {go_on}" if go_on else ""))

@@ -1,0 +1,17 @@
+"""Spans of time in words. A room of its own, as a plan needs no more of a report than this."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """`4 min 12 s`, `0.8 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

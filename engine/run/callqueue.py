@@ -1,0 +1,301 @@
+"""Which call goes next. No clock, no loop: `now` is an argument.
+
+Calls are named by their index in the plan, whose order is the order of sending. A call is eligible when its instance
+is below its limit of attempts in flight and is not held back. So one sick instance costs the healthy ones nothing:
+
+* `per_instance` (4) bounds attempts in flight on an instance while others have eligible calls; when an instance alone
+  would starve the lane, it may rise to 16.
+* An instance that keeps answering "busy" or "try later" is halved, down to one probe at a time, and then held back for
+  a doubling while. Its calls wait without taking slots; an accepted call sets it free again.
+
+Retries stand in a band of their own and take at most every second turn while untried calls wait, so that neither
+starves the other.
+
+Calls of different routes (`routes`) stand in queues of their own, as a lane can take those of its route only.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from engine.model import Where
+
+RELIEF = 16
+"""Attempts in flight on one instance when nothing else can be sent."""
+SICK_AFTER = 3
+"""Answers in a row that call an instance sick."""
+HOLD_BASE_S = 1.0
+HOLD_CAP_S = 30.0
+
+
+class Health(Enum):
+    """What an attempt said about its instance."""
+
+    GOOD = "good"
+    """It took the call."""
+    SICK = "sick"
+    """It said "busy" or "try later"."""
+    SILENT = "silent"
+    """Nothing about the instance (throttled, rejected, fault on the way)."""
+
+
+class _Line:
+    """The calls of one instance."""
+
+    __slots__ = ("bands", "held_until", "in_flight", "key", "limit", "sick_since", "streak")
+
+    def __init__(self, key: Where, limit: int) -> None:
+        self.key = key
+        self.bands: tuple[list[int], list[int]] = ([], [])
+        """Heaps of plan indexes: untried calls, and retries."""
+        self.in_flight = 0
+        self.limit = limit
+        self.streak = 0
+        self.held_until = 0.0
+        self.sick_since: float | None = None
+
+
+_Offer: TypeAlias = tuple[int, int, _Line]
+"""Plan index, tie-breaker, the line it stands in."""
+_FRESH, _RETRY = 0, 1
+
+
+class CallQueue:
+    """The calls of one route that are not in flight, not backing off and not settled."""
+
+    def __init__(self, instances: Sequence[Where], waiting: Iterable[int], *, per_instance: int) -> None:
+        """`instances[i]` is the instance of call `i`; `waiting` are the calls to send, in plan order."""
+        self.is_closed = False
+        self._per_instance = per_instance
+        self._lines: dict[Where, _Line] = {}
+        self._of = instances
+        self._offers: tuple[list[_Offer], list[_Offer]] = ([], [])
+        self._tie = count()
+        self._held: list[tuple[float, int, _Line]] = []
+        self._crowded: dict[Where, _Line] = {}
+        self._last_was_retry = False
+        self._waiting = [0, 0]
+        for index in waiting:
+            self._line(index).bands[_FRESH].append(index)  # ascending, hence a heap
+            self._waiting[_FRESH] += 1
+        for line in self._lines.values():
+            self._offer(line, 0.0)
+
+    def _line(self, index: int) -> _Line:
+        key = self._of[index]
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line(key, self._per_instance)
+        return line
+
+    def __len__(self) -> int:
+        """Calls waiting here."""
+        return self._waiting[_FRESH] + self._waiting[_RETRY]
+
+    @property
+    def fresh(self) -> int:
+        """Calls waiting here that are not retries."""
+        return self._waiting[_FRESH]
+
+    def take(self, now: float, *, retries_only: bool = False) -> int | None:
+        """The next eligible call, counted as in flight from here on; None if none is eligible now."""
+        while self._held and self._held[0][0] <= now:
+            self._offer(heapq.heappop(self._held)[2], now)
+        if retries_only:
+            order: tuple[int, ...] = (_RETRY,)
+        else:
+            order = (_FRESH, _RETRY) if self._last_was_retry else (_RETRY, _FRESH)
+        for band in order:
+            index = self._take_from(band, now)
+            if index is not None:
+                self._last_was_retry = band == _RETRY
+                return index
+        return self._take_relief(order)
+
+    def _take_from(self, band: int, now: float) -> int | None:
+        offers = self._offers[band]
+        while offers:
+            index, _, line = heapq.heappop(offers)
+            calls = line.bands[band]
+            if not calls or calls[0] != index or line.held_until > now:
+                continue  # stale: taken meanwhile, or held back; it is offered again when that ends
+            if line.in_flight >= line.limit:
+                self._crowded[line.key] = line
+                continue
+            return self._pop(line, band, now)
+        return None
+
+    def _take_relief(self, order: tuple[int, ...]) -> int | None:
+        # Only reached when nothing else is eligible. At most workers ÷ limit instances can be crowded.
+        most = max(RELIEF, self._per_instance)
+        lines = [line for line in self._crowded.values() if not line.streak and line.in_flight < most]
+        for band in order:
+            waiting = [line for line in lines if line.bands[band]]
+            if waiting:
+                self._last_was_retry = band == _RETRY
+                return self._pop(min(waiting, key=lambda line: line.bands[band][0]), band, float("-inf"))
+        return None
+
+    def _pop(self, line: _Line, band: int, now: float) -> int:
+        index = heapq.heappop(line.bands[band])
+        self._waiting[band] -= 1
+        line.in_flight += 1
+        self._offer(line, now)
+        return index
+
+    def _offer(self, line: _Line, now: float) -> None:
+        if line.held_until > now:
+            return
+        if line.in_flight >= line.limit:
+            if line.bands[_FRESH] or line.bands[_RETRY]:
+                self._crowded[line.key] = line
+            else:
+                self._crowded.pop(line.key, None)
+            return
+        self._crowded.pop(line.key, None)
+        for band in (_FRESH, _RETRY):
+            if line.bands[band]:
+                heapq.heappush(self._offers[band], (line.bands[band][0], next(self._tie), line))
+
+    def release(self, index: int, health: Health, now: float) -> None:
+        """The attempt of call `index` is over; `health` is what it said about the instance."""
+        line = self._line(index)
+        line.in_flight -= 1
+        if health is Health.GOOD:
+            self.recovered(index, now)
+            return
+        if health is Health.SICK:
+            line.streak += 1
+            line.sick_since = now if line.sick_since is None else line.sick_since
+            line.limit = max(1, line.limit // 2)
+            if line.streak >= SICK_AFTER:
+                hold_s = min(HOLD_CAP_S, HOLD_BASE_S * 2 ** min(line.streak - SICK_AFTER, 10))
+                line.held_until = max(line.held_until, now + hold_s)
+                heapq.heappush(self._held, (line.held_until, next(self._tie), line))
+                self._crowded.pop(line.key, None)
+        self._offer(line, now)
+
+    def put_back(self, index: int, now: float, *, retry: bool) -> None:
+        """Call `index` waits again: as a retry, or, if it lost nothing (throttled), at its old place."""
+        if self.is_closed:
+            return
+        line = self._line(index)
+        band = _RETRY if retry else _FRESH
+        heapq.heappush(line.bands[band], index)
+        self._waiting[band] += 1
+        self._offer(line, now)
+
+    def close(self) -> list[int]:
+        """No lane is left that could take these calls: forget what waits, which is returned, and what is put back."""
+        self.is_closed = True
+        waiting = [index for line in self._lines.values() for band in line.bands for index in band]
+        for line in self._lines.values():
+            line.bands = ([], [])
+        self._waiting = [0, 0]
+        return waiting
+
+    def drop(self, index: int) -> None:
+        """Forget that call `index` is in flight, without saying anything of its instance."""
+        line = self._line(index)
+        line.in_flight -= 1
+        self._offer(line, float("inf"))  # an offer of an instance that is held back does no harm: `take` looks again
+
+    def recovered(self, index: int, now: float) -> None:
+        """The instance of call `index` has shown that it takes calls, whatever their replies looked like."""
+        line = self._line(index)
+        line.streak, line.sick_since, line.held_until = 0, None, 0.0
+        line.limit = min(self._per_instance, line.limit + 1)
+        self._offer(line, now)
+
+    def is_busy(self, index: int) -> bool:
+        """Whether the instance of call `index` has calls in flight, or untried ones that can go soon."""
+        line = self._line(index)
+        return line.in_flight > 0 or (bool(line.bands[_FRESH]) and line.streak < SICK_AFTER)
+
+    def sick_since(self, index: int) -> float | None:
+        """Since when the instance of call `index` has taken nothing; None while it is well."""
+        return self._line(index).sick_since
+
+    def sick_since_of(self, instance: Where) -> float | None:
+        """The same of an instance."""
+        line = self._lines.get(instance)
+        return None if line is None else line.sick_since
+
+    def wake_at(self) -> float | None:
+        """When the next instance that is held back comes free, if any."""
+        while self._held and self._held[0][0] != self._held[0][2].held_until:
+            heapq.heappop(self._held)  # set free meanwhile, or held back for longer
+        return self._held[0][0] if self._held else None
+
+    def well_waiting(self) -> bool:
+        """Whether calls wait here for an instance that is not sick."""
+        return any((line.bands[_FRESH] or line.bands[_RETRY]) and not line.streak for line in self._lines.values())
+
+    def held(self, now: float) -> dict[Where, float]:
+        """Wheres held back now that have calls waiting, with the seconds until their next probe."""
+        return {
+            line.key: line.held_until - now
+            for _, _, line in self._held
+            if line.held_until > now and (line.bands[_FRESH] or line.bands[_RETRY])
+        }
+
+
+class CallQueues:
+    """All calls of a run that are not in flight, not backing off and not settled, by route."""
+
+    def __init__(
+        self, instances: Sequence[Where], waiting: Iterable[int], routes: Sequence[int], *, per_instance: int
+    ) -> None:
+        """`instances[i]` and `routes[i]` are those of call `i`; `waiting` are the calls to send, in plan order."""
+        self._routes = routes
+        by_route: list[list[int]] = [[] for _ in range(max(routes, default=0) + 1)]
+        for index in waiting:
+            by_route[routes[index]].append(index)
+        self._queues = [CallQueue(instances, calls, per_instance=per_instance) for calls in by_route]
+
+    def of(self, index: int) -> CallQueue:
+        """The queue that call `index` belongs to."""
+        return self._queues[self._routes[index]]
+
+    def take(self, route: int, now: float, *, retries_only: bool = False) -> int | None:
+        """The next call of a route, as of a CallQueue."""
+        return self._queues[route].take(now, retries_only=retries_only)
+
+    def waiting(self, route: int) -> int:
+        """Calls of a route that wait here."""
+        return len(self._queues[route])
+
+    def wake_at(self, route: int) -> float | None:
+        """When the next instance of a route that is held back comes free, if any."""
+        return self._queues[route].wake_at()
+
+    def close(self, route: int) -> list[int]:
+        """No lane of a route is left; returns what waited for one."""
+        return self._queues[route].close()
+
+    def __len__(self) -> int:
+        """Calls waiting here."""
+        return sum(map(len, self._queues))
+
+    @property
+    def fresh(self) -> int:
+        """Calls waiting here that are not retries."""
+        return sum(queue.fresh for queue in self._queues)
+
+    def sick_since_of(self, where: Where) -> float | None:
+        """Since when an instance has taken nothing; None while it is well."""
+        found = (queue.sick_since_of(where) for queue in self._queues)
+        return next((since for since in found if since is not None), None)
+
+    def well_waiting(self) -> bool:
+        """Whether calls wait here for an instance that is not sick."""
+        return any(queue.well_waiting() for queue in self._queues)
+
+    def held(self, now: float) -> dict[Where, float]:
+        """Instances held back now that have calls waiting, with the seconds until their next probe."""
+        return {where: seconds for queue in self._queues for where, seconds in queue.held(now).items()}

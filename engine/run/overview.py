@@ -1,0 +1,174 @@
+"""How a run goes, for a person: numbers, the reason for any wait, and news worth telling at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from engine.api.actions import ACTIONS
+from engine.journal.ledger import Ledger
+from engine.journal.records import rfc3339
+from engine.model import Call, Outcome, Where
+from engine.run.callqueue import CallQueues
+from engine.run.lanes import Lane
+from engine.run.readback import ReadBack
+
+RECENT_S = 10.0
+"""Over how long the present rate is taken."""
+_SLOW_DISK_S = 2.0
+"""A commit that takes longer is a reason for a wait."""
+_NAMED = 3
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How a run stands, for a person."""
+
+    total: int
+    done: int
+    """Accepted or settled."""
+    settled: int
+    failed: int
+    throttled: int
+    in_flight: int
+    backing_off: int
+    rate: float
+    """Calls done a second, lately."""
+    seconds: float
+    awaiting: int
+    """Accepted, and not proven yet."""
+    behind_s: float | None
+    """For how long the readings have not shown what was accepted, if they have missed any of it."""
+    waits: tuple[str, ...]
+    """Why it is not going on at full speed, if it is not."""
+    stopping: str | None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until all are settled at the present rate."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+
+class Overview:
+    """Looks at the parts of a running session; changes none of them."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        queue: CallQueues,
+        lanes: list[Lane],
+        read_back: ReadBack,
+        clock: Callable[[], float],
+        busy_s: float,
+        read_s: float,
+        deadline_s: float,
+        disk_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`busy_s` and `read_s`: how long a sick and an unreadable instance are tried.
+
+        `disk_s`: for how long the journal's disk has not answered.
+        """
+        self._disk_s = disk_s
+        self._read_s = read_s
+        self._ledger = ledger
+        self._queue = queue
+        self._lanes = lanes
+        self._read_back = read_back
+        self._clock = clock
+        self._busy_s = busy_s
+        self._deadline_s = deadline_s
+        assert ledger.run is not None
+        done_word = ACTIONS[ledger.run.action].done_word
+        self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
+        self._started = 0.0
+        self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
+        self._told: frozenset[Where] = frozenset()
+
+    def begin(self, now: float) -> None:
+        """The session begins at loop time `now`."""
+        self._started = now
+        self._recent = deque([(now, self._done())])
+
+    def sample(self, now: float) -> None:
+        """Take note of how much is done, now and then."""
+        self._recent.append((now, self._done()))
+        while self._recent[0][0] < now - RECENT_S:
+            self._recent.popleft()
+
+    def _done(self) -> int:
+        return sum(self._ledger.settled_counts().values()) + len(self._read_back)
+
+    def progress(self, now: float, *, in_flight: int, backing_off: int, stopping: str | None) -> Progress:
+        """How the run stands, from what is durable."""
+        settled = self._ledger.settled_counts()
+        done = self._done()
+        at, count = self._recent[0]
+        return Progress(
+            total=len(self._ledger.calls),
+            done=done,
+            settled=sum(settled.values()),
+            failed=settled[Outcome.FAILED],
+            throttled=self._ledger.throttled,
+            in_flight=in_flight,
+            backing_off=backing_off,
+            rate=(done - count) / (now - at) if now > at else 0.0,
+            seconds=now - self._started,
+            awaiting=len(self._read_back),
+            behind_s=self._read_back.behind(now),
+            waits=tuple(self._waits(now)),
+            stopping=stopping,
+        )
+
+    def _waits(self, now: float) -> list[str]:
+        waits = [f"the journal's disk ({disk_s:.0f} s)"] if (disk_s := self._disk_s()) >= _SLOW_DISK_S else []
+        waits += [
+            f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
+            for lane in self._lanes
+            if lane.down_since is not None and not lane.closed
+        ]
+        held = self._queue.held(now)
+        if held:
+            where, seconds = max(held.items(), key=lambda item: item[1])
+            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+            waits.append(f"{where.instance}{more} busy, next try in {seconds:.0f} s")
+        waits += [f"{where.instance} cannot be read back" for where in list(self._read_back.unread())[:_NAMED]]
+        return waits
+
+    def only_the_sick_are_left(self, now: float) -> str | None:
+        """News, once: all is settled but the calls of instances that take none or cannot be read (issue 3 §2)."""
+        if self._queue.well_waiting():
+            return None
+        left = [call for call, entry, _ in self._ledger.outcomes() if not entry.settled]
+        total = len(self._ledger.calls)
+        instances = frozenset(call.where for call in left)
+        since = self._sick_since(left)
+        if not left or len(left) == total or instances != set(since) or instances == self._told:
+            return None
+        self._told = instances
+        named = ", ".join(sorted(where.instance for where in instances)[:_NAMED])
+        named += f" and {len(instances) - _NAMED} more" if len(instances) > _NAMED else ""
+        codes = ", ".join(sorted({code for call in left if (code := self._ledger.entry(call.id).code)}))
+        unread = self._read_back.unread()
+        ends = [at + (self._read_s if where in unread else self._busy_s) for where, at in since.items()]
+        until = min(max(ends), self._started + self._deadline_s)
+        at, settled = self._clock(), self._ledger.settled_counts()
+        proofs = self._ledger.proof_times()
+        proven_at = proofs[1] if proofs is not None else rfc3339(at)
+        failed = f"; {settled[Outcome.FAILED]:,} failed" if settled[Outcome.FAILED] else ""
+        return (
+            f"{settled[Outcome.CHANGED] + settled[Outcome.ALREADY]:,} of {total:,} {self._proven} "
+            f"{proven_at[11:19]}Z{failed}; {len(left):,} wait for {named} ({codes or 'cannot be read'}), "
+            f"trying until {rfc3339(at + max(0.0, until - now))[11:16]}Z; Ctrl-C is safe"
+        )
+
+    def _sick_since(self, calls: list[Call]) -> dict[Where, float]:
+        unread = self._read_back.unread()
+        found = {}
+        for call in calls:
+            since = self._queue.sick_since_of(call.where)
+            since = unread.get(call.where) if since is None else since
+            if since is not None:
+                found[call.where] = since
+        return found
