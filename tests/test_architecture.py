@@ -29,7 +29,9 @@ PACKAGES: dict[str, str] = {
     "report": "errors model outside api journal cloud inputs planning run",
     "schedule": "outside inputs",
     "simulator": "model",
-    "cli": "errors model outside api journal pacing credentials cloud inputs planning run report schedule simulator",
+    "operations": "errors model outside api journal pacing credentials cloud inputs planning run report simulator",
+    "cli": "errors model outside api journal credentials cloud inputs planning run report schedule simulator "
+    "operations",
     "__main__": "cli",
 }
 """Within itself a package imports as it likes, but in no circle."""
@@ -111,6 +113,8 @@ ATTRIBUTES = {
     "random": {"Random"},
 }
 CLOCKS = {"now", "utcnow", "today"}
+TERMINAL = {"sys.exit", "sys.stdout", "sys.stderr", "sys.stdin", "signal.signal"}
+"""What only `cli` and the simulator's server use: a library has no terminal."""
 BUILTINS = {"open", "print", "input", "breakpoint", "exec", "eval", "__import__"}
 
 
@@ -181,8 +185,8 @@ def wrong_packages(name: str, source: str) -> list[str]:
         elif package == "simulator" and other != "simulator":
             if use.name not in SIMULATOR_MAY.get(name, ()):
                 problems.append(f"{what}: the simulator knows nothing of the engine")
-        elif other == "simulator" and package not in ("simulator", "cli"):
-            problems.append(f"{what}: only the command line knows the simulator")
+        elif other == "simulator" and package not in ("simulator", "operations", "cli"):
+            problems.append(f"{what}: only operations and the command line know the simulator")
         elif other not in (package, *PACKAGES[package].split()):
             problems.append(f"{what}: {package} does not import {other}")
     return problems
@@ -240,6 +244,28 @@ def reaching_out(name: str, source: str) -> list[str]:
     return problems
 
 
+READS_STDIN = "inputs.files"
+"""`-` as the name of a job or a list."""
+
+
+def terminal_uses(name: str, source: str) -> list[str]:
+    """What a module below the command line does with a terminal, or to the process: print, ask, exit, take signals."""
+    problems = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=attribute) if f"{module}.{attribute}" in TERMINAL:
+                if (name, attribute) == (READS_STDIN, "stdin"):
+                    continue
+                problems.append(f"engine.{name}, line {node.lineno}, uses {module}.{attribute}")
+            case ast.Attribute(attr="add_signal_handler"):
+                problems.append(f"engine.{name}, line {node.lineno}, takes signals")
+            case ast.Call(func=ast.Name(id="print" | "input" as called)):
+                problems.append(f"engine.{name}, line {node.lineno}, calls {called}()")
+            case _:
+                pass
+    return problems
+
+
 # ---- the engine as it is -------------------------------------------------------------------------------------------
 
 
@@ -288,6 +314,29 @@ def test_rules_do_not_reach_out(name: str) -> None:
     assert not problems, "\n" + "\n".join(problems)
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if package_of(name) not in ("", "cli", "simulator")])
+def test_no_terminal_below_the_command_line(name: str) -> None:
+    """Who uses the engine in a service of his own is not printed at, asked, ended, or robbed of his signals."""
+    problems = terminal_uses(name, MODULES[name])
+    assert not problems, "\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print('x')",
+        "input()",
+        "import sys\nsys.exit(1)",
+        "import sys\nsys.stderr.write('x')",
+        "import signal\nsignal.signal(2, f)",
+        "loop.add_signal_handler(2, f)",
+    ],
+)
+def test_a_terminal_below_the_command_line_is_found(source: str) -> None:
+    """Each way."""
+    assert terminal_uses("run.runner", source)
+
+
 def test_there_is_no_cycle() -> None:
     """Not even one that hides in functions or under TYPE_CHECKING."""
     graph = {name: {use.name for use in uses(source) if use.is_ours} & set(MODULES) for name, source in MODULES.items()}
@@ -321,7 +370,11 @@ def test_there_is_no_cycle() -> None:
         ("planning.plan", "import engine", "only __version__"),
         ("planning.plan", "from . import model", "from the top"),
         ("planning.plan", "from engine.nowhere import x", "there is no such module"),
-        ("run.runner", "from engine.simulator.world import World", "only the command line knows the simulator"),
+        (
+            "run.runner",
+            "from engine.simulator.world import World",
+            "only operations and the command line know the simulator",
+        ),
         ("simulator.gate", "from engine.api.signing import Signer", "the simulator knows nothing of the engine"),
         ("simulator.world", "from engine.model import Reply", "the simulator knows nothing of the engine"),
     ],
@@ -338,7 +391,7 @@ def test_a_wrong_import_is_found(name: str, source: str, words: str) -> None:
         ("planning.plan", "from engine.model import Call"),
         ("planning.plan", "from engine import model, __version__"),
         ("run.runner", "from engine.journal.records import Sent\nfrom engine.run.judge import Judge"),
-        ("cli.session", "from engine.simulator.world import World"),
+        ("operations.session", "from engine.simulator.world import World"),
         ("simulator.inprocess", "from engine.model import Fault"),
     ],
 )

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_committed_schema_is_current():
-    """`python -m engine.inputs.jobfile.schema > engine/job.schema.json` makes it so."""
+    """`acctops schema > engine/job.schema.json` makes it so."""
     assert (ROOT / "engine/job.schema.json").read_text(encoding="utf-8") == schema_text()
 
 

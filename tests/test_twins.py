@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from engine.api.endpoints import Access
-from engine.cli.twins import Addresses, addresses_of, close_twins
 from engine.cloud.proxy import NO_DETOUR, WayOut
 from engine.errors import Exit
 from engine.journal import records
 from engine.journal.reader import read
+from engine.operations.twins import Addresses, addresses_of, close_twins
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet
 

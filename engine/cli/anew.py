@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS, Action
-from engine.cli.preparing import of_plan, prepare
+from engine.cli.reading import read_plan
 from engine.cli.talk import remark
 from engine.errors import RefusedError
 from engine.model import Call, CallId, Omit, Reading, Rival
+from engine.operations.preparing import of_plan, prepare
 from engine.planning.admins import AdminGuard, admin_omit
 from engine.planning.outlook import Readings, Standing, look_ahead
 from engine.planning.plan import Plan, plan_again, plan_digest
 
 if TYPE_CHECKING:
-    from engine.cli.survey import Survey
     from engine.cloud.clients import Reach
     from engine.inputs.settings import Settings
+    from engine.operations.survey import Survey
     from engine.simulator.world import World
 
 _SHOWN = 10
@@ -46,7 +47,7 @@ def look_again(
     """
     before = look_ahead(plan, of_plan(plan, found) if found is not None else {}, listed_order=True)
     guarded = plan_again(plan.action, plan.calls, protect=settings.protect)
-    now = prepare(guarded, settings, reach=reach, world=world, listed_order=True)
+    now = prepare(guarded, settings, read_plan(guarded, settings, reach, world), world=world, listed_order=True)
     kept: dict[CallId, Omit] = {}
     if now.found is not None and stays is not None:
         for call in now.plan.calls:

@@ -1,142 +1,28 @@
-"""What stands beside a run: who is told of it, and what is measured of it.
+"""Who is told of a run that came to nothing before it existed, and of a job that is overdue.
 
-Nothing here may fail, stop or delay a run. The notice of a beginning goes out while calls are sent already, that of an
-end once the `end` is on disk; who gave `--yes` is told, too, of a run that came to nothing before it existed. What does
-not arrive, and metrics that cannot be written, are noted in the journal (`notice_failed`, `metrics_failed`).
+Who gave `--yes` may not be there to read the refusal.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from engine.cli.earlier import job_place
 from engine.cli.loops import run_loop
-from engine.cli.measuring import Measuring
 from engine.cli.options import Options, is_own, operator
-from engine.cli.talk import remark, say, warn
+from engine.cli.talk import warn
 from engine.cloud.proxy import way_out
-from engine.errors import AcctopsError, Exit, JournalWriteError
+from engine.errors import AcctopsError, Exit
 from engine.inputs.files import STREAM_NAME, homes, is_stream, load_job
 from engine.inputs.jobfile.parse import default_name
 from engine.journal import records
+from engine.operations.earlier import job_place
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from engine.inputs.job import Job, NotifySpec
-    from engine.inputs.settings import Settings
-    from engine.journal.ledger import Ledger
-    from engine.journal.store import RunStore
-    from engine.journal.writer import Journal
-
-_PATIENCE_S = 2.0
-"""After so long a person is told what is still waited for."""
-
-
-class Attendance:
-    """Beside one session of a run."""
-
-    def __init__(
-        self, settings: Settings, ledger: Ledger, journal: Journal, store: RunStore, *, flags: str, options: Options
-    ) -> None:
-        """`flags` are those an exact command needs to find the run. Nobody is told of a simulated run."""
-        assert ledger.run is not None
-        self._spec = settings.notify if not ledger.run.simulated else None
-        self._way_out = settings.way_out
-        self._ledger = ledger
-        self._journal = journal
-        self._store = store
-        self._flags = flags
-        self._quiet = options.quiet
-        self._clock = options.clock
-        self._note: Callable[[str, dict[str, object]], None] | None = None
-        self._beginning: asyncio.Task[None] | None = None
-        self._metrics = Measuring(settings, ledger, store, self._trouble, clock=options.clock)
-
-    @contextlib.asynccontextmanager
-    async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
-        """While the session works; `note` writes a note into its journal."""
-        self._note = note
-        if self._spec is not None and self._spec.wants("start"):
-            self._beginning = asyncio.create_task(self._tell(self._spec, "start"))
-        measuring = asyncio.create_task(self._metrics.keep())
-        try:
-            yield
-        except BaseException:
-            if self._beginning is not None:
-                self._beginning.cancel()
-            raise
-        finally:
-            measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await measuring
-
-    async def after(self, code: Exit, stopped: records.Stopped | None) -> None:
-        """Once the session's `end` is on disk. Takes as long as a notice may; a cancellation ends it sooner."""
-        event = _event(code)
-        end = self._ledger.end  # its word, if there is one: a signal since then stopped nothing
-        waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
-        ways = [self._metrics.last(code)]
-        if self._spec is not None and self._spec.wants(event):
-            ways.append(self._tell(self._spec, event, code, end.stopped if end is not None else stopped))
-        try:
-            await asyncio.gather(*ways, *([self._beginning] if self._beginning is not None else []))
-        except asyncio.CancelledError:
-            for way in self._spec.ways if self._spec is not None else ():
-                self._failed(event, way, "given up, by a signal")
-        finally:
-            waited.cancel()
-        if self._note is not None and self._journal.broken is None:
-            with contextlib.suppress(JournalWriteError):  # said already, or nothing but a failed notice is lost
-                await self._journal.durable()
-
-    def after_a_fall(self, code: Exit, stopped: records.Stopped | None) -> None:
-        """Where the session itself fell, and its journal is closed: outside its loop."""
-        self._note = self._beginning = None
-        run_loop(self.after(code, stopped))
-
-    async def _tell(
-        self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
-    ) -> None:
-        from engine.cli.kin import way_of  # late, as most runs tell nobody, and none before it sends
-        from engine.report.notices import notice
-        from engine.report.notify import deliver
-
-        document = notice(
-            event,
-            self._ledger,
-            at=records.rfc3339(self._clock()),
-            journal=str(self._journal.path),
-            head=self._journal.durable_head,
-            exit_code=code,
-            stopped=stopped,
-            way=way_of(self._store, self._ledger, flags=self._flags) if code is not None else None,
-        )
-        for undelivered in await deliver(spec, document, os.environ, way=self._way_out):
-            self._failed(event, undelivered.to, undelivered.why)
-
-    def _failed(self, event: str, to: str, why: str) -> None:
-        if (note := self._note) is not None:
-            note("notice_failed", {"event": event, "to": to, "why": why})
-        remark(f"warning: nobody was told of the {event} by {to}: {why}", quiet=self._quiet)
-
-    def _trouble(self, why: str) -> None:
-        """Of the metrics; told once."""
-        if (note := self._note) is not None:
-            note("metrics_failed", {"why": why})
-        remark(f"warning: metrics: {why}", quiet=self._quiet)
-
-    def _say_what_is_waited_for(self) -> None:
-        if not self._quiet:
-            say("the run is over, and on disk; waiting some seconds for its notice; Ctrl-C is safe")
-
-
-def _event(code: Exit) -> str:
-    return "finish" if code is Exit.OK else "failure"
+    from engine.inputs.job import Job
 
 
 class Unbegun:

@@ -17,7 +17,6 @@ from engine.api.verdicts import Cure, rule
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics
 from engine.cli.sources import key_specs, network_of, ways_of
-from engine.cli.survey import open_transport
 from engine.cli.talk import out, out_json
 from engine.cloud.identity import Unidentified, identify
 from engine.credentials import KeySource, KeySpec, open_keys
@@ -26,6 +25,7 @@ from engine.errors import AcctopsError, Exit
 from engine.inputs.files import load_job
 from engine.journal.store import RunStore
 from engine.model import AccountSpec, Stage, Verdict
+from engine.operations.survey import open_transport
 from engine.planning.policy import places_of, smallest_policy
 from engine.report.spans import duration
 

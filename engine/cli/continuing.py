@@ -25,10 +25,8 @@ from engine.cli.guarding import (
     stricter,
 )
 from engine.cli.hours import hold, window_of
-from engine.cli.kin import Kin, kin_of, way_of
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, check_metrics, operator
-from engine.cli.preparing import refuse_blind
 from engine.cli.sending import NewRun, carry_out, claim, faults_of, omit_line, refuse_empty
 from engine.cli.sources import passwords_of, reach_of
 from engine.cli.talk import out, out_json, remark, say, warn
@@ -42,16 +40,18 @@ from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay, replay
 from engine.journal.store import RunRef, find_run, to_come_words
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
+from engine.operations.family import Kin, kin_of, way_of
+from engine.operations.preparing import refuse_blind
 from engine.planning.plan import idle_rules, left_out, plan_again
 from engine.report.nextstep import later_words, way_on
 from engine.report.spans import duration
 from engine.report.text import document, text
 
 if TYPE_CHECKING:
-    from engine.cli.kin import Undone
     from engine.inputs.settings import Settings
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
+    from engine.operations.family import Undone
     from engine.outside.trust import Trust
 
 IDENTITY_S = 1.5
@@ -145,7 +145,7 @@ def _undone(store: RunStore | None, ledger: Ledger, trust: Trust) -> Undone | No
     """What a run that is an undo, or a rerun of one, brings back."""
     if ledger.run is None or ledger.run.parent is None:
         return None
-    from engine.cli.kin import undone_of  # late: most runs are none
+    from engine.operations.family import undone_of  # late: most runs are none
 
     return undone_of(store, ledger.run, trust)
 

@@ -19,7 +19,6 @@ from engine.api.endpoints import ACCESS_REGIONS
 from engine.api.names import REGIONS
 from engine.api.verdicts import before_a_run, rule
 from engine.cli.loops import run_loop
-from engine.cli.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.cli.talk import remark, say
 from engine.cloud.clients import Clients, Reach
 from engine.cloud.inventory import Inventory
@@ -28,6 +27,7 @@ from engine.inputs import match
 from engine.inputs.match import Answered, InstanceRow, Match
 from engine.journal import records
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
+from engine.operations.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.planning.discovery import Listing, list_instances, list_regions
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from engine.api.actions import LOCKED
 from engine.cli.discovering import Discovered, discover, match_regions
 from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
-from engine.cli.preparing import idle_excludes
 from engine.cli.sources import reach_of
 from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
+from engine.operations.preparing import idle_excludes
 from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
 from engine.report.text import csv_text, plain

@@ -128,10 +128,13 @@ def refuse_beyond(
     readings = {}
     max_share = None if run.simulated or not has_new_share(ledger, guards) else guards.max_share
     if max_share is not None and plan.calls:
-        from engine.cli.survey import PLAN_S, survey  # here: most runs passed the share when they began
+        from engine.cli.loops import run_loop
+        from engine.operations.survey import PLAN_S, survey  # here: most runs passed the share when they began
 
         timeout_s = ledger.settings.timeout_s
-        read = survey(plan.calls, reach=reach, timeout_s=timeout_s, world=None, limit_s=PLAN_S, purpose="plan")
+        read = run_loop(
+            survey(plan.calls, reach=reach, timeout_s=timeout_s, world=None, limit_s=PLAN_S, purpose="plan")
+        )
         readings = read.readings
     why = refusals(
         look_ahead(plan, readings), max_targets=guards.max_targets, max_share=max_share, expect=options.expect

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.api.names import did_you_mean
-from engine.cli.earlier import place_of
-from engine.cli.kin import way_of
 from engine.cli.options import Options
-from engine.cli.success import ended_at, is_to_come, last_good
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
@@ -19,6 +16,9 @@ from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.reader import replay
 from engine.journal.store import RunHead, RunStore, stamp, to_come_words
+from engine.operations.earlier import place_of
+from engine.operations.family import way_of
+from engine.operations.success import ended_at, is_to_come, last_good
 from engine.report.history import OpenWork
 from engine.report.spans import duration
 from engine.report.text import CSV_COLUMNS, csv_text, full_document, row, text

@@ -15,15 +15,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.cli.earlier import place_of, runs_of
 from engine.cli.hours import window_of
 from engine.cli.options import trusted_store
-from engine.cli.talk import remark, say
+from engine.cli.talk import remark, say, tell
 from engine.errors import AcctopsError, BusyError, ConfigError, Exit, UsageError
 from engine.inputs.files import homes, is_stream, load_job, recorded
 from engine.inputs.window import Span, current, moment, spans
 from engine.journal.records import rfc3339
 from engine.journal.store import RunStore
+from engine.operations.earlier import place_of, runs_of
 from engine.outside.trust import read_regular, replace_whole
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def once(path: str, options: Options, load: Callable[[], Job], begin: Callable[[
     store.refuse_strangers(mark)  # else anybody could say that the night is done
     if _read(mark) == word:
         return _nothing(options, f"the window that {opened} is answered already (--once)")
-    if (latest := next(runs_of(store, job, now), None)) is not None and latest.live:
+    if (latest := next(runs_of(store, job, now, tell), None)) is not None and latest.live:
         return _nothing(options, f"run {latest.run_id} of this job is going on (--once)")
     try:
         code = begin(job)

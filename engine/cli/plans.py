@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.api.actions import ACTIONS
 from engine.cli.options import Options, check_metrics, run_settings
-from engine.cli.talk import out, out_json, printed, remark, tell_remarks
+from engine.cli.talk import out, out_json, printed, remark, tell, tell_remarks
 from engine.inputs.files import load_job
 from engine.journal import records
 from engine.planning.plan import Plan, make_plan
@@ -16,12 +16,12 @@ from engine.planning.routes import Routes, routes_of
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
-    from engine.cli.earlier import Take
-    from engine.cli.preparing import Prepared
-    from engine.cli.survey import Survey
     from engine.cloud.clients import Reach
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
+    from engine.operations.earlier import Take
+    from engine.operations.preparing import Prepared
+    from engine.operations.survey import Survey
 
 SHOWN = 20
 """Calls a plan prints without `--all`."""
@@ -81,17 +81,17 @@ def _reach(job: Job, settings: Settings, regions: Iterable[str]) -> Reach:
 def _prepared(
     job: Job, settings: Settings, plan: Plan, options: Options, reach: Reach | None, known: Survey | None
 ) -> Prepared:
-    from engine.cli.preparing import prepare
+    from engine.cli.reading import read_plan
+    from engine.operations.preparing import prepare
 
     return prepare(
         plan,
         settings,
-        reach=reach,
+        read_plan(plan, settings, reach, None, known),
         world=None,
         listed_order=job.listed_order,
         resend_already=job.resend_already,
         expect=options.expect,
-        known=known,
         take=_take(job, settings, options.clock()),
         exclude=(*job.exclude, *options.excludes()),
     )
@@ -100,9 +100,9 @@ def _prepared(
 def _take(job: Job, settings: Settings, now: float) -> Take | None:
     if job.take is None:
         return None
-    from engine.cli.earlier import take_of  # here: it reads journals, which other plans do without
+    from engine.operations.earlier import take_of  # here: it reads journals, which other plans do without
 
-    return take_of(job, settings, simulated=False, now=now)
+    return take_of(job, settings, simulated=False, now=now, tell=tell)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:

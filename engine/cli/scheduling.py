@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.earlier import place_of
 from engine.cli.options import Options
 from engine.cli.talk import out, printed, say, warn
 from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
@@ -18,6 +17,7 @@ from engine.errors import Exit, RefusedError, UsageError
 from engine.inputs.config import find_configs, user_config
 from engine.inputs.files import STDIN, homes_of, is_stream, load_job
 from engine.inputs.window import Skipped, clock_text, skipped, zone_files
+from engine.operations.earlier import place_of
 from engine.outside.trust import Trust, read_regular, replace_whole
 from engine.run.endings import orderly_end_s
 from engine.schedule.envlines import READERS, EnvLines, read_as

@@ -18,15 +18,14 @@ from msgspec.structs import replace
 from engine import __version__
 from engine.api.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
-from engine.cli.attending import Attendance, Unbegun
-from engine.cli.earlier import Take, job_place, reads_stdin, take_of
+from engine.cli.attending import Unbegun
 from engine.cli.hours import hold, time_left, window_of
 from engine.cli.leaving import note_run
 from engine.cli.options import Options, check_metrics, operator, run_settings, trusted_store
 from engine.cli.plans import plan_of, summary
-from engine.cli.preparing import prepare, refuse_blind, refuse_unread
-from engine.cli.sources import passwords_of, reach_of, simulated_keys
-from engine.cli.talk import out, out_json, remark, say, tell_remarks, warn
+from engine.cli.reading import read_plan
+from engine.cli.sources import passwords_of, reach_of
+from engine.cli.talk import out, out_json, remark, say, tell, tell_remarks, teller, warn
 from engine.cloud.clients import Reach, identity, refuse_strangers
 from engine.errors import AcctopsError, Exit, NothingLeftError, RefusedError, UsageError
 from engine.inputs.files import from_recorded, job_file, recorded
@@ -39,17 +38,19 @@ from engine.journal.live import Claim, claimed
 from engine.journal.reader import replay
 from engine.journal.store import RunRef, RunStore
 from engine.model import STAYS, Call, CallId, Omit, Reading, Rival, RunId, Target, call_id
+from engine.operations.earlier import Take, job_place, reads_stdin, take_of
+from engine.operations.preparing import prepare, refuse_blind, refuse_unread
 from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
 from engine.report.text import document, text
 
 if TYPE_CHECKING:
     from engine.cli.discovering import Discovered
-    from engine.cli.kin import Undone
-    from engine.cli.session import Ended
-    from engine.cli.survey import Survey
     from engine.inputs.settings import Settings
     from engine.journal.writer import Journal
+    from engine.operations.family import Undone
+    from engine.operations.session import Ended
+    from engine.operations.survey import Survey
     from engine.report.nextstep import WayOn
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -110,7 +111,7 @@ def run_loaded(job: Job, options: Options) -> int:
         stdin_is_list=reads_stdin(job),
         faults=faults,
         listed_order=job.listed_order,
-        take=take_of(job, settings, simulated=options.simulate, now=options.clock()),
+        take=take_of(job, settings, simulated=options.simulate, now=options.clock(), tell=tell),
         guarded_by=_guard_home(job),
         asked=options.asked(),
         exclude=(*job.exclude, *options.excludes()),
@@ -168,6 +169,7 @@ def fleet_of(options: Options, job: Job, faults: tuple[FaultRule, ...]) -> World
     if not options.simulate:
         raise UsageError("--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`")
     from engine.cli.simulating import fleet_world
+    from engine.operations.simulated import simulated_keys
 
     return fleet_world(options.fleet, faults, simulated_keys([account.name for account in job.accounts]))
 
@@ -262,18 +264,17 @@ class NewRun(Struct, frozen=True, kw_only=True):
             return self
         world = self.world
         if self.simulated and world is None:
-            from engine.cli.session import simulated_world
+            from engine.operations.simulated import simulated_world
 
             world = simulated_world(self.plan.action, self.plan.calls, (), self.faults)
         prepared = prepare(
             self.plan,
             self.settings,
-            reach=reach if self.frozen.verify else None,
+            read_plan(self.plan, self.settings, reach if self.frozen.verify else None, world, self.known),
             world=world,
             listed_order=self.listed_order,
             resend_already=self.frozen.resend_already,
             expect=self.options.expect,
-            known=self.known,
             take=self.take,
             exclude=self.exclude,
         )
@@ -527,21 +528,27 @@ def carry_out(
     undone: Undone | None = None,
 ) -> int:
     """One session of a run that exists, and its report; returns the exit code. `settings` say who is told of it."""
-    from engine.cli.session import Ended, Session, simulated_world
+    from engine.cli.loops import run_loop
+    from engine.cli.watching import Terminal
+    from engine.cli.watching import carry_out as work
     from engine.model import Outcome
+    from engine.operations.attendance import Attendance
+    from engine.operations.session import Ended, Session
+    from engine.operations.simulated import simulated_world
 
     assert ledger.run is not None
     run_id = ledger.run.run
     note_run(run_id)
     flags = options.repeat(store.state_dir)
-    attendance = Attendance(settings, ledger, journal, store, flags=flags, options=options)
+    tell_all = teller(quiet=options.quiet)
+    attendance = Attendance(settings, ledger, journal, store, flags=flags, clock=options.clock, tell=tell_all)
     if not options.quiet:
         say(f"run {run_id}  {journal.path}")
     try:
         if ledger.run.simulated and world is None:
             changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
             world = simulated_world(ledger.run.action, ledger.calls.values(), changed)
-        ended = Session(
+        session = Session(
             store=store,
             journal=journal,
             ledger=ledger,
@@ -551,18 +558,20 @@ def carry_out(
             stop_after=stop_after,
             no_send=no_send,
             elsewhere=elsewhere,
-            quiet=options.quiet,
             found=found,
             rivals=rivals,
             stays=undone.still_so() if undone is not None else _nothing_stays,
             clock=options.clock,
             time_left=partial(time_left, window_of(ledger.settings), options),
             attendance=attendance,
-        ).carry_out()
+            tell=tell_all,
+            watch=Terminal(quiet=options.quiet),
+        )
+        ended = work(session)
     except AcctopsError as error:
         ended = Ended(error.exit, unrecorded=records.Stopped(str(error), None, None))
         with suppress(KeyboardInterrupt):
-            attendance.after_a_fall(ended.exit, ended.unrecorded)
+            run_loop(attendance.after_a_fall(ended.exit, ended.unrecorded))
     with suppress(KeyboardInterrupt):  # impatience with the report changes nothing in what was done
         way = _way(options, store, ledger, journal)
         if ended.back_elsewhere:
@@ -573,7 +582,7 @@ def carry_out(
 
 def _way(options: Options, store: RunStore, ledger: Ledger, journal: Journal) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
-    from engine.cli.kin import way_of  # late, as nothing of it is needed before the first call
+    from engine.operations.family import way_of  # late, as nothing of it is needed before the first call
 
     way = way_of(store, ledger, flags=options.repeat(store.state_dir))
     if journal.broken is None:

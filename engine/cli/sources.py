@@ -19,7 +19,7 @@ from engine.inputs.passwords import PasswordSource, open_passwords
 from engine.model import Keys, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from engine.cloud.clients import Keyring
     from engine.credentials.network import Network
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from engine.journal import records
     from engine.model import AccountSpec
     from engine.outside.trust import Trust
-    from engine.simulator.sts import KeyRecord
 
 
 def reach_of(
@@ -59,19 +58,6 @@ def _simulated(account: str) -> Signer:
 
     label = f"simulator, {account}" if account else "simulator"
     return Signer(FixedKeys(Keys(secret_id=demo_secret_id(account), secret_key=DEMO_SECRET_KEY), label))
-
-
-def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
-    """The demo keys of simulated cloud accounts, each of which owns its instances; None: the one without a name."""
-    from engine.simulator import DEMO_SECRET_KEY, demo_secret_id
-    from engine.simulator.sts import KeyRecord
-
-    if not any(accounts):
-        return None
-    return {
-        demo_secret_id(account): KeyRecord(secret_key=DEMO_SECRET_KEY, identity=account, uin=account)
-        for account in accounts
-    }
 
 
 async def _open(
@@ -129,8 +115,8 @@ def ways_of(settings: Settings) -> Ways:
 
 def network_of(settings: Settings, access: Access) -> Network:
     """Whom sources of keys ask: the site's STS and the metadata service, or a simulator that stands for both."""
-    from engine.cli.survey import open_transport
     from engine.credentials.network import METADATA, STS, Network
+    from engine.operations.survey import open_transport
 
     simulator = access.every[0] if all(is_loopback(endpoint) for endpoint in access.every) else None
     return Network(

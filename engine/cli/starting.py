@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from engine.cli.ask import confirm
 from engine.cli.attending import Unbegun
-from engine.cli.earlier import Unfinished, reads_stdin, unfinished
 from engine.cli.guarding import stranger
 from engine.cli.hours import hold
 from engine.cli.options import Options, operator, trusted_store
 from engine.cli.sending import run_loaded
-from engine.cli.talk import remark
+from engine.cli.talk import remark, tell
 from engine.errors import RefusedError, UsageError
 from engine.inputs.files import load_job
+from engine.operations.earlier import Unfinished, reads_stdin, unfinished
 
 if TYPE_CHECKING:
     from engine.inputs.job import Job
@@ -45,7 +45,7 @@ def _run(job: Job, options: Options, flags: dict[str, Any]) -> int:
     hold(job.window, options, stdin_is_list=reads_stdin(job))
     settings = options.settings(job)
     store = trusted_store(settings, simulated=options.simulate)
-    left = unfinished(store, job, options.clock())
+    left = unfinished(store, job, options.clock(), tell)
     if left is not None and _goes_on(left, job, options, store):
         _refuse_lost_flags(left, options)
         return _resume(left, job, options, flags)

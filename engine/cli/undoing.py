@@ -15,11 +15,10 @@ from engine.api.actions import ACTIONS
 from engine.api.names import did_you_mean
 from engine.cli.continuing import find, overridden, warn_of_idle
 from engine.cli.guarding import check_endpoint, guard_home, guards_of, refuse_strange_run, stricter
-from engine.cli.kin import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
+from engine.cli.loops import run_loop
 from engine.cli.options import Options, globs_of
 from engine.cli.sending import NewRun, faults_of, refuse_empty
 from engine.cli.sources import reach_of
-from engine.cli.survey import Survey, survey
 from engine.cli.talk import out, out_json, say
 from engine.cloud.clients import Reach, check_identity
 from engine.errors import BusyError, Exit, RefusedError, UsageError
@@ -28,6 +27,8 @@ from engine.inputs.job import Glob, StopAfter
 from engine.journal import records
 from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome
+from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
+from engine.operations.survey import Survey, survey
 from engine.planning.outlook import look_ahead, refusals
 from engine.planning.plan import idle_rules, plan_again
 from engine.planning.undo import (
@@ -270,12 +271,12 @@ def _read(
     """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
     world = None
     if options.simulate:
-        from engine.cli.session import simulated_world
+        from engine.operations.simulated import simulated_world
 
         assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    read = survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo")
+    read = run_loop(survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo"))
     return read, world
 
 

@@ -11,10 +11,9 @@ from msgspec.structs import replace
 from engine.api.actions import ACTIONS
 from engine.cli.continuing import find, overridden
 from engine.cli.guarding import check_endpoint
-from engine.cli.kin import undone_since, way_of, with_family
+from engine.cli.loops import run_loop
 from engine.cli.options import Options
 from engine.cli.sources import reach_of
-from engine.cli.survey import survey
 from engine.cli.talk import out, out_json, printed, warn
 from engine.cloud.clients import Reach, check_identity
 from engine.errors import Exit, UsageError
@@ -22,6 +21,8 @@ from engine.inputs.files import job_file
 from engine.journal import records
 from engine.journal.reader import replay
 from engine.model import Call, Outcome
+from engine.operations.family import undone_since, way_of, with_family
+from engine.operations.survey import survey
 from engine.planning.outlook import before_line
 from engine.planning.undo import Recheck, recheck
 from engine.report.nextstep import by_name
@@ -100,13 +101,13 @@ def _verify_once(
     assert ledger.run is not None
     world = None
     if options.simulate:
-        from engine.cli.session import simulated_world
+        from engine.operations.simulated import simulated_world
 
         good = (Outcome.CHANGED, Outcome.ALREADY)
         done = [call for call, _, outcome in ledger.outcomes() if outcome in good]
         stands = {call.id for call in done if (call.account, call.region, call.instance, call.user) not in undone}
         world = simulated_world(ledger.run.action, ledger.calls.values(), stands)
-    read = survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="verify")
+    read = run_loop(survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="verify"))
     check_identity(reach.keyring, ledger, is_asked=True)
     found = recheck(ledger, read.readings, undone)
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -105,7 +105,7 @@ def next_command(head: RunHead, state_dir: Path, flags: str) -> str | None:
     is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
     if head.problem is not None or head.live or (is_good and head.run is not None and head.run.parent is None):
         return None
-    from engine.cli.kin import way_of  # late: most runs end well
+    from engine.operations.family import way_of  # late: most runs end well
 
     try:
         ledger = replay(head.dir / "journal.jsonl").ledger
@@ -144,7 +144,7 @@ def _today() -> str:
 
 def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
     """What is open of the run and its reruns, and how to go on."""
-    from engine.cli.kin import way_of  # late: a listing of good runs needs none of it
+    from engine.operations.family import way_of  # late: a listing of good runs needs none of it
 
     flags = options.repeat(ref.store.state_dir) if ref.store is not None else ""
     return way_of(ref.store, found.ledger, flags=flags)
@@ -177,7 +177,7 @@ def show_report(
     found = replay(ref.path)
     way = _way(options, ref, found)
     if family:
-        from engine.cli.kin import with_family
+        from engine.operations.family import with_family
 
         found = replace(found, ledger=with_family(ref, found, options.settings(None).trust))
     if by_lane and form == "json":

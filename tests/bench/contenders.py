@@ -128,12 +128,13 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 
 def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
-    from engine.cli.session import Session
+    from engine.cli.watching import carry_out
     from engine.cloud.clients import Reach, Signer
     from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.model import RunId, Target
+    from engine.operations.session import Session
     from engine.planning.plan import make_plan
     from tests.support.drill import FixedKeys, first_lines, run_settings
 
@@ -152,11 +153,10 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         world=None,
         stop_after=None,
         no_send=frozenset(),
-        quiet=True,
         clock=time.time,
         time_left=lambda left_s: (left_s, "the deadline"),
     )
-    ended = session.carry_out()
+    ended = carry_out(session)
     if ended.exit != 0:
         raise SystemExit(f"the run ended with {ended.exit!r}: {ended.unrecorded}")
 

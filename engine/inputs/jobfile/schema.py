@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from engine.api import names
@@ -79,7 +78,3 @@ def schema_text() -> str:
     import json
 
     return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":  # pragma: no cover
-    sys.stdout.write(schema_text())

@@ -1,34 +1,30 @@
-"""One session of a run: transport, lanes, signals, progress. Composition only; the work is the runner's."""
+"""One session of a run, composed: journal, transport, lanes, keys, notices. The work is the runner's.
+
+This is the only place where a session is put together, for the command, a library and the bench.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
-import signal
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from engine import __version__
-from engine.api.actions import ACTIONS
-from engine.cli.leaving import leave_soon
-from engine.cli.loops import run_loop
-from engine.cli.progress import shown
-from engine.cli.sources import simulated_keys
-from engine.cli.survey import READERS, Survey, open_transport
-from engine.cli.talk import remark, say
-from engine.cli.twins import close_twins
-from engine.cli.whose import tell_whose
 from engine.cloud.clients import Clients, Reach, Signer, every_signer, signers
 from engine.cloud.inventory import Inventory
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Exit
 from engine.journal import records
 from engine.model import Rival
+from engine.operations.events import News, Tell, Warned, nobody
+from engine.operations.survey import READERS, Survey, open_transport
+from engine.operations.twins import close_twins
+from engine.operations.whose import tell_whose
 from engine.outside.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
 from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
@@ -38,14 +34,13 @@ from engine.run.lanes import lane_name, lanes_of
 from engine.run.runner import Runner
 
 if TYPE_CHECKING:
-    from engine.cli.attending import Attendance
     from engine.inputs.job import StopAfter
     from engine.inputs.passwords import PasswordSource
     from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
     from engine.journal.writer import Journal
     from engine.model import Call, CallId, Omit, Reading, Transport
-    from engine.simulator.faults import FaultRule
+    from engine.operations.attendance import Attendance
     from engine.simulator.world import World
 
 DEADLINE_BASE_S = 600.0
@@ -54,10 +49,9 @@ DEADLINE_FACTOR = 3.0
 
 _OURS_RARE = ("engine.api.names", "engine.report.notices", "engine.report.notify")
 """Modules of ours that a run needs only if something goes wrong, or at its end."""
-_GC_THRESHOLD = (20_000, 20, 50)
-"""Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
-
-
+_LAST_COMMIT_S = 0.7
+"""How long one who leaves at once waits for the disk."""
+UNRECORDED = "what had not reached the journal's disk counts as not recorded"
 _FILES_OF_LANE = 2
 """Its slots, and their directory."""
 
@@ -83,6 +77,43 @@ class Ended(Struct, frozen=True):
     """Accounts that a later rerun had changed, and that this session has read as changed back."""
 
 
+class LeftAtOnceError(Exception):
+    """Whoever watches a session leaves it now: what is in flight is for a resume to find out."""
+
+    def __init__(self, words: str, code: Exit) -> None:
+        super().__init__(words)
+        self.exit = code
+
+
+class Watch(Protocol):
+    """Who looks on while a session works."""
+
+    def beside(self, runner: Runner) -> AbstractAsyncContextManager[None]:
+        """What goes on beside the session, from before its first call to after its last notice."""
+
+    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+        """Wait for the run; LeftAtOnceError if it is left before it has ended."""
+
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
+        """Wait for what is told of the end, as long as one wants to."""
+
+
+class Unwatched:
+    """Nobody looks on: the run ends by itself, or by its deadline, or by `acctops stop`."""
+
+    def beside(self, _runner: Runner) -> AbstractAsyncContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+        """To its end."""
+        return await run
+
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
+        """As long as they take."""
+        await notices
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """What one process needs to work on a run."""
 
@@ -95,7 +126,6 @@ class Session(Struct, frozen=True, kw_only=True):
     """The simulated world, if the run is simulated."""
     stop_after: StopAfter | None
     no_send: frozenset[CallId]
-    quiet: bool
     elsewhere: frozenset[CallId] = frozenset()
     """Failed calls that later reruns have brought about."""
     found: Survey | None = None
@@ -109,22 +139,22 @@ class Session(Struct, frozen=True, kw_only=True):
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
     attendance: Attendance | None = None
     """Who is told of it."""
+    tell: Tell = nobody
+    """Told, while it goes on, what whoever started it wants to know."""
+    watch: Watch = Unwatched()
+    """Who looks on, and may have it stop."""
 
-    def carry_out(self) -> Ended:
-        """Work until done or stopped."""
+    async def work(self) -> Ended:
+        """Work until done or stopped, or left at once by who watches, and close the journal."""
         assert self.ledger.run is not None
         run_id = self.ledger.run.run
         self.store.clear_stop(run_id)
-        # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLD)
-        gc.enable()
         try:
-            return run_loop(self._work())
-        except _LeftAtOnceError as left:
+            return await self._work()
+        except LeftAtOnceError as left:
             why = str(left)
             if not self.journal.leave(_LAST_COMMIT_S):
-                why += f"; {_UNRECORDED}"
+                why += f"; {UNRECORDED}"
             return Ended(left.exit, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
@@ -137,8 +167,7 @@ class Session(Struct, frozen=True, kw_only=True):
         runner = self._runner(transport, routes, room)
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
-        if not self.quiet:
-            runner.tell = say
+        runner.tell = lambda text: self.tell(News(text))
         beside = [
             asyncio.ensure_future(self._keep_keys(runner)),
             asyncio.ensure_future(close_twins(runner, self.reach.way_out) if self.world is None else _nothing()),
@@ -146,18 +175,12 @@ class Session(Struct, frozen=True, kw_only=True):
         ]
         if self.world is None:
             beside.append(asyncio.ensure_future(_prepare_for_trouble(runner)))
-        with _Signals(runner) as signals:
+        async with self.watch.beside(runner):
             try:
-                async with shown(runner, quiet=self.quiet), self._attended(runner):
-                    working = signals.working = asyncio.ensure_future(runner.run())
-                    try:
-                        code = await working
-                    except asyncio.CancelledError:
-                        if signals.left is None:
-                            raise
-                        raise signals.left from None
+                async with self._attended(runner):
+                    code = await self.watch.working(runner.run())
                 if self.attendance is not None:
-                    await signals.unless_signalled(self.attendance.after(code, runner.stopped))
+                    await self.watch.last(self.attendance.after(code, runner.stopped))
                 unrecorded = runner.stopped if self.journal.broken is not None else None
                 return Ended(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
             finally:
@@ -193,11 +216,8 @@ class Session(Struct, frozen=True, kw_only=True):
         limit = f"this process may open {open_files_limit():,} files (the hard limit of `ulimit -n`)"
         if fewer < 1:
             raise ConfigError(f"{limit}, too few for {lanes} lanes; nothing was sent; {ADVICE}")
-        remark(
-            f"warning: {limit}, so in each lane {fewer} attempts are in flight at most, not {workers}; {ADVICE}, to "
-            f"{wanted + reserve:,} or more",
-            quiet=self.quiet,
-        )
+        words = f"{limit}, so in each lane {fewer} attempts are in flight at most, not {workers}; {ADVICE}, to "
+        self.tell(Warned(f"{words}{wanted + reserve:,} or more"))
         return _Room(fewer * lanes + readers, fewer, readers)
 
     def _shared(self, lane: str) -> SharedSlots | None:
@@ -222,7 +242,7 @@ class Session(Struct, frozen=True, kw_only=True):
         self._warn(why)
 
     def _warn(self, text: str) -> None:
-        remark(f"warning: {text}", quiet=self.quiet)
+        self.tell(Warned(text))
 
     def _share(self, runner: Runner, signer: Signer) -> None:
         """It is known whose keys these are: their lanes have that sub-account's slots, as all other runs know them."""
@@ -295,95 +315,3 @@ def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
     if said is not None:
         return said
     return DEADLINE_BASE_S + DEADLINE_FACTOR * at_quota_s
-
-
-_LAST_COMMIT_S = 0.7
-"""How long the second signal waits for the disk."""
-_UNRECORDED = "what had not reached the journal's disk counts as not recorded"
-
-
-class _LeftAtOnceError(Exception):
-    def __init__(self, number: signal.Signals, in_flight: int) -> None:
-        super().__init__(f"{_WHY[number]} twice, left at once with {in_flight} in flight; resume reads what they did")
-        self.exit = _EXIT[number]
-
-
-_EXIT = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
-_WHY = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
-
-
-class _Signals:
-    """First Ctrl-C or SIGTERM drains, the second leaves at once; a vanished terminal (SIGHUP) changes nothing."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.working: asyncio.Future[Exit] | None = None
-        self.left: _LeftAtOnceError | None = None
-        self._first = False
-        self._last: asyncio.Future[None] | None = None
-        """What is waited for when the run is over, and given up at a signal."""
-
-    async def unless_signalled(self, last: Coroutine[None, None, None]) -> None:
-        """Wait for something after the end of the run, until it is done or a signal comes."""
-        self._last = asyncio.ensure_future(last)
-        with suppress(asyncio.CancelledError):
-            await self._last
-
-    def __enter__(self) -> _Signals:
-        loop = asyncio.get_running_loop()
-        for number in _EXIT:
-            loop.add_signal_handler(number, self._ask_to_stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (*_EXIT, signal.SIGHUP):
-            loop.remove_signal_handler(number)
-
-    def _ask_to_stop(self, number: signal.Signals) -> None:
-        if self._last is not None:
-            self._last.cancel()
-            return
-        if self._first:
-            if self.left is None and self.working is not None:
-                self.left = _LeftAtOnceError(number, self._runner.progress().in_flight)
-                leave_soon(int(_EXIT[number]), f"{self.left}; {_UNRECORDED}")
-                self.working.cancel()
-            return
-        self._first = True
-        say(f"\ndraining: {self._runner.progress().in_flight} in flight, no new calls; press again to leave at once")
-        self._runner.stop(_WHY[number], _EXIT[number])
-
-    def _hang_up(self) -> None:
-        self._runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
-
-
-def simulated_world(
-    action: str, calls: Iterable[Call], changed: Collection[CallId] = (), faults: tuple[FaultRule, ...] = ()
-) -> World:
-    """A world in which the targets of a run exist, as they were before it, but for what the run has `changed`."""
-    from engine.simulator.world import World
-
-    calls = list(calls)
-    keys = simulated_keys({call.account for call in calls})
-    world = World(faults=faults, latency=0.04, jitter=0.02, keys=keys)
-    before, after = _STATES[action]
-    for call in calls:
-        status, cam = after if call.id in changed else before
-        with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
-            world.seed(call.instance, call.region, [call.user], status=status, cam=cam, uin=call.account)
-    return world
-
-
-_NORMAL, _LOCKED = (2, False), (5, False)
-_CAM_ON = (2, True)
-_STATES = {
-    "LockAccount": (_NORMAL, _LOCKED),
-    "UnlockAccount": (_LOCKED, _NORMAL),
-    "OpenAccountCAM": (_NORMAL, _CAM_ON),
-    "CloseAccountCAM": (_CAM_ON, _NORMAL),
-    "RefreshAccountPassword": (_CAM_ON, _CAM_ON),
-}
-"""(status, CAM) of a simulated account before and after each action."""
-assert set(_STATES) == set(ACTIONS)

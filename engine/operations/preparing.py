@@ -16,13 +16,13 @@ from engine.planning.outlook import Outlook, Standing, is_no_instance, look_ahea
 from engine.planning.plan import idle_rules
 
 if TYPE_CHECKING:
-    from engine.cli.earlier import Take
-    from engine.cli.survey import Survey
     from engine.cloud.clients import Reach
     from engine.inputs.job import Glob
     from engine.inputs.settings import Settings
     from engine.journal.records import RunSettings
     from engine.model import Call, Reading, Where
+    from engine.operations.earlier import Take
+    from engine.operations.survey import Survey
     from engine.planning.plan import Plan
     from engine.simulator.world import World
 
@@ -56,41 +56,47 @@ class Prepared(Struct, frozen=True, kw_only=True):
             raise RefusedError("refused: " + "; ".join(self.refusals) + "; nothing was sent")
 
 
+def is_read(plan: Plan, settings: Settings) -> bool:
+    """Whether a plan is made in the light of readings: where the state can be read, and the operator wants it."""
+    return bool(plan.calls) and settings.verify and ACTIONS[plan.action].is_desired is not None
+
+
+async def read_for(
+    plan: Plan, settings: Settings, *, reach: Reach, world: World | None, known: Survey | None = None
+) -> Survey:
+    """The plan's instances, read for at most three seconds. What is `known` already, by a match, is not read again."""
+    from engine.operations.survey import PLAN_S, Survey, survey
+
+    found = known or Survey()
+    unread = [call for call in plan.calls if call.where not in found.readings]
+    if not unread:
+        return found
+    return await survey(
+        unread,
+        reach=reach,
+        timeout_s=settings.timeout_s,
+        world=world,
+        limit_s=PLAN_S,
+        purpose="plan",
+        known=found,
+        # How many superusers stay, and what share is taken: only whole lists tell.
+        whole=bool(settings.keep_admins or settings.max_share),
+    )
+
+
 def prepare(
     plan: Plan,
     settings: Settings,
+    found: Survey | None,
     *,
-    reach: Reach | None,
     world: World | None,
     listed_order: bool = False,
     resend_already: bool = False,
     expect: int | None = None,
-    known: Survey | None = None,
     take: Take | None = None,
     exclude: Sequence[Glob] = (),
 ) -> Prepared:
-    """Read the plan's instances, for at most three seconds, and see what that says. `reach` None: do not read.
-
-    `known` has been read already, by a match; it is not read again. UsageError for a region that the API does not know.
-    """
-    found = None
-    if reach is not None and plan.calls and settings.verify and ACTIONS[plan.action].is_desired is not None:
-        from engine.cli.survey import PLAN_S, Survey, survey
-
-        found = known or Survey()
-        unread = [call for call in plan.calls if call.where not in found.readings]
-        if unread:
-            found = survey(
-                unread,
-                reach=reach,
-                timeout_s=settings.timeout_s,
-                world=world,
-                limit_s=PLAN_S,
-                purpose="plan",
-                known=found,
-                # How many superusers stay, and what share is taken: only whole lists tell.
-                whole=bool(settings.keep_admins or settings.max_share),
-            )
+    """See what was `found` for a plan; None: nothing was read. UsageError for a region that the API does not know."""
     outlook = look_ahead(
         plan,
         of_plan(plan, found) if found is not None else {},

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.cli.talk import remark
 from engine.errors import AcctopsError, BusyError
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
 from engine.journal.store import RunStore, to_come_words
+from engine.operations.events import Tell, Warned
 from engine.planning.turns import line_after
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def job_place(job: Job) -> str:
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
 
 
-def runs_of(store: RunStore, job: Job, now: float) -> Iterator[RunHead]:
+def runs_of(store: RunStore, job: Job, now: float, tell: Tell) -> Iterator[RunHead]:
     """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out.
 
     So is one that says it began later than `now`, unless it goes on: it is told of.
@@ -63,7 +63,7 @@ def runs_of(store: RunStore, job: Job, now: float) -> Iterator[RunHead]:
             and (head.run.job.digest == job.digest or head.run.job.path == place)
         ):
             if head.is_to_come(now) and not head.live:
-                remark(f"warning: {to_come_words((head.run_id,))}", quiet=False)
+                tell(Warned(to_come_words((head.run_id,))))
                 continue
             yield head
 
@@ -77,10 +77,11 @@ class Take(Struct, frozen=True, kw_only=True):
     store: RunStore
     job: Job
     now: float
+    tell: Tell
 
     def line(self) -> tuple[CallId, ...]:
         """Who waits since the last run of the job."""
-        for head in runs_of(self.store, self.job, self.now):
+        for head in runs_of(self.store, self.job, self.now, self.tell):
             try:
                 return line_after(replay(self.store.path(head.run_id)).ledger)
             except AcctopsError:  # no reason to miss a Saturday: the line is that of the run before
@@ -88,12 +89,12 @@ class Take(Struct, frozen=True, kw_only=True):
         return ()
 
 
-def take_of(job: Job, settings: Settings, *, simulated: bool, now: float) -> Take | None:
+def take_of(job: Job, settings: Settings, *, simulated: bool, now: float, tell: Tell) -> Take | None:
     """The job's `limits.take`, with where its line stands."""
     if job.take is None:
         return None
     store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
-    return Take(most=job.take, where=str(job.places["take"]), store=store, job=job, now=now)
+    return Take(most=job.take, where=str(job.places["take"]), store=store, job=job, now=now, tell=tell)
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
@@ -108,12 +109,12 @@ class Unfinished(Struct, frozen=True, kw_only=True):
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
 
-def unfinished(store: RunStore, job: Job, now: float) -> Unfinished | None:
+def unfinished(store: RunStore, job: Job, now: float, tell: Tell) -> Unfinished | None:
     """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
 
     Two that start at once are told apart later, by their claims: this spares the reading and the question.
     """
-    head = next(runs_of(store, job, now), None)
+    head = next(runs_of(store, job, now, tell), None)
     if head is not None and head.live:
         raise BusyError(same_job_words(head.run_id))
     if head is None or head.end is not None:

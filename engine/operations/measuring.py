@@ -97,7 +97,7 @@ class Measuring:
 
     def _success_at(self, metrics: RunMetrics) -> float | None:
         """When the job last succeeded: by this run, else by the file, else, looked up once, by the journals."""
-        from engine.cli.success import ended_at, is_good, last_good, runs_named
+        from engine.operations.success import ended_at, is_good, last_good, runs_named
         from engine.report.metrics import known_success
 
         run = self._ledger.run

@@ -12,7 +12,6 @@ from msgspec import Struct, field
 
 from engine import __version__
 from engine.api.verdicts import before_a_run, rule
-from engine.cli.loops import run_loop
 from engine.cloud.clients import Clients, Reach, ask_whose
 from engine.cloud.inventory import Inventory
 from engine.errors import CredentialsError
@@ -73,7 +72,7 @@ class Survey(Struct, kw_only=True):
                 yield f"{where.instance} [{reading.code}]"
 
 
-def survey(
+async def survey(
     calls: Iterable[Call],
     *,
     reach: Reach,
@@ -90,30 +89,26 @@ def survey(
     CredentialsError if not one reading is there as the keys are refused outright. Meanwhile it is asked whose they are.
     """
     before = known or Survey()
-
-    async def work() -> Survey:
-        users: dict[Where, set[str]] = {}
-        for call in calls:
-            users.setdefault(call.where, set()).add(call.user)
-        found = Survey(late=list(users))
-        transport = open_transport(world, READERS, reach.way_out)
-        started = time.monotonic()
-        asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
-        try:
-            clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
-            inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
-            await read_all(found, inventory, limit_s, purpose, None if whole else users)
-            refuse_bad_keys(before.joined(found))
-            await _locate(found, inventory, limit_s)
-            found.offset_s = clients.offset_s
-            await asyncio.wait({asking}, timeout=GRACE_S)
-        finally:
-            asking.cancel()
-            await transport.aclose()
-        found.seconds = time.monotonic() - started
-        return found
-
-    return before.joined(run_loop(work()))
+    users: dict[Where, set[str]] = {}
+    for call in calls:
+        users.setdefault(call.where, set()).add(call.user)
+    found = Survey(late=list(users))
+    transport = open_transport(world, READERS, reach.way_out)
+    started = time.monotonic()
+    asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
+    try:
+        clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
+        inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
+        await read_all(found, inventory, limit_s, purpose, None if whole else users)
+        refuse_bad_keys(before.joined(found))
+        await _locate(found, inventory, limit_s)
+        found.offset_s = clients.offset_s
+        await asyncio.wait({asking}, timeout=GRACE_S)
+    finally:
+        asking.cancel()
+        await transport.aclose()
+    found.seconds = time.monotonic() - started
+    return before.joined(found)
 
 
 def open_transport(world: World | None, connections: int, way: WayOut) -> Transport:

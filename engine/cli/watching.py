@@ -1,0 +1,102 @@
+"""A session of a run, watched from a terminal: its progress, and the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from engine.cli.leaving import leave_soon
+from engine.cli.loops import run_loop
+from engine.cli.progress import shown
+from engine.cli.talk import say
+from engine.errors import Exit
+from engine.operations.session import UNRECORDED, Ended, LeftAtOnceError, Session
+
+if TYPE_CHECKING:
+    from engine.run.runner import Runner
+
+_GC_THRESHOLD = (20_000, 20, 50)
+"""Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
+
+
+def carry_out(session: Session) -> Ended:
+    """Work in an event loop of this process, until done or stopped."""
+    # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
+    gc.enable()
+    return run_loop(session.work())
+
+
+_EXIT = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+_WHY = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
+
+
+class Terminal:
+    """A `Watch`: shows how a run goes; the first Ctrl-C or SIGTERM drains it, the second leaves at once.
+
+    A vanished terminal (SIGHUP) changes nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._runner: Runner | None = None
+        self._working: asyncio.Future[Exit] | None = None
+        self._left: LeftAtOnceError | None = None
+        self._first = False
+        self._last: asyncio.Future[None] | None = None
+        """What is waited for when the run is over, and given up at a signal."""
+
+    @asynccontextmanager
+    async def beside(self, runner: Runner) -> AsyncIterator[None]:
+        """Handle signals, and show how the run goes until it is over."""
+        self._runner = runner
+        loop = asyncio.get_running_loop()
+        for number in _EXIT:
+            loop.add_signal_handler(number, self._ask_to_stop, runner, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, runner)
+        try:
+            yield
+        finally:
+            for number in (*_EXIT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+        """Show how the run goes, until it is over or left."""
+        assert self._runner is not None
+        async with shown(self._runner, quiet=self._quiet):
+            self._working = asyncio.ensure_future(run)
+            try:
+                return await self._working
+            except asyncio.CancelledError:
+                if self._left is None:
+                    raise
+                raise self._left from None
+
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
+        """Wait for what is told of the end, until it is done or a signal comes."""
+        self._last = asyncio.ensure_future(notices)
+        with suppress(asyncio.CancelledError):
+            await self._last
+
+    def _ask_to_stop(self, runner: Runner, number: signal.Signals) -> None:
+        if self._last is not None:
+            self._last.cancel()
+            return
+        if self._first:
+            if self._left is None and self._working is not None:
+                left = f"left at once with {runner.progress().in_flight} in flight; resume reads what they did"
+                self._left = LeftAtOnceError(f"{_WHY[number]} twice, {left}", _EXIT[number])
+                leave_soon(int(_EXIT[number]), f"{self._left}; {UNRECORDED}")
+                self._working.cancel()
+            return
+        self._first = True
+        say(f"\ndraining: {runner.progress().in_flight} in flight, no new calls; press again to leave at once")
+        runner.stop(_WHY[number], _EXIT[number])
+
+    def _hang_up(self, runner: Runner) -> None:
+        runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
