@@ -113,7 +113,7 @@ NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine
                 *(
                     "engine.inputs.match",
                     "engine.planning.discovery",
-                    "engine.cli.discovering",
+                    "engine.operations.discovering",
                     "engine.cli.continuing",
                 ),
                 *(f"engine.credentials.{family}" for family in ("command", "metadata", "roles", "sts")),

@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from engine.api.actions import LOCKED
-from engine.cli.discovering import Discovered, discover, match_regions
+from engine.cli.loops import run_loop
 from engine.cli.options import Options, run_settings
 from engine.cli.plans import match_line, plan_of
 from engine.cli.sources import reach_of
-from engine.cli.talk import out, printed, say, warn
+from engine.cli.talk import out, printed, say, teller, warn
 from engine.errors import Exit, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
+from engine.operations.discovering import Discovered, discover, match_regions
 from engine.operations.preparing import idle_excludes
 from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
@@ -37,7 +38,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
         warn(f"warning: {warning}")
     frozen = run_settings(settings, job, job.action, match_regions(job))
     reach = reach_of(frozen, settings, simulated=False, purpose="discover")
-    discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
+    discovered = run_loop(discover(job, settings, reach=reach, world=None, tell=teller(quiet=options.quiet)))
     plan = plan_of(discovered.job, settings, options)
     for warning in idle_excludes(plan, (*job.exclude, *options.excludes())):
         warn(f"warning: {warning}")

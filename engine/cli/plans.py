@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.api.actions import ACTIONS
 from engine.cli.options import Options, check_metrics, run_settings
-from engine.cli.talk import out, out_json, printed, remark, tell, tell_remarks
+from engine.cli.talk import out, out_json, printed, remark, tell, tell_remarks, teller
 from engine.inputs.files import load_job
 from engine.journal import records
 from engine.planning.plan import Plan, make_plan
@@ -44,10 +44,11 @@ def show_plan(
     asked = [records.Matched(str(each.place), each.words(), None, None) for each in job.matches]
     reach, known = None, None
     if job.matches and not offline:
-        from engine.cli.discovering import discover, match_regions
+        from engine.cli.loops import run_loop
+        from engine.operations.discovering import discover, match_regions
 
         reach = _reach(job, settings, match_regions(job))
-        discovered = discover(job, settings, reach=reach, world=None, quiet=options.quiet)
+        discovered = run_loop(discover(job, settings, reach=reach, world=None, tell=teller(quiet=options.quiet)))
         job, known, asked = discovered.job, discovered.found, discovered.lines()
     plan = plan_of(job, settings, options)
     head = "PLAN, nothing sent\n" + summary(job, settings, plan, asked, said=True)

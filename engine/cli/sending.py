@@ -45,9 +45,9 @@ from engine.planning.plan import Plan
 from engine.report.text import document, text
 
 if TYPE_CHECKING:
-    from engine.cli.discovering import Discovered
     from engine.inputs.settings import Settings
     from engine.journal.writer import Journal
+    from engine.operations.discovering import Discovered
     from engine.operations.family import Undone
     from engine.operations.session import Ended
     from engine.operations.survey import Survey
@@ -125,13 +125,14 @@ def run_loaded(job: Job, options: Options) -> int:
 
 def _discovered(job: Job, settings: Settings, options: Options, world: World | None) -> Discovered:
     """The job with its matches answered."""
-    from engine.cli.discovering import discover, match_regions, refuse_unlimited  # late: most jobs have no match
+    from engine.cli.loops import run_loop
+    from engine.operations.discovering import discover, match_regions, refuse_unlimited  # late: most jobs have no match
 
     if options.yes:
         refuse_unlimited(job, settings)
     frozen = run_settings(settings, job, job.action, match_regions(job))
     reach = reach_of(frozen, settings, simulated=options.simulate, purpose="match")
-    return discover(job, settings, reach=reach, world=world, quiet=options.quiet)
+    return run_loop(discover(job, settings, reach=reach, world=world, tell=teller(quiet=options.quiet)))
 
 
 def _nothing_to_do(options: Options) -> int:
@@ -298,21 +299,24 @@ class NewRun(Struct, frozen=True, kw_only=True):
 
     def _looked_at_again(self, reach: Reach) -> NewRun:
         """This run with its guards and its accounts as they are now, minutes after they were shown."""
-        from engine.cli.anew import look_again  # late: a question that was answered at once needs none
+        from engine.cli.loops import run_loop
+        from engine.operations.anew import look_again  # late: a question that was answered at once needs none
 
         settings = self.guards() if self.guards is not None else self.settings
         if self.verb == "undo":
             settings = replace(settings, max_share=None)  # it takes back, it does not spread
         frozen = replace(self.frozen, keep_admins=max(self.frozen.keep_admins, settings.keep_admins))
         refuse_blind(self.plan.action, frozen, max_share=settings.max_share)
-        plan, found = look_again(
-            self.plan,
-            self.found,
-            replace(settings, keep_admins=frozen.keep_admins),
-            reach=reach if frozen.verify else None,
-            world=self.world,
-            stays=self.undone.still_so() if self.undone is not None else None,
-            quiet=self.options.quiet,
+        plan, found = run_loop(
+            look_again(
+                self.plan,
+                self.found,
+                replace(settings, keep_admins=frozen.keep_admins),
+                reach=reach if frozen.verify else None,
+                world=self.world,
+                stays=self.undone.still_so() if self.undone is not None else None,
+                tell=teller(quiet=self.options.quiet),
+            )
         )
         self._refuse_empty(plan)
         return replace(self, plan=plan, found=found, frozen=frozen)
@@ -329,7 +333,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
         held = self.undone.held() if self.undone is not None else {}
         if not held and not rivals:
             return self
-        from engine.cli.anew import stand_back
+        from engine.operations.anew import stand_back
 
         plan = stand_back(
             self.plan,
@@ -337,7 +341,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
             keep_admins=self.frozen.keep_admins,
             rivals=rivals,
             held=held,
-            quiet=self.options.quiet,
+            tell=teller(quiet=self.options.quiet),
         )
         if plan is not self.plan:
             self._refuse_empty(plan)

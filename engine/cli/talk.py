@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from engine.errors import Exit
-from engine.operations.events import Event, News, Tell, Warned
+from engine.operations.events import Changed, Event, Looking, News, Tell, Warned
 from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -122,7 +122,9 @@ def teller(*, quiet: bool) -> Tell:
         match event:
             case Warned(text=text):
                 remark(f"warning: {text}", quiet=quiet)
-            case News(text=text):
+            case Changed(text=text):
+                remark(text, quiet=quiet)
+            case News(text=text) | Looking(text=text):
                 if not quiet:
                     say(text)
 

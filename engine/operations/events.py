@@ -19,7 +19,19 @@ class News(Struct, frozen=True):
     text: str
 
 
-Event = Warned | News
+class Changed(Struct, frozen=True):
+    """What became different since something was shown or confirmed."""
+
+    text: str
+
+
+class Looking(Struct, frozen=True):
+    """A sign of life of an operation that reads and has not found all yet."""
+
+    text: str
+
+
+Event = Warned | News | Changed | Looking
 Tell = Callable[[Event], None]
 
 

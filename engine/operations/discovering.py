@@ -18,8 +18,6 @@ from engine.api.codes import NO_KEYS, row_of
 from engine.api.endpoints import ACCESS_REGIONS
 from engine.api.names import REGIONS
 from engine.api.verdicts import before_a_run, rule
-from engine.cli.loops import run_loop
-from engine.cli.talk import remark, say
 from engine.cloud.clients import Clients, Reach
 from engine.cloud.inventory import Inventory
 from engine.errors import CredentialsError, JobError, UnreachableError, UsageError
@@ -27,6 +25,7 @@ from engine.inputs import match
 from engine.inputs.match import Answered, InstanceRow, Match
 from engine.journal import records
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
+from engine.operations.events import Looking, Tell, Warned
 from engine.operations.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
 from engine.planning.discovery import Listing, list_instances, list_regions
 
@@ -80,37 +79,30 @@ def match_regions(job: Job) -> set[str]:
     return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
 
 
-def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, quiet: bool) -> Discovered:
-    """Answer the matches of a job, and say what is odd about it.
+async def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, tell: Tell) -> Discovered:
+    """Answer the matches of a job, and tell what is odd about it.
 
     JobError if one finds nothing that may not, CredentialsError if none may look.
     """
     if not job.matches:
         return Discovered(job=job)
 
-    async def work() -> Discovered:
-        transport = open_transport(world, READERS, reach.way_out)
-        started = time.monotonic()
+    transport = open_transport(world, READERS, reach.way_out)
+    started = time.monotonic()
+    try:
+        clients = Clients(transport, reach, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match")
+        looking = _Looking(job, Inventory(clients.reading, rng=random.Random(), concurrency=READERS))
+        beat = asyncio.create_task(_heartbeat(looking, tell))
         try:
-            clients = Clients(
-                transport, reach, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match"
-            )
-            looking = _Looking(job, Inventory(clients.reading, rng=random.Random(), concurrency=READERS))
-            beat = asyncio.create_task(_heartbeat(looking)) if not quiet else None
-            try:
-                discovered = await looking.look()
-            finally:
-                if beat is not None:
-                    beat.cancel()
-            looking.found.offset_s = clients.offset_s
-            looking.found.seconds = time.monotonic() - started
+            discovered = await looking.look()
         finally:
-            await transport.aclose()
-        return discovered
-
-    discovered = run_loop(work())
+            beat.cancel()
+        looking.found.offset_s = clients.offset_s
+        looking.found.seconds = time.monotonic() - started
+    finally:
+        await transport.aclose()
     for warning in discovered.warnings:
-        remark(f"warning: {warning}", quiet=quiet)
+        tell(Warned(warning))
     _refuse_nothing(discovered)
     return discovered
 
@@ -337,9 +329,9 @@ def _examples(omits: Sequence[Omit], reason: OmitReason) -> str:
     return ", ".join(shown) + (f" and {len(meant) - _SHOWN:,} more" if len(meant) > _SHOWN else "")
 
 
-async def _heartbeat(looking: _Looking) -> None:
+async def _heartbeat(looking: _Looking, tell: Tell) -> None:
     """A sign of life: a fleet of thousands takes a while at the reads' pace."""
     while True:
         await asyncio.sleep(_HEARTBEAT_S)
         read = f", {len(looking.found.readings):,} done" if looking.found.readings else ""
-        say(f"match: {looking.stage}{read}")
+        tell(Looking(f"match: {looking.stage}{read}"))

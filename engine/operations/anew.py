@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS, Action
-from engine.cli.reading import read_plan
-from engine.cli.talk import remark
 from engine.errors import RefusedError
 from engine.model import Call, CallId, Omit, Reading, Rival
-from engine.operations.preparing import of_plan, prepare
+from engine.operations.events import Changed, Tell
+from engine.operations.preparing import is_read, of_plan, prepare, read_for
 from engine.planning.admins import AdminGuard, admin_omit
 from engine.planning.outlook import Readings, Standing, look_ahead
 from engine.planning.plan import Plan, plan_again, plan_digest
@@ -31,7 +30,7 @@ _OPEN = (Standing.OPEN, Standing.CHANGING)
 _GONE = (Standing.NO_ACCOUNT, Standing.NO_INSTANCE)
 
 
-def look_again(
+async def look_again(
     plan: Plan,
     found: Survey | None,
     settings: Settings,
@@ -39,7 +38,7 @@ def look_again(
     reach: Reach | None,
     world: World | None,
     stays: Callable[[Call, Reading], Omit | None] | None,
-    quiet: bool,
+    tell: Tell,
 ) -> tuple[Plan, Survey | None]:
     """What is left of a confirmed plan by today's guards and by readings made now, and those readings.
 
@@ -47,7 +46,10 @@ def look_again(
     """
     before = look_ahead(plan, of_plan(plan, found) if found is not None else {}, listed_order=True)
     guarded = plan_again(plan.action, plan.calls, protect=settings.protect)
-    now = prepare(guarded, settings, read_plan(guarded, settings, reach, world), world=world, listed_order=True)
+    read = None
+    if reach is not None and is_read(guarded, settings):
+        read = await read_for(guarded, settings, reach=reach, world=world)
+    now = prepare(guarded, settings, read, world=world, listed_order=True)
     kept: dict[CallId, Omit] = {}
     if now.found is not None and stays is not None:
         for call in now.plan.calls:
@@ -61,7 +63,7 @@ def look_again(
     if found is not None and now.found is not None:
         lines += _changes(ACTIONS[plan.action], left, before.standings, now.outlook.standings)
     for line in lines:
-        remark(f"since you were asked: {line}", quiet=quiet)
+        tell(Changed(f"since you were asked: {line}"))
     now.refuse()
     worse = set(now.outlook.last_admins) - set(before.last_admins)
     if worse and found is not None:
@@ -79,7 +81,7 @@ def stand_back(
     keep_admins: int,
     rivals: Sequence[Rival],
     held: Mapping[CallId, Omit],
-    quiet: bool,
+    tell: Tell,
 ) -> Plan:
     """A plan without what other runs have a claim on by now: accounts they hold, superusers that must stay for them."""
     guard = AdminGuard(keep_admins, rivals=rivals)
@@ -93,7 +95,7 @@ def stand_back(
             if refused is not None:
                 out[call.id] = admin_omit(call, *refused)
     for line in _left_out(out.values()):
-        remark(f"since the plan was made: {line}", quiet=quiet)
+        tell(Changed(f"since the plan was made: {line}"))
     return without(plan, out)
 
 
