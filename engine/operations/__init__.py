@@ -4,6 +4,6 @@
 job, answered · `preparing` a plan beside what was read · `anew` a confirmed plan, looked at again · `family` a run
 with its reruns, and who holds its accounts · `success` when a job last succeeded · `attendance` who is told of a run
 · `measuring` its metrics · `whose` and `twins` what is found out beside the sending · `simulated` the world of a
-simulated run · `earlier` what earlier runs of a job mean for the next · `simulated` the world of a simulated run ·
-`earlier` what earlier runs of a job mean for the next · `events` what is told meanwhile to whoever started it.
+simulated run · `earlier` what earlier runs of a job mean for the next · `events` what is told meanwhile to whoever
+started it.
 """
