@@ -644,3 +644,21 @@ def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: 
     else:
         Witness(read(path)).compare(simulators.arrivals(world, "LockAccount"))
         assert post.finish(*post.run_or_resume()) == 0, post.err()
+
+
+def test_a_journal_that_was_changed_in_place_is_no_proof(tmp_path: Path, simulators: Simulators) -> None:
+    """Same name, same size, another byte: every command after it would refuse the file, so the run may not say that
+    all is recorded. Exit 4, and a new run of the job is what goes on."""
+    world = WatchedWorld(quotas={"*": None}, latency=0.01, audit=None)
+    post = Outpost(tmp_path, simulators.serve(world), ("--rate", "20"))
+    post.write_job([(f"postgres-{number:08d}", "app") for number in range(30)])
+    process = post.start(*post.run_or_resume())
+    wait_until(lambda: len(simulators.writes(world)) >= 3)
+    with post.journal.open("r+b") as file:
+        at = file.read().index(b'"operator":"') + len(b'"operator":"')
+        file.seek(at)
+        file.write(b"X")
+    assert process.wait(60) == Exit.STOPPED
+    said = json.loads(post.out())
+    assert "was changed in place while the run went on" in said["stopped"]["why"]
+    assert said["go_on"].startswith("acctops run "), "a resume would be refused"

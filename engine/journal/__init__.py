@@ -11,7 +11,7 @@ J1  A record is whole or absent. A torn tail (bytes after the last newline) is i
 J2  A record is durable before anything that relies on it: `sent` before its bytes leave, an outcome before it is shown.
     `Journal.durable` and the `then` callbacks of `Journal.append` are the only ways to learn that.
 J3  `settled` at most once a call. The runner keeps it; `reader.verify` names the calls that break it.
-J4  Nothing up to the last newline ever changes.
+J4  Nothing up to the last newline ever changes. A session reads the whole file once more at its end, and compares.
 J5  One writer: a lock on the run; a second waits one second, then gives up with exit 6. Readers take no lock, need
     only read permission, and write nothing.
 J6  No secret, signature or password, ever: records have no field for one, and messages are redacted before.

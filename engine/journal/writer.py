@@ -20,6 +20,7 @@ from collections import deque
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,7 @@ from engine.outside.trust import create_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from hashlib import _Hash
 
     from engine.journal.records import AnyRecord
     from engine.journal.store import HeldLock, RunStore
@@ -134,6 +136,8 @@ class Journal:
         # Written by the committing thread, read while it is idle.
         self._name = str(path)
         self._size = os.fstat(fd).st_size
+        self._digest = _digest_of(fd, self._size)
+        """Of all that the file holds, as it was opened and as it was written since."""
         self._on_disk = (chain.seq, chain.head)
         self._failure: BaseException | None = None
 
@@ -217,6 +221,7 @@ class Journal:
             if found.torn_bytes:
                 os.ftruncate(fd, found.size)
                 journal._size = found.size
+                journal._digest = _digest_of(fd, found.size)
             # Lines of a killed process may be in memory only; from here on things are decided from them (J2).
             _interruptibly(partial(sync, fd))
         except BaseException as error:
@@ -292,6 +297,26 @@ class Journal:
         done = loop.create_future()
         self._waiters.append((seq, done))
         await done
+
+    async def is_as_written(self) -> bool:
+        """Read the file once more: whether it holds what was written, byte for byte. If not, it is broken from now on.
+
+        For the end of a session, when all is durable: sizes and names were looked at with every commit, bytes were not.
+        """
+        await self.durable()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._compare)
+        self._settle()
+        return self.broken is None
+
+    def _compare(self) -> None:
+        """In the thread."""
+        try:
+            self._check_file()
+            if _digest_of(self._fd, self._size).digest() != self._digest.digest():
+                look = f"look at it: acctops journal verify {self._chain.run}"
+                raise _MeddledError(f"was changed in place while the run went on; {look}")
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._failure = error
 
     def append_now(self, record: AnyRecord) -> int:
         """Append and make durable in one blocking step: for code outside the loop, and for the last words."""
@@ -394,6 +419,7 @@ class Journal:
             self._check_file()
             _write_all(self._fd, batch.data, self._write)
             self._size += len(batch.data)
+            self._digest.update(batch.data)
             self._sync(self._fd)
             took_s = time.perf_counter() - began
             self._check_file()
@@ -492,6 +518,15 @@ class Journal:
     def _error(self) -> JournalWriteError:
         # A fresh one for each who raises it: tracebacks pile up on a shared exception.
         return JournalWriteError(str(self.broken))
+
+
+def _digest_of(fd: int, size: int) -> _Hash:
+    """SHA-256 of the first `size` bytes of a file."""
+    digest, at = sha256(), 0
+    while part := os.pread(fd, min(_CREATE_BYTES, size - at), at):
+        digest.update(part)
+        at += len(part)
+    return digest
 
 
 def _write_first(fd: int, chain: Chain, first: Iterable[AnyRecord], clock: Callable[[], float], write: Write) -> None:

@@ -178,15 +178,24 @@ class Session(Struct, frozen=True, kw_only=True):
         async with self.watch.beside(runner):
             try:
                 async with self._attended(runner):
-                    code = await self.watch.working(runner.run())
+                    code = await self.watch.working(self._run(runner))
                 if self.attendance is not None:
                     await self.watch.last(self.attendance.after(code, runner.stopped))
-                unrecorded = runner.stopped if self.journal.broken is not None else None
+                unrecorded = None
+                if self.journal.broken is not None:
+                    unrecorded = records.Stopped(str(self.journal.broken), None, None)
                 return Ended(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
             finally:
                 for task in beside:
                     task.cancel()
                 await transport.aclose()
+
+    async def _run(self, runner: Runner) -> Exit:
+        """The run, and then its journal looked at once more: what is said next rests on it."""
+        code = await runner.run()
+        if self.journal.broken is None and not await self.journal.is_as_written():
+            return Exit.STOPPED
+        return code
 
     async def _keep_keys(self, runner: Runner) -> None:
         """Refresh the keys ahead of their end, beside the sending; where they end all the same, their lanes do."""
