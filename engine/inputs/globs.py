@@ -7,7 +7,6 @@ against: it is refused if no name comes to the end of both.
 from __future__ import annotations
 
 import re
-import string
 from fnmatch import translate
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_LETTERS = frozenset(string.ascii_letters)
-_ALNUM = _LETTERS | frozenset(string.digits)
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_ALNUM = _LETTERS | frozenset("0123456789")
 _ANY = None
 """In place of a set of characters: `*`, which takes any number of any."""
 

@@ -11,7 +11,6 @@ import errno
 import grp
 import os
 import pwd
-import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -277,7 +276,7 @@ def create_new(path: Path, mode: int) -> int:
 
 def replace_whole(path: Path, data: bytes, mode: int) -> None:
     """Put a file with `data` at `path`, whole or not at all; nothing that was planted there is written through."""
-    new = path.with_name(f".{path.name[:80]}.{secrets.token_hex(8)}")
+    new = path.with_name(f".{path.name[:80]}.{os.urandom(8).hex()}")
     fd = create_new(new, mode)
     try:
         with os.fdopen(fd, "wb") as file:
