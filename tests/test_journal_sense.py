@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from engine.errors import AcctopsError
 from engine.journal import reader
 from engine.journal.store import RunStore
+from engine.operations.success import first_of
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 from tests.support.journals import NOW, story, write_run
@@ -203,6 +204,13 @@ def test_parents_that_lead_in_a_circle_hold_nobody_up(tmp_path: Path, verb: str)
     for command in (("undo", names[0], "--yes"), ("rerun", names[0], "--yes"), ("verify", names[0])):
         done = desk.run(*command)
         assert "defect" not in done.text and done.code != 0, (command, done.text)
+
+
+@pytest.mark.parametrize("start", ["a", "b", "c", "d"])
+def test_what_leads_into_a_circle_of_parents_is_one_family(start: str) -> None:
+    """From wherever one starts it is the same family: else a job's last success would depend on the order of runs."""
+    parents = {"a": "b", "b": "c", "c": "d", "d": "c"}  # `a` and `b` lead into the circle of `c` and `d`
+    assert first_of(start, parents) == "c"
 
 
 def test_a_run_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:

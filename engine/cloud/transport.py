@@ -16,7 +16,6 @@ import os
 import select
 import socket
 import ssl
-import time
 import zlib
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
@@ -52,12 +51,6 @@ LOST_IN_A_ROW = 3
 """After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
 NOT_KEPT_S = 60.0
 """… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
-_LOOKED_AT_S = 0.001
-"""A connection kept for less is not asked for unread bytes: all was read just now. Profiled: each question lets another
-thread in, and was 6 % of a call's cost with the limit lifted. What comes in that moment has a RequestId that is known.
-"""
-
-
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -240,8 +233,6 @@ class _Wire(ResponseHandler):
         """Bytes since it was last taken into use."""
         self.is_idle = False
         """Kept for a next request, and nobody has asked for anything on it."""
-        self.idle_since = 0.0
-        """On the monotonic clock."""
         self._poll = select.poll()  # unlike select, of any number
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -252,11 +243,7 @@ class _Wire(ResponseHandler):
 
     def is_connected(self) -> bool:
         """Whether a request can go out on it. aiohttp's pool asks; one that is kept must also be silent."""
-        if not super().is_connected():
-            return False
-        if not self.is_idle or time.monotonic() - self.idle_since < _LOOKED_AT_S:
-            return True
-        return not self._poll.poll(0)
+        return super().is_connected() and not (self.is_idle and self._poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         self.heard += len(data)
@@ -315,7 +302,7 @@ class _Connector(aiohttp.TCPConnector):
             return
         if exchange is not None:
             assert isinstance(protocol, _Wire)
-            protocol.exchange, protocol.is_idle, protocol.idle_since = None, True, time.monotonic()
+            protocol.exchange, protocol.is_idle = None, True
             should_close = should_close or exchange.is_distrusted or self._are_lost(key)
         super()._release(key, protocol, should_close=should_close)
 

@@ -1,4 +1,4 @@
-"""Holds `config.yaml`, wherever it stands: found, read, checked. Reads, never writes.
+"""Finds `config.yaml`, reads and checks it. Never writes one.
 
 Searched from the job's directory upward, then the user's, then the system's config directory. Of most keys the nearest
 file's word counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A file that is there

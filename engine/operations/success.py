@@ -49,20 +49,20 @@ def is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
         return True
     links = ((each.run_id, each.run.parent) for each in runs if each.run is not None)
     parents: dict[str, str] = {run: parent.run for run, parent in links if parent is not None}
-    first = _first_of(head.run_id, parents)
-    family = [each for each in runs if _first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
+    first = first_of(head.run_id, parents)
+    family = [each for each in runs if first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
     try:
         return is_whole(replay(store.path(each.run_id)).ledger for each in reversed(family))
     except AcctopsError:  # what it repeats cannot be read: then it proves nothing
         return False
 
 
-def _first_of(run: str, parents: dict[str, str]) -> str:
+def first_of(run: str, parents: dict[str, str]) -> str:
     """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
-    seen = {run}
+    path = {run: 0}
     while run in parents:
         run = parents[run]
-        if run in seen:  # no run can have written that: all of the circle are one family
-            return min(seen)
-        seen.add(run)
+        if run in path:  # no run can have written that: all that lead into the circle are one family
+            return min(list(path)[path[run] :])
+        path[run] = len(path)
     return run

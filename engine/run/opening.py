@@ -497,12 +497,17 @@ _OF_ACCOUNT = ("status", "cam", "type", "update_time", "password_update_time", "
 
 
 def _sharing(reading: Reading, known: Reading | None) -> Reading:
-    """A reading that keeps the rows of an earlier one that are the same: most are, and nothing is kept twice."""
+    """A reading that keeps the rows of an earlier one that are the same: most are, and nothing is kept twice.
+
+    Their names, too: a new reading's would keep memory in use all over what its answers took.
+    """
     if known is None or known.accounts is None or reading.accounts is None:
         return reading
     earlier = known.accounts
-    rows = {user: earlier[user] if earlier.get(user) == row else row for user, row in reading.accounts.items()}
-    return replace(reading, accounts=rows)
+    if reading.accounts == earlier:
+        return replace(reading, accounts=earlier)
+    rows = (earlier[user] if earlier.get(user) == row else row for user, row in reading.accounts.items())
+    return replace(reading, accounts={row.user: row for row in rows})
 
 
 _NOT_IN_TIME = Reading(accounts=None, complete=False, code=NO_ANSWER, message="not read again in time")
