@@ -29,9 +29,9 @@ PACKAGES: dict[str, str] = {
     "report": "errors model outside api journal cloud inputs planning run",
     "schedule": "outside inputs",
     "simulator": "model",
-    "operations": "errors model outside api journal pacing credentials cloud inputs planning run report simulator",
-    "cli": "errors model outside api journal credentials cloud inputs planning run report schedule simulator "
-    "operations",
+    "operations": "errors model outside api journal pacing credentials cloud inputs planning run report schedule "
+    "simulator",
+    "cli": "errors model outside api journal inputs planning run report simulator operations",
     "__main__": "cli",
 }
 """Within itself a package imports as it likes, but in no circle."""

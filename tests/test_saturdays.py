@@ -17,9 +17,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from engine.cli.hours import time_left
-from engine.cli.options import Options
 from engine.inputs.window import Window
+from engine.operations.terms import Terms
+from engine.operations.windows import time_left
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, on_terminal, records
 
@@ -145,7 +145,7 @@ def test_a_window_that_closes_under_way_drains_and_the_next_one_goes_on(desk: De
 def test_how_long_a_session_may_send(when: str, now: bool, left_s: float, words: str) -> None:
     """Its own deadline or the end of the window, whichever comes first; nothing, if it closed while one was asked."""
     window = Window(days=(5,), start=60, until=300, timezone="Asia/Shanghai")
-    left, why = time_left(window, Options(clock=lambda: at(when), now=now), 600.0)
+    left, why = time_left(window, Terms(clock=lambda: at(when), now=now), 600.0)
     assert left == left_s and words in why
 
 

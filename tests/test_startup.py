@@ -114,7 +114,9 @@ NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine
                     "engine.inputs.match",
                     "engine.planning.discovery",
                     "engine.operations.discovering",
-                    "engine.cli.continuing",
+                    "engine.operations.openings",
+                    "engine.operations.resume",
+                    "engine.operations.undo",
                 ),
                 *(f"engine.credentials.{family}" for family in ("command", "metadata", "roles", "sts")),
                 *(

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     import click
 
     from engine.cli.app import app
-    from engine.cli.leaving import interrupted_words, stay
+    from engine.cli.leaving import ended_with, interrupted_words, stay
     from engine.cli.talk import refuse, say, take_any_text, tell_remarks
     from engine.errors import AcctopsError, Exit
 
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for a Ctrl-D at a prompt of its own; it has none
             return refuse(_defect(error.__cause__), Exit.STOPPED, as_json=as_json)
+        if (ended := ended_with()) is not None:
+            return ended
         return refuse(_to_be_pasted(interrupted_words("interrupted"), arguments), Exit.INTERRUPTED, as_json=as_json)
     except _TerminatedError:
         return refuse(_to_be_pasted(interrupted_words("terminated"), arguments), Exit.TERMINATED, as_json=as_json)

@@ -1,4 +1,4 @@
-"""The question before anything is sent, and the answer as the journal keeps it."""
+"""The question before anything is sent, and its answer: an approval."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TextIO
 
 from engine.cli.talk import say
 from engine.errors import RefusedError
-from engine.journal.records import Confirmed
+from engine.operations.begin import Approval
 from engine.outside.foreign import clean_lines
 
 TYPE_FROM = 10
 """From so many targets on the number itself must be typed."""
 
 
-def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = False) -> Confirmed:
+def confirm(text: str, count: int, *, yes: bool, stdin_is_list: bool = False) -> Approval:
     """Ask on the terminal; RefusedError without a yes. `--yes` answers for a person who is not there."""
     if yes:
-        return Confirmed(how="--yes", by=by, terminal=_terminal(sys.stdin))
+        return Approval(how="--yes", terminal=_terminal(sys.stdin))
     terminal = _open_terminal(stdin_is_list=stdin_is_list)
     if terminal is None:
         raise RefusedError(f"{text}: nobody is there to confirm it (no terminal); nothing was sent; repeat with --yes")
@@ -35,7 +35,7 @@ def confirm(text: str, count: int, *, yes: bool, by: str, stdin_is_list: bool = 
     if not agreed:
         wanted = f"the number {count}" if count >= TYPE_FROM else "y"
         raise RefusedError(f"not confirmed ({wanted} was asked for); nothing was sent")
-    return Confirmed(how=answer, by=by, terminal=name)
+    return Approval(how=answer, terminal=name)
 
 
 def can_ask(*, stdin_is_list: bool = False) -> bool:

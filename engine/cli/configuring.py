@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.options import Options
+from engine.cli.options import options_of
 from engine.cli.talk import out, out_json, printed, warn
 from engine.errors import ConfigError
 from engine.inputs.config import find_configs
@@ -25,7 +25,7 @@ _MOST_WIDE = 48
 
 def show_config(job_path: str | None, *, with_origin: bool, **flags: Any) -> int:
     """The `config show` command. Any: the flags, by name."""
-    options = Options(**flags)
+    options = options_of(flags)
     job = load_job(job_path) if job_path is not None else None
     settings = options.settings(job)
     configs = find_configs(*homes_of(job), environ=os.environ, explicit=options.config)

@@ -1,4 +1,4 @@
-"""Door: `acctops discover`: what the matches of a job find, as a table to read or a list to edit and feed back."""
+"""The `discover` command: what the matches of a job find, as a table to read or a list to edit and feed back."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 from engine.api.actions import LOCKED
 from engine.cli.loops import run_loop
-from engine.cli.options import Options, run_settings
-from engine.cli.plans import match_line, plan_of
-from engine.cli.sources import reach_of
-from engine.cli.talk import out, printed, say, teller, warn
+from engine.cli.options import options_of
+from engine.cli.summary import match_line
+from engine.cli.talk import out, printed, say, warn
 from engine.errors import Exit, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
-from engine.operations.discovering import Discovered, discover, match_regions
+from engine.operations.drafts import Draft, draft
 from engine.operations.preparing import idle_excludes
 from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
@@ -29,35 +28,33 @@ _NAMED = 20
 
 def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     """The `discover` command. Any: the flags, by name."""
-    options = Options(**flags)
+    options = options_of(flags)
     job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
     if not job.matches:
         raise UsageError(f"{job_path}: has no match to answer; `acctops plan {pasted((job_path,))}` shows its targets")
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
-    frozen = run_settings(settings, job, job.action, match_regions(job))
-    reach = reach_of(frozen, settings, simulated=False, purpose="discover")
-    discovered = run_loop(discover(job, settings, reach=reach, world=None, tell=teller(quiet=options.quiet)))
-    plan = plan_of(discovered.job, settings, options)
+    made = run_loop(draft(options, job, settings, purpose="discover"))
+    plan = made.plan
     for warning in idle_excludes(plan, (*job.exclude, *options.excludes())):
         warn(f"warning: {warning}")
     hidden = () if job.accounts else ("account",)
     calls = sorted(plan.calls, key=lambda each: (each.account, each.region, each.instance))
-    rows = [_row(discovered, call, hidden) for call in calls]
+    rows = [_row(made, call, hidden) for call in calls]
     for part in _FORMS[form](rows):
         out(part)
     if not options.quiet:
-        for asked in discovered.lines():
+        for asked in made.matched:
             say(match_line(asked).strip())
     _name_left_out(plan, job_path, quiet=options.quiet)
     return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)
 
 
-def _row(discovered: Discovered, call: Call, hidden: Collection[str]) -> dict[str, str]:
+def _row(made: Draft, call: Call, hidden: Collection[str]) -> dict[str, str]:
     """One account with what a person needs to decide about it; without the columns of `hidden`."""
-    listed = discovered.rows.get(call.where)
-    reading = discovered.found.readings.get(call.where) if discovered.found is not None else None
+    listed = made.rows.get(call.where)
+    reading = made.known.readings.get(call.where) if made.known is not None else None
     state = reading.find(call.user) if reading is not None else None
     row = {
         "instance": call.instance,

@@ -17,11 +17,23 @@ LEAVE_S = 1.7
 _stays: list[threading.Event] = []
 _runs: list[str] = []
 """The run that this command works on, once it may have sent something."""
+_ends: list[int] = []
+"""The exit code of its session, once that is over."""
 
 
 def note_run(run_id: str) -> None:
     """From here on an interrupt cannot mean that nothing was sent."""
     _runs.append(run_id)
+
+
+def note_end(code: int) -> None:
+    """The session is over, and on disk: impatience with what is printed of it changes nothing in what was done."""
+    _ends.append(code)
+
+
+def ended_with() -> int | None:
+    """The exit code of the session that this command has carried out, if it is over."""
+    return _ends[-1] if _ends else None
 
 
 def interrupted_words(how: str) -> str:
@@ -50,5 +62,6 @@ def leave_soon(code: int, words: str) -> None:
 def stay() -> None:
     """The command is over, in order: nothing more has to be ended."""
     _runs.clear()
+    _ends.clear()
     while _stays:
         _stays.pop().set()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from engine.api.names import did_you_mean
-from engine.cli.options import Options
+from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
-from engine.inputs.files import recorded
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore, stamp, to_come_words
-from engine.operations.earlier import place_of
+from engine.journal.store import RunHead, RunStore, stamp
 from engine.operations.family import way_of
-from engine.operations.success import ended_at, is_to_come, last_good
+from engine.operations.overdue import overdue
+from engine.operations.stores import store_of
+from engine.operations.success import ended_at
 from engine.report.history import OpenWork
-from engine.report.spans import duration
 from engine.report.text import CSV_COLUMNS, csv_text, full_document, row, text
 
 if TYPE_CHECKING:
@@ -39,8 +37,7 @@ def _span(value: str, flag: str) -> float:
 
 
 def _store(options: Options, *, simulated: bool = False) -> RunStore:
-    settings = options.settings(None)
-    return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
+    return store_of(options.settings(None), simulated=simulated)
 
 
 # ---- overdue -------------------------------------------------------------------------------------------------------
@@ -48,24 +45,16 @@ def _store(options: Options, *, simulated: bool = False) -> RunStore:
 
 def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> int:
     """The `overdue` command. Any: the flags, by name."""
-    options = Options(**flags)
-    every_s, now = _span(every, "--every"), options.clock()
-    store = _store(options)
-    heads = store.list()
-    runs = [head for head in heads if _is_of(head, job)]
-    strange = store.strangers(head.run_id for head in runs)
-    runs = [head for head in runs if head.run_id not in strange]
-    good = last_good(store, runs, now)
-    age_s = now - ended_at(good) if good is not None else None
-    code = Exit.OK if age_s is not None and age_s <= every_s else Exit.INCOMPLETE
-    last = next((head for head in runs if head.live or not head.is_to_come(now)), None)
+    options = options_of(flags)
+    found = overdue(options, job, _span(every, "--every"))
+    good, last, code = found.good, found.last, found.exit
     if options.as_json:
         out_json(
             {
                 "job": job,
-                "every_s": every_s,
-                "state_dir": str(store.state_dir),
-                "last_good": {"run": good.run_id, "ended_at": good.end.at, "age_s": round(age_s or 0.0)}
+                "every_s": found.every_s,
+                "state_dir": str(found.state_dir),
+                "last_good": {"run": good.run_id, "ended_at": good.end.at, "age_s": round(found.age_s or 0.0)}
                 if good is not None and good.end is not None
                 else None,
                 "last": {
@@ -79,71 +68,15 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
                 "exit": int(code),
             }
         )
-    words = _overdue_words(store, job, every_s, good, age_s, last, heads, options.repeat(store.state_dir))
-    if code is not Exit.OK:
-        words += _doubts(heads, runs, now)
-        words += "".join(f"\nrun {run} does not count: it is not believed, as {why}" for run, why in strange.items())
-    if not options.as_json and (code is not Exit.OK or not options.quiet):
-        out(words)
+    elif code is not Exit.OK or not options.quiet:
+        out(found.words)
     if notify and code is not Exit.OK:
-        from engine.cli.attending import tell_overdue
+        from engine.cli.loops import run_loop
+        from engine.operations.unbegun import tell_overdue
 
-        tell_overdue(options, job, words)
+        with suppress(KeyboardInterrupt):  # a notice is never worth the news itself
+            run_loop(tell_overdue(options, job, found.words))
     return printed() or code
-
-
-def _is_of(head: RunHead, job: str) -> bool:
-    """Whether a run is of the job that the operator names: its file, or its name."""
-    if head.run is None:
-        return False
-    place = recorded(place_of(job))
-    return head.job == recorded(job) or head.run.job.path == place or head.run.job.path.startswith(f"{place} and ")
-
-
-def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> str:
-    """What may hide a good run: journals that cannot be read, ends that are still to come."""
-    words = "".join(
-        f"\nrun {head.run_id} says it ended at {head.end.at[:16]}Z, which is still to come: the clock of this machine "
-        "was wrong then, or is now; it does not count"
-        for head in runs
-        if head.end is not None and not head.live and is_to_come(head, now)
-    )
-    early = [head.run_id for head in runs if not head.live and head.is_to_come(now)]
-    words += f"\n{to_come_words(early)}" if early else ""
-    unreadable = [head for head in heads if head.problem is not None]
-    if unreadable:
-        words += f"\n{len(unreadable):,} cannot be read, and may be of this job: {unreadable[0].problem}"
-    return words
-
-
-def _overdue_words(
-    store: RunStore,
-    job: str,
-    every_s: float,
-    good: RunHead | None,
-    age_s: float | None,
-    last: RunHead | None,
-    heads: Sequence[RunHead],
-    flags: str,
-) -> str:
-    """`flags` are those an exact command needs."""
-    if good is not None and good.end is not None and age_s is not None:
-        when = f"{good.run_id} ended with exit 0 at {good.end.at[:16]}Z, {duration(max(0.0, age_s))} ago"
-        if age_s <= every_s:
-            return f"{job}: in time: run {when}"
-        words = f"OVERDUE  {job}: no run ended with exit 0 within {duration(every_s)}; the last good one, {when}"
-    else:
-        words = f"OVERDUE  {job}: no run of it ever ended with exit 0"
-    if last is None:
-        names = {head.job for head in heads if head.job}
-        known = f"; there are runs of {', '.join(sorted(names)[:5])}" if names else ""
-        return f"{words}; there is none in {store.runs_dir}{did_you_mean(Path(job).stem, names) or known}"
-    if last.live:
-        return f"{words}\nrun {last.run_id} is going on: acctops status {last.run_id}{flags}"
-    how = f"ended with exit {last.end.exit} at {last.end.at[:16]}Z" if last.end is not None else "was cut off"
-    if good is not None and last.run_id == good.run_id:
-        return words
-    return f"{words}\nthe last run, {last.run_id}, {how}: acctops status {last.run_id}{flags}"
 
 
 # ---- status and report over a span of time -------------------------------------------------------------------------
@@ -151,7 +84,7 @@ def _overdue_words(
 
 def show_status_since(since: str, **flags: Any) -> int:
     """`status --since`: the runs of a span of time, how they ended, and what is open. Any: the flags, by name."""
-    options = Options(**flags)
+    options = options_of(flags)
     begin = options.clock() - _span(since, "--since")
     heads = [head for which in (False, True) for head in _since(_store(options, simulated=which), begin)]
     heads.sort(key=lambda head: (head.started_at, head.run_id))
@@ -191,7 +124,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     """`report --since`: every target of every run of a span of time, for a change record. Simulated runs change nothing
     and are left out. Any: the flags, by name.
     """
-    options = Options(**flags)
+    options = options_of(flags)
     if options.as_json:
         form = "json"
     begin = options.clock() - _span(since, "--since")

@@ -1,9 +1,13 @@
-"""An event loop for one piece of work, in which no library writes to the screen."""
+"""The event loop of a command, in which no library writes to the screen."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.cli.leaving import interrupted_words, leave_soon
@@ -17,19 +21,37 @@ _T = TypeVar("_T")
 
 
 def run_loop(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do `work` to its end, as `asyncio.run`. What libraries log of its tasks is said in one sentence each."""
+    """Do `work` to its end in an event loop, one for a whole command. What libraries log is said in one sentence each.
+
+    A Ctrl-C raises KeyboardInterrupt wherever it finds the command: asyncio's own handler would wait for the next
+    `await`, and a question to a person, or a journal that is read, has none.
+    """
     if not isinstance(logging.lastResort, _Sentences):
         logging.lastResort = _Sentences(logging.WARNING)
-    return asyncio.run(_left_when_cancelled(work))
+    with _interrupted_at_once(), asyncio.Runner() as runner:
+        try:
+            return runner.run(work)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            # The loop waits for its threads, one of which may wait for a name server.
+            leave_soon(Exit.INTERRUPTED, interrupted_words("interrupted"))
+            raise
 
 
-async def _left_when_cancelled(work: Coroutine[Any, Any, _T]) -> _T:
-    """`work`, which a Ctrl-C cancels: the loop then waits for its threads, one of which may wait for a name server."""
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield  # ignored, as in the background of a shell, or somebody else's
+        return
+    signal.signal(signal.SIGINT, _interrupt)
     try:
-        return await work
-    except asyncio.CancelledError:
-        leave_soon(Exit.INTERRUPTED, interrupted_words("interrupted"))
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class _Sentences(logging.Handler):

@@ -7,22 +7,20 @@ import gc
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.cli.loops import run_loop
-from engine.cli.talk import out, say, warn
-from engine.errors import AcctopsError, ConfigError, UsageError
+from engine.cli.talk import out, say
+from engine.cli.telling import teller
+from engine.errors import AcctopsError, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.values import seconds
+from engine.operations.simulated import fleet_from, parsed, read_faults
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 
 if TYPE_CHECKING:
-    from engine.simulator.faults import FaultRule
-    from engine.simulator.fleet import Fleet
-    from engine.simulator.sts import KeyRecord
     from engine.simulator.world import World
 
 _T = TypeVar("_T")
@@ -53,14 +51,14 @@ def serve(
     keys = None
     if secret_id and secret_key:
         keys = {secret_id: KeyRecord(secret_key=secret_key, token=os.environ.get("TENCENTCLOUD_TOKEN") or None)}
-    tenants = _read(accounts, parse_tenants) if accounts is not None else None
+    tenants = parsed(accounts, parse_tenants) if accounts is not None else None
     if tenants is not None:
         keys = tenants.keys | (keys or {})
     owners: dict[str, None] = {}
     if tenants is not None:
         owners = dict.fromkeys([key.uin for key in tenants.keys.values()] + [role.uin for role in tenants.roles])
     world = World(
-        fleet=fleet_from(fleet, seed, owners) if fleet is not None else None,
+        fleet=fleet_from(fleet, seed, owners, tell=teller(quiet=False)) if fleet is not None else None,
         faults=read_faults(faults) if faults is not None else (),
         keys=keys,
         quota_window=window,
@@ -133,61 +131,6 @@ async def _serve(world: World, ports: tuple[int, ...]) -> int:
     await ended.wait()
     await server.aclose()
     return 0
-
-
-def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = ()) -> Fleet:
-    """The fleet in a file, or one made up for `owners` as `random:400x8` says; UsageError or ConfigError in words."""
-    from engine.simulator.fleet import parse_fleet
-    from engine.simulator.randomfleet import RANDOM, random_fleet
-
-    if not text.startswith(RANDOM):
-        return _with_owners(text, _read(text, parse_fleet), set(owners))
-    try:
-        return random_fleet(text, seed, tuple(owners))
-    except ValueError as error:
-        raise UsageError(f"--fleet {text}: {error}") from error
-
-
-def _with_owners(path: str, fleet: Fleet, uins: set[str]) -> Fleet:
-    """The fleet, with a warning of instances that none of these main accounts sees: a drill would find nothing."""
-    from engine.simulator.sts import owner
-
-    owners = {owner(uin) for uin in uins}
-    lost = [instance for instance in fleet if owner(instance.uin) not in owners] if owners else []
-    if lost:
-        first = f"{lost[0].id}{f' of {lost[0].uin}' if lost[0].uin else ' without a uin:'}"
-        some = f"{len(lost):,} of {len(fleet):,} instances, such as {first}"
-        warn(
-            f"warning: {path}: {some}, belong to none of these accounts, which do not see them; uin: one of "
-            f"{', '.join(sorted(uins))}"
-        )
-    return fleet
-
-
-def fleet_world(text: str, faults: tuple[FaultRule, ...], keys: dict[str, KeyRecord] | None) -> World:
-    """A world in memory with just these instances, as slow as the one of a job's targets; `uin` says whose each is."""
-    from engine.simulator.world import World
-
-    owners = [record.uin for record in (keys or {}).values()]
-    return World(fleet=fleet_from(text, owners=owners), faults=faults, latency=0.04, jitter=0.02, keys=keys)
-
-
-def read_faults(path: str) -> tuple[FaultRule, ...]:
-    """The fault script in a file; ConfigError with every problem."""
-    from engine.simulator.faults import parse_faults
-
-    return _read(path, parse_faults)
-
-
-def _read(path: str, parse: Callable[[str], _T]) -> _T:
-    try:
-        return parse(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
-    except ValueError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
 
 def _duration(flag: str, text: str) -> float:

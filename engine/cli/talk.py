@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from engine.errors import Exit
-from engine.operations.events import Changed, Event, Looking, News, Tell, Warned
 from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -108,27 +107,6 @@ def remark(text: str, *, quiet: bool) -> None:
         _held.append(text)
     else:
         warn(text)
-
-
-def tell(event: Event) -> None:
-    """Say what an operation tells."""
-    teller(quiet=False)(event)
-
-
-def teller(*, quiet: bool) -> Tell:
-    """What says what an operation tells; a quiet command keeps news to itself, and warnings until something is bad."""
-
-    def tell(event: Event) -> None:
-        match event:
-            case Warned(text=text):
-                remark(f"warning: {text}", quiet=quiet)
-            case Changed(text=text):
-                remark(text, quiet=quiet)
-            case News(text=text) | Looking(text=text):
-                if not quiet:
-                    say(text)
-
-    return tell
 
 
 def tell_remarks(*, drop: bool = False) -> None:

@@ -1,57 +1,18 @@
-"""Undo brings back what a run changed, and nothing else."""
+"""The `undo` command: bring back what a run changed."""
 
 from __future__ import annotations
 
-import hashlib
-import shlex
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
-from engine.api.actions import ACTIONS
-from engine.api.names import did_you_mean
-from engine.cli.continuing import find, overridden, warn_of_idle
-from engine.cli.guarding import check_endpoint, guard_home, guards_of, refuse_strange_run, stricter
+from engine.cli.ask import can_ask
+from engine.cli.carrying import carry_out
 from engine.cli.loops import run_loop
-from engine.cli.options import Options, globs_of
-from engine.cli.sending import NewRun, faults_of, refuse_empty
-from engine.cli.sources import reach_of
+from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, say
-from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, Exit, RefusedError, UsageError
-from engine.inputs.files import recorded
-from engine.inputs.job import Glob, StopAfter
-from engine.journal import records
-from engine.journal.reader import replay
-from engine.model import LACKING, Call, Omit, Outcome
-from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
-from engine.operations.survey import Survey, survey
-from engine.planning.outlook import look_ahead, refusals
-from engine.planning.plan import idle_rules, plan_again
-from engine.planning.undo import (
-    STAYS,
-    Choice,
-    Keep,
-    UndoPlan,
-    found_so_late,
-    holds_of,
-    in_question,
-    is_before_known,
-    stays,
-    undo_plan,
-)
-from engine.report.nextstep import go_on_lines, later_words, undo_steps
-
-if TYPE_CHECKING:
-    from engine.journal.ledger import Ledger
-    from engine.journal.store import RunRef
-    from engine.planning.plan import Plan
-    from engine.simulator.world import World
-
-_SHOWN = 10
+from engine.operations.undo import NothingToUndo, Selection, plan_undo
+from engine.report.nextstep import go_on_lines
 
 
 def undo_run(
@@ -67,300 +28,36 @@ def undo_run(
     **flags: Any,
 ) -> int:
     """The `undo` command. Any: the flags, by name."""
-    options = Options(**flags)
-    if run == "latest" and options.yes:
-        raise RefusedError("`latest` with --yes could be another run than you think; name the run")
-    if options.no_verify:
-        raise UsageError("an undo goes by what it reads; remove --no-verify")
-    ref = find(options, run)
-    found = replay(ref.path)
-    ledger = with_family(ref, found, options.settings(None).trust) if family else found.ledger
-    assert ledger.run is not None
-    kin = kin_of(ref.store, found.ledger)
-    options = replace(options, simulate=ledger.run.simulated)
-    _check_undoable(options, ref, ledger, kin)
-    faults_of(options)
-    guards = guards_of(options, ledger)
-    refuse_strange_run(ref, guards.trust)
-    ignored = tuple(find(options, name).run_id for name in released)
-    choice, named = _choice(options, ledger, targets, include_edited=include_edited, rotated=rotated)
-    _refuse_without_before(ledger, named=named)
-    inverse = ACTIONS[ledger.run.action].inverse
-    assert inverse is not None
-    passwords = _password_record(password_command, password_file, inverse)
-    asked = _asked(
-        options,
+    chosen = Selection(
+        family=family,
         targets=targets,
-        switches=(("--family", family), ("--include-edited", include_edited), ("--rotated", rotated)),
-        named=(("--password-command", password_command), ("--password-file", password_file)),
-        released=ignored,
+        include_edited=include_edited,
+        rotated=rotated,
+        released=released,
+        password_command=password_command,
+        password_file=password_file,
     )
-    frozen = stricter(overridden(options, ledger.settings), guards)
-    reach = reach_of(frozen, guards, simulated=options.simulate, purpose=ref.run_id)
-    check_identity(reach.keyring, ledger)
-    questioned = in_question(kin.ledgers)
-    changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]
-    read, world = _read(options, ledger, changed, reach, frozen)
-    check_identity(reach.keyring, ledger, is_asked=True)
-    others = (
-        others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, guards.trust) if ref.store is not None else None
-    )
-    holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
-    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, others=others)
-    undo = undo_plan(ledger, read.readings, holds, choice, questioned)
-    plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
-    plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
-    refused = refusals(
-        look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=options.expect
-    )
-    if not options.quiet:
-        say("\n".join(_preview(undone, ref, undo, plan, read)))
-        if not family and (more := changed_by_reruns(kin, ledger)):
-            whole = f"acctops undo {ref.run_id} --family{_flags(options, ref)}"
-            say(f"  {more:,} more were changed by reruns of it: {whole}")
-    if refused:
-        raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
-    if not undo.plan.calls:
-        return _nothing_to_undo(options, ref, undo, asked)
-    refuse_empty(plan)
-    return NewRun(
-        options=options,
-        settings=guards,
-        frozen=_undo_settings(options, frozen, guards.stop_after_for(inverse), passwords),
-        plan=plan,
-        job=_undo_job(ledger.run, targets),
-        reason=options.reason or ledger.run.reason,
-        ticket=options.ticket or ledger.run.ticket,
-        simulated=options.simulate,
-        stop_after=guards.stop_after_for(inverse),
-        guarded_by=recorded(str(guard_home(ledger))),
-        asked=asked,
-        parent=ref,
-        verb="undo",
-        undone=undone,
-        guards=partial(guards_of, options, ledger),
-        found=read,
-        world=world,
-    ).start()
+    return run_loop(_undo(options_of(flags), run, chosen))
 
 
-def _asked(
-    options: Options,
-    *,
-    targets: tuple[str, ...],
-    switches: tuple[tuple[str, bool], ...],
-    named: tuple[tuple[str, str | None], ...],
-    released: tuple[str, ...],
-) -> tuple[str, ...]:
-    """The flags that say what this undo takes, as the same undo needs them again, from any directory."""
-    words = [flag for flag, is_on in switches if is_on]
-    for text in targets:
-        words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
-    words += [word for run in released for word in ("--release", run)]
-    return (*options.asked(), *words, *(word for flag, value in named if value for word in (flag, value)))
+async def _undo(options: Options, run: str, chosen: Selection) -> int:
+    options = replace(options, attended=can_ask())
+    plan = await plan_undo(options, run, chosen)
+    return _show_nothing(options, plan) if isinstance(plan, NothingToUndo) else await carry_out(options, plan)
 
 
-def _flags(options: Options, ref: RunRef) -> str:
-    return options.repeat(ref.store.state_dir) if ref.store is not None else ""
-
-
-def _check_undoable(options: Options, ref: RunRef, ledger: Ledger, kin: Kin) -> None:
-    assert ledger.run is not None
-    action = ACTIONS[ledger.run.action]
-    if action.inverse is None:
-        raise UsageError(f"{action.name} cannot be undone: no action is its inverse")
-    if ref.store is not None and ref.store.is_live(ref.run_id):
-        stop = f"acctops stop {ref.run_id}{_flags(options, ref)}"
-        raise BusyError(f"run {ref.run_id} is still going on; stop it first: {stop}")
-    check_endpoint(options, ledger)
-    later = later_words(kin.ledgers, ref.run_id)
-    unread = [
-        call.id
-        for call, entry, _ in ledger.outcomes()
-        if entry.needs_reading and (call.id not in later or later[call.id][1] is not Outcome.CHANGED)
-    ]
-    if unread and ref.run_id not in kin.undone:
-        whose = next(each.run.run for each in reversed(kin.ledgers) if each.run and each.entry(unread[0]).needs_reading)
-        raise RefusedError(
-            f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
-            f"first: acctops resume {whose}{_flags(options, ref)}"
-        )
-
-
-def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
-    changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
-    if named or not changed or any(map(is_before_known, changed)):
-        return
-    assert ledger.run is not None
-    raise RefusedError(
-        f"run {ledger.run.run} did not read its accounts before it changed them (--no-verify), so nobody knows what it "
-        "changed; name the accounts: --target @FILE, one instance/user a line"
-    )
-
-
-def _choice(
-    options: Options, ledger: Ledger, targets: tuple[str, ...], *, include_edited: bool, rotated: bool
-) -> tuple[Choice, bool]:
-    """What the flags ask for, and whether they name accounts one by one."""
-    excluded = options.excludes()
-    warn_of_idle(options, excluded, ledger)
-    globs: list[Glob] = []
-    names: set[str] = set()
-    for text in targets:
-        if text.startswith("@"):
-            names |= _names_in(Path(text[1:]))
-        elif not set("*?[") & set(text) and text.count("/") == 1:
-            names.add(text)
-        else:
-            globs += globs_of((text,), "--target")
-    _refuse_idle(ledger, globs, names)
-
-    def wanted(call: Call) -> bool:
-        if any(glob.matches(call.instance, call.user) for glob in excluded):
-            return False
-        return not targets or call.label in names or any(glob.matches(call.instance, call.user) for glob in globs)
-
-    return Choice(
-        wanted=wanted, by_list=bool(names) and not globs, include_edited=include_edited, rotated_only=rotated
-    ), bool(names)
-
-
-def _refuse_idle(ledger: Ledger, globs: list[Glob], names: set[str]) -> None:
-    """UsageError for a `--target` that is not in the run: each by itself, as the others would hide a slip."""
-    calls = list(ledger.calls.values())
-    labels = {call.label for call in calls}
-    idle = [glob.pattern for glob in idle_rules(globs, calls)] + sorted(names - labels)
-    if idle:
-        more = f", and {len(idle) - 1:,} more" if len(idle) > 1 else ""
-        hint = did_you_mean(idle[0], labels)
-        raise UsageError(f"--target {idle[0]}{more}: matches none of the {len(calls):,} calls of the run{hint}")
-
-
-def _names_in(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--target @{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    names = {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}
-    wrong = sorted(name for name in names if name.count("/") != 1)
-    if wrong:
-        raise UsageError(f"--target @{path}: {wrong[0]!r} is not instance/user")
-    if not names:
-        raise UsageError(f"--target @{path}: names no account")
-    return names
-
-
-def _password_record(command: str | None, file: str | None, inverse: str) -> dict[str, object] | None:
-    """The source of new passwords, which an undo of CAM needs before anything is sent."""
-    if not ACTIONS[inverse].needs_password:
-        if command or file:
-            raise UsageError(f"{inverse} takes no password; remove --password-command and --password-file")
-        return None
-    if command and file:
-        raise UsageError("give --password-command or --password-file, not both")
-    if command:
-        return {"command": shlex.split(command)}
-    if file:
-        return {"file": str(Path(file).expanduser().absolute())}
-    raise UsageError(f"{inverse} sets a new password for every account: give --password-command or --password-file")
-
-
-def _read(
-    options: Options, ledger: Ledger, calls: list[Call], reach: Reach, frozen: records.RunSettings
-) -> tuple[Survey, World | None]:
-    """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
-    world = None
-    if options.simulate:
-        from engine.operations.simulated import simulated_world
-
-        assert ledger.run is not None
-        changed = {call.id for call in calls}
-        world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(options))
-    read = run_loop(survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo"))
-    return read, world
-
-
-def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
-    """What stays as the run left it, or may: lacking, so that an undo without it is not complete."""
-    for kept in undo.kept:
-        if kept.why in STAYS:
-            yield stays(kept.call, kept.why, kept.words, kept.holder or f"undo of {ref.run_id}")
-
-
-def _undo_settings(
-    options: Options, frozen: records.RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
-) -> records.RunSettings:
-    import msgspec
-
-    return msgspec.structs.replace(
-        frozen,
-        verify=not options.no_verify,
-        stop_after=str(stop_after) if stop_after is not None else None,
-        passwords=passwords,
-        resend_already=False,
-        window=None,  # what must be taken back waits for no Saturday
-    )
-
-
-def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
-    digest = hashlib.sha256("\n".join(("undo", run.run, *targets)).encode()).hexdigest()
-    return records.JobRef(f"undo of {run.job.name}"[:100], f"undo of run {run.run}", digest)
-
-
-def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
-    ledger, others = undone.ledger, undone.others
-    assert ledger.run is not None
-    action = ACTIONS[plan.action]
-    lines = [
-        f"UNDO of {ref.run_id}  {ledger.run.action}  {ledger.run.job.name}",
-        f"  {read.words()}",
-        f"  to {action.verb}  {len(plan.calls):,}",
-    ]
-    if plan.calls:
-        lines.append(f"  {undo.same_password:,} of these still have the password they had before the run")
-    for why, count in undo.counts().items():
-        if count and why != Keep.NOT_CHANGED:
-            kept = [kept for kept in undo.kept if kept.why == why]
-            if why == Keep.NOT_ASKED:
-                lines.append(f"  stays, {kept[0].words}  {count:,}")
-                continue
-            lines.append(f"  stays, {why.replace('_', ' ')}  {count:,}  {kept[0].call.named}: {kept[0].words}")
-            lines += [f"      {each.call.named}: {each.words}" for each in kept[1:_SHOWN]]
-            if count > _SHOWN:
-                lines.append(f"      … and {count - _SHOWN:,} more")
-    if late := found_so_late(ledger):
-        first = f"{late[0].named}{', …' if len(late) > 1 else ''}"
-        words = f"was not {ACTIONS[ledger.run.action].done_word} before a try that was refused as not applied"
-        lines.append(f"  stays, counts as somebody else's  {len(late):,}  {first}: {words}")
-    for omit in [omit for omit in plan.omits if omit.reason not in LACKING][:_SHOWN]:  # those: above
-        lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
-    if others is None:
-        lines.append("  the journal lies outside a state directory: no other run was looked at")
-    else:
-        assert ref.store is not None
-        lines.append(f"  {others.looked_at:,} other journals looked at for holds, in {ref.store.runs_dir}")
-        lines += [f"  UNREADABLE, its holds are not known: {text}" for text in others.unreadable]
-    return lines
-
-
-def _nothing_to_undo(options: Options, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> int:
-    """Nothing is sent: because all is undone, or because what is left stays. The exit code is that of an undo that
-    brought something back beside it.
-    """
-    flags = _flags(options, ref)
-    left = [(STAYS[kept.why], kept.holder, kept.call.label) for kept in undo.kept if kept.why in STAYS]
-    steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
-    code = Exit.INCOMPLETE if left else Exit.OK
+def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
+    steps, flags = nothing.steps, nothing.flags
     if options.as_json:
-        go_on = steps[0].command(flags) if steps else None
-        document = {"run": None, "parent": ref.run_id, "kept": undo.counts(), "open": len(left), "go_on": go_on}
-        out_json({**document, "exit": int(code)})
-    elif left:
-        named = ", ".join(
-            f"{count:,} {why.replace('_', ' ')}" for why, count in undo.counts().items() if count and why in STAYS
+        go_on_with = steps[0].command(flags) if steps else None
+        found = {"parent": nothing.parent, "kept": nothing.kept, "open": nothing.open, "go_on": go_on_with}
+        out_json({"run": None, **found, "exit": int(nothing.exit)})
+    elif nothing.open:
+        named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in nothing.lacking.items())
+        out(f"run {nothing.parent}: nothing can be undone now, and not all is undone: {named}")
+        out(
+            "\n".join([*(f"{each.why}: {each.command(flags)}" for each in nothing.choices), *go_on_lines(steps, flags)])
         )
-        out(f"run {ref.run_id}: nothing can be undone now, and not all is undone: {named}")
-        out("\n".join([*(f"{step.why}: {step.command(flags)}" for step in choices), *go_on_lines(steps, flags)]))
-    if not left and not options.quiet:
-        say(f"run {ref.run_id}: nothing is left to undo")
-    return code
+    if not nothing.open and not options.quiet:
+        say(f"run {nothing.parent}: nothing is left to undo")
+    return nothing.exit

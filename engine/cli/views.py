@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict, replace
 
-from engine.cli.options import Options
+from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.errors import AcctopsError, Exit, UsageError
+from engine.errors import AcctopsError, Exit
 from engine.journal.reader import Replay, read, replay, verify
-from engine.journal.store import RunHead, RunRef, RunStore, find_run, to_come_words
+from engine.journal.store import RunHead, RunRef, RunStore
+from engine.operations.stores import find, flags_of
 from engine.report.nextstep import BAD
 from engine.report.text import (
     ATTEMPT_COLUMNS,
@@ -29,22 +30,12 @@ from engine.report.text import (
     stuck_text,
     text,
 )
-from engine.run.endings import orderly_end_s
 
 if TYPE_CHECKING:
     from engine.report.nextstep import WayOn
 
 LISTED = 30
 """Runs `status` prints."""
-STOP_POLL_S = 0.2
-
-
-def _find(options: Options, run: str) -> RunRef:
-    settings = options.settings(None)
-    ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=options.clock())
-    if ref.passed_over:
-        warn(f"warning: {to_come_words(ref.passed_over)}")
-    return ref
 
 
 def _is_live(ref: RunRef) -> bool:
@@ -56,9 +47,9 @@ def _is_live(ref: RunRef) -> bool:
 
 def show_status(run: str | None, **flags: Any) -> int:
     """The `status` command. Any: the flags, by name."""
-    options = Options(**flags)
+    options = options_of(flags)
     if run is not None:
-        ref = _find(options, run)
+        ref = find(options, run)
         found = replay(ref.path)
         if options.as_json:
             live = _is_live(ref)
@@ -146,8 +137,7 @@ def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
     """What is open of the run and its reruns, and how to go on."""
     from engine.operations.family import way_of  # late: a listing of good runs needs none of it
 
-    flags = options.repeat(ref.store.state_dir) if ref.store is not None else ""
-    return way_of(ref.store, found.ledger, flags=flags)
+    return way_of(ref.store, found.ledger, flags=flags_of(options, ref))
 
 
 def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> dict[str, Any]:
@@ -163,8 +153,8 @@ def show_report(
     run: str, *, form: str, by_attempt: bool, by_lane: bool, stuck: bool, family: bool, **flags: Any
 ) -> int:
     """The `report` command. Any: the flags, by name."""
-    options = Options(**flags)
-    ref = _find(options, run)
+    options = options_of(flags)
+    ref = find(options, run)
     if options.as_json:
         form = "json"
     if by_attempt:
@@ -206,8 +196,8 @@ def _print(parts: Any) -> None:
 
 def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     """The `journal verify` command. Any: the flags, by name."""
-    options = Options(**flags)
-    ref = _find(options, run)
+    options = options_of(flags)
+    ref = find(options, run)
     found = verify(ref.path, head)
     if options.as_json:
         out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
@@ -229,19 +219,12 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
 
 def stop_run(run: str, **flags: Any) -> int:
     """The `stop` command. Any: the flags, by name."""
-    options = Options(**flags)
-    ref = _find(options, run)
-    if ref.store is None:
-        raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
-    if _is_live(ref):
-        ref.store.request_stop(ref.run_id)
-        if not options.quiet:
-            say(f"run {ref.run_id}: asked to drain")
-        code = _wait_for_drain(ref, orderly_end_s(replay(ref.path).ledger.settings.timeout_s))
-    else:
-        code = Exit.OK
-        if not options.quiet:
-            say(f"run {ref.run_id} is not going on; nothing to stop")
+    from engine.cli.loops import run_loop
+    from engine.operations.stop import stop
+
+    options = options_of(flags)
+    drained = run_loop(stop(options, run))
+    ref, code = drained.ref, Exit.OK if drained.is_over else Exit.INCOMPLETE
     found = replay(ref.path)
     if options.as_json:
         out_json(_document(options, ref, found, live=_is_live(ref)))
@@ -251,13 +234,3 @@ def stop_run(run: str, **flags: Any) -> int:
         for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
             say(line)
     return code
-
-
-def _wait_for_drain(ref: RunRef, longest_s: float) -> Exit:
-    until = time.monotonic() + longest_s
-    while _is_live(ref):
-        if time.monotonic() > until:
-            warn(f"run {ref.run_id} is still draining after {longest_s:.0f} s; see acctops status {ref.run_id}")
-            return Exit.INCOMPLETE
-        time.sleep(STOP_POLL_S)
-    return Exit.OK

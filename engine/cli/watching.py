@@ -5,31 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from engine.cli.leaving import leave_soon
-from engine.cli.loops import run_loop
+from engine.cli.leaving import leave_soon, note_end
 from engine.cli.progress import shown
 from engine.cli.talk import say
 from engine.errors import Exit
-from engine.operations.session import UNRECORDED, Ended, LeftAtOnceError, Session
+from engine.operations.session import UNRECORDED, LeftAtOnceError
 
 if TYPE_CHECKING:
     from engine.run.runner import Runner
 
 _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
-
-
-def carry_out(session: Session) -> Ended:
-    """Work in an event loop of this process, until done or stopped."""
-    # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLD)
-    gc.enable()
-    return run_loop(session.work())
 
 
 _EXIT = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
@@ -55,6 +46,13 @@ class Terminal:
     async def beside(self, runner: Runner) -> AsyncIterator[None]:
         """Handle signals, and show how the run goes until it is over."""
         self._runner = runner
+        # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLD)
+        gc.enable()
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals go to the main thread, whose they are
+            return
         loop = asyncio.get_running_loop()
         for number in _EXIT:
             loop.add_signal_handler(number, self._ask_to_stop, runner, number)
@@ -71,11 +69,13 @@ class Terminal:
         async with shown(self._runner, quiet=self._quiet):
             self._working = asyncio.ensure_future(run)
             try:
-                return await self._working
+                code = await self._working
             except asyncio.CancelledError:
                 if self._left is None:
                     raise
                 raise self._left from None
+        note_end(int(code))
+        return code
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for what is told of the end, until it is done or a signal comes."""

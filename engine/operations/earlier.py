@@ -12,8 +12,9 @@ from engine.errors import AcctopsError, BusyError
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.reader import replay
-from engine.journal.store import RunStore, to_come_words
+from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
+from engine.operations.stores import store_of
 from engine.planning.turns import line_after
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunHead
+    from engine.journal.store import RunHead, RunStore
     from engine.model import CallId
 
 
@@ -93,7 +94,7 @@ def take_of(job: Job, settings: Settings, *, simulated: bool, now: float, tell: 
     """The job's `limits.take`, with where its line stands."""
     if job.take is None:
         return None
-    store = RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
+    store = store_of(settings, simulated=simulated)
     return Take(most=job.take, where=str(job.places["take"]), store=store, job=job, now=now, tell=tell)
 
 

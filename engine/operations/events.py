@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-class Warned(Struct, frozen=True):
+
+class Event(Struct, frozen=True):
+    """Something that is told. Those of one use case stand beside it."""
+
+
+class Warned(Event, frozen=True):
     """Something is not as it should be, and the operation goes on."""
+
+    text: str
+    always: bool = False
+    """It is worth saying where everything goes well, too."""
+
+
+class Remarked(Event, frozen=True):
+    """Something is odd about what was asked for, and may be meant."""
 
     text: str
 
 
-class News(Struct, frozen=True):
+class News(Event, frozen=True):
     """Something has happened in a run that a person who watches it wants to know."""
 
     text: str
 
 
-class Changed(Struct, frozen=True):
+class Changed(Event, frozen=True):
     """What became different since something was shown or confirmed."""
 
     text: str
 
 
-class Looking(Struct, frozen=True):
+class Looking(Event, frozen=True):
     """A sign of life of an operation that reads and has not found all yet."""
 
     text: str
 
 
-Event = Warned | News | Changed | Looking
+class Began(Event, frozen=True):
+    """A run exists, or is gone on with: from now on it may send."""
+
+    run: str
+    journal: Path
+
+
 Tell = Callable[[Event], None]
 
 

@@ -12,6 +12,7 @@ from engine.api.names import REGIONS, did_you_mean
 from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.inputs.guards import need_readings
 from engine.model import OmitReason, Target
+from engine.operations.events import Event
 from engine.planning.outlook import Outlook, Standing, is_no_instance, look_ahead, refusals
 from engine.planning.plan import idle_rules
 
@@ -54,6 +55,12 @@ class Prepared(Struct, frozen=True, kw_only=True):
         """RefusedError if a guard does not let the plan pass."""
         if self.refusals:
             raise RefusedError("refused: " + "; ".join(self.refusals) + "; nothing was sent")
+
+
+class Looked(Event, frozen=True):
+    """The accounts of a plan were read: how they stand, and which guards would refuse it."""
+
+    prepared: Prepared
 
 
 def is_read(plan: Plan, settings: Settings) -> bool:

@@ -65,7 +65,7 @@ class _Room(NamedTuple):
     readers: int
 
 
-class Ended(Struct, frozen=True):
+class SessionEnd(Struct, frozen=True):
     """How a session ended."""
 
     exit: Exit
@@ -144,7 +144,7 @@ class Session(Struct, frozen=True, kw_only=True):
     watch: Watch = Unwatched()
     """Who looks on, and may have it stop."""
 
-    async def work(self) -> Ended:
+    async def work(self) -> SessionEnd:
         """Work until done or stopped, or left at once by who watches, and close the journal."""
         assert self.ledger.run is not None
         run_id = self.ledger.run.run
@@ -155,12 +155,12 @@ class Session(Struct, frozen=True, kw_only=True):
             why = str(left)
             if not self.journal.leave(_LAST_COMMIT_S):
                 why += f"; {UNRECORDED}"
-            return Ended(left.exit, unrecorded=records.Stopped(why, None, None))
+            return SessionEnd(left.exit, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
             self.store.clear_stop(run_id)
 
-    async def _work(self) -> Ended:
+    async def _work(self) -> SessionEnd:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
         room = self._room(routes)
         transport = open_transport(self.world, room.connections, self.reach.way_out)
@@ -184,7 +184,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 unrecorded = None
                 if self.journal.broken is not None:
                     unrecorded = records.Stopped(str(self.journal.broken), None, None)
-                return Ended(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
+                return SessionEnd(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
             finally:
                 for task in beside:
                     task.cancel()

@@ -1,18 +1,27 @@
-"""The simulated world of a run: its targets as they were before it, and the demo keys of their accounts."""
+"""The simulated world of a run: its targets as they were before it, the demo keys of their accounts, and its files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.api.actions import ACTIONS
+from engine.errors import ConfigError, UsageError
+from engine.operations.events import Warned
 
 if TYPE_CHECKING:
+    from engine.inputs.job import Job
     from engine.model import Call, CallId
+    from engine.operations.events import Tell
+    from engine.operations.terms import Terms
     from engine.simulator.faults import FaultRule
+    from engine.simulator.fleet import Fleet
     from engine.simulator.sts import KeyRecord
     from engine.simulator.world import World
+
+_T = TypeVar("_T")
 
 
 def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
@@ -56,3 +65,79 @@ _STATES = {
 }
 """(status, CAM) of a simulated account before and after each action."""
 assert set(_STATES) == set(ACTIONS)
+
+
+# ---- the files of a simulation ---------------------------------------------------------------------------------------
+
+
+def faults_of(terms: Terms) -> tuple[FaultRule, ...]:
+    """The script a simulated run meets, read before anybody is asked anything."""
+    if terms.faults is None:
+        return ()
+    if not terms.simulate:
+        raise UsageError("--faults goes with --simulate; a server takes it as `acctops simulate --faults FILE`")
+    return read_faults(terms.faults)
+
+
+def fleet_of(terms: Terms, job: Job, faults: tuple[FaultRule, ...]) -> World | None:
+    """The world of `--fleet`, in which only its instances exist, as slow as that of a job; None without one."""
+    if terms.fleet is None:
+        if terms.simulate and job.matches:
+            raise UsageError(
+                f"{job.matches[0].place}: a match needs a world to look in: --fleet FILE, or --fleet random:400x8"
+            )
+        return None
+    if not terms.simulate:
+        raise UsageError("--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`")
+    from engine.simulator.world import World
+
+    keys = simulated_keys([account.name for account in job.accounts])
+    owners = [record.uin for record in (keys or {}).values()]
+    fleet = fleet_from(terms.fleet, owners=owners, tell=terms.tell)
+    return World(fleet=fleet, faults=faults, latency=0.04, jitter=0.02, keys=keys)
+
+
+def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = (), *, tell: Tell) -> Fleet:
+    """The fleet in a file, or one made up for `owners` as `random:400x8` says; UsageError or ConfigError in words."""
+    from engine.simulator.fleet import parse_fleet
+    from engine.simulator.randomfleet import RANDOM, random_fleet
+
+    if not text.startswith(RANDOM):
+        return _with_owners(text, parsed(text, parse_fleet), set(owners), tell)
+    try:
+        return random_fleet(text, seed, tuple(owners))
+    except ValueError as error:
+        raise UsageError(f"--fleet {text}: {error}") from error
+
+
+def _with_owners(path: str, fleet: Fleet, uins: set[str], tell: Tell) -> Fleet:
+    """The fleet, with a warning of instances that none of these main accounts sees: a drill would find nothing."""
+    from engine.simulator.sts import owner
+
+    owners = {owner(uin) for uin in uins}
+    lost = [instance for instance in fleet if owner(instance.uin) not in owners] if owners else []
+    if lost:
+        first = f"{lost[0].id}{f' of {lost[0].uin}' if lost[0].uin else ' without a uin:'}"
+        some = f"{len(lost):,} of {len(fleet):,} instances, such as {first}"
+        words = f"{path}: {some}, belong to none of these accounts, which do not see them; uin: one of "
+        tell(Warned(words + ", ".join(sorted(uins)), always=True))
+    return fleet
+
+
+def read_faults(path: str) -> tuple[FaultRule, ...]:
+    """The fault script in a file; ConfigError with every problem."""
+    from engine.simulator.faults import parse_faults
+
+    return parsed(path, parse_faults)
+
+
+def parsed(path: str, parse: Callable[[str], _T]) -> _T:
+    """What `parse` makes of a file; ConfigError with every problem of it."""
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except ValueError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error

@@ -128,7 +128,8 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 
 def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
-    from engine.cli.watching import carry_out
+    from engine.cli.loops import run_loop
+    from engine.cli.watching import Terminal
     from engine.cloud.clients import Reach, Signer
     from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
@@ -155,8 +156,9 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         no_send=frozenset(),
         clock=time.time,
         time_left=lambda left_s: (left_s, "the deadline"),
+        watch=Terminal(quiet=False),
     )
-    ended = carry_out(session)
+    ended = run_loop(session.work())
     if ended.exit != 0:
         raise SystemExit(f"the run ended with {ended.exit!r}: {ended.unrecorded}")
 

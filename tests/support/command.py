@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -64,7 +65,10 @@ class _Typed(io.TextIOWrapper):
         return True
 
     def readline(self, size: int = -1, /) -> str:
-        return super().readline(size) if isinstance(self._answer, str) else self._answer()
+        if isinstance(self._answer, str):
+            return super().readline(size)
+        with ThreadPoolExecutor(1) as elsewhere:  # what a person does meanwhile, a command even, has its own event loop
+            return elsewhere.submit(self._answer).result()
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ def doctor(job: str | None, policy: bool, **common: Any) -> int:
     Example:
       acctops doctor lockdown.yaml
     """
-    from engine.cli.checks import examine
+    from engine.cli.checks import show_checks
 
-    return examine(job, policy=policy, **common)
+    return show_checks(job, policy=policy, **common)
 
 
 @command()

@@ -54,7 +54,7 @@ def run(job: str, **options: Any) -> int:
       acctops run jobs/incident-lockdown.yaml --simulate
       acctops run jobs/cam-by-match.yaml --simulate --fleet random:40x8
     """
-    from engine.cli.starting import run_job
+    from engine.cli.running import run_job
 
     return run_job(job, clock=clock(), **options)
 
@@ -74,7 +74,7 @@ def _ad_hoc(name: str, action: str, what: str) -> click.Command:
     @REASON
     @TICKET
     def act(targets: tuple[str, ...], region: str, **options: Any) -> int:
-        from engine.cli.sending import run_ad_hoc
+        from engine.cli.running import run_ad_hoc
 
         return run_ad_hoc(action, targets, region, clock=clock(), **options)
 
@@ -101,7 +101,7 @@ def resume(run: str, **options: Any) -> int:
       acctops resume latest
       acctops resume 20261122T0313 --rate 10 --exclude '*/payroll_*'
     """
-    from engine.cli.continuing import resume_run
+    from engine.cli.goingon import resume_run
 
     return resume_run(run, clock=clock(), **options)
 
@@ -130,7 +130,7 @@ def rerun(run: str, **options: Any) -> int:
       acctops rerun latest
       acctops rerun 20261122T0313 --only failed --code OperationDenied.InstanceStatusLimitOpError
     """
-    from engine.cli.continuing import rerun_run
+    from engine.cli.goingon import rerun_run
 
     return rerun_run(run, clock=clock(), **options)
 

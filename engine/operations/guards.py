@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from engine.api.endpoints import is_loopback, is_vendors, normal_endpoint
 from engine.api.names import shown
-from engine.cli.options import password_record, refuse_strange
-from engine.cli.talk import remark
 from engine.errors import ConfigError, JobError, RefusedError, UsageError
 from engine.inputs.config import mistrust
 from engine.inputs.files import from_recorded, homes, homes_of, job_file, load_job
 from engine.inputs.settings import with_guards
+from engine.operations.events import Warned
+from engine.operations.frozen import password_record
+from engine.operations.terms import refuse_strange
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust
 from engine.planning.outlook import look_ahead, refusals
@@ -27,36 +28,36 @@ from engine.planning.plan import plan_again
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from engine.cli.options import Options
     from engine.cloud.clients import Reach
     from engine.inputs.config import Configs
     from engine.inputs.job import Glob, Job
     from engine.inputs.settings import Settings
-    from engine.journal import records
     from engine.journal.ledger import Ledger
     from engine.journal.store import RunRef
     from engine.model import Call
+    from engine.operations.events import Tell
+    from engine.operations.terms import Terms
 
 # ---- guards of today -----------------------------------------------------------------------------------------------
 
 
-def guards_of(options: Options, ledger: Ledger, job: Job | None = None) -> Settings:
+def guards_of(terms: Terms, ledger: Ledger, job: Job | None = None) -> Settings:
     """Today's settings of this command, under the guards that lie where the run's job does as well.
 
     `job` is that of this command, if it has one: then its guards and limits hold besides. ConfigError if the file of
     the run's job is there and its guards cannot be known; that it is gone is said.
     """
-    settings = options.settings(job)
+    settings = terms.settings(job)
     home = guard_home(ledger)
     assert ledger.run is not None
     was_file = os.path.normpath(home) == os.path.normpath(from_recorded(ledger.run.job.path))
-    own = _own_job(home, settings.trust, was_file=was_file, quiet=options.quiet)
-    configs = options.configs(*(homes(home) if own is not None or not home.is_dir() else (home,)))
-    for words in _not_taken(configs, options.configs(*homes_of(job))):
-        remark(f"warning: {words}", quiet=options.quiet)
+    own = _own_job(home, settings.trust, was_file=was_file, tell=terms.tell)
+    configs = terms.configs(*(homes(home) if own is not None or not home.is_dir() else (home,)))
+    for words in _not_taken(configs, terms.configs(*homes_of(job))):
+        terms.tell(Warned(words))
     guarded = with_guards(settings, configs, own)
     for words in guarded.warnings:
-        remark(f"warning: {words}", quiet=options.quiet)
+        terms.tell(Warned(words))
     if own is None or job is not None:
         return guarded
     from msgspec.structs import replace
@@ -71,7 +72,7 @@ def guard_home(ledger: Ledger) -> Path:
     return home if home.is_absolute() else Path.cwd()
 
 
-def _own_job(home: Path, trust: Trust, *, was_file: bool, quiet: bool) -> Job | None:
+def _own_job(home: Path, trust: Trust, *, was_file: bool, tell: Tell) -> Job | None:
     """The job of a run as its file says it today, without the lists; None without a file."""
     way_on = "mend it; or move it away, and the run is gone on with without the guards in it"
     try:
@@ -79,7 +80,7 @@ def _own_job(home: Path, trust: Trust, *, was_file: bool, quiet: bool) -> Job | 
     except (FileNotFoundError, NotADirectoryError) as exc:
         if os.path.lexists(home):
             raise ConfigError(f"{home}: is a link that leads nowhere, so its guards cannot be known; {way_on}") from exc
-        remark(f"warning: guards of {home} are not asked: it is gone", quiet=quiet)
+        tell(Warned(f"guards of {home} are not asked: it is gone"))
         return None
     except OSError as exc:
         raise ConfigError(f"{home}: {exc.strerror}, so its guards cannot be known; {way_on}") from exc
@@ -110,8 +111,8 @@ _DECIDING: Mapping[str, str] = {
 """What a config decides beside guards, of which a run that is gone on with needs something → its key."""
 
 
-def refuse_beyond(
-    options: Options,
+async def refuse_beyond(
+    terms: Terms,
     ledger: Ledger,
     guards: Settings,
     reach: Reach,
@@ -128,17 +129,12 @@ def refuse_beyond(
     readings = {}
     max_share = None if run.simulated or not has_new_share(ledger, guards) else guards.max_share
     if max_share is not None and plan.calls:
-        from engine.cli.loops import run_loop
         from engine.operations.survey import PLAN_S, survey  # here: most runs passed the share when they began
 
         timeout_s = ledger.settings.timeout_s
-        read = run_loop(
-            survey(plan.calls, reach=reach, timeout_s=timeout_s, world=None, limit_s=PLAN_S, purpose="plan")
-        )
+        read = await survey(plan.calls, reach=reach, timeout_s=timeout_s, world=None, limit_s=PLAN_S, purpose="plan")
         readings = read.readings
-    why = refusals(
-        look_ahead(plan, readings), max_targets=guards.max_targets, max_share=max_share, expect=options.expect
-    )
+    why = refusals(look_ahead(plan, readings), max_targets=guards.max_targets, max_share=max_share, expect=terms.expect)
     if why:
         raise RefusedError(
             f"refused: {'; '.join(why)}; nothing was sent; this is run {run.run}, cut off or stopped before: a new run "
@@ -162,15 +158,15 @@ def refuse_strange_run(ref: RunRef, trust: Trust) -> None:
         raise ConfigError(mistrust(f"run {ref.run_id}", doubt, "begin anew with the job: acctops run JOB"))
 
 
-def check_endpoint(options: Options, ledger: Ledger, job: Job | None = None) -> None:
+def check_endpoint(terms: Terms, ledger: Ledger, job: Job | None = None) -> None:
     """UsageError for an `--endpoint` that is not the run's, and for one of the run that nobody names today.
 
     The names of its keys are looked at as well.
     """
     used = ledger.settings.access
-    settings = options.settings(job)
+    settings = terms.settings(job)
     regions = {call.region for call in ledger.calls.values()}
-    said = settings.access(regions) if options.endpoints else used
+    said = settings.access(regions) if terms.endpoints else used
     if (set(said.shared), said.own) != (set(used.shared), used.own):
         raise UsageError(
             f"--endpoint: the run used {', '.join(used.every)}, and what continues it must; leave the "
@@ -274,10 +270,3 @@ def stranger(ledger: Ledger, job: Job) -> Call | None:
         if call.action != job.action or not any(match.may_mean(call) for match in job.matches):
             return call
     return None
-
-
-def stricter(frozen: records.RunSettings, guards: Settings) -> records.RunSettings:
-    """Settings of a journal with the stricter of its guards and today's."""
-    from msgspec.structs import replace
-
-    return replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))

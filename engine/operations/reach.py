@@ -1,4 +1,4 @@
-"""The keys a run signs with, and where it gets new passwords."""
+"""How a run reaches the API: the keys it signs with; and where it gets new passwords."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from engine.api.actions import ACTIONS
 from engine.api.endpoints import Access, is_loopback
-from engine.cli.loops import run_loop
-from engine.cli.talk import warn
 from engine.cloud.clients import Reach, Signer
 from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
 from engine.errors import CredentialsError, UsageError
 from engine.inputs.job import password_spec
 from engine.inputs.passwords import PasswordSource, open_passwords
 from engine.model import Keys, Place
+from engine.operations.events import Tell, Warned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
     from engine.outside.trust import Trust
 
 
-def reach_of(
-    frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str = "acctops", told: bool = False
+async def reach_of(
+    frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str, tell: Tell
 ) -> Reach:
     """How a run of these `frozen` settings reaches the API; a simulated one needs none of the operator's keys.
 
-    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session; `told`:
-    what is odd about the keys was said before. CredentialsError if not one account has keys; an account that has none
-    beside others fails its own calls only.
+    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session. What is
+    odd about the keys is told. CredentialsError if not one account has keys; an account that has none beside others
+    fails its own calls only.
     """
     access, accounts = frozen.access, frozen.every_account
     if simulated:
@@ -45,7 +44,7 @@ def reach_of(
     settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
     return Reach(
-        keyring=run_loop(_open(accounts, settings, network, purpose, told=told)),
+        keyring=await _open(accounts, settings, network, purpose, tell),
         access=access,
         network=network,
         way_out=settings.way_out,
@@ -61,12 +60,11 @@ def _simulated(account: str) -> Signer:
 
 
 async def _open(
-    accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str, *, told: bool
+    accounts: Sequence[AccountSpec], settings: Settings, network: Network, purpose: str, tell: Tell
 ) -> Keyring:
     keyring: dict[str, list[Signer]] = {}
     failures: list[str] = []
     warnings: list[str] = []
-    say = warn if not told else _hush
     for account in accounts:
         signers = keyring[account.name] = []
         for spec in key_specs(account):
@@ -79,14 +77,14 @@ async def _open(
             warnings += opened.warnings
             signers.append(Signer(opened.source))
     for warning in dict.fromkeys(warnings):  # of all accounts: most say the same of one environment
-        say(f"warning: {warning}")
+        tell(Warned(warning, always=True))
     if not any(signer.has_keys for signers in keyring.values() for signer in signers):
         raise CredentialsError("; ".join(failures))
     for name, signers in keyring.items():
         lost = [signer.keys for signer in signers if isinstance(signer.keys, NoKeys)]
         then = "nothing of this account can be sent" if len(lost) == len(signers) else "the others sign alone"
         for keys in lost:
-            say(f"warning: {name + ': ' if name else ''}no keys, {then}: {keys.why}")
+            tell(Warned(f"{name + ': ' if name else ''}no keys, {then}: {keys.why}", always=True))
     return keyring
 
 
@@ -96,10 +94,6 @@ def _named(account: AccountSpec, spec: KeySpec) -> str:
     return " and ".join(part for part in (f"profile {spec.profile}" if spec.profile else "", role) if part) or (
         account.name or "default keys"
     )
-
-
-def _hush(_text: str) -> None:
-    """Said before."""
 
 
 def key_specs(account: AccountSpec) -> list[KeySpec]:

@@ -1,6 +1,6 @@
 """Who is told of a run that came to nothing before it existed, and of a job that is overdue.
 
-Who gave `--yes` may not be there to read the refusal.
+Who approved beforehand (`--yes`) may not be there to read the refusal.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from engine.cli.loops import run_loop
-from engine.cli.options import Options, is_own, operator
-from engine.cli.talk import warn
 from engine.cloud.proxy import way_out
 from engine.errors import AcctopsError, Exit
 from engine.inputs.files import STREAM_NAME, homes, is_stream, load_job
 from engine.inputs.jobfile.parse import default_name
 from engine.journal import records
 from engine.operations.earlier import job_place
+from engine.operations.events import Warned
+from engine.operations.terms import Terms, is_own, operator
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,42 +27,42 @@ if TYPE_CHECKING:
 class Unbegun:
     """Tells of a run that nobody watched and that came to nothing before it existed: a context around its planning.
 
-    Whoever gave `--yes` may not be there. Who was asked, or simulates, reads the refusal himself.
+    Who was asked, or simulates, reads the refusal himself.
     """
 
-    def __init__(self, options: Options, path: str, job: Job | None = None) -> None:
+    def __init__(self, terms: Terms, path: str, job: Job | None = None) -> None:
         """`path` is the job's file, as named."""
-        self._options = options
+        self._terms = terms
         self._path = path
         self.job = job
         """Set as soon as it is known."""
 
-    def __enter__(self) -> Unbegun:
+    async def __aenter__(self) -> Unbegun:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not isinstance(error, Exception) or not self._options.yes or self._options.simulate:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or not self._terms.yes or self._terms.simulate:
             return
         known = isinstance(error, AcctopsError)
         words = str(error) if known else f"a defect of acctops: {type(error).__name__}"
         code = error.exit if isinstance(error, AcctopsError) else Exit.STOPPED
         what = f"{self.job.action if self.job is not None else 'its run'} was not begun, exit {int(code)}"
-        _tell_of_no_run(self._options, self._path, self.job, "failure", what, words, code)
+        await _tell_of_no_run(self._terms, self._path, self.job, "failure", what, words, code)
 
 
-def tell_overdue(options: Options, path: str, words: str) -> None:
+async def tell_overdue(terms: Terms, path: str, words: str) -> None:
     """Tell of a job (its file, or its name) that is overdue, as `words` say: that is a failure, too."""
     job = None
     with contextlib.suppress(AcctopsError):  # it may be gone, or be a name
         job = load_job(path) if not is_stream(path) else None
-    _tell_of_no_run(options, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE)
+    await _tell_of_no_run(terms, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE)
 
 
-def _tell_of_no_run(
-    options: Options, path: str, job: Job | None, event: str, what: str, words: str, code: Exit
+async def _tell_of_no_run(
+    terms: Terms, path: str, job: Job | None, event: str, what: str, words: str, code: Exit
 ) -> None:
     try:
-        settings = options.settings(job, *homes(path))
+        settings = terms.settings(job, *homes(path))
         spec, way = settings.notify, settings.way_out
     except AcctopsError:  # who is to be told, and how, stands in what cannot be read, or must not be believed
         spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
@@ -79,17 +78,16 @@ def _tell_of_no_run(
         f"{ref.name}: {what}: {words}",
         words,
         int(code),
-        at=records.rfc3339(options.clock()),
+        at=records.rfc3339(terms.clock()),
         operator=operator(),
         host=os.uname().nodename,
         action=job.action if job is not None else None,
         reason=job.reason if job is not None else None,
         ticket=job.ticket if job is not None else None,
     )
-    # A notice is never worth the news itself: Ctrl-C ends the wait, and the words are shown.
-    with contextlib.suppress(KeyboardInterrupt):
-        for undelivered in run_loop(deliver(spec, document, os.environ, way=way)):
-            warn(f"warning: nobody was told of the {event} by {undelivered.to}: {undelivered.why}")
+    for undelivered in await deliver(spec, document, os.environ, way=way):
+        words = f"nobody was told of the {event} by {undelivered.to}: {undelivered.why}"
+        terms.tell(Warned(words, always=True))
 
 
 def _named(path: str) -> records.JobRef:

@@ -1,4 +1,4 @@
-"""Door: `run --once`: of several starts in one opening of the job's window the first runs it, the others do nothing.
+"""`run --once`: of several starts in one opening of the job's window the first runs it, the others do nothing.
 
 So a scheduler may start it again and again while the window is open: a start that comes late, or at an hour that summer
 time skips, costs no night. An opening is answered when a run of it has ended, however it ended, or was refused and that
@@ -9,77 +9,81 @@ A job that cannot be read, or whose configs cannot, is told of once in an openin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from engine.cli.hours import window_of
-from engine.cli.options import trusted_store
-from engine.cli.talk import remark, say, tell
-from engine.errors import AcctopsError, BusyError, ConfigError, Exit, UsageError
+from msgspec import Struct
+
+from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.inputs.files import homes, is_stream, load_job, recorded
 from engine.inputs.window import Span, current, moment, spans
 from engine.journal.records import rfc3339
 from engine.journal.store import RunStore
 from engine.operations.earlier import place_of, runs_of
+from engine.operations.events import Warned
+from engine.operations.stores import store_of, trusted_store
+from engine.operations.windows import window_of
 from engine.outside.trust import read_regular, replace_whole
 
 if TYPE_CHECKING:
-    from engine.cli.options import Options
     from engine.inputs.job import Job
     from engine.inputs.window import Window
+    from engine.operations.events import Tell
+    from engine.operations.terms import Terms
 
+_T = TypeVar("_T")
 _LAST_DAYS = 16
 """So far back the last opening is looked for: a week, and one that summer time skipped."""
 
 
-def once(path: str, options: Options, load: Callable[[], Job], begin: Callable[[Job], int]) -> int:
+class NotNow(Struct, frozen=True):
+    """Nothing was done, as this opening of the window needs nothing more."""
+
+    why: str
+
+
+async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable[[Job], Awaitable[_T]]) -> _T | NotNow:
     """`begin` with the job that `load` reads, unless this opening of its window is answered, or being answered."""
     try:
         job = load()
-        settings, now = options.settings(job), options.clock()
+        settings, now = terms.settings(job), terms.clock()
     except AcctopsError:
-        if _was_told(path, options):
-            return _nothing(options, "the job cannot be read, as was told in this opening of its window (--once)")
+        if _was_told(path, terms):
+            return NotNow("the job cannot be read, as was told in this opening of its window (--once)")
         raise
     if job.window is None:
         raise UsageError(f"{job.path}: --once means once in each opening of a window, and it has none; remove the flag")
-    store = trusted_store(settings, simulated=options.simulate)
+    store = trusted_store(settings, simulated=terms.simulate)
     span = current(job.window, now) or _last(job.window, now)
     if span is None:
-        return begin(job)  # which says that the window is closed
+        return await begin(job)  # which says that the window is closed
     opened = f"opened {moment(job.window, span.opens)}"
     mark, word = _mark(store, job.path), rfc3339(span.opens)
     store.refuse_strangers(mark)  # else anybody could say that the night is done
     if _read(mark) == word:
-        return _nothing(options, f"the window that {opened} is answered already (--once)")
-    if (latest := next(runs_of(store, job, now, tell), None)) is not None and latest.live:
-        return _nothing(options, f"run {latest.run_id} of this job is going on (--once)")
+        return NotNow(f"the window that {opened} is answered already (--once)")
+    if (latest := next(runs_of(store, job, now, terms.tell), None)) is not None and latest.live:
+        return NotNow(f"run {latest.run_id} of this job is going on (--once)")
     try:
-        code = begin(job)
+        done = await begin(job)
     except BusyError:
         raise  # whoever is in the way will be gone: the next start may find the window still open
     except Exception:
-        _write(store, mark, word, quiet=options.quiet)
+        _write(store, mark, word, tell=terms.tell)
         raise
-    _write(store, mark, word, quiet=options.quiet)
-    return code
+    _write(store, mark, word, tell=terms.tell)
+    return done
 
 
-def _nothing(options: Options, why: str) -> Exit:
-    if not options.quiet:
-        say(f"nothing to do: {why}; nothing was sent")
-    return Exit.OK
-
-
-def _was_told(path: str, options: Options) -> bool:
+def _was_told(path: str, terms: Terms) -> bool:
     """Whether it was told in this opening that the job cannot be read; from now on it was."""
-    store = None if is_stream(path) else _store_without(path, options)
+    store = None if is_stream(path) else _store_without(path, terms)
     if store is None:
         return False
-    now = options.clock()
+    now = terms.clock()
     window = _window_without(path, store)
     span = (current(window, now) or _last(window, now)) if window is not None else None
     word = rfc3339(span.opens if span is not None else now // 86400 * 86400)
@@ -90,18 +94,18 @@ def _was_told(path: str, options: Options) -> bool:
         return False  # nobody else can say that it was told
     if _read(mark) == word:
         return True
-    _write(store, mark, word, quiet=options.quiet)
+    _write(store, mark, word, tell=terms.tell)
     return False
 
 
-def _store_without(path: str, options: Options) -> RunStore | None:
+def _store_without(path: str, terms: Terms) -> RunStore | None:
     """The state directory, whatever cannot be read; None if only that says where it is."""
     try:
-        settings = options.settings(None, *homes(path))
+        settings = terms.settings(None, *homes(path))
     except AcctopsError:
-        said = options.state_dir or os.environ.get("ACCTOPS_STATE_DIR") or ""
-        return RunStore(Path(said), simulated=options.simulate) if Path(said).is_absolute() else None
-    return RunStore(settings.state_dir, simulated=options.simulate, group=settings.state_group, trust=settings.trust)
+        said = terms.state_dir or os.environ.get("ACCTOPS_STATE_DIR") or ""
+        return RunStore(Path(said), simulated=terms.simulate) if Path(said).is_absolute() else None
+    return store_of(settings, simulated=terms.simulate)
 
 
 def _window_without(path: str, store: RunStore) -> Window | None:
@@ -133,11 +137,11 @@ def _read(mark: Path) -> str:
         return ""
 
 
-def _write(store: RunStore, mark: Path, word: str, *, quiet: bool) -> None:
+def _write(store: RunStore, mark: Path, word: str, *, tell: Tell) -> None:
     """Of no weight: without the mark a later start finds all as desired."""
     try:
         with store.writable():
             store.make_dir(mark.parent)
             replace_whole(mark, f"{word}\n".encode(), 0o640 if store.group else 0o600)
     except ConfigError as error:
-        remark(f"warning: {error}; the next start in this opening begins a run, too", quiet=quiet)
+        tell(Warned(f"{error}; the next start in this opening begins a run, too"))

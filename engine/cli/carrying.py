@@ -1,0 +1,51 @@
+"""A plan is asked about and begun, and the report of its end is printed: what all commands that send have in common."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from engine.cli.ask import confirm
+from engine.cli.talk import out, out_json, tell_remarks, warn
+from engine.cli.watching import Terminal
+from engine.errors import Exit
+from engine.operations.begin import begin
+from engine.report.text import document, text
+
+if TYPE_CHECKING:
+    from engine.cli.options import Options
+    from engine.operations.begin import Planned
+    from engine.operations.carrying import Ended
+
+_PROCESS_START = time.time() - time.process_time()
+"""About when this process began: its CPU time is what it has done since."""
+
+
+async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = False) -> int:
+    """Ask, do what was planned, and print the report; returns the exit code."""
+    approval = confirm(plan.question, len(plan.calls), yes=options.yes, stdin_is_list=stdin_is_list)
+    return show(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
+
+
+def show(options: Options, ended: Ended) -> int:
+    """Print how a session ended; returns its exit code."""
+    ledger, place, head, way = ended.ledger, str(ended.journal), ended.head, ended.way
+    if ended.exit is not Exit.OK:
+        tell_remarks()
+    unrecorded = ended.unrecorded
+    if unrecorded is not None:
+        stands = "" if ended.is_meddled else f"\n{place}: what was recorded stands"
+        warn(f"STOPPED EARLY: {unrecorded.why}{stands}")
+    if options.as_json:
+        since = ended.first_send_at
+        first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
+        whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms, way=way)
+        whole["exit"] = int(ended.exit)
+        if unrecorded is not None:
+            whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
+        out_json(whole)
+    elif not (options.quiet and ended.exit is Exit.OK):
+        out(text(ledger, journal=place, head=head, way=way))
+    elif way.open_calls:  # done as asked, and not all of what it is a part of
+        out("\n".join(way.lines()))
+    return ended.exit

@@ -1,0 +1,80 @@
+"""The commands that go on from a journal: resume, in the same run, and rerun, in a new one linked to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from engine.cli.ask import can_ask, confirm
+from engine.cli.carrying import carry_out, show
+from engine.cli.loops import run_loop
+from engine.cli.options import Options, options_of
+from engine.cli.talk import out, out_json, say
+from engine.cli.watching import Terminal
+from engine.errors import Exit, UsageError
+from engine.model import Outcome
+from engine.operations.rerun import REPEATABLE, NothingToRepeat, plan_rerun
+from engine.operations.resume import Finished, Resumption, go_on, resumption
+from engine.report.text import document, text
+
+
+def resume_run(run: str, **flags: Any) -> int:
+    """The `resume` command. Any: the flags, by name."""
+    return run_loop(_resume(options_of(flags), run))
+
+
+async def _resume(options: Options, run: str) -> int:
+    options = replace(options, attended=can_ask())
+    return await go_on_with(options, await resumption(options, run))
+
+
+async def go_on_with(options: Options, found: Resumption | Finished) -> int:
+    """Ask about what has changed, go on with a run, and print the report; returns the exit code."""
+    if isinstance(found, Finished):
+        return _show_finished(options, found)
+    approval = confirm(found.question, found.open_calls, yes=options.yes) if found.changes else None
+    return show(options, await go_on(found, approval, Terminal(quiet=options.quiet)))
+
+
+def _show_finished(options: Options, found: Finished) -> int:
+    """Print the report of a run that has nothing left to do."""
+    ledger, head, way, place = found.found.ledger, found.found.head, found.way, str(found.ref.path)
+    if options.as_json:
+        out_json({**document(ledger, journal=place, head=head, way=way), "exit": int(found.exit)})
+    elif not (options.quiet and found.exit == Exit.OK and not way.open_calls):
+        say("this run is finished; nothing to resume")
+        out(text(ledger, journal=place, head=head, way=way))
+    return found.exit
+
+
+def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
+    """The `rerun` command. Any: the flags, by name."""
+    return run_loop(_rerun(options_of(flags), run, only, codes))
+
+
+async def _rerun(options: Options, run: str, only: str, codes: tuple[str, ...]) -> int:
+    options = replace(options, attended=can_ask())
+    plan = await plan_rerun(options, run, _kinds(only), codes)
+    if isinstance(plan, NothingToRepeat):
+        return _show_nothing(options, plan)
+    return await carry_out(options, plan)
+
+
+def _kinds(only: str) -> frozenset[Outcome]:
+    kinds = {kind.strip() for kind in only.split(",") if kind.strip()}
+    if not kinds or kinds - set(REPEATABLE):
+        raise UsageError(f"--only {only}: give one or more of {', '.join(REPEATABLE)}, separated by commas")
+    return frozenset(map(Outcome, kinds))
+
+
+def _show_nothing(options: Options, nothing: NothingToRepeat) -> int:
+    way = nothing.way
+    if not options.quiet:
+        say(f"run {nothing.parent}: {nothing.why}; nothing to repeat")
+    if not options.as_json and way.open_calls:
+        out("\n".join(way.lines()))
+    if options.as_json:
+        found = {"parent": nothing.parent, "why": nothing.why, "open": way.open_calls, "go_on": way.command}
+        out_json({"run": None, **found, "exit": int(nothing.exit)})
+    return nothing.exit

@@ -1,0 +1,429 @@
+"""A run that does not exist yet: planned, approved, begun. What can refuse it does so before it exists.
+
+`planned` reads the accounts of a plan and passes its guards; `begin` takes an approval of what was planned, looks again
+where that took a while, creates the run under its claim, and works on it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from engine import __version__
+from engine.api.actions import ACTIONS
+from engine.cloud.clients import Reach, identity, refuse_strangers
+from engine.errors import NothingLeftError, RefusedError
+from engine.inputs.files import from_recorded, job_file, recorded
+from engine.inputs.job import Glob, StopAfter
+from engine.journal import records
+from engine.journal.ledger import Ledger
+from engine.journal.live import Claim, claimed
+from engine.journal.reader import replay
+from engine.journal.store import RunRef, RunStore
+from engine.model import STAYS, Call, CallId, Omit, Rival, RunId, Target, call_id
+from engine.operations.carrying import Ended, Work, carry_out
+from engine.operations.earlier import Take
+from engine.operations.events import Warned, nobody
+from engine.operations.frozen import check_metrics
+from engine.operations.preparing import Looked, is_read, prepare, read_for, refuse_blind, refuse_unread
+from engine.operations.reach import passwords_of, reach_of
+from engine.operations.stores import trusted_store
+from engine.operations.terms import Terms, operator
+from engine.operations.windows import hold, window_of
+from engine.outside.foreign import pasted
+from engine.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from engine.inputs.passwords import PasswordSource
+    from engine.inputs.settings import Settings
+    from engine.journal.writer import Journal
+    from engine.operations.family import Undone
+    from engine.operations.session import Watch
+    from engine.operations.survey import Survey
+    from engine.simulator.faults import FaultRule
+    from engine.simulator.world import World
+
+LATE_S = 5.0
+"""An approval that comes later than this is of a world that may have changed: it is looked at again."""
+
+
+class Approval(Struct, frozen=True, kw_only=True):
+    """Somebody's word that what was planned shall be done, as the journal keeps it."""
+
+    how: str
+    """What they said, or where that stands: `reviewed in #incident`."""
+    by: str | None = None
+    """Who; None: whoever this process runs as."""
+    terminal: str | None = None
+
+    def as_record(self) -> records.Confirmed:
+        """Its line in the journal."""
+        return records.Confirmed(how=self.how, by=self.by or operator(), terminal=self.terminal)
+
+
+class Proposal(Struct, frozen=True, kw_only=True):
+    """What a run would do, from a job, a run that is repeated or one that is undone; nothing is read for it yet."""
+
+    terms: Terms
+    settings: Settings
+    frozen: records.RunSettings
+    plan: Plan
+    job: records.JobRef
+    reason: str | None
+    ticket: str | None
+    stop_after: StopAfter | None
+    guarded_by: str
+    """`records.Run.guarded_by`."""
+    asked: tuple[str, ...] = ()
+    """`records.Run.asked`."""
+    parent: RunRef | None = None
+    verb: str = "rerun"
+    """How it is linked to its parent."""
+    uins: Mapping[str, str] = field(default_factory=dict)
+    """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
+    faults: tuple[FaultRule, ...] = ()
+    exclude: tuple[Glob, ...] = ()
+    """What was left out of the plan on purpose: a rule that matches no target is told."""
+    listed_order: bool = False
+    take: Take | None = None
+    """How much of the plan it takes; None: all."""
+    found: Survey | None = None
+    """Readings made already, by whoever made the plan: it is ready to be sent."""
+    world: World | None = None
+    """The simulated world those readings were made in, or that of `--fleet`."""
+    known: Survey | None = None
+    """What a match has read, with these keys: what is odd about them was told."""
+    matched: tuple[records.Matched, ...] = ()
+    may_be_empty: bool = False
+    """Finding nothing is fine: a run without calls, so that a schedule's journals show that the night was kept."""
+    guards: Callable[[], Settings] | None = None
+    """The guards as their files have them when it is called."""
+    undone: Undone | None = None
+    """What an undo, or a rerun of one, brings back."""
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """A run that waits for its approval: its accounts are read, its guards have let it pass."""
+
+    proposal: Proposal
+    run_id: RunId
+    store: RunStore
+    reach: Reach
+    passwords: PasswordSource | None
+    at: float
+    """UNIX time at which it was planned."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it will do, and what it leaves out."""
+        return self.proposal.plan
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What will be sent, in this order."""
+        return self.proposal.plan.calls
+
+    @property
+    def left_out(self) -> tuple[Omit, ...]:
+        """What was asked for and will not be sent, and why."""
+        return self.proposal.plan.omits
+
+    @property
+    def question(self) -> str:
+        """What is approved, in one sentence."""
+        return _question(self.proposal)
+
+
+def refuse_empty(plan: Plan) -> None:
+    """RefusedError for a plan without calls."""
+    if plan.calls:
+        return
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.left_out().items() if count)
+    raise RefusedError(f"nothing to do: every target is left out ({reasons or 'none given'}); nothing was sent")
+
+
+def _question(new: Proposal) -> str:
+    plan, action = new.plan, ACTIONS[new.plan.action]
+    count, instances = len(plan.calls), plan.instances
+    effect = " and drop their sessions" if plan.action == "LockAccount" else ""
+    accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"
+    unread = ""
+    if new.settings.verify and not new.frozen.verify:
+        unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
+    stays = sum(omit.reason in STAYS for omit in plan.omits)
+    unseen = plan.lacking - stays
+    missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
+    missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
+    mark = " (SIMULATED)" if new.terms.simulate else ""
+    return f"About to {action.verb} {accounts}{effect}{mark}{unread}{missing}"
+
+
+# ---- before the approval ---------------------------------------------------------------------------------------------
+
+
+async def planned(new: Proposal) -> Planned:
+    """Read the accounts of a proposal, put its plan in order, and pass its guards.
+
+    AcctopsError for whatever stands in its way; a guard's refusal comes after it was told how the accounts stand.
+    """
+    terms = hold(window_of(new.frozen), new.terms, rerun=new.parent is not None)
+    new = replace(new, terms=terms)
+    check_metrics(new.settings, simulated=terms.simulate)
+    store = trusted_store(new.settings, simulated=terms.simulate)
+    run_id = store.new_run_id(terms.clock(), random.Random())
+    tell = terms.tell if new.known is None else nobody
+    reach = await reach_of(new.frozen, new.settings, simulated=terms.simulate, purpose=run_id, tell=tell)
+    passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust)
+    new = await _read(new, reach)
+    if (scarce := store.check_room(len(new.plan.calls))) is not None:
+        terms.tell(Warned(scarce))
+    return Planned(
+        proposal=new,
+        run_id=run_id,
+        store=store,
+        reach=reach,
+        passwords=passwords,
+        at=terms.clock(),  # the wall's: it goes on while a laptop sleeps
+    )
+
+
+async def _read(new: Proposal, reach: Reach) -> Proposal:
+    """The proposal with its instances read, its plan in order, and its guards passed."""
+    if new.found is not None:
+        return new
+    terms, world = new.terms, new.world
+    if terms.simulate and world is None:
+        from engine.operations.simulated import simulated_world
+
+        world = simulated_world(new.plan.action, new.plan.calls, (), new.faults)
+    found = None
+    if new.frozen.verify and is_read(new.plan, new.settings):
+        found = await read_for(new.plan, new.settings, reach=reach, world=world, known=new.known)
+    prepared = prepare(
+        new.plan,
+        new.settings,
+        found,
+        world=world,
+        listed_order=new.listed_order,
+        resend_already=new.frozen.resend_already,
+        expect=terms.expect,
+        take=new.take,
+        exclude=new.exclude,
+    )
+    refuse_strangers(reach.keyring, new.uins)
+    for warning in prepared.warnings:
+        terms.tell(Warned(warning))
+    terms.tell(Looked(prepared))
+    prepared.refuse()
+    if not new.may_be_empty:
+        refuse_empty(prepared.plan)
+    may_be_asked = terms.attended and not terms.yes
+    unread = refuse_unread(prepared, can_ask=may_be_asked, unread_command=_unread_command(new))
+    frozen = replace(new.frozen, verify=False) if unread else new.frozen
+    refuse_blind(new.plan.action, frozen, max_share=new.settings.max_share)
+    return replace(new, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
+
+
+def _unread_command(new: Proposal) -> str:
+    """What goes on without readings."""
+    flags = f"{new.terms.repeat(new.settings.state_dir)} --no-verify"
+    if new.parent is not None:
+        return f"acctops {new.verb} {new.parent.run_id}{flags}"
+    is_file = job_file(new.job.path) is not None
+    job = pasted((from_recorded(new.job.path), *new.asked))
+    return f"acctops run {job}{flags}" if is_file else "this command with --no-verify"
+
+
+# ---- after it --------------------------------------------------------------------------------------------------------
+
+
+async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -> Ended:
+    """Create the run that was approved, and work on it to its end.
+
+    RefusedError, and no run, if its window has closed, or if what changed since it was planned forbids it.
+    """
+    new = this.proposal
+    terms = new.terms
+    hold(window_of(new.frozen), terms, rerun=new.parent is not None)  # it may have closed while it was read and asked
+    if abs(terms.clock() - this.at) > LATE_S:
+        new = await _looked_at_again(new, this.reach)
+    keep_admins = new.frozen.keep_admins
+    with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
+        new = _standing_back(new, rivals)
+        parent = _link_parent(new, this.run_id)
+        ledger = Ledger()
+        lines = _first_lines(new, this.reach, parent)
+        with closing(_create(this.store, this.run_id, ledger, lines, terms.clock)) as journal:
+            journal.append(approval.as_record(), ledger.apply)
+            work = Work(
+                terms=terms,
+                settings=new.settings,
+                store=this.store,
+                journal=journal,
+                ledger=ledger,
+                reach=this.reach,
+                passwords=this.passwords,
+                stop_after=new.stop_after,
+                world=new.world,
+                found=new.found,
+                rivals=rivals,
+                undone=new.undone,
+            )
+            return await carry_out(work, watch)
+
+
+async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:
+    """The proposal with its guards and its accounts as they are now, minutes after they were shown."""
+    from engine.operations.anew import look_again  # here: an approval that came at once needs none
+
+    settings = new.guards() if new.guards is not None else new.settings
+    if new.verb == "undo":
+        settings = replace(settings, max_share=None)  # it takes back, it does not spread
+    frozen = replace(new.frozen, keep_admins=max(new.frozen.keep_admins, settings.keep_admins))
+    refuse_blind(new.plan.action, frozen, max_share=settings.max_share)
+    plan, found = await look_again(
+        new.plan,
+        new.found,
+        replace(settings, keep_admins=frozen.keep_admins),
+        reach=reach if frozen.verify else None,
+        world=new.world,
+        stays=new.undone.still_so() if new.undone is not None else None,
+        tell=new.terms.tell,
+    )
+    _refuse_emptied(new, plan)
+    return replace(new, plan=plan, found=found, frozen=frozen)
+
+
+def _refuse_emptied(new: Proposal, plan: Plan) -> None:
+    """The same as `refuse_empty` of what became of a plan that was not empty."""
+    if new.undone is not None and not plan.calls and plan.lacking:
+        raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
+    if not new.may_be_empty:
+        refuse_empty(plan)
+
+
+def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
+    """The proposal without what other runs have a claim on: from now on no more of them can."""
+    held = new.undone.held() if new.undone is not None else {}
+    if not held and not rivals:
+        return new
+    from engine.operations.anew import stand_back
+
+    plan = stand_back(
+        new.plan,
+        new.found.readings if new.found is not None else {},
+        keep_admins=new.frozen.keep_admins,
+        rivals=rivals,
+        held=held,
+        tell=new.terms.tell,
+    )
+    if plan is not new.plan:
+        _refuse_emptied(new, plan)
+    return replace(new, plan=plan)
+
+
+def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
+    """Tell the parent's journal, under its lock, before the new run's first write."""
+    if new.parent is None:
+        return None
+    if new.parent.store is None:
+        told = f"{new.parent.path} lies outside a state directory; it is not told of this {new.verb}"
+        new.terms.tell(Warned(told))
+        found = replay(new.parent.path)
+        return records.Parent(new.parent.run_id, new.verb, found.head)
+    from engine.journal.writer import Journal
+
+    journal, found = Journal.open(new.parent.store, new.parent.run_id, clock=new.terms.clock)
+    try:
+        what = "undone_by" if new.verb == "undo" else "continued_by"
+        journal.append_now(records.Note(what=what, data={"run": run_id, "verb": new.verb}))
+        return records.Parent(new.parent.run_id, new.verb, journal.head)
+    finally:
+        journal.close()
+
+
+def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
+    yield records.Run(
+        job=new.job,
+        action=new.plan.action,
+        reason=new.reason,
+        ticket=new.ticket,
+        operator=operator(),
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        version=__version__,
+        identity=identity(reach.keyring),
+        simulated=new.terms.simulate,
+        parent=parent,
+        settings=new.frozen,
+        plan_digest=new.plan.digest,
+        counts={"calls": len(new.plan.calls), **new.plan.left_out()},
+        match=new.matched,
+        guarded_by=new.guarded_by,
+        asked=tuple(map(recorded, new.asked)),
+    )
+    for call in new.plan.calls:
+        yield records.CallLine(
+            call=call.id,
+            action=call.action,
+            account=call.account,
+            region=call.region,
+            instance=call.instance,
+            user=call.user,
+        )
+    for omit in new.plan.omits:
+        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
+
+
+def claim(
+    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call], *, keep_admins: int
+) -> AbstractContextManager[tuple[Rival, ...]]:
+    """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
+    inverse = ACTIONS[action].inverse
+    mine = Claim(
+        run_id=run_id,
+        digest=job.digest,
+        path=job.path if job_file(job.path) is not None else "",
+        action=action,
+        calls=[call.id for call in calls],
+        keep_admins=keep_admins,
+    )
+
+    def undone_by() -> dict[CallId, str]:
+        assert inverse is not None
+        return {call_id(call.account, call.region, call.instance, call.user, inverse): call.label for call in calls}
+
+    return claimed(store, mine, inverse=inverse, undone_by=undone_by)
+
+
+def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
+    """A left-out target as the journal keeps it."""
+    return records.OmitLine(
+        account=target.account,
+        region=target.region,
+        instance=target.instance,
+        user=target.user,
+        reason=reason,
+        rule=rule,
+        where=where,
+        call=call,
+    )
+
+
+def _create(
+    store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
+) -> Journal:
+    from engine.journal.writer import Journal
+
+    def folded() -> Iterator[records.AnyRecord]:
+        for line in lines:
+            yield line
+            ledger.apply(line)
+
+    return Journal.create(store, run_id, folded(), clock=clock)

@@ -1,0 +1,132 @@
+"""The plan of a job before anything is read for it: what its lists and matches mean, and what guards leave out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from engine.journal import records
+from engine.operations.events import Event, Remarked, Warned
+from engine.operations.frozen import run_settings
+from engine.planning.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.cloud.clients import Reach
+    from engine.inputs.job import Job
+    from engine.inputs.match import InstanceRow
+    from engine.inputs.settings import Settings
+    from engine.model import Where
+    from engine.operations.discovering import Discovered
+    from engine.operations.preparing import Prepared
+    from engine.operations.survey import Survey
+    from engine.operations.terms import Terms
+    from engine.simulator.world import World
+
+
+class Draft(Struct, frozen=True, kw_only=True):
+    """A job, the settings it is done by, and its plan."""
+
+    job: Job
+    """Its matches answered, unless nobody asked."""
+    settings: Settings
+    plan: Plan
+    matched: tuple[records.Matched, ...] = ()
+    """What the matches ask, and what they found if they were asked."""
+    known: Survey | None = None
+    """What the matches have read."""
+    rows: Mapping[Where, InstanceRow] = field(default_factory=dict)
+    """The instances they found, as they are listed."""
+    reach: Reach | None = None
+    """How they asked."""
+    is_fine_without_calls: bool = False
+    """Finding nothing is an answer, says the job."""
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether nothing is to be done, and that is as asked."""
+        return self.is_fine_without_calls and not self.plan.calls and not self.plan.lacking
+
+    def guards(self) -> tuple[str, ...]:
+        """What bounds a run, each with where it stands: the guards, how much it takes, when it may run."""
+        job, found = self.job, list(self.settings.guards)
+        if job.take is not None:
+            found.append(f"limits.take {job.take:,} ({job.places['take']})")
+        if job.window is not None:
+            found.append(f"window {job.window.label} ({job.window.place})")
+        return tuple(found)
+
+
+class Drafted(Event, frozen=True):
+    """What a job means is known; its accounts are looked at next."""
+
+    draft: Draft
+    simulated: bool
+
+
+def settings_of(terms: Terms, job: Job) -> Settings:
+    """The settings for a job; what is odd about them or the job is told."""
+    settings = terms.settings(job)
+    for warning in (*settings.warnings, *job.warnings):
+        terms.tell(Warned(warning))
+    for odd in job.remarks:
+        terms.tell(Remarked(odd))
+    return settings
+
+
+def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered | None = None) -> Draft:
+    """The plan of a job; its matches are in it as far as they were `discovered`."""
+    asked = tuple(records.Matched(str(each.place), each.words(), None, None) for each in job.matches)
+    if discovered is not None:
+        job, asked = discovered.job, tuple(discovered.lines())
+    exclude = (*job.exclude, *terms.excludes())
+    return Draft(
+        job=job,
+        settings=settings,
+        plan=make_plan(job.action, job.targets, protect=settings.protect, exclude=exclude, omitted=job.omits),
+        matched=asked,
+        known=discovered.found if discovered is not None else None,
+        rows=discovered.rows if discovered is not None else {},
+        is_fine_without_calls=discovered is not None and discovered.is_fine_without_calls,
+    )
+
+
+async def draft(terms: Terms, job: Job, settings: Settings, *, world: World | None = None, purpose: str) -> Draft:
+    """The same, its matches answered through the API (or in the simulated `world`)."""
+    if not job.matches:
+        return draft_of(terms, job, settings)
+    from engine.operations.discovering import discover, match_regions, refuse_unlimited  # here: most jobs have no match
+    from engine.operations.reach import reach_of
+
+    if terms.yes:
+        refuse_unlimited(job, settings)
+    frozen = run_settings(settings, job, job.action, match_regions(job))
+    reach = await reach_of(frozen, settings, simulated=terms.simulate, purpose=purpose, tell=terms.tell)
+    discovered = await discover(job, settings, reach=reach, world=world, tell=terms.tell)
+    return replace(draft_of(terms, job, settings, discovered), reach=reach)
+
+
+def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
+    """A draft in the light of what was `found` (None: nothing was read): in order, with what guards would refuse."""
+    from engine.operations.preparing import prepare
+
+    job = made.job
+    take = None
+    if job.take is not None:
+        from engine.operations.earlier import take_of  # here: it reads journals, which other plans do without
+
+        take = take_of(job, made.settings, simulated=terms.simulate, now=terms.clock(), tell=terms.tell)
+    return prepare(
+        made.plan,
+        made.settings,
+        found,
+        world=None,
+        listed_order=job.listed_order,
+        resend_already=job.resend_already,
+        expect=terms.expect,
+        take=take,
+        exclude=(*job.exclude, *terms.excludes()),
+    )

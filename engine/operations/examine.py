@@ -1,0 +1,340 @@
+"""What would stop a run, found before the run: keys, permission, clock, places, guards."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from engine import __version__
+from engine.api.codes import NO_SUCH_KEY, row_of
+from engine.api.verdicts import Cure, rule
+from engine.cloud.identity import Unidentified, identify
+from engine.credentials import KeySource, KeySpec, open_keys
+from engine.credentials.source import FetchedKeys
+from engine.errors import AcctopsError, Exit
+from engine.inputs.files import load_job
+from engine.model import AccountSpec, Stage, Verdict
+from engine.operations.frozen import check_metrics
+from engine.operations.reach import key_specs, network_of, ways_of
+from engine.operations.stores import store_of
+from engine.operations.survey import open_transport
+from engine.planning.policy import places_of, smallest_policy
+from engine.report.spans import duration
+
+if TYPE_CHECKING:
+    from engine.api.verdicts import Ruling
+    from engine.cloud.client import Client
+    from engine.credentials.network import Network
+    from engine.inputs.job import Job
+    from engine.inputs.settings import Settings
+    from engine.model import Answer
+    from engine.operations.terms import Terms
+
+CLOCK_WARN_S = 60.0
+CLOCK_FAIL_S = 300.0
+"""A signature is refused beyond five minutes (facts.md §2.1)."""
+_REGION = "ap-guangzhou"
+
+
+class Check(Struct, frozen=True):
+    """One thing looked at."""
+
+    name: str
+    result: str
+    """ok, warn or fail."""
+    words: str
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """All that was looked at."""
+
+    checks: tuple[Check, ...]
+    policies: dict[str, Any]
+    """Account → what CAM must allow, at least, as its JSON (Any), where that is needed or was asked for."""
+    exit: Exit
+    job: Job | None
+
+    @property
+    def policy(self) -> Any:
+        """The policies of a job with several accounts by account, else the one; None without any. Any: JSON."""
+        several = self.job is not None and self.job.accounts
+        return (self.policies if several else self.policies.get("")) or None
+
+
+async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -> Examined:
+    """Look at what a run of the job, or of any job here, needs; `policy`: say what CAM must allow, needed or not."""
+    checks: list[Check] = []
+    job: Job | None = None
+    if job_path is not None:
+        job = load_job(job_path)
+        matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
+        checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
+    settings = terms.settings(job)
+    checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
+    checks.append(_guards(settings))
+    checks.append(_state_dir(settings))
+    checks += _notify(settings)
+    checks += _metrics(settings)
+    checks += (network := _network(settings))
+    seen = {}
+    if all(check.result == "ok" for check in network):
+        seen = await _ask_around(settings, job, checks)
+    failed = any(check.result == "fail" for check in checks)
+    lets_in = not any(each.refused or each.denied for each in seen.values())
+    code = Exit.OK if not failed else Exit.INCOMPLETE if lets_in else Exit.DENIED
+    needed = _policies(job, seen, asked=policy) if job is not None else {}
+    return Examined(checks=tuple(checks), policies=needed, exit=code, job=job)
+
+
+def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:
+    """By account, what CAM must allow: where it denies something or may deny the write, or of each if that is `asked`.
+
+    Any: JSON.
+    """
+    return {
+        account: smallest_policy(job.action, places, uin=of.uin)
+        for account, of in seen.items()
+        if (asked or of.denied or of.untried) and (places := places_of(job, account))
+    }
+
+
+class _Seen(Struct):
+    """What was learnt of an account on the way."""
+
+    account: str
+    refused: bool = False
+    """There are no keys, or they are not accepted."""
+    denied: bool = False
+    """The keys are accepted, and CAM does not let them do what a run does."""
+    untried: bool = False
+    """The keys may read; whether they may do what the job does, only doing it would tell."""
+    uin: str = ""
+
+    def joined(self, other: _Seen | None) -> _Seen:
+        """With what another of the account's keys has shown."""
+        if other is None:
+            return self
+        refused, denied = self.refused or other.refused, self.denied or other.denied
+        return _Seen(self.account, refused, denied, self.untried or other.untried, self.uin or other.uin)
+
+
+async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
+    """Of each account, each profile's keys: whose they are, and what they may do in it."""
+    regions = list((job.regions if job is not None else ()) or (_REGION,))
+    network = network_of(settings, settings.access(regions))
+    accounts = job.accounts if job is not None else ()
+    every = accounts or (AccountSpec(name="", profiles=settings.profiles),)
+    found: dict[str, _Seen] = {}
+    for account, spec in ((of, each) for of in every for each in key_specs(of)):
+        seen, of_these = _Seen(account.name), list[Check]()
+        keys = await _credentials(settings, spec, network, of_these, seen)
+        if keys is not None:
+            of_these.append(await _identity(network, keys, seen))
+            await _endpoints(settings, keys, job, regions, of_these, seen)
+        whose = f"{account.name}: " if account.name else ""
+        checks += [Check(check.name, check.result, f"{whose}{check.words}") for check in of_these]
+        found[account.name] = seen.joined(found.get(account.name))
+    return found
+
+
+async def _credentials(
+    settings: Settings, spec: KeySpec, network: Network, checks: list[Check], seen: _Seen
+) -> KeySource | None:
+    try:
+        keys, warnings = await open_keys(spec, os.environ, ways=ways_of(settings), network=network, purpose="doctor")
+    except AcctopsError as error:
+        seen.refused = True
+        checks.append(Check("credentials", "fail", str(error)))
+        return None
+    words = f"{keys.label}, key {keys.get().fingerprint}, {_until(keys, time.time())}"
+    checks.append(Check("credentials", "ok", words))
+    checks += [Check("credentials", "warn", warning) for warning in warnings]
+    return keys
+
+
+def _until(keys: KeySource, now: float) -> str:
+    """Until when the keys serve, and what happens then."""
+    if keys.expires_at is None:
+        temporary = "temporary, their end is not known" if keys.get().token else "no end"
+        return temporary if keys.refreshable else f"{temporary}; cannot be renewed in a run that goes on"
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(keys.expires_at))
+    then = "renewed before" if isinstance(keys, FetchedKeys) else "as its file has it, which is read again"
+    return f"until {at} (in {duration(keys.expires_at - now)}), {then}"
+
+
+async def _identity(network: Network, keys: KeySource, seen: _Seen) -> Check:
+    found = await identify(network, keys.get())
+    if isinstance(found, Unidentified):
+        return Check("identity", "warn", f"not known: {found.why}")
+    seen.uin = found.uin
+    return Check("identity", "ok", found.words)
+
+
+def _guards(settings: Settings) -> Check:
+    if settings.protect:
+        return Check("guards", "ok", "; ".join(settings.guards))
+    return Check("guards", "warn", "; ".join(settings.guards) or "no protect rules (waived by the job)")
+
+
+def _notify(settings: Settings) -> list[Check]:
+    """Whether a notice could be delivered, as far as it shows without sending one."""
+    if settings.notify is None:
+        return []
+    from engine.report.notify import problems
+
+    found = problems(settings.notify, os.environ)
+    ways = " and ".join(settings.notify.ways)
+    ready = Check("notify", "ok", f"{ways}, on {', '.join(settings.notify.on)} ({settings.origin['notify']})")
+    return [Check("notify", "fail", f"{words} ({settings.origin['notify']})") for words in found] or [ready]
+
+
+def _metrics(settings: Settings) -> list[Check]:
+    path = settings.metrics_file
+    if path is None:
+        return []
+    try:
+        check_metrics(settings)
+    except AcctopsError as error:
+        return [Check("metrics", "fail", str(error))]
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return [
+            Check(
+                "metrics",
+                "warn",
+                f"{path.parent} is no directory that can be written ({settings.origin['metrics_file']})",
+            )
+        ]
+    return [Check("metrics", "ok", f"{path}, every 10 s and at the end of a run")]
+
+
+def _network(settings: Settings) -> list[Check]:
+    """Proxy and certificates, if any were said: whether they can be used."""
+    way, origin = settings.way_out, settings.origin
+    if not way.origin:
+        return []
+    try:
+        way.check()
+    except AcctopsError as error:
+        return [Check("network", "fail", f"{error}; nothing was asked")]
+    words = []
+    if way.proxy:
+        past = f", past it to {', '.join(way.no_proxy)} ({origin['no_proxy']})" if way.no_proxy else ""
+        words.append(f"through the proxy {way.proxy_shown} ({origin['proxy']}){past}")
+    if way.ca_bundle:
+        words.append(f"trusting {way.ca_bundle} ({origin['ca_bundle']})")
+    return [Check("network", "ok", "; ".join(words) or "no proxy")]
+
+
+def _state_dir(settings: Settings) -> Check:
+    try:
+        store = store_of(settings, simulated=False)
+        run_id = store.new_run_id(time.time(), random.Random())
+        store.make_run_dir(run_id)
+        probe = store.run_dir(run_id) / "doctor"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        store.discard_unborn(run_id)
+    except OSError as error:
+        return Check("state dir", "fail", f"{settings.state_dir}: {error.strerror}; free space, or pass --state-dir")
+    except AcctopsError as error:
+        return Check("state dir", "fail", str(error))
+    return Check("state dir", "ok", f"{settings.state_dir} can be written")
+
+
+async def _endpoints(
+    settings: Settings, keys: KeySource, job: Job | None, regions: list[str], checks: list[Check], seen: _Seen
+) -> None:
+    """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
+    from engine.cloud.client import Client
+
+    transport = open_transport(None, 4, settings.way_out)
+    try:
+        for endpoint in settings.access(regions).every:
+            client = Client(
+                transport,
+                keys,
+                endpoint,
+                timeout_s=settings.timeout_s,
+                request_client=f"acctops_{__version__};doctor",
+                language=settings.language,
+            )
+            answer, ruling, ms = await _read(client, "DescribeDBInstances", regions[0], {"Limit": 1}, checks)
+            seen.refused = seen.refused or row_of(answer.code).is_refusal
+            seen.denied = seen.denied or row_of(answer.code).is_denial
+            if ruling.verdict is not Verdict.DONE:
+                checks.append(Check("endpoint", "fail", _why(endpoint, answer, ruling, settings.site)))
+                continue
+            checks.append(Check("endpoint", "ok", f"{endpoint} answers and takes the keys ({ms} ms)"))
+        if job is not None and not seen.refused:
+            await _permission(client, job, checks, seen)
+    finally:
+        await transport.aclose()
+
+
+async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen) -> None:
+    """Whether the job's instances may be read; a write cannot be tried without doing it."""
+    targets = [target for target in job.targets if target.account == seen.account]
+    for region, target in {target.region: target for target in reversed(targets)}.items():
+        parameters = {"DBInstanceId": target.instance, "Limit": 1}
+        answer, ruling, _ = await _read(client, "DescribeAccounts", region, parameters, [])
+        where = f"accounts of {target.instance} in {region}"
+        if ruling.verdict is Verdict.DONE:
+            checks.append(Check("permission", "ok", f"{where} may be read"))
+            continue
+        seen.denied = seen.denied or row_of(answer.code).is_denial
+        result = "fail" if row_of(answer.code).is_denial else "warn"
+        checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
+    if seen.denied:
+        return  # the policy says it all
+    seen.untried = True
+    words = f"whether CAM allows {job.action} cannot be tried without sending it: compare the policy below"
+    checks.append(Check("permission", "warn", words))
+
+
+async def _read(
+    client: Client, action: str, region: str, parameters: dict[str, object], checks: list[Check]
+) -> tuple[Answer, Ruling, int]:
+    """One read, asked again once the clock is learnt, as a run does; with its time in ms."""
+    keys = client.keys.get()
+    attempt = await client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
+    ruling = rule(action, attempt.answer)
+    checks += _clock(attempt.date, attempt.sent_at)
+    if ruling.cure is Cure.CLOCK and attempt.date is not None:
+        client.learn_clock(attempt.date)
+        attempt = await client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
+        ruling = rule(action, attempt.answer)
+    return attempt.answer, ruling, attempt.ms
+
+
+def _why(endpoint: str, answer: Answer, ruling: Ruling, site: str) -> str:
+    if answer.stage is Stage.BEFORE_SEND:
+        cure = "look at the address, DNS, firewall and proxy of this host"
+        return f"cannot be reached: {answer.message} [{answer.code}]; {cure}"
+    hint = ""
+    if answer.code == NO_SUCH_KEY:
+        other = "mainland" if site == "international" else "international"
+        hint = f"; this is the {site} site: if the keys are of the other, say `site: {other}` in config.yaml"
+    return f"{endpoint}: {_words(answer, ruling)}{hint}"
+
+
+def _words(answer: Answer, ruling: Ruling) -> str:
+    request = f" (RequestId {answer.request_id})" if answer.request_id else ""
+    advice = ruling.advice.partition(", then: ")[0]  # there is no run to go on with
+    return f"{ruling.words} [{answer.code}]{request}; {advice}"
+
+
+def _clock(date: float | None, here: float) -> list[Check]:
+    if date is None:
+        return []
+    gap = here - date
+    words = f"{abs(gap):.0f} s {'ahead of' if gap > 0 else 'behind'} the server's"
+    if abs(gap) < CLOCK_WARN_S:
+        return [Check("clock", "ok", f"within {CLOCK_WARN_S:.0f} s of the server's")]
+    if abs(gap) < CLOCK_FAIL_S:
+        return [Check("clock", "warn", f"{words}; signatures fail from 300 s on: set it by NTP")]
+    return [Check("clock", "warn", f"{words}: a run learns the difference from the server, yet set it by NTP")]

@@ -1,0 +1,144 @@
+"""The settings that a run goes by, as its journal keeps them: of a new run, and of one that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from engine.api.endpoints import is_loopback
+from engine.errors import UsageError
+from engine.inputs.settings import refuse_profiles
+from engine.journal.records import RunSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.inputs.job import Job, StopAfter
+    from engine.inputs.settings import Settings
+    from engine.operations.terms import Terms
+
+
+def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
+    """The settings that go into the journal of a new run."""
+    stop_after = settings.stop_after_for(action)
+    access = settings.access(regions)
+    return RunSettings(
+        endpoint=access.shared,
+        endpoint_of=dict(access.own),
+        accounts=job.accounts,
+        rate=settings.rate_for(action),
+        quota=settings.quota_for(action),
+        workers=settings.workers,
+        per_instance=settings.per_instance,
+        timeout_s=settings.timeout_s,
+        deadline_s=settings.written_deadline_s,
+        session_deadline_s=settings.session_deadline_s,
+        transient_s=settings.retry_transient_s,
+        busy_s=settings.retry_busy_s,
+        stop_after=str(stop_after) if stop_after else None,
+        verify=settings.verify,
+        profile=settings.profiles[0] if len(settings.profiles) == 1 else settings.profiles or None,
+        protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
+        passwords=password_record(job),
+        protect_waived=settings.protect_waived,
+        keep_admins=settings.keep_admins,
+        max_targets=settings.max_targets,
+        max_share=settings.max_share,
+        resend_already=job.resend_already,
+        window=job.window.as_record() if job.window is not None else None,
+    )
+
+
+def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
+    """ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
+    if settings.metrics_file is not None and not simulated:
+        from engine.report.metrics import check_installed
+
+        check_installed(settings.metrics_file, settings.origin["metrics_file"])
+
+
+def password_record(job: Job) -> dict[str, object] | None:
+    """The source of new passwords as the journal keeps it: a file by its absolute path, never a value."""
+    if job.passwords is None:
+        return None
+    record: dict[str, object] = dict(job.passwords.as_record())
+    if job.passwords.command:
+        from engine.outside.programs import program_path  # here: most jobs ask for no password
+
+        program, *arguments = job.passwords.command
+        record["command"] = [program_path(program, job.path), *arguments]
+    if job.passwords.file:
+        record["file"] = str((Path(job.path).parent / Path(job.passwords.file).expanduser()).absolute())
+    return record
+
+
+def overridden(terms: Terms, settings: RunSettings) -> RunSettings:
+    """The journal's settings with what `--rate --workers --timeout --deadline --profile --no-verify` say otherwise.
+
+    The deadline that a flag or the environment gave another session ended with that session.
+    """
+    said = terms.settings(None)
+    changes: dict[str, Any] = {"session_deadline_s": said.session_deadline_s}
+    for flag, name in _OVERRIDES:
+        if getattr(terms, flag):
+            changes[name] = getattr(said, name)
+    if terms.profiles:
+        refuse_profiles(terms.profiles, settings.accounts)
+        changes["profile"] = said.profiles
+    if terms.no_verify:
+        changes["verify"] = False
+    changed = replace(settings, **changes)
+    if changed.rate > settings.rate and not terms.simulate and not all(map(is_loopback, settings.access.every)):
+        raise UsageError(
+            f"--rate {changed.rate:g} is above the run's {settings.rate:g}; a quota raised since is for a new run"
+        )
+    return changed
+
+
+def as_said(frozen: RunSettings, command: Settings) -> RunSettings:
+    """The journal's settings with what the command says of pace and time, by flag, environment, job or config.
+
+    Of two rates the lower holds.
+    """
+    said = {name: getattr(command, name) for _, name in _OVERRIDES if command.origin.get(name, "default") != "default"}
+    if "rate" in said:
+        said["rate"] = min(frozen.rate, said["rate"])
+    if command.written_deadline_s is not None:
+        said["deadline_s"] = command.written_deadline_s
+    return replace(frozen, **said)
+
+
+_OVERRIDES = (
+    # flag, its name in the journal's settings
+    ("rate", "rate"),
+    ("workers", "workers"),
+    ("timeout", "timeout_s"),
+)
+
+
+def stricter(frozen: RunSettings, guards: Settings) -> RunSettings:
+    """Settings of a journal with the stricter of its guards and today's."""
+    return replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))
+
+
+def undo_settings(
+    frozen: RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
+) -> RunSettings:
+    """Those of the undo of a run whose settings were `frozen`: it goes by what it reads, and waits for no window."""
+    return replace(
+        frozen,
+        verify=True,
+        stop_after=str(stop_after) if stop_after is not None else None,
+        passwords=passwords,
+        resend_already=False,
+        window=None,  # what must be taken back waits for no Saturday
+    )
+
+
+def stop_after_of(settings: RunSettings) -> StopAfter | None:
+    """How many failed calls end a run of these settings."""
+    from engine.inputs.jobfile.values import stop_after  # here: most runs end at none
+
+    return stop_after(settings.stop_after) if settings.stop_after is not None else None

@@ -1,0 +1,166 @@
+"""Rerun repeats what did not work out in an older run: a new one, linked to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.api.names import did_you_mean
+from engine.api.verdicts import ALL_CODES
+from engine.errors import Exit, RefusedError, UsageError
+from engine.inputs.files import recorded
+from engine.journal.ledger import Ledger
+from engine.journal.reader import replay
+from engine.journal.store import RunRef
+from engine.model import GOOD, Call, CallId, Outcome
+from engine.operations.begin import Planned, Proposal, planned, refuse_empty
+from engine.operations.events import News, Warned
+from engine.operations.family import undone_of, way_of
+from engine.operations.frozen import overridden, stop_after_of, stricter
+from engine.operations.guards import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
+from engine.operations.resume import tell_inherited, tell_of_idle
+from engine.operations.simulated import faults_of
+from engine.operations.stores import find, flags_of
+from engine.operations.terms import Terms
+from engine.planning.plan import plan_again
+
+if TYPE_CHECKING:
+    from engine.report.nextstep import WayOn
+
+REPEATABLE = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
+_LACKING_SHOWN = 5
+
+
+class NothingToRepeat(Struct, frozen=True, kw_only=True):
+    """A rerun would be empty."""
+
+    parent: str
+    why: str
+    way: WayOn
+    """What is open of the family all the same, and what takes it."""
+    exit: Exit
+
+
+async def plan_rerun(
+    terms: Terms, run: str, only: frozenset[Outcome], codes: tuple[str, ...]
+) -> Planned | NothingToRepeat:
+    """Plan a run of the calls that ended as `only` says, and with one of `codes` if any are given."""
+    refuse_latest(terms, run)
+    ref = find(terms, run)
+    ledger = replay(ref.path).ledger
+    assert ledger.run is not None
+    terms = replace(terms, simulate=ledger.run.simulated)
+    check_endpoint(terms, ledger)
+    faults = faults_of(terms)
+    _check_codes(terms, ledger, codes)
+    settled_later = _settled_later(ledger, ref)
+    meant = list(_meant(ledger, only, codes))
+    calls = [call for call in meant if call.id not in settled_later]
+    if Outcome.FAILED in only:
+        _name_lacking(terms, ledger, ref)
+    if not calls:
+        return _nothing_to_repeat(terms, ref, ledger, only, codes, len(meant))
+    guards = guards_of(terms, ledger)
+    refuse_strange_run(ref, guards.trust)
+    check_passwords(ref, ledger, guards.trust)
+    exclude = terms.excludes()
+    tell_of_idle(terms, exclude, ledger)
+    plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=exclude)
+    left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
+    terms.tell(News(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}"))
+    refuse_empty(plan)
+    frozen = stricter(overridden(terms, ledger.settings), guards)
+    tell_inherited(terms, ref.run_id, frozen)
+    return await planned(
+        Proposal(
+            terms=terms,
+            settings=guards,
+            frozen=frozen,
+            plan=plan,
+            job=ledger.run.job,
+            reason=terms.reason or ledger.run.reason,
+            ticket=terms.ticket or ledger.run.ticket,
+            stop_after=stop_after_of(frozen),
+            guarded_by=recorded(str(guard_home(ledger))),
+            uins=ledger.uins,
+            parent=ref,
+            faults=faults,
+            guards=partial(guards_of, terms, ledger),
+            undone=undone_of(ref.store, ledger.run, guards.trust),
+        )
+    )
+
+
+def refuse_latest(terms: Terms, run: str) -> None:
+    """RefusedError for `latest` where nobody is asked: it could be another run than meant."""
+    if run == "latest" and terms.yes:
+        raise RefusedError("`latest` with --yes could be another run than you think; name the run")
+
+
+def _nothing_to_repeat(
+    terms: Terms, ref: RunRef, ledger: Ledger, kinds: frozenset[Outcome], codes: tuple[str, ...], settled_later: int
+) -> NothingToRepeat:
+    ended_with = f" with {', '.join(codes)}" if codes else ""
+    if settled_later:
+        why = f"what was {' or '.join(sorted(kinds))}{ended_with} has been settled by a later rerun ({settled_later:,})"
+    else:
+        why = f"nothing is {' or '.join(sorted(kinds))}{ended_with}"
+    lacking = len(ledger.lacking()) if Outcome.FAILED in kinds else 0
+    way = way_of(ref.store, ledger, flags=flags_of(terms, ref))
+    if lacking:
+        assert ledger.run is not None
+        if way.parent is not None:
+            again = f"the undo, done again, can do it: acctops undo {way.parent}{way.flags}"
+        else:
+            again = f"the job, run again, can do it{f': {way.job}' if way.job is not None else ''}"
+        why += f", but {lacking:,} of what was asked for never became a call: only {again}"
+    code = Exit.INCOMPLETE if lacking else Exit.OK
+    return NothingToRepeat(parent=ref.run_id, why=why, way=way, exit=code)
+
+
+def _name_lacking(terms: Terms, ledger: Ledger, ref: RunRef) -> None:
+    """Tell what a rerun cannot repeat, as it is no call: bad rows, and what a match or an undo could not look at."""
+    lacking = ledger.lacking()
+    for omit in lacking[:_LACKING_SHOWN]:
+        terms.tell(Warned(f"not in a rerun: {omit.where}: {omit.rule}", always=True))
+    if len(lacking) > _LACKING_SHOWN:
+        command = f"acctops report {ref.run_id} --stuck{flags_of(terms, ref)}"
+        terms.tell(Warned(f"… and {len(lacking) - _LACKING_SHOWN:,} more: {command}", always=True))
+
+
+def _check_codes(terms: Terms, ledger: Ledger, codes: tuple[str, ...]) -> None:
+    """Tell which `--code` no call of the run has; UsageError for one that nobody knows either, which is a slip."""
+    there = {entry.code for _, entry, _ in ledger.outcomes() if entry.code is not None}
+    for code in codes:
+        if code in there:
+            continue
+        hint = did_you_mean(code, there) or f"; there are {', '.join(sorted(there)) or 'none'}"
+        if code not in ALL_CODES:
+            raise UsageError(f"--code {code}: no call of the run has this code{hint}")
+        terms.tell(Warned(f"--code {code}: no call of the run has this code{hint}"))
+
+
+def _meant(ledger: Ledger, kinds: frozenset[Outcome], codes: tuple[str, ...]) -> Iterator[Call]:
+    for call, entry, outcome in ledger.outcomes():
+        if outcome in kinds and (not codes or entry.code in codes):
+            yield call
+
+
+def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
+    """Calls that later reruns of this run, or of those, brought to the desired state."""
+    done: set[CallId] = set()
+    links, seen = list(ledger.links), {str(ref.run_id)}
+    while links and ref.store is not None:
+        note = links.pop()
+        later = str(note.data.get("run", ""))
+        if note.what != "continued_by" or later in seen or not ref.store.path(later).is_file():
+            continue
+        seen.add(later)
+        child = replay(ref.store.path(later)).ledger
+        links += child.links
+        done |= {call.id for call, _, outcome in child.outcomes() if outcome in GOOD}
+    return done

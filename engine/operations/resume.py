@@ -1,0 +1,359 @@
+"""Resume goes on with a run in its own journal: what was accepted is read, what is open is sent.
+
+`resumption` looks at the run and at what holds for it today; `go_on` takes it up under its claim.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine import __version__
+from engine.cloud.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
+from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.inputs.files import job_file, load_job
+from engine.inputs.job import Glob, Job
+from engine.journal import records
+from engine.journal.ledger import Ledger
+from engine.journal.reader import Replay, replay
+from engine.journal.store import RunRef
+from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
+from engine.operations.begin import Approval, claim, omit_line
+from engine.operations.carrying import Ended, Work, carry_out
+from engine.operations.events import News, Warned
+from engine.operations.family import Kin, kin_of, undone_of, way_of
+from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
+from engine.operations.guards import (
+    check_endpoint,
+    check_passwords,
+    guards_of,
+    has_new_share,
+    refuse_beyond,
+    refuse_strange_run,
+)
+from engine.operations.preparing import refuse_blind
+from engine.operations.reach import passwords_of, reach_of
+from engine.operations.stores import find
+from engine.operations.terms import Terms, operator
+from engine.operations.windows import hold, window_of
+from engine.planning.plan import idle_rules, left_out
+from engine.report.nextstep import later_words, way_on
+from engine.report.spans import duration
+
+if TYPE_CHECKING:
+    from engine.inputs.passwords import PasswordSource
+    from engine.inputs.settings import Settings
+    from engine.journal.writer import Journal
+    from engine.operations.session import Watch
+    from engine.report.nextstep import WayOn
+
+IDENTITY_S = 1.5
+"""How long a resume waits to learn whose the keys are."""
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """A run that has nothing left to do."""
+
+    ref: RunRef
+    found: Replay
+    way: WayOn
+    """What is open of its family, and what to do next."""
+    exit: Exit
+    """That of its end; with reruns it is good only if the family is."""
+
+
+class Resumption(Struct, frozen=True, kw_only=True):
+    """A run that can be gone on with, as it holds today."""
+
+    terms: Terms
+    ref: RunRef
+    seen: Ledger
+    guards: Settings
+    settings: records.RunSettings
+    reach: Reach
+    passwords: PasswordSource | None
+    exclude: tuple[Glob, ...]
+    job: Job | None
+    """That of the command, if it is `run`."""
+    changes: tuple[str, ...]
+    """What is not as it was when the run was begun: its job file, who runs it, whose the keys are."""
+
+    @property
+    def open_calls(self) -> int:
+        """Calls not settled."""
+        return sum(not entry.settled for _, entry, _ in self.seen.outcomes())
+
+    @property
+    def question(self) -> str:
+        """What is approved, where something has changed."""
+        assert self.seen.run is not None
+        what = f"About to go on with the {self.open_calls:,} open calls of its journal"
+        return f"run {self.seen.run.run}: {'; '.join(self.changes)}. {what}"
+
+
+async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumption | Finished:
+    """Look at a run that is to be gone on with; whatever can refuse that does so before its journal is touched.
+
+    `job` is that of the command, if it is `run`: its guards and limits, and what `terms` say, hold as well.
+    """
+    ref = find(terms, run)
+    if ref.store is None:
+        raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
+    seen = replay(ref.path).ledger
+    assert seen.run is not None
+    terms = replace(terms, simulate=seen.run.simulated)
+    kin = kin_of(ref.store, seen)
+    _refuse_undone(terms, kin, ref)
+    check_endpoint(terms, seen, job)
+    if _is_finished(seen, kin):
+        return _finished(terms, kin, ref)
+    hold(window_of(seen.settings), terms)
+    guards = guards_of(terms, seen, job)
+    refuse_strange_run(ref, guards.trust)
+    check_passwords(ref, seen, guards.trust, job)
+    check_metrics(guards, simulated=seen.run.simulated)
+    exclude = terms.excludes()
+    tell_of_idle(terms, exclude, seen)
+    frozen = overridden(terms, seen.settings)
+    settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
+    tell_inherited(terms, seen.run.run, settings)
+    refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
+    reach = await reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id, tell=terms.tell)
+    await ask_whose(reach, limit_s=IDENTITY_S)
+    refuse_strangers(reach.keyring, seen.uins)
+    await refuse_beyond(terms, seen, guards, reach, exclude, whole=job is not None)
+    passwords = passwords_of(seen.settings, seen.run.action, guards.trust)
+    scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
+    if scarce is not None:
+        terms.tell(Warned(scarce, always=True))
+    return Resumption(
+        terms=terms,
+        ref=ref,
+        seen=seen,
+        guards=guards,
+        settings=settings,
+        reach=reach,
+        passwords=passwords,
+        exclude=exclude,
+        job=job,
+        changes=tuple(_changes(seen, reach)),
+    )
+
+
+async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch | None = None) -> Ended:
+    """Take a run up and work on it to its end. RefusedError where something has changed and nobody approved of that."""
+    from engine.journal.writer import Journal
+
+    terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
+    assert ref.store is not None
+    assert seen.run is not None
+    if this.changes and approval is None:
+        raise RefusedError(f"{this.question}: nobody has approved of that; nothing was sent")
+    if this.changes:  # that may have taken a while
+        hold(window_of(seen.settings), terms)
+        guards = guards_of(terms, seen, this.job)
+        settings = stricter(settings, guards)
+        refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
+    calls, keep_admins = list(seen.calls.values()), settings.keep_admins
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
+        journal, replayed = Journal.open(ref.store, ref.run_id, clock=terms.clock)
+        ledger = replayed.ledger
+        assert ledger.run is not None
+        with closing(journal):
+            kin = kin_of(ref.store, ledger)
+            _refuse_undone(terms, kin, ref)
+            journal.append(_session_line(replayed, settings), ledger.apply)
+            taken = _leave_to_later(kin, ledger, journal)
+            undone = undone_of(ref.store, ledger.run, guards.trust)
+            held = undone.held() if undone is not None else {}
+            no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
+            work = Work(
+                terms=terms,
+                settings=guards,
+                store=ref.store,
+                journal=journal,
+                ledger=ledger,
+                reach=this.reach,
+                passwords=this.passwords,
+                stop_after=stop_after_of(ledger.settings),
+                no_send=no_send,
+                elsewhere=_done_elsewhere(kin, ledger),
+                rivals=rivals,
+                undone=undone,
+            )
+            return await carry_out(work, watch)
+
+
+def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:
+    """Tell which `--exclude` matches no call of the run: a slip in it leaves in what was to be left out."""
+    calls = list(ledger.calls.values())
+    for glob in idle_rules(exclude, calls):
+        what = f"{glob.place}: {glob.pattern} matches none of the {len(calls):,} calls of the run; a slip?"
+        terms.tell(Warned(what))
+
+
+def tell_inherited(terms: Terms, run: str, settings: records.RunSettings) -> None:
+    """Tell of limits that hold because the run had them, and of what says otherwise."""
+    said = []
+    if settings.session_deadline_s is None and settings.deadline_s is not None:
+        said.append(f"deadline {duration(settings.deadline_s)} (--deadline D)")
+    if settings.stop_after is not None:
+        said.append(f"stop_after {settings.stop_after}")
+    if not settings.verify and not terms.no_verify:
+        said.append("accounts are not read back")
+    if said:
+        terms.tell(News(f"as run {run} was told: {', '.join(said)}"))
+
+
+def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:
+    return records.Session(
+        verb="resume",
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        operator=operator(),
+        version=__version__,
+        cut_bytes=replayed.torn_bytes,
+        settings=settings if settings != replayed.ledger.settings else None,
+        clock_offset_s=0.0,
+    )
+
+
+def _is_finished(ledger: Ledger, kin: Kin) -> bool:
+    """Whether nothing is left to this run: all is settled, or in the hands of a later rerun."""
+    later = _in_later_hands(kin, ledger)
+    return ledger.end is not None and all(
+        entry.settled or (call.id in later and not _reads(ledger, call.id, later[call.id][1]))
+        for call, entry, _ in ledger.outcomes()
+    )
+
+
+def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome]]:
+    """The open calls of a run that a later rerun has: which one, and its word. Only that one goes on with them."""
+    assert ledger.run is not None
+    later = later_words(kin.ledgers, ledger.run.run)
+    return {call: word for call, word in later.items() if not ledger.entry(call).settled}
+
+
+def _done_elsewhere(kin: Kin, ledger: Ledger) -> frozenset[CallId]:
+    """The failed calls of a run that are as asked since a later rerun."""
+    assert ledger.run is not None
+    later = later_words(kin.ledgers, ledger.run.run)
+    return frozenset(
+        call for call, (_, outcome) in later.items() if outcome in GOOD and ledger.entry(call).outcome is Outcome.FAILED
+    )
+
+
+def _reads(ledger: Ledger, call: CallId, later: Outcome) -> bool:
+    """Whether a run still reads a call that a later one has: an attempt of its own may have been applied, and it was
+    not the later run that changed it. Else nobody would know whose change it was, and no undo would take it back.
+    """
+    return ledger.entry(call).needs_reading and later is not Outcome.CHANGED
+
+
+def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[CallId]:
+    """Leave to later reruns what they have taken: out of this run what is as asked there, unsent the rest."""
+    unsent: set[CallId] = set()
+    for call_id, (later, outcome) in _in_later_hands(kin, ledger).items():
+        if outcome not in GOOD or _reads(ledger, call_id, outcome):
+            unsent.add(call_id)
+        else:
+            target = _target(ledger.calls[call_id])
+            line = omit_line(target, str(OmitReason.RERUN), "as asked since a later rerun", later, call_id)
+            journal.append(line, ledger.apply)
+    return frozenset(unsent)
+
+
+def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
+    """The end of a run that has nothing left to do; with reruns it is good only if the family is."""
+    assert ref.store is not None
+    found = replay(ref.path)
+    assert found.ledger.end is not None
+    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store.state_dir))
+    code = Exit(found.ledger.end.exit)
+    if len(kin.ledgers) > 1:
+        code = Exit.INCOMPLETE if way.open_calls else Exit.OK
+    return Finished(ref=ref, found=found, way=way, exit=code)
+
+
+def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
+    """RefusedError for a run that was undone: what was taken back is not done again by going on."""
+    assert ref.store is not None
+    undo = kin.undone.get(ref.run_id)
+    if undo is None:
+        return
+    flags = terms.repeat(ref.store.state_dir)
+    ways = [way_of(ref.store, replay(ref.store.path(undo)).ledger, flags=flags).command]
+    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=flags)
+    ways += [step.command(flags) for step in way.choices if step.words[1] == ref.run_id]
+    lines = "; or, ".join(command for command in ways if command is not None)
+    raise RefusedError(
+        f"run {ref.run_id} was undone by {undo}, so it cannot be resumed; "
+        + (f"go on with: {lines}" if lines else f"nothing is left of it: acctops report {ref.run_id}{flags}")
+    )
+
+
+def _changes(ledger: Ledger, reach: Reach) -> list[str]:
+    """What of job file, operator and identity is not that of the run."""
+    assert ledger.run is not None
+    run = ledger.run
+    changes = []
+    job_path = job_file(run.job.path)
+    if job_path is not None:
+        try:
+            job = load_job(job_path, skip_bad_rows=True)
+        except AcctopsError:
+            changes.append(f"{job_path} can no longer be read as a job")
+        else:
+            if job.digest != run.job.digest:
+                changes.append(_job_change(job, ledger))
+    if run.operator != operator():
+        changes.append(f"it was begun by {run.operator}")
+    now = identity(reach.keyring)
+    as_before = is_as_before(reach.keyring, run.identity, ledger.sources(), ledger.acted_on() or reach.keyring)
+    if not as_before and not is_known(reach.keyring, ledger.uins):
+        changes.append(f"it was begun with the keys of {run.identity}, these are of {now}")
+    return changes
+
+
+def _job_change(job: Job, ledger: Ledger) -> str:
+    if job.matches or (ledger.run is not None and ledger.run.match):
+        return f"{job.path} has changed since; a match is never asked again, the journal's list is what is sent"
+    now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
+    then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}
+    there = [omit for omit in ledger.omits if omit.reason not in LACKING]
+    then |= {(omit.account, omit.region, omit.instance, omit.user) for omit in there}
+    added, gone = len(now - then), len(then - now)
+    return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
+
+
+def _drop_guarded(
+    ledger: Ledger,
+    journal: Journal,
+    protect: tuple[Glob, ...],
+    exclude: tuple[Glob, ...],
+    held: Mapping[CallId, Omit],
+) -> frozenset[CallId]:
+    """Guards of today hold for a resume: calls never sent are left out, calls begun are only read."""
+    no_send: set[CallId] = set()
+    for call in list(ledger.calls.values()):
+        entry = ledger.entry(call.id)
+        if entry.settled:
+            continue
+        omit = left_out(_target(call), protect=protect, exclude=exclude) or held.get(call.id)
+        if omit is None:
+            continue
+        if entry.spent or entry.needs_reading:
+            no_send.add(call.id)
+        else:
+            journal.append(omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call.id), ledger.apply)
+    journal.flush()
+    return frozenset(no_send)
+
+
+def _target(call: Call) -> Target:
+    return Target(call.instance, call.user, call.region, call.account)

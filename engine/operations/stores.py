@@ -1,0 +1,38 @@
+"""Where the runs of a command are: the stores of its state directory, and the run that somebody names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.journal.store import RunRef, RunStore, find_run, to_come_words
+from engine.operations.events import Warned
+
+if TYPE_CHECKING:
+    from engine.inputs.settings import Settings
+    from engine.operations.terms import Terms
+
+
+def store_of(settings: Settings, *, simulated: bool) -> RunStore:
+    """The runs of the state directory that are simulated, or those that are not."""
+    return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
+
+
+def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
+    """The same, for a new run; ConfigError if somebody who is not trusted could have put runs there."""
+    store = store_of(settings, simulated=simulated)
+    store.check_place()
+    return store
+
+
+def find(terms: Terms, run: str) -> RunRef:
+    """The run that somebody names, simulated or not; UsageError if there is none, or more than one."""
+    settings = terms.settings(None)
+    ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=terms.clock())
+    if ref.passed_over:
+        terms.tell(Warned(to_come_words(ref.passed_over), always=True))
+    return ref
+
+
+def flags_of(terms: Terms, ref: RunRef) -> str:
+    """The flags that an exact command needs to find a run, with a space before them; none for a lone file."""
+    return terms.repeat(ref.store.state_dir) if ref.store is not None else ""

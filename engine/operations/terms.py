@@ -1,0 +1,189 @@
+"""The terms of one command: what whoever gives it says, by what clock, and who is told how it goes.
+
+A command line makes them of its flags, a library of its arguments. All use cases take them first.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.errors import AcctopsError, ConfigError
+from engine.inputs.config import mistrust
+from engine.inputs.files import STDIN_NAME, homes_of
+from engine.inputs.job import Glob, Job
+from engine.inputs.settings import Flags, Settings, effective, find_configs
+from engine.operations.events import Tell, nobody
+from engine.outside.foreign import pasted
+from engine.outside.trust import Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.inputs.config import Configs
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What a use case is asked to go by; texts are as typed, and read where they are used."""
+
+    config: str | None = None
+    endpoints: tuple[str, ...] = ()
+    state_dir: str | None = None
+    profiles: tuple[str, ...] = ()
+    rate: str | None = None
+    workers: str | None = None
+    timeout: str | None = None
+    deadline: str | None = None
+    no_verify: bool = False
+    simulate: bool = False
+    faults: str | None = None
+    fleet: str | None = None
+    skip_bad_rows: bool = False
+    exclude: tuple[str, ...] = ()
+    reason: str | None = None
+    ticket: str | None = None
+    expect: int | None = None
+    on_unfinished: str | None = None
+    now: bool = False
+    """Do not hold to the job's window: a person says so."""
+    yes: bool = False
+    """Nobody is asked: what will be done was approved before it was known."""
+    attended: bool = False
+    """A person is there, who may start what a window would keep back."""
+    clock: Callable[[], float] = time.time
+    """UNIX time, as the command was given to tell the time by."""
+    tell: Tell = nobody
+    """Told, while it goes on, what whoever gave the command wants to know."""
+
+    def configs(self, *places: Path) -> Configs:
+        """The config files of a command about what lies in `places`."""
+        return find_configs(*places, environ=os.environ, explicit=self.config)
+
+    def settings(self, job: Job | None, *more: Path) -> Settings:
+        """What holds after flags, environment, job and config files, those above `more` included.
+
+        ConfigError for a job that somebody could have written who is not trusted.
+        """
+        configs = self.configs(*homes_of(job), *more)
+        noted = _strange_lists(job, configs.trust) if job is not None else ()
+        flags = Flags(
+            config=self.config,
+            endpoints=self.endpoints,
+            state_dir=self.state_dir,
+            profiles=self.profiles,
+            rate=self.rate,
+            workers=self.workers,
+            timeout=self.timeout,
+            deadline=self.deadline,
+            no_verify=self.no_verify,
+            simulate=self.simulate,
+        )
+        if job is not None:
+            refuse_strange(job.path if job.is_file else job.source, job.source, configs.trust)
+        settings = effective(flags, os.environ, job, configs)
+        noted += _strange_tools(settings, job, configs.trust)
+        return replace(settings, warnings=settings.warnings + noted) if noted else settings
+
+    def excludes(self) -> tuple[Glob, ...]:
+        """`--exclude` as rules; JobError for one that is no glob."""
+        return globs_of(self.exclude, "--exclude")
+
+    def repeat(self, state_dir: Path) -> str:
+        """The flags an exact follow-up command needs to find a run of `state_dir`, with the config that was named.
+
+        Typed here, or, where it was named by flag, anywhere: a schedule's report is read on Monday, from another
+        directory and by another user's config.
+        """
+        config = _flag("config", Path(self.config).absolute()) if self.config is not None else ""
+        if self.state_dir is not None:
+            return _flag("state-dir", state_dir) + config
+        try:
+            found = Terms(config=self.config).settings(None).state_dir
+        except AcctopsError:
+            found = None
+        return ("" if found == state_dir else _flag("state-dir", state_dir)) + config
+
+    def asked(self) -> tuple[str, ...]:
+        """The flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""
+        named = (("--endpoint", self.endpoints), ("--profile", self.profiles), ("--exclude", self.exclude))
+        return tuple(word for flag, values in named for value in values for word in (flag, value))
+
+
+def globs_of(texts: Sequence[str], flag: str) -> tuple[Glob, ...]:
+    """What a repeated flag says, as rules; JobError that names the flag for one that is no glob."""
+    from engine.inputs.jobfile.parse import read_globs
+    from engine.inputs.jobfile.problems import Problems
+
+    problems = Problems()
+    globs = read_globs(texts, flag, problems)
+    problems.stop_if_any()
+    return globs
+
+
+def refuse_strange(name: str, path: str | Path, trust: Trust) -> None:
+    """ConfigError for a file of a job that somebody could have written who is not trusted; "": it was handed in."""
+    try:
+        doubt = trust.doubt(Path(path)) if str(path) else None
+    except OSError:
+        return  # gone since it was read
+    if doubt is not None:
+        raise ConfigError(mistrust(name, doubt, "move the job to a directory of your own"))
+
+
+def is_own(job: Job) -> bool:
+    """Whether nobody but the operator and root can have written a job; for where it is not known whom he trusts."""
+    try:
+        return not job.source or Trust().why_not(Path(job.source)) is None
+    except OSError:
+        return False
+
+
+def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
+    """Lists that others could have written: said, and read all the same: the job names them, and guards bound them."""
+    found = []
+    for source in job.sources:
+        with suppress(OSError):
+            doubt = trust.doubt(Path(source)) if source != STDIN_NAME else None
+            if doubt is not None:
+                found.append(f"{source}: {doubt.words}: somebody else may have said which accounts these are")
+    return tuple(found)
+
+
+def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[str, ...]:
+    """Programs and certificates that are named, and that others could change: said; who named them answers for them."""
+    named = [("credentials.command", part) for part in settings.credentials.command[:1]]
+    passwords = job.passwords if job is not None else None
+    for key, spec in (("notify.command", settings.notify), ("passwords.command", passwords)):
+        if spec is not None and spec.command:
+            from engine.outside.programs import program_path  # here: few name a program
+
+            named.append((key, program_path(spec.command[0], spec.place.file)))
+    if settings.way_out.ca_bundle:
+        named.append(("network.ca_bundle", settings.way_out.ca_bundle))
+    found = []
+    for key, path in named:
+        with suppress(OSError):  # said where it is used
+            if "/" in path and (doubt := trust.doubt(Path(path))) is not None:
+                found.append(f"{key}: {doubt.words}: somebody else may decide what it does")
+    return tuple(found)
+
+
+def _flag(name: str, value: str | Path) -> str:
+    return f" --{name} {pasted((str(value),))}"
+
+
+def operator() -> str:
+    """Who runs this, for the journal: the login name, and behind sudo the person."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} (as {name})" if sudo and sudo != name else name

@@ -1,0 +1,361 @@
+"""Undo brings back what a run changed, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.api.actions import ACTIONS
+from engine.api.names import did_you_mean
+from engine.cloud.clients import Reach, check_identity
+from engine.errors import BusyError, Exit, RefusedError, UsageError
+from engine.inputs.files import recorded
+from engine.inputs.job import Glob
+from engine.journal import records
+from engine.journal.reader import replay
+from engine.model import LACKING, Call, Omit, Outcome
+from engine.operations.begin import Planned, Proposal, planned, refuse_empty
+from engine.operations.events import News
+from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
+from engine.operations.frozen import overridden, stricter, undo_settings
+from engine.operations.guards import check_endpoint, guard_home, guards_of, refuse_strange_run
+from engine.operations.reach import reach_of
+from engine.operations.rerun import refuse_latest
+from engine.operations.resume import tell_of_idle
+from engine.operations.simulated import faults_of, simulated_world
+from engine.operations.stores import find, flags_of
+from engine.operations.survey import Survey, survey
+from engine.operations.terms import Terms, globs_of
+from engine.planning.outlook import look_ahead, refusals
+from engine.planning.plan import idle_rules, plan_again
+from engine.planning.undo import (
+    STAYS,
+    Choice,
+    Keep,
+    UndoPlan,
+    found_so_late,
+    holds_of,
+    in_question,
+    is_before_known,
+    stays,
+    undo_plan,
+)
+from engine.report.nextstep import Step, later_words, undo_steps
+
+if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
+    from engine.journal.store import RunRef
+    from engine.planning.plan import Plan
+    from engine.simulator.world import World
+
+_SHOWN = 10
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """What of a run an undo takes back; texts are as typed."""
+
+    family: bool = False
+    """Its reruns, too, and the runs it reran."""
+    targets: tuple[str, ...] = ()
+    """Only these: `instance/user`, globs of them, or `@FILE` with one a line."""
+    include_edited: bool = False
+    """Also accounts that somebody edited since."""
+    rotated: bool = False
+    """Only accounts whose password was changed after the run."""
+    released: tuple[str, ...] = ()
+    """Runs whose holds are ignored."""
+    password_command: str | None = None
+    password_file: str | None = None
+
+
+class NothingToUndo(Struct, frozen=True, kw_only=True):
+    """Nothing is sent: because all is undone, or because what is left stays."""
+
+    parent: str
+    kept: Mapping[str, int]
+    """Reason → how many accounts stay for it."""
+    open: int
+    """How many of them an undo that is complete would have brought back."""
+    steps: tuple[Step, ...]
+    """What goes on."""
+    choices: tuple[Step, ...]
+    """What somebody may decide on."""
+    flags: str
+    exit: Exit
+    """That of an undo that brought something back beside it."""
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """The same as `kept`, of what is open alone."""
+        return {why: count for why, count in self.kept.items() if count and why in STAYS}
+
+
+async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | NothingToUndo:
+    """Plan a run that brings back what a run changed, where it still stands as the run left it."""
+    refuse_latest(terms, run)
+    if terms.no_verify:
+        raise UsageError("an undo goes by what it reads; remove --no-verify")
+    ref = find(terms, run)
+    found = replay(ref.path)
+    ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
+    assert ledger.run is not None
+    kin = kin_of(ref.store, found.ledger)
+    terms = replace(terms, simulate=ledger.run.simulated)
+    _check_undoable(terms, ref, ledger, kin)
+    faults_of(terms)
+    guards = guards_of(terms, ledger)
+    refuse_strange_run(ref, guards.trust)
+    ignored = tuple(find(terms, name).run_id for name in chosen.released)
+    choice, named = _choice(terms, ledger, chosen)
+    _refuse_without_before(ledger, named=named)
+    inverse = ACTIONS[ledger.run.action].inverse
+    assert inverse is not None
+    passwords = _password_record(chosen, inverse)
+    asked = _asked(terms, chosen, ignored)
+    frozen = stricter(overridden(terms, ledger.settings), guards)
+    reach = await reach_of(frozen, guards, simulated=terms.simulate, purpose=ref.run_id, tell=terms.tell)
+    check_identity(reach.keyring, ledger)
+    questioned = in_question(kin.ledgers)
+    changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]
+    read, world = await _read(terms, ledger, changed, reach, frozen)
+    check_identity(reach.keyring, ledger, is_asked=True)
+    others = (
+        others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, guards.trust) if ref.store is not None else None
+    )
+    holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
+    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, others=others)
+    undo = undo_plan(ledger, read.readings, holds, choice, questioned)
+    plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
+    plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
+    refused = refusals(
+        look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=terms.expect
+    )
+    terms.tell(News("\n".join(_preview(undone, ref, undo, plan, read))))
+    if not chosen.family and (more := changed_by_reruns(kin, ledger)):
+        whole = f"acctops undo {ref.run_id} --family{flags_of(terms, ref)}"
+        terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
+    if refused:
+        raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
+    if not undo.plan.calls:
+        return _nothing_to_undo(terms, ref, undo, asked)
+    refuse_empty(plan)
+    stop_after = guards.stop_after_for(inverse)
+    return await planned(
+        Proposal(
+            terms=terms,
+            settings=guards,
+            frozen=undo_settings(frozen, stop_after, passwords),
+            plan=plan,
+            job=_undo_job(ledger.run, chosen.targets),
+            reason=terms.reason or ledger.run.reason,
+            ticket=terms.ticket or ledger.run.ticket,
+            stop_after=stop_after,
+            guarded_by=recorded(str(guard_home(ledger))),
+            asked=asked,
+            parent=ref,
+            verb="undo",
+            undone=undone,
+            guards=partial(guards_of, terms, ledger),
+            found=read,
+            world=world,
+        )
+    )
+
+
+def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[str, ...]:
+    """The flags that say what this undo takes, as the same undo needs them again, from any directory."""
+    switches = (
+        ("--family", chosen.family),
+        ("--include-edited", chosen.include_edited),
+        ("--rotated", chosen.rotated),
+    )
+    named = (("--password-command", chosen.password_command), ("--password-file", chosen.password_file))
+    words = [flag for flag, is_on in switches if is_on]
+    for text in chosen.targets:
+        words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
+    words += [word for run in released for word in ("--release", run)]
+    return (*terms.asked(), *words, *(word for flag, value in named if value for word in (flag, value)))
+
+
+def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None:
+    assert ledger.run is not None
+    action = ACTIONS[ledger.run.action]
+    if action.inverse is None:
+        raise UsageError(f"{action.name} cannot be undone: no action is its inverse")
+    if ref.store is not None and ref.store.is_live(ref.run_id):
+        stop = f"acctops stop {ref.run_id}{flags_of(terms, ref)}"
+        raise BusyError(f"run {ref.run_id} is still going on; stop it first: {stop}")
+    check_endpoint(terms, ledger)
+    later = later_words(kin.ledgers, ref.run_id)
+    unread = [
+        call.id
+        for call, entry, _ in ledger.outcomes()
+        if entry.needs_reading and (call.id not in later or later[call.id][1] is not Outcome.CHANGED)
+    ]
+    if unread and ref.run_id not in kin.undone:
+        whose = next(each.run.run for each in reversed(kin.ledgers) if each.run and each.entry(unread[0]).needs_reading)
+        raise RefusedError(
+            f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
+            f"first: acctops resume {whose}{flags_of(terms, ref)}"
+        )
+
+
+def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
+    changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
+    if named or not changed or any(map(is_before_known, changed)):
+        return
+    assert ledger.run is not None
+    raise RefusedError(
+        f"run {ledger.run.run} did not read its accounts before it changed them (--no-verify), so nobody knows what it "
+        "changed; name the accounts: --target @FILE, one instance/user a line"
+    )
+
+
+def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bool]:
+    """What the flags ask for, and whether they name accounts one by one."""
+    excluded = terms.excludes()
+    tell_of_idle(terms, excluded, ledger)
+    globs: list[Glob] = []
+    names: set[str] = set()
+    for text in chosen.targets:
+        if text.startswith("@"):
+            names |= _names_in(Path(text[1:]))
+        elif not set("*?[") & set(text) and text.count("/") == 1:
+            names.add(text)
+        else:
+            globs += globs_of((text,), "--target")
+    _refuse_idle(ledger, globs, names)
+
+    def wanted(call: Call) -> bool:
+        if any(glob.matches(call.instance, call.user) for glob in excluded):
+            return False
+        return (
+            not chosen.targets or call.label in names or any(glob.matches(call.instance, call.user) for glob in globs)
+        )
+
+    by_list = bool(names) and not globs
+    choice = Choice(wanted=wanted, by_list=by_list, include_edited=chosen.include_edited, rotated_only=chosen.rotated)
+    return choice, bool(names)
+
+
+def _refuse_idle(ledger: Ledger, globs: list[Glob], names: set[str]) -> None:
+    """UsageError for a `--target` that is not in the run: each by itself, as the others would hide a slip."""
+    calls = list(ledger.calls.values())
+    labels = {call.label for call in calls}
+    idle = [glob.pattern for glob in idle_rules(globs, calls)] + sorted(names - labels)
+    if idle:
+        more = f", and {len(idle) - 1:,} more" if len(idle) > 1 else ""
+        hint = did_you_mean(idle[0], labels)
+        raise UsageError(f"--target {idle[0]}{more}: matches none of the {len(calls):,} calls of the run{hint}")
+
+
+def _names_in(path: Path) -> set[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--target @{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    names = {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}
+    wrong = sorted(name for name in names if name.count("/") != 1)
+    if wrong:
+        raise UsageError(f"--target @{path}: {wrong[0]!r} is not instance/user")
+    if not names:
+        raise UsageError(f"--target @{path}: names no account")
+    return names
+
+
+def _password_record(chosen: Selection, inverse: str) -> dict[str, object] | None:
+    """The source of new passwords, which an undo of CAM needs before anything is sent."""
+    command, file = chosen.password_command, chosen.password_file
+    if not ACTIONS[inverse].needs_password:
+        if command or file:
+            raise UsageError(f"{inverse} takes no password; remove --password-command and --password-file")
+        return None
+    if command and file:
+        raise UsageError("give --password-command or --password-file, not both")
+    if command:
+        return {"command": shlex.split(command)}
+    if file:
+        return {"file": str(Path(file).expanduser().absolute())}
+    raise UsageError(f"{inverse} sets a new password for every account: give --password-command or --password-file")
+
+
+async def _read(
+    terms: Terms, ledger: Ledger, calls: list[Call], reach: Reach, frozen: records.RunSettings
+) -> tuple[Survey, World | None]:
+    """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
+    world = None
+    if terms.simulate:
+        assert ledger.run is not None
+        changed = {call.id for call in calls}
+        world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(terms))
+    read = await survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo")
+    return read, world
+
+
+def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
+    """What stays as the run left it, or may: lacking, so that an undo without it is not complete."""
+    for kept in undo.kept:
+        if kept.why in STAYS:
+            yield stays(kept.call, kept.why, kept.words, kept.holder or f"undo of {ref.run_id}")
+
+
+def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
+    digest = hashlib.sha256("\n".join(("undo", run.run, *targets)).encode()).hexdigest()
+    return records.JobRef(f"undo of {run.job.name}"[:100], f"undo of run {run.run}", digest)
+
+
+def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
+    ledger, others = undone.ledger, undone.others
+    assert ledger.run is not None
+    action = ACTIONS[plan.action]
+    lines = [
+        f"UNDO of {ref.run_id}  {ledger.run.action}  {ledger.run.job.name}",
+        f"  {read.words()}",
+        f"  to {action.verb}  {len(plan.calls):,}",
+    ]
+    if plan.calls:
+        lines.append(f"  {undo.same_password:,} of these still have the password they had before the run")
+    for why, count in undo.counts().items():
+        if count and why != Keep.NOT_CHANGED:
+            kept = [kept for kept in undo.kept if kept.why == why]
+            if why == Keep.NOT_ASKED:
+                lines.append(f"  stays, {kept[0].words}  {count:,}")
+                continue
+            lines.append(f"  stays, {why.replace('_', ' ')}  {count:,}  {kept[0].call.named}: {kept[0].words}")
+            lines += [f"      {each.call.named}: {each.words}" for each in kept[1:_SHOWN]]
+            if count > _SHOWN:
+                lines.append(f"      … and {count - _SHOWN:,} more")
+    if late := found_so_late(ledger):
+        first = f"{late[0].named}{', …' if len(late) > 1 else ''}"
+        words = f"was not {ACTIONS[ledger.run.action].done_word} before a try that was refused as not applied"
+        lines.append(f"  stays, counts as somebody else's  {len(late):,}  {first}: {words}")
+    for omit in [omit for omit in plan.omits if omit.reason not in LACKING][:_SHOWN]:  # those: above
+        lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
+    if others is None:
+        lines.append("  the journal lies outside a state directory: no other run was looked at")
+    else:
+        assert ref.store is not None
+        lines.append(f"  {others.looked_at:,} other journals looked at for holds, in {ref.store.runs_dir}")
+        lines += [f"  UNREADABLE, its holds are not known: {text}" for text in others.unreadable]
+    return lines
+
+
+def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
+    left = [(STAYS[kept.why], kept.holder, kept.call.label) for kept in undo.kept if kept.why in STAYS]
+    steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
+    return NothingToUndo(
+        parent=ref.run_id,
+        kept=undo.counts(),
+        open=len(left),
+        steps=tuple(steps),
+        choices=tuple(choices),
+        flags=flags_of(terms, ref),
+        exit=Exit.INCOMPLETE if left else Exit.OK,
+    )
