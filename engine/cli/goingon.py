@@ -12,9 +12,8 @@ from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
-from engine.errors import Exit, UsageError
-from engine.model import Outcome
-from engine.operations.rerun import REPEATABLE, NothingToRepeat, plan_rerun
+from engine.errors import Exit
+from engine.operations.rerun import NothingToRepeat, kinds_of, plan_rerun
 from engine.operations.resume import Finished, Resumption, go_on, resumption
 from engine.report.text import document, text
 
@@ -55,17 +54,10 @@ def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
 
 async def _rerun(options: Options, run: str, only: str, codes: tuple[str, ...]) -> int:
     options = replace(options, attended=can_ask())
-    plan = await plan_rerun(options, run, _kinds(only), codes)
+    plan = await plan_rerun(options, run, kinds_of(only.split(",")), codes)
     if isinstance(plan, NothingToRepeat):
         return _show_nothing(options, plan)
     return await carry_out(options, plan)
-
-
-def _kinds(only: str) -> frozenset[Outcome]:
-    kinds = {kind.strip() for kind in only.split(",") if kind.strip()}
-    if not kinds or kinds - set(REPEATABLE):
-        raise UsageError(f"--only {only}: give one or more of {', '.join(REPEATABLE)}, separated by commas")
-    return frozenset(map(Outcome, kinds))
 
 
 def _show_nothing(options: Options, nothing: NothingToRepeat) -> int:

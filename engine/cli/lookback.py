@@ -13,11 +13,10 @@ from engine.errors import AcctopsError, Exit, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore, stamp
+from engine.journal.store import RunHead, RunStore
 from engine.operations.family import way_of
 from engine.operations.overdue import overdue
-from engine.operations.stores import store_of
-from engine.operations.success import ended_at
+from engine.operations.stores import runs_in, store_of
 from engine.report.history import OpenWork
 from engine.report.text import CSV_COLUMNS, csv_text, full_document, row, text
 
@@ -86,7 +85,7 @@ def show_status_since(since: str, **flags: Any) -> int:
     """`status --since`: the runs of a span of time, how they ended, and what is open. Any: the flags, by name."""
     options = options_of(flags)
     begin = options.clock() - _span(since, "--since")
-    heads = [head for which in (False, True) for head in _since(_store(options, simulated=which), begin)]
+    heads = [head for which in (False, True) for head in runs_in(options, simulated=which, since=begin)]
     heads.sort(key=lambda head: (head.started_at, head.run_id))
     work, problems = OpenWork(), {}
     for head in heads:
@@ -128,7 +127,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     if options.as_json:
         form = "json"
     begin = options.clock() - _span(since, "--since")
-    heads = sorted(_since(_store(options), begin), key=lambda head: (head.started_at, head.run_id))
+    heads = sorted(runs_in(options, simulated=False, since=begin), key=lambda head: (head.started_at, head.run_id))
     unreadable = [{"run": head.run_id, "problem": head.problem} for head in heads if head.problem is not None]
 
     def found() -> Iterator[tuple[RunHead, Replay]]:
@@ -178,13 +177,6 @@ def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator
         about = (run.run, run.job.name, run.ticket, run.operator, run.at)
         for target in each.ledger.outcomes():
             yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target, way)}
-
-
-def _since(store: RunStore, begin: float) -> Iterator[RunHead]:
-    """Runs that began or ended since then, or go on; and those that cannot be read, by the time in their name."""
-    for head in store.heads():
-        if head.live or (head.run_id >= stamp(begin) if head.problem is not None else ended_at(head) >= begin):
-            yield head
 
 
 def _since_line(head: RunHead, open_calls: int, problem: str | None, command: str | None) -> str:

@@ -15,8 +15,9 @@ from engine.cli.talk import out_json, say
 from engine.errors import Exit
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.parse import ad_hoc_job
+from engine.operations.begin import Nothing
 from engine.operations.earlier import reads_stdin
-from engine.operations.start import CutOff, NothingToDo, plan_new, plan_run
+from engine.operations.start import CutOff, plan_new, plan_run
 from engine.operations.unbegun import Unbegun
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ async def _run_ad_hoc(options: Options, job: Job) -> int:
         return await _begin(options, await plan_new(options, job))
 
 
-async def _begin(options: Options, plan: Planned | NothingToDo, *, stdin_is_list: bool = False) -> int:
-    if not isinstance(plan, NothingToDo):
+async def _begin(options: Options, plan: Planned | Nothing, *, stdin_is_list: bool = False) -> int:
+    if not isinstance(plan, Nothing):
         return await carry_out(options, plan, stdin_is_list=stdin_is_list)
     if not options.quiet:
         say(plan.why)

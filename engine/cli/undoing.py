@@ -53,11 +53,10 @@ def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
         found = {"parent": nothing.parent, "kept": nothing.kept, "open": nothing.open, "go_on": go_on_with}
         out_json({"run": None, **found, "exit": int(nothing.exit)})
     elif nothing.open:
-        named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in nothing.lacking.items())
-        out(f"run {nothing.parent}: nothing can be undone now, and not all is undone: {named}")
+        out(f"run {nothing.parent}: {nothing.why}")
         out(
             "\n".join([*(f"{each.why}: {each.command(flags)}" for each in nothing.choices), *go_on_lines(steps, flags)])
         )
     if not nothing.open and not options.quiet:
-        say(f"run {nothing.parent}: nothing is left to undo")
+        say(f"run {nothing.parent}: {nothing.why}")
     return nothing.exit

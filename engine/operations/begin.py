@@ -140,6 +140,12 @@ class Planned(Struct, frozen=True, kw_only=True):
         return _question(self.proposal)
 
 
+class Nothing(Struct, frozen=True, kw_only=True):
+    """No run is planned, as there is nothing to do."""
+
+    why: str
+
+
 def refuse_empty(plan: Plan) -> None:
     """RefusedError for a plan without calls."""
     if plan.calls:

@@ -80,6 +80,22 @@ class Ended(Struct, frozen=True, kw_only=True):
     """Somebody else has changed the journal: what was recorded does not stand."""
 
     @property
+    def reason(self) -> str | None:
+        """Why it ended before all was tried; None if it did not."""
+        end = self.ledger.end
+        stopped = self.unrecorded or (end.stopped if end is not None else None)
+        return stopped.why if stopped is not None else None
+
+    @property
+    def failures(self) -> tuple[tuple[Call, str | None, str | None], ...]:
+        """Each failed call of the run, with its code and the RequestId of its last answer."""
+        return tuple(
+            (call, entry.code, entry.request_id)
+            for call, entry, outcome in self.ledger.outcomes()
+            if outcome is Outcome.FAILED
+        )
+
+    @property
     def counts(self) -> Mapping[str, int]:
         """Calls of the run, by outcome."""
         return {str(outcome): count for outcome, count in self.ledger.counts().items()}

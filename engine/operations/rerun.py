@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api.names import did_you_mean
@@ -17,7 +16,7 @@ from engine.journal.ledger import Ledger
 from engine.journal.reader import replay
 from engine.journal.store import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
-from engine.operations.begin import Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.events import News, Warned
 from engine.operations.family import undone_of, way_of
 from engine.operations.frozen import overridden, stop_after_of, stricter
@@ -35,14 +34,22 @@ REPEATABLE = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 _LACKING_SHOWN = 5
 
 
-class NothingToRepeat(Struct, frozen=True, kw_only=True):
+class NothingToRepeat(Nothing, frozen=True, kw_only=True):
     """A rerun would be empty."""
 
     parent: str
-    why: str
     way: WayOn
     """What is open of the family all the same, and what takes it."""
     exit: Exit
+
+
+def kinds_of(only: Iterable[str]) -> frozenset[Outcome]:
+    """The outcomes that are repeated, all that can be if none are named; UsageError for a name that is none of them."""
+    kinds = {kind.strip() for kind in only if kind.strip()} or set(REPEATABLE)
+    if wrong := kinds - set(REPEATABLE):
+        named = ", ".join(REPEATABLE)
+        raise UsageError(f"--only {', '.join(sorted(wrong))}: give one or more of {named}, separated by commas")
+    return frozenset(map(Outcome, kinds))
 
 
 async def plan_rerun(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from engine.errors import RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
-from engine.operations.begin import Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.drafts import Drafted, draft, settings_of
 from engine.operations.earlier import Unfinished, job_place, take_of, unfinished
 from engine.operations.events import Changed
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
 
 NOTHING = "nothing to do: no account is left to act on, and the job allows that; nothing was sent"
-
-
-class NothingToDo(Struct, frozen=True):
-    """A match found nothing, which the job allows; nobody was asked for more."""
-
-    why: str = NOTHING
 
 
 class CutOff(Struct, frozen=True, kw_only=True):
@@ -57,7 +51,7 @@ class CutOff(Struct, frozen=True, kw_only=True):
         return await resumption(self.terms, self.left.run_id, self.job)
 
 
-async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | NothingToDo:
+async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
     """Plan what a `run` of a job does. RefusedError if its last run was cut off, and it is not to decide about that."""
     terms = hold(job.window, terms)
     settings = terms.settings(job)
@@ -69,7 +63,7 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | NothingToDo:
     return await plan_new(terms, job)
 
 
-async def plan_new(terms: Terms, job: Job) -> Planned | NothingToDo:
+async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
     """Plan a new run of a job, whatever was before it."""
     faults = faults_of(terms)
     world = fleet_of(terms, job, faults)
@@ -78,7 +72,7 @@ async def plan_new(terms: Terms, job: Job) -> Planned | NothingToDo:
     terms.tell(Drafted(made, simulated=terms.simulate))
     job, plan = made.job, made.plan
     if made.may_be_empty and not terms.yes:
-        return NothingToDo()
+        return Nothing(why=NOTHING)
     if made.may_be_empty:
         terms.tell(Changed(NOTHING))
     else:

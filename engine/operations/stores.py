@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal.store import RunRef, RunStore, find_run, to_come_words
+from engine.journal.store import RunHead, RunRef, RunStore, find_run, stamp, to_come_words
 from engine.operations.events import Warned
+from engine.operations.success import ended_at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine.inputs.settings import Settings
     from engine.operations.terms import Terms
 
@@ -22,6 +25,20 @@ def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
     store = store_of(settings, simulated=simulated)
     store.check_place()
     return store
+
+
+def runs_in(terms: Terms, *, simulated: bool, since: float | None = None) -> Iterator[RunHead]:
+    """The runs of the state directory, newest first; of those that cannot be read the time in their name counts.
+
+    `since` (UNIX time): only what began or ended since then, or goes on.
+    """
+    for head in store_of(terms.settings(None), simulated=simulated).heads():
+        if (
+            since is None
+            or head.live
+            or (head.run_id >= stamp(since) if head.problem is not None else ended_at(head) >= since)
+        ):
+            yield head
 
 
 def find(terms: Terms, run: str) -> RunRef:

@@ -21,7 +21,7 @@ from engine.inputs.job import Glob
 from engine.journal import records
 from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome
-from engine.operations.begin import Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.events import News
 from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
@@ -75,7 +75,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     password_file: str | None = None
 
 
-class NothingToUndo(Struct, frozen=True, kw_only=True):
+class NothingToUndo(Nothing, frozen=True, kw_only=True):
     """Nothing is sent: because all is undone, or because what is left stays."""
 
     parent: str
@@ -90,11 +90,6 @@ class NothingToUndo(Struct, frozen=True, kw_only=True):
     flags: str
     exit: Exit
     """That of an undo that brought something back beside it."""
-
-    @property
-    def lacking(self) -> dict[str, int]:
-        """The same as `kept`, of what is open alone."""
-        return {why: count for why, count in self.kept.items() if count and why in STAYS}
 
 
 async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | NothingToUndo:
@@ -350,7 +345,13 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
 def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
     left = [(STAYS[kept.why], kept.holder, kept.call.label) for kept in undo.kept if kept.why in STAYS]
     steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
+    why = "nothing is left to undo"
+    if left:
+        reasons = [(count, why) for why, count in undo.counts().items() if count and why in STAYS]
+        named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for count, why in reasons)
+        why = f"nothing can be undone now, and not all is undone: {named}"
     return NothingToUndo(
+        why=why,
         parent=ref.run_id,
         kept=undo.counts(),
         open=len(left),

@@ -1,0 +1,306 @@
+"""The library: one `Engine` on a state directory, whose methods are the use cases.
+
+Nothing of it is global, prints, asks or takes signals, so it works in any event loop of any thread. Two engines on one
+state directory, or an engine and a command, share claims, quotas and journals as two commands do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.errors import Exit, RefusedError
+from engine.inputs.files import STDIN, load_job
+from engine.inputs.job import Job
+from engine.journal.reader import replay
+from engine.operations.begin import Approval, Nothing, Planned, begin
+from engine.operations.events import Began, Event, Tell, nobody
+from engine.operations.start import CutOff, plan_run
+from engine.operations.stores import find, runs_in
+from engine.operations.terms import Terms
+
+if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
+    from engine.journal.store import RunHead
+    from engine.model import Outcome
+    from engine.operations.carrying import Ended
+    from engine.operations.drafts import Draft
+    from engine.operations.examine import Examined
+    from engine.operations.overdue import Lateness
+    from engine.operations.resume import Finished
+    from engine.operations.session import Watch
+    from engine.operations.stop import Drained
+    from engine.operations.verify import Verified
+    from engine.run.overview import Progress
+    from engine.run.runner import Runner
+
+__all__ = ["Engine", "Run"]
+
+_STOPPED = "stopped by the program that began it"
+
+
+class Engine:
+    """Plans runs, begins them, and looks back at them.
+
+    An `async with` block; what still goes on at its end is drained, so that nothing is left unrecorded.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dir: str | Path | None = None,
+        config: str | Path | None = None,
+        endpoint: str | Sequence[str] = (),
+        profile: str | Sequence[str] = (),
+        simulate: bool = False,
+        on_event: Tell = nobody,
+        clock: Callable[[], float] = time.time,
+        **more: Any,
+    ) -> None:
+        """Whatever is left out is as for a command: from the environment, the job, config files, or the default.
+
+        `simulate`: runs go against the built-in simulator, and touch no account. `on_event` is told what happens (see
+        `engine.operations.events`), in the loop's thread. `clock` is UNIX time. `more` are further fields of `Terms`
+        (rate, workers, timeout, deadline: texts, as flags have them). Any: their types.
+        """
+        self._terms = Terms(
+            state_dir=str(state_dir) if state_dir is not None else None,
+            config=str(config) if config is not None else None,
+            endpoints=_several(endpoint),
+            profiles=_several(profile),
+            simulate=simulate,
+            tell=on_event,
+            clock=clock,
+            **more,
+        )
+        self._runs: list[Run] = []
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        going_on = [run for run in self._runs if not run.is_over]
+        for run in going_on:
+            run.stop("the engine that began it was closed")
+        await asyncio.gather(*(run.result() for run in going_on), return_exceptions=True)
+
+    # ---- two phases: a plan, then an approval ------------------------------------------------------------------------
+
+    async def plan(self, job: Job | str | Path, **terms: Any) -> Planned | Nothing:
+        """Plan a new run of a job: its file, its text (YAML, more than one line), or a `Job`.
+
+        `terms` are fields of `Terms`: reason, ticket, exclude, expect, on_unfinished (Any). AcctopsError for
+        whatever stands in its way. RefusedError, too, if the last run of the job was cut off: then `resume` goes on
+        with it, or `on_unfinished="new"` begins anew.
+        """
+        asked = self._with(terms)
+        planned = await plan_run(asked, job if isinstance(job, Job) else _loaded(job))
+        if isinstance(planned, CutOff):
+            raise RefusedError(
+                f"the last run of this job, {planned.left.run_id}, was cut off with {planned.left.open_calls:,} calls "
+                'open; nothing was sent; resume it, or plan with on_unfinished="new"'
+            )
+        return planned
+
+    async def rerun(
+        self, run: str, *, only: Iterable[Outcome | str] = (), codes: Iterable[str] = (), **terms: Any
+    ) -> Planned | Nothing:
+        """Plan a new run of what did not work out in an older one; `only` those outcomes, all by default."""
+        from engine.operations.rerun import kinds_of, plan_rerun
+
+        return await plan_rerun(self._with(terms), run, kinds_of(only), tuple(codes))
+
+    async def undo(self, run: str, *, targets: Iterable[str] = (), **terms: Any) -> Planned | Nothing:
+        """Plan a run that brings back what a run changed, or only `targets` (`instance/user`, globs) of it.
+
+        `terms` are fields of `Terms` and of `Selection`: family, include_edited, rotated, released. Any: their types.
+        """
+        from engine.operations.undo import Selection, plan_undo
+
+        chosen = {name: terms.pop(name) for name in Selection.__struct_fields__ if name in terms}
+        return await plan_undo(self._with(terms), run, Selection(targets=tuple(targets), **chosen))
+
+    async def begin(self, planned: Planned, approval: Approval) -> Run:
+        """Begin what was planned and approved. Returns when the run exists and works; it goes on in this loop.
+
+        RefusedError, and no run, if what changed since it was planned forbids it.
+        """
+        return await self._begun(lambda watch, terms: begin(_under(planned, terms), approval, watch), planned)
+
+    async def resume(self, run: str, approval: Approval | None = None, **terms: Any) -> Run | Finished:
+        """Go on with a run, or return how it stands if nothing is left to do.
+
+        An `approval` is needed only where its job, who runs it, or whose the keys are has changed: else RefusedError.
+        """
+        from engine.operations.resume import Finished, go_on, resumption
+
+        found = await resumption(self._with(terms), run)
+        if isinstance(found, Finished):
+            return found
+        return await self._begun(lambda watch, terms: go_on(replace(found, terms=terms), approval, watch), found)
+
+    # ---- what sends nothing ------------------------------------------------------------------------------------------
+
+    async def verify(self, run: str, *, family: bool = False, **terms: Any) -> Verified:
+        """Read the accounts of a run again, and compare them with what it left."""
+        from engine.operations.verify import verifying
+
+        return await (await verifying(self._with(terms), run, family=family)).compared()
+
+    async def discover(self, job: Job | str | Path, **terms: Any) -> Draft:
+        """What the matches and lists of a job mean now, and what guards leave out."""
+        from engine.operations.drafts import draft, settings_of
+
+        asked = self._with(terms)
+        job = job if isinstance(job, Job) else _loaded(job)
+        return await draft(asked, job, settings_of(asked, job), purpose="discover")
+
+    async def examine(self, job: str | Path | None = None, **terms: Any) -> Examined:
+        """Look at what a run of a job needs: keys, permission, clock, places, guards."""
+        from engine.operations.examine import examine
+
+        return await examine(self._with(terms), str(job) if job is not None else None)
+
+    def runs(self, *, since: float | None = None) -> list[RunHead]:
+        """What the first and last line of each run say, newest first; `since` UNIX time: of what went on since then."""
+        return [head for simulated in (False, True) for head in runs_in(self._terms, simulated=simulated, since=since)]
+
+    def ledger(self, run: str, *, family: bool = False) -> Ledger:
+        """What is known of a run from its journal; with its `family`, what is known from those of its reruns, too."""
+        ref = find(self._terms, run)
+        found = replay(ref.path)
+        if not family:
+            return found.ledger
+        from engine.operations.family import with_family
+
+        return with_family(ref, found, self._terms.settings(None).trust)
+
+    def overdue(self, job: str | Path, within: float) -> Lateness:
+        """Whether a job, by its file or its name, was done as asked within so many seconds."""
+        from engine.operations.overdue import overdue
+
+        return overdue(self._terms, str(job), within)
+
+    async def stop(self, run: str) -> Drained:
+        """Have a live run drain, whoever began it, and wait until it has."""
+        from engine.operations.stop import stop
+
+        return await stop(self._terms, run)
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _with(self, said: Mapping[str, Any]) -> Terms:
+        """The engine's terms, and what was said for this use case. Any: their types."""
+        return replace(self._terms, **said) if said else self._terms
+
+    async def _begun(self, work: Callable[[Watch, Terms], Any], of: Any) -> Run:
+        run = Run()
+        terms: Terms = of.proposal.terms if isinstance(of, Planned) else of.terms
+        run.task = asyncio.ensure_future(work(_Handle(run), replace(terms, tell=run.told(terms.tell))))
+        await run.begun()
+        self._runs = [each for each in self._runs if not each.is_over] + [run]
+        return run
+
+
+class Run:
+    """A run that goes on in this event loop."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.journal = Path()
+        self.task: asyncio.Future[Ended]
+        self._began: asyncio.Event = asyncio.Event()
+        self.runner: Runner | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or never began."""
+        return self.task.done()
+
+    async def progress(self, every: float = 0.5) -> AsyncIterator[Progress]:
+        """How it goes, every so many seconds, and once more at its end."""
+        while not self.is_over:
+            if self.runner is not None:
+                yield self.runner.progress()
+            await asyncio.wait([self.task], timeout=every)
+        if self.runner is not None:
+            yield self.runner.progress()
+
+    async def result(self) -> Ended:
+        """How it ended, once it has. Whoever waits may be cancelled; the run goes on."""
+        return await asyncio.shield(self.task)
+
+    def stop(self, why: str = _STOPPED) -> None:
+        """Take no new call; what is under way ends and is recorded."""
+        if self.runner is not None:
+            self.runner.stop(why, Exit.STOPPED)
+
+    def told(self, tell: Tell) -> Tell:
+        """The same, which also learns the run's id."""
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Began):
+                self.id, self.journal = event.run, event.journal
+            tell(event)
+
+        return hear
+
+    def works(self, runner: Runner) -> None:
+        """It has begun, and `runner` works on it."""
+        self.runner = runner
+        self._began.set()
+
+    async def begun(self) -> None:
+        """Wait until it works; raises what kept it from that."""
+        waiting = asyncio.ensure_future(self._began.wait())
+        try:
+            waits: list[asyncio.Future[Any]] = [self.task, waiting]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self.task.done() and not self._began.is_set():
+                self.task.result()
+        except asyncio.CancelledError:
+            self.task.cancel()
+            raise
+        finally:
+            waiting.cancel()
+
+
+class _Handle(Struct):
+    """A `Watch` for a `Run`."""
+
+    run: Run
+
+    @asynccontextmanager
+    async def beside(self, runner: Runner) -> AsyncIterator[None]:
+        self.run.works(runner)
+        yield
+
+    async def working(self, run: Any) -> Exit:  # Any: a coroutine, as in `Watch`
+        code: Exit = await run
+        return code
+
+    async def last(self, notices: Any) -> None:  # Any: as above
+        await notices
+
+
+def _under(planned: Planned, terms: Terms) -> Planned:
+    return replace(planned, proposal=replace(planned.proposal, terms=terms))
+
+
+def _loaded(job: str | Path) -> Job:
+    """A job by its path or its text; a text counts as standard input: it names no file to be read again."""
+    if isinstance(job, str) and "\n" in job:
+        return load_job(STDIN, stdin=io.BytesIO(job.encode()))
+    return load_job(job)
+
+
+def _several(said: str | Sequence[str]) -> tuple[str, ...]:
+    return (said,) if isinstance(said, str) else tuple(said)
