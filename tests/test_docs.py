@@ -242,7 +242,7 @@ def test_the_notes_are_those_that_are_written() -> None:
     assert set(re.findall("`([^`]+)`", cells[2])) == written
 
 
-CHAIN_CHECK = page("engine/README.md").partition("```python\n")[2].partition("```")[0]
+CHAIN_CHECK = section(page("engine/README.md"), "## Journal").partition("```python\n")[2].partition("```")[0]
 
 
 def check_chain(journal: Path) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     settings = options.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         warn(f"warning: {warning}")
-    made = run_loop(draft(options, job, settings, purpose="discover"))
+    made = run_loop(draft(options, job, settings, purpose="discover"), options)
     plan = made.plan
     for warning in idle_excludes(plan, (*job.exclude, *options.excludes())):
         warn(f"warning: {warning}")

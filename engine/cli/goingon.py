@@ -20,7 +20,8 @@ from engine.report.text import document, text
 
 def resume_run(run: str, **flags: Any) -> int:
     """The `resume` command. Any: the flags, by name."""
-    return run_loop(_resume(options_of(flags), run))
+    options = options_of(flags)
+    return run_loop(_resume(options, run), options)
 
 
 async def _resume(options: Options, run: str) -> int:
@@ -49,7 +50,8 @@ def _show_finished(options: Options, found: Finished) -> int:
 
 def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     """The `rerun` command. Any: the flags, by name."""
-    return run_loop(_rerun(options_of(flags), run, only, codes))
+    options = options_of(flags)
+    return run_loop(_rerun(options, run, only, codes), options)
 
 
 async def _rerun(options: Options, run: str, only: str, codes: tuple[str, ...]) -> int:

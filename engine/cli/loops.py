@@ -17,24 +17,34 @@ from engine.errors import Exit
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from engine.operations.terms import Terms
+
 _T = TypeVar("_T")
 
 
-def run_loop(work: Coroutine[Any, Any, _T]) -> _T:
+def run_loop(work: Coroutine[Any, Any, _T], terms: Terms | None = None) -> _T:
     """Do `work` to its end in an event loop, one for a whole command. What libraries log is said in one sentence each.
 
     A Ctrl-C raises KeyboardInterrupt wherever it finds the command: asyncio's own handler would wait for the next
-    `await`, and a question to a person, or a journal that is read, has none.
+    `await`, and a question to a person, or a journal that is read, has none. The connections of
+    `terms` are closed at the end.
     """
     if not isinstance(logging.lastResort, _Sentences):
         logging.lastResort = _Sentences(logging.WARNING)
     with _interrupted_at_once(), asyncio.Runner() as runner:
         try:
-            return runner.run(work)
+            return runner.run(_closing(work, terms) if terms is not None else work)
         except (KeyboardInterrupt, asyncio.CancelledError):
             # The loop waits for its threads, one of which may wait for a name server.
             leave_soon(Exit.INTERRUPTED, interrupted_words("interrupted"))
             raise
+
+
+async def _closing(work: Coroutine[Any, Any, _T], terms: Terms) -> _T:
+    try:
+        return await work
+    finally:
+        await terms.wire.aclose()
 
 
 @contextmanager

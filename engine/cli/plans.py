@@ -36,7 +36,7 @@ def show_plan(
         return _show(options, made, prepared(options, made, None), show_all=show_all)
     from engine.cli.loops import run_loop
 
-    return run_loop(_look(options, job, settings, show_all=show_all))
+    return run_loop(_look(options, job, settings, show_all=show_all), options)
 
 
 async def _look(options: Options, job: Job, settings: Settings, *, show_all: bool) -> int:
@@ -51,7 +51,7 @@ async def _look(options: Options, job: Job, settings: Settings, *, show_all: boo
         reach = made.reach
         if reach is None:
             frozen = run_settings(settings, job, job.action, {call.region for call in made.plan.calls})
-            reach = await reach_of(frozen, settings, simulated=False, purpose="plan", tell=options.tell)
+            reach = await reach_of(frozen, settings, options, purpose="plan")
         found = await read_for(made.plan, settings, reach=reach, world=None, known=made.known)
     return _show(options, made, prepared(options, made, found), show_all=show_all)
 

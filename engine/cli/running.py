@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 def run_job(job_path: str, **flags: Any) -> int:
     """The `run` command. Any: the flags, by name."""
-    return run_loop(_run_job(options_of(flags), job_path))
+    options = options_of(flags)
+    return run_loop(_run_job(options, job_path), options)
 
 
 async def _run_job(options: Options, job_path: str) -> int:
@@ -66,7 +67,7 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any)
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = options_of(flags)
     job = ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket)
-    return run_loop(_run_ad_hoc(options, job))
+    return run_loop(_run_ad_hoc(options, job), options)
 
 
 async def _run_ad_hoc(options: Options, job: Job) -> int:

@@ -37,7 +37,8 @@ def undo_run(
         password_command=password_command,
         password_file=password_file,
     )
-    return run_loop(_undo(options_of(flags), run, chosen))
+    options = options_of(flags)
+    return run_loop(_undo(options, run, chosen), options)
 
 
 async def _undo(options: Options, run: str, chosen: Selection) -> int:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def verify_run(run: str, *, family: bool, watch: str | None, **flags: Any) -> int:
     """The `verify` command. Any: the flags, by name."""
-    return run_loop(_verify(options_of(flags), run, _watch_times(watch), family=family))
+    options = options_of(flags)
+    return run_loop(_verify(options, run, _watch_times(watch), family=family), options)
 
 
 async def _verify(options: Options, run: str, times: list[float], *, family: bool) -> int:

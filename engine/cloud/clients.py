@@ -19,6 +19,7 @@ from engine.errors import CredentialsError
 
 if TYPE_CHECKING:
     from engine.api.endpoints import Access
+    from engine.cloud.wire import Wire
     from engine.credentials import KeySource
     from engine.credentials.network import Network
     from engine.journal.ledger import Ledger
@@ -63,6 +64,8 @@ class Reach(Struct, frozen=True, kw_only=True):
     """Through which proxy, trusting whom."""
     language: str = LANGUAGE
     """Of the server's messages."""
+    wire: Wire | None = None
+    """The transport of the command that reaches out, if it has one for all it does."""
     known: RequestIds = field(default_factory=RequestIds)
     """The ids of all answers that this command has had: planning, sending and reading share them."""
 

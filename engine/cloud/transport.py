@@ -79,6 +79,10 @@ class HttpTransport:
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._latest_date: tuple[str | None, float | None] = (None, None)
 
+    def widen(self, connections: int) -> None:
+        """Have room for so many connections at a time, if there was room for fewer."""
+        self._connector.widen(connections)
+
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST and read the whole answer within `timeout_s`."""
         asking = self._session.post(
@@ -277,6 +281,10 @@ class _Connector(aiohttp.TCPConnector):
         """Place → how many kept connections were lost there in a row, and when the last was."""
         self._answered: list[_Exchange] = []
         """Whose answers are read, and whose connections go back with the next request or turn of the loop."""
+
+    def widen(self, limit: int) -> None:
+        """At most so many connections at a time, or as many as before."""
+        self._limit = max(self._limit, limit)
 
     async def connect(
         self,

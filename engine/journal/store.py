@@ -26,7 +26,7 @@ from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import first_record, last_end, last_holder
-from engine.journal.records import End, Run, Session, rfc3339
+from engine.journal.records import End, Run, Session, rfc3339, unix_seconds
 from engine.model import RunId
 from engine.outside.trust import Trust, gid_of
 
@@ -87,6 +87,11 @@ class RunHead(Struct, frozen=True, kw_only=True):
     """The first line."""
     problem: str | None = None
     """Why the journal cannot be read, if it cannot; the fields above are empty then."""
+
+    @property
+    def ended_at(self) -> float:
+        """UNIX time at which it last did something, as far as its first and last line tell."""
+        return unix_seconds(self.end.at if self.end is not None else self.started_at)
 
     def is_to_come(self, now: float) -> bool:
         """Whether it says it began later than now: the clock was wrong then, or is now."""

@@ -183,8 +183,8 @@ async def planned(new: Proposal) -> Planned:
     check_metrics(new.settings, simulated=terms.simulate)
     store = trusted_store(new.settings, simulated=terms.simulate)
     run_id = store.new_run_id(terms.clock(), random.Random())
-    tell = terms.tell if new.known is None else nobody
-    reach = await reach_of(new.frozen, new.settings, simulated=terms.simulate, purpose=run_id, tell=tell)
+    tell = terms.tell if new.known is None else nobody  # a match has been asked with these keys
+    reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust)
     new = await _read(new, reach)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:

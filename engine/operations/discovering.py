@@ -26,7 +26,7 @@ from engine.inputs.match import Answered, InstanceRow, Match
 from engine.journal import records
 from engine.model import Answer, Omit, OmitReason, Place, Verdict, Where
 from engine.operations.events import Looking, Tell, Warned
-from engine.operations.survey import READERS, Survey, open_transport, read_all, refuse_bad_keys
+from engine.operations.survey import READERS, Survey, read_all, refuse_bad_keys, transport_to
 from engine.planning.discovery import Listing, list_instances, list_regions
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ async def discover(job: Job, settings: Settings, *, reach: Reach, world: World |
     if not job.matches:
         return Discovered(job=job)
 
-    transport = open_transport(world, READERS, reach.way_out)
     started = time.monotonic()
-    try:
+    async with transport_to(world, READERS, reach) as transport:
         clients = Clients(transport, reach, timeout_s=settings.timeout_s, request_client=f"acctops_{__version__};match")
         looking = _Looking(job, Inventory(clients.reading, rng=random.Random(), concurrency=READERS))
         beat = asyncio.create_task(_heartbeat(looking, tell))
@@ -99,8 +98,6 @@ async def discover(job: Job, settings: Settings, *, reach: Reach, world: World |
             beat.cancel()
         looking.found.offset_s = clients.offset_s
         looking.found.seconds = time.monotonic() - started
-    finally:
-        await transport.aclose()
     for warning in discovered.warnings:
         tell(Warned(warning))
     _refuse_nothing(discovered)

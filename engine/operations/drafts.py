@@ -104,7 +104,7 @@ async def draft(terms: Terms, job: Job, settings: Settings, *, world: World | No
     if terms.yes:
         refuse_unlimited(job, settings)
     frozen = run_settings(settings, job, job.action, match_regions(job))
-    reach = await reach_of(frozen, settings, simulated=terms.simulate, purpose=purpose, tell=terms.tell)
+    reach = await reach_of(frozen, settings, terms, purpose=purpose)
     discovered = await discover(job, settings, reach=reach, world=world, tell=terms.tell)
     return replace(draft_of(terms, job, settings, discovered), reach=reach)
 

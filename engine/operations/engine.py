@@ -91,6 +91,7 @@ class Engine:
         for run in going_on:
             run.stop("the engine that began it was closed")
         await asyncio.gather(*(run.result() for run in going_on), return_exceptions=True)
+        await self._terms.wire.aclose()
 
     # ---- two phases: a plan, then an approval ------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from engine import __version__
 from engine.api.codes import NO_SUCH_KEY, row_of
 from engine.api.verdicts import Cure, rule
 from engine.cloud.identity import Unidentified, identify
+from engine.cloud.wire import Wire
 from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
 from engine.errors import AcctopsError, Exit
@@ -22,7 +23,6 @@ from engine.model import AccountSpec, Stage, Verdict
 from engine.operations.frozen import check_metrics
 from engine.operations.reach import key_specs, network_of, ways_of
 from engine.operations.stores import store_of
-from engine.operations.survey import open_transport
 from engine.planning.policy import places_of, smallest_policy
 from engine.report.spans import duration
 
@@ -252,7 +252,8 @@ async def _endpoints(
     """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
     from engine.cloud.client import Client
 
-    transport = open_transport(None, 4, settings.way_out)
+    wire = Wire()
+    transport = wire.transport(settings.way_out, 4)
     try:
         for endpoint in settings.access(regions).every:
             client = Client(
@@ -273,7 +274,7 @@ async def _endpoints(
         if job is not None and not seen.refused:
             await _permission(client, job, checks, seen)
     finally:
-        await transport.aclose()
+        await wire.aclose()
 
 
 async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen) -> None:

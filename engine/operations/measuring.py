@@ -97,7 +97,7 @@ class Measuring:
 
     def _success_at(self, metrics: RunMetrics) -> float | None:
         """When the job last succeeded: by this run, else by the file, else, looked up once, by the journals."""
-        from engine.operations.success import ended_at, is_good, last_good, runs_named
+        from engine.operations.success import is_good, last_good, runs_named
         from engine.report.metrics import known_success
 
         run = self._ledger.run
@@ -112,7 +112,7 @@ class Measuring:
             if not self._looked_back and known_success(self._path, metrics.job) is None:
                 self._looked_back = True
                 good = last_good(self._store, runs_named(self._store, metrics.job), metrics.at)
-                return ended_at(good) if good is not None else None
+                return good.ended_at if good is not None else None
         return None
 
 

@@ -13,7 +13,7 @@ from engine.inputs.files import recorded
 from engine.journal.store import RunHead, RunStore, to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of
-from engine.operations.success import ended_at, is_to_come, last_good
+from engine.operations.success import is_to_come, last_good
 from engine.operations.terms import Terms
 from engine.report.spans import duration
 
@@ -47,7 +47,7 @@ def overdue(terms: Terms, job: str, every_s: float) -> Lateness:
     strange = store.strangers(head.run_id for head in runs)
     runs = [head for head in runs if head.run_id not in strange]
     good = last_good(store, runs, now)
-    age_s = now - ended_at(good) if good is not None else None
+    age_s = now - good.ended_at if good is not None else None
     last = next((head for head in runs if head.live or not head.is_to_come(now)), None)
     words = _words(store, job, every_s, good, age_s, last, heads, terms.repeat(store.state_dir))
     if age_s is None or age_s > every_s:

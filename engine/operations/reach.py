@@ -25,29 +25,31 @@ if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal import records
     from engine.model import AccountSpec
+    from engine.operations.terms import Terms
     from engine.outside.trust import Trust
 
 
 async def reach_of(
-    frozen: records.RunSettings, settings: Settings, *, simulated: bool, purpose: str, tell: Tell
+    frozen: records.RunSettings, settings: Settings, terms: Terms, *, purpose: str, tell: Tell | None = None
 ) -> Reach:
     """How a run of these `frozen` settings reaches the API; a simulated one needs none of the operator's keys.
 
     `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session. What is
-    odd about the keys is told. CredentialsError if not one account has keys; an account that has none beside others
-    fails its own calls only.
+    odd about the keys is told, to `tell` if that is given. CredentialsError if not one account has keys; an account
+    that has none beside others fails its own calls only.
     """
     access, accounts = frozen.access, frozen.every_account
-    if simulated:
+    if terms.simulate:
         keyring = {spec.name: [_simulated(spec.name)] for spec in accounts}
         return Reach(keyring=keyring, access=access, network=None, language=settings.language)
     settings.way_out.check()  # before anything is asked, and before a run exists
     network = network_of(settings, access)
     return Reach(
-        keyring=await _open(accounts, settings, network, purpose, tell),
+        keyring=await _open(accounts, settings, network, purpose, tell or terms.tell),
         access=access,
         network=network,
         way_out=settings.way_out,
+        wire=terms.wire,
         language=settings.language,
     )
 
@@ -109,12 +111,12 @@ def ways_of(settings: Settings) -> Ways:
 
 def network_of(settings: Settings, access: Access) -> Network:
     """Whom sources of keys ask: the site's STS and the metadata service, or a simulator that stands for both."""
+    from engine.cloud.transport import HttpTransport
     from engine.credentials.network import METADATA, STS, Network
-    from engine.operations.survey import open_transport
 
     simulator = access.every[0] if all(is_loopback(endpoint) for endpoint in access.every) else None
     return Network(
-        open=lambda: open_transport(None, 2, settings.way_out),
+        open=lambda: HttpTransport(connections=2, way=settings.way_out),
         sts=settings.credentials.sts or simulator or STS[settings.site],
         metadata=simulator or METADATA,
         language=settings.language,

@@ -123,7 +123,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
     tell_inherited(terms, seen.run.run, settings)
     refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
-    reach = await reach_of(settings, guards, simulated=seen.run.simulated, purpose=ref.run_id, tell=terms.tell)
+    reach = await reach_of(settings, guards, terms, purpose=ref.run_id)
     await ask_whose(reach, limit_s=IDENTITY_S)
     refuse_strangers(reach.keyring, seen.uins)
     await refuse_beyond(terms, seen, guards, reach, exclude, whole=job is not None)

@@ -22,7 +22,7 @@ from engine.errors import ConfigError, Exit
 from engine.journal import records
 from engine.model import Rival
 from engine.operations.events import News, Tell, Warned, nobody
-from engine.operations.survey import READERS, Survey, open_transport
+from engine.operations.survey import READERS, Survey, transport_to
 from engine.operations.twins import close_twins
 from engine.operations.whose import tell_whose
 from engine.outside.limits import ADVICE, RESERVE, load_rare, make_room, open_files_limit
@@ -163,8 +163,10 @@ class Session(Struct, frozen=True, kw_only=True):
     async def _work(self) -> SessionEnd:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
         room = self._room(routes)
-        transport = open_transport(self.world, room.connections, self.reach.way_out)
-        runner = self._runner(transport, routes, room)
+        async with transport_to(self.world, room.connections, self.reach) as transport:
+            return await self._watched(self._runner(transport, routes, room))
+
+    async def _watched(self, runner: Runner) -> SessionEnd:
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
         runner.tell = lambda text: self.tell(News(text))
@@ -188,7 +190,6 @@ class Session(Struct, frozen=True, kw_only=True):
             finally:
                 for task in beside:
                     task.cancel()
-                await transport.aclose()
 
     async def _run(self, runner: Runner) -> Exit:
         """The run, and then its journal looked at once more: what is said next rests on it."""

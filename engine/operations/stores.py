@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from engine.journal.store import RunHead, RunRef, RunStore, find_run, stamp, to_come_words
 from engine.operations.events import Warned
-from engine.operations.success import ended_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,7 @@ def runs_in(terms: Terms, *, simulated: bool, since: float | None = None) -> Ite
         if (
             since is None
             or head.live
-            or (head.run_id >= stamp(since) if head.problem is not None else ended_at(head) >= since)
+            or (head.run_id >= stamp(since) if head.problem is not None else head.ended_at >= since)
         ):
             yield head
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import AcctopsError, Exit
-from engine.journal import records
 from engine.journal.reader import replay
 from engine.journal.store import AHEAD_S
 from engine.report.history import is_whole
 
 if TYPE_CHECKING:
     from engine.journal.store import RunHead, RunStore
-
-
-def ended_at(head: RunHead) -> float:
-    """When a run last did something, as far as its first and last line tell."""
-    return records.unix_seconds(head.end.at if head.end is not None else head.started_at)
 
 
 def runs_named(store: RunStore, job: str) -> list[RunHead]:
@@ -26,7 +20,7 @@ def runs_named(store: RunStore, job: str) -> list[RunHead]:
 
 def is_to_come(head: RunHead, now: float) -> bool:
     """Whether a run says it ended later than now: the clock was wrong then, or is now, and it proves nothing."""
-    return ended_at(head) > now + AHEAD_S
+    return head.ended_at > now + AHEAD_S
 
 
 def last_good(store: RunStore, runs: list[RunHead], now: float) -> RunHead | None:
@@ -36,7 +30,7 @@ def last_good(store: RunStore, runs: list[RunHead], now: float) -> RunHead | Non
         for head in runs
         if not head.live and head.end is not None and head.end.exit == Exit.OK and not is_to_come(head, now)
     ]
-    for head in sorted(ended, key=ended_at, reverse=True):
+    for head in sorted(ended, key=lambda head: head.ended_at, reverse=True):
         if is_good(store, head, runs):
             return head
     return None

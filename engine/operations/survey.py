@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -14,12 +15,12 @@ from engine import __version__
 from engine.api.verdicts import before_a_run, rule
 from engine.cloud.clients import Clients, Reach, ask_whose
 from engine.cloud.inventory import Inventory
+from engine.cloud.wire import Wire
 from engine.errors import CredentialsError
 from engine.model import Answer, Call, Reading, Verdict, Where
 from engine.planning.outlook import is_no_instance
 
 if TYPE_CHECKING:
-    from engine.cloud.proxy import WayOut
     from engine.model import Transport
     from engine.simulator.world import World
 
@@ -93,34 +94,38 @@ async def survey(
     for call in calls:
         users.setdefault(call.where, set()).add(call.user)
     found = Survey(late=list(users))
-    transport = open_transport(world, READERS, reach.way_out)
     started = time.monotonic()
-    asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
-    try:
-        clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
-        inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
-        await read_all(found, inventory, limit_s, purpose, None if whole else users)
-        refuse_bad_keys(before.joined(found))
-        await _locate(found, inventory, limit_s)
-        found.offset_s = clients.offset_s
-        await asyncio.wait({asking}, timeout=GRACE_S)
-    finally:
-        asking.cancel()
-        await transport.aclose()
+    async with transport_to(world, READERS, reach) as transport:
+        asking = asyncio.ensure_future(ask_whose(reach, limit_s=PLAN_S))
+        try:
+            clients = Clients(transport, reach, timeout_s=timeout_s, request_client=f"acctops_{__version__};{purpose}")
+            inventory = Inventory(clients.reading, rng=random.Random(), concurrency=READERS)
+            await read_all(found, inventory, limit_s, purpose, None if whole else users)
+            refuse_bad_keys(before.joined(found))
+            await _locate(found, inventory, limit_s)
+            found.offset_s = clients.offset_s
+            await asyncio.wait({asking}, timeout=GRACE_S)
+        finally:
+            asking.cancel()
     found.seconds = time.monotonic() - started
     return before.joined(found)
 
 
-def open_transport(world: World | None, connections: int, way: WayOut) -> Transport:
-    """The simulator's memory, or the network by this way."""
+@asynccontextmanager
+async def transport_to(world: World | None, connections: int, reach: Reach) -> AsyncIterator[Transport]:
+    """The simulator's memory, or the network: by the wire of the command, or one that is closed at once."""
     if world is not None:
         from engine.simulator.inprocess import InProcessTransport
 
-        return InProcessTransport(world, now=time.time)
-    from engine.cloud.transport import HttpTransport
-    from engine.outside.limits import make_room
-
-    return HttpTransport(connections=max(1, make_room(connections)), way=way)
+        yield InProcessTransport(world, now=time.time)
+    elif reach.wire is not None:
+        yield reach.wire.transport(reach.way_out, connections)
+    else:
+        wire = Wire()
+        try:
+            yield wire.transport(reach.way_out, connections)
+        finally:
+            await wire.aclose()
 
 
 async def read_all(

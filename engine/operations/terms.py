@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from engine.cloud.wire import Wire
 from engine.errors import AcctopsError, ConfigError
 from engine.inputs.config import mistrust
 from engine.inputs.files import STDIN_NAME, homes_of
@@ -59,6 +60,8 @@ class Terms(Struct, frozen=True, kw_only=True):
     """A person is there, who may start what a window would keep back."""
     clock: Callable[[], float] = time.time
     """UNIX time, as the command was given to tell the time by."""
+    wire: Wire = field(default_factory=Wire)
+    """One transport for all that is done by these terms. Whoever made them closes it."""
     tell: Tell = nobody
     """Told, while it goes on, what whoever gave the command wants to know."""
 

@@ -115,7 +115,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     passwords = _password_record(chosen, inverse)
     asked = _asked(terms, chosen, ignored)
     frozen = stricter(overridden(terms, ledger.settings), guards)
-    reach = await reach_of(frozen, guards, simulated=terms.simulate, purpose=ref.run_id, tell=terms.tell)
+    reach = await reach_of(frozen, guards, terms, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
     questioned = in_question(kin.ledgers)
     changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]

@@ -112,7 +112,7 @@ async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifyin
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)
     frozen = overridden(terms, ledger.settings)
-    reach = await reach_of(frozen, settings, simulated=terms.simulate, purpose=ref.run_id, tell=terms.tell)
+    reach = await reach_of(frozen, settings, terms, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
     undone = frozenset(undone_since(ref, ledger, settings.trust))
     return Verifying(terms=terms, ref=ref, found=found, ledger=ledger, frozen=frozen, reach=reach, undone=undone)
