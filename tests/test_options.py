@@ -256,7 +256,13 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
         other = backend.endpoints[1]
         case = case._replace(option=tuple(other if word == "OTHER" else word for word in case.option))
         done = desk.run(*words, *case.base, *(case.option if with_option else ()), typed="y\n")
-        journals = [records(path) for which in (False, True) for path in desk.journals(simulated=which)]
+        journals = [
+            sorted(
+                records(path), key=lambda record: record["kind"] == "note"
+            )  # whose the keys are is told beside the rest
+            for which in (False, True)
+            for path in desk.journals(simulated=which)
+        ]
         asked = [(arrival.action, arrival.user, arrival.access) for arrival in backend.world.audit]
         files = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.suffix not in (".claim",))
         text = f"{done.code} {done.out} {done.err} {journals} {sorted(map(str, asked))} {files}"
@@ -274,7 +280,7 @@ def _steady(text: str) -> str:
         r"\b[0-9a-f]{16,64}\b",
         r"[0-9a-f-]{36}",
         r"\d\d:\d\d:\d\dZ",
-        r"'(ms|pid|seconds|worst_second|attempts|clock_offset_s|first_send_ms)': [\d.]+",
+        r"'(ms|seq|pid|seconds|worst_second|attempts|clock_offset_s|first_send_ms)': [\d.]+",
         r"\"\w*(seconds|ms|_s)\": [\d.]+",
         r"[\d.]+ (s|ms|min)\b",
         r"'guard': \{.*?\}",
