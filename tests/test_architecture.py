@@ -313,6 +313,15 @@ def test_each_library_has_one_importer(name: str) -> None:
     assert not problems, "\n" + "\n".join(problems)
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name and package_of(name) != "journal"])
+def test_only_the_journal_package_knows_where_runs_are(name: str) -> None:
+    """A second kind of store is written beside the files: everybody else asks `Runs` and `Journal` by run id."""
+    source = MODULES[name]
+    assert "journal.jsonl" not in source
+    assert "journal.writer" not in {use.name for use in uses(source)}
+    assert "RunStore" not in source or name == "operations.stores", "ask operations.stores for it"
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name and is_rule(name)])
 def test_rules_do_not_reach_out(name: str) -> None:
     """Words and rules can be called from a REPL, replayed and fuzzed: what they need is handed to them."""

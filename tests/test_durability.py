@@ -26,7 +26,7 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.reader import read, replay, verify
 from engine.journal.store import RunStore
-from engine.journal.writer import Journal
+from engine.journal.writer import FileJournal
 from engine.planning.plan import make_plan
 from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
@@ -484,7 +484,7 @@ def test_what_took_effect_after_a_reading_had_denied_it_is_this_runs_change(tmp_
         session(),
         records.Verified(call=call.id, status=2, cam=False, update_time="", agrees=False),
     ]
-    Journal.create(drill.store, drill.run_id, lines, clock=lambda: NOW).close()
+    FileJournal.create(drill.store, drill.run_id, lines, clock=lambda: NOW).close()
     world.seed(call.instance, call.region, [call.user], status=LOCKED)
     drill.go()
     assert drill.exit is Exit.OK

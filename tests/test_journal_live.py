@@ -17,9 +17,10 @@ import pytest
 
 from engine.errors import BusyError, ConfigError, Exit
 from engine.journal import locks
-from engine.journal.live import Claim, claimed
+from engine.journal.live import claimed
+from engine.journal.runs import Claim
 from engine.journal.store import RunStore
-from engine.journal.writer import Journal
+from engine.journal.writer import FileJournal
 from engine.model import CallId, call_id
 from tests.support.command import ROOT
 from tests.support.journals import NOW, plan, run_record, ticking
@@ -148,7 +149,7 @@ def test_of_two_that_start_at_once_exactly_one_goes(store: RunStore) -> None:
 def test_a_run_whose_claim_was_removed_is_known_by_its_journal(store: RunStore) -> None:
     """`rm -rf live` lets no second run of the job begin, nor its opposite."""
     run_id = store.new_run_id(NOW, Random(1))
-    journal = Journal.create(store, run_id, plan(4), clock=ticking())
+    journal = FileJournal.create(store, run_id, plan(4), clock=ticking())
     digest = run_record(4).job.digest
     with pytest.raises(BusyError, match=f"as {run_id}; wait"), claim(store, "run-2", "ab", digest=digest):
         pass

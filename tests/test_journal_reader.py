@@ -340,16 +340,16 @@ def test_j5_reading_works_on_a_read_only_mount_and_writing_says_what_to_do(tmp_p
 import random
 from pathlib import Path
 from engine.errors import ConfigError
-from engine.journal import live, reader, store, writer
-claim = live.Claim(run_id="x", digest="ab", path="", action="LockAccount", calls=[])
+from engine.journal import live, reader, runs, store, writer
+claim = runs.Claim(run_id="x", digest="ab", path="", action="LockAccount", calls=[])
 there = store.RunStore(Path({str(store.state_dir)!r}))
 assert [head.live for head in there.list()] == [False]
 assert not there.stop_requested({run_id!r})
 found = store.find_run(there.state_dir, "latest")
 print(reader.verify(found.path).lines)
 for act in (
-    lambda: writer.Journal.open(there, found.run_id, clock=lambda: 0.0),
-    lambda: writer.Journal.create(there, there.new_run_id(0.0, random.Random(1)), [], clock=lambda: 0.0),
+    lambda: writer.FileJournal.open(there, found.run_id, clock=lambda: 0.0),
+    lambda: writer.FileJournal.create(there, there.new_run_id(0.0, random.Random(1)), [], clock=lambda: 0.0),
     lambda: live.claimed(there, claim, inverse=None, undone_by=dict).__enter__(),
     lambda: there.request_stop(found.run_id),
 ):

@@ -14,8 +14,9 @@ import pytest
 from engine.errors import BusyError, ConfigError, Exit, UsageError
 from engine.inputs.config import find_configs
 from engine.journal.records import End
-from engine.journal.store import RunRef, RunStore, find_run
-from engine.journal.writer import Journal
+from engine.journal.runs import RunRef
+from engine.journal.store import RunStore, find_run
+from engine.journal.writer import FileJournal
 from engine.model import RunId
 from engine.outside.trust import Trust
 from engine.pacing.slots import SharedSlots
@@ -23,7 +24,7 @@ from tests.support.journals import NOW, end, plan, story, ticking, write_run
 
 
 def make(store: RunStore, run_id: str, *, job: str = "leak", at: float = NOW, ended: bool = True) -> RunId:
-    journal = Journal.create(store, RunId(run_id), plan(1, job=job, simulated=store.simulated), clock=ticking(at))
+    journal = FileJournal.create(store, RunId(run_id), plan(1, job=job, simulated=store.simulated), clock=ticking(at))
     if ended:
         journal.append(end())
     journal.close()
@@ -62,7 +63,7 @@ def test_a_listing_tells_the_first_and_last_line_newest_first(real: RunStore) ->
     assert heads[0].action == "LockAccount"
     assert heads[0].calls == 1
     assert heads[0].started_at == "2026-09-21T14:13:20.500Z"
-    assert heads[0].dir == real.run_dir(heads[0].run_id)
+    assert heads[0].place == str(real.path(heads[0].run_id))
     assert not any(head.live or head.simulated or head.problem for head in heads)
 
 
@@ -340,10 +341,10 @@ class TestStrangers:
             mode = path.stat().st_mode
             path.chmod(mode | 0o002)
             with pytest.raises(ConfigError, match=f"everybody can (write|replace .*) {path}: .* chmod o-w {path}"):
-                Journal.open(real, run_id, clock=ticking())
+                FileJournal.open(real, run_id, clock=ticking())
             assert real.head(run_id).problem is None
             path.chmod(mode)
-        Journal.open(real, run_id, clock=ticking())[0].close()
+        FileJournal.open(real, run_id, clock=ticking())[0].close()
 
     def test_nothing_is_begun_where_others_can_write(self, real: RunStore) -> None:
         """Neither a run nor a claim."""
@@ -361,9 +362,9 @@ class TestStrangers:
         run_id = make(real, "20261122T031321Z-aaaa", ended=False)
         os.chown(real.path(run_id), 12345, -1)
         with pytest.raises(ConfigError, match=r"journal.jsonl belongs to user 12345"):
-            Journal.open(real, run_id, clock=ticking())
+            FileJournal.open(real, run_id, clock=ticking())
         trusting = RunStore(real.state_dir, trust=Trust(uids=frozenset({12345})))
-        Journal.open(trusting, run_id, clock=ticking())[0].close()
+        FileJournal.open(trusting, run_id, clock=ticking())[0].close()
 
     def test_a_planted_link_is_not_written_through(self, real: RunStore, tmp_path: Path) -> None:
         """The lock and the request to stop are files of ours."""

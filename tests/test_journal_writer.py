@@ -26,7 +26,7 @@ from engine.errors import BusyError, ConfigError, Exit, JournalCorruptError, Jou
 from engine.journal import locks, reader
 from engine.journal.records import AnyRecord, Note
 from engine.journal.store import RunStore
-from engine.journal.writer import Journal
+from engine.journal.writer import FileJournal
 from engine.model import RunId
 from tests.support.journals import NOW, Disk, plan, sent, session, settled, story, ticking, write_run
 
@@ -40,18 +40,18 @@ def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "state")
 
 
-def create(store: RunStore, disk: Disk | None = None, calls: int = 2) -> Journal:
+def create(store: RunStore, disk: Disk | None = None, calls: int = 2) -> FileJournal:
     disk = disk or Disk()
     run_id = store.new_run_id(NOW, Random(1))
-    return Journal.create(store, run_id, plan(calls), clock=ticking(), write=disk.write, sync=disk.sync)
+    return FileJournal.create(store, run_id, plan(calls), clock=ticking(), write=disk.write, sync=disk.sync)
 
 
-def reopen(store: RunStore, run_id: str, disk: Disk | None = None) -> tuple[Journal, reader.Replay]:
+def reopen(store: RunStore, run_id: str, disk: Disk | None = None) -> tuple[FileJournal, reader.Replay]:
     disk = disk or Disk()
-    return Journal.open(store, RunId(run_id), clock=ticking(), write=disk.write, sync=disk.sync)
+    return FileJournal.open(store, RunId(run_id), clock=ticking(), write=disk.write, sync=disk.sync)
 
 
-def run_of(journal: Journal) -> str:
+def run_of(journal: FileJournal) -> str:
     return journal.path.parent.name
 
 
@@ -257,11 +257,11 @@ class TestDurability:
             from pathlib import Path
             from random import Random
             from engine.journal.store import RunStore
-            from engine.journal.writer import Journal
+            from engine.journal.writer import FileJournal
             from tests.support.journals import plan, sent
             store = RunStore(Path(sys.argv[1]))
             async def main():
-                journal = Journal.create(store, store.new_run_id(1.0, Random(1)), plan(3), clock=time.time)
+                journal = FileJournal.create(store, store.new_run_id(1.0, Random(1)), plan(3), clock=time.time)
                 async def work(worker):
                     for number in range(5):
                         seq = journal.append(sent(worker * 5 + number))
@@ -645,7 +645,7 @@ class TestCreation:
             from pathlib import Path
             from random import Random
             from engine.journal.store import RunStore
-            from engine.journal.writer import Journal
+            from engine.journal.writer import FileJournal
             from tests.support.journals import plan
             names = "open mkdir chmod fchmod write fdatasync fsync rename close unlink".split()
             for step in range(1000):
@@ -663,7 +663,7 @@ class TestCreation:
                     for name in names:
                         setattr(os, name, killing(getattr(os, name)))
                     run_id = store.new_run_id(0.0, Random(1))
-                    Journal.create(store, run_id, plan(20), clock=lambda: 0.0, write=os.write, sync=os.fdatasync)
+                    FileJournal.create(store, run_id, plan(20), clock=lambda: 0.0, write=os.write, sync=os.fdatasync)
                     os._exit(0)
                 if os.waitpid(child, 0)[1] == 0:
                     break
@@ -702,9 +702,9 @@ class TestCreation:
             import sys, time
             from pathlib import Path
             from engine.journal.store import RunStore
-            from engine.journal.writer import Journal
+            from engine.journal.writer import FileJournal
             from tests.support.journals import plan
-            Journal.create(RunStore(Path(sys.argv[1])), "r", plan(1), clock=time.time).close()
+            FileJournal.create(RunStore(Path(sys.argv[1])), "r", plan(1), clock=time.time).close()
         """
         trace = tmp_path / "trace"
         command = ["strace", "-f", "-y", "-s", "1000", "-o", str(trace), "-e", "trace=mkdir,rename,fsync,fdatasync"]
@@ -737,7 +737,7 @@ class TestCreation:
         assert store.list() == ()
         with pytest.raises(UsageError, match="no such journal"):
             reopen(store, run_id)
-        journal = Journal.create(store, run_id, plan(1), clock=ticking())
+        journal = FileJournal.create(store, run_id, plan(1), clock=ticking())
         journal.close()
         assert reader.replay(store.path(run_id)).seq == 2
         assert sorted(path.name for path in journal.path.parent.iterdir()) == ["journal.jsonl", "lock"]
@@ -759,7 +759,7 @@ class TestCreation:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            Journal.create(store, store.new_run_id(NOW, Random(1)), first(), clock=ticking())
+            FileJournal.create(store, store.new_run_id(NOW, Random(1)), first(), clock=ticking())
         assert list(store.runs_dir.iterdir()) == []
 
     def test_a_run_is_created_once(self, store: RunStore) -> None:
@@ -768,7 +768,7 @@ class TestCreation:
         journal.close()
         text = journal.path.read_bytes()
         with pytest.raises(UsageError, match="exists already"):
-            Journal.create(store, RunId(run_of(journal)), plan(1), clock=ticking())
+            FileJournal.create(store, RunId(run_of(journal)), plan(1), clock=ticking())
         assert journal.path.read_bytes() == text
 
     def test_the_plan_is_streamed_and_may_be_folded_on_the_way(self, store: RunStore) -> None:
@@ -781,7 +781,7 @@ class TestCreation:
                 seen.append(record.seq)
 
         disk = Disk()
-        journal = Journal.create(
+        journal = FileJournal.create(
             store, store.new_run_id(NOW, Random(1)), first(), clock=ticking(), write=disk.write, sync=disk.sync
         )
         journal.close()
@@ -909,9 +909,9 @@ class TestReopening:
             import sys, time, os
             from pathlib import Path
             from engine.journal.store import RunStore
-            from engine.journal.writer import Journal
+            from engine.journal.writer import FileJournal
             from tests.support.journals import session
-            journal, _ = Journal.open(RunStore(Path(sys.argv[1])), sys.argv[2], clock=time.time)
+            journal, _ = FileJournal.open(RunStore(Path(sys.argv[1])), sys.argv[2], clock=time.time)
             journal.append_now(session(pid=os.getpid(), host="ops9"))
             journal.append(session())
             print("held", flush=True)
@@ -948,11 +948,11 @@ class TestReopening:
             from pathlib import Path
             from random import Random
             from engine.journal.store import RunStore
-            from engine.journal.writer import Journal
+            from engine.journal.writer import FileJournal
             from tests.support.journals import plan, sent
             store = RunStore(Path(sys.argv[1]))
             async def main():
-                journal = Journal.create(store, store.new_run_id(1.0, Random(1)), plan(3), clock=time.time)
+                journal = FileJournal.create(store, store.new_run_id(1.0, Random(1)), plan(3), clock=time.time)
                 async def work(worker):
                     for number in range(1000000):
                         seq = journal.append(sent(number % 3))

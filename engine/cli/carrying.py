@@ -29,7 +29,7 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
 
 def show(options: Options, ended: Ended) -> int:
     """Print how a session ended; returns its exit code."""
-    ledger, place, head, way = ended.ledger, str(ended.journal), ended.head, ended.way
+    ledger, place, head, way = ended.ledger, ended.journal, ended.head, ended.way
     if ended.exit is not Exit.OK:
         tell_remarks()
     unrecorded = ended.unrecorded

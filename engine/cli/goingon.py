@@ -39,7 +39,7 @@ async def go_on_with(options: Options, found: Resumption | Finished) -> int:
 
 def _show_finished(options: Options, found: Finished) -> int:
     """Print the report of a run that has nothing left to do."""
-    ledger, head, way, place = found.found.ledger, found.found.head, found.way, str(found.ref.path)
+    ledger, head, way, place = found.found.ledger, found.found.head, found.way, found.ref.place
     if options.as_json:
         out_json({**document(ledger, journal=place, head=head, way=way), "exit": int(found.exit)})
     elif not (options.quiet and found.exit == Exit.OK and not way.open_calls):

@@ -12,8 +12,7 @@ from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
-from engine.journal.reader import replay
-from engine.journal.store import RunHead, RunStore
+from engine.journal.runs import RunHead, Runs
 from engine.operations.family import way_of
 from engine.operations.overdue import overdue
 from engine.operations.stores import runs_in, store_of
@@ -35,7 +34,7 @@ def _span(value: str, flag: str) -> float:
         raise UsageError(f"{flag}: {error}, got {value!r}") from None
 
 
-def _store(options: Options, *, simulated: bool = False) -> RunStore:
+def _store(options: Options, *, simulated: bool = False) -> Runs:
     return store_of(options.settings(None), simulated=simulated)
 
 
@@ -92,7 +91,7 @@ def show_status_since(since: str, **flags: Any) -> int:
         if head.simulated or head.problem is not None:
             continue
         try:
-            work.add(head.run_id, replay(head.dir / "journal.jsonl").ledger)
+            work.add(head.run_id, _store(options).replay(head.run_id).ledger)
         except AcctopsError as error:
             problems[head.run_id] = str(error)
     by_run = work.by_run()
@@ -113,7 +112,7 @@ def show_status_since(since: str, **flags: Any) -> int:
         return printed()
     say(f"runs in {state_dir} since {_utc(begin)}")
     for head in reversed(heads):
-        command = next_command(head, state_dir, given) if head.run_id not in problems else None
+        command = next_command(options, head, given) if head.run_id not in problems else None
         out(_since_line(head, by_run[head.run_id], problems.get(head.run_id), command))
     out(_sum_line(heads, by_run.total()))
     return printed()
@@ -135,7 +134,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
             if head.problem is not None:
                 continue
             try:
-                yield head, replay(head.dir / "journal.jsonl")
+                yield head, _store(options).replay(head.run_id)
             except AcctopsError as error:
                 unreadable.append({"run": head.run_id, "problem": str(error)})
 

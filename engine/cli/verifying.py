@@ -33,7 +33,7 @@ async def _verify(options: Options, run: str, times: list[float], *, family: boo
             _show(this, each)
     code = max(each.exit for each in found)
     if options.as_json:
-        whole = document(this.ledger, journal=str(this.ref.path), head=this.found.head)
+        whole = document(this.ledger, journal=this.ref.place, head=this.found.head)
         results = [_document(each) for each in found]
         about = {"run": whole["run"], "action": whole["action"]}
         out_json({**about, **results[-1], "readings": results, "exit": int(code)})

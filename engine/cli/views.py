@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict, replace
@@ -11,9 +10,9 @@ from msgspec.structs import asdict, replace
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Exit
-from engine.journal.reader import Replay, read, replay, verify
-from engine.journal.store import RunHead, RunRef, RunStore
-from engine.operations.stores import find, flags_of
+from engine.journal.reader import Replay
+from engine.journal.runs import RunHead, RunRef
+from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.nextstep import BAD
 from engine.report.text import (
     ATTEMPT_COLUMNS,
@@ -50,7 +49,7 @@ def show_status(run: str | None, **flags: Any) -> int:
     options = options_of(flags)
     if run is not None:
         ref = find(options, run)
-        found = replay(ref.path)
+        found = ref.replay()
         if options.as_json:
             live = _is_live(ref)
             out_json(_document(options, ref, found, live=live))
@@ -59,14 +58,14 @@ def show_status(run: str | None, **flags: Any) -> int:
         return printed()
     state_dir = options.settings(None).state_dir
     given = options.repeat(state_dir)
-    heads = [head for simulated in (False, True) for head in RunStore(state_dir, simulated=simulated).list()]
+    heads = [head for simulated in (False, True) for head in runs_in(options, simulated=simulated)]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
         out_json({"state_dir": str(state_dir), "runs": [head_document(head) for head in heads]})
         return printed()
     say(f"runs in {state_dir}")
     for head in heads[:LISTED]:
-        out(head_line(head, next_command(head, state_dir, given)))
+        out(head_line(head, next_command(options, head, given)))
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
@@ -78,7 +77,7 @@ def head_document(head: RunHead) -> dict[str, Any]:
     """One run of a listing. Any: JSON values."""
     return {
         "run": head.run_id,
-        "journal": str(head.dir / "journal.jsonl"),
+        "journal": head.place,
         "simulated": head.simulated,
         "live": head.live,
         "job": head.job,
@@ -91,18 +90,19 @@ def head_document(head: RunHead) -> dict[str, Any]:
     }
 
 
-def next_command(head: RunHead, state_dir: Path, flags: str) -> str | None:
+def next_command(options: Options, head: RunHead, flags: str) -> str | None:
     """What goes on with a run of a listing: the same that its report advises."""
     is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
     if head.problem is not None or head.live or (is_good and head.run is not None and head.run.parent is None):
         return None
     from engine.operations.family import way_of  # late: most runs end well
 
+    store = store_of(options.settings(None), simulated=head.simulated)
     try:
-        ledger = replay(head.dir / "journal.jsonl").ledger
+        ledger = store.replay(head.run_id).ledger
     except AcctopsError:  # damaged behind its first line: its report says how
         return f"acctops status {head.run_id}{flags}"
-    return way_of(RunStore(state_dir, simulated=head.simulated), ledger, flags=flags).command
+    return way_of(store, ledger, flags=flags).command
 
 
 def head_line(head: RunHead, command: str | None = None) -> str:
@@ -123,10 +123,10 @@ def head_line(head: RunHead, command: str | None = None) -> str:
 
 def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None) -> None:
     if found.torn_bytes:
-        say(f"{ref.path}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
+        say(f"{ref.place}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
     live = _is_live(ref)
     way = way or _way(options, ref, found)
-    out(text(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way, today=_today()))
+    out(text(found.ledger, journal=ref.place, head=found.head, live=live, way=way, today=_today()))
 
 
 def _today() -> str:
@@ -142,7 +142,7 @@ def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
 
 def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> dict[str, Any]:
     """A run as `status` and `stop` print it. Any: JSON values."""
-    whole = document(found.ledger, journal=str(ref.path), head=found.head, way=_way(options, ref, found))
+    whole = document(found.ledger, journal=ref.place, head=found.head, way=_way(options, ref, found))
     return {**whole, "live": live, "go_on": None if live else whole["go_on"]}
 
 
@@ -158,13 +158,13 @@ def show_report(
     if options.as_json:
         form = "json"
     if by_attempt:
-        rows = attempts(read(ref.path))
+        rows = attempts(ref.records())
         if form == "csv":
             _print(csv_text(rows, ATTEMPT_COLUMNS))
         else:
             out_json({"run": ref.run_id, "attempts": list(rows)})
         return printed()
-    found = replay(ref.path)
+    found = ref.replay()
     way = _way(options, ref, found)
     if family:
         from engine.operations.family import with_family
@@ -176,7 +176,7 @@ def show_report(
         out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way, today=_today()))
     elif form == "json":
         live = _is_live(ref)
-        out_json(full_document(found.ledger, journal=str(ref.path), head=found.head, live=live, way=way))
+        out_json(full_document(found.ledger, journal=ref.place, head=found.head, live=live, way=way))
     elif form == "csv":
         _print(csv_text((row(*each, way) for each in every_target(found.ledger)), CSV_COLUMNS))
     else:
@@ -198,7 +198,7 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     """The `journal verify` command. Any: the flags, by name."""
     options = options_of(flags)
     ref = find(options, run)
-    found = verify(ref.path, head)
+    found = ref.verify(head)
     if options.as_json:
         out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
         return printed()
@@ -225,7 +225,7 @@ def stop_run(run: str, **flags: Any) -> int:
     options = options_of(flags)
     drained = run_loop(stop(options, run))
     ref, code = drained.ref, Exit.OK if drained.is_over else Exit.INCOMPLETE
-    found = replay(ref.path)
+    found = ref.replay()
     if options.as_json:
         out_json(_document(options, ref, found, live=_is_live(ref)))
     elif not options.quiet or code is not Exit.OK:

@@ -17,19 +17,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from engine.api.actions import takes_admins
 from engine.errors import AcctopsError, BusyError
 from engine.journal import locks
 from engine.journal.locks import Hold
 from engine.journal.reader import replay
+from engine.journal.runs import Claim
 from engine.model import CallId, Rival
 from engine.outside.foreign import clean, number
 from engine.outside.trust import read_regular
 
 if TYPE_CHECKING:
-    from engine.journal.store import RunStore
+    from engine.journal.directory import RunDirectory
 
 CLAIM_WAIT_S = 30.0
 """How long others may take to look around: far less than a second, but for a million calls on a slow disk."""
@@ -41,23 +40,9 @@ _MOST_KEPT = 1000.0
 _SUFFIX = ".claim"
 
 
-class Claim(Struct, frozen=True, kw_only=True):
-    """What a run is about to work on."""
-
-    run_id: str
-    digest: str
-    """Of its job."""
-    path: str
-    """Of its job file; empty if there is none."""
-    action: str
-    calls: Collection[CallId]
-    keep_admins: int = 0
-    """How many superusers its run must leave every instance."""
-
-
 @contextmanager
 def claimed(
-    store: RunStore, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+    store: RunDirectory, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
 ) -> Iterator[tuple[Rival, ...]]:
     """Work on what `mine` says; BusyError, naming the run, if one that is live forbids it.
 
@@ -79,7 +64,9 @@ def claimed(
         os.close(fd)
 
 
-def _register(store: RunStore, path: Path, mine: Claim, inverse: str | None, look_at: Callable[[Claim], None]) -> int:
+def _register(
+    store: RunDirectory, path: Path, mine: Claim, inverse: str | None, look_at: Callable[[Claim], None]
+) -> int:
     """Write the claim, then look at the others, while nobody else does either; the claim's descriptor."""
     live = path.parent
     store.refuse_strangers(live)
@@ -103,7 +90,7 @@ def _register(store: RunStore, path: Path, mine: Claim, inverse: str | None, loo
     return fd
 
 
-def _write(store: RunStore, path: Path, mine: Claim) -> int:
+def _write(store: RunDirectory, path: Path, mine: Claim) -> int:
     """The claim, whole and locked; its lock lives as long as the returned descriptor."""
     if _is_held(path):
         raise BusyError(same_job_words(mine.run_id))
@@ -132,7 +119,7 @@ def _is_held(path: Path) -> bool:
         os.close(fd)
 
 
-def _others(store: RunStore, live: Path, mine: str, meant: Collection[str | None]) -> Iterator[Claim]:
+def _others(store: RunDirectory, live: Path, mine: str, meant: Collection[str | None]) -> Iterator[Claim]:
     """What the other runs that go on work on; claims of dead ones are cleared away."""
     claimed: set[str] = set()
     for path in sorted(live.glob(f"*{_SUFFIX}")):
@@ -172,7 +159,7 @@ def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
     return Claim(run_id=run, digest=digest, path=place, action=action, calls=calls, keep_admins=keep)
 
 
-def _of_journal(store: RunStore, run_id: str) -> Claim:
+def _of_journal(store: RunDirectory, run_id: str) -> Claim:
     """What a run works on whose claim is gone, or says nothing."""
     path = store.path(run_id)
     try:

@@ -10,131 +10,53 @@ people who are not trusted can change.
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
+import random
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec.structs
-from msgspec import Struct
 
-from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
-from engine.journal import locks
-from engine.journal.locks import Hold
-from engine.journal.reader import first_record, last_end, last_holder
-from engine.journal.records import End, Run, Session, rfc3339, unix_seconds
+from engine.errors import AcctopsError, ConfigError, UsageError
+from engine.journal.directory import JOURNAL, RunDirectory
+from engine.journal.reader import first_record, last_end, replay
+from engine.journal.runs import Claim, RunHead, RunRef
 from engine.model import RunId
-from engine.outside.trust import Trust, gid_of
+from engine.outside.trust import Trust, read_regular, replace_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from random import Random
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-JOURNAL = "journal.jsonl"
-LOCK_WAIT_S = 1.0
-AHEAD_S = 300.0
-"""How far a run's time may lie ahead of now: clocks of hosts, and of one host that was set right a little."""
+    from engine.journal.reader import Replay
+    from engine.journal.records import AnyRecord
+    from engine.journal.writer import FileJournal
+    from engine.model import CallId, Rival
+
 BYTES_A_CALL = 2000
 """What a call adds to a journal, its plan included, where it is done at the first try (measured: 1,770)."""
 _ROOM = 3
 """Times that size: with less room than this a warning is due, as retries need some, too."""
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
+_MOST_MARK = 64
 _FILES = 8
 """Files a run makes: its journal, its lock, its claim, and the directories they lie in."""
-_MARK = b"ofd\n"
-"""In a lock file of this version. In one without it a `flock` counts, too: that of an older version may be at work."""
 _NO_ONE_ELSE = Trust()
 
 
-class HeldLock:
-    """A lock this process holds until `release`; a dead process holds none, whatever killed it (J5)."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd: int | None = fd
-
-    def release(self) -> None:
-        """Let go; a second time does nothing."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def __enter__(self) -> HeldLock:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
-
-
-class RunHead(Struct, frozen=True, kw_only=True):
-    """What a listing says of a run, from its first and last line."""
-
-    run_id: RunId
-    dir: Path
-    simulated: bool
-    live: bool
-    """A process holds the run's lock right now."""
-    job: str = ""
-    action: str = ""
-    started_at: str = ""
-    calls: int = 0
-    end: End | None = None
-    """The last line, if it is an `end`; none is a run that was cut off, or is live."""
-    run: Run | None = None
-    """The first line."""
-    problem: str | None = None
-    """Why the journal cannot be read, if it cannot; the fields above are empty then."""
-
-    @property
-    def ended_at(self) -> float:
-        """UNIX time at which it last did something, as far as its first and last line tell."""
-        return unix_seconds(self.end.at if self.end is not None else self.started_at)
-
-    def is_to_come(self, now: float) -> bool:
-        """Whether it says it began later than now: the clock was wrong then, or is now."""
-        began = self.started_at[:19].replace("-", "").replace(":", "") or self.run_id
-        return began[:15] > stamp(now + AHEAD_S)[:15]
-
-
-class RunRef(Struct, frozen=True, kw_only=True):
-    """A run that was found."""
-
-    run_id: RunId
-    path: Path
-    """Its journal."""
-    simulated: bool
-    store: RunStore | None
-    """Where it can be worked on; None for a journal that lies outside a state directory, which can only be read."""
-    passed_over: tuple[RunId, ...] = ()
-    """Newer ones by their name, that say they began later than now."""
-
-
-class RunStore:
+class RunStore(RunDirectory):
     """The runs of one state directory: the real ones, or the simulated ones."""
 
-    def __init__(
-        self, state_dir: Path, *, simulated: bool = False, group: str | None = None, trust: Trust = _NO_ONE_ELSE
-    ) -> None:
-        """`trust`: who beside the operator may have made what is written to, and gone on from."""
-        self.state_dir = state_dir
-        self.trust = trust
-        self.simulated = simulated
-        self.group = group
-        self.root = state_dir / "simulated" if simulated else state_dir
-        self.runs_dir = self.root / "runs"
+    @property
+    def place(self) -> str:
+        """The directory of the runs."""
+        return str(self.runs_dir)
 
-    def run_dir(self, run_id: str) -> Path:
-        """Where everything of a run lies."""
-        return self.runs_dir / run_id
-
-    def path(self, run_id: str) -> Path:
-        """The journal of a run."""
-        return self.runs_dir / run_id / JOURNAL
-
-    def new_run_id(self, now: float, rng: Random) -> RunId:
+    def new_run_id(self, now: float, rng: random.Random) -> RunId:
         """An id no run has, real or simulated; starts with the UTC time, so names sort by age."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         while True:
@@ -143,17 +65,6 @@ class RunStore:
                 return RunId(run_id)
 
     # Reading: creates nothing.
-
-    def names(self) -> tuple[str, ...]:
-        """Ids of the runs that exist (J1), newest first."""
-        try:
-            with os.scandir(self.runs_dir) as found:
-                names = [entry.name for entry in found if entry.is_dir()]
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise UsageError(f"{self.runs_dir}: cannot be read: {error.strerror}; see --state-dir") from error
-        return tuple(sorted((name for name in names if self.path(name).is_file()), reverse=True))
 
     def list(self) -> tuple[RunHead, ...]:
         """Every run, newest first; reads two lines of each."""
@@ -179,11 +90,11 @@ class RunStore:
             end = last_end(path)
         except AcctopsError as error:
             return RunHead(
-                run_id=RunId(run_id), dir=path.parent, simulated=self.simulated, live=live, problem=str(error)
+                run_id=RunId(run_id), place=str(path), simulated=self.simulated, live=live, problem=str(error)
             )
         return RunHead(
             run_id=RunId(run_id),
-            dir=path.parent,
+            place=str(path),
             simulated=self.simulated,
             live=live,
             job=first.job.name,
@@ -194,17 +105,29 @@ class RunStore:
             run=first,
         )
 
-    def is_live(self, run_id: str) -> bool:
-        """Whether a process works on the run; asks without blocking, and without creating the lock file."""
-        for path in (self.path(run_id), self.run_dir(run_id) / "lock"):
-            if (fd := locks.open_existing(path)) is None:
-                continue
-            try:
-                if locks.is_taken(fd) or (not os.fstat(fd).st_size and locks.is_flocked(fd)):
-                    return True
-            finally:
-                os.close(fd)
-        return False
+    def has(self, run_id: str) -> bool:
+        """Whether there is such a run; a name with a slash, which leads elsewhere, is none."""
+        return bool(run_id) and "/" not in run_id and self.path(run_id).is_file()
+
+    def place_of(self, run_id: str) -> str:
+        """The path of its journal."""
+        return str(self.path(run_id))
+
+    def replay(self, run_id: str) -> Replay:
+        """The journal of a run, folded."""
+        return replay(self.path(run_id))
+
+    def version(self, run_id: str) -> tuple[int, int]:
+        """Time and size of its journal."""
+        try:
+            found = os.stat(self.path(run_id))  # noqa: PTH116 - both at once
+        except OSError:
+            return 0, 0
+        return found.st_mtime_ns, found.st_size
+
+    def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
+        """Why a run is not believed, by whom this store trusts or by `trust`."""
+        return (trust or self.trust).why_not(self.path(run_id))
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
         """The run of this store that `text` names: see `find_run`."""
@@ -218,7 +141,52 @@ class RunStore:
             return False
         return True
 
+    def mark(self, name: str) -> str:
+        """What `set_mark` last wrote; ConfigError if people who are not trusted could have written it."""
+        path = self.root / name
+        self.refuse_strangers(path)
+        try:
+            return read_regular(path, _MOST_MARK, follow=False).decode("ascii", "replace").strip()
+        except OSError:
+            return ""
+
     # Writing.
+
+    def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
+        """A new run with its first lines: it exists whole, or not at all."""
+        from engine.journal.writer import FileJournal  # here: what only looks writes nothing
+
+        return FileJournal.create(self, run_id, first, clock=clock)
+
+    def open(self, run_id: RunId, *, clock: Callable[[], float]) -> tuple[FileJournal, Replay]:
+        """A run that is there, ready to append; BusyError after a second if another process works on it."""
+        from engine.journal.writer import FileJournal
+
+        return FileJournal.open(self, run_id, clock=clock)
+
+    def claim(
+        self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+    ) -> AbstractContextManager[tuple[Rival, ...]]:
+        """The right to work on these accounts; BusyError, naming the run, if a live one forbids it."""
+        from engine.journal.live import claimed
+
+        return claimed(self, mine, inverse=inverse, undone_by=undone_by)
+
+    def try_out(self) -> None:
+        """Make a run's place, write there, and remove both; OSError or ConfigError if that cannot be."""
+        run_id = self.new_run_id(time.time(), random.Random())
+        self.make_run_dir(run_id)
+        probe = self.run_dir(run_id) / "doctor"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        self.discard_unborn(run_id)
+
+    def set_mark(self, name: str, text: str) -> None:
+        """A short text in a file of this name below the store's root; ConfigError if it cannot be written."""
+        path = self.root / name
+        with self.writable():
+            self.make_dir(path.parent)
+            replace_whole(path, f"{text}\n".encode(), 0o640 if self.group else 0o600)
 
     def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
         """ConfigError for a place in somebody else's home, which root could write to: its owner could not, after that.
@@ -243,19 +211,6 @@ class RunStore:
                 "--state-dir, ACCTOPS_STATE_DIR, or state_dir in config.yaml"
             )
         self.refuse_strangers(self.runs_dir)
-
-    def refuse_strangers(self, path: Path) -> None:
-        """ConfigError if people who are not trusted can change a file of the store, or what leads to it."""
-        while not os.path.lexists(path):
-            path = path.parent
-        with self.writable():
-            inside = (each for each in (path, *path.parents) if self.state_dir in each.parents and each.is_dir())
-            doubt = self.trust.doubt(path) or next(filter(None, map(self.trust.doubt_entries, inside)), None)
-        if doubt is not None:
-            raise ConfigError(
-                f"state directory {self.state_dir}: is not believed, as {doubt.words}: what is sent must not hang on "
-                f"what others can change. Name another with --state-dir, {doubt.way_on}; nothing was sent"
-            )
 
     def strangers(self, runs: Iterable[str]) -> dict[str, str]:
         """Which of these runs others could have written, and why; whoever the store belongs to may have."""
@@ -292,101 +247,6 @@ class RunStore:
     def clear_stop(self, run_id: str) -> None:
         """Forget a request to stop, before a session begins or once it obeyed."""
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
-
-    def lock(self, run_id: str) -> HeldLock:
-        """The right to write the run's journal (J5); BusyError after a second, naming who has it.
-
-        Who can be trusted is asked first. The journal's own descriptor is locked by its writer, too: this file can be
-        removed by anybody who may write in the directory.
-        """
-        self.refuse_strangers(self.path(run_id))
-        path = self.run_dir(run_id) / "lock"
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            with self.writable():
-                fd = locks.open_private(path)
-            hold = locks.take_within(fd, until - time.monotonic())
-            if hold is not Hold.THEIRS and _is_free_of_older(fd, until) and locks.is_at(fd, path):
-                return HeldLock(fd)
-            os.close(fd)
-            if time.monotonic() >= until:
-                raise self.busy(run_id)
-
-    def busy(self, run_id: str) -> BusyError:
-        """That somebody works on a run, and who."""
-        return BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
-
-    def _by_whom(self, run_id: str) -> str:
-        try:
-            holder = last_holder(self.path(run_id))
-        except UsageError:
-            holder = None
-        if holder is None:
-            return " by another process"
-        verb = holder.verb if isinstance(holder, Session) else "run"
-        return f" by process {holder.pid} on {holder.host} ({holder.operator}, {verb}, since {holder.at})"
-
-    def make_run_dir(self, run_id: str) -> None:
-        """Make the place of a new run; a directory alone is no run yet (J1)."""
-        self.refuse_strangers(self.run_dir(run_id))
-        with self.writable():
-            self.make_dir(self.run_dir(run_id))
-
-    def create_file(self, path: Path) -> int:
-        """A new empty file for a journal, open for writing, with the modes of the store whatever the umask."""
-        with self.writable():
-            path.unlink(missing_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchown(fd, -1, _gid(self.group) if self.group else -1)
-                os.fchmod(fd, 0o640 if self.group else 0o600)
-            except BaseException:
-                os.close(fd)
-                raise
-            return fd
-
-    def sync_run_dir(self, run_id: str) -> None:
-        """Make the names in the run's directory durable: a rename is, only after this."""
-        _sync_dir(self.run_dir(run_id))
-
-    def discard_unborn(self, run_id: str) -> None:
-        """Remove what a run left that never came to exist; a run that exists is not touched."""
-        run_dir = self.run_dir(run_id)
-        if (run_dir / JOURNAL).exists():
-            return
-        with suppress(OSError):
-            (run_dir / f"{JOURNAL}.new").unlink(missing_ok=True)
-            (run_dir / "lock").unlink(missing_ok=True)
-            run_dir.rmdir()
-
-    def make_dir(self, path: Path) -> None:
-        """Make a directory of the store, and those above it, with the modes of the store."""
-        if path.is_dir():
-            return
-        if path != self.state_dir:
-            self.make_dir(path.parent)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        gid = _gid(self.group) if self.group else -1
-        with suppress(FileExistsError):
-            path.mkdir(0o700)
-            os.chown(path, -1, gid)
-            path.chmod(0o2750 if self.group else 0o700)
-            _sync_dir(path.parent)
-        if not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-    @contextmanager
-    def writable(self) -> Iterator[None]:
-        """ConfigError in the operator's words for what cannot be written inside."""
-        try:
-            yield
-        except OSError as error:
-            where = error.filename or self.root
-            raise ConfigError(
-                f"state directory {self.state_dir}: {where} cannot be written: {error.strerror}; "
-                "name another with --state-dir"
-            ) from error
 
 
 def find_run(
@@ -475,11 +335,6 @@ def _few(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
-def stamp(at: float) -> str:
-    """A time as the names of runs begin with it."""
-    return rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"
-
-
 def to_come_words(runs: Sequence[str]) -> str:
     """That runs begin later than now, and are passed over."""
     verb = "says it" if len(runs) == 1 else "say they"
@@ -492,30 +347,3 @@ def _stamp(name: str) -> str:
 
 def _mib(size: int) -> str:
     return f"{size / (1 << 20):,.1f} MiB"
-
-
-def _is_free_of_older(fd: int, until: float) -> bool:
-    """Whether no older version works under this lock, which is ours: it took a `flock`. Marks the file as ours."""
-    if os.fstat(fd).st_size:
-        return True
-    while not locks.has_flock(fd):
-        if time.monotonic() >= until:
-            return False
-        time.sleep(0.02)
-    os.write(fd, _MARK)
-    return True
-
-
-def _sync_dir(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _gid(group: str) -> int:
-    try:
-        return gid_of(group)
-    except KeyError as error:
-        raise ConfigError(f"state_group: there is no group {group!r} here") from error

@@ -31,17 +31,17 @@ from engine.journal.lines import Chain
 from engine.journal.locks import Hold
 from engine.journal.reader import Replay, replay
 from engine.journal.records import rfc3339
+from engine.journal.runs import Then
 from engine.outside.trust import create_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from hashlib import _Hash
 
+    from engine.journal.directory import HeldLock, RunDirectory
     from engine.journal.records import AnyRecord
-    from engine.journal.store import HeldLock, RunStore
     from engine.model import RunId
 
-    Then = Callable[[Any], None]  # Any: takes the very record it was given with, of whatever kind.
     Write = Callable[[int, memoryview], int]
     Sync = Callable[[int], None]
 
@@ -98,7 +98,7 @@ class _Thread(Executor):
             work()
 
 
-class Journal:
+class FileJournal:
     """The open journal of a run, and the lock on it (J5). For one thread and one event loop at a time."""
 
     def __init__(
@@ -144,14 +144,14 @@ class Journal:
     @classmethod
     def create(
         cls,
-        store: RunStore,
+        store: RunDirectory,
         run_id: RunId,
         first: Iterable[AnyRecord],
         *,
         clock: Callable[[], float],
         write: Write = os.write,
         sync: Sync = os.fdatasync,
-    ) -> Journal:
+    ) -> FileJournal:
         """A new run with its `run` line and its whole plan: it exists from the rename on, or not at all (J1).
 
         Streams: `first` may yield a million lines. A record's envelope is filled by the time the next one is asked
@@ -185,13 +185,13 @@ class Journal:
     @classmethod
     def open(
         cls,
-        store: RunStore,
+        store: RunDirectory,
         run_id: RunId,
         *,
         clock: Callable[[], float],
         write: Write = os.write,
         sync: Sync = os.fdatasync,
-    ) -> tuple[Journal, Replay]:
+    ) -> tuple[FileJournal, Replay]:
         """Lock the run (J5), replay it, cut its torn tail (J1): ready to append. Appends nothing itself.
 
         Raises BusyError after a second if another process holds the run.
@@ -232,6 +232,11 @@ class Journal:
                 raise journal._error() from error
             raise
         return journal, found
+
+    @property
+    def place(self) -> str:
+        """Its path."""
+        return str(self.path)
 
     @property
     def is_meddled(self) -> bool:
@@ -551,7 +556,7 @@ def _write_all(fd: int, data: bytes, write: Write) -> None:
         left = left[written:]
 
 
-def _open_locked(store: RunStore, run_id: RunId) -> int:
+def _open_locked(store: RunDirectory, run_id: RunId) -> int:
     """The journal of a run, open for appending, and locked on the file itself: its lock file may have been removed.
 
     BusyError if another process writes it. Who may only read it can be in the way, and is passed over: the lock file,

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import NotifySpec
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunStore
-    from engine.journal.writer import Journal
+    from engine.journal.runs import Journal, Runs
 
 _PATIENCE_S = 2.0
 """After so long a person is told what is still waited for."""
@@ -37,7 +36,7 @@ class Attendance:
         settings: Settings,
         ledger: Ledger,
         journal: Journal,
-        store: RunStore,
+        store: Runs,
         *,
         flags: str,
         clock: Callable[[], float],
@@ -110,7 +109,7 @@ class Attendance:
             event,
             self._ledger,
             at=records.rfc3339(self._clock()),
-            journal=str(self._journal.path),
+            journal=self._journal.place,
             head=self._journal.durable_head,
             exit_code=code,
             stopped=stopped,

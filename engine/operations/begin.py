@@ -23,9 +23,7 @@ from engine.inputs.files import from_recorded, job_file, recorded
 from engine.inputs.job import Glob, StopAfter
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.live import Claim, claimed
-from engine.journal.reader import replay
-from engine.journal.store import RunRef, RunStore
+from engine.journal.runs import Claim, RunRef, Runs
 from engine.model import STAYS, Call, CallId, Omit, Rival, RunId, Target, call_id
 from engine.operations.carrying import Ended, Work, carry_out
 from engine.operations.earlier import Take
@@ -42,7 +40,7 @@ from engine.planning.plan import Plan
 if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
-    from engine.journal.writer import Journal
+    from engine.journal.runs import Journal
     from engine.operations.family import Undone
     from engine.operations.session import Watch
     from engine.operations.survey import Survey
@@ -113,7 +111,7 @@ class Planned(Struct, frozen=True, kw_only=True):
 
     proposal: Proposal
     run_id: RunId
-    store: RunStore
+    store: Runs
     reach: Reach
     passwords: PasswordSource | None
     at: float
@@ -339,13 +337,11 @@ def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
     if new.parent is None:
         return None
     if new.parent.store is None:
-        told = f"{new.parent.path} lies outside a state directory; it is not told of this {new.verb}"
+        told = f"{new.parent.place} lies outside a state directory; it is not told of this {new.verb}"
         new.terms.tell(Warned(told))
-        found = replay(new.parent.path)
+        found = new.parent.replay()
         return records.Parent(new.parent.run_id, new.verb, found.head)
-    from engine.journal.writer import Journal
-
-    journal, found = Journal.open(new.parent.store, new.parent.run_id, clock=new.terms.clock)
+    journal, found = new.parent.store.open(new.parent.run_id, clock=new.terms.clock)
     try:
         what = "undone_by" if new.verb == "undo" else "continued_by"
         journal.append_now(records.Note(what=what, data={"run": run_id, "verb": new.verb}))
@@ -388,7 +384,7 @@ def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> 
 
 
 def claim(
-    store: RunStore, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call], *, keep_admins: int
+    store: Runs, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call], *, keep_admins: int
 ) -> AbstractContextManager[tuple[Rival, ...]]:
     """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
     inverse = ACTIONS[action].inverse
@@ -405,7 +401,7 @@ def claim(
         assert inverse is not None
         return {call_id(call.account, call.region, call.instance, call.user, inverse): call.label for call in calls}
 
-    return claimed(store, mine, inverse=inverse, undone_by=undone_by)
+    return store.claim(mine, inverse=inverse, undone_by=undone_by)
 
 
 def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
@@ -423,13 +419,11 @@ def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId |
 
 
 def _create(
-    store: RunStore, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
+    store: Runs, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
 ) -> Journal:
-    from engine.journal.writer import Journal
-
     def folded() -> Iterator[records.AnyRecord]:
         for line in lines:
             yield line
             ledger.apply(line)
 
-    return Journal.create(store, run_id, folded(), clock=clock)
+    return store.create(run_id, folded(), clock=clock)

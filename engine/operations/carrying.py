@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from engine.errors import AcctopsError, Exit
 from engine.journal import records
-from engine.journal.reader import replay
 from engine.model import Outcome
 from engine.operations.attendance import Attendance
 from engine.operations.events import Began
@@ -19,15 +18,12 @@ from engine.operations.simulated import simulated_world
 from engine.operations.windows import time_left, window_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.cloud.clients import Reach
     from engine.inputs.job import StopAfter
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunStore
-    from engine.journal.writer import Journal
+    from engine.journal.runs import Journal, Runs
     from engine.model import Call, CallId, Omit, Reading, Rival
     from engine.operations.family import Undone
     from engine.operations.survey import Survey
@@ -42,7 +38,7 @@ class Work(Struct, frozen=True, kw_only=True):
     terms: Terms
     settings: Settings
     """They say who is told of it."""
-    store: RunStore
+    store: Runs
     journal: Journal
     ledger: Ledger
     reach: Reach
@@ -67,7 +63,8 @@ class Ended(Struct, frozen=True, kw_only=True):
 
     exit: Exit
     ledger: Ledger
-    journal: Path
+    journal: str
+    """Where the journal is."""
     head: str
     """Hash of the last line that is on disk."""
     way: WayOn
@@ -107,7 +104,7 @@ async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
     assert ledger.run is not None
     flags = terms.repeat(work.store.state_dir)
     attendance = Attendance(work.settings, ledger, journal, work.store, flags=flags, clock=terms.clock, tell=terms.tell)
-    terms.tell(Began(ledger.run.run, journal.path))
+    terms.tell(Began(ledger.run.run, journal.place))
     try:
         ended = await _session(work, attendance, watch or Unwatched()).work()
     except AcctopsError as error:
@@ -117,7 +114,7 @@ async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
     return Ended(
         exit=ended.exit,
         ledger=ledger,
-        journal=journal.path,
+        journal=journal.place,
         head=journal.durable_head,
         way=way.with_back(ended.back_elsewhere) if ended.back_elsewhere else way,
         first_send_at=ended.first_send_at,
@@ -157,11 +154,12 @@ def _way(work: Work, flags: str) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
     from engine.operations.family import way_of  # here: nothing of it is needed before the first call
 
+    assert work.ledger.run is not None
     way = way_of(work.store, work.ledger, flags=flags)
     if work.journal.broken is None:
         return way
     try:
-        replay(work.journal.path)
+        work.store.replay(work.ledger.run.run)
     except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
         return way.without_journal(work.ledger)
     return way

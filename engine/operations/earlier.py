@@ -11,7 +11,6 @@ from msgspec import Struct
 from engine.errors import AcctopsError, BusyError
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
-from engine.journal.reader import replay
 from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
 from engine.operations.stores import store_of
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunHead, RunStore
+    from engine.journal.runs import RunHead, Runs
     from engine.model import CallId
 
 
@@ -51,7 +50,7 @@ def job_place(job: Job) -> str:
     return f"{place} and {STDIN_NAME}" if reads_stdin(job) else place
 
 
-def runs_of(store: RunStore, job: Job, now: float, tell: Tell) -> Iterator[RunHead]:
+def runs_of(store: Runs, job: Job, now: float, tell: Tell) -> Iterator[RunHead]:
     """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out.
 
     So is one that says it began later than `now`, unless it goes on: it is told of.
@@ -75,7 +74,7 @@ class Take(Struct, frozen=True, kw_only=True):
     most: int
     where: str
     """The place of the limit."""
-    store: RunStore
+    store: Runs
     job: Job
     now: float
     tell: Tell
@@ -84,7 +83,7 @@ class Take(Struct, frozen=True, kw_only=True):
         """Who waits since the last run of the job."""
         for head in runs_of(self.store, self.job, self.now, self.tell):
             try:
-                return line_after(replay(self.store.path(head.run_id)).ledger)
+                return line_after(self.store.replay(head.run_id).ledger)
             except AcctopsError:  # no reason to miss a Saturday: the line is that of the run before
                 continue
         return ()
@@ -110,7 +109,7 @@ class Unfinished(Struct, frozen=True, kw_only=True):
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
 
-def unfinished(store: RunStore, job: Job, now: float, tell: Tell) -> Unfinished | None:
+def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
     """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
 
     Two that start at once are told apart later, by their claims: this spares the reading and the question.
@@ -123,7 +122,7 @@ def unfinished(store: RunStore, job: Job, now: float, tell: Tell) -> Unfinished 
     newer = (each for each in store.heads() if each.run_id > head.run_id)
     if any(each.problem is not None for each in newer):
         return None  # that may have been the job's last run: a new one reads what is so, whichever it was
-    ledger = replay(store.path(head.run_id)).ledger
-    if ledger.end is not None or any(store.path(str(note.data.get("run", ""))).is_file() for note in ledger.links):
+    ledger = store.replay(head.run_id).ledger
+    if ledger.end is not None or any(store.has(str(note.data.get("run", ""))) for note in ledger.links):
         return None
     return Unfinished(run_id=head.run_id, ledger=ledger)

@@ -20,7 +20,6 @@ from msgspec.structs import replace
 from engine.errors import Exit, RefusedError
 from engine.inputs.files import STDIN, load_job
 from engine.inputs.job import Job
-from engine.journal.reader import replay
 from engine.operations.begin import Approval, Nothing, Planned, begin
 from engine.operations.events import Began, Event, Tell, nobody
 from engine.operations.start import CutOff, plan_run
@@ -29,7 +28,7 @@ from engine.operations.terms import Terms
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunHead
+    from engine.journal.runs import RunHead
     from engine.model import Outcome
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft
@@ -177,7 +176,7 @@ class Engine:
     def ledger(self, run: str, *, family: bool = False) -> Ledger:
         """What is known of a run from its journal; with its `family`, what is known from those of its reruns, too."""
         ref = find(self._terms, run)
-        found = replay(ref.path)
+        found = ref.replay()
         if not family:
             return found.ledger
         from engine.operations.family import with_family
@@ -216,7 +215,7 @@ class Run:
 
     def __init__(self) -> None:
         self.id = ""
-        self.journal = Path()
+        self.journal = ""
         self.task: asyncio.Future[Ended]
         self._began: asyncio.Event = asyncio.Event()
         self.runner: Runner | None = None

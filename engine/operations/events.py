@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 
 class Event(Struct, frozen=True):
@@ -51,7 +51,8 @@ class Began(Event, frozen=True):
     """A run exists, or is gone on with: from now on it may send."""
 
     run: str
-    journal: Path
+    journal: str
+    """Where its journal is."""
 
 
 Tell = Callable[[Event], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -232,13 +231,7 @@ def _network(settings: Settings) -> list[Check]:
 
 def _state_dir(settings: Settings) -> Check:
     try:
-        store = store_of(settings, simulated=False)
-        run_id = store.new_run_id(time.time(), random.Random())
-        store.make_run_dir(run_id)
-        probe = store.run_dir(run_id) / "doctor"
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
-        store.discard_unborn(run_id)
+        store_of(settings, simulated=False).try_out()
     except OSError as error:
         return Check("state dir", "fail", f"{settings.state_dir}: {error.strerror}; free space, or pass --state-dir")
     except AcctopsError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -12,16 +11,14 @@ from msgspec.structs import replace
 from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError, JournalCorruptError
 from engine.journal.ledger import Ledger
-from engine.journal.reader import Replay, replay
+from engine.journal.reader import Replay
 from engine.journal.records import Run
 from engine.model import Omit, Outcome
 from engine.planning.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays, undone_keys
 from engine.report.nextstep import Step, WayOn, way_on
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from engine.journal.store import RunRef, RunStore
+    from engine.journal.runs import RunRef, Runs
     from engine.model import CallId
     from engine.outside.trust import Trust
 
@@ -35,7 +32,7 @@ class Kin(Struct, frozen=True, kw_only=True):
     """Run → the undo of it, the last one."""
 
 
-def kin_of(store: RunStore | None, ledger: Ledger) -> Kin:
+def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
     """The family of a run, by the links in its journals. AcctopsError for one that cannot be read."""
     assert ledger.run is not None
     found = {ledger.run.run: ledger}
@@ -48,20 +45,20 @@ def kin_of(store: RunStore | None, ledger: Ledger) -> Kin:
         near = [run.parent.run] if run.parent is not None and run.parent.verb == "rerun" else []
         for note in each.links:
             later = str(note.data.get("run", ""))
-            if not _is_there(store, later):  # linked, and never came to exist
+            if not store.has(later):  # linked, and never came to exist
                 continue
             if note.what == "undone_by":
                 undone[run.run] = later
             else:
                 near.append(later)
         for name in near:
-            if name not in found and _is_there(store, name):
-                found[name] = replay(store.path(name)).ledger
+            if name not in found and store.has(name):
+                found[name] = store.replay(name).ledger
                 left.append(found[name])
     return Kin(ledgers=tuple(sorted(found.values(), key=_age)), undone=undone)
 
 
-def way_of(store: RunStore | None, ledger: Ledger, *, flags: str = "") -> WayOn:
+def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
     """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
     assert ledger.run is not None
     more = None
@@ -83,24 +80,20 @@ def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
     )
 
 
-def _left_by_the_undo(store: RunStore | None, ledger: Ledger) -> Step | None:
+def _left_by_the_undo(store: Runs | None, ledger: Ledger) -> Step | None:
     """Of the undo of a run alone: what takes back what reruns of that run changed."""
     assert ledger.run is not None
     parent = ledger.run.parent
     if store is None or parent is None or parent.verb != "undo" or "--family" in ledger.run.asked:
         return None
-    if not _is_there(store, parent.run):
+    if not store.has(parent.run):
         return None
-    undone = replay(store.path(parent.run)).ledger
+    undone = store.replay(parent.run).ledger
     count = changed_by_reruns(kin_of(store, undone), undone)
     if not count:
         return None
     why = f"{count:,} more were changed by reruns of run {parent.run}, and stay unless these are undone, too"
     return Step(words=("undo", parent.run, "--family"), takes=count, why=why)
-
-
-def _is_there(store: RunStore, run: str) -> bool:
-    return bool(run) and "/" not in run and store.path(run).is_file()
 
 
 def _age(ledger: Ledger) -> tuple[str, str]:
@@ -114,7 +107,7 @@ class Others(Struct, frozen=True, kw_only=True):
     """Journals in the directory."""
     unreadable: tuple[str, ...]
     """Journals that could not be read: what they hold is not known."""
-    read: Mapping[str, tuple[tuple[int, int], Ledger]] = field(default_factory=dict)
+    read: Mapping[str, tuple[object, Ledger]] = field(default_factory=dict)
     """By run: its journal's time and size when it was read, and what it says."""
 
     @property
@@ -123,12 +116,12 @@ class Others(Struct, frozen=True, kw_only=True):
         return tuple(ledger for _, ledger in self.read.values())
 
 
-def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust, known: Others | None = None) -> Others:
+def others_of(store: Runs, run_id: str, actions: set[str], trust: Trust, known: Others | None = None) -> Others:
     """Every other run of `actions` in the store that may be believed.
 
     A journal that is as it was in `known` is not read again.
     """
-    read: dict[str, tuple[tuple[int, int], Ledger]] = {}
+    read: dict[str, tuple[object, Ledger]] = {}
     unreadable, looked_at = [], 0
     for head in store.heads():
         if head.run_id == run_id:
@@ -138,24 +131,16 @@ def others_of(store: RunStore, run_id: str, actions: set[str], trust: Trust, kno
             unreadable.append(f"{head.run_id}: {head.problem}")
         elif head.action in actions:
             try:
-                if (why := trust.why_not(store.path(head.run_id))) is not None:
+                if (why := store.doubt(head.run_id, trust)) is not None:
                     unreadable.append(f"{head.run_id}: is not believed, as {why}")
                     continue
-                stamp = _stamp(store.path(head.run_id))
+                stamp = store.version(head.run_id)
                 before = known.read.get(head.run_id) if known is not None else None
                 is_same = before is not None and before[0] == stamp
-                read[head.run_id] = before if is_same and before else (stamp, replay(store.path(head.run_id)).ledger)
+                read[head.run_id] = before if is_same and before else (stamp, store.replay(head.run_id).ledger)
             except (AcctopsError, OSError) as error:
                 unreadable.append(f"{head.run_id}: {error}")
     return Others(looked_at=looked_at, unreadable=tuple(unreadable), read=read)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - both at once
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
 
 
 class Undone(Struct, kw_only=True):
@@ -163,7 +148,7 @@ class Undone(Struct, kw_only=True):
 
     run_id: str
     ledger: Ledger
-    store: RunStore | None
+    store: Runs | None
     trust: Trust
     asked: tuple[str, ...]
     """`records.Run.asked` of the undo."""
@@ -191,17 +176,17 @@ class Undone(Struct, kw_only=True):
         }
 
 
-def undone_of(store: RunStore | None, run: Run, trust: Trust) -> Undone | None:
+def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
     """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found.
 
     JournalCorruptError where the parents of a run lead back to it, as no run can have written that.
     """
     seen = {run.run}
-    while store is not None and run.parent is not None and _is_there(store, run.parent.run):
+    while store is not None and run.parent is not None and store.has(run.parent.run):
         if run.parent.run in seen:
-            raise JournalCorruptError(f"{store.path(run.run)}:1: makes no sense: its parents lead back to it")
+            raise JournalCorruptError(f"{store.place_of(run.run)}:1: makes no sense: its parents lead back to it")
         seen.add(run.parent.run)
-        found = replay(store.path(run.parent.run))
+        found = store.replay(run.parent.run)
         assert found.ledger.run is not None
         if run.parent.verb == "undo":
             ref = store.find(run.parent.run)

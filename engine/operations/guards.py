@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Glob, Job
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunRef
+    from engine.journal.runs import RunRef
     from engine.model import Call
     from engine.operations.events import Tell
     from engine.operations.terms import Terms
@@ -153,7 +153,7 @@ def has_new_share(ledger: Ledger, guards: Settings) -> bool:
 
 def refuse_strange_run(ref: RunRef, trust: Trust) -> None:
     """ConfigError for a run whose journal somebody could have written who is not trusted."""
-    doubt = trust.doubt(ref.path)
+    doubt = ref.doubt(trust)
     if doubt is not None:
         raise ConfigError(mistrust(f"run {ref.run_id}", doubt, "begin anew with the job: acctops run JOB"))
 
@@ -234,7 +234,7 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
     if named is None:
         return
     parent = ledger.run.parent
-    if parent is not None and parent.verb == "undo" and Trust().why_not(ref.path) is None:
+    if parent is not None and parent.verb == "undo" and ref.doubt(Trust()) is None:
         return
     job = job or _job_today(ledger, trust)
     if job is not None and (today := password_record(job)) is not None and _plain(today) == _plain(named):

@@ -21,12 +21,11 @@ from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.inputs.files import homes, is_stream, load_job, recorded
 from engine.inputs.window import Span, current, moment, spans
 from engine.journal.records import rfc3339
-from engine.journal.store import RunStore
+from engine.journal.runs import Runs
 from engine.operations.earlier import place_of, runs_of
 from engine.operations.events import Warned
-from engine.operations.stores import store_of, trusted_store
+from engine.operations.stores import store_at, store_of, trusted_store
 from engine.operations.windows import window_of
-from engine.outside.trust import read_regular, replace_whole
 
 if TYPE_CHECKING:
     from engine.inputs.job import Job
@@ -61,9 +60,8 @@ async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable
     if span is None:
         return await begin(job)  # which says that the window is closed
     opened = f"opened {moment(job.window, span.opens)}"
-    mark, word = _mark(store, job.path), rfc3339(span.opens)
-    store.refuse_strangers(mark)  # else anybody could say that the night is done
-    if _read(mark) == word:
+    mark, word = _mark(job.path), rfc3339(span.opens)
+    if store.mark(mark) == word:
         return NotNow(f"the window that {opened} is answered already (--once)")
     if (latest := next(runs_of(store, job, now, terms.tell), None)) is not None and latest.live:
         return NotNow(f"run {latest.run_id} of this job is going on (--once)")
@@ -72,9 +70,9 @@ async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable
     except BusyError:
         raise  # whoever is in the way will be gone: the next start may find the window still open
     except Exception:
-        _write(store, mark, word, tell=terms.tell)
+        _set(store, mark, word, terms.tell)
         raise
-    _write(store, mark, word, tell=terms.tell)
+    _set(store, mark, word, terms.tell)
     return done
 
 
@@ -87,28 +85,27 @@ def _was_told(path: str, terms: Terms) -> bool:
     window = _window_without(path, store)
     span = (current(window, now) or _last(window, now)) if window is not None else None
     word = rfc3339(span.opens if span is not None else now // 86400 * 86400)
-    mark = _mark(store, path).with_suffix(".unread")
+    mark = f"{_mark(path)}.unread"
     try:
-        store.refuse_strangers(mark)
+        if store.mark(mark) == word:
+            return True
     except ConfigError:
         return False  # nobody else can say that it was told
-    if _read(mark) == word:
-        return True
-    _write(store, mark, word, tell=terms.tell)
+    _set(store, mark, word, terms.tell)
     return False
 
 
-def _store_without(path: str, terms: Terms) -> RunStore | None:
+def _store_without(path: str, terms: Terms) -> Runs | None:
     """The state directory, whatever cannot be read; None if only that says where it is."""
     try:
         settings = terms.settings(None, *homes(path))
     except AcctopsError:
         said = terms.state_dir or os.environ.get("ACCTOPS_STATE_DIR") or ""
-        return RunStore(Path(said), simulated=terms.simulate) if Path(said).is_absolute() else None
+        return store_at(Path(said), simulated=terms.simulate) if Path(said).is_absolute() else None
     return store_of(settings, simulated=terms.simulate)
 
 
-def _window_without(path: str, store: RunStore) -> Window | None:
+def _window_without(path: str, store: Runs) -> Window | None:
     """The window of a job that cannot be read: by its file, if only its lists are bad, else that of its last run."""
     try:
         return load_job(path, lists=False).window
@@ -126,22 +123,13 @@ def _last(window: Window, now: float) -> Span | None:
     return max(before, default=None)
 
 
-def _mark(store: RunStore, path: str) -> Path:
-    return store.root / "openings" / sha256(place_of(path).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _mark(path: str) -> str:
+    return f"openings/{sha256(place_of(path).encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
-def _read(mark: Path) -> str:
-    try:
-        return read_regular(mark, 64, follow=False).decode("ascii", "replace").strip()
-    except OSError:
-        return ""
-
-
-def _write(store: RunStore, mark: Path, word: str, *, tell: Tell) -> None:
+def _set(store: Runs, mark: str, word: str, tell: Tell) -> None:
     """Of no weight: without the mark a later start finds all as desired."""
     try:
-        with store.writable():
-            store.make_dir(mark.parent)
-            replace_whole(mark, f"{word}\n".encode(), 0o640 if store.group else 0o600)
+        store.set_mark(mark, word)
     except ConfigError as error:
         tell(Warned(f"{error}; the next start in this opening begins a run, too"))

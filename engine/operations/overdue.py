@@ -10,7 +10,8 @@ from msgspec import Struct
 from engine.api.names import did_you_mean
 from engine.errors import Exit
 from engine.inputs.files import recorded
-from engine.journal.store import RunHead, RunStore, to_come_words
+from engine.journal.runs import RunHead, Runs
+from engine.journal.store import to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of
 from engine.operations.success import is_to_come, last_good
@@ -81,7 +82,7 @@ def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> st
 
 
 def _words(
-    store: RunStore,
+    store: Runs,
     job: str,
     every_s: float,
     good: RunHead | None,
@@ -101,7 +102,7 @@ def _words(
     if last is None:
         names = {head.job for head in heads if head.job}
         known = f"; there are runs of {', '.join(sorted(names)[:5])}" if names else ""
-        return f"{words}; there is none in {store.runs_dir}{did_you_mean(Path(job).stem, names) or known}"
+        return f"{words}; there is none in {store.place}{did_you_mean(Path(job).stem, names) or known}"
     if last.live:
         return f"{words}\nrun {last.run_id} is going on: acctops status {last.run_id}{flags}"
     how = f"ended with exit {last.end.exit} at {last.end.at[:16]}Z" if last.end is not None else "was cut off"

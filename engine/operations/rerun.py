@@ -13,8 +13,7 @@ from engine.api.verdicts import ALL_CODES
 from engine.errors import Exit, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal.ledger import Ledger
-from engine.journal.reader import replay
-from engine.journal.store import RunRef
+from engine.journal.runs import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
 from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.events import News, Warned
@@ -58,7 +57,7 @@ async def plan_rerun(
     """Plan a run of the calls that ended as `only` says, and with one of `codes` if any are given."""
     refuse_latest(terms, run)
     ref = find(terms, run)
-    ledger = replay(ref.path).ledger
+    ledger = ref.replay().ledger
     assert ledger.run is not None
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)
@@ -164,10 +163,10 @@ def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
     while links and ref.store is not None:
         note = links.pop()
         later = str(note.data.get("run", ""))
-        if note.what != "continued_by" or later in seen or not ref.store.path(later).is_file():
+        if note.what != "continued_by" or later in seen or not ref.store.has(later):
             continue
         seen.add(later)
-        child = replay(ref.store.path(later)).ledger
+        child = ref.store.replay(later).ledger
         links += child.links
         done |= {call.id for call, _, outcome in child.outcomes() if outcome in GOOD}
     return done

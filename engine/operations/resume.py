@@ -20,8 +20,8 @@ from engine.inputs.files import job_file, load_job
 from engine.inputs.job import Glob, Job
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.reader import Replay, replay
-from engine.journal.store import RunRef
+from engine.journal.reader import Replay
+from engine.journal.runs import RunRef
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import Approval, claim, omit_line
 from engine.operations.carrying import Ended, Work, carry_out
@@ -48,7 +48,7 @@ from engine.report.spans import duration
 if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
-    from engine.journal.writer import Journal
+    from engine.journal.runs import Journal
     from engine.operations.session import Watch
     from engine.report.nextstep import WayOn
 
@@ -103,8 +103,8 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     """
     ref = find(terms, run)
     if ref.store is None:
-        raise UsageError(f"{ref.path}: lies outside a state directory, so it can only be read; move it back to resume")
-    seen = replay(ref.path).ledger
+        raise UsageError(f"{ref.place}: lies outside a state directory, so it can only be read; move it back to resume")
+    seen = ref.replay().ledger
     assert seen.run is not None
     terms = replace(terms, simulate=seen.run.simulated)
     kin = kin_of(ref.store, seen)
@@ -147,8 +147,6 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
 
 async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch | None = None) -> Ended:
     """Take a run up and work on it to its end. RefusedError where something has changed and nobody approved of that."""
-    from engine.journal.writer import Journal
-
     terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
     assert ref.store is not None
     assert seen.run is not None
@@ -161,7 +159,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
         refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
-        journal, replayed = Journal.open(ref.store, ref.run_id, clock=terms.clock)
+        journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
         ledger = replayed.ledger
         assert ledger.run is not None
         with closing(journal):
@@ -271,7 +269,7 @@ def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[Cal
 def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
     """The end of a run that has nothing left to do; with reruns it is good only if the family is."""
     assert ref.store is not None
-    found = replay(ref.path)
+    found = ref.replay()
     assert found.ledger.end is not None
     way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store.state_dir))
     code = Exit(found.ledger.end.exit)
@@ -287,7 +285,7 @@ def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
     if undo is None:
         return
     flags = terms.repeat(ref.store.state_dir)
-    ways = [way_of(ref.store, replay(ref.store.path(undo)).ledger, flags=flags).command]
+    ways = [way_of(ref.store, ref.store.replay(undo).ledger, flags=flags).command]
     way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=flags)
     ways += [step.command(flags) for step in way.choices if step.words[1] == ref.run_id]
     lines = "; or, ".join(command for command in ways if command is not None)

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import StopAfter
     from engine.inputs.passwords import PasswordSource
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunStore
-    from engine.journal.writer import Journal
+    from engine.journal.runs import Journal, Runs
     from engine.model import Call, CallId, Omit, Reading, Transport
     from engine.operations.attendance import Attendance
     from engine.simulator.world import World
@@ -117,7 +116,7 @@ class Unwatched:
 class Session(Struct, frozen=True, kw_only=True):
     """What one process needs to work on a run."""
 
-    store: RunStore
+    store: Runs
     journal: Journal
     ledger: Ledger
     reach: Reach

@@ -24,7 +24,7 @@ from engine.operations.windows import hold
 
 if TYPE_CHECKING:
     from engine.inputs.job import Job
-    from engine.journal.store import RunStore
+    from engine.journal.runs import Runs
     from engine.operations.resume import Finished, Resumption
     from engine.operations.terms import Terms
 
@@ -108,7 +108,7 @@ def _guard_home(job: Job) -> str:
     return recorded(str(Path(job.path).absolute() if job.is_file else Path.cwd()))
 
 
-def _goes_on(left: Unfinished, job: Job, terms: Terms, store: RunStore) -> bool:
+def _goes_on(left: Unfinished, job: Job, terms: Terms, store: Runs) -> bool:
     """Whether the unfinished run is what `run` goes on with; RefusedError if it is not to decide that."""
     what = f"run {left.run_id} of this job was cut off with {left.open_calls:,} calls open"
     how = terms.on_unfinished or job.on_unfinished
@@ -126,12 +126,12 @@ def _goes_on(left: Unfinished, job: Job, terms: Terms, store: RunStore) -> bool:
     return False
 
 
-def _what_differs(left: Unfinished, job: Job, terms: Terms, store: RunStore) -> str | None:
+def _what_differs(left: Unfinished, job: Job, terms: Terms, store: Runs) -> str | None:
     """What of the job or its surroundings is no longer as the run had it, so that it cannot be this run."""
     run, settings = left.ledger.run, left.ledger.settings
     assert run is not None
     now = terms.settings(job)
-    if (strange := now.trust.why_not(store.path(left.run_id))) is not None:
+    if (strange := store.doubt(left.run_id, now.trust)) is not None:
         return f"its journal is not believed, as {strange}"
     if run.job.digest != job.digest:
         return "the job has changed since"

@@ -7,8 +7,7 @@ import asyncio
 from msgspec import Struct
 
 from engine.errors import UsageError
-from engine.journal.reader import replay
-from engine.journal.store import RunRef
+from engine.journal.runs import RunRef
 from engine.operations.events import News, Warned
 from engine.operations.stores import find
 from engine.operations.terms import Terms
@@ -29,13 +28,13 @@ async def stop(terms: Terms, run: str) -> Drained:
     """Have a run take no new call, and wait as long as an orderly end may take."""
     ref = find(terms, run)
     if ref.store is None:
-        raise UsageError(f"{ref.path}: lies outside a state directory; no run can be live there")
+        raise UsageError(f"{ref.place}: lies outside a state directory; no run can be live there")
     if not ref.store.is_live(ref.run_id):
         terms.tell(News(f"run {ref.run_id} is not going on; nothing to stop"))
         return Drained(ref, is_over=True)
     ref.store.request_stop(ref.run_id)
     terms.tell(News(f"run {ref.run_id}: asked to drain"))
-    longest_s = orderly_end_s(replay(ref.path).ledger.settings.timeout_s)
+    longest_s = orderly_end_s(ref.replay().ledger.settings.timeout_s)
     try:
         async with asyncio.timeout(longest_s):
             while ref.store.is_live(ref.run_id):  # noqa: ASYNC110 - of another process: nothing tells us

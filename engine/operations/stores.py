@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal.store import RunHead, RunRef, RunStore, find_run, stamp, to_come_words
+from engine.journal.runs import RunHead, RunRef, stamp
+from engine.journal.store import RunStore, find_run, to_come_words
 from engine.operations.events import Warned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from engine.inputs.settings import Settings
+    from engine.journal.runs import Runs
     from engine.operations.terms import Terms
 
 
-def store_of(settings: Settings, *, simulated: bool) -> RunStore:
+def store_at(state_dir: Path, *, simulated: bool) -> Runs:
+    """The runs of a state directory of which nothing more is known."""
+    return RunStore(state_dir, simulated=simulated)
+
+
+def store_of(settings: Settings, *, simulated: bool) -> Runs:
     """The runs of the state directory that are simulated, or those that are not."""
     return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
 
 
-def trusted_store(settings: Settings, *, simulated: bool) -> RunStore:
+def trusted_store(settings: Settings, *, simulated: bool) -> Runs:
     """The same, for a new run; ConfigError if somebody who is not trusted could have put runs there."""
     store = store_of(settings, simulated=simulated)
     store.check_place()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import AcctopsError, Exit
-from engine.journal.reader import replay
-from engine.journal.store import AHEAD_S
+from engine.journal.runs import AHEAD_S
 from engine.report.history import is_whole
 
 if TYPE_CHECKING:
-    from engine.journal.store import RunHead, RunStore
+    from engine.journal.runs import RunHead, Runs
 
 
-def runs_named(store: RunStore, job: str) -> list[RunHead]:
+def runs_named(store: Runs, job: str) -> list[RunHead]:
     """The runs of the job of this name, newest first."""
     return [head for head in store.heads() if head.job == job]
 
@@ -23,7 +22,7 @@ def is_to_come(head: RunHead, now: float) -> bool:
     return head.ended_at > now + AHEAD_S
 
 
-def last_good(store: RunStore, runs: list[RunHead], now: float) -> RunHead | None:
+def last_good(store: Runs, runs: list[RunHead], now: float) -> RunHead | None:
     """The run that ended with exit 0 last, by `now`. A rerun counts if together with what it repeated all is done."""
     ended = [
         head
@@ -36,7 +35,7 @@ def last_good(store: RunStore, runs: list[RunHead], now: float) -> RunHead | Non
     return None
 
 
-def is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
+def is_good(store: Runs, head: RunHead, runs: list[RunHead]) -> bool:
     """Whether a run that ended with exit 0 leaves nothing of its job, whose `runs` these are, undone."""
     assert head.run is not None
     if head.run.parent is None:
@@ -46,7 +45,7 @@ def is_good(store: RunStore, head: RunHead, runs: list[RunHead]) -> bool:
     first = first_of(head.run_id, parents)
     family = [each for each in runs if first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
     try:
-        return is_whole(replay(store.path(each.run_id)).ledger for each in reversed(family))
+        return is_whole(store.replay(each.run_id).ledger for each in reversed(family))
     except AcctopsError:  # what it repeats cannot be read: then it proves nothing
         return False
 

@@ -19,7 +19,6 @@ from engine.errors import BusyError, Exit, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.inputs.job import Glob
 from engine.journal import records
-from engine.journal.reader import replay
 from engine.model import LACKING, Call, Omit, Outcome
 from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.events import News
@@ -51,7 +50,7 @@ from engine.report.nextstep import Step, later_words, undo_steps
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunRef
+    from engine.journal.runs import RunRef
     from engine.planning.plan import Plan
     from engine.simulator.world import World
 
@@ -98,7 +97,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     if terms.no_verify:
         raise UsageError("an undo goes by what it reads; remove --no-verify")
     ref = find(terms, run)
-    found = replay(ref.path)
+    found = ref.replay()
     ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
     assert ledger.run is not None
     kin = kin_of(ref.store, found.ledger)
@@ -337,7 +336,7 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         lines.append("  the journal lies outside a state directory: no other run was looked at")
     else:
         assert ref.store is not None
-        lines.append(f"  {others.looked_at:,} other journals looked at for holds, in {ref.store.runs_dir}")
+        lines.append(f"  {others.looked_at:,} other journals looked at for holds, in {ref.store.place}")
         lines += [f"  UNREADABLE, its holds are not known: {text}" for text in others.unreadable]
     return lines
 

@@ -14,9 +14,9 @@ from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
 from engine.errors import Exit, UsageError
 from engine.inputs.files import job_file
-from engine.journal.reader import Replay, replay
+from engine.journal.reader import Replay
 from engine.journal.records import RunSettings
-from engine.journal.store import RunRef
+from engine.journal.runs import RunRef
 from engine.model import Call, Outcome, Reading, Where
 from engine.operations.family import undone_since, way_of, with_family
 from engine.operations.frozen import overridden
@@ -103,7 +103,7 @@ class Verified(Struct, frozen=True, kw_only=True):
 async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifying:
     """Prepare to compare a run with what is so; UsageError for an action that leaves nothing to read."""
     ref = find(terms, run)
-    found = replay(ref.path)
+    found = ref.replay()
     settings = terms.settings(None)
     ledger = with_family(ref, found, settings.trust) if family else found.ledger
     assert ledger.run is not None

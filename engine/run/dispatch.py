@@ -19,7 +19,7 @@ from engine.api.codes import NOT_SENT
 from engine.errors import AcctopsError, CredentialsError, Exit
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.writer import Journal
+from engine.journal.runs import Journal
 from engine.model import Answer, Call, Keys, Verdict
 from engine.run.callqueue import CallQueues, Health
 from engine.run.judge import Judge, Ticket, Work

@@ -22,7 +22,7 @@ from engine.cloud.inventory import Inventory
 from engine.errors import AcctopsError, Exit, JournalWriteError
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.writer import Journal
+from engine.journal.runs import Journal
 from engine.model import AccountState, Answer, Call, CallId, Omit, Outcome, Proof, Reading, Rival, Verdict, Where
 from engine.pacing.backoff import Policy
 from engine.planning.admins import AdminGuard

@@ -133,7 +133,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     from engine.cloud.clients import Reach, Signer
     from engine.journal.ledger import Ledger
     from engine.journal.store import RunStore
-    from engine.journal.writer import Journal
+    from engine.journal.writer import FileJournal
     from engine.model import RunId, Target
     from engine.operations.session import Session
     from engine.planning.plan import make_plan
@@ -144,7 +144,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     settings = run_settings(endpoint=endpoints, rate=rate, workers=WORKERS, verify=False)
     plan = make_plan(ACTION, [Target(instance, user, REGION) for instance, user in targets(calls)])
     lines = first_lines(plan, settings, ledger)
-    journal = Journal.create(store, RunId("20261122T000000Z-bench"), lines, clock=time.time)
+    journal = FileJournal.create(store, RunId("20261122T000000Z-bench"), lines, clock=time.time)
     session = Session(
         store=store,
         journal=journal,

@@ -15,7 +15,7 @@ from engine.errors import Exit
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.store import RunStore
-from engine.journal.writer import Journal
+from engine.journal.writer import FileJournal
 from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
 from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
@@ -162,7 +162,7 @@ class Drill:
         wall = loop.wall()
         clock = lambda: wall() + self.wall_skew(loop.time())  # noqa: E731
         if self.path.exists():
-            journal, replay = Journal.open(self.store, self.run_id, clock=clock)
+            journal, replay = FileJournal.open(self.store, self.run_id, clock=clock)
             self.ledger = replay.ledger
             journal.append(
                 records.Session(
@@ -183,12 +183,12 @@ class Drill:
             for target in self.targets if self.seeded else ():
                 self.world.seed(target.instance, target.region, [target.user])
             lines = first_lines(plan, self.settings, self.ledger)
-            journal = Journal.create(self.store, self.run_id, lines, clock=clock)
+            journal = FileJournal.create(self.store, self.run_id, lines, clock=clock)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             self.exit = runner.run(self._session(journal, wall, clock))
         return self
 
-    async def _session(self, journal: Journal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
+    async def _session(self, journal: FileJournal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
         transport: Transport = InProcessTransport(self.world, now=wall, unreachable=self.unreachable)
         if self.transport is not None:
             transport = self.transport(transport)

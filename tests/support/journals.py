@@ -14,7 +14,7 @@ from typing import Any, get_args
 from engine.journal import records
 from engine.journal.records import AnyRecord
 from engine.journal.store import RunStore
-from engine.journal.writer import Journal
+from engine.journal.writer import FileJournal
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
 from engine.model import call_id as plan_call_id
 
@@ -197,7 +197,7 @@ def write_run(store: RunStore, story: list[AnyRecord], *, now: float = NOW, seed
     run_id = store.new_run_id(now, Random(seed))
     later = (index for index, record in enumerate(story) if index and not isinstance(record, records.CallLine))
     first = next(later, len(story))
-    journal = Journal.create(store, run_id, story[:first], clock=ticking(now))
+    journal = FileJournal.create(store, run_id, story[:first], clock=ticking(now))
     for record in story[first:]:
         journal.append(record)
     journal.close()
