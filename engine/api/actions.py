@@ -54,6 +54,18 @@ class Action(Struct, frozen=True, kw_only=True):
     """Name of a parameter that must never be recorded."""
     takes_admins: bool = False
     """Whether it can leave an instance without a superuser that can log in."""
+    effect: str = ""
+    """What else happens to those whose accounts they are, as the end of "lock 3 accounts"."""
+    is_incident: bool = False
+    """Whether every second counts: a report says when how many accounts were contained."""
+    keeps_out: bool = False
+    """Whether somebody may be unable to log in after it: break-glass accounts should be protected from it."""
+    command: str = ""
+    """The command that does it to a few accounts, without a file."""
+    command_help: str = ""
+    """What that command does, before "a few accounts"."""
+    has_region: bool = True
+    """Whether CAM's policies can name the region of its instances (facts.md §4)."""
 
     @property
     def needs_password(self) -> bool:
@@ -90,6 +102,11 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 is_desired=lambda account: account.status == LOCKED,
                 resendable=True,
                 takes_admins=True,
+                effect=" and drop their sessions",
+                is_incident=True,
+                keeps_out=True,
+                command="lock",
+                command_help="Lock",
             ),
             Action(
                 name="UnlockAccount",
@@ -99,6 +116,8 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 inverse="LockAccount",
                 is_desired=lambda account: account.status == NORMAL,
                 resendable=True,
+                command="unlock",
+                command_help="Unlock",
             ),
             Action(
                 name="OpenAccountCAM",
@@ -110,6 +129,9 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 is_told=lambda account: account.cam is not None,
                 resendable=True,
                 stop_after=20,
+                keeps_out=True,
+                command="cam-on",
+                command_help="Turn CAM verification on for",
             ),
             Action(
                 name="CloseAccountCAM",
@@ -124,6 +146,7 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 stop_after=20,
                 already_note="CAM verification was off already; the password was NOT set",
                 secret_parameter="Password",  # noqa: S106 - the parameter's name
+                has_region=False,
             ),
             Action(
                 name="RefreshAccountPassword",

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from click.core import ParameterSource
 
+from engine.inputs.settingtable import WITH_FLAG
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -101,17 +103,14 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
         multiple=True,
         help="Credential profile of the vendor's CLI; repeated: each is a lane.",
     ),
-    "rate": click.option("--rate", metavar="N", help="Calls a second and lane; default: the quota."),
-    "workers": click.option("--workers", metavar="N", help="Attempts in flight, at most (100)."),
-    "timeout": click.option("--timeout", metavar="10s", help="Of one attempt."),
-    "deadline": click.option("--deadline", metavar="D", help="Stop sending after so long, such as 15m."),
+    **{key: click.option(each.flag, metavar=each.metavar, help=each.help) for key, each in WITH_FLAG.items()},
     "yes": click.option("--yes", is_flag=True, help="Do not ask."),
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
     "quiet": click.option("--quiet", is_flag=True, help="On success print nothing; else the full report."),
     "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
 }
 READING = ("config", "state_dir", "json", "quiet")
-PLANNING = ("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "json", "quiet")
+PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "quiet")
 SENDING = (*PLANNING, "yes", "no_verify")
 
 

@@ -24,6 +24,7 @@ from engine.inputs.guards import STRICTER, guard_words, need_readings, strictest
 from engine.inputs.job import StopAfter
 from engine.inputs.jobfile.fields import convert, kinds, rule
 from engine.inputs.jobfile.filemodel import ConfigFile
+from engine.inputs.settingtable import SETTINGS, WITH_FLAG, Setting
 from engine.model import AccountSpec, Place
 from engine.outside.trust import Trust
 
@@ -40,11 +41,11 @@ class Flags(Struct, frozen=True, kw_only=True):
     """What the command line says, as typed; None: not said. Checked by `effective`."""
 
     config: str | None = None
-    endpoints: Sequence[str] = ()
+    endpoints: tuple[str, ...] = ()
     state_dir: str | None = None
-    profiles: Sequence[str] = ()
-    rate: str | float | None = None
-    workers: str | int | None = None
+    profiles: tuple[str, ...] = ()
+    rate: str | None = None
+    workers: str | None = None
     timeout: str | None = None
     deadline: str | None = None
     no_verify: bool = False
@@ -154,29 +155,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         return f"{guard_words(name, getattr(self, name))} ({self.origin.get(name, 'default')})"
 
 
-_LAYERED = (
-    # setting, flag, environment variable, key in filemodel.ConfigFile
-    ("site", "", "", "site"),
-    ("credentials", "", "", ""),
-    ("state_group", "", "", "state_group"),
-    ("quotas", "", "", ""),
-    ("quota_share", "", "", ""),
-    ("rate", "--rate", "ACCTOPS_RATE", "rate"),
-    ("workers", "--workers", "ACCTOPS_WORKERS", "workers"),
-    ("per_instance", "", "", "per_instance"),
-    ("timeout_s", "--timeout", "ACCTOPS_TIMEOUT", "timeout"),
-    ("deadline_s", "--deadline", "ACCTOPS_DEADLINE", "deadline"),
-    ("retry_transient_s", "", "", ""),
-    ("retry_busy_s", "", "", ""),
-    ("stop_after", "", "", ""),
-    ("verify", "", "", ""),
-    ("notify", "", "", ""),
-    ("language", "", "", ""),
-)
-"""Where each setting may be said. Job and config say it by its own name."""
 _OURS = "ACCTOPS_"
 _VARIABLES = {f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG")} | {
-    variable for _, _, variable, _ in _LAYERED if variable
+    each.variable for each in WITH_FLAG.values()
 }
 
 
@@ -191,8 +172,9 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     refuse_profiles(flags.profiles, job.accounts if job is not None else ())
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for name, flag, variable, key in _LAYERED:
-        said = _said(name, flag, variable, key, flags, environ) or _written(name, job, configs)
+    for setting in SETTINGS:
+        name = setting.name
+        said = _said(setting, flags, environ) or _written(name, job, configs)
         if said is None:
             origin[name] = "default"
         else:
@@ -314,15 +296,15 @@ def check_readings(settings: Settings, action: str) -> None:
     raise UsageError(what) if by_flag else ConfigError(what)
 
 
-def _said(
-    name: str, flag: str, variable: str, key: str, flags: Flags, environ: Mapping[str, str]
-) -> tuple[Any, str] | None:
+def _said(setting: Setting, flags: Flags, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """A setting from flag or environment, with its origin."""
-    by_flag = getattr(flags, key, None) if flag else None
+    if not setting.metavar:
+        return None
+    by_flag = getattr(flags, setting.key)
     if by_flag is not None:
-        return _convert(str(by_flag), key, flag), flag
-    by_variable = environ.get(variable) if variable else None
-    return (_convert(by_variable, key, variable), variable) if by_variable else None
+        return _convert(str(by_flag), setting.key, setting.flag), setting.flag
+    by_variable = environ.get(setting.variable)
+    return (_convert(by_variable, setting.key, setting.variable), setting.variable) if by_variable else None
 
 
 def _convert(text: str, key: str, origin: str) -> Any:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.api.endpoints import NEAREST_WORD
+from engine.inputs.settingtable import SETTINGS, Setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
@@ -37,7 +38,7 @@ class Line(Struct, frozen=True, kw_only=True):
 def lines_of(settings: Settings, job: Job | None, environ: Mapping[str, str]) -> list[Line]:
     """Every setting that holds for the job, or here without one; those that only a job has are left out then."""
     lines = [
-        *(Line(key=key, value=value(settings), origin=settings.origin[name]) for key, name, value in _PLAIN),
+        *_plain(settings),
         *_pace(settings, job),
         *_keys(settings, job, environ),
         *_notify(settings),
@@ -51,26 +52,36 @@ def _program(command: Sequence[str]) -> str | None:
     return f"{command[0]}{' …' * (len(command) > 1)}" if command else None
 
 
-_PLAIN: tuple[tuple[str, str, Callable[[Settings], Any]], ...] = (
-    # key, its name in Settings.origin, its value
-    ("site", "site", lambda s: s.site),
-    ("endpoint", "endpoints", lambda s: list(s.endpoints) or [NEAREST_WORD]),
-    ("network.proxy", "proxy", lambda s: s.way_out.proxy_shown or None),
-    ("network.no_proxy", "no_proxy", lambda s: list(s.way_out.no_proxy)),
-    ("network.ca_bundle", "ca_bundle", lambda s: s.way_out.ca_bundle or None),
-    ("network.language", "language", lambda s: s.language),
-    ("state_dir", "state_dir", lambda s: str(s.state_dir)),
-    ("state_group", "state_group", lambda s: s.state_group),
-    ("metrics_file", "metrics_file", lambda s: str(s.metrics_file) if s.metrics_file else None),
-    ("workers", "workers", lambda s: s.workers),
-    ("per_instance", "per_instance", lambda s: s.per_instance),
-    ("timeout", "timeout_s", lambda s: written_duration(s.timeout_s)),
-    ("retry.transient", "retry_transient_s", lambda s: written_duration(s.retry_transient_s)),
-    ("retry.busy", "retry_busy_s", lambda s: written_duration(s.retry_busy_s)),
-    ("verify", "verify", lambda s: s.verify),
-    ("quotas", "quotas", lambda s: [f"{action}: {quota:g}" for action, quota in s.quotas.items()]),
-    ("quotas.share", "quota_share", lambda s: _percent(s.quota_share)),
+def _plain(settings: Settings) -> Iterator[Line]:
+    """What is said once, by its value."""
+    way, origin = settings.way_out, settings.origin
+    metrics = str(settings.metrics_file) if settings.metrics_file else None
+    found = {
+        "endpoint": ("endpoints", list(settings.endpoints) or [NEAREST_WORD]),
+        "network.proxy": ("proxy", way.proxy_shown or None),
+        "network.no_proxy": ("no_proxy", list(way.no_proxy)),
+        "network.ca_bundle": ("ca_bundle", way.ca_bundle or None),
+        "state_dir": ("state_dir", str(settings.state_dir)),
+        "metrics_file": ("metrics_file", metrics),
+        **{each.key: (each.name, _value(settings, each)) for each in SETTINGS if each.shown},
+        "quotas": ("quotas", [f"{action}: {quota:g}" for action, quota in settings.quotas.items()]),
+        "quotas.share": ("quota_share", _percent(settings.quota_share)),
+    }
+    for key in dict.fromkeys((*_FIRST, *(each.key for each in SETTINGS if each.shown), *found)):
+        name, value = found[key]
+        yield Line(key=key, value=value, origin=origin[name])
+
+
+_FIRST = (
+    *("site", "endpoint", "network.proxy", "network.no_proxy", "network.ca_bundle", "network.language"),
+    *("state_dir", "state_group", "metrics_file"),
 )
+"""What is shown first; the rest in the order of the table."""
+
+
+def _value(settings: Settings, setting: Setting) -> Any:
+    value = getattr(settings, setting.name)
+    return written_duration(value) if setting.name.endswith("_s") else value
 
 
 def _pace(settings: Settings, job: Job | None) -> Iterator[Line]:

@@ -155,7 +155,6 @@ def refuse_empty(plan: Plan) -> None:
 def _question(new: Proposal) -> str:
     plan, action = new.plan, ACTIONS[new.plan.action]
     count, instances = len(plan.calls), plan.instances
-    effect = " and drop their sessions" if plan.action == "LockAccount" else ""
     accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"
     unread = ""
     if new.settings.verify and not new.frozen.verify:
@@ -165,7 +164,7 @@ def _question(new: Proposal) -> str:
     missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
     missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
     mark = " (SIMULATED)" if new.terms.simulate else ""
-    return f"About to {action.verb} {accounts}{effect}{mark}{unread}{missing}"
+    return f"About to {action.verb} {accounts}{action.effect}{mark}{unread}{missing}"
 
 
 # ---- before the approval ---------------------------------------------------------------------------------------------

@@ -9,14 +9,14 @@ from msgspec.structs import replace
 
 from engine.api.endpoints import is_loopback
 from engine.errors import UsageError
-from engine.inputs.settings import refuse_profiles
+from engine.inputs.settings import Settings, refuse_profiles
+from engine.inputs.settingtable import SETTINGS
 from engine.journal.records import RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from engine.inputs.job import Job, StopAfter
-    from engine.inputs.settings import Settings
     from engine.operations.terms import Terms
 
 
@@ -25,30 +25,28 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
     stop_after = settings.stop_after_for(action)
     access = settings.access(regions)
     return RunSettings(
+        **{name: getattr(settings, name) for name in _SAME},
         endpoint=access.shared,
         endpoint_of=dict(access.own),
         accounts=job.accounts,
         rate=settings.rate_for(action),
         quota=settings.quota_for(action),
-        workers=settings.workers,
-        per_instance=settings.per_instance,
-        timeout_s=settings.timeout_s,
         deadline_s=settings.written_deadline_s,
         session_deadline_s=settings.session_deadline_s,
         transient_s=settings.retry_transient_s,
         busy_s=settings.retry_busy_s,
         stop_after=str(stop_after) if stop_after else None,
-        verify=settings.verify,
         profile=settings.profiles[0] if len(settings.profiles) == 1 else settings.profiles or None,
         protect=tuple(f"{glob.pattern} ({glob.place})" for glob in settings.protect),
         passwords=password_record(job),
-        protect_waived=settings.protect_waived,
-        keep_admins=settings.keep_admins,
-        max_targets=settings.max_targets,
-        max_share=settings.max_share,
         resend_already=job.resend_already,
         window=job.window.as_record() if job.window is not None else None,
     )
+
+
+_OTHERWISE = {"rate", "deadline_s", "stop_after", "protect"}
+_SAME = {*RunSettings.__struct_fields__} & {*Settings.__struct_fields__} - _OTHERWISE
+"""Settings that the journal keeps as they are."""
 
 
 def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
@@ -81,9 +79,9 @@ def overridden(terms: Terms, settings: RunSettings) -> RunSettings:
     """
     said = terms.settings(None)
     changes: dict[str, Any] = {"session_deadline_s": said.session_deadline_s}
-    for flag, name in _OVERRIDES:
-        if getattr(terms, flag):
-            changes[name] = getattr(said, name)
+    for each in SETTINGS:
+        if each.overrides and getattr(terms, each.key):
+            changes[each.name] = getattr(said, each.name)
     if terms.profiles:
         refuse_profiles(terms.profiles, settings.accounts)
         changes["profile"] = said.profiles
@@ -102,20 +100,13 @@ def as_said(frozen: RunSettings, command: Settings) -> RunSettings:
 
     Of two rates the lower holds.
     """
-    said = {name: getattr(command, name) for _, name in _OVERRIDES if command.origin.get(name, "default") != "default"}
+    names = (each.name for each in SETTINGS if each.overrides)
+    said = {name: getattr(command, name) for name in names if command.origin.get(name, "default") != "default"}
     if "rate" in said:
         said["rate"] = min(frozen.rate, said["rate"])
     if command.written_deadline_s is not None:
         said["deadline_s"] = command.written_deadline_s
     return replace(frozen, **said)
-
-
-_OVERRIDES = (
-    # flag, its name in the journal's settings
-    ("rate", "rate"),
-    ("workers", "workers"),
-    ("timeout", "timeout_s"),
-)
 
 
 def stricter(frozen: RunSettings, guards: Settings) -> RunSettings:

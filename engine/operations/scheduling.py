@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from engine.api.actions import ACTIONS
 from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
 from engine.errors import RefusedError, UsageError
 from engine.inputs.config import user_config
 from engine.inputs.files import STDIN, homes_of, is_stream, load_job
+from engine.inputs.settingtable import WITH_FLAG
 from engine.inputs.window import Skipped, clock_text, skipped, zone_files
 from engine.operations.earlier import place_of
 from engine.operations.events import Tell, Warned
@@ -182,7 +184,7 @@ def _sending(terms: Terms) -> list[str]:
         variable = os.environ.get(f"ACCTOPS_{flag.upper()}", "").split(",")
         for each in several or filter(None, map(str.strip, variable)):
             found += [f"--{flag}", each]
-    for flag in ("rate", "workers", "timeout", "deadline"):
+    for flag in WITH_FLAG:
         if said := getattr(terms, flag) or os.environ.get(f"ACCTOPS_{flag.upper()}"):
             found += [f"--{flag}", said]
     return found
@@ -220,7 +222,7 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
         found.append(f"{home}: is your own config; {schedule.user} will not see its guards; move it to /etc/acctops")
     if settings.notify is None:
         found.append("no `notify` in job or config: a bad night shows only where the scheduler reports it")
-    if job.action in ("LockAccount", "OpenAccountCAM") and not settings.protect and not settings.protect_waived:
+    if ACTIONS[job.action].keeps_out and not settings.protect and not settings.protect_waived:
         found.append("no protect rule holds: name your break-glass accounts before nobody is there")
     return found
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from engine.api.actions import ACTIONS
 from engine.errors import ConfigError, UsageError
 from engine.operations.events import Warned
 
@@ -41,30 +40,18 @@ def simulated_world(
     action: str, calls: Iterable[Call], changed: Collection[CallId] = (), faults: tuple[FaultRule, ...] = ()
 ) -> World:
     """A world in which the targets of a run exist, as they were before it, but for what the run has `changed`."""
+    from engine.simulator import catalog
     from engine.simulator.world import World
 
     calls = list(calls)
     keys = simulated_keys({call.account for call in calls})
     world = World(faults=faults, latency=0.04, jitter=0.02, keys=keys)
-    before, after = _STATES[action]
+    row = catalog.ACTIONS[action]
     for call in calls:
-        status, cam = after if call.id in changed else before
+        status, cam = row.after if call.id in changed else row.before
         with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
             world.seed(call.instance, call.region, [call.user], status=status, cam=cam, uin=call.account)
     return world
-
-
-_NORMAL, _LOCKED = (2, False), (5, False)
-_CAM_ON = (2, True)
-_STATES = {
-    "LockAccount": (_NORMAL, _LOCKED),
-    "UnlockAccount": (_LOCKED, _NORMAL),
-    "OpenAccountCAM": (_NORMAL, _CAM_ON),
-    "CloseAccountCAM": (_CAM_ON, _NORMAL),
-    "RefreshAccountPassword": (_CAM_ON, _CAM_ON),
-}
-"""(status, CAM) of a simulated account before and after each action."""
-assert set(_STATES) == set(ACTIONS)
 
 
 # ---- the files of a simulation ---------------------------------------------------------------------------------------

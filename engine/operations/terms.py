@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from engine.cloud.wire import Wire
@@ -31,19 +31,9 @@ if TYPE_CHECKING:
     from engine.inputs.config import Configs
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class Terms(Flags, frozen=True, kw_only=True):
     """What a use case is asked to go by; texts are as typed, and read where they are used."""
 
-    config: str | None = None
-    endpoints: tuple[str, ...] = ()
-    state_dir: str | None = None
-    profiles: tuple[str, ...] = ()
-    rate: str | None = None
-    workers: str | None = None
-    timeout: str | None = None
-    deadline: str | None = None
-    no_verify: bool = False
-    simulate: bool = False
     faults: str | None = None
     fleet: str | None = None
     skip_bad_rows: bool = False
@@ -76,21 +66,9 @@ class Terms(Struct, frozen=True, kw_only=True):
         """
         configs = self.configs(*homes_of(job), *more)
         noted = _strange_lists(job, configs.trust) if job is not None else ()
-        flags = Flags(
-            config=self.config,
-            endpoints=self.endpoints,
-            state_dir=self.state_dir,
-            profiles=self.profiles,
-            rate=self.rate,
-            workers=self.workers,
-            timeout=self.timeout,
-            deadline=self.deadline,
-            no_verify=self.no_verify,
-            simulate=self.simulate,
-        )
         if job is not None:
             refuse_strange(job.path if job.is_file else job.source, job.source, configs.trust)
-        settings = effective(flags, os.environ, job, configs)
+        settings = effective(self, os.environ, job, configs)
         noted += _strange_tools(settings, job, configs.trust)
         return replace(settings, warnings=settings.warnings + noted) if noted else settings
 

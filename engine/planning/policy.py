@@ -10,7 +10,7 @@ import json
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from engine.api.actions import SERVICE
+from engine.api.actions import ACTIONS, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 6_000
 """A custom policy may have 6,144 characters (CAM)."""
-_WITHOUT_REGION = frozenset({"CloseAccountCAM"})
 
 
 def places_of(job: Job, account: str) -> list[tuple[str, str]]:
@@ -59,7 +58,7 @@ def _policy(action: str, places: Sequence[tuple[str, str]], uin: str) -> dict[st
 
     reads, write = f"{SERVICE}:DescribeAccounts", f"{SERVICE}:{action}"
     statements: list[dict[str, Any]] = []
-    if action in _WITHOUT_REGION:
+    if not ACTIONS[action].has_region:
         statements.append({"effect": "allow", "action": [write], "resource": resources(with_region=False)})
         statements.append({"effect": "allow", "action": [reads], "resource": resources(with_region=True)})
     else:

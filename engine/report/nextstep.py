@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from engine.api.actions import ACTIONS
 from engine.api.codes import row_of
 from engine.model import GOOD, OmitReason, Outcome
 from engine.outside.foreign import pasted, with_its_bytes
@@ -285,13 +286,13 @@ def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tu
 
     Of `flags`, as `records.Run.asked` has them, those count that say where and as whom.
     """
-    verb = _BY_NAME.get(action)
+    verb = ACTIONS[action].command if action in ACTIONS else ""
     groups: dict[str, list[str]] = {}
     for call in calls:
         if call.account:  # only a job names cloud accounts
             return ()
         groups.setdefault(call.region, []).append(call.label)
-    if verb is None:
+    if not verb:
         return ()
     more = [
         with_its_bytes(word)
@@ -303,9 +304,6 @@ def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tu
         Step(words=(verb, *dict.fromkeys(labels), "--region", region, *more), takes=len(labels))
         for region, labels in groups.items()
     )
-
-
-_BY_NAME = {"LockAccount": "lock", "UnlockAccount": "unlock", "OpenAccountCAM": "cam-on"}
 
 
 def _job_words(run: records.Run) -> tuple[str, ...]:

@@ -390,7 +390,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
     An account counts from when the API took its call, once it is proven; one that was locked before counts at once.
     """
     run = _run(ledger)
-    if run.action != "LockAccount":
+    if run.action not in ACTIONS or not ACTIONS[run.action].is_incident:
         return {}
     begun = records.unix_seconds(run.at)
     after: list[float] = []

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from engine.simulator.wire import Refusal
 
 VERSION = "2017-03-12"
+NORMAL, LOCKED = 2, 5
+"""AccountInfo.Status of an account in use, and of a locked one (facts.md §1.2)."""
 
 
 class Parameter(NamedTuple):
@@ -37,6 +39,16 @@ class ActionSpec(NamedTuple):
     """Code for an account in a transitional status (inferred: the only code of its list that can carry it)."""
     instance_status: str = ""
     """Code for an instance that is not running; RefreshAccountPassword lists a sibling (facts.md §1.3)."""
+    before: tuple[int, bool] = (NORMAL, False)
+    """Status and CAM verification of an account that it is meant for."""
+    after: tuple[int, bool] = (NORMAL, False)
+    """The same after it."""
+    refused: str = ""
+    """Code for an account whose CAM verification is not as `before`; for one of `after`'s status, if that is told."""
+    refreshes: bool = False
+    """Whether it makes a new CAM password."""
+    lists_old_names: bool = False
+    """Whether its list of codes has the older rule for names, too (facts.md §7.2)."""
 
     @property
     def is_write(self) -> bool:
@@ -61,9 +73,41 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
         spec.name: spec
         for spec in (
             # SEED-LOCK and D-UNLOCK list no account-not-found code: PreCheckError is what is left (facts.md §1.3)
-            ActionSpec("LockAccount", 20, _TARGET, True, _PRECHECK, _PRECHECK, _STATUS),
-            ActionSpec("UnlockAccount", 20, _TARGET, True, _PRECHECK, _PRECHECK, _STATUS),
-            ActionSpec("OpenAccountCAM", 20, _TARGET, True, _NOT_EXIST, _FAILED, _STATUS),  # SEED-CAM
+            ActionSpec(
+                "LockAccount",
+                20,
+                _TARGET,
+                True,
+                _PRECHECK,
+                _PRECHECK,
+                _STATUS,
+                after=(LOCKED, False),
+                refused=_PRECHECK,
+                lists_old_names=True,
+            ),
+            ActionSpec(
+                "UnlockAccount",
+                20,
+                _TARGET,
+                True,
+                _PRECHECK,
+                _PRECHECK,
+                _STATUS,
+                before=(LOCKED, False),
+                refused=_PRECHECK,
+                lists_old_names=True,
+            ),
+            ActionSpec(  # SEED-CAM
+                "OpenAccountCAM",
+                20,
+                _TARGET,
+                True,
+                _NOT_EXIST,
+                _FAILED,
+                _STATUS,
+                after=(NORMAL, True),
+                refused="FailedOperation.CheckAccountCAMCloseError",
+            ),
             ActionSpec(  # D-CLOSE: the not-found code without "Error", and the bare FailedOperation
                 "CloseAccountCAM",
                 20,
@@ -72,6 +116,8 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 "InvalidParameterValue.AccountNotExist",
                 "FailedOperation",
                 _STATUS,
+                before=(NORMAL, True),
+                refused="FailedOperation.CheckAccountCAMOpenError",
             ),
             ActionSpec(  # D-REFRESH
                 "RefreshAccountPassword",
@@ -81,6 +127,10 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 _NOT_EXIST,
                 _FAILED,
                 "OperationDenied.InstanceStatusLimitError",
+                before=(NORMAL, True),
+                after=(NORMAL, True),
+                refused="FailedOperation.CheckAccountCAMOpenError",
+                refreshes=True,
             ),
             ActionSpec("DescribeAccounts", 1000, {"DBInstanceId": Parameter(str, required=True), **_PAGE}),  # D-ACCTS
             ActionSpec("DescribeDBInstances", 1000, {"Filters": Parameter(list), **_PAGE}),  # D-INST
@@ -180,12 +230,12 @@ def is_instance_id(instance: str) -> bool:
     return _INSTANCE.fullmatch(instance) is not None
 
 
-def name_refusal(action: str, user: str, *, refuse_long: bool) -> Refusal | None:
+def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal | None:
     """The two naming rules that disagree (facts.md §7.2): Lock and Unlock list both codes, the CAM actions only B's.
 
     `refuse_long` settles the contradiction for 17 to 63 characters on Lock and Unlock; False follows the newer rule.
     """
-    both = action in ("LockAccount", "UnlockAccount")
+    both = spec.lists_old_names
     if _NAME.fullmatch(user) is None:
         return refusal("InvalidParameterValue.InvalidAccountNameFormatError")
     if _RESERVED.fullmatch(user) or (both and refuse_long and len(user) > 16):

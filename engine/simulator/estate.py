@@ -12,7 +12,8 @@ from typing import NamedTuple
 from engine.simulator import catalog
 from engine.simulator.wire import Refusal
 
-CREATING, NORMAL, MODIFYING, RESETTING, LOCKED, DELETING = 1, 2, 3, 4, 5, -1
+CREATING, MODIFYING, RESETTING, DELETING = 1, 3, 4, -1
+NORMAL, LOCKED = catalog.NORMAL, catalog.LOCKED
 """AccountInfo.Status (D-ACCTS)."""
 STATUSES = (CREATING, NORMAL, MODIFYING, RESETTING, LOCKED, DELETING)
 ORIGIN = 1_735_689_600.0
@@ -169,7 +170,7 @@ class Estate:
     ) -> Refusal | None:
         """Carry out a write action whose parameters have the right types; None is "accepted"."""
         user = parameters["UserName"]
-        refused = name_or_password_refusal(spec.name, parameters, self._refuse_long_names)
+        refused = name_or_password_refusal(spec, parameters, self._refuse_long_names)
         if refused is not None:
             return refused
         instance = self.find(parameters["DBInstanceId"], region, uin)
@@ -193,10 +194,10 @@ class Estate:
         return None
 
 
-def name_or_password_refusal(action: str, parameters: dict[str, str], refuse_long: bool) -> Refusal | None:
+def name_or_password_refusal(spec: catalog.ActionSpec, parameters: dict[str, str], refuse_long: bool) -> Refusal | None:
     """What can be refused without looking at an instance."""
-    refused = catalog.name_refusal(action, parameters["UserName"], refuse_long=refuse_long)
-    if refused is not None or action != "CloseAccountCAM":
+    refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long)
+    if refused is not None or "Password" not in spec.parameters:
         return refused
     # No password code in its list (facts.md §1.1); how to encrypt is documented nowhere, so nobody can have.
     if parameters.get("PasswordEncrypt") or not catalog.is_password(parameters["Password"]):
@@ -208,23 +209,12 @@ def decide(spec: catalog.ActionSpec, account: Account, parameters: dict[str, str
     """What a write does to this account as it stands (facts.md §8)."""
     if account.shown_status not in (NORMAL, LOCKED):
         return catalog.refusal(spec.account_busy)
-    match spec.name:
-        case "LockAccount" | "UnlockAccount":
-            status = LOCKED if spec.name == "LockAccount" else NORMAL
-            if account.status == status and repeat is Repeat.PRECHECK:
-                return catalog.refusal("FailedOperation.PreCheckError")
-            return Change(status=status)
-        case "OpenAccountCAM":
-            if account.cam:
-                return catalog.refusal("FailedOperation.CheckAccountCAMCloseError")
-            return Change(cam=True)
-        case "CloseAccountCAM":
-            if not account.cam:  # the password is not applied either
-                return catalog.refusal("FailedOperation.CheckAccountCAMOpenError")
-            return Change(cam=False, password=parameters["Password"])
-        case "RefreshAccountPassword":
-            if not account.cam:
-                return catalog.refusal("FailedOperation.CheckAccountCAMOpenError")
-            return Change(refreshed=True)
-        case _:
-            raise AssertionError(f"{spec.name} is no write action")
+    (needed, has_cam), (status, cam) = spec.before, spec.after
+    if status != needed:  # it is about the status
+        is_so = account.status == status and repeat is Repeat.PRECHECK
+        return catalog.refusal(spec.refused) if is_so else Change(status=status)
+    if bool(account.cam) is not has_cam:  # a password that came with it is not applied either
+        return catalog.refusal(spec.refused)
+    if spec.refreshes:
+        return Change(refreshed=True)
+    return Change(cam=cam, password=parameters.get("Password"))

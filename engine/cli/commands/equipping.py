@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from engine.cli.flags import Command, command, flags
+from engine.inputs.settingtable import WITH_FLAG
 
 
 @click.group()
@@ -17,7 +18,7 @@ def config() -> None:
 @config.command("show", cls=Command)
 @click.argument("job", required=False)
 @click.option("--origin", "with_origin", is_flag=True, help="Say where each was said, and all that adds up to a guard.")
-@flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline", "no_verify", "json")
+@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "no_verify", "json")
 def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
     """Every setting that holds here, or for a job: flags, then ACCTOPS_…, the job, config files, defaults.
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from engine.cli.flags import READING, clock, command, flags
+from engine.inputs.settingtable import WITH_FLAG
 
 
 @command()
@@ -21,7 +22,7 @@ from engine.cli.flags import READING, clock, command, flags
 @click.option("--every", metavar="8d", help="Overdue after so long; default: the window's longest pause and a day.")
 @click.option("--image", metavar="IMAGE", help="k8s: the container image that has acctops.")
 @click.option("--into", metavar="DIR", help="Write the files there, such as /etc/systemd/system, instead of printing.")
-@flags("config", "endpoint", "state_dir", "profile", "rate", "workers", "timeout", "deadline")
+@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG)
 def schedule(job: str, **options: Any) -> int:
     """Print units that run a job in its window, and look every day whether that has happened.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from engine.api.actions import ACTIONS
 from engine.cli.flags import (
     EXCLUDE,
     EXPECT,
@@ -59,11 +60,13 @@ def run(job: str, **options: Any) -> int:
     return run_job(job, clock=clock(), **options)
 
 
-def _ad_hoc(name: str, action: str, what: str) -> click.Command:
+def _ad_hoc(action: str) -> click.Command:
+    row = ACTIONS[action]
+
     @command(
-        name,
-        help=f"{what} a few accounts, without a file.\n\n\b\nExample:\n  "
-        f"acctops {name} postgres-4sfuv15b/app_user --region ap-singapore",
+        row.command,
+        help=f"{row.command_help} a few accounts, without a file.\n\n\b\nExample:\n  "
+        f"acctops {row.command} postgres-4sfuv15b/app_user --region ap-singapore",
     )
     @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER…")
     @click.option("--region", required=True, help="Region of the instances, such as ap-singapore.")
@@ -81,9 +84,9 @@ def _ad_hoc(name: str, action: str, what: str) -> click.Command:
     return act
 
 
-lock = _ad_hoc("lock", "LockAccount", "Lock")
-unlock = _ad_hoc("unlock", "UnlockAccount", "Unlock")
-cam_on = _ad_hoc("cam-on", "OpenAccountCAM", "Turn CAM verification on for")
+lock = _ad_hoc("LockAccount")
+unlock = _ad_hoc("UnlockAccount")
+cam_on = _ad_hoc("OpenAccountCAM")
 
 
 @command()
