@@ -291,7 +291,7 @@ class Keys(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AccountState(Struct, frozen=True, kw_only=True, gc=False):
-    """One row of DescribeAccounts (facts.md §1.2)."""
+    """One row of DescribeAccounts (D-ACCTS)."""
 
     user: str
     status: int

@@ -691,7 +691,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(finished: Desk) 
 
 
 def rehashed(lines: list[bytes]) -> list[bytes]:
-    """The same lines with a chain that holds: ten lines of any language (design §5)."""
+    """The same lines with a chain that holds: ten lines of any language."""
     from hashlib import sha256
 
     head, done = "0" * 64, []

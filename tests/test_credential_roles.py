@@ -403,7 +403,7 @@ def test_a_pod_with_a_web_identity(tmp_path):
 
 
 def test_half_a_pod_is_not_a_crash(tmp_path):
-    """The vendor's SDK ends with "TKE_REGION not exist" (facts.md §5.1); this says what is missing, among the rest."""
+    """The vendor's SDK ends with "TKE_REGION not exist" (PY-COMMON); this says what is missing, among the rest."""
     environ = pod(tmp_path, Role(name="pod"))
     del environ["TKE_REGION"]
     assert "TKE's variables (TKE_REGION not set)" in refused(Cloud(), tmp_path, **environ)

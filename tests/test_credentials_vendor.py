@@ -64,7 +64,7 @@ class Setup:
     ours: str
     """UserId, without the session's name; or words of the refusal."""
     vendor: str = "same"
-    """What the vendor's SDK makes of it where it differs, and that is a bug of its own (facts.md §5.1)."""
+    """What the vendor's SDK makes of it where it differs, and that is a bug of its own (PY-COMMON)."""
     environ: tuple[tuple[str, str], ...] = ()
     home: str | None = None
     etc: str | None = None

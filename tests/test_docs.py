@@ -32,7 +32,11 @@ from engine.simulator.tenants import parse_tenants
 from engine.simulator.world import World
 from tests.support.command import ROOT, Backend, Desk, commands
 
-PAGES = ("README.md", "engine/README.md", "jobs/README.md", "tests/README.md")
+PAGES = (
+    "README.md",
+    *(f"engine/{path.name}" for path in sorted((ROOT / "engine").glob("*.md"))),
+    *("jobs/README.md", "tests/README.md", "tests/bench/README.md"),
+)
 EXAMPLES = ("config.example.yaml", *(f"jobs/{path.name}" for path in sorted((ROOT / "jobs").glob("*.yaml"))))
 COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install -q -e . && "
@@ -56,6 +60,17 @@ def section(text: str, title: str) -> str:
     """A part of a page, from its heading to the next of the same level."""
     level, _, _ = title.partition(" ")
     return text.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_line_of_prose_is_too_long_to_read(name: str) -> None:
+    """A page is read at night, in a terminal, and in a diff."""
+    code, wrong = False, []
+    for number, line in enumerate(page(name).splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        if len(line) > 120 and not code and not line.startswith("|"):
+            wrong.append(number)
+    assert not wrong
 
 
 def rows(text: str) -> Iterator[list[str]]:
@@ -200,7 +215,7 @@ def test_every_example_job_is_planned_and_done(desk: Desk, name: str) -> None:
     assert name in page("jobs/README.md").replace("](", "](jobs/")
 
 
-# ---- engine/README.md: the journal -----------------------------------------------------------------------------------
+# ---- engine/journal.md -----------------------------------------------------------------------------------
 
 
 def fields(kind: type[msgspec.Struct]) -> Iterator[str]:
@@ -217,7 +232,7 @@ def fields(kind: type[msgspec.Struct]) -> Iterator[str]:
 def test_every_record_kind_and_each_of_its_fields_is_described() -> None:
     """No more and no less: the table is the format."""
     kinds = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyRecord)} | {"settings": RunSettings}
-    table = section(page("engine/README.md"), "## Journal").partition("| kind |")[2].partition("\n\n")[0]
+    table = section(page("engine/journal.md"), "## Journal").partition("| kind |")[2].partition("\n\n")[0]
     described = {cells[0].strip("`"): cells[1] for cells in rows("| kind |" + table)}
     assert set(described) == set(kinds)
     for name, kind in kinds.items():
@@ -227,7 +242,7 @@ def test_every_record_kind_and_each_of_its_fields_is_described() -> None:
 
 def test_the_notes_are_those_that_are_written() -> None:
     """Every `what` of a note in the code is in the table, and the other way round."""
-    (cells,) = (cells for cells in rows(section(page("engine/README.md"), "## Journal")) if cells[0] == "`note`")
+    (cells,) = (cells for cells in rows(section(page("engine/journal.md"), "## Journal")) if cells[0] == "`note`")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "engine").rglob("*.py"))
     written = set(re.findall(r'\b_?note\("(\w+)"', source))
     written |= {
@@ -242,7 +257,7 @@ def test_the_notes_are_those_that_are_written() -> None:
     assert set(re.findall("`([^`]+)`", cells[2])) == written
 
 
-CHAIN_CHECK = section(page("engine/README.md"), "## Journal").partition("```python\n")[2].partition("```")[0]
+CHAIN_CHECK = section(page("engine/journal.md"), "## Journal").partition("```python\n")[2].partition("```")[0]
 
 
 def check_chain(journal: Path) -> subprocess.CompletedProcess[str]:
@@ -265,7 +280,7 @@ def test_ten_lines_check_the_chain(desk: Desk) -> None:
         assert (refused.returncode, refused.stderr) == (1, "line 4 is not what was written here\n")
 
 
-# ---- engine/README.md: JSON ------------------------------------------------------------------------------------------
+# ---- engine/json.md ------------------------------------------------------------------------------------------
 
 
 def keys(value: Any) -> set[str]:  # Any: JSON
@@ -345,7 +360,7 @@ def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
         path.write_bytes(whole)
 
 
-DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/README.md"), "## JSON documents"))}
+DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/json.md"), "## JSON documents"))}
 
 
 @pytest.mark.parametrize("name", DESCRIBED)

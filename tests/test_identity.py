@@ -35,7 +35,7 @@ def test_a_user_is_named_by_its_uin() -> None:
 
 
 def test_the_main_account_is_its_own() -> None:
-    """When its own key signs (facts.md §4)."""
+    """When its own key signs (CN-RATE)."""
     found = ask(Cloud(keys={DEMO_SECRET_ID: KeyRecord(secret_key=DEMO_SECRET_KEY, identity="2", uin="2")}))
     assert isinstance(found, Identity)
     assert (found.uin, found.sub_account) == ("2", "2")
@@ -130,7 +130,7 @@ def test_refused_keys_are_told_with_the_code() -> None:
 
 
 def test_each_site_has_its_sts() -> None:
-    """facts.md §5.1."""
+    """As the STS page has it."""
     assert STS == {
         "international": "https://sts.intl.tencentcloudapi.com",
         "mainland": "https://sts.tencentcloudapi.com",
@@ -163,7 +163,7 @@ def test_the_smallest_policy_names_the_jobs_instances_and_nothing_else() -> None
 
 
 def test_close_account_cam_names_no_region() -> None:
-    """The trap of facts.md §1.4: its resource leaves the region empty, that of the reading does not."""
+    """A trap of the CAM pages: its resource leaves the region empty, that of the reading does not."""
     write, read, _ = smallest_policy("CloseAccountCAM", places(1), uin=UIN)["statement"]
     assert write["action"] == ["postgres:CloseAccountCAM"]
     assert write["resource"] == [f"qcs::postgres::uin/{UIN}:DBInstanceId/postgres-00000000"]

@@ -134,7 +134,7 @@ def test_every_account_is_read_up_to_an_empty_page(users: int, pages: int) -> No
 
 @pytest.mark.parametrize("total", [0, 1, 100, 250, "100", 251, 10_000, "300"])
 def test_total_count_never_ends_the_list(total: object) -> None:
-    """It is the number of rows of the call, says the page (facts.md §1.2); whatever it says, all 250 are read.
+    """It is the number of rows of the call, says the page (D-ACCTS); whatever it says, all 250 are read.
 
     But one that is larger than what came says that there are more: then the list proves no account away.
     """

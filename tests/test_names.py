@@ -141,7 +141,7 @@ URL = "https://private.example"
     ],
 )
 def test_access_points_of_a_job(words, tokyo, fsi):
-    """Several serve every region alike; a financial zone is isolated, and served by its own alone (facts.md §2.3)."""
+    """Several serve every region alike; a financial zone is isolated, and served by its own alone (D-REQ)."""
     found = access("mainland", words, [TOKYO, FSI])
     assert list(found.to(TOKYO)) == tokyo
     assert list(found.to(FSI)) == fsi

@@ -1,4 +1,4 @@
-"""The pacer against all four readings of "20 a second", in virtual time: design §8, and what a pacer meets at work.
+"""The pacer against all four readings of "20 a second", in virtual time, and what a pacer meets at work.
 
 The server is `simulator.quotas` itself. The way to it takes half a round trip and up to `jitter` more, so what was
 sent evenly arrives unevenly; refused calls are sent again. Nothing here depends on how fast the machine is.
@@ -127,7 +127,7 @@ class Drive:
 
     @property
     def used(self) -> float:
-        """Accepted calls ÷ (quota × time from first to last accepted arrival): design §8."""
+        """Accepted calls ÷ (quota × time from first to last accepted arrival)."""
         return len(self.accepted) / (QUOTA * (self.accepted[-1] - self.accepted[0]))
 
     @property
@@ -147,7 +147,7 @@ def rate(times: list[float], begin_s: float, end_s: float) -> float:
     return sum(begin_s <= at < end_s for at in times) / (end_s - begin_s)
 
 
-# ---- the targets of design §8 ------------------------------------------------------------------------------------
+# ---- how much of the quota is reached -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -191,7 +191,7 @@ def test_a_duplicate_needs_the_same_region_and_account() -> None:
     ],
 )
 def test_reserved_names(user: str, is_reserved: bool) -> None:
-    """postgres, pg_* and tencentdb_* in any case, and nothing that only looks like them (facts.md §7.2)."""
+    """postgres, pg_* and tencentdb_* in any case, and nothing that only looks like them (SEED-LOCK, D-CREATE)."""
     omit = left_out(target(user), protect=(), exclude=())
     assert (omit is not None) == is_reserved
     assert omit is None or omit.reason is OmitReason.RESERVED

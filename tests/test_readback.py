@@ -126,7 +126,7 @@ def test_a_changing_account_is_waited_for_briefly(tmp_path: Path) -> None:
 
 
 def test_resend_already_locks_again_and_undo_leaves_it(tmp_path: Path) -> None:
-    """Status 5 also shows for NOLOGIN (facts.md §1.2): locked for good, last; the outcome stays `already`."""
+    """Status 5 also shows for NOLOGIN (D-ACCTS): locked for good, last; the outcome stays `already`."""
     it = world()
     it.seed(SICK, "ap-singapore", ["user0"], status=5)
     targets = fleet(1, 3)

@@ -780,7 +780,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_the_document_has_exactly_the_documented_keys() -> None:
-    """Scripts read these names (design §6): none missing, none more, in this order."""
+    """Scripts read these names: none missing, none more, in this order."""
     found = document(ledger_of([*failed(0), sent(1), end()]), journal=JOURNAL, head=HEAD)
     assert list(found) == DOCUMENT_KEYS
     assert [list(each) for each in found["failures"]] == [FAILURE_KEYS] * 2

@@ -118,7 +118,7 @@ def test_a_lane_of_its_own_quota_does_not_wait_for_a_starving_one(tmp_path: Path
 
 
 def test_two_lanes_have_twice_the_quota(tmp_path: Path) -> None:
-    """Every endpoint is a quota of its own (facts.md §4)."""
+    """Every endpoint is a quota of its own (CN-RATE)."""
     drill = Drill(tmp_path, world(), fleet(40, 10), lanes=2).go()
     assert drill.exit is Exit.OK
     assert drill.seconds <= 11.0

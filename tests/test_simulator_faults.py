@@ -283,7 +283,7 @@ def test_aliases_do_not_blow_up() -> None:
 
 
 def test_the_pure_modules_import_no_io_and_no_engine() -> None:
-    """The simulator must not share the engine's errors (design §3)."""
+    """The simulator must not share the engine's errors."""
     folder = Path(faults.__file__).parent
     for module in folder.glob("*.py"):
         text = module.read_text(encoding="utf-8")

@@ -137,7 +137,7 @@ def test_reads_have_a_thousand_and_writes_twenty() -> None:
 
 
 def test_the_refusal_counts_itself_and_names_the_limit() -> None:
-    """The wording users quote (facts.md §4); nobody may parse it, so it comes in two languages."""
+    """The wording users quote (CN-RATE); nobody may parse it, so it comes in two languages."""
     caller = Caller(World())
     for _ in range(20):
         caller.write("LockAccount")

@@ -60,7 +60,7 @@ def world_of(*rules: dict[str, Any]) -> World:
 
 
 async def test_headers_of_an_answer() -> None:
-    """Content-Type without a charset: with one, the vendor's SDK takes errors for results (facts.md §3.1)."""
+    """Content-Type without a charset: with one, the vendor's SDK takes errors for results (CN-RESP)."""
     server = await serve(World())
     head, body = await head_and_body(server.ports[0], raw_request(server.ports[0]))
     await server.aclose()

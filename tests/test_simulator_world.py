@@ -1,4 +1,4 @@
-"""What the simulated API does to accounts, and what it says: facts.md §7 and §8, case by case."""
+"""What the simulated API does to accounts, and what it says, case by case."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_account_names(user: str, lock: str | None, cam: str | None) -> None:
 
 
 def test_the_sixteen_character_rule_can_be_turned_on() -> None:
-    """The page contradicts itself for 17 to 63 characters, on Lock and Unlock only (facts.md §7.2)."""
+    """The page contradicts itself for 17 to 63 characters, on Lock and Unlock only (SEED-LOCK, D-CREATE)."""
     caller = Caller(World(refuse_long_names=True))
     assert caller.write("LockAccount", user="a" * 16) is None
     assert caller.write("LockAccount", user="a" * 17) == SHORT
@@ -309,7 +309,7 @@ def test_describe_regions_needs_no_region() -> None:
 
 
 def test_what_the_world_says_of_its_own_is_documented_for_the_action() -> None:
-    """Whatever is asked of whatever account, the code stands in the action's list (facts.md §1.3)."""
+    """Whatever is asked of whatever account, the code stands in the action's list (SEED-LOCK, PY-PG)."""
     said: set[tuple[str, str]] = set()
     for repeat in Repeat:
         caller = Caller(fleet_world(repeat=repeat, refuse_long_names=True, quotas={"*": None}))

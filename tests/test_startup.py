@@ -1,4 +1,4 @@
-"""What starts at once: commands that only look import neither aiohttp nor asyncio nor rich (design §8), others no more
+"""What starts at once: commands that only look import neither aiohttp nor asyncio nor rich, others no more
 than they need."""
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from engine.model import Answer, Fault, Reply, Stage, Verdict
 LOCK, UNLOCK, OPEN, CLOSE, REFRESH = ACTIONS
 EVERY_ACTION = (*ACTIONS, *READS)
 
-# --- expectations, copied from facts.md and the design by hand, not from the table under test ------------------------
+# --- expectations, copied from the API's pages by hand, not from the table under test ------------------------
 
-# Letters of facts.md §3.2 with budget and scope of the design, §4.
+# A letter for each class of codes, with budget and scope.
 LETTERS = {
     "D": (Verdict.ALREADY, Budget.NONE, Cure.NONE, Scope.TARGET),
     "P": (Verdict.REJECTED, Budget.NONE, Cure.NONE, Scope.TARGET),
@@ -45,7 +45,7 @@ LETTERS = {
     "?": (Verdict.IN_DOUBT, Budget.NORMAL, Cure.READ, Scope.TARGET),
 }
 
-# facts.md §1.3 with the classes of §3.4; Describe…: with what a read makes of it.
+# The codes of each action's page with their classes; Describe…: with what a read makes of it.
 DOCUMENTED: dict[str, dict[str, str]] = {
     LOCK: {
         "DBError": "T few",
@@ -162,7 +162,7 @@ DOCUMENTED: dict[str, dict[str, str]] = {
 }
 DOCUMENTED_NUMBERS = (11, 13, 10, 10, 10, 17, 27)
 
-# facts.md §3.3: the 38 of CN-ERR / EN-ERR, with keys that cannot be refreshed.
+# The 38 of CN-ERR / EN-ERR, with keys that cannot be refreshed.
 COMMON = {
     "ActionOffline": "F",
     "AuthFailure.InvalidAuthorization": "F all",
@@ -204,7 +204,7 @@ COMMON = {
     "UnsupportedRegion": "P region",
 }
 
-# facts.md §3.4, "Other codes worth a rule".
+# Other codes worth a rule (PY-PG).
 OTHERS = {
     "FailedOperation.CamSigAndAuthError": "T",
     "FailedOperation.CamCheckResourceError": "T",
@@ -286,7 +286,7 @@ def _letter(ruling: Ruling) -> str:
 
 
 def test_the_documented_lists_are_whole() -> None:
-    """As many codes per action as facts.md §1.3 counts, and the 38 common ones."""
+    """As many codes per action as its page lists, and the 38 common ones."""
     assert tuple(map(len, DOCUMENTED.values())) == DOCUMENTED_NUMBERS
     assert tuple(DOCUMENTED) == EVERY_ACTION
     assert len(COMMON) == 38
@@ -426,7 +426,7 @@ def test_no_code_stands_twice() -> None:
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
-# The command line's verbs, design §6.
+# The command line's verbs.
 VERBS = {"plan", "run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "verify", "stop", "status", "doctor"}
 
 _UNWRITTEN = (

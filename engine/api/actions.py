@@ -1,6 +1,6 @@
 """**The** table of actions. Everything about an action is here; adding an action is adding a row.
 
-Sources: `facts.md` keys SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits), §8 (idempotency).
+Sources: SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from engine.model import AccountState
 VERSION = "2017-03-12"
 """API version of every action here."""
 LANGUAGE = "en-US"
-"""Of the server's messages, unless another is asked for (facts.md §2.2)."""
+"""Of the server's messages, unless another is asked for (CN-PARAM)."""
 SERVICE = "postgres"
-"""Service name in the signature scope, on both sites (facts.md §2.3)."""
+"""Service name in the signature scope, on both sites (D-REQ)."""
 
 LOCKED = 5
 """AccountInfo.Status of a locked account (D-ACCTS)."""
@@ -65,7 +65,7 @@ class Action(Struct, frozen=True, kw_only=True):
     command_help: str = ""
     """What that command does, before "a few accounts"."""
     has_region: bool = True
-    """Whether CAM's policies can name the region of its instances (facts.md §4)."""
+    """Whether CAM's policies can name the region of its instances (CN-RATE)."""
 
     @property
     def needs_password(self) -> bool:

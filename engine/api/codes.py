@@ -1,7 +1,7 @@
 """**The** table of error codes. Everything about a code is here; learning a code is adding a row.
 
 Data, and the one question `row_of`: `verdicts` says what each treatment means. No other module lists codes: who wants
-to know something of a code asks a predicate of its row. Sources, by key of facts.md: CN-ERR and EN-ERR for the common
+to know something of a code asks a predicate of its row. Sources: CN-ERR and EN-ERR for the common
 codes (§3.3), SEED-LOCK, SEED-CAM and GO-INTL for those of the actions (§1.3, §3.4), PY-PG and PY-INTL `errorcodes.py`
 for the rest; `Local.*` are ours, for what happens between us and the API.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Treatment(StrEnum):
-    """How a code is treated; `verdicts` turns each into verdict, budget, cure and scope. Letters: facts.md §3.2."""
+    """How a code is treated; `verdicts` turns each into verdict, budget, cure and scope."""
 
     ALREADY = "already"
     """D: the target was in the desired state before."""
@@ -201,7 +201,7 @@ _LIMITS = (
         _SLOWER,
     ),
     _row(
-        # Not in the vendor SDK's retry list (facts.md §3.3).
+        # Not in the vendor SDK's retry list (CN-ERR).
         "RequestLimitExceeded.IPLimitExceeded",
         _T.THROTTLED_ALL,
         "More requests in this second than one IP address may send.",
@@ -323,7 +323,7 @@ _IDENTITY = (
         may_be_applied=False,
     ),
     _row(
-        # Gated by an allowlist of users, not of instances (facts.md §3.4): every target would fail.
+        # Gated by an allowlist of users, not of instances (PY-PG): every target would fail.
         "OperationDenied.UserNotInWhiteListError",
         _T.FATAL,
         "This cloud account is not on the allowlist for CAM verification.",
@@ -412,7 +412,7 @@ _REQUEST = (
         _T.REJECTED,
         "The API does not accept a parameter of this call.",
         _PARAMETERS,
-        # A bad password has no code of its own there, so it probably shows here (facts.md §1.1, inferred).
+        # A bad password has no code of its own there, so it probably shows here (inferred).
         CloseAccountCAM=Meaning(
             _T.REJECTED,
             "The API does not accept a parameter of this call; it may be the new password.",
@@ -462,7 +462,7 @@ _REQUEST = (
 
 _ACCOUNTS = (
     _row(
-        # Under LockAccount and UnlockAccount the only code able to carry "account missing" (facts.md §3.4).
+        # Under LockAccount and UnlockAccount the only code able to carry "account missing" (PY-PG).
         "FailedOperation.PreCheckError",
         _T.REJECTED,
         "The pre-check failed: the account is missing, busy, or in no state for this.",
@@ -491,7 +491,7 @@ _ACCOUNTS = (
         ),
     ),
     _row(
-        # PY-PG errorcodes.py line 59: CAM is already off; the password sent was not applied (facts.md §3.4, §8).
+        # PY-PG errorcodes.py line 59: CAM is already off; the password sent was not applied .
         "FailedOperation.CheckAccountCAMOpenError",
         _T.REJECTED,
         "CAM verification is off for this account, so this action is refused.",

@@ -1,6 +1,6 @@
 """Which URLs may be called, and which one serves a region. No I/O.
 
-Sources: facts.md §2.3 (D-REQ, CN-RATE, CN-FSI). The access point has nothing to do with the instance's region, except
+Sources: D-REQ, CN-RATE, CN-FSI. The access point has nothing to do with the instance's region, except
 for financial zones, which only their own access point serves.
 """
 
@@ -74,7 +74,7 @@ def is_vendors(endpoint: str) -> bool:
 NEAREST_WORD = "nearest"
 REGIONAL_WORD = "regional"
 ACCESS_REGIONS = tuple(region for region in REGIONS if not region.endswith("-fsi"))
-"""Access regions with a host of their own (facts.md §2.3, CN-FSI): each counts the quota by itself (CN-RATE)."""
+"""Access regions with a host of their own (CN-FSI): each counts the quota by itself (CN-RATE)."""
 WORD_PATTERN = rf"{NEAREST_WORD}|{REGIONAL_WORD}|(?:{'|'.join(REGIONS)})|{PATTERN}"
 """What an operator may write for an access point; the JSON Schema carries it too."""
 
@@ -100,7 +100,7 @@ def endpoint_words(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def regional(region: str) -> str:
-    """The access point in `region`; without "intl" on either site (facts.md §2.3)."""
+    """The access point in `region`; without "intl" on either site (D-REQ)."""
     return f"https://postgres.{region}.tencentcloudapi.com"
 
 

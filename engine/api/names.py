@@ -1,6 +1,6 @@
 """What instance ids, user names and regions look like, and the nearest name to a mistyped one.
 
-Sources: facts.md §7.1 (regions: SEED-LOCK and five further pages) and §7.2 (the two account name rules that disagree).
+Sources: SEED-LOCK and D-CREATE, whose rules for account names disagree.
 Refused here is only what the API cannot take by any documented rule; the server decides the rest.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INSTANCE_PATTERN = "[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+"
 """A prefix, a hyphen, an id: `postgres-4sfuv15b`. No rule is documented; every sample has this form."""
 USER_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,62}"
-"""Rule B of facts.md §7.2, the wider one: whoever breaks it breaks rule A as well."""
+"""The wider of the two rules for names (D-CREATE): whoever breaks it breaks rule A as well."""
 REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
 ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
 """ARN of a CAM role, by name or id, a service role too (STS); groups: main account, name."""
@@ -53,11 +53,11 @@ INSTANCE_STATUSES = (
     *("restarting", "network changing", "upgrading", "audit-switching", "primary-switching", "offlining"),
     *("deployment changing", "cloning", "parameter modifying", "log-switching", "restoring"),
 )
-"""DBInstanceStatus (facts.md §1.2)."""
+"""DBInstanceStatus (D-ACCTS)."""
 INSTANCE_TYPES = ("primary", "readonly", "guard", "temp")
-"""DBInstanceType (facts.md §1.2)."""
+"""DBInstanceType (D-ACCTS)."""
 USER_TYPES = ("normal", "tencentDBSuper")
-"""AccountInfo.UserType (facts.md §1.2)."""
+"""AccountInfo.UserType (D-ACCTS)."""
 
 is_instance = re.compile(INSTANCE_PATTERN).fullmatch
 is_user = re.compile(USER_PATTERN).fullmatch

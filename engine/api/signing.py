@@ -1,6 +1,6 @@
 """TC3-HMAC-SHA256, the signature of the API. No I/O, no clock: time and keys are arguments.
 
-Source: facts.md §2.1 and §2.2 (CN-PARAM, SIG-DOC, PY-COMMON). Only `content-type` and `host` are signed, as the
+Sources: CN-PARAM, SIG-DOC, PY-COMMON. Only `content-type` and `host` are signed, as the
 vendor's SDK does; action, region, token and trace id travel unsigned. There is no nonce: a signature is good for five
 minutes around its timestamp, so sign when about to send, never earlier.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ALGORITHM = "TC3-HMAC-SHA256"
 CONTENT_TYPE = "application/json"
-"""On the wire byte for byte as signed: no charset (facts.md §2.1)."""
+"""On the wire byte for byte as signed: no charset (SIG-DOC)."""
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """Hashed in place of the body when the header X-TC-Content-SHA256 says so; the engine never does."""
 
@@ -136,7 +136,7 @@ class Signer:
         request_client: str | None = None,
         service: str = SERVICE,
     ) -> dict[str, str]:
-        """All headers of one signed request, to be sent exactly so (facts.md §2.2).
+        """All headers of one signed request, to be sent exactly so (CN-PARAM).
 
         `host` is what goes into the Host header, with the port where the URL has an unusual one. An empty `region`
         is left out: a few actions, of other services, take none.

@@ -213,7 +213,7 @@ def read_reply(
     With the `action` that was asked, and its region and parameters, a success must be an answer to just that: of the
     documented fields, and about the instances that were named.
 
-    The API answers 200 for errors too (facts.md §3.1), so an error body counts whatever the status, and the
+    The API answers 200 for errors too (CN-RESP), so an error body counts whatever the status, and the
     Content-Type is not looked at. A request id is kept wherever it stands, also in a broken body.
     """
     if isinstance(outcome, Fault):

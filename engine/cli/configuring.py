@@ -77,7 +77,7 @@ def _words(value: Any, nothing: str) -> str:
 
 
 def _document(job: Job | None, configs: Configs, lines: list[Line], warnings: list[str]) -> dict[str, Any]:
-    """The `config show --json` document (engine/README.md "JSON"). Any: JSON values."""
+    """The `config show --json` document (engine/json.md). Any: JSON values."""
     return {
         "job": {"name": job.name, "path": job.path, "digest": job.digest} if job is not None else None,
         "files": [config.path for config in configs.files],

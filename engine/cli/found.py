@@ -22,7 +22,7 @@ from engine.planning.plan import Plan
 from engine.report.text import csv_text, plain
 
 _STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "locked", -1: "deleting"}
-"""AccountInfo.Status in words (facts.md §1.2)."""
+"""AccountInfo.Status in words (D-ACCTS)."""
 _NAMED = 20
 
 

@@ -98,7 +98,7 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
 
 
 def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
-    """The `plan --json` document (engine/README.md "JSON"). Any: JSON values."""
+    """The `plan --json` document (engine/json.md). Any: JSON values."""
     job, settings, plan, found = made.job, made.settings, prepared.plan, prepared.found
     rate, routes = settings.rate_for(plan.action), routes_for(settings, plan)
     signers = signers_of(job, settings)

@@ -1,6 +1,6 @@
 """Who the keys are, asked of STS (GetCallerIdentity). Best effort: nobody waits long, nothing fails.
 
-Source: the STS page of GetCallerIdentity, 2018-08-13 (facts.md §5.1). Every key may ask it, whatever its policies say.
+Source: the STS page of GetCallerIdentity, 2018-08-13 (PY-COMMON). Every key may ask it, whatever its policies say.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads accounts. DescribeAccounts, one instance at a time, paged to its proven end.
 
-Reads have a quota of their own, fifty times that of the writes (facts.md §1.1), so a reading costs next to nothing.
+Reads have a quota of their own, fifty times that of the writes (SEED-LOCK), so a reading costs next to nothing.
 Whoever asks at the same time about the same instance shares one reading, as long as it began after they asked.
 
 Presence is proven by a row, absence by the end of the list alone. A short page is no end, as a server may give fewer

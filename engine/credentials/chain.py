@@ -257,7 +257,7 @@ class _Opener:
             sections = said(sdk, read_private(sdk).text, read_sections)
             if "default" in sections:
                 return self._section(sdk, "default")
-            # The vendor's SDK crashes here (facts.md §5.1); its sections are profiles, none of them the default one.
+            # The vendor's SDK crashes here (PY-COMMON); its sections are profiles, none of them the default one.
             others = f"has {', '.join(sections)}: name one with --profile" if sections else "nor any other"
             self._looked[-1] += f" (has no section [default]; {others})"
         return None

@@ -239,7 +239,7 @@ CLI_NAMES = (
 
 
 def read_cli(text: str) -> Profile:
-    """A `.credential` file of the vendor's CLI (facts.md §5.2)."""
+    """A `.credential` file of the vendor's CLI (TCCLI)."""
     import json
 
     again = "run `tccli configure` for this profile again"

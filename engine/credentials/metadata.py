@@ -1,4 +1,4 @@
-"""Keys of the role bound to this CVM instance, from its metadata service (facts.md §5.1)."""
+"""Keys of the role bound to this CVM instance, from its metadata service (PY-COMMON)."""
 
 from __future__ import annotations
 

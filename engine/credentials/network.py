@@ -26,9 +26,9 @@ STS = {
     "international": "https://sts.intl.tencentcloudapi.com",
     "mainland": "https://sts.tencentcloudapi.com",
 }
-"""Site → where STS is (facts.md §5.1)."""
+"""Site → where STS is (PY-COMMON)."""
 METADATA = "http://metadata.tencentyun.com"
-"""The metadata service of a CVM instance: a name only its own network knows, plain HTTP, next door (facts.md §5.1)."""
+"""The metadata service of a CVM instance: a name only its own network knows, plain HTTP, next door (PY-COMMON)."""
 
 
 class Network(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Keys of a role: AssumeRole on top of another source, and web identities of TKE (facts.md §5.1)."""
+"""Keys of a role: AssumeRole on top of another source, and web identities of TKE (PY-COMMON)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks STS (2018-08-13, facts.md §5.1): roles, web identities, who the caller is.
+"""Asks STS (2018-08-13): roles, web identities, who the caller is.
 
 Signed by our own signer, through the transport every other request goes through. What passes by itself is asked again
 within a limit; a clock that is off is learnt from the refusal's own `Date`.

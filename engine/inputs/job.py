@@ -22,7 +22,7 @@ class Glob(Struct, frozen=True):
     """`instance/user` with `*`, `?`, `[abc]`, each part matched by itself; keeps where it stands.
 
     `fold` ignores case: a guard errs toward protecting, as the API's own rules are partly case-insensitive
-    (facts.md §7.2), while an exclusion must not take out more than was written.
+    (SEED-LOCK, D-CREATE), while an exclusion must not take out more than was written.
     """
 
     pattern: str

@@ -23,9 +23,9 @@ from engine.outside.foreign import field_of
 ANY = "any"
 """As a status or type: whatever it is."""
 REPLICAS = ("readonly", "guard")
-"""Instance types that are skipped unless named: their roles come from the primary (facts.md §8, inferred)."""
+"""Instance types that are skipped unless named: their roles come from the primary (inferred)."""
 RUNNING = "running"
-"""The one status in which writes are known to work (facts.md §8)."""
+"""The one status in which writes are known to work."""
 EVERY_ACCOUNT = "*"
 """In place of a user: an omit that is about a whole instance, or (as instance, too) a whole region."""
 _IDS_SHOWN = 5
@@ -137,7 +137,7 @@ class Match(Struct, frozen=True, kw_only=True):
 
 
 class InstanceRow(Struct, frozen=True, gc=False):
-    """One row of DescribeDBInstances (facts.md §1.2), and where it was found."""
+    """One row of DescribeDBInstances (D-ACCTS), and where it was found."""
 
     id: str
     region: str

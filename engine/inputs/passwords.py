@@ -28,7 +28,7 @@ MOST_OUTPUT = 4096
 """Bytes of a command's output that are read; a password has at most 32."""
 MOST_FILE = 256 << 20
 _SPECIAL = "()`~!@#$%^&*-+=_|{}[]:<>,.?/"
-"""The documented special characters (facts.md §1.1, PY-INTL models)."""
+"""The documented special characters (PY-INTL)."""
 
 
 class PasswordSource(Protocol):
@@ -45,7 +45,7 @@ class PasswordSource(Protocol):
 def password_problem(password: str) -> str | None:
     """Which documented rule a password breaks, in words without it; None if none.
 
-    Documented for CreateAccount and ResetAccountPassword; CloseAccountCAM says nothing of its own (facts.md §1.1).
+    Documented for CreateAccount and ResetAccountPassword; CloseAccountCAM says nothing of its own (SEED-LOCK).
     """
     if not 8 <= len(password) <= 32:
         return f"has {len(password)} characters; 8–32 are allowed"

@@ -1,6 +1,6 @@
 """**The** journal record kinds, as values. No I/O, no clock.
 
-What each kind is for, and when it is written, is in engine/README.md "Journal". A line of the file is one of these
+What each kind is for, and when it is written, is in engine/journal.md. A line of the file is one of these
 with the envelope (`v, seq, at, run`) before it and the chain's `hash` behind it; `journal` adds both. Fields without
 a default are always written, null included; a field added later needs a default, and is left out while it has it, so
 that old journals stay readable and new ones stay small.

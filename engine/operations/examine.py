@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CLOCK_WARN_S = 60.0
 CLOCK_FAIL_S = 300.0
-"""A signature is refused beyond five minutes (facts.md §2.1)."""
+"""A signature is refused beyond five minutes (SIG-DOC)."""
 _REGION = "ap-guangzhou"
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 DEADLINE_BASE_S = 600.0
 DEADLINE_FACTOR = 3.0
-"""Default deadline: 10 min + 3 × the time the quota needs (design §6)."""
+"""Default deadline: 10 min + 3 × the time the quota needs."""
 
 _OURS_RARE = ("engine.api.names", "engine.report.notices", "engine.report.notify")
 """Modules of ours that a run needs only if something goes wrong, or at its end."""

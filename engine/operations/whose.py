@@ -68,7 +68,7 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger, *, known: Cal
 
 
 def _one_lane_each(runner: Runner, reach: Reach) -> None:
-    """Two profiles of one sub-account are one quota (facts.md §4): the second one's lanes would only be throttled."""
+    """Two profiles of one sub-account are one quota (CN-RATE): the second one's lanes would only be throttled."""
     for signers in reach.keyring.values():
         first: dict[str, Signer] = {}
         for signer in signers:

@@ -29,7 +29,7 @@ class _Curve(Struct, frozen=True):
 
 
 _NORMAL = _Curve(0.5, 20.0)
-_BUSY = _Curve(4.0, 60.0)  # facts.md §3.4: an instance being scaled is worth asking again after 30 s and more
+_BUSY = _Curve(4.0, 60.0)  # an instance being scaled is worth asking again after 30 s and more
 _FEW = _Curve(1.0, 10.0)
 
 

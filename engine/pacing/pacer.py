@@ -1,7 +1,7 @@
 """One pacer a lane, the only importer of aiolimiter. Fills the server's quota without breaking it.
 
 `Gear` is the numeric core: free of clock and loop, it says how far apart sends must be. `Pacer` waits. Three things
-keep a lane full and within its quota, whichever way the server counts "a second" (facts.md §4):
+keep a lane full and within its quota, whichever way the server counts "a second" (CN-RATE):
 
 * Even slots, one interval apart: `AsyncLimiter(20, 1)` lets 39 sends into one second (measured). A few slots' worth of
   catching up make good for late timers and a busy loop; without any, lateness alone loses 2 % of the quota.

@@ -1,4 +1,4 @@
-"""Which instances and regions there are: DescribeDBInstances to its end, DescribeRegions (facts §1.2).
+"""Which instances and regions there are: DescribeDBInstances to its end, DescribeRegions (D-INST, D-REGIONS).
 
 What the rows mean to a job is `match`; their accounts are read by `inventory`.
 """

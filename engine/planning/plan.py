@@ -17,7 +17,7 @@ from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target,
 
 _RESERVED = re.compile(r"(?i)^(?:postgres$|pg_|tencentdb_)")
 RESERVED_RULE = "postgres, pg_*, tencentdb_*"
-RESERVED_WHERE = "the API's naming rule"  # facts.md §7.2, both rules
+RESERVED_WHERE = "the API's naming rule"  # SEED-LOCK and D-CREATE have two
 
 
 class Rule(Protocol):

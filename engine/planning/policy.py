@@ -1,6 +1,6 @@
 """The smallest CAM policy that lets a job run, to be pasted into the console.
 
-Sources: facts.md §1.4 (CAM): the product authorises by resource, `qcs::postgres:REGION:uin/UIN:DBInstanceId/ID`; of
+Source: CAM. The product authorises by resource, `qcs::postgres:REGION:uin/UIN:DBInstanceId/ID`; of
 CloseAccountCAM alone the region stays empty. DescribeDBInstances lists, so it is allowed for all.
 """
 

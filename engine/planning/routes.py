@@ -1,6 +1,6 @@
 """Which lanes may take which calls. No I/O.
 
-A lane is one quota: an identity, an action, an access point (facts.md §4). Calls are not tied to a lane: a route is the
+A lane is one quota: an identity, an action, an access point (CN-RATE). Calls are not tied to a lane: a route is the
 calls that the same lanes can take, those of one account that may go through the same access points.
 """
 

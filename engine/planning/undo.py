@@ -256,7 +256,7 @@ def _is_edited(entry: Entry, state: AccountState) -> bool:
 def _is_rotated(entry: Entry, state: AccountState) -> bool:
     """The password was changed after the run had verified the account.
 
-    PasswordUpdateTime is the zero date unless the password was changed through API or console (facts.md §1.2).
+    PasswordUpdateTime is the zero date unless the password was changed through API or console (D-ACCTS).
     """
     before = entry.before.password_update_time if entry.before is not None else None
     now = state.password_update_time

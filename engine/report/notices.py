@@ -1,7 +1,7 @@
 """What is told of a run to those who are not there: one JSON document a notice. Pure.
 
 A notice leaves the machine, so it names no account and repeats no word of the server's: counts, codes, and the command
-that goes on. The keys stand in engine/README.md "JSON documents".
+that goes on. The keys stand in engine/json.md.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
 def document(
     ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None, way: WayOn | None = None
 ) -> dict[str, Any]:
-    """The `run --json` document (engine/README.md "JSON"). `way`: what is open of its family. Any: JSON values."""
+    """The `run --json` document (engine/json.md). `way`: what is open of its family. Any: JSON values."""
     run = _run(ledger)
     way = way or way_on([ledger])
     end = ledger.end

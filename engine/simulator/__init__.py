@@ -1,6 +1,6 @@
 """A hostile stand-in for the API, for trying, drills and tests.
 
-Written from the API pages and `facts.md` alone. It shares no code with the engine it judges: it has its own lines for
+Written from the API's pages alone. It shares no code with the engine it judges: it has its own lines for
 TC3 signatures, its own table of actions and codes, so that an error cannot agree with itself. Nothing here but
 `inprocess` imports the engine (the Transport protocol), nothing but `server` imports aiohttp.
 

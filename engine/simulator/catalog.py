@@ -15,7 +15,7 @@ from engine.simulator.wire import Refusal
 
 VERSION = "2017-03-12"
 NORMAL, LOCKED = 2, 5
-"""AccountInfo.Status of an account in use, and of a locked one (facts.md §1.2)."""
+"""AccountInfo.Status of an account in use, and of a locked one (D-ACCTS)."""
 
 
 class Parameter(NamedTuple):
@@ -34,11 +34,11 @@ class ActionSpec(NamedTuple):
     parameters: Mapping[str, Parameter]
     needs_region: bool = True
     account_missing: str = ""
-    """Code for an account that is not there: it differs by action (facts.md §1.3, "Points that matter")."""
+    """Code for an account that is not there: it differs by action (PY-PG)."""
     account_busy: str = ""
     """Code for an account in a transitional status (inferred: the only code of its list that can carry it)."""
     instance_status: str = ""
-    """Code for an instance that is not running; RefreshAccountPassword lists a sibling (facts.md §1.3)."""
+    """Code for an instance that is not running; RefreshAccountPassword lists a sibling (SEED-LOCK, PY-PG)."""
     before: tuple[int, bool] = (NORMAL, False)
     """Status and CAM verification of an account that it is meant for."""
     after: tuple[int, bool] = (NORMAL, False)
@@ -48,7 +48,7 @@ class ActionSpec(NamedTuple):
     refreshes: bool = False
     """Whether it makes a new CAM password."""
     lists_old_names: bool = False
-    """Whether its list of codes has the older rule for names, too (facts.md §7.2)."""
+    """Whether its list of codes has the older rule for names, too (SEED-LOCK, D-CREATE)."""
 
     @property
     def is_write(self) -> bool:
@@ -72,7 +72,7 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
-            # SEED-LOCK and D-UNLOCK list no account-not-found code: PreCheckError is what is left (facts.md §1.3)
+            # SEED-LOCK and D-UNLOCK list no account-not-found code: PreCheckError is what is left (SEED-LOCK, PY-PG)
             ActionSpec(
                 "LockAccount",
                 20,
@@ -161,9 +161,9 @@ REGIONS: Mapping[str, str] = MappingProxyType(
         "sa-saopaulo": "São Paulo",
     }
 )
-"""The product's 18 regions (SEED-LOCK; facts.md §7.1)."""
+"""The product's 18 regions (SEED-LOCK)."""
 CLOSED_REGIONS: Mapping[str, str] = MappingProxyType({"na-toronto": "Toronto"})
-"""Listed by DescribeRegions as UNAVAILABLE in its sample (facts.md §7.1)."""
+"""Listed by DescribeRegions as UNAVAILABLE in its sample (SEED-LOCK)."""
 
 MESSAGES: Mapping[str, str] = MappingProxyType(
     {
@@ -231,7 +231,7 @@ def is_instance_id(instance: str) -> bool:
 
 
 def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal | None:
-    """The two naming rules that disagree (facts.md §7.2): Lock and Unlock list both codes, the CAM actions only B's.
+    """Two rules for names disagree (SEED-LOCK, D-CREATE): Lock and Unlock list both codes, the CAM actions only B's.
 
     `refuse_long` settles the contradiction for 17 to 63 characters on Lock and Unlock; False follows the newer rule.
     """
@@ -245,7 +245,7 @@ def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal |
 
 
 def is_password(password: str) -> bool:
-    """The documented password rule (facts.md §1.1): 8-32, no leading `/`, lower, upper, digit and special."""
+    """The documented password rule (SEED-LOCK): 8-32, no leading `/`, lower, upper, digit and special."""
     if not 8 <= len(password) <= 32 or password.startswith("/"):
         return False
     return all(part.search(password) for part in _PASSWORD)

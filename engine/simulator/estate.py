@@ -1,6 +1,6 @@
 """No I/O, no clock. The instances and accounts of the world, and what the write actions do to them.
 
-What is documented is done as documented (facts.md §8); what is inferred there is marked so here.
+What is documented is done as documented; what is inferred is marked so.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Pending(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """One account. `cam` None: DescribeAccounts leaves OpenCam out, as it may (facts.md §1.2)."""
+    """One account. `cam` None: DescribeAccounts leaves OpenCam out, as it may (D-ACCTS)."""
 
     name: str
     status: int = NORMAL
@@ -146,7 +146,7 @@ class Estate:
         self.instances[instance.id] = instance
 
     def find(self, instance_id: str, region: str, uin: str = "") -> Instance | Refusal:
-        """The account's instance, if it is in that region: a wrong region finds nothing (facts.md §3.4, inferred)."""
+        """The account's instance, if it is in that region: a wrong region finds nothing (inferred)."""
         instance = self.instances.get(instance_id)
         if instance is None:
             if not catalog.is_instance_id(instance_id):
@@ -176,7 +176,7 @@ class Estate:
         instance = self.find(parameters["DBInstanceId"], region, uin)
         if isinstance(instance, Refusal):
             return instance
-        if instance.status != "running":  # the only state known to be safe (facts.md §8)
+        if instance.status != "running":  # the only state known to be safe
             return catalog.refusal(spec.instance_status)
         if instance.type not in ("primary", "temp"):
             # Not documented; roles replicate from the primary, so it is refused as this target's own fault (inferred).
@@ -199,14 +199,14 @@ def name_or_password_refusal(spec: catalog.ActionSpec, parameters: dict[str, str
     refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long)
     if refused is not None or "Password" not in spec.parameters:
         return refused
-    # No password code in its list (facts.md §1.1); how to encrypt is documented nowhere, so nobody can have.
+    # No password code in its list (SEED-LOCK); how to encrypt is documented nowhere, so nobody can have.
     if parameters.get("PasswordEncrypt") or not catalog.is_password(parameters["Password"]):
         return catalog.refusal("InvalidParameter.ParameterCheckError")
     return None
 
 
 def decide(spec: catalog.ActionSpec, account: Account, parameters: dict[str, str], repeat: Repeat) -> Change | Refusal:
-    """What a write does to this account as it stands (facts.md §8)."""
+    """What a write does to this account as it stands."""
     if account.shown_status not in (NORMAL, LOCKED):
         return catalog.refusal(spec.account_busy)
     (needed, has_cam), (status, cam) = spec.before, spec.after

@@ -42,7 +42,7 @@ INSTANCE_STATUSES = frozenset(
         *("offlining", "deployment changing", "cloning", "parameter modifying", "log-switching", "restoring"),
     )
 )
-"""DBInstanceStatus values (facts.md §1.2)."""
+"""DBInstanceStatus values (D-ACCTS)."""
 INSTANCE_TYPES = ("primary", "readonly", "guard", "temp")
 
 

@@ -26,7 +26,7 @@ class Request(NamedTuple):
     """Names lower-cased."""
     body: bytes
     access: str
-    """`host:port` of the API server it reached: the access region (facts.md §4)."""
+    """`host:port` of the API server it reached: the access region (CN-RATE)."""
     clock: float = 0.0
     """The server's (maybe wrong) clock when it arrived."""
 
@@ -112,7 +112,7 @@ class Gate:
 
 
 def _throttled(count: int, limit: int, language: str) -> Refusal:
-    """The two wordings users have quoted (facts.md §4): the count includes the refused request itself."""
+    """The two wordings users have quoted (CN-RATE): the count includes the refused request itself."""
     if language == "zh-CN":
         text = f"您当前每秒请求 `{count}` 次，超过了每秒频率上限 `{limit}`，请稍后重试。"
     else:

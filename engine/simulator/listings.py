@@ -1,4 +1,4 @@
-"""No I/O, no clock. The read actions: DescribeAccounts, DescribeDBInstances, DescribeRegions (facts.md §1.2)."""
+"""No I/O, no clock. The read actions: DescribeAccounts, DescribeDBInstances, DescribeRegions (D-ACCTS)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ _FILTERS: Mapping[str, Callable[[Instance, str], bool]] = MappingProxyType(
         "db-dedicated-cluster-id": lambda _instance, _value: False,
     }
 )
-"""Filter names and what one value asks (facts.md §1.2)."""
+"""Filter names and what one value asks (D-ACCTS)."""
 
 
 def _filters(filters: list[Any]) -> list[Callable[[Instance], bool]] | Refusal:

@@ -1,4 +1,4 @@
-"""No I/O, no clock. The frequency limit as the vendor counts it, in four readings of "a second" (facts.md §4).
+"""No I/O, no clock. The frequency limit as the vendor counts it, in four readings of "a second" (CN-RATE).
 
 Counted by arrival time at the server, per identity, action and access region. Whether the second is fixed or sliding,
 and whether refused calls count, is not documented for sure: a pacer must hold under all four. Times are whole

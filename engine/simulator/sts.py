@@ -1,7 +1,7 @@
 """No I/O, no clock; randomness is an argument. Who calls, roles, temporary keys: STS and the metadata service.
 
-From the pages of STS 2018-08-13 (facts.md §5.1; AssumeRole, GetCallerIdentity) and the shape the vendor's clients read
-from the metadata service. Whether sessions of one role share a quota is documented nowhere (facts.md §4): here they do.
+From the pages of STS 2018-08-13 (AssumeRole, GetCallerIdentity) and the shape the vendor's clients read
+from the metadata service. Whether sessions of one role share a quota is documented nowhere (CN-RATE): here they do.
 """
 
 from __future__ import annotations

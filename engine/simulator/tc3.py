@@ -1,4 +1,4 @@
-"""No I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (facts.md §2.1, §2.2).
+"""No I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (SIG-DOC, CN-PARAM).
 
 Deliberately not the engine's signer turned round: a misreading of the document in one must fail against the other.
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SERVICE = "postgres"
-"""Service of the credential scope: the domain's first label, on both sites (facts.md §2.3)."""
+"""Service of the credential scope: the domain's first label, on both sites (D-REQ)."""
 MAX_SKEW_S = 300
-""""More than 5 minutes off the server clock" expires a signature (facts.md §2.1)."""
+""""More than 5 minutes off the server clock" expires a signature (SIG-DOC)."""
 
 _AUTHORIZATION = re.compile(
     r"TC3-HMAC-SHA256 Credential=(?P<id>[^/,\s]+)/(?P<date>\d{4}-\d{2}-\d{2})/(?P<service>[^/,\s]+)/tc3_request, ?"
@@ -55,7 +55,7 @@ def read_claim(headers: Mapping[str, str], service: str = SERVICE) -> Claim | Re
         return Refusal("InvalidParameter", "The request header `X-TC-Timestamp` is not a UNIX timestamp.")
     names = tuple(found["headers"].split(";"))
     if list(names) != sorted(set(names)) or not {"content-type", "host"} <= set(names):
-        # content-type and host are the mandatory pair (facts.md §2.1)
+        # content-type and host are the mandatory pair (SIG-DOC)
         text = "SignedHeaders must be sorted, without repeats, and contain `content-type` and `host`."
         return Refusal("AuthFailure.InvalidAuthorization", text)
     if found["service"] != service:

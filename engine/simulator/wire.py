@@ -1,4 +1,4 @@
-"""No I/O. What crosses the wire: answers, refusals, request parameters, bodies (facts.md §3.1)."""
+"""No I/O. What crosses the wire: answers, refusals, request parameters, bodies (CN-RESP)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BODY = 10 * 1024 * 1024
 
 
 class Refusal(NamedTuple):
-    """An error answer: the API's code, and its message (which no client may parse, facts.md §3.1)."""
+    """An error answer: the API's code, and its message (which no client may parse)."""
 
     code: str
     message: str
@@ -43,7 +43,7 @@ class WireAnswer(msgspec.Struct, frozen=True, gc=False):
     status: int = 200
     """200 also for errors, once the API has processed a request (CN-RESP)."""
     content_type: str = "application/json"
-    """Exactly so: with a charset behind it the vendor's SDK takes errors for results (facts.md §3.1)."""
+    """Exactly so: with a charset behind it the vendor's SDK takes errors for results (CN-RESP)."""
     body: bytes = b""
     date: int = 0
     """UNIX seconds of the `Date` header: the server's clock, maybe a wrong one."""

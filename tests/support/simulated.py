@@ -78,7 +78,7 @@ DOCUMENTED = {
     "FailedOperation.FailedOperationError InvalidParameterValue.AccountNotExistError "
     "OperationDenied.InstanceStatusLimitError",
 }
-"""Codes of each write action as its page lists them (facts.md §1.3)."""
+"""Codes of each write action as its page lists them (SEED-LOCK, PY-PG)."""
 DOCUMENTED_COUNTS = {
     "LockAccount": 11,
     "UnlockAccount": 13,

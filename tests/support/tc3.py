@@ -1,4 +1,4 @@
-"""TC3-HMAC-SHA256 for tests: shares no line with the engine's signer or the simulator's check (facts.md §2.1)."""
+"""TC3-HMAC-SHA256 for tests: shares no line with the engine's signer or the simulator's check (SIG-DOC)."""
 
 from __future__ import annotations
 

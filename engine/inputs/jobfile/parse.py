@@ -1,6 +1,6 @@
 """YAML text → Job. No I/O: lists are read by the function passed in.
 
-Every problem is found in one go and named `file:line:column: path: what; what to do` (design §7). Which keys there
+Every problem is found in one go and named `file:line:column: path: what; what to do`. Which keys there
 are stands in `filemodel`; this module knows what they mean together.
 """
 

@@ -1,4 +1,4 @@
-"""The forms an entry of `targets:` may take (design §7). No I/O of its own.
+"""The forms an entry of `targets:` may take. No I/O of its own.
 
 `instance/user` · `instance: user` · `instance: [user, …]` · `{instance, user, region}` ·
 `{csv|jsonl, region, columns}` · `{match: {…}}`.

@@ -47,7 +47,7 @@ def some_seconds(text: str) -> float:
 
 
 def role_duration(text: str) -> int:
-    """How long a role's session lives, in whole seconds, within what STS takes (facts.md §5.1)."""
+    """How long a role's session lives, in whole seconds, within what STS takes (PY-COMMON)."""
     total = round(seconds(text))
     if not 1 <= total <= 12 * 3600:
         raise ValueError("expected a duration from 1s to 12h")

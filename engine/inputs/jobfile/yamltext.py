@@ -1,6 +1,6 @@
 """YAML text → a plain tree in which every value knows its place. No I/O, no types.
 
-Built on PyYAML's event stream, not on its loaders (measured in ecosystem.md §2): the C loader recurses and dies of
+Built on PyYAML's event stream, not on its loaders: the C loader recurses and dies of
 200 kB of `[`, duplicate keys pass silently, and YAML 1.1 reads `user: no` as False and `012` as 10. Here every scalar
 stays the text that was written; what a key means is decided by whoever knows the key.
 """
