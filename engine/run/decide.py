@@ -20,7 +20,7 @@ from engine.api.actions import TRANSITIONAL, Action
 from engine.api.codes import NOT_APPLIED, row_of
 from engine.api.verdicts import Budget, Cure, Ruling, Scope, rule
 from engine.journal.ledger import Entry
-from engine.model import AccountState, Answer, Outcome, Proof, Reading, Stage, Verdict
+from engine.model import Answer, Outcome, Proof, Reading, Stage, Verdict
 from engine.planning.outlook import no_account_words, shown
 from engine.run.callqueue import Health
 from engine.run.work import Work
@@ -233,12 +233,12 @@ def _rejected(work: Work, answer: Answer, ruling: Ruling, action: Action, beside
 def _failed(work: Work, action: Action) -> Decision:
     """Nothing more is sent of it: it has failed, unless a reading shows that a try of ours was applied."""
     if not work.may_be_applied or work.was_in_doubt or action.is_desired is None:
-        return _settle_failed(work)
+        return settle_failed(work)
     return _FAILED
 
 
-def _settle_failed(work: Work, words: str | None = None, *, agrees: bool | None = None) -> Decision:
-    """It has failed; if it was ever in doubt, the reading of that doubt may be too old, and the last one decides."""
+def settle_failed(work: Work, words: str | None = None, *, agrees: bool | None = None) -> Decision:
+    """Return that a call has failed; once in doubt, only by the last reading, as that of the doubt may be too old."""
     if work.was_in_doubt:
         return Decision(then=Then.PARK, words=words, agrees=agrees)
     return Decision(then=Then.SETTLE, outcome=Outcome.FAILED, words=words, agrees=agrees)
@@ -277,8 +277,8 @@ def decide_read(
         case Question.FAILURE:
             if is_so is None:
                 words = answer.message or rule(action.name, answer).words
-                return _settle_failed(work, f"{words} ({_unshown(reading)})")
-            return _it_was_so(work, entry, action) if is_so else _settle_failed(work, agrees=False)
+                return settle_failed(work, f"{words} ({_unshown(reading)})")
+            return _it_was_so(work, entry, action) if is_so else settle_failed(work, agrees=False)
         case Question.DOUBT:
             return _read_for_doubt(work, entry, answer, is_so, action)
         case Question.LAST:
@@ -307,12 +307,9 @@ def _read_for_refusal(work: Work, entry: Entry, answer: Answer, reading: Reading
     if state is not None and state.status in TRANSITIONAL:
         return _LATER
     if is_so is None:
-        return _settle_failed(work, f"{answer.message or words} ({_unshown(reading)})")
-    return _settle_failed(work, no_account_words(work.call, reading) if _is_absent(state, reading) else None)
-
-
-def _is_absent(state: AccountState | None, reading: Reading) -> bool:
-    return state is None and reading.accounts is not None
+        return settle_failed(work, f"{answer.message or words} ({_unshown(reading)})")
+    is_absent = state is None and reading.accounts is not None
+    return settle_failed(work, no_account_words(work.call, reading) if is_absent else None)
 
 
 def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None, action: Action) -> Decision:
@@ -324,7 +321,7 @@ def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None
         return _LATER if action.resendable and not work.no_send else _hold(action)
     if work.no_send:
         words = "read as not done; a guard, or a later rerun, forbids it"
-        return replace(_settle_failed(work, words, agrees=False), doubt=False)
+        return replace(settle_failed(work, words, agrees=False), doubt=False)
     if answer.stale_connection and work.stale < MOST_STALE:
         return Decision(then=Then.AGAIN, is_stale=True, agrees=False, doubt=False)
     return Decision(then=Then.AGAIN, budget=Budget.NORMAL, agrees=False, doubt=False)
@@ -372,7 +369,7 @@ def decide_disproved(
         return replace(_AT_ONCE, agrees=False), answer
     said = "accepted" if entry.accepted_at is not None else "sent"
     words = f"{said} {work.attempt} times, yet read back as not {action.done_word}"
-    return _settle_failed(work, words, agrees=False), answer
+    return settle_failed(work, words, agrees=False), answer
 
 
 # ---- its instance --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from engine.errors import Exit
 from engine.journal import records
 from engine.model import AccountState, Answer, Call, Outcome, Proof, Where
-from engine.run.decide import Decision, Question, Then, decide_disproved, decide_proved, decide_read
+from engine.run.decide import Decision, Question, Then, decide_disproved, decide_proved, decide_read, settle_failed
 from engine.run.lanes import Lanes
 from engine.run.looks import Looks
 from engine.run.proofs import Proofs
@@ -86,9 +86,8 @@ class Settling:
                 pass
 
     def fail(self, work: Work, answer: Answer, words: str | None) -> None:
-        """Settle a call as failed whatever is known of it; once in doubt, it waits for the last reading."""
-        then = Then.PARK if work.was_in_doubt else Then.SETTLE
-        self.carry_out(work, Decision(then=then, outcome=Outcome.FAILED, words=words), answer)
+        """Settle a call as failed whatever an earlier try did; once in doubt, it waits for the last reading."""
+        self.carry_out(work, settle_failed(work, words), answer)
 
     def unsent(self, work: Work, outcome: Outcome, proof: Proof | None, answer: Answer) -> None:
         """Settle a call without an attempt, as it was not there, or so before: it counts towards no limit."""
