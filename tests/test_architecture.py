@@ -61,6 +61,7 @@ MORE_RULES = {
     "outside.foreign",
     "pacing.backoff",
     "run.callqueue",
+    "run.decide",
     "run.endings",
 }
 """Modules of other packages that have none either."""
@@ -71,7 +72,7 @@ ONLY = {
     # library: the modules that alone may import it
     "aiohttp": {"cloud.transport", "simulator.server"},
     "aiolimiter": {"pacing.pacer"},
-    "tenacity": {"run.runner"},
+    "tenacity": {"run.attempts"},
     "yaml": {"inputs.jobfile.yamltext", "simulator.documents"},
     "click": {"cli", "cli.app", "cli.flags", *(f"cli.commands.{family}" for family in COMMANDS)},
     "prometheus_client": {"report.metrics"},

@@ -19,7 +19,7 @@ from engine.journal.store import RunStore
 from engine.model import AccountState, Reading, Rival, Where, call_id
 from engine.planning.admins import AdminGuard
 from engine.planning.undo import Choice, StillSo, undo_plan
-from engine.run.opening import FRESH_S
+from engine.run.resting import FRESH_S
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
@@ -180,19 +180,20 @@ def test_an_undo_never_opens_what_others_had_locked_before_it_was_sent(tmp_path:
     targets = fleet(rng.choice((3, 30, 120)), rng.choice((3, 10)))
     locked: dict[str, float] = {}
 
-    async def during(runner: Runner) -> None:
+    async def during(_runner: Runner) -> None:
         while True:
             await asyncio.sleep(rng.expovariate(3))
             target = rng.choice(targets)
             account = it.account(target.instance, target.user)
             if account is not None and account.status == 2:
                 account.status = 5
-                locked[target.label] = runner._clock()
+                locked[target.label] = drill.clock()
             elif account is not None and target.label in locked and rng.random() < 0.5:
                 account.status = 2
                 del locked[target.label]
 
-    drill = Drill(tmp_path, it, targets, during=during, settings=run_settings(rate=rng.choice((3.0, 20.0)))).go()
+    drill = Drill(tmp_path, it, targets, during=during, settings=run_settings(rate=rng.choice((3.0, 20.0))))
+    drill.go()
     ours = {call.label for call, _, outcome in drill.ledger.outcomes() if outcome == "changed"}
     sends = sent_at(drill)
     for label, at in locked.items():

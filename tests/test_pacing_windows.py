@@ -232,7 +232,7 @@ def test_on_a_slow_disk_sent_is_written_as_far_ahead_as_it_takes(tmp_path: Path)
 
     async def slow_disk(runner: Runner) -> None:
         for _ in range(300):
-            runner._journal.commit_s = 0.5  # virtual time passes no disk by: only say so
+            runner.recorder.journal.commit_s = 0.5  # virtual time passes no disk by: only say so
             await asyncio.sleep(0.01)
         runner.stop("enough", Exit.STOPPED)
 

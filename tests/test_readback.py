@@ -18,7 +18,8 @@ from engine.journal.reader import read, replay
 from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target, Where
 from engine.planning.undo import Choice, Keep, holds_of, merged, recheck, undo_plan
 from engine.run.endings import drain_s
-from engine.run.opening import AHEAD_S, FRESH_S
+from engine.run.opening import AHEAD_S
+from engine.run.resting import FRESH_S
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from

@@ -31,7 +31,9 @@ from engine.pacing.pacer import Pacer
 from engine.pacing.slots import SharedSlots
 from engine.planning.routes import Routes, routes_of
 from engine.run.lanes import lane_name, lanes_of
+from engine.run.recorder import Recorder
 from engine.run.runner import Runner
+from engine.run.terms import Terms
 
 if TYPE_CHECKING:
     from engine.inputs.job import StopAfter
@@ -270,42 +272,38 @@ class Session(Struct, frozen=True, kw_only=True):
             offset_s=self.found.offset_s if self.found is not None else 0.0,
         )
         rng = random.Random()
-
-        def record(line: records.AnyRecord) -> int:
-            return self.journal.append(line, self.ledger.apply)
-
-        run_id, calls = run.run, len(self.ledger.calls)
+        recorder = Recorder(self.journal, self.ledger)
+        calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         until_s, why_then = self.time_left(deadline_s(settings, seconds))
+        pacer = partial(self._pacer, settings)
         return Runner(
-            journal=self.journal,
-            ledger=self.ledger,
-            lanes=lanes_of(
-                routes,
-                clients,
-                action=run.action,
-                workers=room.workers,
-                pacer=lambda name: Pacer(settings.rate, self._shared(name), quota=settings.quota),
+            recorder,
+            lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer),
+            routes,
+            Inventory(clients.reading, record=recorder.append, rng=rng, concurrency=room.readers),
+            terms=Terms(
+                policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
+                deadline_s=until_s,
+                deadline_why=why_then,
+                stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
+                stop_requested=partial(self.store.stop_requested, run.run),
+                ask_secret=self.passwords.ask if self.passwords is not None else None,
+                no_send=self.no_send,
+                elsewhere=self.elsewhere,
+                readings=self.found.readings if self.found is not None else {},
+                located=self.found.located if self.found is not None else {},
+                keep_admins=settings.keep_admins,
+                rivals=self.rivals,
+                stays=self.stays,
+                resend_already=settings.resend_already,
             ),
-            routes=routes,
-            inventory=Inventory(clients.reading, record=record, rng=rng, concurrency=room.readers),
-            policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
             rng=rng,
             clock=self.clock,
-            deadline_s=until_s,
-            deadline_why=why_then,
-            stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
-            ask_secret=self.passwords.ask if self.passwords is not None else None,
-            no_send=self.no_send,
-            elsewhere=self.elsewhere,
-            readings=self.found.readings if self.found is not None else None,
-            located=self.found.located if self.found is not None else None,
-            keep_admins=settings.keep_admins,
-            rivals=self.rivals,
-            stays=self.stays,
-            resend_already=settings.resend_already,
-            stop_requested=lambda: self.store.stop_requested(run_id),
         )
+
+    def _pacer(self, settings: records.RunSettings, lane: str) -> Pacer:
+        return Pacer(settings.rate, self._shared(lane), quota=settings.quota)
 
 
 async def _nothing() -> None:

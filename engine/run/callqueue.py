@@ -11,7 +11,7 @@ is below its limit of attempts in flight and is not held back. So one sick insta
 Retries stand in a band of their own and take at most every second turn while untried calls wait, so that neither
 starves the other.
 
-Calls of different routes (`routes`) stand in queues of their own, as a lane can take those of its route only.
+Calls of different routes (`routes`) stand in queues of their own (`queues`): a lane can take those of its route only.
 """
 
 from __future__ import annotations
@@ -243,59 +243,3 @@ class CallQueue:
             for _, _, line in self._held
             if line.held_until > now and (line.bands[_FRESH] or line.bands[_RETRY])
         }
-
-
-class CallQueues:
-    """All calls of a run that are not in flight, not backing off and not settled, by route."""
-
-    def __init__(
-        self, instances: Sequence[Where], waiting: Iterable[int], routes: Sequence[int], *, per_instance: int
-    ) -> None:
-        """`instances[i]` and `routes[i]` are those of call `i`; `waiting` are the calls to send, in plan order."""
-        self._routes = routes
-        by_route: list[list[int]] = [[] for _ in range(max(routes, default=0) + 1)]
-        for index in waiting:
-            by_route[routes[index]].append(index)
-        self._queues = [CallQueue(instances, calls, per_instance=per_instance) for calls in by_route]
-
-    def of(self, index: int) -> CallQueue:
-        """The queue that call `index` belongs to."""
-        return self._queues[self._routes[index]]
-
-    def take(self, route: int, now: float, *, retries_only: bool = False) -> int | None:
-        """The next call of a route, as of a CallQueue."""
-        return self._queues[route].take(now, retries_only=retries_only)
-
-    def waiting(self, route: int) -> int:
-        """Calls of a route that wait here."""
-        return len(self._queues[route])
-
-    def wake_at(self, route: int) -> float | None:
-        """When the next instance of a route that is held back comes free, if any."""
-        return self._queues[route].wake_at()
-
-    def close(self, route: int) -> list[int]:
-        """No lane of a route is left; returns what waited for one."""
-        return self._queues[route].close()
-
-    def __len__(self) -> int:
-        """Calls waiting here."""
-        return sum(map(len, self._queues))
-
-    @property
-    def fresh(self) -> int:
-        """Calls waiting here that are not retries."""
-        return sum(queue.fresh for queue in self._queues)
-
-    def sick_since_of(self, where: Where) -> float | None:
-        """Since when an instance has taken nothing; None while it is well."""
-        found = (queue.sick_since_of(where) for queue in self._queues)
-        return next((since for since in found if since is not None), None)
-
-    def well_waiting(self) -> bool:
-        """Whether calls wait here for an instance that is not sick."""
-        return any(queue.well_waiting() for queue in self._queues)
-
-    def held(self, now: float) -> dict[Where, float]:
-        """Instances held back now that have calls waiting, with the seconds until their next probe."""
-        return {where: seconds for queue in self._queues for where, seconds in queue.held(now).items()}

@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
 
 from msgspec import Struct
 
 from engine.api.codes import NOT_SENT
-from engine.errors import AcctopsError, CredentialsError, Exit
+from engine.errors import AcctopsError, CredentialsError
 from engine.journal import records
-from engine.journal.ledger import Ledger
-from engine.journal.runs import Journal
-from engine.model import Answer, Call, Keys, Verdict
-from engine.run.callqueue import CallQueues, Health
-from engine.run.judge import Judge, Ticket, Work
-from engine.run.lanes import Lane
-from engine.run.opening import FRESH_S, Opening, Turn
+from engine.model import Keys, Verdict
+from engine.run.attempts import Attempts
+from engine.run.before import Turn
+from engine.run.lanes import Lane, Lanes, Ticket
+from engine.run.opencalls import OpenCalls
+from engine.run.opening import Opening
+from engine.run.passwords import Passwords
+from engine.run.recorder import Recorder
+from engine.run.resting import FRESH_S
+from engine.run.stopping import Stopping, Tasks
+from engine.run.work import Work
 
 MOST_OPEN = 2000
 """Calls begun and not settled, at most: beyond it only retries are sent."""
-SECRETS_AHEAD = 32
-"""Passwords asked for ahead of their calls, of an account."""
 _RANDOM = random.Random()
 _SOON_S = 0.2
 """Slots this close together are waited for by a stop, too."""
@@ -46,117 +47,57 @@ class _Intent(Struct):
     sequence: int
 
 
-class OpenCalls:
-    """The calls of a session that are begun and not settled, by their index in the plan."""
-
-    def __init__(self, calls: list[Call], ledger: Ledger) -> None:
-        self._calls = calls
-        self._ledger = ledger
-        self._works: dict[int, Work] = {}
-
-    def __len__(self) -> int:
-        return len(self._works)
-
-    def every(self) -> list[Work]:
-        """All of them."""
-        return list(self._works.values())
-
-    def find(self, index: int) -> Work | None:
-        """The call, if it is open."""
-        return self._works.get(index)
-
-    def begin(self, index: int) -> Work:
-        """The call, open from here on."""
-        work = self._works.get(index)
-        if work is None:
-            work = self._works[index] = self.as_known(index)
-        return work
-
-    def as_known(self, index: int) -> Work:
-        """A call as the ledger has it, whether or not it is open."""
-        call = self._calls[index]
-        entry = self._ledger.entry(call.id)
-        return Work(
-            index=index,
-            call=call,
-            attempt=entry.attempts,
-            was_in_doubt=entry.was_in_doubt,
-            may_be_applied=entry.may_be_applied,
-        )
-
-    def end(self, work: Work) -> None:
-        """Nothing more is done about a call in this session."""
-        self._works.pop(work.index, None)
-
-    def turn_away(self) -> None:
-        """Whoever waits for a turn gets none: the run stops."""
-        for work in self._works.values():
-            turn_away(work)
-
-
-def turn_away(work: Work) -> None:
-    """A call that waits for its turn gets none."""
-    if work.ticket is not None and not work.ticket.done():
-        work.ticket.set_result(None)
-
-
 class Dispatch:
     """Feeds the lanes of one session."""
 
     def __init__(
         self,
-        *,
-        journal: Journal,
-        queue: CallQueues,
-        open_calls: OpenCalls,
-        judge: Judge,
+        recorder: Recorder,
+        calls: OpenCalls,
         opening: Opening,
-        record: Callable[[records.AnyRecord], int],
-        stop: Callable[[str, Exit], None],
-        failed: Callable[[Exception], None],
-        no_keys: Callable[[Lane, str], None],
-        over: Callable[[Work], None],
-        carry: Callable[[Work, Ticket], Coroutine[None, None, None]],
-        is_over: Callable[[], bool],
-        stopping: asyncio.Event,
-        wake: asyncio.Event,
-        ask_secret: Callable[[Call], Awaitable[str]] | None,
-        start: Callable[[Coroutine[None, None, None]], object],
+        attempts: Attempts,
+        lanes: Lanes,
+        passwords: Passwords,
+        tasks: Tasks,
+        stopping: Stopping,
     ) -> None:
-        """`carry` takes a call whose turn has come and that nobody carries yet; `over` one that ends unsent.
-
-        `no_keys` closes a lane that cannot sign, and is told why. `start` makes a task. `is_over`: nothing can come any
-        more. `wake` is set when something may have become eligible.
-        """
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
-        self._journal = journal
-        self._queue = queue
-        self._open = open_calls
-        self._judge = judge
+        self._recorder = recorder
+        self._journal = recorder.journal
+        self._calls = calls
+        self._queue = calls.queue
+        self._wake = calls.queue.wake
         self._opening = opening
-        self._record = record
-        self._stop = stop
-        self._failed = failed
-        self._no_keys = no_keys
-        self._over = over
-        self._carry = carry
-        self._is_over = is_over
+        self._attempts = attempts
+        self._lanes = lanes
+        self._passwords = passwords
+        self._tasks = tasks
         self._stopping = stopping
-        self._wake = wake
-        self._ask_secret = ask_secret
-        self._start = start
-        self._secrets_ahead: Counter[str] = Counter()
-        """By account: one whose calls wait keeps nobody else waiting."""
+        stopping.waiters.append(self)
         self._feeding = 0
         self._waits: set[asyncio.Timeout] = set()
         """Dispatchers that wait for a slot."""
         self._idle: list[asyncio.Future[tuple[Work, Ticket] | None]] = []
         """Tasks whose call is over."""
-        self.in_flight = 0
-        """Attempts under way."""
 
-    async def following(self) -> tuple[Work, Ticket] | None:
+    def _is_over(self) -> bool:
+        """Nothing can come any more."""
+        return self._calls.is_over and self._opening.is_over
+
+    async def _carry(self, work: Work, ticket: Ticket) -> None:
+        """A call from its first attempt to its end, then the next one that is handed over.
+
+        Profiled: a task of its own for each call is a tenth of the call's cost.
+        """
+        while True:
+            await self._attempts.carry(work, ticket)
+            following = await self._following()
+            if following is None:
+                return
+            work, ticket = following
+
+    async def _following(self) -> tuple[Work, Ticket] | None:
         """The next call for a task whose own is over; None when no lane may hand over any more."""
         if not self._feeding:
             return None
@@ -172,7 +113,7 @@ class Dispatch:
         try:
             if self._is_keyless(lane):
                 return
-            while not (self._stopping.is_set() or lane.closed):
+            while not (self._stopping.is_set or lane.closed):
                 if lane.down_since is not None:
                     while intents:
                         self._not_sent(lane, intents.popleft())
@@ -189,15 +130,15 @@ class Dispatch:
                     return
                 if self._journal.broken is not None:
                     raise self._journal.broken
-                if not lane.may_send or self._stopping.is_set():
+                if not lane.may_send or self._stopping.is_set:
                     slot_at = None
-                elif self._opening.stands(intents[0].work.index):
+                elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
                     slot_at = None
                 else:  # the slot was long in coming: what goes in it is looked at first
                     self._not_sent(lane, intents.popleft())
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
-            self._stop(str(error), error.exit)
+            self._stopping.stop(str(error), error.exit)
         finally:
             for intent in intents:
                 self._not_sent(lane, intent)
@@ -209,7 +150,7 @@ class Dispatch:
 
     async def _slot(self, lane: Lane) -> float | None:
         """Wait for the lane's slot; None if the run stops first: at a low rate the next one is minutes away."""
-        if self._stopping.is_set():
+        if self._stopping.is_set:
             return None
         if lane.pacer.gear.interval_s < _SOON_S and not lane.pacer.paused_for():
             return await lane.pacer.slot()  # profiled: a timeout that ends next to no wait was 2 % of a call's cost
@@ -222,8 +163,9 @@ class Dispatch:
         finally:
             self._waits.discard(wait)
 
-    def stop_waiting(self) -> None:
-        """The run is stopping: no slot is waited for any more."""
+    def turn_away(self) -> None:
+        """Let nobody wait for a slot or a turn any more: the session stops."""
+        self._calls.turn_away()
         waits, self._waits = self._waits, set()
         for wait in waits:
             wait.reschedule(self._now())
@@ -235,7 +177,7 @@ class Dispatch:
         """
         while lane.is_probed or lane.pacer.paused_for() > 0 or self._is_probe_dear(lane):
             self._wake.clear()
-            if self._stopping.is_set() or lane.closed or self._is_over():
+            if self._stopping.is_set or lane.closed or self._is_over():
                 return
             try:
                 async with asyncio.timeout(lane.pacer.paused_for() or None):
@@ -246,7 +188,7 @@ class Dispatch:
     def _is_probe_dear(self, lane: Lane) -> bool:
         """Whether the other lanes have sent all that waits before a probe of this one would come to its end."""
         # One that was denied anything may leave to this lane what waits.
-        others = [each for each in self._judge.others(lane) if each.down_since is None and not each.denied]
+        others = [each for each in self._lanes.others(lane) if each.down_since is None and not each.denied]
         pace = sum(1 / each.pacer.gear.interval_s for each in others)
         return bool(others) and self._queue.waiting(lane.route) / pace <= lane.probe_s
 
@@ -255,7 +197,7 @@ class Dispatch:
         try:
             lane.client.keys.get()
         except CredentialsError as error:
-            self._no_keys(lane, str(error))
+            self._lanes.close_keyless(lane, str(error))
             return True
         return False
 
@@ -280,41 +222,40 @@ class Dispatch:
                 intents.append(self._intent(lane, work))
             except AcctopsError:
                 self._give_back(work, lane)
-                self.abandon(work)
+                self._calls.abandon(work)
                 raise
 
     def _intent(self, lane: Lane, work: Work) -> _Intent:
         keys, trace = lane.client.keys.get(), _trace()
         work.attempt += 1
-        sent = records.Sent(call=work.call.id, attempt=work.attempt, lane=lane.name, trace=trace, key=keys.fingerprint)
-        return _Intent(work, keys, trace, self._record(sent))
+        sent = records.Sent(call=work.id, attempt=work.attempt, lane=lane.name, trace=trace, key=keys.fingerprint)
+        return _Intent(work, keys, trace, self._recorder.append(sent))
 
     def _hand_over(self, lane: Lane, intent: _Intent, slot_at: float) -> None:
         work, ticket = intent.work, Ticket(lane, intent.keys, intent.trace, slot_at)
-        self.in_flight += 1
         lane.in_flight += 1
-        self._secret_used(work)
+        self._calls.secret_used(work)
         if work.ticket is not None and not work.ticket.done():
             work.ticket.set_result(ticket)
         elif self._idle:
             self._idle.pop().set_result((work, ticket))
         else:
-            self._start(self._carry(work, ticket))
+            self._tasks.start(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
         """Stopped, its lane closed or unreachable, or to be read again, between the call's `sent` and its slot."""
         work = intent.work
         self._give_back(work, lane)
-        if self._stopping.is_set() or self._queue.of(work.index).is_closed:
-            self.abandon(work)
+        if self._stopping.is_set or self._queue.of(work.index).is_closed:
+            self._calls.abandon(work)
         else:
             self._queue.of(work.index).put_back(work.index, self._now(), retry=False)
             self._wake.set()
         if self._journal.broken is None:
-            self._record(
+            self._recorder.append(
                 records.ReplyLine(
-                    call=intent.work.call.id,
-                    attempt=intent.work.attempt,
+                    call=work.id,
+                    attempt=work.attempt,
                     sent_at=None,
                     request_id=None,
                     code=NOT_SENT,
@@ -332,7 +273,7 @@ class Dispatch:
     async def _next(self, lane: Lane) -> Work | None:
         """The next call for a lane; None when nothing is left to send, it or the run is stopping, or it goes down."""
         was_up = lane.down_since is None
-        while not (self._stopping.is_set() or lane.closed):
+        while not (self._stopping.is_set or lane.closed):
             self._wake.clear()
             if was_up and lane.down_since is not None:
                 return None
@@ -363,68 +304,26 @@ class Dispatch:
     def _take(self, lane: Lane, passed_over: list[int]) -> Work | None:
         """The same; what is for others only is added to `passed_over`. Has passwords asked for on the way."""
         now = self._now()
-        while (index := self._queue.take(lane.route, now, retries_only=len(self._open) >= MOST_OPEN)) is not None:
-            turn = self._opening.turn(index)
+        while (index := self._queue.take(lane.route, now, retries_only=len(self._calls) >= MOST_OPEN)) is not None:
+            turn = self._opening.turn(self._calls.works[index])
             if turn is not Turn.GO:
                 self._queue.of(index).drop(index)
                 if turn is Turn.WAIT:
-                    self.put_back(index)
+                    self._calls.put_back(self._calls.works[index])
                     return None
                 continue
-            work = self._open.begin(index)
-            if work.denied and self._judge.is_for_others(work, lane):
+            work = self._calls.begin(index)
+            if work.denied and self._lanes.is_for_others(work.denied, lane):
                 passed_over.append(index)
                 continue
-            if self._ask_secret is None or work.secret is not None:
+            if self._passwords.has(work):
                 return work
-            if self._secrets_ahead[work.call.account] >= SECRETS_AHEAD:
+            if self._passwords.is_full(work):
                 self._queue.of(index).drop(index)
                 self._queue.of(index).put_back(index, now, retry=False)
                 return None
-            self._secrets_ahead[work.call.account] += 1
-            work.secret_ahead = True
-            self._start(self._ask(work))
+            self._passwords.ask(work)
         return None
-
-    def put_back(self, index: int) -> None:
-        """A call waits again where it waited before it was looked at."""
-        queue, work = self._queue.of(index), self._open.find(index)
-        queue.put_back(index, self._now(), retry=work is not None and work.tries > 0)
-        if queue.is_closed and work is not None:
-            self.abandon(work)
-
-    async def _ask(self, work: Work) -> None:
-        """Ask for the call's password once, ahead of its `sent`."""
-        assert self._ask_secret is not None
-        now = self._now
-        try:
-            work.secret = await self._ask_secret(work.call)
-            queue = self._queue.of(work.index)
-            queue.release(work.index, Health.SILENT, now())
-            queue.put_back(work.index, now(), retry=False)
-            if queue.is_closed:
-                self.abandon(work)
-            self._wake.set()
-        except CredentialsError as error:
-            self._queue.of(work.index).release(work.index, Health.SILENT, now())
-            answer = Answer(http=None, request_id=None, code="Local.PasswordSource", message=str(error))
-            self._judge.settle_failed(work, answer, str(error))
-            self.abandon(work)
-        except Exception as error:  # noqa: BLE001 - a task's last line
-            self._failed(error)
-            self.abandon(work)
-
-    def _secret_used(self, work: Work) -> None:
-        """Its password is on its way, or nobody needs it any more: another one may be asked for."""
-        if work.secret_ahead:
-            work.secret_ahead = False
-            self._secrets_ahead[work.call.account] -= 1
-
-    def abandon(self, work: Work) -> None:
-        """Nothing more comes of a call in this session; a task of its own that waits to go on with it ends."""
-        self._secret_used(work)
-        turn_away(work)
-        self._over(work)
 
 
 def _trace() -> str:

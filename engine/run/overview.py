@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from engine.api.actions import ACTIONS
-from engine.journal.ledger import Ledger
 from engine.journal.records import rfc3339
 from engine.model import Call, Outcome, Where
-from engine.run.callqueue import CallQueues
-from engine.run.lanes import Lane
+from engine.pacing.backoff import Policy
+from engine.run.lanes import Lanes
+from engine.run.queues import CallQueues
 from engine.run.readback import ReadBack
+from engine.run.recorder import Recorder
 
 RECENT_S = 10.0
 """Over how long the present rate is taken."""
@@ -55,32 +55,25 @@ class Overview:
 
     def __init__(
         self,
-        *,
-        ledger: Ledger,
+        recorder: Recorder,
         queue: CallQueues,
-        lanes: list[Lane],
+        lanes: Lanes,
         read_back: ReadBack,
+        *,
+        policy: Policy,
         clock: Callable[[], float],
-        busy_s: float,
-        read_s: float,
         deadline_s: float,
-        disk_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`busy_s` and `read_s`: how long a sick and an unreadable instance are tried.
-
-        `disk_s`: for how long the journal's disk has not answered.
-        """
-        self._disk_s = disk_s
-        self._read_s = read_s
-        self._ledger = ledger
+        """`policy` says how long a sick and an unreadable instance are tried."""
+        self._journal = recorder.journal
+        self._ledger = ledger = recorder.ledger
         self._queue = queue
         self._lanes = lanes
         self._read_back = read_back
+        self._policy = policy
         self._clock = clock
-        self._busy_s = busy_s
         self._deadline_s = deadline_s
-        assert ledger.run is not None
-        done_word = ACTIONS[ledger.run.action].done_word
+        done_word = recorder.action.done_word
         self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
         self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
@@ -100,7 +93,7 @@ class Overview:
     def _done(self) -> int:
         return sum(self._ledger.settled_counts().values()) + len(self._read_back)
 
-    def progress(self, now: float, *, in_flight: int, backing_off: int, stopping: str | None) -> Progress:
+    def progress(self, now: float, *, backing_off: int, stopping: str | None) -> Progress:
         """How the run stands, from what is durable."""
         settled = self._ledger.settled_counts()
         done = self._done()
@@ -111,7 +104,7 @@ class Overview:
             settled=sum(settled.values()),
             failed=settled[Outcome.FAILED],
             throttled=self._ledger.throttled,
-            in_flight=in_flight,
+            in_flight=self._lanes.in_flight,
             backing_off=backing_off,
             rate=(done - count) / (now - at) if now > at else 0.0,
             seconds=now - self._started,
@@ -122,10 +115,10 @@ class Overview:
         )
 
     def _waits(self, now: float) -> list[str]:
-        waits = [f"the journal's disk ({disk_s:.0f} s)"] if (disk_s := self._disk_s()) >= _SLOW_DISK_S else []
+        waits = [f"the journal's disk ({disk_s:.0f} s)"] if (disk_s := self._journal.waiting_s) >= _SLOW_DISK_S else []
         waits += [
             f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
-            for lane in self._lanes
+            for lane in self._lanes.every
             if lane.down_since is not None and not lane.closed
         ]
         held = self._queue.held(now)
@@ -151,7 +144,9 @@ class Overview:
         named += f" and {len(instances) - _NAMED} more" if len(instances) > _NAMED else ""
         codes = ", ".join(sorted({code for call in left if (code := self._ledger.entry(call.id).code)}))
         unread = self._read_back.unread()
-        ends = [at + (self._read_s if where in unread else self._busy_s) for where, at in since.items()]
+        ends = [
+            at + (self._policy.transient_s if where in unread else self._policy.busy_s) for where, at in since.items()
+        ]
         until = min(max(ends), self._started + self._deadline_s)
         at, settled = self._clock(), self._ledger.settled_counts()
         proofs = self._ledger.proof_times()

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine
 
 from msgspec import Struct, field
 
 from engine.api.codes import row_of
 from engine.cloud.inventory import Inventory
-from engine.model import AccountState, Call, Reading, Where
-from engine.run.callqueue import CallQueues
+from engine.model import Reading, Where
+from engine.planning.outlook import shown
 from engine.run.endings import DRAIN_S
+from engine.run.queues import CallQueues
+from engine.run.settling import Settling
+from engine.run.stopping import Stopping, Tasks
+from engine.run.work import Work
 
 REREAD_S = 30.0
 """How long an accepted change may take to show; no page says that it takes any time."""
@@ -27,26 +30,29 @@ UNREAD_EVERY_S = 10.0
 MOST_RESENDS = 2
 
 
+class _Accepted(Struct):
+    """A call that was accepted, and is to be proven."""
+
+    work: Work
+    request_id: str | None
+    """Of the answer that accepted it."""
+    at: float
+    """Loop time at which it came here."""
+    denied_since: float | None = None
+    """Loop time of the first reading that disagreed."""
+    unshown_since: float | None = None
+    """Loop time of the first reading, of those without a break, that did not tell."""
+
+
 class _Ward(Struct):
     """The accepted and unread calls of one instance."""
 
     where: Where
-    waiting: dict[int, str | None] = field(default_factory=dict)
-    """Plan index → RequestId that accepted it."""
-    accepted_at: dict[int, float] = field(default_factory=dict)
-    """Plan index → loop time at which it came here."""
-    since: dict[int, float] = field(default_factory=dict)
-    """Plan index → loop time of the first reading that disagreed."""
-    unshown: dict[int, float] = field(default_factory=dict)
-    """Plan index → loop time of the first reading, of those without a break, that did not tell."""
+    waiting: dict[int, _Accepted] = field(default_factory=dict)
+    """By plan index."""
     unread_since: float | None = None
     is_due: bool = False
     """A reading of it is asked for, under way, or resting before the next."""
-
-    def leave(self, index: int) -> None:
-        """Nothing more is to be proven of a call here."""
-        for kept in (self.waiting, self.accepted_at, self.since, self.unshown):
-            kept.pop(index, None)
 
 
 class ReadBack:
@@ -57,37 +63,29 @@ class ReadBack:
 
     def __init__(
         self,
-        *,
-        calls: list[Call],
+        settling: Settling,
         queue: CallQueues,
         inventory: Inventory,
-        shown: Callable[[Reading, str], bool | None],
-        confirm: Callable[[int, AccountState, str | None], None],
-        deny: Callable[[int, AccountState | None, str | None, bool], None],
-        spawn: Callable[[Coroutine[None, None, None]], object],
-        stopping: asyncio.Event,
+        tasks: Tasks,
+        stopping: Stopping,
+        *,
         patience_s: float,
     ) -> None:
-        """`shown`: whether a reading shows the account of a name as desired; None if it does not tell.
-
-        `confirm` settles a call that is so; `deny` one that is not: to be sent again (True), or failed (False).
-        An instance that cannot be read, or whose readings do not tell, is tried for `patience_s`.
-        """
-        self._calls = calls
+        """An instance that cannot be read, or whose readings do not tell, is tried for `patience_s`."""
+        self._now = asyncio.get_running_loop().time
+        self._settling = settling
+        self._action = settling.action
         self._queue = queue
         self._inventory = inventory
-        self._shown = shown
-        self._confirm = confirm
-        self._deny = deny
-        self._spawn = spawn
+        self._tasks = tasks
         self._stopping = stopping
         self._patience_s = patience_s
         self._wards: dict[Where, _Ward] = {}
         self._due: list[tuple[int, _Ward]] = []
         """Heap by the first waiting call: a plan has the superusers first, so theirs are read first."""
         self._active = 0
-        self._resends: dict[int, int] = {}
         self._drain_until: float | None = None
+        stopping.readers.append(self)
 
     def __len__(self) -> int:
         """Calls accepted and not proven."""
@@ -100,32 +98,33 @@ class ReadBack:
 
     def unread(self) -> dict[Where, float]:
         """Instances that cannot be read, or whose readings do not tell, with the loop time since when."""
-        since = {ward.where: [*ward.unshown.values(), ward.unread_since] for ward in self._wards.values()}
-        found = {where: [at for at in times if at is not None] for where, times in since.items()}
-        return {where: min(times) for where, times in found.items() if times}
+        found = {}
+        for ward in self._wards.values():
+            times = [ward.unread_since, *(each.unshown_since for each in ward.waiting.values())]
+            if since := [at for at in times if at is not None]:
+                found[ward.where] = min(since)
+        return found
 
     def behind(self, now: float) -> float | None:
         """For how long the readings have not shown what was accepted; None if no reading has missed anything."""
-        late = [ward.accepted_at[index] for ward in self._wards.values() for index in ward.since]
+        every = (each for ward in self._wards.values() for each in ward.waiting.values())
+        late = [each.at for each in every if each.denied_since is not None]
         return now - min(late) if late else None
 
-    def accepted(self, index: int, request_id: str | None, *, resend: bool = True) -> None:
-        """Call `index` was accepted: it is to be proven. Without `resend` it is never sent again."""
+    def accepted(self, work: Work, request_id: str | None, *, resend: bool = True) -> None:
+        """Take a call that was accepted, to be proven. Without `resend` it is never sent again."""
         if not resend:
-            self._resends[index] = MOST_RESENDS
-        call = self._calls[index]
-        ward = self._wards.get(call.where)
+            work.resends = MOST_RESENDS
+        ward = self._wards.get(work.where)
         if ward is None:
-            ward = self._wards[call.where] = _Ward(call.where)
-        ward.waiting[index] = request_id
-        ward.accepted_at[index] = asyncio.get_running_loop().time()
-        self.touch(index)
+            ward = self._wards[work.where] = _Ward(work.where)
+        ward.waiting[work.index] = _Accepted(work, request_id, self._now())
+        self.touch(work)
 
-    def touch(self, index: int) -> None:
-        """Something of the instance of call `index` came to an end: see whether it is time to read."""
-        call = self._calls[index]
-        ward = self._wards.get(call.where)
-        if ward is not None and (self._stopping.is_set() or not self._queue.of(index).is_busy(index)):
+    def touch(self, work: Work) -> None:
+        """Something of the instance of a call came to an end: see whether it is time to read."""
+        ward = self._wards.get(work.where)
+        if ward is not None and (self._stopping.is_set or not self._queue.of(work.index).is_busy(work.index)):
             self._make_due(ward)
 
     def drain(self, until: float) -> None:
@@ -144,7 +143,7 @@ class ReadBack:
     def _pump(self) -> None:
         while self._due and self._active < self.MOST_AT_ONCE:
             self._active += 1
-            self._spawn(self._prove(heapq.heappop(self._due)[1]))
+            self._tasks.spawn(self._prove(heapq.heappop(self._due)[1]))
 
     async def _prove(self, ward: _Ward) -> None:
         """Read an instance until nothing of it waits any more."""
@@ -167,7 +166,7 @@ class ReadBack:
         try:
             async with asyncio.timeout_at(until):
                 reading = await self._inventory.read(
-                    ward.where, purpose="after", users=[self._calls[index].user for index in asked]
+                    ward.where, purpose="after", users=[each.work.call.user for each in asked.values()]
                 )
         except TimeoutError:
             pause_s = None
@@ -177,49 +176,54 @@ class ReadBack:
             return 0.0  # accepted while it was read, late in a drain: it is read, too
         return pause_s
 
-    def _judge(self, ward: _Ward, asked: dict[int, str | None], reading: Reading) -> float | None:
+    def _judge(self, ward: _Ward, asked: dict[int, _Accepted], reading: Reading) -> float | None:
         """What a reading says of the calls that waited when it was asked for."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if reading.accounts is None:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
             is_given_up = any(self._queue.of(index).is_closed for index in asked)
             patience_s = DRAIN_S if is_given_up else self._patience_s
-            if self._stopping.is_set() or row_of(reading.code).is_denial or now - ward.unread_since >= patience_s:
+            if self._stopping.is_set or row_of(reading.code).is_denial or now - ward.unread_since >= patience_s:
                 return None  # the right to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None
-        for index, request_id in asked.items():
-            self._weigh(ward, index, request_id, reading, now)
+        for each in asked.values():
+            self._weigh(ward, each, reading, now)
         if self._drain_until is not None and now >= self._drain_until:
             return None
-        if all(index in ward.unshown for index in ward.waiting):
-            return None if self._stopping.is_set() else UNREAD_EVERY_S
+        if all(each.unshown_since is not None for each in ward.waiting.values()):
+            return None if self._stopping.is_set else UNREAD_EVERY_S
         return REREAD_EVERY_S
 
-    def _weigh(self, ward: _Ward, index: int, request_id: str | None, reading: Reading, now: float) -> None:
+    def _weigh(self, ward: _Ward, each: _Accepted, reading: Reading, now: float) -> None:
         """What a reading means for one call that waits."""
-        user = self._calls[index].user
-        state, is_so = reading.find(user), self._shown(reading, user)
+        work = each.work
+        state, is_so = reading.find(work.call.user), shown(self._action, reading, work.call.user)
         if is_so is None:
-            if now - ward.unshown.setdefault(index, now) >= self._patience_s:
-                ward.leave(index)
+            if each.unshown_since is None:
+                each.unshown_since = now
+            if now - each.unshown_since >= self._patience_s:
+                ward.waiting.pop(work.index, None)
             return
-        ward.unshown.pop(index, None)
+        each.unshown_since = None
         if is_so and state is not None:
-            ward.leave(index)
-            self._confirm(index, state, request_id)
-        elif now - ward.since.setdefault(index, now) >= REREAD_S:
-            ward.leave(index)
-            resends = self._resends.get(index, 0)
-            self._resends[index] = resends + 1
-            self._deny(index, state, request_id, resends < MOST_RESENDS and not self._stopping.is_set())
+            ward.waiting.pop(work.index, None)
+            self._settling.proved(work, state, each.request_id)
+            return
+        if each.denied_since is None:
+            each.denied_since = now
+        if now - each.denied_since >= REREAD_S:
+            ward.waiting.pop(work.index, None)
+            work.resends += 1
+            again = work.resends <= MOST_RESENDS and not self._stopping.is_set
+            self._settling.disproved(work, state, each.request_id, again=again)
+            if again:
+                work.start_over()
+                self._queue.of(work.index).put_back(work.index, self._now(), retry=True)
+                self._queue.wake.set()
 
     async def _rest(self, seconds: float) -> None:
-        if self._stopping.is_set():
+        if self._stopping.is_set:
             await asyncio.sleep(min(seconds, REREAD_EVERY_S))
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+        else:
+            await self._stopping.rest(seconds)

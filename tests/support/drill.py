@@ -22,7 +22,9 @@ from engine.pacing.pacer import Pacer
 from engine.planning.plan import Plan, make_plan
 from engine.planning.routes import routes_of
 from engine.run.lanes import lanes_of
+from engine.run.recorder import Recorder
 from engine.run.runner import Runner
+from engine.run.terms import Terms
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
@@ -160,7 +162,7 @@ class Drill:
         loop = VirtualLoop()
         self.loop = loop
         wall = loop.wall()
-        clock = lambda: wall() + self.wall_skew(loop.time())  # noqa: E731
+        clock = self.clock = lambda: wall() + self.wall_skew(loop.time())
         if self.path.exists():
             journal, replay = FileJournal.open(self.store, self.run_id, clock=clock)
             self.ledger = replay.ledger
@@ -205,23 +207,24 @@ class Drill:
         lanes = lanes_of(
             routes, clients, action=self.action, workers=settings.workers, pacer=lambda _name: Pacer(settings.rate)
         )
-        inventory = Inventory(clients.reading, record=lambda line: journal.append(line, self.ledger.apply), rng=rng)
+        recorder = Recorder(journal, self.ledger)
         self.runner = Runner(
-            journal=journal,
-            ledger=self.ledger,
-            lanes=lanes,
-            routes=routes,
-            inventory=inventory,
-            policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
+            recorder,
+            lanes,
+            routes,
+            Inventory(clients.reading, record=recorder.append, rng=rng),
+            terms=Terms(
+                policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
+                deadline_s=self.deadline_s,
+                stop_after=self.stop_after,
+                ask_secret=self.secret,
+                no_send=self.no_send,
+                keep_admins=self.keep_admins,
+                stays=self.stays,
+                resend_already=self.resend_already,
+            ),
             rng=rng,
             clock=clock,
-            deadline_s=self.deadline_s,
-            stop_after=self.stop_after,
-            ask_secret=self.secret,
-            no_send=self.no_send,
-            keep_admins=self.keep_admins,
-            stays=self.stays,
-            resend_already=self.resend_already,
         )
         started = asyncio.get_running_loop().time()
         try:

@@ -1,0 +1,179 @@
+"""The end of a call: its outcome is written, last and final; then it is seen whether the run should stop for it."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from engine.errors import Exit
+from engine.journal import records
+from engine.model import AccountState, Answer, Call, Outcome, Proof, Where
+from engine.run.decide import Decision, Question, Then, decide_disproved, decide_proved, decide_read, settle_failed
+from engine.run.lanes import Lanes
+from engine.run.looks import Looks
+from engine.run.proofs import Proofs
+from engine.run.recorder import Recorder
+from engine.run.stopping import Stopping
+from engine.run.work import Work
+
+SAME_CODE_CALLS = 20
+SAME_CODE_INSTANCES = 3
+"""When the first 20 settled calls over 3 instances all failed with one code, it is not the targets."""
+
+
+class _Parked(Struct, frozen=True):
+    """A call of which nothing more is sent, and that only the last reading of the session may settle as failed."""
+
+    work: Work
+    answer: Answer
+    words: str | None
+
+
+class Settling:
+    """Writes outcomes. What is in doubt waits here for the last reading of the session."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        lanes: Lanes,
+        stopping: Stopping,
+        looks: Looks,
+        proofs: Proofs,
+        *,
+        stop_after: int | None,
+    ) -> None:
+        """So many failed calls stop the run (`stop_after`), if any number does."""
+        self._recorder = recorder
+        self._ledger = ledger = recorder.ledger
+        self.action = recorder.action
+        self._lanes = lanes
+        self._stopping = stopping
+        self._looks = looks
+        self._proofs = proofs
+        self._stop_after = stop_after
+        self._failures = ledger.settled_counts()[Outcome.FAILED]
+        self._first: dict[str, list[tuple[str | None, str]] | None] = {}
+        """Account → the code and instance of each of its first settled calls, while all failed with one code."""
+        if any(ledger.settled_counts().values()):
+            self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
+        self._parked: dict[int, _Parked] = {}
+        """By plan index."""
+
+    # ---- what was decided ------------------------------------------------------------------------------------------
+
+    def carry_out(self, work: Work, decision: Decision, answer: Answer, state: AccountState | None = None) -> None:
+        """Write what was decided of a call; `state` is how its account was read for that, if it was."""
+        if decision.agrees is not None:
+            self._proofs.write(work.id, state, agrees=decision.agrees)
+        if decision.doubt is not None:
+            work.doubt = decision.doubt
+            work.was_in_doubt = work.was_in_doubt or decision.doubt
+        match decision.then:
+            case Then.SETTLE:
+                assert decision.outcome is not None
+                by = replace(answer, code=None) if decision.is_refuted else answer
+                self._write(work, decision.outcome, decision.proof, by, decision.words)
+                self._count(decision.outcome, work, by)
+            case Then.PARK:
+                self._parked[work.index] = _Parked(work, answer, decision.words)
+                work.secret = None
+                self._count(Outcome.FAILED, work, answer)
+            case Then.HOLD:
+                self._parked[work.index] = _Parked(work, answer, decision.words)
+            case _:
+                pass
+
+    def fail(self, work: Work, answer: Answer, words: str | None) -> None:
+        """Settle a call as failed whatever an earlier try did; once in doubt, it waits for the last reading."""
+        self.carry_out(work, settle_failed(work, words), answer)
+
+    def unsent(self, work: Work, outcome: Outcome, proof: Proof | None, answer: Answer) -> None:
+        """Settle a call without an attempt, as it was not there, or so before: it counts towards no limit."""
+        self._write(work, outcome, proof, answer, answer.message)
+
+    def proved(self, work: Work, state: AccountState, request_id: str | None) -> None:
+        """Settle an accepted call that was read back as desired."""
+        decision, answer = decide_proved(work, self._ledger.entry(work.id), request_id, self.action)
+        self.carry_out(work, decision, answer, state)
+
+    def disproved(self, work: Work, state: AccountState | None, request_id: str | None, *, again: bool) -> None:
+        """Take note of one that was read back for half a minute as not so; `again`: it will be sent once more."""
+        decision, answer = decide_disproved(work, self._ledger.entry(work.id), request_id, self.action, again=again)
+        self.carry_out(work, decision, answer, state)
+
+    # ---- the last reading of a session -----------------------------------------------------------------------------
+
+    def last_looks(self) -> list[Coroutine[None, None, None]]:
+        """Return the last readings of a session: one of each instance where it decides.
+
+        They settle what was in doubt and is given up, and look again at what is read as changed back.
+        """
+        places: dict[Where, list[_Parked]] = {where: [] for where in self._proofs.back.values()}
+        for parked in self._parked.values():
+            places.setdefault(parked.work.where, []).append(parked)
+        return [self._look_last(where, group) for where, group in places.items()]
+
+    async def _look_last(self, where: Where, group: list[_Parked]) -> None:
+        back = [self._ledger.calls[call].user for call, at in self._proofs.back.items() if at == where]
+        users = [parked.work.call.user for parked in group]
+        reading = await self._looks.read(where, *back, *users, purpose=Question.LAST.purpose)
+        for parked in group:
+            work, answer = parked.work, parked.answer
+            decision = decide_read(Question.LAST, work, self._ledger.entry(work.id), answer, reading, self.action)
+            if decision.then is Then.END:
+                continue
+            del self._parked[work.index]
+            state = reading.find(work.call.user)
+            if decision.agrees:
+                self.carry_out(work, decision, answer, state)
+            else:  # it was counted when it was given up
+                self._proofs.write(work.id, state, agrees=False)
+                self._write(work, Outcome.FAILED, None, answer, parked.words)
+
+    # ---- writing and counting --------------------------------------------------------------------------------------
+
+    def _write(self, work: Work, outcome: Outcome, proof: Proof | None, answer: Answer, words: str | None) -> None:
+        self._recorder.append(
+            records.Settled(
+                call=work.id,
+                outcome=outcome,
+                proof=proof,
+                attempts=work.attempt,
+                request_id=answer.request_id,
+                code=answer.code,
+                message=words,
+            )
+        )
+        work.secret = None
+        self._proofs.settled(work, outcome, proof)
+
+    def _count(self, outcome: Outcome, work: Work, answer: Answer) -> None:
+        """See whether the run should stop for an outcome."""
+        if outcome is Outcome.FAILED:
+            self._failures += 1
+        self._watch_for_one_cause(outcome, work.call, answer)
+        if self._stop_after is not None and outcome is Outcome.FAILED and self._failures >= self._stop_after:
+            self._stopping.stop(f"stop_after: {self._failures} failed", Exit.STOPPED, answer)
+
+    def something_was_taken(self, call: Call) -> None:
+        """The API took a call of an account: not everything fails alike."""
+        self._first[call.account] = None
+
+    def _watch_for_one_cause(self, outcome: Outcome, call: Call, answer: Answer) -> None:
+        first, code = self._first.setdefault(call.account, []), answer.code
+        if first is None:
+            return
+        if outcome is not Outcome.FAILED or (first and first[0][0] != code):
+            self._first[call.account] = None
+            return
+        first.append((code, call.instance))
+        instances = {instance for _, instance in first}
+        if len(first) >= SAME_CODE_CALLS and len(instances) >= SAME_CODE_INSTANCES:
+            whose = f" of {call.account}" if call.account else ""
+            why = (
+                f"the first {len(first)} calls{whose}, on {len(instances)} instances, all failed with {code}: "
+                "look at the region, the permission or the list"
+            )
+            self._lanes.close_account(call.account, why, answer)

@@ -1,0 +1,140 @@
+"""How a session stops: who says so, who is told, and how long it reads on. The tasks whose failure stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from engine.api.codes import row_of
+from engine.errors import AcctopsError, Exit
+from engine.journal import records
+from engine.model import Answer
+from engine.run.endings import DRAIN_S, drain_s
+from engine.run.queues import CallQueues
+from engine.run.recorder import Recorder
+
+_LOG = logging.getLogger("acctops")
+
+
+class Waiter(Protocol):
+    """A part in which calls or lanes wait for their turn."""
+
+    def turn_away(self) -> None:
+        """Let nobody wait any more: the session stops."""
+
+
+class Reader(Protocol):
+    """A part that reads accounts."""
+
+    def drain(self, until: float) -> None:
+        """End readings under way and to come by this loop time; a later word may move it."""
+
+
+def stopped(why: str, answer: Answer | None) -> records.Stopped:
+    """Return why something ended early, with what the API said of it, if it said anything."""
+    if answer is None:
+        return records.Stopped(why=why, code=None, request_id=None)
+    return records.Stopped(why=why, code=answer.code, request_id=answer.request_id)
+
+
+class Stopping:
+    """Whether, why and with which exit code a session stops early. The first reason counts."""
+
+    def __init__(self, recorder: Recorder, queue: CallQueues) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._recorder = recorder
+        self._queue = queue
+        self.is_set = False
+        """Whether the session stops."""
+        self.event = asyncio.Event()
+        """Set from then on, for those who wait for it."""
+        self.why: records.Stopped | None = None
+        self.code: Exit | None = None
+        self.has_accepted = recorder.ledger.has_accepted()
+        """Whether the API has accepted any call of this run."""
+        self.waiters: list[Waiter] = []
+        """Told once."""
+        self.readers: list[Reader] = []
+        """Told at the stop, and again whenever an attempt ends after it."""
+        self._drain_end: float | None = None
+        """Loop time by which a drain is over, however late its last attempt ends."""
+
+    def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
+        """Take no new call; let attempts in flight end and be recorded."""
+        if self.why is None:
+            self.why, self.code = stopped(why, answer), code
+            self._recorder.note("stopping", {"why": why})
+        self.is_set = True
+        self.event.set()
+        for waiter in self.waiters:
+            waiter.turn_away()
+        self.drain()
+        self._queue.wake.set()
+
+    def drain(self) -> None:
+        """Read for `DRAIN_S` from now on: from the stop, and again from each attempt that ends in the drain."""
+        now = self._now()
+        if self._drain_end is None:
+            self._drain_end = now + drain_s(self._recorder.ledger.settings.timeout_s)
+        for reader in self.readers:
+            reader.drain(min(now + DRAIN_S, self._drain_end))
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until the session stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.event.wait()
+        except TimeoutError:
+            pass
+
+    def exit_of(self, code: str | None) -> Exit:
+        """Return the exit of a run that ends for this code: 5 if it is about who asks and nothing was accepted yet."""
+        return Exit.DENIED if row_of(code).is_about_sender and not self.has_accepted else Exit.STOPPED
+
+    def failed(self, error: Exception) -> None:
+        """Stop for what a task could not cope with."""
+        if isinstance(error, AcctopsError):
+            refused_late = error.exit is Exit.DENIED and self.has_accepted
+            self.stop(str(error), Exit.STOPPED if refused_late else error.exit)
+            return
+        _LOG.error("internal error", exc_info=error)
+        self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)
+
+
+class Tasks:
+    """The tasks of a session. Whatever one of them fails with stops the session and is named."""
+
+    def __init__(self, stopping: Stopping, queue: CallQueues) -> None:
+        self._stopping = stopping
+        self._queue = queue
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> None:
+        """Begin with a group of tasks that the end waits for; a session has one after the other."""
+        self._group = asyncio.TaskGroup()
+        await self._group.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        """Wait for all of them. Any: what a context manager is told of an error."""
+        await self._group.__aexit__(*error)
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Begin a task that copes with its own errors."""
+        self._group.create_task(work)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Begin a task whose errors stop the session."""
+        try:
+            self._group.create_task(self._guarded(work))
+        except RuntimeError:  # the second Ctrl-C: everything is being cancelled
+            work.close()
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a task's last line
+            self._stopping.failed(error)
+        finally:
+            self._queue.wake.set()
