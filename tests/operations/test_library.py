@@ -1,0 +1,209 @@
+"""The engine as a library: what a service of one's own gets without a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import engine
+from engine import Approval, BusyError, Ended, Engine, Event, Exit, Finished, Nothing, Planned, RefusedError, Run
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk
+
+ROOT = Path(__file__).parents[2]
+YES = Approval(how="reviewed in #incident", by="ana")
+
+
+def job(count: int, *, name: str = "leak", first: int = 0) -> str:
+    """A job's text: so many accounts of one instance."""
+    users = ", ".join(f"user_{number}" for number in range(first, first + count))
+    instance = f"postgres-{name[0] * 8}"
+    target = f"{{instance: {instance}, region: ap-singapore, user: [{users}]}}"
+    return f"name: {name}\naction: LockAccount\ntargets:\n  - {target}\n"
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A process in which nothing of the tester's own is seen."""
+    desk = Desk(tmp_path)
+    for name in ("TENCENTCLOUD_TOKEN", "TCCLI_PROFILE", "ACCTOPS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(desk.work)
+    return desk
+
+
+async def planned(acctops: Engine, *args: str) -> Planned:
+    """A plan that there is."""
+    found = await acctops.plan(*args)
+    assert isinstance(found, Planned), found
+    return found
+
+
+async def begun(acctops: Engine, text: str) -> Run:
+    """A run of the job, at work."""
+    return await acctops.begin(await planned(acctops, text), YES)
+
+
+def example() -> str:
+    """The program on the library's page."""
+    page = (ROOT / "engine/README.md").read_text(encoding="utf-8")
+    section = page[page.index("\n## Library\n") :]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def in_thread(work: str) -> str:
+    """What the program prints in a thread that is not the main one."""
+    printed = io.StringIO()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            exec(compile(work, "engine/README.md", "exec"), {"__name__": "__main__"})
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+            failed.append(error)
+
+    with contextlib.redirect_stdout(printed):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert not failed, failed
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("where", ["a program of its own", "a second thread"])
+def test_the_example_of_the_page_locks_fifty_accounts(desk: Desk, where: str) -> None:
+    """Whoever copies it has a run with progress, its report and its undo, wherever his event loop is."""
+    text = example()
+    if where == "a second thread":
+        out = in_thread(text)
+    else:
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr == ""
+        out = done.stdout
+    assert "About to lock 50 accounts on 1 instance" in out
+    assert "50 of 50 settled" in out and "exit OK, 50 changed" in out and "50 back" in out
+
+
+async def test_a_running_loop_is_not_blocked_nor_printed_at(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    """A web service goes on answering while accounts are locked; its output and its signals stay its own."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    heard: list[Event] = []
+    beats = 0
+    async with Engine(state_dir=desk.state, simulate=True, on_event=heard.append) as acctops:
+        run = await begun(acctops, job(50))
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        async for progress in run.progress(every=0.05):
+            beats += 1
+            assert progress.total == 50
+        ended = await run.result()
+    assert ended.exit is Exit.OK and ended.counts["changed"] == 50 and ended.failures == () and ended.reason is None
+    assert beats > 3
+    assert [type(event).__name__ for event in heard] == ["Drafted", "Looked", "Began"]
+    assert run.id == acctops.ledger(run.id).run.run  # type: ignore[union-attr] # a run has its first line
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_two_engines_share_claims_quota_and_journals(desk: Desk) -> None:
+    """Two services on one state directory are as two commands: no account twice, never more than the quota."""
+    with Backend(World(quota_window="sliding")) as backend:
+        how = {"state_dir": desk.state, "endpoint": backend.endpoint}
+        async with Engine(**how) as one, Engine(**how) as two:
+            plans = [await planned(one, job(60)), await planned(two, job(60, name="dump"))]
+            again = await planned(two, job(60))
+            runs = [await one.begin(plans[0], YES), await two.begin(plans[1], YES)]
+            with pytest.raises(BusyError):
+                await two.begin(again, YES)
+            ended = [await run.result() for run in runs]
+            assert [each.exit for each in ended] == [Exit.OK, Exit.OK]
+            at = [arrival.at for arrival in backend.writes() if arrival.code is None]
+            assert len(at) == 120 and max(at) - min(at) > 119 / 20 * 0.95, "one quota of 20 a second for both"
+            assert {head.run_id for head in one.runs()} == {run.id for run in runs}
+    for run in runs:
+        assert desk.run("journal", "verify", run.id).code == 0
+
+
+async def test_what_goes_on_when_the_engine_is_closed_is_drained_and_resumed(desk: Desk) -> None:
+    """A service that is redeployed leaves nothing unrecorded: the command, or the next engine, goes on."""
+    with Backend(World()) as backend:
+        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+            run = await begun(acctops, job(100))
+            await asyncio.sleep(0.5)
+        ended = await run.result()
+        assert ended.exit is Exit.STOPPED and ended.reason is not None and "closed" in ended.reason
+        assert 0 < ended.counts["changed"] < 100
+        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+            again = await acctops.resume(run.id)
+            assert isinstance(again, Run)
+            assert (await again.result()).counts["changed"] == 100
+            finished = await acctops.resume(run.id)
+            assert isinstance(finished, Finished) and finished.exit is Exit.OK
+
+
+async def test_stop_and_looking_back(desk: Desk) -> None:
+    """A run is stopped by its id from wherever, and what is said of it afterwards is what its journal says."""
+    with Backend(World()) as backend:
+        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+            run = await begun(acctops, job(100))
+            drained = await acctops.stop(run.id)
+            assert drained.is_over
+            ended: Ended = await run.result()
+            assert ended.exit is Exit.STOPPED
+            assert acctops.overdue("leak", within=60).exit is Exit.INCOMPLETE
+            rest = await acctops.rerun(run.id, only={"unattempted"})
+            assert isinstance(rest, Planned) and len(rest.calls) == ended.counts["unattempted"]
+            assert (await (await acctops.begin(rest, YES)).result()).exit is Exit.OK
+            assert (await acctops.verify(run.id, family=True)).exit is Exit.OK
+            assert isinstance(await acctops.rerun(run.id), Nothing)
+
+
+async def test_a_resume_in_other_circumstances_needs_an_approval(desk: Desk) -> None:
+    """As the command asks where the job's file has changed, the library refuses unless somebody has said yes."""
+    path = desk.work / "leak.yaml"
+    path.write_text(job(100))
+    with Backend(World()) as backend:
+        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+            run = await begun(acctops, str(path))
+            run.stop()
+            await run.result()
+            path.write_text(job(101))
+            with pytest.raises(RefusedError, match="has changed since"):
+                await acctops.resume(run.id)
+            again = await acctops.resume(run.id, YES)
+            assert isinstance(again, Run)
+            assert (await again.result()).exit is Exit.OK
+
+
+async def test_what_refuses_a_run_leaves_none(desk: Desk) -> None:
+    """An error is raised where it is awaited, and nothing stands in the state directory."""
+    (desk.work / "config.yaml").write_text("limits: {max_targets: 10}\n")
+    async with Engine(state_dir=desk.state, simulate=True) as acctops:
+        with pytest.raises(RefusedError, match="max_targets"):
+            await acctops.plan(job(11))
+        assert acctops.runs() == []
+
+
+def test_every_name_is_there() -> None:
+    """What the door promises can be imported; nothing is imported before it is asked for."""
+    assert sorted(engine.__all__) == sorted([*engine._HOME, "__version__"])
+    for name, home in engine._HOME.items():
+        assert getattr(engine, name) is getattr(import_module(f"engine.{home}"), name)
+    with pytest.raises(AttributeError, match="no attribute 'engines'"):
+        engine.engines  # noqa: B018 - asked for
+    code = "import sys, engine; print([name for name in sys.modules if name.startswith(('engine.', 'asyncio'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"

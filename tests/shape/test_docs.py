@@ -1,0 +1,465 @@
+"""The pages say what is so: commands, flags, exit codes, records, JSON documents, examples and links."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+import pytest
+
+from engine.errors import Exit
+from engine.inputs.files import load_job
+from engine.inputs.window import is_open
+from engine.journal.records import AnyRecord, RunSettings
+from engine.simulator.faults import parse_faults, rules_from
+from engine.simulator.fleet import parse_fleet
+from engine.simulator.tenants import parse_tenants
+from engine.simulator.world import World
+from tests.support.command import ROOT, Backend, Desk, commands
+
+PAGES = (
+    "README.md",
+    *(f"engine/{path.name}" for path in sorted((ROOT / "engine").glob("*.md"))),
+    *("jobs/README.md", "tests/README.md", "tests/bench/README.md"),
+)
+EXAMPLES = ("config.example.yaml", *(f"jobs/{path.name}" for path in sorted((ROOT / "jobs").glob("*.yaml"))))
+COMMANDS = (
+    "python3 -m venv .venv && .venv/bin/pip install -q -e . && "
+    ".venv/bin/acctops run jobs/incident-lockdown.yaml --simulate --yes",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest",
+)
+"""What sets everything up on a fresh machine; `.ci/run` looks for these lines in README.md."""
+ENVELOPE = {"v", "seq", "at", "run", "hash"}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """A part of a page, from its heading to the next of the same level."""
+    level, _, _ = title.partition(" ")
+    return text.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_line_of_prose_is_too_long_to_read(name: str) -> None:
+    """A page is read at night, in a terminal, and in a diff."""
+    code, wrong = False, []
+    for number, line in enumerate(page(name).splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        if len(line) > 120 and not code and not line.startswith("|"):
+            wrong.append(number)
+    assert not wrong
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of every table row, headings and rules left out."""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    for line, following in zip(table, [*table[1:], ""], strict=True):
+        if not set(line) <= set("|-: ") and not (following and set(following) <= set("|-: ")):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+# ---- README.md -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [" ".join(path) for path, _ in commands()])
+def test_every_command_is_named(name: str) -> None:
+    """A command that is not in README.md does not exist for an operator."""
+    assert re.search(rf"acctops {name}\b", page("README.md")), name
+
+
+WITHOUT_HELP: set[str] = set()
+"""Options without help: none."""
+
+
+def test_every_command_and_option_has_help() -> None:
+    """Nobody reads source at 3 a.m."""
+    assert all(command.help for _, command in commands())
+    options = {
+        f"{name} {option.opts[-1]}"
+        for name, command in commands()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    }
+    assert options <= WITHOUT_HELP
+
+
+def test_the_two_commands_are_those_that_were_promised() -> None:
+    """Each on a line of its own, to be copied, and found by `.ci/run`."""
+    assert [line for line in page("README.md").splitlines() if line.startswith("python3 -m venv")] == list(COMMANDS)
+    assert COMMANDS[1] in page("tests/README.md").splitlines()
+
+
+def test_the_exit_codes_are_those_of_the_engine() -> None:
+    """Numbers and words."""
+    source = ast.parse((ROOT / "engine/errors.py").read_text(encoding="utf-8"))
+    (exits,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Exit")
+    said = [
+        node.value.value for node in exits.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    meanings = [str(text) for text in said[1:]]
+    table = list(rows(section(page("README.md"), "## Exit codes")))
+    assert [int(code) for code, _ in table] == [int(code) for code in Exit]
+    assert [words(text) for _, text in table] == [words(text) for text in meanings]
+
+
+def test_what_the_first_minute_promises_is_what_happens(desk: Desk) -> None:
+    """README.md says how many accounts the example locks, and that a plan and a run of it need no account."""
+    count = re.search(r"That locks (\d+) accounts", page("README.md"))
+    plan = desk.run("plan", "--offline", "--json", ROOT / "jobs/incident-lockdown.yaml").json
+    assert count is not None
+    assert plan["counts"]["calls"] == int(count[1])
+
+
+SATURDAY = section(page("README.md"), "## Every Saturday")
+
+
+def page_script(port: int) -> tuple[str, list[str]]:
+    """The shell blocks of the page as one script, which says how commands with a `# →` ended; what those promise."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", SATURDAY, re.DOTALL | re.MULTILINE)
+    lines, promised, heredoc = ["exec 2>&1"], [], False
+    held = load_job(ROOT / "jobs/cam-enablement.yaml").window
+    assert held is not None
+    for line in textwrap.dedent("".join(blocks)).replace("9900", str(port)).splitlines():
+        if line.startswith("systemd-analyze") and shutil.which("systemd-analyze") is None:
+            continue
+        if "outside the window" in line and is_open(held, time.time()):
+            continue
+        heredoc = (heredoc or "<<'END'" in line) and line != "END"
+        command, arrow, said = line.partition("# → ")
+        lines.append(command if arrow else line)
+        if arrow:
+            lines.append('echo "@@ $?"')
+            promised.append(said)
+        elif not heredoc and not line.endswith("\\"):
+            lines.append('code=$?; [ $code = 0 ] || { echo "@@@ ended with $code"; exit 1; }')
+        if "acctops simulate" in line:
+            lines.append(f"until (exec 3<>/dev/tcp/127.0.0.1/{port}); do sleep 0.1; done 2> /dev/null")
+    return "\n".join(lines), promised
+
+
+def test_every_saturday_is_as_the_page_says(tmp_path: Path) -> None:
+    """Its commands, in their order, from nothing to a verified schedule: each does, and says, what stands beside it."""
+    (tmp_path / "home").mkdir()
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # The command as it is installed: a program of this name, on the PATH, and beside its Python.
+    acctops = tools / "acctops"
+    acctops.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m engine "$@"\n')
+    acctops.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script, promised = page_script(port)
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=env, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=150)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the simulator, if the page came to no end
+    assert process.returncode == 0, output
+    parts = re.split(r"^@@ (\d+)\n", output, flags=re.MULTILINE)
+    assert len(parts) // 2 == len(promised) > 10
+    for said, printed, code in zip(promised, parts[::2], parts[1::2], strict=False):
+        words, _, exits = said.partition(" (exit ")
+        assert words in printed if words != "(nothing)" else not printed, f"{words!r} was not said: {printed}"
+        assert code == (exits.rstrip(")") or "0"), printed
+
+
+# ---- the examples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXAMPLES[1:])
+def test_every_example_job_is_planned_and_done(desk: Desk, name: str) -> None:
+    """As it stands, against the simulator: exit 0, everything in it verified."""
+    plan = desk.run("plan", "--offline", "--json", ROOT / name)
+    assert plan.code == 0, plan.text
+    assert plan.json["would_refuse"] == plan.json["warnings"] == []
+    is_question = bool(plan.json["match"])
+    world = ("--fleet", "random:40x8") if is_question else ()
+    done = desk.run("run", ROOT / name, "--simulate", "--now", *world, "--yes", "--json")
+    assert done.code == 0, done.text
+    left = done.json["left_out"]["later"]
+    assert done.json["counts"]["changed"] == done.json["verified"]["agree"] > 0
+    assert is_question or done.json["counts"]["changed"] == plan.json["counts"]["calls"] - left
+    assert name in page("jobs/README.md").replace("](", "](jobs/")
+
+
+# ---- engine/journal.md -----------------------------------------------------------------------------------
+
+
+def fields(kind: type[msgspec.Struct]) -> Iterator[str]:
+    """Field names of a record and of the small structs in it, without the envelope and the settings."""
+    for field in msgspec.structs.fields(kind):
+        if field.name in ENVELOPE and kind in get_args(AnyRecord):
+            continue
+        yield field.name
+        for each in (field.type, *get_args(field.type)):
+            if isinstance(each, type) and issubclass(each, msgspec.Struct) and each is not RunSettings:
+                yield from fields(each)
+
+
+def test_every_record_kind_and_each_of_its_fields_is_described() -> None:
+    """No more and no less: the table is the format."""
+    kinds = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyRecord)} | {"settings": RunSettings}
+    table = section(page("engine/journal.md"), "## Journal").partition("| kind |")[2].partition("\n\n")[0]
+    described = {cells[0].strip("`"): cells[1] for cells in rows("| kind |" + table)}
+    assert set(described) == set(kinds)
+    for name, kind in kinds.items():
+        spans = " ".join(re.findall("`([^`]+)`", described[name]))
+        assert sorted(re.findall(r"\w+", spans)) == sorted(fields(kind)), name
+
+
+def test_the_notes_are_those_that_are_written() -> None:
+    """Every `what` of a note in the code is in the table, and the other way round."""
+    (cells,) = (cells for cells in rows(section(page("engine/journal.md"), "## Journal")) if cells[0] == "`note`")
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "engine").rglob("*.py"))
+    written = set(re.findall(r'\b_?note\("(\w+)"', source))
+    written |= {
+        "continued_by",
+        "undone_by",
+        "lane_slowed",
+        "lane_recovered",
+        "lane_down",
+        "lane_up",
+        "slots_reset",
+    }  # composed where they are written
+    assert set(re.findall("`([^`]+)`", cells[2])) == written
+
+
+CHAIN_CHECK = section(page("engine/journal.md"), "## Journal").partition("```python\n")[2].partition("```")[0]
+
+
+def check_chain(journal: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", CHAIN_CHECK, journal], capture_output=True, text=True, timeout=30)
+
+
+def test_ten_lines_check_the_chain(desk: Desk) -> None:
+    """The program of the page, on a journal that was really written: it holds, and an edited line is named."""
+    assert sum(map(bool, CHAIN_CHECK.splitlines())) == 10
+    done = desk.run("run", desk.job(), "--simulate", "--yes", "--json").json
+    journal = Path(done["journal"])
+    lines = journal.read_bytes().splitlines(keepends=True)
+    checked = check_chain(journal)
+    assert (checked.returncode, checked.stdout) == (0, f"{len(lines)} lines, head {done['journal_head']}\n")
+    journal.write_bytes(b"".join(lines) + b'{"v":1,"torn')
+    assert check_chain(journal).stdout == checked.stdout
+    for bad in (lines[:3] + lines[4:], [*lines[:3], lines[3].replace(b"a", b"b", 1), *lines[4:]]):
+        journal.write_bytes(b"".join(bad))
+        refused = check_chain(journal)
+        assert (refused.returncode, refused.stderr) == (1, "line 4 is not what was written here\n")
+
+
+# ---- engine/json.md ------------------------------------------------------------------------------------------
+
+
+def keys(value: Any) -> set[str]:  # Any: JSON
+    """Every key of a document, at whatever depth."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys(each) for each in value.values()))
+    return set().union(*(keys(each) for each in value)) if isinstance(value, list) else set()
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The keys of every document, as printed: a stopped run with failures, its like and what follows it."""
+    desk = Desk(tmp_path_factory.mktemp("documents"))
+    refused = {"user": "eve", "times": 1, "code": "InvalidParameterValue.AccountNotExistError"}
+    with Backend(World(faults=rules_from([refused]), latency=0)) as backend:
+        api = ("--endpoint", backend.endpoint)
+        job = desk.job(
+            extra='exclude: ["*/nobody"]\nprotect: ["*/guard"]\nlimits: {max_targets: 9}',
+            name="job.yaml",
+        )
+        job.write_text(job.read_text() + "  - postgres-bbbbbbbb/guard\n  - match: {users: {glob: ann}}\n")
+        for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve", "guard"])):
+            backend.world.seed(instance, "ap-singapore", users)
+        plan = desk.run("plan", job, *api, "--json").json
+        done = desk.run("run", job, *api, "--yes", "--json", "--deadline", "60s").json
+        desk.run("unlock", "postgres-aaaaaaaa/ann", "--region", "ap-singapore", *api, "--yes")
+        verified = desk.run("verify", done["run"], *api, "--json").json
+        rerun = desk.run("rerun", done["run"], *api, "--yes", "--json").json
+        found = {
+            "plan": plan,
+            "verify": verified,
+            "status": desk.run("status", "--json").json,
+            "rerun": desk.run("rerun", done["run"], *api, "--yes", "--json").json,
+            "report": [desk.run("report", each["run"], "--format", "json").json for each in (done, rerun)],
+            "report --attempts": desk.run("report", done["run"], "--format", "json", "--attempts").json,
+            "report --pace": desk.run("report", done["run"], "--format", "json", "--pace").json,
+            "status --since": desk.run("status", "--since", "1d", "--json").json,
+            "report --since": _with_one_unreadable(desk, "report", "--since", "1d", "--format", "json"),
+            "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
+            "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
+            "doctor": desk.run("doctor", *api, "--json").json,
+            "config show": desk.run("config", "show", job, "--json").json,
+            "refusal": desk.run("run", job, *api, "--json").json,
+        }
+        stopping = desk.job("postgres-cccccccc/ann", extra="stop_after: 1", name="stopping.yaml")
+        backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
+        script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
+        stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
+        desk.run("undo", done["run"], *api, "--yes", "--json")
+        found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
+        told = desk.work / "told.json"
+        telling = desk.job("postgres-aaaaaaaa/bob", extra=f"notify: {{command: [tee, {told}]}}", name="telling.yaml")
+        backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
+        desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
+        found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
+    assert (
+        found["overdue"]["last_good"]
+        and found["report --since"]["unreadable"]
+        and done["failures"]
+        and stopped["stopped"]
+        and verified["back"]
+        and found["report"][1]["parent"]
+    ), "not all was seen"
+    found["run"] = [done, stopped]
+    live = desk.run("status", done["run"], "--json").json
+    assert keys(live) == keys(done) | {"live"}
+    return {name: keys(document) for name, document in found.items()}
+
+
+def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
+    path = desk.journals()[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"bob", b"rob", 1))
+    try:
+        return desk.run(*argv).json
+    finally:
+        path.write_bytes(whole)
+
+
+DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/json.md"), "## JSON documents"))}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_every_json_key_is_described(documents: dict[str, set[str]], name: str) -> None:
+    """No more and no less, for each document."""
+    described = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", DESCRIBED[name]))))
+    inherited = {"report": ("run",), "report --since": ("run", "report")}.get(name, ())
+    printed = documents[name] - set().union(*(documents[each] for each in inherited))
+    missing, gone = printed - described, described - documents[name]
+    assert (missing, gone) == (set(), set())
+
+
+def test_every_document_is_described(documents: dict[str, set[str]]) -> None:
+    assert set(DESCRIBED) == set(documents)
+
+
+# ---- engine/README.md: modules and tests -----------------------------------------------------------------------------
+
+
+def test_every_module_has_its_place() -> None:
+    """Each module stands in the table of packages, beside its package."""
+    table = section(page("engine/README.md"), "## Packages")
+    named = set(re.findall("`([a-z_0-9]+)/?`", table))
+    modules = {path.stem for path in (ROOT / "engine").rglob("[a-z]*.py") if "simulator" not in path.parts}
+    packages = {path.name for path in (ROOT / "engine").iterdir() if (path / "__init__.py").is_file()}
+    inside = {path.stem for path in (ROOT / "engine/inputs/jobfile").glob("[a-z]*.py")}
+    inside |= {path.stem for path in (ROOT / "engine/cli/commands").glob("[a-z]*.py")}
+    assert (modules | packages) - inside <= named
+
+
+def named_tests(name: str) -> list[str]:
+    (path,) = (ROOT / "tests").rglob(name)
+    return re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tests_that_are_named_exist(name: str) -> None:
+    """By the beginning of their names."""
+    for file, test in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page(name)):
+        assert any(found.startswith(test) for found in named_tests(file)), f"{file}::{test}"
+    for file in re.findall(r"`(test_\w+\.py)`", page(name)):
+        assert list((ROOT / "tests").rglob(file)), file
+
+
+def test_bad_input_names_tests_that_exist() -> None:
+    """The last column of the table: `bad` is test_bad_input.py, and so on; names by their beginning."""
+    files = {"bad": "test_bad_input.py", "cli": "test_cli.py", "keys": "test_bad_keys.py"}
+    table = list(rows(section(page("tests/README.md"), "## Bad input and faults")))
+    assert len(table) > 30
+    for cells in table:
+        for part in cells[-1].split(";"):
+            file = files.get(part.strip().partition(":")[0])
+            for test in re.findall("`([a-z_]+)…?`", part) if file else ():
+                assert any(found.startswith(f"test_{test}") for found in named_tests(str(file))), test
+
+
+# ---- tests/README.md: the simulator ----------------------------------------------------------------------------------
+
+
+def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
+    """Each YAML block of the simulator's section, in its order; every key of a rule is explained."""
+    text = section(page("tests/README.md"), "## The simulator")
+    fleet, accounts, faults = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(parse_fleet(fleet)) == 2
+    assert len(parse_tenants(accounts).roles) == 2
+    assert len(parse_faults(faults)) == 5
+    with pytest.raises(ValueError, match="known are ") as wrong:
+        rules_from([{"nonsense": 1}])
+    known = str(wrong.value).partition("known are ")[2].split(", ")
+    explained = " ".join(cells[0] for cells in rows(section(page("tests/README.md"), "## The simulator")))
+    assert set(known) <= set(re.findall(r"\w+", explained))
+
+
+# ---- all pages -------------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as the usual renderers make them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub("```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """Files beside the page, and headings in them."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page(name)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("name", [*PAGES, *EXAMPLES])
+def test_no_page_names_a_place_of_this_machine(name: str) -> None:
+    """What stands there is true on any machine."""
+    assert not re.search(r"(?<![\w.~])/(?:work|tmp|root|home|Users)/", page(name))
+    assert str(ROOT) not in page(name)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_json_and_yaml_blocks_are_closed(name: str) -> None:
+    """An open fence swallows the rest of the page."""
+    assert len(re.findall("^ *```", page(name), re.MULTILINE)) % 2 == 0
+    for block in re.findall("```json\n(.*?)```", page(name), re.DOTALL):
+        json.loads(block)
