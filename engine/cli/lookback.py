@@ -172,7 +172,6 @@ def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator
     for head, each in found:
         way = _way(options, head, each)
         run = each.ledger.run
-        assert run is not None
         about = (run.run, run.job.name, run.ticket, run.operator, run.at)
         for target in each.ledger.outcomes():
             yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target, way)}

@@ -72,7 +72,6 @@ def _document(read: Verified) -> dict[str, Any]:
 
 def _show(this: Verifying, read: Verified) -> None:
     ledger, found = this.ledger, read.recheck
-    assert ledger.run is not None
     action = ACTIONS[ledger.run.action]
     mark = "SIMULATED  " if ledger.run.simulated else ""
     more = f"; {found.undone:,} undone since, on purpose" if found.undone else ""

@@ -229,7 +229,6 @@ def stop_run(run: str, **flags: Any) -> int:
     if options.as_json:
         out_json(_document(options, ref, found, live=_is_live(ref)))
     elif not options.quiet or code is not Exit.OK:
-        assert found.ledger.run is not None
         out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger, today=_today()))
         for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
             say(line)

@@ -202,7 +202,6 @@ def check_identity(keyring: Keyring, ledger: Ledger, *, is_asked: bool = False) 
 
     Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
     """
-    assert ledger.run is not None
     refuse_strangers(keyring, ledger.uins)
     now = identity(keyring)
     acted_on = ledger.acted_on()

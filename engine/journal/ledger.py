@@ -254,11 +254,20 @@ def _slid(window: deque[float], at: float) -> int:
     return len(window)
 
 
+class Link(Struct, frozen=True):
+    """A later run that goes on from this one; its journal was told before that run began, which may never have been."""
+
+    run: str
+    is_undo: bool
+    """It takes back what this run did; else it repeats some of it."""
+
+
 class Ledger:
     """The state of one run: its calls in plan order, and what became of each."""
 
-    def __init__(self) -> None:
-        self.run: records.Run | None = None
+    def __init__(self, run: records.Run) -> None:
+        """`run`: its first line, without which there is no run."""
+        self.run = run
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
         self.confirmed: records.Confirmed | None = None
@@ -267,8 +276,8 @@ class Ledger:
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.given_up: dict[str, str] = {}
         """Account, or access point where there is but one account → why nothing more of it was sent in this session."""
-        self.links: list[records.Note] = []
-        """`continued_by` and `undone_by` notes."""
+        self.links: list[Link] = []
+        """Its reruns and undos, as far as it was told of them."""
         self.identities: list[dict[str, Any]] = []
         """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
         self.uins: dict[str, str] = {}
@@ -278,7 +287,7 @@ class Ledger:
         family of runs, as no journal of one run knows them."""
         self.attempts = 0
         self.throttled = 0
-        self.last_at = ""
+        self.last_at = run.at
         self._entries: dict[CallId, Entry] = {}
         self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._back: set[CallId] = set()
@@ -387,8 +396,6 @@ class Ledger:
                 if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
                     self._entries.pop(record.call, None)
-            case records.Run():
-                self.run = record
             case records.Confirmed():
                 self.confirmed = record
             case records.Session():
@@ -414,7 +421,10 @@ class Ledger:
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
             case records.Note():
-                (self.links if record.what in records.LINKS else self.notes).append(record)
+                if record.what in records.LINKS:
+                    self.links.append(Link(str(record.data.get("run", "")), is_undo=record.what == "undone_by"))
+                else:
+                    self.notes.append(record)
             case _:  # Read: kept for people and audits, decides nothing here.
                 pass
 
@@ -439,7 +449,6 @@ class Ledger:
 
     def absorb(self, later: Ledger) -> None:
         """Take over the calls and entries of a run linked to this one: of calls in both, the later's word counts."""
-        self.run = self.run or later.run
         self.calls |= later.calls
         # What this run has changed, as it was late to know, the later one found so: the change is this one's.
         mine = {
@@ -452,8 +461,7 @@ class Ledger:
         self.omits = [omit for omit in self.omits if omit.reason != OmitReason.RERUN or omit.call not in self.calls]
         self.identities += [facts for facts in later.identities if facts not in self.identities]
         self.uins = later.uins | self.uins
-        run = later.run.run if later.run is not None else ""
-        self.lanes |= {f"{lane} of {run}": pace for lane, pace in later.lanes.items()}
+        self.lanes |= {f"{lane} of {later.run.run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts
         self.throttled += later.throttled
         self.last_at = later.last_at
@@ -493,7 +501,7 @@ class Ledger:
 
     def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:
         """What is `lacking`, in the form of failed calls: a report names them alike."""
-        action = self.run.action if self.run is not None else ""
+        action = self.run.action
         for omit in self.lacking():
             entry = Entry()
             entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
@@ -536,7 +544,6 @@ class Ledger:
     @property
     def settings(self) -> records.RunSettings:
         """The settings in force: the run's, or those of the last session that changed them."""
-        assert self.run is not None
         for session in reversed(self.sessions):
             if session.settings is not None:
                 return session.settings
@@ -545,8 +552,10 @@ class Ledger:
     @classmethod
     def of(cls, lines: Iterable[records.AnyRecord]) -> Ledger:
         """The ledger of a sequence of records."""
-        ledger = cls()
-        for record in lines:
+        first, *rest = lines
+        assert isinstance(first, records.Run), "a journal begins with its run"
+        ledger = cls(first)
+        for record in rest:
             ledger.apply(record)
         return ledger
 

@@ -170,7 +170,6 @@ def _of_journal(store: RunDirectory, run_id: str) -> Claim:
             f"{error}; wait for it, or stop it: acctops stop {run_id}"
         ) from error
     run = ledger.run
-    assert run is not None
     return Claim(
         run_id=run_id,
         digest=run.job.digest,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -181,12 +182,15 @@ def replay(path: Path) -> Replay:
     walk = _Walk(path)
     collecting = gc.isenabled()
     gc.disable()  # measured: a million objects are made here and none dropped, so every pass of it would be in vain
+    record: AnyRecord | None = None
     try:
-        ledger = Ledger()
-        apply, record = ledger.apply, None
-        for block in walk.blocks():
-            for record in block:
-                apply(record)
+        records = chain.from_iterable(walk.blocks())
+        record = first = next(records)
+        assert isinstance(first, Run), "the walk refuses a journal that begins otherwise"
+        ledger = Ledger(first)
+        apply = ledger.apply
+        for record in records:
+            apply(record)
     except (ValueError, OverflowError) as error:  # a `sent_at` that is no time
         raise walk.senseless(record.seq if record is not None else 0, str(error)) from error
     finally:

@@ -204,7 +204,6 @@ class FileJournal:
         try:
             fd = _open_locked(store, run_id)
             found = replay(path)
-            assert found.ledger.run is not None
             if found.ledger.run.run != run_id:
                 raise JournalCorruptError(f"{path}:1: is the journal of run {found.ledger.run.run}, not of {run_id}")
             if not locks.is_at(fd, path) or os.fstat(fd).st_size != found.size + found.torn_bytes:

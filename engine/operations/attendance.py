@@ -43,7 +43,6 @@ class Attendance:
         tell: Tell,
     ) -> None:
         """`flags` are those an exact command needs to find the run. Nobody is told of a simulated run."""
-        assert ledger.run is not None
         self._spec = settings.notify if not ledger.run.simulated else None
         self._way_out = settings.way_out
         self._ledger = ledger

@@ -260,9 +260,9 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
     with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
         new = _standing_back(new, rivals)
         parent = _link_parent(new, this.run_id)
-        ledger = Ledger()
         lines = _first_lines(new, this.reach, parent)
-        with closing(_create(this.store, this.run_id, ledger, lines, terms.clock)) as journal:
+        journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
+        with closing(journal):
             journal.append(approval.as_record(), ledger.apply)
             work = Work(
                 terms=terms,
@@ -418,11 +418,18 @@ def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId |
 
 
 def _create(
-    store: Runs, run_id: RunId, ledger: Ledger, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
-) -> Journal:
+    store: Runs, run_id: RunId, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
+) -> tuple[Journal, Ledger]:
+    """The run with its first lines, and what is known from them."""
+    lines = iter(lines)
+    first = next(lines)
+    assert isinstance(first, records.Run)
+    ledger = Ledger(first)
+
     def folded() -> Iterator[records.AnyRecord]:
+        yield first
         for line in lines:
             yield line
             ledger.apply(line)
 
-    return store.create(run_id, folded(), clock=clock)
+    return store.create(run_id, folded(), clock=clock), ledger

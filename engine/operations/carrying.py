@@ -101,7 +101,6 @@ class Ended(Struct, frozen=True, kw_only=True):
 async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
     """Work on a run until it is done or stopped, and tell who is to be told, whatever it was that ended it."""
     terms, ledger, journal = work.terms, work.ledger, work.journal
-    assert ledger.run is not None
     flags = terms.repeat(work.store.state_dir)
     attendance = Attendance(work.settings, ledger, journal, work.store, flags=flags, clock=terms.clock, tell=terms.tell)
     terms.tell(Began(ledger.run.run, journal.place))
@@ -125,7 +124,6 @@ async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
 
 def _session(work: Work, attendance: Attendance, watch: Watch) -> Session:
     ledger, world = work.ledger, work.world
-    assert ledger.run is not None
     if ledger.run.simulated and world is None:
         changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed)
@@ -154,7 +152,6 @@ def _way(work: Work, flags: str) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
     from engine.operations.family import way_of  # here: nothing of it is needed before the first call
 
-    assert work.ledger.run is not None
     way = way_of(work.store, work.ledger, flags=flags)
     if work.journal.broken is None:
         return way

@@ -123,6 +123,6 @@ def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | No
     if any(each.problem is not None for each in newer):
         return None  # that may have been the job's last run: a new one reads what is so, whichever it was
     ledger = store.replay(head.run_id).ledger
-    if ledger.end is not None or any(store.has(str(note.data.get("run", ""))) for note in ledger.links):
+    if ledger.end is not None or any(store.has(link.run) for link in ledger.links):
         return None
     return Unfinished(run_id=head.run_id, ledger=ledger)

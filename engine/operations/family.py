@@ -34,23 +34,20 @@ class Kin(Struct, frozen=True, kw_only=True):
 
 def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
     """The family of a run, by the links in its journals. AcctopsError for one that cannot be read."""
-    assert ledger.run is not None
     found = {ledger.run.run: ledger}
     undone: dict[str, str] = {}
     left = [ledger]
     while left and store is not None:
         each = left.pop()
         run = each.run
-        assert run is not None
         near = [run.parent.run] if run.parent is not None and run.parent.verb == "rerun" else []
-        for note in each.links:
-            later = str(note.data.get("run", ""))
-            if not store.has(later):  # linked, and never came to exist
+        for link in each.links:
+            if not store.has(link.run):  # linked, and never came to exist
                 continue
-            if note.what == "undone_by":
-                undone[run.run] = later
+            if link.is_undo:
+                undone[run.run] = link.run
             else:
-                near.append(later)
+                near.append(link.run)
         for name in near:
             if name not in found and store.has(name):
                 found[name] = store.replay(name).ledger
@@ -60,7 +57,6 @@ def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
 
 def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
     """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
-    assert ledger.run is not None
     more = None
     try:
         kin = kin_of(store, ledger)
@@ -82,7 +78,6 @@ def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
 
 def _left_by_the_undo(store: Runs | None, ledger: Ledger) -> Step | None:
     """Of the undo of a run alone: what takes back what reruns of that run changed."""
-    assert ledger.run is not None
     parent = ledger.run.parent
     if store is None or parent is None or parent.verb != "undo" or "--family" in ledger.run.asked:
         return None
@@ -97,7 +92,7 @@ def _left_by_the_undo(store: Runs | None, ledger: Ledger) -> Step | None:
 
 
 def _age(ledger: Ledger) -> tuple[str, str]:
-    return (ledger.run.at, ledger.run.run) if ledger.run is not None else ("", "")
+    return ledger.run.at, ledger.run.run
 
 
 class Others(Struct, frozen=True, kw_only=True):
@@ -162,7 +157,7 @@ class Undone(Struct, kw_only=True):
     def held(self) -> dict[CallId, Omit]:
         """Calls of the undo whose accounts another run holds by now, each as it is left out."""
         run = self.ledger.run
-        if self.store is None or run is None:
+        if self.store is None:
             return {}
         actions = {run.action, str(ACTIONS[run.action].inverse)}
         self.others = others_of(self.store, self.run_id, actions, self.trust, self.others)
@@ -187,7 +182,6 @@ def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
             raise JournalCorruptError(f"{store.place_of(run.run)}:1: makes no sense: its parents lead back to it")
         seen.add(run.parent.run)
         found = store.replay(run.parent.run)
-        assert found.ledger.run is not None
         if run.parent.verb == "undo":
             ref = store.find(run.parent.run)
             ledger = with_family(ref, found, trust) if "--family" in run.asked else found.ledger
@@ -199,11 +193,10 @@ def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
 def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
     """The run with its reruns, and the runs it reran: the latest outcome of every call, and what was undone since."""
     run = found.ledger.run
-    if ref.store is None or run is None:
+    if ref.store is None:
         return found.ledger
     by_run = {str(run.run): found.ledger}
     for other in others_of(ref.store, ref.run_id, {run.action}, trust).ledgers:
-        assert other.run is not None
         by_run[other.run.run] = other
     family = linked(run.run, by_run)
     members = [by_run[name] for name in family]
@@ -214,11 +207,10 @@ def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
 
 def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
     """Accounts that undos of a run, or of what it is merged of, have brought back."""
-    assert ledger.run is not None
     inverse = ACTIONS[ledger.run.action].inverse
     if ref.store is None or inverse is None:
         return set()
     others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, trust).ledgers
-    by_run = {other.run.run: other for other in others if other.run is not None}
+    by_run = {other.run.run: other for other in others}
     by_run[ledger.run.run] = ledger
     return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}

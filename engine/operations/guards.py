@@ -49,7 +49,6 @@ def guards_of(terms: Terms, ledger: Ledger, job: Job | None = None) -> Settings:
     """
     settings = terms.settings(job)
     home = guard_home(ledger)
-    assert ledger.run is not None
     was_file = os.path.normpath(home) == os.path.normpath(from_recorded(ledger.run.job.path))
     own = _own_job(home, settings.trust, was_file=was_file, tell=terms.tell)
     configs = terms.configs(*(homes(home) if own is not None or not home.is_dir() else (home,)))
@@ -67,7 +66,6 @@ def guards_of(terms: Terms, ledger: Ledger, job: Job | None = None) -> Settings:
 
 def guard_home(ledger: Ledger) -> Path:
     """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
-    assert ledger.run is not None
     home = Path(from_recorded(ledger.run.guarded_by or ledger.run.job.path))
     return home if home.is_absolute() else Path.cwd()
 
@@ -121,7 +119,6 @@ async def refuse_beyond(
     whole: bool,
 ) -> None:
     """RefusedError if the guards on size would refuse what is gone on with: the `whole` plan, or the open calls."""
-    assert ledger.run is not None
     run = ledger.run
     entries = {call.id: entry for call, entry, _ in ledger.outcomes()}
     calls = [call for call in ledger.calls.values() if whole or not entries[call.id].settled]
@@ -173,7 +170,6 @@ def check_endpoint(terms: Terms, ledger: Ledger, job: Job | None = None) -> None
             "flag away, or make a new run of the job"
         )
     check_keys(ledger)
-    assert ledger.run is not None
     if ledger.run.simulated:
         return
     named = set(settings.access(regions).every)
@@ -199,7 +195,6 @@ def _endpoints_of_job(ledger: Ledger, trust: Trust) -> tuple[str, ...]:
 
 def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
     """The file of the run's own job, as it is today, without lists; None without one that can be believed."""
-    assert ledger.run is not None
     file = job_file(ledger.run.job.path)
     if file is None:
         return None
@@ -212,7 +207,6 @@ def check_keys(ledger: Ledger) -> None:
     from engine.inputs.jobfile.fields import convert
     from engine.inputs.jobfile.filemodel import Profile, RoleArn
 
-    assert ledger.run is not None
     for account in ledger.settings.every_account:
         said = [(profile, Profile) for profile in account.profiles]
         said += [(account.role_arn, RoleArn)] if account.role_arn is not None else []
@@ -230,7 +224,6 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
     An undo has no job, and got its source by flag: there the journal is enough, if it is the operator's own.
     """
     named = ledger.settings.passwords
-    assert ledger.run is not None
     if named is None:
         return
     parent = ledger.run.parent

@@ -36,7 +36,6 @@ class Measuring:
         clock: Callable[[], float],
     ) -> None:
         """`trouble` is told, once, why they cannot be written."""
-        assert ledger.run is not None
         self._path = settings.metrics_file if not ledger.run.simulated else None
         self._ledger = ledger
         self._store = store
@@ -101,7 +100,7 @@ class Measuring:
         from engine.report.metrics import known_success
 
         run = self._ledger.run
-        assert self._path is not None and run is not None
+        assert self._path is not None
         with contextlib.suppress(AcctopsError):
             # A rerun ends well by itself; its job is done only if what it repeats is, too.
             if metrics.exit_code == Exit.OK and (

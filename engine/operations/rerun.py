@@ -58,7 +58,6 @@ async def plan_rerun(
     refuse_latest(terms, run)
     ref = find(terms, run)
     ledger = ref.replay().ledger
-    assert ledger.run is not None
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)
     faults = faults_of(terms)
@@ -118,7 +117,6 @@ def _nothing_to_repeat(
     lacking = len(ledger.lacking()) if Outcome.FAILED in kinds else 0
     way = way_of(ref.store, ledger, flags=flags_of(terms, ref))
     if lacking:
-        assert ledger.run is not None
         if way.parent is not None:
             again = f"the undo, done again, can do it: acctops undo {way.parent}{way.flags}"
         else:
@@ -161,12 +159,11 @@ def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
     done: set[CallId] = set()
     links, seen = list(ledger.links), {str(ref.run_id)}
     while links and ref.store is not None:
-        note = links.pop()
-        later = str(note.data.get("run", ""))
-        if note.what != "continued_by" or later in seen or not ref.store.has(later):
+        link = links.pop()
+        if link.is_undo or link.run in seen or not ref.store.has(link.run):
             continue
-        seen.add(later)
-        child = ref.store.replay(later).ledger
+        seen.add(link.run)
+        child = ref.store.replay(link.run).ledger
         links += child.links
         done |= {call.id for call, _, outcome in child.outcomes() if outcome in GOOD}
     return done

@@ -91,7 +91,6 @@ class Resumption(Struct, frozen=True, kw_only=True):
     @property
     def question(self) -> str:
         """What is approved, where something has changed."""
-        assert self.seen.run is not None
         what = f"About to go on with the {self.open_calls:,} open calls of its journal"
         return f"run {self.seen.run.run}: {'; '.join(self.changes)}. {what}"
 
@@ -105,7 +104,6 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     if ref.store is None:
         raise UsageError(f"{ref.place}: lies outside a state directory, so it can only be read; move it back to resume")
     seen = ref.replay().ledger
-    assert seen.run is not None
     terms = replace(terms, simulate=seen.run.simulated)
     kin = kin_of(ref.store, seen)
     _refuse_undone(terms, kin, ref)
@@ -149,7 +147,6 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
     """Take a run up and work on it to its end. RefusedError where something has changed and nobody approved of that."""
     terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
     assert ref.store is not None
-    assert seen.run is not None
     if this.changes and approval is None:
         raise RefusedError(f"{this.question}: nobody has approved of that; nothing was sent")
     if this.changes:  # that may have taken a while
@@ -161,7 +158,6 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
         journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
         ledger = replayed.ledger
-        assert ledger.run is not None
         with closing(journal):
             kin = kin_of(ref.store, ledger)
             _refuse_undone(terms, kin, ref)
@@ -232,14 +228,12 @@ def _is_finished(ledger: Ledger, kin: Kin) -> bool:
 
 def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome]]:
     """The open calls of a run that a later rerun has: which one, and its word. Only that one goes on with them."""
-    assert ledger.run is not None
     later = later_words(kin.ledgers, ledger.run.run)
     return {call: word for call, word in later.items() if not ledger.entry(call).settled}
 
 
 def _done_elsewhere(kin: Kin, ledger: Ledger) -> frozenset[CallId]:
     """The failed calls of a run that are as asked since a later rerun."""
-    assert ledger.run is not None
     later = later_words(kin.ledgers, ledger.run.run)
     return frozenset(
         call for call, (_, outcome) in later.items() if outcome in GOOD and ledger.entry(call).outcome is Outcome.FAILED
@@ -297,7 +291,6 @@ def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
 
 def _changes(ledger: Ledger, reach: Reach) -> list[str]:
     """What of job file, operator and identity is not that of the run."""
-    assert ledger.run is not None
     run = ledger.run
     changes = []
     job_path = job_file(run.job.path)
@@ -319,7 +312,7 @@ def _changes(ledger: Ledger, reach: Reach) -> list[str]:
 
 
 def _job_change(job: Job, ledger: Ledger) -> str:
-    if job.matches or (ledger.run is not None and ledger.run.match):
+    if job.matches or ledger.run.match:
         return f"{job.path} has changed since; a match is never asked again, the journal's list is what is sent"
     now = {(target.account, target.region, target.instance, target.user) for target in job.targets}
     then = {(call.account, call.region, call.instance, call.user) for call in ledger.calls.values()}

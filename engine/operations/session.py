@@ -147,7 +147,6 @@ class Session(Struct, frozen=True, kw_only=True):
 
     async def work(self) -> SessionEnd:
         """Work until done or stopped, or left at once by who watches, and close the journal."""
-        assert self.ledger.run is not None
         run_id = self.ledger.run.run
         self.store.clear_stop(run_id)
         try:
@@ -257,12 +256,10 @@ class Session(Struct, frozen=True, kw_only=True):
 
     def _share(self, runner: Runner, signer: Signer) -> None:
         """It is known whose keys these are: their lanes have that sub-account's slots, as all other runs know them."""
-        assert self.ledger.run is not None
         for lane in runner.lanes_of(signer.keys):
             lane.pacer.share(self._shared(lane_name(signer.identity, self.ledger.run.action, lane.client)))
 
     def _runner(self, transport: Transport, routes: Routes, room: _Room) -> Runner:
-        assert self.ledger.run is not None
         run, settings = self.ledger.run, self.ledger.settings
         clients = Clients(
             transport,

@@ -129,7 +129,6 @@ def _goes_on(left: Unfinished, job: Job, terms: Terms, store: Runs) -> bool:
 def _what_differs(left: Unfinished, job: Job, terms: Terms, store: Runs) -> str | None:
     """What of the job or its surroundings is no longer as the run had it, so that it cannot be this run."""
     run, settings = left.ledger.run, left.ledger.settings
-    assert run is not None
     now = terms.settings(job)
     if (strange := store.doubt(left.run_id, now.trust)) is not None:
         return f"its journal is not believed, as {strange}"
@@ -148,7 +147,6 @@ def _what_differs(left: Unfinished, job: Job, terms: Terms, store: Runs) -> str 
 def _refuse_lost_flags(left: Unfinished, terms: Terms) -> None:
     """UsageError for what only a new run can have: it is neither dropped in silence nor made true of an older one."""
     run = left.ledger.run
-    assert run is not None
     for flag, said, had in (
         ("--ticket", terms.ticket, run.ticket),
         ("--reason", terms.reason, run.reason),

@@ -99,7 +99,6 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     ref = find(terms, run)
     found = ref.replay()
     ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
-    assert ledger.run is not None
     kin = kin_of(ref.store, found.ledger)
     terms = replace(terms, simulate=ledger.run.simulated)
     _check_undoable(terms, ref, ledger, kin)
@@ -179,7 +178,6 @@ def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[
 
 
 def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None:
-    assert ledger.run is not None
     action = ACTIONS[ledger.run.action]
     if action.inverse is None:
         raise UsageError(f"{action.name} cannot be undone: no action is its inverse")
@@ -194,7 +192,7 @@ def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None
         if entry.needs_reading and (call.id not in later or later[call.id][1] is not Outcome.CHANGED)
     ]
     if unread and ref.run_id not in kin.undone:
-        whose = next(each.run.run for each in reversed(kin.ledgers) if each.run and each.entry(unread[0]).needs_reading)
+        whose = next(each.run.run for each in reversed(kin.ledgers) if each.entry(unread[0]).needs_reading)
         raise RefusedError(
             f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
             f"first: acctops resume {whose}{flags_of(terms, ref)}"
@@ -205,7 +203,6 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
     changed = [entry for _, entry, outcome in ledger.outcomes() if outcome is Outcome.CHANGED]
     if named or not changed or any(map(is_before_known, changed)):
         return
-    assert ledger.run is not None
     raise RefusedError(
         f"run {ledger.run.run} did not read its accounts before it changed them (--no-verify), so nobody knows what it "
         "changed; name the accounts: --target @FILE, one instance/user a line"
@@ -286,7 +283,6 @@ async def _read(
     """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
     world = None
     if terms.simulate:
-        assert ledger.run is not None
         changed = {call.id for call in calls}
         world = simulated_world(ledger.run.action, ledger.calls.values(), changed, faults_of(terms))
     read = await survey(calls, reach=reach, timeout_s=frozen.timeout_s, world=world, limit_s=None, purpose="undo")
@@ -307,7 +303,6 @@ def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
 
 def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
     ledger, others = undone.ledger, undone.others
-    assert ledger.run is not None
     action = ACTIONS[plan.action]
     lines = [
         f"UNDO of {ref.run_id}  {ledger.run.action}  {ledger.run.job.name}",

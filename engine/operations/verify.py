@@ -50,7 +50,6 @@ class Verifying(Struct, frozen=True, kw_only=True):
     async def compared(self) -> Verified:
         """The accounts read once, all that the run was to do."""
         ledger = self.ledger
-        assert ledger.run is not None
         world = None
         if self.terms.simulate:
             good = (Outcome.CHANGED, Outcome.ALREADY)
@@ -72,7 +71,6 @@ class Verifying(Struct, frozen=True, kw_only=True):
     def advice(self, last: Recheck) -> list[str]:
         """The whole command for what came back, and for what never was as asked."""
         ledger, lines = self.ledger, []
-        assert ledger.run is not None
         if not (last.back or last.never):
             return []
         way = way_of(self.ref.store, self.found.ledger, flags=flags_of(self.terms, self.ref))
@@ -106,7 +104,6 @@ async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifyin
     found = ref.replay()
     settings = terms.settings(None)
     ledger = with_family(ref, found, settings.trust) if family else found.ledger
-    assert ledger.run is not None
     if ACTIONS[ledger.run.action].is_desired is None:
         raise UsageError(f"nothing readable tells what {ledger.run.action} has done; there is nothing to verify")
     terms = replace(terms, simulate=ledger.run.simulated)
@@ -129,7 +126,6 @@ async def verified(this: Verifying, after_s: Sequence[float]) -> AsyncIterator[V
 def _again(ledger: Ledger, calls: Sequence[Call], way: WayOn) -> str:
     """What does it once more: the job, if its file is still there, else a command that names the accounts."""
     run = ledger.run
-    assert run is not None
     if way.job is not None and job_file(run.job.path) is not None:
         return way.job
     named = by_name(run.action, [call for call in calls if call.id], run.asked)

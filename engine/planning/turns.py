@@ -24,7 +24,6 @@ _COSTS = (Standing.OPEN, Standing.CHANGING, Standing.UNREAD)
 
 def line_after(ledger: Ledger) -> tuple[CallId, ...]:
     """Who waits after a run: calls it took and never tried, then those it left for later, in their order."""
-    assert ledger.run is not None
     action = ledger.run.action
     untried = [call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.UNATTEMPTED]
     later = [

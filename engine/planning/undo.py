@@ -143,7 +143,6 @@ def undo_plan(
     `questioned`: calls that the run may have changed (`in_question`).
     """
     run = ledger.run
-    assert run is not None
     action = ACTIONS[run.action]
     assert action.inverse is not None, "checked by the caller"
     inverse: list[Call] = []
@@ -273,12 +272,10 @@ def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] =
     by rerun are the same incident and hold nothing against it.
     """
     run = ledger.run
-    assert run is not None
-    by_run = {str(other.run.run): other for other in others if other.run is not None}
+    by_run = {str(other.run.run): other for other in others}
     family = linked(run.run, by_run, ledger)
     holds: dict[CallId, Hold] = {}
     for name, other in sorted(by_run.items()):
-        assert other.run is not None
         if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
             continue
         undone = {key for each in linked(name, by_run) for key in undone_keys(each, by_run)}
@@ -294,9 +291,9 @@ def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) ->
     parents = {
         name: other.run.parent.run
         for name, other in by_run.items()
-        if other.run is not None and other.run.parent is not None and other.run.parent.verb == "rerun"
+        if other.run.parent is not None and other.run.parent.verb == "rerun"
     }
-    if ledger is not None and ledger.run is not None and ledger.run.parent and ledger.run.parent.verb == "rerun":
+    if ledger is not None and ledger.run.parent and ledger.run.parent.verb == "rerun":
         parents[run] = ledger.run.parent.run
     family = {run}
     while True:
@@ -311,7 +308,7 @@ def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str,
     """Accounts that undos of `run` have brought back, and no undo of those has taken again."""
     keys: set[tuple[str, str, str, str]] = set()
     for name, other in by_run.items():
-        if other.run is None or other.run.parent is None:
+        if other.run.parent is None:
             continue
         if other.run.parent.verb != "undo" or other.run.parent.run != run:
             continue
@@ -351,7 +348,6 @@ class Recheck(Struct, frozen=True, kw_only=True):
 def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, str, str, str]] = frozenset()) -> Recheck:
     """Compare what a run left with readings made now; `undone` are accounts that undos have brought back."""
     run = ledger.run
-    assert run is not None
     assert ACTIONS[run.action].is_desired is not None, "checked by the caller"
     agree = on_purpose = since = 0
     back: list[Call] = []
@@ -382,7 +378,7 @@ def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, st
 
 def merged(ledgers: Sequence[Ledger]) -> Ledger:
     """One ledger of runs linked by rerun, oldest first: the latest outcome of every call, under the oldest's name."""
-    whole = Ledger()
+    whole = Ledger(ledgers[0].run)
     for ledger in ledgers:
         whole.absorb(ledger)
     return whole

@@ -27,7 +27,7 @@ class OpenWork:
             self._last[call.id] = (run, outcome in GOOD)
         for omit in ledger.lacking():
             # An account that an undo left, or could not look at. What a match could not see, and a bad row, name none.
-            if omit.reason != OmitReason.BAD_ROW and is_user(omit.user) and ledger.run is not None:
+            if omit.reason != OmitReason.BAD_ROW and is_user(omit.user):
                 of = call_id(omit.account, omit.region, omit.instance, omit.user, ledger.run.action)
                 self._last[of] = (run, False)
 

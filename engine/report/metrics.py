@@ -70,7 +70,6 @@ class RunMetrics(Struct, frozen=True, kw_only=True):
 def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | None) -> RunMetrics:
     """How a run stands at UNIX time `now`."""
     run = ledger.run
-    assert run is not None
     samples: _Samples = [("acctops_run_targets", {"outcome": name}, count) for name, count in ledger.counts().items()]
     samples += [("acctops_run_left_out", {"reason": name}, count) for name, count in ledger.left_out().items()]
     samples += [

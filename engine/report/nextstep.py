@@ -112,7 +112,7 @@ class WayOn(Struct, frozen=True, kw_only=True):
         """
         steps: tuple[Step, ...] = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
         if not steps:
-            run = _run(ledger)
+            run = ledger.run
             steps = by_name(
                 run.action, (call for call, _, outcome in ledger.outcomes() if outcome not in GOOD), run.asked
             )
@@ -165,7 +165,7 @@ def way_on(
 
     `undone`: runs of it that were undone → the undo. `flags` find a run.
     """
-    lines = [_run(ledger) for ledger in family]
+    lines = [ledger.run for ledger in family]
     names = [line.run for line in lines]
     me = names.index(run) if run is not None else len(names) - 1
     owners = {call: name for name, ledger in zip(names, family, strict=True) for call in ledger.calls}
@@ -214,7 +214,7 @@ def way_on(
 
 def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, Outcome]]:
     """Of the calls of a run those that a later run of the family has, too: which one has them last, and its word."""
-    names = [_run(ledger).run for ledger in family]
+    names = [ledger.run.run for ledger in family]
     me = names.index(run)
     return {
         call.id: (name, outcome)
@@ -240,7 +240,7 @@ def _step_of(run: str, mine: Counter[Outcome], *, is_unsettled: bool, undone_by:
 
 def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
     """Of an undo: what takes the accounts that it could not look at, and what could take those that it left."""
-    line = _run(ledger)
+    line = ledger.run
     if line.parent is None or line.parent.verb != "undo":
         return [], []
     left = [(OmitReason(omit.reason), omit.where, f"{omit.instance}/{omit.user}") for omit in ledger.lacking()]
@@ -313,11 +313,6 @@ def _job_words(run: records.Run) -> tuple[str, ...]:
         return ()
     words = map(with_its_bytes, (path, *run.asked))
     return ("run", *words, *(("--simulate",) if run.simulated else ()))
-
-
-def _run(ledger: Ledger) -> records.Run:
-    assert ledger.run is not None, "a ledger without its run line"
-    return ledger.run
 
 
 __all__ = ["BAD", "Step", "WayOn", "by_name", "go_on_lines", "later_words", "undo_steps", "way_on"]

@@ -36,7 +36,6 @@ def notice(
     `exit_code` is None while it goes; `way` is what is open of its family.
     """
     run = ledger.run
-    assert run is not None
     codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
     go_on = (way or way_on([ledger])).command if exit_code is not None else None
     return {
@@ -109,7 +108,6 @@ def bare_notice(
 
 def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
     """One line for a person, such as a chat shows."""
-    assert ledger.run is not None
     name = f"{ledger.run.job.name} ({ledger.run.run})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)

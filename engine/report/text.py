@@ -148,7 +148,7 @@ def document(
     ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None, way: WayOn | None = None
 ) -> dict[str, Any]:
     """The `run --json` document (engine/json.md). `way`: what is open of its family. Any: JSON values."""
-    run = _run(ledger)
+    run = ledger.run
     way = way or way_on([ledger])
     end = ledger.end
     failures = []
@@ -208,7 +208,7 @@ _IDENTITY = ("account", "uin", "sub_account", "arn", "source", "key")
 
 def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: WayOn | None = None) -> dict[str, Any]:
     """The `report --format json` document: that of the run, its job, and every target. Any: JSON values."""
-    run = _run(ledger)
+    run = ledger.run
     way = way or way_on([ledger])
     return {
         **document(ledger, journal=journal, head=head, way=way),
@@ -340,7 +340,7 @@ def text(
         lines.append(f"STOPPED EARLY{of}: {plain(stopped.why)}{code}{request}")
         if stopped.code is not None:
             answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
-            ruling = rule(_run(ledger).action, answer)
+            ruling = rule(ledger.run.action, answer)
             # What failed brings its own advice; what was never sent for such a reason would bring none.
             lines += [f"  → {way.fill(ruling.advice)}"] if ruling.verdict is Verdict.FATAL else []
         lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
@@ -358,7 +358,7 @@ def _account_lines(ledger: Ledger) -> list[str]:
         counts.setdefault(call.account, Counter())[outcome] += 1
     if len(counts) < 2:
         return []
-    done_word = ACTIONS[_run(ledger).action].done_word
+    done_word = ACTIONS[ledger.run.action].done_word
     lines = []
     for name, of in sorted(counts.items()):
         whose = f" ({ledger.uins[name]})" if ledger.uins.get(name, name) != name else ""
@@ -389,7 +389,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
 
     An account counts from when the API took its call, once it is proven; one that was locked before counts at once.
     """
-    run = _run(ledger)
+    run = ledger.run
     if run.action not in ACTIONS or not ACTIONS[run.action].is_incident:
         return {}
     begun = records.unix_seconds(run.at)
@@ -430,7 +430,7 @@ def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> 
 
 
 def _title(ledger: Ledger, *, live: bool) -> str:
-    run = _run(ledger)
+    run = ledger.run
     marks = ("SIMULATED  " if run.simulated else "") + ("LIVE  " if live else "")
     extra = "".join(f"  {value}" for value in (run.ticket, run.reason) if value)
     return plain(f"{marks}run {run.run}  {run.action}  {run.job.name}{extra}")
@@ -447,7 +447,7 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
     """
     counts = ledger.counts()
     total = len(ledger.calls) + len(ledger.lacking())
-    action = ACTIONS[_run(ledger).action]
+    action = ACTIONS[ledger.run.action]
     good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY]
     read = verified(ledger)
     proven, unread, undone = read["agree"], read["unread"], good - read["agree"] - read["unread"]
@@ -515,7 +515,7 @@ def _bad_lines(ledger: Ledger, way: WayOn) -> list[str]:
         for call, entry in shown:
             lines += _target_lines(call, entry, kind, way)
         if total > len(shown):
-            run = _run(ledger).run
+            run = ledger.run.run
             lines.append(f"  … and {total - len(shown):,} more: acctops report {run} --format csv{way.flags}")
     return [*lines, ""] if lines else []
 
@@ -548,8 +548,3 @@ def _target_lines(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> lis
 def plain(value: str) -> str:
     """One line without control characters: what a server says must not move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in value)
-
-
-def _run(ledger: Ledger) -> records.Run:
-    assert ledger.run is not None, "a ledger without its run line"
-    return ledger.run

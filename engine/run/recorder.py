@@ -18,7 +18,6 @@ class Recorder:
     """The journal of a run, and the ledger that is folded from what is durable in it."""
 
     def __init__(self, journal: Journal, ledger: Ledger) -> None:
-        assert ledger.run is not None
         self.journal = journal
         self.ledger = ledger
         self.action: Action = ACTIONS[ledger.run.action]

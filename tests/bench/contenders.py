@@ -137,13 +137,14 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     from engine.model import RunId, Target
     from engine.operations.session import Session
     from engine.planning.plan import make_plan
-    from tests.support.drill import FixedKeys, first_lines, run_settings
+    from tests.support.drill import FixedKeys, first_lines, run_line, run_settings
 
     endpoints = tuple(urls.split(","))
-    ledger, store = Ledger(), RunStore(place)
+    store = RunStore(place)
     settings = run_settings(endpoint=endpoints, rate=rate, workers=WORKERS, verify=False)
     plan = make_plan(ACTION, [Target(instance, user, REGION) for instance, user in targets(calls)])
-    lines = first_lines(plan, settings, ledger)
+    ledger = Ledger(run_line(plan, settings))
+    lines = first_lines(plan, ledger)
     journal = FileJournal.create(store, RunId("20261122T000000Z-bench"), lines, clock=time.time)
     session = Session(
         store=store,

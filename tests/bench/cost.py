@@ -97,7 +97,7 @@ def _write_journal(place: Path, count: int) -> Path:
     from engine.journal.lines import Chain
     from engine.model import CallId, Outcome, Proof, Target, Verdict
     from engine.planning.plan import make_plan
-    from tests.support.drill import first_lines, run_settings
+    from tests.support.drill import first_lines, run_line, run_settings
 
     targets = [
         Target(f"postgres-{number // 5:08d}", f"user{number % 5}", "ap-singapore") for number in range(count // 4)
@@ -106,7 +106,8 @@ def _write_journal(place: Path, count: int) -> Path:
     path = place / "journal.jsonl"
     with path.open("wb") as out:
         out.writelines(
-            chain.add(line, "2026-11-22T00:00:00.000Z") for line in first_lines(plan, run_settings(), Ledger())
+            chain.add(line, "2026-11-22T00:00:00.000Z")
+            for line in first_lines(plan, Ledger(run_line(plan, run_settings())))
         )
         for number, call in enumerate(plan.calls):
             stamp, known = records.rfc3339(at + number / 20, digits=6), CallId(call.id)

@@ -217,7 +217,7 @@ def test_the_run_as_a_whole() -> None:
     assert ledger.confirmed is not None
     assert [found.verb for found in ledger.sessions] == ["resume", "resume"]
     assert [note.what for note in ledger.notes] == ["signal"]
-    assert [note.what for note in ledger.links] == ["undone_by"]
+    assert [link.is_undo for link in ledger.links] == [True]
     assert ledger.end is records_[-1]
     assert ledger.throttled == 2
     assert ledger.attempts == sum(isinstance(record, records.Sent) for record in records_)
@@ -227,7 +227,9 @@ def test_the_run_as_a_whole() -> None:
 def test_left_out_targets_are_counted_by_reason() -> None:
     """Every reason named; one this version does not know is counted too."""
     fields: dict[str, Any] = {"account": "", "region": "r", "instance": "i", "user": "u", "rule": "", "where": ""}
-    ledger = Ledger.of(records.OmitLine(reason=reason, **fields) for reason in ("protected", "protected", "new"))
+    ledger = Ledger.of(
+        [*plan(0), *(records.OmitLine(reason=reason, **fields) for reason in ("protected", "protected", "new"))]
+    )
     assert ledger.left_out() == {
         "protected": 2,
         "excluded": 0,

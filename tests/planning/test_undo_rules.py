@@ -347,7 +347,7 @@ def test_a_run_holds_what_it_changed_or_found_so(outcome: Outcome, holds: bool) 
 def test_a_run_of_another_action_holds_nothing() -> None:
     """An unlock wants nothing locked."""
     assert not holders(ledger_of("one", ONE), [ledger_of("two", {"a": CHANGED}, UNLOCK)])
-    assert not holders(ledger_of("one", ONE), [ledger_of("two", {"a": CHANGED}, "OpenAccountCAM"), Ledger()])
+    assert not holders(ledger_of("one", ONE), [ledger_of("two", {"a": CHANGED}, "OpenAccountCAM")])
 
 
 def test_the_same_name_elsewhere_is_another_account() -> None:
@@ -406,10 +406,7 @@ def test_a_hold_ends_with_the_undo_of_the_run_that_held() -> None:
     assert holders(one, [two, undone, redone])["a"] == "two (T)"
     assert undone_keys("two", {"undo": undone}) == {key("a"), key("b")}
     assert undone_keys("two", {"undo": undone, "zredo": redone}) == {key("b")}
-    assert (
-        undone_keys("two", {"two": two, "none": Ledger(), "rerun": ledger_of("r", {}, of=parent("two", "rerun"))})
-        == set()
-    )
+    assert undone_keys("two", {"two": two, "rerun": ledger_of("r", {}, of=parent("two", "rerun"))}) == set()
 
 
 def test_the_undo_of_a_whole_family_ends_the_holds_of_all_of_it() -> None:
@@ -536,12 +533,11 @@ def test_a_family_adds_up_attempts_omits_and_ends_as_its_last() -> None:
     assert whole.worst_second() == {f"{LANE} of one": 1, f"{LANE} of two": 1}
 
 
-def test_a_family_of_one_or_none() -> None:
+def test_a_family_of_one() -> None:
     """`--family` of a run without a rerun is that run."""
     one = ledger_of("one", {"a": CHANGED, "b": ALREADY})
     assert list(merged([one]).outcomes()) == list(one.outcomes())
     assert merged([one]).counts() == one.counts()
-    assert merged([]).run is None
 
 
 # ---- all of it at once ---------------------------------------------------------------------------------------------

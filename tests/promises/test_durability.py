@@ -35,7 +35,7 @@ from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.command import ROOT, wait_until
 from tests.support.crash import Outpost, Simulators, WatchedWorld, Witness, tally_of
-from tests.support.drill import Drill, first_lines, fleet
+from tests.support.drill import Drill, first_lines, fleet, run_line
 from tests.support.journals import NOW, session
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -476,7 +476,7 @@ def test_what_took_effect_after_a_reading_had_denied_it_is_this_runs_change(tmp_
     plan = make_plan("LockAccount", drill.targets)
     (call,) = plan.calls
     lines = [
-        *first_lines(plan, drill.settings, Ledger()),
+        *first_lines(plan, Ledger(run_line(plan, drill.settings))),
         records.Before(
             call=call.id, status=2, cam=False, type="normal", update_time="", password_update_time="", why=None
         ),

@@ -396,17 +396,15 @@ def test_the_reminder_goes_by_the_settings_in_force() -> None:
 
 def timed(*lines: tuple[float, AnyRecord], calls: int, action: str = "LockAccount") -> Ledger:
     """A ledger of a run that began at 03:00:00, and of lines so many seconds later."""
-    ledger = Ledger()
     begun = 1_795_316_400.0  # 2026-11-22T03:00:00Z
-    for line in plan(calls):
+    first = list(plan(calls))
+    for line in first:
         line.at, line.run = records.rfc3339(begun), RUN
         if isinstance(line, records.CallLine | records.Run):
             line.action = action
-        ledger.apply(line)
     for after, line in lines:
         line.at = records.rfc3339(begun + after)
-        ledger.apply(line)
-    return ledger
+    return Ledger.of([*first, *(line for _, line in lines)])
 
 
 def locked(number: int, accepted: float, proven: float) -> list[tuple[float, AnyRecord]]:

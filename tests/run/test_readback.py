@@ -393,8 +393,7 @@ def _ledger(run: str, action: str, outcomes: dict[str, Outcome], parent: records
     from engine.journal.ledger import Ledger
     from engine.model import call_id
 
-    ledger = Ledger()
-    ledger.apply(
+    ledger = Ledger(
         records.Run(
             job=records.JobRef("j", "p", "d"),
             action=action,

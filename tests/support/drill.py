@@ -83,8 +83,9 @@ def run_settings(**changes: object) -> records.RunSettings:
     return records.RunSettings(**(settings | changes))  # type: ignore[arg-type]
 
 
-def first_lines(plan: Plan, settings: records.RunSettings, ledger: Ledger) -> Iterable[records.AnyRecord]:
-    run = records.Run(
+def run_line(plan: Plan, settings: records.RunSettings) -> records.Run:
+    """The first line of a run of this plan."""
+    return records.Run(
         job=records.JobRef("test", "test.yaml", "0" * 64),
         action=plan.action,
         reason=None,
@@ -100,8 +101,11 @@ def first_lines(plan: Plan, settings: records.RunSettings, ledger: Ledger) -> It
         plan_digest=plan.digest,
         counts={"calls": len(plan.calls), **plan.left_out()},
     )
-    yield run
-    ledger.apply(run)
+
+
+def first_lines(plan: Plan, ledger: Ledger) -> Iterable[records.AnyRecord]:
+    """The first lines of the ledger's run, folded into it as they are written."""
+    yield ledger.run
     for call in plan.calls:
         line = records.CallLine(
             call=call.id,
@@ -180,11 +184,11 @@ class Drill:
                 self.ledger.apply,
             )
         else:
-            self.ledger = Ledger()
             plan = make_plan(self.action, self.targets)
+            self.ledger = Ledger(run_line(plan, self.settings))
             for target in self.targets if self.seeded else ():
                 self.world.seed(target.instance, target.region, [target.user])
-            lines = first_lines(plan, self.settings, self.ledger)
+            lines = first_lines(plan, self.ledger)
             journal = FileJournal.create(self.store, self.run_id, lines, clock=clock)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             self.exit = runner.run(self._session(journal, wall, clock))
