@@ -29,6 +29,10 @@ MOST_STALE = 3
 """How often a call is sent again at once after its connection turned out to be dead; then it waits as others do."""
 
 
+FORBIDDEN = "read as not done; a guard, or a later rerun, forbids it"
+"""Said of a call that is not sent again, though it would be otherwise."""
+
+
 class Then(Enum):
     """What becomes of a call."""
 
@@ -133,6 +137,7 @@ class Beside(Struct, frozen=True, kw_only=True):
 ALONE = Beside()
 END = Decision(then=Then.END)
 _PROVE = Decision(then=Then.PROVE)
+_PROVE_ONLY = Decision(then=Then.PROVE, resend=False)
 _TAKEN = Decision(then=Then.SETTLE, outcome=Outcome.CHANGED, proof=Proof.ACCEPTED)
 _FREE = Decision(then=Then.AGAIN, keeps_place=True)
 _AT_ONCE = Decision(then=Then.AGAIN)
@@ -198,7 +203,7 @@ def decide_begun(work: Work, entry: Entry, answer: Answer, action: Action, *, re
     if entry.unanswered or entry.doubt:
         return _doubtful(action)
     if entry.verdict is Verdict.DONE:
-        return Decision(then=Then.PROVE, resend=False) if reads_back else _TAKEN
+        return _PROVE_ONLY if reads_back else _TAKEN
     ruling = rule(action.name, answer)
     if entry.verdict is Verdict.ALREADY:
         return _already(work, ruling, reads_back)
@@ -213,7 +218,7 @@ def _already(work: Work, ruling: Ruling, reads_back: bool) -> Decision:
     The code proves nothing by itself, as it may be meant for another account: a reading shows that it is so.
     """
     if reads_back:
-        return _PROVE
+        return _PROVE_ONLY if work.no_send else _PROVE
     if work.may_have_done_it:
         return _TAKEN
     return Decision(then=Then.SETTLE, outcome=Outcome.ALREADY, proof=Proof.CODE, words=ruling.words)
@@ -305,7 +310,7 @@ def _read_for_refusal(work: Work, entry: Entry, answer: Answer, reading: Reading
             agrees=True,
         )
     if state is not None and state.status in TRANSITIONAL:
-        return _LATER
+        return settle_failed(work, FORBIDDEN) if work.no_send else _LATER
     if is_so is None:
         return settle_failed(work, f"{answer.message or words} ({_unshown(reading)})")
     is_absent = state is None and reading.accounts is not None
@@ -320,8 +325,7 @@ def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None
         # It only sets a state: to set it twice is harmless, to leave it open for want of a reading is not.
         return _LATER if action.resendable and not work.no_send else _hold(action)
     if work.no_send:
-        words = "read as not done; a guard, or a later rerun, forbids it"
-        return replace(settle_failed(work, words, agrees=False), doubt=False)
+        return replace(settle_failed(work, FORBIDDEN, agrees=False), doubt=False)
     if answer.stale_connection and work.stale < MOST_STALE:
         return Decision(then=Then.AGAIN, is_stale=True, agrees=False, doubt=False)
     return Decision(then=Then.AGAIN, budget=Budget.NORMAL, agrees=False, doubt=False)

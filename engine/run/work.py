@@ -64,7 +64,7 @@ class Work(Struct, eq=False):
 
     def start_over(self) -> None:
         """Forget what was tried so far: it was accepted, read back as not so, and is sent again as if it were new."""
-        self.doubt, self.no_send = False, False
+        self.doubt = False
         self.tries, self.started, self.stale = 0, None, 0
         self.cures, self.denied = frozenset(), frozenset()
 

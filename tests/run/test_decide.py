@@ -17,6 +17,7 @@ from engine.model import AccountState, Answer, Call, CallId, Outcome, Proof, Rea
 from engine.run.callqueue import Health
 from engine.run.decide import (
     END,
+    FORBIDDEN,
     MOST_STALE,
     Beside,
     Decision,
@@ -283,7 +284,6 @@ UNSEEN = "as the API puts it (and the reading of its instance does not show how 
 ABSENT = "no account app_user on postgres-00000001"
 HOLD_CAM = f"in doubt, and read at the end as not {CAM_OFF.done_word}"
 NO_SEND = {**IN_DOUBT, "no_send": True}
-FORBIDDEN = "read as not done; a guard, or a later rerun, forbids it"
 SO_BEFORE = settle(Outcome.ALREADY, Proof.READ, rule("LockAccount", SAID).words, agrees=True)
 SO_NOW = settle(Outcome.CHANGED, Proof.READ, agrees=True)
 NOT_SO = again(Budget.NORMAL, agrees=False, doubt=False)
@@ -407,6 +407,21 @@ def test_a_call_that_an_earlier_session_began_leads_to(
     reads_back = action.is_desired is not None
     assert decide_begun(work_of(**known), entry, answer, action, reads_back=reads_back) == expected
     assert expected.then is not Then.AGAIN
+
+
+def test_what_may_not_be_sent_is_not_sent_again() -> None:
+    """A guard forbids it by now, or a later rerun has it: whatever an earlier session left of it and readings show."""
+    for verdict, known, answer, unanswered in product(
+        V, (UNTRIED, SUSPECT, DOUBTED, IN_DOUBT), (SAID, ASKED), (True, False)
+    ):
+        work, entry = work_of(**known, no_send=True), entry_of(verdict=verdict, unanswered=unanswered)
+        decision = decide_begun(work, entry, answer, LOCK, reads_back=True)
+        assert decision.then is not Then.AGAIN
+        assert decision.then is not Then.PROVE or not decision.resend
+        if decision.question is None:
+            continue
+        for reading in READINGS.values():
+            assert decide_read(decision.question, work, entry, answer, reading, LOCK).then is not Then.AGAIN
 
 
 # ---- the proof -------------------------------------------------------------------------------------------------------

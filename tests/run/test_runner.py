@@ -547,6 +547,24 @@ def test_a_call_that_must_not_be_sent_again_is_only_read(tmp_path: Path) -> None
     assert outcomes(drill) == {"failed": 1}
 
 
+def test_what_the_api_called_so_is_not_sent_again_once_a_guard_forbids_it(tmp_path: Path) -> None:
+    """Read as not so at last: the word was meant for another account, or somebody else has changed it since."""
+    said = {"action": "OpenAccountCAM", "code": "FailedOperation.CheckAccountCAMCloseError"}
+    it = world(said, {"action": "DescribeAccounts", "code": "InternalError"})
+
+    async def stop(runner: Runner) -> None:
+        await asyncio.sleep(30)
+        runner.stop("enough", Exit.INTERRUPTED)
+
+    drill = Drill(tmp_path, it, fleet(1, 1), action="OpenAccountCAM", during=stop).go()
+    assert outcomes(drill) == {"unknown": 1}
+    drill.during, drill.no_send, drill.world = None, frozenset(drill.ledger.calls), world()
+    drill.world.seed(drill.targets[0].instance, drill.targets[0].region, [drill.targets[0].user])
+    drill.go()
+    assert not writes(drill.world, "OpenAccountCAM")
+    assert outcomes(drill) == {"failed": 1}
+
+
 # ---- secrets, and actions without a readable state -----------------------------------------------------------------
 
 
