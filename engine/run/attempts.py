@@ -153,6 +153,7 @@ class Attempts:
     def _record_reply(self, work: Work, attempt: Attempt, ruling: Ruling) -> None:
         answer = attempt.answer
         unsent = row_of(answer.code).not_sent
+        work.already = answer.code if ruling.verdict is Verdict.ALREADY else None
         self._recorder.append(
             records.ReplyLine(
                 call=work.id,

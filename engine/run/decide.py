@@ -346,7 +346,7 @@ def _unshown(reading: Reading) -> str:
 
 def success(work: Work, entry: Entry, action: Action) -> Outcome:
     """Return `changed`, or `already` if it was so before: sent all the same (`resend_already`), or the API said so."""
-    is_others = entry.verdict is Verdict.ALREADY and not work.may_have_done_it
+    is_others = work.already is not None and not work.may_have_done_it
     return Outcome.ALREADY if is_others or entry.was_desired(action) else Outcome.CHANGED
 
 
@@ -358,8 +358,8 @@ def decide_proved(work: Work, entry: Entry, request_id: str | None, action: Acti
     accepted = Answer(http=200, request_id=request_id, code=None, message=None)
     outcome = success(work, entry, action)
     proved = Decision(then=Then.SETTLE, outcome=outcome, proof=Proof.READ, agrees=True)
-    if outcome is Outcome.ALREADY and entry.verdict is Verdict.ALREADY:
-        answer = replace(accepted, code=entry.code)
+    if outcome is Outcome.ALREADY and work.already is not None:
+        answer = replace(accepted, code=work.already)
         return replace(proved, words=rule(action.name, answer).words), answer
     return proved, accepted
 

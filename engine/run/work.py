@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine.model import Verdict
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Collection
@@ -30,6 +32,9 @@ class Work(Struct, eq=False):
     """Some attempt may have been applied, whatever was read since."""
     may_be_applied: bool = False
     """Some attempt may have been applied: in doubt, accepted, or answered with an error that does not say."""
+    already: str | None = None
+    """Code of the last answer, if it said that the account was so already. Kept here, too, as the ledger learns of an
+    answer when the disk has it: a reading may be faster."""
     no_send: bool = False
     """Only to be read and settled: a guard forbids sending it again, or a later rerun has it."""
     resends: int = 0
@@ -78,6 +83,7 @@ def works_of(ledger: Ledger, no_send: Collection[CallId]) -> list[Work]:
         work = Work(index, call, places.setdefault(where, where))
         work.attempt = entry.attempts
         work.was_in_doubt, work.may_be_applied = entry.was_in_doubt, entry.may_be_applied
+        work.already = entry.code if entry.verdict is Verdict.ALREADY else None
         work.no_send = call.id in no_send
         works.append(work)
     return works
