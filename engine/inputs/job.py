@@ -6,7 +6,7 @@ import re
 from fnmatch import translate
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -171,8 +171,6 @@ class Job(Struct, frozen=True, kw_only=True):
     """Send as listed, not superusers first."""
     resend_already: bool = False
     """Send also to accounts that read as desired, last; their outcome stays `already`."""
-    verify: bool | None = None
-    """False: read neither before nor after."""
     reason: str | None = None
     ticket: str | None = None
     profiles: tuple[str, ...] | None = None
@@ -180,13 +178,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """Cloud accounts of the targets; none: that of the keys, called ""."""
     endpoints: tuple[str, ...] | None = None
     """As written: `endpoints.endpoint_word`."""
-    rate: float | None = None
-    workers: int | None = None
-    per_instance: int | None = None
-    retry_transient_s: float | None = None
-    retry_busy_s: float | None = None
-    deadline_s: float | None = None
-    stop_after: StopAfter | None = None
+    settings: Mapping[str, Any] = {}
+    """What it says of settings that config files may say, too (`settingtable`), by their names. Any: their types."""
     passwords: PasswordSpec | None = None
     window: Window | None = None
     """When it may send; None: at any time."""

@@ -318,8 +318,7 @@ def _convert(text: str, key: str, origin: str) -> Any:
 
 def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | None:
     """A setting from the job or the nearest config that has it, with its origin."""
-    by_job = getattr(job, name, None)
-    if job is not None and by_job is not None:
+    if job is not None and (by_job := job.settings.get(name, getattr(job, name, None))) is not None:
         return by_job, str(job.places.get(name, job.path))
     for config in configs.files:
         if name in config.values:

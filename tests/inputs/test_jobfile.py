@@ -61,9 +61,9 @@ def test_the_simple_case_of_the_design():
         Target("postgres-r95q23pn", "root", "ap-tokyo", "", "jobs/x.yaml", 6, 41),
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
-    unsaid = {"reason", "ticket", "profiles", "endpoints", "rate", "workers", "per_instance", "retry_transient_s",
-              "retry_busy_s", "deadline_s", "stop_after", "passwords", "notify", "protect", "keep_admins",
-              "max_targets", "max_share", "verify", "window", "take"}  # fmt: skip
+    unsaid = {"reason", "ticket", "profiles", "endpoints", "passwords", "notify", "protect", "keep_admins",
+              "max_targets", "max_share", "window", "take"}  # fmt: skip
+    assert job.settings == {}
     assert {name for name in Job.__struct_fields__ if getattr(job, name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
     assert (job.protect_waived, job.listed_order, job.resend_already) == (False, False, False)
@@ -80,11 +80,12 @@ def test_every_key_becomes_its_value():
         "targets: [postgres-a1: u]\n".replace("HTTP", "http")
     )
     assert (job.name, job.reason, job.ticket, job.action) == ("night", "a\nb\n", "4711", "CloseAccountCAM")
-    assert (job.profiles, job.endpoints, job.rate, job.workers, job.per_instance) == (
+    said = job.settings
+    assert (job.profiles, job.endpoints, said["rate"], said["workers"], said["per_instance"]) == (
         ("prod",), ("http://localhost",), 0.5, 7, 2,
     )  # fmt: skip
-    assert (job.retry_transient_s, job.retry_busy_s, job.deadline_s) == (0, 5400, 2700)
-    assert job.stop_after == StopAfter(share=0.05)
+    assert (said["retry_transient_s"], said["retry_busy_s"], said["deadline_s"]) == (0, 5400, 2700)
+    assert said["stop_after"] == StopAfter(share=0.05)
     assert job.exclude == (Glob("*/a", Place("jobs/x.yaml", 17, 11)),)
     assert job.protect == (Glob("b-?/[cd]*", Place("jobs/x.yaml", 18, 11), fold=True),)
     assert job.passwords is not None
@@ -100,7 +101,7 @@ def test_guards_and_reading_become_their_values():
         "resend_already: true\nverify: true\n"
     )
     assert (job.keep_admins, job.max_targets, job.max_share) == (2, 2000, 0.125)
-    assert (job.listed_order, job.resend_already, job.verify) == (True, True, True)
+    assert (job.listed_order, job.resend_already, job.settings["verify"]) == (True, True, True)
     assert job.places["keep_admins"] == Place("jobs/x.yaml", 4, 14)
     assert job.places["max_targets"] == Place("jobs/x.yaml", 6, 16)
     assert job.places["max_share"] == Place("jobs/x.yaml", 7, 14)

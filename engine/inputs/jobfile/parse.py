@@ -115,7 +115,9 @@ class _JobReader:
         notify = self._notify(table, places)
         self._problems.stop_if_any()
         assert isinstance(action, str)
+        named = [name for name in values if name not in Job.__struct_fields__]
         return Job(
+            settings={name: values.pop(name) for name in named},
             **{"name": default_name(self._file), "region": "", **values},
             accounts=accounts,
             targets=targets,
