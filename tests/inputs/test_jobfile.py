@@ -107,7 +107,7 @@ def test_guards_and_reading_become_their_values():
     assert job.places["max_share"] == Place("jobs/x.yaml", 7, 14)
     usual = parse(ONE + "keep_admins: 0\norder: contain\nresend_already: false\nverify: false\n")
     assert (usual.keep_admins, usual.max_targets, usual.max_share) == (0, None, None)
-    assert (usual.listed_order, usual.resend_already, usual.verify) == (False, False, False)
+    assert (usual.listed_order, usual.resend_already, usual.settings["verify"]) == (False, False, False)
 
 
 def test_all_problems_in_one_go_in_the_order_of_the_file():
