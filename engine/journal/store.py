@@ -249,6 +249,11 @@ class RunStore(RunDirectory):
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
 
 
+def runs_at(state_dir: Path, *, simulated: bool, group: str | None = None, trust: Trust = _NO_ONE_ELSE) -> Runs:
+    """The runs that a state directory keeps. A store of another kind would be chosen here."""
+    return RunStore(state_dir, simulated=simulated, group=group, trust=trust)
+
+
 def find_run(
     state_dir: Path, text: str, *, group: str | None = None, trust: Trust = _NO_ONE_ELSE, now: float | None = None
 ) -> RunRef:

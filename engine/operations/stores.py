@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.journal.runs import RunHead, RunRef, stamp
-from engine.journal.store import RunStore, find_run, to_come_words
+from engine.journal.store import find_run, runs_at, to_come_words
 from engine.operations.events import Warned
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def store_at(state_dir: Path, *, simulated: bool) -> Runs:
     """The runs of a state directory of which nothing more is known."""
-    return RunStore(state_dir, simulated=simulated)
+    return runs_at(state_dir, simulated=simulated)
 
 
 def store_of(settings: Settings, *, simulated: bool) -> Runs:
     """The runs of the state directory that are simulated, or those that are not."""
-    return RunStore(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
+    return runs_at(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
 
 
 def trusted_store(settings: Settings, *, simulated: bool) -> Runs:
