@@ -24,7 +24,7 @@ import msgspec.structs
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal.directory import JOURNAL, RunDirectory
 from engine.journal.reader import first_record, last_end, replay
-from engine.journal.runs import Claim, RunHead, RunRef
+from engine.journal.runs import Claim, RunHead, RunRef, Runs
 from engine.model import RunId
 from engine.outside.trust import Trust, read_regular, replace_whole
 
