@@ -25,7 +25,7 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.runs import Claim, RunRef, Runs
 from engine.model import STAYS, Call, CallId, Omit, Rival, RunId, Target, call_id
-from engine.operations.carrying import Ended, Work, carry_out
+from engine.operations.carrying import Ended, OpenRun, carry_out
 from engine.operations.earlier import Take
 from engine.operations.events import Warned, nobody
 from engine.operations.frozen import check_metrics
@@ -264,7 +264,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
             journal.append(approval.as_record(), ledger.apply)
-            work = Work(
+            work = OpenRun(
                 terms=terms,
                 settings=new.settings,
                 store=this.store,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class OpenRun(Struct, frozen=True, kw_only=True):
     """A run that exists, and all that a session of it needs."""
 
     terms: Terms
@@ -98,7 +98,7 @@ class Ended(Struct, frozen=True, kw_only=True):
         return {str(outcome): count for outcome, count in self.ledger.counts().items()}
 
 
-async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
+async def carry_out(work: OpenRun, watch: Watch | None = None) -> Ended:
     """Work on a run until it is done or stopped, and tell who is to be told, whatever it was that ended it."""
     terms, ledger, journal = work.terms, work.ledger, work.journal
     flags = terms.repeat(work.store.state_dir)
@@ -122,7 +122,7 @@ async def carry_out(work: Work, watch: Watch | None = None) -> Ended:
     )
 
 
-def _session(work: Work, attendance: Attendance, watch: Watch) -> Session:
+def _session(work: OpenRun, attendance: Attendance, watch: Watch) -> Session:
     ledger, world = work.ledger, work.world
     if ledger.run.simulated and world is None:
         changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
@@ -148,7 +148,7 @@ def _session(work: Work, attendance: Attendance, watch: Watch) -> Session:
     )
 
 
-def _way(work: Work, flags: str) -> WayOn:
+def _way(work: OpenRun, flags: str) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
     from engine.operations.family import way_of  # here: nothing of it is needed before the first call
 

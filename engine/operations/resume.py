@@ -24,7 +24,7 @@ from engine.journal.reader import Replay
 from engine.journal.runs import RunRef
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import Approval, claim, omit_line
-from engine.operations.carrying import Ended, Work, carry_out
+from engine.operations.carrying import Ended, OpenRun, carry_out
 from engine.operations.events import News, Warned
 from engine.operations.family import Kin, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
@@ -166,7 +166,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             undone = undone_of(ref.store, ledger.run, guards.trust)
             held = undone.held() if undone is not None else {}
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
-            work = Work(
+            work = OpenRun(
                 terms=terms,
                 settings=guards,
                 store=ref.store,

@@ -30,10 +30,10 @@ from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
 from engine.pacing.slots import SharedSlots
 from engine.planning.routes import Routes, routes_of
+from engine.run.bounds import Bounds
 from engine.run.lanes import lane_name, lanes_of
 from engine.run.recorder import Recorder
 from engine.run.runner import Runner
-from engine.run.terms import Terms
 
 if TYPE_CHECKING:
     from engine.inputs.job import StopAfter
@@ -279,7 +279,7 @@ class Session(Struct, frozen=True, kw_only=True):
             lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer),
             routes,
             Inventory(clients.reading, record=recorder.append, rng=rng, concurrency=room.readers),
-            terms=Terms(
+            bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
                 deadline_s=until_s,
                 deadline_why=why_then,

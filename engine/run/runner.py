@@ -21,6 +21,7 @@ from engine.planning.admins import AdminGuard
 from engine.planning.routes import Routes
 from engine.run.attempts import Attempts
 from engine.run.before import Before
+from engine.run.bounds import Bounds
 from engine.run.dispatch import Dispatch
 from engine.run.judge import Judge, Patience
 from engine.run.lanes import Lane, Lanes
@@ -37,7 +38,6 @@ from engine.run.resting import Resting
 from engine.run.resumed import Resumed
 from engine.run.settling import Settling
 from engine.run.stopping import Stopping, Tasks
-from engine.run.terms import Terms
 from engine.run.work import Work, works_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Runner:
         routes: Routes,
         inventory: Inventory,
         *,
-        terms: Terms,
+        bounds: Bounds,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
@@ -93,21 +93,21 @@ class Runner:
         self.recorder = recorder
         self._journal = recorder.journal
         self._ledger = recorder.ledger
-        self._terms = terms
+        self._bounds = bounds
         self._clock = clock
-        works = works_of(self._ledger, terms.no_send)
+        works = works_of(self._ledger, bounds.no_send)
         guard = self._admin_guard(works)
         self._sorted = found = _Sorted(recorder, works, guard)
         instances = [work.where for work in works]
-        settings, policy = self._ledger.settings, terms.policy
+        settings, policy = self._ledger.settings, bounds.policy
         self._queue = CallQueues(instances, found.waiting, routes.of, per_instance=settings.per_instance)
         self._stopping = Stopping(recorder, self._queue)
         self._tasks = Tasks(self._stopping, self._queue)
         self._lanes = Lanes(lanes, routes, recorder, self._stopping, self._queue, patience_s=policy.transient_s)
         looks = Looks(inventory, self._stopping)
-        self._proofs = Proofs(recorder, terms.elsewhere)
+        self._proofs = Proofs(recorder, bounds.elsewhere)
         self._settling = Settling(
-            recorder, self._lanes, self._stopping, looks, self._proofs, stop_after=terms.stop_after
+            recorder, self._lanes, self._stopping, looks, self._proofs, stop_after=bounds.stop_after
         )
         self._read_back = ReadBack(
             self._settling, self._queue, inventory, self._tasks, self._stopping, patience_s=policy.transient_s
@@ -127,14 +127,14 @@ class Runner:
             calls,
             resting,
             guard=guard,
-            located=terms.located,
-            stays=terms.stays,
-            resend_already=terms.resend_already,
+            located=bounds.located,
+            stays=bounds.stays,
+            resend_already=bounds.resend_already,
         )
         self._opening = Opening(
             before, resting, calls, self._resumed, inventory, self._lanes, self._tasks, self._stopping
         )
-        passwords = Passwords(terms.ask_secret, calls, self._settling, self._tasks, self._stopping)
+        passwords = Passwords(bounds.ask_secret, calls, self._settling, self._tasks, self._stopping)
         self._dispatch = Dispatch(
             recorder, calls, self._opening, self._attempts, self._lanes, passwords, self._tasks, self._stopping
         )
@@ -145,7 +145,7 @@ class Runner:
             self._read_back,
             policy=policy,
             clock=clock,
-            deadline_s=terms.deadline_s,
+            deadline_s=bounds.deadline_s,
         )
         self._started = 0.0
         self._attend(inventory)
@@ -164,7 +164,7 @@ class Runner:
 
     def _admin_guard(self, works: list[Work]) -> AdminGuard | None:
         """The guard on superusers, if there is one; what was ever sent counts against it."""
-        keep, rivals = self._terms.keep_admins, self._terms.rivals
+        keep, rivals = self._bounds.keep_admins, self._bounds.rivals
         if not takes_admins(self.recorder.action.name) or max([keep, *(each.keep_admins for each in rivals)]) <= 0:
             return None
         sent = ((work.where, work.call.user) for work in works if work.may_be_applied)
@@ -179,7 +179,7 @@ class Runner:
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with self._tasks:
-                self._opening.begin(self._sorted.unread, self._sorted.guarded, self._terms.readings)
+                self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
                     # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
@@ -193,7 +193,7 @@ class Runner:
 
     async def _watch(self) -> None:
         """Deadline, a stop from another shell, a slept machine, a quota that others use up."""
-        terms, stop = self._terms, self._stopping.stop
+        bounds, stop = self._bounds, self._stopping.stop
         offset = self._clock() - self._now()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
@@ -203,9 +203,9 @@ class Runner:
                 continue
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
-            if now - self._started >= terms.deadline_s:
-                stop(terms.deadline_why or f"deadline of {terms.deadline_s:.0f} s reached", Exit.STOPPED)
-            elif terms.stop_requested():
+            if now - self._started >= bounds.deadline_s:
+                stop(bounds.deadline_why or f"deadline of {bounds.deadline_s:.0f} s reached", Exit.STOPPED)
+            elif bounds.stop_requested():
                 stop("`acctops stop` from another shell", Exit.STOPPED)
             elif abs(self._clock() - now - offset) > CLOCK_GAP_S:
                 gap = self._clock() - now - offset

@@ -21,10 +21,10 @@ from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
 from engine.planning.plan import Plan, make_plan
 from engine.planning.routes import routes_of
+from engine.run.bounds import Bounds
 from engine.run.lanes import lanes_of
 from engine.run.recorder import Recorder
 from engine.run.runner import Runner
-from engine.run.terms import Terms
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
@@ -217,7 +217,7 @@ class Drill:
             lanes,
             routes,
             Inventory(clients.reading, record=recorder.append, rng=rng),
-            terms=Terms(
+            bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
                 deadline_s=self.deadline_s,
                 stop_after=self.stop_after,

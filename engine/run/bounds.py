@@ -1,4 +1,4 @@
-"""What a session may do: what the operator, the guards and the plan say beside the run's own settings."""
+"""What bounds a session: what the operator, the guards and the plan say beside the run's own settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from engine.model import Call, CallId, Omit, Reading, Rival, Where
 from engine.pacing.backoff import Policy
 
 
-class Terms(Struct, frozen=True, kw_only=True):
-    """The terms of one session."""
+class Bounds(Struct, frozen=True, kw_only=True):
+    """The bounds of one session."""
 
     policy: Policy
     """How long calls are tried again."""
