@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.api import codes
 from engine.api.actions import ACTIONS
 from engine.api.codes import Treatment
-from engine.api.verdicts import ALL_CODES, READS, Budget, Cure, Ruling, Scope, explain, read_reply, rule
+from engine.api.verdicts import ALL_CODES, READS, Budget, Cure, RequestIds, Ruling, Scope, explain, read_reply, rule
 from engine.model import Answer, Fault, Reply, Stage, Verdict
 
 LOCK, UNLOCK, OPEN, CLOSE, REFRESH = ACTIONS
@@ -993,3 +993,18 @@ def test_every_code_has_a_row(code: str) -> None:
     """Total, as what a server answers is foreign text."""
     row = codes.row_of(code)
     assert row.is_known or code not in ALL_CODES
+
+
+@given(st.lists(st.integers(0, 40), max_size=300))
+def test_the_last_ids_are_known_and_no_others(numbers: list[int]) -> None:
+    """Against a list of the last eight: none is forgotten early, none is taken for another."""
+
+    class Few(RequestIds):
+        MOST = 8
+
+    known, model = Few(), list[int]()
+    for number in numbers:
+        is_new = number not in model
+        assert known.is_new(f"id-{number}") == is_new
+        if is_new:
+            model = [*model, number][-8:]
