@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
@@ -115,6 +116,16 @@ class Unwatched:
         await notices
 
 
+class Devices(Struct, frozen=True, kw_only=True):
+    """What a session does not make by itself where time, network and chance are somebody else's, as in a test."""
+
+    transport: Transport
+    rng: random.Random
+    clock: Callable[[], float]
+    """UNIX time of signatures."""
+    workers: int
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """What one process needs to work on a run."""
 
@@ -142,6 +153,7 @@ class Session(Struct, frozen=True, kw_only=True):
     """Who is told of it."""
     tell: Tell = nobody
     """Told, while it goes on, what whoever started it wants to know."""
+    devices: Devices | None = None
     watch: Watch = Unwatched()
     """Who looks on, and may have it stop."""
 
@@ -162,6 +174,9 @@ class Session(Struct, frozen=True, kw_only=True):
 
     async def _work(self) -> SessionEnd:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
+        if self.devices is not None:
+            room = _Room(0, self.devices.workers, READERS)
+            return await self._watched(self._runner(self.devices.transport, routes, room))
         room = self._room(routes)
         async with transport_to(self.world, room.connections, self.reach) as transport:
             return await self._watched(self._runner(transport, routes, room))
@@ -267,8 +282,9 @@ class Session(Struct, frozen=True, kw_only=True):
             timeout_s=settings.timeout_s,
             request_client=f"acctops_{__version__};{run.run}",
             offset_s=self.found.offset_s if self.found is not None else 0.0,
+            clock=self.devices.clock if self.devices is not None else time.time,
         )
-        rng = random.Random()
+        rng = self.devices.rng if self.devices is not None else random.Random()
         recorder = Recorder(self.journal, self.ledger)
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))

@@ -151,14 +151,11 @@ def role_drill(tmp_path: Path, cloud: Cloud, instances: int, users: int) -> Dril
     )
     cloud.world.audit.clear()
 
-    async def keep(runner: Runner) -> None:
-        await keep_fresh(source, clock=cloud.clock, note=runner.note, stop=lambda why: runner.stop(why, Exit.STOPPED))
-
     def transport(inner: Any) -> Any:
         cloud.loop = asyncio.get_running_loop()  # type: ignore[assignment]
         return inner
 
-    return Drill(tmp_path, cloud.world, fleet(instances, users), keys=source, during=keep, transport=transport)  # type: ignore[arg-type]
+    return Drill(tmp_path, cloud.world, fleet(instances, users), keys=source, transport=transport)  # type: ignore[arg-type]
 
 
 def test_thousands_of_calls_over_keys_that_live_twenty_seconds(tmp_path: Path) -> None:
@@ -210,18 +207,11 @@ def test_keys_refused_in_flight_are_asked_for_once(tmp_path: Path) -> None:
     """A revoked session: all calls in flight hear it at once; one question, one note, and each call goes on."""
     cloud = Cloud(roles=(Role(name="acctops"),))
     drill = role_drill(tmp_path, cloud, 40, 10)
-    keeper = drill.during
-    assert keeper is not None
 
-    async def revoke(runner: Runner) -> None:
-        keeping = asyncio.ensure_future(keeper(runner))
-        try:
-            await asyncio.sleep(5)
-            for secret_id in [each for each in cloud.world.keys if each.startswith("AKIDtmp")]:
-                del cloud.world.keys[secret_id]
-            await asyncio.sleep(1000)
-        finally:
-            keeping.cancel()
+    async def revoke(_runner: Runner) -> None:
+        await asyncio.sleep(5)
+        for secret_id in [each for each in cloud.world.keys if each.startswith("AKIDtmp")]:
+            del cloud.world.keys[secret_id]
 
     drill.during = revoke
     drill.go()

@@ -7,7 +7,6 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from engine.api.endpoints import Access, access, regional
 from engine.credentials import NoKeys
-from engine.credentials.keeper import keep_fresh
 from engine.errors import Exit
 from engine.journal import records
 from engine.journal.reader import read
@@ -589,17 +587,8 @@ def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from
 # ---- keys that come to their end, and keys that are not there --------------------------------------------------------
 
 
-def keeping(*sources: FixedKeys) -> Any:
-    """What a session does beside a run: no call is begun on keys that are about to end."""
-
-    async def keep(runner: Any) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as group:
-            for source in sources:
-                stop = partial(runner.close_lanes_of, source)
-                group.create_task(keep_fresh(source, clock=loop.time, note=runner.note, stop=stop, tell=runner.tell))
-
-    return keep
+BEGIN = 1_790_000_000.0
+"""UNIX time at which a drill begins."""
 
 
 @pytest.mark.parametrize("endpoints", [URLS[:1], URLS[:3]])
@@ -609,13 +598,11 @@ def test_keys_of_one_account_that_end_cost_the_others_nothing_and_what_they_did_
     """Its last accepted calls are read back while the keys still serve; the rest is unattempted, nothing unknown."""
     world = world_for("a", "b", latency=0.3)
     ending, told = keys("b"), list[str]()
+    ending.expires_at = BEGIN + 9.0  # no call is begun in the last sixth of it
 
     async def during(runner: Any) -> None:
         runner.tell = told.append
-        ending.expires_at = asyncio.get_running_loop().time() + 9.0  # no call is begun in the last sixth of it
-        loop = asyncio.get_running_loop()
-        loop.call_later(9.0, world._gate.keys.pop, "AKIDb")
-        await keeping(ending)(runner)
+        asyncio.get_running_loop().call_later(9.0, world._gate.keys.pop, "AKIDb")
 
     targets = [*accounts("a", "b"), *(Target(f"postgres-b9{n:05d}", "app", "ap-singapore", "b") for n in range(500))]
     drill = Drill(
@@ -643,14 +630,8 @@ def test_keys_of_one_of_two_sub_accounts_that_end_leave_all_to_the_other(tmp_pat
     """Nothing is lost: the run ends complete on the lane that is left."""
     world = world_for("a", "b")
     ending = keys("b")
-
-    async def during(runner: Any) -> None:
-        ending.expires_at = asyncio.get_running_loop().time() + 6.0
-        await keeping(ending)(runner)
-
-    drill = Drill(
-        tmp_path, world, fleet(40, 6), keyring={"": [keys("a"), ending]}, access=Access(URLS[:1], {}), during=during
-    ).go()
+    ending.expires_at = BEGIN + 6.0
+    drill = Drill(tmp_path, world, fleet(40, 6), keyring={"": [keys("a"), ending]}, access=Access(URLS[:1], {})).go()
     assert drill.exit is Exit.OK
     assert outcomes(drill) == {"changed": 240}
     (closed,) = notes(drill, "lane_closed")

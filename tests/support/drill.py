@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from engine.api.endpoints import Access
-from engine.cloud.clients import Clients, Reach, Signer
-from engine.cloud.inventory import Inventory
+from engine.cloud.clients import Reach, Signer
 from engine.errors import Exit
+from engine.inputs.job import StopAfter
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.store import RunStore
 from engine.journal.writer import FileJournal
 from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
-from engine.pacing.backoff import Policy
-from engine.pacing.pacer import Pacer
+from engine.operations.session import Devices, Session
 from engine.planning.plan import Plan, make_plan
-from engine.planning.routes import routes_of
-from engine.run.bounds import Bounds
-from engine.run.lanes import lanes_of
-from engine.run.recorder import Recorder
 from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
@@ -120,6 +118,14 @@ def first_lines(plan: Plan, ledger: Ledger) -> Iterable[records.AnyRecord]:
 
 
 @dataclass
+class _Passwords:
+    """Where new passwords come from."""
+
+    ask: Callable[[Call], Awaitable[str]]
+    label: str = "test"
+
+
+@dataclass
 class Drill:
     """One run, perhaps over several sessions."""
 
@@ -170,6 +176,7 @@ class Drill:
         if self.path.exists():
             journal, replay = FileJournal.open(self.store, self.run_id, clock=clock)
             self.ledger = replay.ledger
+            settings = self._settings()
             journal.append(
                 records.Session(
                     verb="resume",
@@ -178,14 +185,15 @@ class Drill:
                     operator="tester",
                     version="0",
                     cut_bytes=replay.torn_bytes,
-                    settings=None,
+                    settings=settings if settings != replay.ledger.settings else None,
                     clock_offset_s=0.0,
                 ),
                 self.ledger.apply,
             )
+            journal.flush()  # the settings hold once they are on disk
         else:
             plan = make_plan(self.action, self.targets)
-            self.ledger = Ledger(run_line(plan, self.settings))
+            self.ledger = Ledger(run_line(plan, self._settings()))
             for target in self.targets if self.seeded else ():
                 self.world.seed(target.instance, target.region, [target.user])
             lines = first_lines(plan, self.ledger)
@@ -194,57 +202,65 @@ class Drill:
             self.exit = runner.run(self._session(journal, wall, clock))
         return self
 
+    def _settings(self) -> records.RunSettings:
+        """Those of the run, with what the drill says by itself."""
+        endpoints = [ENDPOINT] if self.lanes == 1 else [f"{ENDPOINT}{number:02d}" for number in range(self.lanes)]
+        access = self.access or Access(tuple(endpoints), {})
+        return replace(
+            self.settings,
+            endpoint=access.shared,
+            endpoint_of=dict(access.own),
+            keep_admins=self.keep_admins or self.settings.keep_admins,
+            resend_already=self.resend_already or self.settings.resend_already,
+        )
+
     async def _session(self, journal: FileJournal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
         transport: Transport = InProcessTransport(self.world, now=wall, unreachable=self.unreachable)
         if self.transport is not None:
             transport = self.transport(transport)
         settings, rng = self.ledger.settings, random.Random(self.seed)
-        endpoints = [ENDPOINT] if self.lanes == 1 else [f"{ENDPOINT}{number:02d}" for number in range(self.lanes)]
-        access = self.access or Access(tuple(endpoints), {})
-        routes = routes_of(self.ledger.calls.values(), access)
         keyring = {
             account: [Signer(keys) for keys in each] for account, each in (self.keyring or {"": [self.keys]}).items()
         }
-        clients = Clients(
-            transport, Reach(keyring=keyring, access=access, network=None), timeout_s=settings.timeout_s, clock=clock
-        )
-        lanes = lanes_of(
-            routes, clients, action=self.action, workers=settings.workers, pacer=lambda _name: Pacer(settings.rate)
-        )
-        recorder = Recorder(journal, self.ledger)
-        self.runner = Runner(
-            recorder,
-            lanes,
-            routes,
-            Inventory(clients.reading, record=recorder.append, rng=rng),
-            bounds=Bounds(
-                policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
-                deadline_s=self.deadline_s,
-                stop_after=self.stop_after,
-                ask_secret=self.secret,
-                no_send=self.no_send,
-                keep_admins=self.keep_admins,
-                stays=self.stays,
-                resend_already=self.resend_already,
-            ),
-            rng=rng,
+        session = Session(
+            store=self.store,
+            journal=journal,
+            ledger=self.ledger,
+            reach=Reach(keyring=keyring, access=settings.access, network=None),
+            passwords=_Passwords(self.secret) if self.secret is not None else None,
+            world=self.world,
+            stop_after=StopAfter(count=self.stop_after) if self.stop_after is not None else None,
+            no_send=self.no_send,
+            stays=self.stays,
             clock=clock,
+            time_left=lambda _deadline_s: (self.deadline_s, ""),
+            devices=Devices(transport=transport, rng=rng, clock=clock, workers=settings.workers),
+            watch=self,
         )
         started = asyncio.get_running_loop().time()
         try:
-            if self.during is not None:
-                task = asyncio.create_task(self.during(self.runner))
-                try:
-                    return await self.runner.run()
-                finally:
-                    task.cancel()
-            return await self.runner.run()
+            return (await session.work()).exit
         finally:
             self.seconds = asyncio.get_running_loop().time() - started
-            if journal.broken is None:
-                await journal.aclose()
-            else:
-                journal.close()
+
+    # ---- its own watch -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def beside(self, runner: Runner) -> AsyncIterator[None]:
+        self.runner = runner
+        yield
+
+    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+        if self.during is None:
+            return await run
+        task = asyncio.create_task(self.during(self.runner))
+        try:
+            return await run
+        finally:
+            task.cancel()
+
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
+        await notices
 
     def outcomes(self) -> dict[str, str]:
         """Outcome by `instance/user`."""
