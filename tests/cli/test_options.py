@@ -256,10 +256,9 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
         other = backend.endpoints[1]
         case = case._replace(option=tuple(other if word == "OTHER" else word for word in case.option))
         done = desk.run(*words, *case.base, *(case.option if with_option else ()), typed="y\n")
+        # What goes on beside each other may stand in any order, and whose the keys are be known sooner or later.
         journals = [
-            sorted(
-                records(path), key=lambda record: record["kind"] == "note"
-            )  # whose the keys are is told beside the rest
+            sorted(records(path), key=lambda record: (record["kind"], str(record.get("call")), str(record.get("what"))))
             for which in (False, True)
             for path in desk.journals(simulated=which)
         ]
@@ -279,6 +278,7 @@ def _steady(text: str) -> str:
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
         r"\b[0-9a-f]{16,64}\b",
         r"[0-9a-f-]{36}",
+        r"[^/'\" ]+/(?=(?:Lock|Unlock|Open|Close|Refresh)\w+/)",
         r"\d\d:\d\d:\d\dZ",
         r"'(ms|seq|pid|seconds|worst_second|attempts|clock_offset_s|first_send_ms)': [\d.]+",
         r"\"\w*(seconds|ms|_s)\": [\d.]+",
