@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
@@ -70,10 +69,10 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
         out(found.words)
     if notify and code is not Exit.OK:
         from engine.cli.loops import run_loop
+        from engine.cli.watching import Terminal
         from engine.operations.unbegun import tell_overdue
 
-        with suppress(KeyboardInterrupt):  # a notice is never worth the news itself
-            run_loop(tell_overdue(options, job, found.words))
+        run_loop(tell_overdue(options, job, found.words, Terminal(quiet=options.quiet)), options)
     return printed() or code
 
 

@@ -12,6 +12,7 @@ from engine.cli.carrying import carry_out
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out_json, say
+from engine.cli.watching import Terminal
 from engine.errors import Exit
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.parse import ad_hoc_job
@@ -32,7 +33,7 @@ def run_job(job_path: str, **flags: Any) -> int:
 
 
 async def _run_job(options: Options, job_path: str) -> int:
-    async with Unbegun(options, job_path) as unbegun:
+    async with Unbegun(options, job_path, Terminal(quiet=options.quiet)) as unbegun:
 
         def load() -> Job:
             job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
@@ -71,7 +72,7 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any)
 
 
 async def _run_ad_hoc(options: Options, job: Job) -> int:
-    async with Unbegun(options, job.path, job):
+    async with Unbegun(options, job.path, Terminal(quiet=options.quiet), job):
         options = replace(options, attended=can_ask())
         return await _begin(options, await plan_new(options, job))
 

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import signal
 import threading
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.cli.leaving import leave_soon, note_end
@@ -39,8 +40,6 @@ class Terminal:
         self._working: asyncio.Future[Exit] | None = None
         self._left: LeftAtOnceError | None = None
         self._first = False
-        self._last: asyncio.Future[None] | None = None
-        """What is waited for when the run is over, and given up at a signal."""
 
     @asynccontextmanager
     async def beside(self, runner: Runner) -> AsyncIterator[None]:
@@ -50,18 +49,9 @@ class Terminal:
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
         gc.enable()
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals go to the main thread, whose they are
-            return
-        loop = asyncio.get_running_loop()
-        for number in _EXIT:
-            loop.add_signal_handler(number, self._ask_to_stop, runner, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, runner)
-        try:
+        asked = {number: partial(self._ask_to_stop, runner, number) for number in _EXIT}
+        with _handled({**asked, signal.SIGHUP: partial(self._hang_up, runner)}):
             yield
-        finally:
-            for number in (*_EXIT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
 
     async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
         """Show how the run goes, until it is over or left."""
@@ -79,14 +69,11 @@ class Terminal:
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for what is told of the end, until it is done or a signal comes."""
-        self._last = asyncio.ensure_future(notices)
-        with suppress(asyncio.CancelledError):
-            await self._last
+        last = asyncio.ensure_future(notices)
+        with _handled(dict.fromkeys(_EXIT, last.cancel)), suppress(asyncio.CancelledError):
+            await last
 
     def _ask_to_stop(self, runner: Runner, number: signal.Signals) -> None:
-        if self._last is not None:
-            self._last.cancel()
-            return
         if self._first:
             if self._left is None and self._working is not None:
                 left = f"left at once with {runner.progress().in_flight} in flight; resume reads what they did"
@@ -100,3 +87,33 @@ class Terminal:
 
     def _hang_up(self, runner: Runner) -> None:
         runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Have the loop call these at signals; afterwards what was in force before is so again.
+
+    Signals go to the main thread, whose they are: elsewhere nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        for number, handler in handlers.items():
+            stack.enter_context(_one_handled(loop, number, handler))
+        yield
+
+
+@contextmanager
+def _one_handled(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, handler: Callable[[], object]
+) -> Iterator[None]:
+    before = signal.getsignal(number)
+    loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(number)
+        if before is not None:  # None: of no Python code, and nothing can put it back
+            signal.signal(number, before)

@@ -104,11 +104,12 @@ async def carry_out(work: OpenRun, watch: Watch | None = None) -> Ended:
     flags = terms.repeat(work.store.state_dir)
     attendance = Attendance(work.settings, ledger, journal, work.store, flags=flags, clock=terms.clock, tell=terms.tell)
     terms.tell(Began(ledger.run.run, journal.place))
+    watch = watch or Unwatched()
     try:
-        ended = await _session(work, attendance, watch or Unwatched()).work()
+        ended = await _session(work, attendance, watch).work()
     except AcctopsError as error:
         ended = SessionEnd(error.exit, unrecorded=records.Stopped(str(error), None, None))
-        await attendance.after_a_fall(ended.exit, ended.unrecorded)
+        await watch.last(attendance.after_a_fall(ended.exit, ended.unrecorded))
     way = _way(work, flags)
     return Ended(
         exit=ended.exit,

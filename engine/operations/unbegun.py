@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from engine.inputs.job import Job
+    from engine.operations.session import Watch
 
 
 class Unbegun:
@@ -30,10 +31,11 @@ class Unbegun:
     Who was asked, or simulates, reads the refusal himself.
     """
 
-    def __init__(self, terms: Terms, path: str, job: Job | None = None) -> None:
-        """`path` is the job's file, as named."""
+    def __init__(self, terms: Terms, path: str, watch: Watch, job: Job | None = None) -> None:
+        """`path` is the job's file, as named; `watch` waits for the notice as long as one wants to."""
         self._terms = terms
         self._path = path
+        self._watch = watch
         self.job = job
         """Set as soon as it is known."""
 
@@ -47,15 +49,15 @@ class Unbegun:
         words = str(error) if known else f"a defect of acctops: {type(error).__name__}"
         code = error.exit if isinstance(error, AcctopsError) else Exit.STOPPED
         what = f"{self.job.action if self.job is not None else 'its run'} was not begun, exit {int(code)}"
-        await _tell_of_no_run(self._terms, self._path, self.job, "failure", what, words, code)
+        await self._watch.last(_tell_of_no_run(self._terms, self._path, self.job, "failure", what, words, code))
 
 
-async def tell_overdue(terms: Terms, path: str, words: str) -> None:
+async def tell_overdue(terms: Terms, path: str, words: str, watch: Watch) -> None:
     """Tell of a job (its file, or its name) that is overdue, as `words` say: that is a failure, too."""
     job = None
     with contextlib.suppress(AcctopsError):  # it may be gone, or be a name
         job = load_job(path) if not is_stream(path) else None
-    await _tell_of_no_run(terms, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE)
+    await watch.last(_tell_of_no_run(terms, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE))
 
 
 async def _tell_of_no_run(

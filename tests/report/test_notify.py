@@ -435,6 +435,26 @@ def test_a_run_that_does_not_begin_is_told(desk: Desk, broken: bool) -> None:
     assert (notice["job"]["name"], notice["ticket"]) == ("job", None if broken else "CHG-7")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["run", "overdue"])
+def test_a_signal_ends_the_wait_for_a_notice_and_not_the_news(desk: Desk, command: str, number: signal.Signals) -> None:
+    """Whoever does not wait for a pager that hangs still reads why nothing was sent, and gets its exit code."""
+    pids = desk.work / "pids"
+    hanging = f"echo $$ >> {pids}; exec sleep 600"
+    desk.write("config.yaml", json.dumps({"notify": {"command": ["sh", "-c", hanging]}}))
+    job = desk.job(extra="limits: {max_targets: 1}")
+    more = ("--yes",) if command == "run" else ("--every", "8d", "--notify")
+    with server(desk):
+        process = desk.popen(command, job, *more)
+        wait_until(lambda: pids.exists() and bool(pids.read_text()))
+        process.send_signal(number)
+        done = desk.end(process)
+    assert done.code == (3 if command == "run" else 1), done.text
+    assert ("limits.max_targets" if command == "run" else "OVERDUE") in done.text
+    (pid,) = map(int, pids.read_text().split())
+    wait_until(lambda: not _runs(pid))
+
+
 def test_who_is_asked_needs_no_notice(desk: Desk) -> None:
     """A person who says no knows it."""
     desk.write("config.yaml", f"notify: {{command: [touch, {desk.work}/told]}}\n")
