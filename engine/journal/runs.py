@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
-from engine.journal.reader import read, replay, verify
 from engine.journal.records import rfc3339, unix_seconds
 
 if TYPE_CHECKING:
@@ -77,38 +76,40 @@ class RunHead(Struct, frozen=True, kw_only=True):
         return began[:15] > stamp(now + AHEAD_S)[:15]
 
 
-class RunRef(Struct, frozen=True, kw_only=True):
+class RunRef(Protocol):
     """A run that was found."""
 
-    run_id: RunId
-    path: Path
-    """Its journal."""
-    simulated: bool
-    store: Runs | None
-    """Where it can be worked on; None for a journal that lies outside a state directory, which can only be read."""
-    passed_over: tuple[RunId, ...] = ()
-    """Newer ones by their name, that say they began later than now."""
+    @property
+    def run_id(self) -> RunId:
+        """Its id."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is simulated."""
+
+    @property
+    def store(self) -> Runs | None:
+        """Where it can be worked on; None for a journal that lies by itself, which can only be read."""
+
+    @property
+    def passed_over(self) -> tuple[RunId, ...]:
+        """Newer ones by their name, that say they began later than now."""
 
     @property
     def place(self) -> str:
         """Where its journal is, for a person."""
-        return str(self.path)
 
     def replay(self) -> Replay:
         """Its journal, folded."""
-        return replay(self.path)
 
     def records(self) -> Iterator[AnyRecord]:
         """Its journal, record by record."""
-        return read(self.path)
 
     def verify(self, head: str | None) -> Verification:
         """Its journal, its chain checked, up to a `head` that was printed if one is given."""
-        return verify(self.path, head)
 
     def doubt(self, trust: Trust) -> Doubt | None:
         """Why it is not believed: who is not trusted could have written it."""
-        return trust.doubt(self.path)
 
 
 class Journal(Protocol):
@@ -176,6 +177,12 @@ class Runs(Protocol):
         """Where the runs are, for a person."""
 
     # Reading: creates nothing.
+
+    def names(self) -> tuple[str, ...]:
+        """Ids of the runs that exist, newest first."""
+
+    def ref(self, run_id: str, *, passed_over: tuple[RunId, ...] = ()) -> RunRef:
+        """One of them; newer ones were `passed_over`."""
 
     def list(self) -> tuple[RunHead, ...]:
         """Every run, newest first."""

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec.structs
+from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal.directory import JOURNAL, RunDirectory
-from engine.journal.reader import first_record, last_end, replay
+from engine.journal.reader import first_record, last_end, read, replay, verify
 from engine.journal.runs import Claim, RunHead, RunRef, Runs
 from engine.model import RunId
 from engine.outside.trust import Trust, read_regular, replace_whole
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from engine.journal.reader import Replay
+    from engine.journal.reader import Replay, Verification
     from engine.journal.records import AnyRecord
     from engine.journal.writer import FileJournal
     from engine.model import CallId, Rival
+    from engine.outside.trust import Doubt
 
 BYTES_A_CALL = 2000
 """What a call adds to a journal, its plan included, where it is done at the first try (measured: 1,770)."""
@@ -46,6 +48,40 @@ _MOST_MARK = 64
 _FILES = 8
 """Files a run makes: its journal, its lock, its claim, and the directories they lie in."""
 _NO_ONE_ELSE = Trust()
+
+
+class FileRef(Struct, frozen=True, kw_only=True):
+    """A run that was found, by its file."""
+
+    run_id: RunId
+    path: Path
+    """Its journal."""
+    simulated: bool
+    store: Runs | None
+    """Where it can be worked on; None for a journal outside a state directory, which can only be read."""
+    passed_over: tuple[RunId, ...] = ()
+    """Newer ones by their name, that say they began later than now."""
+
+    @property
+    def place(self) -> str:
+        """The path of its journal."""
+        return str(self.path)
+
+    def replay(self) -> Replay:
+        """Its journal, folded."""
+        return replay(self.path)
+
+    def records(self) -> Iterator[AnyRecord]:
+        """Its journal, record by record."""
+        return read(self.path)
+
+    def verify(self, head: str | None) -> Verification:
+        """Its journal, its chain checked, up to a `head` that was printed if one is given."""
+        return verify(self.path, head)
+
+    def doubt(self, trust: Trust) -> Doubt | None:
+        """Why it is not believed: who is not trusted could have written it."""
+        return trust.doubt(self.path)
 
 
 class RunStore(RunDirectory):
@@ -104,6 +140,19 @@ class RunStore(RunDirectory):
             end=end,
             run=first,
         )
+
+    def ref(self, run_id: str, *, passed_over: tuple[RunId, ...] = ()) -> FileRef:
+        """A run of this store; one that its first line calls otherwise is a copy, and can only be read."""
+        path = self.path(run_id)
+        try:
+            first = first_record(path)
+        except AcctopsError:  # said where it is read
+            first = None
+        if first is not None and first.run != run_id:  # or was moved: to go on with it would give one run two journals
+            return FileRef(
+                run_id=RunId(first.run), path=path, simulated=first.simulated, store=None, passed_over=passed_over
+            )
+        return FileRef(run_id=RunId(run_id), path=path, simulated=self.simulated, store=self, passed_over=passed_over)
 
     def has(self, run_id: str) -> bool:
         """Whether there is such a run; a name with a slash, which leads elsewhere, is none."""
@@ -262,11 +311,11 @@ def find_run(
     Real runs come first, and `latest` is never a simulated one, nor one that begins later than `now`. Raises UsageError
     with the candidates and the directory looked in.
     """
-    stores = [RunStore(state_dir, simulated=which, group=group, trust=trust) for which in (False, True)]
+    stores = [runs_at(state_dir, simulated=which, group=group, trust=trust) for which in (False, True)]
     return _find(stores, text, now)
 
 
-def _find(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
+def _find(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
     if text == "latest" or text.startswith("latest:"):
         return _latest(stores, text, now)
     if "/" in text or text.endswith(".jsonl"):
@@ -276,27 +325,17 @@ def _find(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
         if text in matching:
             matching = [text]
         if len(matching) > 1:
-            raise UsageError(f"{text!r} is the beginning of {len(matching)} runs in {store.runs_dir}: {_few(matching)}")
+            raise UsageError(f"{text!r} is the beginning of {len(matching)} runs in {store.place}: {_few(matching)}")
         if matching:
-            return _ref(store, matching[0])
+            return store.ref(matching[0])
     if text and Path(text).is_dir():
         return _at_path(stores, Path(text))
     names = [name for store in stores for name in store.names()]
-    looked = " and ".join(str(store.runs_dir) for store in stores)
+    looked = " and ".join(store.place for store in stores)
     raise UsageError(f"no run {text!r} in {looked}; {f'there are {_few(names)}' if names else 'there are none'}")
 
 
-def _ref(store: RunStore, name: str) -> RunRef:
-    try:
-        first = first_record(store.path(name))
-    except AcctopsError:  # said where it is read
-        first = None
-    if first is not None and first.run != name:  # a copy, or moved: to go on with it would give one run two journals
-        return RunRef(run_id=RunId(first.run), path=store.path(name), simulated=first.simulated, store=None)
-    return RunRef(run_id=RunId(name), path=store.path(name), simulated=store.simulated, store=store)
-
-
-def _latest(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
+def _latest(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
     job = text.partition(":")[2]
     jobs: dict[str, None] = {}
     early: list[RunId] = []
@@ -308,8 +347,8 @@ def _latest(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
             elif now is not None and not head.live and head.is_to_come(now):
                 early.append(head.run_id)
             else:
-                return msgspec.structs.replace(_ref(store, head.run_id), passed_over=tuple(early))
-    looked = " and ".join(str(store.runs_dir) for store in real) or "a simulated store"
+                return store.ref(head.run_id, passed_over=tuple(early))
+    looked = " and ".join(store.place for store in real) or "a simulated store"
     if early:
         raise UsageError(f"{to_come_words(early)}; there is no other in {looked}; name the one you mean")
     if jobs:
@@ -317,7 +356,7 @@ def _latest(stores: Sequence[RunStore], text: str, now: float | None) -> RunRef:
     raise UsageError(f"no runs in {looked} (simulated ones are never `latest`)")
 
 
-def _at_path(stores: Sequence[RunStore], path: Path) -> RunRef:
+def _at_path(stores: Sequence[Runs], path: Path) -> RunRef:
     if path.is_dir():
         path = path / JOURNAL
     run = first_record(path)
@@ -330,9 +369,11 @@ def _at_path(stores: Sequence[RunStore], path: Path) -> RunRef:
         elif root.name == "simulated":
             store = RunStore(root.parent, simulated=True, trust=stores[0].trust)
     for known in stores:
-        if store is not None and known.simulated == store.simulated and known.runs_dir.resolve() == store.runs_dir:
+        if store is None or known.simulated != store.simulated or not isinstance(known, RunStore):
+            continue
+        if known.runs_dir.resolve() == store.runs_dir:
             store = known  # it knows its group
-    return RunRef(run_id=RunId(run.run), path=path, simulated=run.simulated, store=store)
+    return FileRef(run_id=RunId(run.run), path=path, simulated=run.simulated, store=store)
 
 
 def _few(names: Sequence[str]) -> str:

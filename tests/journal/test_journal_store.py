@@ -14,8 +14,7 @@ import pytest
 from engine.errors import BusyError, ConfigError, Exit, UsageError
 from engine.inputs.config import find_configs
 from engine.journal.records import End
-from engine.journal.runs import RunRef
-from engine.journal.store import RunStore, find_run
+from engine.journal.store import FileRef, RunStore, find_run
 from engine.journal.writer import FileJournal
 from engine.model import RunId
 from engine.outside.trust import Trust
@@ -126,7 +125,7 @@ class TestFind:
         """Simulated runs by id and prefix only."""
         found = find_run(state, text)
         simulated = run_id[-4:] in ("sssa", "dddd")
-        assert found == RunRef(
+        assert found == FileRef(
             run_id=RunId(run_id),
             path=RunStore(state, simulated=simulated).path(run_id),
             simulated=simulated,
