@@ -11,7 +11,7 @@ from engine.cli.views import head_document, head_line, next_command
 from engine.errors import AcctopsError, Exit, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
-from engine.journal.runs import RunHead, Runs
+from engine.journal.protocols import RunHead, Runs
 from engine.operations.family import way_of
 from engine.operations.overdue import overdue
 from engine.operations.stores import runs_in, store_of

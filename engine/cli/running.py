@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from engine.cli.ask import can_ask, confirm
-from engine.cli.carrying import carry_out
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
+from engine.cli.sending import carry_out
 from engine.cli.talk import out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Exit

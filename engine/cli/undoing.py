@@ -7,9 +7,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from engine.cli.ask import can_ask
-from engine.cli.carrying import carry_out
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
+from engine.cli.sending import carry_out
 from engine.cli.talk import out, out_json, say
 from engine.operations.undo import NothingToUndo, Selection, plan_undo
 from engine.report.nextstep import go_on_lines

@@ -10,8 +10,8 @@ from msgspec.structs import asdict, replace
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Exit
+from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
-from engine.journal.runs import RunHead, RunRef
 from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.nextstep import BAD
 from engine.report.text import (

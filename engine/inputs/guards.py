@@ -9,28 +9,44 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from engine.api.actions import takes_admins
 
 if TYPE_CHECKING:
     from engine.inputs.job import Glob
     from engine.model import Place
 
-STRICTER: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"keep_admins": max, "max_targets": min, "max_share": min}
+
+class Guard(Struct, frozen=True, kw_only=True):
+    """A guard that is a number."""
+
+    stricter: Callable[..., Any]
+    """Which of two holds. Any: whole numbers and shares."""
+    group: str = ""
+    """The key in files under which it is written, with a dot behind it."""
+    is_share: bool = False
+
+
+STRICTER: Mapping[str, Guard] = MappingProxyType(
+    {
+        "keep_admins": Guard(stricter=max),
+        "max_targets": Guard(stricter=min, group="limits."),
+        "max_share": Guard(stricter=min, group="limits.", is_share=True),
+    }
 )
-"""Guard that is a number → which of two is the stricter. Any: whole numbers and shares."""
+"""By name. Every config file and the job may say them, and the strictest word holds."""
 
 
 def strictest(guard: str, said: Iterable[tuple[Any, Place]]) -> tuple[Any, Place] | None:
     """The strictest of what was said of a guard, with its place; of equals the first. Any: as in STRICTER."""
-    return STRICTER[guard](said, key=lambda one: one[0], default=None)  # type: ignore[no-any-return]
+    return STRICTER[guard].stricter(said, key=lambda one: one[0], default=None)  # type: ignore[no-any-return]
 
 
 def guard_words(guard: str, value: float) -> str:
     """A guard as the operator writes it."""
-    if guard == "max_share":
-        return f"limits.max_share {value * 100:g}%"
-    return f"limits.max_targets {value:,}" if guard == "max_targets" else f"{guard} {value:,}"
+    row = STRICTER[guard]
+    return f"{row.group}{guard} " + (f"{value * 100:g}%" if row.is_share else f"{value:,}")
 
 
 def need_readings(action: str, *, keep_admins: int | None, max_share: float | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The run files. The journal of a run is the only truth after a crash; nothing else writes below `runs/`.
 
-`lines` is one record as one line, and the chain (pure). `reader` replays and verifies; it needs neither asyncio nor a
+`protocols` is what the rest of the engine knows of runs that are kept; files are one way to keep them. `lines` is one
+record as one line, and the chain (pure). `reader` replays and verifies; it needs neither asyncio nor a
 lock nor write permission. `writer` appends with group commit. `store` is the directory of runs, their locks and ids.
 
 The invariants, each with tests of that name:

@@ -21,8 +21,8 @@ from engine.api.actions import takes_admins
 from engine.errors import AcctopsError, BusyError
 from engine.journal import locks
 from engine.journal.locks import Hold
+from engine.journal.protocols import Claim
 from engine.journal.reader import replay
-from engine.journal.runs import Claim
 from engine.model import CallId, Rival
 from engine.outside.foreign import clean, number
 from engine.outside.trust import read_regular

@@ -24,8 +24,8 @@ from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal.directory import JOURNAL, RunDirectory
+from engine.journal.protocols import Claim, RunHead, RunRef, Runs
 from engine.journal.reader import first_record, last_end, read, replay, verify
-from engine.journal.runs import Claim, RunHead, RunRef, Runs
 from engine.model import RunId
 from engine.outside.trust import Trust, read_regular, replace_whole
 

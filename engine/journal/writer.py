@@ -29,9 +29,9 @@ from engine.errors import JournalCorruptError, JournalWriteError, UsageError
 from engine.journal import locks
 from engine.journal.lines import Chain
 from engine.journal.locks import Hold
+from engine.journal.protocols import Then
 from engine.journal.reader import Replay, replay
 from engine.journal.records import rfc3339
-from engine.journal.runs import Then
 from engine.outside.trust import create_new
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import NotifySpec
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import Journal, Runs
+    from engine.journal.protocols import Journal, Runs
 
 _PATIENCE_S = 2.0
 """After so long a person is told what is still waited for."""

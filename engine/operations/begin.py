@@ -23,7 +23,7 @@ from engine.inputs.files import from_recorded, job_file, recorded
 from engine.inputs.job import Glob, StopAfter
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.runs import Claim, RunRef, Runs
+from engine.journal.protocols import Claim, RunRef, Runs
 from engine.model import STAYS, Call, CallId, Omit, Rival, RunId, Target, call_id
 from engine.operations.carrying import Ended, OpenRun, carry_out
 from engine.operations.earlier import Take
@@ -40,7 +40,7 @@ from engine.planning.plan import Plan
 if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
-    from engine.journal.runs import Journal
+    from engine.journal.protocols import Journal
     from engine.operations.family import Undone
     from engine.operations.session import Watch
     from engine.operations.survey import Survey

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import Journal, Runs
+    from engine.journal.protocols import Journal, Runs
     from engine.model import Call, CallId, Omit, Reading, Rival
     from engine.operations.family import Undone
     from engine.operations.survey import Survey

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import RunHead, Runs
+    from engine.journal.protocols import RunHead, Runs
     from engine.model import CallId
 
 

@@ -1,7 +1,8 @@
 """The library: one `Engine` on a state directory, whose methods are the use cases.
 
-Nothing of it is global, prints, asks or takes signals, so it works in any event loop of any thread. Two engines on one
-state directory, or an engine and a command, share claims, quotas and journals as two commands do.
+Nothing of it prints, asks or takes signals, so it works in any event loop of any thread. Of the process it changes one
+thing: the soft limit on open files, upwards, where a run needs more. Two engines on one state directory, or an engine
+and a command, share claims, quotas and journals as two commands do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from engine.operations.terms import Terms
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import RunHead
+    from engine.journal.protocols import RunHead
     from engine.model import Outcome
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft

@@ -18,7 +18,7 @@ from engine.planning.undo import Keep, StillSo, holds_of, inverse_id, linked, me
 from engine.report.nextstep import Step, WayOn, way_on
 
 if TYPE_CHECKING:
-    from engine.journal.runs import RunRef, Runs
+    from engine.journal.protocols import RunRef, Runs
     from engine.model import CallId
     from engine.outside.trust import Trust
 

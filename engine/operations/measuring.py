@@ -16,7 +16,7 @@ from engine.errors import AcctopsError, Exit
 if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import Runs
+    from engine.journal.protocols import Runs
     from engine.report.metrics import RunMetrics
 
 _DISK_S = 5.0

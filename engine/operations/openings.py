@@ -20,8 +20,8 @@ from msgspec import Struct
 from engine.errors import AcctopsError, BusyError, ConfigError, UsageError
 from engine.inputs.files import homes, is_stream, load_job, recorded
 from engine.inputs.window import Span, current, moment, spans
+from engine.journal.protocols import Runs
 from engine.journal.records import rfc3339
-from engine.journal.runs import Runs
 from engine.operations.earlier import place_of, runs_of
 from engine.operations.events import Warned
 from engine.operations.stores import store_at, store_of, trusted_store

@@ -10,7 +10,7 @@ from msgspec import Struct
 from engine.api.names import did_you_mean
 from engine.errors import Exit
 from engine.inputs.files import recorded
-from engine.journal.runs import RunHead, Runs
+from engine.journal.protocols import RunHead, Runs
 from engine.journal.store import to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of

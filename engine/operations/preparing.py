@@ -13,8 +13,9 @@ from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.inputs.guards import need_readings
 from engine.model import OmitReason, Target
 from engine.operations.events import Event
-from engine.planning.outlook import Outlook, Standing, is_no_instance, look_ahead, refusals
+from engine.planning.outlook import Outlook, Standing, is_no_instance, look_ahead
 from engine.planning.plan import idle_rules
+from engine.planning.refusals import refusals
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach

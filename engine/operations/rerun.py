@@ -13,17 +13,17 @@ from engine.api.verdicts import ALL_CODES
 from engine.errors import Exit, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal.ledger import Ledger
-from engine.journal.runs import RunRef
+from engine.journal.protocols import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
 from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
 from engine.operations.events import News, Warned
 from engine.operations.family import undone_of, way_of
 from engine.operations.frozen import overridden, stop_after_of, stricter
-from engine.operations.guards import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
 from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
 from engine.operations.stores import find, flags_of
 from engine.operations.terms import Terms
+from engine.operations.today import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
 from engine.planning.plan import plan_again
 
 if TYPE_CHECKING:

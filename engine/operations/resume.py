@@ -20,15 +20,19 @@ from engine.inputs.files import job_file, load_job
 from engine.inputs.job import Glob, Job
 from engine.journal import records
 from engine.journal.ledger import Ledger
+from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
-from engine.journal.runs import RunRef
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import Approval, claim, omit_line
 from engine.operations.carrying import Ended, OpenRun, carry_out
 from engine.operations.events import News, Warned
 from engine.operations.family import Kin, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
-from engine.operations.guards import (
+from engine.operations.preparing import refuse_blind
+from engine.operations.reach import passwords_of, reach_of
+from engine.operations.stores import find
+from engine.operations.terms import Terms, operator
+from engine.operations.today import (
     check_endpoint,
     check_passwords,
     guards_of,
@@ -36,10 +40,6 @@ from engine.operations.guards import (
     refuse_beyond,
     refuse_strange_run,
 )
-from engine.operations.preparing import refuse_blind
-from engine.operations.reach import passwords_of, reach_of
-from engine.operations.stores import find
-from engine.operations.terms import Terms, operator
 from engine.operations.windows import hold, window_of
 from engine.planning.plan import idle_rules, left_out
 from engine.report.nextstep import later_words, way_on
@@ -48,7 +48,7 @@ from engine.report.spans import duration
 if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
-    from engine.journal.runs import Journal
+    from engine.journal.protocols import Journal
     from engine.operations.session import Watch
     from engine.report.nextstep import WayOn
 

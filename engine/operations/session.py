@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import StopAfter
     from engine.inputs.passwords import PasswordSource
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import Journal, Runs
+    from engine.journal.protocols import Journal, Runs
     from engine.model import Call, CallId, Omit, Reading, Transport
     from engine.operations.attendance import Attendance
     from engine.simulator.world import World

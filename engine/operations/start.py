@@ -17,14 +17,14 @@ from engine.operations.drafts import Drafted, draft, settings_of
 from engine.operations.earlier import Unfinished, job_place, take_of, unfinished
 from engine.operations.events import Changed
 from engine.operations.frozen import run_settings
-from engine.operations.guards import stranger
 from engine.operations.simulated import faults_of, fleet_of
 from engine.operations.stores import trusted_store
+from engine.operations.today import stranger
 from engine.operations.windows import hold
 
 if TYPE_CHECKING:
     from engine.inputs.job import Job
-    from engine.journal.runs import Runs
+    from engine.journal.protocols import Runs
     from engine.operations.resume import Finished, Resumption
     from engine.operations.terms import Terms
 

@@ -7,7 +7,7 @@ import asyncio
 from msgspec import Struct
 
 from engine.errors import UsageError
-from engine.journal.runs import RunRef
+from engine.journal.protocols import RunRef
 from engine.operations.events import News, Warned
 from engine.operations.stores import find
 from engine.operations.terms import Terms

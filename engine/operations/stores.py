@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.journal.runs import RunHead, RunRef, stamp
+from engine.journal.protocols import RunHead, RunRef, stamp
 from engine.journal.store import find_run, runs_at, to_come_words
 from engine.operations.events import Warned
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.inputs.settings import Settings
-    from engine.journal.runs import Runs
+    from engine.journal.protocols import Runs
     from engine.operations.terms import Terms
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import AcctopsError, Exit
-from engine.journal.runs import AHEAD_S
+from engine.journal.protocols import AHEAD_S
 from engine.report.history import is_whole
 
 if TYPE_CHECKING:
-    from engine.journal.runs import RunHead, Runs
+    from engine.journal.protocols import RunHead, Runs
 
 
 def runs_named(store: Runs, job: str) -> list[RunHead]:

@@ -24,7 +24,6 @@ from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_
 from engine.operations.events import News
 from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
-from engine.operations.guards import check_endpoint, guard_home, guards_of, refuse_strange_run
 from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
 from engine.operations.resume import tell_of_idle
@@ -32,8 +31,10 @@ from engine.operations.simulated import faults_of, simulated_world
 from engine.operations.stores import find, flags_of
 from engine.operations.survey import Survey, survey
 from engine.operations.terms import Terms, globs_of
-from engine.planning.outlook import look_ahead, refusals
+from engine.operations.today import check_endpoint, guard_home, guards_of, refuse_strange_run
+from engine.planning.outlook import look_ahead
 from engine.planning.plan import idle_rules, plan_again
+from engine.planning.refusals import refusals
 from engine.planning.undo import (
     STAYS,
     Choice,
@@ -50,7 +51,7 @@ from engine.report.nextstep import Step, later_words, undo_steps
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import RunRef
+    from engine.journal.protocols import RunRef
     from engine.planning.plan import Plan
     from engine.simulator.world import World
 

@@ -14,18 +14,18 @@ from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
 from engine.errors import Exit, UsageError
 from engine.inputs.files import job_file
+from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
 from engine.journal.records import RunSettings
-from engine.journal.runs import RunRef
 from engine.model import Call, Outcome, Reading, Where
 from engine.operations.family import undone_since, way_of, with_family
 from engine.operations.frozen import overridden
-from engine.operations.guards import check_endpoint
 from engine.operations.reach import reach_of
 from engine.operations.simulated import simulated_world
 from engine.operations.stores import find, flags_of
 from engine.operations.survey import survey
 from engine.operations.terms import Terms
+from engine.operations.today import check_endpoint
 from engine.planning.undo import Recheck, recheck
 from engine.report.nextstep import by_name
 

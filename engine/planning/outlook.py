@@ -1,7 +1,7 @@
 """What readings say of a plan before anything is sent. No I/O, no clock.
 
 Which calls have work to do and which are done or impossible already; which accounts must stay so that an instance keeps
-its admins; in which order a lockdown contains soonest; and which guards would refuse it.
+its admins; in which order a lockdown contains soonest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from enum import StrEnum
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS, TRANSITIONAL, Action, takes_admins
-from engine.inputs.guards import guard_words
 from engine.journal import records
 from engine.model import Call, CallId, Omit, Reading, Where
 from engine.planning.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
@@ -210,28 +209,3 @@ def _is_denied(reading: Reading | None) -> bool:
     from engine.api.codes import row_of  # here: as in `is_no_instance`
 
     return row_of(reading.code).is_denial
-
-
-# ---- guards --------------------------------------------------------------------------------------------------------
-
-
-def refusals(
-    outlook: Outlook, *, max_targets: int | None = None, max_share: float | None = None, expect: int | None = None
-) -> list[str]:
-    """Why the guards on size would refuse the plan; a plan beyond a guard is still shown."""
-    size = len(outlook.plan.calls)
-    why = []
-    if expect is not None and size != expect:
-        why.append(f"--expect {expect:,}: the plan has {size:,} calls")
-    if max_targets is not None and size > max_targets:
-        why.append(f"limits.max_targets {max_targets:,}: the plan has {size:,} calls")
-    if max_share is not None:
-        if not outlook.accounts_read:
-            why.append(f"{guard_words('max_share', max_share)}: no account could be read to compare with")
-        elif size > round(max_share * outlook.accounts_read, 6):  # 29 % of 100 is 28.999999999999996 in floats
-            share = size / outlook.accounts_read
-            why.append(
-                f"{guard_words('max_share', max_share)}: {size:,} of the {outlook.accounts_read:,} accounts read "
-                f"are {share:.1%}"
-            )
-    return why

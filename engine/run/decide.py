@@ -1,6 +1,6 @@
 """What an answer, or a reading, leads to. No I/O, no clock, no loop: `judge` carries out what is decided here.
 
-The rules are the table of engine/README.md, "The attempt loop". `verdicts` says what an answer means; this module
+The rules are the table of engine/sending.md, "The attempt loop". `verdicts` says what an answer means; this module
 joins that with what is known of the call and its lane. Three things hold for every call:
 
 * `changed` means that a try of ours may have been applied, and that a reading shows the account so.

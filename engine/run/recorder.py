@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import Journal
+    from engine.journal.protocols import Journal
 
 
 class Recorder:

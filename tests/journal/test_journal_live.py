@@ -18,7 +18,7 @@ import pytest
 from engine.errors import BusyError, ConfigError, Exit
 from engine.journal import locks
 from engine.journal.live import claimed
-from engine.journal.runs import Claim
+from engine.journal.protocols import Claim
 from engine.journal.store import RunStore
 from engine.journal.writer import FileJournal
 from engine.model import CallId, call_id

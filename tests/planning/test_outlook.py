@@ -21,10 +21,10 @@ from engine.planning.outlook import (
     look_ahead,
     no_account_words,
     no_instance_words,
-    refusals,
     standing,
 )
 from engine.planning.plan import Plan, make_plan, plan_digest
+from engine.planning.refusals import refusals
 
 REGION = "ap-singapore"
 ONE, TWO, THREE = "postgres-00000001", "postgres-00000002", "postgres-00000003"

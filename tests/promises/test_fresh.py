@@ -13,8 +13,8 @@ import pytest
 
 from engine.errors import Exit
 from engine.journal.live import claimed
+from engine.journal.protocols import Claim
 from engine.journal.reader import replay
-from engine.journal.runs import Claim
 from engine.journal.store import RunStore
 from engine.model import AccountState, Reading, Rival, Where, call_id
 from engine.planning.admins import AdminGuard

@@ -22,8 +22,9 @@ from engine.operations.frozen import password_record
 from engine.operations.terms import refuse_strange
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust
-from engine.planning.outlook import look_ahead, refusals
+from engine.planning.outlook import look_ahead
 from engine.planning.plan import plan_again
+from engine.planning.refusals import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Glob, Job
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.runs import RunRef
+    from engine.journal.protocols import RunRef
     from engine.model import Call
     from engine.operations.events import Tell
     from engine.operations.terms import Terms
