@@ -25,12 +25,13 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import Claim, RunRef, Runs
 from engine.model import STAYS, Call, CallId, Omit, Rival, RunId, Target, call_id
-from engine.operations.carrying import Ended, OpenRun, carry_out
+from engine.operations.carrying import Ended, carry_out
 from engine.operations.earlier import Take
 from engine.operations.events import Warned, nobody
 from engine.operations.frozen import check_metrics
 from engine.operations.preparing import Looked, is_read, prepare, read_for, refuse_blind, refuse_unread
 from engine.operations.reach import passwords_of, reach_of
+from engine.operations.session import Session, nothing_stays
 from engine.operations.stores import trusted_store
 from engine.operations.terms import Terms, operator
 from engine.operations.windows import hold, window_of
@@ -264,9 +265,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
             journal.append(approval.as_record(), ledger.apply)
-            work = OpenRun(
-                terms=terms,
-                settings=new.settings,
+            session = Session(
                 store=this.store,
                 journal=journal,
                 ledger=ledger,
@@ -276,9 +275,9 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
                 world=new.world,
                 found=new.found,
                 rivals=rivals,
-                undone=new.undone,
+                stays=new.undone.still_so() if new.undone is not None else nothing_stays,
             )
-            return await carry_out(work, watch)
+            return await carry_out(session, terms, new.settings, watch)
 
 
 async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import AcctopsError, Exit
 from engine.journal import records
@@ -18,44 +19,12 @@ from engine.operations.simulated import simulated_world
 from engine.operations.windows import time_left, window_of
 
 if TYPE_CHECKING:
-    from engine.cloud.clients import Reach
-    from engine.inputs.job import StopAfter
-    from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Journal, Runs
-    from engine.model import Call, CallId, Omit, Reading, Rival
-    from engine.operations.family import Undone
-    from engine.operations.survey import Survey
+    from engine.model import Call
     from engine.operations.terms import Terms
     from engine.report.nextstep import WayOn
     from engine.simulator.world import World
-
-
-class OpenRun(Struct, frozen=True, kw_only=True):
-    """A run that exists, and all that a session of it needs."""
-
-    terms: Terms
-    settings: Settings
-    """They say who is told of it."""
-    store: Runs
-    journal: Journal
-    ledger: Ledger
-    reach: Reach
-    passwords: PasswordSource | None
-    stop_after: StopAfter | None
-    no_send: frozenset[CallId] = frozenset()
-    """Calls that are only read and settled."""
-    elsewhere: frozenset[CallId] = frozenset()
-    """Failed calls that later reruns have brought about."""
-    world: World | None = None
-    """The simulated world, where there is one already."""
-    found: Survey | None = None
-    """What was read when the run was planned."""
-    rivals: tuple[Rival, ...] = ()
-    """Other runs that lock accounts right now."""
-    undone: Undone | None = None
-    """What an undo, or a rerun of one, brings back."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -98,19 +67,30 @@ class Ended(Struct, frozen=True, kw_only=True):
         return {str(outcome): count for outcome, count in self.ledger.counts().items()}
 
 
-async def carry_out(work: OpenRun, watch: Watch | None = None) -> Ended:
-    """Work on a run until it is done or stopped, and tell who is to be told, whatever it was that ended it."""
-    terms, ledger, journal = work.terms, work.ledger, work.journal
-    flags = terms.repeat(work.store.state_dir)
-    attendance = Attendance(work.settings, ledger, journal, work.store, flags=flags, clock=terms.clock, tell=terms.tell)
+async def carry_out(session: Session, terms: Terms, settings: Settings, watch: Watch | None = None) -> Ended:
+    """Work on a run until it is done or stopped, and tell who is to be told, whatever it was that ended it.
+
+    `session` is as its run needs it; by which `terms` it goes, who is told (`settings`) and who looks on is added here.
+    """
+    ledger, journal, watch = session.ledger, session.journal, watch or Unwatched()
+    flags = terms.repeat(session.store.state_dir)
+    attendance = Attendance(settings, ledger, journal, session.store, flags=flags, clock=terms.clock, tell=terms.tell)
     terms.tell(Began(ledger.run.run, journal.place))
-    watch = watch or Unwatched()
+    session = replace(
+        session,
+        world=session.world if session.world is not None or not ledger.run.simulated else _world(ledger),
+        clock=terms.clock,
+        time_left=partial(time_left, window_of(ledger.settings), terms),
+        attendance=attendance,
+        tell=terms.tell,
+        watch=watch,
+    )
     try:
-        ended = await _session(work, attendance, watch).work()
+        ended = await session.work()
     except AcctopsError as error:
         ended = SessionEnd(error.exit, unrecorded=records.Stopped(str(error), None, None))
         await watch.last(attendance.after_a_fall(ended.exit, ended.unrecorded))
-    way = _way(work, flags)
+    way = _way(session, flags)
     return Ended(
         exit=ended.exit,
         ledger=ledger,
@@ -123,46 +103,21 @@ async def carry_out(work: OpenRun, watch: Watch | None = None) -> Ended:
     )
 
 
-def _session(work: OpenRun, attendance: Attendance, watch: Watch) -> Session:
-    ledger, world = work.ledger, work.world
-    if ledger.run.simulated and world is None:
-        changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
-        world = simulated_world(ledger.run.action, ledger.calls.values(), changed)
-    return Session(
-        store=work.store,
-        journal=work.journal,
-        ledger=ledger,
-        reach=work.reach,
-        passwords=work.passwords,
-        world=world,
-        stop_after=work.stop_after,
-        no_send=work.no_send,
-        elsewhere=work.elsewhere,
-        found=work.found,
-        rivals=work.rivals,
-        stays=work.undone.still_so() if work.undone is not None else _nothing_stays,
-        clock=work.terms.clock,
-        time_left=partial(time_left, window_of(ledger.settings), work.terms),
-        attendance=attendance,
-        tell=work.terms.tell,
-        watch=watch,
-    )
+def _world(ledger: Ledger) -> World:
+    """The simulated world of a run that goes on: as the run has left it."""
+    changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
+    return simulated_world(ledger.run.action, ledger.calls.values(), changed)
 
 
-def _way(work: OpenRun, flags: str) -> WayOn:
+def _way(session: Session, flags: str) -> WayOn:
     """What is open of the run and its family now that the session is over, and how to go on."""
     from engine.operations.family import way_of  # here: nothing of it is needed before the first call
 
-    way = way_of(work.store, work.ledger, flags=flags)
-    if work.journal.broken is None:
+    way = way_of(session.store, session.ledger, flags=flags)
+    if session.journal.broken is None:
         return way
     try:
-        work.store.replay(work.ledger.run.run)
+        session.store.replay(session.ledger.run.run)
     except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
-        return way.without_journal(work.ledger)
+        return way.without_journal(session.ledger)
     return way
-
-
-def _nothing_stays(_call: Call, _reading: Reading) -> Omit | None:
-    """The rule of a run that is no undo."""
-    return None

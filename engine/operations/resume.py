@@ -24,12 +24,13 @@ from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import Approval, claim, omit_line
-from engine.operations.carrying import Ended, OpenRun, carry_out
+from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import News, Warned
 from engine.operations.family import Kin, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
 from engine.operations.preparing import refuse_blind
 from engine.operations.reach import passwords_of, reach_of
+from engine.operations.session import Session, nothing_stays
 from engine.operations.stores import find
 from engine.operations.terms import Terms, operator
 from engine.operations.today import (
@@ -166,9 +167,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             undone = undone_of(ref.store, ledger.run, guards.trust)
             held = undone.held() if undone is not None else {}
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
-            work = OpenRun(
-                terms=terms,
-                settings=guards,
+            session = Session(
                 store=ref.store,
                 journal=journal,
                 ledger=ledger,
@@ -178,9 +177,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 no_send=no_send,
                 elsewhere=_done_elsewhere(kin, ledger),
                 rivals=rivals,
-                undone=undone,
+                stays=undone.still_so() if undone is not None else nothing_stays,
             )
-            return await carry_out(work, watch)
+            return await carry_out(session, terms, guards, watch)
 
 
 def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:

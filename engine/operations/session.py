@@ -116,6 +116,11 @@ class Unwatched:
         await notices
 
 
+def nothing_stays(_call: Call, _reading: Reading) -> Omit | None:
+    """The rule of a run that is no undo: no account must stay as it is."""
+    return None
+
+
 class Devices(Struct, frozen=True, kw_only=True):
     """What a session does not make by itself where time, network and chance are somebody else's, as in a test."""
 
@@ -134,20 +139,21 @@ class Session(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     reach: Reach
     passwords: PasswordSource | None
-    world: World | None
+    world: World | None = None
     """The simulated world, if the run is simulated."""
     stop_after: StopAfter | None
-    no_send: frozenset[CallId]
+    no_send: frozenset[CallId] = frozenset()
+    """Calls that are only read and settled."""
     elsewhere: frozenset[CallId] = frozenset()
     """Failed calls that later reruns have brought about."""
     found: Survey | None = None
     """What was read when the run was planned."""
     rivals: tuple[Rival, ...] = ()
     """Other runs that lock accounts right now."""
-    stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
+    stays: Callable[[Call, Reading], Omit | None] = nothing_stays
     """Why an account must stay as it is, by a newer reading: an undo's rule."""
-    clock: Callable[[], float]
-    time_left: Callable[[float], tuple[float, str]]
+    clock: Callable[[], float] = time.time
+    time_left: Callable[[float], tuple[float, str]] = lambda deadline_s: (deadline_s, "")
     """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
     attendance: Attendance | None = None
     """Who is told of it."""
