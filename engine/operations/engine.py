@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.errors import Exit, RefusedError
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from engine.operations.examine import Examined
     from engine.operations.overdue import Lateness
     from engine.operations.resume import Finished
-    from engine.operations.session import Watch
     from engine.operations.stop import Drained
     from engine.operations.verify import Verified
     from engine.run.overview import Progress
@@ -81,16 +79,16 @@ class Engine:
             clock=clock,
             **more,
         )
-        self._runs: list[Run] = []
+        self._begun_here: list[_Handle] = []
 
     async def __aenter__(self) -> Engine:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        going_on = [run for run in self._runs if not run.is_over]
-        for run in going_on:
-            run.stop("the engine that began it was closed")
-        await asyncio.gather(*(run.result() for run in going_on), return_exceptions=True)
+        going_on = [each for each in self._begun_here if not each.task.done()]
+        for each in going_on:
+            each.stop("the engine that began it was closed")
+        await asyncio.gather(*(each.task for each in going_on), return_exceptions=True)
         await self._terms.wire.aclose()
 
     # ---- two phases: a plan, then an approval ------------------------------------------------------------------------
@@ -134,7 +132,13 @@ class Engine:
 
         RefusedError, and no run, if what changed since it was planned forbids it.
         """
-        return await self._begun(lambda watch, terms: begin(_under(planned, terms), approval, watch), planned)
+        new = planned.proposal
+
+        def work(handle: _Handle) -> Coroutine[Any, Any, Ended]:
+            terms = replace(new.terms, tell=handle.hearing(new.terms.tell))
+            return begin(replace(planned, proposal=replace(new, terms=terms)), approval, handle)
+
+        return await self._begun(work)
 
     async def resume(self, run: str, approval: Approval | None = None, **terms: Any) -> Run | Finished:
         """Go on with a run, or return how it stands if nothing is left to do.
@@ -146,7 +150,12 @@ class Engine:
         found = await resumption(self._with(terms), run)
         if isinstance(found, Finished):
             return found
-        return await self._begun(lambda watch, terms: go_on(replace(found, terms=terms), approval, watch), found)
+
+        def work(handle: _Handle) -> Coroutine[Any, Any, Ended]:
+            heard = replace(found.terms, tell=handle.hearing(found.terms.tell))
+            return go_on(replace(found, terms=heard), approval, handle)
+
+        return await self._begun(work)
 
     # ---- what sends nothing ------------------------------------------------------------------------------------------
 
@@ -202,98 +211,109 @@ class Engine:
         """The engine's terms, and what was said for this use case. Any: their types."""
         return replace(self._terms, **said) if said else self._terms
 
-    async def _begun(self, work: Callable[[Watch, Terms], Any], of: Any) -> Run:
-        run = Run()
-        terms: Terms = of.proposal.terms if isinstance(of, Planned) else of.terms
-        run.task = asyncio.ensure_future(work(_Handle(run), replace(terms, tell=run.told(terms.tell))))
-        await run.begun()
-        self._runs = [each for each in self._runs if not each.is_over] + [run]
-        return run
+    async def _begun(self, work: Callable[[_Handle], Coroutine[Any, Any, Ended]]) -> Run:
+        handle = _Handle()
+        handle.task = asyncio.ensure_future(work(handle))
+        self._begun_here.append(handle)
+        await handle.begun()
+        self._begun_here = [each for each in self._begun_here if not each.task.done()]
+        return Run(handle)
 
 
 class Run:
     """A run that goes on in this event loop."""
 
-    def __init__(self) -> None:
-        self.id = ""
-        self.journal = ""
-        self.task: asyncio.Future[Ended]
-        self._began: asyncio.Event = asyncio.Event()
-        self.runner: Runner | None = None
+    def __init__(self, handle: _Handle) -> None:
+        self._handle = handle
+
+    @property
+    def id(self) -> str:
+        """Its id, by which every command finds it."""
+        return self._handle.run
+
+    @property
+    def journal(self) -> str:
+        """Where its journal is."""
+        return self._handle.journal
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, or never began."""
-        return self.task.done()
+        """Whether it has ended."""
+        return self._handle.task.done()
 
     async def progress(self, every: float = 0.5) -> AsyncIterator[Progress]:
         """How it goes, every so many seconds, and once more at its end."""
+        runner = self._handle.runner
+        if runner is None:  # it fell before its first call
+            return
         while not self.is_over:
-            if self.runner is not None:
-                yield self.runner.progress()
-            await asyncio.wait([self.task], timeout=every)
-        if self.runner is not None:
-            yield self.runner.progress()
+            yield runner.progress()
+            await asyncio.wait([self._handle.task], timeout=every)
+        yield runner.progress()
 
     async def result(self) -> Ended:
         """How it ended, once it has. Whoever waits may be cancelled; the run goes on."""
-        return await asyncio.shield(self.task)
+        return await asyncio.shield(self._handle.task)
 
     def stop(self, why: str = _STOPPED) -> None:
         """Take no new call; what is under way ends and is recorded."""
-        if self.runner is not None:
-            self.runner.stop(why, Exit.STOPPED)
+        self._handle.stop(why)
 
-    def told(self, tell: Tell) -> Tell:
+
+class _Handle:
+    """What an engine holds of a run that it began: a `Watch` of its session."""
+
+    def __init__(self) -> None:
+        self.run = self.journal = ""
+        self.task: asyncio.Future[Ended]
+        self.runner: Runner | None = None
+        self._works = asyncio.Event()
+        self._stopped: str | None = None
+
+    def hearing(self, tell: Tell) -> Tell:
         """The same, which also learns the run's id."""
 
         def hear(event: Event) -> None:
             if isinstance(event, Began):
-                self.id, self.journal = event.run, event.journal
+                self.run, self.journal = event.run, event.journal
             tell(event)
 
         return hear
 
-    def works(self, runner: Runner) -> None:
-        """It has begun, and `runner` works on it."""
-        self.runner = runner
-        self._began.set()
-
     async def begun(self) -> None:
-        """Wait until it works; raises what kept it from that."""
-        waiting = asyncio.ensure_future(self._began.wait())
+        """Wait until the session works, or has ended; raises what kept it from that."""
+        waiting = asyncio.ensure_future(self._works.wait())
+        waits: list[asyncio.Future[Any]] = [self.task, waiting]
         try:
-            waits: list[asyncio.Future[Any]] = [self.task, waiting]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if self.task.done() and not self._began.is_set():
+            if self.task.done():
                 self.task.result()
         except asyncio.CancelledError:
-            self.task.cancel()
+            if not self._works.is_set():
+                self.task.cancel()
             raise
         finally:
             waiting.cancel()
 
-
-class _Handle(Struct):
-    """A `Watch` for a `Run`."""
-
-    run: Run
+    def stop(self, why: str) -> None:
+        """Drain it, as soon as it works if it does not yet."""
+        self._stopped = why
+        if self.runner is not None:
+            self.runner.stop(why, Exit.STOPPED)
 
     @asynccontextmanager
     async def beside(self, runner: Runner) -> AsyncIterator[None]:
-        self.run.works(runner)
+        self.runner = runner
+        self._works.set()
+        if self._stopped is not None:
+            runner.stop(self._stopped, Exit.STOPPED)
         yield
 
-    async def working(self, run: Any) -> Exit:  # Any: a coroutine, as in `Watch`
-        code: Exit = await run
-        return code
+    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+        return await run
 
-    async def last(self, notices: Any) -> None:  # Any: as above
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
         await notices
-
-
-def _under(planned: Planned, terms: Terms) -> Planned:
-    return replace(planned, proposal=replace(planned.proposal, terms=terms))
 
 
 def _loaded(job: str | Path) -> Job:
