@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     )
     from engine.inputs.job import Job
     from engine.model import Outcome
-    from engine.operations.begin import Approval, Nothing, Planned
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft, Drafted
     from engine.operations.engine import Engine, Run
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from engine.operations.examine import Examined
     from engine.operations.overdue import Lateness
     from engine.operations.preparing import Looked
+    from engine.operations.proposal import Approval, Nothing, Planned
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
     from engine.operations.verify import Verified
@@ -46,7 +46,7 @@ _HOMES = {
     ),
     "inputs.job": ("Job",),
     "model": ("Outcome",),
-    "operations.begin": ("Approval", "Nothing", "Planned"),
+    "operations.proposal": ("Approval", "Nothing", "Planned"),
     "operations.carrying": ("Ended",),
     "operations.drafts": ("Draft", "Drafted"),
     "operations.engine": ("Engine", "Run"),

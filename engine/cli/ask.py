@@ -9,7 +9,7 @@ from typing import TextIO
 
 from engine.cli.talk import say
 from engine.errors import RefusedError
-from engine.operations.begin import Approval
+from engine.operations.proposal import Approval
 from engine.outside.foreign import clean_lines
 
 TYPE_FROM = 10

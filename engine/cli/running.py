@@ -16,14 +16,14 @@ from engine.cli.watching import Terminal
 from engine.errors import Exit
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.parse import ad_hoc_job
-from engine.operations.begin import Nothing
 from engine.operations.earlier import reads_stdin
+from engine.operations.proposal import Nothing
 from engine.operations.start import CutOff, plan_new, plan_run
 from engine.operations.unbegun import Unbegun
 
 if TYPE_CHECKING:
     from engine.inputs.job import Job
-    from engine.operations.begin import Planned
+    from engine.operations.proposal import Planned
 
 
 def run_job(job_path: str, **flags: Any) -> int:

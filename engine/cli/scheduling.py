@@ -7,7 +7,8 @@ from typing import Any
 from engine.cli.options import options_of
 from engine.cli.talk import out, printed, say
 from engine.errors import Exit
-from engine.operations.scheduling import Wish, together, units_of
+from engine.operations.scheduling import Wish, units_of
+from engine.operations.unitfiles import together
 
 
 def show_schedule(

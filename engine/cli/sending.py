@@ -14,8 +14,8 @@ from engine.report.text import document, text
 
 if TYPE_CHECKING:
     from engine.cli.options import Options
-    from engine.operations.begin import Planned
     from engine.operations.carrying import Ended
+    from engine.operations.proposal import Planned
 
 _PROCESS_START = time.time() - time.process_time()
 """About when this process began: its CPU time is what it has done since."""

@@ -20,8 +20,9 @@ from msgspec.structs import replace
 from engine.errors import Exit, RefusedError
 from engine.inputs.files import STDIN, load_job
 from engine.inputs.job import Job
-from engine.operations.begin import Approval, Nothing, Planned, begin
+from engine.operations.begin import begin
 from engine.operations.events import Began, Event, Tell, nobody
+from engine.operations.proposal import Approval, Nothing, Planned
 from engine.operations.start import CutOff, plan_run
 from engine.operations.stores import find, runs_in
 from engine.operations.terms import Terms

@@ -15,10 +15,11 @@ from engine.inputs.files import recorded
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
-from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import planned
 from engine.operations.events import News, Warned
 from engine.operations.family import undone_of, way_of
 from engine.operations.frozen import overridden, stop_after_of, stricter
+from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
 from engine.operations.stores import find, flags_of

@@ -23,12 +23,13 @@ from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
-from engine.operations.begin import Approval, claim, omit_line
+from engine.operations.begin import claim, omit_line
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import News, Warned
 from engine.operations.family import Kin, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
 from engine.operations.preparing import refuse_blind
+from engine.operations.proposal import Approval
 from engine.operations.reach import passwords_of, reach_of
 from engine.operations.session import Session, nothing_stays
 from engine.operations.stores import find

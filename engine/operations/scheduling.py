@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +13,18 @@ from msgspec import Struct
 
 from engine.api.actions import ACTIONS
 from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
-from engine.errors import RefusedError, UsageError
+from engine.errors import UsageError
 from engine.inputs.config import user_config
 from engine.inputs.files import STDIN, homes_of, is_stream, load_job
 from engine.inputs.settingtable import WITH_FLAG
 from engine.inputs.window import Skipped, clock_text, skipped, zone_files
 from engine.operations.earlier import place_of
 from engine.operations.events import Tell, Warned
-from engine.outside.trust import Trust, read_regular, replace_whole
+from engine.operations.unitfiles import then, write
+from engine.outside.trust import read_regular
 from engine.run.endings import orderly_end_s
 from engine.schedule.envlines import READERS, EnvLines, read_as
-from engine.schedule.units import MADE, Schedule, Times, UnitFile, every_days, job_file_of, lasting_problem
+from engine.schedule.units import Schedule, Times, UnitFile, every_days, lasting_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,8 +41,6 @@ _DECIDING = ("TENCENTCLOUD_", "TCCLI_", "TKE_")
 _AHEAD_DAYS = 5 * 366
 """How far ahead the zone's changes of summer time are looked at; rules of zones are seldom known further."""
 _SKIPS_NAMED = 3
-MOST_UNIT = 1 << 20
-"""Bytes of a file that may be one of ours."""
 MOST_ENV = 1 << 20
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10}")
 _EVERY = re.compile("[1-9][0-9]{0,3}[dhm]|[1-9][0-9]{0,2}d[1-9][0-9]?h")
@@ -69,8 +67,8 @@ class Units(Struct, frozen=True, kw_only=True):
     def write(self, into: str, tell: Tell) -> list[str]:
         """Write them to a directory; returns what was written, and what to type next."""
         directory = Path(_canonical(into))
-        _write(self.files, directory, self.schedule, tell)
-        return _then(self.form, self.schedule, self.files, directory)
+        write(self.files, directory, self.schedule, tell)
+        return then(self.form, self.schedule, self.files, directory)
 
 
 def units_of(terms: Terms, job_path: str, wish: Wish) -> Units:
@@ -344,84 +342,3 @@ def _not_mounted(job: Job, settings: Settings) -> list[str]:
     if settings.metrics_file is not None:
         found.append(f"{settings.origin['metrics_file']}: nobody scrapes metrics_file in a pod")
     return found
-
-
-def together(files: Sequence[UnitFile]) -> str:
-    """All files in one text, each after a line with its name."""
-    if len(files) == 1:
-        return files[0].text
-    return "\n".join(f"# ---- {file.name}\n{file.text}" for file in files)
-
-
-def _write(files: Sequence[UnitFile], into: Path, schedule: Schedule, tell: Tell) -> None:
-    """Each under its name, whole; nothing is written through a link, and only what we made for this job is replaced."""
-    for file in files:
-        _refuse_foreign(into / file.name, schedule)
-    for file in files:
-        path = into / file.name
-        try:
-            replace_whole(path, file.text.encode("utf-8", "surrogateescape"), 0o644)
-        except OSError as error:
-            raise UsageError(f"--into {into}: {path.name} cannot be written: {error.strerror}") from error
-    try:
-        if (why := Trust().why_not(into)) is not None:
-            tell(Warned(f"{why}, and so what is started at night", always=True))
-        for other in _older_names(files, into, schedule):
-            words = f"{other}: starts this job, too, under the name of an older version; remove it"
-            tell(Warned(words, always=True))
-    except OSError as error:
-        tell(Warned(f"{into}: cannot be looked at: {error.strerror}", always=True))
-
-
-def _refuse_foreign(path: Path, schedule: Schedule) -> None:
-    """RefusedError for a file that is not ours; UsageError for one that we made for another job."""
-    try:
-        text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        if path.is_symlink():
-            raise RefusedError(
-                f"{path}: is a link, and nothing is written through links; nothing was written"
-            ) from error
-        raise UsageError(f"--into {path.parent}: {path.name} cannot be read: {error.strerror}") from error
-    if not text.startswith(MADE):
-        raise RefusedError(f"{path}: is there already, and not made by acctops schedule; nothing was written")
-    owner = job_file_of(text)
-    if owner is None and schedule.job_file not in text:  # of an older version, which did not say it by itself
-        owner = "another job"
-    if owner not in (None, schedule.job_file):
-        raise UsageError(
-            f"{path}: is the unit of {owner}, and {schedule.job_file} would get the same name; nothing was written; "
-            "give one of the two another `name`, or remove the file"
-        )
-
-
-def _older_names(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> Iterator[str]:
-    """Files of ours beside these that start the same job, under names that are given no more."""
-    ours = {file.name for file in files}
-    for path in sorted(into.glob("acctops-*")):
-        if path.name in ours or path.suffix in (".wants", ".requires"):
-            continue
-        try:
-            text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
-        except OSError:
-            continue
-        is_same = job_file_of(text) == schedule.job_file or f" run {shlex.quote(schedule.job_file)} " in text
-        if text.startswith(MADE) and is_same and path.suffix in {Path(name).suffix for name in ours}:
-            yield str(path)
-
-
-def _then(form: str, schedule: Schedule, files: Sequence[UnitFile], into: Path) -> list[str]:
-    """What was written, and what to type next."""
-    lines = [f"wrote {into / file.name}" for file in files]
-    unit = schedule.unit
-    match form:
-        case "systemd":
-            timers = f"{unit}.timer {unit}-overdue.timer"
-            lines.append(f"now: systemctl daemon-reload && systemctl enable --now {timers}")
-        case "k8s":
-            lines.append(f"now: read its head, then kubectl apply -f {shlex.quote(str(into / files[0].name))}")
-        case _:
-            lines.append("cron reads it by itself, if it lies in /etc/cron.d")
-    return lines

@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from engine.errors import RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
-from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import planned
 from engine.operations.drafts import Drafted, draft, settings_of
 from engine.operations.earlier import Unfinished, job_place, take_of, unfinished
 from engine.operations.events import Changed
 from engine.operations.frozen import run_settings
+from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.simulated import faults_of, fleet_of
 from engine.operations.stores import trusted_store
 from engine.operations.today import stranger

@@ -20,10 +20,11 @@ from engine.inputs.files import recorded
 from engine.inputs.job import Glob
 from engine.journal import records
 from engine.model import LACKING, Call, Omit, Outcome
-from engine.operations.begin import Nothing, Planned, Proposal, planned, refuse_empty
+from engine.operations.begin import planned
 from engine.operations.events import News
 from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
+from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
 from engine.operations.resume import tell_of_idle

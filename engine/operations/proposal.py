@@ -1,0 +1,144 @@
+"""A run that does not exist yet, as values: what it would do, what waits for approval, and the approval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from engine.api.actions import ACTIONS
+from engine.cloud.clients import Reach
+from engine.errors import RefusedError
+from engine.inputs.job import Glob, StopAfter
+from engine.journal import records
+from engine.journal.protocols import RunRef, Runs
+from engine.model import STAYS, Call, Omit, RunId
+from engine.operations.earlier import Take
+from engine.operations.terms import Terms, operator
+from engine.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from engine.inputs.passwords import PasswordSource
+    from engine.inputs.settings import Settings
+    from engine.operations.family import Undone
+    from engine.operations.survey import Survey
+    from engine.simulator.faults import FaultRule
+    from engine.simulator.world import World
+
+
+class Approval(Struct, frozen=True, kw_only=True):
+    """Somebody's word that what was planned shall be done, as the journal keeps it."""
+
+    how: str
+    """What they said, or where that stands: `reviewed in #incident`."""
+    by: str | None = None
+    """Who; None: whoever this process runs as."""
+    terminal: str | None = None
+
+    def as_record(self) -> records.Confirmed:
+        """Its line in the journal."""
+        return records.Confirmed(how=self.how, by=self.by or operator(), terminal=self.terminal)
+
+
+class Proposal(Struct, frozen=True, kw_only=True):
+    """What a run would do, from a job, a run that is repeated or one that is undone; nothing is read for it yet."""
+
+    terms: Terms
+    settings: Settings
+    frozen: records.RunSettings
+    plan: Plan
+    job: records.JobRef
+    reason: str | None
+    ticket: str | None
+    stop_after: StopAfter | None
+    guarded_by: str
+    """`records.Run.guarded_by`."""
+    asked: tuple[str, ...] = ()
+    """`records.Run.asked`."""
+    parent: RunRef | None = None
+    verb: str = "rerun"
+    """How it is linked to its parent."""
+    uins: Mapping[str, str] = field(default_factory=dict)
+    """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
+    faults: tuple[FaultRule, ...] = ()
+    exclude: tuple[Glob, ...] = ()
+    """What was left out of the plan on purpose: a rule that matches no target is told."""
+    listed_order: bool = False
+    take: Take | None = None
+    """How much of the plan it takes; None: all."""
+    found: Survey | None = None
+    """Readings made already, by whoever made the plan: it is ready to be sent."""
+    world: World | None = None
+    """The simulated world those readings were made in, or that of `--fleet`."""
+    known: Survey | None = None
+    """What a match has read, with these keys: what is odd about them was told."""
+    matched: tuple[records.Matched, ...] = ()
+    may_be_empty: bool = False
+    """Finding nothing is fine: a run without calls, so that a schedule's journals show that the night was kept."""
+    guards: Callable[[], Settings] | None = None
+    """The guards as their files have them when it is called."""
+    undone: Undone | None = None
+    """What an undo, or a rerun of one, brings back."""
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """A run that waits for its approval: its accounts are read, its guards have let it pass."""
+
+    proposal: Proposal
+    run_id: RunId
+    store: Runs
+    reach: Reach
+    passwords: PasswordSource | None
+    at: float
+    """UNIX time at which it was planned."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it will do, and what it leaves out."""
+        return self.proposal.plan
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What will be sent, in this order."""
+        return self.proposal.plan.calls
+
+    @property
+    def left_out(self) -> tuple[Omit, ...]:
+        """What was asked for and will not be sent, and why."""
+        return self.proposal.plan.omits
+
+    @property
+    def question(self) -> str:
+        """What is approved, in one sentence."""
+        return question_of(self.proposal)
+
+
+class Nothing(Struct, frozen=True, kw_only=True):
+    """No run is planned, as there is nothing to do."""
+
+    why: str
+
+
+def refuse_empty(plan: Plan) -> None:
+    """RefusedError for a plan without calls."""
+    if plan.calls:
+        return
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.left_out().items() if count)
+    raise RefusedError(f"nothing to do: every target is left out ({reasons or 'none given'}); nothing was sent")
+
+
+def question_of(new: Proposal) -> str:
+    """What is approved, in one sentence."""
+    plan, action = new.plan, ACTIONS[new.plan.action]
+    count, instances = len(plan.calls), plan.instances
+    accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"
+    unread = ""
+    if new.settings.verify and not new.frozen.verify:
+        unread = ", UNREAD (these keys may read no account): nothing will be proven, and undo will need a list"
+    stays = sum(omit.reason in STAYS for omit in plan.omits)
+    unseen = plan.lacking - stays
+    missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
+    missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
+    mark = " (SIMULATED)" if new.terms.simulate else ""
+    return f"About to {action.verb} {accounts}{action.effect}{mark}{unread}{missing}"
