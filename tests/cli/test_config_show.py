@@ -251,7 +251,7 @@ def test_guards_add_up_and_every_place_is_named(configs: list[dict[str, Any]], b
         assert [(value, where.partition(":")[0]) for value, where in line.places] == expected
         if key != "protect" and expected:
             number = {text_of(value): float(str(value).rstrip("%")) for value, _ in expected}
-            strictest = STRICTER[key.removeprefix("limits.")](number.values())
+            strictest = STRICTER[key.removeprefix("limits.")].stricter(number.values())
             assert number[text_of(line.value)] == strictest
             assert (line.value, line.origin) in line.places
 

@@ -340,8 +340,8 @@ def test_j5_reading_works_on_a_read_only_mount_and_writing_says_what_to_do(tmp_p
 import random
 from pathlib import Path
 from engine.errors import ConfigError
-from engine.journal import live, reader, runs, store, writer
-claim = runs.Claim(run_id="x", digest="ab", path="", action="LockAccount", calls=[])
+from engine.journal import live, protocols, reader, store, writer
+claim = protocols.Claim(run_id="x", digest="ab", path="", action="LockAccount", calls=[])
 there = store.RunStore(Path({str(store.state_dir)!r}))
 assert [head.live for head in there.list()] == [False]
 assert not there.stop_requested({run_id!r})
