@@ -16,11 +16,11 @@ if TYPE_CHECKING:
         BusyError,
         ConfigError,
         CredentialsError,
-        Exit,
         JobError,
         JournalCorruptError,
         JournalWriteError,
         NothingLeftError,
+        Reason,
         RefusedError,
         UsageError,
     )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": (
-        *("AcctopsError", "BusyError", "ConfigError", "CredentialsError", "Exit", "JobError", "JournalCorruptError"),
+        *("AcctopsError", "BusyError", "ConfigError", "CredentialsError", "Reason", "JobError", "JournalCorruptError"),
         *("JournalWriteError", "NothingLeftError", "RefusedError", "UsageError"),
     ),
     "inputs.job": ("Job",),
@@ -77,7 +77,6 @@ __all__ = [
     "Engine",
     "Event",
     "Examined",
-    "Exit",
     "Finished",
     "Job",
     "JobError",
@@ -92,6 +91,7 @@ __all__ = [
     "Outcome",
     "Planned",
     "Progress",
+    "Reason",
     "RefusedError",
     "Remarked",
     "Run",

@@ -1,7 +1,7 @@
-"""Exit codes, and the exceptions an operator can fix, with one root.
+"""Why a command or a session ends as it does (`Reason`), and the exceptions an operator can fix, with one root.
 
 What the API answers is data (`model.Reply`, `model.Fault`), never an exception. An exception here ends the command
-with one message and the exit code of its class; its message says what, where, and what to do next.
+with one message, for the reason of its class. The message says what happened, where, and what to do next.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Exit(IntEnum):
-    """Exit codes of the command (README, "Exit codes"; a test compares the two)."""
+class Reason(IntEnum):
+    """Why a session, or a use case, ended as it did.
+
+    Its number is written in journals (`end`), documents, notices and metrics. `cli` exits with it. README, "Exit
+    codes", has the table; a test compares the two.
+    """
 
     OK = 0
     """Every selected target is in the desired state."""
@@ -41,7 +45,7 @@ class Exit(IntEnum):
 class AcctopsError(Exception):
     """Root of everything an operator can fix."""
 
-    exit: ClassVar[Exit] = Exit.USAGE
+    reason: ClassVar[Reason] = Reason.USAGE
 
 
 class UsageError(AcctopsError):
@@ -63,37 +67,37 @@ class JobError(AcctopsError):
 class RefusedError(AcctopsError):
     """A guard refuses, or the operator did not confirm; nothing was sent."""
 
-    exit = Exit.REFUSED
+    reason = Reason.REFUSED
 
 
 class NothingLeftError(AcctopsError):
     """By the time it was to be sent, all that an undo was to bring back must stay as it is; nothing was sent."""
 
-    exit = Exit.INCOMPLETE
+    reason = Reason.INCOMPLETE
 
 
 class CredentialsError(AcctopsError):
     """No usable credentials were found, or they were refused before any write was accepted."""
 
-    exit = Exit.DENIED
+    reason = Reason.DENIED
 
 
 class UnreachableError(AcctopsError):
     """The API cannot be reached, and without it nothing can be planned; nothing was sent."""
 
-    exit = Exit.STOPPED
+    reason = Reason.STOPPED
 
 
 class BusyError(AcctopsError):
     """Another process holds this run, or a live run has the same job."""
 
-    exit = Exit.BUSY
+    reason = Reason.BUSY
 
 
 class JournalCorruptError(AcctopsError):
     """A journal line is not what was written: edited, dropped or swapped."""
 
-    exit = Exit.CORRUPT
+    reason = Reason.CORRUPT
 
 
 class JournalVersionError(AcctopsError):
@@ -103,4 +107,4 @@ class JournalVersionError(AcctopsError):
 class JournalWriteError(AcctopsError):
     """The journal cannot be written any more (disk full, I/O error); nothing further is sent."""
 
-    exit = Exit.STOPPED
+    reason = Reason.STOPPED

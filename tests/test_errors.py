@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from engine import errors
-from engine.errors import AcctopsError, Exit, JobError
+from engine.errors import AcctopsError, JobError, Reason
 
 EXITS = {
     "OK": 0,
@@ -22,30 +22,30 @@ EXITS = {
     "TERMINATED": 143,
 }
 ERRORS = {
-    "AcctopsError": Exit.USAGE,
-    "UnreachableError": Exit.STOPPED,
-    "BusyError": Exit.BUSY,
-    "ConfigError": Exit.USAGE,
-    "CredentialsError": Exit.DENIED,
-    "JobError": Exit.USAGE,
-    "JournalCorruptError": Exit.CORRUPT,
-    "JournalVersionError": Exit.USAGE,
-    "JournalWriteError": Exit.STOPPED,
-    "NothingLeftError": Exit.INCOMPLETE,
-    "RefusedError": Exit.REFUSED,
-    "UsageError": Exit.USAGE,
+    "AcctopsError": Reason.USAGE,
+    "UnreachableError": Reason.STOPPED,
+    "BusyError": Reason.BUSY,
+    "ConfigError": Reason.USAGE,
+    "CredentialsError": Reason.DENIED,
+    "JobError": Reason.USAGE,
+    "JournalCorruptError": Reason.CORRUPT,
+    "JournalVersionError": Reason.USAGE,
+    "JournalWriteError": Reason.STOPPED,
+    "NothingLeftError": Reason.INCOMPLETE,
+    "RefusedError": Reason.REFUSED,
+    "UsageError": Reason.USAGE,
 }
 FOUND = {name: error for name, error in inspect.getmembers(errors, inspect.isclass) if issubclass(error, BaseException)}
 
 
 def test_exit_codes_are_the_documented_ones() -> None:
     """Cron jobs and pipelines compare these numbers: they never move."""
-    assert {each.name: each.value for each in Exit} == EXITS
+    assert {each.name: each.value for each in Reason} == EXITS
 
 
 def test_every_error_has_its_exit_code() -> None:
     """One class, one exit code; a new class needs a row here."""
-    assert {name: error.exit for name, error in FOUND.items()} == ERRORS
+    assert {name: error.reason for name, error in FOUND.items()} == ERRORS
 
 
 @pytest.mark.parametrize("error", FOUND.values(), ids=FOUND.keys())

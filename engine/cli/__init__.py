@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 
 def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
-    """Run one command; returns its exit code (`errors.Exit`). Raises for nothing that can happen at night.
+    """Run one command; returns its exit code (`errors.Reason`). Raises for nothing that can happen at night.
 
     `clock` is UNIX time, by which windows, journals and spans such as `--since 7d` go; signatures go by the machine's.
     """
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     from engine.cli.app import app
     from engine.cli.leaving import ended_with, interrupted_words, stay
     from engine.cli.talk import refuse, say, take_any_text, tell_remarks
-    from engine.errors import AcctopsError, Exit
+    from engine.errors import AcctopsError, Reason
 
     take_any_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -33,27 +33,27 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
     try:
         with _ended_by_sigterm():
             result = app.main(args=arguments, prog_name="acctops", standalone_mode=False, obj=clock)
-        return int(result) if isinstance(result, int) else int(Exit.OK)
+        return int(result) if isinstance(result, int) else int(Reason.OK)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         say(error.format_message())
-        return int(Exit.USAGE)
+        return int(Reason.USAGE)
     except click.UsageError as error:
         where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
-        return refuse(f"{error.format_message()}{where}", Exit.USAGE, as_json=as_json)
+        return refuse(f"{error.format_message()}{where}", Reason.USAGE, as_json=as_json)
     except AcctopsError as error:
-        return refuse(_to_be_pasted(str(error), arguments), error.exit, as_json=as_json)
+        return refuse(_to_be_pasted(str(error), arguments), error.reason, as_json=as_json)
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for a Ctrl-D at a prompt of its own; it has none
-            return refuse(_defect(error.__cause__), Exit.STOPPED, as_json=as_json)
+            return refuse(_defect(error.__cause__), Reason.STOPPED, as_json=as_json)
         if (ended := ended_with()) is not None:
             return ended
-        return refuse(_to_be_pasted(interrupted_words("interrupted"), arguments), Exit.INTERRUPTED, as_json=as_json)
+        return refuse(_to_be_pasted(interrupted_words("interrupted"), arguments), Reason.INTERRUPTED, as_json=as_json)
     except _TerminatedError:
-        return refuse(_to_be_pasted(interrupted_words("terminated"), arguments), Exit.TERMINATED, as_json=as_json)
+        return refuse(_to_be_pasted(interrupted_words("terminated"), arguments), Reason.TERMINATED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the command's last line: a defect ends in a sentence, too
-        return refuse(_defect(error), Exit.STOPPED, as_json=as_json)
+        return refuse(_defect(error), Reason.STOPPED, as_json=as_json)
     finally:
         stay()
 
@@ -66,10 +66,10 @@ def entry() -> None:
     _one_sentence_each()
     from engine.cli.leaving import leave_soon
     from engine.cli.talk import hush_closed_streams
-    from engine.errors import Exit
+    from engine.errors import Reason
 
     code = main()
-    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
+    if code in (Reason.INTERRUPTED, Reason.TERMINATED):
         leave_soon(code, "")  # a name server that never answers holds a thread, and Python waits for it at the exit
     hush_closed_streams()
     sys.exit(code)
@@ -140,9 +140,9 @@ def _ended_by_sigterm() -> Iterator[None]:
 
     def end(_number: int, _frame: object) -> None:
         from engine.cli.leaving import interrupted_words, leave_soon
-        from engine.errors import Exit
+        from engine.errors import Reason
 
-        leave_soon(Exit.TERMINATED, interrupted_words("terminated"))
+        leave_soon(Reason.TERMINATED, interrupted_words("terminated"))
         raise _TerminatedError
 
     before = signal.signal(signal.SIGTERM, end)

@@ -17,12 +17,12 @@ def show_checks(job_path: str | None, *, policy: bool = False, **flags: Any) -> 
     found = run_loop(examine(options, job_path, policy=policy))
     if options.as_json:
         rows = [{"check": check.name, "result": check.result, "words": check.words} for check in found.checks]
-        out_json({"checks": rows, "policy": found.policy, "exit": int(found.exit)})
-        return found.exit
+        out_json({"checks": rows, "policy": found.policy, "exit": int(found.reason)})
+        return found.reason
     for check in found.checks:
         out(f"{check.result:4}  {check.name}: {check.words}")
     for account, document in found.policies.items():
         whose = f" in {account}" if account else ""
         out(f"\nWhat CAM must allow for this job{whose}, at least; paste it as a custom policy of the user or role:\n")
         out(json.dumps(document, indent=2))
-    return found.exit
+    return found.reason

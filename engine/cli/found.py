@@ -11,7 +11,7 @@ from engine.cli.loops import run_loop
 from engine.cli.options import options_of
 from engine.cli.summary import match_line
 from engine.cli.talk import out, printed, say, warn
-from engine.errors import Exit, UsageError
+from engine.errors import Reason, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.columns import TOLD
 from engine.model import LACKING, Call, OmitReason
@@ -48,7 +48,7 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
         for asked in made.matched:
             say(match_line(asked).strip())
     _name_left_out(plan, job_path, quiet=options.quiet)
-    return printed() or (Exit.INCOMPLETE if plan.lacking else Exit.OK)
+    return printed() or (Reason.INCOMPLETE if plan.lacking else Reason.OK)
 
 
 def _row(made: Draft, call: Call, hidden: Collection[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from engine.cli.options import Options, options_of
 from engine.cli.sending import carry_out, show
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.operations.rerun import NothingToRepeat, kinds_of, plan_rerun
 from engine.operations.resume import Finished, Resumption, go_on, resumption
 from engine.report.text import document, text
@@ -41,11 +41,11 @@ def _show_finished(options: Options, found: Finished) -> int:
     """Print the report of a run that has nothing left to do."""
     ledger, head, way, place = found.found.ledger, found.found.head, found.way, found.ref.place
     if options.as_json:
-        out_json({**document(ledger, journal=place, head=head, way=way), "exit": int(found.exit)})
-    elif not (options.quiet and found.exit == Exit.OK and not way.open_calls):
+        out_json({**document(ledger, journal=place, head=head, way=way), "exit": int(found.reason)})
+    elif not (options.quiet and found.reason == Reason.OK and not way.open_calls):
         say("this run is finished; nothing to resume")
         out(text(ledger, journal=place, head=head, way=way))
-    return found.exit
+    return found.reason
 
 
 def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
@@ -70,5 +70,5 @@ def _show_nothing(options: Options, nothing: NothingToRepeat) -> int:
         out("\n".join(way.lines()))
     if options.as_json:
         found = {"parent": nothing.parent, "why": nothing.why, "open": way.open_calls, "go_on": way.command}
-        out_json({"run": None, **found, "exit": int(nothing.exit)})
-    return nothing.exit
+        out_json({"run": None, **found, "exit": int(nothing.reason)})
+    return nothing.reason

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.cli.views import head_document, head_line, next_command
-from engine.errors import AcctopsError, Exit, UsageError
+from engine.errors import AcctopsError, Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.protocols import RunHead, Runs
@@ -44,7 +44,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
     """The `overdue` command. Any: the flags, by name."""
     options = options_of(flags)
     found = overdue(options, job, _span(every, "--every"))
-    good, last, code = found.good, found.last, found.exit
+    good, last, code = found.good, found.last, found.reason
     if options.as_json:
         out_json(
             {
@@ -65,9 +65,9 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
                 "exit": int(code),
             }
         )
-    elif code is not Exit.OK or not options.quiet:
+    elif code is not Reason.OK or not options.quiet:
         out(found.words)
-    if notify and code is not Exit.OK:
+    if notify and code is not Reason.OK:
         from engine.cli.loops import run_loop
         from engine.cli.watching import Terminal
         from engine.operations.unbegun import tell_overdue
@@ -157,7 +157,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
             out(f"no runs since {_utc(begin)}")
     for one in unreadable:
         warn(f"NOT IN THIS REPORT, cannot be read: {one['problem']}")
-    return printed() or (Exit.CORRUPT if unreadable else Exit.OK)
+    return printed() or (Reason.CORRUPT if unreadable else Reason.OK)
 
 
 def _way(options: Options, head: RunHead, found: Replay) -> WayOn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.cli.leaving import interrupted_words, leave_soon
 from engine.cli.talk import defect_words, in_debug, show_traceback, warn
-from engine.errors import Exit
+from engine.errors import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -36,7 +36,7 @@ def run_loop(work: Coroutine[Any, Any, _T], terms: Terms | None = None) -> _T:
             return runner.run(_closing(work, terms) if terms is not None else work)
         except (KeyboardInterrupt, asyncio.CancelledError):
             # The loop waits for its threads, one of which may wait for a name server.
-            leave_soon(Exit.INTERRUPTED, interrupted_words("interrupted"))
+            leave_soon(Reason.INTERRUPTED, interrupted_words("interrupted"))
             raise
 
 

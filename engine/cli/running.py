@@ -13,7 +13,7 @@ from engine.cli.options import Options, options_of
 from engine.cli.sending import carry_out
 from engine.cli.talk import out_json, say
 from engine.cli.watching import Terminal
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.parse import ad_hoc_job
 from engine.operations.earlier import reads_stdin
@@ -49,7 +49,7 @@ async def _run_job(options: Options, job_path: str) -> int:
             return done
         if not options.quiet:
             say(f"nothing to do: {done.why}; nothing was sent")
-        return Exit.OK
+        return Reason.OK
 
 
 async def _run(options: Options, job: Job) -> int:
@@ -83,5 +83,5 @@ async def _begin(options: Options, plan: Planned | Nothing, *, stdin_is_list: bo
     if not options.quiet:
         say(plan.why)
     if options.as_json:
-        out_json({"run": None, "parent": None, "why": plan.why, "exit": int(Exit.OK)})
-    return Exit.OK
+        out_json({"run": None, "parent": None, "why": plan.why, "exit": int(Reason.OK)})
+    return Reason.OK

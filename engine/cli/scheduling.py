@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.cli.options import options_of
 from engine.cli.talk import out, printed, say
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.operations.scheduling import Wish, units_of
 from engine.operations.unitfiles import together
 
@@ -30,4 +30,4 @@ def show_schedule(
         return printed()
     for line in units.write(into, options.tell):
         say(line)
-    return Exit.OK
+    return Reason.OK

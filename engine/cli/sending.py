@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.cli.ask import confirm
 from engine.cli.talk import out, out_json, tell_remarks, warn
 from engine.cli.watching import Terminal
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.operations.begin import begin
 from engine.report.text import document, text
 
@@ -30,7 +30,7 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
 def show(options: Options, ended: Ended) -> int:
     """Print how a session ended; returns its exit code."""
     ledger, place, head, way = ended.ledger, ended.journal, ended.head, ended.way
-    if ended.exit is not Exit.OK:
+    if ended.reason is not Reason.OK:
         tell_remarks()
     unrecorded = ended.unrecorded
     if unrecorded is not None:
@@ -40,12 +40,12 @@ def show(options: Options, ended: Ended) -> int:
         since = ended.first_send_at
         first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
         whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms, way=way)
-        whole["exit"] = int(ended.exit)
+        whole["exit"] = int(ended.reason)
         if unrecorded is not None:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
-    elif not (options.quiet and ended.exit is Exit.OK):
+    elif not (options.quiet and ended.reason is Reason.OK):
         out(text(ledger, journal=place, head=head, way=way))
     elif way.open_calls:  # done as asked, and not all of what it is a part of
         out("\n".join(way.lines()))
-    return ended.exit
+    return ended.reason

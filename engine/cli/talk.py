@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -123,12 +123,12 @@ def out_json(document: dict[str, Any]) -> None:
     out(json.dumps(document, indent=2))
 
 
-def printed() -> Exit:
+def printed() -> Reason:
     """The exit code of a command that only prints: a result cut short by a full disk must not pass for whole."""
     if out.trouble is None:
-        return Exit.OK
+        return Reason.OK
     warn(f"standard output cannot be written ({out.trouble.strerror}): the result is cut short; print it elsewhere")
-    return Exit.STOPPED
+    return Reason.STOPPED
 
 
 def in_debug() -> bool:
@@ -153,7 +153,7 @@ def _blotted(text: str) -> str:
     return environment_secrets(os.environ).scrub(without_userinfo(text))
 
 
-def refuse(text: str, code: Exit, *, as_json: bool) -> int:
+def refuse(text: str, code: Reason, *, as_json: bool) -> int:
     """Say why nothing was done."""
     tell_remarks()
     warn(text)

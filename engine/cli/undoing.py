@@ -52,7 +52,7 @@ def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
     if options.as_json:
         go_on_with = steps[0].command(flags) if steps else None
         found = {"parent": nothing.parent, "kept": nothing.kept, "open": nothing.open, "go_on": go_on_with}
-        out_json({"run": None, **found, "exit": int(nothing.exit)})
+        out_json({"run": None, **found, "exit": int(nothing.reason)})
     elif nothing.open:
         out(f"run {nothing.parent}: {nothing.why}")
         out(
@@ -60,4 +60,4 @@ def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
         )
     if not nothing.open and not options.quiet:
         say(f"run {nothing.parent}: {nothing.why}")
-    return nothing.exit
+    return nothing.reason

@@ -8,7 +8,7 @@ from engine.api.actions import ACTIONS
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, warn
-from engine.errors import Exit, UsageError
+from engine.errors import Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.operations.verify import Verified, Verifying, verified, verifying
 from engine.planning.outlook import before_line
@@ -29,9 +29,9 @@ async def _verify(options: Options, run: str, times: list[float], *, family: boo
     found: list[Verified] = []
     async for each in verified(this, times):
         found.append(each)
-        if not options.as_json and not (options.quiet and each.exit is Exit.OK):
+        if not options.as_json and not (options.quiet and each.reason is Reason.OK):
             _show(this, each)
-    code = max(each.exit for each in found)
+    code = max(each.reason for each in found)
     if options.as_json:
         whole = document(this.ledger, journal=this.ref.place, head=this.found.head)
         results = [_document(each) for each in found]

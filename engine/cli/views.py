@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
 from engine.operations.stores import find, flags_of, runs_in, store_of
@@ -224,11 +224,11 @@ def stop_run(run: str, **flags: Any) -> int:
 
     options = options_of(flags)
     drained = run_loop(stop(options, run))
-    ref, code = drained.ref, Exit.OK if drained.is_over else Exit.INCOMPLETE
+    ref, code = drained.ref, Reason.OK if drained.is_over else Reason.INCOMPLETE
     found = ref.replay()
     if options.as_json:
         out_json(_document(options, ref, found, live=_is_live(ref)))
-    elif not options.quiet or code is not Exit.OK:
+    elif not options.quiet or code is not Reason.OK:
         out(("SIMULATED  " if found.ledger.run.simulated else "") + closing_line(found.ledger, today=_today()))
         for line in _way(options, ref, found).lines() if not _is_live(ref) else ():
             say(line)

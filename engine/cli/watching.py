@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from engine.cli.leaving import leave_soon, note_end
 from engine.cli.progress import shown
 from engine.cli.talk import say
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.operations.session import UNRECORDED, LeftAtOnceError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
 
 
-_EXIT = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.TERMINATED}
+_EXIT = {signal.SIGINT: Reason.INTERRUPTED, signal.SIGTERM: Reason.TERMINATED}
 _WHY = {signal.SIGINT: "interrupted (Ctrl-C)", signal.SIGTERM: "terminated (SIGTERM)"}
 
 
@@ -37,7 +37,7 @@ class Terminal:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._runner: Runner | None = None
-        self._working: asyncio.Future[Exit] | None = None
+        self._working: asyncio.Future[Reason] | None = None
         self._left: LeftAtOnceError | None = None
         self._first = False
 
@@ -53,7 +53,7 @@ class Terminal:
         with _handled({**asked, signal.SIGHUP: partial(self._hang_up, runner)}):
             yield
 
-    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
         """Show how the run goes, until it is over or left."""
         assert self._runner is not None
         async with shown(self._runner, quiet=self._quiet):

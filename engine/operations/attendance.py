@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import Exit, JournalWriteError
+from engine.errors import JournalWriteError, Reason
 from engine.journal import records
 from engine.operations.events import News, Tell, Warned
 from engine.operations.measuring import Measuring
@@ -73,14 +73,14 @@ class Attendance:
             with contextlib.suppress(asyncio.CancelledError):
                 await measuring
 
-    async def after(self, code: Exit, stopped: records.Stopped | None) -> None:
+    async def after(self, reason: Reason, stopped: records.Stopped | None) -> None:
         """Once the session's `end` is on disk. Takes as long as a notice may; a cancellation ends it sooner."""
-        event = _event(code)
+        event = _event(reason)
         end = self._ledger.end  # its word, if there is one: a signal since then stopped nothing
         waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
-        ways = [self._metrics.last(code)]
+        ways = [self._metrics.last(reason)]
         if self._spec is not None and self._spec.wants(event):
-            ways.append(self._tell(self._spec, event, code, end.stopped if end is not None else stopped))
+            ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
         try:
             await asyncio.gather(*ways, *([self._beginning] if self._beginning is not None else []))
         except asyncio.CancelledError:
@@ -92,13 +92,13 @@ class Attendance:
             with contextlib.suppress(JournalWriteError):  # said already, or nothing but a failed notice is lost
                 await self._journal.durable()
 
-    async def after_a_fall(self, code: Exit, stopped: records.Stopped | None) -> None:
+    async def after_a_fall(self, reason: Reason, stopped: records.Stopped | None) -> None:
         """Where the session itself fell, and its journal is closed."""
         self._note = self._beginning = None
-        await self.after(code, stopped)
+        await self.after(reason, stopped)
 
     async def _tell(
-        self, spec: NotifySpec, event: str, code: Exit | None = None, stopped: records.Stopped | None = None
+        self, spec: NotifySpec, event: str, reason: Reason | None = None, stopped: records.Stopped | None = None
     ) -> None:
         from engine.operations.family import way_of  # late, as most runs tell nobody, and none before it sends
         from engine.report.notices import notice
@@ -110,9 +110,9 @@ class Attendance:
             at=records.rfc3339(self._clock()),
             journal=self._journal.place,
             head=self._journal.durable_head,
-            exit_code=code,
+            exit_code=reason,
             stopped=stopped,
-            way=way_of(self._store, self._ledger, flags=self._flags) if code is not None else None,
+            way=way_of(self._store, self._ledger, flags=self._flags) if reason is not None else None,
         )
         for undelivered in await deliver(spec, document, os.environ, way=self._way_out):
             self._failed(event, undelivered.to, undelivered.why)
@@ -134,5 +134,5 @@ class Attendance:
         )
 
 
-def _event(code: Exit) -> str:
-    return "finish" if code is Exit.OK else "failure"
+def _event(reason: Reason) -> str:
+    return "finish" if reason is Reason.OK else "failure"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.journal import records
 from engine.model import Outcome
 from engine.operations.attendance import Attendance
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Ended(Struct, frozen=True, kw_only=True):
     """How a session ended, and how its run stands now."""
 
-    exit: Exit
+    reason: Reason
     ledger: Ledger
     journal: str
     """Where the journal is."""
@@ -46,8 +46,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """Somebody else has changed the journal: what was recorded does not stand."""
 
     @property
-    def reason(self) -> str | None:
-        """Why it ended before all was tried; None if it did not."""
+    def why(self) -> str | None:
+        """Returns in words why the session ended before all was tried; None if all was tried."""
         end = self.ledger.end
         stopped = self.unrecorded or (end.stopped if end is not None else None)
         return stopped.why if stopped is not None else None
@@ -88,11 +88,11 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
     try:
         ended = await session.work()
     except AcctopsError as error:
-        ended = SessionEnd(error.exit, unrecorded=records.Stopped(str(error), None, None))
-        await watch.last(attendance.after_a_fall(ended.exit, ended.unrecorded))
+        ended = SessionEnd(error.reason, unrecorded=records.Stopped(str(error), None, None))
+        await watch.last(attendance.after_a_fall(ended.reason, ended.unrecorded))
     way = _way(session, flags)
     return Ended(
-        exit=ended.exit,
+        reason=ended.reason,
         ledger=ledger,
         journal=journal.place,
         head=journal.durable_head,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from engine.errors import Exit, RefusedError
+from engine.errors import Reason, RefusedError
 from engine.inputs.files import STDIN, load_job
 from engine.inputs.job import Job
 from engine.operations.begin import begin
@@ -300,17 +300,17 @@ class _Handle:
         """Drain it, as soon as it works if it does not yet."""
         self._stopped = why
         if self.runner is not None:
-            self.runner.stop(why, Exit.STOPPED)
+            self.runner.stop(why, Reason.STOPPED)
 
     @asynccontextmanager
     async def beside(self, runner: Runner) -> AsyncIterator[None]:
         self.runner = runner
         self._works.set()
         if self._stopped is not None:
-            runner.stop(self._stopped, Exit.STOPPED)
+            runner.stop(self._stopped, Reason.STOPPED)
         yield
 
-    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
         return await run
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:

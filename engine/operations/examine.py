@@ -16,7 +16,7 @@ from engine.cloud.identity import Unidentified, identify
 from engine.cloud.wire import Wire
 from engine.credentials import KeySource, KeySpec, open_keys
 from engine.credentials.source import FetchedKeys
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.inputs.files import load_job
 from engine.model import AccountSpec, Stage, Verdict
 from engine.operations.frozen import check_metrics
@@ -55,7 +55,7 @@ class Examined(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     policies: dict[str, Any]
     """Account → what CAM must allow, at least, as its JSON (Any), where that is needed or was asked for."""
-    exit: Exit
+    reason: Reason
     job: Job | None
 
     @property
@@ -85,9 +85,9 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
         seen = await _ask_around(settings, job, checks)
     failed = any(check.result == "fail" for check in checks)
     lets_in = not any(each.refused or each.denied for each in seen.values())
-    code = Exit.OK if not failed else Exit.INCOMPLETE if lets_in else Exit.DENIED
+    reason = Reason.OK if not failed else Reason.INCOMPLETE if lets_in else Reason.DENIED
     needed = _policies(job, seen, asked=policy) if job is not None else {}
-    return Examined(checks=tuple(checks), policies=needed, exit=code, job=job)
+    return Examined(checks=tuple(checks), policies=needed, reason=reason, job=job)
 
 
 def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 
 if TYPE_CHECKING:
     from engine.inputs.settings import Settings
@@ -56,12 +56,12 @@ class Measuring:
             await self._write(None)
             await asyncio.sleep(EVERY_S)
 
-    async def last(self, code: Exit) -> None:
+    async def last(self, reason: Reason) -> None:
         """Write them as the session has ended."""
         if self._path is not None:
-            await self._write(code)
+            await self._write(reason)
 
-    async def _write(self, code: Exit | None) -> None:
+    async def _write(self, reason: Reason | None) -> None:
         from engine.report.metrics import MetricsError, run_metrics
 
         end = self._ledger.end
@@ -70,7 +70,7 @@ class Measuring:
             self._ledger,
             now=self._clock(),
             seconds=end.seconds if end is not None else worked,
-            exit_code=code,
+            exit_code=reason,
         )
         try:
             async with asyncio.timeout(_DISK_S):
@@ -103,7 +103,7 @@ class Measuring:
         assert self._path is not None
         with contextlib.suppress(AcctopsError):
             # A rerun ends well by itself; its job is done only if what it repeats is, too.
-            if metrics.exit_code == Exit.OK and (
+            if metrics.exit_code == Reason.OK and (
                 run.parent is None
                 or is_good(self._store, self._store.head(run.run), runs_named(self._store, metrics.job))
             ):

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from engine.api.names import did_you_mean
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.inputs.files import recorded
 from engine.journal.protocols import RunHead, Runs
 from engine.journal.store import to_come_words
@@ -35,9 +35,9 @@ class Lateness(Struct, frozen=True, kw_only=True):
     words: str
 
     @property
-    def exit(self) -> Exit:
+    def reason(self) -> Reason:
         """Incomplete if it is overdue."""
-        return Exit.OK if self.age_s is not None and self.age_s <= self.every_s else Exit.INCOMPLETE
+        return Reason.OK if self.age_s is not None and self.age_s <= self.every_s else Reason.INCOMPLETE
 
 
 def overdue(terms: Terms, job: str, every_s: float) -> Lateness:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from engine.api.names import did_you_mean
 from engine.api.verdicts import ALL_CODES
-from engine.errors import Exit, RefusedError, UsageError
+from engine.errors import Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
@@ -40,7 +40,7 @@ class NothingToRepeat(Nothing, frozen=True, kw_only=True):
     parent: str
     way: WayOn
     """What is open of the family all the same, and what takes it."""
-    exit: Exit
+    reason: Reason
 
 
 def kinds_of(only: Iterable[str]) -> frozenset[Outcome]:
@@ -123,8 +123,8 @@ def _nothing_to_repeat(
         else:
             again = f"the job, run again, can do it{f': {way.job}' if way.job is not None else ''}"
         why += f", but {lacking:,} of what was asked for never became a call: only {again}"
-    code = Exit.INCOMPLETE if lacking else Exit.OK
-    return NothingToRepeat(parent=ref.run_id, why=why, way=way, exit=code)
+    reason = Reason.INCOMPLETE if lacking else Reason.OK
+    return NothingToRepeat(parent=ref.run_id, why=why, way=way, reason=reason)
 
 
 def _name_lacking(terms: Terms, ledger: Ledger, ref: RunRef) -> None:

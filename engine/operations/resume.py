@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine import __version__
 from engine.cloud.clients import Reach, ask_whose, identity, is_as_before, is_known, refuse_strangers
-from engine.errors import AcctopsError, Exit, RefusedError, UsageError
+from engine.errors import AcctopsError, Reason, RefusedError, UsageError
 from engine.inputs.files import job_file, load_job
 from engine.inputs.job import Glob, Job
 from engine.journal import records
@@ -65,7 +65,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     found: Replay
     way: WayOn
     """What is open of its family, and what to do next."""
-    exit: Exit
+    reason: Reason
     """That of its end; with reruns it is good only if the family is."""
 
 
@@ -266,10 +266,10 @@ def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
     found = ref.replay()
     assert found.ledger.end is not None
     way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store.state_dir))
-    code = Exit(found.ledger.end.exit)
+    reason = Reason(found.ledger.end.exit)
     if len(kin.ledgers) > 1:
-        code = Exit.INCOMPLETE if way.open_calls else Exit.OK
-    return Finished(ref=ref, found=found, way=way, exit=code)
+        reason = Reason.INCOMPLETE if way.open_calls else Reason.OK
+    return Finished(ref=ref, found=found, way=way, reason=reason)
 
 
 def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:

@@ -19,7 +19,7 @@ from engine import __version__
 from engine.cloud.clients import Clients, Reach, Signer, every_signer, signers
 from engine.cloud.inventory import Inventory
 from engine.credentials.keeper import keep_fresh
-from engine.errors import ConfigError, Exit
+from engine.errors import ConfigError, Reason
 from engine.journal import records
 from engine.model import Rival
 from engine.operations.events import News, Tell, Warned, nobody
@@ -70,7 +70,7 @@ class _Room(NamedTuple):
 class SessionEnd(Struct, frozen=True):
     """How a session ended."""
 
-    exit: Exit
+    reason: Reason
     first_send_at: float | None = None
     """UNIX time of its first send, if any."""
     unrecorded: records.Stopped | None = None
@@ -82,9 +82,9 @@ class SessionEnd(Struct, frozen=True):
 class LeftAtOnceError(Exception):
     """Whoever watches a session leaves it now: what is in flight is for a resume to find out."""
 
-    def __init__(self, words: str, code: Exit) -> None:
+    def __init__(self, words: str, reason: Reason) -> None:
         super().__init__(words)
-        self.exit = code
+        self.reason = reason
 
 
 class Watch(Protocol):
@@ -93,7 +93,7 @@ class Watch(Protocol):
     def beside(self, runner: Runner) -> AbstractAsyncContextManager[None]:
         """What goes on beside the session, from before its first call to after its last notice."""
 
-    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
         """Wait for the run; LeftAtOnceError if it is left before it has ended."""
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
@@ -107,7 +107,7 @@ class Unwatched:
         """Nothing."""
         return nullcontext()
 
-    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
         """To its end."""
         return await run
 
@@ -173,7 +173,7 @@ class Session(Struct, frozen=True, kw_only=True):
             why = str(left)
             if not self.journal.leave(_LAST_COMMIT_S):
                 why += f"; {UNRECORDED}"
-            return SessionEnd(left.exit, unrecorded=records.Stopped(why, None, None))
+            return SessionEnd(left.reason, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
             self.store.clear_stop(run_id)
@@ -201,23 +201,23 @@ class Session(Struct, frozen=True, kw_only=True):
         async with self.watch.beside(runner):
             try:
                 async with self._attended(runner):
-                    code = await self.watch.working(self._run(runner))
+                    reason = await self.watch.working(self._run(runner))
                 if self.attendance is not None:
-                    await self.watch.last(self.attendance.after(code, runner.stopped))
+                    await self.watch.last(self.attendance.after(reason, runner.stopped))
                 unrecorded = None
                 if self.journal.broken is not None:
                     unrecorded = records.Stopped(str(self.journal.broken), None, None)
-                return SessionEnd(code, runner.first_send_at, unrecorded, runner.back_elsewhere)
+                return SessionEnd(reason, runner.first_send_at, unrecorded, runner.back_elsewhere)
             finally:
                 for task in beside:
                     task.cancel()
 
-    async def _run(self, runner: Runner) -> Exit:
+    async def _run(self, runner: Runner) -> Reason:
         """The run, and then its journal looked at once more: what is said next rests on it."""
-        code = await runner.run()
+        reason = await runner.run()
         if self.journal.broken is None and not await self.journal.is_as_written():
-            return Exit.STOPPED
-        return code
+            return Reason.STOPPED
+        return reason
 
     async def _keep_keys(self, runner: Runner) -> None:
         """Refresh the keys ahead of their end, beside the sending; where they end all the same, their lanes do."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import AHEAD_S
 from engine.report.history import is_whole
 
@@ -27,7 +27,7 @@ def last_good(store: Runs, runs: list[RunHead], now: float) -> RunHead | None:
     ended = [
         head
         for head in runs
-        if not head.live and head.end is not None and head.end.exit == Exit.OK and not is_to_come(head, now)
+        if not head.live and head.end is not None and head.end.exit == Reason.OK and not is_to_come(head, now)
     ]
     for head in sorted(ended, key=lambda head: head.ended_at, reverse=True):
         if is_good(store, head, runs):

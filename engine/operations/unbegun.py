@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from engine.cloud.proxy import way_out
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.inputs.files import STREAM_NAME, homes, is_stream, load_job
 from engine.inputs.jobfile.parse import default_name
 from engine.journal import records
@@ -47,9 +47,9 @@ class Unbegun:
             return
         known = isinstance(error, AcctopsError)
         words = str(error) if known else f"a defect of acctops: {type(error).__name__}"
-        code = error.exit if isinstance(error, AcctopsError) else Exit.STOPPED
-        what = f"{self.job.action if self.job is not None else 'its run'} was not begun, exit {int(code)}"
-        await self._watch.last(_tell_of_no_run(self._terms, self._path, self.job, "failure", what, words, code))
+        reason = error.reason if isinstance(error, AcctopsError) else Reason.STOPPED
+        what = f"{self.job.action if self.job is not None else 'its run'} was not begun, exit {int(reason)}"
+        await self._watch.last(_tell_of_no_run(self._terms, self._path, self.job, "failure", what, words, reason))
 
 
 async def tell_overdue(terms: Terms, path: str, words: str, watch: Watch) -> None:
@@ -57,11 +57,11 @@ async def tell_overdue(terms: Terms, path: str, words: str, watch: Watch) -> Non
     job = None
     with contextlib.suppress(AcctopsError):  # it may be gone, or be a name
         job = load_job(path) if not is_stream(path) else None
-    await watch.last(_tell_of_no_run(terms, path, job, "overdue", "is overdue", words, Exit.INCOMPLETE))
+    await watch.last(_tell_of_no_run(terms, path, job, "overdue", "is overdue", words, Reason.INCOMPLETE))
 
 
 async def _tell_of_no_run(
-    terms: Terms, path: str, job: Job | None, event: str, what: str, words: str, code: Exit
+    terms: Terms, path: str, job: Job | None, event: str, what: str, words: str, reason: Reason
 ) -> None:
     try:
         settings = terms.settings(job, *homes(path))
@@ -79,7 +79,7 @@ async def _tell_of_no_run(
         ref,
         f"{ref.name}: {what}: {words}",
         words,
-        int(code),
+        int(reason),
         at=records.rfc3339(terms.clock()),
         operator=operator(),
         host=os.uname().nodename,

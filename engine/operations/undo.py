@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from engine.api.actions import ACTIONS
 from engine.api.names import did_you_mean
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, Exit, RefusedError, UsageError
+from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.inputs.job import Glob
 from engine.journal import records
@@ -89,7 +89,7 @@ class NothingToUndo(Nothing, frozen=True, kw_only=True):
     choices: tuple[Step, ...]
     """What somebody may decide on."""
     flags: str
-    exit: Exit
+    reason: Reason
     """That of an undo that brought something back beside it."""
 
 
@@ -354,5 +354,5 @@ def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str
         steps=tuple(steps),
         choices=tuple(choices),
         flags=flags_of(terms, ref),
-        exit=Exit.INCOMPLETE if left else Exit.OK,
+        reason=Reason.INCOMPLETE if left else Reason.OK,
     )

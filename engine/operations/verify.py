@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import Exit, UsageError
+from engine.errors import Reason, UsageError
 from engine.inputs.files import job_file
 from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
@@ -92,10 +92,10 @@ class Verified(Struct, frozen=True, kw_only=True):
     readings: Mapping[Where, Reading]
 
     @property
-    def exit(self) -> Exit:
+    def reason(self) -> Reason:
         """Whether all is as the run left it, as far as it was not undone on purpose."""
         found = self.recheck
-        return Exit.INCOMPLETE if found.back or found.unread or found.never else Exit.OK
+        return Reason.INCOMPLETE if found.back or found.unread or found.never else Reason.OK
 
 
 async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifying:

@@ -138,7 +138,7 @@ class Dispatch:
                 else:  # the slot was long in coming: what goes in it is looked at first
                     self._not_sent(lane, intents.popleft())
         except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
-            self._stopping.stop(str(error), error.exit)
+            self._stopping.stop(str(error), error.reason)
         finally:
             for intent in intents:
                 self._not_sent(lane, intent)

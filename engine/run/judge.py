@@ -169,7 +169,7 @@ class Judge:
             case Fate.CLOSE:
                 return self._lanes.close(ticket.lane, decision.why, answer)
             case Fate.ALL:
-                self._stopping.stop(decision.why, self._stopping.exit_of(answer.code), answer)
+                self._stopping.stop(decision.why, self._stopping.reason_for(answer.code), answer)
                 return False
             case None:
                 return True

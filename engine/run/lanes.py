@@ -17,7 +17,7 @@ from engine.api.codes import NO_ANSWER, NO_KEYS
 from engine.api.verdicts import Scope, rule
 from engine.cloud.client import Client
 from engine.cloud.clients import Clients
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.model import Answer, Keys, Reading, Verdict, Where
 from engine.pacing.pacer import Pacer
@@ -263,7 +263,7 @@ class Lanes:
 
     def close(self, lane: Lane, why: str, answer: Answer) -> bool:
         """Close a lane that was refused or cannot be reached; return whether other lanes take its calls."""
-        others, code = self.others(lane), self._stopping.exit_of(answer.code)
+        others, reason = self.others(lane), self._stopping.reason_for(answer.code)
         if not lane.closed:
             lane.closed = True
             self._queue.wake.set()
@@ -271,7 +271,7 @@ class Lanes:
                 self._recorder.note("lane_closed", {"lane": lane.name, "why": why, "code": answer.code})
                 self._recorder.tell(f"{lane.name}: {why}; its calls go to the other lanes")
             else:
-                self._give_up([lane.route], why, code, answer)
+                self._give_up([lane.route], why, reason, answer)
         return bool(others)
 
     def close_keyless(self, lane: Lane, why: str) -> None:
@@ -287,13 +287,13 @@ class Lanes:
                 self._recorder.note("lane_closed", {"lane": lane.name, "why": why, "code": None})
         if any(lane.route in left for lane in closing):
             self._recorder.tell(f"{why}; the other lanes go on")
-        self._give_up((lane.route for lane in closing if lane.route not in left), why, Exit.STOPPED, None)
+        self._give_up((lane.route for lane in closing if lane.route not in left), why, Reason.STOPPED, None)
         self._queue.wake.set()
 
     def close_account(self, account: str, why: str, answer: Answer) -> None:
         """Send nothing more of an account; the others go on."""
         routes = (number for number, route in enumerate(self.routes.every) if route.account == account)
-        self._give_up(routes, why, self._stopping.exit_of(answer.code), answer)
+        self._give_up(routes, why, self._stopping.reason_for(answer.code), answer)
 
     def is_refused(self, where: Where, reading: Reading) -> bool:
         """Return whether keys may read nothing at all, and so write nothing either: their account is given up."""
@@ -304,7 +304,7 @@ class Lanes:
         self.close_account(where.account, why, answer)
         return True
 
-    def _give_up(self, routes: Iterable[int], why: str, code: Exit, answer: Answer | None) -> None:
+    def _give_up(self, routes: Iterable[int], why: str, reason: Reason, answer: Answer | None) -> None:
         """No lane is left for the calls of `routes`: the run stops, or goes on without them if others have lanes."""
         numbers = [number for number in dict.fromkeys(routes) if number not in self._given_up]
         if not numbers:
@@ -313,7 +313,7 @@ class Lanes:
         for lane in self.every:
             lane.closed = lane.closed or lane.route in numbers
         if all(lane.closed for lane in self.every):
-            self._stopping.stop(why, code, answer)
+            self._stopping.stop(why, reason, answer)
             return
         self.why = self.why or stopped(why, answer)
         given_up = [self.routes.every[number] for number in numbers]

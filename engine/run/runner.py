@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.api.actions import takes_admins
 from engine.cloud.inventory import Inventory
-from engine.errors import Exit, JournalWriteError
+from engine.errors import JournalWriteError, Reason
 from engine.journal import records
 from engine.model import Answer, Outcome
 from engine.planning.admins import AdminGuard
@@ -172,7 +172,7 @@ class Runner:
 
     # ---- the session -------------------------------------------------------------------------------------------
 
-    async def run(self) -> Exit:
+    async def run(self) -> Reason:
         """Work until done or stopped; every record is durable when this returns, the `end` included."""
         self._started = self._judge.accepted_at = self._now()
         self._overview.begin(self._started)
@@ -204,19 +204,19 @@ class Runner:
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
             if now - self._started >= bounds.deadline_s:
-                stop(bounds.deadline_why or f"deadline of {bounds.deadline_s:.0f} s reached", Exit.STOPPED)
+                stop(bounds.deadline_why or f"deadline of {bounds.deadline_s:.0f} s reached", Reason.STOPPED)
             elif bounds.stop_requested():
-                stop("`acctops stop` from another shell", Exit.STOPPED)
+                stop("`acctops stop` from another shell", Reason.STOPPED)
             elif abs(self._clock() - now - offset) > CLOCK_GAP_S:
                 gap = self._clock() - now - offset
-                stop(f"the clock jumped by {gap:.0f} s: did this machine sleep?", Exit.STOPPED)
+                stop(f"the clock jumped by {gap:.0f} s: did this machine sleep?", Reason.STOPPED)
             elif now - self._judge.accepted_at > STARVED_S and now - self._judge.throttled_at < STARVED_S / 10:
-                stop("throttled for 10 min with no call accepted: who else uses this quota?", Exit.STOPPED)
+                stop("throttled for 10 min with no call accepted: who else uses this quota?", Reason.STOPPED)
 
-    async def _finish(self, seconds: float) -> Exit:
+    async def _finish(self, seconds: float) -> Reason:
         try:
             await self._journal.durable()
-            code = self._exit_code()
+            reason = self._reason()
             self.recorder.append(
                 records.End(
                     counts=self._ledger.counts(),
@@ -224,25 +224,25 @@ class Runner:
                     throttled=self._ledger.throttled,
                     worst_second=self._ledger.worst_second(),
                     seconds=round(seconds, 3),
-                    exit=int(code),
+                    exit=int(reason),
                     stopped=self.stopped,
                     guard={lane.name: round(lane.pacer.gear.guard, 4) for lane in self._lanes.every},
                 )
             )
             await self._journal.durable()
         except JournalWriteError as error:
-            self.stop(str(error), Exit.STOPPED)
-            return Exit.STOPPED
-        return code
+            self.stop(str(error), Reason.STOPPED)
+            return Reason.STOPPED
+        return reason
 
-    def _exit_code(self) -> Exit:
+    def _reason(self) -> Reason:
         counts = self._ledger.counts()
         good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY] + self._proofs.done_elsewhere
         if good == len(self._ledger.calls):
-            return Exit.INCOMPLETE if self._ledger.lacking() else Exit.OK
-        if self._stopping.code is None and self._lanes.why is not None:
-            return Exit.STOPPED
-        return self._stopping.code if self._stopping.code is not None else Exit.INCOMPLETE
+            return Reason.INCOMPLETE if self._ledger.lacking() else Reason.OK
+        if self._stopping.reason is None and self._lanes.why is not None:
+            return Reason.STOPPED
+        return self._stopping.reason if self._stopping.reason is not None else Reason.INCOMPLETE
 
     # ---- for whoever watches -----------------------------------------------------------------------------------
 
@@ -287,9 +287,9 @@ class Runner:
         """Journal something that happened to the run as a whole, if it still can be."""
         self.recorder.note(what, data)
 
-    def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
+    def stop(self, why: str, reason: Reason, answer: Answer | None = None) -> None:
         """Take no new call; let attempts in flight end and be recorded. The first reason counts."""
-        self._stopping.stop(why, code, answer)
+        self._stopping.stop(why, reason, answer)
 
     def close_lanes_of(self, keys: KeySource, why: str) -> None:
         """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from msgspec import Struct
 from msgspec.structs import replace
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.model import AccountState, Answer, Call, Outcome, Proof, Where
 from engine.run.decide import Decision, Question, Then, decide_disproved, decide_proved, decide_read, settle_failed
@@ -155,7 +155,7 @@ class Settling:
             self._failures += 1
         self._watch_for_one_cause(outcome, work.call, answer)
         if self._stop_after is not None and outcome is Outcome.FAILED and self._failures >= self._stop_after:
-            self._stopping.stop(f"stop_after: {self._failures} failed", Exit.STOPPED, answer)
+            self._stopping.stop(f"stop_after: {self._failures} failed", Reason.STOPPED, answer)
 
     def something_was_taken(self, call: Call) -> None:
         """The API took a call of an account: not everything fails alike."""

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from engine.api.codes import row_of
-from engine.errors import AcctopsError, Exit
+from engine.errors import AcctopsError, Reason
 from engine.journal import records
 from engine.model import Answer
 from engine.run.endings import DRAIN_S, drain_s
@@ -51,7 +51,7 @@ class Stopping:
         self.event = asyncio.Event()
         """Set from then on, for those who wait for it."""
         self.why: records.Stopped | None = None
-        self.code: Exit | None = None
+        self.reason: Reason | None = None
         self.has_accepted = recorder.ledger.has_accepted()
         """Whether the API has accepted any call of this run."""
         self.waiters: list[Waiter] = []
@@ -61,10 +61,10 @@ class Stopping:
         self._drain_end: float | None = None
         """Loop time by which a drain is over, however late its last attempt ends."""
 
-    def stop(self, why: str, code: Exit, answer: Answer | None = None) -> None:
+    def stop(self, why: str, reason: Reason, answer: Answer | None = None) -> None:
         """Take no new call; let attempts in flight end and be recorded."""
         if self.why is None:
-            self.why, self.code = stopped(why, answer), code
+            self.why, self.reason = stopped(why, answer), reason
             self._recorder.note("stopping", {"why": why})
         self.is_set = True
         self.event.set()
@@ -89,18 +89,18 @@ class Stopping:
         except TimeoutError:
             pass
 
-    def exit_of(self, code: str | None) -> Exit:
-        """Return the exit of a run that ends for this code: 5 if it is about who asks and nothing was accepted yet."""
-        return Exit.DENIED if row_of(code).is_about_sender and not self.has_accepted else Exit.STOPPED
+    def reason_for(self, code: str | None) -> Reason:
+        """Return why a run ends with this code: denied, if it is about who asks and nothing was accepted yet."""
+        return Reason.DENIED if row_of(code).is_about_sender and not self.has_accepted else Reason.STOPPED
 
     def failed(self, error: Exception) -> None:
         """Stop for what a task could not cope with."""
         if isinstance(error, AcctopsError):
-            refused_late = error.exit is Exit.DENIED and self.has_accepted
-            self.stop(str(error), Exit.STOPPED if refused_late else error.exit)
+            refused_late = error.reason is Reason.DENIED and self.has_accepted
+            self.stop(str(error), Reason.STOPPED if refused_late else error.reason)
             return
         _LOG.error("internal error", exc_info=error)
-        self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Exit.STOPPED)
+        self.stop(f"internal error ({type(error).__name__}); please report it, the run can be resumed", Reason.STOPPED)
 
 
 class Tasks:

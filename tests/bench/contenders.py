@@ -160,8 +160,8 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         watch=Terminal(quiet=False),
     )
     ended = run_loop(session.work())
-    if ended.exit != 0:
-        raise SystemExit(f"the run ended with {ended.exit!r}: {ended.unrecorded}")
+    if ended.reason != 0:
+        raise SystemExit(f"the run ended with {ended.reason!r}: {ended.unrecorded}")
 
 
 CONTENDERS: dict[str, Callable[[str, int, float, Path], Any]] = {

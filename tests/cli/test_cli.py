@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.cli.app import app
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, commands, on_terminal, records, wait_until
@@ -78,7 +78,7 @@ def test_every_example_is_one_the_parser_takes(desk: Desk) -> None:
 def test_the_first_page_shows_how_to_begin_and_every_exit_code(desk: Desk) -> None:
     done = desk.run("--help")
     assert "acctops run jobs/incident-lockdown.yaml --simulate" in done.out
-    for code in Exit:
+    for code in Reason:
         assert str(int(code)) in done.out
     bare = desk.run()
     assert bare.code == 2 and bare.out == "" and bare.err.startswith("Usage: acctops")

@@ -17,7 +17,7 @@ from engine.credentials.command import command_keys
 from engine.credentials.metadata import keys_of
 from engine.credentials.roles import session_name
 from engine.credentials.source import FetchedKeys, Found
-from engine.errors import CredentialsError, Exit
+from engine.errors import CredentialsError, Reason
 from engine.model import Keys, Reply
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.sts import KeyRecord, Role
@@ -39,7 +39,7 @@ def refused(cloud, tmp_path, **options):
         find(cloud, tmp_path, **options)
     printed = "".join(traceback.format_exception(caught.value))
     assert DEMO_SECRET_KEY not in printed
-    assert caught.value.exit is Exit.DENIED
+    assert caught.value.reason is Reason.DENIED
     return str(caught.value)
 
 

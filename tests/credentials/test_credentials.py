@@ -14,7 +14,7 @@ import pytest
 from engine.credentials.chain import find_keys as chain
 from engine.credentials.files import MOST, FileKeys, read_cli
 from engine.credentials.source import FixedKeys
-from engine.errors import CredentialsError, Exit
+from engine.errors import CredentialsError, Reason
 from engine.model import Keys
 
 ID, KEY, TOKEN = "AKIDexampleexampleexample", "s3cr3tkeys3cr3tkey", "t0kent0kent0ken"
@@ -102,7 +102,7 @@ def test_nothing_found_names_every_place(tmp_path):
     with pytest.raises(CredentialsError) as caught:
         find_keys(None, environ(tmp_path))
     said = str(caught.value)
-    assert caught.value.exit == Exit.DENIED
+    assert caught.value.reason == Reason.DENIED
     for place in (
         "TENCENTCLOUD_SECRET_ID",
         ".tccli/default.credential",

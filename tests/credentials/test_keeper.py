@@ -12,7 +12,7 @@ import pytest
 
 from engine.credentials import Ways, find_keys
 from engine.credentials.keeper import keep_fresh
-from engine.errors import CredentialsError, Exit
+from engine.errors import CredentialsError, Reason
 from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import Keys, Verdict
@@ -162,7 +162,7 @@ def test_thousands_of_calls_over_keys_that_live_twenty_seconds(tmp_path: Path) -
     """No failure, no pause, at most one refresh in flight: every call is accepted at its first attempt."""
     cloud = Cloud(roles=(Role(name="acctops", longest_s=LIFE_S),))
     drill = role_drill(tmp_path, cloud, 200, 20).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert set(drill.outcomes().values()) == {"changed"}
     assert len(drill.outcomes()) == 4000
     assert {reply.verdict for reply in lines(drill, records.ReplyLine)} == {Verdict.DONE}
@@ -181,7 +181,7 @@ def test_sts_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None:
     fault = {"action": "AssumeRole", "after": 1, "probability": 0.4, "code": "UnauthorizedOperation"}
     cloud = Cloud(roles=(Role(name="acctops", longest_s=LIFE_S),), faults=(fault,))
     drill = role_drill(tmp_path, cloud, 100, 15).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert {reply.verdict for reply in lines(drill, records.ReplyLine)} == {Verdict.DONE}
     notes = {note.what for note in lines(drill, records.Note)}
     assert notes == {"keys_refreshed", "keys_not_refreshed"}
@@ -194,7 +194,7 @@ def test_a_role_that_is_withdrawn_ends_the_run_in_order(tmp_path: Path) -> None:
     drill = role_drill(tmp_path, cloud, 100, 15)
     role.trusted = frozenset()
     drill.go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert "have come to their end" in drill.ledger.end.stopped.why
@@ -215,7 +215,7 @@ def test_keys_refused_in_flight_are_asked_for_once(tmp_path: Path) -> None:
 
     drill.during = revoke
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert len(cloud.asked("AssumeRole")) == 1
     assert [note.what for note in lines(drill, records.Note)] == ["keys_refreshed"]
 
@@ -228,7 +228,7 @@ def test_keys_of_the_environment_cannot_be_renewed(tmp_path: Path, accepted: boo
     record = KeyRecord(secret_key=keys.keys.secret_key, identity="x", expires_at=expires)
     cloud = Cloud(keys={keys.keys.secret_id: record}, latency=0.0)
     drill = Drill(tmp_path, cloud.world, fleet(20, 20), keys=keys).go()
-    assert drill.exit is (Exit.STOPPED if accepted else Exit.DENIED)
+    assert drill.reason is (Reason.STOPPED if accepted else Reason.DENIED)
     counts = drill.ledger.counts()
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
@@ -253,7 +253,7 @@ def test_a_source_that_fails_when_its_keys_are_refused_says_so_once(tmp_path: Pa
 
     drill.during = revoke
     drill.go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert "may not assume this role" in drill.ledger.end.stopped.why
@@ -263,4 +263,4 @@ def test_a_source_that_fails_when_its_keys_are_refused_says_so_once(tmp_path: Pa
     drill.during = None
     role.trusted = None
     assert cloud.run(drill.keys.refresh)
-    assert drill.go().exit is Exit.OK, "with the role given back a resume finishes it"
+    assert drill.go().reason is Reason.OK, "with the role given back a resume finishes it"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.api.actions import ACTIONS
-from engine.errors import Exit, JobError
+from engine.errors import JobError, Reason
 from engine.inputs import files
 from engine.inputs.files import load_job
 from engine.inputs.job import password_spec
@@ -452,7 +452,7 @@ def test_random_bytes_give_a_job_error(data):
         try:
             parse(head + data)
         except JobError as error:
-            assert error.exit == Exit.USAGE
+            assert error.reason == Reason.USAGE
             assert all(problem.startswith("jobs/x.yaml") for problem in error.problems)
 
 

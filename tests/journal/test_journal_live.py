@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from engine.errors import BusyError, ConfigError, Exit
+from engine.errors import BusyError, ConfigError, Reason
 from engine.journal import locks
 from engine.journal.live import claimed
 from engine.journal.protocols import Claim
@@ -59,7 +59,7 @@ def test_a_second_run_of_a_live_job_is_busy(store: RunStore) -> None:
                 claim(store, "run-2", "xy", digest=digest, path=path),
             ):
                 pass
-            assert error.value.exit is Exit.BUSY
+            assert error.value.reason is Reason.BUSY
     with claim(store, "run-2", "ab", digest="d1", path="/jobs/a.yaml"):
         pass
     assert left(store) == ["claims.lock"]

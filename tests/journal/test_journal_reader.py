@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import Exit, JournalCorruptError, JournalVersionError, UsageError
+from engine.errors import JournalCorruptError, JournalVersionError, Reason, UsageError
 from engine.journal import reader
 from engine.journal.ledger import Ledger
 from engine.journal.records import AnyRecord, CallLine, End, Run, Session, Settled
@@ -231,7 +231,7 @@ def test_a_newer_versions_journal_is_no_corruption(
     path.write_bytes(rechained([lines[0].replace(b'"v":1', b'"v":2')]))
     with pytest.raises(JournalVersionError, match=":1: journal from a newer version of acctops: format 2") as error:
         reader.replay(path)
-    assert error.value.exit is Exit.USAGE
+    assert error.value.reason is Reason.USAGE
 
 
 def test_a_settled_call_that_settles_again_is_named_by_verify(tmp_path: Path) -> None:

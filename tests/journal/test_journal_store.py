@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from engine.errors import BusyError, ConfigError, Exit, UsageError
+from engine.errors import BusyError, ConfigError, Reason, UsageError
 from engine.inputs.config import find_configs
 from engine.journal.records import End
 from engine.journal.store import FileRef, RunStore, find_run
@@ -148,7 +148,7 @@ class TestFind:
         """Nobody should have to guess what there is."""
         with pytest.raises(UsageError, match=why) as error:
             find_run(state, text)
-        assert error.value.exit is Exit.USAGE
+        assert error.value.reason is Reason.USAGE
 
     def test_at_most_five_candidates(self, real: RunStore) -> None:
         """The rest is counted."""

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import BusyError, ConfigError, Exit, JournalCorruptError, JournalWriteError, UsageError
+from engine.errors import BusyError, ConfigError, JournalCorruptError, JournalWriteError, Reason, UsageError
 from engine.journal import locks, reader
 from engine.journal.records import AnyRecord, Note
 from engine.journal.store import RunStore
@@ -317,7 +317,7 @@ class TestBrokenDisk:
         assert "No space left on device (ENOSPC)" in text
         assert f"free space there, then go on with: acctops resume {run_of(journal)}" in text
         assert isinstance(journal.broken, JournalWriteError)
-        assert journal.broken.exit is Exit.STOPPED
+        assert journal.broken.reason is Reason.STOPPED
         assert told == []
         calls = disk.writes, disk.syncs
         with pytest.raises(JournalWriteError):
@@ -545,7 +545,7 @@ class TestMeddling:
         self.meddle(how, journal.path)
         with pytest.raises(JournalWriteError, match=words) as error:
             await journal.durable(journal.append(sent(1), told.append))
-        assert error.value.exit is Exit.STOPPED
+        assert error.value.reason is Reason.STOPPED
         assert "Nothing further is sent" in str(error.value)
         assert [record.seq for record in told] == [4]
         with pytest.raises(JournalWriteError):
@@ -927,7 +927,7 @@ class TestReopening:
             with pytest.raises(BusyError) as error:
                 reopen(store, run_id)
             assert 0.8 <= time.monotonic() - began <= 10
-            assert error.value.exit is Exit.BUSY
+            assert error.value.reason is Reason.BUSY
             assert f"by process {holder.pid} on ops9 (bob, resume, since 20" in str(error.value)
             assert reader.replay(store.path(run_id)).seq == 4
             assert [head.live for head in store.list()] == [True]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine import Approval, BusyError, Ended, Engine, Event, Exit, Finished, Nothing, Planned, RefusedError, Run
+from engine import Approval, BusyError, Ended, Engine, Event, Finished, Nothing, Planned, Reason, RefusedError, Run
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 
@@ -96,7 +96,7 @@ def test_the_example_of_the_page_locks_fifty_accounts(desk: Desk, where: str) ->
         assert done.stderr == ""
         out = done.stdout
     assert "About to lock 50 accounts on 1 instance" in out
-    assert "50 of 50 settled" in out and "exit OK, 50 changed" in out and "50 back" in out
+    assert "50 of 50 settled" in out and "OK: 50 changed" in out and "50 back" in out
 
 
 async def test_a_running_loop_is_not_blocked_nor_printed_at(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +111,7 @@ async def test_a_running_loop_is_not_blocked_nor_printed_at(desk: Desk, capfd: p
             beats += 1
             assert progress.total == 50
         ended = await run.result()
-    assert ended.exit is Exit.OK and ended.counts["changed"] == 50 and ended.failures == () and ended.reason is None
+    assert ended.reason is Reason.OK and ended.counts["changed"] == 50 and ended.failures == () and ended.why is None
     assert beats > 3
     assert [type(event).__name__ for event in heard] == ["Drafted", "Looked", "Began"]
     assert run.id == acctops.ledger(run.id).run.run  # type: ignore[union-attr] # a run has its first line
@@ -129,7 +129,7 @@ async def test_two_engines_share_claims_quota_and_journals(desk: Desk) -> None:
             with pytest.raises(BusyError):
                 await two.begin(again, YES)
             ended = [await run.result() for run in runs]
-            assert [each.exit for each in ended] == [Exit.OK, Exit.OK]
+            assert [each.reason for each in ended] == [Reason.OK, Reason.OK]
             at = [arrival.at for arrival in backend.writes() if arrival.code is None]
             assert len(at) == 120 and max(at) - min(at) > 119 / 20 * 0.95, "one quota of 20 a second for both"
             assert {head.run_id for head in one.runs()} == {run.id for run in runs}
@@ -144,14 +144,14 @@ async def test_what_goes_on_when_the_engine_is_closed_is_drained_and_resumed(des
             run = await begun(acctops, job(100))
             await asyncio.sleep(0.5)
         ended = await run.result()
-        assert ended.exit is Exit.STOPPED and ended.reason is not None and "closed" in ended.reason
+        assert ended.reason is Reason.STOPPED and ended.why is not None and "closed" in ended.why
         assert 0 < ended.counts["changed"] < 100
         async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
             again = await acctops.resume(run.id)
             assert isinstance(again, Run)
             assert (await again.result()).counts["changed"] == 100
             finished = await acctops.resume(run.id)
-            assert isinstance(finished, Finished) and finished.exit is Exit.OK
+            assert isinstance(finished, Finished) and finished.reason is Reason.OK
 
 
 async def test_stop_and_looking_back(desk: Desk) -> None:
@@ -162,12 +162,12 @@ async def test_stop_and_looking_back(desk: Desk) -> None:
             drained = await acctops.stop(run.id)
             assert drained.is_over
             ended: Ended = await run.result()
-            assert ended.exit is Exit.STOPPED
-            assert acctops.overdue("leak", within=60).exit is Exit.INCOMPLETE
+            assert ended.reason is Reason.STOPPED
+            assert acctops.overdue("leak", within=60).reason is Reason.INCOMPLETE
             rest = await acctops.rerun(run.id, only={"unattempted"})
             assert isinstance(rest, Planned) and len(rest.calls) == ended.counts["unattempted"]
-            assert (await (await acctops.begin(rest, YES)).result()).exit is Exit.OK
-            assert (await acctops.verify(run.id, family=True)).exit is Exit.OK
+            assert (await (await acctops.begin(rest, YES)).result()).reason is Reason.OK
+            assert (await acctops.verify(run.id, family=True)).reason is Reason.OK
             assert isinstance(await acctops.rerun(run.id), Nothing)
 
 
@@ -185,7 +185,7 @@ async def test_a_resume_in_other_circumstances_needs_an_approval(desk: Desk) -> 
                 await acctops.resume(run.id)
             again = await acctops.resume(run.id, YES)
             assert isinstance(again, Run)
-            assert (await again.result()).exit is Exit.OK
+            assert (await again.result()).reason is Reason.OK
 
 
 async def test_what_refuses_a_run_leaves_none(desk: Desk) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.api.endpoints import Access
 from engine.cloud.proxy import NO_DETOUR, WayOut
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read
 from engine.operations.twins import Addresses, addresses_of, close_twins
@@ -42,7 +42,7 @@ def drilled(tmp_path: Path, *endpoints: str, during: Any) -> Drill:
 def test_two_names_of_one_access_point_are_one_lane(tmp_path: Path) -> None:
     """The second only costs throttled calls: it is closed, which the journal says; the third goes on."""
     drill = drilled(tmp_path, NEAREST, TOKYO, SEOUL, during=lambda runner: close_twins(runner, NO_DETOUR, look))
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     (closed,) = notes(drill, "lane_closed")
     assert closed["why"] == "127.0.0.1:9901 leads to the same servers as 127.0.0.1:9900: one quota"
     assert notes(drill, "lanes_not_compared") == []
@@ -52,7 +52,7 @@ def test_what_cannot_be_looked_up_is_said_and_stays(tmp_path: Path) -> None:
     """Nobody knows whether they are one; the journal says so, and both lanes send."""
     other = "http://127.0.0.1:9999"
     drill = drilled(tmp_path, NEAREST, other, during=lambda runner: close_twins(runner, NO_DETOUR, look))
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert notes(drill, "lane_closed") == []
     assert [note["endpoints"] for note in notes(drill, "lanes_not_compared")] == [[other]]
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from engine.cli import main
-from engine.errors import Exit, JournalCorruptError, UsageError
+from engine.errors import JournalCorruptError, Reason, UsageError
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.reader import read, replay, verify
@@ -163,7 +163,7 @@ def test_after_a_failed_sync_nothing_is_synced_or_written_and_no_new_call_sent(
     post.write_job([(f"postgres-{number:08d}", "app") for number in range(40)])
     trace = tmp_path / "trace"
     wrap = ("strace", "-f", "-yy", "-s1000000", "-o", str(trace), TRACED, "-einject=fdatasync:error=EIO:when=6")
-    assert post.finish(*post.run_or_resume(), wrap=wrap) == Exit.STOPPED
+    assert post.finish(*post.run_or_resume(), wrap=wrap) == Reason.STOPPED
     assert "Input/output error (EIO)" in post.err()
     assert f"acctops resume {post.run_id}" in post.err()
     assert "Traceback" not in post.err()
@@ -180,7 +180,7 @@ def test_after_a_failed_sync_nothing_is_synced_or_written_and_no_new_call_sent(
     assert 0 < len(arrivals) < 40
     Witness(read(post.journal)).compare(arrivals)
 
-    assert post.finish(*post.run_or_resume()) == Exit.OK, post.err()
+    assert post.finish(*post.run_or_resume()) == Reason.OK, post.err()
     tally = tally_of(Witness(read(post.journal)), simulators.arrivals(world, "LockAccount"), workers=4)
     assert (tally.arrivals, tally.repeated) == (40, 0)
 
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_in_mid_run_stops_the_run_and_loses_nothing(
     with suppress(OSError), others.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    assert process.wait(60) == Exit.STOPPED
+    assert process.wait(60) == Reason.STOPPED
     assert "No space left on device (ENOSPC)" in post.err()
     assert f"acctops resume {post.run_id}" in post.err()
     assert "Traceback" not in post.err()
@@ -256,16 +256,16 @@ def test_a_disk_that_fills_up_in_mid_run_stops_the_run_and_loses_nothing(
     witness = Witness(read(post.journal))
     witness.compare(arrivals)
     assert 20 < len(arrivals) < 300
-    assert said["exit"] == Exit.STOPPED
+    assert said["exit"] == Reason.STOPPED
     assert 0 < said["counts"]["changed"] <= len(witness.settled), "more is shown than is on disk (P1)"
 
-    assert post.finish(*post.run_or_resume()) == Exit.USAGE
+    assert post.finish(*post.run_or_resume()) == Reason.USAGE
     assert "MiB free, and the journal of" in post.err()
     assert "Traceback" not in post.err()
     assert simulators.arrivals(world, "LockAccount") == arrivals
 
     others.unlink()
-    assert post.finish(*post.run_or_resume()) == Exit.OK, post.err()
+    assert post.finish(*post.run_or_resume()) == Reason.OK, post.err()
     tally = tally_of(Witness(read(post.journal)), simulators.arrivals(world, "LockAccount"), workers=20)
     assert (tally.calls, tally.arrivals, tally.repeated) == (300, 300, 0)
     assert verify(post.journal).settled_twice == ()
@@ -278,7 +278,7 @@ def test_a_plan_that_does_not_fit_on_the_disk_sends_nothing_and_leaves_nothing(
     world = WatchedWorld(quotas={"*": None}, audit=None)
     post = Outpost(tmp_path / "post", simulators.serve(world), ("--rate", "500"), state_dir=small_disk.path / "state")
     post.write_job([(f"postgres-{number:08d}", "app") for number in range(2000)])
-    assert post.finish(*post.run_or_resume()) == Exit.USAGE
+    assert post.finish(*post.run_or_resume()) == Reason.USAGE
     assert "0.4 MiB free, and the journal of 2,000 calls takes about 3.8 MiB; free space there" in post.err()
     assert "Traceback" not in post.err()
     assert post.run_id is None
@@ -331,15 +331,15 @@ def make_run(tmp: Path, world: World) -> RealRun:
     async def stop_early(runner: Runner) -> None:
         while runner.progress().settled < 5:
             await asyncio.sleep(0.01)  # in virtual time
-        runner.stop("enough for today", Exit.STOPPED)
+        runner.stop("enough for today", Reason.STOPPED)
 
     drill = Drill(tmp, world, fleet(3, 4), during=stop_early).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     drill.during = None
     drill.go()
     if drill.ledger.counts()["unknown"]:
         drill.go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     # All were open before, so whatever is locked now was locked by this run.
     assert [label for label, outcome in drill.outcomes().items() if outcome != "changed"] == [REJECTED]
     data = drill.path.read_bytes()
@@ -487,7 +487,7 @@ def test_what_took_effect_after_a_reading_had_denied_it_is_this_runs_change(tmp_
     FileJournal.create(drill.store, drill.run_id, lines, clock=lambda: NOW).close()
     world.seed(call.instance, call.region, [call.user], status=LOCKED)
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     ((_, entry, outcome),) = drill.ledger.outcomes()
     assert outcome == "changed"
     assert entry.before is not None
@@ -499,9 +499,9 @@ def names_line(capsys: pytest.CaptureFixture[str], path: Path, lines: Sequence[b
     path.write_bytes(b"".join(lines))
     code = main(["journal", "verify", str(path), *flags])
     said = capsys.readouterr().err
-    if code == Exit.OK:
+    if code == Reason.OK:
         return None
-    assert code == Exit.CORRUPT, said
+    assert code == Reason.CORRUPT, said
     found = re.search(rf"{re.escape(str(path))}:(\d+): ", said)
     assert found is not None, said
     return int(found[1])
@@ -544,9 +544,9 @@ def test_a_resume_says_how_the_run_ended_not_how_an_earlier_session_did(
     store.path(run_id).write_bytes(b"".join(real_run.lines[:-1]))
     for kinds in (["session", "end"], []):
         before = store.path(run_id).read_bytes()
-        assert main(["resume", run_id, "--state-dir", str(tmp_path), "--yes", "--json"]) == Exit.INCOMPLETE
+        assert main(["resume", run_id, "--state-dir", str(tmp_path), "--yes", "--json"]) == Reason.INCOMPLETE
         said = json.loads(capsys.readouterr().out)
-        assert (said["exit"], said["stopped"]) == (Exit.INCOMPLETE, None)
+        assert (said["exit"], said["stopped"]) == (Reason.INCOMPLETE, None)
         added = store.path(run_id).read_bytes().removeprefix(before)
         assert [json.loads(line)["kind"] for line in added.splitlines()] == kinds
 
@@ -601,7 +601,7 @@ def test_whoever_presses_twice_is_let_go_whatever_the_disk_does(tmp_path: Path, 
     assert "draining" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == Exit.INTERRUPTED
+    assert process.returncode == Reason.INTERRUPTED
     assert "counts as not recorded" in err + out
     flag.unlink()
     Witness(read(post.journal)).compare(simulators.arrivals(world, "LockAccount"))
@@ -628,7 +628,7 @@ def test_a_run_stops_when_its_journal_is_taken_away(tmp_path: Path, simulators: 
                 file.write(b'{"kind":"note"}\n')
         case _:
             os.truncate(path, 10)
-    assert process.wait(60) == Exit.STOPPED
+    assert process.wait(60) == Reason.STOPPED
     assert len(simulators.writes(world)) < 60
     said = json.loads(post.out())
     assert "while the run went on" in said["stopped"]["why"]
@@ -658,7 +658,7 @@ def test_a_journal_that_was_changed_in_place_is_no_proof(tmp_path: Path, simulat
         at = file.read().index(b'"operator":"') + len(b'"operator":"')
         file.seek(at)
         file.write(b"X")
-    assert process.wait(60) == Exit.STOPPED
+    assert process.wait(60) == Reason.STOPPED
     said = json.loads(post.out())
     assert "was changed in place while the run went on" in said["stopped"]["why"]
     assert said["go_on"].startswith("acctops run "), "a resume would be refused"

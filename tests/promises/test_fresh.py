@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal.live import claimed
 from engine.journal.protocols import Claim
 from engine.journal.reader import replay
@@ -65,7 +65,7 @@ def test_what_somebody_else_locked_in_mid_run_is_already_and_not_undone(tmp_path
             somebody(it, f"postgres-{number:08d}", "user19", status=5)
 
     drill = Drill(tmp_path, it, targets, during=during).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     theirs = {call.label for call, _, outcome in drill.ledger.outcomes() if outcome == "already"}
     assert theirs == {f"postgres-{number:08d}/user19" for number in range(40)}
     assert not theirs & set(sent_at(drill))
@@ -127,7 +127,7 @@ def test_reading_again_holds_up_no_lane(tmp_path: Path, instances: int, users: i
     """A lane is as full as without, whatever the plan's shape; an instance is read once for all that is due."""
     it = world()
     drill = Drill(tmp_path, it, fleet(instances, users), lanes=lanes).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert min(pace.per_second() or 0 for pace in drill.ledger.lanes.values()) >= 0.975 * 20
     calls = instances * users
     assert reads(it) <= 2 * instances + min(calls, instances * drill.seconds / (FRESH_S / 2))
@@ -157,14 +157,14 @@ def test_without_verify_nothing_is_read(tmp_path: Path) -> None:
     """--no-verify is a promise, however long the run."""
     it = world()
     drill = Drill(tmp_path, it, fleet(10, 40), settings=run_settings(verify=False)).go()
-    assert drill.exit is Exit.OK and not reads(it)
+    assert drill.reason is Reason.OK and not reads(it)
 
 
 def test_a_resume_reads_again_what_was_refused_before(tmp_path: Path) -> None:
     """Of a call that was sent and not applied the old `before` is hours old: somebody may have locked it since."""
     it = world({"action": "LockAccount", "user": "user0", "code": "OperationDenied.InstanceStatusLimitOpError"})
     drill = Drill(tmp_path, it, fleet(2, 2), deadline_s=5).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     it._faults = world()._faults
     somebody(it, "postgres-00000000", "user0", status=5)
     drill.deadline_s = 3600
@@ -208,7 +208,7 @@ def test_what_is_edited_before_its_turn_is_not_undone(tmp_path: Path) -> None:
     """The rule of the preview is asked of every newer reading: kept, named, counted as failed."""
     it, targets = world(), fleet(20, 10)
     lock = Drill(tmp_path / "lock", it, targets).go()
-    assert lock.exit is Exit.OK
+    assert lock.reason is Reason.OK
 
     async def during(_runner: Runner) -> None:
         await asyncio.sleep(1)
@@ -225,7 +225,7 @@ def test_what_is_edited_before_its_turn_is_not_undone(tmp_path: Path) -> None:
         during=during,
         stays=StillSo(lock.ledger, include_edited=False),
     ).go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     (omit,) = drill.ledger.omits
     assert (omit.instance, omit.user, omit.reason) == ("postgres-00000003", "user9", "edited")
     assert drill.ledger.counts()["failed"] == 1 and drill.ledger.counts()["changed"] == 199

@@ -12,7 +12,7 @@ import pytest
 
 from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.cli.progress import line
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Fault, Outcome, Proof, Reading, Reply, Stage, Target, Transport, Where
@@ -151,7 +151,7 @@ def test_a_try_that_takes_effect_while_its_call_waits_for_the_next_is_our_change
     """The API says that something failed inside, and locks the account some seconds later: an undo must unlock it."""
     it = world({"action": "LockAccount", "code": "InternalError", "times": 7})
     drill = Drill(tmp_path, it, fleet(1, 1), during=somebody(it, after, status=5)).go()
-    assert (drill.exit, end_of(drill)[:2]) == (Exit.OK, (Outcome.CHANGED, Proof.READ))
+    assert (drill.reason, end_of(drill)[:2]) == (Reason.OK, (Outcome.CHANGED, Proof.READ))
     assert len(undo_plan(drill.ledger, now(it, "user0"), {}, Choice()).plan.calls) == 1
 
 
@@ -162,7 +162,7 @@ def test_already_is_no_proof_while_no_reading_shows_it(tmp_path: Path) -> None:
     assert len(writes(it, "OpenAccountCAM")) == 2
     account = it.account(SICK, "user0")
     assert account is not None
-    assert (account.cam, drill.exit, end_of(drill)[:2]) == (True, Exit.OK, (Outcome.CHANGED, Proof.READ))
+    assert (account.cam, drill.reason, end_of(drill)[:2]) == (True, Reason.OK, (Outcome.CHANGED, Proof.READ))
 
 
 def test_already_without_reading_back_is_what_the_api_says(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_without_reading_back_an_echo_is_accepted_and_not_read(tmp_path: Path) -
 def test_a_try_that_was_applied_all_the_same_is_no_failure(tmp_path: Path) -> None:
     """Every try is answered with an error, and the first one locked the account: changed, by a reading."""
     drill = Drill(tmp_path, world({"action": "LockAccount", "code": "DBError", "apply": True}), fleet(1, 1)).go()
-    assert (drill.exit, end_of(drill)) == (Exit.OK, (Outcome.CHANGED, Proof.READ, None))
+    assert (drill.reason, end_of(drill)) == (Reason.OK, (Outcome.CHANGED, Proof.READ, None))
 
 
 # ---- once in doubt -------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_a_doubt_that_cannot_be_read_at_the_end_stays_unknown_and_a_resume_settl
         {"action": "DescribeAccounts", "after": 2, "times": 1, "code": "UnauthorizedOperation"},
     )
     drill = Drill(tmp_path, it, fleet(1, 1)).go()
-    assert (drill.exit, end_of(drill)[0]) == (Exit.INCOMPLETE, Outcome.UNKNOWN)
+    assert (drill.reason, end_of(drill)[0]) == (Reason.INCOMPLETE, Outcome.UNKNOWN)
     sent = len(writes(it))
     drill.go()
     assert end_of(drill) == (Outcome.FAILED, None, "InvalidParameter.ParameterCheckError")
@@ -252,7 +252,7 @@ def test_a_drain_bounds_the_last_reading(tmp_path: Path) -> None:
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(12)
-        runner.stop("enough", Exit.STOPPED)
+        runner.stop("enough", Reason.STOPPED)
 
     drill = Drill(tmp_path, it, fleet(1, 1), during=stop, settings=run_settings(timeout_s=8.0)).go()
     assert drill.seconds < 12 + 10.5
@@ -276,8 +276,8 @@ def test_what_a_later_reading_shows_changed_back_is_named(tmp_path: Path) -> Non
     """Proven locked, and the run itself reads it unlocked a moment later: it must not say "verified locked"."""
     it = world(REREAD)
     drill = Drill(tmp_path, it, fleet(1, 2), during=somebody(it, 5, status=2)).go()
-    assert (drill.exit, drill.outcomes()) == (
-        Exit.INCOMPLETE,
+    assert (drill.reason, drill.outcomes()) == (
+        Reason.INCOMPLETE,
         {f"{SICK}/user0": "failed", f"{SICK}/user1": "changed"},
     )
     told = document(drill.ledger, journal="", head="")
@@ -305,7 +305,7 @@ def test_a_replay_says_the_same_and_a_resume_does_not_send_it_again(tmp_path: Pa
     sent = len(writes(it))
     drill.during = None
     drill.go()
-    assert (len(writes(it)), drill.exit) == (sent, Exit.INCOMPLETE)
+    assert (len(writes(it)), drill.reason) == (sent, Reason.INCOMPLETE)
     assert drill.outcomes()[f"{SICK}/user0"] == "failed", "the resume has looked again"
 
 
@@ -318,7 +318,7 @@ def test_changed_back_and_done_again_is_done_and_not_ours_to_undo(tmp_path: Path
 
     it = world(REREAD)
     drill = Drill(tmp_path, it, fleet(1, 2), during=twice).go()
-    assert (drill.exit, set(drill.outcomes().values())) == (Exit.OK, {"changed"})
+    assert (drill.reason, set(drill.outcomes().values())) == (Reason.OK, {"changed"})
     undo = undo_plan(drill.ledger, now(it, "user0", "user1"), {}, Choice())
     assert [(kept.call.user, kept.why) for kept in undo.kept] == [("user0", Keep.CHANGED_SINCE)]
 
@@ -335,7 +335,7 @@ def test_a_row_that_is_older_than_the_proof_says_nothing(tmp_path: Path) -> None
 
     drill = Drill(tmp_path, world(REREAD), fleet(1, 2), transport=lambda inner: Edited(inner, behind)).go()
     assert len(answers) > 5
-    assert (drill.exit, set(drill.outcomes().values())) == (Exit.OK, {"changed"})
+    assert (drill.reason, set(drill.outcomes().values())) == (Reason.OK, {"changed"})
     assert len(lines(drill, records.Verified)) == 2
 
 
@@ -344,7 +344,7 @@ def test_what_was_so_before_is_watched_as_well(tmp_path: Path) -> None:
     it = world(REREAD)
     it.seed(SICK, "ap-singapore", ["user0"], status=5)
     drill = Drill(tmp_path, it, fleet(1, 2), during=somebody(it, 5, status=2)).go()
-    assert (drill.exit, drill.outcomes()[f"{SICK}/user0"]) == (Exit.INCOMPLETE, "failed")
+    assert (drill.reason, drill.outcomes()[f"{SICK}/user0"]) == (Reason.INCOMPLETE, "failed")
 
 
 def test_the_time_said_is_that_of_the_proofs(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_what_the_readings_do_not_show_is_unknown_and_not_sent_again(
     it = world()
     it.seed(SICK, "ap-singapore", ["other"])
     drill = Drill(tmp_path, it, fleet(1, 1), action=action, transport=lambda inner: Edited(inner, edit)).go()
-    assert (drill.exit, end_of(drill)) == (Exit.INCOMPLETE, (Outcome.UNKNOWN, None, None))
+    assert (drill.reason, end_of(drill)) == (Reason.INCOMPLETE, (Outcome.UNKNOWN, None, None))
     assert len(writes(it, action)) == 1
     assert not [each for each in lines(drill, records.Verified) if not each.agrees]
     assert drill.seconds < 140
@@ -420,7 +420,7 @@ def test_a_dead_connection_costs_neither_the_instance_nor_the_call(tmp_path: Pat
     drill = Drill(
         tmp_path, world(), fleet(1, 40), transport=lambda inner: Stale(inner, lambda number: number % 2 == 0)
     ).go()
-    assert (drill.exit, set(drill.outcomes().values())) == (Exit.OK, {"changed"})
+    assert (drill.reason, set(drill.outcomes().values())) == (Reason.OK, {"changed"})
     assert drill.seconds < 6, "79 writes at 20 a second: nothing was held back"
     assert not drill.runner.progress().waits
 
@@ -452,7 +452,7 @@ def test_progress_says_what_waits_for_its_proof_and_how_far_the_readings_are_beh
             seen.append(line(runner.progress()))
 
     drill = Drill(tmp_path, it, fleet(1, 2), during=look).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert seen[0].startswith("0/2 ") and "accepted, to be read back" in seen[0]
     assert seen[1].startswith("0/2 ")
     assert "2 accepted, waiting for the readings to show it (reading is 20 s behind)" in seen[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.cloud.transport import HttpTransport
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Reply
@@ -234,7 +234,7 @@ def test_on_a_slow_disk_sent_is_written_as_far_ahead_as_it_takes(tmp_path: Path)
         for _ in range(300):
             runner.recorder.journal.commit_s = 0.5  # virtual time passes no disk by: only say so
             await asyncio.sleep(0.01)
-        runner.stop("enough", Exit.STOPPED)
+        runner.stop("enough", Reason.STOPPED)
 
     drill = Drill(tmp_path, World(latency=0.04), fleet(20, 10), during=slow_disk).go()
     replies = [line for line in read(drill.path) if isinstance(line, records.ReplyLine)]
@@ -243,7 +243,7 @@ def test_on_a_slow_disk_sent_is_written_as_far_ahead_as_it_takes(tmp_path: Path)
     assert len(not_sent) + sum(arrival.action == "LockAccount" for arrival in drill.world.audit) == len(replies) < 100
     assert drill.ledger.counts()["unknown"] == drill.ledger.counts()["failed"] == 0
     drill.during = None
-    assert drill.go().exit is Exit.OK
+    assert drill.go().reason is Reason.OK
     assert sum(arrival.applied for arrival in drill.world.audit) == 200
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.inputs.job import Glob
 from engine.model import Place, Target
 from engine.planning.admins import SUPERUSER
@@ -114,7 +114,7 @@ def test_every_instance_keeps_its_admins_in_any_weather(tmp_path: Path, seed: in
                     account.status = NORMAL
         await asyncio.sleep(rng.uniform(0, 3))
         if rng.random() < 0.7:
-            runner.stop("enough", Exit.INTERRUPTED)
+            runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(
         Path(tempfile.mkdtemp(dir=tmp_path)), world, targets, seeded=False, seed=seed, during=meanwhile, deadline_s=300
@@ -321,7 +321,7 @@ def test_a_stricter_keep_admins_holds_for_what_an_earlier_session_had_begun(
     async def stop(runner: Runner) -> None:
         while not world.audit or world.audit[-1].action != "LockAccount":
             await asyncio.sleep(0.01)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, world, targets, seeded=False, during=stop).go()
     assert [arrival.user for arrival in world.audit if arrival.action == "LockAccount"][:1] == ["root"]

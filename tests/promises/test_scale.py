@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal.reader import replay, verify
 from engine.run import dispatch
 from engine.run.runner import Runner
@@ -61,7 +61,7 @@ def test_a_hundred_thousand_targets_are_planned(tmp_path: Path) -> None:
     post = Outpost(tmp_path, "http://127.0.0.1:9")
     write_list(post, PLANNED)
     started = time.monotonic()
-    assert post.finish("plan", "job.yaml", "--offline", "--json") == Exit.OK, post.err()
+    assert post.finish("plan", "job.yaml", "--offline", "--json") == Reason.OK, post.err()
     say(f"{PLANNED:,} targets planned in {time.monotonic() - started:.1f} s")
     assert len(json.loads(post.out())["calls"]) == PLANNED
 
@@ -84,7 +84,7 @@ def test_memory_is_flat_while_a_large_job_is_carried_out(tmp_path: Path, simulat
 
     world.watch = watch
     started = time.monotonic()
-    assert post.finish(*post.run_or_resume(), patience_s=100 + CALLS / 100) == Exit.OK, post.err()
+    assert post.finish(*post.run_or_resume(), patience_s=100 + CALLS / 100) == Reason.OK, post.err()
     seconds = time.monotonic() - started
     (quarter, early), (most, late) = marks.items()
     grown = (late - early) / (most - quarter)
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_attempts(tmp_path: Path) -> None:
     settings = run_settings(rate=1000.0, transient_s=1e6)
     drill = Drill(tmp_path, world, fleet(calls, 1), settings=settings, deadline_s=1e6, during=watch)
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.ledger.attempts == calls * each
     (quarter, early), (most, late) = marks.items()
     grown = (late - early) / (most - quarter)
@@ -140,7 +140,7 @@ def test_tasks_are_bounded_by_the_workers_and_the_open_calls(tmp_path: Path, mon
 
     settings = run_settings(rate=4000.0, workers=workers, verify=False)
     drill = Drill(tmp_path, world, fleet(calls, 1), settings=settings, during=watch).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     say(f"at most {most:,} tasks")
     assert open_calls <= most <= open_calls + workers + 10
     assert replay(drill.path).ledger.attempts == calls * 3

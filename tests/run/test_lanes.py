@@ -14,7 +14,7 @@ import pytest
 
 from engine.api.endpoints import Access, access, regional
 from engine.credentials import NoKeys
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Fault, Keys, Reply, Stage, Target
@@ -94,7 +94,7 @@ def test_sixteen_access_regions_are_sixteen_quotas(tmp_path: Path) -> None:
     """3,000 calls in some ten seconds, each lane within its own quota, every one of them used."""
     world = world_for("a", latency=0.05)
     drill = Drill(tmp_path, world, fleet(400, 8)[:3000], keyring={"": [keys("a")]}, access=Access(URLS, {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 3000}
     worst = drill.ledger.worst_second()
     assert len(worst) == 16
@@ -116,7 +116,7 @@ def test_each_target_through_its_own_region(tmp_path: Path) -> None:
     drill = Drill(
         tmp_path, world, targets, keyring={"": [keys("a")]}, access=access("international", ["regional"], REGIONS)
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 300}
     for arrival in world.audit:
         assert arrival.access == f"postgres.{arrival.region}.tencentcloudapi.com"
@@ -129,7 +129,7 @@ def test_sub_accounts_of_one_account_are_lanes(tmp_path: Path) -> None:
     drill = Drill(
         tmp_path, world, fleet(40, 10), keyring={"": [keys("a"), keys("b")]}, access=Access(URLS[:1], {})
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     share = Counter(arrival.identity for arrival in writes(world))
     assert share.total() == 400
     assert min(share.values()) > 180
@@ -151,7 +151,7 @@ def test_an_access_point_that_cannot_be_reached_gives_its_calls_to_the_others(tm
         access=Access(URLS[:3], {}),
         unreachable={URLS[0].removeprefix("http://"): why},
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 840}
     (closed,) = notes(drill, "lane_closed")
     assert closed["lane"].endswith(URLS[0].removeprefix("http://"))
@@ -171,7 +171,7 @@ def test_a_lane_that_is_down_holds_no_call_into_its_pause(tmp_path: Path) -> Non
         access=Access(URLS[:4], {}),
         unreachable={URLS[1].removeprefix("http://"): "Local.Connect"},
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     arrived = sorted(arrival.at for arrival in writes(world))
     assert len(arrived) == 240
     assert arrived[-1] - arrived[0] < 240 / 60 + 0.5, "three lanes of twenty a second"
@@ -226,7 +226,7 @@ def test_an_access_point_that_never_answers_gives_its_calls_to_the_others(
     The calls it swallowed are nobody's fault: neither is an instance held back for them, nor a budget spent.
     """
     drill = swallowing(tmp_path, world_for("a"), fleet(60, 10), url).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 600}
     (down,), (closed,) = notes(drill, "lane_down"), notes(drill, "lane_closed")
     assert down["lane"] == closed["lane"] and closed["lane"].endswith(url.removeprefix("http://"))
@@ -237,7 +237,7 @@ def test_an_access_point_that_never_answers_gives_its_calls_to_the_others(
 def test_an_access_point_that_is_silent_for_a_while_is_used_again(tmp_path: Path) -> None:
     """Fifteen seconds in the middle: both changes are noted once, and no call is lost."""
     drill = swallowing(tmp_path, world_for("a"), fleet(120, 10), URLS[1], is_silent=False).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 1200}
     assert len(notes(drill, "lane_down")) == 1
     (up,) = notes(drill, "lane_up")
@@ -258,7 +258,7 @@ def test_the_last_calls_are_not_spent_on_finding_out_whether_a_lane_is_back(
 ) -> None:
     """Forty accounts: once the dead lane has let go of its calls, the other has them done in a second."""
     drill = swallowing(tmp_path, world_for("a"), fleet(20, 2), URLS[1], **how).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 40}
     assert drill.seconds < limit_s
 
@@ -268,7 +268,7 @@ def test_instances_that_hang_are_not_taken_for_a_lane_that_does(tmp_path: Path) 
     sick = [{"action": "LockAccount", "instance": f"postgres-0000000{n}", "hang": True, "times": 2} for n in range(5)]
     world = world_for("a", faults=sick)
     drill = Drill(tmp_path, world, fleet(30, 10), keyring={"": [keys("a")]}, access=Access(URLS[:2], {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 300}
     assert not notes(drill, "lane_down")
 
@@ -279,7 +279,7 @@ def test_a_sub_account_that_is_refused_gives_its_calls_to_the_others(tmp_path: P
     drill = Drill(
         tmp_path, world, fleet(40, 10), keyring={"": [keys("gone"), keys("a")]}, access=Access(URLS[:2], {})
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 400}
     closed = notes(drill, "lane_closed")
     assert {note["code"] for note in closed} == {"AuthFailure.SecretIdNotFound"}
@@ -292,7 +292,7 @@ def test_a_sub_account_without_the_permission_gives_its_calls_to_the_others(tmp_
     world = world_for("a")
     world.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b", denied=frozenset({"LockAccount"}))
     drill = Drill(tmp_path, world, fleet(40, 5), keyring={"": [keys("b"), keys("a")]}, access=Access(URLS[:2], {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 200}
     closed = notes(drill, "lane_closed")
     assert {note["lane"].partition("/")[0] for note in closed} == {"b"} and len(closed) == 2
@@ -316,7 +316,7 @@ def test_a_permission_that_differs_by_instance_is_asked_of_each_sub_account(tmp_
     drill = Drill(tmp_path, world, fleet(30, 4), keyring={"": [keys("a"), keys("b")]}, access=Access(URLS[:1], {}))
     drill.transport = lambda inner: ByInstance(world, now=inner._now)  # type: ignore[attr-defined]
     drill.go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     assert outcomes(drill) == {"changed": 116, "failed": 4}
     assert {entry.code for _, entry, outcome in drill.ledger.outcomes() if outcome == "failed"} == {
         "UnauthorizedOperation"
@@ -346,7 +346,7 @@ def test_nobody_is_asked_again_for_what_it_was_denied(tmp_path: Path, down_s: fl
     asked = Counter((arrival.instance, arrival.user) for arrival in writes(world) if arrival.identity == "b")
     assert len(asked) == 8
     if down_s < 100:
-        assert drill.exit is Exit.OK
+        assert drill.reason is Reason.OK
         assert outcomes(drill) == {"changed": 8}
         assert set(asked.values()) == {1}
     else:
@@ -360,11 +360,11 @@ def test_when_the_last_lane_is_gone_the_run_stops(tmp_path: Path) -> None:
     drill = Drill(
         tmp_path, world, fleet(4, 5), keyring={"": [keys("gone"), keys("lost")]}, access=Access(URLS[:1], {})
     ).go()
-    assert drill.exit is Exit.DENIED
+    assert drill.reason is Reason.DENIED
     assert outcomes(drill) == {"unattempted": 20}
     drill.keyring = {"": [keys("a")]}
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 20}
 
 
@@ -384,7 +384,7 @@ def test_a_lane_that_is_lost_in_mid_run_loses_no_call(tmp_path: Path) -> None:
         access=Access(URLS[:2], {}),
         during=delete_key,
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 400}
     applied = Counter((arrival.instance, arrival.user) for arrival in writes(world) if arrival.applied)
     assert set(applied.values()) == {1}
@@ -419,7 +419,7 @@ def test_dns_that_fails_and_recovers_in_mid_run_fails_no_call(tmp_path: Path, do
     # What waited too long for its slot is given back, and its account read again, before it is sent.
     assert {"Local.Dns"} <= {line.code for line in unsent} <= {"Local.Dns", "Local.NotSent"}
     assert {line.sent_at for line in unsent} == {None}
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 400}
     assert set(Counter((each.instance, each.user) for each in writes(world) if each.applied).values()) == {1}
     assert len(writes(world)) == 400
@@ -449,7 +449,7 @@ def test_each_account_signs_for_its_own_and_has_its_own_quota(tmp_path: Path) ->
     """Three accounts: no key ever signs for another's instance, and the three quotas add up."""
     world = world_for("a", "b", "c")
     drill = of_accounts(tmp_path, world, "a", "b", "c").go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 180}
     for arrival in world.audit:
         assert arrival.instance.startswith(f"postgres-{arrival.identity}")
@@ -468,7 +468,7 @@ def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(tmp_path: P
     drill = Drill(
         tmp_path, world, accounts("a", "b", "c"), keyring=keyring, access=Access(URLS[:1], {}), during=listen
     ).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     by_account = outcomes_by_account(drill)
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60, ("c", "changed"): 60}
     assert drill.ledger.end is not None
@@ -478,7 +478,7 @@ def test_one_account_whose_keys_are_refused_fails_its_own_calls_only(tmp_path: P
     assert closed["account"] == "b"
     assert any(line.startswith("b: ") for line in told)
     world._gate.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b")
-    assert drill.go().exit is Exit.OK
+    assert drill.go().reason is Reason.OK
     assert outcomes(drill) == {"changed": 180}
 
 
@@ -487,7 +487,7 @@ def test_one_account_without_the_permission_is_given_up_and_the_others_go_on(tmp
     denied = {"action": "LockAccount", "instance": "postgres-b*", "code": "UnauthorizedOperation"}
     world = world_for("a", "b", faults=[denied])
     drill = of_accounts(tmp_path, world, "a", "b").go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     by_account = outcomes_by_account(drill)
     assert by_account["a", "changed"] == 60
     assert 20 <= by_account["b", "failed"] < 40
@@ -507,7 +507,7 @@ def test_a_limit_of_the_main_account_slows_its_own_lanes_only(tmp_path: Path) ->
     }
     world = world_for("a", "b", faults=[limited])
     drill = of_accounts(tmp_path, world, "a", "b", access=Access(URLS[:2], {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     slowed = {note["lane"] for note in notes(drill, "lane_slowed")}
     assert {lane.partition("/")[0] for lane in slowed} == {"a"}
     assert len(slowed) == 2
@@ -518,7 +518,7 @@ def test_a_limit_of_our_address_slows_every_lane(tmp_path: Path) -> None:
     limited = {"action": "LockAccount", "code": "RequestLimitExceeded.IPLimitExceeded", "times": 1}
     world = world_for("a", "b", faults=[limited])
     drill = of_accounts(tmp_path, world, "a", "b", access=Access(URLS[:2], {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert len({note["lane"] for note in notes(drill, "lane_slowed")}) == 4
 
 
@@ -532,7 +532,7 @@ def test_an_account_given_up_while_its_calls_are_tried_again_keeps_nobody_waitin
         del world._gate.keys["AKIDb"]
 
     drill = of_accounts(tmp_path, world, "a", "b", during=delete_key).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
@@ -574,7 +574,7 @@ def test_what_an_account_was_given_before_it_was_lost_does_not_keep_the_run_from
         del world._gate.keys["AKIDb"]
 
     drill = of_accounts(tmp_path, world, "a", "b", during=delete_key).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert drill.ledger.end.stopped.code == "AuthFailure.SecretIdNotFound"
@@ -618,7 +618,7 @@ def test_keys_of_one_account_that_end_cost_the_others_nothing_and_what_they_did_
     assert by_account["b", "changed"] > 50
     assert by_account["b", "changed"] + by_account["b", "unattempted"] == 560
     assert not any(arrival.code for arrival in world.audit), "nothing was ever sent with keys that had ended"
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert "have come to their end" in drill.ledger.end.stopped.why
@@ -632,7 +632,7 @@ def test_keys_of_one_of_two_sub_accounts_that_end_leave_all_to_the_other(tmp_pat
     ending = keys("b")
     ending.expires_at = BEGIN + 6.0
     drill = Drill(tmp_path, world, fleet(40, 6), keyring={"": [keys("a"), ending]}, access=Access(URLS[:1], {})).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 240}
     (closed,) = notes(drill, "lane_closed")
     assert closed["lane"].startswith("b/")
@@ -661,7 +661,7 @@ def test_an_account_without_keys_is_asked_nothing_and_costs_the_others_nothing(t
         secret=secret,
         seeded=False,
     ).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     by_account = outcomes_by_account(drill)
     assert by_account == {("a", "changed"): 60, ("b", "unattempted"): 60}
     assert asked == {"a": 60}
@@ -672,7 +672,7 @@ def test_an_account_without_keys_is_asked_nothing_and_costs_the_others_nothing(t
     assert drill.ledger.end.stopped.why == "profile b: no file b.credential"
     world._gate.keys["AKIDb"] = KeyRecord(secret_key="secret of b", identity="b")
     drill.keyring = {name: [keys(name)] for name in "ab"}
-    assert drill.go().exit is Exit.OK
+    assert drill.go().reason is Reason.OK
     assert outcomes(drill) == {"changed": 120}
 
 
@@ -708,7 +708,7 @@ def test_a_sub_account_that_is_lost_ends_nothing_when_the_other_fails_in_passing
         access=Access(URLS[:1], {}),
         transport=lambda inner: Breaking(world, now=inner._now),  # type: ignore[attr-defined]
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 40}
 
 
@@ -722,7 +722,7 @@ def test_a_sub_account_that_is_lost_leaves_reading_to_the_other(tmp_path: Path, 
         keyring={"": [LOST[lost], keys("a")]},  # type: ignore[list-item]
         access=Access(URLS[:1], {}),
     ).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 40}
 
 
@@ -758,7 +758,7 @@ def test_a_resume_that_is_refused_after_accepted_calls_is_no_denial(tmp_path: Pa
 
     async def leave(runner: Any) -> None:
         await asyncio.sleep(12.0)  # readings are tried for eight
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     # The account cannot be read, so nothing that is accepted is settled in the first session.
     unread = {"action": "DescribeAccounts", "code": "InternalError"}
@@ -766,9 +766,9 @@ def test_a_resume_that_is_refused_after_accepted_calls_is_no_denial(tmp_path: Pa
     drill = Drill(
         tmp_path, world, fleet(30, 4), keyring={"": [keys("a")]}, access=Access(URLS[:1], {}), during=leave
     ).go()
-    assert drill.exit is Exit.INTERRUPTED
+    assert drill.reason is Reason.INTERRUPTED
     assert not drill.ledger.settled_counts()["changed"]  # type: ignore[index]
     assert drill.ledger.has_accepted()
     del world._gate.keys["AKIDa"]
     drill.during = None
-    assert drill.go().exit is Exit.STOPPED
+    assert drill.go().reason is Reason.STOPPED

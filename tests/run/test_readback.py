@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Call, Outcome, Proof, Reading, RunId, Target, Where
@@ -74,7 +74,7 @@ def test_what_is_so_already_is_settled_without_a_write(tmp_path: Path) -> None:
     it = world()
     it.seed(SICK, "ap-singapore", ["user0", "user1"], status=5)
     drill = Drill(tmp_path, it, fleet(2, 3)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert Counter(drill.outcomes().values()) == {"already": 2, "changed": 4}
     assert len(writes(it)) == 4
 
@@ -122,7 +122,7 @@ def test_a_changing_account_is_waited_for_briefly(tmp_path: Path) -> None:
         account.status = 2
 
     drill = Drill(tmp_path, it, fleet(1, 2), during=settle_down).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.outcomes()[f"{SICK}/user0"] == "changed"
 
 
@@ -132,7 +132,7 @@ def test_resend_already_locks_again_and_undo_leaves_it(tmp_path: Path) -> None:
     it.seed(SICK, "ap-singapore", ["user0"], status=5)
     targets = fleet(1, 3)
     drill = Drill(tmp_path, it, targets, resend_already=True).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert Counter(drill.outcomes().values()) == {"already": 1, "changed": 2}
     assert len(writes(it)) == 3
     plan = undo_plan(drill.ledger, readings(it, targets), {}, Choice())
@@ -144,7 +144,7 @@ def test_the_last_admins_of_an_instance_stay(tmp_path: Path) -> None:
     it = world()
     it.seed(SICK, "ap-singapore", ["user0", "user1"], user_type="tencentDBSuper")
     drill = Drill(tmp_path, it, fleet(1, 3), keep_admins=1).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert {arrival.user for arrival in writes(it)} == {"user0", "user2"}
     (omit,) = drill.ledger.omits
     assert (omit.user, omit.reason) == ("user1", "protected")
@@ -154,7 +154,7 @@ def test_an_instance_that_may_not_be_read_is_acted_on_and_stays_unknown(tmp_path
     """Accepted and unread is not proven: exit 1, and the others are."""
     it = world({"action": "DescribeAccounts", "instance": SICK, "code": "UnauthorizedOperation"})
     drill = Drill(tmp_path, it, fleet(3, 2)).go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     assert Counter(drill.outcomes().values()) == {"unknown": 2, "changed": 4}
     assert len(writes(it)) == 6
 
@@ -166,7 +166,7 @@ def test_accepted_and_not_applied_is_sent_again_and_then_failed_in_words(tmp_pat
     """A 200 that did nothing, three times: failed, by name; the others are not held up."""
     it = world({"action": "LockAccount", "instance": SICK, "accepted_not_applied": True})
     drill = Drill(tmp_path, it, fleet(3, 1)).go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     entry = next(entry for call, entry, _ in drill.ledger.outcomes() if call.instance == SICK)
     assert (entry.outcome, entry.code) == (Outcome.FAILED, "Local.NotApplied")
     assert "read back as not locked" in (entry.message or "")
@@ -179,7 +179,7 @@ def test_an_effect_that_shows_late_is_waited_for(tmp_path: Path) -> None:
     """Ten seconds of "being modified": one send, then proven."""
     it = world({"action": "LockAccount", "instance": SICK, "effect_delay": 10})
     drill = Drill(tmp_path, it, fleet(2, 1)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert len(writes(it)) == 2
 
 
@@ -189,7 +189,7 @@ def test_an_instance_is_read_once_each_way(tmp_path: Path, users: int) -> None:
     it = world()
     targets = [Target(SICK, f"user{number}", "ap-singapore") for number in range(users)]
     drill = Drill(tmp_path, it, targets).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     looks = 2 + int(drill.seconds / (FRESH_S - 2 * AHEAD_S))
     assert len(reads(it)) <= looks * (-(-users // 100) + 1)
 
@@ -199,16 +199,16 @@ def test_a_drain_reads_what_was_accepted(tmp_path: Path) -> None:
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(5)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, world(), fleet(10, 40), during=stop).go()
-    assert drill.exit is Exit.INTERRUPTED
+    assert drill.reason is Reason.INTERRUPTED
     counts = Counter(drill.outcomes().values())
     assert set(counts) == {"changed", "unattempted"}
     assert counts["changed"] > 60
     drill.during = None
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
 
 
 @pytest.mark.parametrize(
@@ -221,13 +221,13 @@ def test_what_is_accepted_late_in_a_drain_is_read_too(tmp_path: Path, late: dict
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(8)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     # Of one instance some are answered at once and some late: a reading is under way when the late ones come.
     it = world({"action": "LockAccount", "user": "user[13]", **late}, {"action": "DescribeAccounts", "slow": 3})
     held = run_settings(timeout_s=120.0, per_instance=16)
     drill = Drill(tmp_path, it, fleet(3, 4), during=stop, settings=held).go()
-    assert drill.exit is Exit.OK, drill.outcomes()
+    assert drill.reason is Reason.OK, drill.outcomes()
     assert {entry.proof for _, entry, _ in drill.ledger.outcomes()} == {Proof.READ}
     (end,) = lines(drill, records.End)
     assert end.seconds <= 8 + drain_s(120.0) + 1
@@ -247,7 +247,7 @@ def test_a_big_lockdown_with_one_sick_and_two_flapping_instances_is_proven_on_ti
     assert run is not None
     assert {entry.proof for entry in well} == {Proof.READ}
     assert records.unix_seconds(last) - records.unix_seconds(run.at) < 600 / 20 * 1.03 + 12
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
 
 
 def test_when_only_the_sick_are_left_it_is_said_at_once(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_when_only_the_sick_are_left_it_is_said_at_once(tmp_path: Path) -> None:
         runner.tell = lambda text: heard.append((asyncio.get_running_loop().time(), text))
 
     drill = Drill(tmp_path, it, fleet(4, 5), during=listen, deadline_s=300).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert len(heard) == 1
     assert heard[0][0] < 1000 + 15
     assert "15 of 20 verified locked" in heard[0][1]

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engine.cloud.client import MOST_RETRY_AFTER_S
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.model import Fault, Reply, Transport
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
@@ -42,7 +42,7 @@ def pause(tmp_path: Path, code: str, seconds: float, users: int) -> tuple[Drill,
     """How long the first refused call waited, when the fifth request is refused once."""
     world = World(faults=rules_from([{"action": "LockAccount", "code": code, "after": 4, "times": 1}]))
     drill = Drill(tmp_path, world, fleet(1, users), transport=lambda inner: Asking(inner, seconds)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     writes = [arrival for arrival in world.audit if arrival.action == "LockAccount"]
     (refused,) = [arrival for arrival in writes if arrival.code]
     again = next(arrival for arrival in writes if arrival.user == refused.user and not arrival.code)
@@ -70,7 +70,7 @@ def test_a_call_that_a_gateway_turns_away_waits_as_long_as_it_is_asked_to(tmp_pa
     """503 may have been applied, so it is read first; and not sent again sooner for that."""
     world = World(faults=rules_from([{"action": "LockAccount", "status": 503, "after": 4, "times": 1}]))
     drill = Drill(tmp_path, world, fleet(1, 20), transport=lambda inner: Asking(inner, 7.0)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     writes = [arrival for arrival in world.audit if arrival.action == "LockAccount"]
     assert len(writes) == 21
     (turned_away,) = [arrival for arrival in writes if arrival.fault]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import CredentialsError, Exit
+from engine.errors import CredentialsError, Reason
 from engine.journal import records
 from engine.journal.reader import read
 from engine.model import Call, Fault, Keys, Outcome, Proof, Reply, Stage, Verdict
@@ -47,7 +47,7 @@ def writes(world_: World, action: str = "LockAccount") -> list[Any]:
 def test_every_target_is_locked_at_the_quota(tmp_path: Path) -> None:
     """A clean fleet is done in the time the quota allows, no second holds more than the quota, none is throttled."""
     drill = Drill(tmp_path, world(latency=0.15), fleet(50, 8)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 400}
     assert drill.ledger.throttled == 0
     assert 20.0 <= drill.seconds <= 22.0
@@ -58,7 +58,7 @@ def test_every_target_is_locked_at_the_quota(tmp_path: Path) -> None:
 def test_a_slow_server_still_gets_the_whole_quota(tmp_path: Path) -> None:
     """Five seconds a call: a hundred workers keep twenty a second going."""
     drill = Drill(tmp_path, world({"action": "LockAccount", "slow": 5}), fleet(100, 4)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.seconds <= 1.5 + 20.8 + 5.2 + 1.5
 
 
@@ -73,7 +73,7 @@ def test_one_instance_alone_may_use_the_whole_lane(tmp_path: Path) -> None:
     """With a second a call, four in flight would starve the lane: the bound gives way to sixteen."""
     it = world({"action": "LockAccount", "slow": 0.7})
     drill = Drill(tmp_path, it, fleet(1, 100)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.seconds < 7.5
 
 
@@ -92,7 +92,7 @@ def test_throttles_slow_the_lane_and_fail_nothing(tmp_path: Path) -> None:
     """Forty per cent throttled: every call succeeds all the same, and no throttle counts as an attempt that failed."""
     it = world({"action": "LockAccount", "code": "RequestLimitExceeded", "probability": 0.4})
     drill = Drill(tmp_path, it, fleet(20, 5)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.ledger.throttled > 20
     assert outcomes(drill) == {"changed": 100}
 
@@ -113,14 +113,14 @@ def test_a_lane_of_its_own_quota_does_not_wait_for_a_starving_one(tmp_path: Path
     drill = Drill(tmp_path, it, fleet(40, 10), lanes=2)
     drill.transport = lambda inner: OneLaneStarves(it, now=inner._now)  # type: ignore[attr-defined]
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.seconds <= 22.0
 
 
 def test_two_lanes_have_twice_the_quota(tmp_path: Path) -> None:
     """Every endpoint is a quota of its own (CN-RATE)."""
     drill = Drill(tmp_path, world(), fleet(40, 10), lanes=2).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.seconds <= 11.0
 
 
@@ -131,7 +131,7 @@ def test_a_sick_instance_does_not_slow_the_healthy(tmp_path: Path) -> None:
     healthy = [arrival.at for arrival in writes(it) if arrival.applied]
     assert len(healthy) == 360
     assert healthy[-1] - healthy[0] <= 20.0  # 360 calls at 20/s are 18.4 s
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     assert outcomes(drill) == {"changed": 360, "failed": 40}
     assert sum(arrival.instance == SICK for arrival in writes(it)) < 150, "it was hammered"
 
@@ -142,7 +142,7 @@ def test_a_sick_instance_that_recovers_is_finished(tmp_path: Path) -> None:
         {"instance": SICK, "action": "LockAccount", "code": "OperationDenied.InstanceStatusLimitOpError", "times": 15}
     )
     drill = Drill(tmp_path, it, fleet(10, 20)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 200}
 
 
@@ -159,7 +159,7 @@ def test_tasks_are_bounded_by_the_workers(tmp_path: Path) -> None:
     settings = run_settings(rate=1000.0, workers=50)
     it = World(latency=0.02, quotas={"*": None})
     drill = Drill(tmp_path, it, fleet(200, 4), settings=settings, during=count).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert 64 < most < 50 + 4 * 64 + 40
 
 
@@ -257,7 +257,7 @@ def test_cam_that_is_on_already_is_already(tmp_path: Path) -> None:
     it = world({"action": "DescribeAccounts", "code": "UnauthorizedOperation", "times": 1})
     it.seed(SICK, "ap-singapore", ["user0"], cam=True)
     drill = Drill(tmp_path, it, fleet(1, 2), action="OpenAccountCAM").go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert drill.outcomes() == {f"{SICK}/user0": "already", f"{SICK}/user1": "changed"}
     ((_, entry, _), _) = drill.ledger.outcomes()
     assert entry.proof is Proof.READ
@@ -306,7 +306,7 @@ def test_the_servers_clock_is_learnt(tmp_path: Path) -> None:
     """An hour off: one refusal, the offset from `Date`, and the run goes through; it is noted once."""
     it = world({"wrong_clock": 3600})
     drill = Drill(tmp_path, it, fleet(2, 5)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     (note,) = [note for note in lines(drill, records.Note) if note.what == "clock_learned"]
     assert abs(note.data["offset_s"] - 3600) < 2
 
@@ -322,7 +322,7 @@ def test_rotated_keys_are_read_again(tmp_path: Path) -> None:
         it.keys["AKIDNEW"] = KeyRecord(secret_key="SKNEW")
 
     drill = Drill(tmp_path, it, fleet(10, 6), keys=keys, during=rotate).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert [note.data["key"] for note in lines(drill, records.Note) if note.what == "keys_refreshed"] == ["…DNEW"]
     assert {sent.key for sent in lines(drill, records.Sent)} == {"…0KEY", "…DNEW"}
 
@@ -332,7 +332,7 @@ def test_wrong_keys_end_the_run_before_it_begins(tmp_path: Path) -> None:
     keys = FixedKeys(Keys(secret_id=DEMO_SECRET_ID, secret_key="wrong" + DEMO_SECRET_KEY))
     it = world()
     drill = Drill(tmp_path, it, fleet(20, 20), keys=keys).go()
-    assert drill.exit is Exit.DENIED
+    assert drill.reason is Reason.DENIED
     assert outcomes(drill) == {"unattempted": 400}
     assert len(it.audit) < 70
     assert drill.ledger.end is not None
@@ -345,19 +345,19 @@ def test_a_fatal_code_in_the_middle_stops_and_leaves_the_rest_resumable(tmp_path
     """What was done is done, the rest is unattempted, and a resume finishes it."""
     it = world({"action": "LockAccount", "code": "ActionOffline", "after": 50, "times": 1})
     drill = Drill(tmp_path, it, fleet(10, 10)).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     counts = outcomes(drill)
     assert counts["changed"] + counts["unattempted"] == 100
     assert 49 <= counts["changed"] < 60
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
 
 
 def test_when_the_first_twenty_all_fail_alike_it_stops(tmp_path: Path) -> None:
     """The region, the permission or the list is wrong: four hundred refusals would say no more."""
     it = world({"action": "LockAccount", "code": "ResourceNotFound.InstanceNotFoundError"})
     drill = Drill(tmp_path, it, fleet(50, 8)).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert 20 <= outcomes(drill)["failed"] < 40
 
 
@@ -365,7 +365,7 @@ def test_two_instances_alone_do_not_stop_a_run_for_one_code(tmp_path: Path) -> N
     """Twenty failures on two instances say something of those instances."""
     it = world({"action": "LockAccount", "code": "ResourceNotFound.InstanceNotFoundError", "instance": "*0000000[01]"})
     drill = Drill(tmp_path, it, fleet(3, 15)).go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     assert outcomes(drill) == {"failed": 30, "changed": 15}
 
 
@@ -373,7 +373,7 @@ def test_stop_after_stops_on_the_nth(tmp_path: Path) -> None:
     """Not on the one after (field.md C17); what is in flight then is still recorded."""
     it = world({"action": "LockAccount", "user": "user1", "code": "InvalidParameter.ParameterCheckError"}, latency=0.01)
     drill = Drill(tmp_path, it, fleet(40, 2), stop_after=3).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert outcomes(drill)["failed"] == 3
 
 
@@ -381,7 +381,7 @@ def test_a_call_that_stays_transient_fails_when_its_budget_is_spent(tmp_path: Pa
     """Two minutes of trying, then failed with the last code, not for ever."""
     it = world({"action": "LockAccount", "instance": SICK, "code": "FailedOperation.DatabaseAccessError"})
     drill = Drill(tmp_path, it, fleet(4, 1)).go()
-    assert drill.exit is Exit.INCOMPLETE
+    assert drill.reason is Reason.INCOMPLETE
     assert drill.outcomes()[f"{SICK}/user0"] == "failed"
     assert 110 < drill.seconds < 135
 
@@ -406,7 +406,7 @@ def test_an_endpoint_that_never_answers_is_given_up_soon(tmp_path: Path) -> None
     drill = Drill(tmp_path, it, fleet(10, 10))
     drill.transport = lambda inner: Unreachable(it, now=inner._now)  # type: ignore[attr-defined]
     drill.go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert outcomes(drill) == {"unattempted": 100}
     assert drill.seconds < 40
 
@@ -428,7 +428,7 @@ def test_an_outage_in_the_middle_is_waited_for_and_costs_no_call(tmp_path: Path)
         made[0].down = False
 
     drill = Drill(tmp_path, it, fleet(10, 10), transport=build, during=outage).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 100}
 
 
@@ -438,13 +438,13 @@ def test_an_outage_in_the_middle_is_waited_for_and_costs_no_call(tmp_path: Path)
 def test_the_deadline_drains_and_the_rest_can_be_resumed(tmp_path: Path) -> None:
     """Exit 4, nothing in flight is lost, resume finishes."""
     drill = Drill(tmp_path, world(), fleet(20, 10), deadline_s=4.0).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     counts = outcomes(drill)
     assert counts["unattempted"] > 100
     assert counts["changed"] + counts["unattempted"] == 200
     drill.deadline_s = 3600
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert outcomes(drill) == {"changed": 200}
 
 
@@ -453,10 +453,10 @@ def test_a_stop_does_not_wait_for_the_next_slot_of_a_slow_lane(tmp_path: Path) -
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(10)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, world(), fleet(4, 1), settings=run_settings(rate=1 / 60), during=stop).go()
-    assert drill.exit is Exit.INTERRUPTED
+    assert drill.reason is Reason.INTERRUPTED
     assert drill.seconds < 11
     assert outcomes(drill) == {"changed": 1, "unattempted": 3}
 
@@ -467,10 +467,10 @@ def test_a_stop_ends_waiting_calls_at_once(tmp_path: Path) -> None:
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(10)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, it, fleet(4, 20), during=stop).go()
-    assert drill.exit is Exit.INTERRUPTED
+    assert drill.reason is Reason.INTERRUPTED
     assert drill.seconds < 11
     assert outcomes(drill)["changed"] == 60
     assert set(outcomes(drill)) <= {"changed", "failed", "unattempted"}
@@ -480,7 +480,7 @@ def test_a_stop_ends_waiting_calls_at_once(tmp_path: Path) -> None:
 def test_a_machine_that_slept_stops_sending(tmp_path: Path) -> None:
     """The wall clock runs away from the monotonic one: exit 4, with the reason; no call is lost."""
     drill = Drill(tmp_path, world(), fleet(20, 10), wall_skew=lambda now: 0.0 if now < 1003 else 7200.0).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert "sleep" in drill.ledger.end.stopped.why
@@ -490,7 +490,7 @@ def test_a_quota_that_others_use_up_ends_the_run_after_ten_minutes(tmp_path: Pat
     """Throttled for ever: bounded, resumable, and not one call failed."""
     it = world({"action": "LockAccount", "code": "RequestLimitExceeded"})
     drill = Drill(tmp_path, it, fleet(2, 5)).go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert outcomes(drill) == {"unattempted": 10}
     assert 590 < drill.seconds < 700
 
@@ -505,7 +505,7 @@ def test_resume_reads_what_was_never_answered(tmp_path: Path) -> None:
     sent = len([line for line in whole[:first_reply] if b'"kind":"sent"' in line])
     before = len(writes(it))
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     proofs = Counter(str(entry.proof) for _, entry, _ in drill.ledger.outcomes())
     assert proofs == {"read": sent, "before": 6 - sent}
     assert len(writes(it)) == before, "the rest was locked by the first session: nothing is left to send"
@@ -536,7 +536,7 @@ def test_a_call_that_must_not_be_sent_again_is_only_read(tmp_path: Path) -> None
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(1)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, it, fleet(1, 1), during=stop).go()
     before = len(writes(it))
@@ -554,7 +554,7 @@ def test_what_the_api_called_so_is_not_sent_again_once_a_guard_forbids_it(tmp_pa
 
     async def stop(runner: Runner) -> None:
         await asyncio.sleep(30)
-        runner.stop("enough", Exit.INTERRUPTED)
+        runner.stop("enough", Reason.INTERRUPTED)
 
     drill = Drill(tmp_path, it, fleet(1, 1), action="OpenAccountCAM", during=stop).go()
     assert outcomes(drill) == {"unknown": 1}
@@ -586,7 +586,7 @@ def test_passwords_are_asked_once_a_call_ahead_of_the_send_and_recorded_nowhere(
     for target in targets:
         it.seed(target.instance, target.region, [target.user], cam=True)
     drill = Drill(tmp_path, it, targets, action="CloseAccountCAM", secret=ask).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     assert set(asked.values()) == {1}
     assert len(asked) == 100
     assert drill.seconds < 9
@@ -629,9 +629,9 @@ def test_an_unreadable_close_in_doubt_is_not_sent_again(tmp_path: Path) -> None:
     )
     it.seed(SICK, "ap-singapore", ["user0"], cam=True)
     drill = Drill(tmp_path, it, fleet(1, 1), action="CloseAccountCAM", secret=_password).go()
-    assert (drill.exit, outcomes(drill)) == (Exit.INCOMPLETE, {"unknown": 1})
+    assert (drill.reason, outcomes(drill)) == (Reason.INCOMPLETE, {"unknown": 1})
     drill.go()
-    assert (drill.exit, outcomes(drill)) == (Exit.OK, {"changed": 1})
+    assert (drill.reason, outcomes(drill)) == (Reason.OK, {"changed": 1})
     assert len(writes(it, "CloseAccountCAM")) == 1
 
 
@@ -662,7 +662,7 @@ def test_every_arrival_has_its_sent_record_and_every_request_id_is_kept(tmp_path
         seed=7,
     )
     drill = Drill(tmp_path, it, fleet(20, 10)).go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
     traces = {sent.trace for sent in lines(drill, records.Sent)}
     assert {arrival.trace for arrival in writes(it)} <= traces
     answered = {
@@ -692,7 +692,7 @@ def test_a_bug_in_the_engine_stops_the_run_and_loses_nothing(tmp_path: Path, cap
     drill = Drill(tmp_path, it, fleet(10, 10))
     drill.transport = lambda inner: Broken(it, now=inner._now)  # type: ignore[attr-defined]
     drill.go()
-    assert drill.exit is Exit.STOPPED
+    assert drill.reason is Reason.STOPPED
     assert drill.ledger.end is not None
     assert drill.ledger.end.stopped is not None
     assert "ZeroDivisionError" in drill.ledger.end.stopped.why
@@ -700,7 +700,7 @@ def test_a_bug_in_the_engine_stops_the_run_and_loses_nothing(tmp_path: Path, cap
     assert "internal error" in caplog.text
     drill.transport = None
     drill.go()
-    assert drill.exit is Exit.OK
+    assert drill.reason is Reason.OK
 
 
 def test_progress_tells_how_it_stands(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import click
 import msgspec
 import pytest
 
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.inputs.files import load_job
 from engine.inputs.window import is_open
 from engine.journal.records import AnyRecord, RunSettings
@@ -114,13 +114,13 @@ def test_the_two_commands_are_those_that_were_promised() -> None:
 def test_the_exit_codes_are_those_of_the_engine() -> None:
     """Numbers and words."""
     source = ast.parse((ROOT / "engine/errors.py").read_text(encoding="utf-8"))
-    (exits,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Exit")
+    (exits,) = (node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Reason")
     said = [
         node.value.value for node in exits.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     ]
     meanings = [str(text) for text in said[1:]]
     table = list(rows(section(page("README.md"), "## Exit codes")))
-    assert [int(code) for code, _ in table] == [int(code) for code in Exit]
+    assert [int(code) for code, _ in table] == [int(code) for code in Reason]
     assert [words(text) for _, text in table] == [words(text) for text in meanings]
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from engine.api.endpoints import Access
 from engine.cloud.clients import Reach, Signer
-from engine.errors import Exit
+from engine.errors import Reason
 from engine.inputs.job import StopAfter
 from engine.journal import records
 from engine.journal.ledger import Ledger
@@ -154,7 +154,7 @@ class Drill:
     resend_already: bool = False
     wall_skew: Callable[[float], float] = lambda _now: 0.0
     ledger: Ledger = field(init=False)
-    exit: Exit = field(init=False)
+    reason: Reason = field(init=False)
     runner: Runner = field(init=False)
     seconds: float = field(init=False)
 
@@ -199,7 +199,7 @@ class Drill:
             lines = first_lines(plan, self.ledger)
             journal = FileJournal.create(self.store, self.run_id, lines, clock=clock)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            self.exit = runner.run(self._session(journal, wall, clock))
+            self.reason = runner.run(self._session(journal, wall, clock))
         return self
 
     def _settings(self) -> records.RunSettings:
@@ -214,7 +214,7 @@ class Drill:
             resend_already=self.resend_already or self.settings.resend_already,
         )
 
-    async def _session(self, journal: FileJournal, wall: Callable[[], float], clock: Callable[[], float]) -> Exit:
+    async def _session(self, journal: FileJournal, wall: Callable[[], float], clock: Callable[[], float]) -> Reason:
         transport: Transport = InProcessTransport(self.world, now=wall, unreachable=self.unreachable)
         if self.transport is not None:
             transport = self.transport(transport)
@@ -239,7 +239,7 @@ class Drill:
         )
         started = asyncio.get_running_loop().time()
         try:
-            return (await session.work()).exit
+            return (await session.work()).reason
         finally:
             self.seconds = asyncio.get_running_loop().time() - started
 
@@ -250,7 +250,7 @@ class Drill:
         self.runner = runner
         yield
 
-    async def working(self, run: Coroutine[None, None, Exit]) -> Exit:
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
         if self.during is None:
             return await run
         task = asyncio.create_task(self.during(self.runner))
