@@ -87,27 +87,33 @@ def _said(ctx: click.Context) -> set[str]:
 
 
 _SHARED: dict[str, Callable[[_F], _F]] = {
-    "config": click.option("--config", metavar="FILE", help="Config file (its guards add to those found)."),
+    "config": click.option(
+        "--config", metavar="FILE", help="Read this config file too. Its guards add to those of the files found."
+    ),
     "endpoint": click.option(
         "--endpoint",
         "endpoints",
         metavar="WHERE",
         multiple=True,
-        help="URL, nearest, regional or an access region; repeated: each is a lane.",
+        help="Send there: a URL, nearest, regional, or an access region. Repeat it to use several, each with a quota.",
     ),
-    "state_dir": click.option("--state-dir", metavar="DIR", help="Where journals live."),
+    "state_dir": click.option(
+        "--state-dir", metavar="DIR", help="Keep journals in this directory. Default: ~/.local/state/acctops."
+    ),
     "profile": click.option(
         "--profile",
         "profiles",
         metavar="NAME",
         multiple=True,
-        help="Credential profile of the vendor's CLI; repeated: each is a lane.",
+        help="Sign with this profile of the vendor's CLI. Repeat it to use several, each with a quota.",
     ),
     **{key: click.option(each.flag, metavar=each.metavar, help=each.help) for key, each in WITH_FLAG.items()},
-    "yes": click.option("--yes", is_flag=True, help="Do not ask."),
-    "json": click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
-    "quiet": click.option("--quiet", is_flag=True, help="On success print nothing; else the full report."),
-    "no_verify": click.option("--no-verify", is_flag=True, help="Do not read accounts back."),
+    "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+    "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    "quiet": click.option("--quiet", is_flag=True, help="Print nothing on success, and the full report otherwise."),
+    "no_verify": click.option(
+        "--no-verify", is_flag=True, help="Do not read the accounts back. What the API said is then the only proof."
+    ),
 }
 READING = ("config", "state_dir", "json", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "quiet")
@@ -130,27 +136,32 @@ def flags(*names: str) -> Callable[[_F], _F]:
     return add
 
 
-SIMULATE = click.option("--simulate", is_flag=True, help="Against the built-in simulator; needs no account.")
-FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: a script of faults to meet.")
+SIMULATE = click.option("--simulate", is_flag=True, help="Run against the built-in simulator. Needs no account.")
+FAULTS = click.option("--faults", metavar="FILE", help="With --simulate: let the faults in this script happen.")
 FLEET = click.option(
     "--fleet",
     metavar="FILE",
-    help="With --simulate: the instances and accounts that exist: a file, or random:400x8 (instances x accounts).",
+    help="With --simulate: let these instances and accounts exist: a file, or random:400x8 (instances x accounts).",
 )
 EXCLUDE = click.option(
-    "--exclude", metavar="GLOB", multiple=True, help="Leave out instance/user, such as '*/etl_*'; may be repeated."
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help="Leave out these accounts, written instance/user, such as '*/etl_*'. Repeat it for more.",
 )
 EXPECT = click.option(
-    "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse unless the plan has exactly N calls."
+    "--expect", metavar="N", type=click.IntRange(min=0), help="Refuse the plan unless it has exactly N calls."
 )
 SKIP_BAD_ROWS = click.option(
-    "--skip-bad-rows", is_flag=True, help="Go on without rows of lists that are no targets; they count as failed."
+    "--skip-bad-rows", is_flag=True, help="Go on without the rows of lists that name no target. They count as failed."
 )
-SINCE = click.option("--since", metavar="7d", help="All runs of so long until now.")
+SINCE = click.option("--since", metavar="7d", help="Show all runs begun since then, such as 24h or 7d.")
 FAMILY = click.option(
-    "--family", is_flag=True, help="Over this run and its reruns: the latest outcome of every target."
+    "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )
-NOW = click.option("--now", is_flag=True, help="Do not hold to the job's window; for a person at a terminal.")
+NOW = click.option(
+    "--now", is_flag=True, help="Send outside of the job's window too. Only a person at a terminal can say this."
+)
 
 
 def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -162,7 +173,11 @@ def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str
 
 
 ONCE = click.option(
-    "--once", is_flag=True, help="For schedules: do nothing if this opening of the job's window was answered already."
+    "--once",
+    is_flag=True,
+    help="Do nothing if a run has already answered this opening of the job's window. For schedules.",
 )
-REASON = click.option("--reason", metavar="TEXT", callback=_shown_text, help="Why; goes into the journal.")
-TICKET = click.option("--ticket", metavar="ID", callback=_shown_text, help="Change or incident; goes into the journal.")
+REASON = click.option("--reason", metavar="TEXT", callback=_shown_text, help="Say why. The journal keeps it.")
+TICKET = click.option(
+    "--ticket", metavar="ID", callback=_shown_text, help="Name the change or incident. The journal keeps it."
+)

@@ -45,15 +45,27 @@ SETTINGS = (
         name="rate",
         key="rate",
         metavar="N",
-        help="Calls a second and lane; default: the quota.",
+        help="Send at most N calls a second by each lane. Default: the quota, 20.",
         shown=False,
         overrides=True,
     ),
-    Setting(name="workers", key="workers", metavar="N", help="Attempts in flight, at most (100).", overrides=True),
-    Setting(name="per_instance", key="per_instance"),
-    Setting(name="timeout_s", key="timeout", metavar="10s", help="Of one attempt.", overrides=True),
     Setting(
-        name="deadline_s", key="deadline", metavar="D", help="Stop sending after so long, such as 15m.", shown=False
+        name="workers", key="workers", metavar="N", help="Have at most N calls in flight. Default: 100.", overrides=True
+    ),
+    Setting(name="per_instance", key="per_instance"),
+    Setting(
+        name="timeout_s",
+        key="timeout",
+        metavar="10s",
+        help="Wait so long for one answer. Default: 10s.",
+        overrides=True,
+    ),
+    Setting(
+        name="deadline_s",
+        key="deadline",
+        metavar="D",
+        help="Stop sending after so long, such as 15m. Default: from the size of the plan.",
+        shown=False,
     ),
     Setting(name="retry_transient_s", key="retry.transient"),
     Setting(name="retry_busy_s", key="retry.busy"),

@@ -55,7 +55,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, list[str]]
     ("arguments", "words"),
     [
         (["--help"], "Exit codes:"),
-        (["run", "--help"], "Plan, confirm, apply"),
+        (["run", "--help"], "Carry out a job"),
         (["--version"], "acctops"),
         (["plan", "--offline", "jobs/incident-lockdown.yaml"], "PLAN, nothing sent"),
         (["plan", "--offline", "jobs/incident-lockdown.yaml", "--json"], '"plan_digest"'),

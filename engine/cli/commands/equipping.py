@@ -12,17 +12,23 @@ from engine.inputs.settingtable import WITH_FLAG
 
 @click.group()
 def config() -> None:
-    """Look at the configuration."""
+    """Show the configuration."""
 
 
 @config.command("show", cls=Command)
 @click.argument("job", required=False)
-@click.option("--origin", "with_origin", is_flag=True, help="Say where each was said, and all that adds up to a guard.")
+@click.option(
+    "--origin",
+    "with_origin",
+    is_flag=True,
+    help="Show where each value comes from, and all words that make up a guard.",
+)
 @flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "no_verify", "json")
 def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
-    """Every setting that holds here, or for a job: flags, then ACCTOPS_…, the job, config files, defaults.
+    """Show every setting that holds here, or for a job.
 
-    Asks nobody and needs no keys. Of keys it says where they would come from, never what they are.
+    Flags come first, then ACCTOPS_… variables, the job, the config files, the defaults. Sends nothing and needs no
+    keys. It shows where keys would come from, and never what they are.
 
     \b
     Examples:
@@ -39,9 +45,10 @@ def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
 @click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
 @flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
 def doctor(job: str | None, policy: bool, **common: Any) -> int:
-    """Check credentials, clock, endpoint and state directory; with a job, its endpoint and permissions too.
+    """Check keys, clock, endpoint and state directory; with a job, its permissions too.
 
-    Says which source of keys won, whose they are and until when they serve; what CAM denies, and the policy to paste.
+    Shows which source of keys is used, whose keys they are, and until when they are valid. Shows what CAM denies, and
+    prints the policy to paste.
 
     \b
     Example:
@@ -54,36 +61,47 @@ def doctor(job: str | None, policy: bool, **common: Any) -> int:
 
 @command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]…")
-@click.option("--port", "ports", metavar="N", multiple=True, type=click.IntRange(0, 65535), help="Port; 0: any free.")
+@click.option(
+    "--port",
+    "ports",
+    metavar="N",
+    multiple=True,
+    type=click.IntRange(0, 65535),
+    help="Listen on this port; 0 takes any free one. Repeat it for more.",
+)
 @click.option(
     "--ports",
     "port_range",
     metavar="N-M",
-    help="So many ports: access regions of one world, each with quotas of its own.",
+    help="Listen on all these ports. Each is an access region of one world, with its own quotas.",
 )
 @click.option(
     "--fleet",
     metavar="FILE",
-    help="Instances and accounts that exist: YAML or JSON, or random:400x8 (instances x accounts); default: all do.",
+    help="Let these instances and accounts exist: YAML or JSON, or random:400x8 (instances x accounts). Default: all.",
 )
-@click.option("--accounts", metavar="FILE", help="Cloud accounts: keys and roles (YAML or JSON).")
-@click.option("--faults", metavar="FILE", help="Script of faults (YAML or JSON).")
+@click.option("--accounts", metavar="FILE", help="Let these cloud accounts exist: keys and roles (YAML or JSON).")
+@click.option("--faults", metavar="FILE", help="Let the faults in this script happen (YAML or JSON).")
 @click.option(
     "--window",
     type=click.Choice(["calendar", "sliding", "sliding-counting-refused", "bucket"]),
     default="calendar",
     show_default=True,
-    help="How the quota's second is counted.",
+    help="Count the quota's second so.",
 )
 @click.option("--no-quota", is_flag=True, help="Lift the quotas.")
-@click.option("--latency", metavar="D", default="50ms", show_default=True, help="From arrival to answer.")
-@click.option("--jitter", metavar="D", default="0s", show_default=True, help="An arrival is late by up to so much.")
-@click.option("--seed", type=int, default=0, help="Of its dice; 0: others every time.")
+@click.option(
+    "--latency", metavar="D", default="50ms", show_default=True, help="Answer so long after a request arrives."
+)
+@click.option(
+    "--jitter", metavar="D", default="0s", show_default=True, help="Let a request arrive up to so much later."
+)
+@click.option("--seed", type=int, default=0, help="Seed of its random numbers; 0 takes a new one each time.")
 def simulate(jobs: tuple[str, ...], **options: Any) -> int:
-    """Serve the simulator on loopback, until Ctrl-C.
+    """Serve the simulator on loopback until Ctrl-C.
 
-    The accounts of the JOBs (default: those of the job files here and in ./jobs) are listed from the start; any other
-    well-formed instance and account exists, too, and is listed once a write has named it.
+    It lists the accounts of the JOBs from the start (default: of the job files here and in ./jobs). Any other
+    well-formed instance and account exists too; it is listed once a write has named it.
 
     It accepts the key pair in TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, else a documented demo pair.
 
@@ -99,7 +117,7 @@ def simulate(jobs: tuple[str, ...], **options: Any) -> int:
 
 @command()
 def schema() -> int:
-    """Print the JSON Schema of job files, for editors.
+    """Print the JSON Schema of job files, for an editor.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from engine.cli.flags import FAMILY, READING, SINCE, Command, clock, command, fl
 @SINCE
 @flags("config", "state_dir", "json")
 def status(run: str | None, since: str | None, **common: Any) -> int:
-    """List runs, or say how one stands, also while it is going on.
+    """List the runs, or show how one stands, also while it works.
 
     \b
     Examples:
@@ -41,11 +41,18 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.argument("run", required=False)
 @SINCE
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True, help="How."
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="Print it so.",
 )
-@click.option("--attempts", is_flag=True, help="One row an attempt instead of one a target (json, csv).")
-@click.option("--pace", is_flag=True, help="How each lane used its quota.")
-@click.option("--stuck", is_flag=True, help="Only what is not as asked, grouped by cause, ready for a ticket.")
+@click.option(
+    "--attempts", is_flag=True, help="Print one row for each attempt, not for each account. With json or csv."
+)
+@click.option("--pace", is_flag=True, help="Show how each lane used its quota.")
+@click.option("--stuck", is_flag=True, help="Show only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
 @flags("config", "state_dir", "json")
 def report(
@@ -58,7 +65,9 @@ def report(
     family: bool,
     **common: Any,
 ) -> int:
-    """Every target's outcome, from the journal; with --since, of all runs of a time, for a change record.
+    """Show the outcome of each account of a run, from its journal.
+
+    With --since it shows all runs of that time, for a change record.
 
     \b
     Examples:
@@ -82,10 +91,10 @@ def report(
 @command()
 @click.argument("run")
 @FAMILY
-@click.option("--watch", metavar="5m,30m", help="Read again after each of these times, counted from now.")
+@click.option("--watch", metavar="5m,30m", help="Read again after each of these times from now.")
 @flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "quiet")
 def verify(run: str, **options: Any) -> int:
-    """Read the accounts of a run again now, and name those that came back. Writes nothing.
+    """Read the accounts of a run again, and name those that are not as asked any more. Changes nothing.
 
     \b
     Examples:
@@ -99,18 +108,20 @@ def verify(run: str, **options: Any) -> int:
 
 @click.group()
 def journal() -> None:
-    """Look after journals."""
+    """Check journals."""
 
 
 @journal.command("verify", cls=Command)
 @click.argument("run")
-@click.option("--head", metavar="HASH", help="The head that was printed or kept elsewhere.")
+@click.option(
+    "--head", metavar="HASH", help="Compare with this head, which the run printed, or which was kept elsewhere."
+)
 @flags(*READING)
 def journal_verify(run: str, head: str | None, **common: Any) -> int:
-    """Check the chain of a journal; name the first bad line.
+    """Check the chain of a journal, and name the first bad line.
 
-    The chain shows edits inside the file. It cannot show that the whole was rewritten or its end cut off: for that,
-    give the head that the run printed.
+    The chain shows any edit inside of the file. Only the head that the run printed can show that the whole file was
+    rewritten, or that its end was cut off: give it with --head.
 
     \b
     Examples:
@@ -125,7 +136,7 @@ def journal_verify(run: str, head: str | None, **common: Any) -> int:
 @command()
 @click.argument("code")
 def explain(code: str) -> int:
-    """What an error code means, what acctops does about it, and what you should do.
+    """Explain an error code: what it means, what acctops does, what you should do.
 
     \b
     Example:

@@ -13,20 +13,31 @@ from engine.inputs.settingtable import WITH_FLAG
 @command()
 @click.argument("job")
 @click.option(
-    "--format", "form", type=click.Choice(["cron", "systemd", "k8s"]), required=True, help="For which scheduler."
+    "--format",
+    "form",
+    type=click.Choice(["cron", "systemd", "k8s"]),
+    required=True,
+    help="Print units for this scheduler.",
 )
-@click.option("--user", metavar="NAME", help="Who it runs as; default: you. For k8s a number.")
+@click.option("--user", metavar="NAME", help="Run the job as this user; for k8s, a number. Default: you.")
 @click.option(
-    "--env-file", metavar="FILE", help="Keys, as NAME=value lines; default: /etc/acctops/env, if it is there."
+    "--env-file",
+    metavar="FILE",
+    help="Take the keys from this file of NAME=value lines. Default: /etc/acctops/env, if it exists.",
 )
-@click.option("--every", metavar="8d", help="Overdue after so long; default: the window's longest pause and a day.")
-@click.option("--image", metavar="IMAGE", help="k8s: the container image that has acctops.")
-@click.option("--into", metavar="DIR", help="Write the files there, such as /etc/systemd/system, instead of printing.")
+@click.option(
+    "--every", metavar="8d", help="Call the job overdue after so long. Default: the window's longest pause and a day."
+)
+@click.option("--image", metavar="IMAGE", help="For k8s: use this container image. It must have acctops.")
+@click.option(
+    "--into", metavar="DIR", help="Write the files to this directory, such as /etc/systemd/system. Default: print them."
+)
 @flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG)
 def schedule(job: str, **options: Any) -> int:
-    """Print units that run a job in its window, and look every day whether that has happened.
+    """Print units that run a job in its window.
 
-    Paths are absolute, and the flags given here are given there. Nothing is started.
+    A second unit checks each day whether the job has run. All paths in the units are absolute, and the flags given
+    here stand in them. Starts nothing.
 
     \b
     Examples:
@@ -40,14 +51,18 @@ def schedule(job: str, **options: Any) -> int:
 
 @command()
 @click.argument("job")
-@click.option("--every", metavar="8d", required=True, help="How long ago the last good run may have ended.")
-@click.option("--notify", is_flag=True, help="If it is overdue, tell those that `notify` of job or config names.")
+@click.option(
+    "--every", metavar="8d", required=True, help="Call the job overdue if its last good run ended longer ago than this."
+)
+@click.option(
+    "--notify", is_flag=True, help="If the job is overdue, tell those named by `notify` in the job or the config."
+)
 @flags(*READING)
 def overdue(job: str, every: str, notify: bool, **common: Any) -> int:
-    """Exit 1 unless a run of a job ended with exit 0 within a time. For a monitor, or a timer of its own.
+    """Check that a job has had a good run in time; exit 1 if not. For a monitor or a timer.
 
-    JOB is the job's file or its name. It is answered from journals alone: the file is not read, and may be gone. A
-    rerun counts if together with what it repeated everything is done.
+    JOB is the path or the name of the job. The answer comes from the journals alone: the file is not read, and need not
+    exist. A rerun counts if all is done by it and the run that it repeats.
 
     \b
     Examples:

@@ -15,10 +15,12 @@ from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, command, 
 @EXCLUDE
 @EXPECT
 @SKIP_BAD_ROWS
-@click.option("--offline", is_flag=True, help="Read no accounts; needs no keys.")
-@click.option("--all", "show_all", is_flag=True, help="Print every call, not the first of them.")
+@click.option("--offline", is_flag=True, help="Read no accounts. Needs no keys.")
+@click.option("--all", "show_all", is_flag=True, help="Print every call. Default: the first ones.")
 def plan(job: str, **options: Any) -> int:
-    """Validate a job, expand it, read its accounts, and print what `run` would do. Sends nothing.
+    """Show what `run` would do, and send nothing.
+
+    Checks the job, expands its lists and matches, and reads its accounts.
 
     \b
     Examples:
@@ -38,16 +40,16 @@ def plan(job: str, **options: Any) -> int:
     type=click.Choice(["table", "csv", "yaml", "jsonl"]),
     default="table",
     show_default=True,
-    help="How: a table to read, or a list to edit and feed back.",
+    help="Print a table to read, or a list to edit and to name in a job.",
 )
 @flags("config", "endpoint", "profile", "timeout", "quiet")
 @EXCLUDE
 @SKIP_BAD_ROWS
 def discover(job: str, form: str, **options: Any) -> int:
-    """Answer the matches of a job: the accounts it would act on, as a list. Sends nothing.
+    """List the accounts that the matches of a job find. Sends nothing.
 
-    What the job's guards and exclusions leave out is not in the list. csv and jsonl are lists for `csv:` and `jsonl:`,
-    yaml is a `targets:` to put in place of the job's.
+    The list has no account that a guard or an exclusion leaves out. Name a csv or jsonl list in a job with `csv:` or
+    `jsonl:`; put a yaml list in place of the job's `targets:`.
 
     \b
     Examples:

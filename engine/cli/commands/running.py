@@ -38,7 +38,7 @@ from engine.cli.flags import (
 @click.option(
     "--on-unfinished",
     type=click.Choice(["resume", "new", "refuse"]),
-    help="What to do if the last run of this job was cut off; default: as the job says, else resume.",
+    help="Do this if the last run of this job was cut off. Default: as the job says, else resume.",
 )
 @SIMULATE
 @FAULTS
@@ -46,7 +46,7 @@ from engine.cli.flags import (
 @REASON
 @TICKET
 def run(job: str, **options: Any) -> int:
-    """Plan, confirm, apply, report.
+    """Carry out a job: plan, ask, send, read back, report.
 
     \b
     Examples:
@@ -65,11 +65,11 @@ def _ad_hoc(action: str) -> click.Command:
 
     @command(
         row.command,
-        help=f"{row.command_help} a few accounts, without a file.\n\n\b\nExample:\n  "
+        help=f"{row.command_help} the named accounts, without a job file.\n\n\b\nExample:\n  "
         f"acctops {row.command} postgres-4sfuv15b/app_user --region ap-singapore",
     )
     @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER…")
-    @click.option("--region", required=True, help="Region of the instances, such as ap-singapore.")
+    @click.option("--region", required=True, help="The region of the instances, such as ap-singapore.")
     @flags(*SENDING)
     @EXCLUDE
     @SIMULATE
@@ -95,7 +95,7 @@ cam_on = _ad_hoc("OpenAccountCAM")
 @NOW
 @EXCLUDE
 def resume(run: str, **options: Any) -> int:
-    """Go on with a run that was interrupted, from its journal alone.
+    """Go on with a run that was interrupted. Its journal is enough.
 
     RUN is a run id, the beginning of one, `latest`, `latest:JOBNAME`, or a journal's path.
 
@@ -116,9 +116,15 @@ def resume(run: str, **options: Any) -> int:
     metavar="KINDS",
     default="failed,unknown,unattempted",
     show_default=True,
-    help="Outcomes to repeat, separated by commas.",
+    help="Repeat the calls with these outcomes. Separate them by commas.",
 )
-@click.option("--code", "codes", metavar="CODE", multiple=True, help="Only calls that ended with this code.")
+@click.option(
+    "--code",
+    "codes",
+    metavar="CODE",
+    multiple=True,
+    help="Repeat only the calls that ended with this error code. Repeat the flag for more.",
+)
 @flags(*SENDING)
 @NOW
 @EXCLUDE
@@ -126,7 +132,7 @@ def resume(run: str, **options: Any) -> int:
 @REASON
 @TICKET
 def rerun(run: str, **options: Any) -> int:
-    """A new run of what did not work out in an older one, linked to it.
+    """Try again what an older run did not achieve, in a new run that is linked to it.
 
     \b
     Examples:
@@ -142,23 +148,41 @@ def rerun(run: str, **options: Any) -> int:
 @click.argument("run")
 @FAMILY
 @click.option(
-    "--target", "targets", metavar="GLOB|@FILE", multiple=True, help="Only these: instance/user, or a file of them."
+    "--target",
+    "targets",
+    metavar="GLOB|@FILE",
+    multiple=True,
+    help="Undo only these accounts, written instance/user, or listed in a file.",
 )
-@click.option("--include-edited", is_flag=True, help="Also accounts that somebody edited since.")
-@click.option("--rotated", is_flag=True, help="Only accounts whose password was changed after the run.")
-@click.option("--release", "released", metavar="RUN", multiple=True, help="Ignore that this run holds accounts, too.")
-@click.option("--password-command", metavar="CMD", help="Undo of CAM: program that prints the new password, no shell.")
-@click.option("--password-file", metavar="FILE", help="Undo of CAM: CSV instance,user,password, mode 600.")
+@click.option("--include-edited", is_flag=True, help="Undo accounts too that somebody has edited since.")
+@click.option("--rotated", is_flag=True, help="Undo only accounts whose password was changed after the run.")
+@click.option(
+    "--release",
+    "released",
+    metavar="RUN",
+    multiple=True,
+    help="Undo accounts too that this other run holds. Repeat it for more.",
+)
+@click.option(
+    "--password-command",
+    metavar="CMD",
+    help="For an undo of CAM: get each new password from this program. No shell is used.",
+)
+@click.option(
+    "--password-file",
+    metavar="FILE",
+    help="For an undo of CAM: read the new passwords from this CSV (instance,user,password; mode 600).",
+)
 @flags(*SENDING)
 @EXCLUDE
 @FAULTS
 @REASON
 @TICKET
 def undo(run: str, **options: Any) -> int:
-    """Bring back what a run changed, and only where it still stands as the run left it.
+    """Take back what a run changed, where the account still is as the run left it.
 
-    The preview names what stays and why: changed since, edited, held by another run. May be repeated until nothing is
-    left. An undo is a run of its own; it can be resumed, rerun and undone.
+    The preview names each account that stays, and why: changed since, edited, held by another run. Repeat the command
+    until nothing is left. An undo is a run: it can be resumed, repeated and undone.
 
     \b
     Examples:
@@ -175,7 +199,9 @@ def undo(run: str, **options: Any) -> int:
 @click.argument("run")
 @flags(*READING)
 def stop(run: str, **common: Any) -> int:
-    """Drain a live run from another shell: no new call; attempts under way end and are recorded.
+    """Stop a run from another shell, in order.
+
+    The run sends no new call. Calls in flight end and are recorded. Go on later with `resume`.
 
     \b
     Example:
