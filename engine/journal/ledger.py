@@ -28,10 +28,9 @@ def lacking_code(reason: str) -> str:
 
 
 class Back(Struct):
-    """A later reading that showed an account as changed back, after its call was settled as changed or already."""
+    """The newest reading of an account that one showed as changed back, after its call was settled as done."""
 
     latest: records.Verified
-    """The newest reading, which may agree again."""
     code: str | None
     message: str | None
     """`code` and `message` of the call's `settled`."""
@@ -497,10 +496,7 @@ class Ledger:
         return (min(times), max(times)) if times else None
 
     def lacking(self) -> list[records.OmitLine]:
-        """Return the targets in `model.LACKING`, such as bad rows and places that a match could not read.
-
-        Each was asked for, has no call in the plan, and counts as failed.
-        """
+        """Return what was asked for and has no call, such as bad rows and unread places; each counts as failed."""
         return [omit for omit in self.omits if omit.reason in LACKING]
 
     def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:

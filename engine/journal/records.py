@@ -169,8 +169,7 @@ class Run(Record, tag="run", kw_only=True):
     """Absolute path whose guards hold for a resume, rerun or undo of this run: the job file, or the directory in which
     a command without one was typed. An undo and a rerun have that of the run they go back to."""
     asked: tuple[str, ...] = ()
-    """Flags that say what a run or an undo takes, and where (`--endpoint X`, `--rotated`), so that it can be asked for
-    again."""
+    """Flags that say what a run or an undo takes, and where (`--endpoint X`, `--rotated`), to ask for it again."""
 
 
 class CallLine(Record, tag="call", kw_only=True):

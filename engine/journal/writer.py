@@ -255,9 +255,8 @@ class FileJournal:
     def append(self, record: AnyRecord, then: Then | None = None) -> int:
         """Add a record to the next commit, and return its number. The record is not durable yet.
 
-        `then(record)` is called on the loop once it is durable, in the order of appending and before any `durable`
-        that covers it returns. It is never called if the record does not become durable (J2). The record's envelope
-        is filled at once.
+        Once it is, and before a `durable` that covers it returns, the loop calls `then(record)`, in the order of
+        appending; never if the record does not become durable (J2). The record's envelope is filled at once.
         """
         if self.broken is not None:
             raise self._error()
