@@ -1,4 +1,4 @@
-"""The directory of one store's runs: places, modes, locks, and whom it believes. Imports no asyncio."""
+"""The directory of one store's runs: paths, file modes, locks, and which users it trusts. Imports no asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.outside.trust import Trust, gid_of
 JOURNAL = "journal.jsonl"
 LOCK_WAIT_S = 1.0
 _MARK = b"ofd\n"
-"""In a lock file of this version. In one without it a `flock` counts, too: that of an older version may be at work."""
+"""Content of a lock file of this version. A `flock` on a file without it counts: an older version may hold it."""
 _NO_ONE_ELSE = Trust()
 
 
@@ -30,7 +30,7 @@ class HeldLock:
         self._fd: int | None = fd
 
     def release(self) -> None:
-        """Let go; a second time does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -43,12 +43,12 @@ class HeldLock:
 
 
 class RunDirectory:
-    """Where the runs of one state directory lie: the real ones, or the simulated ones."""
+    """The directory with the runs of one state directory: the real runs, or the simulated ones."""
 
     def __init__(
         self, state_dir: Path, *, simulated: bool = False, group: str | None = None, trust: Trust = _NO_ONE_ELSE
     ) -> None:
-        """`trust`: who beside the operator may have made what is written to, and gone on from."""
+        """`trust`: who beside the operator may own the files that a session writes to or goes on from."""
         self.state_dir = state_dir
         self.trust = trust
         self.simulated = simulated
@@ -57,15 +57,15 @@ class RunDirectory:
         self.runs_dir = self.root / "runs"
 
     def run_dir(self, run_id: str) -> Path:
-        """Where everything of a run lies."""
+        """Return the directory with all files of a run."""
         return self.runs_dir / run_id
 
     def path(self, run_id: str) -> Path:
-        """The journal of a run."""
+        """Return the path of a run's journal."""
         return self.runs_dir / run_id / JOURNAL
 
     def names(self) -> tuple[str, ...]:
-        """Ids of the runs that exist (J1), newest first."""
+        """Return the ids of the runs that exist (J1), newest first."""
         try:
             with os.scandir(self.runs_dir) as found:
                 names = [entry.name for entry in found if entry.is_dir()]
@@ -76,7 +76,7 @@ class RunDirectory:
         return tuple(sorted((name for name in names if self.path(name).is_file()), reverse=True))
 
     def is_live(self, run_id: str) -> bool:
-        """Whether a process works on the run; asks without blocking, and without creating the lock file."""
+        """Return whether a process works on the run; does not block and does not create the lock file."""
         for path in (self.path(run_id), self.run_dir(run_id) / "lock"):
             if (fd := locks.open_existing(path)) is None:
                 continue
@@ -88,7 +88,7 @@ class RunDirectory:
         return False
 
     def refuse_strangers(self, path: Path) -> None:
-        """ConfigError if people who are not trusted can change a file of the store, or what leads to it."""
+        """Raise ConfigError if users who are not trusted can change a path of the store or a directory above it."""
         while not os.path.lexists(path):
             path = path.parent
         with self.writable():
@@ -101,10 +101,10 @@ class RunDirectory:
             )
 
     def lock(self, run_id: str) -> HeldLock:
-        """The right to write the run's journal (J5); BusyError after a second, naming who has it.
+        """Take the right to write the run's journal (J5); raise BusyError after a second, naming the holder.
 
-        Who can be trusted is asked first. The journal's own descriptor is locked by its writer, too: this file can be
-        removed by anybody who may write in the directory.
+        Calls `refuse_strangers` first. The writer locks the journal's own descriptor, too: anybody who may write in
+        the directory can remove the lock file.
         """
         self.refuse_strangers(self.path(run_id))
         path = self.run_dir(run_id) / "lock"
@@ -120,7 +120,7 @@ class RunDirectory:
                 raise self.busy(run_id)
 
     def busy(self, run_id: str) -> BusyError:
-        """That somebody works on a run, and who."""
+        """Return the error that says which process works on a run."""
         return BusyError(f"run {run_id} is being worked on{self._by_whom(run_id)}; wait for it, or stop it first")
 
     def _by_whom(self, run_id: str) -> str:
@@ -134,13 +134,13 @@ class RunDirectory:
         return f" by process {holder.pid} on {holder.host} ({holder.operator}, {verb}, since {holder.at})"
 
     def make_run_dir(self, run_id: str) -> None:
-        """Make the place of a new run; a directory alone is no run yet (J1)."""
+        """Make the directory of a new run; a directory alone is no run yet (J1)."""
         self.refuse_strangers(self.run_dir(run_id))
         with self.writable():
             self.make_dir(self.run_dir(run_id))
 
     def create_file(self, path: Path) -> int:
-        """A new empty file for a journal, open for writing, with the modes of the store whatever the umask."""
+        """Create an empty file for a journal, with the store's modes whatever the umask; return its descriptor."""
         with self.writable():
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -153,11 +153,11 @@ class RunDirectory:
             return fd
 
     def sync_run_dir(self, run_id: str) -> None:
-        """Make the names in the run's directory durable: a rename is, only after this."""
+        """Make the names in the run's directory durable; a rename is durable only after this."""
         _sync_dir(self.run_dir(run_id))
 
     def discard_unborn(self, run_id: str) -> None:
-        """Remove what a run left that never came to exist; a run that exists is not touched."""
+        """Remove the files of a run that has no journal; leave a run that exists untouched."""
         run_dir = self.run_dir(run_id)
         if (run_dir / JOURNAL).exists():
             return
@@ -185,7 +185,7 @@ class RunDirectory:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """ConfigError in the operator's words for what cannot be written inside."""
+        """Turn an OSError of the block into a ConfigError that tells the operator what cannot be written."""
         try:
             yield
         except OSError as error:
@@ -197,7 +197,7 @@ class RunDirectory:
 
 
 def _is_free_of_older(fd: int, until: float) -> bool:
-    """Whether no older version works under this lock, which is ours: it took a `flock`. Marks the file as ours."""
+    """Return whether no older version holds a `flock` on our lock file; if so, mark the file as ours."""
     if os.fstat(fd).st_size:
         return True
     while not locks.has_flock(fd):

@@ -1,7 +1,7 @@
 """What is known of a run, folded from its records. No I/O, no clock.
 
-One fold serves the live run, a resume, a report and `status`: the live run applies each record once it is durable,
-a reader applies the lines of the file. So what is shown while a run goes on is what its journal says.
+The live run, a resume, a report and `status` use the same fold. The live run applies each record once it is durable,
+a reader applies the lines of the file. So a live run shows what its journal says.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from engine.model import LACKING, STAYS, AccountState, Call, CallId, OmitReason,
 
 
 def lacking_code(reason: str) -> str:
-    """Under which code of ours a reason of `lacking` is reported: `bad_row` is Local.BadRow."""
+    """Return our code for a reason of `lacking`: `bad_row` is reported as Local.BadRow."""
     return "Local." + "".join(word.capitalize() for word in reason.split("_"))
 
 
 class Back(Struct):
-    """What was read of an account after its call was proven done, once a reading has said otherwise."""
+    """The newest reading of an account that one showed as changed back, after its call was settled as done."""
 
     latest: records.Verified
     code: str | None
     message: str | None
-    """As the call was settled."""
+    """`code` and `message` of the call's `settled`."""
 
 
 class Entry:
@@ -64,19 +64,19 @@ class Entry:
         self.attempts = 0
         """Number of the last attempt, over all sessions."""
         self.unanswered = False
-        """The last attempt has a `sent` and no `reply`."""
+        """Whether the last attempt has a `sent` and no `reply`."""
         self.doubt = False
-        """An attempt may have been applied and no reading since says otherwise."""
+        """Whether an attempt may have been applied and no reading since denies it."""
         self.was_in_doubt = False
-        """Some attempt may have been applied, whatever was read since: a reading may have come too early."""
+        """Whether any attempt may have been applied, even if a reading denied it: that may have come too early."""
         self.verdict: Verdict | None = None
-        """Of the last reply."""
+        """Verdict on the last reply."""
         self.spent = False
-        """Some attempt reached the server and was neither throttled nor fatal."""
+        """Whether any attempt reached the server and was neither throttled nor fatal."""
         self.suspect = False
-        """Some attempt was answered with an error that does not say whether it was applied."""
+        """Whether any answer was an error that does not say whether the attempt was applied."""
         self.request_id: str | None = None
-        """The last one the server gave; the one of the settling attempt once settled."""
+        """The last request id from the server; once settled, that of the settling attempt."""
         self.code: str | None = None
         self.message: str | None = None
         self.before: records.Before | None = None
@@ -86,10 +86,10 @@ class Entry:
         self.proof: Proof | None = None
         self.first_sent_at: str | None = None
         self.accepted_at: str | None = None
-        """When the API took it, if it did."""
+        """When the API accepted the call; None if it has not."""
         self.settled_at: str | None = None
         self.back: Back | None = None
-        """That it was read as changed back after it had been proven, if it was."""
+        """Set once a later reading shows the account as changed back."""
 
     @property
     def settled(self) -> bool:
@@ -98,19 +98,19 @@ class Entry:
 
     @property
     def needs_reading(self) -> bool:
-        """Whether a session that takes the call up must read, or at least judge, before it may send."""
+        """Whether a resume must read the account, or judge the last answer, before it may send the call."""
         if self.settled:
             return False
         return self.unanswered or self.was_in_doubt or self.verdict in _TO_BE_JUDGED
 
     @property
     def is_back(self) -> bool:
-        """Whether the newest reading says that it is no longer as the call had left it."""
+        """Whether the newest reading says that the account is no longer as the call left it."""
         return self.back is not None and not self.back.latest.agrees
 
     @property
     def proved_at(self) -> str | None:
-        """When the newest reading was made that shows the account as desired; None if there is none."""
+        """Time of the newest reading that shows the account as desired; None if there is none."""
         if self.back is not None:
             return self.back.latest.at if self.back.latest.agrees else None
         if self.proof is Proof.READ:
@@ -120,7 +120,7 @@ class Entry:
         return self.settled_at if self.proof is Proof.BEFORE else None
 
     def was_desired(self, action: Action) -> bool:
-        """Whether the account was as desired before the first send; False if that is not known."""
+        """Return whether the account was as desired before the first send; False if that is not known."""
         before = self.before
         if before is None or before.status is None or action.is_desired is None:
             return False
@@ -128,21 +128,21 @@ class Entry:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether nothing of the call can have reached the server: its `before` may still be read.
+        """Whether no attempt was spent, in doubt or unanswered, so that the call's `before` may still be read.
 
-        A reading that denied it settles nothing: it may have come too early.
+        A reading that denied an attempt in doubt does not change this: it may have come too early.
         """
         return not (self.settled or self.spent or self.was_in_doubt or self.needs_reading)
 
     @property
     def may_be_applied(self) -> bool:
-        """Whether an attempt was applied, or may take effect yet whatever a reading says."""
+        """Whether an attempt was applied, or may still take effect after a reading that denies it."""
         return self.was_in_doubt or self.unanswered or self.suspect or self.accepted_at is not None
 
     def derived(self) -> Outcome:
-        """The outcome as it stands: settled, and not changed back since; else what the last attempt leaves it at.
+        """Return the outcome as it stands: the settled one, or FAILED if the account was changed back since.
 
-        What was ever in doubt is unknown until it is settled: no reading so far has had the last word.
+        Unsettled: UNKNOWN if any attempt was in doubt or the last answer is done or already; FAILED if any was spent.
         """
         if self.outcome is not None:
             return Outcome.FAILED if self.is_back else self.outcome
@@ -160,22 +160,22 @@ _ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 
 
 def _is_unsigned(record: records.ReplyLine) -> bool:
-    """Whether keys or clock were refused, and another try makes sense: nothing was applied."""
+    """Return whether the API refused keys or clock and a retry makes sense; such an attempt was not applied."""
     return record.verdict is Verdict.TRANSIENT and row_of(record.code).is_refusal
 
 
 _FEW = 128
-"""Send times that are looked at one by one: no more are in flight at once, as a rule."""
+"""Send times that `add` steps over one by one; as a rule no more attempts are in flight at once."""
 
 
 class PaceMeter:
-    """Most sends in any one-second window, from send times that arrive out of order by up to `HORIZON_S`."""
+    """A meter of the most sends in any one-second window; send times may arrive up to `HORIZON_S` out of order."""
 
     HORIZON_S = 120.0
 
     def __init__(self) -> None:
         self._late: deque[float] = deque()
-        """In order of time."""
+        """Send times of the last `HORIZON_S`, in order."""
         self._window: deque[float] = deque()
         self._worst = 0
 
@@ -184,13 +184,13 @@ class PaceMeter:
         late = self._late
         if not late or late[-1] <= at:
             late.append(at)
-        elif late[-_FEW if len(late) >= _FEW else 0] <= at:  # profiled: mostly it is only a few places late
+        elif late[-_FEW if len(late) >= _FEW else 0] <= at:  # profiled: most late times are late by a few places
             after = []
             while late and late[-1] > at:
                 after.append(late.pop())
             late.append(at)
             late.extend(reversed(after))
-        else:  # the clock was set back: to step over two minutes of sends each time takes minutes in all
+        else:  # the clock was set back: stepping over two minutes of sends for each time would take minutes
             insort(late, at)
         while late[0] < at - self.HORIZON_S:
             count = _slid(self._window, late.popleft())
@@ -198,7 +198,7 @@ class PaceMeter:
                 self._worst = count
 
     def worst(self) -> int:
-        """The answer so far; what arrives late after the question is still put in its place."""
+        """Return the most sends in any second so far; `add` may still bring earlier times afterwards."""
         window, worst = self._window.copy(), self._worst
         for at in self._late:
             worst = max(worst, _slid(window, at))
@@ -206,7 +206,7 @@ class PaceMeter:
 
 
 class LanePace:
-    """How a lane kept its quota, from what was sent and what came back."""
+    """How a lane kept its quota, from its attempts and their answers."""
 
     __slots__ = ("_meter", "accepted", "first_at", "guard", "last_at", "sent", "throttled")
 
@@ -215,12 +215,12 @@ class LanePace:
         self.sent = 0
         self.throttled = 0
         self.accepted = 0
-        """Answered by the server, and not refused for the quota."""
+        """Attempts that the server answered and did not throttle."""
         self.first_at: float | None = None
         self.last_at: float | None = None
         """UNIX times at which the first and the last accepted call left."""
         self.guard: float | None = None
-        """The pacer's guard at the end of the session, or at its last change of gear; None: neither was written."""
+        """The pacer's guard from the last `end` or lane note, a share of the interval; None if neither was written."""
 
     def add(self, sent_at: float, *, answered: bool, throttled: bool) -> None:
         """Count one attempt."""
@@ -236,18 +236,18 @@ class LanePace:
                 self.last_at = sent_at
 
     def worst(self) -> int:
-        """Most sends in any second."""
+        """Return the most sends in any second."""
         return self._meter.worst()
 
     def per_second(self) -> float | None:
-        """Accepted calls a second, from the first to the last; None for fewer than two."""
+        """Return the accepted calls a second, from the first to the last; None for fewer than two."""
         if self.first_at is None or self.last_at is None or self.last_at <= self.first_at:
             return None
         return (self.accepted - 1) / (self.last_at - self.first_at)
 
 
 def _slid(window: deque[float], at: float) -> int:
-    """Sends in the second that ends at `at`, which is added."""
+    """Add a send at `at` to the window; return the sends in the second that ends there."""
     window.append(at)
     while window[0] <= at - 1.0:
         window.popleft()
@@ -255,18 +255,18 @@ def _slid(window: deque[float], at: float) -> int:
 
 
 class Link(Struct, frozen=True):
-    """A later run that goes on from this one; its journal was told before that run began, which may never have been."""
+    """A rerun or undo of this run. The link is written before the other run begins, so that run may not exist."""
 
     run: str
     is_undo: bool
-    """It takes back what this run did; else it repeats some of it."""
+    """Whether the other run undoes this one; else it is a rerun."""
 
 
 class Ledger:
-    """The state of one run: its calls in plan order, and what became of each."""
+    """The state of one run: its calls in plan order, and what is known of each."""
 
     def __init__(self, run: records.Run) -> None:
-        """`run`: its first line, without which there is no run."""
+        """`run`: the first line of the journal, without which there is no run."""
         self.run = run
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
@@ -275,29 +275,29 @@ class Ledger:
         self.end: records.End | None = None
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.given_up: dict[str, str] = {}
-        """Account, or access point where there is but one account → why nothing more of it was sent in this session."""
+        """Account (or access point, if there is one account) → why this session sends nothing more to it."""
         self.links: list[Link] = []
-        """Its reruns and undos, as far as it was told of them."""
+        """Its reruns and undos, as far as this journal names them."""
         self.identities: list[dict[str, Any]] = []
-        """What was learnt of whose keys signed, in the order of learning. Any: facts of a note."""
+        """Identities whose keys signed, in the order in which they were learnt. Any: facts of a note."""
         self.uins: dict[str, str] = {}
-        """Account → the cloud account that it is, as far as that was learnt: whose keys signed for it first."""
+        """Account → uin of the cloud account whose keys signed for it first, if known."""
         self.undone: frozenset[tuple[str, str, str, str]] = frozenset()
-        """Accounts that undos have brought back since, by account, region, instance and user: told by who looks at a
-        family of runs, as no journal of one run knows them."""
+        """Accounts that undos have brought back since: (account, region, instance, user). `operations.family` sets it,
+        as the journal of one run does not know them."""
         self.attempts = 0
         self.throttled = 0
         self.last_at = run.at
         self._entries: dict[CallId, Entry] = {}
         self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._back: set[CallId] = set()
-        """Settled calls that are changed back."""
+        """Settled calls whose account was changed back."""
         self.lanes: dict[str, LanePace] = {}
         self._lanes: dict[CallId, str] = {}
 
     def apply(self, record: records.AnyRecord) -> None:
         """Fold in one record."""
-        # Profiled: by a table, as a replay does this a million times.
+        # Profiled: a table, as a replay does this a million times.
         fold = _FOLD.get(type(record))
         if fold is not None:
             self.last_at = record.at or self.last_at
@@ -308,7 +308,7 @@ class Ledger:
     def _apply_sent(self, record: records.Sent) -> None:
         entry = self._open(record.call)
         entry.attempts = record.attempt
-        if entry.unanswered:  # of a process that died; it could not be read, and is sent again
+        if entry.unanswered:  # an attempt of a process that died; the account could not be read, so it is sent again
             entry.doubt = entry.was_in_doubt = True
         entry.unanswered = True
         self.attempts += 1
@@ -335,14 +335,14 @@ class Ledger:
             return
         entry.was_in_doubt = entry.was_in_doubt or entry.unanswered
         entry.verified = record
-        # One that agrees leaves the doubt: its `settled` follows, or a resume reads again; never a repeat.
+        # A reading that agrees leaves the doubt: `settled` follows, or a resume reads again. It is never sent again.
         if not record.agrees:
             entry.doubt = entry.unanswered = False
             if entry.verdict in (Verdict.IN_DOUBT, None):
                 entry.verdict = Verdict.TRANSIENT
 
     def _apply_later_look(self, entry: Entry, record: records.Verified) -> None:
-        """An account read again after its call was settled: the newest reading has the last word."""
+        """Fold in a reading made after the call was settled; the newest reading counts."""
         if entry.back is None:
             if record.agrees or entry.outcome not in _GOOD:
                 return
@@ -367,7 +367,7 @@ class Ledger:
         entry = self._open(record.call)
         entry.unanswered = False
         if record.code == codes.NOT_SENT:
-            self.attempts -= 1  # an intent, and no exchange
+            self.attempts -= 1  # the intent was written, but no byte left
         entry.verdict = record.verdict
         entry.code, entry.message = record.code, record.message
         entry.request_id = record.request_id or entry.request_id
@@ -389,7 +389,7 @@ class Ledger:
 
     def _apply_rare(self, record: records.AnyRecord) -> None:
         if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
-            self.last_at = record.at  # what a later run leaves here is not of this one
+            self.last_at = record.at  # a link is written by a later run
         match record:
             case records.OmitLine():
                 self.omits.append(record)
@@ -400,7 +400,7 @@ class Ledger:
                 self.confirmed = record
             case records.Session():
                 self.sessions.append(record)
-                self.end = None  # the end of an earlier session is not this one's
+                self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
             case records.End():
                 self.end = record
@@ -417,7 +417,7 @@ class Ledger:
             case records.Note(what="identity", data=data):
                 if data not in self.identities:
                     self.identities.append(data)
-                if data.get("uin"):  # the first one told: keys that came later, and were another's, are not the run's
+                if data.get("uin"):  # the first one counts: later keys may be those of another cloud account
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
             case records.Note():
@@ -425,20 +425,20 @@ class Ledger:
                     self.links.append(Link(str(record.data.get("run", "")), is_undo=record.what == "undone_by"))
                 else:
                     self.notes.append(record)
-            case _:  # Read: kept for people and audits, decides nothing here.
+            case _:  # Read: for people and audits; the ledger does not need it.
                 pass
 
     def has_accepted(self) -> bool:
-        """Whether the API has accepted any call of this run."""
+        """Return whether the API has accepted any call of this run."""
         done = self._settled[Outcome.CHANGED] or self._settled[Outcome.ALREADY]
         return bool(done) or any(entry.accepted_at is not None for entry in self._entries.values())
 
     def sources(self) -> set[str]:
-        """The sources of keys that its sessions had, as far as they were told."""
+        """Return the sources of keys that its sessions used, as far as its notes name them."""
         return {str(facts["source"]) for facts in self.identities if facts.get("source")}
 
     def acted_on(self) -> set[str]:
-        """Cloud accounts on which anything was ever attempted."""
+        """Return the cloud accounts on which any call was attempted."""
         return {call.account for call in self.calls.values() if (of := self._entries.get(call.id)) and of.attempts}
 
     def _open(self, call: CallId) -> Entry:
@@ -448,9 +448,9 @@ class Ledger:
         return entry
 
     def absorb(self, later: Ledger) -> None:
-        """Take over the calls and entries of a run linked to this one: of calls in both, the later's word counts."""
+        """Add the calls and entries of a later run of the family; of a call in both, the later entry counts."""
         self.calls |= later.calls
-        # What this run has changed, as it was late to know, the later one found so: the change is this one's.
+        # A change of this run that the later run found as already done stays the change of this run.
         mine = {
             call: entry
             for call, entry in self._entries.items()
@@ -473,21 +473,21 @@ class Ledger:
         self._back = {call for call, entry in self._entries.items() if entry.is_back}
 
     def entry(self, call: CallId) -> Entry:
-        """What is known of a call; a call nothing happened to has a fresh entry. Not to be changed."""
+        """Return what is known of a call; a fresh entry if no record names it. Do not change the entry."""
         return self._entries.get(call, _FRESH)
 
     def outcomes(self) -> Iterator[tuple[Call, Entry, Outcome]]:
-        """Every call in plan order, with its entry and its outcome as it stands."""
+        """Yield every call in plan order, with its entry and its outcome as it stands."""
         for call_id, call in self.calls.items():
             entry = self.entry(call_id)
             yield call, entry, entry.derived()
 
     def is_undone(self, call: Call) -> bool:
-        """Whether an undo has brought the account back since."""
+        """Return whether an undo has brought the account back since."""
         return bool(self.undone) and (call.account, call.region, call.instance, call.user) in self.undone
 
     def proof_times(self) -> tuple[str, str] | None:
-        """When the oldest and the newest reading were made that show an account as desired; None if there is none."""
+        """Return the times of the oldest and the newest reading that show an account as desired; None if none does."""
         times = [
             at
             for call, entry, outcome in self.outcomes()
@@ -496,11 +496,11 @@ class Ledger:
         return (min(times), max(times)) if times else None
 
     def lacking(self) -> list[records.OmitLine]:
-        """What was asked for and is no call: bad rows, places a match could not look at. Each counts as failed."""
+        """Return what was asked for and has no call, such as bad rows and unread places; each counts as failed."""
         return [omit for omit in self.omits if omit.reason in LACKING]
 
     def shortfall(self) -> Iterator[tuple[Call, Entry, Outcome]]:
-        """What is `lacking`, in the form of failed calls: a report names them alike."""
+        """Yield what is `lacking` as failed calls, so that a report can list both alike."""
         action = self.run.action
         for omit in self.lacking():
             entry = Entry()
@@ -509,7 +509,7 @@ class Ledger:
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:
-        """Calls by outcome as it stands, every outcome named; what is `lacking` has failed."""
+        """Return the number of calls by outcome as it stands, zeros included; what is `lacking` counts as failed."""
         counts = dict.fromkeys(Outcome, 0)
         counts.update(self._settled)
         unsettled = len(self.calls) - sum(self._settled.values())
@@ -527,23 +527,23 @@ class Ledger:
         return {str(outcome): count for outcome, count in counts.items()}
 
     def settled_counts(self) -> Mapping[Outcome, int]:
-        """Calls settled so far, by outcome; cheap enough for every progress line."""
+        """Return the number of settled calls by outcome; cheap enough for every progress line."""
         return self._settled
 
     def left_out(self) -> dict[str, int]:
-        """Targets left out of the plan, by reason, every reason named."""
+        """Return the number of targets left out of the plan, by reason, zeros included."""
         left_out = dict.fromkeys(map(str, OmitReason), 0)
         for omit in self.omits:
             left_out[omit.reason] = left_out.get(omit.reason, 0) + 1
         return left_out
 
     def worst_second(self) -> dict[str, int]:
-        """Most sends in any second, by lane."""
+        """Return the most sends in any second, by lane."""
         return {lane: pace.worst() for lane, pace in sorted(self.lanes.items())}
 
     @property
     def settings(self) -> records.RunSettings:
-        """The settings in force: the run's, or those of the last session that changed them."""
+        """The settings in force: those of the last session that changed them, else those of the run."""
         for session in reversed(self.sessions):
             if session.settings is not None:
                 return session.settings
@@ -551,7 +551,7 @@ class Ledger:
 
     @classmethod
     def of(cls, lines: Iterable[records.AnyRecord]) -> Ledger:
-        """The ledger of a sequence of records."""
+        """Return the ledger of a sequence of records."""
         first, *rest = lines
         assert isinstance(first, records.Run), "a journal begins with its run"
         ledger = cls(first)
@@ -570,4 +570,4 @@ _FOLD: Mapping[type[records.AnyRecord], Callable[[Ledger, Any], None]] = Mapping
         records.CallLine: Ledger._apply_call,
     }
 )
-"""Any: each of its own kind of record."""
+"""Kind of record → how it is folded in. Any: each function takes its own kind."""

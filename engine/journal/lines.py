@@ -1,9 +1,9 @@
-"""One record is one line, and each line is chained to the one before. No I/O, no clock.
+"""Turns records into lines and back; each line is chained to the one before. No I/O, no clock.
 
     {"v":1,"seq":7,"at":"2026-11-22T03:13:21.123Z","run":"ID","kind":"sent",…,"hash":"HEX"}
 
 `hash` is hex SHA-256 over the hash of the line before (64 zeros at first) and the line as written without
-`,"hash":"…"` and without newline. The chain is older than any format: a line with a higher `v` or an unknown kind
+`,"hash":"…"` and without newline. The chain is the same in every format: a line with a higher `v` or an unknown kind
 is checked the same way, so "from a newer version" and "edited" are never confused.
 """
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from engine.journal.records import Record
 
 GENESIS = "0" * 64
-"""What the first line is chained to."""
+"""The hash that the first line is chained to."""
 
 _HASH = b',"hash":"'
 _SEAL = len(_HASH) + 64 + len(b'"}')
-"""Bytes of a line, without newline, that its own hash does not cover (but for the closing brace)."""
+"""Bytes of a line from `,"hash":"` to the closing brace; its own hash covers none of them but the brace."""
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(AnyRecord)
 
 
 class BadLineError(ValueError):
-    """The line is not what was written at this place; the text says why."""
+    """A line is not what was written at this place; the text says why."""
 
 
 class NewerLineError(ValueError):
-    """The line is what was written, by a version that knows more than this one."""
+    """A line was written by a newer version, and its chain holds."""
 
 
 class Chain:
-    """The end of a journal: how many lines, and the hash of the last."""
+    """The end of a journal: the number of its lines, and the hash of the last."""
 
     __slots__ = ("_run_json", "head", "run", "seq")
 
@@ -50,10 +50,10 @@ class Chain:
         self._run_json = _ENCODER.encode(run)
 
     def add(self, record: Record, at: str) -> bytes:
-        """The next line, newline included; fills the envelope of `record`, so that it equals what a reader gets.
+        """Return the next line, newline included; fill the envelope of `record`, so that it equals what a reader gets.
 
-        Raises TypeError, and adds nothing, if a reader could not read the line back: a wrong type written now would
-        make the whole journal unreadable later.
+        Raises TypeError, and adds nothing, if a reader could not decode the line: a wrong type written now would make
+        the whole journal unreadable later. Raises ValueError if the record was added before.
         """
         if record.seq:
             raise ValueError(f"{type(record).__name__} was appended before, as line {record.seq}")
@@ -70,7 +70,7 @@ def _body(record: Record) -> bytes:
     try:
         body = _ENCODER.encode(record)
     except UnicodeEncodeError:
-        # A file name or argument that is no UTF-8. The record of a call already sent must not be lost for that.
+        # A file name or argument is not UTF-8. The record of a call already sent must not be lost for that.
         body = _ENCODER.encode(_printable(msgspec.to_builtins(record)))
     try:
         _DECODER.decode(body)
@@ -80,7 +80,7 @@ def _body(record: Record) -> bytes:
 
 
 def _printable(value: Any) -> Any:
-    # Any: JSON of any shape, the same shape back, with lone surrogates as \udcXX text.
+    # Any: JSON of any shape. The same shape is returned, with lone surrogates as \udcXX text.
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
@@ -91,7 +91,7 @@ def _printable(value: Any) -> Any:
 
 
 def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
-    """The record of one line (without newline) that must be number `seq`, chained to `head`, of `run` if given.
+    """Return the record of one line (without newline): number `seq`, chained to `head`, of `run` if given.
 
     Raises BadLineError or NewerLineError.
     """
@@ -114,7 +114,7 @@ def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
 
 
 def _is_of_a_newer(line: bytes, why: str) -> bool:
-    """Whether a line that cannot be decoded says so itself: a higher format, or a word that was added to a list."""
+    """Return whether a line cannot be decoded because it is newer: a higher format, or an unknown kind or word."""
     try:
         version = msgspec.json.decode(line, type=_Version).v
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -127,7 +127,7 @@ class _Version(msgspec.Struct):
 
 
 def _why_bad(line: bytes, seq: int, run: str | None) -> str:
-    """What is wrong with a line of which at least one thing is; the most telling first."""
+    """Return the most telling reason why a line is bad."""
     if b"\0" in line:
         return "holds NUL bytes: the disk lost data, or the file was edited"
     try:
@@ -151,7 +151,7 @@ def _why_bad(line: bytes, seq: int, run: str | None) -> str:
 
 
 def decode_unchecked(line: bytes) -> AnyRecord | None:
-    """The record of one line, its place in the chain unknown; None if this version cannot make it out."""
+    """Return the record of one line without checking the chain; None if this version cannot decode it."""
     try:
         record: AnyRecord = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -160,9 +160,9 @@ def decode_unchecked(line: bytes) -> AnyRecord | None:
 
 
 def decode_block(block: bytes, seq: int, head: str, run: str) -> list[AnyRecord] | None:
-    """All records of whole lines, the first of which must be number `seq`; None if any line is not as it should be.
+    """Return the records of whole lines, the first of which must be number `seq`; None if any line is bad.
 
-    Says not which: `decode` does, line by line. This is the fast way, for journals of a million lines.
+    This is the fast way, for journals of a million lines. `decode` names the bad line.
     """
     last = head.encode()
     hash_of = sha256

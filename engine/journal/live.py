@@ -1,11 +1,11 @@
-"""Which runs of a state directory work right now, and on what. Imports no asyncio.
+"""The claims of the live runs of a state directory: which run works on which calls. Imports no asyncio.
 
-    <state_dir>/live/<run id>.claim     what a run works on, locked by its process for as long as it does
-    <state_dir>/live/claims.lock        held for a moment by whoever claims
+    <state_dir>/live/<run id>.claim     what a run works on; its process holds the lock while it works
+    <state_dir>/live/claims.lock        the lock that a process holds for a moment while it claims
 
-A claim is written and locked before the others are looked at, and one process at a time does both: of two that start at
-once one finds the other. A claim whose lock nobody holds is of a process that died, and is cleared away. A run whose
-claim was removed, or says nothing, is known by its journal, which its process holds locked, too.
+A process writes and locks its claim, then looks at the others. One process at a time does both, so of two that start at
+once one finds the other. A claim without a lock is of a dead process, and is removed. If the claim of a live run was
+removed or cannot be read, its journal is read instead: its process holds a lock on the journal, too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from engine.journal.directory import RunDirectory
 
 CLAIM_WAIT_S = 30.0
-"""How long others may take to look around: far less than a second, but for a million calls on a slow disk."""
+"""Seconds to wait for another process that claims: it needs less than one, or more with a million calls."""
 _ID_BYTES = 8
 _MOST_BYTES = 64 << 20
-"""Of a claim that is read: eight million calls."""
+"""Largest claim that is read: eight million calls."""
 _MOST_KEPT = 1000.0
-"""Superusers that a claim can ask to be left an instance."""
+"""Most superusers that a claim can ask every instance to keep."""
 _SUFFIX = ".claim"
 
 
@@ -44,13 +44,12 @@ _SUFFIX = ".claim"
 def claimed(
     store: RunDirectory, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
 ) -> Iterator[tuple[Rival, ...]]:
-    """Work on what `mine` says; BusyError, naming the run, if one that is live forbids it.
+    """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it.
 
-    Yields the live runs that lock accounts, if this one does: together they must leave every instance its superusers.
-
-    That is a run of the same job (its content or its file), as two would race for the same accounts, and one of the
-    `inverse` action on an account of both. `undone_by` gives the calls of the inverse action on the accounts of `mine`,
-    each with its label; it is asked for only if such a run is live.
+    Two kinds of live runs forbid it: one of the same job (same content or file), and one of the `inverse` action on an
+    account of `mine`. `undone_by` returns the calls of the inverse action on the accounts of `mine`, each with its
+    label; it is called only if a run of the inverse action is live. If `mine` can lock superusers, yields the live runs
+    of the same action: together they must leave every instance its superusers.
     """
     path = store.root / "live" / f"{mine.run_id}{_SUFFIX}"
     rivals: list[Rival] = []
@@ -67,7 +66,7 @@ def claimed(
 def _register(
     store: RunDirectory, path: Path, mine: Claim, inverse: str | None, look_at: Callable[[Claim], None]
 ) -> int:
-    """Write the claim, then look at the others, while nobody else does either; the claim's descriptor."""
+    """Write the claim, then look at the others, both under the lock; return the claim's descriptor."""
     live = path.parent
     store.refuse_strangers(live)
     with store.writable():
@@ -91,7 +90,7 @@ def _register(
 
 
 def _write(store: RunDirectory, path: Path, mine: Claim) -> int:
-    """The claim, whole and locked; its lock lives as long as the returned descriptor."""
+    """Write and lock the claim; return its descriptor, which holds the lock until it is closed."""
     if _is_held(path):
         raise BusyError(same_job_words(mine.run_id))
     fd = store.create_file(path)
@@ -120,7 +119,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _others(store: RunDirectory, live: Path, mine: str, meant: Collection[str | None]) -> Iterator[Claim]:
-    """What the other runs that go on work on; claims of dead ones are cleared away."""
+    """Yield the claims of the other live runs; remove the claims of dead ones."""
     claimed: set[str] = set()
     for path in sorted(live.glob(f"*{_SUFFIX}")):
         run_id = path.name.removesuffix(_SUFFIX)
@@ -139,7 +138,7 @@ def _others(store: RunDirectory, live: Path, mine: str, meant: Collection[str | 
 
 
 def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
-    """A claim as it was written, its calls only if its action is `meant`; None for what is none, or has gone."""
+    """Return a claim, with its calls only if its action is in `meant`; None if the file is no claim, or is gone."""
     try:
         text = read_regular(path, _MOST_BYTES, follow=False)
         first, _, ids = text.partition(b"\n")
@@ -160,7 +159,7 @@ def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
 
 
 def _of_journal(store: RunDirectory, run_id: str) -> Claim:
-    """What a run works on whose claim is gone, or says nothing."""
+    """Return the claim of a live run from its journal, if its claim file is gone or cannot be read."""
     path = store.path(run_id)
     try:
         ledger = replay(path).ledger
@@ -187,7 +186,7 @@ def _look_at(
     undone_by: Callable[[], Mapping[CallId, str]],
     rivals: list[Rival],
 ) -> None:
-    """BusyError if a run that is live forbids mine; it is added to the `rivals` if it is one."""
+    """Raise BusyError if the live run `other` forbids `mine`; add it to `rivals` if both can lock superusers."""
     if other.digest == mine.digest or (mine.path and other.path == mine.path):
         raise BusyError(same_job_words(other.run_id))
     if takes_admins(mine.action) and other.action == mine.action:
@@ -206,5 +205,5 @@ def _look_at(
 
 
 def same_job_words(run: str) -> str:
-    """That a run of the same job goes on."""
+    """Return the message that a run of the same job is live."""
     return f"the same job is being run already, as {run}; wait for it, or stop it: acctops stop {run}"

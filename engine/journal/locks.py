@@ -1,10 +1,10 @@
-"""Locks on files that only those who may write them can take. A dead process holds none, whatever killed it.
+"""Locks on files that only users who may write the file can take. A dead process holds none, whatever killed it.
 
-A lock is one of the open file description (OFD): an exclusive one needs a descriptor that can write. So whoever may
-only read a file can neither take it nor make it seem taken. Such a reader can hold a *shared* lock, which refuses ours:
-it is told apart, as we never take one, and counts for nothing. Where the system has no such locks, `flock` stands in.
+A lock belongs to the open file description (OFD): an exclusive one needs a descriptor that can write. So a user who may
+only read a file can neither take its lock nor make it seem taken. Such a user can hold a *shared* lock, which blocks
+ours. We never take a shared lock, so `take` recognises it and ignores it. A system without OFD locks uses `flock`.
 
-Versions before these locks took a `flock`. Ours is taken beside, so that they see us.
+Older versions took a `flock`. `take` takes one, too, so that they see us.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 class Hold(Enum):
-    """What came of asking for a lock."""
+    """The result of asking for a lock."""
 
     OURS = "ours"
-    """This descriptor has it."""
+    """This descriptor holds the lock."""
     THEIRS = "theirs"
-    """Somebody who may write has it."""
+    """Another process that may write holds the lock."""
     READERS = "readers"
-    """Only somebody who may read is in the way: nobody has it, and it could not be taken."""
+    """Nobody holds the exclusive lock, but a reader's shared lock kept us from taking it."""
 
 
 def take(fd: int) -> Hold:
-    """Ask for the exclusive lock on an open file, which can be written; never waits."""
+    """Ask for the exclusive lock on a file that is open for writing; never wait."""
     if not _HAS_OFD:
         return Hold.OURS if _flock(fd) else Hold.THEIRS
-    for _ in range(2):  # a writer may let go between the two questions
+    for _ in range(2):  # a writer may release the lock between the two questions
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _ask(fcntl.F_WRLCK))
         except (BlockingIOError, PermissionError):
@@ -55,7 +55,7 @@ def take(fd: int) -> Hold:
 
 
 def take_within(fd: int, wait_s: float) -> Hold:
-    """The same, asked again for `wait_s` as long as it is theirs."""
+    """Take the lock as `take` does; try again for `wait_s` seconds while it is THEIRS."""
     until = time.monotonic() + wait_s
     while (hold := take(fd)) is Hold.THEIRS and time.monotonic() < until:
         time.sleep(_RETRY_S)
@@ -63,26 +63,26 @@ def take_within(fd: int, wait_s: float) -> Hold:
 
 
 def is_taken(fd: int) -> bool:
-    """Whether somebody else holds the exclusive lock on an open file; a descriptor that can only read will do."""
+    """Return whether another process holds the exclusive lock on an open file; a read-only descriptor is enough."""
     if not _HAS_OFD:
         return not _may_share(fd)
-    # Asked for a shared lock, only an exclusive one is in the way.
+    # Only an exclusive lock conflicts with a shared one.
     found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _ask(fcntl.F_RDLCK))
     return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
 def is_flocked(fd: int) -> bool:
-    """Whether somebody holds a `flock`, as versions before these locks did: anybody who may read the file can."""
+    """Return whether a process holds a `flock`, as older versions do; anybody who may read the file can hold one."""
     return not _may_share(fd)
 
 
 def has_flock(fd: int) -> bool:
-    """Take the `flock` of the file, if nobody has it; whether it is ours."""
+    """Take the `flock` of the file if nobody has it; return whether it is ours."""
     return _flock(fd)
 
 
 def open_existing(path: Path) -> int | None:
-    """A regular file to be asked about its lock, open for reading; None if there is none, or it may not be read."""
+    """Open a regular file for reading, to ask about its lock; return None if it is missing or cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -94,7 +94,7 @@ def open_existing(path: Path) -> int | None:
 
 
 def open_private(path: Path) -> int:
-    """A lock file that nobody but its owner may even read, made if need be; OSError for a link or no regular file."""
+    """Open a lock file, made if missing, that only its owner may read; raise OSError for a link or no regular file."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         found = os.fstat(fd)
@@ -109,7 +109,7 @@ def open_private(path: Path) -> int:
 
 
 def is_at(fd: int, path: Path | str) -> bool:
-    """Whether `path` still leads to the file that is open."""
+    """Return whether `path` still leads to the open file."""
     try:
         there = os.lstat(path)
     except OSError:

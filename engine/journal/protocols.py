@@ -1,7 +1,7 @@
-"""What the rest of the engine knows of runs that are kept: protocols, addressed by run id. Files are one way.
+"""Protocols of stored runs, addressed by run id: what the rest of the engine knows of them. Files are one way.
 
-A store of another kind (rows of a database) implements `Runs` and `Journal`; nothing outside this package knows a
-path, or the name of a file.
+A store of another kind (rows of a database) implements `Runs` and `Journal`; no other package knows a path or the name
+of a file.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from engine.outside.trust import Doubt, Trust
 
 AHEAD_S = 300.0
-"""How far a run's time may lie ahead of now: clocks of hosts, and of one host that was set right a little."""
+"""Seconds a run's time may lie ahead of now, as clocks of hosts differ, or the clock of one host was corrected."""
 
 Then = Callable[[Any], None]
-"""Told of a record once it is durable. Any: it takes the very record it was given with, of whatever kind."""
+"""A function called with a record once the record is durable. Any: the record can be of any kind."""
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """What a run is about to work on."""
+    """What a run works on, or is about to."""
 
     run_id: str
     digest: str
-    """Of its job."""
+    """Digest of its job."""
     path: str
-    """Of its job file; empty if there is none."""
+    """Path of its job file; empty if there is none."""
     action: str
     calls: Collection[CallId]
     keep_admins: int = 0
-    """How many superusers its run must leave every instance."""
+    """Superusers that its run must leave every instance."""
 
 
 class RunHead(Struct, frozen=True, kw_only=True):
@@ -50,28 +50,28 @@ class RunHead(Struct, frozen=True, kw_only=True):
 
     run_id: RunId
     place: str
-    """Where its journal is."""
+    """Where its journal is, for a person."""
     simulated: bool
     live: bool
-    """A process holds the run's lock right now."""
+    """Whether a process holds the run's lock right now."""
     job: str = ""
     action: str = ""
     started_at: str = ""
     calls: int = 0
     end: End | None = None
-    """The last line, if it is an `end`; none is a run that was cut off, or is live."""
+    """The `end` of the last session; None for a run that was cut off, or is live."""
     run: Run | None = None
     """The first line."""
     problem: str | None = None
-    """Why the journal cannot be read, if it cannot; the fields above are empty then."""
+    """Why the journal cannot be read; None if it can. The fields from `job` on are empty then."""
 
     @property
     def ended_at(self) -> float:
-        """UNIX time at which it last did something, as far as its first and last line tell."""
+        """UNIX time of the last session's `end`; if there is none, of the run's first line."""
         return unix_seconds(self.end.at if self.end is not None else self.started_at)
 
     def is_to_come(self, now: float) -> bool:
-        """Whether it says it began later than now: the clock was wrong then, or is now."""
+        """Return whether its start lies more than `AHEAD_S` after now: the clock was wrong then, or is now."""
         began = self.started_at[:19].replace("-", "").replace(":", "") or self.run_id
         return began[:15] > stamp(now + AHEAD_S)[:15]
 
@@ -89,38 +89,38 @@ class RunRef(Protocol):
 
     @property
     def store(self) -> Runs | None:
-        """Where it can be worked on; None for a journal that lies by itself, which can only be read."""
+        """The store that can work on it; None for a journal outside of a store, which can only be read."""
 
     @property
     def passed_over(self) -> tuple[RunId, ...]:
-        """Newer ones by their name, that say they began later than now."""
+        """Runs that `latest` skipped, as they say they began later than now."""
 
     @property
     def place(self) -> str:
         """Where its journal is, for a person."""
 
     def replay(self) -> Replay:
-        """Its journal, folded."""
+        """Return its journal, folded into a ledger."""
 
     def records(self) -> Iterator[AnyRecord]:
-        """Its journal, record by record."""
+        """Yield the records of its journal."""
 
     def verify(self, head: str | None) -> Verification:
-        """Its journal, its chain checked, up to a `head` that was printed if one is given."""
+        """Check the chain of its journal, and that it ends with the printed `head` if one is given."""
 
     def doubt(self, trust: Trust) -> Doubt | None:
-        """Why it is not believed: who is not trusted could have written it."""
+        """Return why its journal is not trusted: which other users could have written it. None if it is."""
 
 
 class Journal(Protocol):
-    """The journal of a run that is worked on: records appended in order, and durable once that is awaited."""
+    """The journal of a run that a session works on: records are appended in order, then made durable."""
 
     broken: JournalWriteError | None
-    """Why nothing can be appended any more."""
+    """Why nothing can be appended any more; None while it can."""
     durable_head: str
     """Hash of the last record that is on disk."""
     commit_s: float
-    """How long a commit takes, lately."""
+    """Seconds that a commit takes, as a moving average."""
 
     @property
     def place(self) -> str:
@@ -132,45 +132,45 @@ class Journal(Protocol):
 
     @property
     def waiting_s(self) -> float:
-        """How long the oldest record has waited for the disk."""
+        """Seconds that the commit under way has taken; 0 if none is."""
 
     @property
     def is_meddled(self) -> bool:
-        """Whether somebody else has changed it: what was recorded may be there no more."""
+        """Whether another process has changed it: its records may be lost."""
 
     def append(self, record: AnyRecord, then: Then | None = None) -> int:
-        """Append a record; its sequence number. `then` is called with it once it is durable."""
+        """Append a record; return its sequence number. Call `then` with the record once it is durable."""
 
     def append_now(self, record: AnyRecord) -> int:
-        """Append a record, and wait until it is durable."""
+        """Append a record, wait until it is durable, and return its sequence number."""
 
     async def durable(self, seq: int | None = None) -> None:
-        """Wait until that record is durable, or all that are appended; JournalWriteError if it cannot be."""
+        """Wait until record `seq` is durable, or all that are appended; raise JournalWriteError if it cannot be."""
 
     async def is_as_written(self) -> bool:
-        """Whether it holds what was written to it, read once more."""
+        """Read it once more; return whether it holds what was written to it."""
 
     def flush(self) -> None:
-        """Make all durable, and wait."""
+        """Make all records durable, and wait."""
 
     def leave(self, patience_s: float) -> bool:
-        """Close it without waiting longer than that; whether all is durable."""
+        """Close it without waiting longer than `patience_s`; return whether all records are durable."""
 
     def close(self) -> None:
-        """Let the run go."""
+        """Make the records durable, close it, and release the run."""
 
 
 class Runs(Protocol):
-    """The runs of one state directory, or of what stands for one: the real ones, or the simulated ones."""
+    """The runs of one state directory, or of another store: the real ones, or the simulated ones."""
 
     simulated: bool
 
     state_dir: Path
-    """What `--state-dir` names: beside the runs it has what the commands of one host share."""
+    """The directory that `--state-dir` names; it also holds what the commands of one host share."""
     group: str | None
-    """Who beside the operator may read what is written there."""
+    """Group that may read what is written there; None: only the operator."""
     trust: Trust
-    """Who may have written what is believed."""
+    """Users whose files are trusted."""
 
     @property
     def place(self) -> str:
@@ -179,87 +179,87 @@ class Runs(Protocol):
     # Reading: creates nothing.
 
     def names(self) -> tuple[str, ...]:
-        """Ids of the runs that exist, newest first."""
+        """Return the ids of the runs that exist, newest first."""
 
     def ref(self, run_id: str, *, passed_over: tuple[RunId, ...] = ()) -> RunRef:
-        """One of them; newer ones were `passed_over`."""
+        """Return one of them; `passed_over` names newer runs that were skipped."""
 
     def list(self) -> tuple[RunHead, ...]:
-        """Every run, newest first."""
+        """Return the head of every run, newest first."""
 
     def heads(self) -> Iterator[RunHead]:
-        """Every run, newest first, read as it is asked for."""
+        """Yield the head of every run, newest first; each is read when it is asked for."""
 
     def head(self, run_id: str) -> RunHead:
-        """What the first and last record of a run say."""
+        """Return what the first and last record of a run say."""
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
-        """The run that `text` names; UsageError if there is none, or more than one."""
+        """Return the run that `text` names; raise UsageError if there is none, or more than one."""
 
     def has(self, run_id: str) -> bool:
-        """Whether there is such a run."""
+        """Return whether there is such a run."""
 
     def place_of(self, run_id: str) -> str:
-        """Where the journal of a run is, for a person."""
+        """Return where the journal of a run is, for a person."""
 
     def replay(self, run_id: str) -> Replay:
-        """The journal of a run, folded."""
+        """Return the journal of a run, folded into a ledger."""
 
     def version(self, run_id: str) -> object:
-        """What differs once the journal of a run has grown, or was changed."""
+        """Return a value that differs once the journal of a run has grown, or was changed."""
 
     def is_live(self, run_id: str) -> bool:
-        """Whether a process works on the run."""
+        """Return whether a process works on the run."""
 
     def stop_requested(self, run_id: str) -> bool:
-        """Whether somebody asked this run to drain; cheap enough to poll."""
+        """Return whether a user asked this run to drain; cheap enough to poll."""
 
-    # Whom to believe.
+    # Which runs to trust.
 
     def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
-        """Why a run is not believed: who is not trusted could have written it."""
+        """Return why a run is not trusted: which other users could have written it. None if it is."""
 
     def strangers(self, runs: Iterable[str]) -> Mapping[str, str]:
-        """Which of these runs others could have written, and why; whoever the store belongs to may have."""
+        """Return those of the runs that users beside the store's owner and its `trust` could have written, and why."""
 
     def check_place(self) -> None:
-        """ConfigError for a place where a new run must not be made."""
+        """Raise ConfigError for a place where a new run must not be made."""
 
     # Writing.
 
     def check_room(self, calls: int) -> str | None:
-        """ConfigError if there is no room for the journal of so many calls; a warning if it is scarce."""
+        """Return a warning if room for the journal of `calls` calls is scarce; raise ConfigError if there is none."""
 
     def try_out(self) -> None:
-        """Write something and remove it; ConfigError or OSError if that cannot be."""
+        """Write something and remove it; raise ConfigError or OSError if that fails."""
 
     def new_run_id(self, now: float, rng: Random) -> RunId:
-        """An id no run has; starts with the UTC time, so that names sort by age."""
+        """Return an id that no run has. It starts with the UTC time, so that names sort by age."""
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> Journal:
-        """A new run with its first lines: it exists whole, or not at all."""
+        """Create a run with its first lines, whole or not at all; return its journal."""
 
     def open(self, run_id: RunId, *, clock: Callable[[], float]) -> tuple[Journal, Replay]:
-        """A run that is there, ready to append; BusyError if another process works on it."""
+        """Open a run that exists, ready to append; raise BusyError if another process works on it."""
 
     def claim(
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
-        """The right to work on these accounts; BusyError, naming the run, if a live one forbids it."""
+        """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
 
     def clear_stop(self, run_id: str) -> None:
-        """Forget that request."""
+        """Remove that request."""
 
     def mark(self, name: str) -> str:
-        """What was last written under this name; empty if nothing was, or if others could have written it."""
+        """Return what `set_mark` last wrote, or ""; raise ConfigError if untrusted users could have written it."""
 
     def set_mark(self, name: str, text: str) -> None:
-        """Write a short text under a name, to be read by later commands; ConfigError if that cannot be."""
+        """Write a short text under a name, for later commands to read; raise ConfigError if that fails."""
 
 
 def stamp(at: float) -> str:
-    """A time as the names of runs begin with it."""
+    """Return a UNIX time as the names of runs begin with it."""
     return rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"

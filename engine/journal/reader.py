@@ -1,7 +1,7 @@
-"""Reads a journal, verified. Takes no lock, writes nothing, needs only read permission (J5).
+"""Reads and verifies a journal. Takes no lock, writes nothing, needs only read permission (J5).
 
-Reads in blocks, so memory does not grow with the file. Each block starts at a line and what follows the last newline
-is read anew next time, so a reader beside a writer never joins the halves of two different lines.
+Reads in blocks, so memory does not grow with the file. Each block starts at the start of a line, and the bytes after
+its last newline are read again with the next block. So a reader never joins the halves of two different lines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 MOST_LINE = 16 << 20
-"""Bytes of a line; a longer one was written by no run."""
+"""Most bytes of a line; no run writes a longer one."""
 _END_BYTES = 1 << 14
 _TAIL_BYTES = 1 << 16
 """Enough for an `end` and the notes of many undos behind it."""
@@ -38,7 +38,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class Replay(Struct, kw_only=True):
-    """A journal folded, and where it ends."""
+    """A journal folded into a ledger, and where it ends."""
 
     ledger: Ledger
     head: str
@@ -47,7 +47,7 @@ class Replay(Struct, kw_only=True):
     size: int
     """Bytes up to and with the last newline."""
     torn_bytes: int
-    """Bytes after it: a write that a crash cut short, or one going on."""
+    """Bytes after the last newline: a write that a crash cut short, or one under way."""
     path: Path
 
 
@@ -60,11 +60,11 @@ class Verification(Struct, frozen=True, kw_only=True):
     head: str
     torn_bytes: int
     settled_twice: tuple[CallId, ...]
-    """Calls with more than one `settled`: always empty, or J3 was broken by whoever wrote it."""
+    """Calls with more than one `settled`; empty unless the writer broke J3."""
 
 
 class _Walk:
-    """One pass over the lines of a journal; knows afterwards where they end."""
+    """One pass over the lines of a journal; afterwards its attributes say where the lines end."""
 
     def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES) -> None:
         self.path = path
@@ -77,13 +77,13 @@ class _Walk:
         self._block_bytes = block_bytes
 
     def records(self) -> Generator[AnyRecord, None, None]:
-        """Every record of a whole line, in order."""
+        """Yield the record of every whole line, in order."""
         with closing(self.blocks()) as blocks:
             for block in blocks:
                 yield from block
 
     def blocks(self) -> Generator[Sequence[AnyRecord], None, None]:
-        """The records of whole lines, many at a time."""
+        """Yield the records of whole lines, many at a time."""
         length = self._block_bytes
         fd = _open(self.path)
         try:
@@ -109,7 +109,7 @@ class _Walk:
             raise UsageError(f"{self.path}: holds no whole line, so no run: not a journal, or cut to nothing")
 
     def _block(self, block: bytes) -> Iterator[Sequence[AnyRecord]]:
-        # Fast for a million lines; one by one to find the run, and to name the line if any is bad.
+        # The whole block at once is fast. One by one finds the run, and the number of a bad line.
         records = decode_block(block, self.seq + 1, self.head, self.run.run) if self.run else None
         if records is None:
             for record in self._one_by_one(block):
@@ -145,11 +145,11 @@ class _Walk:
             yield record
 
     def senseless(self, number: int, why: str) -> JournalCorruptError:
-        """That a line says what no run writes."""
+        """Return the error that a line says what no run writes."""
         return JournalCorruptError(f"{self.path}:{number}: makes no sense: {why}")
 
     def check_plan(self, calls: int) -> None:
-        """A journal is renamed into place with its whole plan (J1): fewer calls means somebody cut it."""
+        """Raise JournalCorruptError if the file ends within the plan: it was renamed into place with all of it (J1)."""
         due = self.run.counts.get("calls", 0) if self.run else 0
         if calls < due:
             raise JournalCorruptError(
@@ -169,7 +169,7 @@ def _open(path: Path) -> int:
 
 
 def read(path: Path) -> Iterator[AnyRecord]:
-    """The records of a journal, verified, in order; a torn tail is ignored (J1).
+    """Yield the records of a journal, verified, in order; ignore a torn tail (J1).
 
     Raises UsageError if there is nothing to read, JournalCorruptError at the first bad line, JournalVersionError at
     the first line this version does not know.
@@ -178,10 +178,10 @@ def read(path: Path) -> Iterator[AnyRecord]:
 
 
 def replay(path: Path) -> Replay:
-    """The journal folded into a ledger, verified."""
+    """Verify a journal and fold it into a ledger; raise what `read` raises."""
     walk = _Walk(path)
     collecting = gc.isenabled()
-    gc.disable()  # measured: a million objects are made here and none dropped, so every pass of it would be in vain
+    gc.disable()  # measured: a million objects are made here and none is dropped, so no pass would free any
     record: AnyRecord | None = None
     try:
         records = chain.from_iterable(walk.blocks())
@@ -196,7 +196,7 @@ def replay(path: Path) -> Replay:
     finally:
         if collecting:
             gc.enable()
-    # A call that a resume left out is no more in the ledger, and has an `omit` that names it.
+    # A call that a resume left out is not in the ledger, but an `omit` names it.
     walk.check_plan(len(ledger.calls) + sum(omit.call is not None for omit in ledger.omits))
     return Replay(
         ledger=ledger, head=walk.head, seq=walk.seq, size=walk.size, torn_bytes=walk.torn_bytes, path=walk.path
@@ -206,7 +206,7 @@ def replay(path: Path) -> Replay:
 def verify(path: Path, head: str | None = None) -> Verification:
     """Check every line, and that the journal ends with `head`, if one is given.
 
-    The chain alone cannot show a cut end or a rewritten whole; a head kept elsewhere does.
+    The chain alone cannot show that the end was cut or the whole rewritten; a head kept elsewhere can.
     """
     if head is not None:
         head = head.strip().lower()
@@ -249,7 +249,7 @@ def _elsewhere(walk: _Walk, head: str, line: int | None) -> str:
 
 
 def first_record(path: Path) -> Run:
-    """The `run` line alone, verified: cheap, whatever the size of the journal."""
+    """Return the `run` line alone, verified: cheap, whatever the size of the journal."""
     with closing(_Walk(path, _END_BYTES).records()) as lines:
         record = next(lines)
     assert isinstance(record, Run)
@@ -257,10 +257,10 @@ def first_record(path: Path) -> Run:
 
 
 def last_end(path: Path) -> End | None:
-    """The `end` of the last session, if it has one.
+    """Return the `end` of the last session; None if it wrote none.
 
-    Notes may stand behind it: who could not be told of the end, what a later rerun or undo left. A session that wrote
-    none begins with its `session`, or the plan.
+    Notes may follow an `end`: a notice of it that failed, or the link of a later rerun or undo. Any other record
+    behind the last `end` shows that a later session wrote no `end`.
     """
     fd = _open(path)
     try:
@@ -280,7 +280,7 @@ def last_end(path: Path) -> End | None:
 
 
 def last_holder(path: Path) -> Run | Session | None:
-    """Who began the last session: the last `session` line, else the `run` line; unchecked, for messages (J5)."""
+    """Return the last `session` line, else the `run` line; None if neither is found. Unchecked, for messages (J5)."""
     fd = _open(path)
     holder: Run | Session | None = None
     at = 0

@@ -1,9 +1,9 @@
-"""**The** journal record kinds, as values. No I/O, no clock.
+"""All kinds of journal records, as values. No I/O, no clock.
 
-What each kind is for, and when it is written, is in engine/journal.md. A line of the file is one of these
-with the envelope (`v, seq, at, run`) before it and the chain's `hash` behind it; `journal` adds both. Fields without
-a default are always written, null included; a field added later needs a default, and is left out while it has it, so
-that old journals stay readable and new ones stay small.
+engine/journal.md says what each kind is for, and when it is written. A line of the file is one of these with the
+envelope (`v, seq, at, run`) before it and the chain's `hash` behind it; `lines.Chain` adds both. Fields without a
+default are always written, null included. A field that is added later needs a default, and is left out while it has
+it, so that old journals stay readable and new ones stay small.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FORMAT = 1
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-"""A number that a server says, or that clocks make."""
+"""A number from a server or from a clock, which may be negative."""
 Some = Annotated[int, Meta(ge=1, le=2**31)]
 Seconds = Annotated[float, Meta(ge=0, le=1e15)]
 Rate = Annotated[float, Meta(gt=0, le=1e9)]
-"""The decoder refuses everything else: a journal is read before anything is decided from it."""
+"""The decoder refuses any number outside of these bounds, so that nothing is decided from a senseless one."""
 
 
 class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
-    """What every line has. The envelope fields are filled when a line is read, and left to `journal` when written.
+    """The envelope of a line, with its `hash`. The decoder fills it in a line that is read; `Chain.add` when it writes.
 
-    Out of the collector's sight (`gc=False`): a record holds JSON, which has no cycles, and a run has a million.
+    The garbage collector ignores records (`gc=False`): they hold JSON, which has no cycles, and a run has a million.
     """
 
     v: int = 0
@@ -43,7 +43,7 @@ class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fals
 
 
 class JobRef(Struct, frozen=True):
-    """Which job a run executes: the file may be gone later, its digest stays."""
+    """The job that a run executes. The file may be gone later; the digest still identifies its content."""
 
     name: str
     path: str
@@ -51,7 +51,7 @@ class JobRef(Struct, frozen=True):
 
 
 class Parent(Struct, frozen=True):
-    """The run this one continues or undoes, and the head of its journal at that moment."""
+    """The run that this one reruns or undoes, and the head of its journal at that moment."""
 
     run: str
     verb: str
@@ -59,94 +59,94 @@ class Parent(Struct, frozen=True):
 
 
 class Matched(Struct, frozen=True):
-    """A match of the job as it was answered when the run was planned; the calls are its answer."""
+    """A match of the job, with what it found when the run was planned. The calls of the plan are its answer."""
 
     where: str
     """Place in the job file."""
     asks: str
-    """The question, in words."""
+    """The question of the match, in words."""
     instances: Count | None
-    """Instances it chose; None: it was not asked (a plan made offline)."""
+    """Instances it chose; None if the match was not looked up (a plan made offline)."""
     accounts: Count | None
-    """Accounts it found, before guards and duplicates; None: it was not asked."""
+    """Accounts it found, before guards and duplicates; None if the match was not looked up."""
 
 
 class RunSettings(Struct, frozen=True, kw_only=True):
     """The settings that decide what a run does; a resume takes them from here."""
 
     endpoint: tuple[str, ...]
-    """URLs of the API without a path, each a lane, for every region that has none of its own."""
+    """URLs of the API without a path, each a lane, for every region that has no URL of its own."""
     rate: Rate
     """Calls a second and lane."""
     workers: Some
-    """Attempts in flight at a time, at most."""
+    """Most attempts in flight at a time."""
     per_instance: Some
-    """Attempts in flight on one instance, while others have work."""
+    """Most attempts in flight on one instance, while others have work."""
     timeout_s: Seconds
-    """Of one attempt."""
+    """Time limit of one attempt."""
     deadline_s: Seconds | None
-    """Of every session, as job and config say; None is the default, 10 min + 3 × calls ÷ quota."""
+    """Time limit of every session, from job and config; None is the default, 10 min + 3 × calls ÷ quota."""
     transient_s: Seconds
-    """Time budget for retries of transient faults, a call."""
+    """Time budget of a call for retries of transient faults."""
     busy_s: Seconds
     """Time budget for retries while an instance is busy."""
     stop_after: str | None
-    """Stop on the Nth failure, "N" or "N%"."""
+    """The number of failures that stops the run, "N" or "N%"."""
     verify: bool
     profile: str | tuple[str, ...] | None
-    """Credential profile that was asked for, or several."""
+    """Credential profile that the operator asked for, or several."""
     protect: tuple[str, ...]
     """Protect rules that held at planning, as `glob (where)`."""
     passwords: dict[str, Any] | None
     """Source of new passwords (command, file or environment variable), never a value. Any: shape per source."""
     protect_waived: bool = False
-    """The job says `protect: none`: nobody is to be reminded."""
+    """Whether the job says `protect: none`, so that no reminder is shown."""
     keep_admins: Count = 0
-    """Usable superusers every instance keeps."""
+    """Usable superusers that every instance keeps."""
     resend_already: bool = False
-    """Send calls whose account was as desired before, too."""
+    """Whether calls are sent, too, whose account was as desired before."""
     endpoint_of: dict[str, str] = {}
-    """Region → the URL that serves it, and alone."""
+    """Region → the only URL that serves it."""
     accounts: tuple[AccountSpec, ...] = ()
-    """Cloud accounts of the targets, and who signs for each; none: that of the keys, called ""."""
+    """Cloud accounts of the targets, and who signs for each; empty: only the account of the keys, called ""."""
 
     quota: Rate | None = None
     """Calls a second and lane that all runs of this host may make together: the quota's share, or the rate where that
-    is above it. None: not known, in a journal from before it was kept."""
+    is above it. None: not known, as an older version wrote the journal."""
     max_targets: int | None = None
     """Most calls of a plan, as it was when the run was planned; None: not asked, or not known."""
     max_share: float | None = None
-    """Most calls of a plan as a share of the accounts read, likewise."""
+    """Most calls of a plan as a share of the accounts read, when the run was planned; None: not asked, or not known."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 
     session_deadline_s: Seconds | None = None
-    """Of this session alone, as a flag or the environment says. A journal from before this was kept has it above."""
+    """Time limit of this session alone, from a flag or the environment. Older journals have it in `deadline_s`."""
 
     @property
     def access(self) -> Access:
-        """The access points as they were when the run began."""
+        """The access points of these settings."""
         return Access(self.endpoint, self.endpoint_of)
 
     @property
     def profiles(self) -> tuple[str, ...]:
-        """The credential profiles that were asked for."""
+        """The credential profiles that the operator asked for."""
         if self.profile is None:
             return ()
         return (self.profile,) if isinstance(self.profile, str) else self.profile
 
     @property
     def every_account(self) -> tuple[AccountSpec, ...]:
-        """The cloud accounts, that without a name included."""
+        """The cloud accounts; if none is named, the account of the keys, called ""."""
         return self.accounts or (AccountSpec(name="", profiles=self.profiles),)
 
     def signers(self, account: str) -> int:
-        """How many identities sign for an account."""
+        """Return how many identities sign for an account."""
         return next(spec.signers for spec in self.every_account if spec.name == account)
 
 
 class Run(Record, tag="run", kw_only=True):
-    """First line: what is to be done, by whom, how."""
+    """The first line: what is to be done, by whom, and how."""
 
     job: JobRef
     action: str
@@ -162,15 +162,14 @@ class Run(Record, tag="run", kw_only=True):
     settings: RunSettings
     plan_digest: str
     counts: dict[str, Count]
-    """`calls`, and one of each `left_out` reason."""
+    """Number of `calls`, and of targets left out for each reason."""
     match: tuple[Matched, ...] = ()
-    """Never asked again: what was approved is what runs."""
+    """The matches and their answers. They are never looked up again: the plan that was approved is what runs."""
     guarded_by: str = ""
-    """Absolute path whose guards hold for whatever goes on from this run: the job file, or the directory in which a
-    command without one was typed. An undo and a rerun have that of the run they go back to."""
+    """Absolute path whose guards hold for a resume, rerun or undo of this run: the job file, or the directory in which
+    a command without one was typed. An undo and a rerun have that of the run they go back to."""
     asked: tuple[str, ...] = ()
-    """Flags that say what a run or an undo was to take, and where (`--endpoint X`, `--rotated`): it can be asked for
-    again."""
+    """Flags that say what a run or an undo takes, and where (`--endpoint X`, `--rotated`), to ask for it again."""
 
 
 class CallLine(Record, tag="call", kw_only=True):
@@ -195,11 +194,11 @@ class OmitLine(Record, tag="omit", kw_only=True):
     rule: str
     where: str
     call: CallId | None = None
-    """Of a call of the plan that a guard took out at a resume, before anything of it was sent."""
+    """Id of a call of the plan that was left out later (by a resume, `keep_admins` or the rule of an undo)."""
 
 
 class Confirmed(Record, tag="confirmed", kw_only=True):
-    """Who said yes, how, and where."""
+    """Who confirmed the plan, how, and at which terminal."""
 
     how: str
     by: str
@@ -220,7 +219,7 @@ class Read(Record, tag="read", kw_only=True):
 
 
 class Before(Record, tag="before", kw_only=True):
-    """An account as it was before the call's first `sent`; nulls and a `why` if it could not be read."""
+    """An account as it was before the call's first `sent`; nulls and a `why` if it was not read."""
 
     call: CallId
     status: Whole | None
@@ -230,7 +229,7 @@ class Before(Record, tag="before", kw_only=True):
     password_update_time: str | None
     why: str | None
     read_at: str = ""
-    """When the reading was made that settles the call, where that was before the run existed."""
+    """When the reading was made, if it settles the call and was made before the run existed."""
 
 
 class Sent(Record, tag="sent", kw_only=True):
@@ -245,12 +244,12 @@ class Sent(Record, tag="sent", kw_only=True):
 
 
 class ReplyLine(Record, tag="reply", kw_only=True):
-    """What came back from one attempt, or what befell it."""
+    """The answer to one attempt, or the fault that ended it."""
 
     call: CallId
     attempt: Count
     sent_at: str | None
-    """When the bytes left; None if they never did."""
+    """When the bytes left; None if none did."""
     request_id: str | None
     code: str | None
     message: str | None
@@ -260,9 +259,9 @@ class ReplyLine(Record, tag="reply", kw_only=True):
 
 
 class Verified(Record, tag="verified", kw_only=True):
-    """An account read after an attempt: whether it is as the action leaves it.
+    """A reading of an account after an attempt; `agrees` says whether the account is as the action leaves it.
 
-    Behind its `settled` it is a later reading of the same run that says otherwise, and then any that changes the word.
+    Behind its `settled` stand only a later reading of the run that does not agree, and each that changes this again.
     """
 
     call: CallId
@@ -273,7 +272,7 @@ class Verified(Record, tag="verified", kw_only=True):
 
 
 class Settled(Record, tag="settled", kw_only=True):
-    """A call's outcome; last and final, at most once a call."""
+    """The final outcome of a call, at most once a call."""
 
     call: CallId
     outcome: Outcome
@@ -282,11 +281,11 @@ class Settled(Record, tag="settled", kw_only=True):
     request_id: str | None
     code: str | None
     message: str | None = None
-    """Why, where the code does not say it (words of ours)."""
+    """Why, in words of ours, if the code does not say it."""
 
 
 class Session(Record, tag="session", kw_only=True):
-    """A further process working on the run."""
+    """A further process that works on the run."""
 
     verb: str
     pid: Whole
@@ -303,14 +302,15 @@ class Note(Record, tag="note", kw_only=True):
     """Something that happened to the run as a whole."""
 
     what: str
-    """lane_slowed, lane_recovered, clock_learned, keys_refreshed, signal, stopping, notice_failed, metrics_failed,
-    slots_reset, continued_by, undone_by."""
+    """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
+    keys_refreshed, keys_not_refreshed, identity, signal, stopping, notice_failed, metrics_failed, slots_reset,
+    continued_by, undone_by."""
     data: dict[str, Any] = field(default_factory=dict)
-    """Any: facts of that note, for a person; nothing is decided from them."""
+    """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 
 
 class Stopped(Struct, frozen=True):
-    """Why a session ended before its work did."""
+    """Why a session ended before its work was done."""
 
     why: str
     code: str | None
@@ -333,7 +333,7 @@ class End(Record, tag="end", kw_only=True):
     exit: Annotated[int, Meta(ge=0, le=255)]
     stopped: Stopped | None
     guard: dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]] = {}
-    """The pacer's guard as it was at the end, a share of the interval, by lane."""
+    """The pacer's guard at the end of the session, a share of the interval, by lane."""
 
 
 AnyRecord = (
@@ -342,7 +342,7 @@ AnyRecord = (
 
 
 def rfc3339(at: float, *, digits: int = 3) -> str:
-    """UNIX seconds as RFC 3339 UTC text, cut (not rounded) to `digits` decimals: 3 is the envelope, 6 is `sent_at`."""
+    """Return UNIX seconds as RFC 3339 UTC text, cut (not rounded) to `digits` decimals: 3 for `at`, 6 for `sent_at`."""
     second = int(at // 1)
     fraction = int((at - second) * 10**digits)
     return f"{_second_text(second)}.{fraction:0{digits}d}Z"
@@ -362,12 +362,12 @@ def _second_text(second: int) -> str:
 
 
 def unix_seconds(text: str) -> float:
-    """Inverse of `rfc3339`; raises ValueError for anything else."""
+    """Return the UNIX seconds of an ISO 8601 time, such as `rfc3339` returns; raise ValueError for any other text."""
     # Profiled: of a million send times in a journal most share their second with the one before.
     known, second = _LAST_PARSED[0]
     if text[:19] != known or text[19:20] != "." or text[26:] != "Z" or not text[20:26].isdecimal():
         at = datetime.fromisoformat(text).timestamp()
-        if text[19:20] == "." and text[-1] == "Z":  # of another zone, the same second is another
+        if text[19:20] == "." and text[-1] == "Z":  # in another time zone the same digits are another second
             _LAST_PARSED[0] = (text[:19], int(at // 1))
         return at
     return (second * 1_000_000 + int(text[20:26])) / 1_000_000

@@ -1,8 +1,8 @@
-"""Whether a record of a journal can have been written by a run: its times, its names and what hangs together.
+"""Checks whether a run can have written a record: its times, its names and how it fits to the records before.
 
-The chain shows that a line is what was written, not that it makes sense: whoever knows the rule can seal anything. So
-this is asked of every record as it is read, once, and what comes after may rely on it. Types and bounds of numbers are
-held by the decoder (`records`).
+The chain shows that a line is what was written, not that it makes sense: anybody who knows the rule can seal any text.
+So `reader` checks every record once as it reads it, and the rest of the engine may rely on that. The decoder checks
+types and bounds of numbers (`records`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records
 
 
 class Sense:
-    """What of a journal has been read so far, as much as is needed to judge the next record."""
+    """What is known from the records read so far, as far as the check of the next record needs it."""
 
     def __init__(self) -> None:
         self._run: records.Run | None = None
         self._calls: set[str] = set()
         self._second = ""
-        """The last second that was a time, with its dot."""
+        """The text of the last valid time up to its dot."""
 
     def first_problem(self, lines: Sequence[records.AnyRecord]) -> tuple[int, str] | None:
-        """Which of these records says what no run can have written, and what, in words; None if all make sense."""
-        # Profiled: asked of every line. Most share their second with the one before, and are of a call of the plan.
+        """Return the index of the first record that no run can have written, and why; None if all make sense."""
+        # Profiled: runs for every line. Most share their second with the one before, and are of a call of the plan.
         second, calls = self._second, self._calls
         for index, record in enumerate(lines):
             at = record.at
@@ -101,7 +101,7 @@ class Sense:
 
 
 def is_time(text: str) -> bool:
-    """Whether a text is a time as the journal writes it, of a day that is in the calendar."""
+    """Return whether a text is a time as the journal writes it, on a day that exists."""
     try:
         return len(text) == 24 and text[10] == "T" and text[19] == "." and text[23] == "Z" and unix_seconds(text) >= 0
     except (ValueError, OverflowError):
@@ -113,7 +113,7 @@ def _is_url(text: str) -> bool:
 
 
 def _of_settings(settings: records.RunSettings) -> str | None:
-    # Whether it may be called is asked by whoever would send there: what it did can be read all the same.
+    # Whether the engine may send to an endpoint is checked before it sends: reading the journal is always allowed.
     if not all(map(_is_url, (*settings.endpoint, *settings.endpoint_of.values()))):
         return "an endpoint is none"
     if not settings.endpoint and not settings.endpoint_of:
@@ -156,11 +156,11 @@ _NOTES: Mapping[str, tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...]
     "route_closed": (("endpoints", _has_endpoints),),
     **dict.fromkeys(records.LINKS, (("run", _is_link),)),
 }
-"""What is decided from notes: name of the fact, and whether it is one."""
+"""Kind of note → the facts that the engine decides from: the name of each, and its check."""
 
 
 def _depth(value: object, depth: int = 0) -> int:
-    """How deep lists and objects are nested; no deeper than asked for is looked."""
+    """Return how deep lists and objects are nested; stop counting one level beyond `_MOST_DEPTH`."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     if depth > _MOST_DEPTH:
         return depth
@@ -174,4 +174,4 @@ _CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = 
     records.Session: Sense._of_session,
     records.Note: Sense._of_note,
 }
-"""Any: each of its own kind of record."""
+"""Kind of record → its check. Any: each check takes its own kind."""

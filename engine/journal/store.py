@@ -4,8 +4,8 @@
     <state_dir>/live/                                        which runs work now, and on what (`live`)
     <state_dir>/simulated/…                                  the same for simulated runs
 
-What only reads creates nothing and works on a read-only mount, whoever made the files. What writes refuses a place that
-people who are not trusted can change.
+A method that only reads creates nothing and works on a read-only mount, no matter who made the files. A method that
+writes refuses a place that untrusted users can change.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ if TYPE_CHECKING:
     from engine.outside.trust import Doubt
 
 BYTES_A_CALL = 2000
-"""What a call adds to a journal, its plan included, where it is done at the first try (measured: 1,770)."""
+"""Bytes that a call adds to a journal, its plan included, if the first attempt succeeds (measured: 1,770)."""
 _ROOM = 3
-"""Times that size: with less room than this a warning is due, as retries need some, too."""
+"""With less room than this many times the journal's size `check_room` warns, as retries need some, too."""
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
 _FILES = 8
-"""Files a run makes: its journal, its lock, its claim, and the directories they lie in."""
+"""Files that a run makes: its journal, its lock, its claim, and the directories that hold them."""
 _NO_ONE_ELSE = Trust()
 
 
 class FileRef(Struct, frozen=True, kw_only=True):
-    """A run that was found, by its file."""
+    """A run that was found, with the path of its journal."""
 
     run_id: RunId
     path: Path
-    """Its journal."""
+    """Path of its journal."""
     simulated: bool
     store: Runs | None
-    """Where it can be worked on; None for a journal outside a state directory, which can only be read."""
+    """The store that can work on it; None for a journal outside a state directory, which can only be read."""
     passed_over: tuple[RunId, ...] = ()
-    """Newer ones by their name, that say they began later than now."""
+    """Runs that `latest` skipped, as they say they began later than now."""
 
     @property
     def place(self) -> str:
@@ -68,19 +68,19 @@ class FileRef(Struct, frozen=True, kw_only=True):
         return str(self.path)
 
     def replay(self) -> Replay:
-        """Its journal, folded."""
+        """Return its journal, folded into a ledger."""
         return replay(self.path)
 
     def records(self) -> Iterator[AnyRecord]:
-        """Its journal, record by record."""
+        """Yield the records of its journal."""
         return read(self.path)
 
     def verify(self, head: str | None) -> Verification:
-        """Its journal, its chain checked, up to a `head` that was printed if one is given."""
+        """Check the chain of its journal, and that it ends with the printed `head` if one is given."""
         return verify(self.path, head)
 
     def doubt(self, trust: Trust) -> Doubt | None:
-        """Why it is not believed: who is not trusted could have written it."""
+        """Return why its journal is not trusted: which other users could have written it. None if it is."""
         return trust.doubt(self.path)
 
 
@@ -93,7 +93,7 @@ class RunStore(RunDirectory):
         return str(self.runs_dir)
 
     def new_run_id(self, now: float, rng: random.Random) -> RunId:
-        """An id no run has, real or simulated; starts with the UTC time, so names sort by age."""
+        """Return an id that no run has, real or simulated. It starts with the UTC time, so that names sort by age."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         while True:
             run_id = f"{stamp}-{''.join(rng.choices(_SUFFIX, k=4))}"
@@ -103,17 +103,17 @@ class RunStore(RunDirectory):
     # Reading: creates nothing.
 
     def list(self) -> tuple[RunHead, ...]:
-        """Every run, newest first; reads two lines of each."""
+        """Return the head of every run, newest first; reads only the first line and the end of each journal."""
         return tuple(self.heads())
 
     def heads(self) -> Iterator[RunHead]:
-        """Every run, newest first, read as it is asked for."""
+        """Yield the head of every run, newest first; each is read when it is asked for."""
         for _, names in groupby(self.names(), key=_stamp):
-            # The time in the name counts whole seconds; within one, the first record's time decides.
+            # The time in the name has whole seconds; within one second the time of the first record decides.
             yield from sorted(map(self.head, names), key=lambda head: (head.started_at, head.run_id), reverse=True)
 
     def head(self, run_id: str) -> RunHead:
-        """What the first and last line of a run say."""
+        """Return what the first line and the last `end` of a run say; an unreadable journal is its `problem`."""
         path = self.path(run_id)
         live = self.is_live(run_id)
         try:
@@ -142,32 +142,32 @@ class RunStore(RunDirectory):
         )
 
     def ref(self, run_id: str, *, passed_over: tuple[RunId, ...] = ()) -> FileRef:
-        """A run of this store; one that its first line calls otherwise is a copy, and can only be read."""
+        """Return a run of this store; one whose first line has another id is a copy, and can only be read."""
         path = self.path(run_id)
         try:
             first = first_record(path)
-        except AcctopsError:  # said where it is read
+        except AcctopsError:  # raised again when the journal is read
             first = None
-        if first is not None and first.run != run_id:  # or was moved: to go on with it would give one run two journals
+        if first is not None and first.run != run_id:  # copied or moved: going on would give one run two journals
             return FileRef(
                 run_id=RunId(first.run), path=path, simulated=first.simulated, store=None, passed_over=passed_over
             )
         return FileRef(run_id=RunId(run_id), path=path, simulated=self.simulated, store=self, passed_over=passed_over)
 
     def has(self, run_id: str) -> bool:
-        """Whether there is such a run; a name with a slash, which leads elsewhere, is none."""
+        """Return whether there is such a run; a name with a slash is none, as it would lead elsewhere."""
         return bool(run_id) and "/" not in run_id and self.path(run_id).is_file()
 
     def place_of(self, run_id: str) -> str:
-        """The path of its journal."""
+        """Return the path of its journal."""
         return str(self.path(run_id))
 
     def replay(self, run_id: str) -> Replay:
-        """The journal of a run, folded."""
+        """Return the journal of a run, folded into a ledger."""
         return replay(self.path(run_id))
 
     def version(self, run_id: str) -> tuple[int, int]:
-        """Time and size of its journal."""
+        """Return the modification time (ns) and the size (bytes) of its journal; zeros if there is none."""
         try:
             found = os.stat(self.path(run_id))  # noqa: PTH116 - both at once
         except OSError:
@@ -175,15 +175,15 @@ class RunStore(RunDirectory):
         return found.st_mtime_ns, found.st_size
 
     def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
-        """Why a run is not believed, by whom this store trusts or by `trust`."""
+        """Return why a run is not trusted, by `trust` or else by the store's own trust; None if it is."""
         return (trust or self.trust).why_not(self.path(run_id))
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
-        """The run of this store that `text` names: see `find_run`."""
+        """Return the run of this store that `text` names: see `find_run`."""
         return _find((self,), text, now)
 
     def stop_requested(self, run_id: str) -> bool:
-        """Whether `acctops stop` asked this run to drain; one stat, cheap enough to poll."""
+        """Return whether `acctops stop` asked this run to drain; one stat, cheap enough to poll."""
         try:
             os.stat(self.run_dir(run_id) / "stop")  # noqa: PTH116 - half the cost of Path.stat, and polled
         except OSError:
@@ -191,7 +191,7 @@ class RunStore(RunDirectory):
         return True
 
     def mark(self, name: str) -> str:
-        """What `set_mark` last wrote; ConfigError if people who are not trusted could have written it."""
+        """Return what `set_mark` last wrote, or ""; raise ConfigError if untrusted users could have written it."""
         path = self.root / name
         self.refuse_strangers(path)
         try:
@@ -202,13 +202,13 @@ class RunStore(RunDirectory):
     # Writing.
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
-        """A new run with its first lines: it exists whole, or not at all."""
-        from engine.journal.writer import FileJournal  # here: what only looks writes nothing
+        """Create a run with its first lines, whole or not at all; return its journal."""
+        from engine.journal.writer import FileJournal  # imported here, as commands that only read do not need it
 
         return FileJournal.create(self, run_id, first, clock=clock)
 
     def open(self, run_id: RunId, *, clock: Callable[[], float]) -> tuple[FileJournal, Replay]:
-        """A run that is there, ready to append; BusyError after a second if another process works on it."""
+        """Open a run that exists, ready to append; raise BusyError after a second if another process works on it."""
         from engine.journal.writer import FileJournal
 
         return FileJournal.open(self, run_id, clock=clock)
@@ -216,13 +216,13 @@ class RunStore(RunDirectory):
     def claim(
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
-        """The right to work on these accounts; BusyError, naming the run, if a live one forbids it."""
+        """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
         from engine.journal.live import claimed
 
         return claimed(self, mine, inverse=inverse, undone_by=undone_by)
 
     def try_out(self) -> None:
-        """Make a run's place, write there, and remove both; OSError or ConfigError if that cannot be."""
+        """Make a run's directory, write a file there, remove both; raise OSError or ConfigError if that fails."""
         run_id = self.new_run_id(time.time(), random.Random())
         self.make_run_dir(run_id)
         probe = self.run_dir(run_id) / "doctor"
@@ -231,17 +231,17 @@ class RunStore(RunDirectory):
         self.discard_unborn(run_id)
 
     def set_mark(self, name: str, text: str) -> None:
-        """A short text in a file of this name below the store's root; ConfigError if it cannot be written."""
+        """Write a short text to a file of this name below the store's root; raise ConfigError if that fails."""
         path = self.root / name
         with self.writable():
             self.make_dir(path.parent)
             replace_whole(path, f"{text}\n".encode(), 0o640 if self.group else 0o600)
 
     def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
-        """ConfigError for a place in somebody else's home, which root could write to: its owner could not, after that.
+        """Raise ConfigError for a place that untrusted users can change, or that root would close to its owner.
 
-        Whoever is not root works there by the rights the owner gave, or is told that it cannot be written. So is a
-        place that people who are not trusted can change.
+        That is a place in another user's home: files that root makes there could not be written by that user. A user
+        other than root writes there by the rights that the owner gave, or learns later that it cannot be written.
         """
         there = next(place for place in (self.root, *self.root.parents) if place.exists())
         owner = there.stat().st_uid
@@ -262,7 +262,7 @@ class RunStore(RunDirectory):
         self.refuse_strangers(self.runs_dir)
 
     def strangers(self, runs: Iterable[str]) -> dict[str, str]:
-        """Which of these runs others could have written, and why; whoever the store belongs to may have."""
+        """Return those of the runs that users beside the store's owner and its `trust` could have written, and why."""
         found = {}
         for run in runs:
             with suppress(OSError):  # gone since
@@ -272,7 +272,7 @@ class RunStore(RunDirectory):
         return found
 
     def check_room(self, calls: int) -> str | None:
-        """ConfigError if the disk has no room for the journal of so many calls; a warning if it is scarce."""
+        """Return a warning if room for the journal of `calls` calls is scarce; raise ConfigError if there is none."""
         there = next(place for place in (self.runs_dir, *self.runs_dir.parents) if place.exists())
         try:
             disk = os.statvfs(there)
@@ -294,22 +294,22 @@ class RunStore(RunDirectory):
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
     def clear_stop(self, run_id: str) -> None:
-        """Forget a request to stop, before a session begins or once it obeyed."""
+        """Remove a request to stop, before a session begins or once the session has obeyed it."""
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
 
 
 def runs_at(state_dir: Path, *, simulated: bool, group: str | None = None, trust: Trust = _NO_ONE_ELSE) -> Runs:
-    """The runs that a state directory keeps. A store of another kind would be chosen here."""
+    """Return the store with the runs of a state directory. A store of another kind would be chosen here."""
     return RunStore(state_dir, simulated=simulated, group=group, trust=trust)
 
 
 def find_run(
     state_dir: Path, text: str, *, group: str | None = None, trust: Trust = _NO_ONE_ELSE, now: float | None = None
 ) -> RunRef:
-    """The run that `text` names: an id, a unique prefix, `latest`, `latest:JOBNAME`, a journal's path or a run's.
+    """Return the run that `text` names: its id, a unique prefix, its path or its journal's, `latest`, `latest:JOBNAME`.
 
-    Real runs come first, and `latest` is never a simulated one, nor one that begins later than `now`. Raises UsageError
-    with the candidates and the directory looked in.
+    Real runs come first. `latest` is never a simulated run, nor one that says it began later than `now` unless it is
+    live. Raises UsageError, which names the candidates and the directories searched.
     """
     stores = [runs_at(state_dir, simulated=which, group=group, trust=trust) for which in (False, True)]
     return _find(stores, text, now)
@@ -372,7 +372,7 @@ def _at_path(stores: Sequence[Runs], path: Path) -> RunRef:
         if store is None or known.simulated != store.simulated or not isinstance(known, RunStore):
             continue
         if known.runs_dir.resolve() == store.runs_dir:
-            store = known  # it knows its group
+            store = known  # unlike the new one it has its group
     return FileRef(run_id=RunId(run.run), path=path, simulated=run.simulated, store=store)
 
 
@@ -382,7 +382,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def to_come_words(runs: Sequence[str]) -> str:
-    """That runs begin later than now, and are passed over."""
+    """Return the message that runs say they began later than now, and are passed over."""
     verb = "says it" if len(runs) == 1 else "say they"
     return f"{_few(runs)} {verb} began later than now: the clock of this machine was wrong then, or is now; passed over"
 

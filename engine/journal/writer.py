@@ -1,11 +1,11 @@
 """Appends to the journal of one run, durably, with group commit off the event loop.
 
-One commit (a write and an fdatasync, in a thread) is under way at a time; it takes everything appended until it
-started, so one sync serves all that wait (J2). Everything but the commit itself happens on the loop's thread. The
-thread is a daemon: a disk that does not answer keeps no process from leaving.
+One commit (a write and an fdatasync, in a thread) is under way at a time. It takes every line appended before it
+started, so one sync serves all callers that wait (J2). Everything but the commit itself happens on the loop's thread.
+The commit's thread is a daemon: a disk that does not answer cannot keep the process from ending.
 
-A record is durable only if it can be found again. So each commit also asks whether the file still has its name, and
-the size that was written to it: a journal that was removed, replaced, moved, cut or written to by others ends the run.
+A record is durable only if it can be found again. So each commit also checks that the file still has its name and the
+size written so far. A journal that was removed, replaced, moved, cut or written to by others ends the run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class _Batch(NamedTuple):
-    """Lines on their way to the disk, and where the journal ends after them."""
+    """Lines to be written in one commit, and where the journal ends after them."""
 
     data: bytes
     seq: int
@@ -58,24 +58,24 @@ class _Batch(NamedTuple):
 
 
 class _MeddledError(Exception):
-    """The file is not what this process wrote any more; the text says what befell it, and where the records are."""
+    """The file is no longer what this process wrote; the text says what happened to it, and where the records are."""
 
 
 class _Thread(Executor):
-    """One thread, made when it is needed, that does what it is given, in order. Unlike a pool's nobody joins it."""
+    """One daemon thread, started when needed, that does its work in order. Unlike a pool's, no exit waits for it."""
 
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have something done. Any: as `Executor` has it."""
+        """Give the thread a function to call; return the future of its result. Any: as `Executor` has it."""
         done: Future[Any] = Future()
 
         def work() -> None:
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            except BaseException as error:  # noqa: BLE001 - the caller that waits raises it
                 done.set_exception(error)
             else:
                 done.set_result(result)
@@ -87,7 +87,7 @@ class _Thread(Executor):
         return done
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing more comes."""
+        """End the thread once it has done its work; wait for that if `wait`."""
         if self._thread is not None:
             self._work.put(None)
             if wait:
@@ -99,20 +99,20 @@ class _Thread(Executor):
 
 
 class FileJournal:
-    """The open journal of a run, and the lock on it (J5). For one thread and one event loop at a time."""
+    """The open journal of a run, with its lock (J5). One thread and one event loop at a time may use it."""
 
     def __init__(
         self, path: Path, fd: int, chain: Chain, lock: HeldLock, *, clock: Callable[[], float], write: Write, sync: Sync
     ) -> None:
-        """`fd` is the file at `path`, locked."""
+        """`fd` is the open and locked file at `path`."""
         self.path = path
         self.broken: JournalWriteError | None = None
-        """Why nothing is written any more."""
+        """Why nothing is written any more; None while it is."""
         self.durable_seq = chain.seq
         self.durable_head = chain.head
         """Hash of the last line on disk."""
         self.commit_s = 0.0
-        """How long a commit takes, lately."""
+        """Seconds that a commit takes, as a moving average."""
         self._chain = chain
         self._lock = lock
         self._clock = clock
@@ -127,17 +127,17 @@ class FileJournal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._flight: asyncio.Future[None] | None = None
-        """The commit that the loop waits to be told of."""
+        """The commit under way that the loop started; `_landed` ends it."""
         self._thread = _Thread()
         self._began_at = 0.0
         self._idle = threading.Event()
-        """No commit is under way."""
+        """Set while no commit is under way."""
         self._idle.set()
-        # Written by the committing thread, read while it is idle.
+        # The committing thread writes these; the loop's thread reads them while it is idle.
         self._name = str(path)
         self._size = os.fstat(fd).st_size
         self._digest = _digest_of(fd, self._size)
-        """Of all that the file holds, as it was opened and as it was written since."""
+        """Digest of what the file held when it was opened and of what was written since."""
         self._on_disk = (chain.seq, chain.head)
         self._failure: BaseException | None = None
 
@@ -152,10 +152,10 @@ class FileJournal:
         write: Write = os.write,
         sync: Sync = os.fdatasync,
     ) -> FileJournal:
-        """A new run with its `run` line and its whole plan: it exists from the rename on, or not at all (J1).
+        """Create a run with its `run` line and its whole plan: it exists from the rename on, or not at all (J1).
 
-        Streams: `first` may yield a million lines. A record's envelope is filled by the time the next one is asked
-        for, so a generator may fold what it yields into a ledger.
+        Writes while it reads `first`, which may yield a million records. The envelope of a record is filled before
+        the next one is asked for, so a generator may fold its records into a ledger.
         """
         store.make_run_dir(run_id)
         lock = store.lock(run_id)
@@ -192,9 +192,9 @@ class FileJournal:
         write: Write = os.write,
         sync: Sync = os.fdatasync,
     ) -> tuple[FileJournal, Replay]:
-        """Lock the run (J5), replay it, cut its torn tail (J1): ready to append. Appends nothing itself.
+        """Lock the run (J5), replay it, and cut its torn tail (J1); return its journal and the replay.
 
-        Raises BusyError after a second if another process holds the run.
+        Appends nothing. Raises BusyError after a second if another process holds the run.
         """
         path = store.path(run_id)
         if not path.is_file():
@@ -221,7 +221,7 @@ class FileJournal:
                 os.ftruncate(fd, found.size)
                 journal._size = found.size
                 journal._digest = _digest_of(fd, found.size)
-            # Lines of a killed process may be in memory only; from here on things are decided from them (J2).
+            # Lines of a killed process may be in memory only, and the session will decide from them (J2).
             _interruptibly(partial(sync, fd))
         except BaseException as error:
             journal._failure = error
@@ -239,7 +239,7 @@ class FileJournal:
 
     @property
     def is_meddled(self) -> bool:
-        """Whether somebody else changed the file: what was recorded may be there no more."""
+        """Whether another process changed the file: its records may be lost."""
         return isinstance(self._failure, _MeddledError)
 
     @property
@@ -253,10 +253,10 @@ class FileJournal:
         return self._chain.seq
 
     def append(self, record: AnyRecord, then: Then | None = None) -> int:
-        """Add a record to the next commit; returns its number. It is not durable yet.
+        """Add a record to the next commit, and return its number. The record is not durable yet.
 
-        `then(record)` is called on the loop once it is, in the order of appending and before any `durable` that
-        covers it returns; never if it does not become durable (J2). The record's envelope is filled at once.
+        Once it is, and before a `durable` that covers it returns, the loop calls `then(record)`, in the order of
+        appending; never if the record does not become durable (J2). The record's envelope is filled at once.
         """
         if self.broken is not None:
             raise self._error()
@@ -271,11 +271,11 @@ class FileJournal:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds for which the disk has not answered; 0 while nothing is asked of it."""
+        """Seconds that the commit under way has taken; 0 if none is."""
         return 0.0 if self._idle.is_set() else time.monotonic() - self._began_at
 
     def _at(self) -> str:
-        # Profiled: at thousands of calls a second most records share their millisecond with the one before.
+        # Profiled: at thousands of calls a second, most records share their millisecond with the one before.
         now = self._clock()
         known, text = self._latest_at
         if (millisecond := int(now * 1000)) != known:
@@ -284,9 +284,9 @@ class FileJournal:
         return text
 
     async def durable(self, seq: int | None = None) -> None:
-        """Return once line `seq`, and so all before it, is on disk; by default: all that is appended by now (J2).
+        """Wait until line `seq` and all before it are on disk; by default, all lines appended by now (J2).
 
-        Raises JournalWriteError if that will never be.
+        Raises JournalWriteError if they cannot be written.
         """
         if seq is None:
             seq = self._chain.seq
@@ -303,9 +303,9 @@ class FileJournal:
         await done
 
     async def is_as_written(self) -> bool:
-        """Read the file once more: whether it holds what was written, byte for byte. If not, it is broken from now on.
+        """Read the file once more; return whether it holds what was written, byte for byte. If not, it is `broken`.
 
-        For the end of a session, when all is durable: sizes and names were looked at with every commit, bytes were not.
+        For the end of a session, when all lines are durable: each commit checks only the file's size and name.
         """
         await self.durable()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._compare)
@@ -313,23 +313,23 @@ class FileJournal:
         return self.broken is None
 
     def _compare(self) -> None:
-        """In the thread."""
+        """Compare the file with what was written; runs in the thread."""
         try:
             self._check_file()
             if _digest_of(self._fd, self._size).digest() != self._digest.digest():
                 look = f"look at it: acctops journal verify {self._chain.run}"
                 raise _MeddledError(f"was changed in place while the run went on; {look}")
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
             self._failure = error
 
     def append_now(self, record: AnyRecord) -> int:
-        """Append and make durable in one blocking step: for code outside the loop, and for the last words."""
+        """Append a record and block until it is durable; return its number. For code outside the loop, and the end."""
         seq = self.append(record)
         self.flush()
         return seq
 
     def flush(self) -> None:
-        """Make everything appended durable, blocking; also while a commit is under way."""
+        """Block until every appended line is durable, also if a commit is under way."""
         if self.broken is not None:
             raise self._error()
         self._idle.wait()
@@ -341,7 +341,7 @@ class FileJournal:
             raise self._error()
 
     async def aclose(self) -> None:
-        """Make durable what can be, without blocking the loop, then close; raises if something new was lost."""
+        """Make durable what can be without blocking the loop, then close; raise JournalWriteError if that fails now."""
         try:
             if self.broken is None and not self._closed:
                 await self.durable()
@@ -349,7 +349,7 @@ class FileJournal:
             self.close()
 
     def close(self) -> None:
-        """Make durable what can be, close the file, release the lock; raises if something new was lost."""
+        """Make durable what can be, close the file, release the lock; raise JournalWriteError if that fails now."""
         if self._closed:
             return
         try:
@@ -359,9 +359,9 @@ class FileJournal:
             self._let_go()
 
     def leave(self, patience_s: float) -> bool:
-        """Close, but wait for the disk no longer than this; whether all that was appended is known to be on it."""
+        """Close, but wait for the disk at most `patience_s`; return whether every line is known to be on it."""
         until = time.monotonic() + patience_s
-        for _ in range(2):  # what is under way, then the rest
+        for _ in range(2):  # the commit under way, then the rest
             if self._closed or self.broken is not None or not self._idle.wait(until - time.monotonic()):
                 break
             self._settle()
@@ -379,7 +379,7 @@ class FileJournal:
         self._closed = True
         if self._idle.is_set():
             self._close_files()
-        else:  # the disk does not answer; the file is in use until it does
+        else:  # the disk does not answer; the thread uses the file until it does
             self._thread.submit(self._close_files)
         self._thread.shutdown(wait=False)
 
@@ -388,14 +388,14 @@ class FileJournal:
         self._lock.release()
 
     def _schedule(self) -> None:
-        # The next turn of the loop, not now: what else is appended in this turn joins the commit.
+        # In the next turn of the loop, so that what else is appended in this turn joins the commit.
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return  # not within a loop: waits for `flush`, or for `durable`
+            return  # no loop is running: `flush` or `durable` will commit the lines
         if self._loop is not loop:
             if self._loop is not None:
-                self.flush()  # what an earlier loop left behind
+                self.flush()  # lines that were appended on an earlier loop
             self._loop, self._flight = loop, None
         self._scheduled = True
         loop.call_soon(self._start)
@@ -409,7 +409,7 @@ class FileJournal:
         self._flight.add_done_callback(self._landed)
 
     def _take(self) -> _Batch:
-        """What is appended, to be committed now."""
+        """Return the appended lines as the batch of a commit that starts now."""
         batch = _Batch(b"".join(self._lines), self._chain.seq, self._chain.head)
         self._lines.clear()
         self._began_at = time.monotonic()
@@ -417,7 +417,7 @@ class FileJournal:
         return batch
 
     def _commit(self, batch: _Batch) -> None:
-        """In the thread."""
+        """Write and sync a batch; runs in the thread."""
         began = time.perf_counter()
         try:
             self._check_file()
@@ -427,7 +427,7 @@ class FileJournal:
             self._sync(self._fd)
             took_s = time.perf_counter() - began
             self._check_file()
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
             self._failure = error
         else:
             self._on_disk = (batch.seq, batch.head)
@@ -435,7 +435,7 @@ class FileJournal:
         self._idle.set()
 
     def _check_file(self) -> None:
-        """Whether the file is still where it was, and what was written; _MeddledError if not."""
+        """Raise _MeddledError if the file has lost its name, or has another size than was written."""
         here = os.fstat(self._fd)
         try:
             there = os.lstat(self._name)
@@ -454,7 +454,7 @@ class FileJournal:
         raise _MeddledError(f"{how} while the run went on; {self._where_it_is(here, is_free=there is None)}")
 
     def _where_it_is(self, here: os.stat_result, *, is_free: bool) -> str:
-        """Where the records of a file that lost its name are: under another name, or saved now, as nobody else can."""
+        """Say where the records of a file that lost its name are: under another name, or else saved now."""
         with suppress(OSError):
             name = Path(f"/proc/self/fd/{self._fd}").readlink()
             if here.st_nlink and name.is_file():
@@ -462,10 +462,10 @@ class FileJournal:
         return self._saved(here, is_free=is_free)
 
     def _saved(self, here: os.stat_result, *, is_free: bool) -> str:
-        """Save what this run has written: there if the name is free, else beside."""
+        """Save what this run has written, under the journal's name if free, else beside; say where."""
         kept = self.path if is_free else self.path.with_name(f"{self.path.name}.kept-{os.getpid()}")
         try:
-            for folder in reversed(kept.parents):  # its state directory may be gone as well
+            for folder in reversed(kept.parents):  # the state directory may be gone, too
                 folder.mkdir(mode=0o700, exist_ok=True)
             fd = create_new(kept, stat.S_IMODE(here.st_mode))
             try:
@@ -481,24 +481,24 @@ class FileJournal:
         return "its records were saved there" if is_free else f"its records were saved as {kept}: put it back"
 
     def _landed(self, _flight: asyncio.Future[None]) -> None:
-        """On the loop: a commit is over."""
+        """Handle the end of a commit, on the loop."""
         self._flight = None
         try:
             self._settle()
         finally:
-            # After the waiters' own wake-ups, so that what they append now joins the commit.
+            # Scheduled after the waiters wake up, so that what they append then joins the commit.
             if self._lines and not self._scheduled and not self._closed:
                 self._schedule()
 
     def _settle(self) -> None:
-        """Tell everyone how far the disk is."""
+        """Call `then` of the records that are durable, wake the waiters, and set `broken` after a failure."""
         self.durable_seq, self.durable_head = self._on_disk
         trouble: Exception | None = None
         while self._then and self._then[0][0].seq <= self.durable_seq:
             record, then = self._then.popleft()
             try:
                 then(record)
-            except Exception as error:  # noqa: BLE001 - raised below: one listener's bug must not silence the others
+            except Exception as error:  # noqa: BLE001 - raised below: a bug of one listener must not stop the others
                 trouble = trouble or error
         if self._failure is not None and self.broken is None:
             words = _advice(
@@ -520,12 +520,12 @@ class FileJournal:
             raise trouble
 
     def _error(self) -> JournalWriteError:
-        # A fresh one for each who raises it: tracebacks pile up on a shared exception.
+        # A new one for each caller: tracebacks pile up on a shared exception.
         return JournalWriteError(str(self.broken))
 
 
 def _digest_of(fd: int, size: int) -> _Hash:
-    """SHA-256 of the first `size` bytes of a file."""
+    """Return the SHA-256 of the first `size` bytes of a file."""
     digest, at = sha256(), 0
     while part := os.pread(fd, min(_CREATE_BYTES, size - at), at):
         digest.update(part)
@@ -556,10 +556,10 @@ def _write_all(fd: int, data: bytes, write: Write) -> None:
 
 
 def _open_locked(store: RunDirectory, run_id: RunId) -> int:
-    """The journal of a run, open for appending, and locked on the file itself: its lock file may have been removed.
+    """Open the journal of a run for appending, and lock the file itself: its lock file may have been removed.
 
-    BusyError if another process writes it. Who may only read it can be in the way, and is passed over: the lock file,
-    which he cannot open, is ours.
+    Raises BusyError if another process writes it. A shared lock of a user who may only read it is ignored: that user
+    cannot open the lock file, which we hold.
     """
     fd = os.open(store.path(run_id), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
     if locks.take(fd) is Hold.THEIRS:
@@ -569,14 +569,14 @@ def _open_locked(store: RunDirectory, run_id: RunId) -> int:
 
 
 def _interruptibly(work: Callable[[], None]) -> None:
-    """Do something that a disk may never answer, so that a signal still ends the wait."""
+    """Do work that may wait for a disk that never answers, in a thread, so that a signal still ends the wait."""
     thread = _Thread()
     thread.submit(work).result()
     thread.shutdown()
 
 
 def _advice(path: Path, error: BaseException, sent: str, then: str) -> str:
-    if isinstance(error, _MeddledError):  # how to go on is for who knows what can still be read
+    if isinstance(error, _MeddledError):  # its text says what can still be read; a person decides how to go on
         return f"{path}: the journal {error}. {sent}"
     code = error.errno if isinstance(error, OSError) else None
     why = f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else str(error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""What is said of runs: text, JSON, CSV, notices, metrics.
+"""Reports on runs: text, JSON, CSV, notices, metrics.
 
-`text` a ledger as a report or a document · `nextstep` the exact command that goes on · `history` several runs
-together · `notices` what is told to those who are not there · `notify` telling them · `metrics` figures · `spans`
-times in words.
+`text` turns a ledger into a report or a document · `nextstep` finds the exact command that goes on · `history` looks at
+several runs together · `notices` writes notices · `notify` sends them · `metrics` writes figures for Prometheus ·
+`spans` writes durations in words.
 """

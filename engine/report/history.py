@@ -1,4 +1,4 @@
-"""Several runs together: what is open, and which run was good. No I/O, no clock."""
+"""Looks at several runs together: what is open, and whether all is as asked. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 class OpenWork:
-    """What is not as asked, over runs: of a call in several of them the last run's word counts."""
+    """The accounts that are not as asked over several runs; of a call in several runs the last one counts."""
 
     def __init__(self) -> None:
         self._last: dict[CallId, tuple[str, bool]] = {}
 
     def add(self, run: str, ledger: Ledger) -> None:
-        """The next run, in order of time."""
+        """Add the next run, in order of time."""
         for call, _, outcome in ledger.outcomes():
             self._last[call.id] = (run, outcome in GOOD)
         for omit in ledger.lacking():
-            # An account that an undo left, or could not look at. What a match could not see, and a bad row, name none.
+            # An account that an undo left or could not read. A bad row, or a match that could not read, names none.
             if omit.reason != OmitReason.BAD_ROW and is_user(omit.user):
                 of = call_id(omit.account, omit.region, omit.instance, omit.user, ledger.run.action)
                 self._last[of] = (run, False)
 
     def by_run(self) -> Counter[str]:
-        """Open calls by the last run that has them; nobody is counted twice."""
+        """Return the number of open calls by the last run that has them; each account counts once."""
         return Counter(run for run, is_good in self._last.values() if not is_good)
 
 
 def is_whole(family: Iterable[Ledger]) -> bool:
-    """Whether a run with what it repeated, oldest first, has everything as asked.
+    """Return whether a run and the runs that it repeats, oldest first, together have everything as asked.
 
-    A rerun of what failed ends well by itself when that much is done; the job is done only if the rest is, too, and
-    what never became a call is in no rerun.
+    A rerun of failed calls alone ends well once those calls are done. The job is done only if all other calls are done,
+    too; a target that never became a call is in no rerun.
     """
     whole = merged(list(family))
     return not whole.lacking() and all(outcome in GOOD for _, _, outcome in whole.outcomes())

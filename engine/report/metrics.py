@@ -1,8 +1,8 @@
-"""How runs go, as a textfile for Prometheus's node exporter. The only importer of prometheus-client.
+"""Writes metrics of runs to a textfile for Prometheus's node exporter. The only importer of prometheus-client.
 
-One file for all jobs: a run replaces the samples of its own job and keeps those of the others, under a lock, and the
-file is renamed into its place whole. Measuring is never worth a run: what cannot be written is `MetricsError`, in
-words, and nothing here waits long.
+All jobs share one file. A run replaces the samples of its own job and keeps those of the others, under a lock; then it
+renames the whole file into place. Metrics must never stop a run: if they cannot be written, this module raises
+`MetricsError`, in words, after a short wait at most.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
 
 EVERY_S = 10.0
-"""How often the file is written while a run goes."""
+"""Seconds between two writes of the file while a run is live."""
 MOST = 4 << 20
-"""Bytes of a file whose samples are kept; ours has some hundred a job."""
+"""Bytes that are read of a file that exists; ours has a few hundred a job."""
 _LOCK_S = 1.0
 _SUCCESS = "acctops_last_success_time_seconds"
 _GAUGES = {
@@ -56,19 +56,19 @@ class MetricsError(Exception):
 
 
 class RunMetrics(Struct, frozen=True, kw_only=True):
-    """How one run stands, as numbers."""
+    """The state of one run at one time, as numbers."""
 
     job: str
     at: float
-    """UNIX time at which it stands so."""
+    """UNIX time of the state."""
     exit_code: int | None
-    """None while it goes."""
+    """Exit code of the run; None while it is live."""
     samples: tuple[tuple[str, Mapping[str, str], float], ...]
     """Name, labels beside `job`, value."""
 
 
 def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | None) -> RunMetrics:
-    """How a run stands at UNIX time `now`."""
+    """Return the metrics of a run at UNIX time `now`; `exit_code` is None while it is live."""
     run = ledger.run
     samples: _Samples = [("acctops_run_targets", {"outcome": name}, count) for name, count in ledger.counts().items()]
     samples += [("acctops_run_left_out", {"reason": name}, count) for name, count in ledger.left_out().items()]
@@ -90,7 +90,7 @@ def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | 
 
 
 def check_installed(path: Path | None, origin: str) -> None:
-    """ConfigError if metrics are asked for and cannot be made, before anything is sent."""
+    """Raise ConfigError, before anything is sent, if metrics are asked for and the package for them is missing."""
     if path is not None and find_spec("prometheus_client") is None:
         raise ConfigError(
             f"{origin}: metrics_file needs the package prometheus-client, which is not installed: "
@@ -99,20 +99,20 @@ def check_installed(path: Path | None, origin: str) -> None:
 
 
 def known_success(path: Path, job: str) -> float | None:
-    """When the job last succeeded, as far as the file knows; MetricsError if it cannot be read."""
+    """Return the UNIX time of the job's last success in the file, or None; raise MetricsError if it is unreadable."""
     with _in_words(path):
         return _present(path, job)[1]
 
 
 def write(path: Path, metrics: RunMetrics, success_at: float | None) -> None:
-    """Put the samples of one job into the file, whole or not at all; MetricsError in words if that cannot be.
+    """Replace the samples of one job in the file, whole or not at all; raise MetricsError in words if that fails.
 
-    `success_at` is when the job last succeeded; None: what the file says of that stands.
+    `success_at` is the UNIX time of the job's last success; None keeps the time in the file.
     """
     with _in_words(path), _locked(path.parent):
         others, known = _present(path, metrics.job)
         data = _text(metrics, others, success_at if success_at is not None else known)
-        replace_whole(path, data, 0o644)  # readable by anybody, whatever the umask is: it is there to be scraped
+        replace_whole(path, data, 0o644)  # readable by all whatever the umask, so that it can be scraped
 
 
 @contextlib.contextmanager
@@ -139,12 +139,12 @@ def _text(metrics: RunMetrics, others: _Samples, last_success_at: float | None) 
 
 
 def _present(path: Path, job: str) -> tuple[_Samples, float | None]:
-    """What the file says of other jobs, and when this one last succeeded."""
+    """Return the samples of other jobs in the file, and the time of this job's last success (None if unknown)."""
     from prometheus_client.parser import text_string_to_metric_families
 
     others: _Samples = []
     success: float | None = None
-    # What is no file of ours, or was damaged, is written anew.
+    # A file that is not ours, or was damaged, is replaced.
     with contextlib.suppress(ValueError, KeyError, IndexError):
         for family in text_string_to_metric_families(_read(path)):
             for sample in family.samples:
@@ -160,7 +160,7 @@ def _present(path: Path, job: str) -> tuple[_Samples, float | None]:
 
 def _read(path: Path) -> str:
     try:
-        # Not through a link, which others may have planted in a directory that they share with us.
+        # Not through a link: other users of a shared directory may have put it there.
         return read_regular(path, MOST, follow=False).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
@@ -168,7 +168,7 @@ def _read(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Among the runs of this host: two jobs that end together must not lose each other's last word."""
+    """Hold the lock among the runs of this host, so that two jobs that end together both keep their samples."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         until = time.monotonic() + _LOCK_S

@@ -1,7 +1,7 @@
-"""What is open of a run and its reruns, and the exact commands that take it. No I/O, no clock.
+"""Finds what is open of a run and its reruns, and the exact commands that go on. No I/O, no clock.
 
-One rule serves the end of a run, `status`, `report`, `stop`, `resume` and notices, so that all of them advise the same.
-A call that several runs of a family have belongs to the last of them: its word counts, and it alone goes on with it.
+The end of a run, `status`, `report`, `stop`, `resume` and notices use the same rule, so that all give the same advice.
+A call that several runs of a family have belongs to the last of them: its outcome counts, and only it goes on with it.
 """
 
 from __future__ import annotations
@@ -27,68 +27,68 @@ if TYPE_CHECKING:
 
 BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 _NAMED_RUN = re.compile(r"acctops (?:resume|rerun) RUN(?: --(?:only|code) [\w.,]*\w)?")
-"""Advice of a code that goes on with the run."""
+"""The part of a code's advice that names the command to go on with."""
 _NAMED_JOB = re.compile(r"\b(run|plan|doctor) JOB\b")
 _STANDARD_INPUT = " and standard input"
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One command, and what it is for."""
+    """One command, and how many accounts it is for."""
 
     words: tuple[str, ...]
-    """Without `acctops`, each a word of the shell."""
+    """The words of the command, without `acctops` and without quoting."""
     takes: int
-    """Accounts it is for."""
+    """Number of accounts that the command is for."""
     why: str = ""
-    """When to take it, if that is for a person to judge."""
+    """When to give the command, if a person has to judge that; else empty."""
 
     def command(self, flags: str = "") -> str:
-        """To be pasted; `flags` are those it needs to find the run (` --state-dir …`)."""
+        """Return the command line to paste; `flags` are those it needs to find the run (` --state-dir …`)."""
         return f"acctops {pasted(self.words)}{flags}"
 
 
 class WayOn(Struct, frozen=True, kw_only=True):
-    """What is open of a family of runs, as one of them tells it."""
+    """What is open of a family of runs, as one of its runs reports it."""
 
     run: str
     members: tuple[str, ...]
     """The runs of the family, oldest first."""
     steps: tuple[Step, ...]
-    """What takes what is open, each to be followed as it is."""
+    """The commands for what is open; each can be given as it is."""
     choices: tuple[Step, ...]
-    """What else could be done, if a person wants it."""
+    """Further commands, each of which a person has to want."""
     open: Mapping[Outcome, int]
-    """Accounts that are not as asked, by outcome, over the family."""
+    """Number of accounts that are not as asked, by outcome, over the family."""
     asked: int
-    """Accounts asked for, over the family."""
+    """Number of accounts asked for, over the family."""
     flags: str = ""
     """Flags that each command needs."""
     again: tuple[str, ...] = ()
-    """The words of the command that runs the job again; none: it was no file."""
+    """Words of the command that runs the job again; empty if the job was no file."""
     parent: str | None = None
-    """The run that an undo undoes."""
+    """The run that the family's undo undoes; None if it has no undo."""
     owners: Mapping[CallId, str] = {}
-    """Call → the later run that has it, of calls of `run`."""
+    """Call of `run` → the last later run that has it, too."""
     done_later: frozenset[CallId] = frozenset()
-    """Of these, what is as asked there."""
+    """The calls of `owners` that are as asked in the later run."""
 
     @property
     def command(self) -> str | None:
-        """The next command, if anything is left to do."""
+        """The next command; None if nothing is left to do."""
         return self.steps[0].command(self.flags) if self.steps else None
 
     @property
     def job(self) -> str | None:
-        """The command that runs the job again, if there is one."""
+        """The command that runs the job again; None if there is none."""
         return f"acctops {pasted(self.again)}{self.flags}" if self.again else None
 
     @property
     def open_calls(self) -> int:
-        """Accounts that are not as asked."""
+        """Number of accounts that are not as asked."""
         return sum(self.open.values())
 
     def lines(self) -> list[str]:
-        """For the end of a report: what is open of the family, and how to go on."""
+        """Return the last lines of a report: what is open of the family, and how to go on."""
         lines = []
         if len(self.members) > 1:
             kinds = ", ".join(f"{self.open[kind]:,} {kind}" for kind in BAD if self.open[kind])
@@ -99,16 +99,16 @@ class WayOn(Struct, frozen=True, kw_only=True):
         return lines + go_on_lines(self.steps, self.flags)
 
     def with_back(self, count: int) -> WayOn:
-        """The same where `count` accounts that reruns had changed have been read as changed back."""
+        """Return a copy with `count` more failed accounts: a reading showed them as changed back after a rerun."""
         left = Counter(self.open)
         left[Outcome.FAILED] += count
         look = Step(words=("verify", self.run, "--family"), takes=count)
         return replace(self, open=left, steps=(*self.steps, look))
 
     def without_journal(self, ledger: Ledger) -> WayOn:
-        """The same where the run's own journal cannot be read any more: a new run of the job finds what is open.
+        """Return a copy for a run whose journal cannot be read any more: a new run of the job finds what is open.
 
-        Without a job the accounts are named. `ledger` is what is known of the run.
+        If the job was no file, the commands name the accounts. `ledger` is what is known of the run.
         """
         steps: tuple[Step, ...] = (Step(words=self.again, takes=self.open_calls),) if self.again else ()
         if not steps:
@@ -119,7 +119,7 @@ class WayOn(Struct, frozen=True, kw_only=True):
         return replace(self, steps=steps, choices=())
 
     def fill(self, advice: str | None, call: Call | None = None) -> str | None:
-        """The advice of a code for a target of this run: true ids for RUN and JOB, and the command that helps."""
+        """Return the advice of a code for a target of this run, with true ids for RUN and JOB and the right command."""
         if advice is None:
             return None
         if call is not None and call.id in self.done_later:
@@ -134,7 +134,7 @@ class WayOn(Struct, frozen=True, kw_only=True):
         return _NAMED_JOB.sub(lambda found: f"{found[1]} {self._job_for(found[1])}", advice)
 
     def _job_for(self, verb: str) -> str:
-        """The job and its flags as a command takes them: a plan is never simulated, doctor leaves out no account."""
+        """Return the job and its flags as `verb` takes them: only `run` has --simulate, `doctor` has no --exclude."""
         words = [word for word in self.again[1:] if word != "--simulate" or verb == "run"]
         while verb == "doctor" and "--exclude" in words:
             at = words.index("--exclude")
@@ -142,14 +142,14 @@ class WayOn(Struct, frozen=True, kw_only=True):
         return f"{pasted(words)}{self.flags}"
 
     def _command_for(self, call: Call | None) -> str:
-        if call is not None and not call.id:  # no call: only what asked for it can ask again
+        if call is not None and not call.id:  # a target without a call: only the undo or the job can ask for it again
             again = next((step.command(self.flags) for step in self.steps if step.words[0] == "undo"), None)
             return again or self.job or "the job, run again"
         return self.command or self.job or f"acctops report {self.run} --family{self.flags}"
 
 
 def go_on_lines(steps: Sequence[Step], flags: str = "") -> list[str]:
-    """One line a step, in the order in which they are to be taken."""
+    """Return one line a step, in the order in which to give the commands."""
     labels = ("go on:", *["then:"] * len(steps))
     return [f"{label:<7} {step.command(flags)}" for label, step in zip(labels, steps, strict=False)]
 
@@ -161,9 +161,9 @@ def way_on(
     undone: Mapping[str, str] | None = None,
     flags: str = "",
 ) -> WayOn:
-    """What is open of a family, oldest run first, as `run` tells it (the last one, unless it is named).
+    """Return what is open of a family, oldest run first, as `run` reports it (by default the last one).
 
-    `undone`: runs of it that were undone → the undo. `flags` find a run.
+    `undone`: run of the family that was undone → its undo. `flags`: what a command needs to find the run.
     """
     lines = [ledger.run for ledger in family]
     names = [line.run for line in lines]
@@ -187,7 +187,7 @@ def way_on(
         asked += len(ledger.lacking())
         step = _step_of(name, mine, is_unsettled=is_unsettled, undone_by=(undone or {}).get(name))
         if step is not None and elsewhere == mine.total() and again:
-            # A rerun has the regions of the run, and would find no more: only a job that names others can.
+            # A rerun has the regions of the run, so it would not find the instances either; a corrected job can.
             why = f"{elsewhere:,} on an instance that is not in its region; once the job is corrected"
             step = Step(words=again, takes=elsewhere, why=why)
         if step is not None:
@@ -213,7 +213,7 @@ def way_on(
 
 
 def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, Outcome]]:
-    """Of the calls of a run those that a later run of the family has, too: which one has them last, and its word."""
+    """Return each call of a run that a later run of the family has, too → the last such run, and the outcome there."""
     names = [ledger.run.run for ledger in family]
     me = names.index(run)
     return {
@@ -225,7 +225,7 @@ def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, O
 
 
 def _step_of(run: str, mine: Counter[Outcome], *, is_unsettled: bool, undone_by: str | None) -> Step | None:
-    """What goes on with the open calls that a run has and no later one."""
+    """Return the command for the open calls `mine` that a run has and no later one; None if there are none."""
     if not mine:
         return None
     takes = mine.total()
@@ -239,7 +239,7 @@ def _step_of(run: str, mine: Counter[Outcome], *, is_unsettled: bool, undone_by:
 
 
 def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
-    """Of an undo: what takes the accounts that it could not look at, and what could take those that it left."""
+    """Return the steps for accounts that an undo could not read, and the choices for those that it left."""
     line = ledger.run
     if line.parent is None or line.parent.verb != "undo":
         return [], []
@@ -248,9 +248,9 @@ def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
 
 
 def undo_steps(again: tuple[str, ...], left: Iterable[tuple[OmitReason, str, str]]) -> tuple[list[Step], list[Step]]:
-    """What takes the accounts that an undo (the words `again`) leaves: followed as it is, or if a person wants it.
+    """Return steps and choices for the accounts that an undo (the command words `again`) left; one for each reason.
 
-    Each of `left` is its reason, the run that holds it (or anything), and the account.
+    Each of `left` has its reason, the run that holds it (read only if the reason is `held`), and the account.
     """
     groups: dict[tuple[OmitReason, str], list[str]] = {}
     for reason, holder, account in left:
@@ -282,9 +282,9 @@ def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first:
 
 
 def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tuple[Step, ...]:
-    """What does an action on accounts, each by its name, one command a region; nothing if no command can.
+    """Return the commands that do an action on named accounts, one for each region; empty if no command can.
 
-    Of `flags`, as `records.Run.asked` has them, those count that say where and as whom.
+    Of `flags` (as in `records.Run.asked`) only --endpoint and --profile are used.
     """
     verb = ACTIONS[action].command if action in ACTIONS else ""
     groups: dict[str, list[str]] = {}
@@ -307,7 +307,7 @@ def by_name(action: str, calls: Iterable[Call], flags: Sequence[str] = ()) -> tu
 
 
 def _job_words(run: records.Run) -> tuple[str, ...]:
-    """What runs the job again; nothing where the journal knows no file of it."""
+    """Return the words of the command that runs the job again; empty if the journal names no file of it."""
     path = run.job.path
     if not path.startswith("/") or path.endswith(_STANDARD_INPUT):
         return ()

@@ -1,7 +1,7 @@
-"""What is told of a run to those who are not there: one JSON document a notice. Pure.
+"""Writes the notices of runs, one JSON document each. Pure.
 
-A notice leaves the machine, so it names no account and repeats no word of the server's: counts, codes, and the command
-that goes on. The keys stand in engine/json.md.
+A notice leaves the machine, so it names no account and repeats no text of the server. It has counts, codes, and the
+command that goes on. engine/json.md lists the keys.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def notice(
     stopped: Stopped | None = None,
     way: WayOn | None = None,
 ) -> dict[str, Any]:
-    """The notice of a run that exists, at UTC time `at` (RFC 3339). Any: JSON values.
+    """Return the notice of a run that exists, at UTC time `at` (RFC 3339). Any: JSON values.
 
-    `exit_code` is None while it goes; `way` is what is open of its family.
+    `exit_code` is None while the run is live; `way` is what is open of its family.
     """
     run = ledger.run
     codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
@@ -80,8 +80,9 @@ def bare_notice(
     reason: str | None = None,
     ticket: str | None = None,
 ) -> dict[str, Any]:
-    """A notice of no run: one that came to nothing before it existed (a window, a guard, a lock, keys), one that is
-    overdue. `text` is for a chat, `error` is all there is to say. Any: JSON values.
+    """Return a notice without a run: it was refused before it existed (window, guard, lock, keys), or is overdue.
+
+    `text` is for a chat, `error` is the full message. Any: JSON values.
     """
     nothing = dict.fromkeys(
         ("journal", "journal_head", "counts", "left_out", "verified", "attempts", "throttled", "seconds", "stopped")
@@ -107,7 +108,7 @@ def bare_notice(
 
 
 def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
-    """One line for a person, such as a chat shows."""
+    """Return one line for a person, such as a chat shows."""
     name = f"{ledger.run.job.name} ({ledger.run.run})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)

@@ -1,8 +1,8 @@
-"""A notice to those who asked for it: a command's standard input, a webhook.
+"""Sends a notice to a command's standard input and to a webhook.
 
-Telling is never worth a run: each way has `NOTICE_S`, a command that hangs is killed with all it started, and what
-goes wrong comes back as words. Nothing a command prints or a webhook answers is read, and no word of a library is
-passed on: either could repeat the URL, or worse. Who calls decides what to do with the failures; nothing is raised.
+A notice must never stop a run: each way has `NOTICE_S`, a command that hangs is killed with all it started, and
+failures are returned as words, never raised. The caller decides what to do with them. The words never repeat what a
+command printed, a webhook answered or a library said: each of these could hold the URL, or worse.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
     from engine.inputs.job import NotifySpec
 
 MOST_URL = 4096
-"""Bytes of a file with a URL."""
+"""Bytes that are read of a file with a URL."""
 PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
     *("NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
 )
-"""Of the environment a command that tells people gets these, `LC_…`, the proxy unless it has a password, and what
-`notify.env` names. All else stays here: API keys, new passwords, whatever an env file holds for other programs."""
+"""Variables of the environment that a notice's command gets, beside `LC_…`, the proxy (unless it has a password) and
+what `notify.env` names. It gets nothing else: no API keys, no new passwords, nothing meant for other programs."""
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 class Undelivered(Struct, frozen=True):
-    """One way of telling that did not work."""
+    """A way by which the notice was not delivered."""
 
     to: str
-    """command or webhook."""
+    """`command` or `webhook`."""
     why: str
-    """Never the URL, and never what somebody else said."""
+    """Why it was not, in words; never has the URL, nor what the command, the webhook or a library said."""
 
 
 async def deliver(
@@ -61,9 +61,9 @@ async def deliver(
     *,
     way: WayOut,
 ) -> list[Undelivered]:
-    """Tell all that `spec` names, at the same time; a webhook by `way`. Raises nothing but cancellation.
+    """Send the notice by every way that `spec` names, at the same time; return those that failed.
 
-    Any: JSON values.
+    `way` is the way out to a webhook (proxy). Raises nothing but cancellation. Any: JSON values.
     """
     body = json.dumps(document, ensure_ascii=False).encode() + b"\n"
     ways = []
@@ -75,7 +75,7 @@ async def deliver(
 
 
 def problems(spec: NotifySpec, environ: Mapping[str, str]) -> list[str]:
-    """What would keep a notice from being delivered, as far as it shows without sending one."""
+    """Return what would keep a notice from being delivered, as far as this shows without sending one."""
     found = []
     if spec.command and shutil.which(program_path(spec.command[0], spec.place.file), path=environ.get("PATH")) is None:
         found.append(f"command {spec.command[0]}: no such program, or not executable")
@@ -88,7 +88,7 @@ def problems(spec: NotifySpec, environ: Mapping[str, str]) -> list[str]:
 
 
 class _CannotTellError(Exception):
-    """In words that may be shown."""
+    """A notice cannot be delivered; the text may be shown."""
 
 
 async def _told(to: str, way: Coroutine[Any, Any, None], timeout_s: float) -> Undelivered | None:
@@ -97,11 +97,11 @@ async def _told(to: str, way: Coroutine[Any, Any, None], timeout_s: float) -> Un
             await way
     except _CannotTellError as error:
         return Undelivered(to, str(error))
-    except ConfigError as error:  # a proxy or certificates that cannot be used; the words name the variable alone
+    except ConfigError as error:  # a proxy or certificates that cannot be used; the words name only the variable
         return Undelivered(to, str(error))
     except TimeoutError:
         return Undelivered(to, f"not done within {timeout_s:g} s, ended")
-    except Exception as error:  # noqa: BLE001 - telling is never worth a run; the words could hold the URL
+    except Exception as error:  # noqa: BLE001 - a notice must never stop a run; the error's text could hold the URL
         return Undelivered(to, type(error).__name__)
     return None
 
@@ -143,13 +143,13 @@ def _passed_on(spec: NotifySpec, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _folder(spec: NotifySpec) -> Path | None:
-    """Where the command works: beside the file that names it, as at night the current directory is anywhere."""
+    """Return the directory of the file that names the command; None, the current one, if it cannot be entered."""
     folder = Path(spec.place.file).absolute().parent
     return folder if os.access(folder, os.X_OK) else None
 
 
 async def _end(process: Process) -> None:
-    """End a command that still runs, with what it started: it leads a session of its own."""
+    """Kill a command that still runs, with all it started: it leads a session of its own."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -169,7 +169,7 @@ def _status(code: int) -> str:
 
 
 async def _post(spec: NotifySpec, body: bytes, environ: Mapping[str, str], timeout_s: float, way: WayOut) -> None:
-    from engine.cloud.transport import post_once  # here: who names no webhook need not load it
+    from engine.cloud.transport import post_once  # imported here, as only a webhook needs it
 
     answer = await post_once(_url(spec, environ), body, timeout_s, way)
     if isinstance(answer, Fault):
@@ -196,7 +196,7 @@ def _url(spec: NotifySpec, environ: Mapping[str, str]) -> str:
 
 def _file(path: Path, where: str) -> str:
     try:
-        # Not blocking: a pipe without a writer would be waited for, and this is the loop of the run.
+        # Not blocking: opening a pipe without a writer would block, and this runs on the loop of the run.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):

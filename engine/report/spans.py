@@ -1,10 +1,10 @@
-"""Spans of time in words. A room of its own, as a plan needs no more of a report than this."""
+"""Durations in words. A module of its own, as the planning needs nothing else of `report`."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """`4 min 12 s`, `0.8 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Return a duration in words: `4 min 12 s`, `0.8 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,6 +1,6 @@
-"""From a run's ledger to what a person or a program reads: text, JSON, CSV. Pure.
+"""Turns a run's ledger into text, JSON and CSV. Pure.
 
-Everything here comes from the journal, so the report of a live run, a finished one and a crashed one is the same code.
+Everything here comes from the journal, so a live run, a finished one and a crashed one are reported by the same code.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.spans import duration
 
 _FORMULA = tuple("=+-@＝＋－＠")
-"""What spreadsheets take for the beginning of a formula, in the width of any locale."""
+"""Characters with which a formula begins in a spreadsheet, in half and full width."""
 SHOWN = 10
-"""Targets of each kind printed after a run; the rest is in the report."""
+"""Most targets of each outcome that are printed after a run; the rest is in the CSV report."""
 _NO_ANSWER = "Local.NoAnswer"
-"""Judged in place of the code that an unanswered attempt has not: as any loss on the way."""
+"""The code by which a call without a code is explained: its attempt was lost on the way."""
 CSV_COLUMNS = (
     "outcome",
     "account",
@@ -61,13 +61,13 @@ ATTEMPT_COLUMNS = (
 
 
 def every_target(ledger: Ledger) -> Iterator[tuple[Call, Entry, Outcome]]:
-    """All that was asked for: the calls, and what could not become one, which has failed."""
+    """Yield all targets that were asked for: the calls, and those that could not become a call, as failed."""
     yield from ledger.outcomes()
     yield from ledger.shortfall()
 
 
 def row(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> dict[str, Any]:
-    """One target with its outcome and, if it is not as asked, words and advice. Any: JSON values."""
+    """Return one target with its outcome and, if it is not as asked, words and advice. Any: JSON values."""
     words, advice = explain(call, entry, outcome, way)
     return {
         "outcome": str(outcome),
@@ -87,13 +87,13 @@ def row(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> dict[str, Any
 
 
 def explain(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> tuple[str | None, str | None]:
-    """What to say of a target, and what to do next; nothing of one that is simply done."""
+    """Return words on a target and advice on what to do next; both may be None for one that is as asked."""
     words, advice = _explained(call, entry, outcome)
     return words, way.fill(advice, call)
 
 
 def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, str | None]:
-    """The same with placeholders for the run and its job."""
+    """Return what `explain` returns, with the placeholders RUN and JOB in the advice."""
     if outcome is Outcome.UNATTEMPTED:
         sent = f"not accepted so far ({entry.code})" if entry.code else "sent, and read as not done"
         return sent if entry.attempts else "never sent", "acctops resume RUN goes on with it"
@@ -111,14 +111,14 @@ def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, 
     words = entry.message or ruling.words
     if entry.message and entry.code and not entry.code.startswith("Local.") and ruling.words not in entry.message:
         words = f"{ruling.words} [{entry.message}]"
-    if not entry.settled:  # failed so far: nothing says that it would not have worked out
+    if not entry.settled:  # failed so far: a further attempt may succeed
         return f"tried again, and not settled yet: {words}", "acctops resume RUN goes on with it"
-    # Failed without a code: a guard forbids sending it, and its words say all there is to say.
+    # Failed without a code: a guard forbids sending it, and its words are enough.
     return words, None if outcome is Outcome.FAILED and not entry.code else ruling.advice
 
 
 def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
-    """Every attempt that has a reply, in the order of the journal. Any: JSON values."""
+    """Yield every attempt that has a reply, in the order of the journal. Any: JSON values."""
     calls: dict[str, records.CallLine] = {}
     for line in lines:
         if isinstance(line, records.CallLine):
@@ -147,7 +147,7 @@ def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
 def document(
     ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None, way: WayOn | None = None
 ) -> dict[str, Any]:
-    """The `run --json` document (engine/json.md). `way`: what is open of its family. Any: JSON values."""
+    """Return the `run --json` document (engine/json.md). `way`: what is open of its family. Any: JSON values."""
     run = ledger.run
     way = way or way_on([ledger])
     end = ledger.end
@@ -197,7 +197,7 @@ def document(
 
 
 def identities(ledger: Ledger) -> list[dict[str, str | None]]:
-    """Who signed for which account, as far as that was learnt."""
+    """Return who signed for which account, as far as the journal says."""
     return [
         {key: None if facts.get(key) is None else str(facts[key]) for key in _IDENTITY} for facts in ledger.identities
     ]
@@ -207,7 +207,7 @@ _IDENTITY = ("account", "uin", "sub_account", "arn", "source", "key")
 
 
 def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: WayOn | None = None) -> dict[str, Any]:
-    """The `report --format json` document: that of the run, its job, and every target. Any: JSON values."""
+    """Return the `report --format json` document: `document`, its job, and every target. Any: JSON values."""
     run = ledger.run
     way = way or way_on([ledger])
     return {
@@ -241,10 +241,10 @@ def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: W
 
 
 def pace(ledger: Ledger) -> list[dict[str, Any]]:
-    """How each lane used its quota, from the journal alone. Any: JSON values.
+    """Return how each lane used its quota, from the journal alone. Any: JSON values.
 
-    The used share is what was accepted a second, from the first to the last accepted call, of the quota that it
-    may share with other runs; a journal from before that was kept has the run's rate only.
+    `used` is the accepted calls a second, from the first to the last accepted call, as a share of the quota that the
+    run may share with other runs. An older journal has no such quota; then the share is one of the run's rate.
     """
     quota = ledger.settings.quota or ledger.settings.rate
     rows = []
@@ -267,7 +267,7 @@ def pace(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def pace_text(ledger: Ledger) -> str:
-    """The same for a person."""
+    """Return what `pace` returns as text."""
     lines = [_title(ledger, live=False)]
     for row in pace(ledger):
         used = f"{row['accepted_per_second']}/s, {row['used']:.1%} of the quota" if row["used"] is not None else "-"
@@ -281,7 +281,7 @@ def pace_text(ledger: Ledger) -> str:
 
 
 def verified(ledger: Ledger) -> dict[str, int]:
-    """How many settled targets were read back as asked, as not so, or not read; the newest reading counts."""
+    """Return how many targets were read back as asked, as not as asked, or not read; the newest reading counts."""
     counts = {"agree": 0, "disagree": 0, "unread": 0}
     for call, entry, outcome in ledger.outcomes():
         if outcome in (Outcome.CHANGED, Outcome.ALREADY) and ledger.is_undone(call):
@@ -294,7 +294,7 @@ def verified(ledger: Ledger) -> dict[str, int]:
 
 
 def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """CSV lines (RFC 4180) with a header. Any: JSON values."""
+    """Yield CSV text (RFC 4180) in parts, with a header. Any: JSON values."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\r\n")
     writer.writeheader()
@@ -321,7 +321,7 @@ def _cell(value: Any) -> Any:
 def text(
     ledger: Ledger, *, journal: str, head: str, live: bool = False, way: WayOn | None = None, today: str = ""
 ) -> str:
-    """The closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on.
+    """Return the closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on.
 
     `today` is as in `closing_line`.
     """
@@ -341,7 +341,7 @@ def text(
         if stopped.code is not None:
             answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
             ruling = rule(ledger.run.action, answer)
-            # What failed brings its own advice; what was never sent for such a reason would bring none.
+            # A failed target brings its own advice; a target that was never sent for this reason has none.
             lines += [f"  → {way.fill(ruling.advice)}"] if ruling.verdict is Verdict.FATAL else []
         lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
     lines += _bad_lines(ledger, way)
@@ -352,7 +352,7 @@ def text(
 
 
 def _account_lines(ledger: Ledger) -> list[str]:
-    """Of a run over several cloud accounts, how each of them stands, and whose its keys are, as far as STS said."""
+    """Return how each cloud account stands, with its uin if STS gave another; empty for a run over one account."""
     counts: dict[str, Counter[Outcome]] = {}
     for call, _, outcome in every_target(ledger):
         counts.setdefault(call.account, Counter())[outcome] += 1
@@ -369,9 +369,9 @@ def _account_lines(ledger: Ledger) -> list[str]:
 
 
 def _notes(ledger: Ledger) -> list[str]:
-    """What was left out, when it was contained, and what a person should be reminded of."""
+    """Return the lines on what was left out, on containment, and on a missing protect rule."""
     lines = []
-    elsewhere = (OmitReason.PROTECTED, *LACKING)  # in the sentence itself, and among the failed
+    elsewhere = (OmitReason.PROTECTED, *LACKING)  # these stand in `closing_line`, and among the failed
     left = {reason: count for reason, count in ledger.left_out().items() if count and reason not in elsewhere}
     if left:
         lines.append("left out: " + "; ".join(f"{count:,} {reason}" for reason, count in left.items()))
@@ -385,9 +385,10 @@ def _notes(ledger: Ledger) -> list[str]:
 
 
 def containment(ledger: Ledger) -> dict[int, float]:
-    """Of a lockdown: seconds from its beginning until 50, 95 and 100 % of its accounts were locked, as far as reached.
+    """Return the seconds from a lockdown's beginning until 50, 95 and 100 % of its accounts were locked, if reached.
 
-    An account counts from when the API took its call, once it is proven; one that was locked before counts at once.
+    A proven account counts from when the API accepted its call; one that was locked before counts from the beginning.
+    Empty for an action that is no lockdown.
     """
     run = ledger.run
     if run.action not in ACTIONS or not ACTIONS[run.action].is_incident:
@@ -409,7 +410,7 @@ def containment(ledger: Ledger) -> dict[int, float]:
 
 
 def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> str:
-    """What is not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
+    """Return the targets that are not as asked, grouped by cause, with advice and RequestIds: ready for a ticket."""
     way = way or way_on([ledger])
     groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
     for call, entry, outcome in every_target(ledger):
@@ -437,13 +438,13 @@ def _title(ledger: Ledger, *, live: bool) -> str:
 
 
 _TOGETHER_S = 10.0
-"""Proofs no further apart than this are said with one time."""
+"""Seconds: proofs no further apart than this are reported with one time."""
 
 
 def closing_line(ledger: Ledger, *, today: str = "") -> str:
-    """The one true sentence of a run: what is proven, and when it was read so for the last time.
+    """Return the sentence that sums up a run: what is proven, when it was last read so, and what is not as asked.
 
-    `today` is the UTC date (`2026-09-21`): other days are said with their date. By default it is that of the run's end.
+    `today` is the UTC date (`2026-09-21`), by default that of the run's end. A time on another day has its date.
     """
     counts = ledger.counts()
     total = len(ledger.calls) + len(ledger.lacking())
@@ -475,7 +476,7 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
 
 
 def _proof_words(ledger: Ledger, today: str) -> str:
-    """When the proofs were made; the oldest is named where it is not of the same moment as the newest."""
+    """Return words for the time of the newest proof, and of the oldest if it is more than `_TOGETHER_S` older."""
     times = ledger.proof_times()
     if times is None:
         return f" at {_stamp(ledger.last_at, today)}"
@@ -521,7 +522,7 @@ def _bad_lines(ledger: Ledger, way: WayOn) -> list[str]:
 
 
 def _cause(entry: Entry) -> str:
-    """What to count a target that is not as asked under: its code, unless that is of an older attempt."""
+    """Return the cause under which a target that is not as asked counts: its code, unless an older attempt's."""
     if entry.unanswered:
         return "no answer"
     return entry.code or ("accepted, not settled" if entry.verdict is Verdict.DONE else "no code")
@@ -546,5 +547,5 @@ def _target_lines(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> lis
 
 
 def plain(value: str) -> str:
-    """One line without control characters: what a server says must not move a terminal's cursor."""
+    """Return one line without control characters: a server's text must not move a terminal's cursor."""
     return "".join(char if char.isprintable() else " " for char in value)

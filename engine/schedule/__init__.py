@@ -1,4 +1,4 @@
-"""A job's window → units for cron, systemd and Kubernetes that start it, and look whether it was done.
+"""Writes units for cron, systemd and Kubernetes that start a job in its window, and check whether it was done.
 
-`units` is what all have in common; each format is a module with one function, `files`.
+`units` has what all formats have in common; each format is a module with one function, `files`.
 """

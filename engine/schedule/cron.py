@@ -1,9 +1,9 @@
-"""A schedule as a file of /etc/cron.d, which has a column for the user.
+"""Writes a schedule as a file of /etc/cron.d, which has a column for the user.
 
-Crons differ: cronie knows CRON_TZ, Debian's takes it for an ordinary variable and starts at the machine's own hour. So
-a line starts every quarter of an hour, at the minutes that the offset of no zone moves, and asks the zone's own clock
-whether the window is open: the same everywhere, on both sides of a change of summer time, and however late cron comes.
-The first start of an opening runs the job; `run --once` lets the others do nothing.
+Crons differ: cronie knows CRON_TZ; Debian's cron takes it for an ordinary variable and starts at the machine's own
+hour. So a line starts every quarter of an hour, at minutes that are the same in every time zone, and asks the zone's
+clock whether the window is open. This works with every cron, across a change of summer time, and if cron is late. The
+first start in an opening runs the job; `run --once` makes the others do nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_LINE = 990
-"""Bytes: Debian's cron reads commands of up to 998."""
+"""Most bytes of a line: Debian's cron reads commands of up to 998."""
 
 
 def files(schedule: Schedule) -> list[UnitFile]:
-    """The one file; its name has no dot, as cron passes over those that do. ValueError, in words, if it is too long."""
+    """Return the one file; its name has no dot, as cron ignores names with one. ValueError if a line is too long."""
     text = _text(schedule)
     if max(map(len, text.encode().splitlines())) > MOST_LINE:
         raise ValueError(f"a line would have more than {MOST_LINE} bytes, which some crons cut off; use shorter paths")
@@ -32,7 +32,7 @@ def files(schedule: Schedule) -> list[UnitFile]:
 def _text(schedule: Schedule) -> str:
     zone = schedule.window.timezone
     run, check = run_times(schedule.window), check_times(schedule.window)
-    # At quarters of the zone's hour, too: there summer time begins, and a window whose opening it skips opens then.
+    # At quarters of the zone's hour, too: summer time begins at one, and a window whose opening it skips opens then.
     minutes = sorted({*_quarters(run.minute), *_quarters(0)})
     unknown = (
         f"echo acctops: {shlex.quote(f'the clock of {zone} is not known here, nothing is started: install tzdata')}"
@@ -59,25 +59,25 @@ def _quarters(minute: int) -> list[int]:
 
 
 def _known(schedule: Schedule) -> str:
-    """Whether `date` knows the zone: one that it does not know is UTC to it, without a word."""
+    """Return the shell's test that `date` knows the zone: it silently takes an unknown one for UTC. May be empty."""
     return f"[ -e {shlex.quote(schedule.zone_file)} ] " if schedule.zone_file else ""
 
 
 def _line(
     schedule: Schedule, minutes: Sequence[int], times: Times, first: str, before: str, command: Sequence[str]
 ) -> str:
-    """`first`: what else must hold; `before`: what is done ahead of the command."""
+    """Return one line of the file. `first` is a further test ahead of the time's; `before` runs before the command."""
     zone = shlex.quote(schedule.window.timezone)
-    # Day of the week, 1 is Monday, and the time: $1 and $2.
+    # $1 is the day of the week (1 is Monday), $2 the time.
     ask = f"{first}set -- $(TZ={zone} date '+%u %H%M') && {_is_time(times)}"
-    # Escaped where cron reads it, and in the shell's eyes a plain percent sign.
+    # cron needs \% for a percent sign, and passes the shell a plain one.
     return f"{','.join(map(str, minutes))} * * * * {schedule.user} " + _escaped(
         f"if {ask}; then {before}{_shell(schedule, command)}; fi"
     )
 
 
 def _is_time(times: Times) -> str:
-    """The shell's question whether `$1 $2` is in time."""
+    """Return the shell's test that `$1 $2` is within `times`."""
     end = times.minute + times.length
     begin, until = f'[ "$2" -ge {_clock(times.minute)} ]', f'[ "$2" -lt {_clock(end % MIDNIGHT)} ]'
     if end <= MIDNIGHT:

@@ -1,9 +1,9 @@
-"""Files of NAME=value lines, and how those who start jobs read them. No I/O.
+"""Reads files of NAME=value lines, and knows how each scheduler reads them. No I/O.
 
 Three programs read the same file, each with a grammar of its own: systemd (systemd.exec(5), EnvironmentFile), a shell
-(`set -a; . FILE`, as in a line for cron), and kubectl (`create secret --from-env-file`). What is plain to one is passed
-over by another, and a job then starts without keys. So a line is read here as its writer means it, and `trouble` names
-what a given reader makes of it instead. No words made here hold a value: values are secrets.
+(`set -a; . FILE`, as in a line for cron), and kubectl (`create secret --from-env-file`). One may skip a line that
+another takes, and a job then starts without keys. So `parse_env` reads a line as its writer means it, and `trouble`
+names what a given reader makes of it instead. No message holds a value: values are secrets.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MOST = 64 << 10
-"""Bytes of a file of variables; more is something else."""
+"""Most bytes of a file of variables; a larger file is something else."""
 _LINE = re.compile(r"(?P<export>export[ \t]+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<before>[ \t]*)=(?P<after>[ \t]*)")
 _ACTS = frozenset("&;|<>()*?[]~!{}")
-"""What a shell obeys outside of quotes."""
+"""Characters with a meaning to a shell outside of quotes."""
 
 
 class Reader(StrEnum):
-    """Who reads the file, by the form of `acctops schedule`."""
+    """The program that reads the file, by the form of `acctops schedule`."""
 
     SYSTEMD = "systemd"
     CRON = "cron"
@@ -36,7 +36,7 @@ class Reader(StrEnum):
 
 
 class _Shape(StrEnum):
-    """What stands in a file that not every reader takes as it is meant."""
+    """A feature of a file that not every reader takes as its writer means it."""
 
     BOM = "begins with a byte order mark"
     EXPORT = "export before the name"
@@ -71,25 +71,25 @@ _READ_OTHERWISE: Final[Mapping[_Shape, Mapping[Reader, str]]] = MappingProxyType
         _Shape.OPEN: dict.fromkeys(_ALL, "reads on into the next lines"),
     }
 )
-"""Shape → what a reader does that is not what was meant. Read off the programs' own code and manuals:
-systemd's env-file.c, POSIX sh (dot), kubectl's env_file.go."""
+"""Shape → what a reader does that the writer did not mean, from the programs' own code and manuals: systemd's
+env-file.c, POSIX sh (dot), kubectl's env_file.go."""
 _NAMES: Final = MappingProxyType({Reader.SYSTEMD: "systemd", Reader.CRON: "the shell", Reader.K8S: "kubectl"})
 _PLAIN = "write NAME=value, without quotes, blanks or export"
 
 
 class EnvFile(Struct, frozen=True, kw_only=True):
-    """What a file says."""
+    """The content of a file of variables."""
 
     values: Mapping[str, str]
-    """As their writer means them. Secrets: never shown."""
+    """Name → value as the writer means it. Values are secrets and are never shown."""
     _shapes: tuple[tuple[int, str, _Shape], ...] = ()
-    """Line, name, and what is not plain there."""
+    """Line number, name, and the shape found there."""
 
     def __repr__(self) -> str:
         return f"EnvFile({', '.join(self.values)})"
 
     def trouble(self, reader: str) -> list[str]:
-        """What `reader` (a `Reader`) makes of the file that was not meant, a sentence each, with its line."""
+        """Return a sentence, with its line, for each thing that `reader` (a `Reader`) takes otherwise than meant."""
         by = Reader(reader)
         found = []
         for line, name, shape in self._shapes:
@@ -100,7 +100,7 @@ class EnvFile(Struct, frozen=True, kw_only=True):
 
 
 def parse_env(data: bytes) -> EnvFile:
-    """The variables of a file; ValueError, in words without a value, for what is no such file."""
+    """Return the variables of a file; raise ValueError, in words without a value, if it is no such file."""
     if len(data) > MOST:
         raise ValueError(f"larger than {MOST >> 10} KiB; this is no file of NAME=value lines")
     if b"\0" in data:
@@ -120,7 +120,7 @@ def parse_env(data: bytes) -> EnvFile:
     for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         line = raw.strip(" \t")
         if not line or line[0] in "#;":
-            if line.startswith(";"):  # a note to systemd alone
+            if line.startswith(";"):  # a comment only to systemd
                 shapes.append((number, "", _Shape.NO_LINE))
             continue
         found = _LINE.match(line)
@@ -142,7 +142,7 @@ def parse_env(data: bytes) -> EnvFile:
 
 
 def _value(text: str) -> tuple[str, list[_Shape]]:
-    """A value as it is meant, and what of it is not plain."""
+    """Return a value as its writer means it, and the shapes found in it."""
     kept: list[str] = []
     odd: list[_Shape] = []
     at = 0
@@ -180,7 +180,7 @@ def _value(text: str) -> tuple[str, list[_Shape]]:
 
 
 def _quoted(text: str, at: int) -> tuple[int, str, list[_Shape]]:
-    """From the quote at `at`: where it ends (or -1), what it holds, and what of that is not plain."""
+    """Return the index behind the quoted text that begins at `at` (or -1), the text, and the shapes found in it."""
     quote = text[at]
     odd: list[_Shape] = []
     kept: list[str] = []

@@ -1,7 +1,8 @@
-"""How the one who starts a job reads its file of keys: cron's shell, systemd, kubectl.
+"""Finds how the program that starts a job reads its file of keys: cron's shell, systemd or kubectl.
 
-Three readers with three grammars: what one takes, another drops without a word, and the job starts without keys. So
-each line that the reader asked for takes otherwise than it looks is named. No value is ever in the words: it is a key.
+The three readers have three grammars. One may silently drop a line that another takes, and the job then starts without
+keys. So `read_as` names each line that the given reader takes otherwise than it looks. No message holds a value: it is
+a key.
 
 Sources: POSIX sh 2.2 and 2.3; systemd.exec(5) EnvironmentFile=; kubectl's `--from-env-file`.
 """
@@ -12,7 +13,7 @@ import re
 from typing import NamedTuple
 
 READERS = {"cron": "cron's shell", "systemd": "systemd", "k8s": "kubectl"}
-"""Format of a schedule → who reads the file."""
+"""Format of a schedule → the program that reads the file."""
 _BOM = "\ufeff"
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _EXPORT = re.compile(r"export[ \t]+")
@@ -20,16 +21,16 @@ _SHELL = re.compile(r"[;&|<>()*?\[\]~]")
 
 
 class EnvLines(NamedTuple):
-    """What a reader makes of a file."""
+    """How a reader takes a file."""
 
     names: frozenset[str]
-    """The variables it sets."""
+    """The variables that the reader sets."""
     problems: tuple[tuple[int, str], ...]
-    """Line and words: what it takes otherwise than it looks."""
+    """Line number, and in words what the reader takes otherwise than it looks."""
 
 
 def read_as(form: str, data: bytes) -> EnvLines:
-    """The file as the reader of this format takes it."""
+    """Return how the reader for the format `form` takes a file."""
     names: set[str] = set()
     problems: list[tuple[int, str]] = []
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), start=1):
@@ -49,7 +50,7 @@ def read_as(form: str, data: bytes) -> EnvLines:
 
 
 def _read(form: str, line: str) -> tuple[str, list[str]]:
-    """The variable a line sets, empty if none, and what is odd about it."""
+    """Return the variable that a line sets ("" if none), and in words what is odd about the line."""
     text = line.strip(" \t\r")
     is_exported = _EXPORT.match(text) is not None
     text = _EXPORT.sub("", text, count=1)
@@ -101,7 +102,7 @@ def _of_others(form: str, name: str, value: str) -> list[str]:
 
 
 def _unquoted(value: str) -> tuple[str, bool]:
-    """What of a value stands outside of quotes, and whether one is left open."""
+    """Return the part of a value outside of quotes, and whether a quote is not closed."""
     found, quote = [], ""
     for sign in value:
         if quote:
@@ -114,5 +115,5 @@ def _unquoted(value: str) -> tuple[str, bool]:
 
 
 def _expanded(value: str) -> str:
-    """What of a value stands outside of single quotes, where the shell fills in variables."""
+    """Return the part of a value outside of single quotes, where the shell fills in variables."""
     return re.sub("'[^']*'", "", value)

@@ -1,7 +1,7 @@
-"""A schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one that runs, one that looks.
+"""Writes a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one runs the job, one checks it.
 
-Paths are those of this machine: the job, its lists and every config that guards it come from one ConfigMap and are
-mounted where they lie here, so that the same rules hold there.
+Paths are those of this machine: one ConfigMap holds the job, its lists and every config that guards it. A pod mounts
+each file at its path here, so that the same guards hold there.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LATE = 600
-"""Seconds by which the check may start late."""
+"""Seconds by which the check may start late, and its time limit."""
 _MARGIN_S = 7200
-"""Seconds a pod may go on after the window's usual length: an hour that comes twice, a drain, a report."""
+"""Seconds that a pod may run beyond the window's usual length: an hour that comes twice, a drain, a report."""
 
 
 class Pod(Struct, frozen=True, kw_only=True):
-    """What a container needs beside a command."""
+    """The settings of a container beside its command."""
 
     image: str
     user_id: int
-    """Not 0."""
+    """Number of the user that the container runs as; not 0."""
     state_dir: str
-    """Where the claim with the journals is mounted."""
+    """Path at which the volume with the journals is mounted."""
     mounted: tuple[str, ...]
-    """Files, absolute: the job, its lists, configs."""
+    """Absolute paths of the mounted files: the job, its lists, configs."""
 
 
 def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
-    """One file with both."""
+    """Return one file with the CronJobs that run the job and the one that checks it."""
     unit, window = schedule.unit, schedule.window
     late_s = minutes_open(window) * 60
     starts = [(unit, run_times(window))]
-    # A CronJob has one time. Where summer time skips it on some day, another starts the job when the window opens then.
+    # A CronJob has one time. If summer time skips it on some day, another CronJob starts when the window opens then.
     starts += [(f"{unit}-late{number or ''}", times) for number, times in enumerate(schedule.late_openings)]
     run = schedule.run_once if schedule.late_openings else schedule.run
     documents = [_cron_job(schedule, pod, name, run, times, late_s, late_s + _MARGIN_S) for name, times in starts]
@@ -68,7 +68,7 @@ def _head(schedule: Schedule, pod: Pod) -> str:
 def _cron_job(
     schedule: Schedule, pod: Pod, name: str, command: Sequence[str], times: Times, late_s: int, longest_s: int
 ) -> dict[str, Any]:
-    """Any: a manifest."""
+    """Return the manifest of one CronJob. Any: JSON values."""
     hour, minute = divmod(times.minute, 60)
     days = "*" if times.every_day else ",".join(str((day + 1) % 7) for day in times.days)  # cron: 0 is Sunday
     return {
@@ -124,13 +124,13 @@ def _pod(schedule: Schedule, pod: Pod, command: Sequence[str]) -> dict[str, Any]
 
 
 def _key(index: int, path: str) -> str:
-    """The key of a file in the ConfigMap: letters, digits and -_. only."""
+    """Return the key of a file in the ConfigMap: letters, digits and -_. only."""
     name = path.rpartition("/")[2]
     return f"{index}-{''.join(sign if sign.isascii() and (sign.isalnum() or sign in '-_.') else '_' for sign in name)}"
 
 
 def _literal(word: str) -> str:
-    """A word in which Kubernetes fills in no variable: $(NAME) would be one."""
+    """Return a word in which Kubernetes fills in no variable, as it would for $(NAME)."""
     return word.replace("$(", "$$(")
 
 
@@ -145,7 +145,7 @@ def _yaml(value: Mapping[str, Any]) -> str:
 
 
 def _lines(value: Mapping[str, Any], indent: str) -> list[str]:
-    """A mapping in block style; texts as JSON writes them, which is YAML, too."""
+    """Return the lines of a mapping in YAML's block style; other values are JSON, which is YAML, too."""
     lines = []
     for key, each in value.items():
         if isinstance(each, dict):

@@ -1,6 +1,6 @@
-"""A schedule as systemd units: a service and its timer, twice.
+"""Writes a schedule as systemd units: a service and its timer for the run, and for the check.
 
-How words are quoted: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
+Rules for quoting: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def files(schedule: Schedule) -> list[UnitFile]:
-    """Service and timer of the run, service and timer of the check."""
+    """Return service and timer of the run, service and timer of the check."""
     unit, check = schedule.unit, f"{schedule.unit}-overdue"
     return [
         UnitFile(f"{unit}.service", _run_service(schedule)),
@@ -100,7 +100,7 @@ def _how(schedule: Schedule, command: Sequence[str]) -> str:
 
 
 def _calendars(schedule: Schedule) -> str:
-    """The opening, and where summer time skips it on some day, when the window opens then: `--once` runs it once."""
+    """Return lines for the usual opening, and for days on which summer time skips it; `--once` runs the job once."""
     times = (run_times(schedule.window), *schedule.late_openings)
     return "\n".join(f"OnCalendar={_calendar(schedule, each)}" for each in times)
 
@@ -111,16 +111,16 @@ def _calendar(schedule: Schedule, times: Times) -> str:
 
 
 def _plain(value: str) -> str:
-    """A value that is taken as it stands, but for specifiers, and a backslash at its end."""
+    """Return a setting's value so that systemd takes it literally: % is doubled, each backslash becomes _."""
     return value.replace("%", "%%").replace("\\", "_")
 
 
 def _quoted(value: str) -> str:
-    """What stands between double quotes."""
+    """Return a value as it stands between double quotes."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
 def _word(value: str, *, program: bool = False) -> str:
-    """One word of a command line; in the first, the program, no variable is filled in."""
+    """Return one word of a command line; systemd fills in no variable in the first one, the program."""
     escaped = _quoted(value) if program else _quoted(value).replace("$", "$$")
     return escaped if re.fullmatch("[A-Za-z0-9_./:=@,+$%-]+", value) else f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""What is to be started, when, and by whom, whatever starts it. No I/O, no clock."""
+"""The schedule of a job for any scheduler: what is started, when, and as which user. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from engine.inputs.window import Window
 
 MADE = "# Made by `acctops schedule`"
-"""How a file of ours begins: such a one may be written anew for the same job."""
+"""The beginning of a file of ours, which may be replaced for the same job."""
 OF = "# Of the job file "
-"""How its second line begins; the job's path follows."""
+"""The beginning of its second line; the path of the job file follows."""
 ONCE = "--once"
-"""The flag of `run` that lets several starts meet one opening of a window."""
+"""The flag of `run` that makes all starts but the first in an opening of the window do nothing."""
 QUARTER = 15
-"""Minutes: what offsets of zones are multiples of."""
+"""Minutes: the offset of every time zone is a multiple of this."""
 CHECK_AFTER = 60
-"""Minutes after the window's end at which to look whether it was done."""
+"""Minutes after the window's end at which to check whether the job was done."""
 _MOST_NAME = 36
-"""Characters: a CronJob's name has at most 52, `acctops-` and `-overdue` are added."""
+"""Most characters of the job's part: a CronJob's name has at most 52, with `acctops-` and `-overdue`."""
 
 
 class Times(NamedTuple):
-    """Days (0 is Monday) and minute of the day, on the clock of the window's zone; and for how many minutes from then
-    on a start is in time.
+    """The times of a start, on the clock of the window's zone: days (0 is Monday) and minute of the day.
+
+    A start is in time for `length` minutes from then on.
     """
 
     days: tuple[int, ...]
@@ -40,48 +41,48 @@ class Times(NamedTuple):
 
     @property
     def clock(self) -> str:
-        """`01:00`."""
+        """The minute of the day as a clock shows it: `01:00`."""
         return clock_text(self.minute)
 
     @property
     def every_day(self) -> bool:
-        """Whether it is on all days."""
+        """Whether `days` has all days of the week."""
         return len(self.days) == len(DAYS)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
-    """A job that is to be run in its window, and the command that looks whether that happened."""
+    """A job that is run in its window, and the command that checks whether it was."""
 
     name: str
-    """Of the job, as written."""
+    """Name of the job, as written."""
     action: str
     run: tuple[str, ...]
-    """Program, an absolute path but in a container, and arguments."""
+    """The program (an absolute path except in a container) and its arguments."""
     overdue: tuple[str, ...]
     window: Window
     user: str
-    """Name or number of the user it runs as."""
+    """Name or number of the user that the job runs as."""
     directory: str
-    """Where it works: the job's, absolute."""
+    """Absolute path of the working directory: that of the job."""
     job_file: str
-    """The job's file, absolute."""
+    """Absolute path of the job file."""
     env_file: str
-    """File of NAME=value lines, absolute."""
+    """Absolute path of a file of NAME=value lines."""
     env_file_may_miss: bool
     environment: Mapping[str, str] = {}
-    """What else has to be set, as a bare environment lacks it."""
+    """Further variables that have to be set, as a scheduler does not set them."""
     stop_s: int = 60
     """Seconds that an orderly end may take after SIGTERM."""
     late_openings: tuple[Times, ...] = ()
     """When the window opens on days on which the clock skips its usual time (`window.skipped`)."""
     zone_file: str = ""
-    """What `date` needs to know the window's zone; empty: it needs nothing."""
+    """The file that `date` needs for the window's time zone; empty if it needs none."""
 
     @property
     def unit(self) -> str:
-        """The name of its units: what every scheduler takes, and another one for a job of another name.
+        """The name of its units, which every scheduler accepts.
 
-        Letters that no scheduler takes would leave `开启CAM` and `关闭CAM` alike: a hash of the name tells them apart.
+        Without the letters that no scheduler accepts, `开启CAM` and `关闭CAM` would be alike: a hash tells them apart.
         """
         name = self.name
         slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -89,12 +90,12 @@ class Schedule(Struct, frozen=True, kw_only=True):
         return f"acctops-{slug[: _MOST_NAME - len(mark)].strip('-') or 'job'}{mark}"
 
     def head(self, what: str) -> str:
-        """The first lines of a file: that we made it, for which job, and from which job file."""
+        """Return the first lines of a file: that acctops made it, `what` it is for, and from which job file."""
         return f"{MADE}: {what}.\n{OF}{self.job_file}"
 
     @property
     def run_once(self) -> tuple[str, ...]:
-        """The command of a start that is not the only one in an opening."""
+        """The command to use if several starts can come in one opening of the window."""
         return (*self.run, ONCE)
 
 
@@ -106,35 +107,35 @@ class UnitFile(NamedTuple):
 
 
 def run_times(window: Window) -> Times:
-    """When to start: from the opening on, as long as the window is open."""
+    """Return when to start: from the opening on, as long as the window is open."""
     return Times(window.days, window.start, minutes_open(window))
 
 
 def check_times(window: Window) -> Times:
-    """When to look whether it is overdue: every day, an hour after the window's end."""
+    """Return when to check whether the job is overdue: every day, an hour after the window's end."""
     return Times(tuple(range(len(DAYS))), (window.until + CHECK_AFTER) % MIDNIGHT)
 
 
 def every_days(window: Window) -> int:
-    """After how many days without a good run something is wrong: the longest pause between two windows, and a day."""
+    """Return the days without a good run after which a job is overdue: the longest pause between windows, plus one."""
     week = len(DAYS)
     following = (*window.days[1:], window.days[0] + week)
     return max(after - day for day, after in zip(window.days, following, strict=True)) + 1
 
 
 def minutes_open(window: Window) -> int:
-    """How long the window is, by the clock on its wall."""
+    """Return the length of the window in minutes, as its clock shows it."""
     return (window.until - window.start - 1) % MIDNIGHT + 1
 
 
 def job_file_of(text: str) -> str | None:
-    """The job file whose unit a file of ours is; None if it does not say, as files of older versions do not."""
+    """Return the job file that a unit file of ours is for; None if it names none, as those of older versions do not."""
     second = text.split("\n", 2)[1:2]
     return second[0].removeprefix(OF) if second and second[0].startswith(OF) else None
 
 
 def lasting_problem(path: str) -> str | None:
-    """Why a path cannot be written into a unit of every kind, in words; None if it can."""
+    """Return why a path cannot be written into units of every kind, in words; None if it can."""
     if not path.isprintable() or path != path.strip():
         return "holds a control character, or begins or ends with a space"
     odd = next((sign for sign in '\\*?[]"' if sign in path), None)
