@@ -29,7 +29,7 @@ class Reader(Protocol):
     """A part that reads accounts."""
 
     def drain(self, until: float) -> None:
-        """End readings under way and to come by this loop time; a later word may move it."""
+        """End the readings of now and later by this loop time; a later call may move it."""
 
 
 def stopped(why: str, answer: Answer | None) -> records.Stopped:
