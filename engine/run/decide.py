@@ -345,7 +345,7 @@ def _unshown(reading: Reading) -> str:
 
 
 def success(work: Work, entry: Entry, action: Action) -> Outcome:
-    """Return `changed`; `already` if the account was so before by its reading (`resend_already`), or by the API."""
+    """Return `already` if its reading (`resend_already`) or the API says that it was so before; else `changed`."""
     is_others = work.already is not None and not work.may_have_done_it
     return Outcome.ALREADY if is_others or entry.was_desired(action) else Outcome.CHANGED
 
@@ -367,7 +367,7 @@ def decide_proved(work: Work, entry: Entry, request_id: str | None, action: Acti
 def decide_disproved(
     work: Work, entry: Entry, request_id: str | None, action: Action, *, again: bool
 ) -> tuple[Decision, Answer]:
-    """Return the same for a call read back as not so for half a minute; `again`: whether it may be sent once more."""
+    """Return both for a call read back as not so for half a minute; `again`: whether it may be sent once more."""
     answer = Answer(http=200, request_id=request_id, code=NOT_APPLIED, message=None)
     if again:
         return replace(_AT_ONCE, agrees=False), answer

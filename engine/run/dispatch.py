@@ -2,8 +2,8 @@
 
 A lane's dispatcher takes a worker, then the next eligible call of its route, makes its `sent` durable, waits for the
 lane's slot, and hands the call over to a task. `sent` is written a little ahead of the slot, so that a late disk makes
-no late send; further ahead where the disk is slow or the limit high. A call that was written ahead is not sent if the
-run stops or the lane closes: the journal then says so, and the call goes back to its place in the queue.
+no late send; further ahead where the disk is slow or the limit high. If a call that was written ahead cannot be sent,
+the journal says so, and the call goes back to its place in the queue unless the run stops or no lane is left for it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Dispatch:
                 elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
                     slot_at = None
-                else:  # its reading is too old by now: another call may use the slot
+                else:  # its reading is outdated by now: it is looked at again, and another call may use the slot
                     self._not_sent(lane, intents.popleft())
         except AcctopsError as error:  # the journal or the source of keys failed
             self._stopping.stop(str(error), error.reason)

@@ -67,7 +67,7 @@ class Patience:
         now = self._now()
         work.tries += 1
         work.started = now if work.started is None else work.started
-        # Where its instance fell sick before the call's first attempt, the budget counts from then.
+        # If the instance was sick before the call's first try, the budget counts from when it fell sick.
         since = min(work.started, self._queue.of(work.index).sick_since(work.index) or work.started)
         return next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
 

@@ -61,7 +61,7 @@ class Lane(Struct):
     """Loop time since which no attempt reached the endpoint; None: it is not down."""
     down_why: str = ""
     probe_s: float = 0.0
-    """Seconds that the last attempt took which did not reach the endpoint: a probe costs its call so long."""
+    """Seconds that the last failed attempt to reach the endpoint took: a probe delays its call by so much."""
     denied: set[Where] = field(default_factory=set)
     """Instances for which its keys do not have the permission."""
     accepted: bool = False

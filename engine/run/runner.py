@@ -182,7 +182,7 @@ class Runner:
                 self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
-                    # Lanes in step would send fifty calls at once every 50 ms (measured).
+                    # Lanes in step would send fifty calls at once every 50 ms, and the server take them (measured).
                     lane.pacer.pause(number / len(self._lanes.every) * lane.pacer.gear.interval_s)
                     self._tasks.start(self._dispatch.feed(lane))
             async with self._tasks:
