@@ -30,7 +30,7 @@ class _Page(NamedTuple):
 def describe_accounts(
     estate: Estate, parameters: Mapping[str, Any], region: str, now: float, uin: str = ""
 ) -> Rows | Refusal:
-    """Return one page of an instance's accounts. TotalCount is the number of rows of *this* call (D-ACCTS)."""
+    """Return one page of an instance's accounts. TotalCount is the number of rows of *this* call, as the page says."""
     page = _page(
         parameters,
         default=20,
