@@ -1,7 +1,7 @@
-"""The attempts of one call, the first and those after it. The only importer of tenacity.
+"""The attempts of one call: the first one and its repeats. This module is the only importer of tenacity.
 
-A call whose first attempt was final never meets tenacity; the others go on in its loop, and wait for their turn in the
-same queue: every attempt pays a slot, and a call that backs off holds neither worker nor slot.
+tenacity's loop runs the attempts after the first; a call whose first attempt is final does not need it. A repeat waits
+for its turn in the same queue and takes a slot, too. A call that backs off holds neither worker nor slot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Attempts:
-    """Makes attempts, until a call needs none any more."""
+    """The part of a session that makes attempts of a call until the call needs no more."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Attempts:
         clock: Callable[[], float],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time  # profiled: asked for anew it is a system call each time
+        self._now = self._loop.time  # profiled: `get_running_loop` is a system call each time
         self._recorder = recorder
         self._action = recorder.action
         self._calls = calls
@@ -54,16 +54,16 @@ class Attempts:
         self.backing_off = 0
         """Calls that wait before they are tried again."""
         self.first_send_at: float | None = None
-        """UNIX time of the first write handed to the transport in this session."""
+        """UNIX time of the first write handed to the transport in this session; None before it."""
         self.has_sent = asyncio.Event()
-        """Set by then."""
+        """Set when `first_send_at` is known."""
 
     async def carry(self, work: Work, ticket: Ticket) -> None:
-        """Carry a call whose turn has come to its end."""
+        """Bring a call to its end whose turn has come."""
         await self._to_the_end(work, self._exchange(work, ticket))
 
     async def go_on(self, work: Work) -> None:
-        """Carry a call that an earlier session left begun to its end."""
+        """Bring a call to its end that an earlier session has sent and not settled."""
         await self._to_the_end(work, self._judge.go_on(work))
 
     async def _to_the_end(self, work: Work, first: Awaitable[Step]) -> None:
@@ -71,14 +71,14 @@ class Attempts:
             step = await first
             if step.again:
                 await self._persist(work, step)
-        except Exception as error:  # noqa: BLE001 - a task's last line: whatever it is stops the run and is named
+        except Exception as error:  # noqa: BLE001 - a task's last line: any error stops the run and is named
             self._stopping.failed(error)
         finally:
             self._calls.end(work)
 
     async def _persist(self, work: Work, first: Step) -> Step:
-        """Attempt again until the step is final. tenacity owns the loop, `decide` and `backoff` the policy."""
-        from tenacity import AsyncRetrying, retry_if_result  # late: calls go out without it
+        """Attempt again; return the final step. tenacity owns the loop, `decide` and `backoff` the policy."""
+        from tenacity import AsyncRetrying, retry_if_result  # here: the first calls need not wait for the import
 
         latest = first
         entered = False
@@ -88,7 +88,7 @@ class Attempts:
             if entered:
                 ticket = await self._turn(work, retry=latest.retry)
                 latest = FINAL if ticket is None else await self._exchange(work, ticket)
-            entered = True  # tenacity begins with the attempt that was made before it was needed
+            entered = True  # tenacity's first round stands for the attempt that was made before this loop
             return latest
 
         retrying = AsyncRetrying(
@@ -110,7 +110,7 @@ class Attempts:
             self.backing_off -= 1
 
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
-        """Wait among the calls for a worker, a durable `sent` and a slot; None if the run stops first."""
+        """Wait in the queue for a worker, a durable `sent` and a slot; return None if the run stops first."""
         queue = self._queue.of(work.index)
         if self._stopping.is_set or queue.is_closed:
             return None
@@ -123,7 +123,7 @@ class Attempts:
             work.ticket = None
 
     async def _exchange(self, work: Work, ticket: Ticket) -> Step:
-        """Make one attempt, record its reply, and decide. The worker is free before anything is read."""
+        """Make one attempt, record its reply, and return what to do next. The worker is free before any reading."""
         call, lane = work.call, ticket.lane
         if self.first_send_at is None:
             self.first_send_at = self._clock()

@@ -1,7 +1,8 @@
-"""What a reading decides over a call before it is sent: that it may go, that it is over, or that it is read once more.
+"""What a reading decides about a call before it is sent: it may be sent, it is over, or its account is read once more.
 
-Every unsent call gets its `before` record first. What is so already, or impossible, is settled without a send. What
-cannot be read again is sent by the older reading, and its `before` says so: an undo takes that for no proof.
+Every unsent call gets its `before` record first. A call that is impossible, or whose account is already as desired, is
+settled without a send. Where an instance cannot be read again, its calls are sent by the older reading. Their `before`
+says so, and an undo does not accept that as proof.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from engine.run.settling import Settling
 from engine.run.work import Work
 
 CHANGING_S = 20.0
-"""How long an account in a transitional state is waited for before it is sent all the same."""
+"""Seconds that a call waits for an account in a transitional state; then the call is sent all the same."""
 
 
 class Turn(Enum):
@@ -43,13 +44,13 @@ class Turn(Enum):
     GO = "go"
     """It is sent."""
     OUT = "out"
-    """It is settled or left out, or comes back to the queue by itself when its instance has been read again."""
+    """It is settled or left out, or `opening` puts it back in the queue once its instance has been read again."""
     WAIT = "wait"
-    """As many instances are being read again as may be: it stays in the queue."""
+    """It waits for a newer reading; in the queue, if no more instances may be read again at the moment."""
 
 
 class Before:
-    """Decides over calls of which nothing can have been applied, by how their accounts are."""
+    """The part of a session that decides about calls of which nothing can have been applied, by their accounts."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Before:
         stays: Callable[[Call, Reading], Omit | None],
         resend_already: bool,
     ) -> None:
-        """`located` are instances known to be in other regions; `stays` says why an account must stay as it is."""
+        """Take `located`, instance → the other region where it is; `stays` says why an account must stay as it is."""
         self._now = asyncio.get_running_loop().time
         self._recorder = recorder
         self._ledger = recorder.ledger
@@ -82,12 +83,12 @@ class Before:
         self._recorder.append(read_line(where, "before", reading))
 
     def decide(self, work: Work, look: Look) -> Turn:
-        """Return whether the newest reading lets a call go, settles it, or must be made once more; settle it if so."""
+        """Return whether a call may go by the newest reading, is over, or waits for the next; end it if over."""
         call, reading = work.call, look.reading
         assert reading is not None
         how = standing(self._action, reading, call.user)
         if how in _ENDS and not self._resting.is_recent(look):
-            return Turn.WAIT  # what was so when a person was asked settles nothing minutes later
+            return Turn.WAIT  # the plan's reading may be minutes old: the user was asked in between
         if how is Standing.CHANGING:
             since = self._changing_since.setdefault(work.index, self._now())
             if self._now() - since < CHANGING_S:
@@ -115,7 +116,7 @@ class Before:
         return Turn.OUT
 
     def _note_before(self, call: Call, how: Standing, look: Look) -> None:
-        """How the account is before the call, unless the journal has it so."""
+        """Journal how the account is before the call, unless the journal says the same already."""
         line = before_line(call, look.reading)
         if how is Standing.UNREAD and look.known is not None and look.known.find(call.user) is not None:
             assert look.reading is not None
@@ -140,7 +141,7 @@ class Before:
         if state is not None and state.user_type == SUPERUSER:
             self._resting.admins.add(work.index)
         if reading is None or reading.accounts is None:
-            return state is not None and state.user_type != SUPERUSER  # it was read before, and takes no admin
+            return state is not None and state.user_type != SUPERUSER  # an earlier reading shows that it is no admin
         return self.guard.lets(work.where, reading.accounts, call.user)
 
     def _keep_admin(self, work: Work, reading: Reading) -> None:
@@ -151,7 +152,7 @@ class Before:
 
     def _leave_out(self, work: Work, omit: Omit, reading: Reading) -> None:
         call, entry = work.call, self._ledger.entry(work.id)
-        if entry.spent:  # it has a history, and stays a call
+        if entry.spent:  # an attempt of it reached the server: it stays a call, and fails
             code = lacking_code(str(omit.reason)) if omit.reason in LACKING else entry.code
             words = f"{omit.rule} ({omit.where}): not sent again, and it was not applied before"
             self._end(work, Outcome.FAILED, None, code, words, reading)
@@ -181,5 +182,5 @@ class Before:
 
 
 _ENDS = frozenset({Standing.ALREADY, Standing.NO_ACCOUNT, Standing.NO_INSTANCE})
-"""How an account stands that needs no send, or can have none."""
+"""Standings that end a call without a send."""
 _OF_ACCOUNT = ("status", "cam", "type", "update_time", "password_update_time", "why")

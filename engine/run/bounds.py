@@ -1,4 +1,4 @@
-"""What bounds a session: what the operator, the guards and the plan say beside the run's own settings."""
+"""The bounds of a session: what the operator, the guards and the plan ask for beside the run's own settings."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ class Bounds(Struct, frozen=True, kw_only=True):
     policy: Policy
     """How long calls are tried again."""
     deadline_s: float
-    """After so long nothing more is sent."""
+    """Seconds from the start of the session, after which nothing more is sent."""
     deadline_why: str = ""
-    """What is said then; else that the deadline is reached."""
+    """Why the session stops at the deadline, in words; empty: the standard words."""
     stop_after: int | None = None
-    """So many failed calls stop the run."""
+    """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False
-    """Asked now and then whether somebody wants it stopped."""
+    """Returns whether another process asks the session to stop; called a few times a second."""
     ask_secret: Callable[[Call], Awaitable[str]] | None = None
-    """Where the password of a call comes from."""
+    """Returns the password of a call; None: the action takes none."""
     no_send: frozenset[CallId] = frozenset()
-    """Calls that are only read and settled: a guard forbids them by now, or a later rerun has them."""
+    """Calls that are only read and settled: a guard now forbids them, or a later rerun has them."""
     elsewhere: frozenset[CallId] = frozenset()
-    """Failed calls that later reruns have brought about."""
+    """Calls that failed in this run and that later reruns have done."""
     readings: dict[Where, Reading] = field(default_factory=dict)
-    """What was read for the plan. It is emptied: what is read again must not be kept twice."""
+    """Readings made for the plan. The session empties it, so that no reading is kept in memory twice."""
     located: Mapping[str, str] = field(default_factory=dict)
-    """Instances known to be in other regions."""
+    """Instances of the plan that were found in another region: instance → that region."""
     keep_admins: int = 0
-    """How many superusers each instance must keep."""
+    """How many usable superusers each instance must keep."""
     rivals: tuple[Rival, ...] = ()
-    """Other runs that lock accounts right now."""
+    """Other runs that lock accounts at the same time."""
     stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
-    """Why an account must stay as it is, by a newer reading: an undo's rule."""
+    """Returns why an account must stay as it is, by a newer reading (an undo's rule); None: it may be changed."""
     resend_already: bool = False
-    """Whether accounts that are as desired are sent all the same."""
+    """Whether calls are sent even where the account is already as desired."""

@@ -3,15 +3,15 @@
 Calls are named by their index in the plan, whose order is the order of sending. A call is eligible when its instance
 is below its limit of attempts in flight and is not held back. So one sick instance costs the healthy ones nothing:
 
-* `per_instance` (4) bounds attempts in flight on an instance while others have eligible calls; when an instance alone
-  would starve the lane, it may rise to 16.
-* An instance that keeps answering "busy" or "try later" is halved, down to one probe at a time, and then held back for
-  a doubling while. Its calls wait without taking slots; an accepted call sets it free again.
+* `per_instance` (4) bounds attempts in flight on an instance while other instances have eligible calls. Where nothing
+  else can be sent, it may rise to 16.
+* The limit of an instance that keeps answering "busy" or "try later" is halved, down to one probe at a time. Then the
+  instance is held back, each time twice as long. Its calls wait without taking slots; an accepted call frees it.
 
-Retries stand in a band of their own and take at most every second turn while untried calls wait, so that neither
+Retries stand in a band of their own and take at most every second turn while untried calls wait. So neither band
 starves the other.
 
-Calls of different routes (`routes`) stand in queues of their own (`queues`): a lane can take those of its route only.
+Calls of each route (`routes`) stand in a queue of their own (`queues`): a lane can take the calls of its route only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RELIEF = 16
 """Attempts in flight on one instance when nothing else can be sent."""
 SICK_AFTER = 3
-"""Answers in a row that call an instance sick."""
+"""Number of "busy" or "try later" answers in a row after which an instance is held back."""
 HOLD_BASE_S = 1.0
 HOLD_CAP_S = 30.0
 
@@ -41,7 +41,7 @@ class Health(Enum):
     SICK = "sick"
     """It said "busy" or "try later"."""
     SILENT = "silent"
-    """Nothing about the instance (throttled, rejected, fault on the way)."""
+    """It said nothing about the instance (throttled, rejected, fault on the way)."""
 
 
 class _Line:
@@ -61,7 +61,7 @@ class _Line:
 
 
 _Offer: TypeAlias = tuple[int, int, _Line]
-"""Plan index, tie-breaker, the line it stands in."""
+"""Plan index, tie-breaker, line of the call."""
 _FRESH, _RETRY = 0, 1
 
 
@@ -69,7 +69,7 @@ class CallQueue:
     """The calls of one route that are not in flight, not backing off and not settled."""
 
     def __init__(self, instances: Sequence[Where], waiting: Iterable[int], *, per_instance: int) -> None:
-        """`instances[i]` is the instance of call `i`; `waiting` are the calls to send, in plan order."""
+        """Take `instances`, by plan index the instance of each call; `waiting` are the calls to send, in plan order."""
         self.is_closed = False
         self._per_instance = per_instance
         self._lines: dict[Where, _Line] = {}
@@ -94,16 +94,16 @@ class CallQueue:
         return line
 
     def __len__(self) -> int:
-        """Calls waiting here."""
+        """Return how many calls wait here."""
         return self._waiting[_FRESH] + self._waiting[_RETRY]
 
     @property
     def fresh(self) -> int:
-        """Calls waiting here that are not retries."""
+        """How many calls wait here that are not retries."""
         return self._waiting[_FRESH]
 
     def take(self, now: float, *, retries_only: bool = False) -> int | None:
-        """The next eligible call, counted as in flight from here on; None if none is eligible now."""
+        """Return the next eligible call, which counts as in flight from now on; None if none is eligible now."""
         while self._held and self._held[0][0] <= now:
             self._offer(heapq.heappop(self._held)[2], now)
         if retries_only:
@@ -123,7 +123,7 @@ class CallQueue:
             index, _, line = heapq.heappop(offers)
             calls = line.bands[band]
             if not calls or calls[0] != index or line.held_until > now:
-                continue  # stale: taken meanwhile, or held back; it is offered again when that ends
+                continue  # stale: the call was taken, or its line is held back and is offered again after that
             if line.in_flight >= line.limit:
                 self._crowded[line.key] = line
                 continue
@@ -131,7 +131,7 @@ class CallQueue:
         return None
 
     def _take_relief(self, order: tuple[int, ...]) -> int | None:
-        # Only reached when nothing else is eligible. At most workers ÷ limit instances can be crowded.
+        # Reached only when nothing else is eligible. At most workers ÷ limit instances can be crowded.
         most = max(RELIEF, self._per_instance)
         lines = [line for line in self._crowded.values() if not line.streak and line.in_flight < most]
         for band in order:
@@ -163,7 +163,7 @@ class CallQueue:
                 heapq.heappush(self._offers[band], (line.bands[band][0], next(self._tie), line))
 
     def release(self, index: int, health: Health, now: float) -> None:
-        """The attempt of call `index` is over; `health` is what it said about the instance."""
+        """End the attempt of call `index`; `health` is what it said about the instance."""
         line = self._line(index)
         line.in_flight -= 1
         if health is Health.GOOD:
@@ -181,7 +181,7 @@ class CallQueue:
         self._offer(line, now)
 
     def put_back(self, index: int, now: float, *, retry: bool) -> None:
-        """Call `index` waits again: as a retry, or, if it lost nothing (throttled), at its old place."""
+        """Let call `index` wait again: as a retry, or at its old place if it lost nothing (throttled)."""
         if self.is_closed:
             return
         line = self._line(index)
@@ -191,7 +191,7 @@ class CallQueue:
         self._offer(line, now)
 
     def close(self) -> list[int]:
-        """No lane is left that could take these calls: forget what waits, which is returned, and what is put back."""
+        """Close the queue of a route that has no lane left; return the calls that wait. Calls put back are ignored."""
         self.is_closed = True
         waiting = [index for line in self._lines.values() for band in line.bands for index in band]
         for line in self._lines.values():
@@ -200,44 +200,44 @@ class CallQueue:
         return waiting
 
     def drop(self, index: int) -> None:
-        """Forget that call `index` is in flight, without saying anything of its instance."""
+        """Count call `index` as in flight no more; this says nothing about the health of its instance."""
         line = self._line(index)
         line.in_flight -= 1
-        self._offer(line, float("inf"))  # an offer of an instance that is held back does no harm: `take` looks again
+        self._offer(line, float("inf"))  # offers a line that is held back, too: `take` checks that again
 
     def recovered(self, index: int, now: float) -> None:
-        """The instance of call `index` has shown that it takes calls, whatever their replies looked like."""
+        """Free the instance of call `index`: it has shown that it takes calls, whatever their replies looked like."""
         line = self._line(index)
         line.streak, line.sick_since, line.held_until = 0, None, 0.0
         line.limit = min(self._per_instance, line.limit + 1)
         self._offer(line, now)
 
     def is_busy(self, index: int) -> bool:
-        """Whether the instance of call `index` has calls in flight, or untried ones that can go soon."""
+        """Return whether the instance of call `index` has calls in flight, or untried calls that can go soon."""
         line = self._line(index)
         return line.in_flight > 0 or (bool(line.bands[_FRESH]) and line.streak < SICK_AFTER)
 
     def sick_since(self, index: int) -> float | None:
-        """Since when the instance of call `index` has taken nothing; None while it is well."""
+        """Return the time since which the instance of call `index` has taken no call; None while it is well."""
         return self._line(index).sick_since
 
     def sick_since_of(self, instance: Where) -> float | None:
-        """The same of an instance."""
+        """Return the time since which an instance has taken no call; None while it is well."""
         line = self._lines.get(instance)
         return None if line is None else line.sick_since
 
     def wake_at(self) -> float | None:
-        """When the next instance that is held back comes free, if any."""
+        """Return when the next instance that is held back comes free; None if none is held back."""
         while self._held and self._held[0][0] != self._held[0][2].held_until:
-            heapq.heappop(self._held)  # set free meanwhile, or held back for longer
+            heapq.heappop(self._held)  # stale: its line was freed, or is held back for longer
         return self._held[0][0] if self._held else None
 
     def well_waiting(self) -> bool:
-        """Whether calls wait here for an instance that is not sick."""
+        """Return whether calls wait here for an instance that is not sick."""
         return any((line.bands[_FRESH] or line.bands[_RETRY]) and not line.streak for line in self._lines.values())
 
     def held(self, now: float) -> dict[Where, float]:
-        """Wheres held back now that have calls waiting, with the seconds until their next probe."""
+        """Return the instances that are held back and have calls waiting, with the seconds until their next probe."""
         return {
             line.key: line.held_until - now
             for _, _, line in self._held

@@ -3,9 +3,9 @@
 The rules are the table of engine/sending.md, "The attempt loop". `verdicts` says what an answer means; this module
 joins that with what is known of the call and its lane. Three things hold for every call:
 
-* `changed` means that a try of ours may have been applied, and that a reading shows the account so.
-* A call that was ever in doubt fails only by a reading made after all else of the session is over.
-* Nothing seen is no evidence: where a reading does not tell, a call is neither denied nor settled by it.
+* `changed` means that an attempt of ours may have been applied, and that a reading shows the account as desired.
+* A call that was ever in doubt fails only by the last reading, made after all else of the session is over.
+* A reading that does not show the account proves nothing: it neither denies nor settles a call.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from engine.run.callqueue import Health
 from engine.run.work import Work
 
 MOST_STALE = 3
-"""How often a call is sent again at once after its connection turned out to be dead; then it waits as others do."""
+"""How often a call is sent again at once after its connection turned out to be dead; after that it backs off."""
 
 
 FORBIDDEN = "read as not done; a guard, or a later rerun, forbids it"
-"""Said of a call that is not sent again, though it would be otherwise."""
+"""The journal's words for a call that would be sent again if it were allowed."""
 
 
 class Then(Enum):
@@ -43,17 +43,17 @@ class Then(Enum):
     HOLD = "hold"
     """It stays in doubt, and only the last reading of the session may settle it."""
     PROVE = "prove"
-    """It was accepted, and is read back."""
+    """It was accepted, and its account is read back."""
     READ = "read"
-    """Its account is read, which decides the `question`."""
+    """Its account is read, and the reading decides the `question`."""
     AGAIN = "again"
     """It is tried again: when its `budget` says so, or at once."""
     CURE = "cure"
-    """It is tried again once clock or keys are mended."""
+    """It is tried again once the clock or the keys are mended."""
     HAND_OVER = "hand_over"
-    """Another lane sends it, if one is left that may; it has lost nothing."""
+    """It goes back to the queue for a lane that may send it, if one is left; it has lost nothing."""
     END = "end"
-    """Nothing more is done of it in this session."""
+    """Nothing more is done about it in this session."""
 
 
 class Question(Enum):
@@ -62,15 +62,15 @@ class Question(Enum):
     REFUSAL = "refusal"
     """Whether a refusal means "already so", "busy" or "no such account"."""
     FAILURE = "failure"
-    """Whether a call that has failed was applied by an earlier try."""
+    """Whether an earlier attempt of a call that has failed was applied."""
     DOUBT = "doubt"
-    """Whether an attempt was applied of which nobody knows."""
+    """Whether an attempt whose effect is unknown was applied."""
     LAST = "end"
-    """The same at the end of the session, when nothing is under way any more."""
+    """As DOUBT, at the end of the session, when nothing is under way any more."""
 
     @property
     def purpose(self) -> str:
-        """What the journal says the reading was made for."""
+        """The purpose of the reading, as the journal names it."""
         return "refusal" if self is Question.FAILURE else self.value
 
 
@@ -78,7 +78,7 @@ class Fate(Enum):
     """What becomes of a lane."""
 
     DOWN = "down"
-    """It pauses, and is closed once that has lasted."""
+    """It pauses; it is closed once it has been down for too long."""
     CLOSE = "close"
     """It sends no more."""
     ALL = "all"
@@ -86,52 +86,52 @@ class Fate(Enum):
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """What to do with a call, and with lanes on its account."""
+    """What to do with a call, and with its lane and others. Fields that need a certain `then` name it."""
 
     then: Then
     outcome: Outcome | None = None
-    """SETTLE."""
+    """SETTLE: the outcome of the call."""
     proof: Proof | None = None
     """SETTLE: on what the outcome rests."""
     words: str | None = None
-    """SETTLE, PARK and HOLD: what the journal says of it, if not what the API said."""
+    """SETTLE, PARK and HOLD: the message for the journal; None: the API's message stays."""
     is_refuted: bool = False
-    """SETTLE: a reading says otherwise than the answer's code, which is not kept."""
+    """SETTLE: whether a reading contradicts the answer's code; the code is then not kept."""
     agrees: bool | None = None
-    """What a reading says of the account, written before anything else; None: it does not tell, or need not."""
+    """Whether a reading shows the account as desired, written first; None: it does not tell, or was not made."""
     doubt: bool | None = None
-    """Whether the call is in doubt from here on; None: as it was."""
+    """Whether the call is in doubt from now on; None: unchanged."""
     question: Question | None = None
-    """READ."""
+    """READ: what the reading is to decide."""
     budget: Budget | None = None
     """AGAIN: the budget it draws on; None: it is free, and goes at once."""
     is_stale: bool = False
-    """AGAIN: a dead connection took the attempt."""
+    """AGAIN: whether the attempt was lost because its connection was dead."""
     heeds_server: bool = False
-    """However it comes to be tried again, it is not sooner than the server asks for."""
+    """Whether the next attempt waits at least as long as the server asked for."""
     keeps_place: bool = False
-    """AGAIN: it lost nothing, and does not wait among the retries."""
+    """AGAIN: whether it lost nothing, and does not wait among the retries."""
     cure: Cure = Cure.NONE
-    """CURE."""
+    """CURE: what is to be mended."""
     resend: bool = True
     """PROVE: whether it may be sent again if a reading denies it."""
     slow: Scope | None = None
-    """Which lanes slow down."""
+    """Which lanes slow down; None: no lane."""
     lane: Fate | None = None
-    """What becomes of the lane that sent it."""
+    """What becomes of the lane that sent it; None: nothing."""
     why: str = ""
-    """Why it is closed, or the session stops."""
+    """Why the lane is closed, or the session stops."""
 
 
 class Beside(Struct, frozen=True, kw_only=True):
     """What is known beside the call: of its lane, and of the other lanes that take the same calls."""
 
     is_mute: bool = False
-    """The lane answers nobody, and the others do."""
+    """Whether the lane gets no answers, while other lanes can take its calls."""
     others_may: bool = False
-    """Another sub-account takes the call, and has not been denied it."""
+    """Whether a lane of another sub-account takes the call, to which CAM has not denied it."""
     is_useless: bool = False
-    """The lane has been denied everything, and other sub-accounts have not."""
+    """Whether CAM denies the lane everything, and has not denied other sub-accounts."""
 
 
 ALONE = Beside()
@@ -153,12 +153,12 @@ _DOUBT = Decision(then=Then.READ, question=Question.DOUBT, doubt=True)
 def decide(
     work: Work, answer: Answer, ruling: Ruling, *, action: Action, reads_back: bool, beside: Beside = ALONE
 ) -> Decision:
-    """Return what an attempt leads to that came back with `answer`; `reads_back`: accepted calls are to be proven."""
+    """Return what an attempt leads to, by its `answer`; `reads_back`: whether accepted calls are to be proven."""
     if answer.stage is Stage.BEFORE_SEND:
         # Nothing was sent, so the call has lost nothing: the lane waits, not the call.
         return Decision(then=Then.HAND_OVER, lane=Fate.DOWN)
     if beside.is_mute:
-        # Its calls are the others' from now on. What became of this one only a reading tells.
+        # The other lanes take its calls from now on. Only a reading tells whether this call was applied.
         return replace(_doubtful(action), lane=Fate.DOWN)
     match ruling.verdict:
         case Verdict.DONE:
@@ -184,21 +184,21 @@ def decide(
 
 
 def decide_uncured(ruling: Ruling, why: str) -> Decision:
-    """Return what comes of a clock or keys that cannot be mended; `why` says what the source of the keys said."""
+    """Return what follows when the clock or the keys cannot be mended; `why` is what the source of the keys said."""
     if ruling.cure is Cure.CLOCK:
         return _stop(ruling.words)
     return _close(f"{ruling.words} {why}" if why else ruling.words)
 
 
 def decide_given_up(work: Work, answer: Answer, action: Action) -> Decision:
-    """Return what comes of a call whose budget is spent."""
+    """Return what becomes of a call whose budget is spent."""
     return _hold(action) if work.doubt else _failed(work, action)
 
 
 def decide_begun(work: Work, entry: Entry, answer: Answer, action: Action, *, reads_back: bool) -> Decision:
-    """Return what comes of a call that an earlier session left begun, or in doubt whatever was read of it then.
+    """Return what becomes of a call that an earlier session has sent and not settled.
 
-    `answer` is the last one that the journal has of it.
+    A call in doubt stays so, whatever that session has read of it. `answer` is the last one in its journal.
     """
     if entry.unanswered or entry.doubt:
         return _doubtful(action)
@@ -213,9 +213,9 @@ def decide_begun(work: Work, entry: Entry, answer: Answer, action: Action, *, re
 
 
 def _already(work: Work, ruling: Ruling, reads_back: bool) -> Decision:
-    """It was so before: by somebody else's doing, or by a try of ours of which this answer is the echo.
+    """Return what an answer "already so" leads to: somebody else changed the account, or an earlier attempt of ours.
 
-    The code proves nothing by itself, as it may be meant for another account: a reading shows that it is so.
+    The code alone proves nothing, as it may be meant for another account: a reading shows how the account is.
     """
     if reads_back:
         return _PROVE_ONLY if work.no_send else _PROVE
@@ -236,14 +236,14 @@ def _rejected(work: Work, answer: Answer, ruling: Ruling, action: Action, beside
 
 
 def _failed(work: Work, action: Action) -> Decision:
-    """Nothing more is sent of it: it has failed, unless a reading shows that a try of ours was applied."""
+    """Return what becomes of a call that is not sent again: failed, unless a reading shows an attempt as applied."""
     if not work.may_be_applied or work.was_in_doubt or action.is_desired is None:
         return settle_failed(work)
     return _FAILED
 
 
 def settle_failed(work: Work, words: str | None = None, *, agrees: bool | None = None) -> Decision:
-    """Return that a call has failed; once in doubt, only by the last reading, as that of the doubt may be too old."""
+    """Return that a call has failed; if it was ever in doubt, the last reading decides, as others may be too old."""
     if work.was_in_doubt:
         return Decision(then=Then.PARK, words=words, agrees=agrees)
     return Decision(then=Then.SETTLE, outcome=Outcome.FAILED, words=words, agrees=agrees)
@@ -274,7 +274,7 @@ def _close(why: str) -> Decision:
 def decide_read(
     question: Question, work: Work, entry: Entry, answer: Answer, reading: Reading, action: Action
 ) -> Decision:
-    """Return what a reading leads to that was made for the sake of `question`, after `answer`."""
+    """Return what a reading leads to that was made for `question` after `answer`."""
     is_so = shown(action, reading, work.call.user)
     match question:
         case Question.REFUSAL:
@@ -288,7 +288,7 @@ def decide_read(
             return _read_for_doubt(work, entry, answer, is_so, action)
         case Question.LAST:
             if is_so is None:
-                return END  # unsettled, hence unknown: a resume reads it
+                return END  # it stays unsettled, hence `unknown`: a resume reads it
             if is_so:
                 return _it_was_so(work, entry, action)
             return Decision(then=Then.SETTLE, outcome=Outcome.FAILED, agrees=False)
@@ -297,7 +297,7 @@ def decide_read(
 
 
 def _read_for_refusal(work: Work, entry: Entry, answer: Answer, reading: Reading, action: Action) -> Decision:
-    """A refusal that may mean "already so", "busy" or "no such account", as PreCheckError."""
+    """Decide about a refusal that may mean "already so", "busy" or "no such account", such as PreCheckError."""
     state, is_so = reading.find(work.call.user), shown(action, reading, work.call.user)
     words = rule(action.name, answer).words
     if is_so:
@@ -318,11 +318,11 @@ def _read_for_refusal(work: Work, entry: Entry, answer: Answer, reading: Reading
 
 
 def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None, action: Action) -> Decision:
-    """An attempt may have been applied."""
+    """Decide about a call whose last attempt may have been applied."""
     if is_so:
         return _it_was_so(work, entry, action)
     if is_so is None:
-        # It only sets a state: to set it twice is harmless, to leave it open for want of a reading is not.
+        # A resendable action only sets a state. To set it twice is harmless; to leave the call open is not.
         return _LATER if action.resendable and not work.no_send else _hold(action)
     if work.no_send:
         return replace(settle_failed(work, FORBIDDEN, agrees=False), doubt=False)
@@ -332,7 +332,7 @@ def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None
 
 
 def _it_was_so(work: Work, entry: Entry, action: Action) -> Decision:
-    """A reading shows that a try of ours was applied, whatever was answered."""
+    """Settle a call as done: a reading shows that an attempt of ours was applied, whatever the API answered."""
     return Decision(
         then=Then.SETTLE, outcome=success(work, entry, action), proof=Proof.READ, is_refuted=True, agrees=True
     )
@@ -345,7 +345,7 @@ def _unshown(reading: Reading) -> str:
 
 
 def success(work: Work, entry: Entry, action: Action) -> Outcome:
-    """Return `changed`, or `already` if it was so before: sent all the same (`resend_already`), or the API said so."""
+    """Return `already` if its reading (`resend_already`) or the API says that it was so before; else `changed`."""
     is_others = work.already is not None and not work.may_have_done_it
     return Outcome.ALREADY if is_others or entry.was_desired(action) else Outcome.CHANGED
 
@@ -354,7 +354,7 @@ def success(work: Work, entry: Entry, action: Action) -> Outcome:
 
 
 def decide_proved(work: Work, entry: Entry, request_id: str | None, action: Action) -> tuple[Decision, Answer]:
-    """Return what comes of an accepted call that is read back as desired, and the answer that it is settled by."""
+    """Return what becomes of an accepted call that is read back as desired, and the answer that settles it."""
     accepted = Answer(http=200, request_id=request_id, code=None, message=None)
     outcome = success(work, entry, action)
     proved = Decision(then=Then.SETTLE, outcome=outcome, proof=Proof.READ, agrees=True)
@@ -367,7 +367,7 @@ def decide_proved(work: Work, entry: Entry, request_id: str | None, action: Acti
 def decide_disproved(
     work: Work, entry: Entry, request_id: str | None, action: Action, *, again: bool
 ) -> tuple[Decision, Answer]:
-    """Return the same of one that was read back for half a minute as not so; `again`: it may be sent once more."""
+    """Return both for a call read back as not so for half a minute; `again`: whether it may be sent once more."""
     answer = Answer(http=200, request_id=request_id, code=NOT_APPLIED, message=None)
     if again:
         return replace(_AT_ONCE, agrees=False), answer

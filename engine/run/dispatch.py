@@ -1,9 +1,9 @@
-"""Which call a lane sends next: its durable `sent`, its slot, and over to the task that carries it.
+"""Which call a lane sends next: its durable `sent`, its slot, and the task that makes its attempts.
 
 A lane's dispatcher takes a worker, then the next eligible call of its route, makes its `sent` durable, waits for the
-lane's slot, and hands the call over. `sent` stands a little ahead of its slot, so that the disk's jitter does not
-become the wire's; further ahead where the disk is slow or the limit high. What was written ahead and is not sent, as
-the run stops or the lane is closed, is told so in the journal and goes back to its place in the queue.
+lane's slot, and hands the call over to a task. `sent` is written a little ahead of the slot, so that a late disk makes
+no late send; further ahead where the disk is slow or the limit high. If a call that was written ahead cannot be sent,
+the journal says so, and the call goes back to its place in the queue unless the run stops or no lane is left for it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from engine.run.stopping import Stopping, Tasks
 from engine.run.work import Work
 
 MOST_OPEN = 2000
-"""Calls begun and not settled, at most: beyond it only retries are sent."""
+"""Most open calls of a session: beyond this number only retries are sent."""
 _RANDOM = random.Random()
 _SOON_S = 0.2
-"""Slots this close together are waited for by a stop, too."""
+"""Seconds between slots, below which even a stop waits for the next one."""
 MOST_AHEAD = 64
-"""Calls whose `sent` is durable and whose slot has not come, at most, a lane."""
+"""Most calls of a lane whose `sent` is written and whose slot has not come."""
 
 
 class _Intent(Struct):
-    """A call whose `sent` is written, and on its way to the disk."""
+    """A call whose `sent` is written, and may not have reached the disk yet."""
 
     work: Work
     keys: Keys
@@ -82,11 +82,11 @@ class Dispatch:
         """Tasks whose call is over."""
 
     def _is_over(self) -> bool:
-        """Nothing can come any more."""
+        """Return whether no call can come any more."""
         return self._calls.is_over and self._opening.is_over
 
     async def _carry(self, work: Work, ticket: Ticket) -> None:
-        """A call from its first attempt to its end, then the next one that is handed over.
+        """Bring a call to its end, then each next one that is handed over.
 
         Profiled: a task of its own for each call is a tenth of the call's cost.
         """
@@ -98,7 +98,7 @@ class Dispatch:
             work, ticket = following
 
     async def _following(self) -> tuple[Work, Ticket] | None:
-        """The next call for a task whose own is over; None when no lane may hand over any more."""
+        """Wait for the next call for a task whose call is over; return None when no lane can hand over any more."""
         if not self._feeding:
             return None
         handed: asyncio.Future[tuple[Work, Ticket] | None] = self._loop.create_future()
@@ -106,7 +106,7 @@ class Dispatch:
         return await handed
 
     async def feed(self, lane: Lane) -> None:
-        """Give each call its durable `sent`, then its slot, in this order; several `sent` at a time if need be."""
+        """Give each call its durable `sent`, then its slot, until none is left; several `sent` ahead if need be."""
         intents: deque[_Intent] = deque()
         slot_at: float | None = None
         self._feeding += 1
@@ -135,9 +135,9 @@ class Dispatch:
                 elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
                     slot_at = None
-                else:  # the slot was long in coming: what goes in it is looked at first
+                else:  # its reading is outdated by now: it is looked at again, and another call may use the slot
                     self._not_sent(lane, intents.popleft())
-        except AcctopsError as error:  # the journal or the source of keys failed: nothing more can be sent
+        except AcctopsError as error:  # the journal or the source of keys failed
             self._stopping.stop(str(error), error.reason)
         finally:
             for intent in intents:
@@ -145,11 +145,11 @@ class Dispatch:
             self._feeding -= 1
             if not self._feeding:
                 for handed in self._idle:
-                    if not handed.done():  # cancelled, where everything is
+                    if not handed.done():  # it is done where all tasks are cancelled
                         handed.set_result(None)
 
     async def _slot(self, lane: Lane) -> float | None:
-        """Wait for the lane's slot; None if the run stops first: at a low rate the next one is minutes away."""
+        """Wait for the lane's slot; return None if the run stops first, as at a low rate the slot is minutes away."""
         if self._stopping.is_set:
             return None
         if lane.pacer.gear.interval_s < _SOON_S and not lane.pacer.paused_for():
@@ -164,16 +164,16 @@ class Dispatch:
             self._waits.discard(wait)
 
     def turn_away(self) -> None:
-        """Let nobody wait for a slot or a turn any more: the session stops."""
+        """End all waits for a slot or a turn: the session stops."""
         self._calls.turn_away()
         waits, self._waits = self._waits, set()
         for wait in waits:
             wait.reschedule(self._now())
 
     async def _wait_while_down(self, lane: Lane) -> None:
-        """A lane whose endpoint cannot be reached takes no call into its pause: other lanes can send it now.
+        """Wait while a lane cannot reach its endpoint, without a call: other lanes can send the calls now.
 
-        One call at a time finds out whether it can be reached again.
+        One call at a time probes whether the endpoint can be reached again.
         """
         while lane.is_probed or lane.pacer.paused_for() > 0 or self._is_probe_dear(lane):
             self._wake.clear()
@@ -186,14 +186,14 @@ class Dispatch:
                 continue
 
     def _is_probe_dear(self, lane: Lane) -> bool:
-        """Whether the other lanes have sent all that waits before a probe of this one would come to its end."""
-        # One that was denied anything may leave to this lane what waits.
+        """Return whether the other lanes can send all waiting calls in the time that a probe of this lane takes."""
+        # A lane that CAM has denied calls may not be able to send them all.
         others = [each for each in self._lanes.others(lane) if each.down_since is None and not each.denied]
         pace = sum(1 / each.pacer.gear.interval_s for each in others)
         return bool(others) and self._queue.waiting(lane.route) / pace <= lane.probe_s
 
     def _is_keyless(self, lane: Lane) -> bool:
-        """Whether the lane has nothing to sign with, which closes it: no password is asked for in its name."""
+        """Return whether the lane has no keys, and close it then: no password is asked for on its behalf."""
         try:
             lane.client.keys.get()
         except CredentialsError as error:
@@ -202,9 +202,9 @@ class Dispatch:
         return False
 
     async def _intend(self, lane: Lane, intents: deque[_Intent]) -> None:
-        """Write ahead what will be sent in the time two commits take: one call at 20 a second on any healthy disk.
+        """Write `sent` ahead for the time that two commits take: one call at 20 a second on any healthy disk.
 
-        Profiled: with the limit lifted one commit a call was most of a call's cost; on a disk of 200 ms a commit, one
+        Profiled: with the limit lifted, one commit a call was most of a call's cost. On a disk of 200 ms a commit, one
         call ahead would be five calls a second.
         """
         ahead = min(MOST_AHEAD, 1 + int(2 * self._journal.commit_s / lane.pacer.gear.interval_s))
@@ -243,7 +243,7 @@ class Dispatch:
             self._tasks.start(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """Stopped, its lane closed or unreachable, or to be read again, between the call's `sent` and its slot."""
+        """Take back a call between its `sent` and its slot: the run stops, its lane is out, or it is read again."""
         work = intent.work
         self._give_back(work, lane)
         if self._stopping.is_set or self._queue.of(work.index).is_closed:
@@ -271,7 +271,7 @@ class Dispatch:
         lane.permits.release()
 
     async def _next(self, lane: Lane) -> Work | None:
-        """The next call for a lane; None when nothing is left to send, it or the run is stopping, or it goes down."""
+        """Wait for the lane's next call; return None if none is left, the run stops, or the lane closes or is down."""
         was_up = lane.down_since is None
         while not (self._stopping.is_set or lane.closed):
             self._wake.clear()
@@ -292,7 +292,7 @@ class Dispatch:
         return None
 
     def _next_now(self, lane: Lane) -> Work | None:
-        """The next call of a lane's route that it can send at once, if there is one."""
+        """Return the next call of the lane's route that the lane can send at once; None if there is none."""
         passed_over: list[int] = []
         try:
             return self._take(lane, passed_over)
@@ -302,7 +302,7 @@ class Dispatch:
                 self._queue.of(index).put_back(index, self._now(), retry=True)
 
     def _take(self, lane: Lane, passed_over: list[int]) -> Work | None:
-        """The same; what is for others only is added to `passed_over`. Has passwords asked for on the way."""
+        """Do so, and add the calls for other lanes to `passed_over`. Ask for passwords that are missing."""
         now = self._now()
         while (index := self._queue.take(lane.route, now, retries_only=len(self._calls) >= MOST_OPEN)) is not None:
             turn = self._opening.turn(self._calls.works[index])
@@ -327,6 +327,6 @@ class Dispatch:
 
 
 def _trace() -> str:
-    """A random UUID (version 4) as text; `uuid` makes the same at three times the cost (profiled)."""
+    """Return a random UUID (version 4) as text; `uuid` makes the same at three times the cost (profiled)."""
     digits = f"{_RANDOM.getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

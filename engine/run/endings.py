@@ -1,26 +1,26 @@
-"""How long an orderly end takes: of a drain, and of a whole session that was told to stop."""
+"""How long an orderly end takes: of a drain, and of a whole session that is asked to stop."""
 
 from __future__ import annotations
 
 import math
 
 DRAIN_S = 10.0
-"""How long a drain goes on reading, counted from the last attempt that ended in it."""
+"""Seconds for which a drain goes on reading, from the stop or from the last attempt that ended after it."""
 NOTICE_S = 10.0
-"""Longest wait for one way of telling people of the end."""
+"""Longest wait for one notice of the end, in seconds."""
 MARGIN_S = 10.0
-"""For the journal on a slow disk, and the report."""
+"""Seconds for the journal on a slow disk, and for the report."""
 LEAST_S = 60
 
 
 def drain_s(timeout_s: float) -> float:
-    """The longest drain: attempts under way end within their timeout, and what the last accepts is still read."""
+    """Return the longest drain in seconds: attempts end within their timeout, and the last accepted call is read."""
     return timeout_s + DRAIN_S
 
 
 def orderly_end_s(timeout_s: float) -> int:
-    """Seconds after a first signal, or a stop, within which a session has ended in order: drain, report, notice.
+    """Return the seconds after a first signal or a stop in which a session ends in order: drain, report, notice.
 
-    Whoever ends a session by force, as systemd and Kubernetes do, and whoever waits for its end, waits so long.
+    systemd and Kubernetes wait so long before they end a session by force; `acctops stop` waits so long for its end.
     """
     return max(LEAST_S, math.ceil(drain_s(timeout_s) + NOTICE_S + MARGIN_S))

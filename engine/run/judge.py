@@ -1,4 +1,4 @@
-"""Carries out what `decide` says of a call: writes, reads, waits, and has lanes slow down or close."""
+"""The judge carries out what `decide` says of a call: it writes, reads, waits, and slows down or closes lanes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Step(Struct, frozen=True):
     again: bool
     delay_s: float = 0.0
     retry: bool = True
-    """Whether it waits among the retries, or lost nothing and keeps its place."""
+    """Whether it waits among the retries; else it lost nothing and keeps its place."""
 
 
 FINAL = Step(again=False)
@@ -54,7 +54,7 @@ AT_ONCE = Step(again=True)
 
 
 class Patience:
-    """How long a call waits before it is tried again, and when that is given up."""
+    """How long a call waits before it is tried again, and when the session gives it up."""
 
     def __init__(self, policy: Policy, rng: random.Random, queue: CallQueues) -> None:
         self._now = asyncio.get_running_loop().time
@@ -63,17 +63,17 @@ class Patience:
         self._queue = queue
 
     def draw(self, work: Work, budget: Budget) -> float | None:
-        """Count a try of a call on a budget; return the seconds to wait, None if the budget is spent."""
+        """Count an attempt of a call on a budget; return the seconds to wait, None if the budget is spent."""
         now = self._now()
         work.tries += 1
         work.started = now if work.started is None else work.started
-        # A call of an instance that has been sick for longer than the call was open does not start a budget anew.
+        # If the instance was sick before the call's first try, the budget counts from when it fell sick.
         since = min(work.started, self._queue.of(work.index).sick_since(work.index) or work.started)
         return next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
 
 
 class Judge:
-    """What becomes of the calls of one run."""
+    """The part of a session that decides what becomes of each call, and carries that out."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Judge:
         return health_of(answer, ruling, is_mute=self._lanes.is_mute(work.where, ticket, answer))
 
     async def judge(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
-        """Decide over a call after an attempt whose reply is recorded; return what to do next with it."""
+        """Decide about a call after an attempt whose reply is recorded; return what to do next with it."""
         answer = attempt.answer
         beside = self._note(work, ticket, answer, ruling)
         decision = decide(work, answer, ruling, action=self._action, reads_back=self._reads_back, beside=beside)
@@ -162,7 +162,7 @@ class Judge:
             self._lanes.note_gear(each)
 
     def _end_lane(self, decision: Decision, ticket: Ticket, answer: Answer) -> bool:
-        """Do with a lane as was decided; return whether any lane is left for its calls."""
+        """Pause or close lanes as was decided; return whether a lane is left for the calls."""
         match decision.lane:
             case Fate.DOWN:
                 return self._lanes.down(ticket.lane, answer, since=ticket.slot_at)
@@ -177,7 +177,7 @@ class Judge:
                 assert_never(decision.lane)
 
     async def _cure(self, work: Work, ticket: Ticket, attempt: Attempt, ruling: Ruling) -> Step:
-        """Mend clock or keys: once each and call, free; a second time it is fatal."""
+        """Mend the clock or the keys, each once for a call and free; else close the lane, or stop the session."""
         client, cure = ticket.lane.client, ruling.cure
         assert cure is not Cure.NONE
         if cure not in work.cures and await client.cure(cure, attempt, ticket.keys):
@@ -190,14 +190,14 @@ class Judge:
     # ---- what was decided ------------------------------------------------------------------------------------------
 
     async def go_on(self, work: Work) -> Step:
-        """Decide over a call that an earlier session left begun; return what to do next with it."""
+        """Decide about a call that an earlier session has sent and not settled; return what to do next with it."""
         entry = self._ledger.entry(work.id)
         answer = Answer(http=None, request_id=entry.request_id, code=entry.code, message=entry.message)
         decision = decide_begun(work, entry, answer, self._action, reads_back=self._reads_back)
         return await self._carry_out(work, decision, _UNANSWERED if entry.unanswered else answer)
 
     async def _carry_out(self, work: Work, decision: Decision, answer: Answer) -> Step:
-        """Write, read and decide anew until it is known what to do next with a call."""
+        """Write, read and decide anew; return what to do next with a call once that is known."""
         state = None
         while True:
             self._settling.carry_out(work, decision, answer, state)

@@ -1,8 +1,8 @@
-"""A lane is one quota, and its state in a session; the lanes of a run, and how they end.
+"""A lane is one quota and its state in a session. This module has the lanes of a session, and closes them.
 
-A lane closes when it is refused, cannot be reached, or has no keys (any more). The other lanes of its route go on with
-its calls. A route without lanes is given up: its calls stay unattempted, the other routes go on. Without any lane the
-run stops.
+A lane closes when the API refuses it, it cannot reach the API, or it has no keys (any more). The other lanes of its
+route take its calls. A route without lanes is given up: its calls stay unattempted, and the other routes go on. Without
+any lane the run stops.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 DOWN_PAUSE_CAP_S = 5.0
 FIRST_CONTACT_S = 15.0
-"""How long an endpoint that never answered is tried: rather a wrong address than an outage."""
+"""Seconds for which an endpoint that never answered is tried: its address is probably wrong."""
 MUTE_INSTANCES = 3
-"""A lane is mute when it answers the calls of so many instances no more while the other lanes answer theirs: a sick
-instance or two would look the same."""
+"""A lane is mute when the calls of so many instances get no answer through it, while other lanes get answers. With
+fewer, the instances may be sick instead."""
 DENIED_INSTANCES = 3
-"""A lane that has the permission for none of so many instances, while other sub-accounts have it, is of no use."""
+"""A lane is of no use when CAM denies it so many instances and it has done none, while another sub-account has."""
 
 
 class Lane(Struct):
@@ -47,23 +47,23 @@ class Lane(Struct):
     pacer: Pacer
     permits: asyncio.Semaphore
     route: int = 0
-    """Which calls it may take, by index in the run's routes."""
+    """Index of its route in the run's routes: it may take the calls of this route."""
     account: str = ""
     closed: bool = False
-    """It was refused or could not be reached: it takes no more calls in this session."""
+    """Whether it takes no more calls in this session."""
     answered: bool = False
-    """Whether the endpoint ever answered in this session."""
+    """Whether the endpoint has answered in this session."""
     answered_at: float = float("-inf")
     """Loop time of its last answer."""
     unanswered: set[Where] = field(default_factory=set)
-    """Instances of calls it took since then and did not answer."""
+    """Instances whose calls got no answer since `answered_at`."""
     down_since: float | None = None
-    """Loop time since which no attempt reached the endpoint."""
+    """Loop time since which no attempt reached the endpoint; None: it is not down."""
     down_why: str = ""
     probe_s: float = 0.0
-    """How long the last attempt that reached nobody took: what finding out costs the call it is done with."""
+    """Seconds that the last failed attempt to reach the endpoint took: a probe delays its call by so much."""
     denied: set[Where] = field(default_factory=set)
-    """Instances for which its keys have not the permission."""
+    """Instances for which its keys do not have the permission."""
     accepted: bool = False
     """Whether the API has accepted any call by it in this session."""
     in_flight: int = 0
@@ -72,26 +72,26 @@ class Lane(Struct):
 
     @property
     def is_probed(self) -> bool:
-        """Whether its endpoint cannot be reached, and a call is out to see if it can again."""
+        """Whether its endpoint cannot be reached, and a call in flight probes whether it can again."""
         return self.down_since is not None and self.in_flight > 0
 
     @property
     def may_send(self) -> bool:
-        """Whether a call may go out by it just now, as far as its slots allow."""
+        """Whether it may send a call now, apart from its slots."""
         return not (self.closed or self.is_probed)
 
     def reached(self) -> None:
-        """An attempt reached the server."""
+        """Take note that an attempt reached the server."""
         self.down_since, self._down_count = None, 0
 
     def heard(self, now: float) -> None:
-        """An attempt was answered, whatever the answer."""
+        """Take note that an attempt was answered, whatever the answer."""
         self.answered, self.answered_at = True, now
         self.unanswered.clear()
         self.reached()
 
     def unreachable(self, why: str, now: float, *, since: float) -> float:
-        """An attempt reached nobody (`since` then): pause, longer each time. Returns for how long it has been so."""
+        """Pause after an attempt that left at `since` and did not reach the server; return the seconds it is down."""
         if self.down_since is None:
             self.down_since = since
         self.probe_s = now - since
@@ -102,7 +102,7 @@ class Lane(Struct):
 
 
 class Ticket(Struct):
-    """Leave to make one attempt: its `sent` is durable and its slot has come."""
+    """The permission to make one attempt: its `sent` is durable and its slot has come."""
 
     lane: Lane
     keys: Keys
@@ -112,14 +112,14 @@ class Ticket(Struct):
 
 
 def lane_name(identity: str, action: str, client: Client) -> str:
-    """What a lane is called in journals, and its slots among the processes of one host."""
+    """Return the name of a lane in journals, and of its slots among the processes of one host."""
     return f"{identity}/{action}/{client.host}"
 
 
 def lanes_of(
     routes: Routes, clients: Clients, *, action: str, workers: int, pacer: Callable[[str], Pacer]
 ) -> list[Lane]:
-    """Every identity through every access point, for each route; `pacer` of a lane's name paces it."""
+    """Return a lane for each route, identity and access point; `pacer` makes the pacer of a lane from its name."""
     lanes = []
     for number, route in enumerate(routes.every):
         for client in clients.signing(route.account, route.endpoints):
@@ -130,7 +130,7 @@ def lanes_of(
 
 
 class Holder(Protocol):
-    """A part that holds calls which wait for a lane."""
+    """A part of the session that holds calls which wait for a lane."""
 
     def drop(self, waiting: list[int]) -> None:
         """Leave these calls unattempted: their route has no lane left."""
@@ -149,7 +149,7 @@ class Lanes:
         *,
         patience_s: float,
     ) -> None:
-        """An endpoint that has answered once may be out of reach for `patience_s`."""
+        """Close a lane whose endpoint has answered before only after `patience_s` seconds without reach."""
         self._now = asyncio.get_running_loop().time
         self.every = every
         self.routes = routes
@@ -160,9 +160,9 @@ class Lanes:
         self._given_up: set[int] = set()
         """Routes that have no lane left."""
         self.holders: list[Holder] = []
-        """Told of the calls of a route that is given up."""
+        """Parts that are told of the calls of a route that is given up."""
         self.why: records.Stopped | None = None
-        """Why the first of them was given up, while others went on."""
+        """Why the first route was given up while others went on; None: no route was."""
 
     # ---- which there are -------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Lanes:
         return [each for each in self.every if each.route == lane.route and each is not lane and not each.closed]
 
     def sharing(self, lane: Lane, scope: Scope) -> list[Lane]:
-        """Return the lanes that a refusal for the quota of `lane` is about."""
+        """Return the lanes whose quota a refusal on `lane` is about, by its scope."""
         if scope is Scope.EVERY_LANE:
             return self.every
         if scope is Scope.ACCOUNT:
@@ -195,19 +195,19 @@ class Lanes:
 
     @property
     def in_flight(self) -> int:
-        """Attempts under way."""
+        """How many attempts are under way."""
         return sum(lane.in_flight for lane in self.every)
 
     def others_may(self, denied: Collection[str], lane: Lane) -> bool:
-        """Return whether another sub-account takes a call that CAM has `denied` to these: it asks who signs."""
+        """Return whether a lane of another sub-account takes a call that CAM has `denied` to these identities."""
         return any(each.client.identity not in denied for each in self.others(lane))
 
     def is_for_others(self, denied: Collection[str], lane: Lane) -> bool:
-        """Return whether a call waits for another sub-account, as CAM has denied it to the one of this lane."""
+        """Return whether a call waits for a lane of another sub-account, as CAM denies it to that of this lane."""
         return lane.client.identity in denied and self.others_may(denied, lane)
 
     def is_useless(self, lane: Lane) -> bool:
-        """Return whether a lane has been denied so much that only other sub-accounts can do anything here."""
+        """Return whether CAM has denied a lane so many instances that only other sub-accounts can send here."""
         if len(lane.denied) < DENIED_INSTANCES or lane.accepted:
             return False
         return any(each.accepted for each in self.others(lane))
@@ -215,28 +215,28 @@ class Lanes:
     # ---- how they fare ---------------------------------------------------------------------------------------------
 
     def note_gear(self, lane: Lane) -> None:
-        """Journal that a lane slowed or has recovered, if it did."""
+        """Journal that a lane has slowed down or recovered, if it has."""
         changed, gear = lane.pacer.gear.changed(), lane.pacer.gear
         if changed is not None:
             data = {"lane": lane.name, "guard": round(gear.guard, 4), "interval_ms": round(gear.interval_s * 1000, 1)}
             self._recorder.append(records.Note(what=f"lane_{changed}", data=data))
 
     def is_mute(self, where: Where, ticket: Ticket, answer: Answer) -> bool:
-        """Return whether an attempt went unanswered for its lane's sake: that answers nobody since, the others do."""
+        """Return whether an attempt got no answer because of its lane, and other lanes can take the calls."""
         lane = ticket.lane
         if lane.down_since is not None and answer.code == NO_ANSWER and lane.answered_at <= ticket.slot_at:
             return bool(self.others(lane))
         return self._is_silent(ticket, answer) and len(lane.unanswered | {where}) >= MUTE_INSTANCES
 
     def _is_silent(self, ticket: Ticket, answer: Answer) -> bool:
-        """Return whether an attempt went unanswered, and its lane answered nothing since it left, as others have."""
+        """Return whether an attempt got no answer, and since it left only other lanes have answered, not its own."""
         lane, left_at = ticket.lane, ticket.slot_at
         if answer.code != NO_ANSWER or lane.answered_at > left_at:
             return False
         return any(other.answered_at > left_at for other in self.others(lane))
 
     def reached(self, where: Where, ticket: Ticket, answer: Answer) -> None:
-        """Take note that an attempt for an instance reached the server, as far as its answer says so."""
+        """Take note of what the answer of an attempt says about whether its lane reaches the server."""
         lane, was_down_since = ticket.lane, ticket.lane.down_since
         if answer.code != NO_ANSWER:
             lane.heard(self._now())
@@ -249,7 +249,7 @@ class Lanes:
             self._recorder.append(records.Note(what="lane_up", data=data))
 
     def down(self, lane: Lane, answer: Answer, *, since: float) -> bool:
-        """Pause a lane that reached nobody, or close it when that has lasted; return whether any takes its calls."""
+        """Pause a lane that cannot reach the API, or close it after a while; return whether a lane takes its calls."""
         is_new = lane.down_since is None
         down_s = lane.unreachable(answer.message or str(answer.code), self._now(), since=since)
         if down_s >= (self._patience_s if lane.answered else min(FIRST_CONTACT_S, self._patience_s)):
@@ -279,7 +279,7 @@ class Lanes:
         self.close(lane, why, Answer(http=None, request_id=None, code=NO_KEYS, message=why))
 
     def close_all(self, closing: list[Lane], why: str) -> None:
-        """Begin no call by these lanes any more: what they sent is still read back, the rest is for other lanes."""
+        """Send no new call through these lanes: what they sent is still read back, other lanes take the rest."""
         left = {lane.route for lane in self.every if not lane.closed and lane not in closing}
         for lane in closing:
             if lane.route in left:
@@ -291,12 +291,12 @@ class Lanes:
         self._queue.wake.set()
 
     def close_account(self, account: str, why: str, answer: Answer) -> None:
-        """Send nothing more of an account; the others go on."""
+        """Send no more calls of an account; the other accounts go on."""
         routes = (number for number, route in enumerate(self.routes.every) if route.account == account)
         self._give_up(routes, why, self._stopping.reason_for(answer.code), answer)
 
     def is_refused(self, where: Where, reading: Reading) -> bool:
-        """Return whether keys may read nothing at all, and so write nothing either: their account is given up."""
+        """Return whether the keys of an account may not even read; if so, give up the account, as they cannot write."""
         answer = Answer(http=200, request_id=reading.request_id, code=reading.code, message=reading.message)
         if reading.code is None or (ruling := rule("DescribeAccounts", answer)).verdict is not Verdict.FATAL:
             return False
@@ -305,7 +305,7 @@ class Lanes:
         return True
 
     def _give_up(self, routes: Iterable[int], why: str, reason: Reason, answer: Answer | None) -> None:
-        """No lane is left for the calls of `routes`: the run stops, or goes on without them if others have lanes."""
+        """Give up `routes`, for whose calls no lane is left; stop the run if no other route has a lane."""
         numbers = [number for number in dict.fromkeys(routes) if number not in self._given_up]
         if not numbers:
             return

@@ -1,4 +1,4 @@
-"""Readings that decide over a call. Once the session stops they end with its drain."""
+"""Readings that decide about a call. Once the session stops, they end with its drain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.run.stopping import Stopping
 
 
 class Looks:
-    """Reads accounts, for as long as the session may."""
+    """The part of a session that reads accounts, at most until the session's drain ends."""
 
     def __init__(self, inventory: Inventory, stopping: Stopping) -> None:
         self._inventory = inventory
@@ -31,7 +31,7 @@ class Looks:
             self._bounds.discard(bound)
 
     def drain(self, until: float) -> None:
-        """End readings under way and to come by this loop time; a later word may move it."""
+        """End the readings of now and later by this loop time; a later call may move it."""
         self._until = until
         for bound in self._bounds:
             if not bound.expired():

@@ -1,4 +1,4 @@
-"""The calls of a session, and which of them are begun and not over."""
+"""The calls of a session, and which of them are open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.run.work import Work
 
 
 class OpenCalls:
-    """The calls that are open: begun, and not over in this session."""
+    """The open calls: this session has started to work on them and has not ended them."""
 
     def __init__(self, works: list[Work], queue: CallQueues, read_back: ReadBack) -> None:
         self._now = asyncio.get_running_loop().time
@@ -21,43 +21,43 @@ class OpenCalls:
         self._read_back = read_back
         self._open: dict[int, Work] = {}
         self.to_take_up = 0
-        """Calls of an earlier session that are to be judged yet."""
+        """How many calls of earlier sessions are still to be judged."""
         self.secrets_ahead: Counter[str] = Counter()
-        """Passwords asked for ahead of their calls, by account: one whose calls wait keeps nobody else waiting."""
+        """Passwords asked for ahead of their calls, by account: an account whose calls wait delays no other account."""
 
     def __len__(self) -> int:
         return len(self._open)
 
     @property
     def is_over(self) -> bool:
-        """Nothing waits, nothing is begun, nothing is to be read back any more."""
+        """Whether no call waits, is open, or is to be judged or read back."""
         return not (len(self.queue) or self._open or self.to_take_up) and self._read_back.is_idle
 
     def begin(self, index: int) -> Work:
-        """Return the call of a plan index, open from here on."""
+        """Open the call of a plan index and return it."""
         work = self._open[index] = self.works[index]
         return work
 
     def end(self, work: Work) -> None:
-        """Do nothing more about a call in this session."""
+        """Close an open call: this session does nothing more about it, apart from reading it back."""
         self._open.pop(work.index, None)
         work.secret = None
         self._read_back.touch(work)
         self.queue.wake.set()
 
     def abandon(self, work: Work) -> None:
-        """End a call of which nothing more comes; a task of its own that waits to go on with it ends."""
+        """End a call that is not sent again; its task, if one waits for the call's turn, ends, too."""
         self.secret_used(work)
         _turn_away(work)
         self.end(work)
 
     def over_unsent(self, work: Work) -> None:
-        """Abandon a call of which nothing was applied, if it was begun: one that waits for a retry is told."""
+        """Abandon a call of which nothing was applied, if it is open: its task may wait for a retry."""
         if work.index in self._open:
             self.abandon(work)
 
     def put_back(self, work: Work) -> None:
-        """Let a call wait again where it waited before it was looked at."""
+        """Put a call back in the queue where it waited before."""
         queue = self.queue.of(work.index)
         is_open = work.index in self._open
         queue.put_back(work.index, self._now(), retry=is_open and work.tries > 0)
@@ -65,7 +65,7 @@ class OpenCalls:
             self.abandon(work)
 
     def put_first(self, work: Work) -> None:
-        """Let a call that was begun wait again as an untried one; over, if its route has no lane left."""
+        """Put an open call back in the queue as an untried one; abandon it if its route has no lane left."""
         queue = self.queue.of(work.index)
         queue.put_back(work.index, self._now(), retry=False)
         if queue.is_closed:
@@ -73,21 +73,21 @@ class OpenCalls:
         self.queue.wake.set()
 
     def turn_away(self) -> None:
-        """Let whoever waits for a turn get none: the session stops."""
+        """End all waits of calls for a turn: the session stops."""
         for work in self._open.values():
             _turn_away(work)
 
     def drop(self, waiting: list[int]) -> None:
-        """Send nothing more of these calls; what of their instances was accepted is still read back."""
+        """Send these calls no more; accepted calls of their instances are still read back."""
         for index in waiting:
             work = self.works[index]
             if index in self._open:
                 self.abandon(work)
-            else:  # reading back waited for it: it will not be sent before
+            else:  # its instance may have waited with reading back until this call was sent
                 self._read_back.touch(work)
 
     def secret_used(self, work: Work) -> None:
-        """A password is on its way, or nobody needs it any more: another one may be asked for."""
+        """Take note that the password of a call was sent or is not needed any more: another may be asked for."""
         if work.secret_ahead:
             work.secret_ahead = False
             self.secrets_ahead[work.call.account] -= 1

@@ -1,13 +1,12 @@
-"""A call is sent by what is so now: its account is read before, and again where that was a while ago.
+"""A call is sent by a fresh reading: its account is read before, and again if that was a while ago.
 
-A run brings the readings it was approved with; stragglers, accounts in a transitional state, and everything a resume
-finds unsent are read here, at the start of the session; `before` decides by them. Where admins are to be kept, what an
-earlier session has sent passes here, too, before it may be sent again.
+A run brings the readings of its approved plan. At the start of the session this module reads what they leave open, the
+accounts in a transitional state, and everything a resume finds unsent; `before` decides by the readings. Where admins
+are to be kept, calls that an earlier session has sent pass here, too, before they may be sent again.
 
-A long run comes to most of its calls minutes later. So a call whose turn has come passes here once more, for as long
-as nothing of it can have been applied: one whose instance was read more than `FRESH_S` ago waits until it has been
-read again, and is decided anew. Instances of the calls that come next are read ahead, once for all their calls, so
-that a lane does not wait.
+A long run comes to most of its calls minutes later. So a call passes here again when its turn has come, unless it may
+have been applied by then. If its instance was read more than `FRESH_S` ago, it waits for a new reading and is decided
+anew. The instances of the next calls are read ahead, once for all their calls, so that a lane does not wait.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from engine.run.work import Work
 READERS = 64
 CHANGING_EVERY_S = 2.0
 AHEAD_S = 1.0
-"""Calls that come within this time are looked at now, so that they are fresh when they come."""
+"""Calls whose turn comes within so many seconds are read ahead, so that their readings are fresh by then."""
 AGAIN_S = 3.0
-"""How long a call waits to be read again before it is sent by the older reading."""
+"""Seconds that a call waits for a new reading; then it is sent by the older one."""
 MOST_AGAIN = READERS
-"""Instances that are read again at a time: as many as the inventory reads at once. More would only wait."""
+"""Most instances that are read again at a time: as many as the inventory reads at once. More would only wait."""
 
 
 class Opening:
-    """The calls of a session of which nothing can have been applied, on their way into the queue and to their send."""
+    """The part of a session that reads accounts before calls are queued and sent."""
 
     def __init__(
         self,
@@ -64,25 +63,25 @@ class Opening:
         self._stopping = stopping
         self._groups: dict[Where, list[Work]] = {}
         self._under_way = 0
-        """Instances that are being read, or will be."""
+        """How many instances are being read or will be."""
         self._again = 0
-        """Those of them that are read again."""
+        """How many of these are read again."""
         self._next: dict[int, Iterator[int]] = {}
-        """By route: the calls that have not been looked ahead at, in plan order."""
+        """By route: the calls that reading ahead has not reached, in plan order."""
         self._most_ahead = {route: _calls_in(AHEAD_S, pace) for route, pace in lanes.paces().items()}
 
     @property
     def is_over(self) -> bool:
-        """No instance is being read: every unsent call is in the queue or settled."""
+        """Whether no instance is being read: every unsent call is in the queue or settled."""
         return not self._under_way
 
     # ---- at the start of the session -------------------------------------------------------------------------------
 
     def begin(self, unsent: Sequence[int], guarded: Sequence[int], readings: dict[Where, Reading]) -> None:
-        """Take in what was read for the plan; read the rest by a few readers.
+        """Use the `readings` made for the plan, and start up to `READERS` tasks that read the rest.
 
-        `unsent` and `guarded` are plan indexes; these were sent by an earlier session, and are here for the guard on
-        admins alone. `readings` is emptied: what is read again must not be kept twice.
+        `unsent` and `guarded` are plan indexes; an earlier session has sent the guarded calls, and the guard on admins
+        decides about them here. `readings` is emptied, so that no reading is kept in memory twice.
         """
         late = []
         self._resting.began_at = self._now()
@@ -95,7 +94,7 @@ class Opening:
                     continue
                 self._before.note_read(where, reading)
                 age_s = self._inventory.clock(where) - reading.at
-                is_recent = 0 <= age_s <= FRESH_S  # a clock that was set back says nothing of its age
+                is_recent = 0 <= age_s <= FRESH_S  # below 0 the clock was set back: the age is not known
                 if reading.accounts is not None or is_recent:
                     self._take_in(look, reading, self._now() - age_s if age_s >= 0 else -math.inf)
             if look.aside:
@@ -123,7 +122,7 @@ class Opening:
     # ---- when its turn has come ------------------------------------------------------------------------------------
 
     def turn(self, work: Work) -> Turn:
-        """Return whether a call whose turn has come may be sent by what is known of it; look ahead if so."""
+        """Return what becomes of a call whose turn has come, by its reading; if it may go, read ahead for the next."""
         resting = self._resting
         if not resting.rests(work):
             return Turn.GO
@@ -138,7 +137,7 @@ class Opening:
         return Turn.GO
 
     def stands(self, work: Work) -> bool:
-        """Return whether what was decided of a call is still fresh: asked once more when its slot has come."""
+        """Return whether what was decided about a call still holds when its slot has come."""
         return self._resting.stands(work)
 
     def _set_aside(self, work: Work, look: Look) -> Turn:
@@ -150,10 +149,10 @@ class Opening:
         return Turn.OUT
 
     def _look_ahead(self, route: int) -> None:
-        """Have the instances of the calls read that come next, if they would not be fresh any more."""
+        """Read the instances of the next calls whose readings would be too old by then."""
         now, most = self._now(), 1
         if route in self._most_ahead:
-            most = self._most_ahead.pop(route)  # the first time: all of them; from then on one for each that goes
+            most = self._most_ahead.pop(route)  # the first time all calls of `AHEAD_S`; then one for each that is sent
         for index in self._next[route]:
             work = self._calls.works[index]
             if not self._resting.rests(work):
@@ -181,7 +180,7 @@ class Opening:
             self._again -= 1
 
     async def _read(self, where: Where) -> None:
-        """Read an instance until none of its calls waits for that any more."""
+        """Read an instance until none of its calls waits for a reading."""
         look, wake = self._resting.looks[where], self._calls.queue.wake
         try:
             while not self._stopping.is_set:
@@ -195,7 +194,7 @@ class Opening:
                     for work in aside:
                         self._calls.put_back(work)
                     return
-                # What failed is no look of a moment ago; it is what is known now.
+                # A reading that failed counts from its end, another from its start.
                 self._take_in(look, reading, began if reading.accounts is not None else self._now())
                 wake.set()
                 if not look.aside:
@@ -207,7 +206,7 @@ class Opening:
             wake.set()
 
     def _users(self, where: Where) -> Collection[str] | None:
-        """Whose accounts a reading must show: those of the calls that rest on it; a guard looks at all there are."""
+        """Return the users whom a reading must show: those of the calls that rest on it; None: all, for the guard."""
         if self._before.guard is not None:
             return None
         return {work.call.user for work in self._groups[where] if self._resting.rests(work)}
@@ -215,7 +214,7 @@ class Opening:
     async def _read_unless_stopping(
         self, where: Where, users: Collection[str] | None, limit_s: float | None
     ) -> Reading | None:
-        """A reading of an instance, as far as `users` need. None if the run stops first: the unsent need none."""
+        """Return a reading of an instance that shows `users`; None if the run stops first, as it sends nothing then."""
         reading = asyncio.ensure_future(self._inventory.read(where, purpose="before", users=users))
         stop = asyncio.ensure_future(self._stopping.event.wait())
         try:
@@ -228,7 +227,7 @@ class Opening:
             stop.cancel()
 
     def _take_in(self, look: Look, reading: Reading, at: float) -> None:
-        """Settle, queue or leave out each call that waits; one whose account is still changing goes on waiting."""
+        """Settle, queue or leave out each call that waits; a call whose account is still changing waits on."""
         reading = _sharing(reading, look.known)
         look.reading, look.at = reading, at
         if reading.accounts is not None:
@@ -249,14 +248,14 @@ class Opening:
 
 
 def _calls_in(seconds: float, pace: float) -> int:
-    """How many calls come in so many seconds; no more than could be read."""
+    """Return how many calls come in so many seconds, at most as many as can be read in them."""
     return max(1, math.ceil(min(pace, PLANNING_RATE) * seconds))
 
 
 def _sharing(reading: Reading, known: Reading | None) -> Reading:
-    """A reading that keeps the rows of an earlier one that are the same: most are, and nothing is kept twice.
+    """Return a reading that shares its equal rows with an earlier one: most are equal, and memory holds them once.
 
-    Their names, too: a new reading's would keep memory in use all over what its answers took.
+    The user names are shared, too: new ones would keep the memory of a whole answer from being freed.
     """
     if known is None or known.accounts is None or reading.accounts is None:
         return reading

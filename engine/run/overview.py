@@ -1,4 +1,4 @@
-"""How a run goes, for a person: numbers, the reason for any wait, and news worth telling at once."""
+"""How a run goes, for the user: numbers, the reason for any wait, and news to tell at once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from engine.run.readback import ReadBack
 from engine.run.recorder import Recorder
 
 RECENT_S = 10.0
-"""Over how long the present rate is taken."""
+"""Seconds over which the present rate is measured."""
 _SLOW_DISK_S = 2.0
-"""A commit that takes longer is a reason for a wait."""
+"""Seconds of a commit from which the disk is shown as a reason for a wait."""
 _NAMED = 3
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How a run stands, for a person."""
+    """How a run stands, for the user. Counts are of calls."""
 
     total: int
     done: int
@@ -34,24 +34,24 @@ class Progress(Struct, frozen=True, kw_only=True):
     in_flight: int
     backing_off: int
     rate: float
-    """Calls done a second, lately."""
+    """Calls done a second, over the last `RECENT_S`."""
     seconds: float
     awaiting: int
     """Accepted, and not proven yet."""
     behind_s: float | None
-    """For how long the readings have not shown what was accepted, if they have missed any of it."""
+    """Seconds for which readings have not shown what was accepted; None: no reading has missed anything."""
     waits: tuple[str, ...]
-    """Why it is not going on at full speed, if it is not."""
+    """Reasons why the run is not at full speed."""
     stopping: str | None
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until all are settled at the present rate."""
+        """Seconds until all calls are done at the present rate; None: nothing was done lately."""
         return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 
 class Overview:
-    """Looks at the parts of a running session; changes none of them."""
+    """The part of a session that looks at the other parts for the user, and changes none of them."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Overview:
         clock: Callable[[], float],
         deadline_s: float,
     ) -> None:
-        """`policy` says how long a sick and an unreadable instance are tried."""
+        """Take `policy`, which says how long a sick or an unreadable instance is tried."""
         self._journal = recorder.journal
         self._ledger = ledger = recorder.ledger
         self._queue = queue
@@ -80,12 +80,12 @@ class Overview:
         self._told: frozenset[Where] = frozenset()
 
     def begin(self, now: float) -> None:
-        """The session begins at loop time `now`."""
+        """Take note that the session begins at loop time `now`."""
         self._started = now
         self._recent = deque([(now, self._done())])
 
     def sample(self, now: float) -> None:
-        """Take note of how much is done, now and then."""
+        """Take note of how many calls are done by `now`; the session calls this regularly."""
         self._recent.append((now, self._done()))
         while self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
@@ -94,7 +94,7 @@ class Overview:
         return sum(self._ledger.settled_counts().values()) + len(self._read_back)
 
     def progress(self, now: float, *, backing_off: int, stopping: str | None) -> Progress:
-        """How the run stands, from what is durable."""
+        """Return how the run stands, from what is durable."""
         settled = self._ledger.settled_counts()
         done = self._done()
         at, count = self._recent[0]
@@ -130,7 +130,7 @@ class Overview:
         return waits
 
     def only_the_sick_are_left(self, now: float) -> str | None:
-        """News, once: all is settled but the calls of instances that take none or cannot be read (issue 3 §2)."""
+        """Return news, once: only calls of instances that take none or cannot be read are unsettled (issue 3 §2)."""
         if self._queue.well_waiting():
             return None
         left = [call for call, entry, _ in self._ledger.outcomes() if not entry.settled]

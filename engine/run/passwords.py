@@ -14,11 +14,11 @@ from engine.run.stopping import Stopping, Tasks
 from engine.run.work import Work
 
 AHEAD = 32
-"""Passwords asked for ahead of their calls, of an account."""
+"""Most passwords of one account that are asked for ahead of their calls."""
 
 
 class Passwords:
-    """Asks for the password of each call once, if calls have any."""
+    """The part of a session that asks for the password of each call once, if the action takes passwords."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Passwords:
         tasks: Tasks,
         stopping: Stopping,
     ) -> None:
-        """`ask` is the operator's source of passwords; None: the action takes none."""
+        """Take `ask`, the operator's source of passwords; None: the action takes none."""
         self._now = asyncio.get_running_loop().time
         self._ask = ask
         self._calls = calls
@@ -41,11 +41,11 @@ class Passwords:
         return self._ask is None or work.secret is not None
 
     def is_full(self, work: Work) -> bool:
-        """Return whether as many calls of the account wait with a password as may."""
+        """Return whether the account of a call has as many passwords ahead as it may have."""
         return self._calls.secrets_ahead[work.call.account] >= AHEAD
 
     def ask(self, work: Work) -> None:
-        """Ask for the password of a call, which waits in the queue again once it is there."""
+        """Ask for the password of a call; put the call back in the queue once the password is there."""
         assert self._ask is not None
         self._calls.secrets_ahead[work.call.account] += 1
         work.secret_ahead = True

@@ -1,4 +1,4 @@
-"""What was proven is compared with every later reading of the session: the newest reading has the last word."""
+"""Every later reading of the session is compared with what was proven: the newest reading decides."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _NOBODY: Mapping[CallId, float] = MappingProxyType({})
 
 
 class Proofs:
-    """The calls of a run that are proven, and those of them that are read as changed back."""
+    """The proven calls of a run, and those of them whose accounts are read as changed back."""
 
     def __init__(self, recorder: Recorder, elsewhere: Collection[CallId]) -> None:
-        """`elsewhere`: failed calls that later reruns have brought about; readings are compared with that, too."""
+        """Take `elsewhere`, failed calls that later reruns have done: readings are compared with these, too."""
         self._now = asyncio.get_running_loop().time
         self._recorder = recorder
         self._ledger = recorder.ledger
         self._action = recorder.action
         self._proven: dict[Where, dict[CallId, float]] = {}
-        """By instance, what is proven of it: call → loop time; readings that began before say nothing against it."""
+        """By instance, its proven calls: call → loop time; readings that began before it are not compared."""
         self.back: dict[CallId, Where] = {}
-        """What was proven and is read as changed back."""
+        """Proven calls whose accounts are read as changed back."""
         self._elsewhere = frozenset(elsewhere)
         self._note_earlier()
 
     def _note_earlier(self) -> None:
-        """What earlier sessions have proven is compared with the readings of this one, too."""
+        """Take in what earlier sessions have proven, so that readings of this session are compared with it, too."""
         if not any(self._ledger.settled_counts().values()):
             return
         for call, entry, _ in self._ledger.outcomes():
@@ -44,25 +44,25 @@ class Proofs:
 
     @property
     def done_elsewhere(self) -> int:
-        """Failed calls that later reruns have brought about, unless this session has read that it is so no longer."""
+        """How many failed calls later reruns have done, without those that this session has read as changed back."""
         return len(self._elsewhere - self.back.keys())
 
     @property
     def back_elsewhere(self) -> int:
-        """The other ones."""
+        """How many failed calls later reruns have done and this session has read as changed back."""
         return len(self._elsewhere & self.back.keys())
 
     def settled(self, work: Work, outcome: Outcome, proof: Proof | None) -> None:
-        """A call was settled: from now on its account is to stay as it is, if that was proven."""
+        """Take note that a call was settled: if its outcome was proven, later readings are compared with it."""
         if _is_proof(outcome, proof):
-            # A reading that proves it is over, and none of its instance has begun since.
+            # The reading that proves it has ended, and no other of its instance has begun yet: all later ones count.
             since = _ALWAYS if proof is Proof.READ else self._now()
             self._proven.setdefault(work.where, {})[work.id] = since
 
     def saw(self, where: Where, reading: Reading, began_at: float) -> None:
         """Compare a reading, made for whatever purpose, with what is proven of its instance.
 
-        `began_at` is loop time. A reading of an older state than the proof's says nothing.
+        `began_at` is loop time. A reading that shows an older state than the proof is not compared.
         """
         for call_id, since in self._proven.get(where, _NOBODY).items():
             user = self._ledger.calls[call_id].user
@@ -77,7 +77,7 @@ class Proofs:
             self.write(call_id, state, agrees=is_so)
 
     def _is_older(self, call_id: CallId, state: AccountState | None) -> bool:
-        """Whether a row is of before the proof: readings may come from a copy that is behind."""
+        """Return whether a row is older than the proof: readings may come from a copy that is behind."""
         entry = self._ledger.entry(call_id)
         proof = entry.verified or entry.before
         return bool(state and proof and state.update_time and state.update_time < (proof.update_time or ""))

@@ -1,4 +1,4 @@
-"""All calls of a session that wait for a lane, by route; and the bell that rings when it is worth looking again."""
+"""All calls of a session that wait for a lane, by route; and the event that tells lanes to look again."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ class CallQueues:
     def __init__(
         self, instances: Sequence[Where], waiting: Iterable[int], routes: Sequence[int], *, per_instance: int
     ) -> None:
-        """`instances[i]` and `routes[i]` are those of call `i`; `waiting` are the calls to send, in plan order."""
+        """Take `instances` and `routes` of all calls, by plan index; `waiting` are the calls to send, in plan order."""
         self._routes = routes
         by_route: list[list[int]] = [[] for _ in range(max(routes, default=0) + 1)]
         for index in waiting:
             by_route[routes[index]].append(index)
         self.wake = asyncio.Event()
-        """Set when something may have become eligible, or nothing can come any more."""
+        """Set when a call may have become eligible, or no call can come any more."""
         self._queues = [CallQueue(instances, calls, per_instance=per_instance) for calls in by_route]
 
     def of(self, index: int) -> CallQueue:
-        """The queue that call `index` belongs to."""
+        """Return the queue of call `index`."""
         return self._queues[self._routes[index]]
 
     def take(self, route: int, now: float, *, retries_only: bool = False) -> int | None:
-        """The next call of a route, as of a CallQueue."""
+        """Return the next call of a route, as `CallQueue.take` does."""
         return self._queues[route].take(now, retries_only=retries_only)
 
     def waiting(self, route: int) -> int:
-        """Calls of a route that wait here."""
+        """Return how many calls of a route wait here."""
         return len(self._queues[route])
 
     def wake_at(self, route: int) -> float | None:
-        """When the next instance of a route that is held back comes free, if any."""
+        """Return when the next instance of a route that is held back comes free; None if none is held back."""
         return self._queues[route].wake_at()
 
     def close(self, route: int) -> list[int]:
-        """No lane of a route is left; returns what waited for one."""
+        """Close the queue of a route that has no lane left; return the calls that wait."""
         return self._queues[route].close()
 
     def __len__(self) -> int:
-        """Calls waiting here."""
+        """Return how many calls wait here."""
         return sum(map(len, self._queues))
 
     @property
     def fresh(self) -> int:
-        """Calls waiting here that are not retries."""
+        """How many calls wait here that are not retries."""
         return sum(queue.fresh for queue in self._queues)
 
     def sick_since_of(self, where: Where) -> float | None:
-        """Since when an instance has taken nothing; None while it is well."""
+        """Return the time since which an instance has taken no call; None while it is well."""
         found = (queue.sick_since_of(where) for queue in self._queues)
         return next((since for since in found if since is not None), None)
 
     def well_waiting(self) -> bool:
-        """Whether calls wait here for an instance that is not sick."""
+        """Return whether calls wait here for an instance that is not sick."""
         return any(queue.well_waiting() for queue in self._queues)
 
     def held(self, now: float) -> dict[Where, float]:
-        """Instances held back now that have calls waiting, with the seconds until their next probe."""
+        """Return the instances that are held back and have calls waiting, with the seconds until their next probe."""
         return {where: seconds for queue in self._queues for where, seconds in queue.held(now).items()}

@@ -1,9 +1,9 @@
 """Accepted is not done. Every accepted call waits here until its account is read as desired.
 
-An instance is read once all of its calls are over (one reading an instance each way, when all goes well). What is
-accepted and yet not so is read again for half a minute, then sent again, twice at the most, then failed in words.
-What cannot be read stays unsettled, hence unknown, and a resume reads it. So does what the readings do not show, while
-they may not be whole or say what nobody documents: that nothing is seen is no reason to send again, nor to fail.
+An instance is read once all of its calls are over (one reading before and one after, when all goes well). If the
+account is not as desired, it is read again for half a minute. Then the call is sent again, at most twice; then it fails
+in words. A call whose account cannot be read stays unsettled, hence unknown, and a resume reads it. So does a call that
+the readings do not show, as they may be incomplete or show a state that is not documented: that is no denial.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.run.stopping import Stopping, Tasks
 from engine.run.work import Work
 
 REREAD_S = 30.0
-"""How long an accepted change may take to show; no page says that it takes any time."""
+"""Seconds that an accepted change may take to show; no page says that it takes any time."""
 REREAD_EVERY_S = 2.0
 UNREAD_EVERY_S = 10.0
 MOST_RESENDS = 2
@@ -35,13 +35,13 @@ class _Accepted(Struct):
 
     work: Work
     request_id: str | None
-    """Of the answer that accepted it."""
+    """Request id of the answer that accepted it."""
     at: float
     """Loop time at which it came here."""
     denied_since: float | None = None
-    """Loop time of the first reading that disagreed."""
+    """Loop time of the first reading that denied it."""
     unshown_since: float | None = None
-    """Loop time of the first reading, of those without a break, that did not tell."""
+    """Loop time since which no reading has told how its account is; None: the last one told."""
 
 
 class _Ward(Struct):
@@ -49,17 +49,18 @@ class _Ward(Struct):
 
     where: Where
     waiting: dict[int, _Accepted] = field(default_factory=dict)
-    """By plan index."""
+    """Accepted calls by plan index."""
     unread_since: float | None = None
+    """Loop time since which the instance could not be read; None: the last reading succeeded."""
     is_due: bool = False
-    """A reading of it is asked for, under way, or resting before the next."""
+    """Whether it waits for a reading, is being read, or rests before the next reading."""
 
 
 class ReadBack:
-    """Accepted calls of a run that are not proven yet."""
+    """The accepted calls of a run that are not proven yet."""
 
     MOST_AT_ONCE = 64
-    """Readings under way at a time."""
+    """Most readings under way at a time."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class ReadBack:
         *,
         patience_s: float,
     ) -> None:
-        """An instance that cannot be read, or whose readings do not tell, is tried for `patience_s`."""
+        """Try an instance that cannot be read, or whose readings do not tell, for `patience_s` seconds."""
         self._now = asyncio.get_running_loop().time
         self._settling = settling
         self._action = settling.action
@@ -82,22 +83,22 @@ class ReadBack:
         self._patience_s = patience_s
         self._wards: dict[Where, _Ward] = {}
         self._due: list[tuple[int, _Ward]] = []
-        """Heap by the first waiting call: a plan has the superusers first, so theirs are read first."""
+        """Heap by the first waiting call: a plan has the superusers first, so their instances are read first."""
         self._active = 0
         self._drain_until: float | None = None
         stopping.readers.append(self)
 
     def __len__(self) -> int:
-        """Calls accepted and not proven."""
+        """Return how many calls are accepted and not proven."""
         return sum(len(ward.waiting) for ward in self._wards.values())
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is to be proved, and no reading is under way."""
+        """Whether no call is to be proven and no reading is under way."""
         return not self._wards
 
     def unread(self) -> dict[Where, float]:
-        """Instances that cannot be read, or whose readings do not tell, with the loop time since when."""
+        """Return the instances that cannot be read, or whose readings do not tell, with the loop time since when."""
         found = {}
         for ward in self._wards.values():
             times = [ward.unread_since, *(each.unshown_since for each in ward.waiting.values())]
@@ -106,13 +107,13 @@ class ReadBack:
         return found
 
     def behind(self, now: float) -> float | None:
-        """For how long the readings have not shown what was accepted; None if no reading has missed anything."""
+        """Return for how many seconds readings have not shown what was accepted; None if none has missed anything."""
         every = (each for ward in self._wards.values() for each in ward.waiting.values())
         late = [each.at for each in every if each.denied_since is not None]
         return now - min(late) if late else None
 
     def accepted(self, work: Work, request_id: str | None, *, resend: bool = True) -> None:
-        """Take a call that was accepted, to be proven. Without `resend` it is never sent again."""
+        """Take in an accepted call that is to be proven. Without `resend` it is never sent again."""
         if not resend:
             work.resends = MOST_RESENDS
         ward = self._wards.get(work.where)
@@ -122,13 +123,13 @@ class ReadBack:
         self.touch(work)
 
     def touch(self, work: Work) -> None:
-        """Something of the instance of a call came to an end: see whether it is time to read."""
+        """See whether it is time to read the instance of a call, as one of its calls is over."""
         ward = self._wards.get(work.where)
         if ward is not None and (self._stopping.is_set or not self._queue.of(work.index).is_busy(work.index)):
             self._make_due(ward)
 
     def drain(self, until: float) -> None:
-        """The run is stopping: read everything that waits, until this loop time; a later word may move it."""
+        """Read everything that waits by this loop time, as the run stops; a later call may move the time."""
         self._drain_until = until
         for ward in list(self._wards.values()):
             self._make_due(ward)
@@ -146,7 +147,7 @@ class ReadBack:
             self._tasks.spawn(self._prove(heapq.heappop(self._due)[1]))
 
     async def _prove(self, ward: _Ward) -> None:
-        """Read an instance until nothing of it waits any more."""
+        """Read an instance until none of its calls waits, or what waits is left unproven."""
         while True:
             pause_s = await self._read_once(ward)
             self._active -= 1
@@ -160,7 +161,7 @@ class ReadBack:
         self._pump()
 
     async def _read_once(self, ward: _Ward) -> float | None:
-        """One reading; returns the pause before the next, None to leave what waits unproven."""
+        """Read an instance once; return the seconds before the next reading, None to leave what waits unproven."""
         asked = dict(ward.waiting)
         until = self._drain_until
         try:
@@ -173,18 +174,18 @@ class ReadBack:
         else:
             pause_s = self._judge(ward, asked, reading)
         if pause_s is None and self._drain_until != until and ward.waiting.keys() - asked.keys():
-            return 0.0  # accepted while it was read, late in a drain: it is read, too
+            return 0.0  # a call was accepted during the reading, late in a drain: it needs one, too
         return pause_s
 
     def _judge(self, ward: _Ward, asked: dict[int, _Accepted], reading: Reading) -> float | None:
-        """What a reading says of the calls that waited when it was asked for."""
+        """Judge the calls that waited when the reading was asked for; return as `_read_once` does."""
         now = self._now()
         if reading.accounts is None:
             ward.unread_since = now if ward.unread_since is None else ward.unread_since
             is_given_up = any(self._queue.of(index).is_closed for index in asked)
             patience_s = DRAIN_S if is_given_up else self._patience_s
             if self._stopping.is_set or row_of(reading.code).is_denial or now - ward.unread_since >= patience_s:
-                return None  # the right to read does not come back in a minute
+                return None  # a permission to read does not come back in a minute
             return UNREAD_EVERY_S
         ward.unread_since = None
         for each in asked.values():
@@ -196,7 +197,7 @@ class ReadBack:
         return REREAD_EVERY_S
 
     def _weigh(self, ward: _Ward, each: _Accepted, reading: Reading, now: float) -> None:
-        """What a reading means for one call that waits."""
+        """Settle one call that waits, send it again or let it wait on, by a reading."""
         work = each.work
         state, is_so = reading.find(work.call.user), shown(self._action, reading, work.call.user)
         if is_so is None:

@@ -1,4 +1,4 @@
-"""Where a session writes what happens, and tells what a person should hear."""
+"""Where a session writes what happens, and tells the user what cannot wait for the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """The journal of a run, and the ledger that is folded from what is durable in it."""
+    """The journal of a run, and the ledger that is folded from its durable records."""
 
     def __init__(self, journal: Journal, ledger: Ledger) -> None:
         self.journal = journal
@@ -23,24 +23,24 @@ class Recorder:
         self.action: Action = ACTIONS[ledger.run.action]
         """What the run does to each of its accounts."""
         self.reads_back = ledger.settings.verify and self.action.is_desired is not None
-        """Whether what was accepted is done only once a reading shows it."""
+        """Whether an accepted call is done only once a reading shows it."""
         self.tell: Callable[[str], None] = _nobody
-        """Told, once each, what a person should hear before the run is over."""
+        """Called with each piece of news for the user before the run is over, once each."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether nothing can be written any more."""
+        """Whether the journal cannot be written any more."""
         return self.journal.broken is not None
 
     def append(self, record: records.AnyRecord) -> int:
-        """Journal a record, and return its number; the ledger learns of it when it is durable."""
+        """Journal a record and return its number; the ledger gets it when it is durable."""
         return self.journal.append(record, self.ledger.apply)
 
     def note(self, what: str, data: dict[str, object]) -> None:
-        """Journal something that happened to the run as a whole, if it still can be."""
+        """Journal something that happened to the run as a whole; do nothing if the journal is broken."""
         if not self.is_broken:
             self.append(records.Note(what=what, data=data))
 
 
 def _nobody(_text: str) -> None:
-    """Nobody listens."""
+    """Tell nobody: nobody listens."""

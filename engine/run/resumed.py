@@ -1,4 +1,4 @@
-"""Calls that an earlier session left begun: they are judged, by a reading if need be, before anything is sent."""
+"""Calls that an earlier session has sent and not settled: they are judged, by a reading if need be, before a send."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.run.stopping import Tasks
 from engine.run.work import Work
 
 AT_ONCE = 200
-"""Calls of an earlier session that are taken up at a time."""
+"""Most calls of earlier sessions that are judged at a time."""
 
 
 class Resumed:
-    """Takes up what earlier sessions left."""
+    """The part of a session that goes on with the calls that earlier sessions left open."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Resumed:
         *,
         guarded: Sequence[int],
     ) -> None:
-        """`guarded` are plan indexes of calls that are taken up only once the guard on admins has looked at them."""
+        """Take `guarded`, plan indexes of calls that go on only once the guard on admins has looked at them."""
         self._ledger = ledger
         self._calls = calls
         self._attempts = attempts
@@ -38,18 +38,18 @@ class Resumed:
         self._guarded = frozenset(guarded)
 
     def begin(self, indexes: Sequence[int]) -> None:
-        """Take up these calls, a few at a time: a reading serves all calls of its instance."""
+        """Go on with these calls, up to `AT_ONCE` at a time: a reading serves all calls of its instance."""
         works = (self._calls.works[index] for index in indexes)
         self._calls.to_take_up = len(indexes)
         for _ in range(min(AT_ONCE, len(indexes))):
             self._tasks.spawn(self._take_up(works))
 
     def is_guarded(self, work: Work) -> bool:
-        """Return whether a call waits for the guard."""
+        """Return whether a call needs the guard on admins before it goes on."""
         return work.index in self._guarded
 
     def go_on(self, work: Work, *, may_send: bool) -> None:
-        """Go on with a call that the guard has looked at; `may_send`: it lets it be sent again."""
+        """Go on with a call that the guard has looked at; `may_send`: whether the guard lets it be sent again."""
         entry = self._ledger.entry(work.id)
         if entry.needs_reading:
             work.no_send = work.no_send or not may_send
@@ -64,6 +64,6 @@ class Resumed:
             self._settling.unsent(work, Outcome.FAILED, None, answer)
 
     async def _take_up(self, works: Iterator[Work]) -> None:
-        for work in works:  # shared by all that take up
+        for work in works:  # all tasks share this iterator
             await self._attempts.go_on(self._calls.begin(work.index))
             self._calls.to_take_up -= 1

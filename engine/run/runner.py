@@ -1,8 +1,8 @@
 """One session of a run: its parts, its beginning and its end.
 
-Each part is handed the parts it needs, in the order in which they are made below: none knows one that is made later.
-What a later part must be told of, it asks for itself: a stop (`Stopping.waiters`, `.readers`), or a route that is given
-up (`Lanes.holders`).
+The parts are made below in order, and each part gets the earlier ones that it needs: no part knows a later one. A later
+part that must be told of a stop or of a route that is given up adds itself to `Stopping.waiters`, `Stopping.readers` or
+`Lanes.holders`.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 WATCH_EVERY_S = 0.25
 CLOCK_GAP_S = 60.0
-"""Wall clock ahead of the monotonic one by this much: the machine slept."""
+"""Seconds between wall clock and monotonic clock from which the machine has probably slept."""
 STARVED_S = 600.0
-"""Throttled for so long without one accepted call: something else uses the whole quota."""
+"""Seconds of throttling without one accepted call after which something else uses the whole quota."""
 
 
 class _Sorted:
-    """The calls of a session by what is to be done with them first, as plan indexes."""
+    """The calls of a session as plan indexes, sorted by what is to be done with them first."""
 
     def __init__(self, recorder: Recorder, works: list[Work], guard: AdminGuard | None) -> None:
         begun: list[int] = []
@@ -62,21 +62,21 @@ class _Sorted:
             if entry.needs_reading:
                 begun.append(work.index)
             elif not entry.settled and not work.no_send:
-                # Refused so far, it is as it was; and who knows what others did since.
+                # A call that was only refused has changed nothing; others may have changed its account since.
                 (unsettled if entry.may_be_applied else unsent).append(work.index)
         self.to_take_up = [] if guard is not None else begun
-        """Begun by an earlier session, and judged first."""
+        """Calls that an earlier session has sent and not settled, and that are judged first."""
         self.guarded = begun + unsettled if guard is not None else []
-        """What an earlier session sent, and the guard on admins looks at first."""
+        """Calls that an earlier session has sent, and that the guard on admins looks at first."""
         goes_on = [] if guard is not None else unsettled
         self.unread = unsent if recorder.reads_back else []
-        """Not applied for sure: read before they are sent."""
+        """Calls that are surely not applied: their accounts are read before they are sent."""
         self.waiting = goes_on if recorder.reads_back else sorted(unsent + goes_on)
-        """To be sent as they are."""
+        """Calls that are sent without a reading before."""
 
 
 class Runner:
-    """One session of a run: sends what is open until all is settled or something stops it."""
+    """One session of a run: it sends what is open until all is settled or something stops it."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Runner:
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
-        self._now = asyncio.get_running_loop().time  # profiled: asked for anew it is a system call each time
+        self._now = asyncio.get_running_loop().time  # profiled: `get_running_loop` is a system call each time
         self.recorder = recorder
         self._journal = recorder.journal
         self._ledger = recorder.ledger
@@ -151,7 +151,7 @@ class Runner:
         self._attend(inventory)
 
     def _attend(self, inventory: Inventory) -> None:
-        """Have the parts below the session tell it what they see, and know when it stops."""
+        """Connect the inventory, clients and pacers to the session: they tell what they see and learn of a stop."""
         inventory.keep_up_with(sum(self._lanes.paces().values()))
         inventory.is_sending = self._is_sending
         inventory.saw = self._proofs.saw
@@ -163,7 +163,7 @@ class Runner:
         return bool(len(self._queue) or self._lanes.in_flight)
 
     def _admin_guard(self, works: list[Work]) -> AdminGuard | None:
-        """The guard on superusers, if there is one; what was ever sent counts against it."""
+        """Return the guard on superusers; None if none must stay. Calls that may be applied count as locked."""
         keep, rivals = self._bounds.keep_admins, self._bounds.rivals
         if not takes_admins(self.recorder.action.name) or max([keep, *(each.keep_admins for each in rivals)]) <= 0:
             return None
@@ -173,7 +173,7 @@ class Runner:
     # ---- the session -------------------------------------------------------------------------------------------
 
     async def run(self) -> Reason:
-        """Work until done or stopped; every record is durable when this returns, the `end` included."""
+        """Work until done or stopped; return the reason for the end. All records are durable then, `end` included."""
         self._started = self._judge.accepted_at = self._now()
         self._overview.begin(self._started)
         async with asyncio.TaskGroup() as outer:
@@ -182,7 +182,7 @@ class Runner:
                 self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
-                    # Lanes in step would send, and the server take, fifty calls at once every 50 ms (measured).
+                    # Lanes in step would send fifty calls at once every 50 ms, and the server take them (measured).
                     lane.pacer.pause(number / len(self._lanes.every) * lane.pacer.gear.interval_s)
                     self._tasks.start(self._dispatch.feed(lane))
             async with self._tasks:
@@ -192,7 +192,7 @@ class Runner:
         return await self._finish(self._now() - self._started)
 
     async def _watch(self) -> None:
-        """Deadline, a stop from another shell, a slept machine, a quota that others use up."""
+        """Stop at the deadline, for `acctops stop`, when the machine slept, or when others use up the quota."""
         bounds, stop = self._bounds, self._stopping.stop
         offset = self._clock() - self._now()
         while True:
@@ -244,31 +244,31 @@ class Runner:
             return Reason.STOPPED
         return self._stopping.reason if self._stopping.reason is not None else Reason.INCOMPLETE
 
-    # ---- for whoever watches -----------------------------------------------------------------------------------
+    # ---- for those who watch -----------------------------------------------------------------------------------
 
     @property
     def stopped(self) -> records.Stopped | None:
-        """Why the session ended early, as a whole or for some of its calls, if it did."""
+        """Why the session ended early, as a whole or for some of its calls; None if it did not."""
         return self._stopping.why or self._lanes.why
 
     @property
     def back_elsewhere(self) -> int:
-        """Accounts that a later rerun had changed, and that this session has read as changed back."""
+        """How many accounts a later rerun had changed and this session has read as changed back."""
         return self._proofs.back_elsewhere
 
     @property
     def first_send_at(self) -> float | None:
-        """UNIX time of the first write handed to the transport in this session."""
+        """UNIX time of the first write handed to the transport in this session; None before it."""
         return self._attempts.first_send_at
 
     @property
     def has_sent(self) -> asyncio.Event:
-        """Set by then."""
+        """Set when `first_send_at` is known."""
         return self._attempts.has_sent
 
     @property
     def tell(self) -> Callable[[str], None]:
-        """Told, once each, what a person should hear before the run is over."""
+        """Called with each piece of news for the user before the run is over, once each."""
         return self.recorder.tell
 
     @tell.setter
@@ -276,7 +276,7 @@ class Runner:
         self.recorder.tell = tell
 
     def progress(self) -> Progress:
-        """How the run stands, from what is durable."""
+        """Return how the run stands, from what is durable."""
         return self._overview.progress(
             self._now(),
             backing_off=self._attempts.backing_off,
@@ -284,7 +284,7 @@ class Runner:
         )
 
     def note(self, what: str, data: dict[str, object]) -> None:
-        """Journal something that happened to the run as a whole, if it still can be."""
+        """Journal something that happened to the run as a whole; do nothing if the journal is broken."""
         self.recorder.note(what, data)
 
     def stop(self, why: str, reason: Reason, answer: Answer | None = None) -> None:
@@ -292,17 +292,17 @@ class Runner:
         self._stopping.stop(why, reason, answer)
 
     def close_lanes_of(self, keys: KeySource, why: str) -> None:
-        """Begin no call with these keys any more: what they sent is still read back, the rest is for other lanes."""
+        """Send no new call with these keys: what they sent is still read back, other lanes take the rest."""
         self._lanes.close_all(self._lanes.signing(keys), why)
 
     def close_lanes(self, lanes: list[Lane], why: str) -> None:
-        """Begin no call by these lanes any more."""
+        """Send no new call through these lanes."""
         self._lanes.close_all(lanes, why)
 
     def open_lanes(self) -> list[Lane]:
-        """The lanes that still send."""
+        """Return the lanes that still send."""
         return self._lanes.open()
 
     def lanes_of(self, keys: KeySource) -> list[Lane]:
-        """The lanes that sign with these keys and still send."""
+        """Return the lanes that sign with these keys and still send."""
         return self._lanes.signing(keys)

@@ -1,4 +1,4 @@
-"""The end of a call: its outcome is written, last and final; then it is seen whether the run should stop for it."""
+"""The end of a call: its final outcome is written, then the session sees whether the run should stop for it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.run.work import Work
 
 SAME_CODE_CALLS = 20
 SAME_CODE_INSTANCES = 3
-"""When the first 20 settled calls over 3 instances all failed with one code, it is not the targets."""
+"""When the first 20 settled calls over 3 instances all failed with one code, the cause is not in the targets."""
 
 
 class _Parked(Struct, frozen=True):
-    """A call of which nothing more is sent, and that only the last reading of the session may settle as failed."""
+    """A call that is not sent again, and that only the last reading of the session may settle as failed."""
 
     work: Work
     answer: Answer
@@ -32,7 +32,7 @@ class _Parked(Struct, frozen=True):
 
 
 class Settling:
-    """Writes outcomes. What is in doubt waits here for the last reading of the session."""
+    """The part of a session that writes outcomes. Calls in doubt wait here for the last reading of the session."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Settling:
         *,
         stop_after: int | None,
     ) -> None:
-        """So many failed calls stop the run (`stop_after`), if any number does."""
+        """Take `stop_after`, the number of failed calls that stops the run; None: no number does."""
         self._recorder = recorder
         self._ledger = ledger = recorder.ledger
         self.action = recorder.action
@@ -55,16 +55,16 @@ class Settling:
         self._stop_after = stop_after
         self._failures = ledger.settled_counts()[Outcome.FAILED]
         self._first: dict[str, list[tuple[str | None, str]] | None] = {}
-        """Account → the code and instance of each of its first settled calls, while all failed with one code."""
+        """Account → code and instance of its first settled calls, as long as all failed with one code; then None."""
         if any(ledger.settled_counts().values()):
             self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
         self._parked: dict[int, _Parked] = {}
-        """By plan index."""
+        """Calls that wait for the last reading, by plan index."""
 
     # ---- what was decided ------------------------------------------------------------------------------------------
 
     def carry_out(self, work: Work, decision: Decision, answer: Answer, state: AccountState | None = None) -> None:
-        """Write what was decided of a call; `state` is how its account was read for that, if it was."""
+        """Write what was decided about a call; `state` is its account in the reading that decided, if any did."""
         if decision.agrees is not None:
             self._proofs.write(work.id, state, agrees=decision.agrees)
         if decision.doubt is not None:
@@ -86,11 +86,11 @@ class Settling:
                 pass
 
     def fail(self, work: Work, answer: Answer, words: str | None) -> None:
-        """Settle a call as failed whatever an earlier try did; once in doubt, it waits for the last reading."""
+        """Settle a call as failed whatever earlier attempts did; if it was ever in doubt, the last reading decides."""
         self.carry_out(work, settle_failed(work, words), answer)
 
     def unsent(self, work: Work, outcome: Outcome, proof: Proof | None, answer: Answer) -> None:
-        """Settle a call without an attempt, as it was not there, or so before: it counts towards no limit."""
+        """Settle a call that needs no attempt, or can have none; it does not count towards `stop_after`."""
         self._write(work, outcome, proof, answer, answer.message)
 
     def proved(self, work: Work, state: AccountState, request_id: str | None) -> None:
@@ -99,16 +99,16 @@ class Settling:
         self.carry_out(work, decision, answer, state)
 
     def disproved(self, work: Work, state: AccountState | None, request_id: str | None, *, again: bool) -> None:
-        """Take note of one that was read back for half a minute as not so; `again`: it will be sent once more."""
+        """Write that a call was read back as not so for half a minute; `again`: whether it is sent once more."""
         decision, answer = decide_disproved(work, self._ledger.entry(work.id), request_id, self.action, again=again)
         self.carry_out(work, decision, answer, state)
 
     # ---- the last reading of a session -----------------------------------------------------------------------------
 
     def last_looks(self) -> list[Coroutine[None, None, None]]:
-        """Return the last readings of a session: one of each instance where it decides.
+        """Return the last readings of a session, one for each instance where a reading decides.
 
-        They settle what was in doubt and is given up, and look again at what is read as changed back.
+        They settle the calls that were in doubt and are given up, and read again what was read as changed back.
         """
         places: dict[Where, list[_Parked]] = {where: [] for where in self._proofs.back.values()}
         for parked in self._parked.values():
@@ -128,7 +128,7 @@ class Settling:
             state = reading.find(work.call.user)
             if decision.agrees:
                 self.carry_out(work, decision, answer, state)
-            else:  # it was counted when it was given up
+            else:  # written only: it was counted as failed when it was given up
                 self._proofs.write(work.id, state, agrees=False)
                 self._write(work, Outcome.FAILED, None, answer, parked.words)
 
@@ -150,7 +150,7 @@ class Settling:
         self._proofs.settled(work, outcome, proof)
 
     def _count(self, outcome: Outcome, work: Work, answer: Answer) -> None:
-        """See whether the run should stop for an outcome."""
+        """Count an outcome, and stop the run if it should stop for it."""
         if outcome is Outcome.FAILED:
             self._failures += 1
         self._watch_for_one_cause(outcome, work.call, answer)
@@ -158,7 +158,7 @@ class Settling:
             self._stopping.stop(f"stop_after: {self._failures} failed", Reason.STOPPED, answer)
 
     def something_was_taken(self, call: Call) -> None:
-        """The API took a call of an account: not everything fails alike."""
+        """Take note that the API took a call of an account: not all of its calls fail alike."""
         self._first[call.account] = None
 
     def _watch_for_one_cause(self, outcome: Outcome, call: Call, answer: Answer) -> None:

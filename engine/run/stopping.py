@@ -1,4 +1,4 @@
-"""How a session stops: who says so, who is told, and how long it reads on. The tasks whose failure stops it."""
+"""How a session stops: why, which parts are told, and how long it reads on. Also the tasks whose errors stop it."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class Waiter(Protocol):
     """A part in which calls or lanes wait for their turn."""
 
     def turn_away(self) -> None:
-        """Let nobody wait any more: the session stops."""
+        """End all waits: the session stops."""
 
 
 class Reader(Protocol):
     """A part that reads accounts."""
 
     def drain(self, until: float) -> None:
-        """End readings under way and to come by this loop time; a later word may move it."""
+        """End the readings of now and later by this loop time; a later call may move it."""
 
 
 def stopped(why: str, answer: Answer | None) -> records.Stopped:
-    """Return why something ended early, with what the API said of it, if it said anything."""
+    """Return why something ended early, with the API's answer, if there was one."""
     if answer is None:
         return records.Stopped(why=why, code=None, request_id=None)
     return records.Stopped(why=why, code=answer.code, request_id=answer.request_id)
 
 
 class Stopping:
-    """Whether, why and with which exit code a session stops early. The first reason counts."""
+    """Whether and why a session stops early. The first reason counts."""
 
     def __init__(self, recorder: Recorder, queue: CallQueues) -> None:
         self._now = asyncio.get_running_loop().time
@@ -49,17 +49,17 @@ class Stopping:
         self.is_set = False
         """Whether the session stops."""
         self.event = asyncio.Event()
-        """Set from then on, for those who wait for it."""
+        """Set once the session stops, for tasks that wait for that."""
         self.why: records.Stopped | None = None
         self.reason: Reason | None = None
         self.has_accepted = recorder.ledger.has_accepted()
         """Whether the API has accepted any call of this run."""
         self.waiters: list[Waiter] = []
-        """Told once."""
+        """Parts that are told of a stop."""
         self.readers: list[Reader] = []
-        """Told at the stop, and again whenever an attempt ends after it."""
+        """Parts that are told at the stop, and again whenever an attempt ends after it."""
         self._drain_end: float | None = None
-        """Loop time by which a drain is over, however late its last attempt ends."""
+        """Loop time by which the drain is over, however late its last attempt ends; None: there is no drain yet."""
 
     def stop(self, why: str, reason: Reason, answer: Answer | None = None) -> None:
         """Take no new call; let attempts in flight end and be recorded."""
@@ -74,7 +74,7 @@ class Stopping:
         self._queue.wake.set()
 
     def drain(self) -> None:
-        """Read for `DRAIN_S` from now on: from the stop, and again from each attempt that ends in the drain."""
+        """Read for `DRAIN_S` from now: called at the stop, and again for each attempt that ends in the drain."""
         now = self._now()
         if self._drain_end is None:
             self._drain_end = now + drain_s(self._recorder.ledger.settings.timeout_s)
@@ -82,7 +82,7 @@ class Stopping:
             reader.drain(min(now + DRAIN_S, self._drain_end))
 
     async def rest(self, seconds: float) -> None:
-        """Wait so long, or until the session stops."""
+        """Wait so many seconds, or until the session stops."""
         try:
             async with asyncio.timeout(seconds):
                 await self.event.wait()
@@ -90,11 +90,11 @@ class Stopping:
             pass
 
     def reason_for(self, code: str | None) -> Reason:
-        """Return why a run ends with this code: denied, if it is about who asks and nothing was accepted yet."""
+        """Return why a run ends with this code: DENIED if it is about the sender and no call was accepted yet."""
         return Reason.DENIED if row_of(code).is_about_sender and not self.has_accepted else Reason.STOPPED
 
     def failed(self, error: Exception) -> None:
-        """Stop for what a task could not cope with."""
+        """Stop the session for an error that a task did not handle."""
         if isinstance(error, AcctopsError):
             refused_late = error.reason is Reason.DENIED and self.has_accepted
             self.stop(str(error), Reason.STOPPED if refused_late else error.reason)
@@ -104,7 +104,7 @@ class Stopping:
 
 
 class Tasks:
-    """The tasks of a session. Whatever one of them fails with stops the session and is named."""
+    """The tasks of a session. An error that a task does not handle stops the session, which names the error."""
 
     def __init__(self, stopping: Stopping, queue: CallQueues) -> None:
         self._stopping = stopping
@@ -112,20 +112,20 @@ class Tasks:
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> None:
-        """Begin with a group of tasks that the end waits for; a session has one after the other."""
+        """Start a group of tasks; a session has one group after the other."""
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
 
     async def __aexit__(self, *error: Any) -> None:
-        """Wait for all of them. Any: what a context manager is told of an error."""
+        """Wait for all tasks of the group. Any: what a context manager is told of an error."""
         await self._group.__aexit__(*error)
 
     def start(self, work: Coroutine[None, None, None]) -> None:
-        """Begin a task that copes with its own errors."""
+        """Start a task that handles its own errors."""
         self._group.create_task(work)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Begin a task whose errors stop the session."""
+        """Start a task whose errors stop the session."""
         try:
             self._group.create_task(self._guarded(work))
         except RuntimeError:  # the second Ctrl-C: everything is being cancelled

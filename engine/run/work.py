@@ -1,4 +1,4 @@
-"""A call of a session, from the plan until it is settled: one object, made once, that every part works on."""
+"""A call of a session, from the plan until it is settled: one object that all parts of the session share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Work(Struct, eq=False):
-    """A call, and what this session knows of it beyond the journal. There are as many as the plan has calls."""
+    """A call, and what this session knows of it beyond the journal. There is one for each call of the plan."""
 
     index: int
     """Its place in the plan."""
@@ -29,46 +29,47 @@ class Work(Struct, eq=False):
     attempt: int = 0
     """Number of the last attempt, over all sessions."""
     was_in_doubt: bool = False
-    """Some attempt may have been applied, whatever was read since."""
+    """Whether an attempt was ever in doubt, whatever was read since."""
     may_be_applied: bool = False
-    """Some attempt may have been applied: in doubt, accepted, or answered with an error that does not say."""
+    """Whether an attempt may have been applied: in doubt, accepted, or answered with an error that does not say."""
     already: str | None = None
-    """Code of the last answer, if it said that the account was so already. Kept here, too, as the ledger learns of an
-    answer when the disk has it: a reading may be faster."""
+    """Code of the last answer, if it said that the account was so already. The ledger gets an answer only once the
+    disk has it, and a reading may be faster: so the code is kept here, too."""
     no_send: bool = False
-    """Only to be read and settled: a guard forbids sending it again, or a later rerun has it."""
+    """Whether it is only read and settled: a guard forbids sending it again, or a later rerun has it."""
     resends: int = 0
     """How often it was sent again in this session because a reading denied what was accepted."""
     doubt: bool = False
-    """An attempt may have been applied, and no reading since says it was not."""
+    """Whether an attempt may have been applied, and no reading since says that it was not."""
     tries: int = 0
-    """Attempts that drew on a retry budget."""
+    """How many attempts drew on a retry budget."""
     started: float | None = None
-    """Loop time of the first of them."""
+    """Loop time of the first attempt that drew on a retry budget."""
     cures: frozenset[Cure] = frozenset()
-    """What was mended for its sake."""
+    """What was mended for this call."""
     denied: frozenset[str] = frozenset()
-    """Identities that have not the permission for it."""
+    """Identities that do not have the permission for it."""
     stale: int = 0
-    """Attempts that a dead connection took."""
+    """How many attempts were lost because their connection was dead."""
     secret: str | None = None
+    """Its password; None: it has none, or the password is not there."""
     secret_ahead: bool = False
-    """Its password was asked for and it has not been sent yet."""
+    """Whether its password was asked for and it has not been sent since."""
     ticket: asyncio.Future[Ticket | None] | None = None
-    """Leave that it waits for."""
+    """The permission to make its next attempt, if it waits for that."""
 
     @property
     def id(self) -> CallId:
-        """The identity of the call."""
+        """The identity of the call (`call_id`)."""
         return self.call.id
 
     @property
     def may_have_done_it(self) -> bool:
-        """Whether an earlier attempt of ours may be why the account is as desired now."""
+        """Whether an earlier attempt of ours may have made the account as it is now."""
         return self.was_in_doubt or self.may_be_applied
 
     def start_over(self) -> None:
-        """Forget what was tried so far: it was accepted, read back as not so, and is sent again as if it were new."""
+        """Forget all tries so far, so that an accepted call that was read back as not so is sent again as if new."""
         self.doubt = False
         self.tries, self.started, self.stale = 0, None, 0
         self.cures, self.denied = frozenset(), frozenset()

@@ -1,7 +1,7 @@
 """The API's own tables as its pages print them: actions, parameters, limits, codes, regions, names. No I/O.
 
-This is a second table of actions on purpose. `engine.api.actions` is the client's reading of the pages, this is the
-server's, and a test that runs one against the other finds a misreading.
+This second table of actions is intended. `engine.api.actions` is the client's reading of the pages, this is the
+server's. A test that runs one against the other finds a misreading.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ class ActionSpec(NamedTuple):
     parameters: Mapping[str, Parameter]
     needs_region: bool = True
     account_missing: str = ""
-    """Code for an account that is not there: it differs by action (PY-PG)."""
+    """Code for an account that does not exist: it differs by action (PY-PG). Empty for a read."""
     account_busy: str = ""
     """Code for an account in a transitional status (inferred: the only code of its list that can carry it)."""
     instance_status: str = ""
     """Code for an instance that is not running; RefreshAccountPassword lists a sibling (SEED-LOCK, PY-PG)."""
     before: tuple[int, bool] = (NORMAL, False)
-    """Status and CAM verification of an account that it is meant for."""
+    """Status and CAM verification that an account has before the action."""
     after: tuple[int, bool] = (NORMAL, False)
-    """The same after it."""
+    """Status and CAM verification that an account has after the action."""
     refused: str = ""
-    """Code for an account whose CAM verification is not as `before`; for one of `after`'s status, if that is told."""
+    """Code for an account whose CAM is not as in `before`; for `Repeat.PRECHECK`, also for the status in `after`."""
     refreshes: bool = False
-    """Whether it makes a new CAM password."""
+    """Whether the action makes a new CAM password."""
     lists_old_names: bool = False
-    """Whether its list of codes has the older rule for names, too (SEED-LOCK, D-CREATE)."""
+    """Whether the action's list of codes has the older rule for names, too (SEED-LOCK, D-CREATE)."""
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes an account."""
+        """Whether the action changes an account."""
         return bool(self.account_missing)
 
 
@@ -72,7 +72,7 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
     {
         spec.name: spec
         for spec in (
-            # SEED-LOCK and D-UNLOCK list no account-not-found code: PreCheckError is what is left (SEED-LOCK, PY-PG)
+            # SEED-LOCK and D-UNLOCK list no account-not-found code: only PreCheckError can say it (SEED-LOCK, PY-PG)
             ActionSpec(
                 "LockAccount",
                 20,
@@ -210,30 +210,31 @@ MESSAGES: Mapping[str, str] = MappingProxyType(
         "UnsupportedProtocol": "The HTTP method is not supported; only GET and POST are.",
     }
 )
-"""The pages' texts by code; a code that is not here is answered with its own name."""
+"""The pages' messages by code; the message of any other code is its own name."""
 
 _INSTANCE = re.compile(r"(?:postgres|pgro)-[a-z0-9]{1,32}")
-"""Well-formed instance id. The pages' samples have eight characters behind the hyphen; the length is left open, as no
-page states it, and read-only instances are known as `pgro-…`."""
+"""Well-formed instance id. The pages' samples have eight characters after the hyphen; no page states the length, so it
+is left open. Read-only instances are known as `pgro-…`."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RESERVED = re.compile(r"(?i)postgres|(?:pg_|tencentdb_).*")
 _PASSWORD = tuple(re.compile(part) for part in ("[a-z]", "[A-Z]", "[0-9]", r"[()`~!@#$%^&*\-+=_|{}\[\]:<>,.?/]"))
 
 
 def refusal(code: str, message: str = "") -> Refusal:
-    """A refusal with the page's text, or with the given one."""
+    """Return a refusal with the given message, or with the page's message if none is given."""
     return Refusal(code, message or MESSAGES.get(code, code))
 
 
 def is_instance_id(instance: str) -> bool:
-    """Whether the API could have issued this id."""
+    """Return whether the API could have issued this id."""
     return _INSTANCE.fullmatch(instance) is not None
 
 
 def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal | None:
-    """Two rules for names disagree (SEED-LOCK, D-CREATE): Lock and Unlock list both codes, the CAM actions only B's.
+    """Return the refusal of a user name, or None. Two rules for names disagree (SEED-LOCK, D-CREATE).
 
-    `refuse_long` settles the contradiction for 17 to 63 characters on Lock and Unlock; False follows the newer rule.
+    Lock and Unlock list the codes of both rules, the CAM actions only the newer one's. `refuse_long`: whether Lock and
+    Unlock refuse 17 to 63 characters, as the older rule does; False follows the newer rule.
     """
     both = spec.lists_old_names
     if _NAME.fullmatch(user) is None:
@@ -245,14 +246,14 @@ def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal |
 
 
 def is_password(password: str) -> bool:
-    """The documented password rule (SEED-LOCK): 8-32, no leading `/`, lower, upper, digit and special."""
+    """Return whether a password is as documented (SEED-LOCK): 8-32, no leading `/`, lower, upper, digit and special."""
     if not 8 <= len(password) <= 32 or password.startswith("/"):
         return False
     return all(part.search(password) for part in _PASSWORD)
 
 
 def check_parameters(spec: ActionSpec, parameters: dict[str, Any], *, from_query: bool) -> Refusal | None:
-    """Names and types. Values of a GET are texts and are turned into their type, in place. Any: JSON values."""
+    """Return the refusal of wrong names or types, or None. Convert the texts of a GET in place. Any: JSON values."""
     for name in parameters:
         if name not in spec.parameters:
             return Refusal("UnknownParameter", f"The parameter `{name}` is not recognized.")
@@ -263,14 +264,14 @@ def check_parameters(spec: ActionSpec, parameters: dict[str, Any], *, from_query
             continue
         if from_query:
             parameters[name] = _typed(kind, parameters[name])
-        if type(parameters[name]) is not kind:  # a bool is no int here
+        if type(parameters[name]) is not kind:  # `isinstance` would take a bool for an int
             words = {str: "a string", int: "an integer", bool: "a boolean", list: "an array"}
             return Refusal("InvalidParameter", f"The type of parameter `{name}` is wrong: it must be {words[kind]}.")
     return None
 
 
 def _typed(kind: type, value: Any) -> Any:
-    """A query string's text as the parameter's type, or as it came when it cannot be."""
+    """Return a query string's text as the parameter's type, or unchanged if it cannot be converted."""
     if kind is int and isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value, re.ASCII):
         return int(value)
     if kind is bool and value in ("true", "false"):

@@ -1,4 +1,4 @@
-"""The event loop's timer. The way of a request to the world, the same for both transports."""
+"""No I/O but the event loop's timer. How a request travels to the world, the same for both transports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def deliver(arrive: Callable[[], WireAnswer], travel_s: float) -> WireAnswer:
-    """Let a request arrive after `travel_s`, even if its sender has given up: what has left cannot come back."""
+    """Let a request arrive after `travel_s` seconds, even if its sender has given up by then; return its answer."""
     if travel_s <= 0:
         return arrive()
     loop = asyncio.get_running_loop()
@@ -21,7 +21,7 @@ async def deliver(arrive: Callable[[], WireAnswer], travel_s: float) -> WireAnsw
 
     def arrive_now() -> None:
         answer = arrive()
-        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled: nobody waits for the answer
+        with contextlib.suppress(asyncio.InvalidStateError):  # cancelled: the sender does not wait for the answer
             arrived.set_result(answer)
 
     loop.call_later(travel_s, arrive_now)

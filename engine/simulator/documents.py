@@ -1,7 +1,7 @@
 """No I/O. YAML or JSON text → plain values, with one kind of error that lists every problem.
 
-Fault scripts and fleets are written by hand, so a wrong one must say where it is wrong, all at once, and a hostile one
-(huge, deeply nested, alias bomb) must not take the process down.
+Fault scripts and fleets are written by hand. So an error must list all problems with their places at once, and a
+hostile document (huge, deeply nested, alias bomb) must not take the process down.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 MAX_PROBLEMS = 50
-"""Problems listed at once; more would not be read."""
+"""Most problems that are listed at once; nobody would read more."""
 _MAX_DEPTH = 64
-"""Nesting allowed in a document; ours need five levels."""
+"""Deepest nesting of a document; ours need five levels."""
 
 
 class DocumentError(ValueError):
-    """A document is wrong: every problem found, each with the place it stands at."""
+    """A document is wrong: every problem found, each with its place."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         shown = list(problems[:MAX_PROBLEMS])
@@ -32,14 +32,14 @@ class DocumentError(ValueError):
 
 
 def load(text: str, *, what: str, max_chars: int) -> object:
-    """Plain values of a YAML or JSON text; DocumentError when it is too large, too deep or not well formed."""
+    """Return a YAML or JSON text as plain values; DocumentError if it is too large, too deep or not well formed."""
     if len(text) > max_chars:
         raise DocumentError([f"{what}: {len(text):,} characters; at most {max_chars:,} are read"])
     if text.lstrip()[:1] in ("{", "["):
         try:
             return msgspec.json.decode(text)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            pass  # YAML in flow style looks the same; its own parser names the place
+            pass  # YAML in flow style begins the same way, and the YAML parser names the place
     try:
         _check_depth(text, what)
         return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a safe loader with one check more
@@ -54,7 +54,7 @@ def load(text: str, *, what: str, max_chars: int) -> object:
 
 
 def _check_depth(text: str, what: str) -> None:
-    """Refuse deep nesting before anything recursive sees it: libyaml's composer has no guard of its own."""
+    """Refuse deep nesting before a recursive parser meets it: libyaml's composer has no guard of its own."""
     depth = 0
     too_deep = DocumentError([f"{what}: nested deeper than {_MAX_DEPTH} levels"])
     try:
@@ -65,7 +65,7 @@ def _check_depth(text: str, what: str) -> None:
                     raise too_deep
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
-    except yaml.MarkedYAMLError as error:  # since PyYAML 6.0.4 the scanner, which runs ahead, has a limit of its own
+    except yaml.MarkedYAMLError as error:  # since PyYAML 6.0.4 the scanner runs ahead and has its own limit
         if "nesting depth" in str(error.problem):
             raise too_deep from None
         raise
@@ -75,7 +75,7 @@ _LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader",
 
 
 class _UniqueKeyLoader(_LOADER):  # type: ignore[valid-type, misc]  # the base is chosen at import
-    """Safe YAML in which a key may stand once: the second of two would win in silence."""
+    """A safe YAML loader that refuses a repeated key: plain YAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()

@@ -1,6 +1,6 @@
 """No I/O, no clock. The instances and accounts of the world, and what the write actions do to them.
 
-What is documented is done as documented; what is inferred is marked so.
+Documented behaviour is as documented; inferred behaviour is marked as inferred.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ NORMAL, LOCKED = catalog.NORMAL, catalog.LOCKED
 """AccountInfo.Status (D-ACCTS)."""
 STATUSES = (CREATING, NORMAL, MODIFYING, RESETTING, LOCKED, DELETING)
 ORIGIN = 1_735_689_600.0
-"""2025-01-01 00:00 UTC: when everything that "was always there" was made; a world has no clock of its own."""
+"""2025-01-01 00:00 UTC: creation time of all that exists from the start, as a world has no clock of its own."""
 
 
 class Repeat(StrEnum):
-    """What LockAccount answers on a locked account, and UnlockAccount on an unlocked one: not documented."""
+    """What LockAccount answers for a locked account, and UnlockAccount for an unlocked one: not documented."""
 
     SUCCESS = "success"
     PRECHECK = "precheck"
-    """FailedOperation.PreCheckError, the only code of the two lists that could say it."""
+    """FailedOperation.PreCheckError: no other code of the two lists could mean it."""
 
 
 class Change(NamedTuple):
@@ -38,12 +38,12 @@ class Change(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """When an accepted write takes effect: a fault script may delay it, hide it or drop it."""
+    """When an accepted write takes effect: a fault script may delay it, hide the delay, or drop the write."""
 
     apply: bool = True
     after_s: float = 0.0
     shown: bool = True
-    """Whether the account shows status 3 (modifying) until then; else nothing is seen of it."""
+    """Whether the account shows status 3 (modifying) until then; else it shows no sign of the write."""
 
 
 AT_ONCE = Timing()
@@ -57,24 +57,24 @@ class _Pending(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """One account. `cam` None: DescribeAccounts leaves OpenCam out, as it may (D-ACCTS)."""
+    """One account. `cam` None: DescribeAccounts leaves OpenCam out, which the page allows (D-ACCTS)."""
 
     name: str
     status: int = NORMAL
     cam: bool | None = False
     user_type: str = "normal"
     create_time: float | None = ORIGIN
-    """None: made by SQL, shown as the zero date."""
+    """UNIX time; None: the account was made by SQL, and shows the zero date."""
     update_time: float = ORIGIN
     password_update_time: float | None = None
     password: str | None = field(default=None, repr=False)
-    """The last one set through CloseAccountCAM, for tests to compare."""
+    """The last password set through CloseAccountCAM, for tests to compare."""
     passwords_set: int = 0
-    """Times the password changed, by CloseAccountCAM or RefreshAccountPassword: a repeat shows here."""
+    """How often CloseAccountCAM or RefreshAccountPassword changed the password: it shows a repeated call."""
     pending: tuple[_Pending, ...] = ()
 
     def settle(self, now: float) -> None:
-        """Let what is due take effect, in the order in which it falls due."""
+        """Apply the pending changes that are due at `now`, in the order of their times."""
         due = sorted((each for each in self.pending if each.due <= now), key=lambda each: each.due)
         if due:
             self.pending = tuple(each for each in self.pending if each.due > now)
@@ -87,7 +87,7 @@ class Account:
         return MODIFYING if any(each.shown for each in self.pending) else self.status
 
     def accept(self, change: Change, now: float, timing: Timing) -> None:
-        """Take a write in: now, later, or never."""
+        """Accept a write, and apply it now, later, or never."""
         if not timing.apply:
             return
         if timing.after_s > 0:
@@ -113,7 +113,7 @@ class Instance:
     id: str
     region: str
     uin: str = ""
-    """The main account it belongs to; others do not see it."""
+    """The main account that owns the instance; others do not see it."""
     name: str = ""
     status: str = "running"
     type: str = "primary"
@@ -125,13 +125,13 @@ class Instance:
     tags: tuple[tuple[str, str], ...] = ()
     accounts: dict[str, Account] = field(default_factory=dict)
     is_whole: bool = True
-    """Its accounts are all there are. False in an open world, where more exist than anybody has named."""
+    """Whether `accounts` are all there are. False in an open world, where more exist than requests have named."""
     order: int = 0
-    """Place in the world's order of appearance, the tie-break of every listing."""
+    """Index in the order in which the world got its instances; it breaks ties in listings."""
 
 
 class Estate:
-    """All instances. Open: whatever is well formed exists from the first time it is asked for; closed: a fleet."""
+    """All instances. Open: every well-formed instance exists from its first request on; closed: only a fleet exists."""
 
     def __init__(self, *, is_open: bool, repeat: Repeat, refuse_long_names: bool) -> None:
         self.instances: dict[str, Instance] = {}
@@ -146,7 +146,7 @@ class Estate:
         self.instances[instance.id] = instance
 
     def find(self, instance_id: str, region: str, uin: str = "") -> Instance | Refusal:
-        """The account's instance, if it is in that region: a wrong region finds nothing (inferred)."""
+        """Return the main account's instance; a refusal if it is not in that region (inferred)."""
         instance = self.instances.get(instance_id)
         if instance is None:
             if not catalog.is_instance_id(instance_id):
@@ -168,7 +168,7 @@ class Estate:
         timing: Timing,
         uin: str = "",
     ) -> Refusal | None:
-        """Carry out a write action whose parameters have the right types; None is "accepted"."""
+        """Carry out a write action whose parameters have the right types; return None if it is accepted."""
         user = parameters["UserName"]
         refused = name_or_password_refusal(spec, parameters, self._refuse_long_names)
         if refused is not None:
@@ -176,10 +176,10 @@ class Estate:
         instance = self.find(parameters["DBInstanceId"], region, uin)
         if isinstance(instance, Refusal):
             return instance
-        if instance.status != "running":  # the only state known to be safe
+        if instance.status != "running":  # no other state is known to be safe
             return catalog.refusal(spec.instance_status)
         if instance.type not in ("primary", "temp"):
-            # Not documented; roles replicate from the primary, so it is refused as this target's own fault (inferred).
+            # Not documented: roles replicate from the primary, so a write is refused as a wrong target (inferred).
             return catalog.refusal("InvalidParameter.ParameterCheckError")
         account = instance.accounts.get(user)
         if account is None:
@@ -195,25 +195,25 @@ class Estate:
 
 
 def name_or_password_refusal(spec: catalog.ActionSpec, parameters: dict[str, str], refuse_long: bool) -> Refusal | None:
-    """What can be refused without looking at an instance."""
+    """Return the refusal of the user name or the password, or None; it needs no instance."""
     refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long)
     if refused is not None or "Password" not in spec.parameters:
         return refused
-    # No password code in its list (SEED-LOCK); how to encrypt is documented nowhere, so nobody can have.
+    # The action's list has no code for passwords (SEED-LOCK). No page says how to encrypt one, so nobody can have.
     if parameters.get("PasswordEncrypt") or not catalog.is_password(parameters["Password"]):
         return catalog.refusal("InvalidParameter.ParameterCheckError")
     return None
 
 
 def decide(spec: catalog.ActionSpec, account: Account, parameters: dict[str, str], repeat: Repeat) -> Change | Refusal:
-    """What a write does to this account as it stands."""
+    """Return what a write changes in this account as it is, or why it is refused."""
     if account.shown_status not in (NORMAL, LOCKED):
         return catalog.refusal(spec.account_busy)
     (needed, has_cam), (status, cam) = spec.before, spec.after
-    if status != needed:  # it is about the status
+    if status != needed:  # the action changes the status
         is_so = account.status == status and repeat is Repeat.PRECHECK
         return catalog.refusal(spec.refused) if is_so else Change(status=status)
-    if bool(account.cam) is not has_cam:  # a password that came with it is not applied either
+    if bool(account.cam) is not has_cam:  # a password in the request is not applied either
         return catalog.refusal(spec.refused)
     if spec.refreshes:
         return Change(refreshed=True)

@@ -1,6 +1,6 @@
-"""No I/O, no clock; randomness is an argument. A fault script: what goes wrong, for whom, how often.
+"""No I/O, no clock; randomness is an argument. A fault script: what goes wrong, for which requests, how often.
 
-A list of rules, in YAML, JSON or plain values. The first rule that matches and is not used up strikes.
+A script is a list of rules, in YAML, JSON or plain values. The first rule that matches and is not used up strikes.
 
     - action: LockAccount           # globs: action, instance, user, region; each "*" when left out
       times: 2                      # the first 2 matches; or times_each: 2 (per instance and user); or always
@@ -8,7 +8,7 @@ A list of rules, in YAML, JSON or plain values. The first rule that matches and 
     - {user: "app_*", probability: 0.05, reset_after: true}
     - {instance: postgres-busy*, after: 10, status: 502, html: true}
 
-Besides `times`, `times_each`, `probability` (0-1) and `after` (matches let through first), a rule has one effect:
+Besides `times`, `times_each`, `probability` (0-1) and `after` (first matches that pass), a rule has one effect:
 
     code: CODE            an error answer                      not applied
     status: 502           that HTTP status, a short text       not applied   (html: true for a page)
@@ -22,9 +22,9 @@ Besides `times`, `times_each`, `probability` (0-1) and `after` (matches let thro
     accepted_not_applied: true   success, and nothing happens
     wrong_clock: 600      the server's clock is so many seconds ahead (signature check and Date header)
 
-`apply: true|false` turns the default round where one is given. `no_request_id: true` (answer without RequestId),
-`slow: 3` (answer so many seconds late), `effect_delay: 5` (accepted now, effective later, status 3 meanwhile) and
-`apply_after: 5` (the same unseen: the request sat in a queue) stand alone or beside an effect they make sense with.
+`apply: true|false` overrides "applied" or "not applied" above. Four keys stand alone or beside an effect that allows
+them: `no_request_id: true` (answer without RequestId), `slow: 3` (answer so many seconds late), `effect_delay: 5`
+(accepted now, effective later, status 3 meanwhile) and `apply_after: 5` (the same without a sign in the status).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_CHARS = 1024 * 1024
 
 
 class FaultScriptError(documents.DocumentError):
-    """The fault script is wrong: every problem found, each with the rule's index and key."""
+    """A fault script is wrong: every problem found, each with the rule's index and key."""
 
 
 class Effect(StrEnum):
@@ -69,11 +69,11 @@ class Effect(StrEnum):
 _APPLIES = frozenset({Effect.NONE, Effect.TRUNCATED, Effect.GARBAGE, Effect.EMPTY, Effect.RESET_AFTER})
 """Effects under which the request is carried out unless `apply` says otherwise."""
 _FIXED = frozenset({Effect.RESET_BEFORE, Effect.RESET_AFTER, Effect.ACCEPTED_NOT_APPLIED, Effect.WRONG_CLOCK})
-"""Effects whose name already says whether it is carried out."""
+"""Effects whose name already says whether the request is carried out: `apply` is not allowed beside them."""
 
 
 class Shot(NamedTuple):
-    """What a rule is matched against: one request."""
+    """One request, as far as rules are matched against it."""
 
     action: str
     instance: str
@@ -83,7 +83,7 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRule:
-    """One rule. Made by `rules_from`, which checks what belongs together."""
+    """One rule. `rules_from` makes it, and checks which keys go together."""
 
     effect: Effect = Effect.NONE
     action: str = "*"
@@ -107,7 +107,7 @@ class FaultRule:
 
 
 class FaultScript:
-    """The rules and how often each has struck."""
+    """The rules, and how often each has struck."""
 
     def __init__(self, rules: Sequence[FaultRule], rng: Random) -> None:
         self._rng = rng
@@ -115,17 +115,17 @@ class FaultScript:
         self._others = [_Counter(rule) for rule in rules if rule.effect is not Effect.WRONG_CLOCK]
 
     def clock_shift_s(self, shot: Shot) -> float:
-        """How far off the server's clock is for this request; asked before the signature is checked."""
+        """Return the seconds by which the server's clock is ahead for this request, before its signature is checked."""
         rule = _first(self._clocks, shot, self._rng) if self._clocks else None
         return rule.clock_s if rule is not None else 0.0
 
     def pick(self, shot: Shot) -> FaultRule | None:
-        """The rule that strikes this request, if any; asked once per request that was let through."""
+        """Return the rule that strikes this request, or None; called once for each request that passed the gate."""
         return _first(self._others, shot, self._rng) if self._others else None
 
 
 class _Counter:
-    """One rule with its compiled globs and its tallies."""
+    """One rule with its compiled globs and its counts."""
 
     __slots__ = ("_each", "_matched", "_patterns", "_struck", "rule")
 
@@ -138,7 +138,7 @@ class _Counter:
         self._each: dict[tuple[str, str], int] = {}
 
     def strike(self, shot: Shot, rng: Random) -> bool:
-        """Whether the rule strikes now; tallies it."""
+        """Return whether the rule strikes this request, and count that."""
         for matches, value in zip(self._patterns, shot, strict=True):
             if matches is not None and matches(value) is None:
                 return False
@@ -162,7 +162,7 @@ def _first(counters: list[_Counter], shot: Shot, rng: Random) -> FaultRule | Non
 
 
 def parse_faults(text: str) -> tuple[FaultRule, ...]:
-    """A fault script from YAML or JSON text; FaultScriptError lists every problem."""
+    """Return the rules of a YAML or JSON text; FaultScriptError lists every problem."""
     try:
         data = documents.load(text, what="faults", max_chars=MAX_CHARS)
     except documents.DocumentError as error:
@@ -171,7 +171,7 @@ def parse_faults(text: str) -> tuple[FaultRule, ...]:
 
 
 def rules_from(data: object) -> tuple[FaultRule, ...]:
-    """Rules from plain values: a list, or a mapping whose only key is `faults`. FaultScriptError lists all problems."""
+    """Return the rules of a list, or of a mapping whose only key is `faults`; FaultScriptError lists every problem."""
     if isinstance(data, Mapping) and set(data) == {"faults"}:
         data = data["faults"]
     if not isinstance(data, Sequence) or isinstance(data, str | bytes):
@@ -196,7 +196,7 @@ _KINDS: Mapping[str, str] = {
 
 
 def _kind_problem(kind: str, value: object) -> str | None:
-    """What is wrong with a value, in words; None is nothing."""
+    """Return what is wrong with a value, in words; None if nothing is."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     match kind:
         case "text":
@@ -249,7 +249,7 @@ def _read_rule(entry: object, at: str, problems: list[str]) -> FaultRule:
 
 
 def _effect_of(given: Mapping[str, object], at: str, problems: list[str]) -> Effect:
-    """The one effect of a rule; `html` beside `status` only says what the body looks like."""
+    """Return the one effect of a rule; `html` beside `status` only says what the body looks like."""
     named = [effect for effect in Effect if effect.value in given]
     if Effect.STATUS in named and Effect.HTML in named:
         named.remove(Effect.HTML)
@@ -261,7 +261,7 @@ def _effect_of(given: Mapping[str, object], at: str, problems: list[str]) -> Eff
 
 
 def _check_company(given: Mapping[str, object], effect: Effect, at: str, problems: list[str]) -> None:
-    """Keys that contradict each other, or that would do nothing."""
+    """Report keys that contradict each other, or that would do nothing."""
     if "times" in given and "times_each" in given:
         problems.append(f"{at}: times and times_each exclude each other")
     if "message" in given and effect is not Effect.CODE:

@@ -8,8 +8,8 @@
           - {name: old_ro, status: locked, cam: true}
       - {id: postgres-busy0001, region: ap-tokyo, status: restarting, accounts: [root]}
 
-Per instance also: name, type, project, pay_mode, version, master, tags. `cam: null` is an account whose OpenCam
-field the API leaves out; `sql: true` one made by plain SQL (its CreateTime is the zero date).
+An instance may also have: name, type, project, pay_mode, version, master, tags. `cam: null` is an account whose OpenCam
+field the API leaves out; `sql: true` is an account made by plain SQL (its CreateTime is the zero date).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.simulator import catalog, documents, estate
 
 MAX_CHARS = 64 * 1024 * 1024
 MAX_ACCOUNTS = 2_000_000
-"""Bound on what aliases in a small file may blow up to."""
+"""Most accounts of a fleet: aliases can make a small file very large."""
 
 STATUS_WORDS: Mapping[str, int] = MappingProxyType(
     {
@@ -47,12 +47,12 @@ INSTANCE_TYPES = ("primary", "readonly", "guard", "temp")
 
 
 class FleetError(documents.DocumentError):
-    """The fleet is wrong: every problem found, each with its place such as `instances[3].accounts[0].status`."""
+    """A fleet is wrong: every problem found, each with its place such as `instances[3].accounts[0].status`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetAccount:
-    """One account of a fleet, as it is before anything happens."""
+    """One account of a fleet, as it is before the first request."""
 
     name: str
     status: int = estate.NORMAL
@@ -83,7 +83,7 @@ Fleet = tuple[FleetInstance, ...]
 
 
 def parse_fleet(text: str) -> Fleet:
-    """A fleet from YAML or JSON text; FleetError lists every problem."""
+    """Return the fleet of a YAML or JSON text; FleetError lists every problem."""
     try:
         data = documents.load(text, what="fleet", max_chars=MAX_CHARS)
     except documents.DocumentError as error:
@@ -92,7 +92,7 @@ def parse_fleet(text: str) -> Fleet:
 
 
 def fleet_from(data: object) -> Fleet:
-    """A fleet from plain values, as a YAML or JSON reader makes them; FleetError lists every problem."""
+    """Return the fleet of plain values, as a YAML or JSON reader makes them; FleetError lists every problem."""
     reader = _Reader()
     fleet = reader.read(data)
     if reader.problems:
@@ -101,7 +101,7 @@ def fleet_from(data: object) -> Fleet:
 
 
 class _Reader:
-    """Collects problems while it reads, so that all are told at once."""
+    """A reader that collects problems, so that all can be reported at once."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []

@@ -1,7 +1,7 @@
-"""No I/O, no clock. What stands before the backend: key, signature, token, action, version, quota.
+"""No I/O, no clock. The checks before the backend: key, signature, token, action, version, quota.
 
-Which check comes first is not documented. A limited request never reaches the backend (CN-RATE); one whose signature
-is wrong belongs to no identity and so counts against no quota (inferred).
+Which check comes first is not documented. A limited request never reaches the backend (CN-RATE). A request with a wrong
+signature belongs to no identity, and so counts against no quota (inferred).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Request(NamedTuple):
     method: str
     query: str
     headers: Mapping[str, str]
-    """Names lower-cased."""
+    """By lower-case name."""
     body: bytes
     access: str
-    """`host:port` of the API server it reached: the access region (CN-RATE)."""
+    """`host:port` of the API server that it reached: the access region (CN-RATE)."""
     clock: float = 0.0
-    """The server's (maybe wrong) clock when it arrived."""
+    """The server's (maybe wrong) clock when the request arrived, in UNIX seconds."""
 
 
 class Gate:
-    """Who may pass, and how often."""
+    """The checks that a request passes before the backend: who sends it, and how often."""
 
     def __init__(self, *, keys: Mapping[str, KeyRecord], window: Window, quotas: Mapping[str, int | None]) -> None:
         self.keys = dict(keys)
@@ -44,7 +44,7 @@ class Gate:
             raise ValueError(f"quotas: unknown action {', '.join(sorted(unknown))}")
 
     def authenticate(self, request: Request, clock: float) -> Caller | Refusal:
-        """Whose key signed the request, at the server's (maybe wrong) clock."""
+        """Return whose key signed the request, or a refusal; `clock` is the server's (maybe wrong) clock."""
         if request.method not in ("GET", "POST"):
             return catalog.refusal("UnsupportedProtocol")
         if len(request.body) > MAX_BODY:
@@ -79,7 +79,7 @@ class Gate:
         return Caller(claim.secret_id, record)
 
     def admit(self, request: Request, caller: Caller, now: float) -> catalog.ActionSpec | Refusal:
-        """The action asked for, if it exists and the identity's quota at this access region has room for it."""
+        """Return the requested action if it exists, the quota at this access region has room and CAM allows it."""
         headers = request.headers
         for name in ("X-TC-Action", "X-TC-Version"):
             if not headers.get(name.lower()):
@@ -112,7 +112,7 @@ class Gate:
 
 
 def _throttled(count: int, limit: int, language: str) -> Refusal:
-    """The two wordings users have quoted (CN-RATE): the count includes the refused request itself."""
+    """Return the refusal in a wording that users have quoted (CN-RATE): the count includes the refused request."""
     if language == "zh-CN":
         text = f"您当前每秒请求 `{count}` 次，超过了每秒频率上限 `{limit}`，请稍后重试。"
     else:

@@ -1,6 +1,6 @@
-"""None, memory. The world as a `model.Transport`: what `run --simulate` and most tests talk to.
+"""No I/O. The world in memory, as a `model.Transport`: `run --simulate` and most tests talk to it.
 
-Real waits are the event loop's, so under a loop with virtual time a thousand paced calls take no time at all.
+It waits on the event loop, so under a loop with virtual time a thousand paced calls take no time at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class InProcessTransport:
-    """Implements `engine.model.Transport` over a World."""
+    """An `engine.model.Transport` over a World."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class InProcessTransport:
     ) -> None:
         """Talk to `world` at the wall clock `now`.
 
-        unreachable: `host:port` → Local.Dns, Local.Connect or Local.Tls, read at every send: access regions that
-        cannot be reached just now.
+        unreachable: access regions that cannot be reached at the moment, read at every send: `host:port` → Local.Dns,
+        Local.Connect or Local.Tls.
         """
         self._world = world
         self._now = now
@@ -79,7 +79,7 @@ class InProcessTransport:
                 return Reply(status=answer.status, body=answer.body, date=float(answer.date))
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def _handle(self, access: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         now = self._now()
@@ -90,7 +90,7 @@ class InProcessTransport:
 
 
 def access_of(endpoint: str) -> str:
-    """`host:port` of an endpoint URL, without the scheme's own port: what its Host header must say."""
+    """Return `host:port` of an endpoint URL, as its Host header must be: without the scheme's default port."""
     parts = urlsplit(endpoint)
     host = parts.hostname or ""
     if ":" in host:

@@ -13,7 +13,7 @@ from engine.simulator.estate import Account, Estate, Instance
 from engine.simulator.wire import Refusal
 
 _CST = timezone(timedelta(hours=8))
-"""Zone of the times in listings: not documented; the vendor's, so that nobody takes them for UTC (inferred)."""
+"""Time zone of listings: not documented; here the vendor's, so that nobody takes the times for UTC (inferred)."""
 _ZERO_DATE = "0000-00-00 00:00:00"
 
 Rows = dict[str, Any]
@@ -30,7 +30,7 @@ class _Page(NamedTuple):
 def describe_accounts(
     estate: Estate, parameters: Mapping[str, Any], region: str, now: float, uin: str = ""
 ) -> Rows | Refusal:
-    """One page of an instance's accounts. TotalCount is the number of rows of *this* call, as the page says."""
+    """Return one page of an instance's accounts. TotalCount is the number of rows of *this* call, as the page says."""
     page = _page(
         parameters,
         default=20,
@@ -51,12 +51,12 @@ def describe_accounts(
     accounts.sort(key=lambda account: account.name)
     accounts.sort(key=key, reverse=page.descending)
     rows = [_account_row(instance.id, each) for each in accounts[page.offset : page.offset + page.limit]]
-    # An open world cannot list accounts nobody has named yet: it says that there are more than it shows.
+    # An open world cannot list accounts that no request has named yet: it says that there are more than it shows.
     return {"TotalCount": len(rows) if instance.is_whole else len(accounts) + 1, "Details": rows}
 
 
 def describe_instances(estate: Estate, parameters: Mapping[str, Any], region: str, uin: str = "") -> Rows | Refusal:
-    """One page of the region's instances that match all filters. TotalCount is the number found."""
+    """Return one page of the region's instances that match all filters. TotalCount is the number of matches."""
     page = _page(
         parameters,
         default=10,
@@ -80,7 +80,7 @@ def describe_instances(estate: Estate, parameters: Mapping[str, Any], region: st
 
 
 def describe_regions() -> Rows:
-    """All regions, the closed one too."""
+    """Return all regions, the closed one included."""
     regions = [
         {
             "Region": region,
@@ -97,7 +97,7 @@ def describe_regions() -> Rows:
 def _page(
     parameters: Mapping[str, Any], *, default: int, allowed: range, orders: tuple[str, ...], direction: str
 ) -> _Page | Refusal:
-    """The documented paging parameters; the first of `orders` is the default one."""
+    """Return the documented paging parameters, or a refusal; the first of `orders` is the default."""
     limit, offset = parameters.get("Limit", default), parameters.get("Offset", 0)
     order_by, order = parameters.get("OrderBy", orders[0]), parameters.get("OrderByType", direction)
     if limit not in allowed or offset < 0 or order_by not in orders or order not in ("asc", "desc"):
@@ -134,11 +134,11 @@ _FILTERS: Mapping[str, Callable[[Instance, str], bool]] = MappingProxyType(
         "db-dedicated-cluster-id": lambda _instance, _value: False,
     }
 )
-"""Filter names and what one value asks (D-ACCTS)."""
+"""Filter name → whether an instance matches one value (D-ACCTS)."""
 
 
 def _filters(filters: list[Any]) -> list[Callable[[Instance], bool]] | Refusal:
-    """Filters are ANDed, the values within one are ORed. Any: what the caller sent."""
+    """Return a test for each filter, of which all must hold; one value of a filter suffices. Any: the caller's JSON."""
     tests: list[Callable[[Instance], bool]] = []
     for each in filters:
         if not isinstance(each, dict) or not set(each) <= {"Name", "Values"}:
@@ -193,14 +193,14 @@ def _instance_row(instance: Instance) -> Rows:
 
 
 def _major(version: str) -> str:
-    """The major version of `15.4` is 15, of `9.5.4` it is 9.5."""
+    """Return the major version: of `15.4` it is 15, of `9.5.4` it is 9.5."""
     parts = version.split(".")
     return ".".join(parts[: 2 if parts[0] == "9" else 1])
 
 
 @lru_cache(maxsize=4096)
 def _text_time(at: float | None) -> str:
-    """`YYYY-MM-DD hh:mm:ss`; the zero date for "never"."""
+    """Return `YYYY-MM-DD hh:mm:ss` of a UNIX time; the zero date for None."""
     if at is None:
         return _ZERO_DATE
     return datetime.fromtimestamp(at, UTC).astimezone(_CST).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,7 +1,7 @@
 """No I/O, no clock. The frequency limit as the vendor counts it, in four readings of "a second" (CN-RATE).
 
-Counted by arrival time at the server, per identity, action and access region. Whether the second is fixed or sliding,
-and whether refused calls count, is not documented for sure: a pacer must hold under all four. Times are whole
+The limit counts arrivals at the server, per identity, action and access region. Whether the second is fixed or sliding,
+and whether refused calls count, is not documented for sure: a pacer must keep the limit under all four. Times are whole
 microseconds, so that the edges are exact.
 """
 
@@ -21,13 +21,13 @@ class Window(StrEnum):
     SLIDING = "sliding"
     """Accepted arrivals of the last second."""
     SLIDING_COUNTING_REFUSED = "sliding-counting-refused"
-    """All arrivals of the last second: hammering a limited lane keeps it limited."""
+    """All arrivals of the last second: a lane stays limited as long as calls come too fast."""
     BUCKET = "bucket"
     """A token bucket as deep as the limit, refilled at the limit per second."""
 
 
 class Lane:
-    """One quota scope: what has arrived, judged by one window."""
+    """One quota scope: its arrivals, counted by one window."""
 
     __slots__ = ("_counted", "_latest", "_second", "_seen", "_tokens", "_window")
 
@@ -40,8 +40,8 @@ class Lane:
         self._tokens: int | None = None
 
     def admit(self, now: float, limit: int) -> int | None:
-        """Take in an arrival. None: it passes; else the request count the refusal's message names."""
-        at = max(round(now * _SECOND), self._latest)  # a clock that steps back opens no second window
+        """Count an arrival; return None if it passes, else the request count for the refusal's message."""
+        at = max(round(now * _SECOND), self._latest)  # a clock that steps back starts no new window
         match self._window:
             case Window.CALENDAR:
                 excess = self._admit_calendar(at, limit)
@@ -68,7 +68,7 @@ class Lane:
         return excess
 
     def _admit_bucket(self, at: int, limit: int) -> int | None:
-        full = limit * _SECOND  # in millionths of a token, so that a refill is a whole number a microsecond
+        full = limit * _SECOND  # in millionths of a token, so that the refill a microsecond is a whole number
         tokens = full if self._tokens is None else min(full, self._tokens + limit * (at - self._latest))
         excess = None if tokens >= _SECOND else limit + 1
         self._tokens = tokens - _SECOND if excess is None else tokens
@@ -76,7 +76,7 @@ class Lane:
 
 
 class WorstSecond:
-    """Most arrivals in any second so far, refused ones included: what a pacer is judged by."""
+    """The most arrivals in any second so far, refused ones included: tests judge a pacer by it."""
 
     __slots__ = ("_recent", "most")
 

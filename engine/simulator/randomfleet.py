@@ -1,8 +1,8 @@
 """No I/O; the same text and seed make the same fleet. A made-up fleet: `random:400x8`.
 
-400 instances with 8 accounts each, in every region or those named (`random:400x8@ap-tokyo,ap-seoul`): names and tags
-as people give them, some replicas, some that do not run, accounts that are locked, have CAM on, or do not show it.
-Several owners have instances in every region each.
+It has 400 instances with 8 accounts each, in every region or in those named (`random:400x8@ap-tokyo,ap-seoul`). Names
+and tags are as people give them. Some instances are replicas or do not run; some accounts are locked, have CAM on, or
+do not show it. Each of several owners gets instances in all of these regions.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def random_fleet(text: str, seed: int = 0, owners: Sequence[str] = ()) -> Fleet:
-    """The fleet that `text` asks for; ValueError with words if it is no such text.
+    """Return the fleet that `text` asks for; ValueError with words if the text is not of this form.
 
-    `owners`: uins of the cloud accounts that have the instances, in turn; a replica is its primary's owner's.
+    `owners`: uins of the cloud accounts that own the instances, in turn; a replica has the owner of its primary.
     """
     found = _SPEC.fullmatch(text)
     if found is None:
@@ -78,7 +78,7 @@ def _instance(
 
 
 def _account(rng: Random, number: int) -> FleetAccount:
-    if number == 0:  # every instance has its admin, and can still be looked after
+    if number == 0:  # every instance has one superuser that can log in
         return FleetAccount(name="dbadmin", user_type="tencentDBSuper")
     role = _ROLES[(number - 1) % len(_ROLES)]
     turn = (number - 1) // len(_ROLES)

@@ -1,7 +1,7 @@
-"""Loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
+"""I/O on loopback sockets. The world as an HTTP server, for `acctops simulate`, load tests and foreign clients.
 
-Several ports are several access regions of one world, and so are the API's own host names, whichever port they reach.
-The surface is the API's and nothing more: no control endpoint, no health check. Built for several thousand requests a
+Each port is an access region of one world; so is each of the API's own host names, at any port. The server has the
+API's surface and nothing more: no control endpoint, no health check. It is built for several thousand requests a
 second: no routing, no middleware, no access log.
 """
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER on, zero seconds: close sends RST instead of FIN."""
+"""SO_LINGER on, zero seconds: closing sends RST instead of FIN."""
 _BACKLOG = 1024
 ACCESS_POINTS = frozenset(
     f"{service}{place}.tencentcloudapi.com"
     for service in ("postgres", "sts")
     for place in ("", ".intl", *(f".{region}" for region in catalog.REGIONS))
 )
-"""The API's own names: the nearest on either site, and one in each region (request structure page, CN-FSI)."""
+"""The API's own host names: the nearest on either site, and one in each region (request structure page, CN-FSI)."""
 
 
 class Server:
-    """A listening world. `serve` makes it; `aclose` ends it, hung answers too."""
+    """A listening world. `serve` makes it; `aclose` ends it, hung answers included."""
 
     def __init__(self, world: World, now: Callable[[], float], keepalive_s: float) -> None:
         self._world = world
@@ -54,9 +54,9 @@ class Server:
         self._runners: list[web.ServerRunner] = []
         self._closing = asyncio.Event()
         self.ports: tuple[int, ...] = ()
-        """Bound ports, in the order in which they were asked for."""
+        """Bound ports, in the order of the calls of `listen`."""
         self.endpoints: tuple[str, ...] = ()
-        """Their URLs, as `--endpoint` takes them."""
+        """URLs of the ports, as `--endpoint` takes them."""
 
     async def aclose(self) -> None:
         """Stop listening and drop every connection."""
@@ -65,7 +65,7 @@ class Server:
             await runner.cleanup()
 
     async def listen(self, host: str, port: int) -> None:
-        """Open one access region more."""
+        """Open one more access region."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -109,7 +109,7 @@ class Server:
         now = self._now()
         headers = request.headers
         name = headers.get("Host", "").lower().partition(":")[0]
-        if name in ACCESS_POINTS:  # a proxy or a hosts file makes the name lead here
+        if name in ACCESS_POINTS:  # a proxy or a hosts file directs this name to the simulator
             access = name
         elif (wrong := misdirected(headers, hosts, now)) is not None:
             return wrong
@@ -123,7 +123,7 @@ class Server:
         )
 
     async def _misbehave(self, request: web.BaseRequest, answer: WireAnswer) -> web.StreamResponse:
-        """Truncate, reset or hang. Ends by cancellation, when the connection is lost or the server closes."""
+        """Truncate, reset or hang, until the connection is lost or the server closes; never return an answer."""
         transport = request.transport
         if transport is not None and answer.kind is WireKind.TRUNCATED:
             response = web.StreamResponse(status=answer.status, headers=_headers(answer))
@@ -146,7 +146,7 @@ async def serve(
     now: Callable[[], float] = time.time,
     keepalive_s: float = 75.0,
 ) -> Server:
-    """Listen for the world on loopback; port 0 is "any free one". OSError when a port is taken."""
+    """Listen for the world on loopback; return the server. Port 0 is any free port. OSError if a port is taken."""
     if not ports:
         raise ValueError("at least one port is needed")
     if host == "localhost":
@@ -174,7 +174,7 @@ def _make_request(
     writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:
-    """As aiohttp makes it, but with room for a body so large that the API itself refuses it."""
+    """Make a request as aiohttp does, but with room for a body so large that the API itself refuses it."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY + 65_536)
 

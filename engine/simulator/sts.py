@@ -1,7 +1,7 @@
-"""No I/O, no clock; randomness is an argument. Who calls, roles, temporary keys: STS and the metadata service.
+"""No I/O, no clock; randomness is an argument. Callers, roles, temporary keys: STS and the metadata service.
 
-From the pages of STS 2018-08-13 (AssumeRole, GetCallerIdentity) and the shape the vendor's clients read
-from the metadata service. Whether sessions of one role share a quota is documented nowhere (CN-RATE): here they do.
+It follows the pages of STS 2018-08-13 (AssumeRole, GetCallerIdentity), and what the vendor's clients read from the
+metadata service. No page says whether sessions of one role share a quota (CN-RATE): here they do.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.simulator.wire import Refusal
 VERSION = "2018-08-13"
 SERVICE = "sts"
 UNSIGNED = "AssumeRoleWithWebIdentity"
-"""The one action that comes without a signature: the token is the credential."""
+"""The only action without a signature: its token is the credential."""
 METADATA_ACTION = "Metadata"
-"""What the fault script and the audit call a request to the metadata service."""
+"""Name of a request to the metadata service in the fault script and the audit."""
 METADATA_PATH = "/latest/meta-data/cam/security-credentials/"
 LONGEST_S = 43_200
 DEFAULT_S = 7_200
 OWN_UIN = "100000000001"
-"""Main account of a key that names none."""
+"""Main account of a key that has no `uin`."""
 
 _SESSION = {
     "RoleArn": Parameter(str, required=True),
@@ -59,27 +59,27 @@ _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,128}", re.ASCII)
 
 
 def owner(uin: str) -> str:
-    """A main account as instances name theirs: what names none belongs to `OWN_UIN`."""
+    """Return a main account as instances name theirs: empty for `OWN_UIN`."""
     return "" if uin == OWN_UIN else uin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """An API key the world accepts."""
+    """An API key that the world accepts."""
 
     secret_key: str
     token: str | None = None
-    """Session token of a temporary key; must come with every request."""
+    """Session token of a temporary key; every request must have it."""
     identity: str = ""
-    """The sub-account that owns the key: keys of one identity share its quotas. Empty: the key is its own."""
+    """The sub-account that owns the key: keys of one identity share its quotas. Empty: the key is its own identity."""
     uin: str = ""
-    """The main account, whose instances the key sees. Empty: the one that owns all that names none."""
+    """The main account whose instances the key sees. Empty: `OWN_UIN`, which owns all instances without a uin."""
     expires_at: float | None = None
-    """UNIX time, by the server's clock, from which it is refused."""
+    """UNIX time, by the server's clock, from which the key is refused."""
     denied: frozenset[str] = frozenset()
-    """Actions CAM does not let it do."""
+    """Actions that CAM denies to the key."""
     role: str = ""
-    """Of a role's session: `ROLE_ID:SESSION_NAME`."""
+    """`ROLE_ID:SESSION_NAME` if the key is of a role's session."""
 
     def __repr__(self) -> str:
         return f"KeyRecord(identity={self.identity!r}, …)"
@@ -93,42 +93,42 @@ class Caller(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What quotas are counted for."""
+        """The identity whose quotas the caller's requests count against."""
         return self.record.identity or self.secret_id
 
 
 NOBODY = Caller("", KeyRecord(secret_key=""))
-"""Who sends an unsigned request."""
+"""The caller of an unsigned request."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Role:
-    """A CAM role. May be changed between requests."""
+    """A CAM role. Callers may change it between requests."""
 
     name: str
     uin: str = ""
     trusted: frozenset[str] | None = None
     """Identities that may assume it; None: everybody."""
     longest_s: int = LONGEST_S
-    """A session lives no longer, whatever is asked for."""
+    """Longest life of a session in seconds, whatever the request asks for."""
     denied: frozenset[str] = frozenset()
-    """Actions its sessions may not do."""
+    """Actions that CAM denies to its sessions."""
     provider: str = ""
-    """Identity provider whose tokens open it, if one does."""
+    """Identity provider whose tokens let a caller assume it; empty: none."""
     tokens: set[str] = field(default_factory=set)
-    """Web identity tokens the provider stands for just now."""
+    """Web identity tokens that the provider accepts at the moment."""
 
     @property
     def arn(self) -> str:
-        """As AssumeRole takes it."""
+        """The role as AssumeRole names it."""
         return f"qcs::cam::uin/{self.uin or OWN_UIN}:roleName/{self.name}"
 
 
 class Issuer:
-    """Gives temporary keys away; they are accepted from then on."""
+    """The part of a world that issues temporary keys; the world accepts them from then on."""
 
     def __init__(self, keys: dict[str, KeyRecord], roles: tuple[Role, ...], bound: Role | None, rng: Random) -> None:
-        """`bound`: the role of the instance this world's metadata service belongs to, if one is bound to it."""
+        """Take `bound`, the role of the instance that this world's metadata service belongs to; None: it has none."""
         self.roles = {role.arn: role for role in (*roles, *((bound,) if bound is not None else ()))}
         self.bound = bound
         self._keys = keys
@@ -137,7 +137,7 @@ class Issuer:
         self._metadata: tuple[float, dict[str, Any]] | None = None
 
     def answer(self, spec: ActionSpec, parameters: Mapping[str, Any], caller: Caller, clock: float) -> Any:
-        """What STS says: a `Response` object, or a Refusal. Any: JSON."""
+        """Return the answer of STS: a `Response` object, or a Refusal. Any: JSON."""
         if spec.name == "GetCallerIdentity":
             return _identity_of(caller)
         role = self.roles.get(parameters["RoleArn"])
@@ -158,14 +158,14 @@ class Issuer:
         return self._session(role, parameters["RoleSessionName"], min(duration, role.longest_s), clock)
 
     def metadata(self, path: str, clock: float) -> bytes | None:
-        """What the metadata service says about the instance's role; None for "404"."""
+        """Return what the metadata service answers about the instance's role; None for HTTP 404."""
         name = path.removeprefix(METADATA_PATH)
         if self.bound is None or name not in ("", self.bound.name):
             return None
         if not name:
             return self.bound.name.encode()
         life_s = min(DEFAULT_S, self.bound.longest_s)
-        # The same keys for most of their life, as the service renews them by itself some time ahead.
+        # The service gives the same keys out, and renews them when a third of their life is left.
         if self._metadata is None or self._metadata[0] - clock < life_s / 3:
             session = self._session(self.bound, "instance", life_s, clock)
             self._metadata = (session["ExpiredTime"], session)
@@ -196,7 +196,7 @@ class Issuer:
 
 
 def _identity_of(caller: Caller) -> dict[str, Any]:
-    """GetCallerIdentity: a user by its uin, a role by `roleId:roleSessionName`."""
+    """Return the answer of GetCallerIdentity: a user by its uin, a role by `roleId:roleSessionName`."""
     record = caller.record
     uin = record.uin or OWN_UIN
     if record.role:

@@ -1,6 +1,6 @@
-"""No I/O, no clock. TC3-HMAC-SHA256 checked, by lines written from the document (SIG-DOC, CN-PARAM).
+"""No I/O, no clock. The check of TC3-HMAC-SHA256 signatures, written from the document (SIG-DOC, CN-PARAM).
 
-Deliberately not the engine's signer turned round: a misreading of the document in one must fail against the other.
+It does not use the engine's signer on purpose: a misreading of the document in one must fail against the other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SERVICE = "postgres"
-"""Service of the credential scope: the domain's first label, on both sites (D-REQ)."""
+"""Service in the credential scope: the domain's first label, on both sites (D-REQ)."""
 MAX_SKEW_S = 300
-""""More than 5 minutes off the server clock" expires a signature (SIG-DOC)."""
+"""Seconds; "more than 5 minutes off the server clock" expires a signature (SIG-DOC)."""
 
 _AUTHORIZATION = re.compile(
     r"TC3-HMAC-SHA256 Credential=(?P<id>[^/,\s]+)/(?P<date>\d{4}-\d{2}-\d{2})/(?P<service>[^/,\s]+)/tc3_request, ?"
@@ -30,7 +30,7 @@ _TIMESTAMP = re.compile(r"\d{1,12}", re.ASCII)
 
 
 class Claim(NamedTuple):
-    """What an Authorization header claims, and the timestamp it was made at."""
+    """What an Authorization header claims, and the request's timestamp."""
 
     secret_id: str
     date: str
@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 
 
 def read_claim(headers: Mapping[str, str], service: str = SERVICE) -> Claim | Refusal:
-    """Take the claim out of the (lower-cased) headers of a request to `service`, or say what is malformed."""
+    """Return the claim in the (lower-cased) headers of a request to `service`, or a refusal of what is malformed."""
     authorization = headers.get("authorization")
     if authorization is None:
         return Refusal("AuthFailure.InvalidAuthorization", "The Authorization header is missing.")
@@ -74,7 +74,7 @@ def check_claim(
     body: bytes,
     clock: float,
 ) -> Refusal | None:
-    """Whether the claim holds for this request at the server's `clock`; None is "it does"."""
+    """Return the refusal of a claim that does not hold for this request at the server's `clock`; None if it holds."""
     skew = int(clock) - claim.timestamp
     if abs(skew) > MAX_SKEW_S:
         text = f"Signature expired: the timestamp is {abs(skew)} seconds off the server's clock."
@@ -100,7 +100,7 @@ def check_claim(
 def canonical_request(
     method: str, query: str, headers: Mapping[str, str], signed_headers: tuple[str, ...], body: bytes
 ) -> str:
-    """Step 2 of the document. Content-Type and Host count byte for byte, other values lower-cased and trimmed."""
+    """Return step 2 of the document: Content-Type and Host byte for byte, other values lower-cased and trimmed."""
     if headers.get("x-tc-content-sha256") == "UNSIGNED-PAYLOAD":
         payload_hash = hashlib.sha256(b"UNSIGNED-PAYLOAD").hexdigest()
     else:
@@ -115,13 +115,13 @@ def canonical_request(
 
 @lru_cache(maxsize=8)
 def utc_date(timestamp: int) -> str:
-    """The UTC date of a UNIX timestamp, as the scope writes it."""
+    """Return the UTC date of a UNIX timestamp, as the scope writes it."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d")
 
 
 @lru_cache(maxsize=64)
 def _scope_key(secret_key: str, date: str, service: str) -> bytes:
-    """Step 4's key: depends on nothing but secret, date and service, so it is kept."""
+    """Return the key of step 4; it depends only on secret, date and service, so it is cached."""
     key = ("TC3" + secret_key).encode()
     for part in (date, service, "tc3_request"):
         key = hmac.digest(key, part.encode(), "sha256")

@@ -1,4 +1,4 @@
-"""No I/O. Cloud accounts from a file: keys, whom they belong to, and roles.
+"""No I/O. Cloud accounts from a file: keys with their owners, and roles.
 
     keys:
       - {id: AKIDONE, secret: secret-one, uin: "100000000001", user: "100000000011"}
@@ -8,9 +8,9 @@
       - {name: cvm, metadata: true}                       # the role of the instance this simulator's metadata is of
       - {name: pod, provider: cls-1, tokens: [a-web-identity-token]}
 
-`uin` is the main account, whose instances are seen; `user` the sub-account, whose quota it is. A key may have a `token`
-and an end (`expires`, UNIX seconds). A role's sessions live `longest` seconds at most; `trusted` sub-accounts may
-assume it, without the key everybody.
+`uin` is the main account, whose instances the key sees; `user` is the sub-account, whose quotas it uses. A key may have
+a `token` and an end (`expires`, UNIX seconds). A role's sessions live `longest` seconds at most. The `trusted`
+sub-accounts may assume it; without `trusted` everybody may.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tenants(msgspec.Struct, frozen=True):
-    """Whom a world knows."""
+    """The keys and roles that a world knows."""
 
     keys: dict[str, KeyRecord]
     roles: tuple[Role, ...]
@@ -58,7 +58,7 @@ class Tenants(msgspec.Struct, frozen=True):
 
 
 def parse_tenants(text: str) -> Tenants:
-    """Accounts from YAML or JSON text; DocumentError says what is wrong and where."""
+    """Return the accounts of a YAML or JSON text; DocumentError says what is wrong and where."""
     data = documents.load(text, what="accounts", max_chars=MAX_CHARS)
     try:
         said = msgspec.convert(data, _File)

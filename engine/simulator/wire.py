@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 MAX_BODY = 10 * 1024 * 1024
-"""Largest POST body of signature v3 (request structure page); above it RequestSizeLimitExceeded."""
+"""Largest POST body of signature v3, in bytes (request structure page); above it RequestSizeLimitExceeded."""
 
 
 class Refusal(NamedTuple):
-    """An error answer: the API's code, and its message (which no client may parse)."""
+    """An error answer: the API's code, and its message (which clients must not parse)."""
 
     code: str
     message: str
@@ -27,9 +27,9 @@ class WireKind(StrEnum):
     """How an answer leaves the server."""
 
     ANSWER = "answer"
-    """Whole."""
+    """The whole answer is sent."""
     TRUNCATED = "truncated"
-    """Content-Length says more than is sent; then the connection closes."""
+    """Fewer bytes are sent than Content-Length says; then the connection closes."""
     RESET = "reset"
     """No answer: the connection is reset."""
     HANG = "hang"
@@ -37,24 +37,24 @@ class WireKind(StrEnum):
 
 
 class WireAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What the server sends back, and when; the waits are the transport's."""
+    """What the server sends back, and when; the transport does the waiting."""
 
     kind: WireKind = WireKind.ANSWER
     status: int = 200
-    """200 also for errors, once the API has processed a request (CN-RESP)."""
+    """HTTP status: 200 also for errors, once the API has processed a request (CN-RESP)."""
     content_type: str = "application/json"
-    """Exactly so: with a charset behind it the vendor's SDK takes errors for results (CN-RESP)."""
+    """Without a charset: with one, the vendor's SDK takes errors for results (CN-RESP)."""
     body: bytes = b""
     date: int = 0
-    """UNIX seconds of the `Date` header: the server's clock, maybe a wrong one."""
+    """UNIX seconds of the `Date` header, by the server's (maybe wrong) clock."""
     delay_s: float = 0.0
     """Seconds between the arrival of the request and this answer."""
     cut: int = 0
-    """For TRUNCATED: bytes of the body that are sent."""
+    """For TRUNCATED: how many bytes of the body are sent."""
 
 
 def success_body(request_id: str | None, data: Mapping[str, Any] | None = None) -> bytes:
-    """`{"Response": {…, "RequestId"}}`; without the id for a server that forgets it. Any: JSON."""
+    """Return `{"Response": {…, "RequestId"}}`; without the id for a server that leaves it out. Any: JSON."""
     if not data:
         return b'{"Response":{}}' if request_id is None else f'{{"Response":{{"RequestId":"{request_id}"}}}}'.encode()
     response = dict(data) if request_id is None else {**data, "RequestId": request_id}
@@ -62,8 +62,8 @@ def success_body(request_id: str | None, data: Mapping[str, Any] | None = None) 
 
 
 def error_body(refusal: Refusal, request_id: str | None) -> bytes:
-    """`{"Response": {"Error": {"Code", "Message"}, "RequestId"}}`."""
-    message = refusal.message.encode("utf-8", "replace").decode()  # it may quote what a client sent
+    """Return `{"Response": {"Error": {"Code", "Message"}, "RequestId"}}`."""
+    message = refusal.message.encode("utf-8", "replace").decode()  # it may quote surrogates that a client sent
     response: dict[str, object] = {"Error": {"Code": refusal.code, "Message": message}}
     if request_id is not None:
         response["RequestId"] = request_id
@@ -71,7 +71,7 @@ def error_body(refusal: Refusal, request_id: str | None) -> bytes:
 
 
 def read_parameters(method: str, query: str, content_type: str, body: bytes) -> dict[str, Any] | Refusal:
-    """Business parameters of a request: JSON object in the body of a POST, query string of a GET.
+    """Return the business parameters of a request: from the JSON body of a POST, the query string of a GET.
 
     Any: JSON values of any kind; `catalog.check_parameters` judges them.
     """
@@ -90,9 +90,9 @@ def read_parameters(method: str, query: str, content_type: str, body: bytes) -> 
 
 
 def misdirected(headers: Mapping[str, str], hosts: Collection[str], now: float) -> WireAnswer | None:
-    """A request that names another server than the one it reached is not the API's to answer: HTTP 421.
+    """Return HTTP 421 for a request whose Host header names another server than the one that it reached; else None.
 
-    Catches a sender that signs for one access region and posts to another.
+    It shows a sender that signs for one access region and posts to another.
     """
     host = next((value for name, value in headers.items() if name.lower() == "host"), "")
     if host.lower() in hosts:
@@ -105,7 +105,7 @@ _INDEX = re.compile(r"\d{1,3}", re.ASCII)
 
 
 def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """`Filters.0.Name=x` → `{"Filters": [{"Name": "x"}]}`, the notation of GET requests."""
+    """Return parameters from the notation of GET requests: `Filters.0.Name=x` → `{"Filters": [{"Name": "x"}]}`."""
     tree: dict[str, Any] = {}
     for key, value in pairs:
         *path, last = key.split(".")
@@ -120,7 +120,7 @@ def _unflatten(pairs: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
-    """A mapping whose keys are all indexes is a list."""
+    """Return a value in which each mapping whose keys are all indexes has become a list."""
     if not isinstance(value, dict):
         return value
     if value and all(_INDEX.fullmatch(key) for key in value):

@@ -1,7 +1,7 @@
 """No I/O, no clock (`now` is an argument, randomness is seeded). The world: one request in, one answer out.
 
 A request passes the gate (key, signature, action, quota), then the fault script, then region and parameters, then the
-instance and the account. A refused request uses up no fault of the script.
+instance and the account. A request that the gate refuses uses up no fault of the script but a wrong clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DEMO_KEYS = {DEMO_SECRET_ID: KeyRecord(secret_key=DEMO_SECRET_KEY, identity="de
 
 
 class Arrival(Struct, frozen=True, gc=False):
-    """One request as the server saw it: the truth a journal is compared with."""
+    """One request as the server saw it: tests compare a journal with it."""
 
     at: float
     access: str
@@ -39,17 +39,17 @@ class Arrival(Struct, frozen=True, gc=False):
     trace: str
     """X-TC-TraceId."""
     request_id: str | None
-    """The one answered; None when no answer carried one."""
+    """RequestId of the answer; None if no answer carried one."""
     code: str | None
-    """What the API (or the script in its place) said; None is success. Also kept where no answer left."""
+    """Error code of the API, or of the script in its place; None is success. It is kept even if no answer was sent."""
     applied: bool
-    """A write was carried out, or will be when its delay is over; also when it found the state it asks for."""
+    """Whether a write was carried out or will be after its delay, even if the account was so already."""
     fault: str | None
-    """The effect of the script that struck, if any."""
+    """The effect of the script that struck; None if none did."""
 
 
 class World:
-    """Accounts, keys, quotas and faults. Not thread-safe; one event loop, or one test, owns it."""
+    """Accounts, keys, quotas and faults. It is not thread-safe: one event loop, or one test, owns it."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class World:
         roles: Sequence[Role] = (),
         metadata_role: Role | None = None,
     ) -> None:
-        """Make a world of a fleet, or (None) one in which whatever well-formed thing is asked for exists.
+        """Make a world of a fleet, or (None) an open world, in which every well-formed instance and account exists.
 
         keys: accepted keys by secret id; None is the documented demo pair.
-        quotas: requests a second by action, or for `"*"`; None lifts the limit. Else the documented ones hold.
+        quotas: requests a second by action, or for `"*"`; None lifts the limit. Other actions have the documented ones.
         latency: seconds from arrival to answer. jitter: an arrival is late by up to so many seconds.
-        repeat: what locking a locked account answers. refuse_long_names: `catalog.name_refusal`.
+        repeat: the answer to locking a locked account. refuse_long_names: see `catalog.name_refusal`.
         audit: how many of the latest arrivals `audit` keeps; None keeps all, 0 none.
-        roles: what AssumeRole knows. metadata_role: the one bound to the instance whose metadata service this is.
+        roles: the roles that AssumeRole knows. metadata_role: the role of the instance of this metadata service.
         """
         self.audit: deque[Arrival] = deque(maxlen=audit)
         self._gate = Gate(keys=_DEMO_KEYS if keys is None else keys, window=Window(quota_window), quotas=quotas or {})
@@ -90,12 +90,12 @@ class World:
 
     @property
     def keys(self) -> dict[str, KeyRecord]:
-        """Accepted keys by secret id; may be changed between requests, to rotate or withdraw one."""
+        """Accepted keys by secret id; callers may change them between requests, to rotate or withdraw a key."""
         return self._gate.keys
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Roles by ARN; may be changed between requests."""
+        """Roles by ARN; callers may change them between requests."""
         return self._issuer.roles
 
     def seed(
@@ -110,12 +110,12 @@ class World:
         whole: bool = True,
         uin: str = "",
     ) -> None:
-        """Let these accounts exist from the start, so that they are listed before anyone acts on them.
+        """Let these accounts exist from the start, so that they are listed before a write names them.
 
-        `whole`: they are all that a new instance has; otherwise its listing says that there are more. `uin`: the main
-        account a new instance belongs to.
+        `whole`: whether they are all accounts of a new instance; otherwise its listing says that there are more. `uin`:
+        the main account that owns a new instance. Instances and accounts that exist stay as they are.
 
-        Without it an open world lists only the accounts some write has named so far. What is there stays as it is.
+        Accounts that are not seeded are listed in an open world only once a write has named them.
         """
         known = self._estate.instances.get(instance)
         if known is None:
@@ -128,11 +128,11 @@ class World:
                 known.accounts[user] = Account(user, status=status, cam=cam, user_type=user_type)
 
     def instance(self, instance: str) -> Instance | None:
-        """The instance as it is; may be changed, to take it out of `running` for a while."""
+        """Return the instance itself, or None; callers may change it, to take it out of `running` for a while."""
         return self._estate.instances.get(instance)
 
     def account(self, instance: str, user: str, now: float | None = None) -> Account | None:
-        """The account as it is, at `now` if effects are still due."""
+        """Return the account itself, or None; with `now`, apply the effects that are due by then first."""
         known = self._estate.instances.get(instance)
         account = known.accounts.get(user) if known is not None else None
         if account is not None and now is not None:
@@ -140,12 +140,12 @@ class World:
         return account
 
     def worst_second(self, action: str, access: str) -> int:
-        """Most arrivals of an action at an access region in any second so far, refused ones included."""
+        """Return the most arrivals of an action at an access region in any second so far, refused ones included."""
         worst = self._worst.get((action, access))
         return worst.most if worst is not None else 0
 
     def draw_travel_s(self) -> float:
-        """How long the next request is on its way: drawn by the transport, which waits, then calls `handle`."""
+        """Return the seconds that the next request travels; the transport waits for these, then calls `handle`."""
         return self._rng.uniform(0.0, self._jitter_s) if self._jitter_s > 0 else 0.0
 
     def handle(
@@ -234,7 +234,7 @@ class World:
         rule: FaultRule | None,
         now: float,
     ) -> tuple[dict[str, Any] | Refusal | None, bool]:
-        """What the API says, and whether a write was applied. Any: JSON."""
+        """Return what the API answers, and whether a write was applied. Any: JSON."""
         timing = AT_ONCE
         if rule is not None:
             timing = Timing(rule.apply, rule.effect_delay_s, rule.is_delay_shown)
@@ -281,7 +281,7 @@ class World:
     def _answer(
         self, result: dict[str, Any] | Refusal | None, rule: FaultRule | None, request_id: str, date: int
     ) -> WireAnswer:
-        """The answer as it goes on the wire, with what the script does to it."""
+        """Return the answer as it goes on the wire, after the script's effect on it."""
         shown_id = request_id if rule is None or rule.has_request_id else None
         body = error_body(result, shown_id) if isinstance(result, Refusal) else success_body(shown_id, result)
         delay_s = self._latency_s
@@ -312,7 +312,7 @@ class World:
 
 
 def _shot(headers: Mapping[str, str], parameters: dict[str, Any] | Refusal) -> Shot:
-    """What the fault script and the audit see of a request, also of a malformed one."""
+    """Return what the fault script and the audit see of a request, even of a malformed one."""
     instance: object = None
     user: object = None
     if not isinstance(parameters, Refusal):
@@ -326,7 +326,7 @@ def _shot(headers: Mapping[str, str], parameters: dict[str, Any] | Refusal) -> S
 
 
 def _region_refusal(region: str, access: str) -> Refusal | None:
-    """A region must be one the product has; the financial ones are served by their own domains only (CN-FSI)."""
+    """Refuse a region that the product does not have; only their own domains serve the financial ones (CN-FSI)."""
     if not region:
         return Refusal("MissingParameter", "The request header `X-TC-Region` is missing.")
     host = access.rpartition(":")[0] or access
@@ -343,7 +343,7 @@ def _carries_id(rule: FaultRule | None) -> bool:
 
 
 def _fault_name(rule: FaultRule | None) -> str | None:
-    """The effect, or the modifier where there is nothing else."""
+    """Return the name of the rule's effect, or of its modifier if it has no effect."""
     if rule is None:
         return None
     if rule.effect is not Effect.NONE:
@@ -354,7 +354,7 @@ def _fault_name(rule: FaultRule | None) -> str | None:
 
 
 def _gateway_page(rule: FaultRule) -> tuple[str, bytes]:
-    """Content type and body of an answer that is not the API's."""
+    """Return content type and body of an answer that is a gateway's, not the API's."""
     if rule.html or rule.effect is Effect.HTML:
         page = f"<html><head><title>{rule.status}</title></head><body><h1>{rule.status} gateway</h1></body></html>"
         return "text/html", page.encode()
@@ -362,7 +362,7 @@ def _gateway_page(rule: FaultRule) -> tuple[str, bytes]:
 
 
 def _instance_of(member: FleetInstance) -> Instance:
-    """A fleet's instance as the living thing."""
+    """Return a fleet's instance as an instance of the world, which requests can change."""
     return Instance(
         member.id,
         member.region,
