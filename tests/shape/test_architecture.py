@@ -27,7 +27,7 @@ PACKAGES: dict[str, str] = {
     "planning": "model api journal cloud inputs",
     "run": "errors model api journal pacing credentials cloud planning",
     "report": "errors model outside api journal cloud inputs planning run",
-    "schedule": "outside inputs",
+    "schedule": "inputs",
     "simulator": "model",
     "operations": "errors model outside api journal pacing credentials cloud inputs planning run report schedule "
     "simulator",
