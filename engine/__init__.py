@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from engine.inputs.job import Job
+    from engine.journal.standing import Progress
     from engine.model import Outcome
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft, Drafted
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
     from engine.operations.verify import Verified
-    from engine.run.overview import Progress
 
 _HOMES = {
     "errors": (
@@ -57,7 +57,7 @@ _HOMES = {
     "operations.resume": ("Finished",),
     "operations.stop": ("Drained",),
     "operations.verify": ("Verified",),
-    "run.overview": ("Progress",),
+    "journal.standing": ("Progress",),
 }
 """Module → the names of the library that it holds. They are imported when they are asked for: `--help` needs none."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

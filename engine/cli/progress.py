@@ -13,33 +13,56 @@ from engine.report.spans import duration
 from engine.report.text import plain
 
 if TYPE_CHECKING:
-    from engine.run.overview import Progress
+    from engine.journal.standing import Progress
     from engine.run.runner import Runner
 
 HEARTBEAT_S = 10.0
 REDRAW_S = 0.25
+_BAR = 24
+"""Columns of the bar. It shows what is verified."""
+_WIDE = 110
+"""Columns from which there is room for a bar beside the words."""
 
 
-def line(progress: Progress) -> str:
-    """One line: settled/total, calls a second, ETA, what waits to be proven, failures, and the reason for any wait."""
-    parts = [f"{progress.settled:,}/{progress.total:,}", f"{progress.rate:.1f}/s"]
-    if progress.eta_s is not None and progress.done < progress.total and progress.stopping is None:
-        parts.append(f"ETA {duration(max(1.0, progress.eta_s))}")
-    if progress.awaiting and progress.behind_s is not None:
-        behind = f"reading is {progress.behind_s:.0f} s behind"
-        parts.append(f"{progress.awaiting:,} accepted, waiting for the readings to show it ({behind})")
-    elif progress.awaiting:
-        parts.append(f"{progress.awaiting:,} accepted, to be read back")
-    if progress.failed:
-        parts.append(f"failed {progress.failed:,}")
-    if progress.throttled:
-        parts.append(f"throttled {progress.throttled:,} (not failures)")
-    if progress.backing_off:
-        parts.append(f"trying again {progress.backing_off:,}")
+def line(progress: Progress, width: int | None = None) -> str:
+    """Return one line that says how a run stands, each number with its word.
+
+    Where it does not fit into `width` columns, the parts that matter least are left away.
+    """
+    parts = [
+        (0, f"{'verified' if progress.is_verified else 'accepted'} {progress.verified:,}"),
+        (0, f"sent {progress.sent:,} of {progress.total:,}"),
+    ]
+    if progress.already:
+        parts.append((6, f"{progress.already:,} not to be sent"))
     if progress.stopping is not None:
-        parts.append(f"DRAINING, {progress.in_flight} in flight: {progress.stopping}")
-    parts += [f"waiting: {wait}" for wait in progress.waits]
-    return plain("  ".join(parts))
+        parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
+    parts += [(2, f"waiting{' ' if wait[:1].isdigit() else ': '}{wait}") for wait in progress.waits]
+    if progress.failed:
+        parts.append((1, f"failed {progress.failed:,}"))
+    if progress.awaiting:
+        behind = f", readings {progress.behind_s:.0f} s behind" if progress.behind_s is not None else ""
+        parts.append((3, f"reading back {progress.awaiting:,}{behind}"))
+    if progress.backing_off:
+        parts.append((6, f"trying again {progress.backing_off:,}"))
+    if progress.throttled:
+        parts.append((6, f"throttled {progress.throttled:,} (not failures)"))
+    parts.append((4, f"{progress.rate:.1f}/s of {progress.quota:g}"))
+    if progress.eta_s is not None:
+        parts.append((5, f"ETA {duration(max(1.0, progress.eta_s))}"))
+    return _fitting([(rank, plain(words)) for rank, words in parts], width)
+
+
+def _fitting(parts: list[tuple[int, str]], width: int | None) -> str:
+    """Join the parts that fit into `width` columns; of those with the highest rank the last ones go first."""
+    while True:
+        text = " · ".join(words for _, words in parts)
+        least = max(rank for rank, _ in parts)
+        if width is None or len(text) <= width or least == 0:
+            return text
+        if least == 1 or (least == 2 and len([rank for rank, _ in parts if rank == least]) == 1):
+            return text[: width - 1] + "…"
+        del parts[max(number for number, (rank, _) in enumerate(parts) if rank == least)]
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +71,7 @@ async def shown(runner: Runner, *, quiet: bool) -> AsyncIterator[None]:
     if quiet:
         yield
         return
-    task = asyncio.create_task(_on_terminal(runner) if say.isatty() else _heartbeat(runner))
+    task = asyncio.create_task(_on_terminal(runner) if say.can_redraw() else _heartbeat(runner))
     try:
         yield
     finally:
@@ -75,11 +98,15 @@ async def _bar(runner: Runner) -> None:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("")
+    console = Console(stderr=True)
+    bar, words = BarColumn(bar_width=_BAR), TextColumn("{task.description}", markup=False)
+    columns = (bar, words) if console.width >= _WIDE else (words,)
+    with Bar(*columns, console=console, transient=True, auto_refresh=False) as shown_bar:
+        task = shown_bar.add_task("")
         while True:
             progress = runner.progress()
-            bar.update(task, total=progress.total, completed=progress.settled, description=line(progress))
-            bar.refresh()
+            room = console.width - 1 - (_BAR + 1 if len(columns) > 1 else 0)
+            said = line(progress, room)
+            shown_bar.update(task, total=progress.total, completed=progress.verified, description=said)
+            shown_bar.refresh()
             await asyncio.sleep(REDRAW_S)

@@ -84,6 +84,10 @@ class Stream:
         except ValueError:
             return False
 
+    def can_redraw(self) -> bool:
+        """Return whether a line can be written again in its place."""
+        return self.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
 
 out = Stream("stdout")
 """Results."""

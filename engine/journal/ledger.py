@@ -197,6 +197,15 @@ class PaceMeter:
             if count > self._worst:
                 self._worst = count
 
+    def since(self, at: float) -> int:
+        """Return how many sends are at UNIX time `at` or later; those older than `HORIZON_S` are not known any more."""
+        count = 0
+        for sent_at in reversed(self._late):
+            if sent_at < at:
+                break
+            count += 1
+        return count
+
     def worst(self) -> int:
         """Return the most sends in any second so far; `add` may still bring earlier times afterwards."""
         window, worst = self._window.copy(), self._worst
@@ -238,6 +247,10 @@ class LanePace:
     def worst(self) -> int:
         """Return the most sends in any second."""
         return self._meter.worst()
+
+    def sent_since(self, at: float) -> int:
+        """Return how many attempts left at UNIX time `at` or later, at most `PaceMeter.HORIZON_S` ago."""
+        return self._meter.since(at)
 
     def per_second(self) -> float | None:
         """Return the accepted calls a second, from the first to the last; None for fewer than two."""
@@ -287,6 +300,10 @@ class Ledger:
         as the journal of one run does not know them."""
         self.attempts = 0
         self.throttled = 0
+        self.sent_calls = 0
+        """Calls that were sent at least once."""
+        self.settled_unsent = 0
+        """Calls that were settled without a send: they were as asked before, or a guard forbids them."""
         self.last_at = run.at
         self._entries: dict[CallId, Entry] = {}
         self._settled: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
@@ -315,11 +332,13 @@ class Ledger:
         self._lanes[record.call] = record.lane
         if entry.first_sent_at is None:
             entry.first_sent_at = record.at
+            self.sent_calls += 1
 
     def _apply_settled(self, record: records.Settled) -> None:
         entry = self._open(record.call)
         if entry.outcome is None:
             self._settled[record.outcome] += 1
+            self.settled_unsent += entry.first_sent_at is None
         entry.outcome, entry.proof = record.outcome, record.proof
         entry.request_id = record.request_id or entry.request_id
         entry.code = record.code
@@ -467,9 +486,12 @@ class Ledger:
         self.last_at = later.last_at
         self.end = later.end
         self._settled = dict.fromkeys(Outcome, 0)
+        self.sent_calls = self.settled_unsent = 0
         for entry in self._entries.values():
+            self.sent_calls += entry.first_sent_at is not None
             if entry.outcome is not None:
                 self._settled[entry.outcome] += 1
+                self.settled_unsent += entry.first_sent_at is None
         self._back = {call for call, entry in self._entries.items() if entry.is_back}
 
     def entry(self, call: CallId) -> Entry:
@@ -529,6 +551,11 @@ class Ledger:
     def settled_counts(self) -> Mapping[Outcome, int]:
         """Return the number of settled calls by outcome; cheap enough for every progress line."""
         return self._settled
+
+    @property
+    def back(self) -> int:
+        """Settled calls whose account was read as changed back."""
+        return len(self._back)
 
     def left_out(self) -> dict[str, int]:
         """Return the number of targets left out of the plan, by reason, zeros included."""

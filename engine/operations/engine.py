@@ -30,6 +30,7 @@ from engine.operations.terms import Terms
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunHead
+    from engine.journal.standing import Progress
     from engine.model import Outcome
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
     from engine.operations.verify import Verified
-    from engine.run.overview import Progress
     from engine.run.runner import Runner
 
 __all__ = ["Engine", "Run"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.journal.records import rfc3339
+from engine.journal.standing import Progress, standing, waiting_words
 from engine.model import Call, Outcome, Where
 from engine.pacing.backoff import Policy
 from engine.run.lanes import Lanes
@@ -15,39 +16,10 @@ from engine.run.queues import CallQueues
 from engine.run.readback import ReadBack
 from engine.run.recorder import Recorder
 
-RECENT_S = 10.0
-"""Seconds over which the present rate is measured."""
 _SLOW_DISK_S = 2.0
 """Seconds of a commit from which the disk is shown as a reason for a wait."""
+_LOOK_S = 2.0
 _NAMED = 3
-
-
-class Progress(Struct, frozen=True, kw_only=True):
-    """How a run stands, for the user. Counts are of calls."""
-
-    total: int
-    done: int
-    """Accepted or settled."""
-    settled: int
-    failed: int
-    throttled: int
-    in_flight: int
-    backing_off: int
-    rate: float
-    """Calls done a second, over the last `RECENT_S`."""
-    seconds: float
-    awaiting: int
-    """Accepted, and not proven yet."""
-    behind_s: float | None
-    """Seconds for which readings have not shown what was accepted; None: no reading has missed anything."""
-    waits: tuple[str, ...]
-    """Reasons why the run is not at full speed."""
-    stopping: str | None
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds until all calls are done at the present rate; None: nothing was done lately."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 
 class Overview:
@@ -76,41 +48,35 @@ class Overview:
         done_word = recorder.action.done_word
         self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
-        self._recent: deque[tuple[float, int]] = deque([(0.0, 0)])
         self._told: frozenset[Where] = frozenset()
+        self._sick: list[str] = []
+        self._looks_at = 0.0
+        """Loop time."""
 
     def begin(self, now: float) -> None:
         """Take note that the session begins at loop time `now`."""
         self._started = now
-        self._recent = deque([(now, self._done())])
 
     def sample(self, now: float) -> None:
-        """Take note of how many calls are done by `now`; the session calls this regularly."""
-        self._recent.append((now, self._done()))
-        while self._recent[0][0] < now - RECENT_S:
-            self._recent.popleft()
-
-    def _done(self) -> int:
-        return sum(self._ledger.settled_counts().values()) + len(self._read_back)
+        """Look for whom calls wait. The session calls this often, and every `_LOOK_S` it looks at each call."""
+        if now >= self._looks_at:
+            self._looks_at, self._sick = now + _LOOK_S, self._sick_waits(now)
 
     def progress(self, now: float, *, backing_off: int, stopping: str | None) -> Progress:
-        """Return how the run stands, from what is durable."""
-        settled = self._ledger.settled_counts()
-        done = self._done()
-        at, count = self._recent[0]
-        return Progress(
-            total=len(self._ledger.calls),
-            done=done,
-            settled=sum(settled.values()),
-            failed=settled[Outcome.FAILED],
-            throttled=self._ledger.throttled,
+        """Return how the run stands, from what is durable. `now` is loop time."""
+        how = standing(
+            self._ledger,
+            self._clock(),
+            quota=sum(lane.pacer.gear.rate for lane in self._lanes.every if not lane.closed),
+            awaiting=len(self._read_back),
+            waits=self._waits(now),
+        )
+        return replace(
+            how,
+            seconds=now - self._started,
+            behind_s=self._read_back.behind(now),
             in_flight=self._lanes.in_flight,
             backing_off=backing_off,
-            rate=(done - count) / (now - at) if now > at else 0.0,
-            seconds=now - self._started,
-            awaiting=len(self._read_back),
-            behind_s=self._read_back.behind(now),
-            waits=tuple(self._waits(now)),
             stopping=stopping,
         )
 
@@ -121,13 +87,34 @@ class Overview:
             for lane in self._lanes.every
             if lane.down_since is not None and not lane.closed
         ]
-        held = self._queue.held(now)
-        if held:
-            where, seconds = max(held.items(), key=lambda item: item[1])
-            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-            waits.append(f"{where.instance}{more} busy, next try in {seconds:.0f} s")
-        waits += [f"{where.instance} cannot be read back" for where in list(self._read_back.unread())[:_NAMED]]
+        return waits + self._sick
+
+    def _sick_waits(self, now: float) -> list[str]:
+        """Instances that take no call for now, and those that cannot be read, each with its calls and the end."""
+        unread = self._read_back.unread()
+        sick = self._queue.held(now).keys() | unread.keys()
+        if not sick:
+            return []
+        left = Counter(
+            call.where for call, entry, _ in self._ledger.outcomes() if call.where in sick and not entry.settled
+        )
+        waits = []
+        for places, words in (([w for w in left if w not in unread], ""), (list(unread), "the readings of ")):
+            if count := sum(left[where] for where in places):
+                until = max((self._tried_until(where, now) for where in places), default=now)
+                names = [words + where.instance for where in sorted(places, key=lambda where: -left[where])]
+                waits.append(waiting_words(count, names, self._clock() + max(0.0, until - now)))
         return waits
+
+    def _tried_until(self, where: Where, now: float) -> float:
+        """Return the loop time until which a sick or an unreadable instance is tried."""
+        unread = self._read_back.unread()
+        since = self._queue.sick_since_of(where)
+        if where in unread:
+            ends = unread[where] + self._policy.transient_s
+        else:
+            ends = (now if since is None else since) + self._policy.busy_s
+        return min(ends, self._started + self._deadline_s)
 
     def only_the_sick_are_left(self, now: float) -> str | None:
         """Return news, once: only calls of instances that take none or cannot be read are unsettled (issue 3 §2)."""

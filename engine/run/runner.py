@@ -28,7 +28,7 @@ from engine.run.lanes import Lane, Lanes
 from engine.run.looks import Looks
 from engine.run.opencalls import OpenCalls
 from engine.run.opening import Opening
-from engine.run.overview import Overview, Progress
+from engine.run.overview import Overview
 from engine.run.passwords import Passwords
 from engine.run.proofs import Proofs
 from engine.run.queues import CallQueues
@@ -42,6 +42,7 @@ from engine.run.work import Work, works_of
 
 if TYPE_CHECKING:
     from engine.credentials import KeySource
+    from engine.journal.standing import Progress
 
 WATCH_EVERY_S = 0.25
 CLOCK_GAP_S = 60.0

@@ -442,7 +442,7 @@ def test_a_connection_that_is_always_dead_ends_in_words(tmp_path: Path) -> None:
 
 
 def test_progress_says_what_waits_for_its_proof_and_how_far_the_readings_are_behind(tmp_path: Path) -> None:
-    """Accepted is not done: `0/2` with the reason, and not `2/2` for a minute without a word."""
+    """Accepted is not done: 0 verified with the reason, and not 2 for a minute without a word."""
     it = world({"action": "LockAccount", "apply_after": 25}, latency=1.0)
     seen: list[str] = []
 
@@ -453,9 +453,8 @@ def test_progress_says_what_waits_for_its_proof_and_how_far_the_readings_are_beh
 
     drill = Drill(tmp_path, it, fleet(1, 2), during=look).go()
     assert drill.reason is Reason.OK
-    assert seen[0].startswith("0/2 ") and "accepted, to be read back" in seen[0]
-    assert seen[1].startswith("0/2 ")
-    assert "2 accepted, waiting for the readings to show it (reading is 20 s behind)" in seen[1]
+    assert seen[0].startswith("verified 0 · sent 2 of 2 · reading back 2 · ")
+    assert seen[1].startswith("verified 0 · sent 2 of 2 · reading back 2, readings 20 s behind · ")
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------

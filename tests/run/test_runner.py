@@ -715,7 +715,8 @@ def test_progress_tells_how_it_stands(tmp_path: Path) -> None:
     Drill(tmp_path, it, fleet(10, 40), during=look, deadline_s=30).go()
     (progress,) = seen
     assert progress.total == 400
-    assert 60 <= progress.done <= 100
+    assert 60 <= progress.sent <= 100
+    assert progress.verified <= progress.sent and progress.quota == 20
     assert 15 <= progress.rate <= 21
     assert progress.eta_s is not None
     assert any(SICK in wait for wait in progress.waits)

@@ -1,0 +1,133 @@
+"""How a run stands while it works, from its ledger: what the run itself shows, and `status` from another shell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from engine.journal import records
+from engine.model import Outcome, Verdict, Where
+
+if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
+
+RECENT_S = 10.0
+"""Seconds over which the present rate is measured."""
+_READ_BACK_S = 2.0
+"""Seconds that pass, as a rule, from the last send until its reading."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How a run stands, for the user. Counts are of calls, and each call is in at most one of them where they exclude
+    each other."""
+
+    total: int
+    verified: int
+    """Settled as asked; with `verify` off, accepted as asked."""
+    already: int
+    """Of these, never sent: they were as asked before."""
+    sent: int
+    """Sent at least once, in any session."""
+    settled: int
+    failed: int
+    throttled: int
+    """Attempts that the API refused because of the quota. No call fails by that."""
+    awaiting: int
+    """Accepted, and not proven yet."""
+    rate: float
+    """Writes sent a second, over the last `RECENT_S`."""
+    quota: float
+    """Writes a second that the open lanes may send together."""
+    seconds: float
+    """Since the session began."""
+    is_verified: bool
+    """Whether accounts are read back."""
+    waits: tuple[str, ...] = ()
+    """What the run waits for, and until when."""
+    behind_s: float | None = None
+    """Seconds for which readings have not shown what was accepted; None: no reading has missed anything."""
+    in_flight: int = 0
+    backing_off: int = 0
+    """Calls that are tried again after a pause."""
+    stopping: str | None = None
+    """Why the session drains, if it does."""
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until every call is sent and read back at the present rate; None: nothing says how long it takes.
+
+        A call that waits for its instance is not sent at any rate: `waits` says until when it is tried.
+        """
+        unsent = self.total - self.sent - self.already
+        rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
+        if unsent <= 0 or rate <= 0 or self.stopping is not None:
+            return None
+        return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
+
+
+def standing(
+    ledger: Ledger, at: float, *, quota: float, awaiting: int | None = None, waits: Sequence[str] | None = None
+) -> Progress:
+    """Return how a run stands at UNIX time `at`. `quota` is in writes a second.
+
+    The run itself knows what is accepted (`awaiting`) and what it waits for (`waits`); else the ledger is searched.
+    """
+    settled = ledger.settled_counts()
+    session = ledger.sessions[-1].at if ledger.sessions else ledger.run.at
+    seconds = max(0.0, at - records.unix_seconds(session))
+    span = min(RECENT_S, max(1.0, seconds))
+    return Progress(
+        total=len(ledger.calls),
+        verified=settled[Outcome.CHANGED] + settled[Outcome.ALREADY] - ledger.back,
+        already=ledger.settled_unsent,
+        sent=ledger.sent_calls,
+        settled=sum(settled.values()),
+        failed=settled[Outcome.FAILED] + ledger.back,
+        throttled=ledger.throttled,
+        awaiting=_awaiting(ledger) if awaiting is None else awaiting,
+        rate=sum(lane.sent_since(at - span) for lane in ledger.lanes.values()) / span,
+        quota=quota,
+        seconds=seconds,
+        is_verified=ledger.settings.verify,
+        waits=tuple(_waits(ledger, at) if waits is None else waits),
+    )
+
+
+def waiting_words(count: int, instances: Sequence[str], until: float | None) -> str:
+    """Return for whom so many calls wait, and until when: `6 for postgres-… until 15:01Z`."""
+    more = f" and {len(instances) - 1:,} more" if len(instances) > 1 else ""
+    ends = f" until {records.rfc3339(until)[11:16]}Z" if until is not None else ""
+    return f"{count:,} for {instances[0]}{more}{ends}"
+
+
+def _awaiting(ledger: Ledger) -> int:
+    return sum(not entry.settled and entry.verdict is Verdict.DONE for _, entry, _ in ledger.outcomes())
+
+
+def _waits(ledger: Ledger, at: float) -> list[str]:
+    """Return what a run waits for, as far as its journal shows it: instances that refuse for now, and until when.
+
+    An instance is tried for `retry.busy` from its first refusal since it last took a call, and as long as the session
+    may send.
+    """
+    refused: Counter[Where] = Counter()
+    since: dict[Where, float] = {}
+    taken: dict[Where, float] = {}
+    for call, entry, _ in ledger.outcomes():
+        if entry.accepted_at is not None:
+            taken[call.where] = max(taken.get(call.where, 0.0), records.unix_seconds(entry.accepted_at))
+        elif not entry.settled and entry.spent and entry.verdict is Verdict.TRANSIENT and entry.first_sent_at:
+            refused[call.where] += 1
+            begun = records.unix_seconds(entry.first_sent_at)
+            since[call.where] = min(since.get(call.where, begun), begun)
+    if not refused:
+        return []
+    until = max(max(since[where], taken.get(where, 0.0)) for where in refused) + ledger.settings.busy_s
+    said = ledger.settings.session_deadline_s or ledger.settings.deadline_s
+    if said is not None and ledger.sessions:
+        until = min(until, records.unix_seconds(ledger.sessions[-1].at) + said)
+    names = [where.instance for where, _ in refused.most_common()]
+    return [waiting_words(refused.total(), names, max(at, until))]

@@ -1,0 +1,126 @@
+"""The line that says how a run goes: what it says, at every width, and the same from another shell."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.cli.progress import line
+from engine.journal.standing import Progress, standing
+from tests.support.drill import Drill, fleet, world
+
+
+def progress(**said: object) -> Progress:
+    """A run of 300 calls in its middle."""
+    usual: dict[str, object] = {
+        "total": 300,
+        "verified": 47,
+        "already": 0,
+        "sent": 81,
+        "settled": 50,
+        "failed": 0,
+        "throttled": 0,
+        "awaiting": 0,
+        "rate": 19.8,
+        "quota": 20.0,
+        "seconds": 60.0,
+        "is_verified": True,
+    }
+    return Progress(**{**usual, **said})  # type: ignore[arg-type]
+
+
+def test_each_number_has_its_word() -> None:
+    """At night nobody knows by heart what a bare number means."""
+    assert line(progress()) == "verified 47 · sent 81 of 300 · 19.8/s of 20 · ETA 13 s"
+    waits = ("6 for postgres-m3vq90sj until 15:01Z",)
+    said = line(progress(waits=waits, failed=3, throttled=2, awaiting=6, behind_s=7.0))
+    for words in (
+        "waiting 6 for postgres-m3vq90sj until 15:01Z",
+        "failed 3",
+        "throttled 2 (not failures)",
+        "reading back 6, readings 7 s behind",
+    ):
+        assert words in said.split(" · ")
+    assert line(progress(is_verified=False)).startswith("accepted 47 · ")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110, 200])
+def test_what_matters_least_goes_first_on_a_narrow_screen(width: int) -> None:
+    """Verified, sent and the reason for a wait stay; a line never wraps."""
+    waits = ("6 for postgres-m3vq90sj until 15:01Z",)
+    said = line(progress(waits=waits, throttled=2, awaiting=6, already=12, backing_off=3), width)
+    assert len(said) <= width
+    assert said.startswith("verified 47 · sent 81 of 300")
+    assert width < 80 or waits[0] in said
+    assert width < 200 or "throttled 2" in said
+
+
+@given(st.integers(30, 200), st.booleans(), st.integers(0, 9), st.integers(0, 3))
+def test_no_line_is_wider_than_its_screen(width: int, drains: bool, failed: int, waits: int) -> None:
+    """Whatever a run waits for."""
+    long = tuple(f": cannot reach https://postgres.tencentcloudapi.com/{'x' * number * 20}" for number in range(waits))
+    stopping = "a long reason, such as that of a signal or of a lane" if drains else None
+    assert len(line(progress(waits=long, failed=failed, stopping=stopping), width)) <= width
+
+
+def test_an_end_is_foretold_only_where_something_tells_it() -> None:
+    """Calls that wait for their instance are not sent at any pace: `until` is said, and no ETA."""
+    assert progress(sent=300).eta_s is None
+    assert progress(rate=0.0).eta_s is None
+    assert progress(rate=0.0, seconds=1.0).eta_s == pytest.approx(219 / 20 + 2)
+    assert progress(stopping="Ctrl-C").eta_s is None
+    assert progress(already=219).eta_s is None
+
+
+def test_no_number_falls_while_a_run_goes(tmp_path: Path) -> None:
+    """With faults, and through a drain: a count that falls would look like damage."""
+    import asyncio
+
+    from engine.errors import Reason
+
+    seen: list[Progress] = []
+
+    async def look(runner) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            seen.append(runner.progress())
+            if runner.progress().sent >= 150:
+                runner.stop("Ctrl-C", Reason.INTERRUPTED)
+
+    it = world(
+        {"action": "LockAccount", "probability": 0.2, "reset_after": True},
+        {"action": "LockAccount", "user": "user1", "code": "OperationDenied.InstanceStatusLimitOpError", "times": 9},
+    )
+    Drill(tmp_path, it, fleet(10, 20), during=look).go()
+    assert seen[-1].sent > 100
+    for before, after in pairwise(seen):
+        for name in ("verified", "sent", "settled", "failed", "throttled", "total"):
+            assert getattr(before, name) <= getattr(after, name), name
+
+
+def test_another_shell_counts_as_the_run_itself(tmp_path: Path) -> None:
+    """`status` has the journal alone, and says the same numbers."""
+    import asyncio
+
+    seen: list[tuple[Progress, Progress]] = []
+
+    async def look(runner) -> None:
+        await asyncio.sleep(6)
+        now = drill.clock() if callable(getattr(drill, "clock", None)) else runner._clock()
+        seen.append((runner.progress(), standing(runner.ledger, now, quota=20)))
+
+    code = "OperationDenied.InstanceStatusLimitOpError"
+    sick = fleet(10, 40)[0].instance
+    drill = Drill(tmp_path, world({"instance": sick, "action": "LockAccount", "code": code}), fleet(10, 40),
+                  during=look, deadline_s=30)  # fmt: skip
+    drill.go()
+    ((inside, outside),) = seen
+    for name in ("total", "verified", "sent", "settled", "failed", "throttled", "already"):
+        assert getattr(inside, name) == getattr(outside, name), name
+    assert inside.rate == pytest.approx(outside.rate)
+    (mine,), (theirs,) = inside.waits, outside.waits
+    assert f" for {sick} until " in mine and f" for {sick} until " in theirs
