@@ -15,7 +15,7 @@ from engine.model import AccountState
 VERSION = "2017-03-12"
 """API version of every action here."""
 LANGUAGE = "en-US"
-"""Of the server's messages, unless another is asked for (CN-PARAM)."""
+"""Language of the server's messages, unless another is asked for (CN-PARAM)."""
 SERVICE = "postgres"
 """Service name in the signature scope, on both sites (D-REQ)."""
 
@@ -24,7 +24,7 @@ LOCKED = 5
 NORMAL = 2
 """AccountInfo.Status of an account in use."""
 TRANSITIONAL = frozenset({1, 3, 4, -1})
-"""AccountInfo.Status while something else happens: creating, modifying, password resetting, deleting."""
+"""AccountInfo.Status while the server changes the account: creating, modifying, password resetting, deleting."""
 _DOCUMENTED = TRANSITIONAL | {LOCKED, NORMAL}
 
 
@@ -33,47 +33,47 @@ class Action(Struct, frozen=True, kw_only=True):
 
     name: str
     verb: str
-    """Imperative for a person: "lock"."""
+    """Imperative, as a person reads it: "lock"."""
     done_word: str
-    """Participle for a person: "locked"."""
+    """Participle, as a person reads it: "locked"."""
     quota: int
-    """Documented requests a second."""
+    """Requests a second, as documented."""
     inverse: str | None
-    """The action that undoes it, if any."""
+    """Name of the action that undoes this one, if any."""
     is_desired: Callable[[AccountState], bool] | None
-    """Whether a read account is as this action leaves it; None: nothing readable tells."""
+    """Tells of an account whether it is as this action leaves it; None: DescribeAccounts does not show it."""
     is_told: Callable[[AccountState], bool] = lambda account: account.status in _DOCUMENTED
-    """Whether a read account says so at all: a status that nobody documents, or a field left out, says nothing."""
+    """Tells whether the reading of an account can be judged: an undocumented status or a missing field cannot."""
     resendable: bool
-    """Whether a repeat after an unknown first try is harmless: it only sets a state."""
+    """Whether the call may be repeated after an attempt in doubt, because it only sets a state."""
     stop_after: int | None = None
-    """Failed calls that end a run unless the operator says otherwise; None: a lockdown goes on to the end."""
+    """Failed calls that end a run, unless the operator sets another number; None: the run goes on to its end."""
     already_note: str | None = None
-    """What an operator must know of a target that was as desired before."""
+    """What the operator must know of a target that was in the desired state before."""
     secret_parameter: str | None = None
     """Name of a parameter that must never be recorded."""
     takes_admins: bool = False
-    """Whether it can leave an instance without a superuser that can log in."""
+    """Whether this action can leave an instance without a superuser that can log in."""
     effect: str = ""
-    """What else happens to those whose accounts they are, as the end of "lock 3 accounts"."""
+    """What else the call does to the owners of the accounts, as the end of a sentence such as "lock 3 accounts"."""
     is_incident: bool = False
-    """Whether every second counts: a report says when how many accounts were contained."""
+    """Whether the action answers an incident: the report then says how many accounts were contained by when."""
     keeps_out: bool = False
-    """Whether somebody may be unable to log in after it: break-glass accounts should be protected from it."""
+    """Whether somebody may be unable to log in after this action. Break-glass accounts should be protected from it."""
     command: str = ""
-    """The command that does it to a few accounts, without a file."""
+    """Name of the acctops command that does this to a few accounts, without a job file."""
     command_help: str = ""
-    """What that command does, before "a few accounts"."""
+    """First words of that command's help, before "a few accounts"."""
     has_region: bool = True
-    """Whether CAM's policies can name the region of its instances (CN-RATE)."""
+    """Whether the resource in a CAM policy for this action can name the instance's region (CN-RATE)."""
 
     @property
     def needs_password(self) -> bool:
-        """Whether a new password must be supplied for each call."""
+        """Whether each call needs a new password."""
         return self.secret_parameter is not None
 
     def shows(self, account: AccountState) -> bool | None:
-        """Whether a read account is as this action leaves it; None if what was read does not tell."""
+        """Return whether `account` is as this action leaves it; None if the reading does not tell."""
         if self.is_desired is None:
             return None
         if self.is_desired(account):
@@ -81,7 +81,7 @@ class Action(Struct, frozen=True, kw_only=True):
         return False if self.is_told(account) else None
 
     def parameters(self, instance: str, user: str, secret: str | None = None) -> dict[str, str]:
-        """Request parameters of one call, in documented order."""
+        """Return the request parameters of one call, in documented order."""
         parameters = {"DBInstanceId": instance, "UserName": user}
         if self.secret_parameter is not None:
             assert secret is not None, f"{self.name} needs its {self.secret_parameter}"
@@ -164,5 +164,5 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
 
 
 def takes_admins(action: str) -> bool:
-    """Whether `action` can leave an instance without a superuser that can log in; False for one nobody knows."""
+    """Return whether `action` can leave an instance without a superuser that can log in; False if it is unknown."""
     return action in ACTIONS and ACTIONS[action].takes_admins

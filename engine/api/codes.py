@@ -1,9 +1,9 @@
-"""**The** table of error codes. Everything about a code is here; learning a code is adding a row.
+"""**The** table of error codes. Everything about a code is here; to learn a code, add a row.
 
-Data, and the one question `row_of`: `verdicts` says what each treatment means. No other module lists codes: who wants
-to know something of a code asks a predicate of its row. Sources: CN-ERR and EN-ERR for the common
-codes (§3.3), SEED-LOCK, SEED-CAM and GO-INTL for those of the actions (§1.3, §3.4), PY-PG and PY-INTL `errorcodes.py`
-for the rest; `Local.*` are ours, for what happens between us and the API.
+`row_of` finds the row of a code; `verdicts` says what each treatment means. No other module lists codes: it asks a
+property of the code's row instead. Sources: CN-ERR and EN-ERR for the common codes, SEED-LOCK, SEED-CAM and GO-INTL for
+those of the actions, PY-PG and PY-INTL `errorcodes.py` for the rest. Codes `Local.*` are ours. They name what happens
+between us and the API.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
 
 
 class Treatment(StrEnum):
-    """How a code is treated; `verdicts` turns each into verdict, budget, cure and scope."""
+    """How a code is treated; `verdicts` turns each treatment into verdict, budget, cure and scope."""
 
     ALREADY = "already"
-    """D: the target was in the desired state before."""
+    """The target was in the desired state before."""
     REJECTED = "rejected"
-    """P: this target cannot be done as asked."""
+    """This target cannot be done as asked."""
     REJECTED_REGION = "rejected_region"
-    """P, and so is every target of the region."""
+    """No target of the region can be done as asked."""
     ASK = "ask"
-    """P, unless one read of the account says otherwise."""
+    """This target cannot be done as asked, unless one read of the account shows otherwise."""
     THROTTLED = "throttled"
-    """Q: over the quota of the lane."""
+    """Over the quota of the lane."""
     THROTTLED_ACCOUNT = "throttled_account"
-    """Q: over a limit that all lanes of the account share."""
+    """Over a limit that all lanes of the account share."""
     THROTTLED_ALL = "throttled_all"
-    """Q: over a limit that all lanes share."""
+    """Over a limit that all lanes share."""
     RETRY = "retry"
-    """T: within the normal budget."""
+    """Transient: retried within the normal budget."""
     RETRY_LANE = "retry_lane"
-    """T, and other calls of the lane will meet the same."""
+    """Transient, and other calls of the lane will meet the same."""
     RETRY_FEW = "retry_few"
-    """T, few tries: it may be lasting."""
+    """Transient, but it may last: few attempts."""
     RETRY_BUSY = "retry_busy"
-    """T, slow: the instance is busy with something else."""
+    """Transient: the instance is busy with something else, so attempts are slow."""
     PROXY = "proxy"
-    """T, few tries: something between us and the API answered."""
+    """Transient, few attempts: something between us and the API answered."""
     LATER = "later"
-    """Not sent and nobody's fault: the next session sends it."""
+    """The call was not sent, for no fault of its own: the next session sends it."""
     CLOCK = "clock"
-    """C: our clock is off."""
+    """Our clock is off."""
     KEYS = "keys"
-    """R: fresh keys may help, where they can be had; else F."""
+    """The keys are refused: fresh keys may help, if the source has others; else as FATAL."""
     FATAL = "fatal"
-    """F: every call of the lane would fail the same way."""
+    """Every call of the lane would fail the same way."""
     FATAL_ALL = "fatal_all"
-    """F: every call of the run would fail the same way."""
+    """Every call of the run would fail the same way."""
     CONNECT = "connect"
-    """No connection: free of doubt, as long as the transport says that nothing was sent."""
+    """No connection: transient, if the transport says that nothing was sent; else in doubt."""
     LOST = "lost"
     """No usable answer: in doubt, unless the transport says that nothing was sent."""
 
@@ -73,35 +73,35 @@ class Meaning(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One code: its meaning, where it means something else for some actions, and what is asked of a code."""
+    """One code: its meaning, its other meanings for some actions, and what other modules ask about it."""
 
     code: str
-    """Its name; that of the nearest kind, for a code without a row of its own."""
+    """Name of the code. A row for many codes without rows of their own has the name of their kind."""
     meaning: Meaning
     per_action: Mapping[str, Meaning] = MappingProxyType({})
     is_known: bool = True
-    """Whether the code has a meaning of its own, or is judged by its looks."""
+    """Whether the code has a meaning of its own; else it is judged by the form of its name."""
     is_denial: bool = False
-    """The keys are accepted, and CAM does not let them do this. A policy mends it; another sub-account may be let."""
+    """Whether CAM denies this to keys that are valid. A policy mends it; another sub-account may be allowed."""
     is_refusal: bool = False
-    """Keys, signature or clock are not accepted: what was asked was not even looked at."""
+    """Whether the API refused keys, signature or clock, and so did not look at the request itself."""
     is_barred: bool = False
-    """The sender is kept out in another way: by its address, by an allowlist, for want of keys."""
+    """Whether the sender is kept out in another way: by its address, by an allowlist, or as it has no keys."""
     no_instance: bool = False
-    """There is no such instance in that region under that account."""
+    """Whether there is no such instance in that region under that account."""
     not_sent: bool = False
-    """No byte of the attempt has left."""
+    """Whether no byte of the attempt has left."""
     may_be_applied: bool = False
-    """A write that was answered so may have been carried out, or be carried out yet."""
+    """Whether a write with this answer may have been applied, or may still be."""
 
     @property
     def no_region(self) -> bool:
-        """The API does not know the region, or does not serve it."""
+        """Whether the API does not know the region, or does not serve it."""
         return self.meaning.treatment is Treatment.REJECTED_REGION
 
     @property
     def is_about_sender(self) -> bool:
-        """Whether it is who asks that is turned away, and not what is asked for."""
+        """Whether the API turned away the sender, and not what the sender asked for."""
         return self.is_denial or self.is_refusal or self.is_barred
 
 
@@ -127,8 +127,8 @@ _LOST = "acctops reads the account to decide. If it stays unknown: acctops rerun
 
 _T = Treatment
 _MAY_BE_APPLIED = (_T.RETRY, _T.RETRY_LANE, _T.RETRY_FEW, _T.LOST)
-"""Answers that do not say at which point the server, or the way to it, failed. A row whose check comes before anything
-is done says `may_be_applied=False`."""
+"""Treatments of answers that do not say at which step the server, or the way to it, failed. A row whose check comes
+before anything is done says `may_be_applied=False`."""
 
 
 def _row(
@@ -160,16 +160,16 @@ def _row(
 
 
 def _same(codes: Iterable[str], *meaning: Any, **more: Any) -> tuple[Row, ...]:
-    """Rows of codes that differ in spelling only. Any: the rest of what `_row` takes."""
+    """Return rows of codes that have the same meaning. Any: the other arguments of `_row`."""
     return tuple(_row(code, *meaning, **more) for code in codes)
 
 
 NO_KEYS = "Local.NoKeys"
-"""There is nothing to sign with; its message says why."""
+"""There are no keys to sign with; the message says why."""
 NO_ANSWER = "Local.Timeout"
-"""Sent, and nothing came back in time."""
+"""The request was sent, and no answer came in time."""
 NOT_SENT = "Local.NotSent"
-"""Written ahead, and never handed to the transport."""
+"""The journal has the attempt, but the transport never got it."""
 NO_ACCOUNT = "Local.NoAccount"
 UNREAD = "Local.Unread"
 UNSEEN = "Local.Unseen"
@@ -269,7 +269,7 @@ _IDENTITY = (
     ),
     *_same(
         ("AuthFailure.UnauthorizedOperation", "UnauthorizedOperation", "FailedOperation.CamAuthFailed"),
-        _T.REJECTED,  # CAM works per instance for this product: one denial does not condemn the rest
+        _T.REJECTED,  # CAM decides per instance for this product: after one denial others may be allowed
         "CAM does not let this key do this on this instance.",
         _GRANT,
         is_denial=True,
@@ -296,7 +296,7 @@ _IDENTITY = (
             "ResourceUnavailable.ResourceNoPermission",
         ),
         # The vendor's words: "no permission for the VPC" (ResourceNoPermission), "insufficient permissions"
-        # (AccountOperationDenied). Whoever signs lacks a right that another sub-account may have.
+        # (AccountOperationDenied). The signer lacks a right that another sub-account may have.
         _T.REJECTED,
         "No permission on this instance.",
         _GRANT,
@@ -308,8 +308,8 @@ _IDENTITY = (
             "FailedOperation.CamCheckResourceError",
             "FailedOperation.WhitelistConnectError",
         ),
-        # The vendor's words: "please try again later". So it says nothing of what CAM allows, and nobody is denied.
-        # Permissions are looked up before anything is done.
+        # The vendor's words: "please try again later". So this does not say what CAM allows, and is no denial.
+        # The API looks up permissions before it does anything.
         _T.RETRY,
         "The API could not look up permissions just now.",
         _LATER,
@@ -323,7 +323,7 @@ _IDENTITY = (
         may_be_applied=False,
     ),
     _row(
-        # Gated by an allowlist of users, not of instances (PY-PG): every target would fail.
+        # The allowlist is of users, not of instances (PY-PG): every target would fail.
         "OperationDenied.UserNotInWhiteListError",
         _T.FATAL,
         "This cloud account is not on the allowlist for CAM verification.",
@@ -360,7 +360,7 @@ _REQUEST = (
     ),
     *_same(
         ("MissingParameter", "UnknownParameter"),
-        _T.FATAL,  # same shape for every target
+        _T.FATAL,  # the parameters have the same names for every target
         "The API wants other parameters than acctops sends.",
         _BUG,
     ),
@@ -412,7 +412,7 @@ _REQUEST = (
         _T.REJECTED,
         "The API does not accept a parameter of this call.",
         _PARAMETERS,
-        # A bad password has no code of its own there, so it probably shows here (inferred).
+        # CloseAccountCAM documents no code for a bad password, so it probably answers with one of these (inferred).
         CloseAccountCAM=Meaning(
             _T.REJECTED,
             "The API does not accept a parameter of this call; it may be the new password.",
@@ -462,7 +462,7 @@ _REQUEST = (
 
 _ACCOUNTS = (
     _row(
-        # Under LockAccount and UnlockAccount the only code able to carry "account missing" (PY-PG).
+        # For LockAccount and UnlockAccount this is the only code that can mean "account missing" (PY-PG).
         "FailedOperation.PreCheckError",
         _T.REJECTED,
         "The pre-check failed: the account is missing, busy, or in no state for this.",
@@ -491,7 +491,7 @@ _ACCOUNTS = (
         ),
     ),
     _row(
-        # PY-PG errorcodes.py line 59: CAM is already off; the password sent was not applied .
+        # PY-PG errorcodes.py line 59: CAM is already off; the password sent was not applied.
         "FailedOperation.CheckAccountCAMOpenError",
         _T.REJECTED,
         "CAM verification is off for this account, so this action is refused.",
@@ -545,7 +545,7 @@ _ACCOUNTS = (
 )
 
 _INSTANCES = (
-    # Not `no_instance`: it does not say which resource, and a reading is of an account, too.
+    # Not `no_instance`: the code does not say which resource is missing, and a read asks for accounts, too.
     _row("ResourceNotFound", _T.REJECTED, "There is no such instance in this region under this account.", _INSTANCE),
     *_same(
         (
@@ -597,7 +597,7 @@ _INSTANCES = (
 _SERVER = (
     *_same(
         ("DBError", "InternalError.DBError", "FailedOperation.DBError"),
-        _T.RETRY_FEW,  # a failover in progress, or something lasting: give up early, a read tells
+        _T.RETRY_FEW,  # a failover in progress, or something that lasts: give up early, a read shows which
         "A statement failed inside the database: a failover, or something lasting.",
         "Look at instance and account in the console, " + _RERUN + ". If it lasts, give support the request id.",
     ),
@@ -636,8 +636,8 @@ _SERVER = (
         may_be_applied=False,
     ),
     *_same(
-        # The vendor's words: "failed to create a task, try again later". The task may have been made all the same, as
-        # nobody says which step failed: what the account looks like decides.
+        # The vendor's words: "failed to create a task, try again later". They do not say which step failed, so the
+        # task may exist all the same. A read of the account decides.
         ("FailedOperation.FlowCreateError", "FailedOperation.FlowError"),
         _T.RETRY,
         "The API could not begin the task that does it.",
@@ -828,17 +828,17 @@ ALL_CODES: Mapping[str, Row] = MappingProxyType(
 _UNKNOWN = "Read the message, or ask support with the request id. When mended: acctops rerun RUN --only failed"
 
 _HTTP_PROXY = _row("Local.Http4xx", _T.PROXY, "A proxy or gateway answered, not the API.", _PROXY)
-"""Any HTTP 3xx or 4xx without a row."""
+"""Row of any HTTP 3xx or 4xx that has none of its own."""
 _HTTP_SERVER = _row(
     "Local.Http5xx", _T.LOST, "An HTTP status that is not the API's; the request may have been applied.", _LOST
 )
-"""Any other HTTP status but 200 without a row."""
+"""Row of any other HTTP status except 200 that has none of its own."""
 LOST_ANYHOW = Meaning(_T.LOST, "A fault on the way to the API; the request may have been applied.", _LOST)
-"""Any other code of ours."""
+"""Meaning of any other code of ours."""
 _UNKNOWN_RATE = _row(
     "RequestLimitExceeded", _T.THROTTLED, "A rate limit acctops does not know.", _SLOWER, is_known=False
 )
-"""A code with "RateLimit" in it and without a row (`LimitExceeded.RateLimitExceeded` of other products)."""
+"""Row of any other code with "RateLimit" in it (`LimitExceeded.RateLimitExceeded` of other products)."""
 _UNKNOWN_CODE = _row(
     "",
     _T.REJECTED,
@@ -847,7 +847,7 @@ _UNKNOWN_CODE = _row(
     is_known=False,
     may_be_applied=True,  # nobody has said that it is not
 )
-"""Any other code without a row."""
+"""Row of any other code."""
 _BY_FIRST_SEGMENT: Mapping[str, Row] = MappingProxyType(
     {
         row.code: row
@@ -890,13 +890,13 @@ _BY_FIRST_SEGMENT: Mapping[str, Row] = MappingProxyType(
         )
     }
 )
-"""What a code without a row means, by the part before its first dot (as the vendor's own families of codes go)."""
+"""First part of a code, before its dot → the row of codes that have none of their own. The vendor groups codes so."""
 _SUCCESS = Row(code="", meaning=Meaning(_T.ALREADY, ACCEPTED, ACCEPTED_ADVICE), may_be_applied=True)
 _HTTP = re.compile(r"Local\.Http(\d{1,3})", re.ASCII)
 
 
 def row_of(code: str | None) -> Row:
-    """The row of a code. Total: a code without one gets that of its kind; None, a success, may well be applied."""
+    """Return the row of a code, or of its kind if it has none of its own. None is a success, which may be applied."""
     if code is None:
         return _SUCCESS
     row = ALL_CODES.get(code)
@@ -931,8 +931,8 @@ _SAID_BY_STS = {
     "RequestLimitExceeded": "STS is asked too often by this account; try again in a minute",
 }
 SAID_BY_STS: Mapping[str, str] = MappingProxyType(_SAID_BY_STS)
-"""Code of STS, or how it begins → words; GO-CN sts/v20180813 lists them for AssumeRole. It is another API: no call of
-ours ends by these, and they have no rows."""
+"""Code of STS, or its first part → words; GO-CN sts/v20180813 lists them for AssumeRole. STS is another API: no call
+ends with one of its codes, so they have no rows."""
 SAID_OF_ANY_HOST: Mapping[str, str] = MappingProxyType(
     {
         "Local.Dns": "the name of its host cannot be resolved",
@@ -943,4 +943,4 @@ SAID_OF_ANY_HOST: Mapping[str, str] = MappingProxyType(
         "Local.Truncated": "its answer was cut off",
     }
 )
-"""Faults of the way to a host that is not the API's → words."""
+"""Our code for a fault on the way to a host that is not the API's → words."""

@@ -1,7 +1,7 @@
-"""Which URLs may be called, and which one serves a region. No I/O.
+"""Which URLs may be called, and which access point serves a region. No I/O.
 
-Sources: D-REQ, CN-RATE, CN-FSI. The access point has nothing to do with the instance's region, except
-for financial zones, which only their own access point serves.
+Sources: D-REQ, CN-RATE, CN-FSI. Any access point serves instances of any region. The exception are financial zones:
+only a financial zone's own access point serves its instances.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ NEAREST: Mapping[str, str] = MappingProxyType(
         "mainland": "https://postgres.tencentcloudapi.com",
     }
 )
-"""Site → the access point that resolves to the nearest API server."""
+"""Site → the access point whose name resolves to the nearest API server."""
 DEFAULT_SITE = "international"
 
 _LOOPBACK = r"localhost|127(?:\.(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}|\[::1\]"
 _PORT = "(?::[0-9]{1,5})?"
 PATTERN = rf"https://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]){_PORT}/?|http://(?:{_LOOPBACK}){_PORT}/?"
-"""An endpoint as an operator may write it; the JSON Schema carries it too."""
+"""Pattern of an endpoint as an operator may write it; the JSON Schema has it too."""
 
-# Those that most commands never ask for are compiled when they are (`re` keeps them): it is part of every start.
+# Only this pattern is compiled here, as that costs time at every start. `re` compiles the others at their first use.
 _loopback = re.compile(rf"https?://(?:{_LOOPBACK}){_PORT}").fullmatch
 
 WORDS = "an endpoint is https://host[:port] without path, or http to loopback (127.0.0.1, [::1], localhost)"
 
 
 def normal_endpoint(url: str) -> str:
-    """The endpoint in its one spelling (lower case, no slash, no default port); ValueError with words if refused.
+    """Return the endpoint in its normal form: lower case, no slash at the end, no default port.
 
-    The words never repeat the URL: it may carry a password before an @.
+    ValueError says why an endpoint is refused. Its words never repeat the URL, which may hold a password before an @.
     """
     if not re.fullmatch(PATTERN, url):
         raise ValueError(WORDS)
@@ -57,32 +57,32 @@ _WEBHOOK = rf"https://[^\s/?#\\]+(?:[/?#][^\s]*)?|http://(?:{_LOOPBACK}){_PORT}(
 
 
 def is_webhook(url: str) -> bool:
-    """Whether a notice may be posted to this URL: https, or http to this machine. Unlike an endpoint it has a path."""
+    """Return whether a notice may be posted to this URL: https, or http to this machine; a path is allowed."""
     return url.isprintable() and re.fullmatch(_WEBHOOK, url) is not None
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether this normal endpoint is on this machine: a simulator, never the API."""
+    """Return whether this normal endpoint is on this machine. Then it is a simulator, never the API."""
     return _loopback(endpoint) is not None
 
 
 def is_vendors(endpoint: str) -> bool:
-    """Whether this normal endpoint is one of the vendor's own hosts, to which keys may be sent unasked."""
+    """Return whether this normal endpoint is a host of the vendor: keys may go there even if no setting names it."""
     return re.fullmatch(r"https://(?:[a-z0-9-]+\.)+tencentcloudapi\.com", endpoint) is not None
 
 
 NEAREST_WORD = "nearest"
 REGIONAL_WORD = "regional"
 ACCESS_REGIONS = tuple(region for region in REGIONS if not region.endswith("-fsi"))
-"""Access regions with a host of their own (CN-FSI): each counts the quota by itself (CN-RATE)."""
+"""Access regions that have a host of their own (CN-FSI). Each of them counts the quota separately (CN-RATE)."""
 WORD_PATTERN = rf"{NEAREST_WORD}|{REGIONAL_WORD}|(?:{'|'.join(REGIONS)})|{PATTERN}"
-"""What an operator may write for an access point; the JSON Schema carries it too."""
+"""Pattern of an access point as an operator may write it; the JSON Schema has it too."""
 
 
 def endpoint_word(text: str) -> str:
-    """An access point as written: `nearest`, `regional`, an access region, or a URL in its one spelling.
+    """Return an access point as written: `nearest`, `regional`, an access region, or a URL in its normal form.
 
-    ValueError with words for anything else.
+    ValueError says what is wrong with anything else.
     """
     if text in (NEAREST_WORD, REGIONAL_WORD) or text in REGIONS:
         return text
@@ -93,39 +93,39 @@ def endpoint_word(text: str) -> str:
 
 
 def endpoint_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Several access points, each once; ValueError with words if they contradict each other."""
+    """Return several access points, each once; ValueError says why they contradict each other."""
     if REGIONAL_WORD in words and len(set(words)) > 1:
         raise ValueError("regional stands alone: each target is called through its own region's access point")
     return tuple(dict.fromkeys(words))
 
 
 def regional(region: str) -> str:
-    """The access point in `region`; without "intl" on either site (D-REQ)."""
+    """Return the URL of the access point in `region`; on both sites it is without "intl" (D-REQ)."""
     return f"https://postgres.{region}.tencentcloudapi.com"
 
 
 class Access(Struct, frozen=True):
-    """Through which access points a run calls. Each is a quota of its own."""
+    """The access points through which a run calls. Each has a quota of its own."""
 
     shared: tuple[str, ...]
-    """URLs, any of which serves every region that has none of its own."""
+    """URLs. Each of them serves every region that is not in `own`."""
     own: Mapping[str, str]
-    """Region → the one URL that serves it."""
+    """Region → the only URL that serves it."""
 
     def to(self, region: str) -> tuple[str, ...]:
-        """The access points for calls about instances in `region`."""
+        """Return the access points for calls about instances in `region`."""
         return (self.own[region],) if region in self.own else self.shared
 
     @property
     def every(self) -> tuple[str, ...]:
-        """All access points."""
+        """All access points, each once."""
         return tuple(dict.fromkeys((*self.shared, *self.own.values())))
 
 
 def access(site: str, words: Sequence[str], regions: Iterable[str]) -> Access:
-    """The access points of a job about instances in `regions`, as `words` ask; none: the nearest.
+    """Return the access points that `words` name for a job about instances in `regions`; no words: the nearest one.
 
-    Financial zones are isolated: unless the operator gave nothing but URLs, each is called at its own.
+    Financial zones are isolated. Each is called at its own access point, unless all `words` are URLs.
     """
     wanted = tuple(words) or (NEAREST_WORD,)
     by_name = any("/" not in word for word in wanted)

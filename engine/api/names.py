@@ -1,7 +1,7 @@
 """What instance ids, user names and regions look like, and the nearest name to a mistyped one.
 
-Sources: SEED-LOCK and D-CREATE, whose rules for account names disagree.
-Refused here is only what the API cannot take by any documented rule; the server decides the rest.
+Sources: SEED-LOCK and D-CREATE. Their rules for account names disagree: rule A is the narrower one, with 16 characters.
+This module refuses only a name that breaks every documented rule. The server decides about the rest.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 INSTANCE_PATTERN = "[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+"
-"""A prefix, a hyphen, an id: `postgres-4sfuv15b`. No rule is documented; every sample has this form."""
+"""A prefix, a hyphen, an id: `postgres-4sfuv15b`. No page documents a rule; every sample has this form."""
 USER_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,62}"
-"""The wider of the two rules for names (D-CREATE): whoever breaks it breaks rule A as well."""
+"""The wider of the two rules for account names (D-CREATE). A name that breaks it breaks rule A as well."""
 REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
 ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
-"""ARN of a CAM role, by name or id, a service role too (STS); groups: main account, name."""
+"""ARN of a CAM role, by name or by id; service roles too (STS). Groups: the main account's uin, the role's name."""
 MOST_INSTANCE = 64
 LONG_USER = 16
-"""Rule A's limit; names of 17–63 characters keep one documented rule and break the other."""
+"""Characters that rule A allows. A name of 17–63 characters keeps one documented rule and breaks the other."""
 
 REGIONS = (
     "ap-bangkok",
@@ -45,7 +45,7 @@ REGIONS = (
     "na-siliconvalley",
     "sa-saopaulo",
 )
-"""SEED-LOCK's list, the same on five more pages. Advice: the truth is DescribeRegions."""
+"""SEED-LOCK's list, which five more pages repeat. It serves for advice only: DescribeRegions knows the regions."""
 
 INSTANCE_STATUSES = (
     *("running", "applying", "init", "initing", "limited run", "isolating", "isolated", "disisolating", "recycling"),
@@ -65,7 +65,7 @@ is_region = re.compile(REGION_PATTERN).fullmatch
 
 
 def instance_problem(name: str) -> str | None:
-    """Why `name` cannot be an instance id, in words; None if it can."""
+    """Say why `name` cannot be an instance id; None if it can."""
     if is_instance(name) and len(name) <= MOST_INSTANCE:
         return None
     how = "write it as the console shows it, such as postgres-4sfuv15b"
@@ -73,7 +73,7 @@ def instance_problem(name: str) -> str | None:
 
 
 def user_problem(name: str) -> str | None:
-    """Why `name` cannot be an account name by either documented rule, in words; None if it can."""
+    """Say why `name` cannot be an account name by either documented rule; None if it can."""
     if is_user(name):
         return None
     rule = "it has 1–63 letters, digits and _ and does not begin with a digit"
@@ -81,20 +81,20 @@ def user_problem(name: str) -> str | None:
 
 
 def _foreign(name: str) -> str:
-    """The first letter that is none of ours: a Cyrillic о looks as right as an o."""
+    """Name the first letter that is not ASCII: a Cyrillic о looks like an o. Return an empty text if there is none."""
     odd = next((char for char in name if not char.isascii() and char.isprintable()), None)
     return f" ({odd} in it is U+{ord(odd):04X}, none of a–z)" if odd is not None else ""
 
 
 def region_problem(name: str) -> str | None:
-    """Why `name` cannot be a region, in words; None if it can, listed or not."""
+    """Say why `name` cannot be a region; None if it can be one, also one that `REGIONS` does not list."""
     if is_region(name):
         return None
     return f"{shown(name)} is not a region{did_you_mean(name, REGIONS) or '; such as ap-singapore'}"
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name that was probably meant, or None; `cutoff` is how alike they must be, of 1."""
+    """Return the known name that was probably meant, or None; `cutoff` (0 to 1) is how alike the two must be."""
     from difflib import get_close_matches  # here: only a mistake pays for the import
 
     by_folded = {candidate.lower(): candidate for candidate in known}
@@ -103,23 +103,23 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for a message, or nothing."""
+    """Return `; did you mean …?` for a message; empty if no known name is near."""
     meant = nearest(name, known)
     return f"; did you mean {meant}?" if meant is not None else ""
 
 
 def shown(value: str) -> str:
-    """A value as a message shows it: quoted, on one line, at most 60 characters, without the login of a URL."""
+    """Return a value as a message shows it: quoted, on one line, at most 60 characters, without the login of a URL."""
     value = without_userinfo(value)
     return repr(value if len(value) <= 60 else value[:59] + "…")
 
 
 ODD_SIGNS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-"""What no text for people needs, and a terminal obeys or an eye does not see: controls, marks of direction, invisible
-characters. As a class of a pattern, for the JSON Schema, too; line ends and tabs are not among them."""
+"""Control characters, marks of direction and invisible characters: a terminal obeys them, or nobody sees them. This is
+the inside of a character class, which the JSON Schema uses too. Line ends and tabs are not in it."""
 
 
 def text_problem(text: str) -> str | None:
-    """Why a name, a reason or a ticket cannot be shown to people as it is; None if it can."""
+    """Say why a name, a reason or a ticket cannot be shown to people as it is; None if it can."""
     odd = re.search(f"[{ODD_SIGNS}]", text)
     return f"holds U+{ord(odd[0]):04X} (character {odd.start() + 1}), which nobody sees; remove it" if odd else None

@@ -1,8 +1,8 @@
 """TC3-HMAC-SHA256, the signature of the API. No I/O, no clock: time and keys are arguments.
 
-Sources: CN-PARAM, SIG-DOC, PY-COMMON. Only `content-type` and `host` are signed, as the
-vendor's SDK does; action, region, token and trace id travel unsigned. There is no nonce: a signature is good for five
-minutes around its timestamp, so sign when about to send, never earlier.
+Sources: CN-PARAM, SIG-DOC, PY-COMMON. As in the vendor's SDK, only `content-type` and `host` are signed; action,
+region, token and trace id travel unsigned. There is no nonce: a signature is good for five minutes around its
+timestamp. So sign directly before sending, never earlier.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 ALGORITHM = "TC3-HMAC-SHA256"
 CONTENT_TYPE = "application/json"
-"""On the wire byte for byte as signed: no charset (SIG-DOC)."""
+"""Sent byte for byte as signed, so without a charset (SIG-DOC)."""
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
-"""Hashed in place of the body when the header X-TC-Content-SHA256 says so; the engine never does."""
+"""Hashed in place of the body if the header X-TC-Content-SHA256 says so; the engine never sends that header."""
 
 _SIGNED_HEADERS = "content-type;host"
 _TERMINATOR = "tc3_request"
 _DAY_S = 86_400
 _DAY_KEYS_HELD = 64
-"""Enough for dozens of accounts over midnight; beyond it the oldest is made again, at about 8 µs."""
+"""Signing keys kept: enough for dozens of accounts over midnight. To make a dropped one again takes about 8 µs."""
 
 
 class Steps(NamedTuple):
-    """What is hashed on the way to a signature, in order. Holds no secret, yet is made from a body that may."""
+    """The texts on the way to a signature, in order. They hold no secret, but the body they are made from may."""
 
     payload_sha256: str
     canonical_request: str
@@ -42,7 +42,7 @@ class Steps(NamedTuple):
 
 
 class Signed(Struct, frozen=True, kw_only=True):
-    """A signature, ready for the header; kept out of reprs, as it opens the door for five minutes."""
+    """A signature, ready for the header. Its repr leaves the header out, which the API accepts for five minutes."""
 
     authorization: str
     date: str
@@ -53,7 +53,7 @@ class Signed(Struct, frozen=True, kw_only=True):
 
 
 class _DayKey(NamedTuple):
-    """Signing key of one secret key, UTC day and service."""
+    """The signing key of one secret key, UTC day and service."""
 
     key: bytes
     date: str
@@ -64,7 +64,7 @@ class _DayKey(NamedTuple):
 
 
 def utc_date(timestamp: int) -> str:
-    """`YYYY-MM-DD` of a UNIX time in UTC, wherever the machine thinks it is."""
+    """Return `YYYY-MM-DD` of a UNIX time in UTC, whatever the machine's time zone is."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d")
 
 
@@ -78,9 +78,9 @@ def steps(
     method: str = "POST",
     query: str = "",
 ) -> Steps:
-    """Every string between the request and its signature; `scope` is `DATE/SERVICE/tc3_request`.
+    """Return every string between the request and its signature; `scope` is `DATE/SERVICE/tc3_request`.
 
-    The engine only POSTs; method and query are here so that the published vectors can be checked whole.
+    The engine only sends POST. `method` and `query` are here so that tests can check the published examples whole.
     """
     payload_sha256 = sha256(body).hexdigest()
     canonical_request = (
@@ -92,7 +92,7 @@ def steps(
 
 
 class Signer:
-    """Signs requests, remembering the signing key of each (secret key, UTC day, service) it met lately."""
+    """Signs requests, and keeps the signing keys of the latest (secret key, UTC day, service)."""
 
     __slots__ = ("_day_keys",)
 
@@ -112,13 +112,13 @@ class Signer:
         service: str = SERVICE,
         content_type: str = CONTENT_TYPE,
     ) -> Signed:
-        """Sign a POST to `/` of `host`; `timestamp` is whole UNIX seconds as the server counts them."""
+        """Sign a POST to `/` of `host`; `timestamp` is in whole UNIX seconds of the server's clock."""
         day_key = self._day_key(keys.secret_key, timestamp, service)
         made = steps(host=host, body=body, timestamp=timestamp, scope=day_key.scope, content_type=content_type)
         return Signed(authorization=_authorization(keys, made, day_key), date=day_key.date)
 
     def authorization(self, keys: Keys, made: Steps, timestamp: int, service: str = SERVICE) -> str:
-        """The header for steps made one by one, of whatever kind of request (`sign` is the short way)."""
+        """Return the Authorization header for steps that the caller made, of any request; `sign` does both at once."""
         return _authorization(keys, made, self._day_key(keys.secret_key, timestamp, service))
 
     def headers(
@@ -136,10 +136,10 @@ class Signer:
         request_client: str | None = None,
         service: str = SERVICE,
     ) -> dict[str, str]:
-        """All headers of one signed request, to be sent exactly so (CN-PARAM).
+        """Return all headers of one signed request, to be sent unchanged (CN-PARAM).
 
-        `host` is what goes into the Host header, with the port where the URL has an unusual one. An empty `region`
-        is left out: a few actions, of other services, take none.
+        `host` goes into the Host header, with the port if it is not the default one. An empty `region` is left out,
+        as a few actions of other services take none.
         """
         signed = self.sign(keys=keys, host=host, body=body, timestamp=timestamp, service=service)
         headers = {

@@ -1,7 +1,7 @@
-"""From what came back to what it means. The table of codes itself is `codes`.
+"""What an answer means. The table of codes itself is in `codes`.
 
-`read_reply` parses, `own_answer` asks besides whether the answer is new, `rule` judges, `explain` tells a person. All
-are total: whatever bytes arrive and whatever code they carry, there is an answer, and none of them raises.
+`read_reply` parses; `own_answer` also checks that the answer is new; `rule` judges; `explain` tells a person. All of
+them return a result for whatever bytes and whatever code arrive. None of them raises.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ __all__ = [
 ]
 
 READS: Final = ("DescribeAccounts", "DescribeDBInstances")
-"""The reads `explain` shows beside the actions."""
+"""The reads that `explain` shows beside the actions."""
 
 
 class Budget(StrEnum):
     """Which retry budget a verdict draws on."""
 
     NONE = "none"
-    """Draws on none: final, or free."""
+    """No budget: the verdict is final, or the next attempt is free."""
     NORMAL = "normal"
     """2 minutes."""
     BUSY = "busy"
     """10 minutes: the instance is busy."""
     FEW = "few"
-    """2 tries: it may be lasting."""
+    """2 attempts: the failure may last."""
 
 
 class Cure(StrEnum):
-    """What must happen before another try."""
+    """What must happen before another attempt."""
 
     NONE = "none"
     CLOCK = "clock"
-    """Learn the clock offset; once a run, free. A second time is fatal, which the caller decides."""
+    """Learn the clock offset: once a run, free. The caller decides that a second time is fatal."""
     KEYS = "keys"
-    """Refresh the keys; once a run, free. A second time is fatal, which the caller decides."""
+    """Refresh the keys: once a run, free. The caller decides that a second time is fatal."""
     READ = "read"
-    """One read of the account decides."""
+    """Read the account: that reading decides."""
 
 
 class Scope(StrEnum):
-    """What a verdict says something about."""
+    """What a verdict holds for."""
 
     TARGET = "target"
     INSTANCE = "instance"
@@ -90,7 +90,7 @@ class Ruling(Struct, frozen=True, kw_only=True):
     advice: str
     """What to do next, in at most 140 characters."""
     known: bool
-    """Whether the code has a meaning of its own, or was judged by its looks."""
+    """Whether the code has a row of its own; else it was judged by the form of its name."""
 
 
 _Judgement = tuple[Verdict, Budget, Cure, Scope]
@@ -124,7 +124,7 @@ _JUDGEMENTS: Final[Mapping[Treatment, _Judgement]] = MappingProxyType(
         Treatment.LOST: _IN_DOUBT,
     }
 )
-"""What each treatment means, before keys, stage and reads have their say (`_judge`)."""
+"""What each treatment means. `_judge` changes it for refreshable keys, faults before the send, and reads."""
 
 _DONE: Final = Ruling(
     verdict=Verdict.DONE,
@@ -146,7 +146,7 @@ _TITLE: Final = re.compile(rb"<title[^>]{0,200}>([^<]{1,200})</title", re.IGNORE
 _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _HEAD: Final = 10_000
-"""Bytes of a web page in which its title is looked for."""
+"""Bytes at the start of a web page in which its title is searched."""
 _BOM: Final = b"\xef\xbb\xbf"
 _HTTP_OK: Final = 200
 _MOST_COUNTED: Final = 10**9
@@ -154,14 +154,14 @@ NO_PARAMETERS: Final[Mapping[str, object]] = MappingProxyType({})
 LISTS: Final[Mapping[str, str]] = MappingProxyType(
     {"DescribeAccounts": "Details", "DescribeDBInstances": "DBInstanceSet", "DescribeRegions": "RegionSet"}
 )
-"""Reads of lists, and the field that each answers with, beside TotalCount."""
+"""Action that reads a list → the field that holds its rows, beside TotalCount."""
 
 
 class RequestIds:
-    """The ids that the answers of a run had, to tell an answer that comes a second time. Bounded: the last `MOST`.
+    """The request ids of a run's last `MOST` answers. They show when the same answer comes a second time.
 
-    An answer that is sent twice is taken for that to the next request of its connection. Their hashes stand in a table
-    of fixed size: in a set they were a quarter of what a run's memory grew by (measured).
+    HTTP takes an answer that the server sends twice for the answer to the next request on that connection. The hashes
+    of the ids stand in a table of fixed size: in a set they were a quarter of a run's growth in memory (measured).
     """
 
     __slots__ = ("_at", "_order", "_table")
@@ -170,13 +170,13 @@ class RequestIds:
 
     def __init__(self) -> None:
         self._table = array("q")
-        """Open addressing, half full at most; 0 is an empty place. Made when it is first needed."""
+        """Hashes, with open addressing, half full at most; 0 is an empty place. Made at the first id."""
         self._order = array("q")
-        """The same in the order of coming, as a ring."""
+        """The same hashes as a ring, in the order in which they came."""
         self._at = 0
 
     def is_new(self, request_id: str) -> bool:
-        """Whether no answer had it so far; from now on one had."""
+        """Return whether no answer had this id so far, and remember the id."""
         mark = hash(request_id) or 1
         if not self._table:
             self._order = array("q", bytes(8 * self.MOST))
@@ -200,7 +200,7 @@ class RequestIds:
         while table[hole] != mark:
             hole = (hole + 1) & last
         place = (hole + 1) & last
-        while found := table[place]:  # what stands behind moves up, unless that would be before its own place
+        while found := table[place]:  # a hash behind the hole moves into it, unless it would then stand too early
             if (place - found) & last >= (place - hole) & last:
                 table[hole], hole = found, place
             place = (place + 1) & last
@@ -214,10 +214,10 @@ def own_answer(
     region: str = "",
     parameters: Mapping[str, object] = NO_PARAMETERS,
 ) -> Answer:
-    """What came back, if it is the answer to this very request; else an answer of ours that proves nothing.
+    """Return the answer, if it is the answer to this very request; else an answer of ours, which proves nothing.
 
-    To be asked in the same turn of the loop in which the outcome came: a connection that brought something else is
-    closed, as the true answer may come on it yet.
+    In the second case the connection is closed, as the true answer may still come on it. So call this in the same turn
+    of the loop in which the outcome came.
     """
     answer = read_reply(outcome, action, region, parameters)
     if answer.request_id is not None and not known.is_new(answer.request_id):
@@ -232,13 +232,13 @@ def own_answer(
 def read_reply(
     outcome: Reply | Fault, action: str = "", region: str = "", parameters: Mapping[str, object] = NO_PARAMETERS
 ) -> Answer:
-    """What a reply or fault says. Never raises; what is no answer of the API becomes a `Local.*` code of ours.
+    """Return what a reply or fault says. Never raises; what is no answer of the API gets a `Local.*` code of ours.
 
-    With the `action` that was asked, and its region and parameters, a success must be an answer to just that: of the
-    documented fields, and about the instances that were named.
+    `action`, `region` and `parameters` are those of the request. If they are given, a success must have the documented
+    fields of that action, and must be about the instances that were asked for.
 
-    The API answers 200 for errors too (CN-RESP), so an error body counts whatever the status, and the
-    Content-Type is not looked at. A request id is kept wherever it stands, also in a broken body.
+    The API answers 200 for errors too (CN-RESP). So an error body counts whatever the status is, and the Content-Type
+    is ignored. A request id is kept wherever it stands, also in a broken body.
     """
     if isinstance(outcome, Fault):
         return Answer(
@@ -277,14 +277,14 @@ def read_reply(
 
 
 _NAMES: Final = ("UserName", "DBInstanceId")
-"""What decides which account a row is of: never altered."""
+"""Fields that say which account a row is of. Their values are never altered."""
 
 
 def heard(answer: Answer, outcome: Reply | Fault, keys: Secrets, passwords: Sequence[Secrets] = ()) -> Answer:
-    """The answer of an outcome as it may be kept and shown: no secret in any text, its message clean and bounded.
+    """Return the answer as it may be kept and shown: without secrets in any text, its message clean and bounded.
 
-    Blotting out never changes what an answer means. A code of the table stays. A request id that holds a secret is
-    none. A name stays; with a secret of the keys in it the answer is none of the API's, which has no reason to say one.
+    Removing secrets never changes what an answer means. A code of the table stays. A request id that holds a secret is
+    dropped. A name stays. An answer with a secret of the keys in a name counts as none of the API's.
     """
     body = outcome.body if isinstance(outcome, Reply) else answer.message.encode() if answer.message else b""
     told = [keys] if keys.are_in(body) else []
@@ -318,7 +318,7 @@ def _blotted(text: str, told: Sequence[Secrets]) -> str:
 
 
 def _blotted_all(value: Any, told: Sequence[Secrets], name: str = "") -> Any:
-    """The API's JSON without secrets, but for names. Any: JSON of any shape, the same shape back."""
+    """Return the API's JSON without secrets, in the same shape; names stay. Any: JSON of any shape."""
     if isinstance(value, str):
         return value if name in _NAMES else _blotted(value, told)
     if isinstance(value, dict):
@@ -327,7 +327,7 @@ def _blotted_all(value: Any, told: Sequence[Secrets], name: str = "") -> Any:
 
 
 def _is_named_in(value: Any, secrets: Secrets, name: str = "") -> bool:
-    """Whether a name of the API's JSON (Any: of any shape) holds a secret."""
+    """Return whether a name in the API's JSON (Any: of any shape) holds a secret."""
     if isinstance(value, str):
         return name in _NAMES and secrets.scrub(value) != value
     if isinstance(value, dict):
@@ -338,9 +338,9 @@ def _is_named_in(value: Any, secrets: Secrets, name: str = "") -> bool:
 def _misfit(
     action: str, region: str, parameters: Mapping[str, object], response: Mapping[str, Any]
 ) -> tuple[str, str] | None:
-    """Why a success is no answer to what was asked: our code, and words. Any: the API's JSON."""
+    """Return why a success is no answer to the request, as our code and words; None if it is. Any: the API's JSON."""
     if action in ACTIONS:
-        fits = len(response) == 1  # the RequestId: no action here answers anything else
+        fits = len(response) == 1  # the RequestId: no action of the table answers with more
         return None if fits else ("Local.Misplaced", f"{action} answers with a RequestId alone; this has other fields")
     if action not in LISTS:
         return None
@@ -354,7 +354,7 @@ def _misfit(
 
 
 def _other_accounts(rows: list[Any], instance: object) -> tuple[str, str] | None:
-    """Every row of an account must name it and its instance: both are always there, says the API's own description."""
+    """Return our code and words if a row names no account, or not `instance`; the API's description promises both."""
     for row in rows:
         user = row.get("UserName") if isinstance(row, dict) else None
         if not isinstance(user, str) or len(user) > MOST_FIELD or not isinstance(row.get("DBInstanceId"), str):
@@ -365,7 +365,7 @@ def _other_accounts(rows: list[Any], instance: object) -> tuple[str, str] | None
 
 
 def _other_instances(rows: list[Any], region: str, filters: object) -> tuple[str, str] | None:
-    """Rows of instances that were not asked for. What is no row at all is for the reader of the list to say."""
+    """Return our code and words if a row is of an instance not asked for. The list's reader judges what is no row."""
     asked = _ids_asked(filters)
     for row in rows:
         if not isinstance(row, dict):
@@ -385,7 +385,7 @@ def _ids_asked(filters: object) -> Collection[object] | None:
 
 
 def _response_of(body: bytes) -> dict[str, Any] | str:
-    """The `Response` object of a body (Any: the API's JSON), or our code for what the body is instead."""
+    """Return the `Response` object of a body (Any: the API's JSON), or our code for what the body is instead."""
     text = body.removeprefix(_BOM).strip()
     try:
         document = msgspec.json.decode(text)
@@ -401,9 +401,10 @@ def _response_of(body: bytes) -> dict[str, Any] | str:
 
 
 def _error_in(text: bytes) -> dict[str, Any] | None:
-    """The `Response` of an error answer whose message alone is damaged: cut in mid-character, or with raw controls.
+    """Return the `Response` of an error answer in which only some characters are damaged; else None. Any: JSON.
 
-    Its code is what counts. A success is never mended so: a name with a replaced character is another name. Any: JSON.
+    Damaged are half characters and raw control characters in the message: the code is what counts. A success is never
+    mended this way, as a name with a replaced character is another name.
     """
     if b'"Error"' not in text:
         return None
@@ -417,7 +418,7 @@ def _error_in(text: bytes) -> dict[str, Any] | None:
 
 
 def _no_answer(reply: Reply, code: str) -> Answer:
-    """An answer of ours. A status other than 200 says more than what is wrong with the body."""
+    """Return an answer of ours with `code`, or with the HTTP status if that is not 200: it says more than the body."""
     return Answer(
         http=reply.status,
         request_id=_request_id_in(reply.body),
@@ -427,13 +428,13 @@ def _no_answer(reply: Reply, code: str) -> Answer:
 
 
 def _request_id_in(body: bytes) -> str | None:
-    """A request id anywhere in a body of any shape."""
+    """Return a request id that stands anywhere in a body of any shape; None if there is none."""
     found = _REQUEST_ID_IN_BODY.search(body)
     return found[1].decode() if found is not None else None
 
 
 def _title_of(body: bytes) -> str:
-    """The title of a web page: the one part quoted, as a proxy may echo the request, and that may hold a password."""
+    """Return the title of a web page, or an empty text. The rest is not quoted, as it may repeat a password."""
     found = _TITLE.search(body[:_HEAD])
     if found is None:
         return ""
@@ -442,7 +443,7 @@ def _title_of(body: bytes) -> str:
 
 
 def _text(value: object, pattern: re.Pattern[str]) -> str | None:
-    """`value` if it is text of this pattern: fit for a journal, a terminal and a table."""
+    """Return `value` if it is text of this pattern, fit for a journal, a terminal and a table; else None."""
     return value if isinstance(value, str) and pattern.fullmatch(value) else None
 
 
@@ -450,7 +451,7 @@ def _text(value: object, pattern: re.Pattern[str]) -> str | None:
 
 
 def rule(action: str, answer: Answer, *, refreshable_keys: bool = False) -> Ruling:
-    """What `answer` means for `action`. Total: a code without a row is judged by its looks, always with a cap."""
+    """Return what `answer` means for `action`. A code without a row is judged by its form, always with a limit."""
     if answer.code is None:
         return _DONE
     meaning, is_known = _meaning(action, answer.code)
@@ -460,7 +461,7 @@ def rule(action: str, answer: Answer, *, refreshable_keys: bool = False) -> Ruli
 
 
 def _judge(action: str, meaning: Meaning, stage: Stage, refreshable_keys: bool) -> tuple[_Judgement, str, str]:
-    """Judgement, words and advice, with what only the circumstances tell."""
+    """Return judgement, words and advice of a meaning; stage, kind of action and keys may change them."""
     match meaning.treatment:
         case Treatment.KEYS if refreshable_keys:
             return _REFRESH, meaning.words, meaning.advice
@@ -471,24 +472,24 @@ def _judge(action: str, meaning: Meaning, stage: Stage, refreshable_keys: bool) 
         case Treatment.CONNECT | Treatment.LOST if _is_read(action):
             return _TRANSIENT, codes.LOST_READ, codes.LOST_READ_ADVICE
         case Treatment.CONNECT:
-            # The code says "no connection", the transport that bytes may have left: believe the worse.
+            # The code says "no connection", and the transport says that bytes may have left. Believe the worse.
             return _IN_DOUBT, codes.LOST_ANYHOW.words, codes.LOST_ANYHOW.advice
         case treatment:
             return _JUDGEMENTS[treatment], meaning.words, meaning.advice
 
 
 def before_a_run(advice: str) -> str:
-    """The advice of a ruling where there is no run yet that could be gone on with."""
+    """Return the advice of a ruling in words for a command that has no run yet to resume or rerun."""
     return re.sub(r"acctops (?:resume|rerun) RUN(?: --only [a-z,]+)?", "this command again", advice)
 
 
 def _is_read(action: str) -> bool:
-    """Whether asking twice changes nothing. An action nobody described counts as a write."""
+    """Return whether asking twice changes nothing. An unknown action counts as a write."""
     return action.startswith("Describe")
 
 
 def _meaning(action: str, code: str) -> tuple[Meaning, bool]:
-    """The meaning of a code for an action, and whether it is written down."""
+    """Return the meaning of a code for an action, and whether the code has a row of its own."""
     row = codes.row_of(code)
     return row.per_action.get(action, row.meaning), row.is_known
 
@@ -536,7 +537,7 @@ _NEAREST = 3
 
 
 def explain(code: str) -> str:
-    """What a code means, its verdict per action and what to do, as text for a person."""
+    """Return what a code means, its verdict for each action and what to do, as text for a person."""
     code = _exact(code.strip())
     is_known = _meaning("", code)[1]
     lines = [code]
@@ -558,7 +559,7 @@ def explain(code: str) -> str:
 
 
 def _rulings(code: str) -> dict[Ruling, list[str]]:
-    """The actions under each ruling a code can get, in the order of the table of actions."""
+    """Return each ruling that a code can get → its actions, in the order of the table of actions."""
     treatment = _meaning("", code)[0].treatment
     stage = Stage.BEFORE_SEND if treatment is Treatment.CONNECT else Stage.AFTER_SEND
     answer = Answer(http=None, request_id=None, code=code, message=None, stage=stage)
@@ -579,7 +580,7 @@ def _verdict_text(ruling: Ruling) -> str:
 
 
 def _notes(treatment: Treatment) -> tuple[str, ...]:
-    """What the circumstances can change."""
+    """Return notes on what keys or the time of the fault change about a treatment."""
     match treatment:
         case Treatment.KEYS:
             return ("With keys that can be refreshed: refreshed and tried once more; a second time is fatal.",)
@@ -590,12 +591,12 @@ def _notes(treatment: Treatment) -> tuple[str, ...]:
 
 
 def _exact(code: str) -> str:
-    """The code as the table spells it, whatever the case it was typed in."""
+    """Return the code as the table spells it, whatever its case; as it was typed if the table has no such code."""
     return next((known for known in ALL_CODES if known.lower() == code.lower()), code)
 
 
 def _nearest(code: str) -> list[str]:
-    """Known codes a person may have meant: the same last part first, then the most alike."""
+    """Return known codes that a person may have meant: those with the same last part first, then the most alike."""
     from difflib import get_close_matches  # here: only a mistake pays for the import
 
     last = code.rpartition(".")[2].lower()

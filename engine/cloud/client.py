@@ -1,4 +1,4 @@
-"""One attempt: sign now, send, parse. Never retries, never sleeps, decides nothing."""
+"""One attempt: sign now, send, parse. A client never retries, never sleeps, and decides nothing."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from engine.model import Answer, Keys, Reply, Transport
 from engine.outside.foreign import Secrets, secrets_of
 
 ASK_AGAIN_S = 5.0
-"""A source of keys that has failed is not asked again sooner: many calls in flight are refused at once."""
+"""Seconds before a source of keys that failed is asked again: many calls in flight are refused at the same time."""
 MOST_RETRY_AFTER_S = 60.0
-"""Longer waits are not taken from a header: a proxy's page may ask for an hour."""
+"""Longest wait that a header can ask for, in seconds: a proxy's page may ask for an hour."""
 _LATE_PASSWORDS = 50
-"""New passwords are blotted out of what is heard after their own attempt, too: of so many, the last ones."""
+"""Latest new passwords that are also removed from answers to later attempts."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One signed HTTP exchange, over."""
+    """One signed HTTP exchange that has ended."""
 
     answer: Answer
     sent_at: float
-    """UNIX time at which its bytes could leave: when it had a connection."""
+    """UNIX time at which it had a connection, so that its bytes could leave."""
     opening_s: float
-    """How much earlier it was handed to the transport."""
+    """Seconds before `sent_at` at which the transport got it."""
     ms: int
-    """From then to the answer, whole."""
+    """Milliseconds from when the transport got it to the whole answer."""
     date: float | None
-    """The server's clock, if its answer carried it."""
+    """UNIX time of the server's clock, if the answer had a `Date`."""
     retry_after_s: float = 0.0
-    """How long the server asks not to be asked again, at most `MOST_RETRY_AFTER_S`."""
+    """Seconds that the server asks us to wait, at most `MOST_RETRY_AFTER_S`."""
 
 
 class Client:
-    """Signs and sends for one set of keys to one endpoint."""
+    """Signs and sends requests with one source of keys to one endpoint."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class Client:
         language: str = LANGUAGE,
         known: RequestIds | None = None,
     ) -> None:
-        """`language`: of the server's messages, as X-TC-Language has it; `known`: the ids of all answers so far."""
+        """Make a client. `language`: of the server's messages (X-TC-Language); `known`: the request ids so far."""
         self.keys = keys
         self.endpoint = endpoint
         self.identity = identity or keys.identity
-        """Names the quota that its calls draw on."""
+        """Name of the quota that its calls draw on."""
         self.host = urlsplit(endpoint).netloc
         self.timeout_s = timeout_s
         self.offset_s = offset_s
-        """Added to the clock for signing: how far the server is ahead, once learnt."""
+        """Seconds by which the server's clock is ahead, once learnt; added to our clock for signing."""
         self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
-        """Told what was learnt about clock and keys."""
+        """Journals what the client learnt about clock and keys."""
         self.not_refreshed = ""
-        """Why the keys could not be refreshed when they were refused last."""
+        """Why the keys could not be refreshed after their last refusal; empty if they could."""
         self._ask_again_at = 0.0
         self._cured_with: Keys | None = None
         self._transport = transport
@@ -92,7 +92,7 @@ class Client:
         trace: str,
         secret: str | None = None,
     ) -> Attempt:
-        """Send one request. `secret` is a parameter's value to be blotted out of whatever the server says."""
+        """Send one request, return the attempt. `secret` is a parameter's value, which is removed from all answers."""
         if secret is not None:
             self._passwords.append(Secrets((secret,)))
         body = self._encode(parameters)
@@ -121,13 +121,13 @@ class Client:
         )
 
     def now(self) -> float:
-        """UNIX time here."""
+        """Return the UNIX time of this host."""
         return self._clock()
 
     async def cure(self, cure: Cure, attempt: Attempt, keys: Keys) -> bool:
-        """Mend what a refusal says of clock or keys; whether another try, not with `keys` as they were, makes sense.
+        """Learn the clock or refresh the keys after a refusal of `keys`; return whether another attempt makes sense.
 
-        What the source of the keys says when it fails is in `not_refreshed`.
+        If the source of the keys fails, its words are in `not_refreshed`.
         """
         if cure is Cure.CLOCK:
             if attempt.date is None:
@@ -138,12 +138,12 @@ class Client:
                 self.note("clock_learned", {"offset_s": round(self.offset_s, 1)})
             return True
         if self.keys.get() == keys and self._clock() >= self._ask_again_at:
-            # Else somebody refreshed them since this attempt was signed, or has just failed to.
+            # Else another call refreshed them since this attempt was signed, or just failed to do so.
             self.not_refreshed = ""
             try:
                 await self.keys.refresh()
             except CredentialsError as error:
-                if self.not_refreshed != str(error):  # all that asked at the same time hear the same
+                if self.not_refreshed != str(error):  # calls that asked at the same time get the same error
                     self.note("keys_not_refreshed", {"why": str(error)})
                 self.not_refreshed = str(error)
                 self._ask_again_at = self._clock() + ASK_AGAIN_S
@@ -154,6 +154,6 @@ class Client:
         return now != keys
 
     def learn_clock(self, date: float) -> float:
-        """Take the server's `Date` as the truth; returns the new offset in seconds."""
+        """Take the server's `Date` as the right time; return the new offset in seconds."""
         self.offset_s = date - self._clock()
         return self.offset_s

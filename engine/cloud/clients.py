@@ -1,4 +1,4 @@
-"""The clients of a process, one for each identity and access point. Composition; sends nothing."""
+"""The clients of a process, one for each identity and access point. Only `ask_whose` sends anything."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Signer:
-    """One identity that signs for an account: where its keys come from, and whose they are once that is known."""
+    """One identity that signs for an account: the source of its keys, and their owner once that is known."""
 
     __slots__ = ("keys", "who")
 
@@ -40,38 +40,38 @@ class Signer:
 
     @property
     def has_keys(self) -> bool:
-        """Whether it can sign at all."""
+        """Whether it has keys to sign with."""
         return not isinstance(self.keys, NoKeys)
 
     @property
     def identity(self) -> str:
-        """Names its quota: the sub-account, or the source of its keys while nobody knows whose they are."""
+        """Name of its quota: the sub-account, or the source of its keys while their owner is not known."""
         return self.who.sub_account if self.who is not None else self.keys.identity
 
 
 Keyring = Mapping[str, Sequence[Signer]]
-"""Account → the identities that sign for it, at least one; "" is the account of a job that names none."""
+"""Account → the identities that sign for it, at least one. A job that names no account has the account ""."""
 
 
 class Reach(Struct, frozen=True, kw_only=True):
-    """How a run reaches the API: who signs, where it calls, and whom it asks whose the keys are."""
+    """How a run reaches the API: who signs, which access points it calls, and where it asks whose the keys are."""
 
     keyring: Keyring
     access: Access
     network: Network | None
-    """None: nobody is asked, as a run in memory has nobody to ask."""
+    """Where to ask whose the keys are; None: nobody is asked, as in a run in memory."""
     way_out: WayOut = NO_DETOUR
-    """Through which proxy, trusting whom."""
+    """The proxy, and the certificates to trust."""
     language: str = LANGUAGE
-    """Of the server's messages."""
+    """Language of the server's messages."""
     wire: Wire | None = None
-    """The transport of the command that reaches out, if it has one for all it does."""
+    """The transport that the command uses for all its requests, if it has one."""
     known: RequestIds = field(default_factory=RequestIds)
-    """The ids of all answers that this command has had: planning, sending and reading share them."""
+    """The request ids of all answers to this command: planning, sending and reading share them."""
 
 
 class Clients:
-    """Made when first needed, and one each: what a client learns of clock and keys serves everybody."""
+    """The clients of a process. Each is made when it is first needed, and all users share what it learns."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Clients:
         offset_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`offset_s`: how far the server's clock is ahead, if that is known."""
+        """Make no client yet; `offset_s` is how many seconds the server's clock is ahead, if that is known."""
         self._transport = transport
         self._keyring = reach.keyring
         self._access = reach.access
@@ -97,24 +97,24 @@ class Clients:
         self._reading: dict[tuple[str, str], tuple[Client, ...]] = {}
 
     def signing(self, account: str, endpoints: Sequence[str]) -> Iterator[Client]:
-        """Every identity of an account through every one of `endpoints`: its lanes."""
+        """Yield a client for each identity of an account at each of `endpoints`. These are the account's lanes."""
         for signer in self._keyring[account]:
             for endpoint in endpoints:
                 yield self._client(signer, endpoint)
 
     def reading(self, account: str, region: str) -> Sequence[Client]:
-        """Those that can read instances of an account in a region, the first first."""
+        """Return the clients that can read instances of an account in a region, the preferred one first."""
         place = (account, region)
         found = self._reading.get(place)
         if found is None:
-            # A region the job does not name (an instance is looked for): any access point passes the question on.
+            # A search may ask a region that the job does not name: any access point serves that region.
             endpoints = self._access.to(region) or self._access.every[:1]
             found = self._reading[place] = tuple(self.signing(account, endpoints))
         return found
 
     @property
     def offset_s(self) -> float:
-        """How far the server's clock is ahead, as far as any client has learnt."""
+        """Seconds by which the server's clock is ahead: the largest offset that a client has learnt."""
         return max((client.offset_s for client in self._known.values()), key=abs, default=self._offset_s)
 
     def _client(self, signer: Signer, endpoint: str) -> Client:
@@ -136,22 +136,22 @@ class Clients:
 
 
 def signers(keyring: Keyring) -> Callable[[str], int]:
-    """How many identities sign for an account."""
+    """Return a function: account → how many identities with keys sign for it."""
     return lambda account: sum(signer.has_keys for signer in keyring[account])
 
 
 _AND = "; "
 _ANDS = (_AND, ", ")
-"""Between the sources of a run in its journal; older ones have commas."""
+"""Separators of the sources of a run in its journal; older journals have commas."""
 
 
 def identity(keyring: Keyring) -> str:
-    """Who a run acts as, for its journal: the sources of all its keys. Whose they are is told in notes, once known."""
+    """Return the sources of all keys of a run, for its journal. Notes there tell whose the keys are, once known."""
     return _AND.join(dict.fromkeys(signer.keys.identity for signer in every_signer(keyring)))
 
 
 def is_as_before(keyring: Keyring, then: str, later: Collection[str], accounts: Iterable[str]) -> bool:
-    """Whether the sources that sign for `accounts` are among those of a run: it began as `then`, and met `later` ones.
+    """Return whether a run already had all sources that sign for `accounts`: `then` at its start, or `later`.
 
     A source that has no keys now acts for nobody, and does not count.
     """
@@ -161,12 +161,12 @@ def is_as_before(keyring: Keyring, then: str, later: Collection[str], accounts: 
 
 
 def every_signer(keyring: Keyring) -> Iterator[Signer]:
-    """Those that have keys."""
+    """Yield the signers that have keys."""
     return (signer for signers in keyring.values() for signer in signers if signer.has_keys)
 
 
 def is_known(keyring: Keyring, uins: Mapping[str, str]) -> bool:
-    """Whether it is known whose the keys of every account are, and were."""
+    """Return whether the owners of every account's keys are known, both those of the run (`uins`) and those of now."""
     return all(
         bool(uins.get(account)) and all(signer.who is not None for signer in signers if signer.has_keys)
         for account, signers in keyring.items()
@@ -174,7 +174,7 @@ def is_known(keyring: Keyring, uins: Mapping[str, str]) -> bool:
 
 
 def strangers(keyring: Keyring, uins: Mapping[str, str]) -> list[tuple[Signer, str]]:
-    """Signers that are known to be of another cloud account than `uins` say of theirs, each with that in words."""
+    """Return the signers whose keys are of another cloud account than `uins` name, each with words that say so."""
     return [
         (
             signer,
@@ -188,7 +188,7 @@ def strangers(keyring: Keyring, uins: Mapping[str, str]) -> list[tuple[Signer, s
 
 
 def refuse_strangers(keyring: Keyring, uins: Mapping[str, str]) -> None:
-    """CredentialsError if any keys are of another cloud account than those the run used, as far as is known."""
+    """Raise CredentialsError if keys are known to be of another cloud account than those that the run used."""
     found = strangers(keyring, uins)
     if found:
         words = "; ".join(dict.fromkeys(words for _, words in found))
@@ -198,9 +198,10 @@ def refuse_strangers(keyring: Keyring, uins: Mapping[str, str]) -> None:
 
 
 def check_identity(keyring: Keyring, ledger: Ledger, *, is_asked: bool = False) -> None:
-    """CredentialsError if these keys are not of whom the run used.
+    """Raise CredentialsError if these keys do not belong to the identity that the run used.
 
-    Where the run knew whose its keys were, that decides, once it `is_asked`; else the source of the keys.
+    If the run knew its cloud accounts, they decide once STS `is_asked`; before that such a run passes. Else the source
+    of the keys decides.
     """
     refuse_strangers(keyring, ledger.uins)
     now = identity(keyring)
@@ -216,7 +217,7 @@ def check_identity(keyring: Keyring, ledger: Ledger, *, is_asked: bool = False) 
 
 
 async def ask_whose(reach: Reach, *, limit_s: float) -> None:
-    """Learn whose the keys are that nobody knows of yet, best effort: what is not known after `limit_s` stays so."""
+    """Ask STS whose keys these are, if it is not known. What STS does not tell within `limit_s` stays unknown."""
     network = reach.network
     if network is None:
         return

@@ -1,6 +1,6 @@
-"""Who the keys are, asked of STS (GetCallerIdentity). Best effort: nobody waits long, nothing fails.
+"""Asks STS to whom keys belong (GetCallerIdentity). Best effort: nobody waits long, and no error is raised.
 
-Source: the STS page of GetCallerIdentity, 2018-08-13 (PY-COMMON). Every key may ask it, whatever its policies say.
+Source: the STS page of GetCallerIdentity, 2018-08-13 (PY-COMMON). Every key may ask this, whatever its policies say.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
     from engine.model import Keys
 
 LIMIT_S = 3.0
-"""How long it is asked."""
+"""Seconds for the question."""
 _MOST = 256
 _UIN = re.compile(r"[0-9]{1,20}", re.ASCII)
-"""AccountId is the uin of a main account, a number in text."""
+"""AccountId is the uin of a main account: a number, as text."""
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Whom keys belong to."""
+    """The account and user to whom keys belong."""
 
     uin: str
     """The main account, which owns the instances."""
     sub_account: str
-    """Whose quota it is: the user's uin, `role/ID` for every session of a role, `UIN:NAME` of a federated user."""
+    """Owner of the quota: the user's uin, `role/ID` for every session of a role, `UIN:NAME` of a federated user."""
     arn: str
-    """As the vendor writes it; a role's has the session's name in it."""
+    """The vendor's ARN; that of a role has the session's name in it."""
     kind: str
-    """`CAMUser`, `CAMRole` or what else the vendor says."""
+    """The vendor's word: `CAMUser`, `CAMRole` or another."""
 
     @property
     def words(self) -> str:
-        """For a person."""
+        """The identity as a person reads it."""
         who = "the main account itself" if self.sub_account == self.uin else f"sub-account {self.sub_account}"
         return f"{who} of account {self.uin} ({self.arn})"
 
 
 class Unidentified(Struct, frozen=True, kw_only=True):
-    """Nobody knows whom the keys belong to."""
+    """The owner of the keys is not known."""
 
     why: str
     code: str | None = None
-    """As of an answer of the API: a refusal of the keys says more than a network that is down."""
+    """Code of STS's answer, or one of ours: a refusal of the keys says more than a network that is down."""
 
 
 async def identify(network: Network, keys: Keys, *, limit_s: float = LIMIT_S) -> Identity | Unidentified:
-    """Ask whose `keys` these are, for at most `limit_s` seconds. Never raises for what STS or the network does."""
-    from engine.credentials.sts import ask_sts  # late: it is asked beside the first calls, and by no simulated run
+    """Ask whose `keys` these are, for at most `limit_s` seconds. No failure of STS or the network raises."""
+    from engine.credentials.sts import ask_sts  # late: it runs beside the first calls; simulated runs never need it
 
     try:
         said = await ask_sts(network, "GetCallerIdentity", {}, keys=keys, limit_s=limit_s)
@@ -64,7 +64,7 @@ async def identify(network: Network, keys: Keys, *, limit_s: float = LIMIT_S) ->
 
 
 def _read(data: Mapping[str, Any]) -> Identity | Unidentified:
-    """Any: the API's JSON."""
+    """Return the identity in an answer, or why there is none. Any: the API's JSON."""
     uin, user, arn, kind = (_text(data.get(name)) for name in ("AccountId", "UserId", "Arn", "Type"))
     if not _UIN.fullmatch(uin) or not user:
         return Unidentified(why="GetCallerIdentity: answered without a number as AccountId, or without UserId")
@@ -73,6 +73,6 @@ def _read(data: Mapping[str, Any]) -> Identity | Unidentified:
 
 
 def _text(value: object) -> str:
-    """A value fit for a journal and a terminal, or nothing."""
+    """Return `value` if a journal and a terminal can take it; else an empty text."""
     fit = isinstance(value, str) and value.isprintable() and len(value) <= _MOST
     return str(value) if fit else ""

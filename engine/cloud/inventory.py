@@ -1,12 +1,12 @@
-"""Reads accounts. DescribeAccounts, one instance at a time, paged to its proven end.
+"""Reads accounts with DescribeAccounts, one instance at a time, page by page to the proven end of the list.
 
-Reads have a quota of their own, fifty times that of the writes (SEED-LOCK), so a reading costs next to nothing.
-Whoever asks at the same time about the same instance shares one reading, as long as it began after they asked.
+Reads have a quota of their own, fifty times that of the writes (SEED-LOCK), so a reading costs next to nothing. Tasks
+that ask for the same instance at the same time share one reading, if it began after they asked.
 
-Presence is proven by a row, absence by the end of the list alone. A short page is no end, as a server may give fewer
-rows a page than it was asked for, and TotalCount none either, as the API describes it as the rows of the call. So a
-reading ends where every account that it was asked for was found, else at a page that is empty. Pages overlap by a row,
-so that a list that shifts or changes its order while it is read shows. Rows that contradict each other prove nothing.
+A row proves that an account exists. Only the end of the list proves that it does not. A short page is no end, as a
+server may give fewer rows a page than it was asked for. TotalCount is none either, as the API describes it as the rows
+of the call. So a reading ends when every account that it was asked for was found, else at an empty page. Pages overlap
+by one row, which shows a list that shifts or changes its order. Rows that contradict each other prove nothing.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from engine.pacing.backoff import Policy, next_delay
 from engine.pacing.pacer import Pacer
 
 PAGE = 100
-"""Rows a call, the documented maximum (D-ACCTS)."""
+"""Rows a page, the documented maximum (D-ACCTS)."""
 SENDING_RATE = 100.0
 """Reads a second while writes are sent; the documented limit is 1000 (D-ACCTS)."""
 PLANNING_RATE = 300.0
 """Reads a second while nothing is being sent."""
 READ_BUDGET_S = 8.0
-"""How long one reading tries: a drain allows reading 10 s."""
+"""Seconds within which one read is tried again: a drain allows 10 s for reading."""
 MOST_STALE = 8
-"""Kept connections that may break in a row before a read counts as lost: after three no connection is kept."""
+"""Kept connections that may break in a row before a read counts as lost: after three none is kept any more."""
 _LOOKS = 3
-"""Times a list is read whose pages do not fit together."""
+"""How often a list is read at most, if its pages do not fit together."""
 _MOST_PAGES = 1000
 _MOST_ROWS = 100_000
 _MOST_LIST_S = 60.0
-"""How long one list is read. The pages of the largest take two seconds at the pace of reads beside writes."""
+"""Seconds for reading one list. The pages of the largest take two seconds at the pace of reads beside writes."""
 _MOST_PAUSE_S = 2.0
 _MOST_STATUS = 1000
 _SHIFTED = "the list kept changing while it was read"
@@ -53,22 +53,22 @@ T = TypeVar("T")
 
 
 class Listed(Struct, Generic[T], kw_only=True):
-    """A list of the API, page by page."""
+    """A list of the API, as far as its pages were read."""
 
     rows: dict[str, T | None]
-    """By their own name; None where the row could not be understood."""
+    """Name → row; None where the row could not be understood."""
     is_whole: bool = False
     """Whether its end was seen."""
     why: str | None = None
-    """Why it may not be all there is; None too where all that was wanted was found."""
+    """Why rows may be missing; None also if all that was wanted was found."""
     counted: int = 0
     """The greatest TotalCount."""
     answer: Answer
-    """The last one; without data, it ended the list."""
+    """The last answer; without data, it was a failure that ended the list."""
 
 
 class Inventory:
-    """Readings, each through a client of its instance's account and region."""
+    """Reads instances, each through a client of the instance's account and region."""
 
     def __init__(
         self,
@@ -78,34 +78,34 @@ class Inventory:
         rng: random.Random,
         concurrency: int = 64,
     ) -> None:
-        """`clients_of` an account and a region can read them; `record`, if given, journals every reading."""
+        """Take clients that can read an account in a region from `clients_of`; journal every reading with `record`."""
         self._clients_of = clients_of
         self._preferred: dict[tuple[str, str], int] = {}
-        """Account and region → which of their clients is asked: the first that can be reached and is let in."""
+        """Account and region → number of the client to ask: the first that reaches the API and has good keys."""
         self._record = record
         self._rng = rng
         self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
         self.is_sending: Callable[[], bool] = lambda: False
-        """Whether writes are being sent, which reads must not disturb."""
+        """Tells whether writes are being sent, which reads must not disturb."""
         self.saw: Callable[[Where, Reading, float], None] = lambda _where, _reading, _began_at: None
-        """Told of every reading, before whoever asked for it, with the loop time at which it began."""
+        """Gets every reading before the tasks that asked for it, with the loop time at which it began."""
         self._turn = asyncio.Lock()
         self._gate = asyncio.Semaphore(concurrency)
         self._shared: dict[Where, _Shared] = {}
 
     def keep_up_with(self, writes: float) -> None:
-        """So many calls a second are sent, each by a reading that is fresh: read at least as fast."""
+        """Read at least as fast as `writes` calls a second are sent, as each call needs a fresh reading."""
         self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.6 * writes)))
 
     def clock(self, where: Where) -> float:
-        """UNIX time, by which readings of an instance are dated."""
+        """Return the UNIX time that dates readings of an instance."""
         return self._clients_of(where.account, where.region)[0].now()
 
     async def read(self, where: Where, *, purpose: str, users: Collection[str] | None = None) -> Reading:
-        """Accounts of an instance as they are after this moment. Never raises for what the API answers.
+        """Return a reading of an instance that began after this moment. Never raises for what the API answers.
 
-        With `users` it ends as soon as these are found, which proves no other account away; else, or where one of them
-        is not found, it goes on to the proven end of the list.
+        With `users`, the reading ends as soon as these are found; it then proves of no other account that it is
+        missing. Without `users`, or if one is not found, the reading goes on to the proven end of the list.
         """
         shared = self._shared.setdefault(where, _Shared())
         mine, asked_at = object(), shared.begun
@@ -114,7 +114,7 @@ class Inventory:
             async with shared.lock:
                 if shared.reading is None or shared.number <= asked_at:
                     async with self._gate:
-                        await asyncio.sleep(0)  # who asks in the same turn of the loop is in time for this one
+                        await asyncio.sleep(0)  # tasks that ask in the same turn of the loop share this reading
                         shared.begun += 1
                         number = shared.begun
                         began_at = asyncio.get_running_loop().time()
@@ -130,7 +130,7 @@ class Inventory:
     async def _read(self, where: Where, purpose: str, users: Collection[str] | None) -> Reading:
         loop = asyncio.get_running_loop()
         started, at = loop.time(), self.clock(where)
-        # By name: a list ordered by time shifts under the reader when an account is touched.
+        # By name: a list ordered by time shifts while it is read when somebody changes an account.
         parameters = {"DBInstanceId": where.instance, "OrderBy": "name", "OrderByType": "asc"}
         is_enough = _has_all(users) if users is not None else None
         listed = await self._listed("DescribeAccounts", where, parameters, "UserName", _state, is_enough)
@@ -160,9 +160,9 @@ class Inventory:
         read: Callable[[Mapping[str, Any]], T | None],
         is_enough: Callable[[Mapping[str, T | None]], bool] | None = None,
     ) -> Listed[T]:
-        """A list to its proven end, or until what came `is_enough`; looked at again while its pages do not fit.
+        """Read a list to its proven end, or until the rows are `is_enough`; read it again if its pages do not fit.
 
-        Rows are known by their `key`; what `read` makes of one is kept, None if it cannot be understood. Any: the
+        The field `key` names a row. `read` gives what is kept of a row, None if it cannot be understood. Any: the
         API's JSON.
         """
         async with self._gate:
@@ -184,7 +184,7 @@ class Inventory:
             rows |= listed.rows
             if listed.why != _SHIFTED:
                 break
-            listed.rows = rows  # what any look saw was there
+            listed.rows = rows  # a row that any look saw was there
         odd = sum(row is None for row in listed.rows.values())
         if listed.why is None and odd:
             listed.why = f"{odd:,} row{'s' * (odd != 1)} cannot be understood"
@@ -202,11 +202,11 @@ class Inventory:
         is_enough: Callable[[Mapping[str, T | None]], bool] | None,
         until: float,
     ) -> Listed[T]:
-        """The list page by page, once."""
+        """Read the list once, page by page."""
         loop = asyncio.get_running_loop()
         listed: Listed[T] = Listed(rows={}, answer=_NOTHING)
         rows, last, is_capped = listed.rows, "", False
-        offset = end = 0  # where the next page begins, and where the rows end that were seen
+        offset = end = 0  # where the next page begins, and where the rows seen so far end
         for _ in range(_MOST_PAGES):
             if len(rows) > _MOST_ROWS or loop.time() > until:
                 break
@@ -218,31 +218,31 @@ class Inventory:
             page = [(_name(row, key, offset + at), row) for at, row in enumerate(answer.data[LISTS[action]])]
             overlap = end - offset
             if page and end and not overlap and not is_capped:
-                # What looked like the last page was not: the server gives fewer rows a page than it is asked for.
+                # The short page before was not the last: the server gives fewer rows a page than it is asked for.
                 is_capped, offset = True, end - 1
                 continue
             before = len(rows)
             for at, (name, row) in enumerate(page):
                 said = _understood(row, read)
-                # Two rows of one name that differ cancel out. The overlap's row is newer, and so has the last word.
+                # Of two rows of one name that differ, neither counts. In the overlap the newer row counts.
                 rows[name] = said if at < overlap or rows.get(name, said) == said else None
             if is_enough is not None and is_enough(rows):
                 return listed
             is_fit = not overlap or bool(page and page[0][0] == last)
             if not is_fit or len(rows) - before != len(page) - overlap:
-                listed.why = _SHIFTED  # but the rest may be seen, and what is seen is there
+                listed.why = _SHIFTED  # go on all the same: every row that is seen exists
             if not page:
                 listed.is_whole = listed.why is None
                 return listed
             last, end = page[-1][0], offset + len(page)
-            # Behind a page that may be the last one an empty one must follow; else the next overlaps by a row.
+            # After a page that may be the last, an empty one must follow; else the next page overlaps by a row.
             may_be_last = len(page) == overlap or (len(page) < PAGE and not is_capped)
             offset = end if may_be_last else end - 1
         listed.why = f"the list did not end within {len(rows):,} rows"
         return listed
 
     async def locate(self, instances: Iterable[str], *, account: str, away_from: str) -> dict[str, str]:
-        """Regions in which instances are found by id; best effort, one call a region and hundred instances."""
+        """Return instance → the region in which its id was found; best effort, one call a region and 100 instances."""
         wanted = sorted(set(instances))
         found: dict[str, str] = {}
 
@@ -267,17 +267,17 @@ class Inventory:
         return found
 
     async def ask(self, action: str, where: Where, parameters: Mapping[str, object]) -> Answer:
-        """One read of whatever action, at the reads' pace; `data` is None if it never succeeded."""
+        """Send a read of any action at the reads' pace; return its answer, without `data` if it never succeeded."""
         async with self._gate:
             return await self._asked(action, where, parameters, asyncio.get_running_loop().time())
 
     async def _asked(self, action: str, where: Where, parameters: Mapping[str, object], started: float) -> Answer:
-        """One read, tried again within `READ_BUDGET_S` of `started`; `data` is None if it never succeeded."""
+        """Send a read, again within `READ_BUDGET_S` of `started`; return its answer, without `data` on failure."""
         loop = asyncio.get_running_loop()
         place = (where.account, where.region)
         clients = self._clients_of(*place)
         lost: dict[int, Answer] = {}
-        """Which of them have no keys, or keys that are refused, and what was said."""
+        """Number of a client that has no keys, or whose keys are refused → the answer that says so."""
         unreached = 0
         policy = Policy(transient_s=READ_BUDGET_S, busy_s=READ_BUDGET_S, few=3)
         tries = stale = 0
@@ -286,7 +286,7 @@ class Inventory:
             turn = self._preferred.get(place, 0)
             number = turn % len(clients)
             if number in lost:
-                # Only what all of them say is said of the account: beside keys that are good, others cost nothing.
+                # The read fails only if every client fails: one with good keys is enough.
                 if len(lost) == len(clients):
                     return next((answer for answer in lost.values() if answer.code != NO_KEYS), lost[number])
                 self._pass_over(place, turn)
@@ -307,7 +307,7 @@ class Inventory:
             if ruling.verdict is Verdict.DONE:
                 return answer
             if answer.stale_connection and stale < MOST_STALE and (not stale or elapsed_s < READ_BUDGET_S):
-                stale += 1  # nobody's fault, and the next goes out on a connection of its own
+                stale += 1  # a broken connection is no failure of the read: the next goes out on a new one
                 continue
             is_mute = answer.stage is Stage.BEFORE_SEND or answer.code == NO_ANSWER
             if is_mute and unreached < len(clients) - len(lost) - 1:
@@ -334,28 +334,28 @@ class Inventory:
                 return answer
 
     def _pass_over(self, place: tuple[str, str], turn: int) -> None:
-        """Ask the next client of a place from now on, unless somebody who asked meanwhile has found another."""
+        """Ask the next client of a place from now on, unless another read changed the client meanwhile."""
         if self._preferred.get(place, 0) == turn:
             self._preferred[place] = turn + 1
 
 
 class _Shared:
-    """A reading that several ask for."""
+    """A reading for which several tasks may ask."""
 
     __slots__ = ("begun", "lock", "number", "reading", "wanted")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.wanted: dict[object, Collection[str] | None] = {}
-        """Who waits, and for which users; None is for all there are."""
+        """Token of a task that waits → the users it asks for; None: all users."""
         self.begun = 0
-        """Readings that have begun."""
+        """Number of readings that have begun."""
         self.reading: Reading | None = None
         self.number = 0
-        """Which of them it is."""
+        """Number of `reading` among them, from 1."""
 
     def everyone(self) -> frozenset[str] | None:
-        """The users that anybody waits for; None for all there are."""
+        """Return the users for which any task waits; None: all users."""
         every = self.wanted.values()
         return None if None in every else frozenset(user for users in every if users is not None for user in users)
 
@@ -364,7 +364,7 @@ _NOTHING = Answer(http=None, request_id=None, code=None, message=None)
 
 
 def read_line(where: Where, purpose: str, reading: Reading) -> records.Read:
-    """A reading as the journal keeps it."""
+    """Return the record of a reading for the journal."""
     return records.Read(
         account=where.account,
         region=where.region,
@@ -382,7 +382,7 @@ def _has_all(users: Collection[str]) -> Callable[[Mapping[str, AccountState | No
 
 
 def _name(row: object, key: str, at: int) -> str:
-    """What a row is known by; one without a name is known by its place, and never mistaken for one with."""
+    """Return the name of a row. One without a usable name is named by its place, in a way that no real name has."""
     name = row.get(key) if isinstance(row, dict) else None
     return name if isinstance(name, str) and len(name) <= MOST_FIELD else f"\0{at}"
 
@@ -392,9 +392,9 @@ def _understood(row: object, read: Callable[[Mapping[str, Any]], T | None]) -> T
 
 
 def _state(row: Mapping[str, Any]) -> AccountState | None:
-    """A row of DescribeAccounts, None if its Status is no number: the API always sends one. Any: the API's JSON.
+    """Return the account of a row of DescribeAccounts; None if its Status, which the API always sends, is no number.
 
-    OpenCam it may leave out; what is neither true nor false counts as left out.
+    The API may leave OpenCam out; a value that is neither true nor false counts as left out. Any: the API's JSON.
     """
     status, cam = whole(row.get("Status"), -_MOST_STATUS, _MOST_STATUS), row.get("OpenCam")
     if status is None:

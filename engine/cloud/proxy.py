@@ -1,9 +1,9 @@
 """How this host reaches the network: its proxy, and the certificates it trusts.
 
-By environment, and by config where it says nothing: HTTPS_PROXY and NO_PROXY as other tools read them (small letters
-too; ALL_PROXY where there is no HTTPS_PROXY) over `network.proxy` and `.no_proxy`; ACCTOPS_CA_BUNDLE over
-`network.ca_bundle`, and that over SSL_CERT_FILE, else REQUESTS_CA_BUNDLE: a file of certificates, of a company's proxy
-that opens TLS, or of a private endpoint. This machine itself is never reached through a proxy.
+Environment and config set both. HTTPS_PROXY and NO_PROXY are read as other tools read them (small letters too;
+ALL_PROXY if there is no HTTPS_PROXY); they win over `network.proxy` and `.no_proxy`. ACCTOPS_CA_BUNDLE wins over
+`network.ca_bundle`, which wins over SSL_CERT_FILE, else REQUESTS_CA_BUNDLE. A bundle is a file of certificates, such as
+those of a private endpoint, or of a company's proxy that opens TLS. This machine is never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 EXCEPTIONS = ("NO_PROXY", "no_proxy")
 BUNDLES = ("ACCTOPS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-"""Of these the first is ours and wins over a config; the others are every program's, and a config over them."""
+"""The first variable is ours and wins over a config. The others are for every program, and a config wins over them."""
 
 
 class WayOut(Struct, frozen=True, kw_only=True):
-    """The way to the network that holds here. Nothing of it is checked before it is used, or `check` is called."""
+    """The way to the network on this host. Its values are checked when they are used, or by `check`."""
 
     proxy: str = ""
-    """As said; a variable's may hold a password, so it is shown as `proxy_shown` only. Empty: none."""
+    """The proxy as it was written, perhaps with a password, so only `proxy_shown` is shown. Empty: no proxy."""
     no_proxy: tuple[str, ...] = ()
-    """Hosts, domains and networks that are reached without it."""
+    """Hosts, domains and networks that are reached without the proxy."""
     ca_bundle: str = ""
     """File of certificates to trust instead of the system's. Empty: the system's."""
     origin: Mapping[str, str] = {}
-    """Each of the three that was said → the variable, or the place in a config."""
+    """Name of each of the three that was set → the variable, or the place in a config, that set it."""
 
     def __repr__(self) -> str:
         return f"WayOut(proxy={self.proxy_shown!r}, no_proxy={self.no_proxy!r}, ca_bundle={self.ca_bundle!r})"
 
     @property
     def proxy_shown(self) -> str:
-        """The proxy without name and password; empty if there is none."""
+        """The proxy's URL without name and password; empty if there is no proxy."""
         try:
             parts = urlsplit(_proxy_url(self.proxy, "")) if self.proxy else None
         except ConfigError:
@@ -56,14 +56,14 @@ class WayOut(Struct, frozen=True, kw_only=True):
         return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
     def check(self) -> None:
-        """ConfigError if proxy or certificates cannot be used; reads the file, asks nobody."""
+        """Raise ConfigError if proxy or certificates cannot be used. Reads the file, and uses no network."""
         self.proxy_for("https://any.invalid")
         self.trusted()
 
     def proxy_for(self, endpoint: str) -> str | None:
-        """The proxy for an https endpoint, as a URL; None for none. ConfigError for one that cannot be used.
+        """Return the URL of the proxy for an https endpoint; None: no proxy. ConfigError if it cannot be used.
 
-        The words never repeat the URL: it may carry a password before an @.
+        The words never repeat the URL, which may hold a password before an @.
         """
         if not self.proxy or is_loopback(endpoint) or not endpoint.startswith("https://"):
             return None
@@ -72,7 +72,7 @@ class WayOut(Struct, frozen=True, kw_only=True):
         return _proxy_url(self.proxy, self.origin["proxy"])
 
     def trusted(self) -> ssl.SSLContext | None:
-        """TLS that trusts the bundle; None for the system's certificates. ConfigError if it cannot be used."""
+        """Return TLS settings that trust the bundle; None without a bundle. ConfigError if it cannot be used."""
         if not self.ca_bundle:
             return None
         import ssl  # here: every command asks for its settings, few open a connection
@@ -87,13 +87,13 @@ class WayOut(Struct, frozen=True, kw_only=True):
 
 
 NO_DETOUR = WayOut()
-"""Straight, and trusting whom the system trusts."""
+"""No proxy, and the system's certificates."""
 
 
 def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]] | None = None) -> WayOut:
-    """The way out by environment, else by what config files say of `proxy`, `no_proxy` and `ca_bundle`.
+    """Return the way out by environment, else by what config files say of `proxy`, `no_proxy` and `ca_bundle`.
 
-    `configured` has each with its place. Any: a text, and of no_proxy several.
+    `configured` has each value with its place. Any: a text; for no_proxy several.
     """
     said = dict(configured or {})
     for name, variables in (
@@ -108,7 +108,7 @@ def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]
         exceptions, variable = said["no_proxy"]
         said["no_proxy"] = (
             tuple(
-                each.rpartition("@")[2]  # a login has no business there, and is shown nowhere
+                each.rpartition("@")[2]  # a login is useless there, and must not be shown
                 for each in filter(None, re.split(r"[,\s]+", exceptions))
             ),
             variable,
@@ -119,9 +119,9 @@ def way_out(environ: Mapping[str, str], configured: Mapping[str, tuple[Any, str]
 
 
 def _proxy_url(said: str, origin: str) -> str:
-    """A proxy's URL with its scheme; ConfigError, without it, if it cannot be used.
+    """Return a proxy's URL with its scheme; ConfigError, which does not repeat the URL, if it cannot be used.
 
-    It is read by the parser of who will use it: another one may take something else for the host.
+    The URL is parsed by aiohttp's parser, as aiohttp will use it: another parser may see another host in it.
     """
     from yarl import URL  # here: few hosts have a proxy
 
@@ -145,7 +145,7 @@ def _proxy_url(said: str, origin: str) -> str:
 
 
 def _is_excepted(endpoint: str, exceptions: tuple[str, ...]) -> bool:
-    """Whether one names the host: itself or a domain above it, with its port or without, `*`, or a network."""
+    """Return whether one names the host: itself or a domain above it, with its port or without, `*`, or a network."""
     parts = urlsplit(endpoint)
     host = (parts.hostname or "").lower()
     for exception in map(str.lower, exceptions):

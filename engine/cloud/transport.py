@@ -1,11 +1,11 @@
-"""The only importer of aiohttp's client. Foreign errors become a `Fault` here, once.
+"""The only importer of aiohttp's client. Errors of aiohttp and the system become a `Fault` here.
 
-Whether bytes can have left decides between a harmless retry and an attempt in doubt, so it is observed (the connector
-says when a connection is in hand), not guessed from the exception's name. When that was is observed too: a call that
-opened a connection reached the server so much later than its slot.
+If bytes can have left, an attempt is in doubt; else a retry is harmless. So the connector notes when a request has a
+connection; nothing is guessed from the exception's name. The time is noted too, as a call that had to open a connection
+reached the server later than its slot.
 
-An answer belongs to its request. HTTP/1.1 ties them by their order on a connection alone, so a connection is used again
-only if nothing came on it that nobody had asked for, and if whoever reads the answer does not distrust it.
+HTTP/1.1 ties an answer to its request only by their order on the connection. So a connection is used again only if
+nothing came on it without a request, and if the reader of the last answer does not distrust it.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 CONNECT_TIMEOUT_S = 5.0
-"""Of TCP and TLS together; the attempt's own timeout bounds all, DNS too."""
+"""Seconds for TCP and TLS together; the attempt's own timeout bounds everything, DNS too."""
 MOST_BODY = 4 * 1024 * 1024
-"""Bytes of an answer, packed and unpacked: a hundred instances with all their tags are less than one tenth of it."""
+"""Most bytes of an answer, packed or unpacked; a hundred instances with all their tags have less than a tenth of it."""
 _MOST_HEAD = 256 * 1024
-"""Bytes of everything else that comes before and between: lines of headers, of `100 Continue`, of chunks."""
+"""Most bytes of the rest of an answer: lines of headers, of `100 Continue`, of chunks."""
 _MOST_DATE = 64
 _LATEST_DATE = 4_102_444_800.0
-"""1 January 2100. A clock beyond it is none, and would be learnt as the truth."""
+"""1 January 2100 in UNIX seconds. A later date is wrong, and must not be learnt as the server's clock."""
 LOST_IN_A_ROW = 3
-"""After so many kept connections in a row that broke, or fell silent, before a byte, none to that place is kept …"""
+"""After so many kept connections in a row broke or stayed silent before the first byte, none to that place is kept …"""
 NOT_KEPT_S = 60.0
-"""… for so long: it closes them sooner than we can know, and each loss costs a call a doubt."""
+"""… for so many seconds: the other end closes them before we can know, and each loss leaves a call in doubt."""
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -64,7 +64,7 @@ class HttpTransport:
         tls: ssl.SSLContext | None = None,
         way: WayOut | None = None,
     ) -> None:
-        """`way`: through which proxy, trusting whom; ConfigError if it cannot be used."""
+        """Make a transport by `way`, its proxy and certificates; ConfigError if they cannot be used."""
         self._way = way or WayOut()
         self._proxies: dict[str, str | None] = {}
         tls = tls if tls is not None else self._way.trusted()
@@ -74,17 +74,17 @@ class HttpTransport:
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-            auto_decompress=False,  # by us, within bounds
+            auto_decompress=False,  # `_unpacked` does it, within bounds
         )
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._latest_date: tuple[str | None, float | None] = (None, None)
 
     def widen(self, connections: int) -> None:
-        """Have room for so many connections at a time, if there was room for fewer."""
+        """Allow at least so many connections at a time."""
         self._connector.widen(connections)
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
-        """POST and read the whole answer within `timeout_s`."""
+        """Send a POST and read the whole answer within `timeout_s`."""
         asking = self._session.post(
             endpoint,
             data=body,
@@ -96,7 +96,7 @@ class HttpTransport:
         return await self._exchange(asking, endpoint, timeout_s, self._proxy(endpoint))
 
     async def get(self, url: str, timeout_s: float) -> Reply | Fault:
-        """GET and read the whole answer within `timeout_s`."""
+        """Send a GET and read the whole answer within `timeout_s`."""
         asking = self._session.get(url, timeout=self._timeout(timeout_s), allow_redirects=False)
         return await self._exchange(asking, url, timeout_s)
 
@@ -134,7 +134,7 @@ class HttpTransport:
         return timeout
 
     def _date(self, header: str | None) -> float | None:
-        # Profiled: parsing a date costs as much as signing, and all answers of a second carry the same.
+        # Profiled: parsing a date costs as much as signing, and all answers of a second have the same date.
         known, date = self._latest_date
         if header != known:
             date = _date(header)
@@ -142,18 +142,18 @@ class HttpTransport:
         return date
 
     async def aclose(self) -> None:
-        """Close connections."""
+        """Close all connections."""
         await self._session.close()
         # TLS connections close in the background; without this turn of the loop they warn at exit.
         await asyncio.sleep(0)
 
 
 async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Reply | Fault:
-    """POST JSON over a connection of its own, within `timeout_s`; of the answer only the status is read.
+    """Send a POST of JSON on a new connection, within `timeout_s`; read only the status of the answer.
 
-    `way`: through which proxy, trusting whom; ConfigError if it cannot be used.
+    `way` gives proxy and certificates; ConfigError if they cannot be used.
 
-    For notices, whose URL is a secret: the fault's message is empty, as foreign words may repeat it.
+    This is for notices, whose URL is a secret. The fault's message is empty, as foreign words may repeat the URL.
     """
     tls, proxy = way.trusted(), way.proxy_for("/".join(url.split("/")[:3]))
     connector = _Connector(limit=1, ssl=tls if tls is not None else True)
@@ -179,13 +179,13 @@ async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Rep
 
 
 class TooMuchError(aiohttp.ClientError):
-    """An answer beyond all bounds."""
+    """An answer is larger than the bounds allow."""
 
 
 def _unpacked(body: bytes, encoding: str) -> bytes:
-    """A body, unpacked if it was packed though nobody asked for that; of at most `MOST_BODY` bytes either way.
+    """Return a body, unpacked if the server packed it unasked; TooMuchError for more than `MOST_BODY` bytes.
 
-    What is packed in another way stays so.
+    A body in another encoding than gzip or deflate is returned as it is.
     """
     if len(body) > MOST_BODY:
         raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
@@ -193,7 +193,7 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
         return body
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return body
-    packer = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either of the two, by its head
+    packer = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # finds out by the header which of the two it is
     found = packer.decompress(body, MOST_BODY + 1)
     if len(found) > MOST_BODY:
         raise TooMuchError(f"an answer of more than {MOST_BODY:,} bytes, packed in {len(body):,}")
@@ -203,7 +203,7 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
 
 
 class _Exchange:
-    """What the connector saw of one request."""
+    """One request and its answer, as the connector sees them."""
 
     __slots__ = ("connected", "is_distrusted", "is_over", "key", "opening_s", "parked", "reused", "wire")
 
@@ -211,16 +211,16 @@ class _Exchange:
         self.connected = False
         self.opening_s = 0.0
         self.reused = False
-        """Its connection was kept from an earlier one."""
+        """Whether its connection was kept from an earlier request."""
         self.key: ConnectionKey | None = None
         self.wire: _Wire | None = None
         self.parked = False
-        """The answer is whole, and its connection waits for the word of whoever reads it."""
+        """Whether the answer is whole, and its connection waits until the reader had time to distrust it."""
         self.is_over = False
         self.is_distrusted = False
 
     def distrust(self) -> None:
-        """Close the connection; in the same turn of the loop in which the reply was given."""
+        """Have the connection closed. Call this in the same turn of the loop in which the reply came."""
         self.is_distrusted = True
 
 
@@ -228,16 +228,16 @@ _EXCHANGE: ContextVar[_Exchange] = ContextVar("exchange")
 
 
 class _Wire(ResponseHandler):
-    """One connection, which knows whether anybody waits for what comes on it, and bounds what does."""
+    """One connection. It knows whether a request waits for bytes on it, and bounds their number."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.exchange: _Exchange | None = None
         self.heard = 0
-        """Bytes since it was last taken into use."""
+        """Bytes that came since its latest request took it."""
         self.is_idle = False
-        """Kept for a next request, and nobody has asked for anything on it."""
-        self._poll = select.poll()  # unlike select, of any number
+        """Whether it is kept for a next request, and no request is open on it."""
+        self._poll = select.poll()  # unlike select, it takes file descriptors of any number
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -246,13 +246,13 @@ class _Wire(ResponseHandler):
             self._poll.register(sock.fileno(), select.POLLIN)
 
     def is_connected(self) -> bool:
-        """Whether a request can go out on it. aiohttp's pool asks; one that is kept must also be silent."""
+        """Return whether a request can go out on it. aiohttp's pool asks; on a kept one no bytes may be waiting."""
         return super().is_connected() and not (self.is_idle and self._poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         self.heard += len(data)
         if self.is_idle:
-            self.close()  # nobody asked for it: the next answer here would be the one before
+            self.close()  # nobody asked for these bytes: the next request would take them for its answer
         elif self.heard > MOST_BODY + _MOST_HEAD:
             error = TooMuchError(f"an answer of more than {MOST_BODY:,} bytes")
             if self._payload is not None:
@@ -263,27 +263,27 @@ class _Wire(ResponseHandler):
             super().data_received(data)
 
     def abort_wire(self) -> None:
-        """Close it without forgetting why."""
+        """Close it at once, and keep the error that is set."""
         if self.transport is not None:
             self.transport.abort()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes when a connection is in hand, and keeps none that could bring the answer to another request.
+    """Notes when a request has its connection, and keeps no connection that could bring a wrong answer.
 
-    Profiled: aiohttp's tracing says when at a tenth of a request's cost.
+    Profiled: aiohttp's tracing could note it too, but costs a tenth of a request.
     """
 
     def __init__(self, *, limit: int, ssl: ssl.SSLContext | bool) -> None:
         super().__init__(limit=limit, ssl=ssl)
-        self._factory = partial(_Wire, self._loop)  # type: ignore[assignment] # one of its own kind
+        self._factory = partial(_Wire, self._loop)  # type: ignore[assignment] # a subclass of aiohttp's
         self._lost: dict[ConnectionKey, tuple[int, float]] = {}
-        """Place → how many kept connections were lost there in a row, and when the last was."""
+        """Place → how many kept connections were lost there in a row, and the loop time of the last loss."""
         self._answered: list[_Exchange] = []
-        """Whose answers are read, and whose connections go back with the next request or turn of the loop."""
+        """Exchanges with a whole answer. Their connections go back at the next request or turn of the loop."""
 
     def widen(self, limit: int) -> None:
-        """At most so many connections at a time, or as many as before."""
+        """Allow at least `limit` connections at a time."""
         self._limit = max(self._limit, limit)
 
     async def connect(
@@ -292,7 +292,7 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as the class has it
     ) -> Connection:
-        self._settle_all()  # who reads an answer has had its look before anybody can ask for anything
+        self._settle_all()  # the readers of these answers had time to distrust them before this request
         exchange = _EXCHANGE.get()
         exchange.key, asked_at = req.connection_key, self._loop.time()
         connection = await super().connect(req, traces, timeout)
@@ -315,7 +315,7 @@ class _Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close)
 
     def answered(self, exchange: _Exchange) -> None:
-        """The answer is whole; its connection is kept, once who reads it has had a look, in this turn of the loop."""
+        """Note that the answer is whole; its connection goes back after this turn of the loop, unless distrusted."""
         if exchange.reused and exchange.key is not None:
             self._lost.pop(exchange.key, None)
         if not self._answered:
@@ -334,18 +334,18 @@ class _Connector(aiohttp.TCPConnector):
     def fault(
         self, error: Exception, exchange: _Exchange, *, endpoint: str, timeout_s: float, proxy: str | None
     ) -> Fault:
-        """What befell a request, in our words."""
+        """Close the connection of a request that failed; return what happened, in our words."""
         exchange.is_distrusted = True
         self._settle(exchange)
         is_stale = exchange.reused and exchange.wire is not None and not exchange.wire.heard
         if is_stale and exchange.key is not None:
             self._note_lost(exchange.key)
-            # One that stays silent may be waiting for a slow instance. Many, and no other that speaks, do not.
+            # One silent connection may be due to a slow instance. Several in a row, and none that answers, are not.
             is_stale = self._are_lost(exchange.key) or not isinstance(error, TimeoutError)
         return _fault(error, exchange, endpoint=endpoint, timeout_s=timeout_s, proxy=proxy, is_stale=is_stale)
 
     def _note_lost(self, key: ConnectionKey) -> None:
-        """A kept connection was dead: those kept beside it may be, too, so the next request opens one of its own."""
+        """Note that a kept connection was dead. Close the other kept ones, too, so the next request opens a new one."""
         count, _ = self._lost.get(key, (0, 0.0))
         self._lost[key] = (count + 1, self._loop.time())
         for kept, _ in self._conns.pop(key, ()):
@@ -377,21 +377,21 @@ def _fault(
     elif proxy is not None and _is_of_proxy(error, proxy):
         why = "its name could not be resolved: " if code == "Local.Dns" else ""
         words = f"the proxy cannot be reached: {_address(proxy)}: {why}{_words(error, proxy)}"
-        code = "Local.Connect" if why else code  # Local.Dns is of the endpoint's own name
+        code = "Local.Connect" if why else code  # Local.Dns means the endpoint's own name
     else:
         words = _words(error, proxy)
     return Fault(stage=Stage.BEFORE_SEND, code=code, message=f"{endpoint}: {words}")
 
 
 def _is_of_proxy(error: Exception, proxy: str) -> bool:
-    """Whether it was the proxy that could not be reached, and not who lies behind it."""
+    """Return whether the proxy itself could not be reached, and not the host behind it."""
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return True
     return isinstance(error, aiohttp.ClientConnectorError) and f"{error.host}:{error.port}" == _address(proxy)
 
 
 def _address(proxy: str) -> str:
-    """`host:port` of a proxy."""
+    """Return `host:port` of a proxy."""
     url = URL(proxy)
     return f"{url.host}:{url.port}"
 
@@ -417,14 +417,14 @@ def _after_send(error: Exception) -> str:
 
 
 def _words(error: Exception, proxy: str | None = None) -> str:
-    """What a library or the system says, as one clean line without the proxy's password."""
+    """Return the words of a library or of the system, as one clean line without the proxy's password."""
     cause = getattr(error, "os_error", None) or error
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         text = f"HTTP {cause.status} {cause.message}"
     elif isinstance(cause, aiohttp.ClientResponseError):
         text = f"not an answer in HTTP: {cause.message}"
     elif isinstance(cause, ConnectionError) and cause.errno:
-        text = os.strerror(cause.errno)  # asyncio's own words only repeat the address
+        text = os.strerror(cause.errno)  # asyncio's own words say no more than the address
     else:
         text = str(getattr(cause, "strerror", None) or cause)
     text = without_userinfo(text)
@@ -436,7 +436,7 @@ def _words(error: Exception, proxy: str | None = None) -> str:
 
 
 def _seconds(header: str | None, now: float | None) -> float | None:
-    """`Retry-After` in seconds, given as such or as a date by the server's clock."""
+    """Return `Retry-After` in seconds; it may be a date by the server's clock (`now`). None if it is neither."""
     if header is None:
         return None
     if header.strip().isdecimal():
@@ -446,13 +446,13 @@ def _seconds(header: str | None, now: float | None) -> float | None:
 
 
 def _date(header: str | None) -> float | None:
-    """A date as HTTP has it, in UNIX seconds; None for anything else, and for what no clock shows."""
+    """Return an HTTP date in UNIX seconds; None for anything else, and for a date before 1970 or from 2100 on."""
     if header is None or len(header) > _MOST_DATE:
         return None
     try:
         at = parsedate_to_datetime(header)
         # A date without a zone is UTC like any other in HTTP, not the time of this machine.
         seconds = at.timestamp() if at.tzinfo is not None else at.replace(tzinfo=UTC).timestamp()
-    except Exception:  # noqa: BLE001 - the parser is not ours, and what it raises for nonsense is written nowhere
+    except Exception:  # noqa: BLE001 - no page says what the standard library's parser raises for nonsense
         return None
     return seconds if 0 <= seconds < _LATEST_DATE else None

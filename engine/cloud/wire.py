@@ -1,4 +1,4 @@
-"""The way to the API of one command: one transport for survey and session, so that connections are opened once."""
+"""One transport for all requests of a command, survey and session, so that connections are opened once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Wire:
-    """Opens a transport when it is first needed, in the event loop that needs it. Whoever made it closes it."""
+    """Opens a transport when it is first needed, in the event loop that needs it. Who makes a Wire also closes it."""
 
     def __init__(self) -> None:
         self._open: list[tuple[WayOut, HttpTransport]] = []
 
     def transport(self, way: WayOut, connections: int) -> Transport:
-        """The transport by this way, with room for so many connections, or as many as this process may have open."""
+        """Return the transport for `way`, with room for `connections`, or for as many as this process may open."""
         room = max(1, make_room(connections))
         for known, transport in self._open:
             if known == way:
@@ -32,6 +32,6 @@ class Wire:
         return transport
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close all transports."""
         while self._open:
             await self._open.pop()[1].aclose()

@@ -1,8 +1,8 @@
-"""API keys, wherever the vendor's tools and operators keep them. Reads, never writes.
+"""API keys, wherever the vendor's tools and operators keep them. Reads keys, never writes them.
 
-Sources and key names as the vendor's SDK has them (PY-COMMON). `chain` puts the sources in order and opens one by a
-spec; each other module is one family of them. No secret stands in any text made here: not in a repr, a message or a
-traceback.
+Sources and the names of keys are as in the vendor's SDK (PY-COMMON). `chain` puts the sources in order and opens the
+one that a spec asks for; each other module is one kind of source. No text made here holds a secret: no repr, no message
+and no traceback.
 """
 
 from engine.credentials.chain import KeySpec, Ways, find_keys, open_keys

@@ -1,16 +1,16 @@
-"""The sources of keys in their order, and one of them by a spec.
+"""The sources of keys in their order, and the choice of one of them.
 
 A profile asked for by name (of the vendor's CLI, else a section of the SDK's file) · the environment, or files it names
 · the credential command · the CLI's default profile · the SDK's file, of the user, of the machine · the role of this
-CVM instance · TKE's web identity. A role may be assumed on top of any of them. The first that is there counts; if it
-has no usable keys, that is an error and not a reason to act as somebody else.
+CVM instance · TKE's web identity. A role may be assumed on top of any of them. The first source that exists counts. If
+it has no usable keys, that is an error: acctops never acts as somebody else instead.
 
-Who acts is whom the vendor's CLI would act as (tccli 3.1.189, `parse_global_arg` of any service's client): a profile of
-type cvm-role is the instance's role, whatever keys stand in it; keys of the environment assume the role that the
-default profile names; a role counts only with a session name beside it. What says who acts and is not followed is a
-warning.
+acctops acts as the identity that the vendor's CLI would use (tccli 3.1.189, `parse_global_arg` of any service's
+client). A profile of type cvm-role means the instance's role, whatever keys stand in it. Keys of the environment assume
+the role that the default profile names. A role counts only with a session name beside it. A setting that names an
+identity but is not followed is a warning.
 
-Families that ask somebody are imported where their turn comes: an incident starts sooner without them.
+Modules that ask the network or a program are imported late: a command in an incident starts sooner without them.
 """
 
 from __future__ import annotations
@@ -57,30 +57,30 @@ if TYPE_CHECKING:
 _LOGIN = "`tccli auth login`, `tccli sso login`"
 _NO_SESSION = "tccli assumes a role only if role-session-name stands beside it"
 _MOST_LINKS = 5
-"""Roles on top of each other: more is a mistake, and each is a question at every refresh."""
+"""Roles on top of each other, at most. More is a mistake, and each role is one question at every refresh."""
 
 
 class KeySpec(Struct, frozen=True, kw_only=True):
-    """Which keys are wanted. Empty: whatever the chain finds."""
+    """Which keys are wanted. Empty: the first keys that the chain finds."""
 
     profile: str | None = None
     role_arn: str | None = None
-    """Role to be assumed on top."""
+    """Role to assume with these keys."""
 
 
 class Ways(Struct, frozen=True, kw_only=True):
-    """What the configuration says of credentials."""
+    """What the configuration says about credentials."""
 
     command: tuple[str, ...] = ()
     role_arn: str | None = None
-    """Role to be assumed on top of whatever keys are found."""
+    """Role to assume with the keys that are found."""
     duration_s: int = DURATION_S
     metadata: bool = True
-    """Whether the metadata service may be asked where nothing else has keys."""
+    """Whether the metadata service may be asked if no other source has keys."""
 
 
 class Opened(NamedTuple):
-    """A source that has keys, and what its owner should hear."""
+    """A source that has keys, and warnings for the user."""
 
     source: KeySource
     warnings: tuple[str, ...]
@@ -95,10 +95,10 @@ async def find_keys(
     purpose: str = "acctops",
     system: Path = SYSTEM,
 ) -> Opened:
-    """The first source that has keys; CredentialsError names every place looked in.
+    """Return the first source that exists, ready to sign; CredentialsError names every place that was searched.
 
-    `profile` is what flag, job or config asked for; asked for by name, it wins over the environment, as with tccli.
-    `purpose`, the run's id, goes into the names of role sessions. Without `network` nobody is asked.
+    `profile` is the one that flag, job or config names; it wins over the environment, as with tccli. `purpose`, the
+    run's id, goes into the names of role sessions. Without `network`, no source that needs the network is used.
     """
     spec = KeySpec(profile=profile)
     return await open_keys(spec, environ, ways=ways, network=network, purpose=purpose, system=system)
@@ -113,7 +113,7 @@ async def open_keys(
     purpose: str = "acctops",
     system: Path = SYSTEM,
 ) -> Opened:
-    """The source `spec` names, ready to sign with; CredentialsError if it has no usable keys."""
+    """Return the source that `spec` names, ready to sign; CredentialsError if it has no usable keys."""
     opener = _Opener(environ, ways or Ways(), network, purpose, system)
     by_environment = opener.role_of_environment() if spec.profile is None else ""
     role_arn = spec.role_arn or by_environment or opener.ways.role_arn
@@ -138,7 +138,7 @@ def _refuse_expired(source: KeySource, now: float) -> None:
 
 
 class _Opener:
-    """Looks where keys may be."""
+    """Searches the places where keys may be."""
 
     def __init__(
         self, environ: Mapping[str, str], ways: Ways, network: Network | None, purpose: str, system: Path
@@ -148,17 +148,17 @@ class _Opener:
         self._environ = environ
         self._network = network
         self._purpose = purpose
-        # Never relative: whoever can write in the current directory would say who acts.
+        # Never relative: else anybody who can write in the current directory could decide who acts.
         self._home = home_of(environ) or Path("/nonexistent")
         self._files = (self._home / ".tencentcloud" / "credentials", system)
         self._roles: list[str] = []
-        """Of the chain, from its base."""
+        """Roles of the chain, from its base."""
         self.followed: set[str] = set()
         """Variables of the environment that decided who acts."""
         self._looked = [f"{', '.join(NAMES[:2])} (or …_FILE)"]
 
     def role_of_environment(self) -> str:
-        """The role that the environment names; empty if tccli would pass over it."""
+        """Return the role that the environment names; empty if there is none, or if tccli would ignore it."""
         role = self._environ.get(ROLE, "").strip()
         if role and not self._environ.get(SESSION, "").strip():
             self.warnings.append(f"{ROLE} is not assumed, as with tccli: {SESSION} is not set beside it; set it, too")
@@ -166,8 +166,8 @@ class _Opener:
         return role
 
     async def base(self, profile: str | None, *, has_role: bool, is_assumed: bool) -> KeySource:
-        """The source without a role of flag or config; `has_role`: the environment has one, which replaces that of the
-        CLI's default profile; `is_assumed`: any role is assumed on top."""
+        """Return the source, without a role of environment, flag or config. `has_role`: the environment's role replaces
+        the one of the CLI's default profile. `is_assumed`: the caller assumes a role with this source."""
         if profile is not None:
             return self._named(profile)
         by_environment = environment_keys(self._environ)
@@ -184,7 +184,7 @@ class _Opener:
         return self._default(has_role=has_role) or await self._around()
 
     def _in_role_of_profile(self, keys: KeySource) -> KeySource:
-        """Keys of the environment, in the role that the CLI's default profile names, as with the CLI."""
+        """Return `keys`, or the role that the CLI's default profile names, assumed with them, as the CLI does."""
         name = self._environ.get(PROFILE, "").strip() or "default"
         path = cli_path(self._home, name)
         if not is_there(path):
@@ -207,7 +207,7 @@ class _Opener:
         return self.assume(keys, profile.role_arn, profile.role_session, str(path))
 
     def warn_of_variables(self, profile: str | None, source: KeySource) -> None:
-        """What of the environment says who acts, and does not decide it here."""
+        """Warn of each variable of the environment that names an identity and is not followed."""
         instead = f"profile {profile} is asked for by name" if profile is not None else f"{source.label} comes first"
         self.warnings += idle_variables(self._environ, self.followed, instead)
         self.warnings += unknown_variables(self._environ)
@@ -225,7 +225,7 @@ class _Opener:
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def _named(self, name: str) -> KeySource:
-        """A profile by name: the CLI's, else a section of the first SDK file that has it."""
+        """Return a profile by name: the CLI's, else a section of the first SDK file that has it."""
         path = cli_path(self._home, name)
         if is_there(path):
             return self._cli(path, name, has_role=False)
@@ -246,7 +246,7 @@ class _Opener:
         self._looked.append(str(path))
         if is_there(path):
             return self._cli(path, name, has_role=has_role)
-        if name != "default":  # asked for by name: no other will do
+        if name != "default":  # asked for by name: no other profile replaces it
             others = ", ".join(sorted(other.stem for other in path.parent.glob("*.credential"))) or "none"
             correct = f"correct or unset it, or run `tccli configure --profile {name}`"
             raise CredentialsError(f"TCCLI_PROFILE: no file {path}; of tccli's profiles there are {others}; {correct}")
@@ -257,7 +257,7 @@ class _Opener:
             sections = said(sdk, read_private(sdk).text, read_sections)
             if "default" in sections:
                 return self._section(sdk, "default")
-            # The vendor's SDK crashes here (PY-COMMON); its sections are profiles, none of them the default one.
+            # The vendor's SDK crashes here (PY-COMMON). The file has other profiles, and no default one.
             others = f"has {', '.join(sections)}: name one with --profile" if sections else "nor any other"
             self._looked[-1] += f" (has no section [default]; {others})"
         return None
@@ -288,7 +288,7 @@ class _Opener:
         self.warnings += [f"{path}: {shown(name)} is not followed{did_you_mean(name, known)}" for name in profile.odd]
 
     def _section(self, path: Path, name: str, met: tuple[str, ...] = ()) -> KeySource:
-        """A section of the SDK's file; one that names a source is a role assumed with that section's keys."""
+        """Return a section's keys, or its role, assumed with the keys of its `source_profile`; `met` led to it."""
         if name in met:
             chain = " → ".join((*met, name))
             raise CredentialsError(f"{path}: source_profile goes in a circle: {chain}; name a section that has keys")
@@ -318,7 +318,7 @@ class _Opener:
     # ---- the network -----------------------------------------------------------------------------------------------
 
     def assume(self, base: KeySource, role_arn: str, session: str | None, where: str) -> KeySource:
-        """A role on top of a source, named at `where`; CredentialsError for one that is in the chain already."""
+        """Assume a role, named at `where`, with the keys of `base`; CredentialsError if the chain has it already."""
         from engine.credentials.roles import assumed_keys, role_words, session_name
 
         words = role_words(role_arn, where)
@@ -332,7 +332,7 @@ class _Opener:
         return assumed_keys(base, role_arn, session_name(session, self._purpose), network, self.ways.duration_s)
 
     async def _around(self) -> KeySource:
-        """The role of the machine this runs on: the instance's, the pod's."""
+        """Return the role of the machine on which this runs: the instance's, else the pod's."""
         from engine.credentials.metadata import NobodyThereError, instance_keys
         from engine.credentials.roles import TKE, session_name, web_identity_keys
 

@@ -1,6 +1,6 @@
-"""Keys a program of the operator's prints as JSON. Asked once, and again when they are about to end.
+"""Keys that a program of the operator prints as JSON. It runs once, and again shortly before its keys expire.
 
-What the vendor's own `tccli sts AssumeRole` prints will do, and so will a flat object with names of ours or of theirs.
+The output may be that of the vendor's `tccli sts AssumeRole`, or a flat object with our names or the vendor's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SHAPE = 'it must print {"secret_id": …, "secret_key": …, "token": …, "exp
 
 
 def command_keys(command: tuple[str, ...], clock: Callable[[], float] = time.time) -> FetchedKeys:
-    """Keys `command` prints, run without a shell. Its identity is the command itself."""
+    """Return a source of the keys that `command` prints, run without a shell. Its identity is the command itself."""
     name = PurePath(command[0]).name
     label = f"credential command {name}"
     digest = hashlib.sha256("\0".join(command).encode("utf-8", "surrogateescape")).hexdigest()[:8]
@@ -42,7 +42,7 @@ def command_keys(command: tuple[str, ...], clock: Callable[[], float] = time.tim
     async def fetch() -> Found:
         try:
             printed = await run_program(command, limit_s=TIMEOUT_S, most=MOST_OUTPUT)
-        except TimeoutError:  # an OSError too, so first
+        except TimeoutError:  # before OSError, of which it is a subclass
             raise CredentialsError(f"{label}: no answer within {TIMEOUT_S:g} s; {_RUN}") from None
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or "its arguments cannot be passed"
@@ -74,7 +74,7 @@ def _read(output: bytes, label: str) -> Found:
 
 
 def _flat(said: Any) -> dict[str, Any] | None:
-    """The object with its names in one spelling, what `Response` and `Credentials` hold taken out of them."""
+    """Return one flat object, names in one spelling, `Response` and `Credentials` unpacked; None for no object."""
     if not isinstance(said, dict):
         return None
     flat: dict[str, Any] = {}

@@ -20,10 +20,10 @@ _PARTS = dict(zip(("secret_id", "secret_key", "token"), NAMES, strict=True))
 _FILES = tuple(f"{name}_FILE" for name in NAMES)
 ROLE, SESSION, PROFILE = "TENCENTCLOUD_ROLE_ARN", "TENCENTCLOUD_ROLE_SESSION_NAME", "TCCLI_PROFILE"
 _DECIDING = (*NAMES, *_FILES, ROLE, PROFILE)
-"""Variables that say who acts."""
+"""Variables that decide who acts."""
 _PREFIXES = ("TENCENTCLOUD_", "TENCENT_CLOUD_", "TCCLI_", "QCLOUD_")
 _KNOWN = (*_DECIDING, SESSION, f"{_PREFIXES[0]}REGION")
-"""Each target names its region: tccli's default one decides nothing here."""
+"""Variables that need no warning. A region needs none: each target names its own, and tccli's default is not used."""
 _OTHERS = {
     "SECURITY_TOKEN": NAMES[2],
     "SESSION_TOKEN": NAMES[2],
@@ -34,11 +34,11 @@ _OTHERS = {
     "SHARED_CREDENTIALS_DIR": PROFILE,
     "CAM_ROLE_NAME": ROLE,
 }
-"""Names of the vendor's other tools (Terraform's provider, the SDK for Go) → what says the same here."""
+"""Name in the vendor's other tools (Terraform's provider, the SDK for Go) → the variable that says the same here."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Each variable that looks as if it said who acts, and says nothing to us or to tccli: a warning."""
+    """Return a warning for each variable that seems to name an identity, but that neither acctops nor tccli reads."""
     found = []
     for name in sorted(environ):
         if not name.upper().startswith(_PREFIXES) or name in _KNOWN or not environ[name].strip():
@@ -52,15 +52,15 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def idle_variables(environ: Mapping[str, str], followed: Collection[str], instead: str) -> tuple[str, ...]:
-    """The variables that say who acts and are not followed, in one warning; `instead` says who acts."""
+    """Return one warning of the variables that name an identity and are not followed; `instead` says who acts."""
     idle = [name for name in _DECIDING if environ.get(name, "").strip() and name not in followed]
     return (f"{', '.join(idle)}: set in the environment, and not followed: {instead}",) if idle else ()
 
 
 def environment_keys(environ: Mapping[str, str]) -> tuple[FixedKeys | FileKeys, tuple[str, ...]] | None:
-    """Keys of the environment with warnings; None if it names none. CredentialsError for half a pair.
+    """Return the keys of the environment with warnings; None if it names none. CredentialsError for half a pair.
 
-    Each of the three variables may be `NAME_FILE` instead, the path of a file that holds the value alone.
+    Each of the three variables may be `NAME_FILE` instead: the path of a file that holds only the value.
     """
     values = {part: environ.get(name, "").strip() for part, name in _PARTS.items()}
     files = {part: environ.get(f"{name}_FILE", "").strip() for part, name in _PARTS.items()}

@@ -1,4 +1,4 @@
-"""Keys in files: the vendor's CLI profiles, the vendor's SDK file. Read again when they change."""
+"""Keys in files: profiles of the vendor's CLI, and the vendor's SDK file. A file that changes is read again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MOST = 64 << 10
-"""Bytes of a credential file; the vendor's have a few hundred."""
+"""Bytes of a credential file, at most; the vendor's have a few hundred."""
 _REST_S = (0.1, 0.4, 1.5)
-"""How long the rest of some files is waited for when one is new: a rotation writes them one after the other."""
+"""Seconds of each wait for the other files when one is new: a rotation writes them one after the other."""
 SYSTEM = Path("/etc/tencentcloud/credentials")
 
 
 class Private(NamedTuple):
-    """A file that holds a secret."""
+    """The text of a file that holds a secret, and warnings about the file."""
 
     text: str
     warnings: tuple[str, ...] = ()
@@ -41,21 +41,21 @@ class Profile(Struct, frozen=True, kw_only=True):
     """What a credential file says under one name."""
 
     keys: Mapping[str, object]
-    """By their names in `Keys`; whether they are usable is not looked at yet."""
+    """Values by their names in `Keys`; not checked yet."""
     expires_at: float | None = None
     role_arn: str | None = None
-    """Role to be assumed with these keys."""
+    """Role to assume with these keys."""
     role_session: str | None = None
     source: str | None = None
-    """The section whose keys assume the role, if not this one's."""
+    """Another section, whose keys assume the role; None: the keys of this one do."""
     kind: str = ""
-    """The CLI's `type`: `cvm-role` goes before whatever keys stand beside it, a login needs keys beside it."""
+    """The CLI's `type`: `cvm-role` wins over the keys beside it, a login needs keys beside it."""
     odd: tuple[str, ...] = ()
-    """Names of what else stands there, which nobody here follows."""
+    """Names of the other values that stand there. acctops ignores them."""
 
     @property
     def has_keys(self) -> bool:
-        """Whether keys stand there, usable or not."""
+        """Whether there are keys, usable or not."""
         return bool(self.keys.get("secret_id"))
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Profile(Struct, frozen=True, kw_only=True):
 
 
 class FileKeys:
-    """Keys in files, read again whenever one of them is another file (inode, size, time)."""
+    """Keys in files. They are read again whenever inode, size or time of one of the files changes."""
 
     refreshable = True
 
@@ -75,7 +75,7 @@ class FileKeys:
         *,
         apart: bool = False,
     ) -> None:
-        """`load` reads them all; CredentialsError if they have no keys. `apart`: id and key in files of their own."""
+        """Read the keys with `load`; CredentialsError if the files have none. `apart`: id and key are in two files."""
         self.label = label
         self._apart = apart
         self.paths = paths
@@ -88,20 +88,20 @@ class FileKeys:
 
     @property
     def identity(self) -> str:
-        """The profile: a rotated key is not a new quota."""
+        """The label, as a rotated key draws on the same quota."""
         return self.label
 
     @property
     def expires_at(self) -> float | None:
-        """As the file has it."""
+        """The UNIX time that the file names now; None if it names none."""
         self.get()
         return self._found.expires_at
 
     def get(self) -> Keys:
-        """The keys as the files have them now.
+        """Return the keys as the files have them now.
 
-        A file that is gone or broken for a moment (it is being replaced) leaves the keys as they were, and so do files
-        of which not all are replaced yet: the API says whether they still serve, and `refresh` says what is wrong.
+        The old keys stay while a file is gone or broken, or while only some of the files are new: somebody may be
+        replacing them. The API says whether the old keys are still valid, and `refresh` says what is wrong.
         """
         stamps = self._stamps()
         if stamps != self._seen and None not in stamps:
@@ -115,7 +115,10 @@ class FileKeys:
         return self._found.keys
 
     async def refresh(self) -> bool:
-        """Read the files now, and wait a little for the rest of them; CredentialsError if they have no keys."""
+        """Read the files now, and wait a little while only some are new; return whether the keys changed.
+
+        CredentialsError if the files have no keys, or not those of one rotation.
+        """
         import asyncio
 
         before = self._found.keys
@@ -133,7 +136,7 @@ class FileKeys:
         return found.keys != before
 
     def _is_half_new(self, found: Keys) -> bool:
-        """Whether a part of what is `found` is new and a part is not: the others are about to be written, too."""
+        """Return whether only a part of the keys `found` is new: then the other files are about to be written."""
         if not self._apart:
             return False
         old = self._found.keys
@@ -155,7 +158,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something at `path`; what cannot be looked at counts, reading it says why."""
+    """Return whether there is something at `path`. A path that cannot be checked counts: reading it says why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -166,9 +169,9 @@ def is_there(path: Path) -> bool:
 
 
 def read_private(path: Path, variable: str = "") -> Private:
-    """The text of a file that holds a secret; a warning if others can read or write it.
+    """Return the text of a file that holds a secret, with a warning if others can read or write it.
 
-    `variable`: what of the environment names the file, if it is not where the vendor's tools look.
+    `variable` names the file; empty if it stands where the vendor's tools look. CredentialsError if it is not readable.
     """
     where, how = (f"{variable}: {path}", f"correct {variable}") if variable else (str(path), HOW)
     try:
@@ -184,7 +187,7 @@ def read_private(path: Path, variable: str = "") -> Private:
         raise CredentialsError(f"{where}: larger than {MOST >> 10} KiB; this is no credential file")
     try:
         text = data.decode("utf-8-sig")
-    except ValueError:  # not `from exc`: it holds what stands there
+    except ValueError:  # not `from exc`: the exception holds the file's content
         raise CredentialsError(f"{where}: is not text; write it anew, as UTF-8") from None
     others = mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH)
     warnings = [f"{path}: others can read or write these keys; chmod 600 {path}"] if others else []
@@ -194,12 +197,12 @@ def read_private(path: Path, variable: str = "") -> Private:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe nobody writes to, so that it can be refused; a file is opened and read as ever."""
+    """Open a file without waiting: a pipe that nobody writes to opens too, and can then be refused."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: str | None) -> FileKeys:
-    """The keys a file has under one name; they may change under a run, the role on top of them may not."""
+    """Return a source of the keys that a file has under one name. They may change during a run; their role may not."""
 
     def load() -> tuple[Found, tuple[str, ...]]:
         private = read_private(path)
@@ -212,7 +215,7 @@ def profile_keys(label: str, path: Path, read: Callable[[str], Profile], role: s
 
 
 def said(path: Path, text: str, read: Callable[[str], _T]) -> _T:
-    """What `read` finds in the text of `path`; CredentialsError that names the file."""
+    """Return what `read` finds in the text of `path`; CredentialsError names the file."""
     try:
         return read(text)
     except MalformedError as error:
@@ -220,14 +223,14 @@ def said(path: Path, text: str, read: Callable[[str], _T]) -> _T:
 
 
 class MalformedError(Exception):
-    """A credential file is not what it should be; the text holds nothing of it."""
+    """A credential file has the wrong form. The message repeats no value of the file."""
 
 
 # ---- the vendor's CLI ----------------------------------------------------------------------------------------------
 
 
 def cli_path(home: Path, name: str) -> Path:
-    """Where tccli keeps a profile."""
+    """Return the path at which tccli keeps a profile."""
     return home / ".tccli" / f"{name}.credential"
 
 
@@ -235,11 +238,11 @@ CLI_NAMES = (
     *("secretId", "secretKey", "token", "role-arn", "role-session-name", "type"),
     *("expiresAt", "oauth", "sso", "use-cvm-role"),
 )
-"""What the vendor's CLI writes into the file (3.1.189: options_define.py, oauth.py, sso.py)."""
+"""Names that the vendor's CLI writes into the file (3.1.189: options_define.py, oauth.py, sso.py)."""
 
 
 def read_cli(text: str) -> Profile:
-    """A `.credential` file of the vendor's CLI (TCCLI)."""
+    """Read a `.credential` file of the vendor's CLI (TCCLI); MalformedError if it has another form."""
     import json
 
     again = "run `tccli configure` for this profile again"
@@ -270,13 +273,13 @@ def read_cli(text: str) -> Profile:
 
 
 def read_sections(text: str) -> dict[str, dict[str, str]]:
-    """Section → its values in the vendor's SDK file. Values are taken as they stand: a % means itself."""
+    """Return section → its values in the vendor's SDK file. Values are taken as they stand: a % means itself."""
     from configparser import DuplicateOptionError, DuplicateSectionError, Error, RawConfigParser
 
     parser = RawConfigParser(default_section="\0")  # no section lends its values to the others
     try:
         parser.read_string(text)
-    except DuplicateSectionError as twice:  # whose keys would win is a guess; the vendor's SDK refuses it, too
+    except DuplicateSectionError as twice:  # nobody knows which of them is meant; the vendor's SDK refuses it, too
         raise MalformedError(
             f"section [{twice.section}] stands there again in line {twice.lineno}; remove one"
         ) from None
@@ -297,11 +300,11 @@ SECTION_NAMES = (
     "source_profile",
     "region",
 )
-"""What a section of the SDK's file may say; the region is the job's matter."""
+"""Names that a section of the SDK's file may have. Its region is not used: the job names regions."""
 
 
 def read_section(name: str) -> Callable[[str], Profile]:
-    """A reader of one section, such as `default`, of the vendor's SDK file."""
+    """Return a function that reads one section, such as `default`, of the vendor's SDK file."""
 
     def read(text: str) -> Profile:
         sections = read_sections(text)

@@ -1,4 +1,4 @@
-"""The keeper refreshes keys before they end, beside the sending. No send ever waits for it."""
+"""The keeper refreshes keys before they expire, in parallel with the sending. No send ever waits for it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from engine.credentials.source import KeySource
 
 AHEAD_S = 600.0
-"""How long before their end keys are refreshed, if they live for hours; else when a third of their life is left."""
+"""Seconds before expiry at which keys are refreshed; short-lived keys when a third of their life is left."""
 LOOK_S = 60.0
-"""How often a source is looked at that may have got an end meanwhile: its file was replaced."""
+"""Seconds between two checks of `expires_at`: a replaced file may have brought another one."""
 LAST_S = 12.0
-"""Keys with less than this left, or a sixth of their life, begin no call any more: what was sent is to be read back."""
+"""Keys with fewer seconds left, or with a sixth of their life, begin no call: the rest is for reading back."""
 _SOONEST_S = 0.5
 _TICK_S = 0.001
-"""A difference of two times may round to nothing, and nothing is never slept away."""
+"""Shortest sleep: the difference of two times may round to 0, and a sleep of 0 s would never reach the later one."""
 
 
 async def keep_fresh(
@@ -30,10 +30,10 @@ async def keep_fresh(
     stop: Callable[[str], None],
     tell: Callable[[str], None] = lambda _text: None,
 ) -> None:
-    """Keep the keys of `source` fresh until cancelled, or until they have ended all the same: then `stop` is told.
+    """Keep the keys of `source` fresh until cancelled, or until they are about to expire all the same: call `stop`.
 
-    `note` journals `keys_refreshed` and `keys_not_refreshed`; a failure leaves the keys in use as long as they last,
-    is told to a person once, and is tried again.
+    `note` journals `keys_refreshed` and `keys_not_refreshed`. After a failure the keys stay in use as long as they are
+    valid. `tell` tells a person once of each failure, and the keeper tries again.
     """
     import asyncio
 
@@ -65,7 +65,7 @@ async def keep_fresh(
 
 
 async def _refresh(source: KeySource, limit_s: float, note: Callable[[str, dict[str, object]], None]) -> str:
-    """Refresh within `limit_s`; why it failed, empty if it did not."""
+    """Refresh within `limit_s`; return why it failed, or an empty text."""
     import asyncio
 
     if not source.refreshable:

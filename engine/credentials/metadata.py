@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PATH = "/latest/meta-data/cam/security-credentials/"
 LIMIT_S = 2.0
-"""The service is next door: off a CVM nobody answers, and every command would wait for it."""
+"""Seconds for both questions. The service is near a CVM; elsewhere nobody answers, and every command waits so long."""
 _ELSE = "; try again, or name other keys (--profile, or in the environment)"
 _ROLE = re.compile(r"[\w+=,.@-]{1,128}", re.ASCII)
 _HTTP_OK = 200
@@ -28,11 +28,11 @@ _HTTP_NOT_FOUND = 404
 
 
 class NobodyThereError(RefusedError):
-    """There is no metadata service here, or no role is bound to this instance: another source may have keys."""
+    """There is no metadata service here, or no role is bound to this instance. Another source may have keys."""
 
 
 def instance_keys(network: Network) -> FetchedKeys:
-    """Keys of the instance's role; NobodyThereError from `refresh` if this is no instance with a role."""
+    """Return a source of keys of the instance's role. It raises NobodyThereError if there is no instance or no role."""
 
     async def fetch() -> Found:
         import asyncio
@@ -50,7 +50,7 @@ def instance_keys(network: Network) -> FetchedKeys:
             ) from None
         return keys_of(reply, _of(role), network)
 
-    # One instance has one role: what it is called is not asked for to name its quota.
+    # One instance has one role, so the identity can do without the role's name, which would have to be asked for.
     return FetchedKeys("role of this instance (metadata service)", "instance role", fetch)
 
 
@@ -69,7 +69,7 @@ def _of(role: str) -> str:
 
 
 async def _of_role(transport: Transport, base: str, role: str) -> Reply:
-    """What the service says of a role it has named: there is one, so that no other source may take its place."""
+    """Return the answer about a role that the service named; CredentialsError if none: no other source replaces it."""
     try:
         return await _get(transport, base + quote(role))
     except NobodyThereError as error:
@@ -84,7 +84,7 @@ def _role(reply: Reply, url: str) -> str:
 
 
 def keys_of(reply: Reply, where: str, network: Network) -> Found:
-    """The keys of an answer, with their end by our clock; CredentialsError if there are none."""
+    """Return the keys of an answer, with their expiry by our clock; CredentialsError if it has no usable keys."""
     try:
         said = msgspec.json.decode(reply.body)
     except (ValueError, msgspec.MsgspecError, RecursionError):

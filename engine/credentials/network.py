@@ -1,7 +1,7 @@
-"""What sources that ask somebody need: a way out, and whom to ask.
+"""What sources of keys need to ask over the network: a transport, and the addresses to ask.
 
-A question is rare (once in an hour or so), so each opens a way out of its own and closes it: keys outlive the event
-loop of one reading and are asked for again in that of another.
+Each question opens a transport of its own and closes it, as questions are rare (about one an hour). Keys are used in
+more than one event loop, and a transport belongs to one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STS = {
     "international": "https://sts.intl.tencentcloudapi.com",
     "mainland": "https://sts.tencentcloudapi.com",
 }
-"""Site → where STS is (PY-COMMON)."""
+"""Site → the endpoint of STS (PY-COMMON)."""
 METADATA = "http://metadata.tencentyun.com"
-"""The metadata service of a CVM instance: a name only its own network knows, plain HTTP, next door (PY-COMMON)."""
+"""The metadata service of a CVM instance: plain HTTP, by a name that only the instance's network knows (PY-COMMON)."""
 
 
 class Network(Struct, frozen=True, kw_only=True):
@@ -38,15 +38,15 @@ class Network(Struct, frozen=True, kw_only=True):
     sts: str
     """STS, as an endpoint."""
     language: str = LANGUAGE
-    """Of the messages of STS."""
+    """Language of STS's messages."""
     metadata: str = METADATA
     clock: Callable[[], float] = time.time
     known: RequestIds = field(default_factory=RequestIds)
-    """The ids of all answers of STS so far."""
+    """The request ids of all answers of STS so far."""
 
     @asynccontextmanager
     async def way_out(self) -> AsyncIterator[Transport]:
-        """A transport for one question."""
+        """Open a transport for one question, and close it after."""
         transport = self.open()
         try:
             yield transport
@@ -55,7 +55,7 @@ class Network(Struct, frozen=True, kw_only=True):
 
 
 class RefusedError(CredentialsError):
-    """Somebody who was asked for keys said no, or did not answer; `code` is as of an answer of the API."""
+    """STS or the metadata service refused keys, or did not answer; `code` is that of its answer, or one of ours."""
 
     def __init__(self, words: str, code: str | None = None) -> None:
         super().__init__(words)

@@ -1,4 +1,4 @@
-"""Keys of a role: AssumeRole on top of another source, and web identities of TKE (PY-COMMON)."""
+"""Keys of a role: by AssumeRole with the keys of another source, or by a web identity of TKE (PY-COMMON)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 LONGEST_S = 43_200
 NEARLY_OVER_S = 60.0
-"""Keys below this age are not used to ask for others, if they can be refreshed first."""
+"""Keys with fewer seconds left are refreshed, if they can be, before they ask for a role's keys."""
 TKE = ("TKE_REGION", "TKE_PROVIDER_ID", "TKE_WEB_IDENTITY_TOKEN_FILE", "TKE_ROLE_ARN")
 _SESSION = re.compile(r"[^\w+=,.@-]", re.ASCII)
 
 
 def session_name(given: str | None, purpose: str) -> str:
-    """The name under which the vendor's audit log shows what a session did: it carries the run."""
+    """Return the name of a role session, with the run's id. The vendor's audit log shows it with what was done."""
     return _SESSION.sub("_", f"{given or 'acctops'}-{purpose}")[:128]
 
 
 def role_words(role_arn: str, where: str = "") -> str:
-    """`NAME of UIN`; CredentialsError for what is no ARN of a role, with `where` it was said."""
+    """Return `NAME of UIN` of a role's ARN; CredentialsError, with the place `where`, if it is no ARN of a role."""
     found = re.fullmatch(ROLE_PATTERN, role_arn)
     if found is None:
         expected = "expected qcs::cam::uin/UIN:roleName/NAME, as the CAM console shows it"
@@ -43,7 +43,7 @@ def role_words(role_arn: str, where: str = "") -> str:
 
 
 def assumed_keys(base: KeySource, role_arn: str, session: str, network: Network, duration_s: int) -> FetchedKeys:
-    """Keys of `role_arn`, assumed with those of `base`, which is refreshed when it needs to be."""
+    """Return a source of keys of `role_arn`, assumed with those of `base`, which is refreshed if necessary."""
     words = role_words(role_arn)
     label = f"role {words}, through {base.label}"
 
@@ -87,7 +87,7 @@ def _is_of_keys(code: str | None) -> bool:
 
 
 def web_identity_keys(environ: Mapping[str, str], session: str, network: Network) -> FetchedKeys | None:
-    """Keys of the role of a TKE pod; None unless all four variables are set. The token is read at each refresh."""
+    """Return a source of a TKE pod's role, which reads the token at each refresh; None unless all variables are set."""
     region, provider, token_file, role_arn = (environ.get(name, "").strip() for name in TKE)
     if not (region and provider and token_file and role_arn):
         return None

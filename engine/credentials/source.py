@@ -1,4 +1,4 @@
-"""What a source of keys is, and what all of them share."""
+"""What a source of keys is, and what all sources share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 HOW = "run `tccli auth login` or `tccli configure`, or set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY"
 
 _IDS = ("AKID", "IKID")
-"""How the vendor's key ids begin, both sites'."""
+"""How the vendor's key ids begin, on both sites."""
 _FURTHEST_S = 32_503_680_000
-"""The year 3000: beyond it, milliseconds were meant, and no calendar of this machine may go there."""
+"""The year 3000 in UNIX seconds. A later moment is probably in milliseconds, and may be no date at all here."""
 
 DURATION_S = 7200
-"""Lifetime a role's keys are asked for, the vendor's default; the role's own limit holds all the same."""
+"""Seconds for which a role's keys are requested: the vendor's default. The role's own limit applies, too."""
 
 
 class KeySource(Protocol):
@@ -29,40 +29,39 @@ class KeySource(Protocol):
 
     @property
     def label(self) -> str:
-        """For a person: which source this is."""
+        """Name of this source for a person."""
 
     @property
     def identity(self) -> str:
-        """Names the quota these keys draw on; stays when the keys rotate, never a key id."""
+        """Name of the quota that these keys draw on. It stays when the keys rotate, and is never a key id."""
 
     @property
     def refreshable(self) -> bool:
-        """Whether asking again can give other keys."""
+        """Whether the source can give other keys when it is asked again."""
 
     @property
     def expires_at(self) -> float | None:
-        """UNIX time by this host's clock after which the keys serve no more; None: not known, or never."""
+        """UNIX time by this host's clock at which the keys expire; None: not known, or never."""
 
     def get(self) -> Keys:
-        """The keys to sign with now. Cheap, and without network: called for every signature.
-
-        CredentialsError if there are none.
-        """
+        """Return the keys to sign with now; CredentialsError if there are none. Cheap, as every signature calls it."""
 
     async def refresh(self) -> bool:
-        """Ask the source again, once however many ask; true if the keys are others now. CredentialsError if it fails,
-        which leaves the keys as they were."""
+        """Ask the source again, once for all who ask at the same time; return whether the keys changed.
+
+        CredentialsError if it fails; the keys stay as they were.
+        """
 
 
 class Found(NamedTuple):
-    """Keys, and until when they serve."""
+    """Keys, and the UNIX time at which they expire, if it is known."""
 
     keys: Keys
     expires_at: float | None = None
 
 
 class FixedKeys(Struct, frozen=True):
-    """Keys that stay for the life of the process: the environment's, or a test's."""
+    """Keys that stay the same for the life of the process: those of the environment, or of a test."""
 
     keys: Keys
     label: str = "environment"
@@ -72,20 +71,20 @@ class FixedKeys(Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """The label: who these keys belong to is not known before a call says so."""
+        """The label: the owner of these keys is not known before a call tells it."""
         return self.label
 
     def get(self) -> Keys:
-        """The keys."""
+        """Return the keys."""
         return self.keys
 
     async def refresh(self) -> bool:
-        """Nothing to read again."""
+        """Return False: there is nothing to read again."""
         return False
 
 
 class NoKeys(Struct, frozen=True):
-    """In place of a source that has no keys: what they would sign fails in words, and nothing else does."""
+    """Takes the place of a source that has no keys. Calls that need these keys fail with `why`; others go on."""
 
     label: str
     why: str
@@ -95,25 +94,25 @@ class NoKeys(Struct, frozen=True):
 
     @property
     def identity(self) -> str:
-        """Nobody's."""
+        """The label, as there are no keys that draw on a quota."""
         return self.label
 
     def get(self) -> Keys:
-        """CredentialsError: why there are none."""
+        """Raise CredentialsError, which says why there are no keys."""
         raise CredentialsError(self.why)
 
     async def refresh(self) -> bool:
-        """CredentialsError: a source is opened once; going on with the run opens it again."""
+        """Raise CredentialsError: a source is opened once a session; the next session of the run opens it again."""
         raise CredentialsError(self.why)
 
 
 class FetchedKeys:
-    """Keys somebody must be asked for: a program, the metadata service, STS. One question at a time."""
+    """Keys from a program, the metadata service or STS. At most one question is open at a time."""
 
     refreshable = True
 
     def __init__(self, label: str, identity: str, fetch: Callable[[], Awaitable[Found]]) -> None:
-        """`open` before the first `get`."""
+        """Make a source that has asked nobody yet: call `open` before the first `get`."""
         self.label = label
         self.identity = identity
         self._fetch = fetch
@@ -125,29 +124,29 @@ class FetchedKeys:
 
     @property
     def expires_at(self) -> float | None:
-        """As the source said it."""
+        """UNIX time at which the keys of the last answer expire; None if it is not known."""
         return self._found.expires_at if self._found is not None else None
 
     @property
     def is_empty(self) -> bool:
-        """Whether it was never asked with success."""
+        """Whether no question had keys for an answer yet."""
         return self._found is None
 
     def get(self) -> Keys:
-        """The keys of the last answer, also when they have expired: the server says whether they still serve."""
+        """Return the keys of the last answer, even if they have expired: the server says whether they are valid."""
         if self._found is None:
             raise CredentialsError(f"{self.label}: not asked for keys yet")
         return self._found.keys
 
     async def open(self) -> None:
-        """Ask for the first time. Whoever opens a source is alone with it, and can be interrupted at once."""
+        """Ask for the first time. No other task uses the source yet, so cancelling this cancels the question."""
         await self._ask()
 
     async def refresh(self) -> bool:
-        """Ask, or wait for the answer somebody asked for already; who stops waiting does not stop the question."""
+        """Ask, or wait for the answer to an open question. Cancelling one that waits does not cancel the question."""
         import asyncio
 
-        if self._asking is None or self._asking.done():  # done: its loop ended before it could say so
+        if self._asking is None or self._asking.done():  # done: its event loop ended before it could clear itself
             self._asking = asyncio.ensure_future(self._ask())
             self._asking.add_done_callback(_looked_at)
         return await asyncio.shield(self._asking)
@@ -161,24 +160,24 @@ class FetchedKeys:
 
 
 def checked_end(given: object) -> float:
-    """A moment in UNIX seconds; ValueError for what is none, such as one in milliseconds."""
+    """Return a moment in UNIX seconds; ValueError for anything else, such as one in milliseconds."""
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < _FURTHEST_S:
         raise ValueError("no moment in UNIX seconds")
     return float(given)
 
 
 def _looked_at(asked: Task[bool]) -> None:
-    """Nobody may be waiting for a failure any more."""
+    """Take note of a failure for which nobody waits any more, as asyncio complains of one that nobody looked at."""
     if not asked.cancelled():
         asked.exception()
 
 
 _LONGEST = 8192
-"""Characters. A token has some hundred, at most 4,096 says the vendor; each request carries it in a header."""
+"""Characters of a key or token, which each request sends in a header. The vendor's tokens have at most 4,096."""
 
 
 def checked_keys(found: Mapping[str, object], where: str, how: str = HOW) -> Keys:
-    """Keys fit to stand in a header; CredentialsError names what is missing and `how` to get it, never a value."""
+    """Return keys that a header can hold; CredentialsError names what is wrong and `how` to mend it, never a value."""
     values = {}
     for name in ("secret_id", "secret_key", "token"):
         value = found.get(name)
@@ -197,6 +196,6 @@ def checked_keys(found: Mapping[str, object], where: str, how: str = HOW) -> Key
             raise CredentialsError(f"{where}: {name} stands in quotes, which would count as part of it; remove them")
         values[name] = value
     if values["secret_key"].startswith(_IDS) and not values["secret_id"].startswith(_IDS):
-        # Else four letters of the secret would be shown as the key's name, and all of it sent as an id.
+        # Else four letters of the secret would be shown as the key's name, and the whole secret sent as an id.
         raise CredentialsError(f"{where}: secret_id and secret_key are in each other's place; swap them")
     return Keys(secret_id=values["secret_id"], secret_key=values["secret_key"], token=values.get("token") or None)

@@ -1,7 +1,7 @@
-"""Asks STS (2018-08-13): roles, web identities, who the caller is.
+"""Asks STS (2018-08-13) for keys of roles and web identities, and who the caller is.
 
-Signed by our own signer, through the transport every other request goes through. What passes by itself is asked again
-within a limit; a clock that is off is learnt from the refusal's own `Date`.
+Requests use the engine's signer and transport, as all others do. After a transient failure, STS is asked again within a
+limit of time. If our clock is off, the offset is learnt from the `Date` of the refusal.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 VERSION = "2018-08-13"
 SERVICE = "sts"
 REGION = "ap-guangzhou"
-"""STS is one for all regions; this is the one the vendor's SDKs name, both sites' (PY-COMMON)."""
+"""STS is the same for all regions; the vendor's SDKs name this one, on both sites (PY-COMMON)."""
 LIMIT_S = 15.0
-"""How long a question is asked."""
+"""Seconds for one question, with all its attempts."""
 _ATTEMPT_S = 5.0
 _FIRST_PAUSE_S = 0.3
 _SKIP = "SKIP"
-"""Authorization of the one action that is not signed (PY-COMMON)."""
+"""Authorization header of the only action that is not signed (PY-COMMON)."""
 
 
 class Said(NamedTuple):
@@ -46,7 +46,7 @@ class Said(NamedTuple):
     data: Mapping[str, Any]
     """The `Response` object. Any: the API's JSON."""
     ahead_s: float
-    """How far its clock is ahead of ours."""
+    """Seconds by which its clock is ahead of ours."""
 
 
 async def ask_sts(
@@ -58,9 +58,9 @@ async def ask_sts(
     region: str = REGION,
     limit_s: float = LIMIT_S,
 ) -> Said:
-    """Ask, for at most `limit_s`; RefusedError in words that hold no secret. `keys` None: an action without signature.
+    """Ask STS for at most `limit_s` and return its answer; RefusedError, without secrets, says why there is none.
 
-    Every action asked here may be asked twice: none changes anything.
+    `keys` is None for an action without a signature. None of the actions here changes anything, so all may be repeated.
     """
     import asyncio
 
@@ -98,11 +98,11 @@ _FIELDS = {
     "AssumeRole": ("Credentials", "ExpiredTime"),
     "AssumeRoleWithWebIdentity": ("Credentials", "ExpiredTime"),
 }
-"""Action → fields that its answers have."""
+"""Action → fields of its answers."""
 
 
 def _own(answer: Answer, action: str) -> Answer:
-    """The answer, unless it is one to something else: with none of the fields that this action answers with."""
+    """Return the answer; one of ours in its place if it has none of the fields with which this action answers."""
     if answer.data is None or any(name in answer.data for name in _FIELDS.get(action, answer.data)):
         return answer
     words = f"{action} answers with {' and '.join(_FIELDS[action])}; this is the answer to something else"
@@ -147,10 +147,10 @@ def _headers(
 
 
 def _refusal(network: Network, action: str, answer: Answer) -> RefusedError:
-    """In words of ours: the server's may repeat what was sent, a token among it."""
+    """Return the refusal in our words: the server's words may repeat what was sent, such as a token."""
     code = str(answer.code)
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
-    if code.startswith("Local."):  # of the transport's making, or ours: it may be shown
+    if code.startswith("Local."):  # our own message, which may be shown
         why = (answer.message or "").removeprefix(f"{network.sts}: ")
         cure = "look at the address (site, credentials.sts), DNS, firewall and proxy of this host"
         return RefusedError(f"{action}: {network.sts}: {_hint(code)} ({why}) [{code}]{request}; {cure}", code)
@@ -165,7 +165,7 @@ _AGAIN = "; look at where it is asked (credentials.sts, site), then try again"
 
 
 def session_of(said: Said, where: str, clock: float) -> Found:
-    """The temporary keys of an answer, with their end by our clock; CredentialsError if it has none."""
+    """Return the temporary keys of an answer, with their expiry by our clock; CredentialsError if it has none."""
     credentials = said.data.get("Credentials")
     try:
         expires = checked_end(said.data.get("ExpiredTime"))

@@ -1,5 +1,5 @@
-"""A lane's quota: filled, and never broken.
+"""Pacing of a lane: it uses its whole quota and stays within it.
 
-`pacer` when the next call may leave · `slots` the same quota shared by all runs of a host · `backoff` how long a call
-that failed waits.
+`pacer` when the next call may leave · `slots` the same quota shared by all runs of a host · `backoff` how long a failed
+call waits.
 """

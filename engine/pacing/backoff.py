@@ -1,7 +1,8 @@
 """How long to wait before the next attempt, and when to give up. No clock, no randomness of its own.
 
-Full jitter (a uniform draw below a doubling cap) spreads a herd; the bound is a time budget, not a count, so that a
-twenty-minute outage is outlived if the operator allows it and a short one does not burn the attempts in a second.
+Each wait is drawn uniformly below a cap that doubles (full jitter), so that many calls do not return at once. The limit
+is a time budget, not a count: a call outlives an outage of twenty minutes if the operator allows it, and a short outage
+does not use up all attempts in a second.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from engine.api.verdicts import Budget
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """Time budgets of a call, in seconds from its first attempt (or from when its instance fell sick)."""
+    """Retry budgets of a call, in seconds from its first attempt (or from when its instance became busy)."""
 
     transient_s: float = 120.0
     busy_s: float = 600.0
     few: int = 2
-    """Attempts in all where a repeat rarely helps (plain FailedOperation, DBError)."""
+    """Attempts in all, for answers after which a repeat rarely helps (plain FailedOperation, DBError)."""
 
 
 class _Curve(Struct, frozen=True):
@@ -29,15 +30,15 @@ class _Curve(Struct, frozen=True):
 
 
 _NORMAL = _Curve(0.5, 20.0)
-_BUSY = _Curve(4.0, 60.0)  # an instance being scaled is worth asking again after 30 s and more
+_BUSY = _Curve(4.0, 60.0)  # scaling an instance takes a while: ask again after 30 s and more
 _FEW = _Curve(1.0, 10.0)
 
 
 def next_delay(budget: Budget, *, tries: int, elapsed_s: float, policy: Policy, rng: random.Random) -> float | None:
-    """Seconds until the next attempt, or None to give up.
+    """Return the seconds until the next attempt, or None to give up.
 
-    `tries` counts attempts that drew on a budget (throttles do not); `elapsed_s` is the time since the first of them.
-    The last wait is shortened to end with the budget, so that one more attempt is made at its very end.
+    `tries` counts attempts that drew on a budget (throttled ones do not); `elapsed_s` is the time since the first of
+    them. The last wait is shortened to end with the budget, so that one more attempt is made at its very end.
     """
     match budget:
         case Budget.NONE:

@@ -1,15 +1,15 @@
-"""One pacer a lane, the only importer of aiolimiter. Fills the server's quota without breaking it.
+"""One pacer for each lane: it uses the server's whole quota and stays within it. The only importer of aiolimiter.
 
-`Gear` is the numeric core: free of clock and loop, it says how far apart sends must be. `Pacer` waits. Three things
-keep a lane full and within its quota, whichever way the server counts "a second" (CN-RATE):
+`Gear` computes how far apart sends must be, without clock and loop. `Pacer` waits. Three things keep a lane busy and
+within its quota, whichever way the server counts "a second" (CN-RATE):
 
-* Even slots, one interval apart: `AsyncLimiter(20, 1)` lets 39 sends into one second (measured). A few slots' worth of
-  catching up make good for late timers and a busy loop; without any, lateness alone loses 2 % of the quota.
-* The window: the slot after 20 others comes a second, and most of the guard, after the first of those has *left*, so
-  neither catching up nor a connection that took 200 ms to open can put 21 into a second.
-* The guard: a share of the interval added to it, for what happens on the way. It is learnt: a refusal widens it,
-  accepted calls narrow it, the faster the longer nothing is refused. Jitter of the network is worth 0.1; a wider guard
-  means that someone else uses the quota, and then asking less is also sharing.
+* Even slots, one interval apart: `AsyncLimiter(20, 1)` lets 39 sends into one second (measured). A lane may catch up a
+  few slots after a late timer or a busy loop. Without that, lateness alone loses 2 % of the quota.
+* The window: at 20 a second, of any 21 slots the last comes a second, and most of the guard, after the first has
+  *left*. So neither catching up nor a connection that took 200 ms to open can put 21 sends into a second.
+* The guard: a share of the interval that is added to it, for delays on the way. A refusal widens the guard. Accepted
+  calls narrow it, faster the longer nothing is refused. Jitter of the network needs 0.1. A wider guard means that
+  others use the quota too; the lane then sends less and leaves them a share.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from aiolimiter import AsyncLimiter
 from engine.pacing.slots import SharedSlots
 
 GUARD_START = 0.022
-"""Share of an interval added to it at first: 20 sends take just over a second, with 22 ms to spare for jitter."""
+"""The guard at first, as a share of the interval: 20 sends take just over a second, with 22 ms to spare for jitter."""
 GUARD_LOW = 0.012
-"""What the guard narrows to, slowly, where nothing is ever refused. Measured: with less to spare than 10 ms, a busy
-machine's own lateness is refused now and then, and one refusal costs more than the last hundredth brings."""
+"""Lower bound, which the guard reaches slowly where nothing is ever refused. Measured: with less than 10 ms to spare, a
+busy machine's lateness leads to refusals now and then. One refusal costs more than the last hundredth gains."""
 GUARD_HIGH = 9.0
-"""Upper bound: a tenth of the quota, when others take the rest."""
+"""Upper bound: the lane keeps a tenth of the quota when others take the rest."""
 JITTER = 0.15
-"""A guard wider than this is not for jitter, so it is someone else's calls: it is narrowed sooner."""
+"""A guard wider than this is due to calls of others, not to jitter. It is narrowed sooner."""
 PAUSE_S = 0.08
-"""Pause after a refusal: lets the window that refused slide a little."""
+"""Seconds of pause after a refusal: the window in which the server counts slides a little."""
 QUIET_S = 1.0
-"""Refusals this close together are one event: calls in flight when the first was refused are refused with it."""
+"""Refusals within so many seconds are one event: calls in flight at the first refusal are refused with it."""
 CATCH_UP = 5.0
-"""Slots that may be made up for: at 20 a second, a machine that was busy for a quarter of a second loses nothing."""
+"""Slots that a lane may catch up: at 20 a second, a machine that was busy for a quarter of a second loses nothing."""
 _WIDEN_FIRST = (1.5, 0.006)
 _WIDEN_AGAIN = (1.25, 0.02)
-"""Factor and summand for the guard. Tuned in virtual time: jitter of 100 ms is met by three events, and beside someone
-who takes half the quota 3 to 5 % of the calls are refused."""
+"""Factor and summand that widen the guard. Tuned in virtual time: three events adapt it to a jitter of 100 ms, and
+beside another client with half the quota 3 to 5 % of the calls are refused."""
 _PATIENCE = 250
-"""Accepted calls in a row before the guard goes below where it began: less to win there, and a refusal costs more."""
+"""Accepted calls in a row before the guard goes below its start: little is gained there, and a refusal costs more."""
 _WINDOW_SHARE = 0.8
-"""Of the guard that the window insists on; the rest lets slots drift back to even ones."""
+"""Share of the guard that the window keeps. The rest lets slots become even again."""
 _REMEMBERED = 256
 """Slots whose reservation is kept until it is known when their call left."""
 _STALE_S = 0.5
-"""A slot among several processes that is missed by this much is not used any more."""
+"""A slot shared with other processes is not used any more once it is so many seconds late."""
 _STEP = 0.001
-"""Smallest change of guard worth a new limiter."""
+"""Smallest change of the guard for which a new limiter is made."""
 _SHORT_S = 0.2
-"""A wait that a stop can sit out."""
+"""A wait of at most so many seconds is not cut short when the run stops."""
 _COARSE = 200.0
-"""Slots a second above which timers are too coarse for single ones: 10 ms worth of them pass together, unwatched."""
+"""Slots a second above which timers are too coarse for single slots: those of 10 ms pass together, without a window."""
 
 
 class Gear:
-    """How far apart sends must be: interval = (1 + guard) / rate, the guard learnt from refusals."""
+    """Tells how far apart sends must be: interval = (1 + guard) / rate. It learns the guard from refusals."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -71,7 +71,7 @@ class Gear:
         self._changed: str | None = None
         self._depth = max(1, int(rate))
         self._left: list[float] = []
-        """When the sends of the last second and a half left, in order of leaving."""
+        """When the sends of the last second and a half left, by the loop's time, in order."""
 
     @property
     def interval_s(self) -> float:
@@ -81,7 +81,7 @@ class Gear:
     # ---- the window ----------------------------------------------------------------------------------------------
 
     def sent(self, at: float) -> None:
-        """A slot was used at `at`."""
+        """Note that a slot was used at `at`."""
         if self.rate > _COARSE:
             return
         insort(self._left, at)
@@ -89,13 +89,13 @@ class Gear:
             del self._left[0]
 
     def left_late(self, slot_at: float, late_s: float) -> None:
-        """What took the slot of `slot_at` left so much later: it waited for the loop, or for a new connection."""
+        """Note that the call in the slot of `slot_at` left `late_s` later: the loop or a new connection delayed it."""
         if late_s > 0 and slot_at in self._left:
             self._left.remove(slot_at)
             insort(self._left, slot_at + late_s)
 
     def earliest(self) -> float:
-        """When the next send may leave so that no second holds more than the quota."""
+        """Return when the next send may leave so that no second holds more than the quota."""
         if len(self._left) < self._depth:
             return float("-inf")
         return self._left[-self._depth] + (1 + self.guard * _WINDOW_SHARE) * self._depth / self.rate
@@ -103,12 +103,12 @@ class Gear:
     # ---- the guard -----------------------------------------------------------------------------------------------
 
     def refused(self, now: float, sent_at: float | None = None) -> float:
-        """The server refused a call for its quota. Returns how long to pause, in seconds.
+        """Note that the server refused a call for its quota; return how long to pause, in seconds.
 
-        A first refusal costs a short pause and a wider guard. A second within the quiet time pauses for the rest of
-        the second, since a server that counts refused calls would refuse everything else in it; that the pause was
-        not enough also says that jitter is not the cause. A call that left before the first refusal was known
-        (`sent_at`) says nothing new; where that is not known, all refusals of the quiet time are one.
+        A first refusal leads to a short pause and a wider guard. A second one within `QUIET_S` pauses for the rest of
+        that time, as a server that counts refused calls would refuse every other call in it. It also shows that jitter
+        is not the cause, so the guard widens again. A call that left (`sent_at`) before the first refusal was known
+        says nothing new. Where `sent_at` is not known, all refusals within `QUIET_S` are one event.
         """
         if sent_at is not None and sent_at <= self._widened_at:
             return 0.0
@@ -128,10 +128,10 @@ class Gear:
         self._changed = "slowed"
 
     def accepted(self) -> None:
-        """The server took a call: lean towards the low guard, the more the longer nothing was refused."""
+        """Note that the server took a call: narrow the guard, by more the longer nothing was refused."""
         self._well += 1
         if self.guard > JITTER:
-            # By the share of the quota and by time, so that it does not matter how few calls are left to learn from.
+            # The lane regains its share of the quota by time, not by calls, as a slow lane has few calls to learn from.
             well_s = self._well * self.interval_s
             share = 1 / (1 + self.guard) + (0.01 + 0.004 * well_s) * self.interval_s
             self.guard = max(JITTER, 1 / share - 1)
@@ -143,37 +143,37 @@ class Gear:
             self._changed = "recovered"
 
     def changed(self) -> str | None:
-        """`slowed` or `recovered`, if the gear did so since it was last asked."""
+        """Return `slowed` or `recovered` if the gear did so since the last call of this; else None."""
         changed, self._changed = self._changed, None
         return changed
 
 
 class Pacer:
-    """Slots of one lane, in the order of asking. One task asks at a time (the lane's dispatcher)."""
+    """Gives out the slots of one lane, in the order of asking. One task asks at a time (the lane's dispatcher)."""
 
     def __init__(self, rate: float, shared: SharedSlots | None = None, *, quota: float | None = None) -> None:
-        """`shared` are the lane's slots as the other processes of this host see them: `quota` a second, for all.
+        """Make a pacer of `rate` slots a second. All processes of this host share `shared`: `quota` slots a second.
 
-        What is left of the quota by one that asks for less (`rate`) is for the others.
+        If `rate` is below `quota`, the other processes may use the rest.
         """
         self.gear = Gear(rate)
         self._quota = max(rate, quota or rate)
         self._shared: SharedSlots | None = None
         self.share(shared)
         self._taken: dict[float, float] = {}
-        """When a slot was given out → the moment reserved for it among all processes, of the last few."""
+        """When a slot was given out → the moment reserved for it among all processes; only of the latest slots."""
         self._paused_until = 0.0
         self.stopping: asyncio.Event | None = None
-        """Once it is set, nobody waits long for a slot any more: what `slot` gives then is not to be used."""
+        """Set when the run stops: `slot` then returns soon, and its caller must not use that slot."""
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
 
     def share(self, shared: SharedSlots | None) -> None:
-        """From now on these are the slots of the lane, as it is now known whose quota it is."""
+        """Use these shared slots from now on; called again once it is known whose quota the lane draws on."""
         self._shared = shared if self._quota <= _COARSE else None
 
     async def _new_limiter(self) -> AsyncLimiter:
-        # It starts with nothing to catch up, or the first slots would come in a bunch.
+        # A new limiter starts with nothing to catch up, or its first slots would come all at once.
         gear = self.gear
         burst = max(CATCH_UP + 0.1, gear.rate * 0.01)
         limiter = AsyncLimiter(burst, burst * gear.interval_s)
@@ -182,7 +182,7 @@ class Pacer:
         return limiter
 
     async def slot(self) -> float:
-        """Wait for the next slot; returns the loop's time. Every attempt takes one, retries too."""
+        """Wait for the next slot; return the loop's time. Every attempt takes one slot, retries too."""
         loop = asyncio.get_running_loop()
         limiter = self._limiter
         while True:
@@ -192,7 +192,7 @@ class Pacer:
             if limiter is None or abs(self.gear.guard - self._limiter_guard) > _STEP:
                 limiter = await self._new_limiter()
             await limiter.acquire()
-            while (wait_s := self.gear.earliest() - loop.time()) > 0:  # what left late may move it
+            while (wait_s := self.gear.earliest() - loop.time()) > 0:  # a call that left late may move it
                 if not await self._sleep(wait_s):
                     return loop.time()
             reserved = await self._turn(self._shared) if self._shared is not None else 0.0
@@ -205,12 +205,12 @@ class Pacer:
                 return now
 
     async def _turn(self, shared: SharedSlots) -> float:
-        """Wait for the slot that no other process of this host has; returns the moment reserved for it."""
+        """Wait for a slot that no other process of this host has; return the moment reserved for it."""
         guard, quota = self.gear.guard, self._quota
         window_s = (1 + guard * _WINDOW_SHARE) * max(1, int(quota)) / quota
         while True:
             at = await shared.reserve(rate=quota, interval_s=(1 + guard) / quota, window_s=window_s)
-            while (wait_s := at - shared.now()) > 0:  # a timer may be early by a hair
+            while (wait_s := at - shared.now()) > 0:  # a timer may fire a little early
                 if not await self._sleep(wait_s):
                     return at
             if wait_s > -_STALE_S:
@@ -218,7 +218,7 @@ class Pacer:
             # This process was stopped meanwhile (Ctrl-Z, a paused container): the others have filled that second.
 
     async def _sleep(self, seconds: float) -> bool:
-        """Wait so long, or until the run stops: then False."""
+        """Wait for `seconds` and return True; return False if the run stops before."""
         if seconds <= _SHORT_S or self.stopping is None:
             await asyncio.sleep(seconds)
             return True
@@ -228,27 +228,27 @@ class Pacer:
         return not self.stopping.is_set()
 
     def left_late(self, slot_at: float, late_s: float) -> None:
-        """What took the slot of `slot_at` left so much later than that."""
+        """Note that the call in the slot of `slot_at` left `late_s` later."""
         self.gear.left_late(slot_at, late_s)
         reserved = self._taken.pop(slot_at, None)
         if self._shared is not None and reserved is not None:
             self._shared.left_late(reserved, slot_at + late_s - reserved)
 
     def refused(self, sent_at: float | None = None) -> None:
-        """A call of this lane, which left at the loop's time `sent_at` if that is known, was throttled."""
+        """Note that a call of this lane was throttled. It left at the loop's time `sent_at`, if that is known."""
         now = asyncio.get_running_loop().time()
         self.pause(self.gear.refused(now, sent_at))
 
     def accepted(self) -> None:
-        """A call of this lane was not throttled."""
+        """Note that a call of this lane was not throttled."""
         self.gear.accepted()
 
     def pause(self, seconds: float) -> None:
-        """Give out no slot for so long. What is not sent meanwhile is not caught up."""
+        """Give out no slot for `seconds`. Slots of that time are not caught up."""
         self._limiter_guard = float("-inf")
         until = asyncio.get_running_loop().time() + seconds
         self._paused_until = max(self._paused_until, until)
 
     def paused_for(self) -> float:
-        """Seconds until slots are given out again; 0 when they are."""
+        """Return the seconds until slots are given out again; 0 without a pause."""
         return max(0.0, self._paused_until - asyncio.get_running_loop().time())

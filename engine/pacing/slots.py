@@ -1,12 +1,13 @@
 """One lane's quota, shared by the processes of one host through a locked file, without a server.
 
-The file holds when the lane's last sends leave, on the host's monotonic clock, so that a stepped wall clock changes
-nothing. A process that wants to send locks the file for some microseconds and writes down the earliest moment that
-breaks no second, whoever used it. Each asks for one slot at a time, so the processes take turns. The kernel frees the
-lock of a process that dies; a slot it had taken is lost, once. Across hosts this does not reach.
+The file holds the moments at which the lane's last sends leave. They are on the host's monotonic clock, so setting the
+wall clock changes nothing. A process that wants to send locks the file for some microseconds. It writes down the
+earliest moment that puts no second over the quota, counting the sends of all processes. Each process asks for one slot
+at a time, so they take turns. When a process dies, the kernel frees its lock, and one slot is lost. Processes of other
+hosts are not known here.
 
-With a group others write this file, too. So it is read and written by position, never mapped, nothing is followed to
-another place, and what cannot have been written by a run that paces itself is thrown away, and said.
+With a group, others write this file, too. So the file is read and written by position and never mapped, and links are
+not followed. Content that no pacing run can have written is thrown away, and the user is told.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ _HEADER = struct.Struct("<IId")
 _MOST = 256
 _SIZE = _HEADER.size + 8 * _MOST
 CATCH_UP = 2.0
-"""Slots of the schedule that may be made up for: fewer than in `pacing`, as several processes may be late at once."""
+"""Slots of the schedule that may be caught up: fewer than in `pacer`, as several processes may be late at once."""
 FUTURE_S = 60.0
-"""A slot further ahead than this, and than `FUTURE_SLOTS`, was written before the host was restarted, or by nobody."""
+"""A slot further ahead than this, and than `FUTURE_SLOTS`, is from before the host's restart, or from no run."""
 FUTURE_SLOTS = 100
-"""Processes that have a slot each and wait for it, at most."""
+"""At most so many processes have a slot and wait for it."""
 _RETRY_S = 0.001
 HELD_S = 1.0
-"""A lock that is held for so long is that of a process which was stopped (Ctrl-Z) in the microseconds it has it."""
+"""A process that holds the lock for so many seconds was stopped (Ctrl-Z) in the microseconds in which it had it."""
 _UNIMPORTANT_S = 0.002
-"""Lateness that the guard has room for."""
+"""Seconds of lateness for which the guard has room."""
 _NO_ONE_ELSE = Trust()
 
 
@@ -57,10 +58,10 @@ class SharedSlots:
         tell: Callable[[str], None] = lambda _words: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open the lane's file in `directory`, made if need be. ConfigError if it cannot be written, or trusted.
+        """Open or make the lane's file in `directory`. ConfigError if it cannot be written, or is not to be trusted.
 
-        With a `group`, its members share the lane, too. `tell` is told, once, that what stood there was thrown away.
-        `clock` is the one that all processes of this host have.
+        With a `group`, its members share the lane, too. `tell` gets the words, once, if the content of the file is
+        thrown away or cannot be used. `clock` must be the same in all processes of this host.
         """
         self.now = clock
         self._tell = tell
@@ -93,14 +94,14 @@ class SharedSlots:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
-        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Returns when, by the host's clock.
+        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`.
 
-        Never blocks the loop: a lock that another process holds is asked for again, until it is clear that this one
-        does not give it back. Then this process goes by its own pace, and the server throttles if that is too much.
+        Never blocks the loop: this process asks again for a lock that another process holds, for `HELD_S`. After that
+        it goes by its own pace, and the server throttles if that is too fast.
         """
         give_up_at = self.now() + (0.0 if self._is_held else HELD_S)
         while True:
@@ -136,7 +137,7 @@ class SharedSlots:
         return at
 
     def left_late(self, slot_at: float, late_s: float) -> None:
-        """What took the slot of `slot_at` left so much later: later slots must keep their distance from that."""
+        """Note that the call in the slot of `slot_at` left `late_s` later: later slots keep their distance from it."""
         if late_s <= _UNIMPORTANT_S:
             return
         try:
@@ -151,12 +152,12 @@ class SharedSlots:
                 leaving.sort()
                 self._store(schedule, leaving)
         except OSError:
-            pass  # told by the next who takes a slot
+            pass  # the next `reserve` tells the user
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _load(self, latest: float) -> tuple[float, list[float]]:
-        """The schedule and the last sends; none if a moment in it is no number, or after `latest`."""
+        """Return the schedule and the last sends; no sends if a moment is no number, or is after `latest`."""
         text = os.pread(self._fd, _SIZE, 0)
         if not any(text[: _HEADER.size]):
             return float("-inf"), []
@@ -164,7 +165,7 @@ class SharedSlots:
             magic, count, schedule = _HEADER.unpack_from(text, 0)
             if magic == _MAGIC and 0 < count <= _MOST:
                 leaving = list(_MOMENTS[count].unpack_from(text, _HEADER.size))
-                # A sum is a number only if all of it is: profiled, cheaper than to ask each.
+                # A sum is finite only if all its parts are: profiled, cheaper than a check of each.
                 if schedule <= latest and math.isfinite(sum(leaving) + schedule) and max(leaving) <= latest:
                     return schedule, leaving
         self._say(f"{self.path}: what stood there was written before this host was started, or by no run: begun anew")
@@ -184,7 +185,7 @@ _MOMENTS = tuple(struct.Struct(f"<{count}d") for count in range(_MOST + 1))
 
 
 def _why_not(found: os.stat_result, gid: int | None, trust: Trust) -> str | None:
-    """Why a file of slots is not used, in words; None if it may be."""
+    """Say why a file of slots is not used; None if it may be used."""
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
     if found.st_nlink != 1:
