@@ -181,7 +181,7 @@ class Engine:
         return await examine(self._with(terms), str(job) if job is not None else None)
 
     def runs(self, *, since: float | None = None) -> list[RunHead]:
-        """Return the first and last line of each run, newest first, simulated ones last; `since` is in UNIX time."""
+        """Return the head of each run that went on since `since` (UNIX time), newest first, simulated runs last."""
         return [head for simulated in (False, True) for head in runs_in(self._terms, simulated=simulated, since=since)]
 
     def ledger(self, run: str, *, family: bool = False) -> Ledger:
