@@ -1,7 +1,7 @@
-"""The frozen values every module speaks in, and the Transport protocol. No I/O, no clock.
+"""The frozen values that all modules share, and the Transport protocol. No I/O, no clock.
 
-One meaning each, as in engine/README.md "Words". Values that exist once per call are msgspec structs: a million of
-them must fit in memory and be made in a second or two.
+Each word has one meaning, as in engine/README.md "Words". Values that exist once per call are msgspec structs: a
+million of them must fit in memory and be made in a second or two.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Verdict(StrEnum):
     REJECTED = "rejected"
     """This target cannot be done as asked; a repeat would be refused again."""
     THROTTLED = "throttled"
-    """Over the quota: the lane slows, the call has lost nothing."""
+    """Over the quota: the lane slows down, and the call is tried again, free."""
     TRANSIENT = "transient"
     """Not applied, and worth another try within a time budget."""
     IN_DOUBT = "in_doubt"
-    """May or may not have been applied: read before deciding."""
+    """May or may not have been applied: the account is read before anything is decided."""
     FATAL = "fatal"
     """Every further call of the lane would fail the same way."""
 
@@ -62,16 +62,16 @@ class Outcome(StrEnum):
 
 
 GOOD = (Outcome.CHANGED, Outcome.ALREADY)
-"""The account is as asked."""
+"""Outcomes with which the account is as asked."""
 
 
 class Proof(StrEnum):
-    """On what a settled outcome rests."""
+    """What a settled outcome rests on."""
 
     READ = "read"
     """DescribeAccounts shows it."""
     BEFORE = "before"
-    """It was so in the reading before the first send."""
+    """The reading before the first send shows it."""
     CODE = "code"
     """The API's error code says it."""
     ACCEPTED = "accepted"
@@ -89,11 +89,11 @@ class OmitReason(StrEnum):
     SKIPPED = "skipped"
     """A match found it, and its instance is a replica or not running, or its state is not shown."""
     UNSEEN = "unseen"
-    """A match asks for it, and it could not be looked at: whether accounts are missing nobody knows."""
+    """A match asks for it, and it could not be looked at, so accounts may be missing."""
     BAD_ROW = "bad_row"
-    """A row of a list that is no target, sent without by `--skip-bad-rows`."""
+    """A row of a list that is no target; with `--skip-bad-rows` the job is sent without it."""
     RERUN = "rerun"
-    """A later rerun has it: a resume leaves it to that one."""
+    """A later rerun has it, and a resume leaves it to that rerun."""
     BEFORE_UNKNOWN = "before_unknown"
     """This and the next four: an undo leaves it as it is (`undo.Keep`)."""
     EDITED = "edited"
@@ -122,7 +122,7 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class Where(NamedTuple):
-    """One instance: what is read as a whole."""
+    """One instance, whose accounts are read together."""
 
     account: str
     region: str
@@ -137,9 +137,9 @@ class AccountSpec(Struct, frozen=True, kw_only=True):
 
     name: str
     profiles: tuple[str, ...] = ()
-    """Profiles of the vendor's CLI, sub-accounts of one cloud account; none: whatever keys are found."""
+    """Profiles of the vendor's CLI, which are sub-accounts of one cloud account; empty: the keys that are found."""
     role_arn: str | None = None
-    """Role to be assumed with them."""
+    """The role that these keys assume, if any."""
 
     @property
     def signers(self) -> int:
@@ -148,7 +148,7 @@ class AccountSpec(Struct, frozen=True, kw_only=True):
 
 
 class _Names:
-    """What targets and calls are called."""
+    """The names of a target or a call in texts."""
 
     __slots__ = ()
 
@@ -159,7 +159,7 @@ class _Names:
 
     @property
     def named(self: _Account) -> str:
-        """The same with its account, where a job has several: an instance id says nobody whose it is."""
+        """`instance/user`, after its account where a job has several: an instance id does not say whose it is."""
         return f"{self.account} {self.instance}/{self.user}" if self.account else f"{self.instance}/{self.user}"
 
     @property
@@ -188,7 +188,7 @@ class Target(Struct, _Names, frozen=True, gc=False):
 
 
 def call_id(account: str, region: str, instance: str, user: str, action: str) -> CallId:
-    """Identity of a call: what it does to whom, never where it stands in a list."""
+    """Return the identity of a call: what it does to which account, never where it stands in a list."""
     key = f"{account}\n{region}\n{instance}\n{user}\n{action}"
     return CallId(hashlib.sha256(key.encode()).hexdigest()[:16])
 
@@ -222,7 +222,7 @@ class Omit(Struct, frozen=True, gc=False):
 
 
 class Stage(StrEnum):
-    """When a transport fault struck, in the only sense that matters to a write."""
+    """When a transport fault came: before or after bytes of the request may have left, which matters to a write."""
 
     BEFORE_SEND = "before_send"
     """No byte of the request can have reached the server."""
@@ -237,26 +237,26 @@ class Reply(Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     date: float | None = None
     opening_s: float = 0.0
-    """How long it waited for a connection before its bytes could leave."""
+    """Seconds it waited for a connection before its bytes could leave."""
     retry_after_s: float | None = None
-    """`Retry-After`, if it came: not documented, and honoured all the same."""
+    """Seconds of the header `Retry-After`, if it came: it is not documented, and is obeyed nevertheless."""
     distrust: Callable[[], None] | None = None
-    """Closes the connection it came on, for who finds that it is not the answer to what was asked: the true one may
-    still be on its way, and would be the next one's. To be called at once, without waiting for anything before."""
+    """Closes the connection it came on. A caller that finds it is not the answer to its request calls this at once,
+    before it waits for anything: the true answer may still be on its way, and the next request would get it."""
 
 
 class Fault(Struct, frozen=True, kw_only=True, gc=False):
-    """No (whole) response: what happened, translated once by the transport into our own `Local.*` codes."""
+    """What happened if no (whole) response came: the transport translates it once into our own `Local.*` codes."""
 
     stage: Stage
     code: str
     """One of the `Local.*` codes of `verdicts`."""
     message: str
     opening_s: float = 0.0
-    """As of a Reply."""
+    """As in Reply."""
     stale_connection: bool = False
-    """The connection was kept from an earlier request, and broke before a byte of an answer came: the other end had
-    given it up, most likely. That says nothing of what was asked."""
+    """Whether the connection was kept from an earlier request, and broke before a byte of an answer came. Most likely
+    the other end had closed it, so the break says nothing of the request."""
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
@@ -271,7 +271,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """The `Response` object of a success. Any: the API's JSON."""
     stage: Stage = Stage.AFTER_SEND
     stale_connection: bool = False
-    """As of a Fault."""
+    """As in Fault."""
 
 
 class Keys(Struct, frozen=True, kw_only=True, gc=False):
@@ -309,8 +309,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     accounts: Mapping[str, AccountState] | None
     complete: bool = True
     """Whether an account that is not among them does not exist: the list was read to its proven end, and its pages fit
-    together. Never where the API says that there are more, or shows none at all, as an instance has at least its
-    admin; nor where the reading ended early, as every account that was asked for was found."""
+    together. False if the API says that there are more, or shows none at all, as an instance has at least its admin.
+    False, too, if the reading ended early because every account that was asked for was found."""
     why: str | None = None
     """Why it is not complete, in words; None if it is, or if all that was asked for was found."""
     code: str | None = None
@@ -321,19 +321,19 @@ class Reading(Struct, frozen=True, kw_only=True):
     ms: int = 0
 
     def find(self, user: str) -> AccountState | None:
-        """The account of that name, if the instance could be read and has it."""
+        """Return the account of that name, if the instance could be read and has it; else None."""
         return None if self.accounts is None else self.accounts.get(user)
 
 
 class Transport(Protocol):
-    """The one seam to the API. Never raises for what the network or the server does: that is a Fault."""
+    """The only way to the API. It never raises for what the network or the server does, but returns a Fault."""
 
     async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
         """POST `body` with exactly `headers` (Host among them) to `endpoint`, a URL without a path."""
         ...
 
     async def get(self, url: str, timeout_s: float) -> Reply | Fault:
-        """GET `url`, never through a proxy: for the metadata service of the machine, which is next door."""
+        """GET `url`, never through a proxy: for the metadata service of the machine, which is near it."""
         ...
 
     async def aclose(self) -> None:

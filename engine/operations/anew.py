@@ -1,6 +1,6 @@
-"""A plan that was confirmed, looked at again before it is sent: by then minutes may have passed.
+"""Check a confirmed plan again before it is sent, as minutes may have passed since it was shown.
 
-It never becomes larger than what was confirmed. What changed since is named, and what is worse than it was is refused.
+The plan never grows. Each change is told. A plan is refused if a guard no longer lets it pass.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ async def look_again(
     stays: Callable[[Call, Reading], Omit | None] | None,
     tell: Tell,
 ) -> tuple[Plan, Survey | None]:
-    """What is left of a confirmed plan by today's guards and by readings made now, and those readings.
+    """Return what guards and new readings leave of a confirmed plan, and those readings (None: nothing was read).
 
-    `reach` None: nothing is read. `stays` is the rule of an undo. RefusedError where a guard forbids the rest.
+    With `reach` None nothing is read. `stays` is the rule of an undo. RefusedError if a guard forbids what is left.
     """
     before = look_ahead(plan, of_plan(plan, found) if found is not None else {}, listed_order=True)
     guarded = plan_again(plan.action, plan.calls, protect=settings.protect)
@@ -83,7 +83,7 @@ def stand_back(
     held: Mapping[CallId, Omit],
     tell: Tell,
 ) -> Plan:
-    """A plan without what other runs have a claim on by now: accounts they hold, superusers that must stay for them."""
+    """Return the plan without what other runs rule out: accounts they hold, superusers that must stay for them."""
     guard = AdminGuard(keep_admins, rivals=rivals)
     out: dict[CallId, Omit] = {}
     for call in plan.calls:
@@ -100,7 +100,7 @@ def stand_back(
 
 
 def without(plan: Plan, out: Mapping[CallId, Omit]) -> Plan:
-    """A plan without some of its calls, which are left out."""
+    """Return the plan without the calls in `out`, whose omits it gets instead."""
     if not out:
         return plan
     calls = tuple(call for call in plan.calls if call.id not in out)
@@ -118,7 +118,7 @@ def _left_out(omits: Iterable[Omit]) -> Iterator[str]:
 def _changes(
     action: Action, plan: Plan, before: Mapping[CallId, Standing], now: Mapping[CallId, Standing]
 ) -> Iterator[str]:
-    """What others have done to the accounts of a plan, one line each kind."""
+    """Yield what others have done to the accounts of a plan, one line for each kind of change."""
 
     def count(was: Callable[[Standing], bool], became: Callable[[Standing], bool]) -> int:
         return sum(was(before[call.id]) and became(now[call.id]) for call in plan.calls)

@@ -1,8 +1,8 @@
-"""What stands beside a run: who is told of it, and what is measured of it.
+"""The notices and the metrics of a run, beside its sending.
 
-Nothing here may fail, stop or delay a run. The notice of a beginning goes out while calls are sent already, that of an
-end once the `end` is on disk. What does not arrive, and metrics that cannot be written, are noted in the journal
-(`notice_failed`, `metrics_failed`).
+Nothing here may fail, stop or delay a run. The notice of a start goes out while calls are being sent. The notice of an
+end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`) and metrics
+that cannot be written (`metrics_failed`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from engine.journal.protocols import Journal, Runs
 
 _PATIENCE_S = 2.0
-"""After so long a person is told what is still waited for."""
+"""Seconds after which a person is told that a notice is still waited for."""
 
 
 class Attendance:
-    """Beside one session of a run."""
+    """The notices and metrics of one session of a run."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Attendance:
         clock: Callable[[], float],
         tell: Tell,
     ) -> None:
-        """`flags` are those an exact command needs to find the run. Nobody is told of a simulated run."""
+        """`flags` are those that an exact command needs to find the run. A simulated run sends no notice."""
         self._spec = settings.notify if not ledger.run.simulated else None
         self._way_out = settings.way_out
         self._ledger = ledger
@@ -57,7 +57,7 @@ class Attendance:
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
-        """While the session works; `note` writes a note into its journal."""
+        """Send the notice of the start and keep metrics while the session works; `note` writes into its journal."""
         self._note = note
         if self._spec is not None and self._spec.wants("start"):
             self._beginning = asyncio.create_task(self._tell(self._spec, "start"))
@@ -74,9 +74,9 @@ class Attendance:
                 await measuring
 
     async def after(self, reason: Reason, stopped: records.Stopped | None) -> None:
-        """Once the session's `end` is on disk. Takes as long as a notice may; a cancellation ends it sooner."""
+        """Send the notice of the end, whose `end` is on disk. Takes as long as a notice may, or until cancelled."""
         event = _event(reason)
-        end = self._ledger.end  # its word, if there is one: a signal since then stopped nothing
+        end = self._ledger.end  # it counts, if there is one: a signal after it stopped nothing
         waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
         ways = [self._metrics.last(reason)]
         if self._spec is not None and self._spec.wants(event):
@@ -89,18 +89,18 @@ class Attendance:
         finally:
             waited.cancel()
         if self._note is not None and self._journal.broken is None:
-            with contextlib.suppress(JournalWriteError):  # said already, or nothing but a failed notice is lost
+            with contextlib.suppress(JournalWriteError):  # already told, or only the note of a failed notice is lost
                 await self._journal.durable()
 
     async def after_a_fall(self, reason: Reason, stopped: records.Stopped | None) -> None:
-        """Where the session itself fell, and its journal is closed."""
+        """Send the notice of a session that failed with an error; its journal is closed, so nothing is noted."""
         self._note = self._beginning = None
         await self.after(reason, stopped)
 
     async def _tell(
         self, spec: NotifySpec, event: str, reason: Reason | None = None, stopped: records.Stopped | None = None
     ) -> None:
-        from engine.operations.family import way_of  # late, as most runs tell nobody, and none before it sends
+        from engine.operations.family import way_of  # here: most runs send no notice, and none before they send
         from engine.report.notices import notice
         from engine.report.notify import deliver
 
@@ -123,7 +123,7 @@ class Attendance:
         self._tell_who_started(Warned(f"nobody was told of the {event} by {to}: {why}"))
 
     def _trouble(self, why: str) -> None:
-        """Of the metrics; told once."""
+        """Note and tell, once a session, why metrics cannot be written."""
         if (note := self._note) is not None:
             note("metrics_failed", {"why": why})
         self._tell_who_started(Warned(f"metrics: {why}"))

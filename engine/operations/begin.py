@@ -1,7 +1,7 @@
-"""A run that does not exist yet: planned, approved, begun. What can refuse it does so before it exists.
+"""Plan a new run, and begin it once it is approved. All that can refuse a run does so before it exists.
 
-`planned` reads the accounts of a plan and passes its guards; `begin` takes an approval of what was planned, looks again
-where that took a while, creates the run under its claim, and works on it.
+`planned` reads the accounts of a plan and checks its guards. `begin` takes the approval, checks again if it came late,
+creates the run under its claim, and works on it.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ if TYPE_CHECKING:
     from engine.operations.session import Watch
 
 LATE_S = 5.0
-"""An approval that comes later than this is of a world that may have changed: it is looked at again."""
+"""Seconds after which an approval is late: the accounts may have changed, so they are read again."""
 
 
 # ---- before the approval ---------------------------------------------------------------------------------------------
 
 
 async def planned(new: Proposal) -> Planned:
-    """Read the accounts of a proposal, put its plan in order, and pass its guards.
+    """Read the accounts of a proposal, order its plan, check its guards, and return the run that waits for approval.
 
-    AcctopsError for whatever stands in its way; a guard's refusal comes after it was told how the accounts stand.
+    AcctopsError if anything forbids the run. The user is told how the accounts stand before a guard refuses.
     """
     terms = hold(window_of(new.frozen), new.terms, rerun=new.parent is not None)
     new = replace(new, terms=terms)
     check_metrics(new.settings, simulated=terms.simulate)
     store = trusted_store(new.settings, simulated=terms.simulate)
     run_id = store.new_run_id(terms.clock(), random.Random())
-    tell = terms.tell if new.known is None else nobody  # a match has been asked with these keys
+    tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust)
     new = await _read(new, reach)
@@ -69,12 +69,12 @@ async def planned(new: Proposal) -> Planned:
         store=store,
         reach=reach,
         passwords=passwords,
-        at=terms.clock(),  # the wall's: it goes on while a laptop sleeps
+        at=terms.clock(),  # wall clock: it goes on while a laptop sleeps
     )
 
 
 async def _read(new: Proposal, reach: Reach) -> Proposal:
-    """The proposal with its instances read, its plan in order, and its guards passed."""
+    """Return the proposal with its instances read, its plan ordered and its guards checked."""
     if new.found is not None:
         return new
     terms, world = new.terms, new.world
@@ -111,7 +111,7 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
 
 
 def _unread_command(new: Proposal) -> str:
-    """What goes on without readings."""
+    """Return the command that starts this run without readings."""
     flags = f"{new.terms.repeat(new.settings.state_dir)} --no-verify"
     if new.parent is not None:
         return f"acctops {new.verb} {new.parent.run_id}{flags}"
@@ -126,11 +126,11 @@ def _unread_command(new: Proposal) -> str:
 async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -> Ended:
     """Create the run that was approved, and work on it to its end.
 
-    RefusedError, and no run, if its window has closed, or if what changed since it was planned forbids it.
+    RefusedError, and no run is created, if its window has closed or if a change since planning forbids it.
     """
     new = this.proposal
     terms = new.terms
-    hold(window_of(new.frozen), terms, rerun=new.parent is not None)  # it may have closed while it was read and asked
+    hold(window_of(new.frozen), terms, rerun=new.parent is not None)  # it may have closed meanwhile
     if abs(terms.clock() - this.at) > LATE_S:
         new = await _looked_at_again(new, this.reach)
     keep_admins = new.frozen.keep_admins
@@ -157,12 +157,12 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
 
 
 async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:
-    """The proposal with its guards and its accounts as they are now, minutes after they were shown."""
-    from engine.operations.anew import look_again  # here: an approval that came at once needs none
+    """Return the proposal with guards and accounts as they are now, some time after they were shown."""
+    from engine.operations.anew import look_again  # here: an approval in time does not need it
 
     settings = new.guards() if new.guards is not None else new.settings
     if new.verb == "undo":
-        settings = replace(settings, max_share=None)  # it takes back, it does not spread
+        settings = replace(settings, max_share=None)  # an undo takes back: no share bounds it
     frozen = replace(new.frozen, keep_admins=max(new.frozen.keep_admins, settings.keep_admins))
     refuse_blind(new.plan.action, frozen, max_share=settings.max_share)
     plan, found = await look_again(
@@ -179,7 +179,7 @@ async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:
 
 
 def _refuse_emptied(new: Proposal, plan: Plan) -> None:
-    """The same as `refuse_empty` of what became of a plan that was not empty."""
+    """Refuse a plan that has lost its calls, as `refuse_empty` does; NothingLeftError if all of an undo must stay."""
     if new.undone is not None and not plan.calls and plan.lacking:
         raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
     if not new.may_be_empty:
@@ -187,7 +187,7 @@ def _refuse_emptied(new: Proposal, plan: Plan) -> None:
 
 
 def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
-    """The proposal without what other runs have a claim on: from now on no more of them can."""
+    """Return the proposal without what other runs have a claim on. Our own claim keeps further runs out from now on."""
     held = new.undone.held() if new.undone is not None else {}
     if not held and not rivals:
         return new
@@ -207,7 +207,7 @@ def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
 
 
 def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
-    """Tell the parent's journal, under its lock, before the new run's first write."""
+    """Note the run in its parent's journal, under its lock, before its own first line; return the link, if any."""
     if new.parent is None:
         return None
     if new.parent.store is None:
@@ -260,7 +260,7 @@ def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> 
 def claim(
     store: Runs, run_id: RunId, job: records.JobRef, action: str, calls: Sequence[Call], *, keep_admins: int
 ) -> AbstractContextManager[tuple[Rival, ...]]:
-    """The right to work on these accounts, of all runs of the state directory; BusyError if a live one has it."""
+    """Claim the right to work on these accounts, and yield the rivals; BusyError if a live run here forbids it."""
     inverse = ACTIONS[action].inverse
     mine = Claim(
         run_id=run_id,
@@ -279,7 +279,7 @@ def claim(
 
 
 def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
-    """A left-out target as the journal keeps it."""
+    """Return a left-out target as the journal keeps it."""
     return records.OmitLine(
         account=target.account,
         region=target.region,
@@ -295,7 +295,7 @@ def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId |
 def _create(
     store: Runs, run_id: RunId, lines: Iterable[records.AnyRecord], clock: Callable[[], float]
 ) -> tuple[Journal, Ledger]:
-    """The run with its first lines, and what is known from them."""
+    """Create the run with its first lines; return its journal and the ledger of those lines."""
     lines = iter(lines)
     first = next(lines)
     assert isinstance(first, records.Run)

@@ -1,4 +1,4 @@
-"""One session of a run that exists, from its first call to what is told of its end."""
+"""Carry out one session of a run that exists, from its first call to the notice of its end."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Ended(Struct, frozen=True, kw_only=True):
     first_send_at: float | None = None
     """UNIX time of its first send, if any."""
     unrecorded: records.Stopped | None = None
-    """Why it stopped without an `end` in the journal, which would have said why."""
+    """Why it stopped, if the journal has no `end` that says so."""
     is_meddled: bool = False
-    """Somebody else has changed the journal: what was recorded does not stand."""
+    """Whether somebody else has changed the journal, so that what was recorded does not stand."""
 
     @property
     def why(self) -> str | None:
-        """Returns in words why the session ended before all was tried; None if all was tried."""
+        """Return in words why the session ended before all was tried; None if all was tried."""
         end = self.ledger.end
         stopped = self.unrecorded or (end.stopped if end is not None else None)
         return stopped.why if stopped is not None else None
 
     @property
     def failures(self) -> tuple[tuple[Call, str | None, str | None], ...]:
-        """Each failed call of the run, with its code and the RequestId of its last answer."""
+        """Return each failed call of the run, with its code and the RequestId of its last answer."""
         return tuple(
             (call, entry.code, entry.request_id)
             for call, entry, outcome in self.ledger.outcomes()
@@ -63,14 +63,14 @@ class Ended(Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Calls of the run, by outcome."""
+        """Return how many calls of the run have each outcome."""
         return {str(outcome): count for outcome, count in self.ledger.counts().items()}
 
 
 async def carry_out(session: Session, terms: Terms, settings: Settings, watch: Watch | None = None) -> Ended:
-    """Work on a run until it is done or stopped, and tell who is to be told, whatever it was that ended it.
+    """Work on a run until it is done or stopped, send its notices whatever ended it, and return how it stands.
 
-    `session` is as its run needs it; by which `terms` it goes, who is told (`settings`) and who looks on is added here.
+    `session` has what its run needs. The clock of `terms`, the notices of `settings` and `watch` are added here.
     """
     ledger, journal, watch = session.ledger, session.journal, watch or Unwatched()
     flags = terms.repeat(session.store.state_dir)
@@ -104,20 +104,20 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
 
 
 def _world(ledger: Ledger) -> World:
-    """The simulated world of a run that goes on: as the run has left it."""
+    """Return the simulated world of a run that goes on, as the run has left it."""
     changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
     return simulated_world(ledger.run.action, ledger.calls.values(), changed)
 
 
 def _way(session: Session, flags: str) -> WayOn:
-    """What is open of the run and its family now that the session is over, and how to go on."""
-    from engine.operations.family import way_of  # here: nothing of it is needed before the first call
+    """Return what is open of the run and its family, and how to go on."""
+    from engine.operations.family import way_of  # here: not needed before the first call
 
     way = way_of(session.store, session.ledger, flags=flags)
     if session.journal.broken is None:
         return way
     try:
         session.store.replay(session.ledger.run.run)
-    except AcctopsError:  # somebody cut it, or wrote to it: a resume would be refused
+    except AcctopsError:  # somebody else cut it or wrote to it: a resume would be refused
         return way.without_journal(session.ledger)
     return way

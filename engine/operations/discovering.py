@@ -1,4 +1,4 @@
-"""The matches of a job, answered: instances listed, their accounts read, targets found."""
+"""Answer the matches of a job: list the instances, read their accounts, and find the targets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Discovered(Struct, frozen=True, kw_only=True):
     """A job whose matches are answered."""
 
     job: Job
-    """With the targets that were found in their places, and no match left to ask."""
+    """The job with the targets that its matches found in their place, and no match left to ask."""
     answers: tuple[Answered, ...] = ()
     rows: Mapping[Where, InstanceRow] = field(default_factory=dict)
     """Instances as listed."""
@@ -52,12 +52,12 @@ class Discovered(Struct, frozen=True, kw_only=True):
 
     @property
     def is_fine_without_calls(self) -> bool:
-        """Whether finding nothing to do is what the operator said may be."""
+        """Whether the job allows that nothing is found: it has only matches, each with `allow_empty`."""
         listed = len(self.job.targets) - sum(len(each.targets) for each in self.answers)
         return bool(self.answers) and not listed and all(each.match.allow_empty for each in self.answers)
 
     def lines(self) -> list[records.Matched]:
-        """The matches as the journal keeps them."""
+        """Return the matches as the journal keeps them."""
         return [
             records.Matched(str(each.match.place), each.match.words(), each.instances, len(each.targets))
             for each in self.answers
@@ -65,7 +65,7 @@ class Discovered(Struct, frozen=True, kw_only=True):
 
 
 def refuse_unlimited(job: Job, settings: Settings) -> None:
-    """UsageError for a match that nobody confirms and nothing bounds: its answer may be any number of accounts."""
+    """Raise UsageError for a match without `max_targets`, which may find any number of accounts: nobody confirms it."""
     if job.matches and settings.max_targets is None:
         raise UsageError(
             f"{job.matches[0].place}: a match with --yes needs a bound, as nobody sees what it found before it is "
@@ -74,15 +74,15 @@ def refuse_unlimited(job: Job, settings: Settings) -> None:
 
 
 def match_regions(job: Job) -> set[str]:
-    """Regions in which a job's matches may look; those of `regions: all` as far as they are documented."""
+    """Return the regions in which a job's matches may look; for `regions: all` those that are documented."""
     everywhere = any(each.regions is None for each in job.matches)
     return {*job.regions, *(ACCESS_REGIONS if everywhere else ())}
 
 
 async def discover(job: Job, settings: Settings, *, reach: Reach, world: World | None, tell: Tell) -> Discovered:
-    """Answer the matches of a job, and tell what is odd about it.
+    """Answer the matches of a job, tell what is odd about them, and return the job with what they found.
 
-    JobError if one finds nothing that may not, CredentialsError if none may look.
+    JobError if a match finds nothing and may not, CredentialsError if none may look.
     """
     if not job.matches:
         return Discovered(job=job)
@@ -105,13 +105,13 @@ async def discover(job: Job, settings: Settings, *, reach: Reach, world: World |
 
 
 class _Looking:
-    """One look: regions, then instances, then accounts, each question asked once for all matches."""
+    """One search for all matches of a job: regions, then instances, then accounts. Each question is asked once."""
 
     def __init__(self, job: Job, inventory: Inventory) -> None:
         self._job = job
         self._inventory = inventory
         self._listings: dict[tuple[str, str, str], Listing] = {}
-        """By account, region and filters."""
+        """(Account, region, filters as JSON) → listing."""
         self.found = Survey()
         self.warnings: list[str] = []
         self.stage = "asking which regions there are"
@@ -142,14 +142,14 @@ class _Looking:
         return Discovered(job=job, answers=tuple(answers), rows=every, found=self.found, warnings=tuple(self.warnings))
 
     async def _regions(self) -> dict[int, tuple[str, ...]]:
-        """Of each match, the regions to look in."""
+        """Return the regions to look in, by the `id()` of each match."""
         every: tuple[str, ...] = ()
         if any(each.regions is None for each in self._job.matches):
             every = await self._every_region()
         return {id(each): each.regions if each.regions is not None else every for each in self._job.matches}
 
     async def _every_region(self) -> tuple[str, ...]:
-        """Those that any account of these matches is told of: one with keys that are no good hinders no other."""
+        """Return the regions that any account of `regions: all` is told of; bad keys of one account hinder no other."""
         meant = [each for each in self._job.matches if each.regions is None]
         accounts = list(dict.fromkeys(account for each in meant for account in each.accounts))
         said = await asyncio.gather(*(list_regions(self._inventory, account=account) for account in accounts))
@@ -200,17 +200,17 @@ class _Looking:
             )
 
     def _is_all_of(self, accounts: Iterable[str]) -> bool:
-        """Whether these accounts are all that the job has to do with: what it has of another is done without them."""
+        """Whether these are all accounts of the job; if there is another, its part of the job is done without them."""
         asked = {account for each in self._job.matches for account in each.accounts}
         return {*asked, *(target.account for target in self._job.targets)}.issubset(accounts)
 
     def _tell_refusals(self) -> None:
-        """What an account's listings were refused with, in words, once: a code in a list of regions helps nobody."""
+        """Warn once of each code that refused an account's listings, in words, as a bare code helps nobody."""
         refused: dict[tuple[str, str], list[str]] = {}
         words: dict[tuple[str, str], str] = {}
         for (account, region, _), listing in self._listings.items():
             answer = listing.refused
-            if answer is None or answer.code is None or answer.code == NO_KEYS:  # of those it was told before
+            if answer is None or answer.code is None or answer.code == NO_KEYS:  # missing keys were told of before
                 continue
             key = (account, answer.code)
             refused.setdefault(key, []).append(region)
@@ -225,7 +225,7 @@ class _Looking:
         return [self._listings[account, region, said] for said in filters]
 
     def _rows(self, each: Match, regions: Iterable[str]) -> list[InstanceRow]:
-        """Instances that a match may mean, each once, in the order of its regions."""
+        """Return the instances that a match may mean, each once, in the order of its regions."""
         rows: dict[Where, InstanceRow] = {}
         for account, region in product(each.accounts, regions):
             for listing in self._of(each, account, region):
@@ -240,12 +240,12 @@ class _Looking:
             if listing.why is not None
         }
         omits = [match.unlisted(each, account, region, why) for (account, region), why in whys.items()]
-        # An id is missing only if every region could be looked through; else the region is what is unseen.
+        # An id counts as missing only if every region could be listed; else the region is what is unseen.
         return omits or match.missing_ids(each, rows, regions[id(each)])
 
 
 def _refuse_fatal(asked: Sequence[tuple[str, Answer | None]]) -> None:
-    """CredentialsError if the keys themselves are refused, of every account that asked (account, refusal)."""
+    """Raise CredentialsError if the keys of every account in `asked` (account, refusal) are refused."""
     refused = {account: answer for account, answer in asked if answer is not None}
     rulings = [rule("DescribeDBInstances", answer) for _, answer in asked if answer is not None]
     if not rulings or len(rulings) < len(asked) or any(ruling.verdict is not Verdict.FATAL for ruling in rulings):
@@ -257,14 +257,14 @@ def _refuse_fatal(asked: Sequence[tuple[str, Answer | None]]) -> None:
 
 
 def _in_words(answer: Answer) -> str:
-    """What a refusal means and what to do about it, before there is a run."""
+    """Return what a refusal means and what to do about it, before there is a run."""
     ruling = rule("DescribeDBInstances", answer)
     request = f" (RequestId {answer.request_id})" if answer.request_id else ""
     return f"{ruling.words} {before_a_run(ruling.advice)}{request}"
 
 
 def _refuse_twins(place: Place, rows: Iterable[Where]) -> None:
-    """JobError if two accounts of the job are one: what the other one owns would be neither seen nor missed."""
+    """Raise JobError if two accounts list one instance: one has the other's keys, and its own instances stay unseen."""
     owners: dict[tuple[str, str], str] = {}
     twins: dict[tuple[str, str], str] = {}
     for where in rows:
@@ -283,7 +283,7 @@ def _refuse_twins(place: Place, rows: Iterable[Where]) -> None:
 
 
 def _refuse_unreachable(answers: Sequence[Answer | None]) -> None:
-    """UnreachableError if not one question reached the API: that is the network's fault, not the match's."""
+    """Raise UnreachableError if no question reached the API: the network is at fault, not the match."""
     first = answers[0] if answers else None
     if first is not None and all(answer is not None and row_of(answer.code).not_sent for answer in answers):
         raise UnreachableError(
@@ -300,7 +300,7 @@ def _refuse_nothing(discovered: Discovered) -> None:
         unseen = _examples(each.omits, OmitReason.UNSEEN)
         skipped = _examples(each.omits, OmitReason.SKIPPED)
         where = f"{each.match.place}: the match finds no account"
-        if unseen and discovered.job.targets:  # of others: they are done, and what is unseen has failed
+        if unseen and discovered.job.targets:  # the others are done, and what is unseen has failed
             continue
         if unseen:
             problems.append(f"{where}, and could not look everywhere: {unseen}; mend that, or what it asks")
@@ -317,7 +317,7 @@ def _refuse_nothing(discovered: Discovered) -> None:
 
 
 def _examples(omits: Sequence[Omit], reason: OmitReason) -> str:
-    """What was left out for a reason, in words, the first of it."""
+    """Return in words the first targets that were left out for a reason."""
     meant = [omit for omit in omits if omit.reason == reason]
     shown = [
         omit.rule if omit.target.instance == match.EVERY_ACCOUNT else f"{omit.target.named}: {omit.rule}"
@@ -327,7 +327,7 @@ def _examples(omits: Sequence[Omit], reason: OmitReason) -> str:
 
 
 async def _heartbeat(looking: _Looking, tell: Tell) -> None:
-    """A sign of life: a fleet of thousands takes a while at the reads' pace."""
+    """Tell every few seconds how far the search is: thousands of instances take a while at the pace of reads."""
     while True:
         await asyncio.sleep(_HEARTBEAT_S)
         read = f", {len(looking.found.readings):,} done" if looking.found.readings else ""

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """A job, the settings it is done by, and its plan."""
+    """A job, its settings and its plan."""
 
     job: Job
-    """Its matches answered, unless nobody asked."""
+    """The job, with its matches answered if they were asked."""
     settings: Settings
     plan: Plan
     matched: tuple[records.Matched, ...] = ()
@@ -39,19 +39,19 @@ class Draft(Struct, frozen=True, kw_only=True):
     known: Survey | None = None
     """What the matches have read."""
     rows: Mapping[Where, InstanceRow] = field(default_factory=dict)
-    """The instances they found, as they are listed."""
+    """The instances that the matches found, as listed."""
     reach: Reach | None = None
-    """How they asked."""
+    """How the matches reached the API. None: none was asked."""
     is_fine_without_calls: bool = False
-    """Finding nothing is an answer, says the job."""
+    """Whether the job allows that nothing is found."""
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether nothing is to be done, and that is as asked."""
+        """Whether there is nothing to do and nothing lacking, and the job allows that."""
         return self.is_fine_without_calls and not self.plan.calls and not self.plan.lacking
 
     def guards(self) -> tuple[str, ...]:
-        """What bounds a run, each with where it stands: the guards, how much it takes, when it may run."""
+        """Return what limits a run, each with its place: the guards, `limits.take` and the window."""
         job, found = self.job, list(self.settings.guards)
         if job.take is not None:
             found.append(f"limits.take {job.take:,} ({job.places['take']})")
@@ -61,14 +61,14 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 class Drafted(Event, frozen=True):
-    """What a job means is known; its accounts are looked at next."""
+    """The plan of a job is known; its accounts are read next."""
 
     draft: Draft
     simulated: bool
 
 
 def settings_of(terms: Terms, job: Job) -> Settings:
-    """The settings for a job; what is odd about them or the job is told."""
+    """Return the settings for a job; tell what is odd about them or the job."""
     settings = terms.settings(job)
     for warning in (*settings.warnings, *job.warnings):
         terms.tell(Warned(warning))
@@ -78,7 +78,7 @@ def settings_of(terms: Terms, job: Job) -> Settings:
 
 
 def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered | None = None) -> Draft:
-    """The plan of a job; its matches are in it as far as they were `discovered`."""
+    """Return the plan of a job; it has the targets of its matches only if these were `discovered`."""
     asked = tuple(records.Matched(str(each.place), each.words(), None, None) for each in job.matches)
     if discovered is not None:
         job, asked = discovered.job, tuple(discovered.lines())
@@ -95,7 +95,7 @@ def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered 
 
 
 async def draft(terms: Terms, job: Job, settings: Settings, *, world: World | None = None, purpose: str) -> Draft:
-    """The same, its matches answered through the API (or in the simulated `world`)."""
+    """Return the plan of a job, with its matches answered through the API or in the simulated `world`."""
     if not job.matches:
         return draft_of(terms, job, settings)
     from engine.operations.discovering import discover, match_regions, refuse_unlimited  # here: most jobs have no match
@@ -110,7 +110,7 @@ async def draft(terms: Terms, job: Job, settings: Settings, *, world: World | No
 
 
 def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
-    """A draft in the light of what was `found` (None: nothing was read): in order, with what guards would refuse."""
+    """Compare a draft with what was `found` (None: nothing was read): order its plan, and see what guards refuse."""
     from engine.operations.preparing import prepare
 
     job = made.job

@@ -1,4 +1,4 @@
-"""What earlier runs of a job mean for the next one: who waits in line, and what a crash left unfinished."""
+"""What earlier runs of a job mean for the next one: which calls wait in line, and what a crash left unfinished."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def reads_stdin(job: Job) -> bool:
 
 
 def place_of(path: str) -> str:
-    """A file's absolute path, the same however it is typed: a job run as ../job.yaml is asked for from elsewhere."""
+    """Return a file's absolute path, however it is typed: a job run as ../job.yaml is asked for from elsewhere, too."""
     as_typed = Path(path).absolute()
     plain = Path(os.path.normpath(as_typed))
     try:
         same = plain.samefile(as_typed)
     except OSError:
-        same = True  # gone, or but a name
+        same = True  # the file is gone, or the path is only a name
     return str(plain if same else as_typed)  # `..` behind a link leads elsewhere
 
 
 def job_place(job: Job) -> str:
-    """The job's file for the journal; one that read a list from standard input cannot be read again."""
+    """Return the job's file for the journal, marked if a list came on standard input: it cannot be read again."""
     if not job.is_file:
         return recorded(job.path)
     place = recorded(place_of(job.path))
@@ -51,9 +51,9 @@ def job_place(job: Job) -> str:
 
 
 def runs_of(store: Runs, job: Job, now: float, tell: Tell) -> Iterator[RunHead]:
-    """The runs of a job, by its file or its content, newest first; reruns and what cannot be read left out.
+    """Yield the runs of a job, by its file or its content, newest first, without reruns and unreadable journals.
 
-    So is one that says it began later than `now`, unless it goes on: it is told of.
+    A run that says it began later than `now` is left out, too, and told of, unless it is live.
     """
     place = job_place(job) if job.is_file else None
     for head in store.heads():
@@ -80,17 +80,17 @@ class Take(Struct, frozen=True, kw_only=True):
     tell: Tell
 
     def line(self) -> tuple[CallId, ...]:
-        """Who waits since the last run of the job."""
+        """Return the calls that the last readable run of the job left waiting, in their order."""
         for head in runs_of(self.store, self.job, self.now, self.tell):
             try:
                 return line_after(self.store.replay(head.run_id).ledger)
-            except AcctopsError:  # no reason to miss a Saturday: the line is that of the run before
+            except AcctopsError:  # unreadable: the line of the run before it counts
                 continue
         return ()
 
 
 def take_of(job: Job, settings: Settings, *, simulated: bool, now: float, tell: Tell) -> Take | None:
-    """The job's `limits.take`, with where its line stands."""
+    """Return the job's `limits.take` with what finds its line; None if the job has none."""
     if job.take is None:
         return None
     store = store_of(settings, simulated=simulated)
@@ -98,21 +98,21 @@ def take_of(job: Job, settings: Settings, *, simulated: bool, now: float, tell: 
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
-    """The last run of a job, if it was cut off: no session of it ended in order since, and nothing continued it."""
+    """The last run of a job, which was cut off: its last session has no `end`, and no run continued it."""
 
     run_id: str
     ledger: Ledger
 
     @property
     def open_calls(self) -> int:
-        """Calls not settled."""
+        """How many calls are not settled."""
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
 
 def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
-    """What a crash left of the job; None if its last run ended in order or was continued, BusyError if it goes on.
+    """Return the cut-off last run of a job; None if it ended in order or was continued, BusyError if it is live.
 
-    Two that start at once are told apart later, by their claims: this spares the reading and the question.
+    Two runs that start at once are told apart later, by their claims. This check spares the reading and the question.
     """
     head = next(runs_of(store, job, now, tell), None)
     if head is not None and head.live:
@@ -121,7 +121,7 @@ def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | No
         return None
     newer = (each for each in store.heads() if each.run_id > head.run_id)
     if any(each.problem is not None for each in newer):
-        return None  # that may have been the job's last run: a new one reads what is so, whichever it was
+        return None  # that may be the job's last run: a new run reads the accounts in any case
     ledger = store.replay(head.run_id).ledger
     if ledger.end is not None or any(store.has(link.run) for link in ledger.links):
         return None

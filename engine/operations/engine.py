@@ -1,7 +1,7 @@
 """The library: one `Engine` on a state directory, whose methods are the use cases.
 
-Nothing of it prints, asks or takes signals, so it works in any event loop of any thread. Of the process it changes one
-thing: the soft limit on open files, upwards, where a run needs more. Two engines on one state directory, or an engine
+It never prints, asks or handles signals, so it works in any event loop of any thread. It changes one thing of the
+process: it raises the soft limit on open files if a run needs more. Two engines on one state directory, or an engine
 and a command, share claims, quotas and journals as two commands do.
 """
 
@@ -47,9 +47,9 @@ _STOPPED = "stopped by the program that began it"
 
 
 class Engine:
-    """Plans runs, begins them, and looks back at them.
+    """An object that plans runs, begins them, and looks back at them.
 
-    An `async with` block; what still goes on at its end is drained, so that nothing is left unrecorded.
+    Use it in an `async with` block. Runs that still go on at its end are drained, so that nothing is left unrecorded.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Engine:
         clock: Callable[[], float] = time.time,
         **more: Any,
     ) -> None:
-        """Whatever is left out is as for a command: from the environment, the job, config files, or the default.
+        """What is left out comes from the environment, the job, config files or the default, as for a command.
 
-        `simulate`: runs go against the built-in simulator, and touch no account. `on_event` is told what happens (see
-        `engine.operations.events`), in the loop's thread. `clock` is UNIX time. `more` are further fields of `Terms`
-        (rate, workers, timeout, deadline: texts, as flags have them). Any: their types.
+        With `simulate`, runs use the built-in simulator and touch no account. `on_event` is told what happens (see
+        `engine.operations.events`), in the loop's thread. `clock` returns UNIX time. `more` are further fields of
+        `Terms` (rate, workers, timeout, deadline: texts, as flags have them). Any: their types.
         """
         self._terms = Terms(
             state_dir=str(state_dir) if state_dir is not None else None,
@@ -97,9 +97,9 @@ class Engine:
     async def plan(self, job: Job | str | Path, **terms: Any) -> Planned | Nothing:
         """Plan a new run of a job: its file, its text (YAML, more than one line), or a `Job`.
 
-        `terms` are fields of `Terms`: reason, ticket, exclude, expect, on_unfinished (Any). AcctopsError for
-        whatever stands in its way. RefusedError, too, if the last run of the job was cut off: then `resume` goes on
-        with it, or `on_unfinished="new"` begins anew.
+        `terms` are fields of `Terms`: reason, ticket, exclude, expect, on_unfinished (Any). AcctopsError if anything
+        forbids the run. RefusedError, too, if the last run of the job was cut off: then `resume` goes on with it, or
+        `on_unfinished="new"` begins anew.
         """
         asked = self._with(terms)
         planned = await plan_run(asked, job if isinstance(job, Job) else _loaded(job))
@@ -129,9 +129,9 @@ class Engine:
         return await plan_undo(self._with(terms), run, Selection(targets=tuple(targets), **chosen))
 
     async def begin(self, planned: Planned, approval: Approval) -> Run:
-        """Begin what was planned and approved. Returns when the run exists and works; it goes on in this loop.
+        """Begin what was planned and approved. Return once the run exists and works; it goes on in this loop.
 
-        RefusedError, and no run, if what changed since it was planned forbids it.
+        RefusedError, and no run is created, if a change since planning forbids it.
         """
         new = planned.proposal
 
@@ -144,7 +144,7 @@ class Engine:
     async def resume(self, run: str, approval: Approval | None = None, **terms: Any) -> Run | Finished:
         """Go on with a run, or return how it stands if nothing is left to do.
 
-        An `approval` is needed only where its job, who runs it, or whose the keys are has changed: else RefusedError.
+        RefusedError without an `approval` if the job file, the operator or the owner of the keys has changed.
         """
         from engine.operations.resume import Finished, go_on, resumption
 
@@ -167,7 +167,7 @@ class Engine:
         return await (await verifying(self._with(terms), run, family=family)).compared()
 
     async def discover(self, job: Job | str | Path, **terms: Any) -> Draft:
-        """What the matches and lists of a job mean now, and what guards leave out."""
+        """Return what the matches and lists of a job mean now, and what guards leave out."""
         from engine.operations.drafts import draft, settings_of
 
         asked = self._with(terms)
@@ -181,11 +181,11 @@ class Engine:
         return await examine(self._with(terms), str(job) if job is not None else None)
 
     def runs(self, *, since: float | None = None) -> list[RunHead]:
-        """What the first and last line of each run say, newest first; `since` UNIX time: of what went on since then."""
+        """Return the head of each run that went on since `since` (UNIX time), newest first, simulated runs last."""
         return [head for simulated in (False, True) for head in runs_in(self._terms, simulated=simulated, since=since)]
 
     def ledger(self, run: str, *, family: bool = False) -> Ledger:
-        """What is known of a run from its journal; with its `family`, what is known from those of its reruns, too."""
+        """Return what is known of a run from its journal; with `family`, from the journals of its reruns, too."""
         ref = find(self._terms, run)
         found = ref.replay()
         if not family:
@@ -195,13 +195,13 @@ class Engine:
         return with_family(ref, found, self._terms.settings(None).trust)
 
     def overdue(self, job: str | Path, within: float) -> Lateness:
-        """Whether a job, by its file or its name, was done as asked within so many seconds."""
+        """Return whether a job (its file or its name) was done as asked in the last `within` seconds."""
         from engine.operations.overdue import overdue
 
         return overdue(self._terms, str(job), within)
 
     async def stop(self, run: str) -> Drained:
-        """Have a live run drain, whoever began it, and wait until it has."""
+        """Have a live run of any process drain, and wait as long as an orderly end may take."""
         from engine.operations.stop import stop
 
         return await stop(self._terms, run)
@@ -243,9 +243,9 @@ class Run:
         return self._handle.task.done()
 
     async def progress(self, every: float = 0.5) -> AsyncIterator[Progress]:
-        """How it goes, every so many seconds, and once more at its end."""
+        """Yield the run's progress every `every` seconds, and once more at its end."""
         runner = self._handle.runner
-        if runner is None:  # it fell before its first call
+        if runner is None:  # it failed before its first call
             return
         while not self.is_over:
             yield runner.progress()
@@ -253,11 +253,11 @@ class Run:
         yield runner.progress()
 
     async def result(self) -> Ended:
-        """How it ended, once it has. Whoever waits may be cancelled; the run goes on."""
+        """Wait for the run's end and return how it ended. If this is cancelled, the run goes on."""
         return await asyncio.shield(self._handle.task)
 
     def stop(self, why: str = _STOPPED) -> None:
-        """Take no new call; what is under way ends and is recorded."""
+        """Have the run take no new call; calls under way end and are recorded."""
         self._handle.stop(why)
 
 
@@ -272,7 +272,7 @@ class _Handle:
         self._stopped: str | None = None
 
     def hearing(self, tell: Tell) -> Tell:
-        """The same, which also learns the run's id."""
+        """Return a `tell` that also learns the run's id and its journal's place."""
 
         def hear(event: Event) -> None:
             if isinstance(event, Began):
@@ -282,7 +282,7 @@ class _Handle:
         return hear
 
     async def begun(self) -> None:
-        """Wait until the session works, or has ended; raises what kept it from that."""
+        """Wait until the session works or has ended; raise the error that kept it from working."""
         waiting = asyncio.ensure_future(self._works.wait())
         waits: list[asyncio.Future[Any]] = [self.task, waiting]
         try:
@@ -297,7 +297,7 @@ class _Handle:
             waiting.cancel()
 
     def stop(self, why: str) -> None:
-        """Drain it, as soon as it works if it does not yet."""
+        """Drain the run; if its session does not work yet, as soon as it does."""
         self._stopped = why
         if self.runner is not None:
             self.runner.stop(why, Reason.STOPPED)
@@ -318,7 +318,7 @@ class _Handle:
 
 
 def _loaded(job: str | Path) -> Job:
-    """A job by its path or its text; a text counts as standard input: it names no file to be read again."""
+    """Return a job by its path or its text. A text counts as standard input, as no file can be read again."""
     if isinstance(job, str) and "\n" in job:
         return load_job(STDIN, stdin=io.BytesIO(job.encode()))
     return load_job(job)

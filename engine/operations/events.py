@@ -1,4 +1,4 @@
-"""What is told, while an operation goes on, to whoever started it: values, which a command line turns into lines."""
+"""Events that an operation tells its caller while it goes on: values, which a command line turns into lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Event(Struct, frozen=True):
-    """Something that is told. Those of one use case stand beside it."""
+    """Something that is told. Events of one use case are defined in its module."""
 
 
 class Warned(Event, frozen=True):
@@ -20,7 +20,7 @@ class Warned(Event, frozen=True):
 
     text: str
     always: bool = False
-    """It is worth saying where everything goes well, too."""
+    """Whether to say it even if everything else goes well."""
 
 
 class Remarked(Event, frozen=True):
@@ -42,13 +42,13 @@ class Changed(Event, frozen=True):
 
 
 class Looking(Event, frozen=True):
-    """A sign of life of an operation that reads and has not found all yet."""
+    """A sign of life from an operation that is still reading."""
 
     text: str
 
 
 class Began(Event, frozen=True):
-    """A run exists, or is gone on with: from now on it may send."""
+    """A run was created, or is resumed: from now on it may send."""
 
     run: str
     journal: str
@@ -59,4 +59,4 @@ Tell = Callable[[Event], None]
 
 
 def nobody(_event: Event) -> None:
-    """For whoever wants to hear nothing."""
+    """Ignore an event, for callers that want to hear nothing."""

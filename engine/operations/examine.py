@@ -1,4 +1,4 @@
-"""What would stop a run, found before the run: keys, permission, clock, places, guards."""
+"""Find what would stop a run, before the run: keys, permission, clock, places, guards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _REGION = "ap-guangzhou"
 
 
 class Check(Struct, frozen=True):
-    """One thing looked at."""
+    """One thing that was checked."""
 
     name: str
     result: str
@@ -50,23 +50,23 @@ class Check(Struct, frozen=True):
 
 
 class Examined(Struct, frozen=True, kw_only=True):
-    """All that was looked at."""
+    """The result of all checks."""
 
     checks: tuple[Check, ...]
     policies: dict[str, Any]
-    """Account → what CAM must allow, at least, as its JSON (Any), where that is needed or was asked for."""
+    """Account → the least that CAM must allow, as JSON (Any); only where that is needed or was asked for."""
     reason: Reason
     job: Job | None
 
     @property
     def policy(self) -> Any:
-        """The policies of a job with several accounts by account, else the one; None without any. Any: JSON."""
+        """The policies by account if the job names accounts, else the one policy; None without any. Any: JSON."""
         several = self.job is not None and self.job.accounts
         return (self.policies if several else self.policies.get("")) or None
 
 
 async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -> Examined:
-    """Look at what a run of the job, or of any job here, needs; `policy`: say what CAM must allow, needed or not."""
+    """Check what a run of the job, or of any job here, needs; with `policy` always return what CAM must allow."""
     checks: list[Check] = []
     job: Job | None = None
     if job_path is not None:
@@ -91,7 +91,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
 
 
 def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any]:
-    """By account, what CAM must allow: where it denies something or may deny the write, or of each if that is `asked`.
+    """Return by account what CAM must allow: if it denies something or may deny the write; for each one if `asked`.
 
     Any: JSON.
     """
@@ -103,19 +103,19 @@ def _policies(job: Job, seen: dict[str, _Seen], *, asked: bool) -> dict[str, Any
 
 
 class _Seen(Struct):
-    """What was learnt of an account on the way."""
+    """What the checks have shown of an account."""
 
     account: str
     refused: bool = False
-    """There are no keys, or they are not accepted."""
+    """Whether there are no keys, or the API does not accept them."""
     denied: bool = False
-    """The keys are accepted, and CAM does not let them do what a run does."""
+    """Whether the keys are accepted, but CAM does not let them do what a run does."""
     untried: bool = False
-    """The keys may read; whether they may do what the job does, only doing it would tell."""
+    """Whether the keys may read, and only sending would tell whether they may do what the job does."""
     uin: str = ""
 
     def joined(self, other: _Seen | None) -> _Seen:
-        """With what another of the account's keys has shown."""
+        """Return this together with what other keys of the account have shown."""
         if other is None:
             return self
         refused, denied = self.refused or other.refused, self.denied or other.denied
@@ -123,7 +123,7 @@ class _Seen(Struct):
 
 
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
-    """Of each account, each profile's keys: whose they are, and what they may do in it."""
+    """Check the keys of each profile of each account: whose they are, and what they may do; return that by account."""
     regions = list((job.regions if job is not None else ()) or (_REGION,))
     network = network_of(settings, settings.access(regions))
     accounts = job.accounts if job is not None else ()
@@ -157,7 +157,7 @@ async def _credentials(
 
 
 def _until(keys: KeySource, now: float) -> str:
-    """Until when the keys serve, and what happens then."""
+    """Return until when the keys are valid, and what happens then."""
     if keys.expires_at is None:
         temporary = "temporary, their end is not known" if keys.get().token else "no end"
         return temporary if keys.refreshable else f"{temporary}; cannot be renewed in a run that goes on"
@@ -181,7 +181,7 @@ def _guards(settings: Settings) -> Check:
 
 
 def _notify(settings: Settings) -> list[Check]:
-    """Whether a notice could be delivered, as far as it shows without sending one."""
+    """Check whether a notice could be delivered, as far as that shows without sending one."""
     if settings.notify is None:
         return []
     from engine.report.notify import problems
@@ -212,7 +212,7 @@ def _metrics(settings: Settings) -> list[Check]:
 
 
 def _network(settings: Settings) -> list[Check]:
-    """Proxy and certificates, if any were said: whether they can be used."""
+    """Check whether the proxy and the certificates can be used, if any are set."""
     way, origin = settings.way_out, settings.origin
     if not way.origin:
         return []
@@ -242,7 +242,7 @@ def _state_dir(settings: Settings) -> Check:
 async def _endpoints(
     settings: Settings, keys: KeySource, job: Job | None, regions: list[str], checks: list[Check], seen: _Seen
 ) -> None:
-    """Harmless reads: DescribeDBInstances, one row, through every endpoint; of a job one instance of each region."""
+    """Send harmless reads: DescribeDBInstances, one row, by every endpoint; of a job one instance of each region."""
     from engine.cloud.client import Client
 
     wire = Wire()
@@ -271,7 +271,7 @@ async def _endpoints(
 
 
 async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen) -> None:
-    """Whether the job's instances may be read; a write cannot be tried without doing it."""
+    """Check whether the job's instances may be read; a write cannot be tried without doing it."""
     targets = [target for target in job.targets if target.account == seen.account]
     for region, target in {target.region: target for target in reversed(targets)}.items():
         parameters = {"DBInstanceId": target.instance, "Limit": 1}
@@ -284,7 +284,7 @@ async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen
         result = "fail" if row_of(answer.code).is_denial else "warn"
         checks.append(Check("permission", result, f"{where}: {_words(answer, ruling)}"))
     if seen.denied:
-        return  # the policy says it all
+        return  # the policy shows what is missing
     seen.untried = True
     words = f"whether CAM allows {job.action} cannot be tried without sending it: compare the policy below"
     checks.append(Check("permission", "warn", words))
@@ -293,7 +293,7 @@ async def _permission(client: Client, job: Job, checks: list[Check], seen: _Seen
 async def _read(
     client: Client, action: str, region: str, parameters: dict[str, object], checks: list[Check]
 ) -> tuple[Answer, Ruling, int]:
-    """One read, asked again once the clock is learnt, as a run does; with its time in ms."""
+    """Send one read, and again once the clock is learnt, as a run does; return its answer, ruling and time in ms."""
     keys = client.keys.get()
     attempt = await client.attempt(action, region, parameters, keys=keys, trace=str(uuid.uuid4()))
     ruling = rule(action, attempt.answer)

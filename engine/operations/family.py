@@ -1,4 +1,4 @@
-"""Runs linked to a run, found in the state directory: its reruns, what is open of them all, and who holds it."""
+"""Find the runs linked to a run: its family, what is open of the family, and which runs hold its accounts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class Kin(Struct, frozen=True, kw_only=True):
-    """A run with its reruns, and the runs it repeats."""
+    """The family of a run: the run, its reruns, and the runs it repeats."""
 
     ledgers: tuple[Ledger, ...]
     """Oldest first."""
     undone: Mapping[str, str]
-    """Run → the undo of it, the last one."""
+    """Run → its last undo."""
 
 
 def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
-    """The family of a run, by the links in its journals. AcctopsError for one that cannot be read."""
+    """Return the family of a run, by the links in its journals. AcctopsError for a journal that cannot be read."""
     found = {ledger.run.run: ledger}
     undone: dict[str, str] = {}
     left = [ledger]
@@ -42,7 +42,7 @@ def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
         run = each.run
         near = [run.parent.run] if run.parent is not None and run.parent.verb == "rerun" else []
         for link in each.links:
-            if not store.has(link.run):  # linked, and never came to exist
+            if not store.has(link.run):  # it was linked, but never created
                 continue
             if link.is_undo:
                 undone[run.run] = link.run
@@ -56,7 +56,7 @@ def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
 
 
 def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
-    """What is open of a run and its family, and what to do next; of the run alone, if a journal cannot be read."""
+    """Return what is open of a run and its family, and what to do next; without family if a journal is unreadable."""
     more = None
     try:
         kin = kin_of(store, ledger)
@@ -68,7 +68,7 @@ def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
 
 
 def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
-    """Accounts that other runs of the family changed: an undo of the run alone leaves them."""
+    """Return how many accounts only other runs of the family changed: an undo of the run alone leaves them."""
     mine = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
     others = (each for each in kin.ledgers if each.run != ledger.run)
     return len(
@@ -77,7 +77,7 @@ def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
 
 
 def _left_by_the_undo(store: Runs | None, ledger: Ledger) -> Step | None:
-    """Of the undo of a run alone: what takes back what reruns of that run changed."""
+    """Return the step that takes back what reruns changed, for an undo without `--family`; None if there is none."""
     parent = ledger.run.parent
     if store is None or parent is None or parent.verb != "undo" or "--family" in ledger.run.asked:
         return None
@@ -99,22 +99,22 @@ class Others(Struct, frozen=True, kw_only=True):
     """The other runs of a state directory that act on the same state."""
 
     looked_at: int
-    """Journals in the directory."""
+    """How many other journals are in the directory."""
     unreadable: tuple[str, ...]
-    """Journals that could not be read: what they hold is not known."""
+    """Journals that could not be read or are not believed, and why: what they hold is not known."""
     read: Mapping[str, tuple[object, Ledger]] = field(default_factory=dict)
-    """By run: its journal's time and size when it was read, and what it says."""
+    """Run → its journal's time and size when it was read, and its ledger."""
 
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
-        """What they say."""
+        """The ledgers of the runs that were read."""
         return tuple(ledger for _, ledger in self.read.values())
 
 
 def others_of(store: Runs, run_id: str, actions: set[str], trust: Trust, known: Others | None = None) -> Others:
-    """Every other run of `actions` in the store that may be believed.
+    """Return every other run of `actions` in the store that may be believed.
 
-    A journal that is as it was in `known` is not read again.
+    A journal that has not changed since `known` is not read again.
     """
     read: dict[str, tuple[object, Ledger]] = {}
     unreadable, looked_at = [], 0
@@ -139,7 +139,7 @@ def others_of(store: Runs, run_id: str, actions: set[str], trust: Trust, known: 
 
 
 class Undone(Struct, kw_only=True):
-    """The run that an undo brings back, a rerun of that undo too; and who else holds its accounts."""
+    """The run that an undo, or a rerun of that undo, brings back; and which other runs hold its accounts."""
 
     run_id: str
     ledger: Ledger
@@ -148,14 +148,14 @@ class Undone(Struct, kw_only=True):
     asked: tuple[str, ...]
     """`records.Run.asked` of the undo."""
     others: Others | None = None
-    """As they were when it was last asked who holds what."""
+    """The other runs, as they were when holds were last looked up."""
 
     def still_so(self) -> StillSo:
-        """The rule by which each call is looked at before it is sent."""
+        """Return the rule by which each call is checked before it is sent."""
         return StillSo(self.ledger, include_edited="--include-edited" in self.asked)
 
     def held(self) -> dict[CallId, Omit]:
-        """Calls of the undo whose accounts another run holds by now, each as it is left out."""
+        """Return the calls of the undo whose accounts another run holds by now, each with its omit."""
         run = self.ledger.run
         if self.store is None:
             return {}
@@ -172,9 +172,9 @@ class Undone(Struct, kw_only=True):
 
 
 def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
-    """What an undo, or a rerun of one, brings back; None for every other run, and where that cannot be found.
+    """Return what an undo, or a rerun of one, brings back; None for every other run, and if it cannot be found.
 
-    JournalCorruptError where the parents of a run lead back to it, as no run can have written that.
+    JournalCorruptError if the parents of a run lead back to it, as no run can have written that.
     """
     seen = {run.run}
     while store is not None and run.parent is not None and store.has(run.parent.run):
@@ -191,7 +191,7 @@ def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
 
 
 def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
-    """The run with its reruns, and the runs it reran: the latest outcome of every call, and what was undone since."""
+    """Return one ledger of a run's family: the latest outcome of every call, and what was undone since."""
     run = found.ledger.run
     if ref.store is None:
         return found.ledger
@@ -206,7 +206,7 @@ def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
 
 
 def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
-    """Accounts that undos of a run, or of what it is merged of, have brought back."""
+    """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back."""
     inverse = ACTIONS[ledger.run.action].inverse
     if ref.store is None or inverse is None:
         return set()

@@ -1,4 +1,4 @@
-"""The settings that a run goes by, as its journal keeps them: of a new run, and of one that goes on."""
+"""The settings that a journal keeps for its run: for a new run, and for one that goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
-    """The settings that go into the journal of a new run."""
+    """Return the settings that go into the journal of a new run."""
     stop_after = settings.stop_after_for(action)
     access = settings.access(regions)
     return RunSettings(
@@ -50,7 +50,7 @@ _SAME = {*RunSettings.__struct_fields__} & {*Settings.__struct_fields__} - _OTHE
 
 
 def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
-    """ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
+    """Raise ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
     if settings.metrics_file is not None and not simulated:
         from engine.report.metrics import check_installed
 
@@ -58,7 +58,7 @@ def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
 
 
 def password_record(job: Job) -> dict[str, object] | None:
-    """The source of new passwords as the journal keeps it: a file by its absolute path, never a value."""
+    """Return the source of new passwords as the journal keeps it: a file by its absolute path, never a value."""
     if job.passwords is None:
         return None
     record: dict[str, object] = dict(job.passwords.as_record())
@@ -73,9 +73,9 @@ def password_record(job: Job) -> dict[str, object] | None:
 
 
 def overridden(terms: Terms, settings: RunSettings) -> RunSettings:
-    """The journal's settings with what `--rate --workers --timeout --deadline --profile --no-verify` say otherwise.
+    """Return the journal's settings as `--rate --workers --timeout --deadline --profile --no-verify` change them.
 
-    The deadline that a flag or the environment gave another session ended with that session.
+    A deadline that a flag or a variable gave an earlier session ended with it. UsageError for a rate above the run's.
     """
     said = terms.settings(None)
     changes: dict[str, Any] = {"session_deadline_s": said.session_deadline_s}
@@ -96,7 +96,7 @@ def overridden(terms: Terms, settings: RunSettings) -> RunSettings:
 
 
 def as_said(frozen: RunSettings, command: Settings) -> RunSettings:
-    """The journal's settings with what the command says of pace and time, by flag, environment, job or config.
+    """Return the journal's settings with the command's pace and time, by flag, environment, job or config.
 
     Of two rates the lower holds.
     """
@@ -110,26 +110,26 @@ def as_said(frozen: RunSettings, command: Settings) -> RunSettings:
 
 
 def stricter(frozen: RunSettings, guards: Settings) -> RunSettings:
-    """Settings of a journal with the stricter of its guards and today's."""
+    """Return the settings of a journal with the stricter of its guards and today's."""
     return replace(frozen, keep_admins=max(frozen.keep_admins, guards.keep_admins))
 
 
 def undo_settings(
     frozen: RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
 ) -> RunSettings:
-    """Those of the undo of a run whose settings were `frozen`: it goes by what it reads, and waits for no window."""
+    """Return the settings for the undo of a run with `frozen` ones: it always reads, and waits for no window."""
     return replace(
         frozen,
         verify=True,
         stop_after=str(stop_after) if stop_after is not None else None,
         passwords=passwords,
         resend_already=False,
-        window=None,  # what must be taken back waits for no Saturday
+        window=None,  # an undo may be urgent
     )
 
 
 def stop_after_of(settings: RunSettings) -> StopAfter | None:
-    """How many failed calls end a run of these settings."""
-    from engine.inputs.jobfile.values import stop_after  # here: most runs end at none
+    """Return how many failed calls end a run of these settings; None: no number does."""
+    from engine.inputs.jobfile.values import stop_after  # here: most runs have no such limit
 
     return stop_after(settings.stop_after) if settings.stop_after is not None else None

@@ -1,6 +1,6 @@
 """The metrics of one session: written at its beginning, every ten seconds, and at its end.
 
-A disk that does not answer is waited for in a thread of its own, and not for long: measuring is never worth a run.
+Another thread writes them, and the session waits only some seconds for it: a dead disk must not delay a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.report.metrics import RunMetrics
 
 _DISK_S = 5.0
-"""Longest wait for the disk."""
+"""Longest wait for the disk, in seconds."""
 
 
 class Measuring:
@@ -35,7 +35,7 @@ class Measuring:
         *,
         clock: Callable[[], float],
     ) -> None:
-        """`trouble` is told, once, why they cannot be written."""
+        """`trouble` is told, once, why the metrics cannot be written."""
         self._path = settings.metrics_file if not ledger.run.simulated else None
         self._ledger = ledger
         self._store = store
@@ -46,7 +46,7 @@ class Measuring:
         self._began: float | None = None
 
     async def keep(self) -> None:
-        """Write them every ten seconds."""
+        """Write the metrics every ten seconds, until cancelled."""
         if self._path is None:
             return
         from engine.report.metrics import EVERY_S
@@ -57,7 +57,7 @@ class Measuring:
             await asyncio.sleep(EVERY_S)
 
     async def last(self, reason: Reason) -> None:
-        """Write them as the session has ended."""
+        """Write the metrics of the session that has ended."""
         if self._path is not None:
             await self._write(reason)
 
@@ -79,7 +79,7 @@ class Measuring:
             self._failed(f"{self._path} cannot be written: the disk does not answer")
         except MetricsError as error:
             self._failed(str(error))
-        except Exception as error:  # noqa: BLE001 - a defect in measuring, or in a library, is not worth a run either
+        except Exception as error:  # noqa: BLE001 - a defect in measuring, or in a library, must not end a run either
             self._failed(f"{self._path} cannot be written: {type(error).__name__}: {error}")
 
     def _failed(self, why: str) -> None:
@@ -88,21 +88,21 @@ class Measuring:
             self._trouble(why)
 
     def _put(self, metrics: RunMetrics) -> None:
-        """In a thread."""
+        """Write the file of metrics; called in a thread."""
         from engine.report.metrics import write
 
         assert self._path is not None
         write(self._path, metrics, self._success_at(metrics))
 
     def _success_at(self, metrics: RunMetrics) -> float | None:
-        """When the job last succeeded: by this run, else by the file, else, looked up once, by the journals."""
+        """Return when the job last succeeded: by this run, else, looked up once, by journals; None: the file has it."""
         from engine.operations.success import is_good, last_good, runs_named
         from engine.report.metrics import known_success
 
         run = self._ledger.run
         assert self._path is not None
         with contextlib.suppress(AcctopsError):
-            # A rerun ends well by itself; its job is done only if what it repeats is, too.
+            # A rerun may end well by itself; its job is done only if the runs it repeats are, too.
             if metrics.exit_code == Reason.OK and (
                 run.parent is None
                 or is_good(self._store, self._store.head(run.run), runs_named(self._store, metrics.job))
@@ -116,7 +116,7 @@ class Measuring:
 
 
 async def _aside(call: Callable[[], None]) -> None:
-    """Do something that blocks in a thread that nobody has to wait for, not even the interpreter's exit."""
+    """Make a blocking call in a daemon thread, for which nobody has to wait, not even the interpreter's exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 

@@ -1,9 +1,9 @@
-"""`run --once`: of several starts in one opening of the job's window the first runs it, the others do nothing.
+"""`run --once`: of several starts in one opening of the job's window the first runs the job, the others do nothing.
 
-So a scheduler may start it again and again while the window is open: a start that comes late, or at an hour that summer
-time skips, costs no night. An opening is answered when a run of it has ended, however it ended, or was refused and that
-was told; then a mark in the state directory says so. A start that died leaves none, and the next one goes on.
-A job that cannot be read, or whose configs cannot, is told of once in an opening, too; once mended it runs in the same.
+So a scheduler may start the job again and again while the window is open. A start that comes late, or at an hour that
+summer time skips, costs no night. An opening is answered when a run in it has ended, however it ended, or was refused.
+Then a mark in the state directory says so. A start that died leaves no mark, and the next start goes on.
+A job or config that cannot be read is told of once in an opening. Once mended, the job runs in the same opening.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _LAST_DAYS = 16
-"""So far back the last opening is looked for: a week, and one that summer time skipped."""
+"""How many days back the last opening is looked for: a week, and another whose opening summer time skipped."""
 
 
 class NotNow(Struct, frozen=True):
@@ -45,7 +45,7 @@ class NotNow(Struct, frozen=True):
 
 
 async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable[[Job], Awaitable[_T]]) -> _T | NotNow:
-    """`begin` with the job that `load` reads, unless this opening of its window is answered, or being answered."""
+    """Load the job and `begin` it, unless this opening of its window is answered or a run of the job is live."""
     try:
         job = load()
         settings, now = terms.settings(job), terms.clock()
@@ -68,7 +68,7 @@ async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable
     try:
         done = await begin(job)
     except BusyError:
-        raise  # whoever is in the way will be gone: the next start may find the window still open
+        raise  # the run in the way will end: the next start may find the window still open
     except Exception:
         _set(store, mark, word, terms.tell)
         raise
@@ -77,7 +77,7 @@ async def once(path: str, terms: Terms, load: Callable[[], Job], begin: Callable
 
 
 def _was_told(path: str, terms: Terms) -> bool:
-    """Whether it was told in this opening that the job cannot be read; from now on it was."""
+    """Return whether it was told in this opening that the job cannot be read, and mark it as told."""
     store = None if is_stream(path) else _store_without(path, terms)
     if store is None:
         return False
@@ -90,13 +90,13 @@ def _was_told(path: str, terms: Terms) -> bool:
         if store.mark(mark) == word:
             return True
     except ConfigError:
-        return False  # nobody else can say that it was told
+        return False  # without a mark it is told again
     _set(store, mark, word, terms.tell)
     return False
 
 
 def _store_without(path: str, terms: Terms) -> Runs | None:
-    """The state directory, whatever cannot be read; None if only that says where it is."""
+    """Return the store although job or config cannot be read; None if only these say where it is."""
     try:
         settings = terms.settings(None, *homes(path))
     except AcctopsError:
@@ -106,7 +106,7 @@ def _store_without(path: str, terms: Terms) -> Runs | None:
 
 
 def _window_without(path: str, store: Runs) -> Window | None:
-    """The window of a job that cannot be read: by its file, if only its lists are bad, else that of its last run."""
+    """Return the window of a job that cannot be read: by its file if only its lists are bad, else by its last run."""
     try:
         return load_job(path, lists=False).window
     except AcctopsError:
@@ -118,7 +118,7 @@ def _window_without(path: str, store: Runs) -> Window | None:
 
 
 def _last(window: Window, now: float) -> Span | None:
-    """The opening that is over: where summer time ends, the clock shows an hour of it a second time."""
+    """Return the last opening that is over: when summer time ends, the clock shows an hour of it a second time."""
     before = takewhile(lambda span: span.closes <= now, spans(window, now - _LAST_DAYS * 86400))
     return max(before, default=None)
 
@@ -128,7 +128,7 @@ def _mark(path: str) -> str:
 
 
 def _set(store: Runs, mark: str, word: str, tell: Tell) -> None:
-    """Of no weight: without the mark a later start finds all as desired."""
+    """Set a mark. A failure is only told: without the mark a later start finds all accounts as desired."""
     try:
         store.set_mark(mark, word)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Whether a job is overdue: when its last good run was, from journals alone."""
+"""Find whether a job is overdue: when its last good run was, from journals alone."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Lateness(Struct, frozen=True, kw_only=True):
     every_s: float
     state_dir: Path
     good: RunHead | None
-    """The last run of it that ended with exit 0."""
+    """The last run of the job that counts as good: it ended with exit 0."""
     age_s: float | None
-    """How long ago."""
+    """Seconds since the good run ended."""
     last: RunHead | None
-    """The last run of it, however it ended."""
+    """The last run of the job, however it ended."""
     words: str
 
     @property
     def reason(self) -> Reason:
-        """Incomplete if it is overdue."""
+        """INCOMPLETE if the job is overdue, else OK."""
         return Reason.OK if self.age_s is not None and self.age_s <= self.every_s else Reason.INCOMPLETE
 
 
 def overdue(terms: Terms, job: str, every_s: float) -> Lateness:
-    """Whether a job, by its file or its name, was done within so many seconds."""
+    """Return whether a job (its file or its name) was done within the last `every_s` seconds."""
     now, store = terms.clock(), store_of(terms.settings(None), simulated=False)
     heads = store.list()
     runs = [head for head in heads if _is_of(head, job)]
@@ -66,7 +66,7 @@ def _is_of(head: RunHead, job: str) -> bool:
 
 
 def _doubts(heads: Sequence[RunHead], runs: Sequence[RunHead], now: float) -> str:
-    """What may hide a good run: journals that cannot be read, ends that are still to come."""
+    """Return in words what may hide a good run: journals that cannot be read, ends that are still to come."""
     words = "".join(
         f"\nrun {head.run_id} says it ended at {head.end.at[:16]}Z, which is still to come: the clock of this machine "
         "was wrong then, or is now; it does not count"
@@ -91,7 +91,7 @@ def _words(
     heads: Sequence[RunHead],
     flags: str,
 ) -> str:
-    """`flags` are those an exact command needs."""
+    """Return in words whether the job is in time; `flags` are those that an exact command needs."""
     if good is not None and good.end is not None and age_s is not None:
         when = f"{good.run_id} ended with exit 0 at {good.end.at[:16]}Z, {duration(max(0.0, age_s))} ago"
         if age_s <= every_s:

@@ -1,4 +1,4 @@
-"""A plan, looked at with what its instances say now, before anybody is asked whether to go on."""
+"""Compare a plan with what its instances show now, before anybody is asked to approve it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Prepared(Struct, frozen=True, kw_only=True):
     found: Survey | None
     """None: nothing was read (`--offline`, `--no-verify`, an action without a readable state)."""
     refusals: tuple[str, ...]
-    """Guards that would refuse it."""
+    """Why guards would refuse the plan, in words."""
     warnings: tuple[str, ...] = ()
-    """Rules without effect: a misspelled one is found out here, or by the outage."""
+    """Rules that match nothing, in words: such a rule may be misspelled."""
 
     def lines(self) -> list[str]:
-        """What the readings add to a plan's summary."""
+        """Return the lines that the readings add to a plan's summary."""
         lines = [] if self.found is None else [f"  {self.found.words()}", *_standing_lines(self)]
         later = [omit for omit in self.plan.omits if omit.reason is OmitReason.LATER]
         if later:
@@ -53,7 +53,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
         return lines + [f"  WOULD REFUSE  {why}" for why in self.refusals]
 
     def refuse(self) -> None:
-        """RefusedError if a guard does not let the plan pass."""
+        """Raise RefusedError if a guard does not let the plan pass."""
         if self.refusals:
             raise RefusedError("refused: " + "; ".join(self.refusals) + "; nothing was sent")
 
@@ -65,14 +65,14 @@ class Looked(Event, frozen=True):
 
 
 def is_read(plan: Plan, settings: Settings) -> bool:
-    """Whether a plan is made in the light of readings: where the state can be read, and the operator wants it."""
+    """Whether a plan's accounts are read: it has calls, the operator wants it, and the state can be read."""
     return bool(plan.calls) and settings.verify and ACTIONS[plan.action].is_desired is not None
 
 
 async def read_for(
     plan: Plan, settings: Settings, *, reach: Reach, world: World | None, known: Survey | None = None
 ) -> Survey:
-    """The plan's instances, read for at most three seconds. What is `known` already, by a match, is not read again."""
+    """Read the plan's instances for at most three seconds, but not again what a match has read (`known`)."""
     from engine.operations.survey import PLAN_S, Survey, survey
 
     found = known or Survey()
@@ -87,7 +87,7 @@ async def read_for(
         limit_s=PLAN_S,
         purpose="plan",
         known=found,
-        # How many superusers stay, and what share is taken: only whole lists tell.
+        # Only whole lists tell how many superusers stay, and what share of the accounts is taken.
         whole=bool(settings.keep_admins or settings.max_share),
     )
 
@@ -104,7 +104,7 @@ def prepare(
     take: Take | None = None,
     exclude: Sequence[Glob] = (),
 ) -> Prepared:
-    """See what was `found` for a plan; None: nothing was read. UsageError for a region that the API does not know."""
+    """Compare a plan with what was `found` (None: nothing was read). UsageError for a region the API does not know."""
     outlook = look_ahead(
         plan,
         of_plan(plan, found) if found is not None else {},
@@ -130,15 +130,15 @@ def prepare(
 
 
 def of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
-    """Readings of the plan's instances: a match reads others, too, which must not soften `max_share`."""
+    """Return readings of the plan's instances only: a match reads others, too, which must not soften `max_share`."""
     instances = dict.fromkeys(call.where for call in plan.calls)
     return {where: found.readings[where] for where in instances if where in found.readings}
 
 
 def _idle(plan: Plan, settings: Settings, found: Survey | None, exclude: Sequence[Glob]) -> Iterator[str]:
-    """Of rules that match nothing: a `protect` none of the accounts there are, an `exclude` none of the targets.
+    """Yield rules that match nothing: a `protect` that matches no account, an `exclude` that matches no target.
 
-    Where not all of them are known, nobody can say so.
+    Nothing is said of a rule unless all accounts or targets are known.
     """
     yield from idle_excludes(plan, exclude)
     if found is None or found.late or not all(map(_is_whole, found.readings.values())):
@@ -154,7 +154,7 @@ def _idle(plan: Plan, settings: Settings, found: Survey | None, exclude: Sequenc
 
 
 def idle_excludes(plan: Plan, exclude: Sequence[Glob]) -> Iterator[str]:
-    """Of exclusions that match no target of a plan, as far as all targets are known."""
+    """Yield exclusions that match no target of a plan, if all targets are known."""
     named: list[Target | Call] = [*plan.calls, *(omit.target for omit in plan.omits)]
     if named and not plan.lacking:
         for glob in idle_rules(exclude, named):
@@ -162,9 +162,9 @@ def idle_excludes(plan: Plan, exclude: Sequence[Glob]) -> Iterator[str]:
 
 
 def _is_whole(reading: Reading) -> bool:
-    """Whether all accounts of an instance are known; one that is not there has none.
+    """Whether all accounts of an instance are known; an instance that does not exist has none.
 
-    A list that was not read to its end, as all that was asked for was found, counts if it is no full page.
+    A list that was not read to its end, because all accounts in question were found, counts if it is no full page.
     """
     from engine.cloud.inventory import PAGE
 
@@ -174,13 +174,13 @@ def _is_whole(reading: Reading) -> bool:
 
 
 def refuse_unknown_regions(plan: Plan, readings: Mapping[Where, Reading]) -> None:
-    """UsageError for a region that is not on the list and in which no instance of the plan is found: a slip."""
+    """Raise UsageError for a region that is not in REGIONS and in which no instance of the plan is found: a slip."""
     by_region: dict[str, list[Reading | None]] = {}
     for where in dict.fromkeys(call.where for call in plan.calls):
         by_region.setdefault(where.region, []).append(readings.get(where))
     for region, found in by_region.items():
         if region in REGIONS or not all(map(_is_nowhere, found)):
-            continue  # as good as always
+            continue  # nearly always
         (first, *_) = (call for call in plan.calls if call.region == region)
         codes = ", ".join(sorted({str(reading.code) for reading in found if reading is not None}))
         raise UsageError(
@@ -199,7 +199,7 @@ def _is_nowhere(reading: Reading | None) -> bool:
 
 
 def refuse_unread(prepared: Prepared, *, can_ask: bool, unread_command: str) -> bool:
-    """Whether the run must go on unread: no instance may be read. CredentialsError if nobody can be asked."""
+    """Return whether the run must go on unread, as no instance may be read; CredentialsError if nobody can be asked."""
     if prepared.found is None or not prepared.outlook.denied:
         return False
     codes = sorted({str(reading.code) for reading in prepared.found.readings.values()})
@@ -212,7 +212,7 @@ def refuse_unread(prepared: Prepared, *, can_ask: bool, unread_command: str) -> 
 
 
 def refuse_blind(action: str, frozen: RunSettings, *, max_share: float | None) -> None:
-    """RefusedError for going unread where a guard holds only if the accounts are read, whichever verb it is."""
+    """Raise RefusedError for a run without readings if a guard needs readings, whichever verb it is."""
     needy = need_readings(action, keep_admins=frozen.keep_admins, max_share=max_share)
     if needy and not frozen.verify:
         raise RefusedError(f"refused: without readings {' and '.join(needy)} cannot hold; nothing was sent")

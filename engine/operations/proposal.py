@@ -1,4 +1,4 @@
-"""A run that does not exist yet, as values: what it would do, what waits for approval, and the approval."""
+"""The values of a run that does not exist yet: what it would do, what waits for approval, and the approval."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Approval(Struct, frozen=True, kw_only=True):
     how: str
     """What they said, or where that stands: `reviewed in #incident`."""
     by: str | None = None
-    """Who; None: whoever this process runs as."""
+    """Who approved; None: the user that this process runs as."""
     terminal: str | None = None
 
     def as_record(self) -> records.Confirmed:
-        """Its line in the journal."""
+        """Return the approval's line in the journal."""
         return records.Confirmed(how=self.how, by=self.by or operator(), terminal=self.terminal)
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
-    """What a run would do, from a job, a run that is repeated or one that is undone; nothing is read for it yet."""
+    """What a new run would do: made from a job, from a run to repeat, or from a run to undo."""
 
     terms: Terms
     settings: Settings
@@ -58,26 +58,26 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """`records.Run.asked`."""
     parent: RunRef | None = None
     verb: str = "rerun"
-    """How it is linked to its parent."""
+    """How it is linked to its parent: rerun or undo; also the name of the command."""
     uins: Mapping[str, str] = field(default_factory=dict)
-    """Account → the cloud accounts it acted as so far, as far as that is known: another is refused."""
+    """Account → the cloud account that it is, as far as that is known: keys of another are refused."""
     faults: tuple[FaultRule, ...] = ()
     exclude: tuple[Glob, ...] = ()
-    """What was left out of the plan on purpose: a rule that matches no target is told."""
+    """Rules by which targets were left out of the plan; a rule that matches no target is told."""
     listed_order: bool = False
     take: Take | None = None
     """How much of the plan it takes; None: all."""
     found: Survey | None = None
-    """Readings made already, by whoever made the plan: it is ready to be sent."""
+    """Readings made together with the plan, which is then ready to be sent. None: `planned` reads."""
     world: World | None = None
     """The simulated world those readings were made in, or that of `--fleet`."""
     known: Survey | None = None
-    """What a match has read, with these keys: what is odd about them was told."""
+    """What a match has read with these keys; what is odd about the keys was told then."""
     matched: tuple[records.Matched, ...] = ()
     may_be_empty: bool = False
-    """Finding nothing is fine: a run without calls, so that a schedule's journals show that the night was kept."""
+    """Whether a run without calls is fine: its journal then shows that the scheduled run took place."""
     guards: Callable[[], Settings] | None = None
-    """The guards as their files have them when it is called."""
+    """Returns the guards as their files have them when it is called."""
     undone: Undone | None = None
     """What an undo, or a rerun of one, brings back."""
 
@@ -121,7 +121,7 @@ class Nothing(Struct, frozen=True, kw_only=True):
 
 
 def refuse_empty(plan: Plan) -> None:
-    """RefusedError for a plan without calls."""
+    """Raise RefusedError for a plan without calls."""
     if plan.calls:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan.left_out().items() if count)
@@ -129,7 +129,7 @@ def refuse_empty(plan: Plan) -> None:
 
 
 def question_of(new: Proposal) -> str:
-    """What is approved, in one sentence."""
+    """Return what is approved, in one sentence."""
     plan, action = new.plan, ACTIONS[new.plan.action]
     count, instances = len(plan.calls), plan.instances
     accounts = f"{count:,} account{'s' * (count != 1)} on {instances:,} instance{'s' * (instances != 1)}"

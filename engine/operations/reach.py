@@ -1,4 +1,4 @@
-"""How a run reaches the API: the keys it signs with; and where it gets new passwords."""
+"""How a run reaches the API, which keys sign for it, and where it gets new passwords."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 async def reach_of(
     frozen: records.RunSettings, settings: Settings, terms: Terms, *, purpose: str, tell: Tell | None = None
 ) -> Reach:
-    """How a run of these `frozen` settings reaches the API; a simulated one needs none of the operator's keys.
+    """Return how a run of these `frozen` settings reaches the API; a simulated run needs none of the operator's keys.
 
-    `settings` say where keys are to be had here; `purpose`, the run's id, is in the name of a role's session. What is
-    odd about the keys is told, to `tell` if that is given. CredentialsError if not one account has keys; an account
-    that has none beside others fails its own calls only.
+    `settings` say where keys are found here. `purpose`, such as the run's id, is in the name of a role's session. What
+    is odd about the keys goes to `tell`, or else to `terms.tell`. CredentialsError if no account has keys. An account
+    without keys beside others fails only its own calls.
     """
     access, accounts = frozen.access, frozen.every_account
     if terms.simulate:
@@ -78,7 +78,7 @@ async def _open(
                 continue
             warnings += opened.warnings
             signers.append(Signer(opened.source))
-    for warning in dict.fromkeys(warnings):  # of all accounts: most say the same of one environment
+    for warning in dict.fromkeys(warnings):  # each once: most accounts share one environment
         tell(Warned(warning, always=True))
     if not any(signer.has_keys for signers in keyring.values() for signer in signers):
         raise CredentialsError("; ".join(failures))
@@ -91,7 +91,7 @@ async def _open(
 
 
 def _named(account: AccountSpec, spec: KeySpec) -> str:
-    """A source of keys that could not be opened, for a person."""
+    """Return the name, for a person, of a source of keys that could not be opened."""
     role = f"role {spec.role_arn}" if spec.role_arn else ""
     return " and ".join(part for part in (f"profile {spec.profile}" if spec.profile else "", role) if part) or (
         account.name or "default keys"
@@ -99,18 +99,18 @@ def _named(account: AccountSpec, spec: KeySpec) -> str:
 
 
 def key_specs(account: AccountSpec) -> list[KeySpec]:
-    """Which keys sign for an account."""
+    """Return which keys sign for an account, one spec for each profile."""
     return [KeySpec(profile=profile, role_arn=account.role_arn) for profile in account.profiles or (None,)]
 
 
 def ways_of(settings: Settings) -> Ways:
-    """What config files say of credentials."""
+    """Return what config files say of credentials."""
     said = settings.credentials
     return Ways(command=said.command, role_arn=said.role_arn, duration_s=said.duration_s, metadata=said.metadata)
 
 
 def network_of(settings: Settings, access: Access) -> Network:
-    """Whom sources of keys ask: the site's STS and the metadata service, or a simulator that stands for both."""
+    """Return whom sources of keys ask: the site's STS and the metadata service, or a simulator in place of both."""
     from engine.cloud.transport import HttpTransport
     from engine.credentials.network import METADATA, STS, Network
 
@@ -124,16 +124,16 @@ def network_of(settings: Settings, access: Access) -> Network:
 
 
 def passwords_of(frozen: records.RunSettings, action: str, trust: Trust) -> PasswordSource | None:
-    """Where new passwords come from, as the run's settings say; None for an action that takes none.
+    """Return where new passwords come from, by the run's settings; None for an action that takes none.
 
-    CredentialsError for a file that somebody could have written who is not trusted: he would know the passwords.
+    CredentialsError for a file that an untrusted user could have written, who would then know the passwords.
     """
     if frozen.passwords is None:
         if ACTIONS[action].needs_password:
             raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
         return None
     spec = password_spec(frozen.passwords, Place("passwords"))
-    with suppress(OSError):  # said where it is read
+    with suppress(OSError):  # it is told where the file is read
         doubt = trust.doubt(Path(spec.file)) if spec.file else None
         if doubt is not None:
             raise CredentialsError(

@@ -1,4 +1,4 @@
-"""Rerun repeats what did not work out in an older run: a new one, linked to it."""
+"""Plan a rerun: a new run that repeats what did not work out in an older run, and is linked to it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _LACKING_SHOWN = 5
 
 
 class NothingToRepeat(Nothing, frozen=True, kw_only=True):
-    """A rerun would be empty."""
+    """No rerun is planned, as it would be empty."""
 
     parent: str
     way: WayOn
-    """What is open of the family all the same, and what takes it."""
+    """What is open of the family nevertheless, and which command does it."""
     reason: Reason
 
 
 def kinds_of(only: Iterable[str]) -> frozenset[Outcome]:
-    """The outcomes that are repeated, all that can be if none are named; UsageError for a name that is none of them."""
+    """Return the outcomes that are repeated, all of REPEATABLE if none are named; UsageError for any other name."""
     kinds = {kind.strip() for kind in only if kind.strip()} or set(REPEATABLE)
     if wrong := kinds - set(REPEATABLE):
         named = ", ".join(REPEATABLE)
@@ -102,7 +102,7 @@ async def plan_rerun(
 
 
 def refuse_latest(terms: Terms, run: str) -> None:
-    """RefusedError for `latest` where nobody is asked: it could be another run than meant."""
+    """Raise RefusedError for `latest` if nobody is asked: it could be another run than the user means."""
     if run == "latest" and terms.yes:
         raise RefusedError("`latest` with --yes could be another run than you think; name the run")
 
@@ -128,7 +128,7 @@ def _nothing_to_repeat(
 
 
 def _name_lacking(terms: Terms, ledger: Ledger, ref: RunRef) -> None:
-    """Tell what a rerun cannot repeat, as it is no call: bad rows, and what a match or an undo could not look at."""
+    """Tell what a rerun cannot repeat, as it is no call: bad rows, what a match could not see, what an undo left."""
     lacking = ledger.lacking()
     for omit in lacking[:_LACKING_SHOWN]:
         terms.tell(Warned(f"not in a rerun: {omit.where}: {omit.rule}", always=True))
@@ -138,7 +138,7 @@ def _name_lacking(terms: Terms, ledger: Ledger, ref: RunRef) -> None:
 
 
 def _check_codes(terms: Terms, ledger: Ledger, codes: tuple[str, ...]) -> None:
-    """Tell which `--code` no call of the run has; UsageError for one that nobody knows either, which is a slip."""
+    """Tell which `--code` no call of the run has; UsageError for a code that acctops does not know either: a slip."""
     there = {entry.code for _, entry, _ in ledger.outcomes() if entry.code is not None}
     for code in codes:
         if code in there:
@@ -156,7 +156,7 @@ def _meant(ledger: Ledger, kinds: frozenset[Outcome], codes: tuple[str, ...]) ->
 
 
 def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
-    """Calls that later reruns of this run, or of those, brought to the desired state."""
+    """Return the calls that reruns of this run, or reruns of those, brought to the desired state."""
     done: set[CallId] = set()
     links, seen = list(ledger.links), {str(ref.run_id)}
     while links and ref.store is not None:

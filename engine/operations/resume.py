@@ -1,6 +1,6 @@
-"""Resume goes on with a run in its own journal: what was accepted is read, what is open is sent.
+"""Resume goes on with a run in its own journal: accepted calls are read back, open calls are sent.
 
-`resumption` looks at the run and at what holds for it today; `go_on` takes it up under its claim.
+`resumption` checks the run and what holds for it today; `go_on` works on it under its claim.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from engine.report.nextstep import WayOn
 
 IDENTITY_S = 1.5
-"""How long a resume waits to learn whose the keys are."""
+"""Seconds a resume waits to learn whose the keys are."""
 
 
 class Finished(Struct, frozen=True, kw_only=True):
@@ -64,13 +64,13 @@ class Finished(Struct, frozen=True, kw_only=True):
     ref: RunRef
     found: Replay
     way: WayOn
-    """What is open of its family, and what to do next."""
+    """What is open of the run's family, and what to do next."""
     reason: Reason
-    """That of its end; with reruns it is good only if the family is."""
+    """The reason of its end; if it has reruns, OK only if nothing of the family is open."""
 
 
 class Resumption(Struct, frozen=True, kw_only=True):
-    """A run that can be gone on with, as it holds today."""
+    """A run that can be resumed, and what holds for it today."""
 
     terms: Terms
     ref: RunRef
@@ -81,26 +81,26 @@ class Resumption(Struct, frozen=True, kw_only=True):
     passwords: PasswordSource | None
     exclude: tuple[Glob, ...]
     job: Job | None
-    """That of the command, if it is `run`."""
+    """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
-    """What is not as it was when the run was begun: its job file, who runs it, whose the keys are."""
+    """What has changed since the run began, in words: its job file, the operator, the owner of the keys."""
 
     @property
     def open_calls(self) -> int:
-        """Calls not settled."""
+        """How many calls are not settled."""
         return sum(not entry.settled for _, entry, _ in self.seen.outcomes())
 
     @property
     def question(self) -> str:
-        """What is approved, where something has changed."""
+        """What is to be approved if something has changed."""
         what = f"About to go on with the {self.open_calls:,} open calls of its journal"
         return f"run {self.seen.run.run}: {'; '.join(self.changes)}. {what}"
 
 
 async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumption | Finished:
-    """Look at a run that is to be gone on with; whatever can refuse that does so before its journal is touched.
+    """Check a run that is to be resumed. All that can refuse that does so before its journal is touched.
 
-    `job` is that of the command, if it is `run`: its guards and limits, and what `terms` say, hold as well.
+    `job` is the job of the command, if the command is `run`: its guards and limits hold as well, as do the `terms`.
     """
     ref = find(terms, run)
     if ref.store is None:
@@ -146,12 +146,12 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
 
 
 async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch | None = None) -> Ended:
-    """Take a run up and work on it to its end. RefusedError where something has changed and nobody approved of that."""
+    """Go on with a run to its end. RefusedError if something has changed and nobody has approved that."""
     terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
     assert ref.store is not None
     if this.changes and approval is None:
         raise RefusedError(f"{this.question}: nobody has approved of that; nothing was sent")
-    if this.changes:  # that may have taken a while
+    if this.changes:  # its approval may have taken a while
         hold(window_of(seen.settings), terms)
         guards = guards_of(terms, seen, this.job)
         settings = stricter(settings, guards)
@@ -184,7 +184,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
 
 
 def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:
-    """Tell which `--exclude` matches no call of the run: a slip in it leaves in what was to be left out."""
+    """Tell which `--exclude` matches no call of the run: a misspelled one does not leave out what it should."""
     calls = list(ledger.calls.values())
     for glob in idle_rules(exclude, calls):
         what = f"{glob.place}: {glob.pattern} matches none of the {len(calls):,} calls of the run; a slip?"
@@ -192,7 +192,7 @@ def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:
 
 
 def tell_inherited(terms: Terms, run: str, settings: records.RunSettings) -> None:
-    """Tell of limits that hold because the run had them, and of what says otherwise."""
+    """Tell which limits hold because the run had them, and which flag changes them."""
     said = []
     if settings.session_deadline_s is None and settings.deadline_s is not None:
         said.append(f"deadline {duration(settings.deadline_s)} (--deadline D)")
@@ -218,7 +218,7 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 
 
 def _is_finished(ledger: Ledger, kin: Kin) -> bool:
-    """Whether nothing is left to this run: all is settled, or in the hands of a later rerun."""
+    """Whether nothing is left for this run: it has an `end`, and every call is settled or a later rerun has it."""
     later = _in_later_hands(kin, ledger)
     return ledger.end is not None and all(
         entry.settled or (call.id in later and not _reads(ledger, call.id, later[call.id][1]))
@@ -227,13 +227,13 @@ def _is_finished(ledger: Ledger, kin: Kin) -> bool:
 
 
 def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome]]:
-    """The open calls of a run that a later rerun has: which one, and its word. Only that one goes on with them."""
+    """Return the open calls that a later rerun has: call → (rerun, its outcome). Only that rerun goes on with them."""
     later = later_words(kin.ledgers, ledger.run.run)
     return {call: word for call, word in later.items() if not ledger.entry(call).settled}
 
 
 def _done_elsewhere(kin: Kin, ledger: Ledger) -> frozenset[CallId]:
-    """The failed calls of a run that are as asked since a later rerun."""
+    """Return the failed calls of a run that a later rerun brought to the desired state."""
     later = later_words(kin.ledgers, ledger.run.run)
     return frozenset(
         call for call, (_, outcome) in later.items() if outcome in GOOD and ledger.entry(call).outcome is Outcome.FAILED
@@ -241,14 +241,14 @@ def _done_elsewhere(kin: Kin, ledger: Ledger) -> frozenset[CallId]:
 
 
 def _reads(ledger: Ledger, call: CallId, later: Outcome) -> bool:
-    """Whether a run still reads a call that a later one has: an attempt of its own may have been applied, and it was
-    not the later run that changed it. Else nobody would know whose change it was, and no undo would take it back.
+    """Whether a run still reads a call that a later run has: its own attempt may have been applied, and the later run
+    did not change the account. Without the reading, no run would own the change, and no undo would take it back.
     """
     return ledger.entry(call).needs_reading and later is not Outcome.CHANGED
 
 
 def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[CallId]:
-    """Leave to later reruns what they have taken: out of this run what is as asked there, unsent the rest."""
+    """Leave open calls to the later reruns that have them: omit what is as asked there; return the rest, not sent."""
     unsent: set[CallId] = set()
     for call_id, (later, outcome) in _in_later_hands(kin, ledger).items():
         if outcome not in GOOD or _reads(ledger, call_id, outcome):
@@ -261,7 +261,7 @@ def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[Cal
 
 
 def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
-    """The end of a run that has nothing left to do; with reruns it is good only if the family is."""
+    """Return the end of a run that has nothing left to do; with reruns it is good only if the family is."""
     assert ref.store is not None
     found = ref.replay()
     assert found.ledger.end is not None
@@ -273,7 +273,7 @@ def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
 
 
 def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
-    """RefusedError for a run that was undone: what was taken back is not done again by going on."""
+    """Raise RefusedError for a run that was undone: a resume must not do again what was taken back."""
     assert ref.store is not None
     undo = kin.undone.get(ref.run_id)
     if undo is None:
@@ -290,7 +290,7 @@ def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
 
 
 def _changes(ledger: Ledger, reach: Reach) -> list[str]:
-    """What of job file, operator and identity is not that of the run."""
+    """Return in words which of job file, operator and identity are not those of the run."""
     run = ledger.run
     changes = []
     job_path = job_file(run.job.path)
@@ -329,7 +329,7 @@ def _drop_guarded(
     exclude: tuple[Glob, ...],
     held: Mapping[CallId, Omit],
 ) -> frozenset[CallId]:
-    """Guards of today hold for a resume: calls never sent are left out, calls begun are only read."""
+    """Apply today's guards to open calls: omit those never sent; return those that were sent, to be only read."""
     no_send: set[CallId] = set()
     for call in list(ledger.calls.values()):
         entry = ledger.entry(call.id)

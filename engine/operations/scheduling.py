@@ -1,4 +1,4 @@
-"""Units that start a job in its window: what a scheduler needs to know, and what it will not find at night."""
+"""Make the units by which a scheduler starts a job in its window, and find what they will not have at night."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 ENV_FILE = "/etc/acctops/env"
 """Where keys are looked for unless another file is named; it may be missing."""
 _DECIDING = ("TENCENTCLOUD_", "TCCLI_", "TKE_")
-"""How variables begin that say who acts, or as whom."""
+"""Prefixes of the variables that say who acts, or as whom."""
 _AHEAD_DAYS = 5 * 366
-"""How far ahead the zone's changes of summer time are looked at; rules of zones are seldom known further."""
+"""How many days ahead changes of summer time are looked at; the rules of zones are seldom known further."""
 _SKIPS_NAMED = 3
 MOST_ENV = 1 << 20
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10}")
@@ -47,7 +47,7 @@ _EVERY = re.compile("[1-9][0-9]{0,3}[dhm]|[1-9][0-9]{0,2}d[1-9][0-9]?h")
 
 
 class Wish(Struct, frozen=True, kw_only=True):
-    """What a schedule is to be like; texts are as typed."""
+    """What a user asks of a schedule; texts are as typed."""
 
     form: str
     """systemd, cron or k8s."""
@@ -58,21 +58,21 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 
 class Units(Struct, frozen=True, kw_only=True):
-    """The files that start a job, and what it is that they start."""
+    """The files that start a job, and the schedule they are made from."""
 
     form: str
     schedule: Schedule
     files: tuple[UnitFile, ...]
 
     def write(self, into: str, tell: Tell) -> list[str]:
-        """Write them to a directory; returns what was written, and what to type next."""
+        """Write the files to a directory; return what was written, and what to type next."""
         directory = Path(_canonical(into))
         write(self.files, directory, self.schedule, tell)
         return then(self.form, self.schedule, self.files, directory)
 
 
 def units_of(terms: Terms, job_path: str, wish: Wish) -> Units:
-    """The units of a job; what they will not find at night is told."""
+    """Return the units of a job; tell what they will not find at night."""
     if is_stream(job_path):
         raise UsageError(f"{job_path}: is a stream, and nobody is there to give it at night; put the job into a file")
     form, job = wish.form, load_job(job_path)
@@ -154,10 +154,10 @@ def _schedule(
 
 
 def _canonical(path: str | Path) -> str:
-    """A path that holds at night: absolute, `~` and `..` taken out, which systemd refuses.
+    """Return a path that is valid at night: absolute, without `~` and `..`, which systemd refuses.
 
-    The file's own name stays as typed: it may be a link that somebody moves on purpose. So do links on the way, but
-    where `..` leads out of one.
+    The file's own name stays as typed: it may be a link that somebody moves on purpose. Links on the way stay, too,
+    unless `..` leads out of one.
     """
     try:
         plain = Path(place_of(str(Path(path).expanduser())))
@@ -169,14 +169,14 @@ def _canonical(path: str | Path) -> str:
 
 
 def _common(terms: Terms, settings: Settings) -> list[str]:
-    """Flags that say where things are: cron's current directory is anywhere, and its environment almost empty."""
+    """Return flags that say where state and config are: cron's directory is anywhere, its environment almost empty."""
     config = terms.config or os.environ.get("ACCTOPS_CONFIG")
     found = ["--state-dir", _canonical(settings.state_dir)]
     return [*found, "--config", _canonical(config)] if config else found
 
 
 def _sending(terms: Terms) -> list[str]:
-    """What else was said here, by flags or in the environment, to be said there."""
+    """Return, as flags for the units, what else flags or the environment say here."""
     found: list[str] = []
     for flag, several in (("endpoint", terms.endpoints), ("profile", terms.profiles)):
         variable = os.environ.get(f"ACCTOPS_{flag.upper()}", "").split(",")
@@ -189,7 +189,7 @@ def _sending(terms: Terms) -> list[str]:
 
 
 def _program() -> tuple[str, ...]:
-    """The command that runs now, by its absolute path: PATH is short at night."""
+    """Return the command that runs now, by its absolute path: PATH is short at night."""
     python = Path(_canonical(sys.executable))
     script = python.with_name("acctops")
     return (str(script),) if os.access(script, os.X_OK) else (str(python), "-m", "engine")
@@ -207,7 +207,7 @@ def _user(said: str | None) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Where the user's own config lies, if it does not lie where it is looked for without being told."""
+    """Return XDG_CONFIG_HOME, if it is set and the user's own config lies there; else nothing."""
     base = os.environ.get("XDG_CONFIG_HOME")
     path = user_config(os.environ)
     return {"XDG_CONFIG_HOME": base} if base and path is not None and path.is_file() else {}
@@ -226,7 +226,7 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
 
 
 def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Iterator[str]:
-    """What decides who acts, and how the network is reached: set in this shell only, or not read as it looks."""
+    """Yield what is wrong with keys and network variables: set in this shell only, or not read as they look."""
     env_file = schedule.env_file
     there = _env_lines(form, schedule)
     if isinstance(there, str):
@@ -247,14 +247,14 @@ def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Ite
 
 
 def _asked_for(job: Job, settings: Settings) -> list[str]:
-    """Variables that say who acts, how the network is reached, what new passwords are and who is told."""
+    """Return the variables that say who acts, how the network is reached, what new passwords are, and who is told."""
     deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and not name.endswith("_REGION"))
     own = [job.passwords.env if job.passwords is not None else "", settings.notify.url_env if settings.notify else ""]
     return [*dict.fromkeys((*deciding, *PROXIES, *EXCEPTIONS, *BUNDLES, *filter(None, own)))]
 
 
 def _env_lines(form: str, schedule: Schedule) -> EnvLines | str | None:
-    """The file of keys as the scheduler will read it, why it cannot be read, or None: it is not there."""
+    """Return the file of keys as the scheduler will read it, or why it cannot be read; None if there is no file."""
     try:
         data = read_regular(Path(schedule.env_file), MOST_ENV)
     except FileNotFoundError:
@@ -274,7 +274,7 @@ def _late_openings(skips: Sequence[Skipped]) -> tuple[Times, ...]:
 
 
 def _of_times(form: str, schedule: Schedule, skips: Sequence[Skipped]) -> Iterator[str]:
-    """Nights on which the window is not as usual, and a clock that would not know it."""
+    """Yield warnings of nights on which summer time skips the window or its opening, and of an unknown time zone."""
     window = schedule.window
     none = [f"{each.day}" for each in skips if each.opens is None]
     if none:
@@ -295,7 +295,7 @@ def _of_times(form: str, schedule: Schedule, skips: Sequence[Skipped]) -> Iterat
 
 
 def _zone_file(zone: str) -> str:
-    """The file by which the system's own `date` knows a zone; where it would be if it does not; empty for UTC."""
+    """Return the file by which the system's `date` knows a zone, or the place where it should be; empty for UTC."""
     places = zone_files(zone)
     return next((place for place in places if Path(place).exists()), "".join(places[-1:]))
 
@@ -321,7 +321,7 @@ def _pod(schedule: Schedule, settings: Settings, configs: Configs, job: Job, ima
 
 
 def _not_mounted(job: Job, settings: Settings) -> list[str]:
-    """What a container will not find: secrets are no matter for a ConfigMap."""
+    """Return in words what a container will not find: secrets do not belong in a ConfigMap."""
     found = []
     notify = settings.notify
     if notify is not None and notify.url_file:

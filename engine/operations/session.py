@@ -1,4 +1,4 @@
-"""One session of a run, composed: journal, transport, lanes, keys, notices. The work is the runner's.
+"""Compose one session of a run: journal, transport, lanes, keys, notices. The runner does the work.
 
 This is the only place where a session is put together, for the command, a library and the bench.
 """
@@ -50,12 +50,12 @@ DEADLINE_FACTOR = 3.0
 """Default deadline: 10 min + 3 × the time the quota needs."""
 
 _OURS_RARE = ("engine.api.names", "engine.report.notices", "engine.report.notify")
-"""Modules of ours that a run needs only if something goes wrong, or at its end."""
+"""Our modules that a run needs only if something goes wrong, or at its end."""
 _LAST_COMMIT_S = 0.7
-"""How long one who leaves at once waits for the disk."""
+"""Seconds that a session which is left at once waits for the disk."""
 UNRECORDED = "what had not reached the journal's disk counts as not recorded"
 _FILES_OF_LANE = 2
-"""Its slots, and their directory."""
+"""Open files of a lane: its slots, and their directory."""
 
 
 class _Room(NamedTuple):
@@ -63,7 +63,7 @@ class _Room(NamedTuple):
 
     connections: int
     workers: int
-    """In each lane."""
+    """Attempts in flight in each lane."""
     readers: int
 
 
@@ -74,13 +74,13 @@ class SessionEnd(Struct, frozen=True):
     first_send_at: float | None = None
     """UNIX time of its first send, if any."""
     unrecorded: records.Stopped | None = None
-    """Why it stopped without an `end` in the journal, which would have said why."""
+    """Why it stopped, if the journal has no `end` that says so."""
     back_elsewhere: int = 0
-    """Accounts that a later rerun had changed, and that this session has read as changed back."""
+    """How many accounts a later rerun had changed and this session has read as changed back."""
 
 
 class LeftAtOnceError(Exception):
-    """Whoever watches a session leaves it now: what is in flight is for a resume to find out."""
+    """The watcher of a session leaves it now. A resume finds out what became of the attempts in flight."""
 
     def __init__(self, words: str, reason: Reason) -> None:
         super().__init__(words)
@@ -88,41 +88,41 @@ class LeftAtOnceError(Exception):
 
 
 class Watch(Protocol):
-    """Who looks on while a session works."""
+    """Somebody who looks on while a session works, and may have it stop."""
 
     def beside(self, runner: Runner) -> AbstractAsyncContextManager[None]:
-        """What goes on beside the session, from before its first call to after its last notice."""
+        """Return what goes on beside the session, from before its first call to after its last notice."""
 
     async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
-        """Wait for the run; LeftAtOnceError if it is left before it has ended."""
+        """Wait for the run and return its reason; LeftAtOnceError if it is left before it has ended."""
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
-        """Wait for what is told of the end, as long as one wants to."""
+        """Wait for the notices of the end, as long as the user wants to."""
 
 
 class Unwatched:
-    """Nobody looks on: the run ends by itself, or by its deadline, or by `acctops stop`."""
+    """A Watch of nobody: the run ends by itself, or by its deadline, or by `acctops stop`."""
 
     def beside(self, _runner: Runner) -> AbstractAsyncContextManager[None]:
-        """Nothing."""
+        """Do nothing beside the session."""
         return nullcontext()
 
     async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
-        """To its end."""
+        """Wait for the run to its end."""
         return await run
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
-        """As long as they take."""
+        """Wait as long as the notices take."""
         await notices
 
 
 def nothing_stays(_call: Call, _reading: Reading) -> Omit | None:
-    """The rule of a run that is no undo: no account must stay as it is."""
+    """Return None, the rule of a run that is no undo: no account must stay as it is."""
     return None
 
 
 class Devices(Struct, frozen=True, kw_only=True):
-    """What a session does not make by itself where time, network and chance are somebody else's, as in a test."""
+    """What a session gets from outside, if it must not use real network, time or chance, as in a test."""
 
     transport: Transport
     rng: random.Random
@@ -145,26 +145,26 @@ class Session(Struct, frozen=True, kw_only=True):
     no_send: frozenset[CallId] = frozenset()
     """Calls that are only read and settled."""
     elsewhere: frozenset[CallId] = frozenset()
-    """Failed calls that later reruns have brought about."""
+    """Failed calls that later reruns have brought to the desired state."""
     found: Survey | None = None
     """What was read when the run was planned."""
     rivals: tuple[Rival, ...] = ()
     """Other runs that lock accounts right now."""
     stays: Callable[[Call, Reading], Omit | None] = nothing_stays
-    """Why an account must stay as it is, by a newer reading: an undo's rule."""
+    """The rule of an undo: returns by a newer reading why an account must stay as it is, or None."""
     clock: Callable[[], float] = time.time
     time_left: Callable[[float], tuple[float, str]] = lambda deadline_s: (deadline_s, "")
-    """The session's own deadline → when it must stop sending, and what it says then: the window may close before."""
+    """The session's own deadline → seconds it may send, and why it stops then: the window may close before."""
     attendance: Attendance | None = None
-    """Who is told of it."""
+    """The session's notices and metrics, if any."""
     tell: Tell = nobody
-    """Told, while it goes on, what whoever started it wants to know."""
+    """Is told, while the session goes on, what the user wants to know."""
     devices: Devices | None = None
     watch: Watch = Unwatched()
     """Who looks on, and may have it stop."""
 
     async def work(self) -> SessionEnd:
-        """Work until done or stopped, or left at once by who watches, and close the journal."""
+        """Work until the run is done, stopped or left at once by its watcher, close the journal, and return the end."""
         run_id = self.ledger.run.run
         self.store.clear_stop(run_id)
         try:
@@ -213,14 +213,14 @@ class Session(Struct, frozen=True, kw_only=True):
                     task.cancel()
 
     async def _run(self, runner: Runner) -> Reason:
-        """The run, and then its journal looked at once more: what is said next rests on it."""
+        """Run to the end, then check the journal, on which all reports rest; STOPPED if others have changed it."""
         reason = await runner.run()
         if self.journal.broken is None and not await self.journal.is_as_written():
             return Reason.STOPPED
         return reason
 
     async def _keep_keys(self, runner: Runner) -> None:
-        """Refresh the keys ahead of their end, beside the sending; where they end all the same, their lanes do."""
+        """Refresh the keys before they expire, beside the sending; if they expire nevertheless, close their lanes."""
         async with asyncio.TaskGroup() as group:
             for signer in every_signer(self.reach.keyring):
                 ended = partial(runner.close_lanes_of, signer.keys)
@@ -232,7 +232,7 @@ class Session(Struct, frozen=True, kw_only=True):
         return self.attendance.during(runner.note) if self.attendance is not None else nullcontext()
 
     def _room(self, routes: Routes) -> _Room:
-        """How much may be under way at a time: what was asked for, or what the limit on open files allows."""
+        """Return how much may be under way at a time: what was asked for, or what the limit on open files allows."""
         count, workers = signers(self.reach.keyring), self.ledger.settings.workers
         lanes = sum(route.lanes(count(route.account)) for route in routes.every)
         wanted = workers * lanes + READERS
@@ -252,7 +252,7 @@ class Session(Struct, frozen=True, kw_only=True):
         return _Room(fewer * lanes + readers, fewer, readers)
 
     def _shared(self, lane: str) -> SharedSlots | None:
-        """The lane's slots among all runs of this host that use the state directory; a simulated quota is its own."""
+        """Return the slots a lane shares with all runs of this host and state directory; None: it shares with none."""
         if self.world is not None:
             return None
         try:
@@ -263,7 +263,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 trust=self.store.trust,
                 tell=self._slots_trouble,
             )
-        except ConfigError as error:  # no reason not to lock accounts at 3 a.m.: the server still throttles
+        except ConfigError as error:  # no reason to stop a run: the server still throttles
             self._warn(f"{error}; other runs on this host are not known to this one")
             return None
 
@@ -276,7 +276,7 @@ class Session(Struct, frozen=True, kw_only=True):
         self.tell(Warned(text))
 
     def _share(self, runner: Runner, signer: Signer) -> None:
-        """It is known whose keys these are: their lanes have that sub-account's slots, as all other runs know them."""
+        """Give the lanes of a signer the slots of its sub-account, which is now known, as all other runs use them."""
         for lane in runner.lanes_of(signer.keys):
             lane.pacer.share(self._shared(lane_name(signer.identity, self.ledger.run.action, lane.client)))
 
@@ -326,17 +326,17 @@ class Session(Struct, frozen=True, kw_only=True):
 
 
 async def _nothing() -> None:
-    """A simulated run has no addresses."""
+    """Do nothing: a simulated run has no addresses to compare."""
 
 
 async def _prepare_for_trouble(runner: Runner) -> None:
-    """While the first call is under way: load what is needed only when something goes wrong, or for the end."""
+    """Load, while the first call is under way, what is needed only when something goes wrong, or for the end."""
     await runner.has_sent.wait()
     await asyncio.to_thread(load_rare, _OURS_RARE)
 
 
 def deadline_s(settings: records.RunSettings, at_quota_s: float) -> float:
-    """Seconds after which a session sends no more; `at_quota_s` is what its calls take at the quota."""
+    """Return the seconds after which a session sends no more; `at_quota_s` is what its calls take at the quota."""
     said = settings.session_deadline_s if settings.session_deadline_s is not None else settings.deadline_s
     if said is not None:
         return said

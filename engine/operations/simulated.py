@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
-    """The demo keys of simulated cloud accounts, each of which owns its instances; None: the one without a name."""
+    """Return the demo keys of simulated accounts, which own their instances; None for the account without a name."""
     from engine.simulator import DEMO_SECRET_KEY, demo_secret_id
     from engine.simulator.sts import KeyRecord
 
@@ -39,7 +39,7 @@ def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
 def simulated_world(
     action: str, calls: Iterable[Call], changed: Collection[CallId] = (), faults: tuple[FaultRule, ...] = ()
 ) -> World:
-    """A world in which the targets of a run exist, as they were before it, but for what the run has `changed`."""
+    """Return a world with the targets of a run as they were before it, except for what the run has `changed`."""
     from engine.simulator import catalog
     from engine.simulator.world import World
 
@@ -49,7 +49,7 @@ def simulated_world(
     row = catalog.ACTIONS[action]
     for call in calls:
         status, cam = row.after if call.id in changed else row.before
-        with suppress(ValueError):  # named in two regions, it is in the first, and the other call will be told so
+        with suppress(ValueError):  # named in two regions, it is in the first, and the other call finds none
             world.seed(call.instance, call.region, [call.user], status=status, cam=cam, uin=call.account)
     return world
 
@@ -58,7 +58,7 @@ def simulated_world(
 
 
 def faults_of(terms: Terms) -> tuple[FaultRule, ...]:
-    """The script a simulated run meets, read before anybody is asked anything."""
+    """Return the fault script of a simulated run. It is read before anybody is asked anything."""
     if terms.faults is None:
         return ()
     if not terms.simulate:
@@ -67,7 +67,7 @@ def faults_of(terms: Terms) -> tuple[FaultRule, ...]:
 
 
 def fleet_of(terms: Terms, job: Job, faults: tuple[FaultRule, ...]) -> World | None:
-    """The world of `--fleet`, in which only its instances exist, as slow as that of a job; None without one."""
+    """Return the world of `--fleet`, in which only the fleet's instances exist; None without the flag."""
     if terms.fleet is None:
         if terms.simulate and job.matches:
             raise UsageError(
@@ -85,7 +85,7 @@ def fleet_of(terms: Terms, job: Job, faults: tuple[FaultRule, ...]) -> World | N
 
 
 def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = (), *, tell: Tell) -> Fleet:
-    """The fleet in a file, or one made up for `owners` as `random:400x8` says; UsageError or ConfigError in words."""
+    """Return the fleet in a file, or one made up for `owners` by `random:400x8`; UsageError or ConfigError in words."""
     from engine.simulator.fleet import parse_fleet
     from engine.simulator.randomfleet import RANDOM, random_fleet
 
@@ -98,7 +98,7 @@ def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = (), *, tell: Te
 
 
 def _with_owners(path: str, fleet: Fleet, uins: set[str], tell: Tell) -> Fleet:
-    """The fleet, with a warning of instances that none of these main accounts sees: a drill would find nothing."""
+    """Return the fleet; warn of instances that none of these main accounts sees: a drill would find nothing."""
     from engine.simulator.sts import owner
 
     owners = {owner(uin) for uin in uins}
@@ -112,14 +112,14 @@ def _with_owners(path: str, fleet: Fleet, uins: set[str], tell: Tell) -> Fleet:
 
 
 def read_faults(path: str) -> tuple[FaultRule, ...]:
-    """The fault script in a file; ConfigError with every problem."""
+    """Return the fault script in a file; ConfigError with every problem."""
     from engine.simulator.faults import parse_faults
 
     return parsed(path, parse_faults)
 
 
 def parsed(path: str, parse: Callable[[str], _T]) -> _T:
-    """What `parse` makes of a file; ConfigError with every problem of it."""
+    """Return what `parse` makes of a file; ConfigError with every problem of it."""
     try:
         return parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

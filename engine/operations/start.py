@@ -1,4 +1,4 @@
-"""A job is run: what its last run left behind decides whether that one is gone on with, or a new one begins."""
+"""Start a job: its last run decides whether that run is resumed, or a new run begins."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NOTHING = "nothing to do: no account is left to act on, and the job allows that;
 
 
 class CutOff(Struct, frozen=True, kw_only=True):
-    """The last run of a job was cut off, and is what `run` goes on with."""
+    """The last run of a job, which was cut off and with which `run` goes on."""
 
     left: Unfinished
     job: Job
     terms: Terms
-    """Those of going on: what says how a new run would be is compared, and then said by the older one's journal."""
+    """The terms of the resume, without those that only describe a new run: here the journal decides these."""
 
     @property
     def question(self) -> str:
@@ -46,14 +46,14 @@ class CutOff(Struct, frozen=True, kw_only=True):
         return f"About to go on with run {self.left.run_id}"
 
     async def resumption(self) -> Resumption | Finished:
-        """The run as it can be gone on with."""
+        """Return the run as it can be resumed, or as it has ended."""
         from engine.operations.resume import resumption  # here: nearly every run begins anew
 
         return await resumption(self.terms, self.left.run_id, self.job)
 
 
 async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
-    """Plan what a `run` of a job does. RefusedError if its last run was cut off, and it is not to decide about that."""
+    """Plan what `run` does with a job. RefusedError if its last run was cut off, and `on_unfinished` is `refuse`."""
     terms = hold(job.window, terms)
     settings = terms.settings(job)
     store = trusted_store(settings, simulated=terms.simulate)
@@ -65,7 +65,7 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
 
 
 async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
-    """Plan a new run of a job, whatever was before it."""
+    """Plan a new run of a job, whatever ran before it."""
     faults = faults_of(terms)
     world = fleet_of(terms, job, faults)
     settings = settings_of(terms, job)
@@ -105,12 +105,12 @@ async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
 
 
 def _guard_home(job: Job) -> str:
-    """Where the guards of this job stand: its file, or without one the directory the command was typed in."""
+    """Return where the guards of this job are: its file or, without one, the directory the command was typed in."""
     return recorded(str(Path(job.path).absolute() if job.is_file else Path.cwd()))
 
 
 def _goes_on(left: Unfinished, job: Job, terms: Terms, store: Runs) -> bool:
-    """Whether the unfinished run is what `run` goes on with; RefusedError if it is not to decide that."""
+    """Return whether `run` goes on with the unfinished run; RefusedError if `on_unfinished` is `refuse`."""
     what = f"run {left.run_id} of this job was cut off with {left.open_calls:,} calls open"
     how = terms.on_unfinished or job.on_unfinished
     if how == "refuse":
@@ -128,7 +128,7 @@ def _goes_on(left: Unfinished, job: Job, terms: Terms, store: Runs) -> bool:
 
 
 def _what_differs(left: Unfinished, job: Job, terms: Terms, store: Runs) -> str | None:
-    """What of the job or its surroundings is no longer as the run had it, so that it cannot be this run."""
+    """Return why the run cannot be resumed for this job: what is no longer as the run had it; None if nothing is."""
     run, settings = left.ledger.run, left.ledger.settings
     now = terms.settings(job)
     if (strange := store.doubt(left.run_id, now.trust)) is not None:
@@ -146,7 +146,7 @@ def _what_differs(left: Unfinished, job: Job, terms: Terms, store: Runs) -> str 
 
 
 def _refuse_lost_flags(left: Unfinished, terms: Terms) -> None:
-    """UsageError for what only a new run can have: it is neither dropped in silence nor made true of an older one."""
+    """Raise UsageError for a flag that only a new run can have, unless the older run has the same."""
     run = left.ledger.run
     for flag, said, had in (
         ("--ticket", terms.ticket, run.ticket),
@@ -173,4 +173,4 @@ _NOT_OF_RESUME: dict[str, object] = {
     "endpoints": (),
     "no_verify": False,
 }
-"""What says what a new run is; of an older one its journal knows, and it was compared with that."""
+"""Terms that only describe a new run. An older run has them in its journal, and they were compared with it."""

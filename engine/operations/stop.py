@@ -17,11 +17,11 @@ STOP_POLL_S = 0.2
 
 
 class Drained(Struct, frozen=True):
-    """What came of it."""
+    """The result of a request to drain."""
 
     ref: RunRef
     is_over: bool
-    """It is not live any more, or was not."""
+    """Whether the run is not live any more, or was not live."""
 
 
 async def stop(terms: Terms, run: str) -> Drained:

@@ -1,4 +1,4 @@
-"""Where the runs of a command are: the stores of its state directory, and the run that somebody names."""
+"""Find the runs of a command: the stores of its state directory, and the run that somebody names."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 
 def store_at(state_dir: Path, *, simulated: bool) -> Runs:
-    """The runs of a state directory of which nothing more is known."""
+    """Return the runs of a state directory of which nothing more is known."""
     return runs_at(state_dir, simulated=simulated)
 
 
 def store_of(settings: Settings, *, simulated: bool) -> Runs:
-    """The runs of the state directory that are simulated, or those that are not."""
+    """Return the runs of the state directory that are simulated, or those that are not."""
     return runs_at(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
 
 
 def trusted_store(settings: Settings, *, simulated: bool) -> Runs:
-    """The same, for a new run; ConfigError if somebody who is not trusted could have put runs there."""
+    """Return the store for a new run; ConfigError if an untrusted user could have put runs there."""
     store = store_of(settings, simulated=simulated)
     store.check_place()
     return store
 
 
 def runs_in(terms: Terms, *, simulated: bool, since: float | None = None) -> Iterator[RunHead]:
-    """The runs of the state directory, newest first; of those that cannot be read the time in their name counts.
+    """Yield the runs of the state directory, newest first; for one that cannot be read the time in its name counts.
 
-    `since` (UNIX time): only what began or ended since then, or goes on.
+    `since` (UNIX time): only runs that began or ended since then, or are live.
     """
     for head in store_of(terms.settings(None), simulated=simulated).heads():
         if (
@@ -49,7 +49,7 @@ def runs_in(terms: Terms, *, simulated: bool, since: float | None = None) -> Ite
 
 
 def find(terms: Terms, run: str) -> RunRef:
-    """The run that somebody names, simulated or not; UsageError if there is none, or more than one."""
+    """Return the run that somebody names, simulated or not; UsageError if there is none, or more than one."""
     settings = terms.settings(None)
     ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=terms.clock())
     if ref.passed_over:
@@ -58,5 +58,5 @@ def find(terms: Terms, run: str) -> RunRef:
 
 
 def flags_of(terms: Terms, ref: RunRef) -> str:
-    """The flags that an exact command needs to find a run, with a space before them; none for a lone file."""
+    """Return the flags that an exact command needs to find a run, with a space before them; empty for a lone file."""
     return terms.repeat(ref.store.state_dir) if ref.store is not None else ""

@@ -1,4 +1,4 @@
-"""When a job last succeeded, from journals alone."""
+"""Find when a job last succeeded, from journals alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def runs_named(store: Runs, job: str) -> list[RunHead]:
-    """The runs of the job of this name, newest first."""
+    """Return the runs of the job of this name, newest first."""
     return [head for head in store.heads() if head.job == job]
 
 
 def is_to_come(head: RunHead, now: float) -> bool:
-    """Whether a run says it ended later than now: the clock was wrong then, or is now, and it proves nothing."""
+    """Whether a run says it ended later than now: the clock was wrong then or is now, so the run proves nothing."""
     return head.ended_at > now + AHEAD_S
 
 
 def last_good(store: Runs, runs: list[RunHead], now: float) -> RunHead | None:
-    """The run that ended with exit 0 last, by `now`. A rerun counts if together with what it repeated all is done."""
+    """Return the last run that ended with exit 0 by `now`. A rerun counts if, with the runs it repeats, all is done."""
     ended = [
         head
         for head in runs
@@ -36,7 +36,7 @@ def last_good(store: Runs, runs: list[RunHead], now: float) -> RunHead | None:
 
 
 def is_good(store: Runs, head: RunHead, runs: list[RunHead]) -> bool:
-    """Whether a run that ended with exit 0 leaves nothing of its job, whose `runs` these are, undone."""
+    """Whether a run that ended with exit 0 leaves nothing of its job open; `runs` are all runs of the job."""
     assert head.run is not None
     if head.run.parent is None:
         return True
@@ -46,12 +46,12 @@ def is_good(store: Runs, head: RunHead, runs: list[RunHead]) -> bool:
     family = [each for each in runs if first_of(each.run_id, parents) == first and each.started_at <= head.started_at]
     try:
         return is_whole(store.replay(each.run_id).ledger for each in reversed(family))
-    except AcctopsError:  # what it repeats cannot be read: then it proves nothing
+    except AcctopsError:  # a run that it repeats cannot be read, so it proves nothing
         return False
 
 
 def first_of(run: str, parents: dict[str, str]) -> str:
-    """The run that a rerun repeats, however many reruns lie between; a run that repeats none is its own."""
+    """Return the run that a rerun repeats, however many reruns lie between; `run` itself if it repeats none."""
     path = {run: 0}
     while run in parents:
         run = parents[run]

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 READERS = 64
 PLAN_S = 3.0
-"""How long planning waits for readings; stragglers are read when the run has begun."""
+"""Seconds that planning waits for readings; late instances are read when the run has begun."""
 GRACE_S = 0.5
-"""How much longer it waits to learn whose the keys are: the run finds out, too."""
+"""Seconds that it waits longer to learn whose the keys are: the run finds out, too."""
 
 
 class Survey(Struct, kw_only=True):
-    """What was read."""
+    """The readings of several instances."""
 
     readings: dict[Where, Reading] = field(default_factory=dict)
     late: list[Where] = field(default_factory=list)
@@ -41,10 +41,10 @@ class Survey(Struct, kw_only=True):
     """Instances that are not where the job says, and the region where they are."""
     seconds: float = 0.0
     offset_s: float = 0.0
-    """How far the server's clock is ahead, if that was learnt."""
+    """Seconds by which the server's clock is ahead, if that was learnt."""
 
     def words(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         read = [reading for reading in self.readings.values() if reading.accounts is not None]
         accounts = sum(len(reading.accounts or ()) for reading in read)
         text = (
@@ -58,7 +58,7 @@ class Survey(Struct, kw_only=True):
         return text
 
     def joined(self, more: Survey) -> Survey:
-        """This and what was read after it."""
+        """Return this together with what was read after it."""
         return Survey(
             readings={**self.readings, **more.readings},
             late=[*self.late, *more.late],
@@ -84,10 +84,10 @@ async def survey(
     known: Survey | None = None,
     whole: bool = False,
 ) -> Survey:
-    """`known`, and besides every instance of `calls`, read now, for at most `limit_s`.
+    """Read every instance of `calls`, for at most `limit_s` seconds, and return the readings together with `known`.
 
-    Each is read as far as its calls need, or `whole`, for who must know that there are no other accounts.
-    CredentialsError if not one reading is there as the keys are refused outright. Meanwhile it is asked whose they are.
+    Each is read as far as its calls need, or `whole`, for a caller that must know of all accounts. CredentialsError if
+    all readings say that the keys are refused. Meanwhile it is asked whose the keys are.
     """
     before = known or Survey()
     users: dict[Where, set[str]] = {}
@@ -113,7 +113,7 @@ async def survey(
 
 @asynccontextmanager
 async def transport_to(world: World | None, connections: int, reach: Reach) -> AsyncIterator[Transport]:
-    """The simulator's memory, or the network: by the wire of the command, or one that is closed at once."""
+    """Yield a transport to the simulated `world`, or to the network: by the command's wire, or by one closed after."""
     if world is not None:
         from engine.simulator.inprocess import InProcessTransport
 
@@ -135,10 +135,10 @@ async def read_all(
     purpose: str,
     users: Mapping[Where, Collection[str]] | None = None,
 ) -> None:
-    """Read what is `late` into `found.readings`, for at most `limit_s`; only as far as `users` need, if given."""
+    """Read what is `late` into `found.readings`, for at most `limit_s` seconds; as far as `users` need, if given."""
     instances = iter(list(found.late))
     barred: dict[str, Reading] = {}
-    """Account whose keys are refused → the reading that said so: the rest of it is not asked for."""
+    """Account whose keys are refused → the reading that said so: its other instances are not asked for."""
 
     async def read_on() -> None:
         for where in instances:
@@ -179,7 +179,7 @@ def _is_fatal(reading: Reading) -> bool:
 
 
 def refuse_bad_keys(found: Survey) -> None:
-    """CredentialsError if every reading says that the keys themselves are refused."""
+    """Raise CredentialsError if every reading says that the keys themselves are refused."""
     if not all(map(_is_fatal, found.readings.values())):
         return  # an account whose keys are refused fails its own calls only
     for reading in found.readings.values():

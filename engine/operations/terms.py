@@ -1,6 +1,6 @@
-"""The terms of one command: what whoever gives it says, by what clock, and who is told how it goes.
+"""The terms of one command: what its user says, by which clock it goes, and who is told how it goes.
 
-A command line makes them of its flags, a library of its arguments. All use cases take them first.
+A command line makes them from its flags, a library from its arguments. All use cases take them first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Terms(Flags, frozen=True, kw_only=True):
-    """What a use case is asked to go by; texts are as typed, and read where they are used."""
+    """What a use case goes by; texts are as typed, and parsed where they are used."""
 
     faults: str | None = None
     fleet: str | None = None
@@ -43,26 +43,26 @@ class Terms(Flags, frozen=True, kw_only=True):
     expect: int | None = None
     on_unfinished: str | None = None
     now: bool = False
-    """Do not hold to the job's window: a person says so."""
+    """Whether a person says not to hold to the job's window."""
     yes: bool = False
-    """Nobody is asked: what will be done was approved before it was known."""
+    """Whether nobody is asked: the user approved the plan before it was known."""
     attended: bool = False
-    """A person is there, who may start what a window would keep back."""
+    """Whether a person is there, who may start a run outside its window."""
     clock: Callable[[], float] = time.time
-    """UNIX time, as the command was given to tell the time by."""
+    """Returns UNIX time: the clock of the command."""
     wire: Wire = field(default_factory=Wire)
-    """One transport for all that is done by these terms. Whoever made them closes it."""
+    """One transport for all that is done by these terms. The maker of the terms closes it."""
     tell: Tell = nobody
-    """Told, while it goes on, what whoever gave the command wants to know."""
+    """Is told, while the command goes on, what its user wants to know."""
 
     def configs(self, *places: Path) -> Configs:
-        """The config files of a command about what lies in `places`."""
+        """Return the config files of a command about what lies in `places`."""
         return find_configs(*places, environ=os.environ, explicit=self.config)
 
     def settings(self, job: Job | None, *more: Path) -> Settings:
-        """What holds after flags, environment, job and config files, those above `more` included.
+        """Return what holds by flags, environment, job and config files, those above `more` included.
 
-        ConfigError for a job that somebody could have written who is not trusted.
+        ConfigError for a job that an untrusted user could have written.
         """
         configs = self.configs(*homes_of(job), *more)
         noted = _strange_lists(job, configs.trust) if job is not None else ()
@@ -73,14 +73,14 @@ class Terms(Flags, frozen=True, kw_only=True):
         return replace(settings, warnings=settings.warnings + noted) if noted else settings
 
     def excludes(self) -> tuple[Glob, ...]:
-        """`--exclude` as rules; JobError for one that is no glob."""
+        """Return `--exclude` as rules; JobError for one that is no glob."""
         return globs_of(self.exclude, "--exclude")
 
     def repeat(self, state_dir: Path) -> str:
-        """The flags an exact follow-up command needs to find a run of `state_dir`, with the config that was named.
+        """Return the flags a follow-up command needs to find a run of `state_dir`, with the config that was named.
 
-        Typed here, or, where it was named by flag, anywhere: a schedule's report is read on Monday, from another
-        directory and by another user's config.
+        The command works here or, if a flag named the directory, anywhere: the report of a schedule is read on Monday,
+        from another directory and with another user's config.
         """
         config = _flag("config", Path(self.config).absolute()) if self.config is not None else ""
         if self.state_dir is not None:
@@ -92,13 +92,13 @@ class Terms(Flags, frozen=True, kw_only=True):
         return ("" if found == state_dir else _flag("state-dir", state_dir)) + config
 
     def asked(self) -> tuple[str, ...]:
-        """The flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""
+        """Return the flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""
         named = (("--endpoint", self.endpoints), ("--profile", self.profiles), ("--exclude", self.exclude))
         return tuple(word for flag, values in named for value in values for word in (flag, value))
 
 
 def globs_of(texts: Sequence[str], flag: str) -> tuple[Glob, ...]:
-    """What a repeated flag says, as rules; JobError that names the flag for one that is no glob."""
+    """Return the values of a repeated flag as rules; JobError that names the flag for one that is no glob."""
     from engine.inputs.jobfile.parse import read_globs
     from engine.inputs.jobfile.problems import Problems
 
@@ -109,7 +109,7 @@ def globs_of(texts: Sequence[str], flag: str) -> tuple[Glob, ...]:
 
 
 def refuse_strange(name: str, path: str | Path, trust: Trust) -> None:
-    """ConfigError for a file of a job that somebody could have written who is not trusted; "": it was handed in."""
+    """Raise ConfigError for a file of a job that an untrusted user could have written; path "": it was handed in."""
     try:
         doubt = trust.doubt(Path(path)) if str(path) else None
     except OSError:
@@ -119,7 +119,7 @@ def refuse_strange(name: str, path: str | Path, trust: Trust) -> None:
 
 
 def is_own(job: Job) -> bool:
-    """Whether nobody but the operator and root can have written a job; for where it is not known whom he trusts."""
+    """Whether only the operator and root can have written a job; for use where trust settings are not known."""
     try:
         return not job.source or Trust().why_not(Path(job.source)) is None
     except OSError:
@@ -127,7 +127,7 @@ def is_own(job: Job) -> bool:
 
 
 def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
-    """Lists that others could have written: said, and read all the same: the job names them, and guards bound them."""
+    """Return warnings of lists that others could have written; they are read: the job names them, guards bound them."""
     found = []
     for source in job.sources:
         with suppress(OSError):
@@ -138,7 +138,7 @@ def _strange_lists(job: Job, trust: Trust) -> tuple[str, ...]:
 
 
 def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[str, ...]:
-    """Programs and certificates that are named, and that others could change: said; who named them answers for them."""
+    """Return warnings of programs and certificates that others could change; the user who named them answers for it."""
     named = [("credentials.command", part) for part in settings.credentials.command[:1]]
     passwords = job.passwords if job is not None else None
     for key, spec in (("notify.command", settings.notify), ("passwords.command", passwords)):
@@ -150,7 +150,7 @@ def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[s
         named.append(("network.ca_bundle", settings.way_out.ca_bundle))
     found = []
     for key, path in named:
-        with suppress(OSError):  # said where it is used
+        with suppress(OSError):  # it is told where it is used
             if "/" in path and (doubt := trust.doubt(Path(path))) is not None:
                 found.append(f"{key}: {doubt.words}: somebody else may decide what it does")
     return tuple(found)
@@ -161,7 +161,7 @@ def _flag(name: str, value: str | Path) -> str:
 
 
 def operator() -> str:
-    """Who runs this, for the journal: the login name, and behind sudo the person."""
+    """Return who runs this, for the journal: the login name and, behind sudo, the person."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -1,7 +1,7 @@
-"""What holds for a run that is gone on with: guards of today, and how much of what its journal says is believed.
+"""What holds for a run that goes on: guards of today, and how much of what its journal says is believed.
 
-A journal names calls; it decides nothing else that today's command, job or config does not say, too: no program that
-is run, no place to which keys are sent. From where its job lies only guards are taken.
+A journal names calls. Which program is run and where keys are sent must be said by today's command, job or config, too.
+From the place where the run's job lies only guards are taken.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 
 def guards_of(terms: Terms, ledger: Ledger, job: Job | None = None) -> Settings:
-    """Today's settings of this command, under the guards that lie where the run's job does as well.
+    """Return today's settings of this command, with the guards that lie where the run's job does.
 
-    `job` is that of this command, if it has one: then its guards and limits hold besides. ConfigError if the file of
-    the run's job is there and its guards cannot be known; that it is gone is said.
+    `job` is the job of this command, if it has one: its guards and limits hold, too. ConfigError if the file of the
+    run's job is there and its guards cannot be known. If that file is gone, the user is told.
     """
     settings = terms.settings(job)
     home = guard_home(ledger)
@@ -66,13 +66,13 @@ def guards_of(terms: Terms, ledger: Ledger, job: Job | None = None) -> Settings:
 
 
 def guard_home(ledger: Ledger) -> Path:
-    """The job file, or the directory of a command without one, whose guards hold for what goes on from a run."""
+    """Return the job file, or the directory of a command without one, whose guards hold for what continues a run."""
     home = Path(from_recorded(ledger.run.guarded_by or ledger.run.job.path))
     return home if home.is_absolute() else Path.cwd()
 
 
 def _own_job(home: Path, trust: Trust, *, was_file: bool, tell: Tell) -> Job | None:
-    """The job of a run as its file says it today, without the lists; None without a file."""
+    """Return the job of a run as its file says it today, without the lists; None without a file."""
     way_on = "mend it; or move it away, and the run is gone on with without the guards in it"
     try:
         mode = home.stat().st_mode
@@ -95,7 +95,7 @@ def _own_job(home: Path, trust: Trust, *, was_file: bool, tell: Tell) -> Job | N
 
 
 def _not_taken(found: Configs, known: Configs) -> Iterator[str]:
-    """What configs beside a run's job say of more than guards, and what is not taken from there."""
+    """Yield what configs beside a run's job say besides guards: it is not taken from there."""
     taken = {config.path for config in known.files}
     for config in found.files:
         names = sorted({_DECIDING[name] for name in config.values if name in _DECIDING})
@@ -107,7 +107,7 @@ _DECIDING: Mapping[str, str] = {
     **{name: name for name in ("site", "credentials", "notify", "metrics_file")},
     **dict.fromkeys(("proxy", "no_proxy", "ca_bundle"), "network"),
 }
-"""What a config decides beside guards, of which a run that is gone on with needs something → its key."""
+"""Setting of a config, besides guards, that a run which goes on may need → its key in the file."""
 
 
 async def refuse_beyond(
@@ -119,7 +119,7 @@ async def refuse_beyond(
     *,
     whole: bool,
 ) -> None:
-    """RefusedError if the guards on size would refuse what is gone on with: the `whole` plan, or the open calls."""
+    """Raise RefusedError if the guards on size refuse what a resume would do: the `whole` plan, or the open calls."""
     run = ledger.run
     entries = {call.id: entry for call, entry, _ in ledger.outcomes()}
     calls = [call for call in ledger.calls.values() if whole or not entries[call.id].settled]
@@ -150,16 +150,16 @@ def has_new_share(ledger: Ledger, guards: Settings) -> bool:
 
 
 def refuse_strange_run(ref: RunRef, trust: Trust) -> None:
-    """ConfigError for a run whose journal somebody could have written who is not trusted."""
+    """Raise ConfigError for a run whose journal an untrusted user could have written."""
     doubt = ref.doubt(trust)
     if doubt is not None:
         raise ConfigError(mistrust(f"run {ref.run_id}", doubt, "begin anew with the job: acctops run JOB"))
 
 
 def check_endpoint(terms: Terms, ledger: Ledger, job: Job | None = None) -> None:
-    """UsageError for an `--endpoint` that is not the run's, and for one of the run that nobody names today.
+    """Raise UsageError for an `--endpoint` that is not the run's, and for a foreign one of the run unnamed today.
 
-    The names of its keys are looked at as well.
+    The names of the run's keys are checked as well.
     """
     used = ledger.settings.access
     settings = terms.settings(job)
@@ -195,7 +195,7 @@ def _endpoints_of_job(ledger: Ledger, trust: Trust) -> tuple[str, ...]:
 
 
 def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
-    """The file of the run's own job, as it is today, without lists; None without one that can be believed."""
+    """Return the run's own job as its file is today, without lists; None without a file, ConfigError if untrusted."""
     file = job_file(ledger.run.job.path)
     if file is None:
         return None
@@ -204,7 +204,7 @@ def _job_today(ledger: Ledger, trust: Trust) -> Job | None:
 
 
 def check_keys(ledger: Ledger) -> None:
-    """UsageError for a profile or a role that a flag or a job could not name, such as a path to somebody's file."""
+    """Raise UsageError for a profile or a role that no flag or job could name, such as a path to somebody's file."""
     from engine.inputs.jobfile.fields import convert
     from engine.inputs.jobfile.filemodel import Profile, RoleArn
 
@@ -220,7 +220,7 @@ def check_keys(ledger: Ledger) -> None:
 
 
 def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None = None) -> None:
-    """UsageError for a source of new passwords that the journal names and today's job (`job`) does not.
+    """Raise UsageError for a source of new passwords that the journal names and today's job (`job`) does not.
 
     An undo has no job, and got its source by flag: there the journal is enough, if it is the operator's own.
     """
@@ -246,7 +246,7 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
 
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A source of passwords, its paths in one spelling. Any: its shape depends on the source."""
+    """Return a source of passwords with its paths in one spelling. Any: its shape depends on the source."""
     plain = dict(record)
     if "file" in plain:
         plain["file"] = os.path.normpath(str(plain["file"]))
@@ -256,7 +256,7 @@ def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stranger(ledger: Ledger, job: Job) -> Call | None:
-    """A call of the run that is not of the job; None if the job means all of them, as far as it can be told unasked."""
+    """Return a call of the run that is not of the job; None if the job means all, as far as shows without asking."""
     targets = {(each.account, each.region, each.instance, each.user) for each in job.targets}
     for call in ledger.calls.values():
         if (call.account, call.region, call.instance, call.user) in targets and call.action == job.action:

@@ -1,7 +1,7 @@
-"""Two names of one access point are one quota. Found out beside the sending, which never waits for it.
+"""Find two names of one access point, which are one quota, beside the sending, which never waits for it.
 
-`nearest` leads to one of the access regions, and which one depends on where this machine stands. If it is one that is
-named, too, two lanes draw on one quota, and each is throttled for the other's calls. The same addresses tell.
+`nearest` leads to one of the access regions, and which one depends on where this machine stands. If that region is
+named, too, two lanes draw on one quota, and each is throttled for the other's calls. The same addresses show it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from engine.run.runner import Runner
 
 LIMIT_S = 5.0
-"""How long names are looked up."""
+"""Longest lookup of a name, in seconds."""
 
 Addresses = frozenset[tuple[str, int]]
 
 
 async def addresses_of(endpoint: str) -> Addresses:
-    """Addresses and port an endpoint leads to, as this machine's resolver has them; none if it does not know."""
+    """Return the addresses and port of an endpoint, as this machine's resolver has them; empty if it does not know."""
     parts = urlsplit(endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
@@ -37,7 +37,7 @@ async def addresses_of(endpoint: str) -> Addresses:
 async def close_twins(runner: Runner, way: WayOut, look: Callable[[str], Awaitable[Addresses]] = addresses_of) -> None:
     """Close every lane whose access point another lane of the same keys and calls has under another name.
 
-    Where that cannot be known, because a proxy looks the names up or nobody does, it is noted.
+    If addresses are not known, because a proxy or nobody looks the names up, the journal notes that.
     """
     lanes = runner.open_lanes()
     endpoints = list(dict.fromkeys(lane.client.endpoint for lane in lanes))

@@ -1,6 +1,6 @@
-"""Who is told of a run that came to nothing before it existed, and of a job that is overdue.
+"""Send notices of a run that failed before it existed, and of a job that is overdue.
 
-Who approved beforehand (`--yes`) may not be there to read the refusal.
+A user who approved beforehand (`--yes`) may not be there to read the refusal.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class Unbegun:
-    """Tells of a run that nobody watched and that came to nothing before it existed: a context around its planning.
+    """A context around the planning of a run with `--yes`: it sends a notice if the run fails before it exists.
 
-    Who was asked, or simulates, reads the refusal himself.
+    A user who is asked, or who simulates, reads the refusal without a notice.
     """
 
     def __init__(self, terms: Terms, path: str, watch: Watch, job: Job | None = None) -> None:
-        """`path` is the job's file, as named; `watch` waits for the notice as long as one wants to."""
+        """`path` is the job's file, as named; `watch` waits for the notice as long as the user wants to."""
         self._terms = terms
         self._path = path
         self._watch = watch
         self.job = job
-        """Set as soon as it is known."""
+        """The job, set as soon as it is known."""
 
     async def __aenter__(self) -> Unbegun:
         return self
@@ -53,7 +53,7 @@ class Unbegun:
 
 
 async def tell_overdue(terms: Terms, path: str, words: str, watch: Watch) -> None:
-    """Tell of a job (its file, or its name) that is overdue, as `words` say: that is a failure, too."""
+    """Send a notice of a job (its file or its name) that is overdue, as `words` say: that is a failure, too."""
     job = None
     with contextlib.suppress(AcctopsError):  # it may be gone, or be a name
         job = load_job(path) if not is_stream(path) else None
@@ -66,7 +66,7 @@ async def _tell_of_no_run(
     try:
         settings = terms.settings(job, *homes(path))
         spec, way = settings.notify, settings.way_out
-    except AcctopsError:  # who is to be told, and how, stands in what cannot be read, or must not be believed
+    except AcctopsError:  # job or config, which say who is told and how, cannot be read or believed
         spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
     if spec is None or not spec.wants("failure"):
         return
@@ -93,5 +93,5 @@ async def _tell_of_no_run(
 
 
 def _named(path: str) -> records.JobRef:
-    """A job that cannot be read, or is but a name."""
+    """Return the reference to a job that cannot be read, or is only a name."""
     return records.JobRef(STREAM_NAME if is_stream(path) else default_name(path), path, "")

@@ -1,4 +1,4 @@
-"""Undo brings back what a run changed, and nothing else."""
+"""Plan an undo, which brings back what a run changed, and nothing else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     """What of a run an undo takes back; texts are as typed."""
 
     family: bool = False
-    """Its reruns, too, and the runs it reran."""
+    """Also its reruns, and the runs it reran."""
     targets: tuple[str, ...] = ()
     """Only these: `instance/user`, globs of them, or `@FILE` with one a line."""
     include_edited: bool = False
@@ -83,14 +83,14 @@ class NothingToUndo(Nothing, frozen=True, kw_only=True):
     kept: Mapping[str, int]
     """Reason → how many accounts stay for it."""
     open: int
-    """How many of them an undo that is complete would have brought back."""
+    """How many of them a complete undo would have brought back."""
     steps: tuple[Step, ...]
-    """What goes on."""
+    """What to do next."""
     choices: tuple[Step, ...]
-    """What somebody may decide on."""
+    """Further steps, on which a person may decide."""
     flags: str
     reason: Reason
-    """That of an undo that brought something back beside it."""
+    """INCOMPLETE if something stays that a complete undo would have brought back, else OK."""
 
 
 async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | NothingToUndo:
@@ -165,7 +165,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
 
 
 def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[str, ...]:
-    """The flags that say what this undo takes, as the same undo needs them again, from any directory."""
+    """Return the flags that say what this undo takes, as the same undo needs them again, from any directory."""
     switches = (
         ("--family", chosen.family),
         ("--include-edited", chosen.include_edited),
@@ -212,7 +212,7 @@ def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
 
 
 def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bool]:
-    """What the flags ask for, and whether they name accounts one by one."""
+    """Return what the flags ask for, and whether they name accounts one by one."""
     excluded = terms.excludes()
     tell_of_idle(terms, excluded, ledger)
     globs: list[Glob] = []
@@ -239,7 +239,7 @@ def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bo
 
 
 def _refuse_idle(ledger: Ledger, globs: list[Glob], names: set[str]) -> None:
-    """UsageError for a `--target` that is not in the run: each by itself, as the others would hide a slip."""
+    """Raise UsageError for a `--target` that is not in the run; each is checked, as others would hide a slip."""
     calls = list(ledger.calls.values())
     labels = {call.label for call in calls}
     idle = [glob.pattern for glob in idle_rules(globs, calls)] + sorted(names - labels)
@@ -264,7 +264,7 @@ def _names_in(path: Path) -> set[str]:
 
 
 def _password_record(chosen: Selection, inverse: str) -> dict[str, object] | None:
-    """The source of new passwords, which an undo of CAM needs before anything is sent."""
+    """Return the source of new passwords, which an undo of CAM needs before anything is sent; None for any other."""
     command, file = chosen.password_command, chosen.password_file
     if not ACTIONS[inverse].needs_password:
         if command or file:
@@ -282,7 +282,7 @@ def _password_record(chosen: Selection, inverse: str) -> dict[str, object] | Non
 async def _read(
     terms: Terms, ledger: Ledger, calls: list[Call], reach: Reach, frozen: records.RunSettings
 ) -> tuple[Survey, World | None]:
-    """Read the instances of what the run changed, all of them: what cannot be read now cannot be undone now."""
+    """Read all instances of what the run changed: what cannot be read now cannot be undone now."""
     world = None
     if terms.simulate:
         changed = {call.id for call in calls}
@@ -292,7 +292,7 @@ async def _read(
 
 
 def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
-    """What stays as the run left it, or may: lacking, so that an undo without it is not complete."""
+    """Yield omits of what stays, or may stay, as the run left it: they count as lacking, so the undo is incomplete."""
     for kept in undo.kept:
         if kept.why in STAYS:
             yield stays(kept.call, kept.why, kept.words, kept.holder or f"undo of {ref.run_id}")

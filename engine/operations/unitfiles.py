@@ -1,4 +1,4 @@
-"""Units on disk: written whole, each in place of none but one of ours for the same job."""
+"""Write units to disk: each file whole, and only in place of a file that acctops made for the same job."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 MOST_UNIT = 1 << 20
-"""Bytes of a file that may be one of ours."""
+"""Largest size in bytes of a file that may be one of ours."""
 
 
 def together(files: Sequence[UnitFile]) -> str:
-    """All files in one text, each after a line with its name."""
+    """Return all files in one text, each after a line with its name; a single file without that line."""
     if len(files) == 1:
         return files[0].text
     return "\n".join(f"# ---- {file.name}\n{file.text}" for file in files)
 
 
 def write(files: Sequence[UnitFile], into: Path, schedule: Schedule, tell: Tell) -> None:
-    """Write each under its name, whole; through no link, and in place of nothing but what we made for this job."""
+    """Write each file whole, under its name; never through a link, and only in place of one we made for this job."""
     for file in files:
         _refuse_foreign(into / file.name, schedule)
     for file in files:
@@ -47,7 +47,7 @@ def write(files: Sequence[UnitFile], into: Path, schedule: Schedule, tell: Tell)
 
 
 def _refuse_foreign(path: Path, schedule: Schedule) -> None:
-    """RefusedError for a file that is not ours; UsageError for one that we made for another job."""
+    """Raise RefusedError for a file that is not ours, UsageError for one that we made for another job."""
     try:
         text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def _refuse_foreign(path: Path, schedule: Schedule) -> None:
     if not text.startswith(MADE):
         raise RefusedError(f"{path}: is there already, and not made by acctops schedule; nothing was written")
     owner = job_file_of(text)
-    if owner is None and schedule.job_file not in text:  # of an older version, which did not say it by itself
+    if owner is None and schedule.job_file not in text:  # made by an older version, which did not name it
         owner = "another job"
     if owner not in (None, schedule.job_file):
         raise UsageError(
@@ -71,7 +71,7 @@ def _refuse_foreign(path: Path, schedule: Schedule) -> None:
 
 
 def _older_names(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> Iterator[str]:
-    """Files of ours beside these that start the same job, under names that are given no more."""
+    """Yield other files of ours that start the same job, under names of older versions."""
     ours = {file.name for file in files}
     for path in sorted(into.glob("acctops-*")):
         if path.name in ours or path.suffix in (".wants", ".requires"):
@@ -86,7 +86,7 @@ def _older_names(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> I
 
 
 def then(form: str, schedule: Schedule, files: Sequence[UnitFile], into: Path) -> list[str]:
-    """What was written, and what to type next."""
+    """Return, line by line, what was written and what to type next."""
     lines = [f"wrote {into / file.name}" for file in files]
     unit = schedule.unit
     match form:

@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 
 class Verifying(Struct, frozen=True, kw_only=True):
-    """A run whose accounts are compared with what it left, as often as one likes."""
+    """A run whose accounts can be compared, any number of times, with what it left."""
 
     terms: Terms
     ref: RunRef
     found: Replay
     ledger: Ledger
-    """Of the run, or of its family."""
+    """The ledger of the run, or of its family."""
     frozen: RunSettings
     reach: Reach
     undone: frozenset[tuple[str, str, str, str]]
     """Accounts that were undone since, on purpose."""
 
     async def compared(self) -> Verified:
-        """The accounts read once, all that the run was to do."""
+        """Read all accounts of the run once, and return how they compare."""
         ledger = self.ledger
         world = None
         if self.terms.simulate:
@@ -69,7 +69,7 @@ class Verifying(Struct, frozen=True, kw_only=True):
         return Verified(at=at, recheck=recheck(ledger, read.readings, set(self.undone)), readings=read.readings)
 
     def advice(self, last: Recheck) -> list[str]:
-        """The whole command for what came back, and for what never was as asked."""
+        """Return lines with the whole command for what came back, and for what never was as asked."""
         ledger, lines = self.ledger, []
         if not (last.back or last.never):
             return []
@@ -87,19 +87,19 @@ class Verified(Struct, frozen=True, kw_only=True):
     """What one reading of a run's accounts shows."""
 
     at: str
-    """When, in UTC."""
+    """When the accounts were read, in UTC."""
     recheck: Recheck
     readings: Mapping[Where, Reading]
 
     @property
     def reason(self) -> Reason:
-        """Whether all is as the run left it, as far as it was not undone on purpose."""
+        """OK if all accounts were read and are as asked, or undone on purpose; else INCOMPLETE."""
         found = self.recheck
         return Reason.INCOMPLETE if found.back or found.unread or found.never else Reason.OK
 
 
 async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifying:
-    """Prepare to compare a run with what is so; UsageError for an action that leaves nothing to read."""
+    """Prepare to compare a run with its accounts now; UsageError for an action that leaves nothing to read."""
     ref = find(terms, run)
     found = ref.replay()
     settings = terms.settings(None)
@@ -116,7 +116,7 @@ async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifyin
 
 
 async def verified(this: Verifying, after_s: Sequence[float]) -> AsyncIterator[Verified]:
-    """The accounts compared now, and again so many seconds later, each time."""
+    """Yield the comparison now, and again after each of `after_s` seconds, counted from now."""
     begun = time.monotonic()
     for after in (0.0, *after_s):
         await asyncio.sleep(max(0.0, begun + after - time.monotonic()))
@@ -124,7 +124,7 @@ async def verified(this: Verifying, after_s: Sequence[float]) -> AsyncIterator[V
 
 
 def _again(ledger: Ledger, calls: Sequence[Call], way: WayOn) -> str:
-    """What does it once more: the job, if its file is still there, else a command that names the accounts."""
+    """Return the command that does it once more: the job, if its file is still there, else one with the accounts."""
     run = ledger.run
     if way.job is not None and job_file(run.job.path) is not None:
         return way.job

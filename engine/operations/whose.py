@@ -1,4 +1,4 @@
-"""Whose the keys of a session are, for its journal: told once known, and again when they are others. Beside the
+"""Note in the journal whose the keys of a session are, and again when a source replaces them. This goes on beside the
 sending, which never waits for it.
 """
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from engine.run.runner import Runner
 
 LIMIT_S = 5.0
-"""Of one question."""
+"""Longest wait for the answer to one question, in seconds."""
 LOOK_S = 2.0
-"""How often keys are looked at that a source may have replaced."""
+"""Seconds between two looks at keys that a source may have replaced."""
 AGAIN_S = 60.0
-"""How long until it is asked again what nobody could say."""
+"""Seconds until it is asked again whose the keys are, if that could not be found out."""
 
 
 async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger, *, known: Callable[[Signer], None]) -> None:
     """Note the identity of every signer, until cancelled; keys that turn out to be another account's send no more.
 
-    `known` is told of each signer once it is known, or known anew, whose keys it has.
+    `known` is called with each signer once it becomes known, or known anew, whose keys it has.
     """
     if reach.network is None:
         return
@@ -37,7 +37,7 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger, *, known: Cal
     seen: list[Keys | None] = [None] * len(signers)
     told: dict[int, dict[str, object]] = {}
     as_before = [signer.who for _, signer in signers]
-    uins = dict(ledger.uins)  # our own: the ledger learns when a note is durable
+    uins = dict(ledger.uins)  # a copy: the ledger learns only when a note is durable
     ask_at = 0.0
     while True:
         now = [signer.keys.get() for _, signer in signers]
@@ -68,7 +68,7 @@ async def tell_whose(runner: Runner, reach: Reach, ledger: Ledger, *, known: Cal
 
 
 def _one_lane_each(runner: Runner, reach: Reach) -> None:
-    """Two profiles of one sub-account are one quota (CN-RATE): the second one's lanes would only be throttled."""
+    """Close lanes of a second profile of one sub-account: both are one quota (CN-RATE), so these would be throttled."""
     for signers in reach.keyring.values():
         first: dict[str, Signer] = {}
         for signer in signers:

@@ -1,4 +1,4 @@
-"""Holding to a job's window: nothing is sent outside it, unless a person takes that upon themselves (`Terms.now`)."""
+"""Hold to a job's window: nothing is sent outside it, unless a person decides that (`Terms.now`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def window_of(settings: RunSettings) -> Window | None:
-    """The window a journal holds its run to."""
+    """Return the window to which a journal holds its run, if any; ConfigError if it cannot be read."""
     if settings.window is None:
         return None
     try:
@@ -28,9 +28,9 @@ def window_of(settings: RunSettings) -> Window | None:
 
 
 def hold(window: Window | None, terms: Terms, *, rerun: bool = False) -> Terms:
-    """RefusedError for a start outside the window, unless a person takes it upon themselves: then with `now` set.
+    """Return the terms; RefusedError for a start outside the window, unless a person decides that with `now`.
 
-    A rerun, which a person starts by naming a run, needs only that person.
+    A rerun, which a person starts by naming a run, needs only that person; the returned terms then have `now` set.
     """
     if window is None:
         return terms
@@ -59,12 +59,12 @@ def _when(window: Window, now: float) -> str:
 
 
 def time_left(window: Window | None, terms: Terms, deadline_s: float) -> tuple[float, str]:
-    """Seconds a session may send, and what to say when they are over: its deadline, or the end of the window."""
+    """Return the seconds a session may send, and what to say then: until its deadline, or the end of the window."""
     own = deadline_s, f"deadline of {deadline_s:.0f} s reached"
     if window is None or terms.now:
         return own
     now = terms.clock()
-    left_s = (closes_at(window, now) or now) - now  # closed by now, while it was asked: it sends no more
+    left_s = (closes_at(window, now) or now) - now  # if closed by now, nothing more is sent
     if left_s >= deadline_s:
         return own
     again = moment(window, next_opening(window, now))
