@@ -48,7 +48,7 @@ _FOREIGN = "acctops reads every config.yaml from the job upward; keep jobs elsew
 
 
 class Credentials(Struct, frozen=True, kw_only=True):
-    """Where API keys come from, beside the places that every tool of the vendor looks in."""
+    """Where API keys come from, beside the places that are always searched."""
 
     command: tuple[str, ...] = ()
     role_arn: str | None = None
