@@ -88,7 +88,7 @@ class UndoPlan(Struct, frozen=True, kw_only=True):
     """Number of accounts to be undone that still have the password they had before the run."""
 
     def counts(self) -> dict[str, int]:
-        """Return the number of calls that are not undone by reason; every reason is named."""
+        """Return reason → number of calls that are not undone for it; every reason is named."""
         found = Counter(kept.why for kept in self.kept)
         return {str(why): found[why] for why in Keep}
 
