@@ -1,9 +1,9 @@
 """Finds `config.yaml`, reads and checks it. Never writes one.
 
-Searched from the job's directory upward, then the user's, then the system's config directory. Of most keys the nearest
-file's word counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A file that is there
-and cannot be read, or that somebody could have written who is not trusted, stops the command: it is neither skipped
-nor believed.
+The search goes from the job's directory upward, then to the user's, then to the system's config directory. For most
+keys the nearest file's value counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A
+file that exists and cannot be read stops the command, as its guards cannot be known. So does a file that somebody who
+is not trusted could have written.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 NAME = "config.yaml"
 SHARE = "share"
-"""The key of `quotas` that is no action: how much of every quota to use."""
+"""The one key of `quotas` that is not an action: the share of every quota to use."""
 SYSTEM = Path("/etc/acctops") / NAME
 MOST_CONFIG = 1 << 20
-"""Bytes of a config file; ours has two pages."""
+"""Bytes of a config file, at most; a usual one has two pages."""
 _FOREIGN = "acctops reads every config.yaml from the job upward; keep jobs elsewhere if this one is another tool's"
 
 
 class Credentials(Struct, frozen=True, kw_only=True):
-    """Where API keys come from, beside the places everybody looks in."""
+    """Where API keys come from, beside the places that are always searched."""
 
     command: tuple[str, ...] = ()
     role_arn: str | None = None
@@ -69,22 +69,22 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 class Configs(Struct, frozen=True, kw_only=True):
-    """All config files found, nearest first, and the places looked in."""
+    """All config files that were found, nearest first, and the places that were searched."""
 
     files: tuple[Config, ...] = ()
     looked_in: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     trust: Trust = Trust()
-    """Whose files are believed: as the operator's own and the system's config say."""
+    """Whose files are trusted, as the operator's own and the system's config say."""
 
     @property
     def protect(self) -> tuple[Glob, ...]:
-        """The guards of all files; each glob's place says where it stands."""
+        """The protect rules of all files; each glob has its place."""
         return tuple(glob for config in self.files for glob in config.protect)
 
 
 def parse_config(data: bytes, file: str) -> Config:
-    """The config in `data`, or ConfigError with every problem. An empty file is an empty config."""
+    """Return the config in `data`; raise ConfigError with every problem. An empty file is an empty config."""
     from engine.inputs.jobfile.yamltext import decode, read_tree  # here: most commands find no config to read
 
     problems = Problems()
@@ -161,11 +161,11 @@ def find_configs(
     system: Path = SYSTEM,
     caller_home: Callable[[Mapping[str, str]], Path | None] | None = None,
 ) -> Configs:
-    """Every config file that applies to a job in one of the directories `starts` (no job: the current one).
+    """Return every config file that applies to a job in one of the directories `starts` (no job: the current one).
 
     `explicit` (`--config`, else ACCTOPS_CONFIG) must exist and is the nearest; the others still count, for their
-    guards. ConfigError if something of that name is there and is not ours, cannot be read or may not be believed: its
-    guards cannot be known. `caller_home` is the home of who called sudo (for tests).
+    guards. `caller_home` returns the home of the user who called sudo (for tests). Raise ConfigError if a file of that
+    name is not a config of acctops, cannot be read or is not trusted: its guards cannot be known.
     """
     search = _Search(user_config(environ), system)
     named = explicit or environ.get("ACCTOPS_CONFIG")
@@ -189,7 +189,7 @@ def find_configs(
 
 
 def _ways(directory: Path) -> tuple[Path, ...]:
-    """As written and by every link: a guard beside each of them holds."""
+    """Return `directory` as written and by every link on its way: the guards in each of them hold."""
     try:
         return ways_to(directory)
     except OSError as exc:
@@ -199,7 +199,7 @@ def _ways(directory: Path) -> tuple[Path, ...]:
 
 
 def _here() -> Path | None:
-    """The current directory; None if it was deleted."""
+    """Return the current directory; None if it was deleted."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def _here() -> Path | None:
 
 
 class _Search:
-    """Looks at one place after the other. The operator's own and the system's config say first whom to trust."""
+    """A search of one place after the other. First the operator's own and the system's config say whom to trust."""
 
     def __init__(self, user: Path | None, system: Path) -> None:
         self.own = (user, system) if user is not None else (system,)
@@ -225,7 +225,7 @@ class _Search:
         self.trust = self._trusted()
 
     def take_named(self, path: Path) -> None:
-        """The file that the operator names: it must be there."""
+        """Add the file that the operator names; ConfigError if it does not exist."""
         self.looked.append(str(path))
         if path.is_dir():
             raise ConfigError(f"{path}: is a directory, and no such config file; correct --config or ACCTOPS_CONFIG")
@@ -233,7 +233,7 @@ class _Search:
             raise ConfigError(f"{path}: no such config file; correct --config or ACCTOPS_CONFIG")
 
     def take(self, path: Path) -> None:
-        """What may stand at a place that is looked in."""
+        """Add the config at `path`, if there is one, and warn of files beside it with a similar name."""
         if path not in self._seen:
             self._seen.add(path)
             there = self._take(path, _ELSEWHERE)
@@ -260,7 +260,7 @@ class _Search:
             raise ConfigError(str(exc) if is_ours else f"{exc}\n{_FOREIGN}") from exc
 
     def _open(self, path: Path, move: str = "") -> _Opened | None:
-        """The bytes of a config; None if nothing of that name is there. ConfigError if it is there, and no use."""
+        """Return the bytes of a config; None if there is no file. ConfigError if it cannot be read or trusted."""
         try:
             is_link = stat.S_ISLNK(os.lstat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -280,7 +280,7 @@ class _Search:
                 data = file.read(MOST_CONFIG + 1)
         except FileNotFoundError as exc:
             if not is_link:
-                return None  # gone just now
+                return None  # removed just now
             raise ConfigError(f"{path}: is a link that leads nowhere; {_THEN}") from exc
         except OSError as exc:
             raise _unusable(path, exc.strerror or str(exc)) from exc
@@ -306,7 +306,7 @@ class _Search:
         return f"HOME and XDG_CONFIG_HOME must lead to a place of your own, or chown {doubt.path}"
 
     def _trusted(self) -> Trust:
-        """Whom the operator's own and the system's config trust."""
+        """Return whom the operator's own and the system's config trust."""
         uids: set[int] = set()
         gids: set[int] = set()
         for config in self._own.values():
@@ -325,7 +325,7 @@ class _Search:
     def warn_of_unread(
         self, caller_home: Callable[[Mapping[str, str]], Path | None], environ: Mapping[str, str]
     ) -> None:
-        """Of the config of who called sudo, which is another user's now."""
+        """Warn of a config in the home of the user who called sudo: it was not read, as root is another user."""
         home = caller_home(environ)
         if home is None:
             return
@@ -340,15 +340,15 @@ class _Search:
 
 
 class _Opened(NamedTuple):
-    """A config that was read."""
+    """The bytes of a config that was read."""
 
     key: tuple[int, int]
-    """Device and inode: a file counts once, whatever it is called."""
+    """Device and inode: a file counts once, under whatever name it is found."""
     data: bytes
 
 
 def mistrust(path: object, doubt: Doubt, move: str) -> str:
-    """That a file is not believed, and the ways on: to `move` away from it, or to say that it may be."""
+    """Return the words for a file that is not trusted, and what to do: `move` away from it, or have it trusted."""
     return (
         f"{path}: is not believed, as {doubt.words}: it would decide what runs, where keys go or what is protected. "
         f"{move[:1].upper()}{move[1:]}, {doubt.way_on}"
@@ -367,7 +367,7 @@ def _unusable(path: Path, why: str) -> ConfigError:
 
 
 def _refuse_broken_way(path: Path) -> None:
-    """ConfigError if a directory on the way is a link that leads nowhere: what stands there cannot be known."""
+    """Raise ConfigError if a directory above `path` is a link that leads nowhere: its config cannot be known."""
     for above in path.parents:
         try:
             if stat.S_ISLNK(os.lstat(above).st_mode) and not above.exists():
@@ -380,13 +380,13 @@ def _refuse_broken_way(path: Path) -> None:
 
 
 def _near_names(directory: Path, *, known: bool) -> list[str]:
-    """Files that somebody may take for a config of ours: nobody reads them, so their guards do not hold."""
+    """Return warnings of files whose name is similar to a config's: they are not read, so their guards do not hold."""
     try:
         with os.scandir(directory) as entries:
             names = sorted(each.name for each in islice(entries, _MOST_ENTRIES) if each.name.lower() in _NEAR)
     except OSError:
         return []
-    is_other = {"config.json"} if known else set()  # of another tool, beside a config of ours
+    is_other = {"config.json"} if known else set()  # beside a config.yaml, it is another tool's
     return [
         f"{directory / name}: is not read, as acctops reads {NAME} alone; rename it if its guards are to hold"
         for name in names
@@ -398,11 +398,11 @@ _NEAR = frozenset(
     f"{dot}config.{ending}" for dot in ("", ".") for ending in ("yaml", "yml", "yaml.txt", "yml.txt", "json")
 )
 _MOST_ENTRIES = 2000
-"""Of a directory that are looked at for near names: a start does not wait for a directory of a million files."""
+"""Entries of a directory that are compared, at most: a command does not wait for a directory of a million files."""
 
 
 def _without_trust(config: Config) -> Config:
-    """A config found elsewhere says nothing of whom to trust."""
+    """Return `config` without its `trust_owners`, and with a warning if it had any: only two configs may say it."""
     if "trust_owners" not in config.values:
         return config
     what = f"{config.places['trust_owners']}: trust_owners means nothing here; it counts in your own or the system's"
@@ -427,7 +427,7 @@ def _gid(name: str | None) -> int | None:
 
 
 def _caller_home(environ: Mapping[str, str]) -> Path | None:
-    """The home of who called sudo; None if nobody did."""
+    """Return the home of the user who called sudo; None if nobody did."""
     name, number = environ.get("SUDO_USER", ""), environ.get("SUDO_UID", "")
     if os.geteuid() != 0 or not (name or number):
         return None
@@ -439,7 +439,7 @@ def _caller_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def user_config(environ: Mapping[str, str]) -> Path | None:
-    """The user's own config file; None without a home. Its guards hold under a timer that sets no HOME, too."""
+    """Return the user's own config file; None without a home. A timer that sets no HOME has its guards, too."""
     base = base_directory(environ, "XDG_CONFIG_HOME", ".config")
     if base is None and (home := home_of(environ)) is not None:
         base = home / ".config"
@@ -447,7 +447,7 @@ def user_config(environ: Mapping[str, str]) -> Path | None:
 
 
 def base_directory(environ: Mapping[str, str], name: str, under_home: str) -> Path | None:
-    """A base directory as the XDG specification has it: relative ones do not count."""
+    """Return a base directory of the XDG specification; relative paths do not count. None without an absolute HOME."""
     said = Path(environ.get(name, ""))
     if said.is_absolute():
         return said

@@ -1,4 +1,4 @@
-"""The job file and its lists, from disk or standard input. Reads, never writes."""
+"""Reads the job file and its lists from disk or standard input. Never writes."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
 
 MOST_JOB = 64 << 20
-"""Bytes of a job file; the YAML of 1,000,000 targets is smaller."""
+"""Bytes of a job file, at most; the YAML of 1,000,000 targets is smaller."""
 MOST_LIST = 1 << 30
-"""Bytes of one list; 1,000,000 rows are about 40 MB."""
+"""Bytes of one list, at most; 1,000,000 rows are about 40 MB."""
 STDIN = "-"
 
 
 STDIN_NAME = "standard input"
 STREAM_NAME = "a stream"
-"""What a job is called that came from elsewhere than a file of its own."""
+"""Name of a job that was read from a pipe, a device or a descriptor."""
 _STDIN = re.compile("/dev/stdin|/dev/fd/0|/proc/(?:self|thread-self)/fd/0").fullmatch
 _DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/[^/]+(?:/task/[^/]+)?/fd/[0-9]+").fullmatch
 _OWN_DESCRIPTOR = re.compile("/dev/(?:stdin|stdout|stderr|fd/[0-9]+)|/proc/(?:self|thread-self)/fd/[0-9]+").fullmatch
-"""What whoever starts a command hands in; that of another process is what its owner says."""
+"""A descriptor of this process, which the caller of the command handed in; not one of another process."""
 
 
 def recorded(path: str) -> str:
-    """A path as records and documents keep it: one text in every locale, with `\\udcff` for a byte that is no UTF-8."""
+    """Return a path as records keep it: the same text in every locale, with `\\udcff` for a byte that is not UTF-8."""
     return os.fsencode(path).decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode()
 
 
 def from_recorded(text: str) -> str:
-    """The path that `recorded` has made a text of."""
+    """Return the path of a text that `recorded` has returned."""
     return os.fsdecode(with_its_bytes(text).encode("utf-8", "surrogateescape"))
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether this names no file of its own, but something to be read once: `-`, a descriptor, a pipe, a device."""
+    """Return whether `path` can be read only once: `-`, a descriptor, a pipe or a device, and not a file."""
     if str(path) == STDIN or _leads_to(path, _DESCRIPTOR):
         return True
     try:
@@ -67,9 +67,9 @@ def _leads_to(path: str | Path, is_meant: Callable[[str], object]) -> bool:
 
 
 def homes(path: str | Path) -> tuple[Path, ...]:
-    """The directories beside which the guards of a job lie, and its lists.
+    """Return the directories in which a job's lists and guards are searched.
 
-    That of the file as it is named, and those of every link on the way to it; of a stream the current one.
+    They are that of the file as it is named, and that of every link on the way to it; of a stream the current one.
     """
     if is_stream(path):
         return (Path(),)
@@ -80,12 +80,12 @@ def homes(path: str | Path) -> tuple[Path, ...]:
 
 
 def homes_of(job: Job | None) -> tuple[Path, ...]:
-    """The same of a job that was read; of none, and of one without a file, the current directory."""
+    """Return `homes` of a job that was read; without a job, or if it has no file, the current directory."""
     return homes(job.path) if job is not None and job.is_file else (Path(),)
 
 
 def job_file(path: str) -> Path | None:
-    """The file that a journal names as its job's, if it is there; a job without one is called by a word."""
+    """Return the job file that a journal names; None if it does not exist. A job without a file has a word there."""
     file = Path(from_recorded(path))
     return file if file.is_absolute() and file.is_file() else None
 
@@ -93,14 +93,14 @@ def job_file(path: str) -> Path | None:
 def load_job(
     path: str | Path, *, stdin: BinaryIO | None = None, skip_bad_rows: bool = False, lists: bool = True
 ) -> Job:
-    """The job in a file or a stream (`-`: standard input) with the lists it names, or JobError with every problem.
+    """Return the job in a file or a stream (`-`: standard input) with its lists; raise JobError with every problem.
 
     Lists are found relative to the job file. `stdin` is for tests; the default is the process's own. With
     `skip_bad_rows`, bad rows of a list are no problems but `omits` of the job. Without `lists` none is read: the job
     has only the targets that it names itself.
     """
     from engine.inputs.jobfile.parse import (
-        parse_job,  # here: what only looks at runs knows where jobs lie, and reads none
+        parse_job,  # here: commands that only look at runs import this module, and read no job
     )
 
     name = str(path)
@@ -117,7 +117,7 @@ def load_job(
     places = homes(name)
 
     def locate(listed: str) -> str:
-        """A list as it is found: beside the job, or beside what a link to the job leads to."""
+        """Return the path of a list: beside the job, or beside the file that a link to the job leads to."""
         if listed == STDIN:
             return STDIN_NAME
         found = (str(place / listed) for place in places[1:] if os.path.lexists(place / listed))
@@ -143,7 +143,7 @@ def load_job(
     job = replace(job, is_file=is_file, source="" if handed_in else str(Path(name).absolute()))
     if job.passwords is None or not job.passwords.file:
         return job
-    # Whole, as a resume may run in another directory.
+    # Absolute, as a resume may run in another directory.
     whole = Path(job.passwords.file).expanduser().absolute()
     return replace(job, passwords=PasswordSpec(place=job.passwords.place, file=str(whole)))
 
@@ -153,7 +153,7 @@ def _expanded(path: str, listed: str) -> Path:
 
 
 def _read_stream(path: Path) -> bytes:
-    """What a pipe, a device or a descriptor gives, to its end."""
+    """Return all that a pipe, a device or a descriptor gives, to its end."""
     try:
         with path.open("rb") as file:
             if file.isatty():
@@ -164,7 +164,7 @@ def _read_stream(path: Path) -> bytes:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """All bytes of a file, at most `most`; JobError in words without a place (the caller knows it)."""
+    """Return all bytes of a file; JobError if there are more than `most`. Its words do not name the file."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
@@ -198,8 +198,8 @@ def _bounded(data: bytes, most: int) -> bytes:
 
 
 def _hint(path: Path) -> str:
-    """The nearest name in the same directory, if any."""
-    from engine.api.names import did_you_mean  # here: only a mistake pays
+    """Return the words for the nearest name in the same directory, if any."""
+    from engine.api.names import did_you_mean  # here: only a wrong name pays for the import
 
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())

@@ -1,7 +1,7 @@
 """Whether a glob can match any legal name at all. No I/O.
 
-A guard that never matches is worse than none. So a glob is walked beside the grammar of the names that it is held
-against: it is refused if no name comes to the end of both.
+A guard that never matches looks like protection and gives none. So a glob is followed step by step together with the
+grammar of the names it is compared with. It is refused if no name reaches the end of both.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ALNUM = _LETTERS | frozenset("0123456789")
 _ANY = None
-"""In place of a set of characters: `*`, which takes any number of any."""
+"""In place of a set of characters: `*`, which takes any number of any characters."""
 
 
 class Grammar(Struct, frozen=True, kw_only=True):
     """Which names are legal: an automaton. State 0 is the beginning."""
 
     steps: Sequence[Mapping[frozenset[str], int]]
-    """Of each state: characters → the state that they lead to."""
+    """By state: characters → the state that they lead to."""
     ends: frozenset[int]
     """States in which a name may end."""
     most: int
-    """Characters of the longest name."""
+    """Number of characters of the longest name."""
     words: str
-    """What such a name is, with what it looks like."""
+    """What such a name is called, and what it looks like."""
 
 
 INSTANCE = Grammar(
@@ -57,7 +57,7 @@ USER = Grammar(
 
 
 def pieces(glob: str) -> Iterator[str]:
-    """The parts of a glob as fnmatch divides it: `*`, `?`, a bracket, or one character."""
+    """Yield the parts of a glob as fnmatch divides it: `*`, `?`, a bracket, or one character."""
     at = 0
     while at < len(glob):
         end = at + 1
@@ -71,7 +71,7 @@ def pieces(glob: str) -> Iterator[str]:
 
 
 def can_match(glob: str, grammar: Grammar, *, fold: bool = False) -> bool:
-    """Whether some legal name matches the whole of `glob`; `fold` ignores case."""
+    """Return whether some legal name matches the whole of `glob`; `fold` ignores case."""
     parts = [_taken(piece, fold) for piece in pieces(glob)]
     seen: set[tuple[int, int]] = set()
     now = _reached({(0, 0)}, parts, seen)
@@ -95,7 +95,7 @@ def can_match(glob: str, grammar: Grammar, *, fold: bool = False) -> bool:
 def _reached(
     states: set[tuple[int, int]], parts: Sequence[frozenset[str] | None], seen: set[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """`states`, and those behind each `*`, which may take nothing; without those met before, on a shorter name."""
+    """Return `states` and those behind each `*`, which may take nothing; without those that a shorter name reached."""
     found = []
     for at, state in states:
         while (at, state) not in seen:
@@ -109,7 +109,7 @@ def _reached(
 
 @cache
 def _taken(piece: str, fold: bool) -> frozenset[str] | None:
-    """Which characters of names one part of a glob takes, as the matcher itself says."""
+    """Return which characters of names one part of a glob takes, as `fnmatch` itself says; `_ANY` for `*`."""
     if piece == "*":
         return _ANY
     match = re.compile(translate(piece), re.IGNORECASE if fold else 0).match
@@ -117,7 +117,7 @@ def _taken(piece: str, fold: bool) -> frozenset[str] | None:
 
 
 def why_never(glob: str, grammar: Grammar, *, fold: bool = False) -> str | None:
-    """Why no legal name can match `glob`, in words; None if one can."""
+    """Return why no legal name can match `glob`, in words; None if one can."""
     if can_match(glob, grammar, fold=fold):
         return None
     for piece in pieces(glob):
@@ -131,5 +131,5 @@ def why_never(glob: str, grammar: Grammar, *, fold: bool = False) -> str | None:
 
 
 def empty_bracket(glob: str) -> str | None:
-    """The part of a glob over free text that takes no character at all, such as `[z-a]`; None if there is none."""
+    """Return the part of a glob over free text that takes no character, such as `[z-a]`; None if there is none."""
     return next((piece for piece in pieces(glob) if len(piece) > 1 and "(?!)" in translate(piece)), None)

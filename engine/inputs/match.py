@@ -1,8 +1,8 @@
 """A match: which instances and accounts a job means, as a question instead of a list. No I/O.
 
-Rows of DescribeDBInstances and readings come in, targets and what was left out come out. What a match asks for and
-cannot be looked at is named (`unseen`), as is every instance that only its type or status keeps out (`skipped`): an
-account that should have been found must not be missing in silence.
+Takes rows of DescribeDBInstances and readings, and returns targets and what was left out. It names what a match asks
+for and could not be looked at (`unseen`), and every instance that only its type or status keeps out (`skipped`), so
+that each account that should have been found is either a target or named.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from engine.model import AccountState, Call, Omit, OmitReason, Place, Reading, T
 from engine.outside.foreign import field_of
 
 ANY = "any"
-"""As a status or type: whatever it is."""
+"""As a status or type: each status or type is meant."""
 REPLICAS = ("readonly", "guard")
 """Instance types that are skipped unless named: their roles come from the primary (inferred)."""
 RUNNING = "running"
 """The one status in which writes are known to work."""
 EVERY_ACCOUNT = "*"
-"""In place of a user: an omit that is about a whole instance, or (as instance, too) a whole region."""
+"""As the user of an omit: the omit is about a whole instance, or (as its instance, too) about a whole region."""
 _IDS_SHOWN = 5
 MOST_IDS = 100
-"""Instance ids in one filter; no limit is documented, this is a page's length."""
+"""Instance ids in one filter; no limit is documented, so this is the length of a page."""
 
 
 class Pattern(Struct, frozen=True):
-    """Text with `*`, `?`, `[abc]`; case counts, as the operator wrote it down to take exactly these."""
+    """A text with `*`, `?`, `[abc]`; case counts, so that it takes exactly what the operator wrote."""
 
     text: str
 
     def matches(self, value: str) -> bool:
-        """Whether the whole of `value` is meant."""
+        """Return whether the pattern matches the whole of `value`."""
         return _compiled(self.text).match(value) is not None
 
     @property
     def literal(self) -> str:
-        """The longest part that every match contains as it stands; empty if there is none."""
+        """The longest part without wildcards, which every matching name contains; empty if there is none."""
         return max(re.split(r"[*?]|\[[^\]]*\]?", self.text), key=len)
 
 
 @cache
 def _compiled(text: str) -> re.Pattern[str]:
-    """A pattern's; kept, as it is held against every instance or account."""
+    """Return a pattern, compiled; cached, as it is compared with every instance or account."""
     return re.compile(translate(text))
 
 
@@ -62,22 +62,22 @@ class Tag(Struct, frozen=True):
 
 
 class InstanceMatch(Struct, frozen=True, kw_only=True):
-    """Which instances. An empty field asks for nothing, but for the two defaults below."""
+    """Which instances a match means. An empty field narrows nothing, except `statuses` and `types`."""
 
     ids: tuple[str, ...] = ()
     names: tuple[Pattern, ...] = ()
     tags: tuple[Tag, ...] = ()
-    """All of them."""
+    """Tags that an instance must have, all of them."""
     statuses: tuple[str, ...] = ()
-    """Empty: running."""
+    """Empty: only running instances."""
     types: tuple[str, ...] = ()
-    """Empty: any but `REPLICAS`."""
+    """Empty: any type but `REPLICAS`."""
     versions: tuple[str, ...] = ()
     """Major versions, such as 16."""
 
 
 class UserMatch(Struct, frozen=True, kw_only=True):
-    """Which accounts of them."""
+    """Which accounts of these instances a match means. An empty field or None narrows nothing."""
 
     globs: tuple[Pattern, ...] = ()
     types: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Match(Struct, frozen=True, kw_only=True):
 
     place: Place
     at: int
-    """How many targets the job names before it: where in the list its own belong."""
+    """How many targets the job names before this match: the match's own are inserted there."""
     regions: tuple[str, ...] | None
     """None: every region the product has."""
     users: UserMatch
@@ -99,10 +99,10 @@ class Match(Struct, frozen=True, kw_only=True):
     """Cloud accounts to look in."""
     instances: InstanceMatch = InstanceMatch()
     allow_empty: bool = False
-    """Finding nothing is fine: the work is done already."""
+    """Whether the match may find nothing, as the work may be done already."""
 
     def may_mean(self, call: Call) -> bool:
-        """Whether the account of a call may be one that this asks for, as far as it can be told without asking."""
+        """Return whether the match may mean the account of a call, as far as names alone tell."""
         of, who = self.instances, self.users
         return (
             call.account in self.accounts
@@ -113,7 +113,7 @@ class Match(Struct, frozen=True, kw_only=True):
         )
 
     def words(self) -> str:
-        """The question in one line, for plan and journal: `regions ap-tokyo; instances name prod-*; users app_*`."""
+        """Return the match in a line for plan and journal: `regions ap-tokyo; instances name prod-*; users app_*`."""
         of, who = self.instances, self.users
         more = f"|… ({len(of.ids):,} ids)" if len(of.ids) > _IDS_SHOWN else ""
         instances = [
@@ -148,16 +148,16 @@ class InstanceRow(Struct, frozen=True, gc=False):
     """DBMajorVersion."""
     tags: tuple[tuple[str, str], ...] = ()
     account: str = ""
-    """Cloud account it belongs to; empty is "the account of the keys"."""
+    """Cloud account it belongs to; empty: the account of the keys."""
 
     @property
     def where(self) -> Where:
-        """The instance, as readings are kept."""
+        """The instance as the key of its reading."""
         return Where(self.account, self.region, self.id)
 
 
 def instance_row(data: object, region: str, account: str = "") -> InstanceRow | None:
-    """A row as the API gives it; None if it has not the documented shape, or an id that could not be written."""
+    """Return a row of the API as a value; None if its shape is not the documented one, or its id is not legal."""
     if not isinstance(data, dict) or not isinstance(data.get("DBInstanceId"), str):
         return None
     if names.instance_problem(data["DBInstanceId"]) is not None:
@@ -182,16 +182,16 @@ def instance_row(data: object, region: str, account: str = "") -> InstanceRow | 
 
 
 def listing_filters(of: InstanceMatch) -> list[list[dict[str, Any]]]:
-    """`Filters` of each DescribeDBInstances listing that together show every instance `of` may mean.
+    """Return the `Filters` of DescribeDBInstances, listing by listing, that together show each instance `of` may mean.
 
-    The server narrows by what it documents (filters are ANDed, the values of one ORed); `chosen` decides. Names are
-    "fuzzy" there, so a literal part of the pattern is asked for. Any: JSON.
+    The server narrows the list as it documents (filters are ANDed, the values of one ORed); `choose` decides. The
+    server compares names "fuzzily", so a literal part of the pattern is asked for. Any: JSON.
     """
     shared: list[dict[str, Any]] = []
     literals = [pattern.literal for pattern in of.names]
     if literals and all(literals):
         shared.append({"Name": "db-instance-name", "Values": sorted(set(literals))})
-    if of.tags:  # one of them is enough to narrow; two filters of one name are nowhere described
+    if of.tags:  # one tag narrows enough; no page describes two filters of one name
         shared.append({"Name": "db-tag-key", "Values": [of.tags[0].key]})
     ids = list(dict.fromkeys(of.ids))
     chunks = [ids[first : first + MOST_IDS] for first in range(0, len(ids), MOST_IDS)]
@@ -202,7 +202,7 @@ def listing_filters(of: InstanceMatch) -> list[list[dict[str, Any]]]:
 
 
 def choose(match: Match, rows: Iterable[InstanceRow]) -> tuple[list[InstanceRow], list[Omit]]:
-    """The instances a match means, in the order of `rows`, and those that only type or status keep out."""
+    """Return the instances a match means, in the order of `rows`, and those that only type or status keeps out."""
     chosen, skipped = [], []
     for row in rows:
         if not _is_meant(match.instances, row):
@@ -216,7 +216,7 @@ def choose(match: Match, rows: Iterable[InstanceRow]) -> tuple[list[InstanceRow]
 
 
 def missing_ids(match: Match, rows: Iterable[InstanceRow], regions: Sequence[str]) -> list[Omit]:
-    """Instances that a match names by id and no listing shows."""
+    """Return an omit for each instance that a match names by id and no listing shows."""
     found = {row.id for row in rows}
     where = ", ".join(regions) if len(regions) <= 3 else f"{len(regions)} regions"
     region = regions[0] if len(regions) == 1 else ""
@@ -228,7 +228,7 @@ def missing_ids(match: Match, rows: Iterable[InstanceRow], regions: Sequence[str
 
 
 def unlisted(match: Match, account: str, region: str, why: str) -> Omit:
-    """A region whose instances could not be listed, or not to the end."""
+    """Return the omit of a region whose instances could not be listed, or not to the end."""
     whose = f"{account}'s instances" if account else "instances"
     why = f"{whose} of {region}: {why}"
     return _omit(match, region, EVERY_ACCOUNT, EVERY_ACCOUNT, OmitReason.UNSEEN, why, account)
@@ -259,7 +259,7 @@ def _kept_out(of: InstanceMatch, row: InstanceRow) -> str | None:
 
 
 def accounts_of(match: Match, row: InstanceRow, reading: Reading | None) -> Iterator[Target | Omit]:
-    """The accounts of a chosen instance that a match means, and what could not be told of it."""
+    """Yield a target for each account of a chosen instance that a match means, and an omit for what was not shown."""
     if reading is None or reading.accounts is None:
         why = f"its accounts could not be read: {reading.code}" if reading is not None else "its accounts were not read"
         yield _omit(match, row.region, row.id, EVERY_ACCOUNT, OmitReason.UNSEEN, why, row.account)
@@ -267,7 +267,7 @@ def accounts_of(match: Match, row: InstanceRow, reading: Reading | None) -> Iter
     for state in reading.accounts.values():
         if not _is_named(match.users, state):
             continue
-        if (problem := names.user_problem(state.user)) is not None:  # no documented listing has one
+        if (problem := names.user_problem(state.user)) is not None:  # no documented list has such a name
             yield _omit(match, row.region, row.id, EVERY_ACCOUNT, OmitReason.UNSEEN, problem, row.account)
         elif match.users.cam is not None and state.cam is None:
             why = "whether its CAM is on is not shown"
@@ -303,7 +303,7 @@ class Answered(Struct, frozen=True):
 
     match: Match
     instances: int
-    """Chosen ones, whether or not they have accounts that are meant."""
+    """Number of chosen instances, with or without accounts that are meant."""
     targets: list[Target]
     omits: list[Omit]
 
@@ -314,7 +314,7 @@ def answer(
     readings: Mapping[Where, Reading],
     omits: Iterable[Omit] = (),
 ) -> Answered:
-    """The targets of a match among the listed `rows`; `omits` is what listing them left unseen."""
+    """Return what a match finds among the listed `rows`; `omits` is what the listing could not show."""
     chosen, skipped = choose(match, rows)
     found = [each for row in chosen for each in accounts_of(match, row, readings.get(row.where))]
     targets = [each for each in found if isinstance(each, Target)]
@@ -322,7 +322,7 @@ def answer(
 
 
 def spliced(listed: Sequence[Target], answers: Sequence[Answered]) -> list[Target]:
-    """The job's targets in the order in which it names them, each match replaced by what it found."""
+    """Return the job's targets in the order in which it names them, each match replaced by what it found."""
     targets: list[Target] = []
     done = 0
     for each in answers:

@@ -1,7 +1,7 @@
-"""New passwords for CloseAccountCAM, asked for one call at a time. No password in any text.
+"""New passwords for CloseAccountCAM, asked for one call at a time. No text that this module makes holds a password.
 
-A password is never in a job file, a flag or the journal: it comes from a program, a file only its owner can read, or
-an environment variable, is used once and forgotten.
+A password is never in a job file, a flag or the journal. It comes from a program, from a file that only its owner can
+read, or from an environment variable. It is used once and not kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMMAND_TIMEOUT_S = 30.0
 MOST_OUTPUT = 4096
-"""Bytes of a command's output that are read; a password has at most 32."""
+"""Bytes of a command's output that are read; a password has at most 32 characters."""
 MOST_FILE = 256 << 20
 _SPECIAL = "()`~!@#$%^&*-+=_|{}[]:<>,.?/"
 """The documented special characters (PY-INTL)."""
@@ -36,16 +36,16 @@ class PasswordSource(Protocol):
 
     @property
     def label(self) -> str:
-        """For plan and journal: which source this is."""
+        """The name of this source, for plan and journal."""
 
     async def ask(self, call: Call) -> str:
-        """The password, checked by the documented rule; CredentialsError in words that do not hold it."""
+        """Return the password, checked by the documented rule; CredentialsError in words without the password."""
 
 
 def password_problem(password: str) -> str | None:
-    """Which documented rule a password breaks, in words without it; None if none.
+    """Return which documented rule a password breaks, in words without the password; None if it breaks none.
 
-    Documented for CreateAccount and ResetAccountPassword; CloseAccountCAM says nothing of its own (SEED-LOCK).
+    Documented for CreateAccount and ResetAccountPassword; CloseAccountCAM's page states no rule (SEED-LOCK).
     """
     if not 8 <= len(password) <= 32:
         return f"has {len(password)} characters; 8–32 are allowed"
@@ -64,7 +64,7 @@ def password_problem(password: str) -> str | None:
 
 
 def open_passwords(spec: PasswordSpec, environ: Mapping[str, str]) -> PasswordSource:
-    """The source a job names, ready to be asked; CredentialsError if it cannot serve."""
+    """Return the source a job names, ready to be asked; CredentialsError if it cannot be used."""
     if spec.command:
         return CommandPasswords(spec.command, spec.label)
     if spec.file:
@@ -80,7 +80,7 @@ def _checked(password: str, label: str, call: Call) -> str:
 
 
 class EnvironmentPassword:
-    """One variable, for a job with one target."""
+    """A source that gives one variable's value, for a job with one target."""
 
     def __init__(self, name: str, label: str, environ: Mapping[str, str]) -> None:
         if not environ.get(name):
@@ -89,19 +89,19 @@ class EnvironmentPassword:
         self._password = environ[name]
 
     async def ask(self, call: Call) -> str:
-        """The variable's value."""
+        """Return the variable's value."""
         return _checked(self._password, self.label, call)
 
 
 class FilePasswords:
-    """A CSV file instance,user,password[,region], readable by its owner alone, or his own group; read once."""
+    """A CSV file instance,user,password[,region], read once; only its owner, or the owner's own group, may read it."""
 
     def __init__(self, path: Path, label: str) -> None:
         self.label = label
         self._passwords = _read_file(path, label)
 
     async def ask(self, call: Call) -> str:
-        """The row of this account; one that names the region goes before one that does not."""
+        """Return the password in the row of this account; a row with its region goes before one without region."""
         for region in (call.region, ""):
             password = self._passwords.get((call.instance, call.user, region))
             if password is not None:
@@ -110,14 +110,14 @@ class FilePasswords:
 
 
 class CommandPasswords:
-    """A program asked once per call: no shell, nothing on standard input, one line on standard output."""
+    """A program that is run once per call: no shell, nothing on standard input, one line on standard output."""
 
     def __init__(self, command: tuple[str, ...], label: str) -> None:
         self.label = label
         self._command = command
 
     async def ask(self, call: Call) -> str:
-        """The line the program prints for this account."""
+        """Return the line that the program prints for this account."""
         parts = {"{instance}": call.instance, "{user}": call.user, "{region}": call.region}
         argv = [re.sub(r"\{(?:instance|user|region)\}", lambda found: parts[found[0]], arg) for arg in self._command]
         where = f"{self.label} for {call.label}"
@@ -132,7 +132,7 @@ class CommandPasswords:
 
 
 def _line(printed: Printed, where: str) -> str:
-    """The one line of a program that succeeded; CredentialsError without anything it printed as the password."""
+    """Return the one line of a program that succeeded; CredentialsError in words without its standard output."""
     text = printed.output.decode("utf-8", "replace")
     line = text.removesuffix("\n").removesuffix("\r")
     if printed.status:
@@ -145,7 +145,7 @@ def _line(printed: Printed, where: str) -> str:
 
 
 def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
-    """(instance, user, region or empty) → password; CredentialsError that names lines, never what stands there."""
+    """Return (instance, user, region or empty) → password; CredentialsError names lines, never their text."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             found = os.fstat(file.fileno())

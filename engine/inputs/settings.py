@@ -1,8 +1,8 @@
-"""Flags, environment, job and config files → frozen Settings, each with where it came from.
+"""Makes frozen Settings from flags, environment, job and config files; each has its origin.
 
 Flags win over the environment, the environment over the job, the job over config files (nearest first), those over
-defaults. Guards do not compete, they add up: every `protect` rule of every file found holds, and of `keep_admins` and
-`limits` the strictest (promise P2).
+defaults. Guards add up instead: every `protect` rule of every file found holds, and of `keep_admins` and `limits` the
+strictest value (promise P2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs"
 
 
 class Flags(Struct, frozen=True, kw_only=True):
-    """What the command line says, as typed; None: not said. Checked by `effective`."""
+    """The flags of the command line as typed; None: not given. `effective` checks them."""
 
     config: str | None = None
     endpoints: tuple[str, ...] = ()
@@ -49,9 +49,9 @@ class Flags(Struct, frozen=True, kw_only=True):
     timeout: str | None = None
     deadline: str | None = None
     no_verify: bool = False
-    """Read neither before nor after."""
+    """Whether accounts are read neither before nor after."""
     simulate: bool = False
-    """The in-process simulator answers: the quota of the API does not bind."""
+    """Whether the in-process simulator answers: then the quota of the API does not apply."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -60,14 +60,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     state_dir: Path
     site: str = DEFAULT_SITE
     endpoints: tuple[str, ...] = ()
-    """Access points as asked for (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
+    """Access points as written (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
     profiles: tuple[str, ...] = ()
     """Profiles of the vendor's CLI, each a lane of its own; empty: the first source that has keys."""
     credentials: Credentials = Credentials()
     state_group: str | None = None
     quotas: Mapping[str, float] = {}
     quota_share: float = 1.0
-    """How much of a quota to use where no rate is asked for."""
+    """Share (0–1) of a quota to use if no `rate` is set."""
     rate: float | None = None
     """None: the quota's share."""
     workers: int = 100
@@ -76,72 +76,72 @@ class Settings(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     """None: 10 min + 3 × calls/quota."""
     written_deadline_s: float | None = None
-    """What job and config say of it: a flag, or the environment, speaks of one session."""
+    """Deadline that the job or a config sets; a flag's or the environment's is for one session alone."""
     retry_transient_s: float = 120.0
     retry_busy_s: float = 600.0
     stop_after: StopAfter | None = None
-    """As the operator said it; what holds depends on the action: `stop_after_for`."""
+    """As the operator set it; `stop_after_for` returns what holds for an action."""
     verify: bool = True
-    """Read before and after."""
+    """Whether accounts are read before and after."""
     notify: NotifySpec | None = None
-    """Who is told: all of it from one place, the job or the nearest config that says it."""
+    """Who is told; all of it comes from one file, the job or the nearest config that has the key."""
     metrics_file: Path | None = None
-    """Prometheus textfile, absolute."""
+    """Absolute path of a Prometheus textfile."""
     way_out: WayOut = WayOut()
-    """Proxy and certificates, for the API, STS and a webhook; where they were said is in `origin`, too."""
+    """Proxy and certificates, for the API, STS and a webhook; `origin` has the origin of each."""
     language: str = LANGUAGE
-    """Of the server's messages."""
+    """Language of the server's messages."""
     keep_admins: int = 0
-    """The most of all that was said, like the limits below a guard: never lock the last so many usable superusers."""
+    """A guard like the limits below: usable superusers that each instance must keep; the greatest value set."""
     max_targets: int | None = None
-    """Most calls of a plan, the least of all that was said."""
+    """Calls of a plan, at most; the least value set."""
     max_share: float | None = None
-    """Most calls of a plan as a share (0–1) of the accounts read, the least of all that was said."""
+    """Calls of a plan as a share (0–1) of the accounts read, at most; the least value set."""
     protect: tuple[Glob, ...] = ()
-    """All guards, of all config files and the job; each knows its place."""
+    """All protect rules of all config files and the job; each has its place."""
     protect_waived: bool = False
-    """The job says `protect: none`: no reminder. The guards above hold all the same."""
+    """Whether the job says `protect: none`: then there is no reminder. The rules above still hold."""
     trust_owners: tuple[tuple[str, Place], ...] = ()
-    """Users whose configs, jobs and journals are believed, and where the own or the system's config says it."""
+    """Users whose configs, jobs and journals are trusted, and where the user's own or the system's config says so."""
     trust: Trust = Trust()
-    """The same as numbers, with the groups that are trusted."""
+    """The same users as numbers, with the groups that are trusted."""
     looked_in: tuple[str, ...] = ()
     origin: Mapping[str, str] = {}
     """Setting → `--rate`, `ACCTOPS_RATE`, `jobs/x.yaml:3:1` or `default`."""
     said: Mapping[str, tuple[tuple[Any, Place], ...]] = {}
-    """Guard that is a number → all that was said of it, nearest config first, the job last. Any: as in `STRICTER`."""
+    """Guard that is a number → every value set, nearest config first, the job last. Any: as in `STRICTER`."""
     warnings: tuple[str, ...] = ()
 
     def access(self, regions: Iterable[str]) -> Access:
-        """The access points for calls about instances in `regions`."""
+        """Return the access points for calls about instances in `regions`."""
         return access(self.site, self.endpoints, regions)
 
     def rate_for(self, action: str) -> float:
-        """Calls a second to make in each lane: what was asked for, else the quota's share."""
+        """Return the calls a second to make in each lane: the `rate` that was set, else the quota's share."""
         return self.rate or self.quota(action) * self.quota_share
 
     def quota_for(self, action: str) -> float:
-        """Calls a second in each lane that all runs of this host may make: a `rate` below it leaves some to others."""
+        """Return the calls a second in each lane for all runs of this host: a `rate` below it leaves some to others."""
         return max(self.rate_for(action), self.quota(action) * self.quota_share)
 
     def quota(self, action: str) -> float:
-        """Calls a second the server allows for `action`: the config's word, else the documented number."""
+        """Return the calls a second the server allows for `action`: the config's value, else the documented one."""
         return self.quotas.get(action, ACTIONS[action].quota)
 
     def stop_after_for(self, action: str) -> StopAfter | None:
-        """How many failed calls end a run of `action`: what was said, else the action's default, if it has one."""
+        """Return how many failed calls end a run of `action`: the value set, else the action's default, if any."""
         count = ACTIONS[action].stop_after
         default = StopAfter(count=count) if count is not None else None
         return self.stop_after or default
 
     @property
     def session_deadline_s(self) -> float | None:
-        """What a flag or the environment says of this session alone."""
+        """The deadline in seconds that a flag or the environment sets for this session alone; None if neither does."""
         return self.deadline_s if self.origin.get("deadline_s") in ("--deadline", "ACCTOPS_DEADLINE") else None
 
     @property
     def guards(self) -> tuple[str, ...]:
-        """For the plan: each guard with where it stands, and if no account is protected, where we looked."""
+        """Lines for the plan: each guard with its place; if there are no protect rules, the places searched."""
         found = [f"protect {glob.pattern} ({glob.place})" for glob in self.protect]
         if not self.protect and not self.protect_waived:
             found.append(f"no protect rules; looked in {', '.join(self.looked_in)}")
@@ -151,7 +151,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return tuple(found)
 
     def guard(self, name: str) -> str:
-        """A guard that is a number (`guards.STRICTER`) with where it stands: `keep_admins 1 (config.yaml:7:1)`."""
+        """Return a guard that is a number (`guards.STRICTER`) with its place: `keep_admins 1 (config.yaml:7:1)`."""
         return f"{guard_words(name, getattr(self, name))} ({self.origin.get(name, 'default')})"
 
 
@@ -162,13 +162,13 @@ _VARIABLES = {f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """A slip in a variable's name is as quiet as the wrong keys, or the wrong place, that it leads to."""
+    """Return a warning for each variable `ACCTOPS_…` that means nothing: its name is probably misspelt."""
     slips = sorted(name for name in environ if name.startswith(_OURS) and name not in _VARIABLES and environ[name])
     return tuple(f"{shown(name)} in the environment means nothing{did_you_mean(name, _VARIABLES)}" for name in slips)
 
 
 def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs: Configs) -> Settings:
-    """The settings that hold, with the origin of each. Pure: reads no file. UsageError or ConfigError if wrong."""
+    """Return the settings that hold, with their origins; UsageError or ConfigError if one is wrong. Reads no file."""
     refuse_profiles(flags.profiles, job.accounts if job is not None else ())
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -218,9 +218,9 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
 
 
 def with_guards(settings: Settings, configs: Configs, job: Job | None = None) -> Settings:
-    """`settings` under the guards of further configs and of a job besides, and with nothing else of them.
+    """Return `settings` with the guards of further configs and of a job added, and with nothing else of them.
 
-    Of the job `protect` and `keep_admins` hold; its own `limits` were asked when its run began.
+    Of the job `protect` and `keep_admins` are added; its `limits` were checked when its run began.
     """
     said = dict(settings.said)
     held: dict[str, Any] = {}
@@ -243,21 +243,21 @@ def with_guards(settings: Settings, configs: Configs, job: Job | None = None) ->
 
 
 def _idle_profile(origin: str, job: Job | None) -> tuple[str, ...]:
-    """A variable is often set for another job, so unlike a flag it is no reason to refuse this one."""
+    """Return a warning if ACCTOPS_PROFILE is not used. A variable is often set for another job, so none is refused."""
     if job is None or not job.accounts or origin != "ACCTOPS_PROFILE":
         return ()
     return ("ACCTOPS_PROFILE is not used: the accounts of the job name their own keys",)
 
 
 def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) -> None:
-    """UsageError for `--profile` where the job names its accounts, each with keys of its own."""
+    """Raise UsageError for `--profile` if the job names its accounts, each with keys of its own."""
     if profiles and accounts:
         names = ", ".join(account.name for account in accounts)
         raise UsageError(f"--profile: the accounts of the job ({names}) name their own keys; remove the flag")
 
 
 def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
-    """A rate that was asked for is kept; that it takes what a share was to leave free is told."""
+    """Return a warning if a `rate` that was set takes what `quotas.share` leaves free; the rate is kept."""
     shared = settings.quota(action) * settings.quota_share
     if settings.rate is None or settings.rate <= shared or settings.quota_share == 1:
         return ()
@@ -268,7 +268,7 @@ def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
 
 
 def check_rate(settings: Settings, action: str) -> None:
-    """Refuse a rate above the quota, which only breaks it, unless every endpoint is this machine."""
+    """Refuse a rate above the quota, which the server does not allow, unless every endpoint is this machine."""
     quota = settings.quota(action)
     if settings.rate is None or settings.rate <= quota:
         return
@@ -283,7 +283,7 @@ def check_rate(settings: Settings, action: str) -> None:
 
 
 def check_readings(settings: Settings, action: str) -> None:
-    """Refuse to go unread where a guard holds only if the accounts are read."""
+    """Refuse settings without readings if a guard needs them; UsageError if a flag says so, else ConfigError."""
     needy = need_readings(action, keep_admins=settings.keep_admins, max_share=settings.max_share)
     if settings.verify or not needy:
         return
@@ -297,7 +297,7 @@ def check_readings(settings: Settings, action: str) -> None:
 
 
 def _said(setting: Setting, flags: Flags, environ: Mapping[str, str]) -> tuple[Any, str] | None:
-    """A setting from flag or environment, with its origin."""
+    """Return a setting from flag or environment, with its origin; None if neither sets it."""
     if not setting.metavar:
         return None
     by_flag = getattr(flags, setting.key)
@@ -317,7 +317,7 @@ def _convert(text: str, key: str, origin: str) -> Any:
 
 
 def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | None:
-    """A setting from the job or the nearest config that has it, with its origin."""
+    """Return a setting from the job or the nearest config that has it, with its origin; None if none has it."""
     if job is not None and (by_job := job.settings.get(name, getattr(job, name, None))) is not None:
         return by_job, str(job.places.get(name, job.path))
     for config in configs.files:
@@ -327,7 +327,7 @@ def _written(name: str, job: Job | None, configs: Configs) -> tuple[Any, str] | 
 
 
 def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any, Place]]:
-    """What every config file, nearest first, and the job say of what adds up. Any: each guard has its own type."""
+    """Return each value of a guard with its place, nearest config first, the job last. Any: each guard has its type."""
     said = [(file.values[name], file.places[name]) for file in configs.files if name in file.values]
     if job is not None and (by_job := getattr(job, name)) is not None:
         said.append((by_job, job.places.get(name, Place(job.path))))
@@ -337,7 +337,7 @@ def _every_word(name: str, job: Job | None, configs: Configs) -> list[tuple[Any,
 def _several(
     name: str, key: str, asked: Sequence[str], environ: Mapping[str, str], job: Job | None, configs: Configs
 ) -> tuple[tuple[str, ...], str]:
-    """A setting that may be several values: a flag is repeated, in a variable they are separated by commas."""
+    """Return a setting of several values, and its origin: a flag is repeated; a variable separates them by commas."""
     flag, variable = f"--{key}", f"ACCTOPS_{key.upper()}"
     said, origin = list(asked), flag
     if not said:
@@ -377,7 +377,7 @@ def _whole(path: Path, origin: str) -> Path:
 
 
 def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tuple[Path | None, str]:
-    """A path that only config files name, relative to the one that does, and its origin."""
+    """Return a path that only config files name, relative to that file, and its origin; (None, "default") if none."""
     for config in configs.files:
         if name in config.values:
             origin = str(config.places[name])
@@ -390,14 +390,14 @@ _NETWORK = ("proxy", "no_proxy", "ca_bundle")
 
 
 def _way_out(environ: Mapping[str, str], configs: Configs) -> WayOut:
-    """The way out; its keys are taken one by one, each from the nearest config that has it."""
+    """Return proxy and certificates; each key comes from the environment or the nearest config that has it."""
     said = {name: found for name in _NETWORK[:2] if (found := _written(name, None, configs)) is not None}
     bundle, origin = _config_path("ca_bundle", environ, configs)
     return way_out(environ, said if bundle is None else said | {"ca_bundle": (str(bundle), origin)})
 
 
 def _expanded(text: str, environ: Mapping[str, str], origin: str) -> Path:
-    """A path with `~` for the home directory; refused where it says what only a shell would take away or fill in."""
+    """Return a path with `~` replaced by HOME. Refuse a text that only a shell would understand (`_ODD_PATHS`)."""
     odd = next((words for words, is_so in _ODD_PATHS if is_so(text)), None)
     if odd is not None:
         raise _wrong_path(origin, f"{shown(text)} {odd}; write the path itself, such as /var/lib/acctops")
@@ -414,7 +414,7 @@ def _wrong_path(origin: str, what: str) -> UsageError | ConfigError:
 
 
 _ODD_PATHS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    # what a path never means, and how it is told
+    # words for what is wrong, and the test for it
     (
         "has a character at an end or inside that nobody sees",
         lambda text: not text.isprintable() or text != text.strip(),

@@ -1,8 +1,8 @@
-"""**The** table of settings that one word decides: the nearest of flag, environment, job and config files says it.
+"""**The** table of settings with one value: the nearest of flag, environment, job and config files decides it.
 
-A row is all there is to a setting beside its field in `Settings`: its key in files, its flag and variable, what the
-help says, what `config show` says. `Job` and `records.RunSettings` have a field of the same name where a job may say
-it, and where the journal keeps it. Guards, which add up, are in `guards.STRICTER`.
+A row says all about a setting but its field in `Settings`: its key in files, its flag and variable, its help, and what
+`config show` says. If a job may set it, `Job` has a field of the same name; if the journal keeps it,
+`records.RunSettings` has one. Guards add up, so they have a table of their own: `guards.STRICTER`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from msgspec import Struct
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """One setting, by its name in `Settings`; seconds where that ends with `_s`."""
+    """One setting. `name` is its name in `Settings`; a name that ends with `_s` means seconds."""
 
     name: str
     key: str
-    """As files write it, in a group `group.key`."""
+    """Its key in files; within a group `group.key`."""
     metavar: str = ""
-    """Of its flag; without one it has neither flag nor variable."""
+    """Metavar of its flag; empty: the setting has neither flag nor variable."""
     help: str = ""
     shown: bool = True
-    """Whether `config show` says no more of it than its value."""
+    """Whether `config show` prints just its value."""
     overrides: bool = False
-    """Whether a run that is gone on with may be given another, by its flag."""
+    """Whether a command that goes on with a run may give it another value, by the flag."""
 
     @property
     def flag(self) -> str:
-        """Its flag, if it has one."""
+        """Its flag; empty if it has none."""
         return f"--{self.key}" if self.metavar else ""
 
     @property
     def variable(self) -> str:
-        """Its variable in the environment, if it has one."""
+        """Its environment variable; empty if it has none."""
         return f"ACCTOPS_{self.key.upper()}" if self.metavar else ""
 
 

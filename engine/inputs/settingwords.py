@@ -1,6 +1,6 @@
 """The settings that hold, as lines for a person: keys and values in the words of job and config.
 
-No secret is in them: of keys only where they come from, of a program not its arguments, of a proxy not its password.
+The lines hold no secret: they say where keys come from, and leave out a program's arguments and a proxy's password.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Line(Struct, frozen=True, kw_only=True):
     """One setting. Any: text, a number, true or false, a list of these, or null for nothing."""
 
     key: str
-    """As it is written, `retry.busy`."""
+    """The key as files write it, such as `retry.busy`."""
     value: Any
     origin: str
     """`--rate`, `ACCTOPS_RATE`, a place in a file or `default`."""
     places: tuple[tuple[Any, str], ...] = ()
-    """Of what adds up, a guard or an exclusion: everything that was said, with where. Any: as above."""
+    """For what adds up (guards, exclusions): each value that was set, with its place. Any: as above."""
     nothing: str = "none"
-    """In words, what holds where the value is null."""
+    """What holds if the value is null, in words."""
 
 
 def lines_of(settings: Settings, job: Job | None, environ: Mapping[str, str]) -> list[Line]:
-    """Every setting that holds for the job, or here without one; those that only a job has are left out then."""
+    """Return every setting that holds for the job; without a job, every setting but those that only a job has."""
     lines = [
         *_plain(settings),
         *_pace(settings, job),
@@ -48,12 +48,12 @@ def lines_of(settings: Settings, job: Job | None, environ: Mapping[str, str]) ->
 
 
 def _program(command: Sequence[str]) -> str | None:
-    """A command without its arguments, which may hold a secret."""
+    """Return a command without its arguments, which may hold a secret."""
     return f"{command[0]}{' …' * (len(command) > 1)}" if command else None
 
 
 def _plain(settings: Settings) -> Iterator[Line]:
-    """What is said once, by its value."""
+    """Yield the settings whose value says all."""
     way, origin = settings.way_out, settings.origin
     metrics = str(settings.metrics_file) if settings.metrics_file else None
     found = {
@@ -76,7 +76,7 @@ _FIRST = (
     *("site", "endpoint", "network.proxy", "network.no_proxy", "network.ca_bundle", "network.language"),
     *("state_dir", "state_group", "metrics_file"),
 )
-"""What is shown first; the rest in the order of the table."""
+"""Keys that are shown first; the rest follow in the order of the table."""
 
 
 def _value(settings: Settings, setting: Setting) -> Any:
@@ -85,7 +85,7 @@ def _value(settings: Settings, setting: Setting) -> Any:
 
 
 def _pace(settings: Settings, job: Job | None) -> Iterator[Line]:
-    """Where nothing is said the action decides, which only a job has."""
+    """Yield the settings whose default depends on the action, which only a job has."""
     origin = settings.origin
     rate = settings.rate_for(job.action) if job is not None else settings.rate
     yield Line(key="rate", value=rate, origin=origin["rate"], nothing="the action's quota")
@@ -100,7 +100,7 @@ def _pace(settings: Settings, job: Job | None) -> Iterator[Line]:
 
 
 def _keys(settings: Settings, job: Job | None, environ: Mapping[str, str]) -> Iterator[Line]:
-    """Who signs: the source that comes first of what was said; nobody is asked, and no file is read."""
+    """Yield who signs: the first source of keys by settings and environment. No program runs, no file is read."""
     accounts = job.accounts if job is not None else ()
     if accounts:
         assert job is not None
@@ -128,7 +128,7 @@ def _keys(settings: Settings, job: Job | None, environ: Mapping[str, str]) -> It
 
 
 def _source(settings: Settings, environ: Mapping[str, str], *, named: bool) -> tuple[str, str]:
-    """The name of the source of keys, as far as what was said decides it, and where that was."""
+    """Return the name of the source of keys, as far as settings and environment decide it, and its origin."""
     if named:
         return "as each account says", "accounts"
     if settings.profiles:
@@ -156,7 +156,7 @@ def _notify(settings: Settings) -> Iterator[Line]:
 
 
 def _guards(settings: Settings) -> Iterator[Line]:
-    """Guards add up: each with all that contributes to it."""
+    """Yield the guards; as they add up, each has everything that contributes to it."""
     rules = tuple((rule.pattern, str(rule.place)) for rule in settings.protect)
     first = rules[0][1] if rules else DEFAULT
     owners = tuple((name, str(place)) for name, place in settings.trust_owners)
@@ -176,7 +176,7 @@ def _guards(settings: Settings) -> Iterator[Line]:
 
 
 def _of_job(job: Job) -> Iterator[Line]:
-    """What only a job says."""
+    """Yield the settings that only a job has."""
 
     def at(name: str) -> str:
         return str(job.places[name]) if name in job.places else DEFAULT
@@ -205,7 +205,7 @@ def _percent(share: float | None) -> str | None:
 
 
 def written_duration(seconds: float) -> str:
-    """A duration as an operator writes it: `10s`, `1h30m`, `500ms`."""
+    """Return a duration as an operator writes it: `10s`, `1h30m`, `500ms`."""
     left, parts = round(seconds * 1000), []
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
         if left >= size:

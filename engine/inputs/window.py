@@ -1,9 +1,9 @@
 """When a job may run: days of the week, from, until, time zone. No I/O but zone data, no clock.
 
-`now` is an argument, in Unix seconds. The window opens when the clock of its zone first shows `from`, or skips it, on
-one of its days, and closes when that clock then first shows `until`, or skips it. So where summer time begins inside
-it, it is shorter by what is skipped, or does not exist that night; where summer time ends inside it, it is longer by
-what is repeated; and once closed it does not open again for the hour that comes twice.
+`now` is an argument, in Unix seconds. The window opens on one of its days when the clock of its zone first shows
+`from`, or skips it. It closes when that clock then first shows `until`, or skips it. If summer time begins inside the
+window, the window is shorter by the skipped time, or does not exist that night. If summer time ends inside, it is
+longer by the repeated time. Once closed, it does not open again for the hour that comes twice.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MIDNIGHT = 24 * 60
 """`24:00`: the end of a day, in minutes."""
 _UNUSABLE = ("localtime", "posixrules", "posix/", "right/")
-"""What lies beside the zones: the machine's own zone, which is another on another machine, and clocks with leap
-seconds."""
+"""Files beside the zones that are refused: the machine's own zone, which differs from machine to machine, and clocks
+with leap seconds."""
 _OFFSET = "[A-Z]{2,5}|(?i:UTC|GMT|Z)? ?[+−-]? ?[0-9]{1,2}(:?[0-9]{2})?"
-"""Abbreviations, which several countries share, and offsets; neither knows when summer time begins."""
+"""Abbreviations, which several countries share, and offsets; neither says when summer time begins."""
 _LOOK_AHEAD_DAYS = 400
 _MOST_MERGED = 8
 
 
 class Span(NamedTuple):
-    """One time the window is open: from `opens` to just before `closes`, Unix seconds."""
+    """One time in which the window is open: from `opens` to just before `closes`, in Unix seconds."""
 
     opens: float
     closes: float
@@ -44,11 +44,11 @@ class Window(Struct, frozen=True, kw_only=True):
     """The hours of the week in which a job may send."""
 
     days: tuple[int, ...]
-    """On which it opens, 0 is Monday; ascending, each once."""
+    """Days on which it opens, 0 is Monday; ascending, each once."""
     start: int
-    """Minutes after midnight, 0–1439: `from`."""
+    """`from` in minutes after midnight, 0–1439."""
     until: int
-    """Minutes after midnight, 0–1440. Not after `start`: on the next day."""
+    """Minutes after midnight, 0–1440; if not after `start`, of the next day."""
     timezone: str
     """Name of the zone, as in the tz database."""
     place: Place = Place("")
@@ -60,12 +60,12 @@ class Window(Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """`sat 01:00–05:00 Asia/Shanghai`."""
+        """The window in words: `sat 01:00–05:00 Asia/Shanghai`."""
         days = ",".join(DAYS[day] for day in self.days)
         return f"{days} {clock_text(self.start)}–{clock_text(self.until)} {self.timezone}"
 
     def as_record(self) -> dict[str, object]:
-        """For the journal, in the job file's words; `from_record` is the way back."""
+        """Return the window for the journal, in the job file's words; `from_record` reads it."""
         return {
             "days": [DAYS[day] for day in self.days],
             "from": clock_text(self.start),
@@ -75,7 +75,7 @@ class Window(Struct, frozen=True, kw_only=True):
 
 
 def from_record(record: Mapping[str, object], place: Place) -> Window:
-    """The window as a journal has it; ValueError with words if this machine cannot read it (its zone is missing)."""
+    """Return the window that a journal holds; ValueError with words if this machine does not know its zone."""
     days = record["days"]
     assert isinstance(days, (list, tuple))
     return Window(
@@ -91,7 +91,7 @@ def from_record(record: Mapping[str, object], place: Place) -> Window:
 
 
 def day_number(text: str) -> int:
-    """`sat` → 5; ValueError with the nearest day otherwise."""
+    """Return the number of a day, `sat` → 5; ValueError with the nearest day if `text` is none."""
     folded = text.strip().lower()
     if folded in DAYS:
         return DAYS.index(folded)
@@ -101,7 +101,7 @@ def day_number(text: str) -> int:
 
 
 def minutes(text: str) -> int:
-    """`01:00` → minutes after midnight, `24:00` the end of the day; ValueError with words otherwise."""
+    """Return the minutes after midnight of a time such as `01:00`, up to `24:00`; ValueError with words otherwise."""
     hour, colon, minute = text.partition(":")
     digits = hour + minute
     right = colon and len(hour) in (1, 2) and len(minute) == 2 and digits.isascii() and digits.isdigit()
@@ -112,25 +112,25 @@ def minutes(text: str) -> int:
 
 
 def opening_minutes(text: str) -> int:
-    """`minutes` of an opening: a window may close at 24:00, and opens at 00:00."""
+    """Return `minutes` of an opening; ValueError for 24:00 too: a window may close then, but opens at 00:00."""
     if (found := minutes(text)) == MIDNIGHT:
         raise ValueError("expected a time of day from 00:00 to 23:59; for 24:00 write 00:00 and the day after")
     return found
 
 
 def clock_text(minute: int) -> str:
-    """Minutes after midnight → `01:00`."""
+    """Return minutes after midnight as text, such as `01:00`."""
     return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def zone_name(text: str) -> str:
-    """The name of a zone that this machine knows; ValueError with the nearest one otherwise."""
+    """Return the name of a zone that this machine knows; ValueError with the nearest one otherwise."""
     from zoneinfo import available_timezones
 
     if not text.startswith(_UNUSABLE):
         try:
             return _zone(text).key
-        except (KeyError, OSError, ValueError):  # none; a folder such as Asia; a path that leads out
+        except (KeyError, OSError, ValueError):  # no zone; a folder such as Asia; a path outside
             pass
     known = {zone for zone in available_timezones() if not zone.startswith(_UNUSABLE)}
     if not known:
@@ -147,7 +147,7 @@ def zone_name(text: str) -> str:
 
 
 def zone_files(zone: str) -> tuple[str, ...]:
-    """Where the system's own programs look for a zone: Python may know it from elsewhere. None for UTC."""
+    """Return where the system's own programs look for a zone, which Python may know from elsewhere. Empty for UTC."""
     from zoneinfo import TZPATH
 
     return () if zone in ("UTC", "Etc/UTC") else tuple(f"{place}/{zone}" for place in (*TZPATH, "/usr/share/zoneinfo"))
@@ -157,9 +157,10 @@ def zone_files(zone: str) -> tuple[str, ...]:
 
 
 def spans(window: Window, now: float) -> Iterator[Span]:
-    """The times it is open, in order, from the one that holds `now`, or the next one, on; without end in practice.
+    """Yield the spans in which the window is open, in order, from the one that holds `now`, or else the next one.
 
-    What joins without a gap (all of Saturday, all of Sunday) is one, as far as a week and a day.
+    Spans without a gap between them (all of Saturday, all of Sunday) are one, up to nine joined. The last span lies
+    about 400 days ahead.
     """
     zone = _zone(window.timezone)
     joined: Span | None = None
@@ -180,24 +181,24 @@ def spans(window: Window, now: float) -> Iterator[Span]:
 
 
 def current(window: Window, now: float) -> Span | None:
-    """The span that holds `now`, or None if the window is closed."""
+    """Return the span that holds `now`, or None if the window is closed."""
     span = next(spans(window, now))
     return span if span.opens <= now else None
 
 
 def is_open(window: Window, now: float) -> bool:
-    """Whether `now` is inside."""
+    """Return whether the window is open at `now`."""
     return current(window, now) is not None
 
 
 def closes_at(window: Window, now: float) -> float | None:
-    """When the window that is open at `now` ends; None if it is closed."""
+    """Return when the window that is open at `now` closes, in Unix seconds; None if it is closed."""
     span = current(window, now)
     return span.closes if span is not None else None
 
 
 def next_opening(window: Window, now: float) -> float:
-    """When the window next opens, after `now`."""
+    """Return when the window next opens after `now`, in Unix seconds."""
     return next(span.opens for span in spans(window, now) if span.opens > now)
 
 
@@ -206,11 +207,11 @@ class Skipped(NamedTuple):
 
     day: date
     opens: tuple[int, int] | None
-    """When it opens instead: day of the week (0 is Monday) and minute of the day; None: not at all that day."""
+    """When it opens instead: day of the week (0 is Monday) and minute of the day; None: it does not open."""
 
 
 def skipped(window: Window, now: float, days: int) -> Iterator[Skipped]:
-    """The days from `now` on, as far as `days` ahead, on which summer time begins over the window's opening."""
+    """Yield the days, from `now` to `days` ahead, on which the begin of summer time skips the window's opening."""
     zone = _zone(window.timezone)
     first = datetime.fromtimestamp(now, zone).date()
     for day in (first + timedelta(days=number) for number in range(days)):
@@ -223,13 +224,13 @@ def skipped(window: Window, now: float, days: int) -> Iterator[Skipped]:
 
 
 def moment(window: Window, at: float) -> str:
-    """A moment as people of the window's zone say it: `Sat 2026-11-28 01:00 Asia/Shanghai`."""
+    """Return a moment in words, in the window's zone: `Sat 2026-11-28 01:00 Asia/Shanghai`."""
     local = datetime.fromtimestamp(at, _zone(window.timezone))
     return f"{DAYS[local.weekday()].capitalize()} {local:%Y-%m-%d %H:%M} {window.timezone}"
 
 
 def _span_of(window: Window, zone: ZoneInfo, day: date) -> Span | None:
-    """The span that opens on `day`; None if that is no day of it, or if the clock skips the whole of it."""
+    """Return the span that opens on `day`; None if `day` is not one of its days, or the clock skips the whole span."""
     if day.weekday() not in window.days:
         return None
     opens = _first(zone, day, window.start)
@@ -238,13 +239,13 @@ def _span_of(window: Window, zone: ZoneInfo, day: date) -> Span | None:
 
 
 def _first(zone: ZoneInfo, day: date, minute: int) -> float:
-    """When the zone's clock first shows this minute (over 1440: of the next day), or is first past it."""
+    """Return when the zone's clock first shows a minute of `day` (1440 and more: the next day), or is first past it."""
     wall = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(minutes=minute)
     local = wall.replace(tzinfo=zone, fold=0)
     at = local.timestamp()
     if _wall(zone, at) == wall.replace(tzinfo=None):
         return at
-    # Skipped: the change lies between the two moments that the offsets before and after it would make of it.
+    # The minute is skipped: the change lies between the moments that the offsets before and after it give.
     before, after = int(local.replace(fold=1).timestamp()), int(at)
     while after - before > 1:
         middle = (before + after) // 2

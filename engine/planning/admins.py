@@ -16,14 +16,14 @@ SUPERUSER = "tencentDBSuper"
 
 
 def usable_admins(accounts: Mapping[str, AccountState]) -> list[str]:
-    """Superusers that can log in."""
+    """Return the superusers that can log in."""
     return [user for user, state in accounts.items() if state.user_type == SUPERUSER and state.status == NORMAL]
 
 
 def admins_to_keep(action: str, accounts: Mapping[str, AccountState], users: Sequence[str], keep: int) -> set[str]:
-    """Which of `users` must not be locked, so that the instance keeps `keep` usable superusers.
+    """Return which of `users` must not be locked, so that the instance keeps `keep` usable superusers.
 
-    Of those that could go, the ones named first go first.
+    If only some superusers may be locked, those named first in `users` are locked.
     """
     if not takes_admins(action) or keep <= 0:
         return set()
@@ -34,17 +34,17 @@ def admins_to_keep(action: str, accounts: Mapping[str, AccountState], users: Seq
 
 
 def admin_omit(call: Call, keep_admins: int, where: str = "the last usable superusers") -> Omit:
-    """An admin left out so that its instance keeps one."""
+    """Return the omit of an admin that is left out so that its instance keeps `keep_admins` superusers."""
     target = Target(call.instance, call.user, call.region, call.account)
     return Omit(target, OmitReason.PROTECTED, f"keep_admins: {keep_admins}", where)
 
 
 class AdminGuard:
-    """Which locks of a session leave every instance as many usable superusers as it must keep.
+    """A session's guard that lets only those locks through that leave each instance its superusers.
 
-    An account whose lock was sent, now or by an earlier session, counts as lost whatever a reading says: the reading
-    may have come too early. So does what a rival takes: of two runs the one that came later gives way, as it alone
-    knows of both.
+    An account whose lock was sent, by this session or an earlier one, counts as lost whatever a reading says: the
+    reading may have come too early. An account that a rival run locks counts as lost, too. Of two runs the later one
+    gives way, as only the later one knows of both.
     """
 
     def __init__(self, keep: int, lost: Iterable[tuple[Where, str]] = (), *, rivals: Sequence[Rival] = ()) -> None:
@@ -53,16 +53,16 @@ class AdminGuard:
         self._rivals = rivals
         self._lost: dict[Where, set[str]] = {}
         self._granted: dict[Where, set[str]] = {}
-        """Let through, and not known to be sent."""
+        """Instance → users that were let through; whether their lock was sent is not known here."""
         for key, user in lost:
             self._lost.setdefault(key, set()).add(user)
 
     def lets(self, key: Where, accounts: Mapping[str, AccountState], user: str) -> bool:
-        """Whether `user` may be locked, by a reading of its instance; if so, it counts as lost from here on."""
+        """Return whether `user` may be locked, by a reading of its instance; if so, `user` counts as lost from now."""
         return self.why_not(key, accounts, user) is None
 
     def why_not(self, key: Where, accounts: Mapping[str, AccountState], user: str) -> tuple[int, str] | None:
-        """None if `user` may be locked, as in `lets`; else how many must stay, and who takes the others."""
+        """Return None if `user` may be locked (as in `lets`); else how many superusers must stay, and why in words."""
         granted = self._granted.setdefault(key, set())
         granted.discard(user)
         state = accounts.get(user)

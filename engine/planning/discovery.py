@@ -1,6 +1,6 @@
-"""Which instances and regions there are: DescribeDBInstances to its end, DescribeRegions (D-INST, D-REGIONS).
+"""List instances and regions: DescribeDBInstances to its end, DescribeRegions (D-INST, D-REGIONS).
 
-What the rows mean to a job is `match`; their accounts are read by `inventory`.
+`match` decides which rows a job means; `inventory` reads the accounts of their instances.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Listing(Struct, kw_only=True):
 
     rows: dict[str, InstanceRow] = field(default_factory=dict)
     why: str | None = None
-    """Why more may be there than these; None: these are all."""
+    """Why there may be more instances than these; None: these are all."""
     refused: Answer | None = None
-    """The answer that ended it, if one did."""
+    """The answer without data that ended the listing; None if there was none."""
 
 
 async def list_instances(
     inventory: Inventory, region: str, filters: Sequence[Mapping[str, Any]], *, account: str = ""
 ) -> Listing:
-    """Every instance of a region that passes `filters`, as DescribeDBInstances takes them. Any: JSON.
+    """Return every instance of a region that passes `filters`, in the form DescribeDBInstances takes. Any: JSON.
 
-    While it changes from page to page an instance may slip from one page to the one before: then all is read again,
-    and what any look saw counts.
+    If the list changes while it is read, an instance may move to the page before and be missed. Then the whole list is
+    read again, and what any of these looks saw counts.
     """
     parameters = {"OrderBy": "DBInstanceId", "OrderByType": "asc", **({"Filters": list(filters)} if filters else {})}
     listed = await inventory.listed(
@@ -51,7 +51,7 @@ async def list_instances(
 
 
 async def list_regions(inventory: Inventory, *, account: str = "") -> tuple[str, ...] | Answer:
-    """Regions the product is available in, as DescribeRegions names them; the answer if that is no list."""
+    """Return the regions the product is available in, as DescribeRegions names them; its answer if that has no data."""
     answer = await inventory.ask("DescribeRegions", Where(account, "", ""), {})
     if answer.data is None:
         return answer

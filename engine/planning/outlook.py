@@ -1,7 +1,7 @@
 """What readings say of a plan before anything is sent. No I/O, no clock.
 
-Which calls have work to do and which are done or impossible already; which accounts must stay so that an instance keeps
-its admins; in which order a lockdown contains soonest.
+Decides which calls have work to do, and which are done or impossible already; which accounts are left out so that an
+instance keeps its admins; and which order of calls contains an attack soonest.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class Standing(StrEnum):
     """How a call's account stands before the call."""
 
     OPEN = "open"
-    """Not as desired: work to do."""
+    """Not as desired: the call has work to do."""
     ALREADY = "already"
     CHANGING = "changing"
-    """In a transitional state: worth a short wait."""
+    """In a transitional state: waiting a short time may be enough."""
     NO_ACCOUNT = "no_account"
     NO_INSTANCE = "no_instance"
     UNREAD = "unread"
 
 
 def is_no_instance(reading: Reading) -> bool:
-    """Whether a reading failed because there is no such instance."""
+    """Return whether a reading failed because there is no such instance."""
     if reading.code is None:
         return False
-    from engine.api.codes import row_of  # here: a plan that is made offline needs no table of codes
+    from engine.api.codes import row_of  # here: a plan made offline needs no table of codes
 
     return row_of(reading.code).no_instance
 
 
 def standing(action: Action, reading: Reading | None, user: str) -> Standing:
-    """How the account `user` stands by a reading of its instance."""
+    """Return how the account `user` stands by a reading of its instance."""
     if reading is None or reading.accounts is None:
         return Standing.NO_INSTANCE if reading is not None and is_no_instance(reading) else Standing.UNREAD
     state = reading.accounts.get(user)
@@ -59,10 +59,10 @@ def standing(action: Action, reading: Reading | None, user: str) -> Standing:
 
 
 def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
-    """Whether a reading shows the account `user` as `action` leaves it; None if it does not tell.
+    """Return whether a reading shows the account `user` as `action` leaves it; None if the reading does not tell.
 
-    Nothing seen is no evidence: not of an account that is missing from a list which may have more, nor of a state that
-    nobody documents. Whoever may act only on proof acts on False, and not on None.
+    A reading does not tell of an account that is missing from an incomplete list, nor of a state that no page
+    documents. A caller that needs proof that the account is not so may act on False, never on None.
     """
     if reading is None:
         return None
@@ -75,7 +75,7 @@ def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
 
 
 def before_line(call: Call, reading: Reading | None) -> records.Before:
-    """The account before its call, as the journal keeps it; nulls and why if it was not read."""
+    """Return the journal's record of the account before its call; with nulls and the reason if it was not read."""
     state = reading.find(call.user) if reading is not None else None
     if state is None:
         if reading is None or reading.accounts is None:
@@ -99,15 +99,15 @@ def before_line(call: Call, reading: Reading | None) -> records.Before:
 
 
 def no_account_words(call: Call, reading: Reading) -> str:
-    """That an account is not there, with the nearest name that is."""
-    from difflib import get_close_matches  # here: only a mistake pays for the import
+    """Return the words for an account that does not exist, with the nearest name that does."""
+    from difflib import get_close_matches  # here: only a wrong name pays for the import
 
     near = get_close_matches(call.user, list(reading.accounts or ()), n=1, cutoff=0.6)
     return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def no_instance_words(call: Call, region: str | None) -> str:
-    """That an instance is not there, with the region where it is, if that was found."""
+    """Return the words for an instance that is not in its region; `region` is where it was found, or None."""
     if region is None:
         return f"no instance {call.instance} in {call.region}, nor seen in any other region"
     return f"no instance {call.instance} in {call.region}: found in {region}"
@@ -120,7 +120,7 @@ class Outlook(Struct, frozen=True, kw_only=True):
     """A plan, and how its accounts stand."""
 
     plan: Plan
-    """Ordered for sending, without the admins that must stay."""
+    """In the order of sending, without the admins that must stay."""
     standings: Mapping[CallId, Standing]
     accounts_read: int
     last_admins: tuple[str, ...]
@@ -128,10 +128,10 @@ class Outlook(Struct, frozen=True, kw_only=True):
     unread: tuple[str, ...]
     """Instances that could not be read."""
     denied: bool
-    """No instance could be read, for want of permission."""
+    """Whether every reading of the plan was refused for want of permission."""
 
     def counts(self) -> dict[str, int]:
-        """Calls by standing, every standing named."""
+        """Return the number of calls by standing; every standing is named."""
         found = Counter(self.standings.values())
         return {str(kind): found[kind] for kind in Standing}
 
@@ -139,7 +139,11 @@ class Outlook(Struct, frozen=True, kw_only=True):
 def look_ahead(
     plan: Plan, readings: Readings, *, keep_admins: int = 0, listed_order: bool = False, resend_already: bool = False
 ) -> Outlook:
-    """The plan in the light of `readings`: admins kept, superusers first, what is unread or already so last."""
+    """Return the outlook of `plan` by `readings`, without the admins that must stay.
+
+    Calls of superusers come first, then others, then unread ones; last those already so, if they are sent again
+    (`resend_already`). `listed_order` keeps the plan's order.
+    """
     action = ACTIONS[plan.action]
     by_instance: dict[Where, list[Call]] = {}
     for call in plan.calls:
@@ -206,6 +210,6 @@ def _is_unread(reading: Reading | None) -> bool:
 def _is_denied(reading: Reading | None) -> bool:
     if reading is None or reading.accounts is not None:
         return False
-    from engine.api.codes import row_of  # here: as in `is_no_instance`
+    from engine.api.codes import row_of  # here: see `is_no_instance`
 
     return row_of(reading.code).is_denial

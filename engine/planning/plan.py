@@ -1,7 +1,7 @@
 """From a job's targets to the frozen, ordered calls of a plan, with what is left out and why.
 
-Left out, in this order: a target named before (duplicate), a name the API can never take (reserved), a protected
-account, an excluded one. The rest is ordered round-robin over instances, as attempts in flight are bounded on each.
+Left out, in this order: a target named before (duplicate), a name the API never takes (reserved), a protected
+account, an excluded one. The rest is ordered round-robin over instances: attempts in flight on one are bounded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from engine.model import LACKING, Call, CallId, Omit, OmitReason, Place, Target,
 
 _RESERVED = re.compile(r"(?i)^(?:postgres$|pg_|tencentdb_)")
 RESERVED_RULE = "postgres, pg_*, tencentdb_*"
-RESERVED_WHERE = "the API's naming rule"  # SEED-LOCK and D-CREATE have two
+RESERVED_WHERE = "the API's naming rule"  # SEED-LOCK and D-CREATE state two rules
 
 
 class Rule(Protocol):
-    """A glob over instance and user that knows where it stands (`jobfile.Glob`)."""
+    """A glob over instance and user, with its place in a file (`job.Glob`)."""
 
     @property
     def pattern(self) -> str: ...  # noqa: D102
@@ -31,7 +31,7 @@ class Rule(Protocol):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is to be sent, in order, and what is not."""
+    """The calls to be sent, in order, and the targets that are left out."""
 
     action: str
     calls: tuple[Call, ...]
@@ -39,7 +39,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     digest: str
 
     def left_out(self) -> dict[str, int]:
-        """Targets left out, by reason, every reason named."""
+        """Return the number of targets left out by reason; every reason is named."""
         counts = {str(reason): 0 for reason in OmitReason}
         for omit in self.omits:
             counts[omit.reason] += 1
@@ -47,17 +47,17 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def lacking(self) -> int:
-        """How many of what was left out count as failed: bad rows, and places a match could not look at."""
+        """How many targets left out count as failed (`LACKING`): bad rows, what a match could not look at …"""
         return sum(omit.reason in LACKING for omit in self.omits)
 
     @property
     def instances(self) -> int:
-        """Distinct instances among the calls."""
+        """Number of distinct instances among the calls."""
         return len({call.where for call in self.calls})
 
 
 def plan_digest(calls: Iterable[Call]) -> str:
-    """SHA-256 over the call ids in order, joined by LF."""
+    """Return the SHA-256 over the call ids in order, joined by LF, as hex digits."""
     return hashlib.sha256("\n".join(call.id for call in calls).encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ def make_plan(
     exclude: Sequence[Rule] = (),
     omitted: Iterable[Omit] = (),
 ) -> Plan:
-    """The plan of `action` on `targets`; `omitted` was left out before, by whoever found these."""
+    """Return the plan of `action` on `targets`; `omitted` is what was left out while the targets were found."""
     first_named: dict[CallId, Target] = {}
     kept: list[Call] = []
     omits: list[Omit] = [*omitted]
@@ -92,7 +92,7 @@ def make_plan(
 def plan_again(
     action: str, calls: Iterable[Call], *, protect: Sequence[Rule] = (), exclude: Sequence[Rule] = ()
 ) -> Plan:
-    """The plan of calls replayed from a journal: their ids and order stay, today's guards hold."""
+    """Return the plan of calls replayed from a journal: their ids and order stay, and today's guards hold."""
     kept: list[Call] = []
     omits: list[Omit] = []
     for call in calls:
@@ -106,7 +106,7 @@ def plan_again(
 
 
 def left_out(target: Target, *, protect: Sequence[Rule], exclude: Sequence[Rule]) -> Omit | None:
-    """Why a target must not be sent, if so. Protection stands above exclusion: it is what a person wants named."""
+    """Return the omit of a target that must not be sent, else None. If it is protected and excluded: protected."""
     if _RESERVED.match(target.user):
         return Omit(target, OmitReason.RESERVED, RESERVED_RULE, RESERVED_WHERE)
     for rules, reason in ((protect, OmitReason.PROTECTED), (exclude, OmitReason.EXCLUDED)):
@@ -120,12 +120,12 @@ _R = TypeVar("_R", bound=Rule)
 
 
 def idle_rules(rules: Iterable[_R], accounts: Collection[Target | Call]) -> list[_R]:
-    """Of rules those that match none of these accounts: each by itself, as a slip in one is hidden by the others."""
+    """Return the rules that match none of these accounts; each rule is checked alone, so that a slip in it shows."""
     return [rule for rule in rules if not any(rule.matches(each.instance, each.user) for each in accounts)]
 
 
 def interleave(calls: Sequence[Call], *, key: Callable[[Call], tuple[str, ...]]) -> tuple[Call, ...]:
-    """Round-robin over groups, groups in order of first appearance, each group's own order kept."""
+    """Return calls round-robin over groups: groups in order of first appearance, each group's own order kept."""
     groups: dict[tuple[str, ...], list[Call]] = {}
     for call in calls:
         groups.setdefault(key(call), []).append(call)

@@ -1,7 +1,7 @@
-"""The smallest CAM policy that lets a job run, to be pasted into the console.
+"""The smallest CAM policy that lets a job run, for the operator to paste into the console.
 
-Source: CAM. The product authorises by resource, `qcs::postgres:REGION:uin/UIN:DBInstanceId/ID`; of
-CloseAccountCAM alone the region stays empty. DescribeDBInstances lists, so it is allowed for all.
+Source: CAM. The product authorises by resource, `qcs::postgres:REGION:uin/UIN:DBInstanceId/ID`; for
+CloseAccountCAM alone the region stays empty. DescribeDBInstances lists, so it is allowed for all resources.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_CHARACTERS = 6_000
 
 
 def places_of(job: Job, account: str) -> list[tuple[str, str]]:
-    """Regions and instances that a job may act on in an account; `*`, and a region "", where a match looks at all."""
+    """Return (region, instance) that a job may act on in an account; a match without them gives "" and `*`."""
     listed = [(each.region, each.instance) for each in job.targets if each.account == account]
     asked = [
         (region, instance)
@@ -36,9 +36,9 @@ def places_of(job: Job, account: str) -> list[tuple[str, str]]:
 
 
 def smallest_policy(action: str, places: Sequence[tuple[str, str]], *, uin: str = "") -> dict[str, Any]:
-    """The policy for `action` on `places`, regions and instances; `uin` "": the account it is pasted into.
+    """Return the policy for `action` on `places` (region, instance); `uin` "": the account it is pasted into.
 
-    Any: JSON. Instance by instance, as far as that fits into a policy; else all instances of the regions.
+    Any: JSON. The policy names each instance if that fits, else it allows all instances of the regions.
     """
     exact = _policy(action, places, uin)
     if len(json.dumps(exact, separators=(",", ":"))) <= MOST_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Which guards on the size of a plan would refuse it, in the light of what was read. No I/O, no clock."""
+"""Which guards on the size of a plan refuse it, by what was read. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def refusals(
     outlook: Outlook, *, max_targets: int | None = None, max_share: float | None = None, expect: int | None = None
 ) -> list[str]:
-    """Return why the guards would refuse the plan, each in words; a plan beyond a guard is still shown."""
+    """Return why guards refuse the plan, in words, one text for each; a plan beyond a guard can still be shown."""
     size = len(outlook.plan.calls)
     why = []
     if expect is not None and size != expect:

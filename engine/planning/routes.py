@@ -1,7 +1,7 @@
 """Which lanes may take which calls. No I/O.
 
-A lane is one quota: an identity, an action, an access point (CN-RATE). Calls are not tied to a lane: a route is the
-calls that the same lanes can take, those of one account that may go through the same access points.
+A lane is one quota: an identity, an action, an access point (CN-RATE). A call is not tied to one lane. Calls of one
+account that may go through the same access points share a route: the same lanes can take them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Route(Struct, frozen=True):
-    """What calls have in common that the same lanes can take."""
+    """The account and access points of calls that the same lanes can take."""
 
     account: str
     endpoints: tuple[str, ...]
-    """URLs, any of which serves them."""
+    """URLs; each of them serves these calls."""
 
     def lanes(self, signers: int) -> int:
-        """How many lanes it has with so many identities that sign for its account."""
+        """Return how many lanes the route has if `signers` identities sign for its account."""
         return len(self.endpoints) * max(1, signers)
 
 
@@ -35,21 +35,21 @@ class Routes(Struct, frozen=True):
 
     every: tuple[Route, ...]
     of: Sequence[int]
-    """Call, by its index in the plan → route, by its index in `every`."""
+    """Index of a call in the plan → index of its route in `every`."""
 
     def counts(self) -> list[int]:
-        """Calls of each route."""
+        """Return the number of calls of each route."""
         found = Counter(self.of)
         return [found[number] for number in range(len(self.every))]
 
     def seconds(self, rate: float, signers: Callable[[str], int]) -> float:
-        """How long the longest route takes at `rate` calls a second and lane; `signers` of an account sign for it."""
+        """Return the seconds of the longest route at `rate` calls a second and lane, `signers(account)` signing."""
         counted = zip(self.every, self.counts(), strict=True)
         return max((count / rate / route.lanes(signers(route.account)) for route, count in counted), default=0.0)
 
 
 def routes_of(calls: Iterable[Call], access: Access) -> Routes:
-    """The routes of calls, in the order in which the plan first needs them."""
+    """Return the routes of calls, in the order in which the plan first needs them."""
     numbers: dict[Route, int] = {}
     known: dict[tuple[str, str], int] = {}
     of = []

@@ -1,8 +1,8 @@
-"""A job that makes so many changes a run, and whose turn it is. No I/O, no clock.
+"""How many changes one run of a job makes (`limits.take`), and whose turn it is. No I/O, no clock.
 
-The line stands in the journals: what a run left for later is first in the next one, in the same order, behind what it
-took and never tried. What was tried stands behind all that waited, done or not: an account that fails every Saturday
-does not keep the others from their turn.
+The waiting line is kept in the journals. The next run takes first what the last run took and never tried, then what
+the last run left for later, in the same order. What was tried, done or not, goes behind all that waited: an account
+that fails every Saturday does not keep the others from their turn.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from engine.planning.plan import plan_digest
 
 RULE = "limits.take"
 _COSTS = (Standing.OPEN, Standing.CHANGING, Standing.UNREAD)
-"""What a change may be made to. What is so already, or is not there, is settled without one."""
+"""Standings of calls that may change something. Accounts already so, or that do not exist, need no change."""
 
 
 def line_after(ledger: Ledger) -> tuple[CallId, ...]:
-    """Who waits after a run: calls it took and never tried, then those it left for later, in their order."""
+    """Return the calls that wait after a run: those it took and never tried, then those it left for later, in order."""
     action = ledger.run.action
     untried = [call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.UNATTEMPTED]
     later = [
@@ -35,9 +35,9 @@ def line_after(ledger: Ledger) -> tuple[CallId, ...]:
 
 
 def take(outlook: Outlook, most: int, where: str, line: Sequence[CallId] = ()) -> Outlook:
-    """The plan with at most `most` calls that may change something; the rest of those is left out, for later.
+    """Return the outlook with at most `most` calls that may change something; more of those are left out, for later.
 
-    Those in `line` come first, in its order, then the others in the order of the plan. `where` the limit stands.
+    Calls in `line` are taken first, in its order, then others in the plan's order. `where` is the place of the limit.
     """
     waiting = [call for call in outlook.plan.calls if outlook.standings[call.id] in _COSTS]
     if len(waiting) <= most:
@@ -53,7 +53,7 @@ def take(outlook: Outlook, most: int, where: str, line: Sequence[CallId] = ()) -
 
 
 def takes_turns(action: str, *, verify: bool) -> bool:
-    """Whether a plan of `action` is worth dividing before its accounts are read: if they never will be."""
+    """Return whether a plan of `action` is divided without readings, as its accounts will never be read."""
     return not verify or ACTIONS[action].is_desired is None
 
 

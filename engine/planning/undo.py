@@ -1,7 +1,7 @@
 """What of a run can be undone, and what must stay. No I/O, no clock.
 
-Undo touches only what the run changed, and only where it still stands as the run left it (promise P4). Everything else
-is named with its reason; nothing is left out in silence.
+An undo touches only accounts that the run changed and that still stand as the run left them (promise P4). Every other
+account is named with its reason.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ class Keep(StrEnum):
     """Why a call of the run is not undone."""
 
     NOT_CHANGED = "not_changed"
-    """The run did not change it."""
+    """The run did not change the account."""
     BEFORE_UNKNOWN = "before_unknown"
-    """Nobody knows how it was before."""
+    """It is not known how the account was before the run."""
     CHANGED_SINCE = "changed_since"
-    """Its lock or CAM state is no longer as the run left it."""
+    """The account's lock or CAM state is no longer as the run left it."""
     EDITED = "edited"
-    """Something about the account was changed since."""
+    """Something else about the account was changed since."""
     NOT_ROTATED = "not_rotated"
-    """`--rotated` was asked for, and its password is the one it was locked with."""
+    """`--rotated` was asked for, and the account still has the password it was locked with."""
     HELD = "held"
-    """Another run holds it."""
+    """Another run holds the account (`Hold`)."""
     NOT_ASKED = "not_asked"
-    """`--target` or `--exclude` leave it out."""
+    """`--target` or `--exclude` leaves it out."""
     GONE = "gone"
-    """The account or its instance is no longer there."""
+    """The account or its instance no longer exists."""
     UNREAD = "unread"
-    """Its instance cannot be read now, or not to its end, so nobody knows how it stands."""
+    """The instance cannot be read now, or not to the end of its list, so it is not known how the account stands."""
     UNPROVEN = "unproven"
-    """It stands as the run wanted it, and whether the run changed it nobody knows."""
+    """The account stands as the run wanted it, and it is not known whether the run changed it."""
 
 
 STAYS: Mapping[Keep, OmitReason] = MappingProxyType(
@@ -55,12 +55,12 @@ STAYS: Mapping[Keep, OmitReason] = MappingProxyType(
         Keep.UNPROVEN: OmitReason.UNPROVEN,
     }
 )
-"""Accounts that still stand as the run left them, or may, and as what an undo keeps them in its journal: an undo that
-leaves one of these is not done, whatever else it brought back."""
+"""Why an account that may still stand as the run left it is not undone → the reason in the undo's journal. An undo that
+leaves such an account is not done, whatever else it brought back."""
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """Another run of the same action that has an account as changed or already so."""
+    """Another run of the same action whose journal has the account as changed or already so."""
 
     run: str
     ticket: str | None
@@ -76,19 +76,19 @@ class Kept(Struct, frozen=True, kw_only=True):
     why: Keep
     words: str
     holder: str = ""
-    """The run that holds it, if one does."""
+    """Name of the run that holds the account; empty if none does."""
 
 
 class UndoPlan(Struct, frozen=True, kw_only=True):
-    """The inverse calls, and what stays."""
+    """The inverse calls, and the calls that are not undone."""
 
     plan: Plan
     kept: tuple[Kept, ...]
     same_password: int
-    """Accounts to be undone whose password is still the one they had before the run."""
+    """Number of accounts to be undone that still have the password they had before the run."""
 
     def counts(self) -> dict[str, int]:
-        """What stays, by reason, every reason named."""
+        """Return reason → number of calls that are not undone for it; every reason is named."""
         found = Counter(kept.why for kept in self.kept)
         return {str(why): found[why] for why in Keep}
 
@@ -97,15 +97,15 @@ class Choice(Struct, frozen=True, kw_only=True):
     """What the operator asked of an undo."""
 
     wanted: Callable[[Call], bool] = lambda _call: True
-    """Whether `--target` and `--exclude` let it through."""
+    """Whether `--target` and `--exclude` let a call through."""
     by_list: bool = False
-    """The targets are named one by one: then an unknown `before` is the operator's business."""
+    """Whether the operator named the targets one by one: then a call is undone even if its `before` is unknown."""
     include_edited: bool = False
     rotated_only: bool = False
 
 
 def in_question(family: Sequence[Ledger]) -> set[CallId]:
-    """Calls that an attempt of some run of the family may have changed, and that no run of it is known to have."""
+    """Return calls that an attempt of the family may have applied, and that no run of it is known to have changed."""
     maybe: set[CallId] = set()
     known: set[CallId] = set()
     for ledger in family:
@@ -118,11 +118,11 @@ def in_question(family: Sequence[Ledger]) -> set[CallId]:
 
 
 def found_so_late(ledger: Ledger) -> list[Call]:
-    """Calls that a refused try of the run had found open, and that were so when it looked again.
+    """Return calls that were open at an attempt the API refused, and already so when the run looked again.
 
-    The API says that what it refuses so is not applied. So the change counts as somebody else's, and is not undone.
+    The API says that an attempt refused in this way is not applied. So somebody else made the change: it stays.
     """
-    if ledger.settings.resend_already:  # what was so before is sent, too
+    if ledger.settings.resend_already:  # then attempts are also sent for accounts that were so before
         return []
     return [
         call
@@ -138,9 +138,9 @@ def undo_plan(
     choice: Choice,
     questioned: Collection[CallId] = frozenset(),
 ) -> UndoPlan:
-    """What undoing the run of `ledger` would do, by readings made now. `holds` are by the run's own call ids.
+    """Return what an undo of the run of `ledger` will do, by readings made now. `holds` are by this run's call ids.
 
-    `questioned`: calls that the run may have changed (`in_question`).
+    `questioned` are calls that the run may have changed (`in_question`).
     """
     run = ledger.run
     action = ACTIONS[run.action]
@@ -166,28 +166,28 @@ def undo_plan(
 
 
 def is_before_known(entry: Entry) -> bool:
-    """Whether a call's account was read right before it was sent: a reading that was old by then proves nothing."""
+    """Return whether the account was read right before its call was sent; an older reading (`why`) proves nothing."""
     return entry.before is not None and entry.before.status is not None and entry.before.why is None
 
 
 def inverse_id(call: Call) -> CallId:
-    """The id of the call that undoes one."""
+    """Return the id of the call that undoes `call`."""
     inverse = ACTIONS[call.action].inverse
     assert inverse is not None, "checked by the caller"
     return call_id(call.account, call.region, call.instance, call.user, inverse)
 
 
 class StillSo:
-    """Asked of each call of an undo right before it is sent: does its account still stand as the run left it?"""
+    """A check right before each call of an undo is sent: does its account still stand as the run left it?"""
 
     def __init__(self, ledger: Ledger, *, include_edited: bool) -> None:
-        """`ledger` is of the run that is undone. What its preview decided for good is not asked again."""
+        """Check against `ledger` of the run that is undone; what the undo's preview decided is not asked again."""
         self._ledger = ledger
         self._choice = Choice(by_list=True, include_edited=include_edited)
         self._undone: dict[CallId, Call] | None = None
 
     def __call__(self, call: Call, reading: Reading) -> Omit | None:
-        """Why it must stay, by a newer reading; None if it may be brought back."""
+        """Return the omit of a call whose account must stay, by a newer reading; None if it may be brought back."""
         if self._undone is None:
             self._undone = {inverse_id(each): each for each in self._ledger.calls.values()}
         of = self._undone.get(call.id)
@@ -199,7 +199,7 @@ class StillSo:
 
 
 def stays(call: Call, why: Keep, words: str, where: str) -> Omit:
-    """A call of an undo that is not sent, as its account must stay as it is."""
+    """Return the omit of a call that an undo does not send, as its account must stay as it is."""
     target = Target(call.instance, call.user, call.region, call.account)
     return Omit(target, STAYS.get(why, OmitReason.EDITED), words, where)
 
@@ -253,7 +253,7 @@ def _is_edited(entry: Entry, state: AccountState) -> bool:
 
 
 def _is_rotated(entry: Entry, state: AccountState) -> bool:
-    """The password was changed after the run had verified the account.
+    """Return whether the password was changed after the run had verified the account.
 
     PasswordUpdateTime is the zero date unless the password was changed through API or console (D-ACCTS).
     """
@@ -266,10 +266,11 @@ def _is_rotated(entry: Entry, state: AccountState) -> bool:
 
 
 def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] = ()) -> dict[CallId, Hold]:
-    """Which accounts other runs of the same action hold, by the call ids of `ledger` (identity makes them equal).
+    """Return which accounts other runs of the same action hold, by call id: equal calls have equal ids in every run.
 
-    A run holds what it has as changed or already so, until an undo of it has changed it back. Runs linked to this one
-    by rerun are the same incident and hold nothing against it.
+    A run holds each account it has as changed or already so, until an undo of that run has brought it back. Runs linked
+    to this one by rerun are the same incident: they hold nothing against it. Nor do runs whose id starts with a text of
+    `released`.
     """
     run = ledger.run
     by_run = {str(other.run.run): other for other in others}
@@ -287,7 +288,7 @@ def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] =
 
 
 def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) -> set[str]:
-    """The run, those it reran, and those that reran it, near and far."""
+    """Return the run and all runs linked to it by rerun, directly or through others."""
     parents = {
         name: other.run.parent.run
         for name, other in by_run.items()
@@ -305,21 +306,21 @@ def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) ->
 
 
 def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str, str]]:
-    """Accounts that undos of `run` have brought back, and no undo of those has taken again."""
+    """Return accounts that undos of `run` have brought back, without those that an undo of such an undo reversed."""
     keys: set[tuple[str, str, str, str]] = set()
     for name, other in by_run.items():
         if other.run.parent is None:
             continue
         if other.run.parent.verb != "undo" or other.run.parent.run != run:
             continue
-        family = linked(name, by_run).intersection(by_run)  # what failed, an undo's reruns bring back
+        family = linked(name, by_run).intersection(by_run)  # a rerun of an undo brings back what failed in it
         again = {key for each in family for key in undone_keys(each, by_run)}
         keys |= {key for each in family for key in _done(by_run[each])} - again
     return keys
 
 
 def _done(ledger: Ledger) -> set[tuple[str, str, str, str]]:
-    """Accounts that a run left in its desired state."""
+    """Return accounts that a run left in its desired state: account, region, instance and user of each."""
     return {
         (call.account, call.region, call.instance, call.user)
         for call, _, outcome in ledger.outcomes()
@@ -335,14 +336,14 @@ class Recheck(Struct, frozen=True, kw_only=True):
 
     agree: int
     undone: int
-    """Brought back on purpose, by an undo of the run."""
+    """Number of accounts that an undo of the run has brought back."""
     back: tuple[Call, ...]
-    """Brought to the desired state by the run, or found in it, and not in it any more."""
+    """Calls whose account the run brought to the desired state, or found in it, and that is not in it any more."""
     unread: tuple[Call, ...]
     never: tuple[Call, ...]
-    """Asked for, never brought to the desired state by the run nor found in it, and not in it now."""
+    """Calls whose account is not in the desired state now, and that the run neither brought there nor found there."""
     since: int
-    """Asked for, and as asked now, though the run did not bring it there."""
+    """Number of accounts in the desired state now that the run neither brought there nor found there."""
 
 
 def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, str, str, str]] = frozenset()) -> Recheck:
@@ -377,7 +378,7 @@ def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, st
 
 
 def merged(ledgers: Sequence[Ledger]) -> Ledger:
-    """One ledger of runs linked by rerun, oldest first: the latest outcome of every call, under the oldest's name."""
+    """Return one ledger, of the oldest's name, for runs linked by rerun (oldest first): later outcomes count."""
     whole = Ledger(ledgers[0].run)
     for ledger in ledgers:
         whole.absorb(ledger)

@@ -1,4 +1,4 @@
-"""The `accounts` list of a job file → AccountSpecs, every mistake named. No I/O."""
+"""Reads the `accounts` list of a job file into AccountSpecs and notes every mistake. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLE = "{name: prod-a, profile: prod-a}, or {role_arn: qcs::cam::uin/UIN:role
 
 
 def read_accounts(fields: Fields, node: Node) -> tuple[AccountSpec, ...]:
-    """The accounts of a job, each with a name of its own."""
+    """Return the accounts of a job, each with a name of its own."""
     items = fields.series(node, "accounts", f"a list of accounts such as {_SAMPLE}")
     found: dict[str, AccountSpec] = {}
     for index, item in enumerate(items.items if items is not None else ()):
@@ -35,7 +35,7 @@ def read_accounts(fields: Fields, node: Node) -> tuple[AccountSpec, ...]:
 
 
 def _account(fields: Fields, item: Node, here: str) -> AccountSpec | None:
-    if type(item) is Scalar:  # the name of a profile, which is what most accounts are
+    if type(item) is Scalar:  # the name of a profile, the most common form
         profiles = fields.value(item, kinds(AccountEntry)["profile"], here)
         return AccountSpec(name=profiles[0], profiles=profiles) if profiles else None
     table = fields.table(item, here, f"a profile's name, or {_SAMPLE}")
@@ -57,12 +57,12 @@ def _account(fields: Fields, item: Node, here: str) -> AccountSpec | None:
 
 
 def _same_keys(one: AccountSpec, other: AccountSpec) -> bool:
-    """Whether the same identity signs for both: one role, whoever assumes it, or a profile that both name."""
+    """Return whether the same identity signs for both: the same role (with any profile), or a profile of both."""
     if one.role_arn is not None or other.role_arn is not None:
         return one.role_arn == other.role_arn
     return not set(one.profiles).isdisjoint(other.profiles)
 
 
 def _uin(role_arn: str | None) -> str:
-    """The cloud account in `qcs::cam::uin/UIN:roleName/NAME`."""
+    """Return the cloud account in `qcs::cam::uin/UIN:roleName/NAME`; empty without a role."""
     return role_arn.partition("uin/")[2].partition(":")[0] if role_arn else ""

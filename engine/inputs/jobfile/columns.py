@@ -1,6 +1,6 @@
 """Which column of a list (or field of a row) is the instance, the user, the region. No I/O.
 
-A column may be called as we call it, as the API does (`DBInstanceId`), or whatever the job's `columns:` says.
+A column may have our name, the API's name (`DBInstanceId`), or the name that the job's `columns:` gives it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("instance", "user", "region", "account")
 REQUIRED: Final = ("instance", "user")
 TOLD: Final = ("instance_name", "engine_version", "user_type", "status", "cam")
-"""Further columns of a list that `acctops discover` wrote: for the person who edits it, passed over here."""
+"""More columns of a list that `acctops discover` wrote: for the person who edits the list; they are ignored here."""
 SECRETS: Final = frozenset({"password", "passwd", "pwd", "secret", "token"})
 _ALIASES: Final = {
     "instanceid": "instance",
@@ -26,28 +26,28 @@ _ALIASES: Final = {
     "dbuser": "user",
     "dbusername": "user",
 }
-"""Spellings that mean one thing only; `account` is not among them: it may be the cloud account."""
+"""Spellings that have one meaning; `account` is not among them, as it may be the cloud account."""
 
 
 _ALIKE = 0.75
-"""How like `instance` or `user` a column must be called to be taken for a slip of the pen."""
+"""How similar (0–1) to `instance` or `user` a column's name must be to count as misspelt."""
 
 
 class Names:
-    """The names of a list's columns, told apart once: where each of ours stands, and what is wrong with them."""
+    """The columns of a list, found once from their names: the index of each of ours, and what is wrong with them."""
 
     def __init__(
         self, header: Sequence[str], said: Mapping[str, str], what: str = "column", *, has_accounts: bool = False
     ) -> None:
-        """`said` is the job's `columns:`: ours → theirs. `what` they are called in messages: column, field.
+        """Find the columns. `said` is the job's `columns:`: ours → theirs; `what` is column or field, for messages.
 
-        `has_accounts`: the job names cloud accounts, so that a column of that name is one of them.
+        `has_accounts`: the job names cloud accounts, so a column `account` holds one of them.
         """
         self._ours = COLUMNS if has_accounts else COLUMNS[:-1]
         self.at: dict[str, int] = {}
         self.problems: list[str] = []
         self.ignored: list[str] = []
-        """Columns that mean nothing here, to be named once."""
+        """Columns that mean nothing here; one warning names them."""
         cells = [cell.strip() for cell in header]
         folded = [cell.lower() for cell in cells]
         self._by_word(cells, said, what)
@@ -100,7 +100,7 @@ class Names:
                 continue
             meant = names.nearest(name, [ours for ours in self._ours if ours not in self.at])
             if meant in REQUIRED and names.nearest(name, REQUIRED, cutoff=_ALIKE) is None:
-                meant = None  # `cluster` is no misspelt `user`: what it says of both missing ones helps more
+                meant = None  # `cluster` is no misspelt `user`: the message that both are missing helps more
             if name in SECRETS:
                 self.problems.append(f"{what} {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
             elif name == "account":
@@ -115,11 +115,11 @@ class Names:
 
 
 def alias(cell: str) -> str:
-    """Which of our columns another spelling means; empty if it means none for sure."""
+    """Return which of our columns another spelling means; empty if that is not certain."""
     return _ALIASES.get(re.sub("[ _-]", "", cell.strip().lower()), "")
 
 
 def ignored_words(ignored: Sequence[str], what: str) -> str:
-    """The warning about columns that are not looked at."""
+    """Return the warning about columns that are ignored."""
     shown = ", ".join(names.shown(name) for name in ignored[:10])
     return f"{what}{'s' * (len(ignored) > 1)} {shown} ignored"

@@ -1,4 +1,4 @@
-"""A YAML tree read against the key table (`filemodel`): unknown keys, wrong types, values. No I/O."""
+"""Reads a YAML tree by the table of keys (`filemodel`): unknown keys, wrong types, values. No I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _KINDS = {Scalar: "a single value", Series: "a list", Table: "a mapping (key: va
 
 @cache
 def kinds(model: type[Struct]) -> Mapping[str, Any]:
-    """Key → its type, without the "may be missing". Any: these are typing's annotation objects."""
+    """Return key → its type, without "may be missing". Any: these are typing's annotation objects."""
     found = {}
     for field in msgspec.structs.fields(model):
         options = [option for option in get_args(field.type) if option is not UnsetType]
@@ -57,35 +57,35 @@ def _metas(kind: Any) -> tuple[Meta, ...]:
 
 
 def rule(kind: Any) -> Mapping[str, Any]:
-    """Words, reader and inner name of a key's type (`filemodel._rule`)."""
+    """Return words, reader and inner name of a key's type (`filemodel._rule`)."""
     return next((meta.extra for meta in reversed(_metas(kind)) if meta.extra), {})
 
 
 class Fields:
-    """Reads the mappings of one file; what is wrong goes to `problems`, and reading goes on."""
+    """A reader of one file's mappings; it notes what is wrong in `problems` and goes on reading."""
 
     def __init__(self, file: str, problems: Problems) -> None:
         self.file = file
         self.problems = problems
 
     def place(self, node: Node) -> Place:
-        """Where a node stands."""
+        """Return the place of a node."""
         return Place(self.file, node.line, node.column)
 
     def wrong(self, node: Node, path: str, what: str) -> None:
-        """Note a problem at a node; nothing at an Unusable one, which has been noted already."""
+        """Note a problem at a node; not at an Unusable one, as its problem has been noted already."""
         if type(node) is not Unusable:
             self.problems.add(self.place(node), path, what)
 
     def table(self, node: Node, path: str, expected: str) -> Table | None:
-        """The node as a mapping."""
+        """Return the node as a mapping; None if it is none (noted)."""
         if type(node) is Table:
             return node
         self.wrong(node, path, f"expected {expected}, got {kind_words(node)}")
         return None
 
     def series(self, node: Node, path: str, expected: str) -> Series | None:
-        """The node as a list with something in it."""
+        """Return the node as a list with at least one item; None if it is none (noted)."""
         if type(node) is Series and node.items:
             return node
         got = "an empty list" if type(node) is Series else kind_words(node)
@@ -93,7 +93,7 @@ class Fields:
         return None
 
     def text(self, node: Node, path: str, expected: str) -> str | None:
-        """The node as text that is not empty."""
+        """Return the node as text that is not empty; None if it is none (noted)."""
         if type(node) is Scalar and node.text:
             return node.text
         if type(node) is Scalar:
@@ -103,7 +103,7 @@ class Fields:
         return None
 
     def keys(self, table: Table, path: str, known: Collection[str], elsewhere: Collection[str] = ()) -> None:
-        """Every key that is not known is a problem: secret, at home elsewhere, or mistyped."""
+        """Note each key that is not known: it is a secret, belongs to another file (`elsewhere`), or is misspelt."""
         for name, entry in table.entries.items():
             if name in known:
                 continue
@@ -123,7 +123,7 @@ class Fields:
             self.problems.add(at, here, what)
 
     def value(self, node: Node, kind: Any, path: str) -> Any:
-        """The value of a single-valued key as used inside; None if it is not one (noted)."""
+        """Return the value of a single-valued key as the engine uses it; None if it is wrong (noted)."""
         how = rule(kind)
         if "each" in how:
             return self._several(node, how, path)
@@ -138,7 +138,7 @@ class Fields:
             return None
 
     def _several(self, node: Node, how: Mapping[str, Any], path: str) -> Any:
-        """The values of a key that takes one or a list of them; None if one is wrong (noted)."""
+        """Return the values of a key that takes one or a list of them; None if one is wrong (noted)."""
         if type(node) is Series:
             items = self.series(node, path, how["words"])
             each = [
@@ -157,7 +157,7 @@ class Fields:
     def values(
         self, table: Table, model: type[Struct], path: str = "", skip: Collection[str] = ()
     ) -> tuple[dict[str, Any], dict[str, Place]]:
-        """All single-valued keys of a mapping, nested ones flattened: inner name → value, → place."""
+        """Return inner name → value, and inner name → place, of a mapping's single-valued keys, nested ones too."""
         found: dict[str, Any] = {}
         places: dict[str, Place] = {}
         for name, kind in kinds(model).items():
@@ -181,13 +181,13 @@ class Fields:
         return found, places
 
     def command(self, node: Node, path: str) -> tuple[str, ...]:
-        """A program and its arguments; empty if it is none (noted)."""
+        """Return a program and its arguments; empty if it is none (noted)."""
         items = self.series(node, path, "a list: program and arguments")
         parts = [self.text(item, f"{path}[{index}]", "text") for index, item in enumerate(items.items if items else ())]
         return tuple(part for part in parts if part is not None) if None not in parts else ()
 
     def globs(self, node: Node, path: str, *, fold: bool) -> tuple[Glob, ...]:
-        """A list of `instance/user` globs."""
+        """Return a list of `instance/user` globs, without those that are wrong (noted)."""
         items = self.series(node, path, 'a list of globs such as "*/breakglass_*"')
         if items is None:
             return ()
@@ -205,14 +205,14 @@ class Fields:
 
 
 def kind_words(node: Node) -> str:
-    """What a node is, for a message."""
+    """Return what a node is, in words for a message."""
     return _KINDS.get(type(node), "nothing usable")
 
 
 def convert(text: str, kind: Any) -> Any:
-    """One written value as used inside; ValueError with words if the key's type refuses it."""
+    """Return one written value as the engine uses it; ValueError with words if the key's type refuses it."""
     how = rule(kind)
-    if "each" in how:  # of a flag, which is repeated for more
+    if "each" in how:  # one of a flag's values: the flag is repeated for more
         return convert(text, how["each"])
     if how["reader"] is not None:
         return how["reader"](text)
@@ -225,7 +225,7 @@ def convert(text: str, kind: Any) -> Any:
 
 
 def _patterns(kind: Any) -> list[str]:
-    """What a text of this type must look like."""
+    """Return the patterns that a text of this type must match."""
     found = ((meta.extra_json_schema or {}).get("pattern") for meta in _metas(kind))
     return [pattern for pattern in found if pattern is not None]
 
@@ -234,7 +234,7 @@ def _patterns(kind: Any) -> list[str]:
 
 
 def _whole_glob(half: str) -> str:
-    """What a glob with one of its two halves should be."""
+    """Return words that say how to complete a glob of one half."""
     if "/" in half:
         return "it has one slash"
     if "-" in half:  # no account name has one
@@ -243,9 +243,9 @@ def _whole_glob(half: str) -> str:
 
 
 def glob_problem(text: str, *, fold: bool = False) -> str | None:
-    """Why `text` is no glob that could ever match, in words; None if it is one.
+    """Return why `text` is not a glob that can match, in words; None if it is one.
 
-    A guard that never matches is worse than none, so one that no legal instance id or account name matches is refused.
+    A guard that never matches is worse than none, so a glob that no legal instance id or account name matches is wrong.
     """
     if text.count("/") != 1 or text.startswith("/") or text.endswith("/"):
         return f"{names.shown(text)} is not instance/user; {_whole_glob(text.strip('/'))}"

@@ -1,8 +1,8 @@
 """**The** table of keys an operator may write: job file, config file, list rows. No I/O.
 
-One class per mapping; a field is a key, its type carries the rule, the words for a person and the reader to the value
-used inside (`KEY_RULE`). The parsers, the JSON Schema and its descriptions all come from here. A pattern stands in
-`extra_json_schema`: as `Meta(pattern=…)` every start would compile it (profiled), and one key at most is read by it.
+There is one class per mapping, and a field is a key. The field's type has the rule, the words for a person and the
+reader that makes the value used inside (`_rule`). Parsers, JSON Schema and its descriptions all come from here. A
+pattern is in `extra_json_schema`: as `Meta(pattern=…)` every start would compile it (profiled), for one key at most.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 
 def _rule(words: str, reader: Callable[[str], object] | None = None, attribute: str = "") -> dict[str, object]:
-    """What a key's type carries for our own reader: words for `expected …`, reader, name of the value inside."""
+    """Return what a key's type has for our own reader: words for `expected …`, reader, name of the value inside."""
     return {"words": words, "reader": reader, "attribute": attribute}
 
 
 def _several(
     words: str, each: object, together: Callable[[Sequence[Any]], object], attribute: str
 ) -> dict[str, object]:
-    """The same of a key that takes one value or a list: the type of each, and what they are together.
+    """Return the same for a key that takes one value or a list: with the type of each, and what they make together.
 
     The key's own type is a plain `str | list[str]`: msgspec 0.22 crashes on a union whose members have `extra`.
     """
@@ -404,7 +404,7 @@ class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Credentials(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where API keys come from beside the places everybody looks in. Never a key itself."""
+    """Where API keys come from, beside the places that are always searched. Never a key itself."""
 
     command: (
         Annotated[
@@ -503,7 +503,7 @@ class Network(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def _pattern(pattern: str, **more: object) -> Meta:
-    """A pattern for editors alone: with one in two unions of a struct, msgspec 0.22 dies at the exit, now and then."""
+    """Return a pattern for editors alone: msgspec 0.22 at times crashes at exit if two unions of a struct have one."""
     return Meta(extra_json_schema={"pattern": pattern, **more})
 
 
@@ -826,4 +826,4 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 JOB_ONLY = ("window", "accounts", "verify")
-"""Keys that say what a job is, and that somebody may look for in a config: errors, never ignored."""
+"""Keys of a job that somebody may write into a config by mistake: an error, never ignored."""

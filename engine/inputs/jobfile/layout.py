@@ -1,6 +1,6 @@
 """How a list of rows is laid out: commas, semicolons, tabs, bars, blanks, `instance/user`. No I/O.
 
-Told from its first line alone, and only where that leaves no doubt: the line names the columns, or is a target.
+The first line alone decides, and only if it leaves no doubt: it names the columns, or it is a target.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SLASH: Final = "/"
 """One `instance/user` a line; remarks as with BLANKS."""
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _INVISIBLE: Final = "\u200b\u200e\u200f\u2060\ufeff"
-"""What comes along when cells are copied from a web page."""
+"""Invisible characters that come with cells copied from a web page."""
 
 
 class Layout(Struct, frozen=True):
@@ -33,24 +33,24 @@ class Layout(Struct, frozen=True):
 
 
 def layout_of(line: str, said: Mapping[str, str], separator: str = "") -> Layout | None:
-    """The layout that makes sense of a list's first line, with `separator` if that is known; None if none does."""
+    """Return the layout in which a list's first line makes sense, with `separator` if that is known; else None."""
     for each in (separator,) if separator else (*_SEPARATORS, BLANKS, SLASH):
         cells = _cells(line, each)
         if each != SLASH and len(cells) > 1 and _is_header(cells, said):
             return Layout(each)
         if _is_target(cells, each):
-            # Without a header and quotes nobody made columns: a tab here is a blank there.
+            # Without header and quotes these are no real columns: another row may have blanks in place of tabs.
             return Layout(BLANKS if each == "\t" and '"' not in line else each, has_header=False)
     return None
 
 
 def likely_layout(line: str) -> Layout:
-    """Of a line that makes no sense: the layout that finds most columns in it makes the best message."""
+    """Return a layout for a line that makes no sense: the one with most columns, which gives the best message."""
     return Layout(max(_SEPARATORS, key=lambda separator: len(_cells(line, separator))))
 
 
 def rows_of(lines: Iterable[str], layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each row, as they stand. csv.Error for quotes that do not close."""
+    """Yield line number and cells of each row, as written. csv.Error for quotes that do not close."""
     if layout.separator in (BLANKS, SLASH):
         for number, line in enumerate(lines, start=1):
             text = line.strip()
@@ -68,7 +68,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def clean(cell: str) -> str:
-    """A cell without what surrounds it and cannot be seen."""
+    """Return a cell without blanks and invisible characters around it."""
     return cell.strip().strip(_INVISIBLE).strip()
 
 
@@ -88,7 +88,7 @@ def _is_header(cells: Sequence[str], said: Mapping[str, str]) -> bool:
 
 
 def _is_target(cells: Sequence[str], separator: str) -> bool:
-    """Whether these cells are a target and can be nothing else: instance, user, and perhaps a region."""
+    """Return whether these cells can only be a target: instance, user, and perhaps a region."""
     filled = list(cells)
     while filled and not filled[-1]:
         filled.pop()

@@ -1,6 +1,6 @@
-"""Target lists, CSV and JSON Lines: bytes → targets, bad rows named by line. No I/O.
+"""Reads target lists, CSV and JSON Lines: bytes → targets; bad rows are named by line. No I/O.
 
-Rows are read as a stream: of a list, only its bytes and the targets made from it are in memory. What is wrong with a
+Rows are read as a stream: only a list's bytes and the targets made from them are in memory. What is wrong with a
 row goes to `targets.refuse`, what is wrong with the whole list to `problems`.
 """
 
@@ -41,11 +41,11 @@ class Row(Struct, frozen=True, gc=False):
 
 
 class _StrictRow(Row, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A row with nothing else in it."""
+    """A row without further fields."""
 
 
 class _At(NamedTuple):
-    """Where the cells of a row stand; region and account −1 if absent."""
+    """Indexes of the cells of a row; region and account are −1 if absent."""
 
     instance: int
     user: int
@@ -58,12 +58,12 @@ class _At(NamedTuple):
 def read_csv(
     data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
 ) -> list[str]:
-    """Add every row to `targets`; `of` is for rows that say less, `said` the job's `columns:`. Returns warnings.
+    """Add every row to `targets`; `of` holds defaults for rows, `said` is the job's `columns:`. Return warnings.
 
-    The header names the columns, in any order and case; without one the columns are instance, user and perhaps region,
-    where the first line leaves no doubt. Commas, semicolons, tabs or blanks; BOM, CRLF, `sep=;` and blank lines are
-    fine; further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would swallow the
-    rest of the list.
+    The header names the columns, in any order and case. A list without header has instance, user and perhaps region, if
+    its first line leaves no doubt. Commas, semicolons, tabs or blanks separate; BOM, CRLF, `sep=;` and blank lines are
+    fine. Further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would take the
+    rest of the list as one cell.
     """
     is_utf16 = data.startswith(_UTF16) and not data.startswith(_UTF32)
     encoding = "utf-16" if is_utf16 else "utf-8-sig"  # a spreadsheet's "Unicode text" is UTF-16
@@ -113,9 +113,9 @@ def read_csv(
 
 
 def _opened(lines: Iterator[str], said: Mapping[str, str]) -> tuple[Layout, Iterator[str]]:
-    """The layout of a list and its lines, numbered as in the file.
+    """Return the layout of a list and its lines, numbered as in the file.
 
-    A spreadsheet's `sep=;` line says the separator itself; remarks (#) above the first row are passed over.
+    A spreadsheet's `sep=;` line names the separator; remarks (#) above the first row are skipped.
     """
     skipped: list[str] = []
     separator = ""
@@ -138,7 +138,7 @@ def _columns(
     *,
     has_accounts: bool,
 ) -> tuple[_At | None, list[str]]:
-    """Where instance, user and region stand; None, with that noted, if they cannot be told."""
+    """Return the indexes of a row's cells, and warnings; None in place of the indexes if they are unclear (noted)."""
     if not layout.has_header:
         return _At(0, 1, 2, -1, 3, "a list without a header has"), []
     if (odd := _no_header(header)) is not None:
@@ -156,7 +156,7 @@ def _columns(
 
 
 def _no_header(header: Sequence[str]) -> str | None:
-    """What a first line is that is no header at all."""
+    """Return what a first line is if it is not a header, in words; None if it may be one."""
     if not any(header):
         return "is empty"
     if header[0].startswith(("{", "[")):
@@ -167,7 +167,7 @@ def _no_header(header: Sequence[str]) -> str | None:
 
 
 def _add(cells: Sequence[str], at: _At, file: str, of: Defaults, line: int, targets: Targets) -> int:
-    """One row to `targets`; how many rows it is: none if it is blank. Cells may be missing, or too many."""
+    """Add one row to `targets`, which may have too few or too many cells; return 1, or 0 if it is blank."""
     row = [clean(cell) for cell in cells]
     instance, user, region, account = (row[index] if 0 <= index < len(row) else "" for index in at[:4])
     if not any(row):
@@ -189,10 +189,10 @@ def _add(cells: Sequence[str], at: _At, file: str, of: Defaults, line: int, targ
 def read_jsonl(
     data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
 ) -> list[str]:
-    """Add every line to `targets`; `of` is for rows that say less, `said` the job's `columns:`. Returns warnings.
+    """Add every line to `targets`; `of` holds defaults for rows, `said` is the job's `columns:`. Return warnings.
 
-    Further fields are ignored and named in a warning; one that looks like a known field is an error, as a region
-    left out by a slip would send the call elsewhere.
+    Further fields are ignored and named in a warning. A field similar to a known one is an error: if `region` is
+    misspelt, the call would go to another region.
     """
     if (odd := not_text(data)) is not None:
         problems.add(Place(file), "", odd)
@@ -225,7 +225,7 @@ def read_jsonl(
 
 
 class _Loose:
-    """Reads lines that are more, or named otherwise, than a row."""
+    """A reader of lines that have other fields than a row, or more."""
 
     def __init__(self, said: Mapping[str, str], *, has_accounts: bool) -> None:
         self._has_accounts = has_accounts
@@ -236,7 +236,7 @@ class _Loose:
         self._quoted = {name: f'"{name}"'.encode() for name in (*COLUMNS, *said.values())}
 
     def twice(self, text: bytes) -> str | None:
-        """A field of ours that a line says twice: decoders take the last, in silence."""
+        """Return a field of ours that a line has twice, as decoders take the last without a word; else None."""
         suspects = [name for name, quoted in self._quoted.items() if text.count(quoted) > 1]
         if not suspects:
             return None
@@ -244,10 +244,10 @@ class _Loose:
             keys = [key for key, _ in loads(text, object_pairs_hook=list)]
         except RecursionError:  # nested deeper than this decoder goes
             return suspects[0]
-        return next((name for name in suspects if keys.count(name) > 1), None)  # not merely a value that is called so
+        return next((name for name in suspects if keys.count(name) > 1), None)  # the name may also occur as a value
 
     def row(self, text: bytes, line: int) -> Row | list[str]:
-        """The row, or what is wrong with it."""
+        """Return the row, or a list of what is wrong with it."""
         try:
             data = msgspec.json.decode(text, type=dict[str, object])
         except RecursionError:
@@ -274,7 +274,7 @@ class _Loose:
 
 
 _MOST_SHAPES = 1000
-"""Sets of fields remembered; a list has one or two."""
+"""Sets of fields that are remembered, at most; a list has one or two."""
 _LINE = 'a line is {"instance":"…","user":"…"}'
 
 
@@ -283,7 +283,7 @@ _UTF32 = b"\xff\xfe\0\0"
 
 
 def not_text(data: bytes) -> str | None:
-    """What is wrong with bytes that are plainly no UTF-8 list; None if nothing is."""
+    """Return why bytes cannot be a UTF-8 list, in words; None if nothing shows that."""
     if data.startswith(_UTF32):
         return "is UTF-32 text; save it as UTF-8 (CSV UTF-8)"
     if data.startswith(_UTF16):

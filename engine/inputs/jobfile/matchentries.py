@@ -1,4 +1,4 @@
-"""The `match` of a target entry: YAML → `Match`, every mistake named. No I/O."""
+"""Reads the `match` of a target entry: YAML → `Match`; notes every mistake. No I/O."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _odd_in_user = re.compile(r"[^A-Za-z0-9_\-*?\[\]!]")
 
 
 class MatchReader:
-    """Reads matches of one job; `targets` knows its accounts, and is told of regions that are not on the list."""
+    """A reader of one job's matches; `targets` has the job's accounts, and notes regions that are not documented."""
 
     def __init__(self, fields: Fields, region: str, targets: Targets) -> None:
         self._fields = fields
         self._region = region
-        """The job's; empty if it names none."""
+        """The job's region; empty if it names none."""
         self._targets = targets
 
     def read(self, node: Node, path: str, at: int) -> Match | None:
-        """The match in `node`, before the `at`th target; None if it is none (noted)."""
+        """Return the match in `node`, before target number `at` (from 0); None if it is wrong (noted)."""
         fields = self._fields
         table = fields.table(node, path, _WORDS)
         if table is None:
@@ -59,7 +59,7 @@ class MatchReader:
         )
 
     def _accounts(self, table: Table, path: str) -> tuple[str, ...]:
-        """Those asked for, else all of the job; a job without has one that has no name."""
+        """Return the accounts that the match names, else all of the job; a job without accounts has one named ""."""
         every = self._targets.accounts or ("",)
         if "accounts" not in table.entries:
             return every
@@ -134,7 +134,7 @@ class MatchReader:
         return part
 
     def _texts(self, node: Node, path: str, expected: str) -> list[Scalar]:
-        """One text, or a list of them."""
+        """Return the texts of a node that is one text or a list, without those that are wrong (noted)."""
         if type(node) is not Series:
             text = self._fields.text(node, path, expected)
             return [node] if text is not None and type(node) is Scalar else []
@@ -158,7 +158,7 @@ class MatchReader:
     def _versions(self, table: Table, path: str) -> tuple[str, ...]:
         found = []
         for item in self._listed(table, "engine_version", path, "a major version such as 16"):
-            if not re.fullmatch(r"[0-9]{1,3}|9\.[0-9]", item.text):  # until 9.6 two numbers made a major version
+            if not re.fullmatch(r"[0-9]{1,3}|9\.[0-9]", item.text):  # up to 9.6 a major version has two numbers
                 what = f"expected a major version such as 16, got {names.shown(item.text)}"
                 self._fields.wrong(item, f"{path}.engine_version", what)
             found.append(item.text)

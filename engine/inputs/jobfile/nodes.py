@@ -1,6 +1,6 @@
-"""The tree a YAML text is read into, in which every value knows its place. No I/O.
+"""The tree a YAML text is read into, in which every value has its place. No I/O.
 
-Apart from the reader of YAML, which costs a command that finds nothing to read a fifth of its start.
+It stands apart from the YAML reader: importing that costs a command that reads no YAML a fifth of its start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Scalar(Struct, frozen=True, gc=False):
-    """One value as written; quotes are gone, nothing is interpreted."""
+    """One value as written, without its quotes; nothing is interpreted."""
 
     text: str
     line: int
@@ -42,7 +42,7 @@ class Table(Struct, gc=False):
 
 
 class Unusable(Struct, frozen=True, gc=False):
-    """Stands where something refused stood (an alias): its problem is noted, readers pass over it."""
+    """A place holder for something that was refused (an alias): its problem is noted, and readers skip it."""
 
     line: int
     column: int
@@ -52,5 +52,5 @@ Node: TypeAlias = Scalar | Series | Table | Unusable
 
 
 def shown_key(key: str) -> str:
-    """A key as a message shows it: short and printable, whatever was written."""
+    """Return a key as a message shows it: short and printable, whatever was written."""
     return key if key.isprintable() and 0 < len(key) <= 60 else repr(key[:60])

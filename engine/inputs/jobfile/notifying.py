@@ -1,7 +1,7 @@
-"""The `notify` mapping of a job or a config → `NotifySpec`. No I/O.
+"""Reads the `notify` mapping of a job or a config into a `NotifySpec`. No I/O.
 
-A webhook's URL is a secret: whoever has it can post there. So it is named by a file or a variable, and what somebody
-wrote in its place is never repeated in a message.
+A webhook's URL is a secret: everybody who has it can post there. So a file or a variable holds it, and no message
+repeats what somebody wrote in its place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEVER_THE_URL = (
 
 
 def read_notify(fields: Fields, node: Node) -> NotifySpec | None:
-    """The `notify` mapping; None if something is wrong (noted)."""
+    """Return the `notify` mapping as a value; None if something is wrong (noted)."""
     before = fields.problems.count
     table = fields.table(node, "notify", "a mapping with command, webhook or both, and perhaps on")
     if table is None:
@@ -74,7 +74,7 @@ def _variables(fields: Fields, node: Node) -> tuple[str, ...]:
 
 
 def _webhook(fields: Fields, node: Node) -> tuple[str, str]:
-    """File or variable, the other empty."""
+    """Return file and variable of the webhook's URL; the one that is not used is empty."""
     if type(node) is not Table:
         fields.wrong(node, "notify.webhook", _NEVER_THE_URL)
         return "", ""
@@ -100,7 +100,7 @@ def _webhook(fields: Fields, node: Node) -> tuple[str, str]:
 
 
 def _beside(file: str, path: str) -> str:
-    """A path as written in `file`: relative to it; `~/` is the home directory, which the device knows."""
+    """Return a path written in `file`, relative to that file; `~/` stays, as the reader of the path expands it."""
     return path if not path or path.startswith("~/") else posixpath.join(posixpath.dirname(file), path)
 
 

@@ -1,7 +1,7 @@
-"""YAML text → Job. No I/O: lists are read by the function passed in.
+"""YAML text → Job. No I/O: the caller passes a function that reads lists.
 
-Every problem is found in one go and named `file:line:column: path: what; what to do`. Which keys there
-are stands in `filemodel`; this module knows what they mean together.
+One reading finds every problem and names it `file:line:column: path: what; what to do`. `filemodel` says which
+keys there are; this module says what they mean together.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def parse_job(
     skip_bad_rows: bool = False,
     locate: Callable[[str], str] | None = None,
 ) -> Job:
-    """The job in `text`, or JobError with every problem.
+    """Return the job in `text`; raise JobError with every problem.
 
-    `file` is the name for messages; `read` gives the bytes of a list by its path as written (relative to the job
-    file; `-` is standard input), or raises JobError in its own words; None: lists are passed over. `locate` says what a
-    list is called in messages; without it, its path beside `file`. With `skip_bad_rows`, rows of lists that are no
-    targets become `omits` of the job, as long as others are.
+    `file` is the name for messages. `read` returns the bytes of a list by its path as written (relative to the job
+    file; `-` is standard input), or raises JobError in its own words; None: lists are skipped. `locate` returns a
+    list's name for messages; without it, that is its path beside `file`. With `skip_bad_rows`, rows of lists that are
+    no targets become `omits` of the job, as long as there are other targets.
     """
     problems = Problems()
     decoded = decode(text, file, problems)
@@ -182,13 +182,13 @@ class _JobReader:
             remarks.append(unlisted_region(region, places["region"]))
         self._require(table, "targets", "which accounts: a list of instance/user")
         if "targets" in table.entries:
-            # A region that was written and refused has been named: a match that needs it is not named, too.
+            # A region that was written and refused is noted already: "?" spares a match that needs it a second note.
             there = region or ("?" if "region" in table.entries else "")
             entries = TargetEntries(self._fields, targets, self._list, there)
             entries.read(table.entries["targets"].value)
             warnings += entries.warnings
             matches = entries.matches
-        # A region that was written and refused is one problem, not one more for every target.
+        # A region that was written and refused is one problem, not one more of all targets without a region.
         if "region" not in table.entries or region:
             targets.check_regions()
         if accounts or "accounts" not in table.entries:
@@ -197,7 +197,7 @@ class _JobReader:
         return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
 
     def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
-        """Bad rows are left out as long as something good is left; where they are all that is wrong, that is said."""
+        """Leave out bad rows if good targets are left; set a hint if bad rows are the only problems."""
         good = len(targets.found) or len(matches)
         if good:
             self._bad_rows = targets.bad_rows
@@ -216,7 +216,7 @@ class _JobReader:
     def _list(
         self, here: str, node: Scalar, defaults: Defaults, targets: Targets, columns: Mapping[str, str]
     ) -> list[str]:
-        """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; warnings."""
+        """Read the list that `node` (at `here`: targets[3].csv) names into `targets`; return warnings."""
         if self._read is None:
             return []
         path = node.text
@@ -259,7 +259,7 @@ class _JobReader:
         return (), False
 
     def _together(self, action: str, values: dict[str, Any], places: dict[str, Place]) -> list[str]:
-        """Keys that contradict each other or the action are problems, those that mean nothing are warnings."""
+        """Note keys that contradict each other or the action; return warnings of keys that mean nothing for it."""
         if values.get("resend_already") and not ACTIONS[action].resendable:
             what = f"{action} must not be repeated on an account that has it already; remove it"
             self._problems.add(places["resend_already"], "resend_already", what)
@@ -314,7 +314,7 @@ def _is_none(node: Node) -> bool:
 
 
 def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
-    """The `passwords` mapping; what was written there is never repeated in a message, it may be a password."""
+    """Return the `passwords` mapping as a value, else None; no message repeats its text, which may be a password."""
     words = "a mapping with one of command, file, env (never a password itself)"
     table = fields.table(node, "passwords", words)
     if table is None:
@@ -333,7 +333,7 @@ def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
         return PasswordSpec(place=place, command=command) if command else None
     if given[0] == "file":
         file = fields.text(entry.value, here, "the path of a CSV file instance,user,password")
-        # `~/` is the home directory, as in paths of lists; the device expands it.
+        # `~/` is the home directory, as in paths of lists; `load_job` expands it.
         joined = file if file is None or file.startswith("~/") else posixpath.join(posixpath.dirname(fields.file), file)
         return PasswordSpec(place=place, file=joined) if joined else None
     env = fields.text(entry.value, here, "the name of an environment variable")
@@ -346,7 +346,7 @@ def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
 
 
 def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
-    """Program and arguments; empty if they are refused (noted)."""
+    """Return program and arguments; empty if they are refused (noted)."""
     items = fields.series(node, path, "a list: [program, argument, …]; it is run without a shell")
     if items is None:
         return ()
@@ -367,7 +367,7 @@ def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:
 
 
 def default_name(file: str) -> str:
-    """The job's name if it gives none: the file's, without directory and ending."""
+    """Return the name of a job that gives none: the file's, without directory and ending."""
     name = posixpath.splitext(posixpath.basename(file))[0]
     return clean(name.encode("utf-8", "backslashreplace").decode(), 100).strip() or "job"
 
@@ -382,7 +382,7 @@ def ad_hoc_job(
     ticket: str | None = None,
     exclude: Sequence[str] = (),
 ) -> Job:
-    """The job of `acctops lock TARGET… --region R`: the same checks, without a file.
+    """Return the job of `acctops lock TARGET… --region R`, with the checks of a job file; raise JobError.
 
     A target's "line" is its number among the arguments.
     """
@@ -421,7 +421,7 @@ def ad_hoc_job(
 
 
 def read_globs(texts: Sequence[str], flag: str, problems: Problems) -> tuple[Glob, ...]:
-    """Globs given by a repeated flag, their place is the flag."""
+    """Return the globs of a repeated flag; their place is the flag. Wrong ones are noted."""
     found = []
     for text in texts:
         if (problem := glob_problem(text)) is not None:

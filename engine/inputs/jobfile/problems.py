@@ -1,4 +1,4 @@
-"""What is wrong with an operator's file, collected so that one go shows it all. No I/O."""
+"""Collects what is wrong with an operator's file, so that one command shows it all. No I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from engine.errors import JobError
 from engine.model import Place
 
 MOST = 50
-"""Problems named at once; the rest are counted. A wrong column in a list of a million rows is one mistake."""
+"""Problems that are named, at most; more are counted: one wrong column spoils each row of a list of a million."""
 
 
 class Problems:
@@ -16,9 +16,9 @@ class Problems:
         self._found: list[tuple[Place, str]] = []
         self._files: dict[str, int] = {}
         self.count = 0
-        """All problems, also those beyond `MOST`."""
+        """Number of all problems, also of those beyond `MOST`."""
         self.hint = ""
-        """Said last: another way than to correct what was found."""
+        """The last line: another way than to correct what was found."""
 
     def add(self, place: Place, path: str, what: str) -> None:
         """Note one problem; `path` says where in the structure it is (`targets[3].user`), or is empty."""
@@ -28,7 +28,7 @@ class Problems:
             self._found.append((place, f"{path}: {what}" if path else what))
 
     def lines(self) -> list[str]:
-        """What was found, in the order in which it stands in the files, the first file first."""
+        """Return the problems in the order of their places, file by file, the first file first."""
         ordered = sorted(self._found, key=lambda item: (self._files[item[0].file], item[0].line, item[0].column))
         lines = [f"{place}: {text}" for place, text in ordered]
         if self.count > len(lines):

@@ -1,7 +1,7 @@
 """JSON Schema of the job file, from the same models that read it, for editors. No I/O.
 
-`engine/job.schema.json` is this, committed, so that an editor finds it beside the shipped jobs:
-`acctops schema > engine/job.schema.json` writes it; a test holds that it is current.
+`engine/job.schema.json` is a committed copy, so that an editor finds it beside the shipped jobs.
+`acctops schema > engine/job.schema.json` writes it; a test checks that it is current.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def job_schema() -> dict[str, Any]:
-    """The schema as a JSON object. Any: JSON."""
+    """Return the schema as a JSON object. Any: JSON."""
     import msgspec
 
     (reference,), parts = msgspec.json.schema_components([JobFile], ref_template="#/$defs/{name}")
@@ -61,7 +61,7 @@ def job_schema() -> dict[str, Any]:
             one = msgspec.json.schema(rule(kind)["each"])
             one.pop("description", None)
             top["properties"][key]["anyOf"] = [one, {"type": "array", "items": one, "minItems": 1}]
-    for key in ("name", "reason", "ticket", "stop_after"):  # text to us; an unquoted number is one to an editor
+    for key in ("name", "reason", "ticket", "stop_after"):  # we read them as text; an editor reads an unquoted number
         top["properties"][key]["type"] = ["string", "integer"]
     with_password = [name for name, action in ACTIONS.items() if action.needs_password]
     top["if"] = {"properties": {"action": {"enum": with_password}}, "required": ["action"]}
@@ -74,7 +74,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as it is committed: two spaces, one newline at the end."""
+    """Return the schema as it is committed: indented by two spaces, one newline at the end."""
     import json
 
     return json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"

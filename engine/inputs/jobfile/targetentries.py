@@ -27,9 +27,9 @@ _PART_KEYS = frozenset(TargetEntry.__struct_fields__)
 
 
 class TargetEntries:
-    """Reads the `targets` list into `targets`; `read_list(path, node, defaults, targets, columns)` reads a file.
+    """A reader of the `targets` list into `targets`; `read_list(path, node, defaults, targets, columns)` reads a file.
 
-    `region` is the job's, where a match looks that names none.
+    `region` is the job's: a match that names no region looks there.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TargetEntries:
         self._read_list = read_list
 
     def read(self, node: Node) -> None:
-        """The whole list."""
+        """Read the whole list."""
         items = self._fields.series(node, "targets", f"a list of targets (- {_FORMS})")
         if items is None:
             return
@@ -75,7 +75,7 @@ class TargetEntries:
             self._parts(item, path)
 
     def _instance(self, entry: Entry, path: str) -> None:
-        """`instance: user` or `instance: [user, …]`."""
+        """Read `instance: user` or `instance: [user, …]`."""
         instance = entry.key.text
         if (problem := names.instance_problem(instance)) is not None:
             hint = names.did_you_mean(instance, kinds(TargetEntry))
@@ -102,7 +102,7 @@ class TargetEntries:
             self._targets.add(instance, user, of.region, self._fields.file, node.line, node.column, account=of.account)
 
     def _parts(self, table: Table, path: str) -> None:
-        """`{instance, user, region, account}`, or a list in a file."""
+        """Read `{instance, user, region, account}`, a list in a file, or a match."""
         fields = self._fields
         fields.keys(table, path, kinds(TargetEntry))
         if "match" in table.entries:
@@ -134,7 +134,7 @@ class TargetEntries:
             fields.wrong(table, path, f"{missing} is missing; write {{instance: …, user: …}}")
 
     def _account(self, table: Table, path: str) -> str | None:
-        """The account of an entry, empty if it says none; None if it is none of the job's (noted)."""
+        """Return the account of an entry, empty if it names none; None if it is not one of the job's (noted)."""
         if "account" not in table.entries:
             return ""
         node = table.entries["account"].value
@@ -147,7 +147,7 @@ class TargetEntries:
         return str(account)
 
     def _match(self, table: Table, path: str) -> None:
-        """`{match: {…}}`: what it means is found when the job is planned."""
+        """Read `{match: {…}}`; its targets are found when the job is planned."""
         others = [name for name in kinds(TargetEntry) if name in table.entries and name != "match"]
         if others:
             hint = (
@@ -157,7 +157,7 @@ class TargetEntries:
             )
             self._fields.wrong(table, path, f"match and {others[0]} together{hint}")
             return
-        from engine.inputs.jobfile.matchentries import MatchReader  # here: a job of plain targets starts without it
+        from engine.inputs.jobfile.matchentries import MatchReader  # here: a job of plain targets needs no match
 
         reader = MatchReader(self._fields, self._region, self._targets)
         match = reader.read(table.entries["match"].value, f"{path}.match", len(self._targets.found))
@@ -177,7 +177,7 @@ class TargetEntries:
             self.warnings += self._read_list(f"{path}.{kind}", node, of, self._targets, columns)
 
     def _columns(self, table: Table, path: str) -> Mapping[str, str] | None:
-        """`columns:`, ours → theirs; None if it is wrong (noted)."""
+        """Return `columns:`, ours → theirs; None if it is wrong (noted)."""
         entry = table.entries.get("columns")
         if entry is None:
             return {}
@@ -200,5 +200,5 @@ class TargetEntries:
 
 
 def _unknown_only(table: Table) -> bool:
-    """Whether nothing that stands there is a part of a target: that has been said, no part is missed."""
+    """Return whether an entry has only unknown keys: these are noted, so no missing part is noted, too."""
     return not (set(table.entries) & set(kinds(TargetEntry)))

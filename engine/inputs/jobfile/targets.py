@@ -1,6 +1,6 @@
-"""The targets of a job, wherever they are written, checked and collected. No I/O.
+"""Checks and collects the targets of a job, wherever they are written. No I/O.
 
-Made for a million of them: a name is checked once, and equal instance ids and regions are one object.
+Made for a million targets: a name is checked once, and equal instance ids and regions are one object.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from engine.inputs.jobfile.problems import Problems
 
 _MOST_REMEMBERED = 65_536
-"""User names remembered to be shared: names repeat over instances (`app`, `etl`), or hardly at all."""
+"""User names that are remembered and shared, at most: many repeat over instances (`app`, `etl`), or hardly any do."""
 
 
 class Defaults(NamedTuple):
-    """What holds for rows of a list that say nothing of it; empty: what holds for the job."""
+    """Region and account of a list's rows that name none; empty: the job's."""
 
     region: str = ""
     account: str = ""
 
 
 class Targets:
-    """Collects targets; what is wrong goes to `problems`, and collecting goes on.
+    """A collector of targets; it notes what is wrong in `problems` and goes on collecting.
 
-    With `skip_bad_rows`, what is wrong with a row of a list (column 0) goes to `bad_rows`, to be reported as failed.
+    With `skip_bad_rows`, a bad row of a list (column 0) goes to `bad_rows` instead, and is reported as failed.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Targets:
         self.found: list[Target] = []
         self.bad_rows: list[Omit] = []
         self.row_problems = 0
-        """How many of the problems are of rows of lists."""
+        """Number of problems that are of rows of lists."""
         self.spoilt = 0
-        """Rows among `found` that have a problem all the same: names that are fine, in a region that is none."""
+        """Number of rows among `found` that have a problem: their names are legal, but their region is not."""
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
@@ -71,7 +71,7 @@ class Targets:
         region_path: str = "",
         account: str = "",
     ) -> None:
-        """One target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
+        """Add one target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
         known_instance = self._instances.get(instance)
         known_user = self._users.get(user)
         known_region = self._regions.get(region) if region else self._region
@@ -98,7 +98,7 @@ class Targets:
         return tuple(self._accounts)
 
     def _known_account(self, account: str, cells: tuple[str, str, str], place: Place, path: str) -> str | None:
-        """One of the job's accounts; None if it is none of them (noted)."""
+        """Return the job's account of that name; None if there is none (noted, or counted if the name is empty)."""
         known = self._accounts.get(account) or (self._account if not account else "")
         if known:
             return known
@@ -111,7 +111,7 @@ class Targets:
         return None
 
     def account_problem(self, account: str) -> str:
-        """Why `account` is none of the job's, in words."""
+        """Return why `account` is not one of the job's, in words."""
         if not self._accounts:
             return f"account {names.shown(account)}, but the job names none; list it under accounts:"
         if not account:
@@ -122,7 +122,7 @@ class Targets:
     def _checked(
         self, cells: tuple[str, str, str], place: Place, path: str, region_path: str
     ) -> tuple[str, str, str] | None:
-        """Names that were not seen before, checked; None if they are no target (noted)."""
+        """Check names of which one was not seen before; return them, or None if they are no target (noted)."""
         instance, user, region = cells
         notes: list[tuple[str, str]] = []
         is_skipped = self._skip_bad_rows and not place.column
@@ -146,7 +146,7 @@ class Targets:
         return known_instance, known_user, known_region
 
     def refuse(self, place: Place, cells: tuple[str, str, str], notes: Sequence[tuple[str, str]]) -> None:
-        """Note what is wrong, as (path, words), with what should have been the target `cells`."""
+        """Note what is wrong with the target `cells` (instance, user, region); `notes` are pairs of path and words."""
         if not place.column and self._skip_bad_rows:
             instance, user, region = (_shown(cell) for cell in cells)
             why = "; ".join(f"{path}: {what}" if path else what for path, what in notes)
@@ -185,7 +185,7 @@ class Targets:
         return ""
 
     def note_region(self, region: str, place: Place) -> None:
-        """Remark a region of the right form that is not on the list, as of those that targets name."""
+        """Note a region of the right form that is not documented, for `remarks`."""
         self._unlisted.setdefault(region, place)
 
     def check_accounts(self) -> None:
@@ -204,7 +204,7 @@ class Targets:
             self._problems.add(self._first_without, "region", f"{what}; {hint}")
 
     def warnings(self) -> list[str]:
-        """What is odd but allowed, each once."""
+        """Return lines about what is odd but allowed, each once."""
         found = []
         if self._first_long is not None:
             first = self._first_long
@@ -216,21 +216,21 @@ class Targets:
         return found
 
     def remarks(self) -> list[str]:
-        """What is worth a look and most likely right, each once."""
+        """Return lines about what is probably right but should be checked, each once."""
         return [unlisted_region(region, place) for region, place in self._unlisted.items()]
 
 
 def unlisted_region(region: str, place: Place) -> str:
-    """The remark about a region that has the right form and is not on the list.
+    """Return the remark about a region that has the right form and is not documented.
 
-    Pages of LockAccount had that list until spring 2026, and newer ones have none: DescribeRegions knows.
+    Pages of LockAccount had a list of regions until spring 2026; newer pages have none. DescribeRegions lists them.
     """
     hint = names.did_you_mean(region, names.REGIONS)
     return f"{place}: region {region} is not among the documented ones{hint or ''}"
 
 
 def _shown(cell: str) -> str:
-    """A cell for the journal: on one line, no longer than a name can be."""
+    """Return a cell for the journal: on one line, no longer than an instance id can be."""
     return "".join(char if char.isprintable() else " " for char in cell[: names.MOST_INSTANCE])
 
 

@@ -1,7 +1,7 @@
 """Written text → value, for keys whose rule is more than a pattern. No I/O.
 
-Each reader raises ValueError with words for a person; words that begin with "expected" get the value added by the
-caller, which knows whether it may be shown.
+Each reader raises ValueError with words for a person. If the words begin with "expected", the caller adds the value, as
+only the caller knows whether it may be shown.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DURATION_PATTERN = "(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?
 _parts = re.compile(DURATION_PATTERN).fullmatch
 _UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 MOST_S = 366 * 24 * 3600.0
-"""A year: what is longer is a mistyped unit."""
+"""A year (366 days): a longer duration has a wrong unit."""
 
 
 def seconds(text: str) -> float:
-    """A duration (`90s`, `15m`, `1h30m`, `8d`, `500ms`) in seconds; ValueError with words if it is none."""
+    """Return a duration (`90s`, `15m`, `1h30m`, `8d`, `500ms`) in seconds; ValueError with words if it is none."""
     found = _parts(text)
     words = "a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d"
     if found is None or not text:
@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
 
 
 def some_seconds(text: str) -> float:
-    """A duration longer than nothing, in seconds."""
+    """Return a duration above 0 in seconds; ValueError with words otherwise."""
     total = seconds(text)
     if total <= 0:
         raise ValueError("expected a duration longer than 0s")
@@ -47,7 +47,7 @@ def some_seconds(text: str) -> float:
 
 
 def role_duration(text: str) -> int:
-    """How long a role's session lives, in whole seconds, within what STS takes (PY-COMMON)."""
+    """Return how long a role's session lives, in whole seconds, within the limits of STS (PY-COMMON)."""
     total = round(seconds(text))
     if not 1 <= total <= 12 * 3600:
         raise ValueError("expected a duration from 1s to 12h")
@@ -55,7 +55,7 @@ def role_duration(text: str) -> int:
 
 
 def stop_after(text: str) -> StopAfter:
-    """`20` failed calls, or `5%` of the plan; ValueError with words otherwise."""
+    """Return the limit in `20` (failed calls) or `5%` (of the plan); ValueError with words otherwise."""
     if text.endswith("%"):
         return StopAfter(share=share(text))
     if not re.fullmatch("[0-9]{1,9}", text):
@@ -66,7 +66,7 @@ def stop_after(text: str) -> StopAfter:
 
 
 def share(text: str) -> float:
-    """A percentage (`5%`, `0.5%`) as a share, 0–1; ValueError with words otherwise."""
+    """Return a percentage (`5%`, `0.5%`) as a share, 0–1; ValueError with words otherwise."""
     if not re.fullmatch("[0-9]{1,9}(?:[.][0-9]{1,3})?%", text):
         raise ValueError("expected a percentage such as 5% or 0.5%")
     part = float(text[:-1]) / 100
@@ -76,12 +76,12 @@ def share(text: str) -> float:
 
 
 def distinct(values: Sequence[str]) -> tuple[str, ...]:
-    """Several values, each once."""
+    """Return the values in order, each once."""
     return tuple(dict.fromkeys(values))
 
 
 def true_or_false(text: str) -> bool:
-    """`true` or `false`; ValueError with words otherwise."""
+    """Return the meaning of `true` or `false`; ValueError with words otherwise."""
     found = {"true": True, "false": False}.get(text.lower())
     if found is None:
         raise ValueError("expected true or false")
@@ -89,7 +89,7 @@ def true_or_false(text: str) -> bool:
 
 
 def on_or_off(text: str) -> bool:
-    """`on` or `off`, `true` or `false`; ValueError with words otherwise."""
+    """Return the meaning of `on` or `off`, `true` or `false`; ValueError with words otherwise."""
     found = {"on": True, "off": False, "true": True, "false": False}.get(text.lower())
     if found is None:
         raise ValueError("expected on or off")
@@ -97,7 +97,7 @@ def on_or_off(text: str) -> bool:
 
 
 def proxy_url(text: str) -> str:
-    """A proxy's URL; ValueError in words that never repeat it otherwise: somebody may have put a password into it."""
+    """Return a proxy's URL; else ValueError, whose words never repeat the text, as it may hold a password."""
     if "@" in text:
         raise ValueError(
             "a proxy's name and password are a secret and never stand in this file; put the whole URL into HTTPS_PROXY,"
@@ -110,7 +110,7 @@ def proxy_url(text: str) -> str:
 
 
 def past_proxy(text: str) -> str:
-    """Who is reached without a proxy: a host or a domain, perhaps with a port, a network, or `*`."""
+    """Return what is reached without a proxy: a host or a domain, perhaps with a port, a network, or `*`."""
     words = "expected a host, a domain above it, a network such as 10.0.0.0/8, or *"
     if "/" in text:
         import ipaddress  # here: few configs name a network
@@ -125,14 +125,14 @@ def past_proxy(text: str) -> str:
 
 
 def is_listed_order(text: str) -> bool:
-    """`listed`, or `contain`, the default; ValueError with words otherwise."""
+    """Return whether the order is `listed`, not `contain`, the default; ValueError with words otherwise."""
     if text not in ("contain", "listed"):
         raise ValueError("expected contain (superusers first) or listed (as the job lists them)")
     return text == "listed"
 
 
 def action_name(text: str) -> str:
-    """An action's name as the API spells it; ValueError with the nearest one otherwise."""
+    """Return an action's name as the API spells it; ValueError with the nearest one otherwise."""
     if text not in ACTIONS:
         hint = names.did_you_mean(text, ACTIONS)
         raise ValueError(f"{names.shown(text)} is not an action{hint or ';'} there are {', '.join(ACTIONS)}")
@@ -140,7 +140,7 @@ def action_name(text: str) -> str:
 
 
 def region_name(text: str) -> str:
-    """A region name; ValueError with the nearest one otherwise."""
+    """Return a region's name; ValueError with words (`names.region_problem`) otherwise."""
     if (problem := names.region_problem(text)) is not None:
         raise ValueError(problem)
     return text

@@ -1,4 +1,4 @@
-"""The `window` mapping of a job file → Window. No I/O but zone data."""
+"""Reads the `window` mapping of a job file into a Window. No I/O but zone data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAMPLE = '{days: [sat], from: "01:00", until: "05:00", timezone: Asia/Shanghai}
 
 
 def read_window(fields: Fields, node: Node) -> Window | None:
-    """The window, or None if it is none (noted)."""
+    """Return the window; None if something is wrong (noted)."""
     if type(node) is Series:
         what = "a job has one window; name several days in it, or write one job file for each window"
         fields.wrong(node, "window", f"{what}: {_SAMPLE}")
@@ -48,7 +48,7 @@ def read_window(fields: Fields, node: Node) -> Window | None:
 
 
 def _days(fields: Fields, node: Node) -> tuple[int, ...]:
-    """The days, each once, as they come in a week."""
+    """Return the days (0 is Monday), each once, in the order of the week."""
     if type(node) is Scalar and node.text:
         fields.wrong(node, "window.days", f"expected a list; write [{node.text}]")
         return ()

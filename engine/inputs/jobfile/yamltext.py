@@ -1,8 +1,8 @@
-"""YAML text → a plain tree in which every value knows its place. No I/O, no types.
+"""YAML text → a plain tree in which every value has its place. No I/O, no types.
 
-Built on PyYAML's event stream, not on its loaders: the C loader recurses and dies of
-200 kB of `[`, duplicate keys pass silently, and YAML 1.1 reads `user: no` as False and `012` as 10. Here every scalar
-stays the text that was written; what a key means is decided by whoever knows the key.
+Built on PyYAML's event stream, not on its loaders: the C loader recurses and crashes on 200 kB of `[`, loaders accept
+duplicate keys without a word, and YAML 1.1 reads `user: no` as False and `012` as 10. Here every scalar stays the text
+that was written; the reader of a key decides what its text means.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from engine.inputs.jobfile.problems import Problems
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""PyYAML without libyaml still works, five times slower."""
+"""The C loader; PyYAML without libyaml works too, five times slower."""
 
 MOST_DEPTH = 32
-"""Nesting refused beyond this; a job file needs four levels."""
+"""Levels of nesting, at most; a job file needs four."""
 
 _HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]")
-"""Line breaks YAML has and no editor shows (NEL, LS, PS): text after one would look like a comment."""
+"""Line breaks of YAML that no editor shows (NEL, LS, PS): text after one could look like a part of a comment."""
 
 
 def _unprintable(text: str) -> re.Match[str] | None:
-    """The first character that may not stand in a file, or come in by an escape."""
-    # PyYAML's own rule, already compiled: three milliseconds of every start.
+    """Return the first character that is not allowed in a file, nor by an escape; None if there is none."""
+    # PyYAML's own pattern, as it is compiled already: that saves three milliseconds of every start.
     found: re.Match[str] | None = Reader.NON_PRINTABLE.search(text) or _HIDDEN_BREAK.search(text)
     return found
 
@@ -48,7 +48,7 @@ _HINTS = (
 
 
 def decode(data: bytes, file: str, problems: Problems) -> str | None:
-    """The bytes of a file as text without byte order mark; None if they are no UTF-8 text, with that noted."""
+    """Return the bytes of a file as text without byte order mark; None if they are no UTF-8 text (noted)."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         problems.add(Place(file), "", "is UTF-16 text; save it as UTF-8")
         return None
@@ -74,7 +74,7 @@ def decode(data: bytes, file: str, problems: Problems) -> str | None:
 
 
 def read_tree(text: str, file: str, problems: Problems) -> Node | None:
-    """The one document of `text`; None if it holds nothing but comments, or if its syntax is broken (noted)."""
+    """Return the one document of `text`; None if it holds only comments, or if its syntax is broken (noted)."""
     builder = _Builder(file, problems)
     try:
         _feed(builder, text)
@@ -84,7 +84,7 @@ def read_tree(text: str, file: str, problems: Problems) -> Node | None:
         problems.add(_mark(file, exc), "", _words(exc, text))
         return None
     except (ValueError, OverflowError):
-        # Only PyYAML without libyaml: an escape such as "\U00110000" goes to chr() unchecked.
+        # Only PyYAML without libyaml: it gives an escape such as "\U00110000" to chr() unchecked.
         problems.add(Place(file), "", "holds an escape sequence that is no character; remove it")
         return None
     return builder.root
@@ -95,26 +95,26 @@ def _feed(builder: _Builder, text: str) -> None:
         # `Any`: PyYAML's stubs leave the loader of parse() open; a str is encoded inside.
         builder.feed(yaml.parse(text, Loader=Loader))
     except yaml.MarkedYAMLError as exc:
-        # libyaml's scanner runs ahead, and since PyYAML 6.0.4 gives up at a depth of its own: what it has seen until
-        # there is too deep for us as well, and then our own words say where.
+        # libyaml's scanner reads ahead, and since PyYAML 6.0.4 stops at a depth limit of its own. The text up to there
+        # is too deep for us, too: reading it once more notes the problem in our words, with its place.
         if exc.problem_mark is None or "nesting depth" not in str(exc.problem):
             raise
         builder.feed(yaml.parse(text[: exc.problem_mark.index], Loader=Loader))
 
 
 class _Frame(Struct, gc=False):
-    """A container that is still open, and, in a table, the key that waits for its value."""
+    """A container that is still open; of a table also the key that waits for its value."""
 
     node: Series | Table
     key: Scalar | Unusable | None = None
 
 
 class _TooDeepError(Exception):
-    """Nesting beyond MOST_DEPTH, already noted; ends the reading."""
+    """Nesting beyond MOST_DEPTH, which is noted already; it ends the reading."""
 
 
 class _Builder:
-    """Events in, tree out. Never recurses: the depth is the length of a list."""
+    """A builder of the tree from events. It never recurses: the depth is the length of a list."""
 
     def __init__(self, file: str, problems: Problems) -> None:
         self.root: Node | None = None
@@ -178,7 +178,7 @@ class _Builder:
             frame.key = None
 
     def _key(self, node: Node) -> Scalar | Unusable:
-        """A key as it is, or Unusable, so that its value is read and dropped."""
+        """Return a usable key as it is, else Unusable, so that its value is read and dropped."""
         place = Place(self._file, node.line, node.column)
         if not isinstance(node, Scalar):
             if not isinstance(node, Unusable):
@@ -201,7 +201,7 @@ class _Builder:
 
 
 def _at(event: yaml.Event) -> tuple[int, int]:
-    """Line and column of an event, from 1; PyYAML counts from 0."""
+    """Return line and column of an event, from 1; PyYAML counts from 0."""
     mark = event.start_mark
     assert mark is not None, "events of a parser have marks"
     return mark.line + 1, mark.column + 1
