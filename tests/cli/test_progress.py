@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.cli.progress import line
+from engine.errors import Reason
 from engine.journal.standing import Progress, standing
-from tests.support.drill import Drill, fleet, world
+from engine.simulator.faults import rules_from
+from engine.simulator.world import World
+from tests.support.drill import Drill, fleet
+
+
+def world(*faults: dict[str, object]) -> World:
+    return World(faults=rules_from(list(faults)))
 
 
 def progress(**said: object) -> Progress:
@@ -78,10 +86,6 @@ def test_an_end_is_foretold_only_where_something_tells_it() -> None:
 
 def test_no_number_falls_while_a_run_goes(tmp_path: Path) -> None:
     """With faults, and through a drain: a count that falls would look like damage."""
-    import asyncio
-
-    from engine.errors import Reason
-
     seen: list[Progress] = []
 
     async def look(runner) -> None:
@@ -104,14 +108,11 @@ def test_no_number_falls_while_a_run_goes(tmp_path: Path) -> None:
 
 def test_another_shell_counts_as_the_run_itself(tmp_path: Path) -> None:
     """`status` has the journal alone, and says the same numbers."""
-    import asyncio
-
     seen: list[tuple[Progress, Progress]] = []
 
     async def look(runner) -> None:
         await asyncio.sleep(6)
-        now = drill.clock() if callable(getattr(drill, "clock", None)) else runner._clock()
-        seen.append((runner.progress(), standing(runner.ledger, now, quota=20)))
+        seen.append((runner.progress(), standing(drill.ledger, drill.clock(), quota=20)))
 
     code = "OperationDenied.InstanceStatusLimitOpError"
     sick = fleet(10, 40)[0].instance
