@@ -42,7 +42,7 @@ def line(progress: Progress, width: int | None = None) -> str:
         parts.append((1, f"failed {progress.failed:,}"))
     if progress.awaiting:
         behind = f", readings {progress.behind_s:.0f} s behind" if progress.behind_s is not None else ""
-        parts.append((3, f"reading back {progress.awaiting:,}{behind}"))
+        parts.append((3, f"accepted and to be read back {progress.awaiting:,}{behind}"))
     if progress.backing_off:
         parts.append((6, f"trying again {progress.backing_off:,}"))
     if progress.throttled:

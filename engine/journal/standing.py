@@ -47,6 +47,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Whether accounts are read back."""
     waits: tuple[str, ...] = ()
     """What the run waits for, and until when."""
+    held: int = 0
+    """Calls never sent whose instance takes none for now."""
     behind_s: float | None = None
     """Seconds for which readings have not shown what was accepted; None: no reading has missed anything."""
     in_flight: int = 0
@@ -59,23 +61,32 @@ class Progress(Struct, frozen=True, kw_only=True):
     def eta_s(self) -> float | None:
         """Seconds until every call is sent and read back at the present rate; None: nothing says how long it takes.
 
-        A call that waits for its instance is not sent at any rate: `waits` says until when it is tried.
+        It does not count the calls that wait for their instance (`held`): `waits` says until when they are tried.
         """
-        unsent = self.total - self.sent - self.already
+        unsent = self.total - self.sent - self.already - self.held
         rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
         if unsent <= 0 or rate <= 0 or self.stopping is not None:
             return None
         return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
 
 
+class Waits(Struct, frozen=True):
+    """What a run waits for."""
+
+    words: tuple[str, ...] = ()
+    held: int = 0
+    """Calls never sent whose instance takes none for now."""
+
+
 def standing(
-    ledger: Ledger, at: float, *, quota: float, awaiting: int | None = None, waits: Sequence[str] | None = None
+    ledger: Ledger, at: float, *, quota: float, awaiting: int | None = None, waits: Waits | None = None
 ) -> Progress:
     """Return how a run stands at UNIX time `at`. `quota` is in writes a second.
 
     The run itself knows what is accepted (`awaiting`) and what it waits for (`waits`); else the ledger is searched.
     """
     settled = ledger.settled_counts()
+    waits = _waits(ledger, at) if waits is None else waits
     session = ledger.sessions[-1].at if ledger.sessions else ledger.run.at
     seconds = max(0.0, at - records.unix_seconds(session))
     span = min(RECENT_S, max(1.0, seconds))
@@ -92,7 +103,8 @@ def standing(
         quota=quota,
         seconds=seconds,
         is_verified=ledger.settings.verify,
-        waits=tuple(_waits(ledger, at) if waits is None else waits),
+        waits=waits.words,
+        held=waits.held,
     )
 
 
@@ -107,27 +119,33 @@ def _awaiting(ledger: Ledger) -> int:
     return sum(not entry.settled and entry.verdict is Verdict.DONE for _, entry, _ in ledger.outcomes())
 
 
-def _waits(ledger: Ledger, at: float) -> list[str]:
+def _waits(ledger: Ledger, at: float) -> Waits:
     """Return what a run waits for, as far as its journal shows it: instances that refuse for now, and until when.
 
     An instance is tried for `retry.busy` from its first refusal since it last took a call, and as long as the session
     may send.
     """
-    refused: Counter[Where] = Counter()
+    open_calls, unsent = Counter[Where](), Counter[Where]()
     since: dict[Where, float] = {}
     taken: dict[Where, float] = {}
     for call, entry, _ in ledger.outcomes():
         if entry.accepted_at is not None:
             taken[call.where] = max(taken.get(call.where, 0.0), records.unix_seconds(entry.accepted_at))
-        elif not entry.settled and entry.spent and entry.verdict is Verdict.TRANSIENT and entry.first_sent_at:
-            refused[call.where] += 1
+        if entry.settled or entry.accepted_at is not None:
+            continue
+        open_calls[call.where] += 1
+        if entry.first_sent_at is None:
+            unsent[call.where] += 1
+        elif entry.spent and entry.verdict is Verdict.TRANSIENT:
             begun = records.unix_seconds(entry.first_sent_at)
             since[call.where] = min(since.get(call.where, begun), begun)
-    if not refused:
-        return []
-    until = max(max(since[where], taken.get(where, 0.0)) for where in refused) + ledger.settings.busy_s
+    if not since:
+        return Waits()
+    until = max(max(begun, taken.get(where, 0.0)) for where, begun in since.items()) + ledger.settings.busy_s
     said = ledger.settings.session_deadline_s or ledger.settings.deadline_s
     if said is not None and ledger.sessions:
         until = min(until, records.unix_seconds(ledger.sessions[-1].at) + said)
-    names = [where.instance for where, _ in refused.most_common()]
-    return [waiting_words(refused.total(), names, max(at, until))]
+    sick = sorted(since, key=lambda where: -open_calls[where])
+    count = sum(open_calls[where] for where in sick)
+    words = waiting_words(count, [where.instance for where in sick], max(at, until))
+    return Waits((words,), sum(unsent[where] for where in sick))

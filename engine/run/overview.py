@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from engine.journal.records import rfc3339
-from engine.journal.standing import Progress, standing, waiting_words
+from engine.journal.standing import Progress, Waits, standing, waiting_words
 from engine.model import Call, Outcome, Where
 from engine.pacing.backoff import Policy
 from engine.run.lanes import Lanes
@@ -49,7 +49,7 @@ class Overview:
         self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
         self._told: frozenset[Where] = frozenset()
-        self._sick: list[str] = []
+        self._sick = Waits()
         self._looks_at = 0.0
         """Loop time."""
 
@@ -69,7 +69,7 @@ class Overview:
             self._clock(),
             quota=sum(lane.pacer.gear.rate for lane in self._lanes.every if not lane.closed),
             awaiting=len(self._read_back),
-            waits=self._waits(now),
+            waits=Waits((*self._waits(now), *self._sick.words), self._sick.held),
         )
         return replace(
             how,
@@ -87,24 +87,26 @@ class Overview:
             for lane in self._lanes.every
             if lane.down_since is not None and not lane.closed
         ]
-        return waits + self._sick
+        return waits
 
-    def _sick_waits(self, now: float) -> list[str]:
-        """Instances that take no call for now, and those that cannot be read, each with its calls and the end."""
+    def _sick_waits(self, now: float) -> Waits:
+        """Return which instances take no call for now, or cannot be read, with their calls and the end."""
         unread = self._read_back.unread()
         sick = self._queue.held(now).keys() | unread.keys()
         if not sick:
-            return []
-        left = Counter(
-            call.where for call, entry, _ in self._ledger.outcomes() if call.where in sick and not entry.settled
-        )
+            return Waits()
+        left, held = Counter[Where](), 0
+        for call, entry, _ in self._ledger.outcomes():
+            if call.where in sick and not entry.settled:
+                left[call.where] += 1
+                held += entry.first_sent_at is None
         waits = []
         for places, words in (([w for w in left if w not in unread], ""), (list(unread), "the readings of ")):
             if count := sum(left[where] for where in places):
                 until = max((self._tried_until(where, now) for where in places), default=now)
                 names = [words + where.instance for where in sorted(places, key=lambda where: -left[where])]
                 waits.append(waiting_words(count, names, self._clock() + max(0.0, until - now)))
-        return waits
+        return Waits(tuple(waits), held)
 
     def _tried_until(self, where: Where, now: float) -> float:
         """Return the loop time until which a sick or an unreadable instance is tried."""
