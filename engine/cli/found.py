@@ -19,7 +19,7 @@ from engine.operations.drafts import Draft, draft
 from engine.operations.preparing import idle_excludes
 from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
-from engine.report.text import csv_text, plain
+from engine.report.documents import csv_text, plain
 
 _STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "locked", -1: "deleting"}
 """AccountInfo.Status in words (D-ACCTS)."""

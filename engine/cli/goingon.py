@@ -15,7 +15,8 @@ from engine.cli.watching import Terminal
 from engine.errors import Reason
 from engine.operations.rerun import NothingToRepeat, kinds_of, plan_rerun
 from engine.operations.resume import Finished, Resumption, go_on, resumption
-from engine.report.text import document, text
+from engine.report.documents import document
+from engine.report.text import text
 
 
 def resume_run(run: str, **flags: Any) -> int:

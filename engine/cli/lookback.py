@@ -15,8 +15,9 @@ from engine.journal.protocols import RunHead, Runs
 from engine.operations.family import way_of
 from engine.operations.overdue import overdue
 from engine.operations.stores import runs_in, store_of
+from engine.report.documents import CSV_COLUMNS, csv_text, full_document, row
 from engine.report.history import OpenWork
-from engine.report.text import CSV_COLUMNS, csv_text, full_document, row, text
+from engine.report.text import text
 
 if TYPE_CHECKING:
     from engine.journal.reader import Replay

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from engine.cli.talk import say
+from engine.report.documents import plain
 from engine.report.spans import duration
-from engine.report.text import plain
 
 if TYPE_CHECKING:
     from engine.journal.standing import Progress

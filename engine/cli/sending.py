@@ -10,7 +10,8 @@ from engine.cli.talk import out, out_json, tell_remarks, warn
 from engine.cli.watching import Terminal
 from engine.errors import Reason
 from engine.operations.begin import begin
-from engine.report.text import document, text
+from engine.report.documents import document
+from engine.report.text import text
 
 if TYPE_CHECKING:
     from engine.cli.options import Options

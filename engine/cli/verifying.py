@@ -12,7 +12,7 @@ from engine.errors import Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.operations.verify import Verified, Verifying, verified, verifying
 from engine.planning.outlook import before_line
-from engine.report.text import document
+from engine.report.documents import document
 
 if TYPE_CHECKING:
     from engine.model import Call

@@ -13,22 +13,19 @@ from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
 from engine.operations.stores import find, flags_of, runs_in, store_of
-from engine.report.nextstep import BAD
-from engine.report.text import (
+from engine.report.documents import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
     attempts,
-    closing_line,
     csv_text,
     document,
     every_target,
     full_document,
     pace,
-    pace_text,
     row,
-    stuck_text,
-    text,
 )
+from engine.report.nextstep import BAD
+from engine.report.text import closing_line, pace_text, stuck_text, text
 
 if TYPE_CHECKING:
     from engine.report.nextstep import WayOn

@@ -21,7 +21,7 @@ from msgspec import Struct
 from engine.errors import ConfigError
 from engine.journal.records import unix_seconds
 from engine.outside.trust import read_regular, replace_whole
-from engine.report.text import pace
+from engine.report.documents import pace
 
 if TYPE_CHECKING:
     from prometheus_client import Gauge

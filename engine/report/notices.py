@@ -10,8 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from engine.model import Outcome
+from engine.report.documents import plain, verified
 from engine.report.nextstep import BAD, WayOn, way_on
-from engine.report.text import closing_line, plain, verified
+from engine.report.text import closing_line
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger

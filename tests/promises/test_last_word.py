@@ -17,7 +17,8 @@ from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Fault, Outcome, Proof, Reading, Reply, Stage, Target, Transport, Where
 from engine.planning.undo import Choice, Keep, recheck, undo_plan
-from engine.report.text import closing_line, document
+from engine.report.documents import document
+from engine.report.text import closing_line
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World

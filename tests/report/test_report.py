@@ -18,25 +18,20 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.records import AnyRecord
 from engine.model import Outcome, Proof, Verdict
-from engine.report.nextstep import way_on
-from engine.report.text import (
+from engine.report.documents import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
     attempts,
-    closing_line,
-    containment,
     csv_text,
     document,
-    duration,
     full_document,
     pace,
-    pace_text,
     plain,
     row,
-    stuck_text,
-    text,
     verified,
 )
+from engine.report.nextstep import way_on
+from engine.report.text import closing_line, containment, duration, pace_text, stuck_text, text
 from tests.support.journals import LANE, end, plan, reply, sent, session, settled
 from tests.support.journals import settings as run_settings
 from tests.support.journals import verified as verified_line
