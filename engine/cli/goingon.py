@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from engine.cli.ask import can_ask, confirm
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
-from engine.cli.sending import carry_out, show
+from engine.cli.sending import carry_out, screen, show
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason
@@ -45,7 +45,7 @@ def _show_finished(options: Options, found: Finished) -> int:
         out_json({**document(ledger, journal=place, head=head, way=way), "exit": int(found.reason)})
     elif not (options.quiet and found.reason == Reason.OK and not way.open_calls):
         say("this run is finished; nothing to resume")
-        out(text(ledger, journal=place, head=head, way=way))
+        out(text(ledger, journal=place, head=head, way=way, screen=screen()))
     return found.reason
 
 

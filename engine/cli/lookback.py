@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.cli.views import head_document, head_line, next_command
+from engine.cli.views import going, head_document, head_line, next_command
 from engine.errors import AcctopsError, Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
@@ -153,7 +153,8 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     else:
         for head, each in found():
             way = _way(options, head, each)
-            out(text(each.ledger, journal=str(each.path), head=each.head, live=head.live, way=way))
+            live = going(options, each.ledger) if head.live else None
+            out(text(each.ledger, journal=str(each.path), head=each.head, live=live, way=way))
         if not heads:
             out(f"no runs since {_utc(begin)}")
     for one in unreadable:

@@ -11,6 +11,7 @@ from engine.cli.watching import Terminal
 from engine.errors import Reason
 from engine.operations.begin import begin
 from engine.report.documents import document
+from engine.report.screen import Screen
 from engine.report.text import text
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
     """Ask, do what was planned, and print the report; returns the exit code."""
     approval = confirm(plan.question, len(plan.calls), yes=options.yes, stdin_is_list=stdin_is_list)
     return show(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
+
+
+def screen() -> Screen | None:
+    """Return the size of the terminal that shows results; None if none does."""
+    return Screen(*out.size) if out.size is not None else None
 
 
 def show(options: Options, ended: Ended) -> int:
@@ -46,7 +52,7 @@ def show(options: Options, ended: Ended) -> int:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
     elif not (options.quiet and ended.reason is Reason.OK):
-        out(text(ledger, journal=place, head=head, way=way))
+        out(text(ledger, journal=place, head=head, way=way, screen=screen()))
     elif way.open_calls:  # done as asked, and not all of what it is a part of
         out("\n".join(way.lines()))
     return ended.reason

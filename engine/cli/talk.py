@@ -84,6 +84,18 @@ class Stream:
         except ValueError:
             return False
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Columns and rows of the terminal that shows it; None if a file or a program takes it."""
+        if not self.isatty():
+            return None
+        stream = self._stream
+        try:
+            columns, rows = os.get_terminal_size(stream.fileno()) if stream is not None else (0, 0)
+        except (OSError, ValueError):
+            return None
+        return (columns, rows) if columns > 0 and rows > 0 else None
+
     def can_redraw(self) -> bool:
         """Return whether a line can be written again in its place."""
         return self.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")

@@ -12,6 +12,7 @@ from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
+from engine.journal.standing import Progress, standing
 from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
@@ -28,6 +29,7 @@ from engine.report.nextstep import BAD
 from engine.report.text import closing_line, pace_text, stuck_text, text
 
 if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
     from engine.report.nextstep import WayOn
 
 LISTED = 30
@@ -121,9 +123,15 @@ def head_line(head: RunHead, command: str | None = None) -> str:
 def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None) -> None:
     if found.torn_bytes:
         say(f"{ref.place}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
-    live = _is_live(ref)
     way = way or _way(options, ref, found)
+    live = going(options, found.ledger) if _is_live(ref) else None
     out(text(found.ledger, journal=ref.place, head=found.head, live=live, way=way, today=_today()))
+
+
+def going(options: Options, ledger: Ledger) -> Progress:
+    """Return how a live run stands, from its journal: what its own terminal shows."""
+    lanes = len(ledger.lanes) or len(ledger.settings.endpoint)
+    return standing(ledger, options.clock(), quota=ledger.settings.rate * lanes)
 
 
 def _today() -> str:

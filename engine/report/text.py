@@ -6,6 +6,7 @@ Everything here comes from the journal, so the report of a live run, a finished 
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from engine.api.actions import ACTIONS
 from engine.api.verdicts import rule
@@ -13,44 +14,80 @@ from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
 from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
 from engine.report.documents import every_target, explain, pace, plain, verified
+from engine.report.going import line
 from engine.report.nextstep import BAD, WayOn, way_on
+from engine.report.screen import Group, Screen, fitted
 from engine.report.spans import duration
 
+if TYPE_CHECKING:
+    from engine.journal.standing import Progress
+
+_Member = tuple[Call, Entry, Outcome]
 SHOWN = 10
 """Most targets of each outcome that are printed after a run; the rest is in the CSV report."""
 
 
 def text(
-    ledger: Ledger, *, journal: str, head: str, live: bool = False, way: WayOn | None = None, today: str = ""
+    ledger: Ledger,
+    *,
+    journal: str,
+    head: str,
+    live: Progress | None = None,
+    way: WayOn | None = None,
+    today: str = "",
+    screen: Screen | None = None,
 ) -> str:
-    """Return the closing report, for a terminal or a mail. `way`: what is open of its family, and how to go on.
+    """Return the closing report, for a terminal or a mail. Its last line is the verdict.
 
-    `today` is as in `closing_line`.
+    `way` is what is open of its family, and how to go on. `live` is how a run stands that is going on. `today` is as in
+    `closing_line`. With `screen` the report is at most as high as that, and `report` has what is left away.
     """
     way = way or way_on([ledger])
-    lines = [_title(ledger, live=live), closing_line(ledger, today=today), *_account_lines(ledger), *_notes(ledger)]
-    lines.append(_pace_line(ledger))
-    if ledger.end is not None and ledger.end.stopped is not None and not live:
-        stopped = ledger.end.stopped
-        request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
-        code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
-        given_up = dict(ledger.given_up)
-        whose = next((name for name, why in given_up.items() if why == stopped.why), None)
-        if whose is not None:
-            del given_up[whose]
-        of = f" for {plain(whose)}" if whose is not None else ""
-        lines.append(f"STOPPED EARLY{of}: {plain(stopped.why)}{code}{request}")
-        if stopped.code is not None:
-            answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
-            ruling = rule(ledger.run.action, answer)
-            # A failed target brings its own advice; a target that was never sent for this reason has none.
-            lines += [f"  → {way.fill(ruling.advice)}"] if ruling.verdict is Verdict.FATAL else []
-        lines += [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
-    lines += _bad_lines(ledger, way)
-    lines += [f"journal {journal}", f"head    {head}"]
-    if not live:
-        lines += way.lines()
-    return "\n".join(lines) + "\n"
+    notes = [*_account_lines(ledger), *_notes(ledger), _pace_line(ledger)]
+    stop = _stop_lines(ledger, way) if live is None else []
+    if live is None:
+        tail = [f"journal {journal}", f"head    {head}", *way.lines(), closing_line(ledger, today=today)]
+    else:
+        again = f"acctops status {ledger.run.run}{way.flags}"
+        tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
+    top = [_title(ledger, live=live is not None)]
+    if screen is None:
+        return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
+    top, stop, tail = ([each for one in lines for each in screen.fold(one)] for lines in (top, stop, tail))
+    groups = [
+        _group(kind, cause, members, way)
+        for kind, causes in _open(ledger, is_live=live is not None).items()
+        for cause, members in causes
+    ]
+    room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
+    needed = min(len(groups), 3) + bool(groups)
+    notes = [each for one in notes for each in screen.fold(one)]
+    while notes and screen.height(notes) > room - needed:
+        notes.pop()
+    rest = f"all of them: acctops report {ledger.run.run} --stuck{way.flags}"
+    shown = fitted(groups, screen, max(needed, room - screen.height(notes)), rest) if groups else []
+    return "\n".join([*top, *notes, *stop, *shown, *tail]) + "\n"
+
+
+def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
+    """Return why a run ended early, and what to do about it; nothing if it did not."""
+    if ledger.end is None or ledger.end.stopped is None:
+        return []
+    stopped = ledger.end.stopped
+    request = f" (RequestId {stopped.request_id})" if stopped.request_id else ""
+    code = f" [{stopped.code}]" if stopped.code and stopped.code not in stopped.why else ""
+    given_up = dict(ledger.given_up)
+    whose = next((name for name, why in given_up.items() if why == stopped.why), None)
+    if whose is not None:
+        del given_up[whose]
+    of = f" for {plain(whose)}" if whose is not None else ""
+    lines = [f"STOPPED EARLY{of}: {plain(stopped.why)}{code}{request}"]
+    if stopped.code is not None:
+        answer = Answer(http=None, request_id=None, code=stopped.code, message=None)
+        ruling = rule(ledger.run.action, answer)
+        # A failed target brings its own advice; a target that was never sent for this reason has none.
+        lines += [f"  → {way.fill(ruling.advice)}"] if ruling.verdict is Verdict.FATAL else []
+    return lines + [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
 
 
 def _account_lines(ledger: Ledger) -> list[str]:
@@ -167,7 +204,10 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
         sentence += f" ({before:,} {'was' if before == 1 else 'were'} so before)"
     if undone:
         sentence += f"; {undone:,} undone since, on purpose"
+    tried = sum(outcome is Outcome.FAILED and not entry.settled for _, entry, outcome in ledger.outcomes())
+    counts[Outcome.FAILED] -= tried
     bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
+    bad += [f"{tried:,} {_INTERRUPTED}"] if tried else []
     if bad:
         sentence += f"; {total - good:,} not: " + ", ".join(bad)
     back = sum(entry.is_back for _, entry, _ in ledger.outcomes())
@@ -200,49 +240,78 @@ def _pace_line(ledger: Ledger) -> str:
     return f"{seconds}{ledger.attempts:,} attempts · worst second {worst}{throttled}"
 
 
-def _bad_lines(ledger: Ledger, way: WayOn) -> list[str]:
-    by_kind: dict[Outcome, list[tuple[Call, Entry]]] = {kind: [] for kind in BAD}
-    codes: dict[Outcome, Counter[str]] = {kind: Counter() for kind in BAD}
-    for call, entry, outcome in every_target(ledger):
-        if outcome in by_kind:
-            codes[outcome][_cause(entry)] += 1
-            if len(by_kind[outcome]) < SHOWN:
-                by_kind[outcome].append((call, entry))
+_FEW = 3
+"""Accounts of a cause that are named on a screen."""
+_CAUSES = 5
+"""Causes that are named before they are told one by one."""
+
+
+def _open(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_Member]]]]:
+    """Return what is not as asked: in which words → by cause, the most frequent first."""
+    kinds: dict[str, dict[str, list[_Member]]] = {}
+    for member in every_target(ledger):
+        if member[2] in BAD:
+            causes = kinds.setdefault(_kind(member, is_live=is_live), {})
+            causes.setdefault(_cause(member[1]), []).append(member)
+    return {kind: sorted(kinds[kind].items(), key=lambda one: -len(one[1])) for kind in sorted(kinds, key=_KINDS.index)}
+
+
+_TRIED, _INTERRUPTED = "tried again", "interrupted while tried again"
+_IN_FLIGHT, _TO_SEND = "on its way", "not sent yet"
+_KINDS = [Outcome.FAILED, _TRIED, _INTERRUPTED, Outcome.UNKNOWN, _IN_FLIGHT, Outcome.UNATTEMPTED, _TO_SEND]
+
+
+def _kind(member: _Member, *, is_live: bool) -> str:
+    """Return how a target that is not as asked stands. Nothing has failed that is still tried, or would have been."""
+    _, entry, outcome = member
+    if outcome is Outcome.FAILED and not entry.settled:
+        return _TRIED if is_live else _INTERRUPTED
+    if is_live and not entry.settled:
+        return _IN_FLIGHT if outcome is Outcome.UNKNOWN else _TO_SEND
+    return str(outcome)
+
+
+def _group(kind: str, cause: str, members: list[_Member], way: WayOn) -> Group:
+    words, advice = explain(*members[0], way)
+    code = f"{cause}: " if cause == members[0][1].code else ""
+    head = f"{kind} {len(members):,} × {code}{plain(words or '')}"
+    if advice and way.command and advice.startswith(f"{way.command} "):
+        advice = None  # what the report ends with
+    named = ", ".join(call.label for call, _, _ in members[:_FEW])
+    more = f" and {len(members) - _FEW:,} more" if len(members) > _FEW else ""
+    ids = [entry.request_id for _, entry, _ in members[:_FEW] if entry.request_id]
+    lines = [f"    {named}{more}", *([f"    RequestId {' '.join(ids)}"] if ids else [])]
+    return Group(len(members), head, (f"  → {advice}",) if advice else (), tuple(lines))
+
+
+def _bad_lines(ledger: Ledger, way: WayOn, *, is_live: bool) -> list[str]:
+    """Return what is not as asked, by cause: words, advice, and the first targets with their RequestIds."""
     lines: list[str] = []
-    for kind, shown in by_kind.items():
-        total = codes[kind].total()
-        if not total:
-            continue
-        causes = ", ".join(f"{count:,} × {code}" for code, count in codes[kind].most_common(5))
-        lines += ["", f"{kind} ({total:,})" + (f": {causes}" if kind is not Outcome.UNATTEMPTED else "")]
-        for call, entry in shown:
-            lines += _target_lines(call, entry, kind, way)
-        if total > len(shown):
-            run = ledger.run.run
-            lines.append(f"  … and {total - len(shown):,} more: acctops report {run} --format csv{way.flags}")
+    for kind, causes in _open(ledger, is_live=is_live).items():
+        named = ", ".join(f"{len(members):,} × {cause}" for cause, members in causes[:_CAUSES])
+        is_sent = kind not in (str(Outcome.UNATTEMPTED), _TO_SEND)
+        total = sum(len(members) for _, members in causes)
+        lines += ["", f"{kind} ({total:,})" + (f": {named}" if is_sent else "")]
+        for cause, members in causes:
+            group = _group(kind, cause, members, way)
+            lines += [f"  {group.head.removeprefix(kind).strip()}", *(f"  {each}" for each in group.advice)]
+            for call, entry, _ in members[:SHOWN]:
+                request = f"  RequestId {entry.request_id}" if entry.request_id else ""
+                lines.append(f"      {call.placed}{request}")
+            if more := len(members) - SHOWN:
+                rest = f"acctops report {ledger.run.run} --stuck{way.flags}"
+                lines += [f"      … and {more:,} more: {rest}"] if more > 0 else []
     return [*lines, ""] if lines else []
 
 
 def _cause(entry: Entry) -> str:
-    """Return the cause under which a target that is not as asked counts: its code, unless an older attempt's."""
+    """Return the cause under which a target that is not as asked is counted.
+
+    This is its code, unless the code is that of an older attempt.
+    """
     if entry.unanswered:
         return "no answer"
     return entry.code or ("accepted, not settled" if entry.verdict is Verdict.DONE else "no code")
-
-
-def _target_lines(call: Call, entry: Entry, outcome: Outcome, way: WayOn) -> list[str]:
-    words, advice = explain(call, entry, outcome, way)
-    where = call.placed
-    if outcome is Outcome.UNATTEMPTED:
-        return [f"  {where}  {plain(words or '')}"]
-    cause = _cause(entry)
-    code = f"{cause}: " if cause == entry.code else ""
-    lines = [f"  {where}  {code}{plain(words or '')}"]
-    if advice:
-        lines.append(f"      → {advice}")
-    if entry.request_id:
-        lines.append(f"      RequestId {entry.request_id}")
-    return lines
 
 
 def pace_text(ledger: Ledger) -> str:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.cli.progress import line
 from engine.errors import Reason
 from engine.journal.standing import Progress, standing
+from engine.report.going import line
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet

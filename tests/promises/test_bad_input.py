@@ -579,7 +579,7 @@ def test_a_hang_up_changes_nothing(long_job: Desk, backend: Backend) -> None:
 def test_a_terminal_that_is_closed_changes_nothing(long_job: Desk, backend: Backend) -> None:
     """The window is closed while the bar is drawn: writing to it fails from then on."""
     with on_terminal(long_job, "run", "job.yaml", "--yes", "--endpoint", backend.endpoint) as terminal:
-        terminal.wait_for("/40")
+        terminal.wait_for(" of 40 · ")
         terminal.close()
         assert terminal.process.wait(30) == 0
     assert long_job.records()[-1]["exit"] == 0

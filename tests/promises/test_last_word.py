@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from engine.api.codes import CHANGED_BACK, NOT_APPLIED
-from engine.cli.progress import line
 from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read, replay
 from engine.model import AccountState, Fault, Outcome, Proof, Reading, Reply, Stage, Target, Transport, Where
 from engine.planning.undo import Choice, Keep, recheck, undo_plan
 from engine.report.documents import document
+from engine.report.going import line
 from engine.report.text import closing_line
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from

@@ -17,6 +17,7 @@ from engine.api.actions import ACTIONS
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.records import AnyRecord
+from engine.journal.standing import Progress
 from engine.model import Outcome, Proof, Verdict
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
@@ -31,6 +32,7 @@ from engine.report.documents import (
     verified,
 )
 from engine.report.nextstep import way_on
+from engine.report.screen import Screen
 from engine.report.text import closing_line, containment, duration, pace_text, stuck_text, text
 from tests.support.journals import LANE, end, plan, reply, sent, session, settled
 from tests.support.journals import settings as run_settings
@@ -292,7 +294,7 @@ def test_a_failure_that_a_guard_has_caused_needs_no_advice() -> None:
     found = explained([sent(0), settled(0, FAILED, proof=None, request_id=None, message=words)])
     assert (found["outcome"], found["message"], found["advice"]) == ("failed", words, None)
     ledger = ledger_of([sent(0), settled(0, FAILED, proof=None, request_id=None, message=words)], calls=1)
-    assert f"  postgres-00000000/user_0 (ap-singapore)  {words}\njournal " in report(ledger).replace("\n\n", "\n")
+    assert f"  1 × {words}\n      postgres-00000000/user_0 (ap-singapore)\n\njournal " in report(ledger)
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
@@ -328,12 +330,12 @@ def test_the_whole_text_of_a_run_that_went_well() -> None:
     ledger.throttled = 0
     assert report(ledger) == (
         f"run {RUN}  LockAccount  leak  INC-1  leak\n"
-        "4 of 4 verified locked at 03:17:59Z; 2 protected, NOT locked\n"
         "left out: 1 excluded\n"
         "contained: 50 % after 0.0 s, 95 % after 0.0 s, 100 % after 0.0 s\n"
         "1.5 s · 4 attempts · worst second 4\n"
         f"journal {JOURNAL}\n"
         f"head    {HEAD}\n"
+        "4 of 4 verified locked at 03:17:59Z; 2 protected, NOT locked\n"
     )
 
 
@@ -353,7 +355,7 @@ def test_left_out(reasons: list[str], line: str | None) -> None:
     """Who reads "locked" must also read who was not; the protected stand in the sentence itself."""
     whole = report(ledger_of([omit(each) for each in reasons])).splitlines()
     assert [each for each in whole if "left out" in each] == ([] if line is None else [line])
-    assert ("1 protected, NOT locked" in whole[1]) == ("protected" in reasons)
+    assert ("1 protected, NOT locked" in whole[-1]) == ("protected" in reasons)
 
 
 REMINDER = "no protect rule was in force: name your break-glass accounts in config.yaml, protect: […]"
@@ -601,21 +603,23 @@ def test_failures_are_listed_with_code_words_advice_and_request_id() -> None:
     found = report(ledger_of([*failed(0), *failed(1), sent(2)])).splitlines()
     at = found.index(f"failed (2): 2 × {NOT_FOUND}")
     assert found[at - 1] == ""
-    assert found[at + 1].startswith(f"  postgres-00000000/user_0 (ap-singapore)  {NOT_FOUND}: ")
+    assert found[at + 1].startswith(f"  2 × {NOT_FOUND}: ")
     assert found[at + 1].endswith(" [no such instance]")
-    assert found[at + 2].startswith("      → ")
-    assert found[at + 3] == "      RequestId request-0-1"
+    assert found[at + 2].startswith("    → ")
+    assert found[at + 3] == "      postgres-00000000/user_0 (ap-singapore)  RequestId request-0-1"
+    assert found[at + 4] == "      postgres-00000000/user_1 (ap-singapore)  RequestId request-1-1"
     assert "unknown (1): 1 × no answer" in found
     assert "unattempted (1)" in found
-    assert "  postgres-00000000/user_3 (ap-singapore)  never sent" in found
+    at = found.index("  1 × never sent")
+    assert found[at + 1] == "      postgres-00000000/user_3 (ap-singapore)"
 
 
 def test_long_lists_are_cut_and_say_where_the_rest_is() -> None:
-    """Ten of each kind; the command for the rest is exact."""
+    """One advice and ten accounts of each cause; the command for the rest is exact."""
     ledger = ledger_of([line for number in range(1500) for line in failed(number)], calls=1500)
     found = report(ledger, way=way_on([ledger], flags=" --state-dir /srv/state"))
-    assert found.count("      → ") == 10
-    assert f"  … and 1,490 more: acctops report {RUN} --format csv --state-dir /srv/state\n" in found
+    assert (found.count("→ "), found.count("RequestId ")) == (1, 10)
+    assert f"  … and 1,490 more: acctops report {RUN} --stuck --state-dir /srv/state\n" in found
 
 
 def test_causes_are_counted_most_frequent_first() -> None:
@@ -631,7 +635,7 @@ def test_a_code_of_an_older_attempt_does_not_explain_a_later_silence() -> None:
     throttled = [sent(0), reply(0, Verdict.THROTTLED, code="RequestLimitExceeded"), sent(0, 2)]
     found = report(ledger_of([*throttled, sent(1), reply(1)], calls=2))
     assert "unknown (2): 1 × no answer, 1 × accepted, not settled\n" in found
-    assert "user_0 (ap-singapore)  sent and never answered: it may have been applied\n" in found
+    assert "  1 × sent and never answered: it may have been applied\n" in found
 
 
 @pytest.mark.parametrize(
@@ -684,19 +688,89 @@ def test_throttles_are_named_and_are_no_failures() -> None:
     assert "throttled" not in report(ledger_of(changed(0), calls=1))
 
 
+LIVE = Progress(
+    **dict.fromkeys(("already", "failed", "throttled", "awaiting"), 0),
+    **dict.fromkeys(("verified", "sent", "settled"), 1),
+    total=4,
+    rate=1.0,
+    quota=20.0,
+    seconds=60.0,
+    is_verified=True,  # type: ignore[arg-type]
+)
+
+
+def test_what_is_still_tried_has_not_failed() -> None:
+    """`status` of a run that waits for a busy instance, or that Ctrl-C ended while it did, gives nobody up."""
+    busy = "OperationDenied.InstanceStatusLimitOpError"
+    tried = [sent(0), reply(0, Verdict.TRANSIENT, code=busy), sent(1), reply(1)]
+    live = report(ledger_of(tried), live=LIVE)
+    assert f"\ntried again (1): 1 × {busy}\n" in live and "\non its way (1): " in live
+    assert "\nnot sent yet (2)\n" in live and "failed" not in live
+    ended = report(ledger_of([*tried, end(stopped=records.Stopped("Ctrl-C", None, None), exit=130)]))
+    assert f"\ninterrupted while tried again (1): 1 × {busy}\n" in ended and "failed" not in ended
+    assert ended.splitlines()[-1].endswith("; 4 not: 1 unknown, 2 unattempted, 1 interrupted while tried again")
+    assert f"\ngo on:  acctops resume {RUN}\n" in ended
+
+
+def many_ways(causes: int, each: int) -> Ledger:
+    """A run whose calls failed, `each` of them for each of so many causes."""
+    codes = [f"FailedOperation.MadeUpOperationError{number:02}" for number in range(causes)]
+    lines = [line for number in range(causes * each) for line in failed(number, codes[number % causes], "words " * 30)]
+    return ledger_of([*lines, end(stopped=None, exit=1)], calls=causes * each + 5)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 24), (110, 34), (200, 50), (80, 15)])
+@pytest.mark.parametrize("causes", [0, 1, 2, 5, 30])
+@pytest.mark.parametrize("each", [1, 9, 200])
+def test_the_end_of_a_run_fits_on_its_screen(size: tuple[int, int], causes: int, each: int) -> None:
+    """Whatever failed: what to do next and the verdict stand in the last rows, and no row has scrolled off."""
+    ledger = many_ways(causes, each)
+    screen = Screen(*size)
+    flags = " --state-dir /srv/a/rather/long/path/of/a/state/directory"
+    found = report(ledger, way=way_on([ledger], flags=flags), screen=screen).splitlines()
+    assert screen.height(found) <= screen.rows - 1
+    end_of = " ".join(found[-4:])
+    assert "verified locked" in end_of and "go on:  acctops re" in " ".join(found[-6:])
+    if causes:
+        assert any("MadeUpOperationError" in line for line in found)
+    if causes == 30:
+        assert f"all of them: acctops report {RUN} --stuck{flags}" in found
+        left = sum(int(line.split()[2].replace(",", "")) for line in found if line.startswith("  … and "))
+        told = sum(int(line.split()[1].replace(",", "")) for line in found if " × " in line and line[0] != " ")
+        assert told + left == causes * each + 5
+
+
+def test_a_screen_with_room_has_it_all() -> None:
+    """Each cause once, with one advice, the first accounts and their RequestIds."""
+    found = report(many_ways(2, 9), screen=Screen(100, 60))
+    assert found.count("  → ") == 2 and found.count("    RequestId request-") == 2
+    assert found.count(" and 6 more\n") == 2 and "all of them" not in found
+
+
+@given(st.text(max_size=300), st.integers(20, 200))
+def test_a_line_that_is_cut_fits_its_row(words: str, columns: int) -> None:
+    """Characters of East Asia take two columns each."""
+    screen = Screen(columns, 24)
+    line = plain(words)
+    assert screen.height([screen.cut(line)]) == 1
+    if "acctops " not in line:
+        assert "".join("".join(screen.fold(line)).split()) == "".join(line.split())
+
+
 def test_a_live_run_is_marked_and_not_told_to_go_on() -> None:
     """Its journal says how it stood; a resume beside it would be refused."""
     ledger = ledger_of([*changed(0), end()])
-    found = report(ledger, live=True)
+    found = report(ledger, live=LIVE)
     assert found.startswith(f"LIVE  run {RUN}")
-    assert "go on" not in found
+    assert "go on:" not in found
     assert "STOPPED EARLY" not in found
+    assert found.endswith("\nverified 1 · sent 1 of 4 · 1.0/s of 20 · ETA 5.0 s\n")
 
 
 def test_a_simulated_run_says_so_first() -> None:
     """Nobody may take a drill for the real thing."""
     assert report(ledger_of([], simulated=True)).startswith("SIMULATED  run ")
-    assert report(ledger_of([], simulated=True), live=True).startswith("SIMULATED  LIVE  run ")
+    assert report(ledger_of([], simulated=True), live=LIVE).startswith("SIMULATED  LIVE  run ")
 
 
 @pytest.mark.parametrize(
