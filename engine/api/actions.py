@@ -1,4 +1,7 @@
-"""**The** table of actions. Everything about an action is here; adding an action is adding a row.
+"""**The** table of actions: all that the engine knows of one. A new action is a row here.
+
+It also needs a row in `simulator.catalog`, which says what the server does, and, if it has a command of its own, a line
+in `cli.app` and in `cli.commands.running`.
 
 Sources: SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits).
 """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from engine.api.endpoints import NEAREST_WORD
+from engine.inputs.guards import STRICTER
 from engine.inputs.settingtable import SETTINGS, Setting
 
 if TYPE_CHECKING:
@@ -164,15 +165,16 @@ def _guards(settings: Settings) -> Iterator[Line]:
     yield Line(key="trust_owners", value=[name for name, _ in owners], origin=origin, places=owners)
     nothing = "none, and the job says so" if settings.protect_waived else "none"
     yield Line(key="protect", value=[each for each, _ in rules], origin=first, places=rules, nothing=nothing)
-    for name, key, words in (
-        ("keep_admins", "keep_admins", lambda value: value),
-        ("max_targets", "limits.max_targets", lambda value: value),
-        ("max_share", "limits.max_share", _percent),
-    ):
+    for name, guard in STRICTER.items():
         value = getattr(settings, name)
+        words = _percent if guard.is_share else _as_is
         places = tuple((words(each), str(place)) for each, place in settings.said.get(name, ()))
         held = words(value) if value is not None else None
-        yield Line(key=key, value=held, origin=settings.origin[name], places=places)
+        yield Line(key=guard.group + name, value=held, origin=settings.origin[name], places=places)
+
+
+def _as_is(value: Any) -> Any:
+    return value
 
 
 def _of_job(job: Job) -> Iterator[Line]:

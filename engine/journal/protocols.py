@@ -1,7 +1,7 @@
 """Protocols of stored runs, addressed by run id: what the rest of the engine knows of them. Files are one way.
 
-A store of another kind (rows of a database) implements `Runs` and `Journal`; no other package knows a path or the name
-of a file.
+A store of another kind (rows of a database) implements `Runs`, `RunRef` and `Journal`, and is chosen in
+`store.runs_at`. No other package knows a path or the name of a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Which guards on the size of a plan refuse it, by what was read. No I/O, no clock."""
+"""Which guards on the size of a plan refuse it, by what was read. No I/O, no clock.
+
+A new guard that is a number: `inputs.guards.STRICTER`, its field in `jobfile.filemodel`, `job.Job` and
+`settings.Settings`, its check here, and what hands it over (`operations`: `preparing`, `today`, `undo`).
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Patience:
 
 
 class Judge:
-    """The part of a session that decides what becomes of each call, and carries that out."""
+    """The part of a session that carries out what `decide` says of each call."""
 
     def __init__(
         self,

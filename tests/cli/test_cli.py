@@ -289,7 +289,7 @@ def test_off_a_terminal_a_line_says_every_ten_seconds_that_it_lives(desk: Desk, 
     done = desk.run("run", "job.yaml", "--yes", "--rate", "1.9", "--endpoint", backend.endpoint)
     assert done.code == 0
     beats = [line for line in done.err.splitlines() if " of 21 · " in line]
-    assert len(beats) == 1 and "1.9/s" in beats[0] and "ETA" in beats[0]
+    assert len(beats) == 1 and "/s of 1.9" in beats[0] and "ETA" in beats[0]
     assert "\x1b" not in done.text, "no colour, no bar"
 
 

@@ -242,7 +242,9 @@ def test_one_account_without_a_profile_fails_its_own_calls_only(desk: Desk) -> N
         told = desk.run("status", run).out
         assert told.count(f"STOPPED EARLY for two: profile two: no file {profile}") == 1
         assert told.count("no file") == 1, "once is enough"
-        assert "  postgres-two0yo/app_0 (two, ap-tokyo)  never sent" in told, "instances do not say whose they are"
+        assert "  2 × never sent\n      postgres-two0yo/app_0 (two, ap-tokyo)\n" in told, (
+            "instances do not say whose they are"
+        )
         assert "  postgres-two0yo/app_0  two  ap-tokyo" in desk.run("report", run, "--stuck").out
         verified = desk.run("verify", run)
         assert verified.code == 1 and "2 never were" in verified.out, "what was never done is no success"
@@ -471,7 +473,8 @@ def test_lines_about_targets_say_whose_they_are(desk: Desk) -> None:
         assert "left out, excluded: one postgres-one0yo/app_1  " in desk.run("plan", "listed.yaml").out
         done = desk.run("run", "listed.yaml", "--yes")
         assert done.code == 1, done.text
-        assert "  postgres-two0yo/app_0 (two, ap-tokyo)  InvalidParameterValue" in done.out
+        assert "  2 × InvalidParameterValue" in done.out
+        assert "\n      postgres-two0yo/app_0 (two, ap-tokyo)  RequestId " in done.out
         assert f"  one ({UINS['one']}): 1 of 1 locked\n" in done.out
         assert f"  two ({UINS['two']}): 0 of 2 locked, 2 failed\n" in done.out
 

@@ -498,7 +498,7 @@ def test_a_region_where_no_instance_of_the_job_is_leads_back_to_the_job(desk: De
         done = night.do("run", "job.yaml", "--yes")
         assert done.code == 1 and "found in ap-singapore" in done.out
         assert "acctops rerun" not in done.out
-        last = done.out.rstrip().splitlines()[-1]
+        last = done.out.rstrip().splitlines()[-2]
         assert "once the job is corrected: acctops run" in last
         night.desk.job(*night.labels)
         assert night.do(*shlex.split(COMMAND.findall(last)[0])[1:], "--yes").code == 0
