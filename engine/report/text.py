@@ -53,7 +53,8 @@ def text(
     top = [_title(ledger, live=live is not None)]
     if screen is None:
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
-    top, stop, tail = ([each for one in lines for each in screen.fold(one)] for lines in (top, stop, tail))
+    top, stop = ([each for one in lines for each in screen.fold(one)] for lines in (top, stop))
+    tail[-1:] = screen.fold(tail[-1])
     groups = [
         _group(kind, cause, members, way)
         for kind, causes in _open(ledger, is_live=live is not None).items()
