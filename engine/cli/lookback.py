@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.cli.views import going, head_document, head_line, next_command
+from engine.cli.views import going, head_document, head_line, later_runs, next_command
 from engine.errors import AcctopsError, Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
@@ -27,7 +27,8 @@ RUN_COLUMNS = ("run", "job", "ticket", "operator", "started_at")
 """What `report --since` says of the run, before what `report` says of a target."""
 
 
-def _span(value: str, flag: str) -> float:
+def span(value: str, flag: str) -> float:
+    """Return the seconds of a duration that a flag has."""
     try:
         return some_seconds(value)
     except ValueError as error:
@@ -44,7 +45,7 @@ def _store(options: Options, *, simulated: bool = False) -> Runs:
 def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> int:
     """The `overdue` command. Any: the flags, by name."""
     options = options_of(flags)
-    found = overdue(options, job, _span(every, "--every"))
+    found = overdue(options, job, span(every, "--every"))
     good, last, code = found.good, found.last, found.reason
     if options.as_json:
         out_json(
@@ -83,7 +84,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
 def show_status_since(since: str, **flags: Any) -> int:
     """`status --since`: the runs of a span of time, how they ended, and what is open. Any: the flags, by name."""
     options = options_of(flags)
-    begin = options.clock() - _span(since, "--since")
+    begin = options.clock() - span(since, "--since")
     heads = [head for which in (False, True) for head in runs_in(options, simulated=which, since=begin)]
     heads.sort(key=lambda head: (head.started_at, head.run_id))
     work, problems = OpenWork(), {}
@@ -111,9 +112,11 @@ def show_status_since(since: str, **flags: Any) -> int:
         out_json({"state_dir": str(state_dir), "since": _utc(begin), "runs": runs, "open": by_run.total()})
         return printed()
     say(f"runs in {state_dir} since {_utc(begin)}")
+    later = later_runs(heads[::-1])
     for head in reversed(heads):
         command = next_command(options, head, given) if head.run_id not in problems else None
-        out(_since_line(head, by_run[head.run_id], problems.get(head.run_id), command))
+        line = head_line(options, head, later.get(head.run_id, ""))
+        out(_since_line(head, line, by_run[head.run_id], problems.get(head.run_id), command))
     out(_sum_line(heads, by_run.total()))
     return printed()
 
@@ -125,7 +128,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     options = options_of(flags)
     if options.as_json:
         form = "json"
-    begin = options.clock() - _span(since, "--since")
+    begin = options.clock() - span(since, "--since")
     heads = sorted(runs_in(options, simulated=False, since=begin), key=lambda head: (head.started_at, head.run_id))
     unreadable = [{"run": head.run_id, "problem": head.problem} for head in heads if head.problem is not None]
 
@@ -178,8 +181,7 @@ def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator
             yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target, way)}
 
 
-def _since_line(head: RunHead, open_calls: int, problem: str | None, command: str | None) -> str:
-    line = head_line(head)
+def _since_line(head: RunHead, line: str, open_calls: int, problem: str | None, command: str | None) -> str:
     if problem is not None:
         return f"{line}  UNREADABLE: {problem}"
     later = head.run.counts.get("later", 0) if head.run is not None else 0

@@ -12,7 +12,9 @@ from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
+from engine.journal.records import unix_seconds
 from engine.journal.standing import Progress, standing
+from engine.model import GOOD
 from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
@@ -26,9 +28,12 @@ from engine.report.documents import (
     row,
 )
 from engine.report.nextstep import BAD
+from engine.report.spans import rough
 from engine.report.text import closing_line, pace_text, stuck_text, text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.journal.ledger import Ledger
     from engine.report.nextstep import WayOn
 
@@ -63,8 +68,9 @@ def show_status(run: str | None, **flags: Any) -> int:
         out_json({"state_dir": str(state_dir), "runs": [head_document(head) for head in heads]})
         return printed()
     say(f"runs in {state_dir}")
+    later = later_runs(heads)
     for head in heads[:LISTED]:
-        out(head_line(head, next_command(options, head, given)))
+        out(head_line(options, head, later.get(head.run_id, ""), next_command(options, head, given)))
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
@@ -104,20 +110,47 @@ def next_command(options: Options, head: RunHead, flags: str) -> str | None:
     return way_of(store, ledger, flags=flags).command
 
 
-def head_line(head: RunHead, command: str | None = None) -> str:
-    """The same for a person, with the command that goes on."""
+def later_runs(heads: Sequence[RunHead]) -> dict[str, str]:
+    """Return in words by which later run a run was undone, or continued. `heads`: the newest first."""
+    words: dict[str, str] = {}
+    for head in heads:
+        parent = head.run.parent if head.run is not None else None
+        if parent is not None:
+            words.setdefault(parent.run, f"{'undone' if parent.verb == 'undo' else 'continued'} by {head.run_id}")
+    return words
+
+
+def head_line(options: Options, head: RunHead, later: str = "", command: str | None = None) -> str:
+    """Return a run of a listing for a person: how much is done, how it ended, when, by whom, and what goes on."""
     mark = "SIMULATED  " if head.simulated else ""
-    if head.problem is not None:
+    if head.problem is not None or head.run is None:
         return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"
+    parts = [f"{head.run_id}  {mark}{head.action}  {head.job}", _done_words(options, head)]
     if head.live:
-        state = "LIVE"
+        parts.append("LIVE")
     elif head.end is None:
-        state = "CUT OFF"
+        parts.append("CUT OFF")
     else:
         bad = ", ".join(f"{head.end.counts.get(kind, 0):,} {kind}" for kind in BAD if head.end.counts.get(kind))
-        state = f"exit {head.end.exit}" + (f"  {bad}" if bad else "")
-    go_on = f"  → {command}" if command is not None else ""
-    return f"{head.run_id}  {mark}{head.action}  {head.calls:,} calls  {state}  {head.job}{go_on}"
+        parts += [f"exit {head.end.exit}", bad]
+    age = max(0.0, options.clock() - unix_seconds(head.started_at))
+    parts += [f"{rough(age)} ago", head.run.operator, later, f"→ {command}" if command is not None else ""]
+    return "  ".join(part for part in parts if part)
+
+
+def _done_words(options: Options, head: RunHead) -> str:
+    """Return how many calls of a run are done: from its end, or from its journal if it has none."""
+    assert head.run is not None
+    done, verify = 0, head.run.settings.verify
+    if head.end is not None and not head.live:
+        done = sum(head.end.counts.get(kind, 0) for kind in GOOD)
+    else:
+        try:
+            ledger = store_of(options.settings(None), simulated=head.simulated).replay(head.run_id).ledger
+        except AcctopsError:  # damaged behind its first line: its report says how
+            return f"? of {head.calls:,}"
+        done, verify = going(options, ledger).verified, ledger.settings.verify
+    return f"{done:,} of {head.calls:,} {'verified' if verify else 'accepted'}"
 
 
 def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None) -> None:

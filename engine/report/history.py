@@ -6,34 +6,53 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from engine.api.actions import ACTIONS
 from engine.api.names import is_user
-from engine.model import GOOD, OmitReason, call_id
+from engine.model import GOOD, OmitReason
 from engine.planning.undo import merged
 
 if TYPE_CHECKING:
-    from engine.journal.ledger import Ledger
-    from engine.model import CallId
+    from engine.journal.ledger import Entry, Ledger
+    from engine.model import Call, Outcome
 
 
 class OpenWork:
     """The accounts that are not as asked over several runs; of a call in several runs the last one counts."""
 
     def __init__(self) -> None:
-        self._last: dict[CallId, tuple[str, bool]] = {}
+        self._last: dict[tuple[str, ...], tuple[str, bool]] = {}
 
     def add(self, run: str, ledger: Ledger) -> None:
         """Add the next run, in order of time."""
         for call, _, outcome in ledger.outcomes():
-            self._last[call.id] = (run, outcome in GOOD)
+            self._last[_key(call)] = (run, outcome in GOOD)
         for omit in ledger.lacking():
             # An account that an undo left or could not read. A bad row, or a match that could not read, names none.
             if omit.reason != OmitReason.BAD_ROW and is_user(omit.user):
-                of = call_id(omit.account, omit.region, omit.instance, omit.user, ledger.run.action)
+                of = (omit.account, omit.region, omit.instance, omit.user, _kind(ledger.run.action))
                 self._last[of] = (run, False)
+
+    def of(self, run: str, ledger: Ledger) -> list[tuple[Call, Entry, Outcome]]:
+        """Return what is open and has this run as its last one, in the order of its plan."""
+        return [
+            each
+            for each in (*ledger.outcomes(), *ledger.shortfall())
+            if self._last.get(_key(each[0])) == (run, False) and each[2] not in GOOD
+        ]
 
     def by_run(self) -> Counter[str]:
         """Return the number of open calls by the last run that has them; each account counts once."""
         return Counter(run for run, is_good in self._last.values() if not is_good)
+
+
+def _key(call: Call) -> tuple[str, ...]:
+    return (call.account, call.region, call.instance, call.user, _kind(call.action))
+
+
+def _kind(action: str) -> str:
+    """Return the same for an action and its inverse: of a lock and an unlock of one account the later one counts."""
+    row = ACTIONS.get(action)
+    return min(action, row.inverse) if row is not None and row.inverse is not None else action
 
 
 def is_whole(family: Iterable[Ledger]) -> bool:

@@ -167,6 +167,10 @@ CASES: dict[str, dict[str, Case]] = {
     ),
     "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
     "status": {**AMONG_RUNS, "--since": Case(("--since", "7d"))},
+    "pending": {
+        **AMONG_RUNS, "--since": Case(("--since", "1ms")), "--ticket": Case(("--ticket", "CHG-9")),
+        "--format": Case(("--format", "csv")),
+    },
     "report": {
         **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
@@ -214,6 +218,7 @@ BASE = {
     "undo": ["undo", "RUN"],
     "stop": ["stop", "RUN"],
     "status": ["status"],
+    "pending": ["pending"],
     "report": ["report", "RUN"],
     "verify": ["verify", "RUN"],
     "journal verify": ["journal", "verify", "RUN"],
@@ -224,7 +229,7 @@ BASE = {
 }
 OTHERWISE = {"simulate", "completion", "schema", "explain"}
 """They serve, or have no options: tried in tests of their own."""
-RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "report", "verify", "journal verify", "overdue"}
+RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "pending", "report", "verify", "journal verify", "overdue"}
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
 
 

@@ -32,6 +32,33 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
     return show_status(run, **common)
 
 
+@command()
+@SINCE
+@click.option("--ticket", metavar="ID", help="Show only runs with this change or incident.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="Print it so.",
+)
+@flags("config", "state_dir", "json")
+def pending(since: str | None, ticket: str | None, form: str, **common: Any) -> int:
+    """List the accounts that are not as asked, over all runs.
+
+    Each account is listed with the last run that has it, and with the command that goes on.
+
+    \b
+    Examples:
+      acctops pending
+      acctops pending --since 30d --ticket INC-20417 --format csv > open.csv
+    """
+    from engine.cli.pending import show_pending
+
+    return show_pending(since, ticket, form, clock=clock(), **common)
+
+
 def _one_or_many(run: str | None, since: str | None) -> None:
     if (run is None) == (since is None):
         raise click.UsageError("name a run, or give --since, not both" if run else "name a run, or give --since 7d")

@@ -1,0 +1,80 @@
+"""The `pending` command: the accounts that are not as asked, over all runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.cli.lookback import RUN_COLUMNS, span
+from engine.cli.options import options_of
+from engine.cli.talk import out, out_json, printed, say, warn
+from engine.errors import Reason
+from engine.operations.pending import OpenRun, pending
+from engine.report.documents import CSV_COLUMNS, csv_text, plain, row
+
+SHOWN = 20
+"""Accounts of a run that the text names."""
+
+
+def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any) -> int:
+    """Print what is open, and what goes on with it. Any: the flags, by name."""
+    options = options_of(flags)
+    form = "json" if options.as_json else form
+    begin = options.clock() - span(since, "--since") if since is not None else None
+    found = pending(options, since=begin, ticket=ticket)
+    if form == "json":
+        out_json(
+            {
+                "state_dir": str(found.state_dir),
+                "open": found.count,
+                "runs": [_document(each) for each in found.runs],
+                "unreadable": [{"run": run, "problem": problem} for run, problem in found.unreadable],
+            }
+        )
+    elif form == "csv":
+        rows = ({**_about(each), **row(*target, each.way)} for each in found.runs for target in each.targets)
+        for part in csv_text(rows, (*RUN_COLUMNS, *CSV_COLUMNS)):
+            if part:
+                out(part)
+    else:
+        say(f"runs in {found.state_dir}")
+        for each in found.runs:
+            _print(each)
+        runs = sum(bool(each.targets) for each in found.runs)
+        out(f"{found.count:,} accounts are not as asked, of {runs:,} of {found.looked_at:,} runs")
+    for run, problem in found.unreadable:
+        warn(f"run {run} cannot be read, and what it has open is not known: {problem}")
+    return printed() or (Reason.CORRUPT if found.unreadable else Reason.OK)
+
+
+def _about(each: OpenRun) -> dict[str, Any]:
+    run = each.head.run
+    assert run is not None
+    return dict(zip(RUN_COLUMNS, (run.run, run.job.name, run.ticket, run.operator, run.at), strict=True))
+
+
+def _document(each: OpenRun) -> dict[str, Any]:
+    """Return one run with its open accounts. Any: JSON values."""
+    return {
+        **_about(each),
+        "action": each.head.action,
+        "live": each.head.live,
+        "working_on": each.working,
+        "go_on": None if each.head.live else each.way.command,
+        "targets": [row(*target, each.way) for target in each.targets],
+    }
+
+
+def _print(each: OpenRun) -> None:
+    about = _about(each)
+    more = "".join(f"  {about[key]}" for key in ("ticket", "operator") if about[key])
+    live = f"  LIVE, works on {each.working:,} more" if each.head.live else ""
+    count = f"{len(each.targets):,} open"
+    out(plain(f"{about['run']}  {each.head.action}  {about['job']}{more}  {count}{live}"))
+    for target in each.targets[:SHOWN]:
+        call, entry, outcome = target
+        code = f"  {entry.code}" if entry.code else ""
+        out(plain(f"  {call.placed}  {outcome}{code}"))
+    if len(each.targets) > SHOWN:
+        out(f"  … and {len(each.targets) - SHOWN:,} more (--format csv lists all)")
+    if not each.head.live and each.way.command is not None:
+        out(f"  → {each.way.command}")
