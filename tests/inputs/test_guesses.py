@@ -130,10 +130,10 @@ def test_an_unknown_header_above_rows_is_no_title():
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("Cluster,Login", "columns 'Cluster' as the instance and 'Login' as the user"),
+        ("Cluster,Login", "columns taken: 'Cluster' for the instance, 'Login' for the user; to make that certain"),
         ("Cluster ID,DB-Benutzer", 'columns: {instance: "Cluster ID", user: "DB-Benutzer"}'),
-        ("DB instance,Login", "column 'Login' as the user"),
-        ("instance,Datenbank-Benutzer", "column 'Datenbank-Benutzer' as the user"),
+        ("DB instance,Login", "column taken: 'Login' for the user"),
+        ("instance,Datenbank-Benutzer", "column taken: 'Datenbank-Benutzer' for the user"),
     ],
 )
 def test_words_that_people_use_for_columns_are_taken_and_said(header, words):

@@ -156,9 +156,9 @@ def _folded(cell: str) -> str:
 
 def guessed_words(guessed: Mapping[str, str], what: str) -> str:
     """Return the words about columns that were taken by a synonym, with the key that makes them certain."""
-    taken = " and ".join(f"{names.shown(theirs)} as the {ours}" for ours, theirs in guessed.items())
+    taken = ", ".join(f"{names.shown(theirs)} for the {ours}" for ours, theirs in guessed.items())
     said = columns_words(guessed)
-    return f"{what}{'s' * (len(guessed) > 1)} {taken}; to make that certain, add to the list's entry: {said}"
+    return f"{what}{'s' * (len(guessed) > 1)} taken: {taken}; to make that certain, add to the list's entry: {said}"
 
 
 def columns_words(columns: Mapping[str, str]) -> str:
