@@ -35,6 +35,8 @@ class Guess(Struct, frozen=True, kw_only=True):
     """Whether the list could hardly be read otherwise: then it is a remark."""
     changes: tuple[Change, ...] = ()
     """The first changes that it makes."""
+    changed: int = 0
+    """Changes that it makes; 0: no more than `changes`."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
@@ -95,4 +97,4 @@ def _told(kind: str, rows: _Rows) -> Guess:
         choice = f"{count:,} region{many} taken from other rows"
     else:
         what = f"{count:,} cell{many} with invisible characters around the name"
-    return Guess(place=first.place, what=what, count=count, choice=choice, changes=tuple(rows.changes))
+    return Guess(place=first.place, what=what, count=count, choice=choice, changes=tuple(rows.changes), changed=count)

@@ -55,3 +55,62 @@ def test_with_yes_the_guesses_that_choose_are_said_even_quietly(desk: Desk) -> N
     assert done.code == 0, done.err
     assert "taken out of a URL" in done.err and "takes that of another row" in done.err
     assert "Windows-1252" not in done.err
+
+
+# ---- the corrected list ----------------------------------------------------------------------------------------------
+
+
+def test_the_corrected_list_says_what_was_read_and_names_each_change(desk: Desk) -> None:
+    """What was guessed once is written out, to be checked and kept; nobody corrects 300 rows by hand."""
+    lay(desk, EXCEL + f"{A};bad-name;ap-tokyo;\r\n{B}\u00a0;nb;ap-seoul;\r\n")
+    done = desk.run("plan", "job.yaml", "--offline", "--fix", "fixed.csv")
+    assert done.code == 0, done.err
+    fixed = desk.work / "fixed.csv"
+    assert fixed.read_text() == (
+        f"instance,user,region\n{A},app_user,ap-tokyo\n{A},etl,ap-tokyo\n{B},ro,ap-seoul\n{B},nb,ap-seoul\n"
+    )
+    assert fixed.stat().st_mode & 0o777 == 0o600
+    for words in (
+        "l.csv:1: Leaked accounts → (left out)",
+        "l.csv:2: Cluster ID, DB-Benutzer → instance, user",
+        f"l.csv:3: {LINK} → {A}",
+        "Windows-1252, semicolons → UTF-8, commas",
+        "l.csv:4: no region → ap-tokyo",
+        f"l.csv:7: {B}\\u00a0 → {B}",
+        "fixed.csv: 4 rows written; 1 bad row is not in it. To use it, put under targets: in the job,",
+        '- csv: "fixed.csv"',
+    ):
+        assert done.err.count(words) == 1, (words, done.err)
+    desk.write("job.yaml", JOB.replace("l.csv", "fixed.csv"))
+    again = desk.run("plan", "job.yaml", "--offline")
+    assert (again.code, again.err) == (0, "") and "4 accounts on 2 instances" in again.out
+
+
+def test_the_corrected_list_overwrites_nothing(desk: Desk) -> None:
+    """A name typed twice must not cost the list it was made from; nor is a link followed."""
+    lay(desk)
+    for name in ("l.csv", "link.csv"):
+        (desk.work / "link.csv").unlink(missing_ok=True)
+        (desk.work / "link.csv").symlink_to(desk.work / "elsewhere.csv")
+        before = (desk.work / "l.csv").read_bytes()
+        done = desk.run("plan", "job.yaml", "--offline", "--fix", name)
+        assert done.code == 2 and f"--fix {name}: is there already, and is not overwritten" in done.err
+        assert (desk.work / "l.csv").read_bytes() == before and not (desk.work / "elsewhere.csv").exists()
+    done = desk.run("plan", "job.yaml", "--offline", "--fix", "no/such/folder.csv")
+    assert done.code == 2 and "cannot be written: No such file or directory" in done.err
+
+
+def test_at_most_twenty_changes_are_named_and_all_are_counted(desk: Desk) -> None:
+    """A thousand lines of changes hide the one that matters."""
+    rows = "".join(f"{LINK},user_{number},ap-tokyo\n" for number in range(50)) + f"{A},last,\n"
+    lay(desk, "instance,user,region\n" + rows, "utf-8")
+    done = desk.run("plan", "job.yaml", "--offline", "--fix", "fixed.csv")
+    assert done.err.count(" → ") == 20 and "… and 31 more changes" in done.err
+    assert len((desk.work / "fixed.csv").read_text().splitlines()) == 52
+
+
+def test_a_list_of_which_no_row_is_good_is_not_written(desk: Desk) -> None:
+    """An empty list in place of the old one would look like a job that is done."""
+    lay(desk, "instance,user,region\nx,y-,z\n", "utf-8")
+    done = desk.run("plan", "job.yaml", "--offline", "--fix", "fixed.csv")
+    assert done.code == 2 and not (desk.work / "fixed.csv").exists()
