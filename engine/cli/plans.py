@@ -132,6 +132,10 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
         "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(made.guards()),
         "would_refuse": list(prepared.refusals),
+        "guesses": [
+            {"where": str(guess.place), "what": guess.what, "count": guess.count, "choice": guess.choice}
+            for guess in job.guesses
+        ],
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],
         "read": {
             "instances": len(found.readings),

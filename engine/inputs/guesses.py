@@ -73,9 +73,11 @@ class Guesses:
             rows.changes.append(Change(place, old, new))
 
     def found(self) -> tuple[Guess, ...]:
-        """Return all guesses that are to be told: by list, what concerns all of it first."""
-        rows = (_told(kind, rows) for (_, kind), rows in self._of_rows.items() if kind != TRIMMED)
-        return (*self._of_lists, *rows)
+        """Return all guesses that are to be told: list by list, from the first line of it to the last."""
+        rows = [_told(kind, rows) for (_, kind), rows in self._of_rows.items() if kind != TRIMMED]
+        every = [*self._of_lists, *rows]
+        files = {guess.place.file: at for at, guess in reversed(list(enumerate(every)))}
+        return tuple(sorted(every, key=lambda guess: (files[guess.place.file], guess.place.line, guess.place.column)))
 
     def trimmed(self) -> tuple[Guess, ...]:
         """Return cells that had invisible characters at their ends: a change of the text, and no guess."""

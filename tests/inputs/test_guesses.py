@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from engine.inputs.jobfile.lists import read_csv, read_jsonl
+from engine.inputs.jobfile.parse import parse_job
 from engine.inputs.jobfile.problems import Problems
 from engine.inputs.jobfile.targets import Defaults, Targets
 
@@ -91,7 +92,7 @@ def test_utf8_and_utf16_are_no_guess():
 def test_another_separator_than_a_comma_is_a_remark():
     """It is said, as nothing is guessed silently; a quiet night of a good list sends no mail for it."""
     read = csv(f"instance;user;region\n{A};app_user;ap-tokyo\n")
-    assert read.guesses == ["l9.csv:1: columns are separated by semicolons"]
+    assert read.guesses == ["l9.csv:1: separated by semicolons"]
     assert read.found[0].is_sure
     assert csv(f"sep=;\ninstance;user;region\n{A};app_user;ap-tokyo\n").guesses == []
 
@@ -181,6 +182,19 @@ def test_the_hint_for_a_missing_column_is_the_whole_line_to_write(text, how, lin
     assert len(problems) == 1 and problems[0].endswith(f"or say in the job what they are called: {line}")
 
 
+def test_the_hint_for_a_missing_field_is_the_whole_line_to_write():
+    """JSON from another tool calls things otherwise, too."""
+    problems = jsonl({"srv": A, "who": "app_user", "n": 1}, written="l.jsonl").problems
+    assert problems[0].endswith('called: - {jsonl: l.jsonl, columns: {instance: "srv", user: "who"}}')
+
+
+def test_a_list_without_a_header_is_said_to_have_none():
+    """Which column is which was taken from one line: a remark, as the line can hardly mean anything else."""
+    read = csv(f"{A},app_user,ap-tokyo\n")
+    assert read.guesses == ["l9.csv:1: no header: columns are taken as instance, user and region, as in this line"]
+    assert csv(f"{A}/app_user\n", region="ap-tokyo").guesses == ["l9.csv:1: separated by a slash"]
+
+
 # ---- cells -----------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +276,27 @@ def test_a_region_that_is_said_for_all_is_no_guess():
     text = f"instance,user,region\n{A},a,ap-tokyo\n{A},b,\n"
     assert csv(text, region="ap-seoul").targets[1][2] == "ap-seoul"
     assert csv(text, of=Defaults("ap-seoul")).guesses == []
+
+
+def test_a_match_keeps_its_place_though_a_row_above_it_is_taken_out():
+    """What a match finds is put where it stands: with one row less above it, that is one earlier."""
+    text = "action: LockAccount\ntargets:\n  - csv: l.csv\n  - match: {regions: [ap-tokyo], users: {glob: a}}\n"
+    text += f"  - {{instance: {B}, user: z, region: ap-seoul}}\n"
+    rows = f"instance,user,region\n{A},a,\n{B},b,\n{B},c,ap-seoul\n".encode()
+    job = parse_job(text.encode(), file="j", read=lambda _: rows, skip_bad_rows=True)
+    assert [target.label for target in job.targets] == [f"{B}/b", f"{B}/c", f"{B}/z"]
+    assert [match.at for match in job.matches] == [2]
+    assert [omit.where for omit in job.omits] == ["l.csv:2"]
+    assert [guess.place.line for guess in job.guesses] == [3]
+
+
+def test_a_region_may_stand_in_another_list_of_the_job():
+    """One file says where instances are, the other who is meant."""
+    lists = {"a.csv": f"instance,user\n{A},a\n", "b.csv": f"instance,user,region\n{A},b,ap-tokyo\n"}
+    text = "action: LockAccount\ntargets:\n  - csv: a.csv\n  - csv: b.csv\n"
+    job = parse_job(text.encode(), file="j", read=lambda path: lists[path].encode())
+    assert [(target.user, target.region) for target in job.targets] == [("a", "ap-tokyo"), ("b", "ap-tokyo")]
+    assert len(job.warnings) == 1 and "(b.csv:2)" in job.warnings[0]
 
 
 # ---- rows that cannot be read ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from engine.api import names
 from engine.inputs.guesses import TRIMMED, Change, Guess
 from engine.inputs.jobfile.columns import COLUMNS, Names, columns_words, guessed_words, ignored_words
 from engine.inputs.jobfile.layout import (
+    SLASH,
     WORDS,
     Layout,
     UnclosedError,
@@ -206,7 +207,8 @@ class _Csv:
             hint = ""
             if found.missing:
                 hint = "" if self._said else f"; {_HEADER}"
-                hint += f"; {_CALLED}: {self._line_to_write(header, found, _first_of(rows))}"
+                columns = {**self._said, **likely_columns(header, _first_of(rows), found)}
+                hint += f"; {_CALLED}: {entry_words('csv', self._written or self._file, self._of, columns)}"
             self._problems.add(place, "", what + hint)
         if found.problems:
             return None, []
@@ -217,17 +219,6 @@ class _Csv:
         warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
         at = found.at
         return _At(at["instance"], at["user"], at.get("region", -1), at.get("account", -1), len(header)), warnings
-
-    def _line_to_write(self, header: Sequence[str], found: Names, row: Sequence[str]) -> str:
-        """Return the entry of `targets:` that names the columns, as far as the header and a row show which they are."""
-        cells = [clean(row[index]) if index < len(row) else "" for index in range(len(header))]
-        free = [index for index, name in enumerate(header) if name and index not in found.at.values()]
-        columns = dict(self._said)
-        for ours in found.missing:
-            index = next((index for looks_so in _LOOKS[ours] for index in free if looks_so(cells[index])), None)
-            columns[ours] = "…" if index is None else header[index]
-            free = [other for other in free if other != index]
-        return entry_words("csv", self._written or self._file, self._of, columns)
 
     def _guess(self, opening: _Opening, header: Place) -> None:
         """Note what was guessed of the list as a whole."""
@@ -249,7 +240,10 @@ class _Csv:
             guesses.add(Guess(place=place, what=what, count=count, changes=(change,)))
         elif separator and not opening.is_said:
             change = Change(header, separator, "commas")
-            what = f"{'columns' if opening.layout.has_header else 'cells'} are separated by {separator}"
+            guesses.add(Guess(place=header, what=f"separated by {separator}", is_sure=True, changes=(change,)))
+        if not opening.layout.has_header and opening.layout.separator != SLASH:
+            change = Change(header, "no header", "instance,user,region")
+            what = "no header: columns are taken as instance, user and region, as in this line"
             guesses.add(Guess(place=header, what=what, is_sure=True, changes=(change,)))
 
 
@@ -272,6 +266,18 @@ _LOOKS: Mapping[str, tuple[Callable[[str], object], ...]] = {
     "user": (names.is_user,),
 }
 """What a cell of a column looks like, the surest sign first."""
+
+
+def likely_columns(header: Sequence[str], row: Sequence[str], found: Names) -> dict[str, str]:
+    """Return ours → theirs of the columns that are missing, as far as their names and a row show which they are."""
+    cells = [clean(row[index]) if index < len(row) else "" for index in range(len(header))]
+    free = [index for index, name in enumerate(header) if name and index not in found.at.values()]
+    columns = {}
+    for ours in found.missing:
+        index = next((index for looks_so in _LOOKS[ours] for index in free if looks_so(cells[index])), None)
+        columns[ours] = "…" if index is None else header[index]
+        free = [other for other in free if other != index]
+    return columns
 
 
 def entry_words(kind: str, path: str, of: Defaults, columns: Mapping[str, str]) -> str:
@@ -379,7 +385,7 @@ def read_jsonl(
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    loose = _Loose(said, has_accounts=bool(targets.accounts))
+    loose = _Loose(said, entry_of=(written or file, of), has_accounts=bool(targets.accounts))
     region, account = of
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
@@ -420,8 +426,9 @@ def read_jsonl(
 class _Loose:
     """A reader of lines that have other fields than a row, or more."""
 
-    def __init__(self, said: Mapping[str, str], *, has_accounts: bool) -> None:
+    def __init__(self, said: Mapping[str, str], *, entry_of: tuple[str, Defaults], has_accounts: bool) -> None:
         self._has_accounts = has_accounts
+        self._entry_of = entry_of
         self.ignored: dict[str, int] = {}
         """Field that means nothing here → the first line that has it."""
         self.guessed: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -455,9 +462,12 @@ class _Loose:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
             found = self._known[fields] = Names(fields, self._said, "field", has_accounts=self._has_accounts)
-        missing = [what for what in found.problems if what.startswith("no field") and not self._said]
-        if found.problems and found.problems != missing:
+        if found.problems and (not found.missing or self._said):
             return found.problems
+        if found.missing and found.ignored:  # other words for ours, perhaps
+            cells = [value if isinstance(value, str) else "" for value in data.values()]
+            line_to_write = entry_words("jsonl", *self._entry_of, likely_columns(fields, cells, found))
+            return [f"{found.problems[0]}; {_LINE}, {_CALLED}: {line_to_write}"]
         ours = {name: data[fields[index]] for name, index in found.at.items()}
         try:
             row = msgspec.convert(ours, Row)
@@ -511,9 +521,10 @@ def not_text(data: bytes) -> str | None:
 
 
 def _bad_byte(data: bytes, file: str) -> Place:
+    """Return the place of the first byte that is not UTF-8, whatever ends the lines: an old Mac's have CR alone."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        return Place(file, line, exc.start - data.rfind(b"\n", 0, exc.start))
+        above = data[: exc.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return Place(file, above.count(b"\n") + 1, len(above) - above.rfind(b"\n"))
     return Place(file)  # pragma: no cover - called for undecodable bytes only
