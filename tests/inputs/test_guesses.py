@@ -27,6 +27,7 @@ class Read:
         self.lines = [each.line for each in targets.found]
         self.problems = self.collected.lines()
         self.bad = [(omit.where, omit.rule) for omit in targets.bad_rows]
+        self.labels = [omit.target.label for omit in targets.bad_rows]
         self.guesses = [str(guess) for guess in targets.guesses.found()]
         self.found = targets.guesses.found()
         self.trimmed = targets.guesses.trimmed()
@@ -65,6 +66,30 @@ def test_a_name_that_is_not_ascii_is_a_bad_row_in_a_foreign_encoding():
     assert [where for where, _ in read.bad] == ["l9.csv:2", "l9.csv:4"]
     assert "'müller' is not an account name (ü in it is U+00FC" in read.bad[0][1]
     assert len(csv(text.encode("cp1252")).problems) == 2
+
+
+def test_a_separator_that_may_be_half_a_letter_is_refused():
+    """In Japanese and Chinese encodings the second byte of a letter may be a bar: a note's end would be the user."""
+    text = f"instance|note|user|\n{A}|\u30ddx|bob|\n"
+    assert "\u30dd".encode("shift-jis") == b"\x83|"
+    read = csv(text.encode("shift-jis"), region="ap-tokyo")
+    assert read.targets == [] and "in some encodings a letter holds a |; save the list as UTF-8" in read.problems[0]
+    assert csv(text, region="ap-tokyo").targets == [(A, "bob", "ap-tokyo")]
+
+
+def test_a_letter_across_two_pieces_of_a_large_list_is_whole():
+    """A megabyte is checked at a time; a letter on the edge must not make it another encoding."""
+    head = "instance,user,region,note\n"
+    text = head + f"{A},app_user,ap-tokyo,{'x' * 99_000}\n" * 12 + f"{A},etl,ap-tokyo,"
+    data = (text[: (1 << 20) - 1] + "ü" + text[(1 << 20) :] + "\n").encode()
+    assert data[(1 << 20) - 1 : (1 << 20) + 1] == "ü".encode()
+    assert csv(data).guesses == [] and len(csv(data).targets) == 13
+
+
+def test_the_login_of_a_link_is_kept_nowhere():
+    """A bad row stands in the journal and in every report."""
+    read = csv(f"instance,user,region\nhttps://ann:S3cret@host/x,u,ap-tokyo\n{A},ok,ap-tokyo\n", skip=True)
+    assert "S3cret" not in str(read.bad) and "S3cret" not in str(read.labels)
 
 
 def test_bytes_of_no_encoding_at_all_are_read_where_they_are_ignored():

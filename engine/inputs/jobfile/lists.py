@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from codecs import getincrementaldecoder
 from itertools import chain
 from json import loads
 from typing import TYPE_CHECKING, NamedTuple
@@ -144,6 +145,10 @@ class _Csv:
         file, targets, of = self._file, self._targets, self._of
         opening = _opened(self._lines(), self._said)
         layout = opening.layout
+        if self._encoding == _WESTERN and layout.separator >= "@":
+            what = f"is not UTF-8, and in some encodings a letter holds a {layout.separator}; save the list as UTF-8"
+            self._problems.add(_bad_byte(self._data, file), "", what)
+            return []
         rows = rows_of(opening.lines, layout, self._lines, self._broken)
         first: tuple[int, list[str]] = (1, [])
         for first in rows:
@@ -231,7 +236,7 @@ class _Csv:
             guesses.add(Guess(place=Place(self._file, line), what=what, count=count, changes=changes))
         if self._encoding == _WESTERN:
             place = _bad_byte(self._data, self._file)
-            count = sum(not line.isascii() for line in self._data.splitlines())
+            count = sum(not line.isascii() for line in self._lines())
             rows = f"{count:,} line{' has' if count == 1 else 's have'} letters beyond ASCII"
             what = f"is not UTF-8, and {rows}: read as Windows-1252{f' with {separator}' if separator else ''}"
             what += ", as Excel saves lists in Europe; names are taken where they are ASCII"
@@ -488,6 +493,7 @@ _LINE = 'a line is {"instance":"…","user":"…"}'
 _MARK = b"\xef\xbb\xbf"
 _UTF8 = "utf-8-sig"
 _WESTERN = "cp1252"
+_PIECE = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF32 = b"\xff\xfe\0\0"
 
@@ -502,8 +508,10 @@ def _encoding_of(data: bytes) -> str:
         return "utf-16"
     if data.isascii():
         return _UTF8
+    whole, decode = memoryview(data), getincrementaldecoder("utf-8")().decode
     try:
-        data.decode("utf-8")
+        for at in range(0, len(data), _PIECE):  # piece by piece: the text would take four times as much
+            decode(whole[at : at + _PIECE], at + _PIECE >= len(data))
     except UnicodeDecodeError:
         return _WESTERN
     return _UTF8

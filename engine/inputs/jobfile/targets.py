@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from engine.api import names
 from engine.inputs.guesses import REGION, URL, Guesses
 from engine.model import Omit, OmitReason, Place, Target
+from engine.outside.foreign import clean, without_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -282,7 +283,7 @@ def unlisted_region(region: str, place: Place) -> str:
 
 def _shown(cell: str) -> str:
     """Return a cell for the journal: on one line, no longer than an instance id can be."""
-    return "".join(char if char.isprintable() else " " for char in cell[: names.MOST_INSTANCE])
+    return clean(without_userinfo(cell), names.MOST_INSTANCE)
 
 
 def _join(path: str, name: str) -> str:
