@@ -22,6 +22,7 @@ REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
 ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
 """ARN of a CAM role, by name or by id; service roles too (STS). Groups: the main account's uin, the role's name."""
 MOST_INSTANCE = 64
+MOST_URL = 4096
 LONG_USER = 16
 """Characters that rule A allows. A name of 17–63 characters keeps one documented rule and breaks the other."""
 
@@ -60,6 +61,8 @@ USER_TYPES = ("normal", "tencentDBSuper")
 """AccountInfo.UserType (D-ACCTS)."""
 
 is_instance = re.compile(INSTANCE_PATTERN).fullmatch
+_IN_URL = re.compile(r"(?<![A-Za-z0-9_-])(?:postgres|pgro)-[A-Za-z0-9]+(?![A-Za-z0-9_-])").findall
+"""Ids of instances and of read-only ones: in a URL, another word with a hyphen may be a region or anything."""
 is_user = re.compile(USER_PATTERN).fullmatch
 is_region = re.compile(REGION_PATTERN).fullmatch
 
@@ -68,8 +71,25 @@ def instance_problem(name: str) -> str | None:
     """Say why `name` cannot be an instance id; None if it can."""
     if is_instance(name) and len(name) <= MOST_INSTANCE:
         return None
+    if len(found := _instances_in_url(name)) > 1:
+        return f"{shown(name)} names {len(found)} instances ({', '.join(found[:3])}); write the one that is meant"
     how = "write it as the console shows it, such as postgres-4sfuv15b"
     return f"{shown(name)} is not an instance id{_foreign(name)}; {how}"
+
+
+def instance_in_url(text: str) -> str | None:
+    """Return the one instance id that a URL names; None if it names none or several, or if the text is no URL."""
+    found = _instances_in_url(text)
+    return found[0] if len(found) == 1 else None
+
+
+def _instances_in_url(text: str) -> list[str]:
+    """Return the instance ids in a URL, each once; a console's link may have them percent-encoded."""
+    if "/" not in text or len(text) > MOST_URL or not text.isascii():
+        return []
+    from urllib.parse import unquote  # here: hardly a list has URLs
+
+    return [name for name in dict.fromkeys(_IN_URL(unquote(unquote(text)))) if len(name) <= MOST_INSTANCE]
 
 
 def user_problem(name: str) -> str | None:

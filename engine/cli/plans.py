@@ -23,11 +23,22 @@ SHOWN = 20
 
 
 def show_plan(
-    job_path: str, *, exclude: tuple[str, ...], show_all: bool, offline: bool, expect: int | None, **common: Any
+    job_path: str,
+    *,
+    exclude: tuple[str, ...],
+    show_all: bool,
+    offline: bool,
+    expect: int | None,
+    fix: str | None,
+    **common: Any,
 ) -> int:
     """The `plan` command. Any: the flags, by name."""
     options = options_of({"exclude": exclude, "expect": expect, **common})
-    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
+    job = load_job(job_path, skip_bad_rows=options.skip_bad_rows or fix is not None)
+    if fix is not None:
+        from engine.cli.fixing import write_fixed  # here: hardly a plan writes a list
+
+        write_fixed(job, fix)
     settings = settings_of(options, job)
     check_metrics(settings)
     if offline:  # no event loop is needed, and none is loaded
@@ -121,6 +132,10 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
         "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(made.guards()),
         "would_refuse": list(prepared.refusals),
+        "guesses": [
+            {"where": str(guess.place), "what": guess.what, "count": guess.count, "choice": guess.choice}
+            for guess in job.guesses
+        ],
         "warnings": [*settings.warnings, *job.warnings, *prepared.warnings],
         "read": {
             "instances": len(found.readings),

@@ -13,6 +13,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.inputs.guesses import Guess
     from engine.inputs.match import Match
     from engine.inputs.window import Window
     from engine.model import AccountSpec, Omit, Place, Target
@@ -191,6 +192,8 @@ class Job(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     """Lines about what is probably right but should be checked."""
+    guesses: tuple[Guess, ...] = ()
+    """What lists do not say and how they were read all the same; told as warnings and remarks."""
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -70,8 +70,9 @@ class Drafted(Event, frozen=True):
 def settings_of(terms: Terms, job: Job) -> Settings:
     """Return the settings for a job; tell what is odd about them or the job."""
     settings = terms.settings(job)
+    chosen = {str(guess) for guess in job.guesses if guess.choice}
     for warning in (*settings.warnings, *job.warnings):
-        terms.tell(Warned(warning))
+        terms.tell(Warned(warning, always=terms.yes and warning in chosen))  # nobody is asked: a quiet run says it, too
     for odd in job.remarks:
         terms.tell(Remarked(odd))
     return settings

@@ -74,6 +74,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     known: Survey | None = None
     """What a match has read with these keys; what is odd about the keys was told then."""
     matched: tuple[records.Matched, ...] = ()
+    guessed: tuple[str, ...] = ()
+    """What a list does not say and decides who is meant, in words: it stands in the question."""
     may_be_empty: bool = False
     """Whether a run without calls is fine: its journal then shows that the scheduled run took place."""
     guards: Callable[[], Settings] | None = None
@@ -140,5 +142,6 @@ def question_of(new: Proposal) -> str:
     unseen = plan.lacking - stays
     missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
     missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
+    missing += f"; GUESSED: {', '.join(new.guessed)}" if new.guessed else ""
     mark = " (SIMULATED)" if new.terms.simulate else ""
     return f"About to {action.verb} {accounts}{action.effect}{mark}{unread}{missing}"

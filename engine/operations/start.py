@@ -96,6 +96,7 @@ async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
             asked=terms.asked(),
             exclude=(*job.exclude, *terms.excludes()),
             known=made.known,
+            guessed=tuple(guess.choice for guess in job.guesses if guess.choice),
             matched=made.matched if made.known is not None else (),
             world=world,
             may_be_empty=made.may_be_empty,

@@ -20,7 +20,7 @@ def run(reader, data, region="", job_region="ap-tokyo", said=None):
     targets = Targets(problems, job_region)
     data = data.encode() if isinstance(data, str) else data
     warnings = reader(data, "l", Defaults(region), targets, problems, said or {})
-    targets.check_regions()
+    targets.settle_regions()
     rows = [(t.instance, t.user, t.region, t.line) for t in targets.found]
     return rows, problems.lines(), warnings + targets.warnings() + targets.remarks()
 
@@ -53,8 +53,8 @@ def test_csv_extra_columns_are_named():
     [
         ("instance,name", "l:1: no column user, only 'instance', 'name'; the first line must name"),
         ("a,b", "l:1: no column instance and no column user, only 'a', 'b'"),
-        ("a,b", "instance,user,region; or say in the job what they are called: columns: {instance: …, user: …}"),
-        ("cluster,login", "l:1: no column instance and no column user, only 'cluster', 'login'"),
+        ("a,b", 'or say in the job what they are called: - {csv: l, columns: {instance: "a", user: "b"}}'),
+        ("server,person", "l:1: no column instance and no column user, only 'server', 'person'"),
         ('{"instance":"postgres-a1","user":"u"}', "l:1: is JSON, not CSV; one object a line is read by `jsonl:`"),
         ("instance;name;region", "no column user, only 'instance', 'name', 'region'"),
         ("postgres-4sfuv15b,app_user,Ann,x", "begins with a target (postgres-4sfuv15b) instead of a header"),
@@ -120,8 +120,8 @@ def test_what_is_no_text(reader):
 
 
 def test_csv_bytes_that_are_not_utf8_have_a_place():
-    """Line and byte column."""
-    assert run(read_csv, b"instance,user\npostgres-a1,\xff\n")[1][0].startswith("l:2:13: is not UTF-8")
+    """A name in another encoding might be anybody's: the row is bad, and says what the name reads as."""
+    assert run(read_csv, b"instance,user\npostgres-a1,\xff\n")[1][0].startswith("l:2: user: 'ÿ' is not an account name")
 
 
 def test_jsonl():
@@ -367,16 +367,16 @@ def test_bad_rows_are_set_aside_when_asked():
     """Each once, with all that is wrong with it, and what it says as far as a name can be long."""
     problems = Problems()
     targets = Targets(problems, "", skip_bad_rows=True)
-    text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u-1,Tokyo\npostgres-a1\npostgres-a1,u2,\n,,ap-tokyo\n"
+    text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u-1,Tokyo\npostgres-a1\npostgres-a2,u2,\n,,ap-tokyo\n"
     read_csv(text.encode(), "l", Defaults(), targets, problems)
-    targets.check_regions()
+    targets.settle_regions()
     assert problems.count == 0
     assert [target.label for target in targets.found] == ["postgres-a1/ok"]
     said = [(omit.target.label, omit.where, omit.rule) for omit in targets.bad_rows]
     assert [row[:2] for row in said] == [
         ("x/u-1", "l:3"),
         ("postgres-a1/?", "l:4"),
-        ("postgres-a1/u2", "l:5"),
+        ("postgres-a2/u2", "l:5"),
         ("?/?", "l:6"),
     ]
     assert said[0][2].startswith("instance: 'x' is not an instance id") and "; user: 'u-1'" in said[0][2]

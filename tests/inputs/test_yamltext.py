@@ -10,7 +10,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.errors import JobError
 from engine.inputs.jobfile import yamltext
+from engine.inputs.jobfile.parse import parse_job
 from engine.inputs.jobfile.problems import MOST, Problems
 from engine.inputs.jobfile.yamltext import Scalar, Series, Table, Unusable, decode, read_tree
 
@@ -221,3 +223,48 @@ def test_trees_come_back_as_they_were_written(tree):
     node = read_tree(decoded, "j.yaml", problems)
     assert problems.lines() == []
     assert plain(node) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a:\n\u00a0\u00a0- x\nb: 1\n", "2:1"),
+        ("a:\u00a0x\nb:\n  - c\n", "1:3"),
+        ("a:\n  -\u00a0x\nb: [\n", "2:4"),
+        ("a: 1\n\u00a0\nb: 2\n", "2:1"),
+        ("# \u00a0 is fine here\na: {b: 1,\u00a0c: 2\n", "2:10"),
+        ("who: M\u00fcller\u00a0und Co\na:\u3000x\nb: 1\n", "2:3"),
+    ],
+)
+def test_an_odd_blank_is_named_where_it_stands(text, place):
+    """A no-break space from a chat looks like a blank: YAML's own words named a place past the end of the file."""
+    problems = Problems()
+    decoded = decode(text.encode(), "j", problems)
+    read_tree(decoded, "j", problems)
+    line = problems.lines()[0]
+    name = "U+3000 (ideographic space)" if "\u3000" in text else "U+00A0 (no-break space)"
+    assert line.startswith(f"j:{place}: not valid YAML: {name}")
+
+
+def test_an_odd_blank_that_is_not_at_fault_is_not_named():
+    """A French reason has one before its colon, and the mistake is elsewhere."""
+    problems = Problems()
+    decoded = decode("reason: fuite\u00a0!\na: [\n".encode(), "j", problems)
+    read_tree(decoded, "j", problems)
+    assert "U+00A0" not in "".join(problems.lines()) and problems.count == 1
+
+
+def test_an_odd_blank_that_is_valid_yaml_is_named_beside_what_it_breaks():
+    """`unknown key` with a name that looks right: nobody sees the blank in it."""
+    with pytest.raises(JobError) as caught:
+        text = "action: LockAccount\nregion: ap-tokyo\ntargets:\n  - instance: a-1\n\u00a0\u00a0\u00a0\u00a0user: b\n"
+        parse_job(text.encode(), file="j", read=None)
+    assert any(line.startswith("j:5:1: U+00A0 (no-break space)") for line in caught.value.problems)
+
+
+def test_many_odd_blanks_take_no_long_time():
+    """One line of a million of them is a mistake, and no reason to hang."""
+    problems = Problems()
+    decode(("reason: [" + "x,\u00a0y" * 300_000 + "\n").encode(), "j", problems)
+    decode(("reason: " + "x\u00a0y" * 300_000 + "\n").encode(), "j", problems)
+    assert problems.count == 0

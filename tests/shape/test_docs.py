@@ -296,7 +296,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             extra='exclude: ["*/nobody"]\nprotect: ["*/guard"]\nlimits: {max_targets: 9}',
             name="job.yaml",
         )
-        job.write_text(job.read_text() + "  - postgres-bbbbbbbb/guard\n  - match: {users: {glob: ann}}\n")
+        desk.write("guard.csv", "instance;user\npostgres-bbbbbbbb;guard\n")
+        job.write_text(job.read_text() + "  - csv: guard.csv\n  - match: {users: {glob: ann}}\n")
         for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve", "guard"])):
             backend.world.seed(instance, "ap-singapore", users)
         plan = desk.run("plan", job, *api, "--json").json

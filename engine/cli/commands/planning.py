@@ -17,6 +17,11 @@ from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, command, 
 @SKIP_BAD_ROWS
 @click.option("--offline", is_flag=True, help="Read no accounts. Needs no keys.")
 @click.option("--all", "show_all", is_flag=True, help="Print every call. Default: the first ones.")
+@click.option(
+    "--fix",
+    metavar="FILE",
+    help="Write the targets to a new CSV list, as they were read. Leaves out bad rows, as --skip-bad-rows does.",
+)
 def plan(job: str, **options: Any) -> int:
     """Show what `run` would do, and send nothing.
 
@@ -25,6 +30,7 @@ def plan(job: str, **options: Any) -> int:
     \b
     Examples:
       acctops plan lockdown.yaml
+      acctops plan lockdown.yaml --fix corrected.csv
       cut -d, -f1,2 list.csv | acctops plan job-that-reads-stdin.yaml --json
     """
     from engine.cli.plans import show_plan

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from engine.api import names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 COLUMNS: Final = ("instance", "user", "region", "account")
 REQUIRED: Final = ("instance", "user")
@@ -27,6 +27,21 @@ _ALIASES: Final = {
     "dbusername": "user",
 }
 """Spellings that have one meaning; `account` is not among them, as it may be the cloud account."""
+_WORDS: Final = {
+    "instance": (
+        *("cluster", "clusterid", "dbcluster", "dbclusterid", "databaseinstance", "databaseinstanceid"),
+        *("pginstance", "pginstanceid", "postgresinstance", "postgresinstanceid", "postgresqlinstance"),
+        *("instanz", "instanzid", "dbinstanz", "dbinstanzid", "datenbankinstanz", "instancia"),
+    ),
+    "user": (
+        *("login", "loginname", "dblogin", "databaselogin", "pguser", "postgresuser", "databaseuser"),
+        *("databaseusername", "dbaccount", "databaseaccount", "benutzer", "benutzername", "dbbenutzer"),
+        *("dbbenutzername", "datenbankbenutzer", "utilisateur", "usuario", "utente", "gebruiker"),
+    ),
+    "region": ("regionid", "cloudregion", "dbregion", "instanceregion"),
+}
+_SYNONYMS: Final = {word: ours for ours, words in _WORDS.items() for word in words}
+"""Words that people use, folded as `_folded` does: taken if no column has a name of ours, and said."""
 
 
 _ALIKE = 0.75
@@ -48,16 +63,22 @@ class Names:
         self.problems: list[str] = []
         self.ignored: list[str] = []
         """Columns that mean nothing here; one warning names them."""
+        self.guessed: dict[str, str] = {}
+        """Ours → theirs, of columns that were taken by a synonym."""
         cells = [cell.strip() for cell in header]
         folded = [cell.lower() for cell in cells]
         self._by_word(cells, said, what)
         self._by_name(folded, what)
-        self._by_alias(cells, what)
+        self._by_alias(cells, what, alias)
+        before = set(self.at)
+        self._by_alias(cells, what, synonym)
+        self.guessed = {ours: cells[index] for ours, index in self.at.items() if ours not in before}
         self._rest(cells, folded, what)
-        missing = [name for name in REQUIRED if name not in self.at]
-        if missing and not self.problems:
+        self.missing = [name for name in REQUIRED if name not in self.at] if not self.problems else []
+        """Columns that are not there; with any, that is the one problem."""
+        if self.missing:
             shown = ", ".join(names.shown(cell) for cell in cells[:10])
-            self.problems.append(f"no {what} {f' and no {what} '.join(missing)}, only {shown}")
+            self.problems.append(f"no {what} {f' and no {what} '.join(self.missing)}, only {shown}")
 
     def _by_word(self, cells: list[str], said: Mapping[str, str], what: str) -> None:
         for ours, theirs in said.items():
@@ -81,12 +102,12 @@ class Names:
                 self.problems.append(f"{what} {ours} stands twice; keep one")
             self.at[ours] = found[0]
 
-    def _by_alias(self, cells: list[str], what: str) -> None:
+    def _by_alias(self, cells: list[str], what: str, meaning: Callable[[str], str]) -> None:
         taken = set(self.at.values())
         for ours in self._ours:
             if ours in self.at:
                 continue
-            found = [index for index, cell in enumerate(cells) if alias(cell) == ours and index not in taken]
+            found = [index for index, cell in enumerate(cells) if meaning(cell) == ours and index not in taken]
             if len(found) > 1:
                 both = " and ".join(cells[index] for index in found)
                 self.problems.append(f"{what}s {both} may both be the {ours}; say which: columns: {{{ours}: …}}")
@@ -116,7 +137,36 @@ class Names:
 
 def alias(cell: str) -> str:
     """Return which of our columns another spelling means; empty if that is not certain."""
-    return _ALIASES.get(re.sub("[ _-]", "", cell.strip().lower()), "")
+    return _ALIASES.get(_folded(cell), "")
+
+
+def is_name(cell: str) -> bool:
+    """Return whether a cell is the name of a column of ours, and no synonym: an account may be called `login`."""
+    return cell.strip().lower() in COLUMNS or bool(alias(cell))
+
+
+def synonym(cell: str) -> str:
+    """Return which of our columns a word of people means; empty if it is not among those."""
+    return _SYNONYMS.get(_folded(cell), "")
+
+
+def _folded(cell: str) -> str:
+    return re.sub("[ _.-]", "", cell.strip().lower())
+
+
+def guessed_words(guessed: Mapping[str, str], what: str) -> str:
+    """Return the words about columns that were taken by a synonym, with the key that makes them certain."""
+    taken = ", ".join(f"{names.shown(theirs)} for the {ours}" for ours, theirs in guessed.items())
+    said = columns_words(guessed)
+    return f"{what}{'s' * (len(guessed) > 1)} taken: {taken}; to make that certain, add to the list's entry: {said}"
+
+
+def columns_words(columns: Mapping[str, str]) -> str:
+    """Return `columns: {instance: "Cluster ID", …}` as it is written in a job."""
+    from json import dumps  # here: only a guess or a mistake pays for the import
+
+    pairs = ", ".join(f"{ours}: {dumps(theirs, ensure_ascii=False)}" for ours, theirs in columns.items())
+    return f"columns: {{{pairs}}}"
 
 
 def ignored_words(ignored: Sequence[str], what: str) -> str:

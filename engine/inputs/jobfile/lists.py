@@ -6,8 +6,9 @@ row goes to `targets.refuse`, what is wrong with the whole list to `problems`.
 
 from __future__ import annotations
 
-import csv
 import io
+import re
+from codecs import getincrementaldecoder
 from itertools import chain
 from json import loads
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,18 +17,33 @@ import msgspec
 from msgspec import Struct
 
 from engine.api import names
-from engine.inputs.jobfile.columns import COLUMNS, Names, ignored_words
-from engine.inputs.jobfile.layout import Layout, clean, layout_of, likely_layout, rows_of
+from engine.inputs.guesses import TRIMMED, Change, Guess
+from engine.inputs.jobfile.columns import COLUMNS, Names, columns_words, guessed_words, ignored_words
+from engine.inputs.jobfile.layout import (
+    SLASH,
+    WORDS,
+    Layout,
+    UnclosedError,
+    clean,
+    is_likely_id,
+    layout_of,
+    likely_layout,
+    may_be_title,
+    rows_of,
+)
 from engine.model import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.inputs.jobfile.problems import Problems
     from engine.inputs.jobfile.targets import Defaults, Targets
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
-_COLUMNS = "or say in the job what they are called: columns: {instance: …, user: …}"
+_CALLED = "or say in the job what they are called"
+_QUOTES = 'check the quotes from here on (a field that begins with " must end with one)'
+_MOST_TITLES = 10
+"""Lines above the header that are skipped, at most."""
 _NONE_SAID: Mapping[str, str] = {}
 
 
@@ -36,8 +52,9 @@ class Row(Struct, frozen=True, gc=False):
 
     instance: str
     user: str
-    region: str = ""
-    account: str = ""
+    region: str | None = None
+    """None, as `null`, is an empty cell."""
+    account: str | None = None
 
 
 class _StrictRow(Row, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -56,103 +73,263 @@ class _At(NamedTuple):
 
 
 def read_csv(
-    data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+    data: bytes,
+    file: str,
+    of: Defaults,
+    targets: Targets,
+    problems: Problems,
+    said: Mapping[str, str] = _NONE_SAID,
+    written: str = "",
 ) -> list[str]:
-    """Add every row to `targets`; `of` holds defaults for rows, `said` is the job's `columns:`. Return warnings.
+    """Add every row to `targets`, and what was guessed to `targets.guesses`; return warnings.
+
+    `of` holds defaults for rows, `said` is the job's `columns:`, `written` the path of the list as the job has it.
 
     The header names the columns, in any order and case. A list without header has instance, user and perhaps region, if
     its first line leaves no doubt. Commas, semicolons, tabs or blanks separate; BOM, CRLF, `sep=;` and blank lines are
     fine. Further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would take the
-    rest of the list as one cell.
+    rest of the list as one cell. A list that is not UTF-8 is read as Windows-1252: names are ASCII in any encoding.
     """
-    is_utf16 = data.startswith(_UTF16) and not data.startswith(_UTF32)
-    encoding = "utf-16" if is_utf16 else "utf-8-sig"  # a spreadsheet's "Unicode text" is UTF-16
-    if encoding != "utf-16" and (odd := not_text(data)) is not None:
+    if not _is_utf16(data) and (odd := not_text(data)) is not None:
         problems.add(Place(file), "", odd)
         return []
-    line = 0
+    reader = _Csv(data, file, of, targets, problems, said, written)
     try:
-        layout, lines = _opened(io.TextIOWrapper(io.BytesIO(data), encoding=encoding, newline=""), said)
-        rows = rows_of(lines, layout)
+        return reader.read()
+    except UnclosedError as exc:
+        problems.add(Place(file, exc.line), "", f"{exc}; {_QUOTES}")
+    except UnicodeDecodeError:
+        problems.add(Place(file), "", "is UTF-16 text that is damaged; save the list as UTF-8 (CSV UTF-8)")
+    return []
+
+
+class _Opening(NamedTuple):
+    """How a list begins."""
+
+    layout: Layout
+    lines: Iterator[str]
+    """From the first on, as in the file; what is skipped is blank."""
+    titles: tuple[tuple[int, str], ...] = ()
+    """Lines above the header that are skipped, with their numbers."""
+    is_said: bool = False
+    """Whether a `sep=` line names the separator."""
+
+
+class _Csv:
+    """One reading of one CSV list."""
+
+    def __init__(
+        self,
+        data: bytes,
+        file: str,
+        of: Defaults,
+        targets: Targets,
+        problems: Problems,
+        said: Mapping[str, str],
+        written: str,
+    ) -> None:
+        self._data = data
+        self._file = file
+        self._of = of
+        self._targets = targets
+        self._problems = problems
+        self._said = said
+        self._written = written
+        self._encoding = _encoding_of(data)
+        self._count = 0
+        """Rows, good and bad, that are not counted elsewhere."""
+        self._has_columns = False
+
+    def read(self) -> list[str]:
+        """Read it all; return warnings."""
+        file, targets, of = self._file, self._targets, self._of
+        opening = _opened(self._lines(), self._said)
+        layout = opening.layout
+        if self._encoding == _WESTERN and layout.separator >= "@":
+            what = f"is not UTF-8, and in some encodings a letter holds a {layout.separator}; save the list as UTF-8"
+            self._problems.add(_bad_byte(self._data, file), "", what)
+            return []
+        rows = rows_of(opening.lines, layout, self._lines, self._broken)
         first: tuple[int, list[str]] = (1, [])
         for first in rows:
             if any(map(clean, first[1])):
                 break
-        line = first[0]
-        header = [clean(cell) for cell in first[1]]
-        has_accounts = bool(targets.accounts)
-        at, warnings = _columns(header, layout, Place(file, line), problems, said, has_accounts=has_accounts)
+        place = Place(file, first[0])
+        at, warnings = self._columns([clean(cell) for cell in first[1]], layout, place, rows)
         if at is None:
             return []
-        count = 0 if layout.has_header else _add(first[1], at, file, of, line, targets)
+        self._has_columns = True
+        count = 0 if layout.has_header else _add(first[1], at, file, of, first[0], targets)
         least, most = max(at[:4]) + 1, at.width
         at_instance, at_user, at_region, at_account = at[:4]
         region, account = of
         add = targets.add
         for line, row in rows:  # profiled: a million of them
             if least <= len(row) <= most:
-                instance, user = row[at_instance].strip(), row[at_user].strip()
-                here = row[at_region].strip() if at_region >= 0 else ""
+                instance, user = row[at_instance], row[at_user]
+                here = row[at_region] if at_region >= 0 else ""
                 if instance.isascii() and user.isascii() and here.isascii():
+                    instance, user, here = instance.strip(), user.strip(), here.strip()
                     if instance or user or here:
                         count += 1
-                        whose = row[at_account].strip() or account if at_account >= 0 else account
+                        whose = clean(row[at_account]) or account if at_account >= 0 else account
                         add(instance, user, here or region, file, line, 0, account=whose)
                     continue
             count += _add(row, at, file, of, line, targets)
-        if not count and not problems.count:
-            problems.add(Place(file, first[0]), "", "has a header and no rows; add targets below it")
-    except csv.Error as exc:
-        what = f'{exc}; check the quotes from this line on (a field that begins with " must end with one)'
-        problems.add(Place(file, line + 1), "", what)
+        if not count + self._count and not self._problems.count:
+            self._problems.add(place, "", "has a header and no rows; add targets below it")
+        self._guess(opening, place)
+        return warnings
+
+    def _lines(self) -> Iterator[str]:
+        """Return the lines of the list from the first one on."""
+        errors = "replace" if self._encoding == _WESTERN else "strict"
+        data = self._data.removeprefix(_MARK) if self._encoding == _WESTERN else self._data
+        return io.TextIOWrapper(io.BytesIO(data), encoding=self._encoding, errors=errors, newline="")
+
+    def _broken(self, line: int, why: str) -> None:
+        """Note a row that cannot be split into cells; UnclosedError if it is the header."""
+        if not self._has_columns:
+            raise UnclosedError(line, why)
+        self._count += 1
+        hint = "shorten the cell, or leave its column out" if "limit" in why else "check the quotes"
+        self._targets.refuse(Place(self._file, line), ("", "", self._of.region), [("", f"{why}; {hint}")])
+
+    def _columns(
+        self, header: Sequence[str], layout: Layout, place: Place, rows: Iterator[tuple[int, list[str]]]
+    ) -> tuple[_At | None, list[str]]:
+        """Return the indexes of a row's cells, and warnings; None in place of the indexes if they are unclear (noted).
+
+        `rows` are those below the header: the first shows what a column may be.
+        """
+        if not layout.has_header:
+            return _At(0, 1, 2, -1, 3, "a list without a header has"), []
+        if (odd := _no_header(header)) is not None:
+            self._problems.add(place, "", f"{odd}; {_HEADER}")
+            return None, []
+        found = Names(header, self._said, has_accounts=bool(self._targets.accounts))
+        for what in found.problems:
+            hint = ""
+            if found.missing:
+                hint = "" if self._said else f"; {_HEADER}"
+                columns = {**self._said, **likely_columns(header, _first_of(rows), found)}
+                hint += f"; {_CALLED}: {entry_words('csv', self._written or self._file, self._of, columns)}"
+            self._problems.add(place, "", what + hint)
+        if found.problems:
+            return None, []
+        if found.guessed:
+            change = Change(place, ", ".join(found.guessed.values()), ", ".join(found.guessed))
+            words = guessed_words(found.guessed, "column")
+            self._targets.guesses.add(Guess(place=place, what=words, changes=(change,)))
+        warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
+        at = found.at
+        return _At(at["instance"], at["user"], at.get("region", -1), at.get("account", -1), len(header)), warnings
+
+    def _guess(self, opening: _Opening, header: Place) -> None:
+        """Note what was guessed of the list as a whole."""
+        guesses = self._targets.guesses
+        separator = WORDS.get(opening.layout.separator, "")
+        if opening.titles:
+            (line, title), count = opening.titles[0], len(opening.titles)
+            what = f"{count} line{'s' * (count > 1)} above the header skipped, the first {names.shown(title)}"
+            changes = tuple(Change(Place(self._file, at), text, "(left out)") for at, text in opening.titles)
+            guesses.add(Guess(place=Place(self._file, line), what=what, count=count, changes=changes))
+        if self._encoding == _WESTERN:
+            place = _bad_byte(self._data, self._file)
+            count = sum(not line.isascii() for line in self._lines())
+            rows = f"{count:,} line{' has' if count == 1 else 's have'} letters beyond ASCII"
+            what = f"is not UTF-8, and {rows}: read as Windows-1252{f' with {separator}' if separator else ''}"
+            what += ", as Excel saves lists in Europe; names are taken where they are ASCII"
+            old = f"Windows-1252{f', {separator}' if separator else ''}"
+            change = Change(place, old, "UTF-8, commas")
+            guesses.add(Guess(place=place, what=what, count=count, changes=(change,)))
+        elif separator and not opening.is_said:
+            change = Change(header, separator, "commas")
+            guesses.add(Guess(place=header, what=f"separated by {separator}", is_sure=True, changes=(change,)))
+        if not opening.layout.has_header and opening.layout.separator != SLASH:
+            change = Change(header, "no header", "instance,user,region")
+            what = "no header: columns are taken as instance, user and region, as in this line"
+            guesses.add(Guess(place=header, what=what, is_sure=True, changes=(change,)))
+
+
+def _first_of(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """Return the first row that is not blank; empty if there is none."""
+    try:
+        return next((row for _, row in rows if any(map(clean, row))), [])
+    except (UnclosedError, UnicodeDecodeError):
         return []
-    except UnicodeDecodeError:
-        problems.add(_bad_byte(data, file), "", "is not UTF-8; save the list as UTF-8 (CSV UTF-8)")
-        return []
-    return warnings
 
 
-def _opened(lines: Iterator[str], said: Mapping[str, str]) -> tuple[Layout, Iterator[str]]:
-    """Return the layout of a list and its lines, numbered as in the file.
+def _is_id(cell: str) -> bool:
+    """Return whether a cell is an instance id as the vendor gives them, or has one in a link."""
+    is_ours = cell.lower().startswith(("postgres-", "pgro-")) and names.is_instance(cell) is not None
+    return is_ours or names.instance_in_url(cell) is not None
 
-    A spreadsheet's `sep=;` line names the separator; remarks (#) above the first row are skipped.
+
+_LOOKS: Mapping[str, tuple[Callable[[str], object], ...]] = {
+    "instance": (_is_id, is_likely_id),
+    "user": (names.is_user,),
+}
+"""What a cell of a column looks like, the surest sign first."""
+
+
+def likely_columns(header: Sequence[str], row: Sequence[str], found: Names) -> dict[str, str]:
+    """Return ours → theirs of the columns that are missing, as far as their names and a row show which they are."""
+    cells = [clean(row[index]) if index < len(row) else "" for index in range(len(header))]
+    free = [index for index, name in enumerate(header) if name and index not in found.at.values()]
+    columns = {}
+    for ours in found.missing:
+        index = next((index for looks_so in _LOOKS[ours] for index in free if looks_so(cells[index])), None)
+        columns[ours] = "…" if index is None else header[index]
+        free = [other for other in free if other != index]
+    return columns
+
+
+def entry_words(kind: str, path: str, of: Defaults, columns: Mapping[str, str]) -> str:
+    """Return an entry of `targets:` that names a list, as it is written in a job."""
+    from json import dumps  # here: only a mistake needs it
+
+    is_plain = re.fullmatch(r"[A-Za-z0-9_./~][A-Za-z0-9_./~-]*", path) is not None
+    parts = [f"{kind}: {path if is_plain else dumps(path, ensure_ascii=False)}"]
+    parts += [f"{key}: {value}" for key, value in (("region", of.region), ("account", of.account)) if value]
+    return f"- {{{', '.join([*parts, columns_words(columns)])}}}"
+
+
+def _opened(lines: Iterator[str], said: Mapping[str, str]) -> _Opening:
+    """Return how a list begins: its layout, and its lines numbered as in the file.
+
+    A spreadsheet's `sep=;` line names the separator; remarks (#) above the first row are skipped, and so are titles
+    above a header.
     """
-    skipped: list[str] = []
+    blank = 0
+    """Lines that are skipped for good."""
+    odd: list[str] = []
+    """Lines from the first that makes no sense: titles, if a header follows."""
+    titles: list[tuple[int, str]] = []
     separator = ""
     for line in lines:
         bare = line.strip().strip('"').lower()
-        if len(bare) == 5 and bare.startswith("sep=") and not separator:
+        if len(bare) == 5 and bare.startswith("sep=") and not separator and not odd:
             separator = bare[4]
-        elif bare and ((layout := layout_of(line, said, separator)) is not None or not bare.startswith("#")):
-            return layout or (Layout(separator) if separator else likely_layout(line)), chain(skipped, (line,), lines)
-        skipped.append("\n")
-    return Layout(), iter(skipped)
-
-
-def _columns(
-    header: Sequence[str],
-    layout: Layout,
-    place: Place,
-    problems: Problems,
-    said: Mapping[str, str],
-    *,
-    has_accounts: bool,
-) -> tuple[_At | None, list[str]]:
-    """Return the indexes of a row's cells, and warnings; None in place of the indexes if they are unclear (noted)."""
-    if not layout.has_header:
-        return _At(0, 1, 2, -1, 3, "a list without a header has"), []
-    if (odd := _no_header(header)) is not None:
-        problems.add(place, "", f"{odd}; {_HEADER}")
-        return None, []
-    found = Names(header, said, has_accounts=has_accounts)
-    for what in found.problems:
-        hint = f"; {_COLUMNS}" if said else f"; {_HEADER}; {_COLUMNS}"
-        problems.add(place, "", what + hint if what.startswith("no column") and "`columns:`" not in what else what)
-    if found.problems:
-        return None, []
-    warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
-    at = found.at
-    return _At(at["instance"], at["user"], at.get("region", -1), at.get("account", -1), len(header)), warnings
+        elif bare:
+            layout = layout_of(line, said, separator)
+            if layout is not None and (layout.has_header or not odd):
+                above = chain(["\n"] * (blank + len(odd)), (line,), lines)
+                return _Opening(layout, above, tuple(titles), bool(separator))
+            if odd or not bare.startswith("#"):
+                odd.append(line)
+                if not may_be_title(line) or len(titles) == _MOST_TITLES:
+                    break
+                titles.append((blank + len(odd), clean(line.strip(',;|\t\r\n "'))))
+                continue
+        if odd:
+            odd.append(line)
+        else:
+            blank += 1
+    if not odd:
+        return _Opening(Layout(), iter(["\n"] * blank))
+    layout = Layout(separator) if separator else likely_layout(odd[0])
+    return _Opening(layout, chain(["\n"] * blank, odd, lines), (), bool(separator))
 
 
 def _no_header(header: Sequence[str]) -> str | None:
@@ -180,16 +357,31 @@ def _add(cells: Sequence[str], at: _At, file: str, of: Defaults, line: int, targ
     elif not (instance or user or region):
         return 0
     if what is None:
+        raw = [cells[index] for index in at[:4] if 0 <= index < len(row)]
+        _trimmed(raw, file, line, targets)
         targets.add(instance, user, region or of.region, file, line, 0, account=account or of.account)
     else:
         targets.refuse(Place(file, line), (instance, user, region or of.region), [("", what)])
     return 1
 
 
+def _trimmed(cells: Sequence[str], file: str, line: int, targets: Targets) -> None:
+    """Note cells that lose more than ordinary blanks at their ends."""
+    for cell in cells:
+        if not cell.isascii() and (bare := clean(cell)) != cell:
+            targets.guesses.row(TRIMMED, Place(file, line), cell, bare)
+
+
 def read_jsonl(
-    data: bytes, file: str, of: Defaults, targets: Targets, problems: Problems, said: Mapping[str, str] = _NONE_SAID
+    data: bytes,
+    file: str,
+    of: Defaults,
+    targets: Targets,
+    problems: Problems,
+    said: Mapping[str, str] = _NONE_SAID,
+    written: str = "",
 ) -> list[str]:
-    """Add every line to `targets`; `of` holds defaults for rows, `said` is the job's `columns:`. Return warnings.
+    """Add every line to `targets`, and what was guessed to `targets.guesses`; return warnings. As `read_csv`.
 
     Further fields are ignored and named in a warning. A field similar to a known one is an error: if `region` is
     misspelt, the call would go to another region.
@@ -198,10 +390,11 @@ def read_jsonl(
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    loose = _Loose(said, has_accounts=bool(targets.accounts))
+    loose = _Loose(said, entry_of=(written or file, of), has_accounts=bool(targets.accounts))
+    region, account = of
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
-        if line == 1 and text.startswith(b"\xef\xbb\xbf"):
+        if line == 1 and text.startswith(_MARK):
             text = text[3:]  # noqa: PLW2901 - the byte order mark
         if not text.strip():
             continue
@@ -213,12 +406,23 @@ def read_jsonl(
         if not isinstance(row, list) and (twice := loose.twice(text)) is not None:
             row = [f"field {twice} stands twice; keep one"]
         if isinstance(row, list):
-            targets.refuse(Place(file, line), ("", "", of.region), [("", what) for what in row])
+            targets.refuse(Place(file, line), ("", "", region), [("", what) for what in row])
+            continue
+        instance, user, here = row.instance, row.user, row.region or ""
+        if instance.isascii() and user.isascii() and here.isascii():
+            instance, user, here = instance.strip(), user.strip(), here.strip()
         else:
-            region, account = row.region.strip() or of.region, row.account.strip() or of.account
-            targets.add(row.instance.strip(), row.user.strip(), region, file, line, 0, account=account)
+            _trimmed((instance, user, here), file, line, targets)
+            instance, user, here = clean(instance), clean(user), clean(here)
+        whose = clean(row.account) if row.account else ""
+        targets.add(instance, user, here or region, file, line, 0, account=whose or account)
     if not count:
         problems.add(Place(file), "", 'is empty; one line per target: {"instance":"…","user":"…"}')
+    for guessed, (first, lines) in loose.guessed.items():
+        place, pairs = Place(file, first), dict(guessed)
+        change = Change(place, ", ".join(pairs.values()), ", ".join(pairs))
+        words = f"{guessed_words(pairs, 'field')} ({lines:,} line{'s' * (lines > 1)})"
+        targets.guesses.add(Guess(place=place, what=words, count=lines, changes=(change,)))
     if not loose.ignored:
         return []
     return [f"{Place(file, min(loose.ignored.values()))}: {ignored_words(list(loose.ignored), 'field')}"]
@@ -227,10 +431,13 @@ def read_jsonl(
 class _Loose:
     """A reader of lines that have other fields than a row, or more."""
 
-    def __init__(self, said: Mapping[str, str], *, has_accounts: bool) -> None:
+    def __init__(self, said: Mapping[str, str], *, entry_of: tuple[str, Defaults], has_accounts: bool) -> None:
         self._has_accounts = has_accounts
+        self._entry_of = entry_of
         self.ignored: dict[str, int] = {}
         """Field that means nothing here → the first line that has it."""
+        self.guessed: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        """Pairs ours, theirs of fields that were taken by a synonym → the first line that has them, and how many do."""
         self._said = said
         self._known: dict[tuple[str, ...], Names] = {}
         self._quoted = {name: f'"{name}"'.encode() for name in (*COLUMNS, *said.values())}
@@ -260,9 +467,12 @@ class _Loose:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
             found = self._known[fields] = Names(fields, self._said, "field", has_accounts=self._has_accounts)
-        missing = [what for what in found.problems if what.startswith("no field") and not self._said]
-        if found.problems and found.problems != missing:
+        if found.problems and (not found.missing or self._said):
             return found.problems
+        if found.missing and found.ignored:  # other words for ours, perhaps
+            cells = [value if isinstance(value, str) else "" for value in data.values()]
+            line_to_write = entry_words("jsonl", *self._entry_of, likely_columns(fields, cells, found))
+            return [f"{found.problems[0]}; {_LINE}, {_CALLED}: {line_to_write}"]
         ours = {name: data[fields[index]] for name, index in found.at.items()}
         try:
             row = msgspec.convert(ours, Row)
@@ -270,6 +480,8 @@ class _Loose:
             return [f"{exc}; {_LINE}"]
         for name in found.ignored:
             self.ignored.setdefault(name, line)
+        if found.guessed:
+            self.guessed.setdefault(tuple(found.guessed.items()), [line, 0])[1] += 1
         return row
 
 
@@ -278,8 +490,31 @@ _MOST_SHAPES = 1000
 _LINE = 'a line is {"instance":"…","user":"…"}'
 
 
+_MARK = b"\xef\xbb\xbf"
+_UTF8 = "utf-8-sig"
+_WESTERN = "cp1252"
+_PIECE = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF32 = b"\xff\xfe\0\0"
+
+
+def _is_utf16(data: bytes) -> bool:
+    return data.startswith(_UTF16) and not data.startswith(_UTF32)
+
+
+def _encoding_of(data: bytes) -> str:
+    """Return the encoding of a CSV list: UTF-16 has its mark, as a spreadsheet's "Unicode text" has; UTF-8 shows."""
+    if _is_utf16(data):
+        return "utf-16"
+    if data.isascii():
+        return _UTF8
+    whole, decode = memoryview(data), getincrementaldecoder("utf-8")().decode
+    try:
+        for at in range(0, len(data), _PIECE):  # piece by piece: the text would take four times as much
+            decode(whole[at : at + _PIECE], at + _PIECE >= len(data))
+    except UnicodeDecodeError:
+        return _WESTERN
+    return _UTF8
 
 
 def not_text(data: bytes) -> str | None:
@@ -294,9 +529,10 @@ def not_text(data: bytes) -> str | None:
 
 
 def _bad_byte(data: bytes, file: str) -> Place:
+    """Return the place of the first byte that is not UTF-8, whatever ends the lines: an old Mac's have CR alone."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        return Place(file, line, exc.start - data.rfind(b"\n", 0, exc.start))
+        above = data[: exc.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return Place(file, above.count(b"\n") + 1, len(above) - above.rfind(b"\n"))
     return Place(file)  # pragma: no cover - called for undecodable bytes only

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
+from bisect import bisect_left
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from engine.api import names
 from engine.api.actions import ACTIONS, takes_admins
@@ -30,6 +33,7 @@ from engine.outside.foreign import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.inputs.guesses import Guess
     from engine.inputs.job import NotifySpec
     from engine.inputs.jobfile.nodes import Node
     from engine.inputs.match import Match
@@ -90,6 +94,7 @@ class _JobReader:
         self._locate = locate or self._beside
         self._digest = sha256(text)
         self._sources: list[str] = []
+        self._guesses: tuple[Guess, ...] = ()
 
     def job(self, root: Node) -> Job:
         fields = self._fields
@@ -135,6 +140,7 @@ class _JobReader:
             places=places,
             warnings=tuple(warnings),
             remarks=tuple(remarks),
+            guesses=self._guesses,
         )
 
     def _accounts(self, table: Table, places: dict[str, Place]) -> tuple[AccountSpec, ...]:
@@ -190,10 +196,14 @@ class _JobReader:
             matches = entries.matches
         # A region that was written and refused is one problem, not one more of all targets without a region.
         if "region" not in table.entries or region:
-            targets.check_regions()
+            out = targets.settle_regions()
+            matches = [replace(match, at=match.at - bisect_left(out, match.at)) for match in matches]
         if accounts or "accounts" not in table.entries:
             targets.check_accounts()
         self._judge_rows(targets, matches)
+        self._guesses = (*targets.guesses.found(), *targets.guesses.trimmed())
+        warnings += [str(guess) for guess in targets.guesses.found() if not guess.is_sure]
+        remarks += [str(guess) for guess in targets.guesses.found() if guess.is_sure]
         return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
 
     def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
@@ -235,7 +245,7 @@ class _JobReader:
         self._sources.append(shown)
         self._digest.update(data)
         reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
-        return reader(data, shown, defaults, targets, self._problems, columns)
+        return reader(data, shown, defaults, targets, self._problems, columns, path)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
         if key not in table.entries:
@@ -401,7 +411,7 @@ def ad_hoc_job(
             problems.add(Place(COMMAND_LINE, number), "", what)
         else:
             collected.add(instance, user, region or "", COMMAND_LINE, number, 0, region_path="--region")
-    collected.check_regions()
+    collected.settle_regions()
     globs = read_globs(exclude, "--exclude", problems)
     problems.stop_if_any()
     lines = [action, region or "", *targets, *exclude]

@@ -17,6 +17,8 @@ class Problems:
         self._files: dict[str, int] = {}
         self.count = 0
         """Number of all problems, also of those beyond `MOST`."""
+        self.suspect: tuple[Place, str] | None = None
+        """What is no problem by itself, and is likely the cause if there is one."""
         self.hint = ""
         """The last line: another way than to correct what was found."""
 
@@ -29,10 +31,13 @@ class Problems:
 
     def lines(self) -> list[str]:
         """Return the problems in the order of their places, file by file, the first file first."""
-        ordered = sorted(self._found, key=lambda item: (self._files[item[0].file], item[0].line, item[0].column))
+        found = [*self._found, self.suspect] if self.count and self.suspect is not None else self._found
+        ordered = sorted(found, key=lambda item: (self._files.get(item[0].file, 0), item[0].line, item[0].column))
         lines = [f"{place}: {text}" for place, text in ordered]
-        if self.count > len(lines):
-            lines.append(f"… and {self.count - len(lines):,} more; correct these {len(lines)} and look again")
+        if self.count > len(self._found):
+            lines.append(
+                f"… and {self.count - len(self._found):,} more; correct these {len(self._found)} and look again"
+            )
         return [*lines, self.hint] if self.hint else lines
 
     def stop_if_any(self) -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from engine.api import names
+from engine.inputs.guesses import REGION, URL, Guesses
 from engine.model import Omit, OmitReason, Place, Target
+from engine.outside.foreign import clean, without_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from engine.inputs.jobfile.problems import Problems
 
@@ -53,8 +57,11 @@ class Targets:
         self._instances: dict[str, str] = {}
         self._users: dict[str, str] = {}
         self._regions: dict[str, str] = {region: region}
-        self._without_region = 0
-        self._first_without: Place | None = None
+        self._regionless: list[int] = []
+        """Indexes in `found` of targets that name no region where none is given for all."""
+        self._unplaced: list[Place] = []
+        """Places of targets that name no region either, and have another problem."""
+        self.guesses = Guesses()
         self._long = 0
         self._first_long: Target | None = None
         self._unlisted: dict[str, Place] = {}
@@ -75,18 +82,24 @@ class Targets:
         known_instance = self._instances.get(instance)
         known_user = self._users.get(user)
         known_region = self._regions.get(region) if region else self._region
+        is_taken = False
         if known_instance is None or known_user is None or not known_region:
             place = Place(file, line, column)
             known = self._checked((instance, user, region), place, path, region_path or _join(path, "region"))
             if known is None:
                 return
             known_instance, known_user, known_region = known
+            is_taken = known_instance != instance
         if account or self._accounts:
             known_account = self._known_account(account, (instance, user, region), Place(file, line, column), path)
             if known_account is None:
                 return
             account = known_account
         target = Target(known_instance, known_user, known_region, account, file, line, column)
+        if not known_region and not region:
+            self._regionless.append(len(self.found))
+        if is_taken:
+            self.guesses.row(URL, target.place, instance, known_instance)
         self.found.append(target)
         if len(known_user) > names.LONG_USER:
             self._long += 1
@@ -126,24 +139,19 @@ class Targets:
         instance, user, region = cells
         notes: list[tuple[str, str]] = []
         is_skipped = self._skip_bad_rows and not place.column
-        known_instance = self._instances.get(instance) or self._new_instance(instance, path, notes)
+        known_instance = self._instances.get(instance) or self._new_instance(instance, path, notes, place)
         known_user = self._users.get(user) or self._new_user(user, path, notes)
         known_region = self._regions.get(region) if region else self._region
         if known_region is None:
             known_region = self._new_region(region, place, region_path, notes)
-        if not known_region and not region:
-            if is_skipped:
-                notes.append(("region", "is missing"))
-            else:
-                self._without_region += 1
-                if self._first_without is None:
-                    self._first_without = place
         if notes:
+            if not known_region and not region and not is_skipped:
+                self._unplaced.append(place)
             self.refuse(place, cells, notes)
             self.spoilt += bool(not place.column and not is_skipped and known_instance and known_user)
         if (is_skipped and notes) or not (known_instance and known_user):
             return None
-        return known_instance, known_user, known_region
+        return known_instance, known_user, known_region or ""
 
     def refuse(self, place: Place, cells: tuple[str, str, str], notes: Sequence[tuple[str, str]]) -> None:
         """Note what is wrong with the target `cells` (instance, user, region); `notes` are pairs of path and words."""
@@ -157,7 +165,9 @@ class Targets:
         for path, what in notes:
             self._problems.add(place, path, what)
 
-    def _new_instance(self, instance: str, path: str, notes: list[tuple[str, str]]) -> str:
+    def _new_instance(self, instance: str, path: str, notes: list[tuple[str, str]], place: Place) -> str:
+        if not place.column and "/" in instance and (taken := names.instance_in_url(instance)) is not None:
+            return self._instances.setdefault(taken, taken)
         problem = names.instance_problem(instance)
         if problem is None:
             self._instances[instance] = instance
@@ -196,12 +206,49 @@ class Targets:
             hint = f"the job has several, so each target says which: account: {' or '.join(self._accounts)}"
             self._problems.add(self._first_without_account, "account", f"{what}; {hint}")
 
-    def check_regions(self) -> None:
-        """Note once, not per target, that regions are missing."""
-        if self._first_without is not None:
-            what = f"{self._without_region:,} target{'s' * (self._without_region > 1)} without a region, the first here"
+    def settle_regions(self) -> list[int]:
+        """Give each target without a region that of another row of its instance, if there is but one; refuse the rest.
+
+        A row of a list that is to be skipped is taken out: return the indexes in `found` that were. Otherwise it is
+        noted once, not per target, that regions are missing.
+        """
+        known = self._known_regions()
+        out: list[int] = []
+        without = [(place, "") for place in self._unplaced]
+        for index in self._regionless:
+            target = self.found[index]
+            regions = known.get((target.account, target.instance), {})
+            if len(regions) == 1:
+                ((region, source),) = regions.items()
+                self.found[index] = replace(target, region=region)
+                self.guesses.row(REGION, target.place, "no region", region, str(source))
+            elif self._skip_bad_rows and not target.column:
+                out.append(index)
+                cells = (target.instance, target.user, "")
+                self.refuse(target.place, cells, [("region", f"is missing{_which(regions)}")])
+            else:
+                without.append((target.place, _which(regions)))
+        if out:
+            gone = set(out)
+            self.found = [target for index, target in enumerate(self.found) if index not in gone]
+            files = {omit.target.file: at for at, omit in reversed(list(enumerate(self.bad_rows)))}
+            self.bad_rows.sort(key=lambda omit: (files[omit.target.file], omit.target.line))
+        if without:
+            first, which = min(without, key=lambda each: (each[0].file != without[0][0].file, each[0].line))
+            count = len(without)
+            what = f"{count:,} target{'s' * (count > 1)} without a region, the first here{which}"
             hint = "set `region:` for all, or on the target (--region on the command line)"
-            self._problems.add(self._first_without, "region", f"{what}; {hint}")
+            self._problems.add(first, "region", f"{what}; {hint}")
+        return out
+
+    def _known_regions(self) -> dict[tuple[str, str], dict[str, Place]]:
+        """Return the regions that rows name, each with its first place, of every instance that a row names without."""
+        wanted = {(self.found[index].account, self.found[index].instance) for index in self._regionless}
+        known: dict[tuple[str, str], dict[str, Place]] = {}
+        for target in self.found if wanted else ():
+            if target.region and (target.account, target.instance) in wanted:
+                known.setdefault((target.account, target.instance), {}).setdefault(target.region, target.place)
+        return known
 
     def warnings(self) -> list[str]:
         """Return lines about what is odd but allowed, each once."""
@@ -220,6 +267,11 @@ class Targets:
         return [unlisted_region(region, place) for region, place in self._unlisted.items()]
 
 
+def _which(regions: Mapping[str, Place]) -> str:
+    """Return what other rows of the instance say, if they disagree."""
+    return f" (other rows of the instance say {' and '.join(list(regions)[:3])})" if regions else ""
+
+
 def unlisted_region(region: str, place: Place) -> str:
     """Return the remark about a region that has the right form and is not documented.
 
@@ -231,7 +283,7 @@ def unlisted_region(region: str, place: Place) -> str:
 
 def _shown(cell: str) -> str:
     """Return a cell for the journal: on one line, no longer than an instance id can be."""
-    return "".join(char if char.isprintable() else " " for char in cell[: names.MOST_INSTANCE])
+    return clean(without_userinfo(cell), names.MOST_INSTANCE)
 
 
 def _join(path: str, name: str) -> str:

@@ -32,6 +32,49 @@ _HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]")
 """Line breaks of YAML that no editor shows (NEL, LS, PS): text after one could look like a part of a comment."""
 
 
+_ODD = "\xa0\xad\u1680\u180e\u2000-\u200f\u202a-\u202f\u205f-\u2064\u2066-\u2069\u3000\ufeff"
+_ODD_BLANKS = re.compile(f"[{_ODD}]+")
+"""Blanks and invisible characters of other kinds than YAML takes."""
+_KEY_BEFORE = re.compile(r"[ \t-]*[\w.-]+ ?: ?").fullmatch
+_MOST_BEFORE = 200
+"""Characters of a line that are looked at before an odd blank."""
+
+
+def _odd_blank(text: str, file: str) -> tuple[Place, str] | None:
+    """Return the place of the first odd blank that may spoil the structure, and the words for it; None: there is none.
+
+    It is no problem by itself: a text for people may have them.
+    """
+    if text.isascii():
+        return None
+    found = next((each for each in _ODD_BLANKS.finditer(text) if _is_structural(text, *each.span())), None)
+    if found is None:
+        return None
+    from unicodedata import name  # here: hardly a file has one
+
+    at = found.start()
+    place = Place(file, text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
+    char, count = text[at], text.count(text[at])
+    many = f"; there are {count:,} in the file" if count > 1 else ""
+    return place, f"U+{ord(char):04X} ({name(char, 'no name').lower()}) stands here, which is no blank of YAML{many}"
+
+
+def _is_structural(text: str, at: int, end: int) -> bool:
+    """Return whether what stands at `at` is where a line begins or ends, or beside a key or a bracket."""
+    least = max(0, at - _MOST_BEFORE)
+    before = text[max(least, text.rfind("\n", least, at) + 1) : at]
+    if "#" in before:
+        return False
+    after = text[end : end + 8].lstrip(" \t")[:1]
+    in_flow = "{" in before or "[" in before
+    return (
+        not before.strip(" \t?-")
+        or after in ("", "\r", "\n", ":")
+        or _KEY_BEFORE(before) is not None
+        or (in_flow and before.rstrip(" ")[-1:] in ("{", "[", ",", ":"))
+    )
+
+
 def _unprintable(text: str) -> re.Match[str] | None:
     """Return the first character that is not allowed in a file, nor by an escape; None if there is none."""
     # PyYAML's own pattern, as it is compiled already: that saves three milliseconds of every start.
@@ -70,6 +113,7 @@ def decode(data: bytes, file: str, problems: Problems) -> str | None:
         what = f"character U+{ord(odd.group()):04X} is not allowed in YAML text; remove it"
         problems.add(Place(file, line, column), "", what)
         return None
+    problems.suspect = problems.suspect or _odd_blank(text, file)
     return text
 
 
@@ -81,7 +125,12 @@ def read_tree(text: str, file: str, problems: Problems) -> Node | None:
     except _TooDeepError:
         return None
     except yaml.YAMLError as exc:
-        problems.add(_mark(file, exc), "", _words(exc, text))
+        place, suspect = _mark(file, exc), problems.suspect
+        if suspect is not None and suspect[0].file == file and suspect[0].line <= place.line:
+            problems.suspect = None
+            problems.add(suspect[0], "", f"not valid YAML: {suspect[1]}")
+        else:
+            problems.add(place, "", _words(exc, text))
         return None
     except (ValueError, OverflowError):
         # Only PyYAML without libyaml: it gives an escape such as "\U00110000" to chr() unchecked.

@@ -1,0 +1,93 @@
+"""Writes the list that a job's targets were read as, corrected, to a file of its own."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.cli.talk import say
+from engine.errors import JobError, UsageError
+from engine.inputs.files import STDIN
+from engine.inputs.guesses import MOST_CHANGES
+from engine.model import OmitReason
+from engine.outside.foreign import clean, without_userinfo
+from engine.outside.trust import create_new
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.inputs.job import Job
+    from engine.model import Target
+
+_MODE = 0o600
+_MOST_CELL = 200
+"""Characters of a cell that are shown."""
+
+
+def write_fixed(job: Job, path: str) -> None:
+    """Write the targets of a job as one CSV list, in order; name on stderr what is not as it was written.
+
+    Bad rows are not in it, nor is what matches find. UsageError if the file is there already.
+    """
+    file = Path(path)
+    if path == STDIN:
+        raise UsageError("--fix -: name a new file; what was changed is told beside it")
+    try:
+        fd = create_new(file, _MODE)
+    except FileExistsError as exc:
+        raise UsageError(f"--fix {path}: is there already, and is not overwritten; name a new file") from exc
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"--fix {path}: cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+    try:
+        with os.fdopen(fd, "w", encoding="ascii", newline="") as stream:
+            stream.writelines(_lines(job.targets))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException as exc:
+        with suppress(OSError):
+            file.unlink()
+        if isinstance(exc, OSError):
+            raise JobError([f"--fix {path}: cannot be written: {exc.strerror or exc}; nothing was kept of it"]) from exc
+        raise
+    _tell(job, path)
+
+
+def _lines(targets: list[Target]) -> Iterator[str]:
+    """Yield the lines of the list: names of targets are checked, so no cell needs quotes."""
+    with_account = any(target.account for target in targets)
+    yield "instance,user,region,account\n" if with_account else "instance,user,region\n"
+    for target in targets:
+        account = f",{target.account}" if with_account else ""
+        yield f"{target.instance},{target.user},{target.region}{account}\n"
+
+
+def _tell(job: Job, path: str) -> None:
+    """Say what was changed, and what is not in the list."""
+    changes = [change for guess in job.guesses for change in guess.changes]
+    files = {file: at for at, file in enumerate(job.sources)}
+    changes.sort(key=lambda change: (files.get(change.place.file, -1), change.place.line))
+    for change in changes[:MOST_CHANGES]:
+        say(f"{change.place}: {_shown(change.old)} → {_shown(change.new)}")
+    more = sum(guess.changed or len(guess.changes) for guess in job.guesses) - len(changes[:MOST_CHANGES])
+    if more > 0:
+        say(f"… and {more:,} more change{'s' * (more > 1)}")
+    bad = sum(omit.reason is OmitReason.BAD_ROW for omit in job.omits)
+    rows = len(job.targets)
+    said = f"{path}: {rows:,} row{'s' * (rows != 1)} written"
+    if bad:
+        said += f"; {bad:,} bad row{'s are' if bad > 1 else ' is'} not in it"
+    place = os.path.relpath(path, Path(job.path).parent) if job.is_file and not path.startswith("/") else path
+    entry = f"- csv: {dumps(place, ensure_ascii=False)}"
+    others = "; what matches find is not in it, so leave these entries" if job.matches else ""
+    say(f"{said}{others}. To use it, put under targets: in the job, in place of what it was made from: {entry}")
+
+
+def _shown(text: str) -> str:
+    """Return a cell on one line, with an escape for each character that nobody sees."""
+    whole = "".join(
+        char if char.isprintable() else f"\\u{ord(char):04x}" for char in without_userinfo(text)[: _MOST_CELL + 1]
+    )
+    return clean(whole, _MOST_CELL)
