@@ -54,7 +54,18 @@ take."""
 
 
 class Command(click.Command):
-    """A command that refuses what would be dropped: see `IDLE`."""
+    """A command that refuses what would be dropped (see `IDLE`), and says what to type instead of a flag it lacks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, with our words for a flag that does not exist."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from engine.cli.slips import instead_of_flag  # here: only a slip pays for the import
+
+            known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("-")]
+            hint = instead_of_flag(ctx.info_name or "", error.option_name, known)
+            raise click.UsageError(f"No such option '{error.option_name}'{hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's, once no flag is idle."""
