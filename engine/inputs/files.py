@@ -187,6 +187,18 @@ def _looks_like_a_list(name: str, data: bytes) -> bool:
     return is_list(name) or layout_of(first, {}) is not None or (first[:1] == "{" and '"instance"' in first)
 
 
+def read_list(name: str) -> bytes:
+    """Return the bytes of a list that the command line names; JobError with its name."""
+    if name in ("", STDIN):
+        raise JobError([f"@{name}: name a file; a job reads a list on standard input: targets: [{{csv: -}}]"])
+    try:
+        return read_bytes(Path(name).expanduser(), MOST_LIST)
+    except JobError as exc:
+        raise JobError([f"{name}: {problem}" for problem in exc.problems]) from exc
+    except RuntimeError as exc:  # ~nobody
+        raise JobError([f"{name}: {exc}"]) from exc
+
+
 def _expanded(path: str, listed: str) -> Path:
     return Path(listed).expanduser() if listed.startswith("~") else Path(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.api.names import nearest
-from tests.support.command import Desk
+from tests.support.command import Desk, records
 
 LIST = "instance,user,region\npostgres-aaaaaaaa,ann,ap-singapore\npostgres-bbbbbbbb,eve,ap-tokyo\n"
 
@@ -134,3 +134,66 @@ def test_a_list_in_place_of_a_job_is_named_as_a_list(desk, name, text):
     kind = "jsonl" if name.endswith("jsonl") else "csv"
     assert f"targets: [{{{kind}: {name}}}]" in done.err
     assert f"acctops lock @{name} --region R" in done.err
+
+
+def test_lock_takes_a_list_as_a_job_does(desk):
+    """In an incident the accounts come as a file; the regions it names are taken, and no job has to be written."""
+    desk.write("list.csv", "DBInstanceId;UserName;Region;Owner\npostgres-aaaaaaaa;ann;ap-singapore;x\n")
+    desk.write("more.txt", "# from the pager\npostgres-bbbbbbbb/eve\n")
+    desk.write("rows.jsonl", '{"instance":"postgres-cccccccc","user":"kim"}\n')
+    lists = ("@list.csv", "@more.txt", "@rows.jsonl", "postgres-dddddddd/bob")
+    done = desk.run("lock", *lists, "--region", "ap-tokyo", "--simulate", "--yes", "--json")
+    assert done.code == 0, done.err
+    calls = {
+        (each["region"], each["instance"], each["user"])
+        for path in desk.journals(simulated=True)
+        for each in records(path, "call")
+    }
+    assert calls == {
+        ("ap-singapore", "postgres-aaaaaaaa", "ann"),
+        ("ap-tokyo", "postgres-dddddddd", "bob"),
+        ("ap-tokyo", "postgres-bbbbbbbb", "eve"),
+        ("ap-tokyo", "postgres-cccccccc", "kim"),
+    }
+
+
+@pytest.mark.parametrize("command", ["lock", "unlock", "cam-on"])
+def test_a_list_on_the_command_line_is_checked_row_by_row(desk, command):
+    """A bad row is named by its line, and left out only by the flag that a job's list has for it."""
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,ann\npostgres-aaaaaaaa,b$b\n")
+    words = (command, "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
+    refused = desk.run(*words)
+    assert refused.code == 2
+    assert "list.csv:3: user: 'b$b' is not an account name" in refused.err
+    assert "--skip-bad-rows sends the good ones (1)" in refused.err
+    skipped = desk.run(*words, "--skip-bad-rows")
+    assert skipped.code == 1
+    assert "Local.BadRow: list.csv:3" in skipped.text
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("@lst.csv", "command line:1: lst.csv: no such file; did you mean list.csv?"),
+        ("@-", "command line:1: @-: name a file"),
+        ("@", "name a file"),
+        ("@bare.csv", "bare.csv:2: region: 1 target without a region"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_named(desk, argument, words):
+    """A list that is not there, or without a region, sends nothing, and its place says what is missing."""
+    desk.write("list.csv", LIST)
+    desk.write("bare.csv", "instance,user\npostgres-aaaaaaaa,ann\n")
+    done = desk.run("lock", argument, "--yes")
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_skipping_bad_rows_says_what_it_will_do(desk):
+    """Where every row is bad there are no good ones to send, and the flag must not be advised, nor obeyed."""
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a$n\npostgres-aaaaaaaa,b$b\n")
+    words = ("lock", "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
+    without, skipped = desk.run(*words), desk.run(*words, "--skip-bad-rows")
+    assert (without.code, skipped.code) == (2, 2)
+    assert "skip-bad-rows" not in without.err
+    assert "leaves nothing to send" in skipped.err

@@ -193,22 +193,8 @@ class _JobReader:
             targets.check_regions()
         if accounts or "accounts" not in table.entries:
             targets.check_accounts()
-        self._judge_rows(targets, matches)
+        self._bad_rows = _judge_rows(targets, self._problems, asks=bool(matches))
         return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
-
-    def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
-        """Leave out bad rows if good targets are left; set a hint if bad rows are the only problems."""
-        good = len(targets.found) or len(matches)
-        if good:
-            self._bad_rows = targets.bad_rows
-        elif targets.bad_rows:
-            for omit in targets.bad_rows:
-                self._problems.add(omit.target.place, "", omit.rule)
-            self._problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
-        would_be_sent = len(targets.found) - targets.spoilt
-        if (would_be_sent or matches) and 0 < targets.row_problems == self._problems.count:
-            sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
-            self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
     def _beside(self, listed: str) -> str:
         return "standard input" if listed == "-" else posixpath.join(posixpath.dirname(self._file), listed)
@@ -230,11 +216,9 @@ class _JobReader:
             for problem in exc.problems:
                 self._fields.wrong(node, here, problem)
             return []
-        from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
-
         self._sources.append(shown)
         self._digest.update(data)
-        reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
+        reader = _reader(is_csv=here.endswith("csv"))
         return reader(data, shown, defaults, targets, self._problems, columns)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
@@ -309,6 +293,31 @@ class _JobReader:
         return spec
 
 
+def _reader(*, is_csv: bool) -> Callable[..., list[str]]:
+    from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
+
+    return lists.read_csv if is_csv else lists.read_jsonl
+
+
+def _judge_rows(targets: Targets, problems: Problems, *, asks: bool) -> list[Omit]:
+    """Return the bad rows, which are left out if good targets are left; set a hint if they are the only problems.
+
+    `asks`: whether a match may give targets, too.
+    """
+    bad_rows: list[Omit] = []
+    if targets.found or asks:
+        bad_rows = targets.bad_rows
+    elif targets.bad_rows:
+        for omit in targets.bad_rows:
+            problems.add(omit.target.place, "", omit.rule)
+        problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
+    would_be_sent = len(targets.found) - targets.spoilt
+    if (would_be_sent or asks) and 0 < targets.row_problems == problems.count:
+        sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
+        problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
+    return bad_rows
+
+
 def _is_none(node: Node) -> bool:
     return type(node) is Scalar and node.text == "none"
 
@@ -377,6 +386,8 @@ def ad_hoc_job(
     targets: Sequence[str],
     region: str | None,
     *,
+    read: Callable[[str], bytes] | None = None,
+    skip_bad_rows: bool = False,
     name: str | None = None,
     reason: str | None = None,
     ticket: str | None = None,
@@ -384,38 +395,61 @@ def ad_hoc_job(
 ) -> Job:
     """Return the job of `acctops lock TARGET… --region R`, with the checks of a job file; raise JobError.
 
-    A target's "line" is its number among the arguments.
+    A target's "line" is its number among the arguments. `@FILE` is a list: `read` returns its bytes, or raises
+    JobError; its rows are read as a job's are, also with `skip_bad_rows`.
     """
     problems = Problems()
     try:
         action_name(action)
     except ValueError as exc:
         problems.add(Place(COMMAND_LINE), "action", str(exc))
-    collected = Targets(problems, "")
+    collected = Targets(problems, region or "", skip_bad_rows=skip_bad_rows)
+    lists: dict[str, bytes] = {}
+    warnings: list[str] = []
+    if region and (what := names.region_problem(region)) is not None:
+        problems.add(Place(COMMAND_LINE, 1), "--region", what)
+    elif region and region not in names.REGIONS:
+        collected.note_region(region, Place(COMMAND_LINE))
     if not targets:
         problems.add(Place(COMMAND_LINE), "targets", "none given; name accounts as instance/user")
     for number, text in enumerate(targets, start=1):
         instance, slash, user = text.strip().partition("/")
-        if not slash:
+        if text.startswith("@") and read is not None:
+            try:
+                data = lists[text[1:]] = read(text[1:])
+            except JobError as exc:
+                for problem in exc.problems:
+                    problems.add(Place(COMMAND_LINE, number), "", problem)
+                continue
+            is_csv = not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+            warnings += _reader(is_csv=is_csv)(data, text[1:], Defaults(), collected, problems)
+        elif not slash:
             what = f"{names.shown(text)} is not instance/user; such as postgres-4sfuv15b/app_user"
             problems.add(Place(COMMAND_LINE, number), "", what)
         else:
-            collected.add(instance, user, region or "", COMMAND_LINE, number, 0, region_path="--region")
+            collected.add(instance, user, "", COMMAND_LINE, number, 0)
     collected.check_regions()
+    bad_rows = _judge_rows(collected, problems, asks=False)
+    if not lists:
+        problems.hint = ""
     globs = read_globs(exclude, "--exclude", problems)
     problems.stop_if_any()
-    lines = [action, region or "", *targets, *exclude]
+    digest = sha256("\n".join([action, region or "", *targets, *exclude]).encode(errors="surrogateescape"))
+    for data in lists.values():
+        digest.update(data)
     return Job(
         name=name or f"{action}-by-hand",
         action=action,
         region=region or "",
         targets=collected.found,
-        digest=sha256("\n".join(lines).encode()).hexdigest(),
+        digest=digest.hexdigest(),
         path=COMMAND_LINE,
+        sources=tuple(lists),
+        omits=tuple(bad_rows),
         exclude=globs,
         reason=reason,
         ticket=ticket,
-        warnings=tuple(collected.warnings()),
+        warnings=(*warnings, *collected.warnings()),
         remarks=tuple(collected.remarks()),
     )
 
