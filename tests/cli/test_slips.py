@@ -197,3 +197,45 @@ def test_skipping_bad_rows_says_what_it_will_do(desk):
     assert (without.code, skipped.code) == (2, 2)
     assert "skip-bad-rows" not in without.err
     assert "leaves nothing to send" in skipped.err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            'columns: {instance: "Cluster ID", user: "DB-Benutzer"}',
+            'write targets: [{csv: list.csv, columns: {instance: "Cluster ID", user: "DB-Benutzer"}}]',
+        ),
+        ("colums: {}", 'write targets: [{csv: list.csv, columns: {instance: "…", user: "…"}}]'),
+        ("csv: list.csv", "write targets: [{csv: list.csv}]"),
+        ("max_targets: 7", "write limits: {max_targets: …}"),
+        ("users: {glob: x}", "write targets: [{match: {users: …}}]"),
+        ("days: [sat]", "write window: {days: …}"),
+        ("regoin: ap-tokyo", "did you mean region?"),
+    ],
+)
+def test_a_key_that_stands_further_inside_is_answered_with_its_line(desk, line, words):
+    """The hint for a list's columns names `columns:`; who writes it at the top is told the line, not `accounts`."""
+    desk.write("list.csv", "Cluster ID,DB-Benutzer\npostgres-aaaaaaaa,ann\n")
+    desk.write("job.yaml", f"action: LockAccount\nregion: ap-singapore\n{line}\ntargets: [{{csv: list.csv}}]\n")
+    done = desk.run("plan", "job.yaml", "--offline")
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_the_line_that_is_named_for_columns_works(desk):
+    """What is printed is pasted as it stands."""
+    desk.write("list.csv", "Cluster ID,DB-Benutzer\npostgres-aaaaaaaa,ann\n")
+    top = "action: LockAccount\nregion: ap-singapore\n"
+    said = 'columns: {instance: "Cluster ID", user: "DB-Benutzer"}\ntargets: [{csv: list.csv}]\n'
+    desk.write("job.yaml", top + said)
+    refused = desk.run("plan", "job.yaml", "--offline").err
+    (line,) = [line.partition("write ")[2] for line in refused.splitlines() if "columns: unknown key" in line]
+    desk.write("job.yaml", top + line)
+    assert desk.run("plan", "job.yaml", "--offline").code == 0
+
+
+def test_a_key_of_the_job_in_a_target_is_answered_with_its_place(desk):
+    """`exclude` for one list is written for the whole job; a list of the keys that may stand here does not say so."""
+    desk.job("{instance: postgres-aaaaaaaa, user: ann, exclude: ['*/x']}")
+    assert "write exclude: … at the top of the job" in desk.run("plan", "job.yaml", "--offline").err

@@ -11,11 +11,14 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from engine.api import names
 from engine.api.actions import ACTIONS, takes_admins
 from engine.errors import JobError
 from engine.inputs.guards import empty_plan_warnings, guard_words, need_readings
 from engine.inputs.job import Glob, Job, PasswordSpec, StopAfter
+from engine.inputs.jobfile.columns import COLUMNS
 from engine.inputs.jobfile.fields import Fields, glob_problem, kinds
 from engine.inputs.jobfile.filemodel import JobFile, Passwords
 from engine.inputs.jobfile.nodes import Scalar, Series, Table
@@ -96,7 +99,8 @@ class _JobReader:
         table = fields.table(root, "", "keys such as action:, region: and targets:")
         if table is None:
             raise JobError(self._problems.lines())
-        fields.keys(table, "", kinds(JobFile))
+        known = kinds(JobFile)
+        fields.keys(table, "", known, inner={} if table.entries.keys() <= known.keys() else _lines_inside(table))
         special = ("targets", "accounts", "exclude", "protect", "passwords", "version", "window", "notify")
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
@@ -291,6 +295,43 @@ class _JobReader:
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
             )
         return spec
+
+
+def _lines_inside(job: Table) -> dict[str, str]:
+    """Return each key that stands further inside of a job → the line to write; with what was written, as far as it
+    goes."""
+    lines = dict.fromkeys(("instance", "user"), "targets: [{instance: postgres-…, user: […]}]")
+    lines |= {key: f"targets: [{{{key}: list.{key}}}]" for key in ("csv", "jsonl")}
+    lines["columns"] = f"targets: [{{{_list_named(job)}, columns: {{{_columns_said(job)}}}}}]"
+    lines["match"] = 'targets: [{match: {users: {glob: "app_*"}}}]'
+    lines |= {key: f"targets: [{{match: {{{key}: …}}}}]" for key in ("instances", "users", "allow_empty")}
+    lines |= {key: f"targets: [{{match: {{users: {{{key}: …}}}}}}]" for key in ("glob", "locked", "cam")}
+    lines |= {key: f"targets: [{{match: {{instances: {{{key}: …}}}}}}]" for key in ("ids", "tag", "engine_version")}
+    for name, kind in kinds(JobFile).items():
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            lines |= {key: f"{name}: {{{key}: …}}" for key in kinds(kind) if key not in lines}
+    return {key: line for key, line in lines.items() if key not in kinds(JobFile)}
+
+
+def _list_named(job: Table) -> str:
+    """Return the first list that a job names, as it is written there."""
+    entries = job.entries["targets"].value if "targets" in job.entries else None
+    for item in entries.items if type(entries) is Series else ():
+        for kind in ("csv", "jsonl"):
+            if type(item) is Table and kind in item.entries:
+                node = item.entries[kind].value
+                return f"{kind}: {node.text if type(node) is Scalar else '…'}"
+    return "csv: list.csv"
+
+
+def _columns_said(job: Table) -> str:
+    from json import dumps  # here: only a slip pays for the import
+
+    node = job.entries["columns"].value if "columns" in job.entries else None
+    said = node.entries if type(node) is Table else {}
+    pairs = {ours: pair.value.text for ours, pair in said.items() if type(pair.value) is Scalar and ours in COLUMNS}
+    named = pairs or {"instance": "…", "user": "…"}
+    return ", ".join(f"{ours}: {dumps(clean(theirs), ensure_ascii=False)}" for ours, theirs in named.items())
 
 
 def _reader(*, is_csv: bool) -> Callable[..., list[str]]:
