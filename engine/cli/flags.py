@@ -166,7 +166,9 @@ EXPECT = click.option(
 SKIP_BAD_ROWS = click.option(
     "--skip-bad-rows", is_flag=True, help="Go on without the rows of lists that name no target. They count as failed."
 )
-SINCE = click.option("--since", metavar="7d", help="Show all runs begun since then, such as 24h or 7d.")
+SINCE = click.option(
+    "--since", metavar="7d", help="Show all runs begun since then: 24h, 7d, 1w, or a date (UTC) such as 2026-11-23."
+)
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )

@@ -239,3 +239,68 @@ def test_a_key_of_the_job_in_a_target_is_answered_with_its_place(desk):
     """`exclude` for one list is written for the whole job; a list of the keys that may stand here does not say so."""
     desk.job("{instance: postgres-aaaaaaaa, user: ann, exclude: ['*/x']}")
     assert "write exclude: … at the top of the job" in desk.run("plan", "job.yaml", "--offline").err
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (
+            'reason: "it is',
+            "job.yaml:3:9: not valid YAML (found unexpected end of stream); the quote that opens here is never closed",
+        ),
+        (
+            "reason: 'it is",
+            "job.yaml:3:9: not valid YAML (found unexpected end of stream); the quote that opens here is never closed",
+        ),
+        ('reason: "it is\nticket: "CHG-1"', "a quote that opens at 3:9 closes here"),
+        ('exclude: ["*/x"\nreason: y', "the bracket that opens at 3:10 is not closed before this"),
+    ],
+)
+def test_what_was_not_closed_is_named_where_it_opened(desk, text, place):
+    """The end of a long file is no place to look for a quote that is missing on line 4."""
+    targets = "\n".join(f"  - postgres-aaaaaaaa/u{number}" for number in range(30))
+    desk.write("job.yaml", f"action: LockAccount\nregion: ap-singapore\n{text}\ntargets:\n{targets}\n")
+    done = desk.run("plan", "job.yaml", "--offline")
+    assert done.code == 2
+    assert place in done.err
+
+
+NOON = 1795953600.0
+"""2026-11-29T12:00:00Z."""
+
+
+@pytest.mark.parametrize(
+    ("since", "begin"),
+    [
+        ("2026-11-23", "2026-11-23T00:00:00Z"),
+        ("2026-11-23T03:00", "2026-11-23T03:00:00Z"),
+        ("2026-11-23T03:00+08:00", "2026-11-22T19:00:00Z"),
+        ("20261123T0300", "2026-11-23T03:00:00Z"),
+        ("1w", "2026-11-22T12:00:00Z"),
+        ("1w2d", "2026-11-20T12:00:00Z"),
+    ],
+)
+def test_since_takes_dates_and_weeks(desk, since, begin):
+    """A change record is asked for from a date on; nobody counts the hours back to it."""
+    assert desk.run("status", "--since", since, "--json", at=NOON).json["since"] == begin
+    assert desk.run("report", "--since", since, "--json", at=NOON).json["since"] == begin
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        ("2026-13-01", "or a date (UTC) such as 2026-11-23"),
+        ("2027-01-01", "is still to come; it is 2026-11-29T12:00:00Z"),
+        ("monday", "or a date such as 2026-11-23"),
+    ],
+)
+def test_a_since_that_is_no_time_is_refused(desk, since, words):
+    """A date to come would list no run, as if there were none."""
+    done = desk.run("status", "--since", since, at=NOON)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_overdue_takes_weeks(desk):
+    """A job that runs once a week is late after a week."""
+    assert desk.run("overdue", "job.yaml", "--every", "1w", "--json").json["every_s"] == 7 * 86400
