@@ -114,12 +114,59 @@ def region_problem(name: str) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the known name that was probably meant, or None; `cutoff` (0 to 1) is how alike the two must be."""
+    """Return the known name that was probably meant, or None; `cutoff` (0 to 1) is how alike the two must be.
+
+    A name that says the opposite (`cam-off`, `cam-on`) was not meant, however alike it is.
+    """
     from difflib import get_close_matches  # here: only a mistake pays for the import
 
     by_folded = {candidate.lower(): candidate for candidate in known}
-    close = get_close_matches(name.lower()[:100], by_folded, n=1, cutoff=cutoff)
-    return by_folded[close[0]] if close else None
+    folded = name.lower()[:100]
+    close = get_close_matches(folded, by_folded, n=_MOST_NEAR, cutoff=cutoff)
+    return next((by_folded[each] for each in close if not opposite(folded, each)), None)
+
+
+_MOST_NEAR = 5
+_NO = re.compile("un(?!til)|dis|de|non|not|no")
+"""How a word begins that says the contrary of the rest of it."""
+_CONTRARY_ENDS = (("no", "ffo"),)
+"""Backwards: on, off."""
+_CONTRARY_BEGINS = (
+    *(("in", "ex"), ("en", "dis"), ("min", "max"), ("least", "most"), ("open", "clos"), ("start", "stop")),
+    *(("before", "after"), ("first", "last"), ("on", "off"), ("with", "without"), ("allow", "deny"), ("add", "remove")),
+)
+
+
+def opposite(typed: str, known: str) -> bool:
+    """Return whether `known` says the opposite of what was typed, which is spelt nearly the same."""
+    one, other = (re.sub("[^a-z]", "", each.lower()) for each in (typed, known))
+    return (
+        any({_side(one, pair), _side(other, pair)} == {1, -1} for pair in _CONTRARY_BEGINS)
+        or any({_side(one[::-1], pair), _side(other[::-1], pair)} == {1, -1} for pair in _CONTRARY_ENDS)
+        or _denies(one, other)
+        or _denies(other, one)
+    )
+
+
+def _side(word: str, pair: tuple[str, str]) -> int:
+    """Return which of two beginnings a word has, 1 or -1; 0 for none. The longer one of both counts."""
+    said = max((each for each in pair if word.startswith(each)), key=len, default="")
+    return 0 if not said else 1 if said == pair[0] else -1
+
+
+def _denies(one: str, other: str) -> bool:
+    """Return whether `one` is `other` with a `no` before it, and no mere slip of it (`nlock`, for `unlock`)."""
+    from difflib import SequenceMatcher
+
+    def alike(word: str) -> float:
+        return SequenceMatcher(None, word, other).ratio()
+
+    no = _NO.match(one)
+    return no is not None and _NO.match(other) is None and alike(one[no.end() :]) >= max(_DENIED, alike(one))
+
+
+_DENIED = 0.8
+"""How alike (0-1) two names must be, but for the `no`, to count as contraries."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -65,12 +65,21 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from engine.api.names import did_you_mean  # here: only a slip pays for the import
+            from engine.cli.slips import instead_of_command  # here: only a slip pays for the import
 
-            if args[0].startswith("-"):  # a flag: click knows what is near
+            if args[0].startswith("-"):  # a flag: said where flags are read
                 raise
-            hint = did_you_mean(args[0], self.list_commands(ctx))
+            hint = instead_of_command(args[0], self.list_commands(ctx))
             raise click.UsageError(error.message.rstrip(".") + hint, ctx) from None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = ", ".join(name for parameter in self.get_params(ctx) for name in parameter.opts)
+            words = f"No such option '{error.option_name}' before the command, where {known} may stand"
+            hint = "; flags come after it: acctops run JOB --yes"
+            raise click.UsageError(words + hint, ctx) from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         family = _family(cmd_name)

@@ -54,7 +54,18 @@ take."""
 
 
 class Command(click.Command):
-    """A command that refuses what would be dropped: see `IDLE`."""
+    """A command that refuses what would be dropped (see `IDLE`), and says what to type instead of a flag it lacks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, with our words for a flag that does not exist."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from engine.cli.slips import instead_of_flag  # here: only a slip pays for the import
+
+            known = [name for parameter in self.get_params(ctx) for name in parameter.opts if name.startswith("-")]
+            hint = instead_of_flag(ctx.info_name or "", error.option_name, known)
+            raise click.UsageError(f"No such option '{error.option_name}'{hint}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """As click's, once no flag is idle."""
@@ -155,7 +166,9 @@ EXPECT = click.option(
 SKIP_BAD_ROWS = click.option(
     "--skip-bad-rows", is_flag=True, help="Go on without the rows of lists that name no target. They count as failed."
 )
-SINCE = click.option("--since", metavar="7d", help="Show all runs begun since then, such as 24h or 7d.")
+SINCE = click.option(
+    "--since", metavar="7d", help="Show all runs begun since then: 24h, 7d, 1w, or a date (UTC) such as 2026-11-23."
+)
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,27 @@ def span(value: str, flag: str) -> float:
     try:
         return some_seconds(value)
     except ValueError as error:
-        raise UsageError(f"{flag}: {error}, got {value!r}") from None
+        more = ", or a date such as 2026-11-23" if flag == "--since" else ""
+        raise UsageError(f"{flag}: {error}{more}, got {value!r}") from None
+
+
+def begin_of(options: Options, since: str) -> float:
+    """UNIX time of `--since`: so long ago, or a date or time, in UTC as all times that are shown."""
+    if not re.match(r"[12]\d{3}-|\d{8}", since):
+        return options.clock() - span(since, "--since")
+    from datetime import UTC, datetime  # here: few commands are given a date
+
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError:
+        raise UsageError(
+            f"--since: expected a duration such as 24h, 7d or 1w, or a date (UTC) such as 2026-11-23 or "
+            f"2026-11-23T03:00, got {since!r}"
+        ) from None
+    begin = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    if begin > options.clock():
+        raise UsageError(f"--since {since}: is still to come; it is {_utc(options.clock())}")
+    return begin
 
 
 def _store(options: Options, *, simulated: bool = False) -> Runs:
@@ -84,7 +105,7 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
 def show_status_since(since: str, **flags: Any) -> int:
     """`status --since`: the runs of a span of time, how they ended, and what is open. Any: the flags, by name."""
     options = options_of(flags)
-    begin = options.clock() - span(since, "--since")
+    begin = begin_of(options, since)
     heads = [head for which in (False, True) for head in runs_in(options, simulated=which, since=begin)]
     heads.sort(key=lambda head: (head.started_at, head.run_id))
     work, problems = OpenWork(), {}
@@ -128,7 +149,7 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     options = options_of(flags)
     if options.as_json:
         form = "json"
-    begin = options.clock() - span(since, "--since")
+    begin = begin_of(options, since)
     heads = sorted(runs_in(options, simulated=False, since=begin), key=lambda head: (head.started_at, head.run_id))
     unreadable = [{"run": head.run_id, "problem": head.problem} for head in heads if head.problem is not None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.cli.lookback import RUN_COLUMNS, span
+from engine.cli.lookback import RUN_COLUMNS, begin_of
 from engine.cli.options import options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason
@@ -19,7 +19,7 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
     """Print what is open, and what goes on with it. Any: the flags, by name."""
     options = options_of(flags)
     form = "json" if options.as_json else form
-    begin = options.clock() - span(since, "--since") if since is not None else None
+    begin = begin_of(options, since) if since is not None else None
     found = pending(options, since=begin, ticket=ticket)
     if form == "json":
         out_json(

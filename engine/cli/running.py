@@ -14,7 +14,7 @@ from engine.cli.sending import carry_out
 from engine.cli.talk import out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason
-from engine.inputs.files import load_job
+from engine.inputs.files import load_job, read_list
 from engine.inputs.jobfile.parse import ad_hoc_job
 from engine.operations.earlier import reads_stdin
 from engine.operations.proposal import Nothing
@@ -64,10 +64,18 @@ async def _run(options: Options, job: Job) -> int:
     return await go_on_with(options, await plan.resumption())
 
 
-def run_ad_hoc(action: str, targets: tuple[str, ...], region: str, **flags: Any) -> int:
+def run_ad_hoc(action: str, targets: tuple[str, ...], region: str | None, **flags: Any) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = options_of(flags)
-    job = ad_hoc_job(action, targets, region, reason=options.reason, ticket=options.ticket)
+    job = ad_hoc_job(
+        action,
+        targets,
+        region,
+        read=read_list,
+        skip_bad_rows=options.skip_bad_rows,
+        reason=options.reason,
+        ticket=options.ticket,
+    )
     return run_loop(_run_ad_hoc(options, job), options)
 
 

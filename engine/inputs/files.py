@@ -27,6 +27,8 @@ MOST_JOB = 64 << 20
 MOST_LIST = 1 << 30
 """Bytes of one list, at most; 1,000,000 rows are about 40 MB."""
 STDIN = "-"
+_ALIKE = 0.75
+"""How alike (0-1) the name of a file must be to what was typed, without its ending, to be called meant."""
 
 
 STDIN_NAME = "standard input"
@@ -138,7 +140,12 @@ def load_job(
         except JobError as exc:
             raise JobError([f"{found}: {problem}" for problem in exc.problems]) from exc
 
-    job = parse_job(data, file=file, read=read if lists else None, skip_bad_rows=skip_bad_rows, locate=locate)
+    try:
+        job = parse_job(data, file=file, read=read if lists else None, skip_bad_rows=skip_bad_rows, locate=locate)
+    except JobError as exc:
+        if _looks_like_a_list(file, data):
+            raise JobError([f"{file}: is no job file but {list_words(file)}"]) from exc
+        raise
     handed_in = is_stdin or (not is_file and _leads_to(name, _OWN_DESCRIPTOR))
     job = replace(job, is_file=is_file, source="" if handed_in else str(Path(name).absolute()))
     if job.passwords is None or not job.passwords.file:
@@ -146,6 +153,50 @@ def load_job(
     # Absolute, as a resume may run in another directory.
     whole = Path(job.passwords.file).expanduser().absolute()
     return replace(job, passwords=PasswordSpec(place=job.passwords.place, file=str(whole)))
+
+
+_JSON_LISTS = (".jsonl", ".ndjson")
+_LISTS = (".csv", ".tsv", *_JSON_LISTS)
+
+
+def is_list(name: str) -> bool:
+    """Return whether a file is a list of targets by its name."""
+    return name.lower().endswith(_LISTS)
+
+
+def list_words(name: str) -> str:
+    """Return what to do with a list of targets that was taken for something else."""
+    from engine.outside.foreign import pasted  # here: only a slip pays for the import
+
+    if name in (STDIN_NAME, STREAM_NAME):
+        return "a list of targets; a job names it, and reads it on its standard input: targets: [{csv: -}]"
+    kind = "jsonl" if name.lower().endswith(_JSON_LISTS) else "csv"
+    plain = re.fullmatch(r"[\w./~-]+", name)
+    shown = name if plain else "'" + name.replace("'", "''") + "'"
+    by_command = f"; or type acctops lock {pasted((f'@{name}',))} --region R"
+    return f"a list of targets; a job names it: targets: [{{{kind}: {shown}}}]{by_command}"
+
+
+def _looks_like_a_list(name: str, data: bytes) -> bool:
+    """Return whether what is no job is a list: by its name, or by its first line."""
+    from engine.inputs.jobfile.layout import layout_of  # here: only a slip pays for the import
+
+    text = data[:65536].decode("utf-8-sig", "replace")
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    return is_list(name) or layout_of(first, {}) is not None or (first[:1] == "{" and '"instance"' in first)
+
+
+def read_list(name: str) -> bytes:
+    """Return the bytes of a list that the command line names; JobError with its name."""
+    if name in ("", STDIN):
+        raise JobError([f"@{name}: name a file; a job reads a list on standard input: targets: [{{csv: -}}]"])
+    try:
+        return read_bytes(Path(name).expanduser(), MOST_LIST)
+    except JobError as exc:
+        raise JobError([f"{name}: {problem}" for problem in exc.problems]) from exc
+    except RuntimeError as exc:  # ~nobody
+        raise JobError([f"{name}: {exc}"]) from exc
 
 
 def _expanded(path: str, listed: str) -> Path:
@@ -198,11 +249,15 @@ def _bounded(data: bytes, most: int) -> bytes:
 
 
 def _hint(path: Path) -> str:
-    """Return the words for the nearest name in the same directory, if any."""
-    from engine.api.names import did_you_mean  # here: only a wrong name pays for the import
+    """Return the words for the nearest name in the same directory, if any: `.yaml` alone makes no two names alike."""
+    from engine.api.names import nearest  # here: only a wrong name pays for the import
 
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
         return f"; the directory {path.parent} cannot be read"
-    return did_you_mean(path.name, names)
+    stems: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (Path(name).suffix != path.suffix, is_list(name))):
+        stems.setdefault(Path(name).stem.lower(), name)
+    meant = nearest(path.stem, stems, cutoff=_ALIKE)
+    return f"; did you mean {stems[meant]}?" if meant is not None else ""

@@ -143,7 +143,8 @@ CASES: dict[str, dict[str, Case]] = {
     ),
     **{
         verb: sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
-                      region=Case(("--region", "ap-tokyo"), ("--yes",)))
+                      region=Case(("--region", "ap-tokyo"), ("--yes",)), skip_bad_rows=Case(("--skip-bad-rows",),
+                      ("@list.csv", "--yes"), prepare=lambda desk: desk.write("list.csv", BAD_LIST)))
         for verb in ("lock", "unlock", "cam-on")
     },
     "resume": {

@@ -130,7 +130,7 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:6:21: targets[1].usr: unknown key; did you mean user?",
         "jobs/x.yaml:7:7: rate: expected a number of calls a second above 0, at most 10000, got 'fast'",
         "jobs/x.yaml:8:1: rate: is given twice, first at 7:1; keep one",
-        "jobs/x.yaml:9:11: deadline: expected a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d, got '90'",
+        "jobs/x.yaml:9:11: deadline: expected a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d, 1w, got '90'",
     ]
 
 

@@ -94,7 +94,7 @@ def test_an_alias_leaves_an_unusable_node():
         ("a: @b\n", "1:4", "put the value in quotes"),
         ("a: b: c\n", "1:5", "must be quoted"),
         ("a: [1, 2\n", "2:1", "brackets"),
-        ("a: 'x\n", "2:1", "quotes"),
+        ("a: 'x\n", "1:4", "the quote that opens here"),
         ("a: 1\n b: 2\n", "2:3", "indentation"),
     ],
 )

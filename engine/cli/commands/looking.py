@@ -165,12 +165,15 @@ def journal_verify(run: str, head: str | None, **common: Any) -> int:
 def explain(code: str) -> int:
     """Explain an error code: what it means, what acctops does, what you should do.
 
+    It explains acctops' own words, too: outcomes, reasons why an account is left out, verdicts.
+
     \b
-    Example:
+    Examples:
       acctops explain FailedOperation.CheckAccountCAMCloseError
+      acctops explain unattempted
     """
-    from engine.api.verdicts import explain as words
+    from engine.cli.explaining import explained
     from engine.cli.talk import out
 
-    out(words(code))
+    out(explained(code))
     return 0

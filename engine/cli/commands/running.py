@@ -65,18 +65,22 @@ def _ad_hoc(action: str) -> click.Command:
 
     @command(
         row.command,
-        help=f"{row.command_help} the named accounts, without a job file.\n\n\b\nExample:\n  "
-        f"acctops {row.command} postgres-4sfuv15b/app_user --region ap-singapore",
+        help=f"{row.command_help} the named accounts, without a job file.\n\n\b\nExamples:\n  "
+        f"acctops {row.command} postgres-4sfuv15b/app_user --region ap-singapore\n  "
+        f"acctops {row.command} @list.csv",
     )
-    @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER…")
-    @click.option("--region", required=True, help="The region of the instances, such as ap-singapore.")
+    @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER|@FILE…")
+    @click.option(
+        "--region", metavar="REGION", help="The region of the instances, such as ap-singapore. A list may name its own."
+    )
     @flags(*SENDING)
     @EXCLUDE
+    @SKIP_BAD_ROWS
     @SIMULATE
     @FAULTS
     @REASON
     @TICKET
-    def act(targets: tuple[str, ...], region: str, **options: Any) -> int:
+    def act(targets: tuple[str, ...], region: str | None, **options: Any) -> int:
         from engine.cli.running import run_ad_hoc
 
         return run_ad_hoc(action, targets, region, clock=clock(), **options)

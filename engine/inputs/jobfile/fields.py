@@ -61,6 +61,9 @@ def rule(kind: Any) -> Mapping[str, Any]:
     return next((meta.extra for meta in reversed(_metas(kind)) if meta.extra), {})
 
 
+_NOWHERE: Mapping[str, str] = {}
+
+
 class Fields:
     """A reader of one file's mappings; it notes what is wrong in `problems` and goes on reading."""
 
@@ -102,8 +105,18 @@ class Fields:
             self.wrong(node, path, f"expected {expected}, got {kind_words(node)}")
         return None
 
-    def keys(self, table: Table, path: str, known: Collection[str], elsewhere: Collection[str] = ()) -> None:
-        """Note each key that is not known: it is a secret, belongs to another file (`elsewhere`), or is misspelt."""
+    def keys(
+        self,
+        table: Table,
+        path: str,
+        known: Collection[str],
+        elsewhere: Collection[str] = (),
+        inner: Mapping[str, str] = _NOWHERE,
+    ) -> None:
+        """Note each key that is not known: it is a secret, belongs to another file (`elsewhere`), or is misspelt.
+
+        `inner`: a key that stands further inside → the line to write.
+        """
         for name, entry in table.entries.items():
             if name in known:
                 continue
@@ -117,8 +130,10 @@ class Fields:
                 )
             elif name in elsewhere:
                 what = f"`{name}` belongs to a job, and is never taken from a config; write it in the job file"
+            elif (meant := names.nearest(name, (*known, *inner))) is not None and meant in inner:
+                what = f"unknown key here; write {inner[meant]}"
             else:
-                hint = names.did_you_mean(name, known) or f"; known are {', '.join(sorted(known))}"
+                hint = f"; did you mean {meant}?" if meant is not None else f"; known are {', '.join(sorted(known))}"
                 what = f"unknown key{hint}"
             self.problems.add(at, here, what)
 

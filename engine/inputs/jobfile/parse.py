@@ -12,6 +12,7 @@ from bisect import bisect_left
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api import names
@@ -19,6 +20,7 @@ from engine.api.actions import ACTIONS, takes_admins
 from engine.errors import JobError
 from engine.inputs.guards import empty_plan_warnings, guard_words, need_readings
 from engine.inputs.job import Glob, Job, PasswordSpec, StopAfter
+from engine.inputs.jobfile.columns import COLUMNS
 from engine.inputs.jobfile.fields import Fields, glob_problem, kinds
 from engine.inputs.jobfile.filemodel import JobFile, Passwords
 from engine.inputs.jobfile.nodes import Scalar, Series, Table
@@ -101,7 +103,8 @@ class _JobReader:
         table = fields.table(root, "", "keys such as action:, region: and targets:")
         if table is None:
             raise JobError(self._problems.lines())
-        fields.keys(table, "", kinds(JobFile))
+        known = kinds(JobFile)
+        fields.keys(table, "", known, inner={} if table.entries.keys() <= known.keys() else _lines_inside(table))
         special = ("targets", "accounts", "exclude", "protect", "passwords", "version", "window", "notify")
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
@@ -200,25 +203,11 @@ class _JobReader:
             matches = [replace(match, at=match.at - bisect_left(out, match.at)) for match in matches]
         if accounts or "accounts" not in table.entries:
             targets.check_accounts()
-        self._judge_rows(targets, matches)
-        self._guesses = (*targets.guesses.found(), *targets.guesses.trimmed())
-        warnings += [str(guess) for guess in targets.guesses.found() if not guess.is_sure]
-        remarks += [str(guess) for guess in targets.guesses.found() if guess.is_sure]
+        self._bad_rows = _judge_rows(targets, self._problems, asks=bool(matches))
+        self._guesses, unsure, sure = _guessed(targets)
+        warnings += unsure
+        remarks += sure
         return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
-
-    def _judge_rows(self, targets: Targets, matches: Sequence[Match]) -> None:
-        """Leave out bad rows if good targets are left; set a hint if bad rows are the only problems."""
-        good = len(targets.found) or len(matches)
-        if good:
-            self._bad_rows = targets.bad_rows
-        elif targets.bad_rows:
-            for omit in targets.bad_rows:
-                self._problems.add(omit.target.place, "", omit.rule)
-            self._problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
-        would_be_sent = len(targets.found) - targets.spoilt
-        if (would_be_sent or matches) and 0 < targets.row_problems == self._problems.count:
-            sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
-            self._problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
 
     def _beside(self, listed: str) -> str:
         return "standard input" if listed == "-" else posixpath.join(posixpath.dirname(self._file), listed)
@@ -240,11 +229,9 @@ class _JobReader:
             for problem in exc.problems:
                 self._fields.wrong(node, here, problem)
             return []
-        from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
-
         self._sources.append(shown)
         self._digest.update(data)
-        reader = lists.read_csv if here.endswith("csv") else lists.read_jsonl
+        reader = _reader(is_csv=here.endswith("csv"))
         return reader(data, shown, defaults, targets, self._problems, columns, path)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
@@ -319,6 +306,75 @@ class _JobReader:
         return spec
 
 
+def _lines_inside(job: Table) -> dict[str, str]:
+    """Return each key that stands further inside of a job → the line to write; with what was written, as far as it
+    goes."""
+    lines = dict.fromkeys(("instance", "user"), "targets: [{instance: postgres-…, user: […]}]")
+    lines |= {key: f"targets: [{{{key}: list.{key}}}]" for key in ("csv", "jsonl")}
+    lines["columns"] = f"targets: [{{{_list_named(job)}, columns: {{{_columns_said(job)}}}}}]"
+    lines["match"] = 'targets: [{match: {users: {glob: "app_*"}}}]'
+    lines |= {key: f"targets: [{{match: {{{key}: …}}}}]" for key in ("instances", "users", "allow_empty")}
+    lines |= {key: f"targets: [{{match: {{users: {{{key}: …}}}}}}]" for key in ("glob", "locked", "cam")}
+    lines |= {key: f"targets: [{{match: {{instances: {{{key}: …}}}}}}]" for key in ("ids", "tag", "engine_version")}
+    for name, kind in kinds(JobFile).items():
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            lines |= {key: f"{name}: {{{key}: …}}" for key in kinds(kind) if key not in lines}
+    return {key: line for key, line in lines.items() if key not in kinds(JobFile)}
+
+
+def _list_named(job: Table) -> str:
+    """Return the first list that a job names, as it is written there."""
+    entries = job.entries["targets"].value if "targets" in job.entries else None
+    for item in entries.items if type(entries) is Series else ():
+        for kind in ("csv", "jsonl"):
+            if type(item) is Table and kind in item.entries:
+                node = item.entries[kind].value
+                return f"{kind}: {node.text if type(node) is Scalar else '…'}"
+    return "csv: list.csv"
+
+
+def _columns_said(job: Table) -> str:
+    from json import dumps  # here: only a slip pays for the import
+
+    node = job.entries["columns"].value if "columns" in job.entries else None
+    said = node.entries if type(node) is Table else {}
+    pairs = {ours: pair.value.text for ours, pair in said.items() if type(pair.value) is Scalar and ours in COLUMNS}
+    named = pairs or {"instance": "…", "user": "…"}
+    return ", ".join(f"{ours}: {dumps(clean(theirs), ensure_ascii=False)}" for ours, theirs in named.items())
+
+
+def _reader(*, is_csv: bool) -> Callable[..., list[str]]:
+    from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
+
+    return lists.read_csv if is_csv else lists.read_jsonl
+
+
+def _guessed(targets: Targets) -> tuple[tuple[Guess, ...], list[str], list[str]]:
+    """Return all guesses of the lists; those to be warned of, in words, and those that are sure."""
+    told = targets.guesses.found()
+    unsure = [str(guess) for guess in told if not guess.is_sure]
+    return (*told, *targets.guesses.trimmed()), unsure, [str(guess) for guess in told if guess.is_sure]
+
+
+def _judge_rows(targets: Targets, problems: Problems, *, asks: bool) -> list[Omit]:
+    """Return the bad rows, which are left out if good targets are left; set a hint if they are the only problems.
+
+    `asks`: whether a match may give targets, too.
+    """
+    bad_rows: list[Omit] = []
+    if targets.found or asks:
+        bad_rows = targets.bad_rows
+    elif targets.bad_rows:
+        for omit in targets.bad_rows:
+            problems.add(omit.target.place, "", omit.rule)
+        problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
+    would_be_sent = len(targets.found) - targets.spoilt
+    if (would_be_sent or asks) and 0 < targets.row_problems == problems.count:
+        sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
+        problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"
+    return bad_rows
+
+
 def _is_none(node: Node) -> bool:
     return type(node) is Scalar and node.text == "none"
 
@@ -387,6 +443,8 @@ def ad_hoc_job(
     targets: Sequence[str],
     region: str | None,
     *,
+    read: Callable[[str], bytes] | None = None,
+    skip_bad_rows: bool = False,
     name: str | None = None,
     reason: str | None = None,
     ticket: str | None = None,
@@ -394,39 +452,65 @@ def ad_hoc_job(
 ) -> Job:
     """Return the job of `acctops lock TARGET… --region R`, with the checks of a job file; raise JobError.
 
-    A target's "line" is its number among the arguments.
+    A target's "line" is its number among the arguments. `@FILE` is a list: `read` returns its bytes, or raises
+    JobError; its rows are read as a job's are, also with `skip_bad_rows`.
     """
     problems = Problems()
     try:
         action_name(action)
     except ValueError as exc:
         problems.add(Place(COMMAND_LINE), "action", str(exc))
-    collected = Targets(problems, "")
+    collected = Targets(problems, region or "", skip_bad_rows=skip_bad_rows)
+    lists: dict[str, bytes] = {}
+    warnings: list[str] = []
+    if region and (what := names.region_problem(region)) is not None:
+        problems.add(Place(COMMAND_LINE, 1), "--region", what)
+    elif region and region not in names.REGIONS:
+        collected.note_region(region, Place(COMMAND_LINE))
     if not targets:
         problems.add(Place(COMMAND_LINE), "targets", "none given; name accounts as instance/user")
     for number, text in enumerate(targets, start=1):
         instance, slash, user = text.strip().partition("/")
-        if not slash:
+        if text.startswith("@") and read is not None:
+            try:
+                data = lists[text[1:]] = read(text[1:])
+            except JobError as exc:
+                for problem in exc.problems:
+                    problems.add(Place(COMMAND_LINE, number), "", problem)
+                continue
+            is_csv = not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+            warnings += _reader(is_csv=is_csv)(data, text[1:], Defaults(), collected, problems)
+        elif not slash:
             what = f"{names.shown(text)} is not instance/user; such as postgres-4sfuv15b/app_user"
             problems.add(Place(COMMAND_LINE, number), "", what)
         else:
-            collected.add(instance, user, region or "", COMMAND_LINE, number, 0, region_path="--region")
+            collected.add(instance, user, "", COMMAND_LINE, number, 0)
     collected.settle_regions()
+    bad_rows = _judge_rows(collected, problems, asks=False)
+    if not lists:
+        problems.hint = ""
     globs = read_globs(exclude, "--exclude", problems)
     problems.stop_if_any()
-    lines = [action, region or "", *targets, *exclude]
+    guesses, more, remarks = _guessed(collected)
+    warnings += more
+    digest = sha256("\n".join([action, region or "", *targets, *exclude]).encode(errors="surrogateescape"))
+    for data in lists.values():
+        digest.update(data)
     return Job(
         name=name or f"{action}-by-hand",
         action=action,
         region=region or "",
         targets=collected.found,
-        digest=sha256("\n".join(lines).encode()).hexdigest(),
+        digest=digest.hexdigest(),
         path=COMMAND_LINE,
+        sources=tuple(lists),
+        omits=tuple(bad_rows),
         exclude=globs,
         reason=reason,
         ticket=ticket,
-        warnings=tuple(collected.warnings()),
-        remarks=tuple(collected.remarks()),
+        warnings=(*warnings, *collected.warnings()),
+        remarks=(*remarks, *collected.remarks()),
+        guesses=guesses,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.api import names
 from engine.inputs.jobfile.fields import kind_words, kinds
-from engine.inputs.jobfile.filemodel import AccountName, Columns, Region, TargetEntry
+from engine.inputs.jobfile.filemodel import AccountName, Columns, JobFile, Region, TargetEntry
 from engine.inputs.jobfile.nodes import Entry, Scalar, Series, Table, Unusable
 from engine.inputs.jobfile.targets import Defaults
 
@@ -104,7 +104,9 @@ class TargetEntries:
     def _parts(self, table: Table, path: str) -> None:
         """Read `{instance, user, region, account}`, a list in a file, or a match."""
         fields = self._fields
-        fields.keys(table, path, kinds(TargetEntry))
+        known = kinds(TargetEntry)
+        inner = {} if table.entries.keys() <= known.keys() else _lines_beside()
+        fields.keys(table, path, known, inner=inner)
         if "match" in table.entries:
             self._match(table, path)
             return
@@ -197,6 +199,14 @@ class TargetEntries:
         if fields.problems.count > before:
             return None
         return {name: text for name, text in said.items() if text is not None}
+
+
+def _lines_beside() -> dict[str, str]:
+    """Return each key of a job or of a match that does not stand in a target → where it stands."""
+    lines = {key: f"{key}: … at the top of the job" for key in kinds(JobFile)}
+    lines |= {key: f"{{match: {{{key}: …}}}}" for key in ("instances", "users", "regions")}
+    lines |= {key: f"{{match: {{users: {{{key}: …}}}}}}" for key in ("glob", "locked", "cam")}
+    return {key: line for key, line in lines.items() if key not in kinds(TargetEntry)}
 
 
 def _unknown_only(table: Table) -> bool:

@@ -16,17 +16,17 @@ from engine.inputs.job import StopAfter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DURATION_PATTERN = "(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
+DURATION_PATTERN = "(?:([0-9.]+)w)?(?:([0-9.]+)d)?(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?"
 _parts = re.compile(DURATION_PATTERN).fullmatch
-_UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+_UNITS_S = (7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 MOST_S = 366 * 24 * 3600.0
 """A year (366 days): a longer duration has a wrong unit."""
 
 
 def seconds(text: str) -> float:
-    """Return a duration (`90s`, `15m`, `1h30m`, `8d`, `500ms`) in seconds; ValueError with words if it is none."""
+    """Return a duration (`90s`, `15m`, `1h30m`, `8d`, `1w`) in seconds; ValueError with words if it is none."""
     found = _parts(text)
-    words = "a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d"
+    words = "a duration with its unit: 500ms, 90s, 15m, 1h30m, 12h, 8d, 1w"
     if found is None or not text:
         raise ValueError(f"expected {words}")
     try:

@@ -28,6 +28,7 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_DEPTH = 32
 """Levels of nesting, at most; a job file needs four."""
 
+_QUOTES = ('"', "'")
 _HIDDEN_BREAK = re.compile("[\x85\u2028\u2029]")
 """Line breaks of YAML that no editor shows (NEL, LS, PS): text after one could look like a part of a comment."""
 
@@ -130,7 +131,7 @@ def read_tree(text: str, file: str, problems: Problems) -> Node | None:
             problems.suspect = None
             problems.add(suspect[0], "", f"not valid YAML: {suspect[1]}")
         else:
-            problems.add(place, "", _words(exc, text))
+            problems.add(place, "", _words(exc, text, builder.quoted))
         return None
     except (ValueError, OverflowError):
         # Only PyYAML without libyaml: it gives an escape such as "\U00110000" to chr() unchecked.
@@ -167,6 +168,8 @@ class _Builder:
 
     def __init__(self, file: str, problems: Problems) -> None:
         self.root: Node | None = None
+        self.quoted: yaml.ScalarEvent | None = None
+        """The last quoted text that goes over several lines."""
         self._file = file
         self._problems = problems
         self._open: list[_Frame] = []
@@ -176,8 +179,8 @@ class _Builder:
         for event in events:
             if isinstance(event, yaml.ScalarEvent):
                 self._check(event)
-                if event.style == '"' and (odd := _unprintable(event.value)) is not None:
-                    self._refuse(event, f"the escape for U+{ord(odd.group()):04X} is not allowed; remove it")
+                if event.style is not None and event.style in _QUOTES:
+                    self._check_quoted(event)
                 self._put(Scalar(event.value, *_at(event)))
             elif isinstance(event, yaml.MappingStartEvent):
                 self._check(event)
@@ -201,6 +204,12 @@ class _Builder:
             self._refuse(event, f"anchors (&{event.anchor}) are not used here; remove it")
         if event.tag is not None:
             self._refuse(event, f"tags ({event.tag}) are not used here; remove it")
+
+    def _check_quoted(self, event: yaml.ScalarEvent) -> None:
+        if event.style == '"' and (odd := _unprintable(event.value)) is not None:
+            self._refuse(event, f"the escape for U+{ord(odd.group()):04X} is not allowed; remove it")
+        if event.start_mark is not None and event.end_mark is not None and event.end_mark.line > event.start_mark.line:
+            self.quoted = event
 
     def _refuse(self, event: yaml.Event, what: str) -> None:
         self._problems.add(Place(self._file, *_at(event)), "", what)
@@ -258,14 +267,31 @@ def _at(event: yaml.Event) -> tuple[int, int]:
 
 def _mark(file: str, exc: yaml.YAMLError) -> Place:
     mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
+    if _never_closed(exc):
+        mark = getattr(exc, "context_mark", None) or mark
     return Place(file) if mark is None else Place(file, mark.line + 1, mark.column + 1)
 
 
-def _words(exc: yaml.YAMLError, text: str) -> str:
+def _never_closed(exc: yaml.YAMLError) -> bool:
+    """Return whether a quote was still open where the text ended."""
+    return getattr(exc, "context", None) == "while scanning a quoted scalar" and "unexpected" in str(
+        getattr(exc, "problem", "")
+    )
+
+
+def _words(exc: yaml.YAMLError, text: str, quoted: yaml.ScalarEvent | None) -> str:
+    """Return what is wrong; `quoted` is the last quoted text over several lines, which may have ended too late."""
     context, problem = getattr(exc, "context", None), getattr(exc, "problem", None)
     said = ", ".join(part for part in (context, problem) if part)
-    mark = getattr(exc, "problem_mark", None)
+    mark, begun = getattr(exc, "problem_mark", None), getattr(exc, "context_mark", None)
+    if _never_closed(exc):
+        return f"not valid YAML ({problem}); the quote that opens here is never closed"
     if mark is not None and text[mark.index : mark.index + 1] == "\t":
         return f"not valid YAML ({said}); indent with spaces, not tabs"
     hint = next(hint for sign, hint in _HINTS if sign in said)
+    if begun is not None and mark is not None and "flow" in str(context) and begun.line < mark.line:
+        hint = f"the bracket that opens at {begun.line + 1}:{begun.column + 1} is not closed before this; {hint}"
+    if quoted is not None and quoted.end_mark is not None and mark is not None and quoted.end_mark.line == mark.line:
+        line, column = _at(quoted)
+        hint = f"a quote that opens at {line}:{column} closes here: is one missing there?"
     return f"not valid YAML ({said or 'unreadable'}); {hint}"

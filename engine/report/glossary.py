@@ -1,0 +1,123 @@
+"""What acctops' own words mean, where they stand in a plan, a report, a journal or an undo's preview. No I/O."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from engine.model import OmitReason, Outcome, Proof, Verdict
+from engine.planning.outlook import Standing
+from engine.planning.undo import Keep
+
+
+class Sense(NamedTuple):
+    """One meaning of a word."""
+
+    kind: str
+    """What is called so."""
+    means: str
+    do: str
+
+
+_RERUN = "acctops rerun RUN repeats it; acctops report RUN --stuck groups what is open by cause."
+_UNDO = "acctops undo RUN shows it again, with what lets it be undone."
+_NOTHING = "Nothing."
+
+_OUTCOMES: Final = {
+    Outcome.CHANGED: ("The account is as asked, and the run made it so.", "Nothing; acctops undo RUN takes it back."),
+    Outcome.ALREADY: ("The account was as asked before the run, which changed nothing.", "Nothing; undo leaves it."),
+    Outcome.FAILED: ("The account is not as asked: it was refused, or all tries failed. Its code says why.", _RERUN),
+    Outcome.UNKNOWN: ("A request may have been applied, and no reading of the account could tell.", _RERUN),
+    Outcome.UNATTEMPTED: ("The run ended before it was sent, or before it was accepted.", "acctops resume RUN."),
+}
+_VERDICTS: Final = {
+    Verdict.DONE: ("The API accepted the request. The account is read back to prove it.", _NOTHING),
+    Verdict.ALREADY: ("The API says that the account was as asked before.", _NOTHING),
+    Verdict.REJECTED: ("This account cannot be done as asked; the others go on.", "acctops explain CODE, by its code."),
+    Verdict.THROTTLED: ("Over the API's quota: sending slows down, and the call is tried again.", _NOTHING),
+    Verdict.TRANSIENT: ("Not applied, and tried again for some time.", _NOTHING),
+    Verdict.IN_DOUBT: (
+        "It may or may not have been applied: the account is read before anything is decided.",
+        _NOTHING,
+    ),
+    Verdict.FATAL: (
+        "It would be refused for every account: nothing more is sent.",
+        "acctops explain CODE, by its code.",
+    ),
+}
+_PROOFS: Final = {
+    Proof.READ: ("A reading of the account shows it.", _NOTHING),
+    Proof.BEFORE: ("A reading before the first request shows it.", _NOTHING),
+    Proof.CODE: ("Only the API's code says it.", "acctops verify RUN reads the accounts."),
+    Proof.ACCEPTED: ("The API accepted the request; nothing was read back.", "acctops verify RUN reads the accounts."),
+}
+_STANDINGS: Final = {
+    Standing.OPEN: ("The account is not as asked: there is something to do.", _NOTHING),
+    Standing.ALREADY: ("The account is as asked: nothing is sent for it.", _NOTHING),
+    Standing.CHANGING: ("The account is being changed by somebody else; waiting a short time may be enough.", _NOTHING),
+    Standing.NO_ACCOUNT: ("The instance has no account of that name.", "Correct the name in the job or the list."),
+    Standing.NO_INSTANCE: ("There is no such instance in that region.", "Correct its id, or its region."),
+    Standing.UNREAD: (
+        "The instance could not be read, so it is not known how the account stands.",
+        "acctops doctor JOB.",
+    ),
+}
+_LIST = "Correct the row, then run the job again: what is done stays done."
+_OMITS: Final = {
+    OmitReason.PROTECTED: ("A protect rule or keep_admins keeps it out.", "acctops plan JOB --all names the rule."),
+    OmitReason.EXCLUDED: ("exclude in the job or --exclude keeps it out.", _NOTHING),
+    OmitReason.DUPLICATE: ("The job names it more than once; it is done once.", _NOTHING),
+    OmitReason.RESERVED: ("The name is one of the system's own, which the API does not let anybody change.", _NOTHING),
+    OmitReason.LATER: ("limits.take lets one run change only so many; it waits for a later run.", _NOTHING),
+    OmitReason.SKIPPED: ("A match found it; its instance is a replica or not running, or it shows no state.", _NOTHING),
+    OmitReason.UNSEEN: (
+        "A match asks for it, and it could not be looked at: accounts may be missing.",
+        "acctops doctor.",
+    ),
+    OmitReason.BAD_ROW: ("A row of a list is no target. It counts as failed.", _LIST),
+    OmitReason.RERUN: ("A later rerun has it, and does it.", "acctops status RUN names that rerun."),
+    OmitReason.BEFORE_UNKNOWN: ("It is not known how the account was before the run, so undo leaves it.", _UNDO),
+    OmitReason.EDITED: ("Somebody has edited the account since, so undo leaves it.", _UNDO),
+    OmitReason.GONE: ("The account or its instance does not exist any more, so undo leaves it.", _UNDO),
+    OmitReason.HELD: ("Another run holds the account, so undo leaves it.", _UNDO),
+    OmitReason.UNPROVEN: ("It is not known whether the run changed the account, so undo leaves it.", _UNDO),
+}
+_KEPT: Final = {
+    Keep.NOT_CHANGED: ("The run did not change the account: there is nothing to undo.", _NOTHING),
+    Keep.CHANGED_SINCE: ("Its lock or CAM state is not as the run left it any more.", _NOTHING),
+    Keep.NOT_ROTATED: ("--rotated: its password has not been changed since the run.", "Change it, then repeat undo."),
+    Keep.NOT_ASKED: ("--target or --exclude leaves it out.", _NOTHING),
+    Keep.UNREAD: ("Its instance cannot be read now, or not to the end of its list.", "Repeat undo; acctops doctor."),
+}
+_SHOWN: Final = {"no_such_instance": "no_instance", "no_such_account": "no_account", "not_read_yet": "unread"}
+"""Words as a plan shows them → the word."""
+_TABLES: Final = (
+    ("an outcome of a call", _OUTCOMES),
+    ("how an account stands before the run", _STANDINGS),
+    ("why an account is left out", _OMITS),
+    ("why an undo leaves an account", _KEPT),
+    ("what the answer to one request means", _VERDICTS),
+    ("what an outcome rests on", _PROOFS),
+)
+
+
+def senses(word: str) -> tuple[Sense, ...]:
+    """Return what a word of ours means; empty if it is none. Case, blanks and hyphens do not matter."""
+    folded = "_".join(word.lower().replace("-", " ").replace("_", " ").split())
+    folded = _SHOWN.get(folded, folded)
+    return tuple(Sense(kind, *row) for kind, table in _TABLES for each, row in table.items() if each.value == folded)
+
+
+def words() -> tuple[str, ...]:
+    """Return all of them."""
+    return tuple(dict.fromkeys(each.value for _, table in _TABLES for each in table))
+
+
+def explained(word: str) -> str | None:
+    """Return what a word of ours means, as text for a person; None if it is none."""
+    found = senses(word)
+    if not found:
+        return None
+    lines = [word, "acctops' own word, no code of the API:"]
+    for sense in found:
+        lines += ["", sense.kind, f"  means    {sense.means}", f"  do       {sense.do}"]
+    return "\n".join(lines)
