@@ -67,7 +67,8 @@ def test_every_example_is_one_the_parser_takes(desk: Desk) -> None:
     for path, command in commands():
         help_text = (command.help or "") + (app.help or "")
         for line in help_text.splitlines():
-            words = shlex.split(line.split(" > ")[0].split(" &")[0].split(" | ")[-1]) if "acctops" in line else []
+            typed = line.split(" > ")[0].split(" &")[0].split(" | ")[-1].strip()
+            words = shlex.split(typed) if typed.startswith("acctops ") else []
             if words[:1] != ["acctops"] or tuple(words[1 : 1 + len(path)]) != path:
                 continue
             command.make_context(" ".join(path), words[1 + len(path) :])
