@@ -121,7 +121,8 @@ CASES: dict[str, dict[str, Case]] = {
         "--endpoint": ENDPOINT, "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT,
         "--deadline": DEADLINE, "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
         "--expect": Case(("--expect", "9")), "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
-        "--offline": Case(("--offline",)), "--fix": Case(("--fix", "fixed.csv")), "--all": Case(("--all",), job="exclude: ['*/x']", prepare=lambda desk: [
+        "--offline": Case(("--offline",)), "--fix": Case(("--fix", "fixed.csv")),
+        "--all": Case(("--all",), job="exclude: ['*/x']", prepare=lambda desk: [
             desk.job(*(f"postgres-aaaaaaaa/u{number}" for number in range(30)))]),
     },
     "discover": {
