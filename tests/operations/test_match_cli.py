@@ -442,7 +442,7 @@ def test_a_drill_has_a_world_to_look_in(desk: Desk) -> None:
         "action: LockAccount\nlimits: {max_targets: 9999}\n"
         'targets: [{match: {regions: [ap-tokyo], users: {glob: "app_*"}, instances: {tag: env}}}]\n',
     )
-    bare = desk.run("run", job, "--simulate", "--yes")
+    bare = desk.run("run", job, "--simulate", "--yes", "--state-dir", "elsewhere")
     assert bare.code == 0 and "--fleet random:40x8@ap-tokyo; it is not yours" in bare.err
     assert desk.run("run", job, "--fleet", "random:4x4", "--yes").code == 2
     assert desk.run("run", job, "--simulate", "--fleet", "random:4", "--yes").code == 2
