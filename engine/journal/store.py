@@ -27,6 +27,7 @@ from engine.journal.directory import JOURNAL, RunDirectory
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
 from engine.journal.reader import first_record, last_end, read, replay, verify
 from engine.model import RunId
+from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, read_regular, replace_whole
 
 if TYPE_CHECKING:
@@ -332,7 +333,34 @@ def _find(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
         return _at_path(stores, Path(text))
     names = [name for store in stores for name in store.names()]
     looked = " and ".join(store.place for store in stores)
-    raise UsageError(f"no run {text!r} in {looked}; {f'there are {_few(names)}' if names else 'there are none'}")
+    known = f"; there are {_few(names)}" if names else "; there are none"
+    raise UsageError(f"no run {text!r} in {looked}{_meant(stores, text, names) or known}")
+
+
+def _meant(stores: Sequence[Runs], text: str, names: Sequence[str]) -> str:
+    """Return the words for the run that was probably meant: that of a job's name or file, or of a misspelt id."""
+    from engine.api.names import did_you_mean, nearest  # here: only a slip pays for the import
+
+    if not text:
+        return ""
+    jobs: dict[str, str] = {}
+    for store in stores:
+        for head in store.heads():
+            if head.run is None:
+                continue
+            newest = head.run_id if store.simulated else f"latest:{head.job}"
+            for word in (head.job, Path(head.run.job.path).name, Path(head.run.job.path).stem):
+                jobs.setdefault(word, newest)
+    job = text if text in jobs else nearest(text, jobs, cutoff=_ALIKE)
+    if job is not None:
+        return f"; did you mean {pasted((jobs[job],))}?"
+    return did_you_mean(text, [name for name in names if text[:1].isdigit() and len(text) >= _WHOLE_DATE])
+
+
+_ALIKE = 0.75
+"""How alike (0-1) what was typed must be to a job's name, to call that meant."""
+_WHOLE_DATE = len("20261122T03")
+"""As much of an id is needed, to look for one that is near: all of them begin with a date."""
 
 
 def _latest(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
@@ -352,7 +380,13 @@ def _latest(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
     if early:
         raise UsageError(f"{to_come_words(early)}; there is no other in {looked}; name the one you mean")
     if jobs:
-        raise UsageError(f"no run of job {job!r} in {looked}; there are runs of {_few(list(jobs))}")
+        from engine.api.names import nearest  # here: only a slip pays for the import
+
+        near = nearest(job, jobs, cutoff=_ALIKE)
+        hint = (
+            f"did you mean {pasted((f'latest:{near}',))}?" if near is not None else f"there are runs of {_few([*jobs])}"
+        )
+        raise UsageError(f"no run of job {job!r} in {looked}; {hint}")
     raise UsageError(f"no runs in {looked} (simulated ones are never `latest`)")
 
 

@@ -18,6 +18,8 @@ from engine.operations.success import is_to_come, last_good
 from engine.operations.terms import Terms
 from engine.report.spans import duration
 
+_NAMED = 5
+
 
 class Lateness(Struct, frozen=True, kw_only=True):
     """How long ago a job was done as asked."""
@@ -100,9 +102,11 @@ def _words(
     else:
         words = f"OVERDUE  {job}: no run of it ever ended with exit 0"
     if last is None:
-        names = {head.job for head in heads if head.job}
-        known = f"; there are runs of {', '.join(sorted(names)[:5])}" if names else ""
-        return f"{words}; there is none in {store.place}{did_you_mean(Path(job).stem, names) or known}"
+        names = sorted({head.job for head in heads if head.job})
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        known = f"; jobs here: {', '.join(names[:_NAMED])}{more}" if names else ""
+        none = f"no run of {job} in {store.place}{did_you_mean(Path(job).stem, names)}{known}"
+        return f"OVERDUE  {job}: {none}" if good is None else f"{words}; {none}"
     if last.live:
         return f"{words}\nrun {last.run_id} is going on: acctops status {last.run_id}{flags}"
     how = f"ended with exit {last.end.exit} at {last.end.at[:16]}Z" if last.end is not None else "was cut off"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _T = TypeVar("_T")
+_MADE_UP = "random:40x8"
 
 
 def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
@@ -68,20 +69,38 @@ def faults_of(terms: Terms) -> tuple[FaultRule, ...]:
 
 def fleet_of(terms: Terms, job: Job, faults: tuple[FaultRule, ...]) -> World | None:
     """Return the world of `--fleet`, in which only the fleet's instances exist; None without the flag."""
-    if terms.fleet is None:
-        if terms.simulate and job.matches:
-            raise UsageError(
-                f"{job.matches[0].place}: a match needs a world to look in: --fleet FILE, or --fleet random:400x8"
-            )
+    if terms.fleet is None and not (terms.simulate and job.matches):
         return None
     if not terms.simulate:
         raise UsageError("--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`")
     from engine.simulator.world import World
 
+    made_up = terms.fleet is None
+    text = terms.fleet or _made_up(job)
+    if made_up:
+        words = f"{job.matches[0].place}: a match is looked for in a made-up fleet, --fleet {text}; it is not yours"
+        terms.tell(Warned(words))
+
     keys = simulated_keys([account.name for account in job.accounts])
     owners = [record.uin for record in (keys or {}).values()]
-    fleet = fleet_from(terms.fleet, owners=owners, tell=terms.tell)
-    return World(fleet=fleet, faults=faults, latency=0.04, jitter=0.02, keys=keys)
+    fleet = fleet_from(text, owners=owners, tell=terms.tell)
+    world = World(fleet=fleet, faults=faults, latency=0.04, jitter=0.02, keys=keys)
+    from engine.simulator import catalog
+
+    status, cam = catalog.ACTIONS[job.action].before
+    for target in job.targets if made_up else ():  # what the job names itself is there, too
+        with suppress(ValueError):
+            world.seed(target.instance, target.region, [target.user], status=status, cam=cam, uin=target.account)
+    return world
+
+
+def _made_up(job: Job) -> str:
+    """Return the words for a fleet in the regions that a job names, so that its matches have where to look."""
+    from engine.simulator import catalog
+
+    regions = sorted({each for match in job.matches for each in match.regions or ()} & set(catalog.REGIONS))
+    everywhere = any(match.regions is None for match in job.matches)
+    return _MADE_UP + (f"@{','.join(regions)}" if regions and not everywhere else "")
 
 
 def fleet_from(text: str, seed: int = 0, owners: Iterable[str] = (), *, tell: Tell) -> Fleet:

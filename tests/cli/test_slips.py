@@ -304,3 +304,55 @@ def test_a_since_that_is_no_time_is_refused(desk, since, words):
 def test_overdue_takes_weeks(desk):
     """A job that runs once a week is late after a week."""
     assert desk.run("overdue", "job.yaml", "--every", "1w", "--json").json["every_s"] == 7 * 86400
+
+
+@pytest.fixture
+def ran(desk: Desk) -> Desk:
+    """Somebody has run a job, simulated, and another one against an API that is not there."""
+    desk.job(name="lockdown.yaml")
+    desk.run("run", "lockdown.yaml", "--yes", "--no-verify", "--deadline", "1s")
+    desk.job("postgres-cccccccc/kim", name="drill.yaml")
+    desk.run("run", "drill.yaml", "--yes", "--simulate")
+    return desk
+
+
+def test_a_run_that_is_named_by_its_job_is_found_out(ran):
+    """A person knows the job, not the id: the words to type are named for it, also where the name has a slip."""
+    for typed in ("lockdown", "lockdown.yaml", "lockdwn", "latest:lockdwn"):
+        done = ran.run("report", typed)
+        assert done.code == 2
+        assert "did you mean latest:lockdown?" in done.err
+    assert ran.run("report", "latest:lockdown").code == 0
+    simulated = ran.journal(simulated=True).parent.name
+    assert f"did you mean {simulated}?" in ran.run("report", "drill").err
+
+
+def test_an_id_that_is_off_by_one_letter_is_named(ran):
+    """Three ids of the same day in a row do not show which of them differs by a letter."""
+    run = ran.journal().parent.name
+    other = "b" if run[-1] == "a" else "a"
+    assert f"did you mean {run}?" in ran.run("report", run[:-1] + other).err
+    assert "did you mean" not in ran.run("report", "2019").err
+
+
+def test_overdue_of_what_never_ran_says_so(ran):
+    """A misspelt file in a monitor must not read as a job that fails every night."""
+    done = ran.run("overdue", "nofile.yaml", "--every", "8d")
+    assert done.code == 1
+    assert f"no run of nofile.yaml in {ran.state}/runs; jobs here: lockdown" in done.out
+    assert "did you mean lockdown?" in ran.run("overdue", "lockdwn.yaml", "--every", "8d").out
+
+
+MATCH = "  - match: {regions: [ap-tokyo], users: {glob: '*'}}\n"
+
+
+def test_a_simulated_match_has_a_made_up_fleet(desk):
+    """A first try of a job with a match needs no file of a fleet; that the accounts are made up is said."""
+    top = "action: LockAccount\nregion: ap-singapore\nlimits: {max_targets: 1000}\ntargets:\n"
+    desk.write("job.yaml", f"{top}{MATCH}  - postgres-aaaaaaaa/ann\n")
+    done = desk.run("run", "job.yaml", "--simulate", "--yes")
+    assert done.code == 0, done.err
+    assert "a match is looked for in a made-up fleet, --fleet random:40x8@ap-tokyo; it is not yours" in done.err
+    calls = records(desk.journal(simulated=True), "call")
+    assert {each["region"] for each in calls} == {"ap-tokyo", "ap-singapore"}
+    assert ("postgres-aaaaaaaa", "ann") in {(each["instance"], each["user"]) for each in calls}

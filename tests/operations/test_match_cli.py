@@ -435,15 +435,15 @@ def test_discover_of_a_plain_list_says_what_shows_it(desk: Desk) -> None:
 # ---- simulated -------------------------------------------------------------------------------------------------------
 
 
-def test_a_drill_needs_a_world_to_look_in(desk: Desk) -> None:
+def test_a_drill_has_a_world_to_look_in(desk: Desk) -> None:
     """--fleet: a file, or one made up; the same text is the same world."""
     job = desk.write(
         "job.yaml",
         "action: LockAccount\nlimits: {max_targets: 9999}\n"
         'targets: [{match: {regions: [ap-tokyo], users: {glob: "app_*"}, instances: {tag: env}}}]\n',
     )
-    bare = desk.run("run", job, "--simulate", "--yes")
-    assert bare.code == 2 and "--fleet random:400x8" in bare.err
+    bare = desk.run("run", job, "--simulate", "--yes", "--state-dir", "elsewhere")
+    assert bare.code == 0 and "--fleet random:40x8@ap-tokyo; it is not yours" in bare.err
     assert desk.run("run", job, "--fleet", "random:4x4", "--yes").code == 2
     assert desk.run("run", job, "--simulate", "--fleet", "random:4", "--yes").code == 2
     runs = [desk.run("run", job, "--simulate", "--fleet", "random:8x5@ap-tokyo", "--yes", "--json") for _ in range(2)]
