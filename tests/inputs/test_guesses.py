@@ -158,6 +158,7 @@ def test_an_unknown_header_above_rows_is_no_title():
     [
         ("Cluster,Login", "columns taken: 'Cluster' for the instance, 'Login' for the user; to make that certain"),
         ("Cluster ID,DB-Benutzer", 'columns: {instance: "Cluster ID", user: "DB-Benutzer"}'),
+        ("Cluster\u00a0ID,login_name", "columns taken: 'Cluster\\xa0ID' for the instance, 'login_name' for the user"),
         ("DB instance,Login", "column taken: 'Login' for the user"),
         ("instance,Datenbank-Benutzer", "column taken: 'Datenbank-Benutzer' for the user"),
     ],

@@ -151,7 +151,7 @@ def synonym(cell: str) -> str:
 
 
 def _folded(cell: str) -> str:
-    return re.sub("[ _.-]", "", cell.strip().lower())
+    return re.sub(r"[\s_.-]", "", cell.strip().lower())
 
 
 def guessed_words(guessed: Mapping[str, str], what: str) -> str:
