@@ -13,7 +13,7 @@ from engine.operations.proposal import Approval
 from engine.outside.foreign import clean_lines
 
 TYPE_FROM = 10
-"""From so many targets on the number itself must be typed."""
+"""From so many targets on the number itself must be typed; below, `y` will do, too."""
 
 
 def confirm(text: str, count: int, *, yes: bool, stdin_is_list: bool = False) -> Approval:
@@ -31,9 +31,10 @@ def confirm(text: str, count: int, *, yes: bool, stdin_is_list: bool = False) ->
     name = _terminal(terminal)
     if terminal is not sys.stdin:
         terminal.close()
-    agreed = answer.replace(",", "") == str(count) if count >= TYPE_FROM else answer.lower() in ("y", "yes")
+    is_number = answer.replace(",", "") == str(count)
+    agreed = is_number or (count < TYPE_FROM and answer.lower() in ("y", "yes"))
     if not agreed:
-        wanted = f"the number {count}" if count >= TYPE_FROM else "y"
+        wanted = f"the number {count}" if count >= TYPE_FROM else f"y or {count}"
         raise RefusedError(f"not confirmed ({wanted} was asked for); nothing was sent")
     return Approval(how=answer, terminal=name)
 

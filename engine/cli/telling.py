@@ -34,8 +34,13 @@ def _lines(event: Event) -> Iterable[str]:
     match event:
         case News(text=text) | Looking(text=text):
             return [text]
-        case Began(run=run, journal=journal):
-            return [f"run {run}  {journal}"]
+        case Began(run=run, journal=journal, flags=flags):
+            lines = [f"run {run}  {journal}"]
+            if say.isatty():
+                lines.append(
+                    f"  Ctrl-C is safe, and so is closing this terminal; from any other: acctops status {run}{flags}"
+                )
+            return lines
         case Warned() | Remarked() | Changed():
             return ()
         case _:

@@ -75,7 +75,7 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
     ledger, journal, watch = session.ledger, session.journal, watch or Unwatched()
     flags = terms.repeat(session.store.state_dir)
     attendance = Attendance(settings, ledger, journal, session.store, flags=flags, clock=terms.clock, tell=terms.tell)
-    terms.tell(Began(ledger.run.run, journal.place))
+    terms.tell(Began(ledger.run.run, journal.place, flags))
     session = replace(
         session,
         world=session.world if session.world is not None or not ledger.run.simulated else _world(ledger),

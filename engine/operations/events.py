@@ -53,6 +53,8 @@ class Began(Event, frozen=True):
     run: str
     journal: str
     """Where its journal is."""
+    flags: str = ""
+    """The flags that a command needs to find the run, with a space before them."""
 
 
 Tell = Callable[[Event], None]
