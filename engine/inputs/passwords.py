@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import CredentialsError
+from engine.inputs.jobfile.columns import alias
+from engine.inputs.jobfile.layout import clean
 from engine.outside.programs import Printed, run_program
 from engine.outside.trust import is_private, open_regular
 
@@ -157,31 +159,59 @@ def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
     if len(data) > MOST_FILE:
         raise CredentialsError(f"{label}: larger than {MOST_FILE >> 20} MiB")
     try:
-        return _passwords(data.decode("utf-8-sig"), label)
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # a spreadsheet's "Unicode text"
+        return _passwords(data.decode("utf-16" if is_utf16 else "utf-8-sig"), label)
     except UnicodeDecodeError:
         raise CredentialsError(f"{label}: is not UTF-8 text") from None
     except csv.Error as exc:
         raise CredentialsError(f"{label}: not valid CSV ({exc}); check the quotes") from None
 
 
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_COLUMNS = ("instance", "user", "password", "region")
+_REQUIRED = _COLUMNS[:3]
+
+
+def _headed(line: str, separator: str) -> list[str]:
+    """Return the columns that a line names, ours by our names, if `separator` separates them."""
+    try:
+        cells = next(csv.reader([line], strict=True, delimiter=separator), [])
+    except csv.Error:
+        return []
+    return [alias(cell) or clean(cell).lower() for cell in cells]
+
+
 def _passwords(text: str, label: str) -> dict[tuple[str, str, str], str]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = [cell.strip().lower() for cell in next(rows, [])]
-    missing = [name for name in ("instance", "user", "password") if name not in header]
+    lines = io.StringIO(text, newline="")
+    above, line = 0, lines.readline()
+    while line and (not line.strip() or line.strip().lower().startswith("sep=")):  # a spreadsheet's
+        above, line = above + 1, lines.readline()
+    headers = {separator: _headed(line, separator) for separator in _SEPARATORS}
+    separator = next((each for each, header in headers.items() if set(_REQUIRED) <= set(header)), ",")
+    header = headers[separator]
+    above += 1
+    missing = [name for name in _REQUIRED if name not in header]
     if missing:
         what = "the first line must name the columns instance,user,password[,region]"
         raise CredentialsError(f"{label}: no column {', '.join(missing)}; {what}")
-    at = {name: header.index(name) for name in ("instance", "user", "password", "region") if name in header}
+    twice = next((name for name in _COLUMNS if header.count(name) > 1), None)
+    if twice is not None:
+        raise CredentialsError(f"{label}: column {twice} stands twice; keep one")
+    rows = csv.reader(lines, strict=True, delimiter=separator)
+    at = {name: header.index(name) for name in _COLUMNS if name in header}
     found: dict[tuple[str, str, str], str] = {}
     for row in rows:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
-            what = "quote a password that holds a comma"
-            raise CredentialsError(f"{label}: line {rows.line_num} has {len(row)} of {len(header)} columns; {what}")
-        region = row[at["region"]].strip() if "region" in at else ""
-        key = (row[at["instance"]].strip(), row[at["user"]].strip(), region)
+            what = f"quote a password that holds a {_SEPARATORS[separator]}"
+            line_num = rows.line_num + above
+            raise CredentialsError(f"{label}: line {line_num} has {len(row)} of {len(header)} columns; {what}")
+        region = clean(row[at["region"]]) if "region" in at else ""
+        key = (clean(row[at["instance"]]), clean(row[at["user"]]), region)
         if key in found:
-            raise CredentialsError(f"{label}: line {rows.line_num} names {key[0]}/{key[1]} a second time; keep one")
+            raise CredentialsError(
+                f"{label}: line {rows.line_num + above} names {key[0]}/{key[1]} a second time; keep one"
+            )
         found[key] = row[at["password"]]
     return found

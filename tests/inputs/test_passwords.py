@@ -212,8 +212,24 @@ async def test_a_file_has_a_row_for_each_account(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\ninstance;user;password;region\r\npostgres-a1;app;Aa1~,bbb;\r\n",
+        "DBInstanceId\tUser Name\tPassword\npostgres-a1\tapp\tAa1~,bbb\n",
+        "\n\ninstance|user|password\n\u200bpostgres-a1\u00a0|app\u200b|Aa1~,bbb\n",
+        "instance;user;password\npostgres-a1;app;Aa1~,bbb\n".encode("utf-16"),
+    ],
+)
+async def test_a_password_file_is_read_as_a_list_is(tmp_path, text):
+    """The list with semicolons is read, and the passwords beside it, saved by the same Excel, were refused."""
+    assert await file_source(tmp_path, text).ask(call()) == "Aa1~,bbb"
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
+        (f"\ninstance;user;password\npostgres-a1;app;{GOOD};x\n", "line 3 has 4 of 3 columns; quote a .* semicolon"),
+        (f"instance,user,username,password\na-1,u,v,{GOOD}\n", "column user stands twice"),
         ("", "no column instance, user, password"),
         (f"instance,user\npostgres-a1,{GOOD}\n", "no column password"),
         (f"instance,user,password\npostgres-a1,app,{GOOD},x\n", "line 2 has 4 of 3 columns; quote"),
