@@ -36,11 +36,10 @@ class Targets:
         self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
     ) -> None:
         self.found: list[Target] = []
+        """Also those whose names are legal, and whose region is not: they have none."""
         self.bad_rows: list[Omit] = []
         self.row_problems = 0
         """Number of problems that are of rows of lists."""
-        self.spoilt = 0
-        """Number of rows among `found` that have a problem: their names are legal, but their region is not."""
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
@@ -140,7 +139,6 @@ class Targets:
                     self._first_without = place
         if notes:
             self.refuse(place, cells, notes)
-            self.spoilt += bool(not place.column and not is_skipped and known_instance and known_user)
         if (is_skipped and notes) or not (known_instance and known_user):
             return None
         return known_instance, known_user, known_region
