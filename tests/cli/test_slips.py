@@ -377,3 +377,23 @@ def test_a_simulated_match_has_a_made_up_fleet(desk):
     calls = records(desk.journal(simulated=True), "call")
     assert {each["region"] for each in calls} == {"ap-tokyo", "ap-singapore"}
     assert ("postgres-aaaaaaaa", "ann") in {(each["instance"], each["user"]) for each in calls}
+
+
+@pytest.mark.parametrize("flag", ["--target", "--exclude"])
+def test_a_flag_of_undo_without_a_value_is_named(ran, flag):
+    """An empty variable in a script: the message names the flag that has it, and not the other."""
+    done = ran.run("undo", ran.journal(simulated=True).parent.name, flag, "")
+    assert done.code == 2
+    assert f"{flag}: '' is not instance/user" in done.err
+
+
+def test_a_dead_endpoint_is_named_once(desk):
+    """A message with the same URL twice is read twice, to find what the difference is."""
+    match = "limits: {max_targets: 9}\ntargets:\n  - match: {regions: [ap-tokyo], users: {glob: '*'}}\n"
+    desk.write("match.yaml", f"action: LockAccount\n{match}")
+    desk.job()
+    for words in ("plan match.yaml", "run job.yaml --yes --no-verify --deadline 1s", "doctor job.yaml"):
+        done = desk.run(*words.split(), "--endpoint", "http://127.0.0.1:1")
+        about = [line for line in done.text.splitlines() if "[Local.Connect]" in line and "127.0.0.1:1" in line]
+        assert about or "deadline" in done.text
+        assert all(line.count("http://127.0.0.1:1") == 1 for line in about)
