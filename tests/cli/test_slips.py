@@ -189,6 +189,17 @@ def test_a_list_that_cannot_be_used_is_named(desk, argument, words):
     assert words in done.err
 
 
+def test_an_option_that_would_be_dropped_is_named(ran):
+    """`--quiet`, `--stuck` and a second format either do what they say, or stop the command by their name."""
+    run = ran.journal(simulated=True).parent.name
+    for words in ("--format csv --stuck", "--json --format csv", "--quiet"):
+        done = ran.run("report", run, *words.split())
+        assert done.code == 2
+        assert words.split()[-1] in done.err
+    assert "--quiet" in ran.run("status", "--quiet").err
+    assert ran.run("plan", "drill.yaml", "--offline", "--quiet").text == ""
+
+
 def test_skipping_bad_rows_says_what_it_will_do(desk):
     """Where every row is bad there are no good ones to send, and the flag must not be advised, nor obeyed."""
     desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a$n\npostgres-aaaaaaaa,b$b\n")
@@ -197,6 +208,16 @@ def test_skipping_bad_rows_says_what_it_will_do(desk):
     assert (without.code, skipped.code) == (2, 2)
     assert "skip-bad-rows" not in without.err
     assert "leaves nothing to send" in skipped.err
+
+
+def test_the_number_of_good_rows_is_what_is_sent(desk):
+    """A row that stands twice is sent once, and a good name in a bad region not at all: the number that is agreed to
+    is that of the run."""
+    rows = ("ann,ap-tokyo", "ann,ap-tokyo", "bob,ap-tokyo", "eve,ap-to$yo", "k$m,ap-tokyo")
+    desk.write("list.csv", "instance,user,region\n" + "".join(f"postgres-aaaaaaaa,{row}\n" for row in rows))
+    words = ("lock", "@list.csv", "--simulate", "--yes")
+    assert "--skip-bad-rows sends the good ones (2)" in desk.run(*words).err
+    assert desk.run(*words, "--skip-bad-rows", "--json").json["counts"]["changed"] == 2
 
 
 @pytest.mark.parametrize(
@@ -356,3 +377,23 @@ def test_a_simulated_match_has_a_made_up_fleet(desk):
     calls = records(desk.journal(simulated=True), "call")
     assert {each["region"] for each in calls} == {"ap-tokyo", "ap-singapore"}
     assert ("postgres-aaaaaaaa", "ann") in {(each["instance"], each["user"]) for each in calls}
+
+
+@pytest.mark.parametrize("flag", ["--target", "--exclude"])
+def test_a_flag_of_undo_without_a_value_is_named(ran, flag):
+    """An empty variable in a script: the message names the flag that has it, and not the other."""
+    done = ran.run("undo", ran.journal(simulated=True).parent.name, flag, "")
+    assert done.code == 2
+    assert f"{flag}: '' is not instance/user" in done.err
+
+
+def test_a_dead_endpoint_is_named_once(desk):
+    """A message with the same URL twice is read twice, to find what the difference is."""
+    match = "limits: {max_targets: 9}\ntargets:\n  - match: {regions: [ap-tokyo], users: {glob: '*'}}\n"
+    desk.write("match.yaml", f"action: LockAccount\n{match}")
+    desk.job()
+    for words in ("plan match.yaml", "run job.yaml --yes --no-verify --deadline 1s", "doctor job.yaml"):
+        done = desk.run(*words.split(), "--endpoint", "http://127.0.0.1:1")
+        about = [line for line in done.text.splitlines() if "[Local.Connect]" in line and "127.0.0.1:1" in line]
+        assert about or "deadline" in done.text
+        assert all(line.count("http://127.0.0.1:1") == 1 for line in about)

@@ -368,7 +368,10 @@ def _judge_rows(targets: Targets, problems: Problems, *, asks: bool) -> list[Omi
         for omit in targets.bad_rows:
             problems.add(omit.target.place, "", omit.rule)
         problems.hint = "no row is a target, so --skip-bad-rows leaves nothing to send: correct these"
-    would_be_sent = len(targets.found) - targets.spoilt
+    # Twice in the list is once; the name of a bad region stands among them, without it.
+    would_be_sent = len(
+        {(each.account, each.region, each.instance, each.user) for each in targets.found if each.region}
+    )
     if (would_be_sent or asks) and 0 < targets.row_problems == problems.count:
         sent = f"sends the good ones ({would_be_sent:,})" if would_be_sent else "goes on without them"
         problems.hint = f"correct these rows; or --skip-bad-rows {sent} and counts these as failed"

@@ -40,11 +40,10 @@ class Targets:
         self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
     ) -> None:
         self.found: list[Target] = []
+        """Also those whose names are legal, and whose region is not: they have none."""
         self.bad_rows: list[Omit] = []
         self.row_problems = 0
         """Number of problems that are of rows of lists."""
-        self.spoilt = 0
-        """Number of rows among `found` that have a problem: their names are legal, but their region is not."""
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
@@ -148,7 +147,6 @@ class Targets:
             if not known_region and not region and not is_skipped:
                 self._unplaced.append(place)
             self.refuse(place, cells, notes)
-            self.spoilt += bool(not place.column and not is_skipped and known_instance and known_user)
         if (is_skipped and notes) or not (known_instance and known_user):
             return None
         return known_instance, known_user, known_region or ""
