@@ -6,12 +6,14 @@ The first line alone decides, and only if it leaves no doubt: it names the colum
 from __future__ import annotations
 
 import csv
+import re
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from engine.api import names
 from engine.inputs.jobfile.columns import COLUMNS, Names, alias
+from engine.outside.foreign import pasted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +25,24 @@ SLASH: Final = "/"
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _INVISIBLE: Final = "\u200b\u200e\u200f\u2060\ufeff"
 """Invisible characters that come with cells copied from a web page."""
+
+
+_JSON_LISTS: Final = (".jsonl", ".ndjson")
+_LISTS: Final = (".csv", ".tsv", *_JSON_LISTS)
+
+
+def is_list(name: str) -> bool:
+    """Return whether a file is a list of targets by its name."""
+    return name.lower().endswith(_LISTS)
+
+
+def list_words(name: str) -> str:
+    """Return what to do with a list of targets that was taken for something else."""
+    kind = "jsonl" if name.lower().endswith(_JSON_LISTS) else "csv"
+    plain = re.fullmatch(r"[\w./~-]+", name)
+    shown = name if plain else "'" + name.replace("'", "''") + "'"
+    by_command = f"; or type acctops lock {pasted((f'@{name}',))} --region R"
+    return f"a list of targets; a job names it: targets: [{{{kind}: {shown}}}]{by_command}"
 
 
 class Layout(Struct, frozen=True):
