@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.api.actions import ACTIONS
 from engine.api.names import did_you_mean, nearest
-from engine.inputs.files import is_list, list_words
+from engine.inputs.jobfile.layout import is_list, list_words
 from engine.outside.foreign import pasted
 
 _JOBS = (".yaml", ".yml")

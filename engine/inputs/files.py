@@ -144,7 +144,7 @@ def load_job(
         job = parse_job(data, file=file, read=read if lists else None, skip_bad_rows=skip_bad_rows, locate=locate)
     except JobError as exc:
         if _looks_like_a_list(file, data):
-            raise JobError([f"{file}: is no job file but {list_words(file)}"]) from exc
+            raise JobError([f"{file}: is no job file but {_list_words(file)}"]) from exc
         raise
     handed_in = is_stdin or (not is_file and _leads_to(name, _OWN_DESCRIPTOR))
     job = replace(job, is_file=is_file, source="" if handed_in else str(Path(name).absolute()))
@@ -155,31 +155,17 @@ def load_job(
     return replace(job, passwords=PasswordSpec(place=job.passwords.place, file=str(whole)))
 
 
-_JSON_LISTS = (".jsonl", ".ndjson")
-_LISTS = (".csv", ".tsv", *_JSON_LISTS)
-
-
-def is_list(name: str) -> bool:
-    """Return whether a file is a list of targets by its name."""
-    return name.lower().endswith(_LISTS)
-
-
-def list_words(name: str) -> str:
-    """Return what to do with a list of targets that was taken for something else."""
-    from engine.outside.foreign import pasted  # here: only a slip pays for the import
+def _list_words(name: str) -> str:
+    from engine.inputs.jobfile.layout import list_words  # here: only a slip pays for the import
 
     if name in (STDIN_NAME, STREAM_NAME):
         return "a list of targets; a job names it, and reads it on its standard input: targets: [{csv: -}]"
-    kind = "jsonl" if name.lower().endswith(_JSON_LISTS) else "csv"
-    plain = re.fullmatch(r"[\w./~-]+", name)
-    shown = name if plain else "'" + name.replace("'", "''") + "'"
-    by_command = f"; or type acctops lock {pasted((f'@{name}',))} --region R"
-    return f"a list of targets; a job names it: targets: [{{{kind}: {shown}}}]{by_command}"
+    return list_words(name)
 
 
 def _looks_like_a_list(name: str, data: bytes) -> bool:
     """Return whether what is no job is a list: by its name, or by its first line."""
-    from engine.inputs.jobfile.layout import layout_of  # here: only a slip pays for the import
+    from engine.inputs.jobfile.layout import is_list, layout_of  # here: only a slip pays for the import
 
     text = data[:65536].decode("utf-8-sig", "replace")
     lines = (line.strip() for line in text.splitlines())
@@ -251,6 +237,7 @@ def _bounded(data: bytes, most: int) -> bytes:
 def _hint(path: Path) -> str:
     """Return the words for the nearest name in the same directory, if any: `.yaml` alone makes no two names alike."""
     from engine.api.names import nearest  # here: only a wrong name pays for the import
+    from engine.inputs.jobfile.layout import is_list
 
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())

@@ -397,3 +397,20 @@ def test_a_dead_endpoint_is_named_once(desk):
         about = [line for line in done.text.splitlines() if "[Local.Connect]" in line and "127.0.0.1:1" in line]
         assert about or "deadline" in done.text
         assert all(line.count("http://127.0.0.1:1") == 1 for line in about)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("list.csv", "a list is named with @: @list.csv"),
+        ("./list.txt", "a list is named with @: @./list.txt"),
+        ("job.yaml", "a job is carried out by acctops run job.yaml"),
+        ("ann", "such as postgres-4sfuv15b/app_user"),
+    ],
+)
+def test_a_file_in_place_of_an_account_is_answered_with_what_to_type(desk, argument, words):
+    """The @ is forgotten first; that `./list` is no instance id does not help."""
+    done = desk.run("lock", argument, "--region", "ap-tokyo", "--yes")
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1

@@ -165,7 +165,7 @@ def journal_verify(run: str, head: str | None, **common: Any) -> int:
 def explain(code: str) -> int:
     """Explain an error code: what it means, what acctops does, what you should do.
 
-    It explains acctops' own words, too: outcomes, reasons why an account is left out, verdicts.
+    It explains the words of a report and a plan, too: outcomes, verdicts, why an account is left out.
 
     \b
     Examples:

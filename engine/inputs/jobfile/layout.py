@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from engine.api import names
 from engine.inputs.jobfile.columns import Names, alias, is_name, synonym
+from engine.outside.foreign import pasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,24 @@ _AROUND: Final = (
 )
 """Blanks of any width, marks of direction and invisible characters: cells copied from a web page have them around."""
 WORDS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", BLANKS: "blanks", SLASH: "a slash"}
+
+
+_JSON_LISTS: Final = (".jsonl", ".ndjson")
+_LISTS: Final = (".csv", ".tsv", *_JSON_LISTS)
+
+
+def is_list(name: str) -> bool:
+    """Return whether a file is a list of targets by its name."""
+    return name.lower().endswith(_LISTS)
+
+
+def list_words(name: str) -> str:
+    """Return what to do with a list of targets that was taken for something else."""
+    kind = "jsonl" if name.lower().endswith(_JSON_LISTS) else "csv"
+    plain = re.fullmatch(r"[\w./~-]+", name)
+    shown = name if plain else "'" + name.replace("'", "''") + "'"
+    by_command = f"; or type acctops lock {pasted((f'@{name}',))} --region R"
+    return f"a list of targets; a job names it: targets: [{{{kind}: {shown}}}]{by_command}"
 
 
 class Layout(Struct, frozen=True):

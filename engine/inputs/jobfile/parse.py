@@ -30,7 +30,7 @@ from engine.inputs.jobfile.targets import Defaults, Targets, unlisted_region
 from engine.inputs.jobfile.values import action_name
 from engine.inputs.jobfile.yamltext import decode, read_tree
 from engine.model import Place
-from engine.outside.foreign import clean
+from engine.outside.foreign import clean, pasted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -483,8 +483,8 @@ def ad_hoc_job(
                 continue
             is_csv = not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
             warnings += _reader(is_csv=is_csv)(data, text[1:], Defaults(), collected, problems)
-        elif not slash:
-            what = f"{names.shown(text)} is not instance/user; such as postgres-4sfuv15b/app_user"
+        elif not slash or _is_file_name(text):
+            what = f"{names.shown(text)} is not instance/user{_meant_by(text)}"
             problems.add(Place(COMMAND_LINE, number), "", what)
         else:
             collected.add(instance, user, "", COMMAND_LINE, number, 0)
@@ -515,6 +515,21 @@ def ad_hoc_job(
         remarks=(*remarks, *collected.remarks()),
         guesses=guesses,
     )
+
+
+def _is_file_name(text: str) -> bool:
+    return text.startswith(("/", "./", "../", "~/")) or text.lower().endswith(
+        (".csv", ".jsonl", ".txt", ".yaml", ".yml")
+    )
+
+
+def _meant_by(text: str) -> str:
+    """Return what to type instead of a name of a file that stands where an account is asked for."""
+    if text.lower().endswith((".yaml", ".yml")):
+        return f"; a job is carried out by acctops run {pasted((text,))}"
+    if _is_file_name(text):
+        return f"; a list is named with @: {pasted((f'@{text}',))}"
+    return "; such as postgres-4sfuv15b/app_user"
 
 
 def read_globs(texts: Sequence[str], flag: str, problems: Problems) -> tuple[Glob, ...]:
