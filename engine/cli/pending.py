@@ -40,7 +40,8 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
         for each in found.runs:
             _print(each)
         runs = sum(bool(each.targets) for each in found.runs)
-        out(f"{found.count:,} accounts are not as asked, of {runs:,} of {found.looked_at:,} runs")
+        accounts = "1 account is" if found.count == 1 else f"{found.count:,} accounts are"
+        out(f"{accounts} not as asked, of {runs:,} of {found.looked_at:,} runs")
     for run, problem in found.unreadable:
         warn(f"run {run} cannot be read, and what it has open is not known: {problem}")
     return printed() or (Reason.CORRUPT if found.unreadable else Reason.OK)

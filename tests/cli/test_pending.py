@@ -45,7 +45,7 @@ def test_what_is_open_is_listed_with_its_run_and_the_command_that_goes_on(desk: 
     assert said.code == 0
     assert "  postgres-aaaaaaaa/eve (ap-singapore)  failed  OperationDenied.InstanceAccessDeniedError\n" in said.out
     assert f"  → acctops rerun {run} --only failed" in said.out and "INC-7" in said.out
-    assert said.out.endswith("1 accounts are not as asked, of 1 of 1 runs\n") and "/app" not in said.out
+    assert said.out.endswith("1 account is not as asked, of 1 of 1 runs\n") and "/app" not in said.out
     (row,) = csv.DictReader(io.StringIO(desk.run("pending", "--format", "csv").out))
     assert (row["run"], row["ticket"], row["user"], row["outcome"]) == (run, "INC-7", "eve", "failed")
     assert open_labels(desk, "--ticket", "INC-7") == ["postgres-aaaaaaaa/eve"]
