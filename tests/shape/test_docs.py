@@ -331,6 +331,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         telling = desk.job("postgres-aaaaaaaa/bob", extra=f"notify: {{command: [tee, {told}]}}", name="telling.yaml")
         backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
         desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
+        found["pending"] = _with_one_unreadable(desk, "pending", "--format", "json")
         found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
     assert (
         found["overdue"]["last_good"]
