@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -55,6 +56,41 @@ def section(text: str, title: str) -> str:
     """A part of a page, from its heading to the next of the same level."""
     level, _, _ = title.partition(" ")
     return text.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+def typed(text: str) -> Iterator[str]:
+    """The commands that a page shows: in its blocks, and in spans of code, which may go over the end of a line."""
+    blocks = re.findall(r"```(?:sh|text)\n(.*?)```", text, re.DOTALL)
+    for block in blocks:
+        yield from re.findall(r"(?:^ *|[|&;$(] *)(acctops [^\n|;&>)]*)", block.replace("\\\n", " "), re.MULTILINE)
+    yield from re.findall(r"^# +(acctops .*?)(?:  |$)", text, re.MULTILINE)
+    for span in re.findall(r"`(acctops [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        yield " ".join(span.split())
+
+
+@pytest.mark.parametrize("name", (*PAGES, *EXAMPLES))
+def test_every_command_of_every_page_is_one_that_the_parser_takes(name: str) -> None:
+    """What a page shows can be typed: the command exists, with these flags and values. Words in capitals stand for
+    others, and a span may name a command without its arguments."""
+    known = dict(commands())
+    for shown in typed(page(name)):
+        line = re.sub(r"\s#.*$|→.*$", "", shown).replace("…", "").replace("[", "").replace("]", "")
+        words = shlex.split(line.split(" > ")[0].split(" 2>")[0])[1:]
+        words = [word.split("|")[0] for word in words]
+        path = next((tuple(words[:size]) for size in (2, 1) if tuple(words[:size]) in known), None)
+        if path is None:
+            assert not words or words[0] in {"--help", "journal", "config"} or words[0].startswith("-"), shown
+            continue
+        try:
+            known[path].make_context(" ".join(path), words[len(path) :])
+        except click.MissingParameter:
+            pass
+        except click.exceptions.Exit:
+            assert "--help" in words, shown
+        except click.BadOptionUsage as error:
+            assert "requires an argument" in str(error) or "requires 1 argument" in str(error), f"{shown}: {error}"
+        except click.UsageError as error:
+            raise AssertionError(f"{name}: {shown}: {error.format_message()}") from None
 
 
 @pytest.mark.parametrize("name", PAGES)
