@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from engine.cli.ask import can_ask, confirm
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
-from engine.cli.sending import carry_out, screen, show
+from engine.cli.screens import screen
+from engine.cli.sending import carry_out, show
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason

@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.cli.ask import confirm
+from engine.cli.screens import screen
 from engine.cli.talk import out, out_json, tell_remarks, warn
 from engine.cli.watching import Terminal
 from engine.errors import Reason
 from engine.operations.begin import begin
 from engine.report.documents import document
-from engine.report.screen import Screen
 from engine.report.text import text
 
 if TYPE_CHECKING:
@@ -27,11 +27,6 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
     """Ask, do what was planned, and print the report; returns the exit code."""
     approval = confirm(plan.question, len(plan.calls), yes=options.yes, stdin_is_list=stdin_is_list)
     return show(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
-
-
-def screen() -> Screen | None:
-    """Return the size of the terminal that shows results; None if none does."""
-    return Screen(*out.size) if out.size is not None else None
 
 
 def show(options: Options, ended: Ended) -> int:

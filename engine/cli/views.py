@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options, options_of
+from engine.cli.screens import screen
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from engine.journal.ledger import Ledger
     from engine.report.nextstep import WayOn
+    from engine.report.screen import Screen
 
 LISTED = 30
 """Runs `status` prints."""
@@ -58,7 +60,7 @@ def show_status(run: str | None, **flags: Any) -> int:
             live = _is_live(ref)
             out_json(_document(options, ref, found, live=live))
         else:
-            _text(options, ref, found)
+            _text(options, ref, found, screen=screen())
         return printed()
     state_dir = options.settings(None).state_dir
     given = options.repeat(state_dir)
@@ -153,12 +155,14 @@ def _done_words(options: Options, head: RunHead) -> str:
     return f"{done:,} of {head.calls:,} {'verified' if verify else 'accepted'}"
 
 
-def _text(options: Options, ref: RunRef, found: Replay, way: WayOn | None = None) -> None:
+def _text(
+    options: Options, ref: RunRef, found: Replay, way: WayOn | None = None, *, screen: Screen | None = None
+) -> None:
     if found.torn_bytes:
         say(f"{ref.place}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
     way = way or _way(options, ref, found)
     live = going(options, found.ledger) if _is_live(ref) else None
-    out(text(found.ledger, journal=ref.place, head=found.head, live=live, way=way, today=_today()))
+    out(text(found.ledger, journal=ref.place, head=found.head, live=live, way=way, today=_today(), screen=screen))
 
 
 def going(options: Options, ledger: Ledger) -> Progress:

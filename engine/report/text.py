@@ -248,18 +248,21 @@ _CAUSES = 5
 
 
 def _open(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_Member]]]]:
-    """Return what is not as asked: in which words → by cause, the most frequent first."""
+    """Return what is not as asked: in which words → by cause, the most frequent first.
+
+    Of a live run these are the calls that failed or are tried again: its line has the number of the others.
+    """
     kinds: dict[str, dict[str, list[_Member]]] = {}
     for member in every_target(ledger):
-        if member[2] in BAD:
+        _, entry, outcome = member
+        if outcome in BAD and (not is_live or entry.settled or outcome is Outcome.FAILED):
             causes = kinds.setdefault(_kind(member, is_live=is_live), {})
             causes.setdefault(_cause(member[1]), []).append(member)
     return {kind: sorted(kinds[kind].items(), key=lambda one: -len(one[1])) for kind in sorted(kinds, key=_KINDS.index)}
 
 
 _TRIED, _INTERRUPTED = "tried again", "interrupted while tried again"
-_IN_FLIGHT, _TO_SEND = "on its way", "not sent yet"
-_KINDS = [Outcome.FAILED, _TRIED, _INTERRUPTED, Outcome.UNKNOWN, _IN_FLIGHT, Outcome.UNATTEMPTED, _TO_SEND]
+_KINDS = [Outcome.FAILED, _TRIED, _INTERRUPTED, Outcome.UNKNOWN, Outcome.UNATTEMPTED]
 
 
 def _kind(member: _Member, *, is_live: bool) -> str:
@@ -267,8 +270,6 @@ def _kind(member: _Member, *, is_live: bool) -> str:
     _, entry, outcome = member
     if outcome is Outcome.FAILED and not entry.settled:
         return _TRIED if is_live else _INTERRUPTED
-    if is_live and not entry.settled:
-        return _IN_FLIGHT if outcome is Outcome.UNKNOWN else _TO_SEND
     return str(outcome)
 
 
@@ -290,7 +291,7 @@ def _bad_lines(ledger: Ledger, way: WayOn, *, is_live: bool) -> list[str]:
     lines: list[str] = []
     for kind, causes in _open(ledger, is_live=is_live).items():
         named = ", ".join(f"{len(members):,} × {cause}" for cause, members in causes[:_CAUSES])
-        is_sent = kind not in (str(Outcome.UNATTEMPTED), _TO_SEND)
+        is_sent = kind != Outcome.UNATTEMPTED
         total = sum(len(members) for _, members in causes)
         lines += ["", f"{kind} ({total:,})" + (f": {named}" if is_sent else "")]
         for cause, members in causes:
