@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.operations.events import Began, Changed, Event, Looking, News, Remarked, Warned
     from engine.operations.examine import Examined
     from engine.operations.overdue import Lateness
+    from engine.operations.pending import Pending
     from engine.operations.preparing import Looked
     from engine.operations.proposal import Approval, Nothing, Planned
     from engine.operations.resume import Finished
@@ -53,6 +54,7 @@ _HOMES = {
     "operations.events": ("Began", "Changed", "Event", "Looking", "News", "Remarked", "Warned"),
     "operations.examine": ("Examined",),
     "operations.overdue": ("Lateness",),
+    "operations.pending": ("Pending",),
     "operations.preparing": ("Looked",),
     "operations.resume": ("Finished",),
     "operations.stop": ("Drained",),
@@ -89,6 +91,7 @@ __all__ = [
     "Nothing",
     "NothingLeftError",
     "Outcome",
+    "Pending",
     "Planned",
     "Progress",
     "Reason",

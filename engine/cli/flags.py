@@ -169,6 +169,14 @@ SKIP_BAD_ROWS = click.option(
 SINCE = click.option(
     "--since", metavar="7d", help="Show all runs begun since then: 24h, 7d, 1w, or a date (UTC) such as 2026-11-23."
 )
+FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv"]),
+    default="text",
+    show_default=True,
+    help="Print it so.",
+)
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.cli.views import going, head_document, head_line, later_runs, next_command
+from engine.cli.views import going, head_document, head_line, later_runs, needed_ledger, next_command
 from engine.errors import AcctopsError, Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.protocols import RunHead, Runs
 from engine.operations.family import way_of
 from engine.operations.overdue import overdue
+from engine.operations.pending import open_work
 from engine.operations.stores import runs_in, store_of
 from engine.report.documents import CSV_COLUMNS, csv_text, full_document, row
-from engine.report.history import OpenWork
 from engine.report.text import text
 
 if TYPE_CHECKING:
@@ -108,14 +108,7 @@ def show_status_since(since: str, **flags: Any) -> int:
     begin = begin_of(options, since)
     heads = [head for which in (False, True) for head in runs_in(options, simulated=which, since=begin)]
     heads.sort(key=lambda head: (head.started_at, head.run_id))
-    work, problems = OpenWork(), {}
-    for head in heads:
-        if head.simulated or head.problem is not None:
-            continue
-        try:
-            work.add(head.run_id, _store(options).replay(head.run_id).ledger)
-        except AcctopsError as error:
-            problems[head.run_id] = str(error)
+    work, problems = open_work(_store(options), (head for head in heads if not head.simulated))
     by_run = work.by_run()
     state_dir = options.settings(None).state_dir
     given = options.repeat(state_dir)
@@ -135,8 +128,9 @@ def show_status_since(since: str, **flags: Any) -> int:
     say(f"runs in {state_dir} since {_utc(begin)}")
     later = later_runs(heads[::-1])
     for head in reversed(heads):
-        command = next_command(options, head, given) if head.run_id not in problems else None
-        line = head_line(options, head, later.get(head.run_id, ""))
+        ledger = needed_ledger(options, head)
+        command = next_command(options, head, ledger, given) if head.run_id not in problems else None
+        line = head_line(options, head, ledger, later.get(head.run_id, ""))
         out(_since_line(head, line, by_run[head.run_id], problems.get(head.run_id), command))
     out(_sum_line(heads, by_run.total()))
     return printed()

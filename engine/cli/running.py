@@ -15,7 +15,7 @@ from engine.cli.talk import out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason
 from engine.inputs.files import load_job, read_list
-from engine.inputs.jobfile.parse import ad_hoc_job
+from engine.inputs.jobfile.adhoc import ad_hoc_job
 from engine.operations.earlier import reads_stdin
 from engine.operations.proposal import Nothing
 from engine.operations.start import CutOff, plan_new, plan_run

@@ -13,8 +13,8 @@ from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
-from engine.journal.records import unix_seconds
-from engine.journal.standing import Progress, standing
+from engine.journal.records import Run, unix_seconds
+from engine.journal.standing import RECENT_S, Progress, standing
 from engine.model import GOOD
 from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.documents import (
@@ -72,7 +72,9 @@ def show_status(run: str | None, **flags: Any) -> int:
     say(f"runs in {state_dir}")
     later = later_runs(heads)
     for head in heads[:LISTED]:
-        out(head_line(options, head, later.get(head.run_id, ""), next_command(options, head, given)))
+        ledger = needed_ledger(options, head)
+        command = next_command(options, head, ledger, given)
+        out(head_line(options, head, ledger, later.get(head.run_id, ""), command))
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:
@@ -97,19 +99,28 @@ def head_document(head: RunHead) -> dict[str, Any]:
     }
 
 
-def next_command(options: Options, head: RunHead, flags: str) -> str | None:
-    """What goes on with a run of a listing: the same that its report advises."""
+def needed_ledger(options: Options, head: RunHead) -> Ledger | None:
+    """Return the state of a run of a listing if its first and last line do not tell all; None too if it is damaged."""
     is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
-    if head.problem is not None or head.live or (is_good and head.run is not None and head.run.parent is None):
+    is_told = is_good and not head.live and head.run is not None and head.run.parent is None
+    if head.problem is not None or is_told:
         return None
+    try:
+        return store_of(options.settings(None), simulated=head.simulated).replay(head.run_id).ledger
+    except AcctopsError:  # damaged behind its first line: its report says how
+        return None
+
+
+def next_command(options: Options, head: RunHead, ledger: Ledger | None, flags: str) -> str | None:
+    """Return what goes on with a run of a listing: the same that its report advises. `ledger`: `needed_ledger`."""
+    if head.live or head.problem is not None:
+        return None
+    if ledger is None:
+        is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
+        return None if is_good else f"acctops status {head.run_id}{flags}"
     from engine.operations.family import way_of  # late: most runs end well
 
-    store = store_of(options.settings(None), simulated=head.simulated)
-    try:
-        ledger = store.replay(head.run_id).ledger
-    except AcctopsError:  # damaged behind its first line: its report says how
-        return f"acctops status {head.run_id}{flags}"
-    return way_of(store, ledger, flags=flags).command
+    return way_of(store_of(options.settings(None), simulated=head.simulated), ledger, flags=flags).command
 
 
 def later_runs(heads: Sequence[RunHead]) -> dict[str, str]:
@@ -122,12 +133,14 @@ def later_runs(heads: Sequence[RunHead]) -> dict[str, str]:
     return words
 
 
-def head_line(options: Options, head: RunHead, later: str = "", command: str | None = None) -> str:
+def head_line(
+    options: Options, head: RunHead, ledger: Ledger | None, later: str = "", command: str | None = None
+) -> str:
     """Return a run of a listing for a person: how much is done, how it ended, when, by whom, and what goes on."""
     mark = "SIMULATED  " if head.simulated else ""
     if head.problem is not None or head.run is None:
         return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"
-    parts = [f"{head.run_id}  {mark}{head.action}  {head.job}", _done_words(options, head)]
+    parts = [f"{head.run_id}  {mark}{head.action}  {head.job}", _done_words(options, head, head.run, ledger)]
     if head.live:
         parts.append("LIVE")
     elif head.end is None:
@@ -140,19 +153,16 @@ def head_line(options: Options, head: RunHead, later: str = "", command: str | N
     return "  ".join(part for part in parts if part)
 
 
-def _done_words(options: Options, head: RunHead) -> str:
+def _done_words(options: Options, head: RunHead, run: Run, ledger: Ledger | None) -> str:
     """Return how many calls of a run are done: from its end, or from its journal if it has none."""
-    assert head.run is not None
-    done, verify = 0, head.run.settings.verify
+    is_read = run.settings.verify
     if head.end is not None and not head.live:
-        done = sum(head.end.counts.get(kind, 0) for kind in GOOD)
+        done = f"{sum(head.end.counts.get(kind, 0) for kind in GOOD):,}"
+    elif ledger is not None:
+        done, is_read = f"{going(options, ledger).verified:,}", ledger.settings.verify
     else:
-        try:
-            ledger = store_of(options.settings(None), simulated=head.simulated).replay(head.run_id).ledger
-        except AcctopsError:  # damaged behind its first line: its report says how
-            return f"? of {head.calls:,}"
-        done, verify = going(options, ledger).verified, ledger.settings.verify
-    return f"{done:,} of {head.calls:,} {'verified' if verify else 'accepted'}"
+        done = "?"
+    return f"{done} of {head.calls:,} {'verified' if is_read else 'accepted'}"
 
 
 def _text(
@@ -167,8 +177,10 @@ def _text(
 
 def going(options: Options, ledger: Ledger) -> Progress:
     """Return how a live run stands, from its journal: what its own terminal shows."""
-    lanes = len(ledger.lanes) or len(ledger.settings.endpoint)
-    return standing(ledger, options.clock(), quota=ledger.settings.rate * lanes)
+    now = options.clock()
+    # Not all lanes of the journal: an older session may have had others, and a lane gets its name once keys are known.
+    lanes = sum(lane.sent_since(now - RECENT_S) > 0 for lane in ledger.lanes.values())
+    return standing(ledger, now, quota=ledger.settings.rate * max(1, lanes))
 
 
 def _today() -> str:

@@ -21,8 +21,7 @@ _READ_BACK_S = 2.0
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How a run stands, for the user. Counts are of calls, and each call is in at most one of them where they exclude
-    each other."""
+    """How a run stands, for the user. Counts are of calls."""
 
     total: int
     verified: int

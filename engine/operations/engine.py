@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.operations.drafts import Draft
     from engine.operations.examine import Examined
     from engine.operations.overdue import Lateness
+    from engine.operations.pending import Pending
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
     from engine.operations.verify import Verified
@@ -199,6 +200,12 @@ class Engine:
         from engine.operations.overdue import overdue
 
         return overdue(self._terms, str(job), within)
+
+    def pending(self, *, since: float | None = None, ticket: str | None = None) -> Pending:
+        """Return the accounts that are not as asked, over all runs; `since` is UNIX time."""
+        from engine.operations.pending import pending
+
+        return pending(self._terms, since=since, ticket=ticket)
 
     async def stop(self, run: str) -> Drained:
         """Have a live run of any process drain, and wait as long as an orderly end may take."""

@@ -12,10 +12,11 @@ from engine.operations.stores import runs_in, store_of
 from engine.report.history import OpenWork
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from engine.journal.ledger import Entry
-    from engine.journal.protocols import RunHead
+    from engine.journal.protocols import RunHead, Runs
     from engine.model import Call, Outcome
     from engine.operations.terms import Terms
     from engine.report.nextstep import WayOn
@@ -50,35 +51,47 @@ class Pending(Struct, frozen=True, kw_only=True):
         return sum(len(each.targets) for each in self.runs)
 
 
+def open_work(store: Runs, heads: Iterable[RunHead]) -> tuple[OpenWork, dict[str, str]]:
+    """Return what is open over some runs, the oldest first, and which of them cannot be read, with the reason."""
+    work = OpenWork()
+    unreadable: dict[str, str] = {}
+    for head in heads:
+        try:
+            if head.problem is None:
+                work.add(head.run_id, store.replay(head.run_id).ledger)
+            else:
+                unreadable[head.run_id] = head.problem
+        except AcctopsError as error:
+            unreadable[head.run_id] = str(error)
+    return work, unreadable
+
+
 def pending(terms: Terms, *, since: float | None = None, ticket: str | None = None) -> Pending:
     """Return the accounts that are not as asked over all runs, each with the last run that has it.
 
-    `since` (UNIX time) and `ticket` choose the runs whose accounts are told. All runs are searched for each account: a
-    later one may have done it. Simulated runs change nothing and are left out.
+    `since` (UNIX time) and `ticket` choose the runs whose accounts are told. Every later run is searched, too: it may
+    have done what they left. Simulated runs change nothing and are left out.
     """
-    settings = terms.settings(None)
-    store = store_of(settings, simulated=False)
-    work, unreadable, ledgers = OpenWork(), [], {}
-    heads = sorted(runs_in(terms, simulated=False), key=lambda head: (head.started_at, head.run_id))
-    for head in heads:
-        if head.problem is None:
-            try:
-                ledgers[head.run_id] = store.replay(head.run_id).ledger
-            except AcctopsError as error:
-                unreadable.append((head.run_id, str(error)))
-                continue
-            work.add(head.run_id, ledgers[head.run_id])
-        else:
-            unreadable.append((head.run_id, head.problem))
-    chosen = {head.run_id for head in runs_in(terms, simulated=False, since=since)}
+    store = store_of(terms.settings(None), simulated=False)
+    chosen = {head.run_id: head for head in runs_in(terms, simulated=False, since=since)}
+    oldest = min((head.started_at for head in chosen.values() if head.problem is None), default="")
+    heads = [each for each in runs_in(terms, simulated=False) if each.run_id in chosen or each.started_at >= oldest]
+    heads.sort(key=lambda head: (head.started_at, head.run_id))
+    work, unreadable = open_work(store, heads)
+    counts = work.by_run()
     runs, flags = [], terms.repeat(store.state_dir)
     for head in reversed(heads):
-        ledger = ledgers.get(head.run_id)
-        if ledger is None or head.run_id not in chosen or (ticket is not None and ledger.run.ticket != ticket):
-            continue
-        mine = work.of(head.run_id, ledger)
-        told = tuple(each for each in mine if not head.live or each[1].settled)
-        if mine:
+        is_asked = head.run is not None and (ticket is None or head.run.ticket == ticket)
+        if head.run_id in chosen and is_asked and counts[head.run_id]:
+            # A second reading, so that not all runs are in memory at once.
+            ledger = store.replay(head.run_id).ledger
+            mine = work.of(head.run_id, ledger)
+            told = tuple(each for each in mine if not head.live or each[1].settled)
             way = way_of(store, ledger, flags=flags)
             runs.append(OpenRun(head=head, way=way, targets=told, working=len(mine) - len(told)))
-    return Pending(state_dir=store.state_dir, runs=tuple(runs), looked_at=len(ledgers), unreadable=tuple(unreadable))
+    return Pending(
+        state_dir=store.state_dir,
+        runs=tuple(runs),
+        looked_at=len(heads) - len(unreadable),
+        unreadable=tuple(unreadable.items()),
+    )

@@ -87,7 +87,7 @@ class WayOn(Struct, frozen=True, kw_only=True):
         """Number of accounts that are not as asked."""
         return sum(self.open.values())
 
-    def lines(self) -> list[str]:
+    def lines(self, most: int | None = None) -> list[str]:
         """Return the last lines of a report: what is open of the family, and how to go on."""
         lines = []
         if len(self.members) > 1:
@@ -95,8 +95,12 @@ class WayOn(Struct, frozen=True, kw_only=True):
             of = f"of run {self.members[0]} and its reruns"
             count = f"{self.open_calls:,} of {self.asked:,}"
             lines.append(f"{of} {count} are still open: {kinds}" if kinds else f"{of} all {self.asked:,} are as asked")
-        lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices]
-        return lines + go_on_lines(self.steps, self.flags)
+        lines += [f"{step.why}: {step.command(self.flags)}" for step in self.choices[:most]]
+        lines += go_on_lines(self.steps[:most], self.flags)
+        shown = min(len(self.choices), most or len(self.choices)) + min(len(self.steps), most or len(self.steps))
+        if left := len(self.choices) + len(self.steps) - shown:
+            lines.append(f"… and {left:,} more commands: acctops report {self.run}{self.flags}")
+        return lines
 
     def with_back(self, count: int) -> WayOn:
         """Return a copy with `count` more failed accounts: a reading showed them as changed back after a rerun."""

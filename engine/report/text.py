@@ -43,7 +43,6 @@ def text(
     `closing_line`. With `screen` the report is at most as high as that, and `report` has what is left away.
     """
     way = way or way_on([ledger])
-    notes = [*_account_lines(ledger), *_notes(ledger), _pace_line(ledger)]
     stop = _stop_lines(ledger, way) if live is None else []
     if live is None:
         tail = [f"journal {journal}", f"head    {head}", *way.lines(), closing_line(ledger, today=today)]
@@ -52,9 +51,13 @@ def text(
         tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
     top = [_title(ledger, live=live is not None)]
     if screen is None:
+        notes = [*_account_lines(ledger), *_notes(ledger), _pace_line(ledger)]
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
-    top, stop = ([each for one in lines for each in screen.fold(one)] for lines in (top, stop))
-    tail[-1:] = screen.fold(tail[-1])
+    report = f"acctops report {ledger.run.run}{way.flags}"
+    stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
+    top = screen.fold(top[0])
+    if live is None:
+        tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *screen.fold(tail[-1])]
     groups = [
         _group(kind, cause, members, way)
         for kind, causes in _open(ledger, is_live=live is not None).items()
@@ -62,7 +65,8 @@ def text(
     ]
     room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
     needed = min(len(groups), 3) + bool(groups)
-    notes = [each for one in notes for each in screen.fold(one)]
+    accounts = _first(_account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
+    notes = [each for one in (*accounts, *_notes(ledger), _pace_line(ledger)) for each in screen.fold(one)]
     while notes and screen.height(notes) > room - needed:
         notes.pop()
     rest = f"all of them: acctops report {ledger.run.run} --stuck{way.flags}"
@@ -91,8 +95,16 @@ def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
     return lines + [f"  nothing more was sent of {name}: {plain(why)}" for name, why in given_up.items()]
 
 
-def _account_lines(ledger: Ledger) -> list[str]:
-    """Return how each cloud account stands, with its uin if STS gave another; empty for a run over one account."""
+def _first(lines: list[str], most: int, more: str) -> list[str]:
+    """Return at most so many lines; `more` tells, with `{}` for their number, how many were left away."""
+    return lines if len(lines) <= most else [*lines[: most - 1], more.format(len(lines) - most + 1)]
+
+
+def _account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
+    """Return how each cloud account stands, with its uin if STS gave another; empty for a run over one account.
+
+    With `worst_first` those with the most targets that are not as asked are the first.
+    """
     counts: dict[str, Counter[Outcome]] = {}
     for call, _, outcome in every_target(ledger):
         counts.setdefault(call.account, Counter())[outcome] += 1
@@ -100,7 +112,11 @@ def _account_lines(ledger: Ledger) -> list[str]:
         return []
     done_word = ACTIONS[ledger.run.action].done_word
     lines = []
-    for name, of in sorted(counts.items()):
+    names = sorted(counts)
+    if worst_first:
+        names.sort(key=lambda name: -sum(counts[name][kind] for kind in BAD))
+    for name in names:
+        of = counts[name]
         whose = f" ({ledger.uins[name]})" if ledger.uins.get(name, name) != name else ""
         bad = "".join(f", {of[kind]:,} {kind}" for kind in BAD if of[kind])
         good = of[Outcome.CHANGED] + of[Outcome.ALREADY]

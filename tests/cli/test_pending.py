@@ -63,6 +63,14 @@ def test_a_later_unlock_ends_a_lock_that_failed(desk: Desk, backend: Backend) ->
     assert open_labels(desk) == []
 
 
+def test_a_span_of_time_chooses_runs_and_not_what_became_of_them(desk: Desk, backend: Backend) -> None:
+    """A later run that did the work counts, whatever span or ticket is asked for."""
+    run = prepared(desk, backend)
+    assert desk.run("rerun", run, "--only", "failed", "--yes", "--endpoint", backend.endpoint).code == 0
+    assert open_labels(desk, "--ticket", "INC-7", "--since", "1h") == []
+    assert open_labels(desk, "--since", "1ms") == []
+
+
 def test_a_run_that_cannot_be_read_is_named(desk: Desk, backend: Backend) -> None:
     """What it has open is not known, and no list without it may pass for whole: exit 7."""
     prepared(desk, backend)

@@ -21,7 +21,8 @@ from engine.errors import JobError, Reason
 from engine.inputs import files
 from engine.inputs.files import load_job
 from engine.inputs.job import password_spec
-from engine.inputs.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, ad_hoc_job, parse_job
+from engine.inputs.jobfile.adhoc import ad_hoc_job
+from engine.inputs.jobfile.parse import Glob, Job, PasswordSpec, StopAfter, parse_job
 from engine.model import Place, Target
 
 ROOT = Path(__file__).parents[2]

@@ -17,9 +17,10 @@ from engine.api.endpoints import NEAREST
 from engine.errors import ConfigError, UsageError
 from engine.inputs.config import Credentials, base_directory, user_config
 from engine.inputs.job import StopAfter
+from engine.inputs.jobfile.adhoc import ad_hoc_job
 from engine.inputs.jobfile.fields import kinds
 from engine.inputs.jobfile.filemodel import JOB_ONLY, ConfigFile
-from engine.inputs.jobfile.parse import ad_hoc_job, parse_job
+from engine.inputs.jobfile.parse import parse_job
 from engine.inputs.settings import (
     Configs,
     Flags,

@@ -164,6 +164,8 @@ async def test_stop_and_looking_back(desk: Desk) -> None:
             ended: Ended = await run.result()
             assert ended.reason is Reason.STOPPED
             assert acctops.overdue("leak", within=60).reason is Reason.INCOMPLETE
+            (left,) = acctops.pending().runs
+            assert left.head.run_id == run.id and len(left.targets) == ended.counts["unattempted"]
             rest = await acctops.rerun(run.id, only={"unattempted"})
             assert isinstance(rest, Planned) and len(rest.calls) == ended.counts["unattempted"]
             assert (await (await acctops.begin(rest, YES)).result()).reason is Reason.OK

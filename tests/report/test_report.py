@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.journal import records
@@ -31,7 +32,7 @@ from engine.report.documents import (
     row,
     verified,
 )
-from engine.report.nextstep import way_on
+from engine.report.nextstep import Step, way_on
 from engine.report.screen import Screen
 from engine.report.text import closing_line, containment, duration, pace_text, stuck_text, text
 from tests.support.journals import LANE, end, plan, reply, sent, session, settled
@@ -738,6 +739,28 @@ def test_the_end_of_a_run_fits_on_its_screen(size: tuple[int, int], causes: int,
         left = sum(int(line.split()[2].replace(",", "")) for line in found if line.startswith("  … and "))
         told = sum(int(line.split()[1].replace(",", "")) for line in found if " × " in line and line[0] != " ")
         assert told + left == causes * each + 5
+
+
+def test_of_many_accounts_and_commands_a_screen_names_the_worst_and_says_how_many_more() -> None:
+    """A job over thirty cloud accounts, of which twenty were given up: nothing is cut without a word."""
+    closed = [
+        records.Note(what="route_closed", data={"account": f"acc-{number}", "endpoints": [], "why": "no keys"})
+        for number in range(20)
+    ]
+    lines = [line for number in (3, 4) for line in failed(number)]
+    ledger = ledger_of([*closed, *lines, end(stopped=records.Stopped("deadline", None, None))], calls=30)
+    ledger.calls = {key: replace(call, account=f"acc-{at}") for at, (key, call) in enumerate(ledger.calls.items())}
+    steps = tuple(Step(words=("rerun", f"run-{number}"), takes=1) for number in range(9))
+    way = replace(way_on([ledger]), steps=steps)
+    screen = Screen(80, 24)
+    found = report(ledger, way=way, screen=screen).splitlines()
+    assert screen.height(found) <= 23
+    rest = f"acctops report {RUN}"
+    assert f"  … and 28 more accounts: {rest}" in found and f"  … and 18 more: {rest}" in found
+    assert f"… and 6 more commands: {rest}" in found and "go on:  acctops rerun run-0" in found
+    assert "verified locked" in found[-1] and any("InstanceNotFound" in line for line in found)
+    whole = report(ledger, way=way)
+    assert whole.count("acctops rerun run-") == 9 and whole.count("nothing more was sent of") == 20
 
 
 def test_a_screen_with_room_has_it_all() -> None:

@@ -68,6 +68,13 @@ def typed(text: str) -> Iterator[str]:
         yield " ".join(span.split())
 
 
+def test_the_commands_of_the_pages_are_found() -> None:
+    """The test below looks at them: in blocks, in text, and in the comments of example jobs."""
+    found = {name: list(typed(page(name))) for name in (*PAGES, *EXAMPLES)}
+    assert len(found["README.md"]) > 60 and found["jobs/incident-lockdown.yaml"]
+    assert "acctops pending " in " ".join(found["README.md"])
+
+
 @pytest.mark.parametrize("name", (*PAGES, *EXAMPLES))
 def test_every_command_of_every_page_is_one_that_the_parser_takes(name: str) -> None:
     """What a page shows can be typed: the command exists, with these flags and values. Words in capitals stand for

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import FAMILY, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
 
 
 @command()
@@ -35,14 +35,7 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 @command()
 @SINCE
 @click.option("--ticket", metavar="ID", help="Show only runs with this change or incident.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "csv"]),
-    default="text",
-    show_default=True,
-    help="Print it so.",
-)
+@FORMAT
 @flags("config", "state_dir", "json")
 def pending(since: str | None, ticket: str | None, form: str, **common: Any) -> int:
     """List the accounts that are not as asked, over all runs.
@@ -67,14 +60,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @command()
 @click.argument("run", required=False)
 @SINCE
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "csv"]),
-    default="text",
-    show_default=True,
-    help="Print it so.",
-)
+@FORMAT
 @click.option(
     "--attempts", is_flag=True, help="Print one row for each attempt, not for each account. With json or csv."
 )

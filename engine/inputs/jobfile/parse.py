@@ -27,10 +27,9 @@ from engine.inputs.jobfile.nodes import Scalar, Series, Table
 from engine.inputs.jobfile.problems import Problems
 from engine.inputs.jobfile.targetentries import TargetEntries
 from engine.inputs.jobfile.targets import Defaults, Targets, unlisted_region
-from engine.inputs.jobfile.values import action_name
 from engine.inputs.jobfile.yamltext import decode, read_tree
 from engine.model import Place
-from engine.outside.foreign import clean, pasted
+from engine.outside.foreign import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from engine.inputs.window import Window
     from engine.model import AccountSpec, Omit, Target
 
-__all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "ad_hoc_job", "parse_job"]
+__all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "parse_job"]
 
 COMMAND_LINE = "command line"
 """The "file" of targets given as arguments."""
@@ -203,8 +202,8 @@ class _JobReader:
             matches = [replace(match, at=match.at - bisect_left(out, match.at)) for match in matches]
         if accounts or "accounts" not in table.entries:
             targets.check_accounts()
-        self._bad_rows = _judge_rows(targets, self._problems, asks=bool(matches))
-        self._guesses, unsure, sure = _guessed(targets)
+        self._bad_rows = judge_rows(targets, self._problems, asks=bool(matches))
+        self._guesses, unsure, sure = guessed(targets)
         warnings += unsure
         remarks += sure
         return targets.found, matches, warnings + targets.warnings(), remarks + targets.remarks()
@@ -231,7 +230,7 @@ class _JobReader:
             return []
         self._sources.append(shown)
         self._digest.update(data)
-        reader = _reader(is_csv=here.endswith("csv"))
+        reader = list_reader(is_csv=here.endswith("csv"))
         return reader(data, shown, defaults, targets, self._problems, columns, path)
 
     def _globs(self, table: Table, key: str) -> tuple[Glob, ...]:
@@ -343,20 +342,20 @@ def _columns_said(job: Table) -> str:
     return ", ".join(f"{ours}: {dumps(clean(theirs), ensure_ascii=False)}" for ours, theirs in named.items())
 
 
-def _reader(*, is_csv: bool) -> Callable[..., list[str]]:
+def list_reader(*, is_csv: bool) -> Callable[..., list[str]]:
     from engine.inputs.jobfile import lists  # here: a job without a list starts without csv
 
     return lists.read_csv if is_csv else lists.read_jsonl
 
 
-def _guessed(targets: Targets) -> tuple[tuple[Guess, ...], list[str], list[str]]:
+def guessed(targets: Targets) -> tuple[tuple[Guess, ...], list[str], list[str]]:
     """Return all guesses of the lists; those to be warned of, in words, and those that are sure."""
     told = targets.guesses.found()
     unsure = [str(guess) for guess in told if not guess.is_sure]
     return (*told, *targets.guesses.trimmed()), unsure, [str(guess) for guess in told if guess.is_sure]
 
 
-def _judge_rows(targets: Targets, problems: Problems, *, asks: bool) -> list[Omit]:
+def judge_rows(targets: Targets, problems: Problems, *, asks: bool) -> list[Omit]:
     """Return the bad rows, which are left out if good targets are left; set a hint if they are the only problems.
 
     `asks`: whether a match may give targets, too.
@@ -439,97 +438,6 @@ def default_name(file: str) -> str:
     """Return the name of a job that gives none: the file's, without directory and ending."""
     name = posixpath.splitext(posixpath.basename(file))[0]
     return clean(name.encode("utf-8", "backslashreplace").decode(), 100).strip() or "job"
-
-
-def ad_hoc_job(
-    action: str,
-    targets: Sequence[str],
-    region: str | None,
-    *,
-    read: Callable[[str], bytes] | None = None,
-    skip_bad_rows: bool = False,
-    name: str | None = None,
-    reason: str | None = None,
-    ticket: str | None = None,
-    exclude: Sequence[str] = (),
-) -> Job:
-    """Return the job of `acctops lock TARGET… --region R`, with the checks of a job file; raise JobError.
-
-    A target's "line" is its number among the arguments. `@FILE` is a list: `read` returns its bytes, or raises
-    JobError; its rows are read as a job's are, also with `skip_bad_rows`.
-    """
-    problems = Problems()
-    try:
-        action_name(action)
-    except ValueError as exc:
-        problems.add(Place(COMMAND_LINE), "action", str(exc))
-    collected = Targets(problems, region or "", skip_bad_rows=skip_bad_rows)
-    lists: dict[str, bytes] = {}
-    warnings: list[str] = []
-    if region and (what := names.region_problem(region)) is not None:
-        problems.add(Place(COMMAND_LINE, 1), "--region", what)
-    elif region and region not in names.REGIONS:
-        collected.note_region(region, Place(COMMAND_LINE))
-    if not targets:
-        problems.add(Place(COMMAND_LINE), "targets", "none given; name accounts as instance/user")
-    for number, text in enumerate(targets, start=1):
-        instance, slash, user = text.strip().partition("/")
-        if text.startswith("@") and read is not None:
-            try:
-                data = lists[text[1:]] = read(text[1:])
-            except JobError as exc:
-                for problem in exc.problems:
-                    problems.add(Place(COMMAND_LINE, number), "", problem)
-                continue
-            is_csv = not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-            warnings += _reader(is_csv=is_csv)(data, text[1:], Defaults(), collected, problems)
-        elif not slash or _is_file_name(text):
-            what = f"{names.shown(text)} is not instance/user{_meant_by(text)}"
-            problems.add(Place(COMMAND_LINE, number), "", what)
-        else:
-            collected.add(instance, user, "", COMMAND_LINE, number, 0)
-    collected.settle_regions()
-    bad_rows = _judge_rows(collected, problems, asks=False)
-    if not lists:
-        problems.hint = ""
-    globs = read_globs(exclude, "--exclude", problems)
-    problems.stop_if_any()
-    guesses, more, remarks = _guessed(collected)
-    warnings += more
-    digest = sha256("\n".join([action, region or "", *targets, *exclude]).encode(errors="surrogateescape"))
-    for data in lists.values():
-        digest.update(data)
-    return Job(
-        name=name or f"{action}-by-hand",
-        action=action,
-        region=region or "",
-        targets=collected.found,
-        digest=digest.hexdigest(),
-        path=COMMAND_LINE,
-        sources=tuple(lists),
-        omits=tuple(bad_rows),
-        exclude=globs,
-        reason=reason,
-        ticket=ticket,
-        warnings=(*warnings, *collected.warnings()),
-        remarks=(*remarks, *collected.remarks()),
-        guesses=guesses,
-    )
-
-
-def _is_file_name(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~/")) or text.lower().endswith(
-        (".csv", ".jsonl", ".txt", ".yaml", ".yml")
-    )
-
-
-def _meant_by(text: str) -> str:
-    """Return what to type instead of a name of a file that stands where an account is asked for."""
-    if text.lower().endswith((".yaml", ".yml")):
-        return f"; a job is carried out by acctops run {pasted((text,))}"
-    if _is_file_name(text):
-        return f"; a list is named with @: {pasted((f'@{text}',))}"
-    return "; such as postgres-4sfuv15b/app_user"
 
 
 def read_globs(texts: Sequence[str], flag: str, problems: Problems) -> tuple[Glob, ...]:
