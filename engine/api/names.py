@@ -61,8 +61,9 @@ USER_TYPES = ("normal", "tencentDBSuper")
 """AccountInfo.UserType (D-ACCTS)."""
 
 is_instance = re.compile(INSTANCE_PATTERN).fullmatch
-_IN_URL = re.compile(r"(?<![A-Za-z0-9_-])(?:postgres|pgro)-[A-Za-z0-9]+(?![A-Za-z0-9_-])").findall
-"""Ids of instances and of read-only ones: in a URL, another word with a hyphen may be a region or anything."""
+_IN_URL = re.compile(r"(?<![A-Za-z0-9_-])(?:postgres|pgro)-[A-Za-z0-9_-]*", re.IGNORECASE).findall
+"""What may be the id of an instance or of a read-only one: in a URL, another word with a hyphen may be anything."""
+_VENDORS_ID = re.compile(r"(?:postgres|pgro)-[A-Za-z0-9]+").fullmatch
 is_user = re.compile(USER_PATTERN).fullmatch
 is_region = re.compile(REGION_PATTERN).fullmatch
 
@@ -77,19 +78,34 @@ def instance_problem(name: str) -> str | None:
     return f"{shown(name)} is not an instance id{_foreign(name)}; {how}"
 
 
+is_url = re.compile(r"[a-z][a-z0-9+.-]*://|(?:[a-z0-9-]+\.)+[a-z]{2,}/", re.IGNORECASE).match
+"""Whether a text begins as a URL does, also one without its scheme: `instance/user` is none."""
+
+
 def instance_in_url(text: str) -> str | None:
     """Return the one instance id that a URL names; None if it names none or several, or if the text is no URL."""
     found = _instances_in_url(text)
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 and _VENDORS_ID(found[0]) and len(found[0]) <= MOST_INSTANCE else None
+
+
+def regions_in_url(text: str) -> list[str]:
+    """Return the documented regions that a URL names, each once."""
+    words = dict.fromkeys(re.findall(r"[a-z0-9-]+", _decoded_url(text)))
+    return [word for word in words if word in REGIONS]
 
 
 def _instances_in_url(text: str) -> list[str]:
-    """Return the instance ids in a URL, each once; a console's link may have them percent-encoded."""
-    if "/" not in text or len(text) > MOST_URL or not text.isascii():
-        return []
+    """Return what may be an instance id in a URL, each once."""
+    return list(dict.fromkeys(_IN_URL(_decoded_url(text))))
+
+
+def _decoded_url(text: str) -> str:
+    """Return a URL without percent-encoding, which a console's link may have twice; empty if the text is no URL."""
+    if not is_url(text) or len(text) > MOST_URL or not text.isascii():
+        return ""
     from urllib.parse import unquote  # here: hardly a list has URLs
 
-    return [name for name in dict.fromkeys(_IN_URL(unquote(unquote(text)))) if len(name) <= MOST_INSTANCE]
+    return unquote(unquote(text))
 
 
 def user_problem(name: str) -> str | None:

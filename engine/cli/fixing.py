@@ -80,6 +80,7 @@ def _tell(job: Job, path: str) -> None:
     if bad:
         said += f"; {bad:,} bad row{'s are' if bad > 1 else ' is'} not in it"
     place = os.path.relpath(path, Path(job.path).parent) if job.is_file and not path.startswith("/") else path
+    place = f"./{place}" if place.startswith("~") else place
     entry = f"- csv: {dumps(place, ensure_ascii=False)}"
     others = "; what matches find is not in it, so leave these entries" if job.matches else ""
     say(f"{said}{others}. To use it, put under targets: in the job, in place of what it was made from: {entry}")

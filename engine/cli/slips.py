@@ -48,7 +48,7 @@ _GOES_ON = ("resume", "rerun", "undo")
 def instead_of_command(word: str, known: Collection[str]) -> str:
     """Return what to type instead of a command that does not exist, as the end of a message; empty if nobody knows."""
     folded = word.lower().replace("_", "-")
-    if _CAM_OFF(folded):
+    if _CAM_OFF(folded) and not is_list(word) and not folded.endswith(_JOBS):
         return "; CAM is turned off by a job with `action: CloseAccountCAM`, as it sets a new password for each account"
     for action, row in ACTIONS.items():
         if folded == action.lower():
@@ -56,7 +56,7 @@ def instead_of_command(word: str, known: Collection[str]) -> str:
     if (meant := next((ours for ours, words in _COMMANDS.items() if folded in words.split()), None)) is not None:
         return f"; type acctops {meant}"
     if is_list(word):
-        return f"; it is {list_words(word)}"
+        return f"; it is {list_words(word.removeprefix('@'))}"
     if word.lower().endswith(_JOBS) or ("/" in word and Path(word).is_file()):
         job = pasted((word,))
         return f"; type acctops plan {job} to look, acctops run {job} to send"

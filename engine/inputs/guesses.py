@@ -49,6 +49,8 @@ class _Rows(Struct):
     """What the first row was read from, for the words."""
 
 
+_NAMED = 3
+"""Guesses that are named in the question, at most; of more it has the number."""
 URL: Final = "url"
 REGION: Final = "region"
 TRIMMED: Final = "trimmed"
@@ -90,13 +92,15 @@ def _told(kind: str, rows: _Rows) -> Guess:
     many = "s" * (count > 1)
     if kind == URL:
         what = f"instance id{many} of {count:,} row{many} taken out of a URL, the first {first.new}"
-        choice = f"{count:,} instance id{many} taken out of URLs"
+        named = f" ({', '.join(dict.fromkeys(each.new for each in rows.changes))})" if count <= _NAMED else ""
+        choice = f"{count:,} instance id{many} taken out of URLs{named}"
     elif kind == REGION:
         what = (
             f"{count:,} row{many} without a region {'take' if many else 'takes'} that of another row of the instance, "
             f"the first {first.new} ({rows.source})"
         )
-        choice = f"{count:,} region{many} taken from other rows"
+        named = f" ({', '.join(dict.fromkeys(each.new for each in rows.changes))})" if count <= _NAMED else ""
+        choice = f"{count:,} region{many} taken from other rows{named}"
     else:
         what = f"{count:,} cell{many} with invisible characters around the name"
     return Guess(place=first.place, what=what, count=count, choice=choice, changes=tuple(rows.changes), changed=count)

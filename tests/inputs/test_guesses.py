@@ -68,6 +68,13 @@ def test_a_name_that_is_not_ascii_is_a_bad_row_in_a_foreign_encoding():
     assert len(csv(text.encode("cp1252")).problems) == 2
 
 
+@pytest.mark.parametrize("row", [b"admin\xa0", b"\xadapp_user"])
+def test_a_byte_that_shows_as_invisible_in_a_guessed_encoding_is_kept(row):
+    """In another encoding it is a letter: without it the name would be another account's."""
+    read = csv(f"instance,user\n{A},".encode() + row + b"\n", region="ap-tokyo", skip=True)
+    assert read.targets == [] and len(read.bad) == 1
+
+
 def test_a_separator_that_may_be_half_a_letter_is_refused():
     """In Japanese and Chinese encodings the second byte of a letter may be a bar: a note's end would be the user."""
     text = f"instance|note|user|\n{A}|\u30ddx|bob|\n"
@@ -172,10 +179,82 @@ def test_words_that_people_use_for_columns_are_taken_and_said(header, words):
     assert jsonl({**pair, "region": "ap-tokyo"}).targets == read.targets
 
 
+@pytest.mark.parametrize("header", ["instance,user,DB User,region", "DBInstanceId,UserName,db_user,region"])
+def test_a_column_of_another_spelling_beside_ours_is_asked_about(header):
+    """`User` may be the person, and `DB User` the account: to take the better name would lock the person's namesake."""
+    read = csv(f"{header}\n{A},alice,app_user,ap-tokyo\n")
+    assert read.targets == [] and "may both be the user; say which: columns: {user: …}" in read.problems[0]
+
+
+def test_a_column_that_is_taken_by_a_word_of_people_stands_in_the_question():
+    """Which column is the user decides who is locked, more than any other guess."""
+    read = csv(f"Cluster,Login,Rolname\n{A},app_user,x\n", region="ap-tokyo")
+    choices = [guess.choice for guess in read.found if guess.choice]
+    assert choices == ["'Cluster' taken for the instance, 'Login' taken for the user"]
+
+
+def test_between_blanks_a_missing_cell_makes_a_bad_row():
+    """The next cell would be taken for it: a note for an account."""
+    text = f"instance owner user note\n{A} alice app_user x\n{B} app_user bob\n"
+    read = csv(text, region="ap-tokyo", skip=True)
+    assert read.targets == [(A, "app_user", "ap-tokyo")] and len(read.bad) == 1
+    assert "has 3 of 4 columns, and blanks do not tell which is missing" in read.bad[0][1]
+    assert len(csv(f"instance user region\n{A} app_user\n", region="ap-tokyo").targets) == 1
+
+
+def test_rows_inside_of_stray_quotes_are_not_lost():
+    """Two quotes in a comment make one cell of all between them; what is named there is not dropped in silence."""
+    text = f'instance,user,comment\n{A},app_a,"urgent\n{B},app_b,disk 5"\n{A},app_c,\n,,see {B}\n'
+    read = csv(text, region="ap-tokyo", skip=True)
+    assert read.targets == [(A, "app_c", "ap-tokyo")]
+    assert len(read.bad) == 1 and "goes over lines 2 to 3 and names an instance there" in read.bad[0][1]
+    assert "l9.csv:5: 1 row names no instance and no user, and count for nothing" in read.guesses
+    fine = csv(f'instance,user,comment\n{A},app_a,"two\nlines"\n', region="ap-tokyo")
+    assert len(fine.targets) == 1 and not fine.bad
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"DBInstanceId":"{A}","UserName":"a","UserName":"b"}}',
+        f'{{"instance":"{A}","login":"a","login":"b"}}',
+        f'{{"instance":"{A}","user":"a","\\u0075ser":"b"}}',
+    ],
+)
+def test_a_field_that_stands_twice_is_a_bad_row_whatever_it_is_called(line):
+    """Decoders take the last one without a word."""
+    read = Read(read_jsonl, line, region="ap-tokyo")
+    assert read.targets == [] and "stands twice; keep one" in read.problems[0]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        f"{A}/app_x",
+        f"https://c.example/pg/{A}-old?from={B}",
+        f"https://c.example/{A.upper()}?ref={B}",
+        f"https://c.example/{A}?region=ap-seoul",
+    ],
+)
+def test_a_link_that_may_mean_another_instance_is_a_bad_row(cell):
+    """Another account beside it, another id, a referrer, another region: nothing is taken."""
+    text = f"instance,user,region\n{cell},app_user,ap-tokyo\n"
+    assert len(csv(text).problems) == 1
+    read = csv(text, skip=True)
+    assert read.targets == [] and len(read.bad) == 1
+
+
+def test_a_header_that_begins_with_a_sign_of_remarks_is_said():
+    """`#instance,owner` would be skipped, and the owner taken for the account."""
+    read = csv(f"#instance,owner\n{A},alice\n", region="ap-tokyo")
+    assert read.targets == [] and "l9.csv:1: begins with #, so it is skipped" in read.problems[0]
+    assert len(csv(f"# leaked on Friday\n{A},app_user\n", region="ap-tokyo").targets) == 1
+
+
 def test_two_columns_that_may_both_be_the_instance_are_asked_about():
     """`Cluster` may be its name and `Cluster ID` its id: which one is not for acctops to say."""
     read = csv(f"Cluster,Cluster ID,user,region\nx,{A},app_user,ap-tokyo\n")
-    assert "columns Cluster and Cluster ID may both be the instance; say which" in read.problems[0]
+    assert "columns 'Cluster' and 'Cluster ID' may both be the instance; say which" in read.problems[0]
     ours = csv(f"Cluster,instance,user,region\nx,{A},app_user,ap-tokyo\n")
     assert ours.targets == [(A, "app_user", "ap-tokyo")] and ours.guesses == []
 
@@ -232,7 +311,7 @@ def test_the_one_instance_in_a_link_is_taken_and_said_before_a_run(cell):
     read = csv(f"instance,user,region\n{cell},app_user,ap-tokyo\n{cell},etl,ap-tokyo\n")
     assert (read.targets, read.problems) == ([(A, "app_user", "ap-tokyo"), (A, "etl", "ap-tokyo")], [])
     assert read.guesses == [f"l9.csv:2: instance ids of 2 rows taken out of a URL, the first {A}"]
-    assert read.found[0].choice == "2 instance ids taken out of URLs"
+    assert read.found[0].choice == f"2 instance ids taken out of URLs ({A})"
     assert jsonl({"instance": cell, "user": "app_user", "region": "ap-tokyo"}).targets == read.targets[:1]
 
 
@@ -285,7 +364,7 @@ def test_a_row_without_region_takes_that_of_its_instance(skip):
     assert read.guesses == [
         "l9.csv:2: 2 rows without a region take that of another row of the instance, the first ap-tokyo (l9.csv:3)"
     ]
-    assert read.found[0].choice == "2 regions taken from other rows"
+    assert read.found[0].choice == "2 regions taken from other rows (ap-tokyo)"
 
 
 def test_a_region_that_rows_disagree_on_is_not_taken():

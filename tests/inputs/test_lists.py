@@ -59,7 +59,7 @@ def test_csv_extra_columns_are_named():
         ("instance;name;region", "no column user, only 'instance', 'name', 'region'"),
         ("postgres-4sfuv15b,app_user,Ann,x", "begins with a target (postgres-4sfuv15b) instead of a header"),
         ("some-thing,app_user", "begins with a target (some-thing) instead of a header"),
-        ("DBInstanceId,InstanceId,user", "columns DBInstanceId and InstanceId may both be the instance; say which"),
+        ("DBInstanceId,InstanceId,user", "columns 'DBInstanceId' and 'InstanceId' may both be the instance; say which"),
         ("instance", "no column user, only 'instance'"),
         ("instance,user,user", "column user stands twice"),
         ("instance,user,regoin", "column 'regoin'; did you mean region?"),

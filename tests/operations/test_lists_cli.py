@@ -44,7 +44,13 @@ def test_the_question_names_the_guesses_that_choose_who_is_meant(desk: Desk) -> 
     lay(desk)
     done = desk.run("run", "job.yaml", "--simulate", typed="n\n")
     assert done.code == 3, done.err
-    assert "; GUESSED: 1 instance id taken out of URLs, 1 region taken from other rows." in done.err
+    question = " ".join(done.err.split("About to")[1].split())
+    for words in (
+        "; GUESSED: 'Cluster ID' taken for the instance, 'DB-Benutzer' taken for the user",
+        "1 instance id taken out of URLs (postgres-4sfuv15b)",
+        "1 region taken from other rows (ap-tokyo)",
+    ):
+        assert words in question
     assert "Windows-1252" not in done.err.split("About to")[1]
 
 
@@ -66,9 +72,7 @@ def test_the_corrected_list_says_what_was_read_and_names_each_change(desk: Desk)
     done = desk.run("plan", "job.yaml", "--offline", "--fix", "fixed.csv")
     assert done.code == 0, done.err
     fixed = desk.work / "fixed.csv"
-    assert fixed.read_text() == (
-        f"instance,user,region\n{A},app_user,ap-tokyo\n{A},etl,ap-tokyo\n{B},ro,ap-seoul\n{B},nb,ap-seoul\n"
-    )
+    assert fixed.read_text() == (f"instance,user,region\n{A},app_user,ap-tokyo\n{A},etl,ap-tokyo\n{B},ro,ap-seoul\n")
     assert fixed.stat().st_mode & 0o777 == 0o600
     for words in (
         "l.csv:1: Leaked accounts → (left out)",
@@ -76,14 +80,13 @@ def test_the_corrected_list_says_what_was_read_and_names_each_change(desk: Desk)
         f"l.csv:3: {LINK} → {A}",
         "Windows-1252, semicolons → UTF-8, commas",
         "l.csv:4: no region → ap-tokyo",
-        f"l.csv:7: {B}\\u00a0 → {B}",
-        "fixed.csv: 4 rows written; 1 bad row is not in it. To use it, put under targets: in the job,",
+        "fixed.csv: 3 rows written; 2 bad rows are not in it. To use it, put under targets: in the job,",
         '- csv: "fixed.csv"',
     ):
         assert done.err.count(words) == 1, (words, done.err)
     desk.write("job.yaml", JOB.replace("l.csv", "fixed.csv"))
     again = desk.run("plan", "job.yaml", "--offline")
-    assert (again.code, again.err) == (0, "") and "4 accounts on 2 instances" in again.out
+    assert (again.code, again.err) == (0, "") and "3 accounts on 2 instances" in again.out
 
 
 def test_the_corrected_list_overwrites_nothing(desk: Desk) -> None:

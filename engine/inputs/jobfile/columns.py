@@ -68,7 +68,7 @@ class Names:
         cells = [cell.strip() for cell in header]
         folded = [cell.lower() for cell in cells]
         self._by_word(cells, said, what)
-        self._by_name(folded, what)
+        self._by_name(cells, folded, what)
         self._by_alias(cells, what, alias)
         before = set(self.at)
         self._by_alias(cells, what, synonym)
@@ -92,7 +92,7 @@ class Names:
                 self.problems.append(f"{what} {theirs} stands twice; keep one")
             self.at[ours] = found[0] if found else -1
 
-    def _by_name(self, folded: list[str], what: str) -> None:
+    def _by_name(self, cells: list[str], folded: list[str], what: str) -> None:
         said = set(self.at.values())
         for ours in self._ours:
             found = [index for index, cell in enumerate(folded) if cell == ours and index not in said]
@@ -100,7 +100,14 @@ class Names:
                 continue
             if len(found) > 1:
                 self.problems.append(f"{what} {ours} stands twice; keep one")
+            other = [cell for index, cell in enumerate(cells) if alias(cell) == ours and index not in said]
+            if other:
+                self._both(ours, [cells[found[0]], *other], what)
             self.at[ours] = found[0]
+
+    def _both(self, ours: str, theirs: list[str], what: str) -> None:
+        both = " and ".join(map(names.shown, theirs))
+        self.problems.append(f"{what}s {both} may both be the {ours}; say which: columns: {{{ours}: …}}")
 
     def _by_alias(self, cells: list[str], what: str, meaning: Callable[[str], str]) -> None:
         taken = set(self.at.values())
@@ -109,8 +116,7 @@ class Names:
                 continue
             found = [index for index, cell in enumerate(cells) if meaning(cell) == ours and index not in taken]
             if len(found) > 1:
-                both = " and ".join(cells[index] for index in found)
-                self.problems.append(f"{what}s {both} may both be the {ours}; say which: columns: {{{ours}: …}}")
+                self._both(ours, [cells[index] for index in found], what)
             if found:
                 self.at[ours] = found[0]
 
@@ -152,6 +158,11 @@ def synonym(cell: str) -> str:
 
 def _folded(cell: str) -> str:
     return re.sub(r"[\s_.-]", "", cell.strip().lower())
+
+
+def choice_words(guessed: Mapping[str, str]) -> str:
+    """Return the same for the question before a run: the column decides which account is meant."""
+    return ", ".join(f"{names.shown(theirs)} taken for the {ours}" for ours, theirs in guessed.items())
 
 
 def guessed_words(guessed: Mapping[str, str], what: str) -> str:

@@ -33,6 +33,7 @@ _AROUND: Final = (
 WORDS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", BLANKS: "blanks", SLASH: "a slash"}
 
 
+_NAMES_INSTANCE: Final = re.compile("(?:postgres|pgro)-[a-z0-9]", re.IGNORECASE).search
 _JSON_LISTS: Final = (".jsonl", ".ndjson")
 _LISTS: Final = (".csv", ".tsv", *_JSON_LISTS)
 
@@ -92,7 +93,10 @@ def rows_of(
     number = 1
     try:
         for row in reader:
-            yield number, row
+            if reader.line_num > number and (why := _swallowed(row, number, reader.line_num)):
+                broken(number, why)
+            else:
+                yield number, row
             number = reader.line_num + 1
     except csv.Error:  # from here on line by line, which takes longer
         yield from _carefully(islice(again(), number - 1, None), number, layout.separator, broken)
@@ -132,8 +136,22 @@ def _carefully(
             to = f", so lines {number} to {last} are not read" if last > number else ""
             broken(number, f"{exc}{to}")
         else:
-            yield number, row
+            if len(held) > 1 and (why := _swallowed(row, number, number + len(held) - 1)):
+                broken(number, why)
+            else:
+                yield number, row
         number += len(held)
+
+
+def _swallowed(row: Sequence[str], first: int, last: int) -> str | None:
+    """Return why a row over several lines is not believed: behind the first line of a cell an instance is named.
+
+    Two stray quotes make one cell of all that stands between them.
+    """
+    for cell in row:
+        if _NAMES_INSTANCE("\n".join(cell.splitlines()[1:])):
+            return f"a cell in quotes goes over lines {first} to {last} and names an instance there"
+    return None
 
 
 class UnclosedError(ValueError):
@@ -191,7 +209,7 @@ def _is_target(cells: Sequence[str], separator: str) -> bool:
 
 def may_be_title(line: str) -> bool:
     """Return whether a line that makes no sense may stand above a header: it names no instance, and is no JSON."""
-    return not line.lstrip().startswith(("{", "[")) and re.search("(?:postgres|pgro)-[a-z0-9]", line.lower()) is None
+    return not line.lstrip().startswith(("{", "[")) and _NAMES_INSTANCE(line) is None
 
 
 def is_likely_id(cell: str) -> bool:

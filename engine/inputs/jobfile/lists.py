@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from codecs import getincrementaldecoder
+from collections import Counter
 from itertools import chain
 from json import loads
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +19,18 @@ from msgspec import Struct
 
 from engine.api import names
 from engine.inputs.guesses import TRIMMED, Change, Guess
-from engine.inputs.jobfile.columns import COLUMNS, Names, columns_words, guessed_words, ignored_words
+from engine.inputs.jobfile.columns import (
+    COLUMNS,
+    Names,
+    choice_words,
+    columns_words,
+    guessed_words,
+    ignored_words,
+    is_name,
+    synonym,
+)
 from engine.inputs.jobfile.layout import (
+    BLANKS,
     SLASH,
     WORDS,
     Layout,
@@ -69,6 +80,8 @@ class _At(NamedTuple):
     region: int
     account: int
     width: int
+    least: int
+    """Cells that a row needs."""
     told_by: str = "the header has"
 
 
@@ -113,6 +126,8 @@ class _Opening(NamedTuple):
     """Lines above the header that are skipped, with their numbers."""
     is_said: bool = False
     """Whether a `sep=` line names the separator."""
+    named_at: int = 0
+    """Line above that begins with # and names columns; 0: none."""
 
 
 class _Csv:
@@ -139,6 +154,8 @@ class _Csv:
         self._count = 0
         """Rows, good and bad, that are not counted elsewhere."""
         self._has_columns = False
+        self._unnamed_at = self._unnamed_rows = 0
+        """First row that names no target but is not blank, and how many there are."""
 
     def read(self) -> list[str]:
         """Read it all; return warnings."""
@@ -155,12 +172,14 @@ class _Csv:
             if any(map(clean, first[1])):
                 break
         place = Place(file, first[0])
-        at, warnings = self._columns([clean(cell) for cell in first[1]], layout, place, rows)
+        at, warnings = self._columns([clean(cell) for cell in first[1]], opening, place, rows)
         if at is None:
             return []
         self._has_columns = True
-        count = 0 if layout.has_header else _add(first[1], at, file, of, first[0], targets)
-        least, most = max(at[:4]) + 1, at.width
+        # In a guessed encoding a byte that shows as invisible may be a letter of the name.
+        bare = _ascii_bare if self._encoding == _WESTERN else clean
+        count = 0 if layout.has_header else _add(first[1], at, file, of, first[0], targets, bare)
+        least, most = max(at.least, max(at[:4]) + 1), at.width
         at_instance, at_user, at_region, at_account = at[:4]
         region, account = of
         add = targets.add
@@ -170,12 +189,17 @@ class _Csv:
                 here = row[at_region] if at_region >= 0 else ""
                 if instance.isascii() and user.isascii() and here.isascii():
                     instance, user, here = instance.strip(), user.strip(), here.strip()
-                    if instance or user or here:
+                    if not (instance or user or here):
+                        self._unnamed(line, row)
+                    else:
                         count += 1
                         whose = clean(row[at_account]) or account if at_account >= 0 else account
                         add(instance, user, here or region, file, line, 0, account=whose)
                     continue
-            count += _add(row, at, file, of, line, targets)
+            added = _add(row, at, file, of, line, targets, bare)
+            count += added
+            if not added:
+                self._unnamed(line, row)
         if not count + self._count and not self._problems.count:
             self._problems.add(place, "", "has a header and no rows; add targets below it")
         self._guess(opening, place)
@@ -187,6 +211,12 @@ class _Csv:
         data = self._data.removeprefix(_MARK) if self._encoding == _WESTERN else self._data
         return io.TextIOWrapper(io.BytesIO(data), encoding=self._encoding, errors=errors, newline="")
 
+    def _unnamed(self, line: int, row: Sequence[str]) -> None:
+        """Note a row that has something, and nothing where a target is named."""
+        if any(map(clean, row)):
+            self._unnamed_at = self._unnamed_at or line
+            self._unnamed_rows += 1
+
     def _broken(self, line: int, why: str) -> None:
         """Note a row that cannot be split into cells; UnclosedError if it is the header."""
         if not self._has_columns:
@@ -196,14 +226,19 @@ class _Csv:
         self._targets.refuse(Place(self._file, line), ("", "", self._of.region), [("", f"{why}; {hint}")])
 
     def _columns(
-        self, header: Sequence[str], layout: Layout, place: Place, rows: Iterator[tuple[int, list[str]]]
+        self, header: Sequence[str], opening: _Opening, place: Place, rows: Iterator[tuple[int, list[str]]]
     ) -> tuple[_At | None, list[str]]:
         """Return the indexes of a row's cells, and warnings; None in place of the indexes if they are unclear (noted).
 
         `rows` are those below the header: the first shows what a column may be.
         """
+        layout = opening.layout
+        if not layout.has_header and opening.named_at:
+            what = "begins with #, so it is skipped, and seems to name the columns; remove the #, or the line"
+            self._problems.add(Place(self._file, opening.named_at), "", what)
+            return None, []
         if not layout.has_header:
-            return _At(0, 1, 2, -1, 3, "a list without a header has"), []
+            return _At(0, 1, 2, -1, 3, 2, "a list without a header has"), []
         if (odd := _no_header(header)) is not None:
             self._problems.add(place, "", f"{odd}; {_HEADER}")
             return None, []
@@ -220,14 +255,22 @@ class _Csv:
         if found.guessed:
             change = Change(place, ", ".join(found.guessed.values()), ", ".join(found.guessed))
             words = guessed_words(found.guessed, "column")
-            self._targets.guesses.add(Guess(place=place, what=words, changes=(change,)))
+            guess = Guess(place=place, what=words, changes=(change,), choice=choice_words(found.guessed))
+            self._targets.guesses.add(guess)
         warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
         at = found.at
-        return _At(at["instance"], at["user"], at.get("region", -1), at.get("account", -1), len(header)), warnings
+        cells = (at["instance"], at["user"], at.get("region", -1), at.get("account", -1))
+        # Between blanks only its position tells what a cell is: with one left empty the next is taken for it.
+        is_exact = layout.separator == BLANKS and bool(found.ignored)
+        least = len(header) if is_exact else max(cells[:2]) + 1
+        return _At(*cells, len(header), least), warnings
 
     def _guess(self, opening: _Opening, header: Place) -> None:
         """Note what was guessed of the list as a whole."""
         guesses = self._targets.guesses
+        if count := self._unnamed_rows:
+            what = f"{count:,} row{'s name' if count > 1 else ' names'} no instance and no user, and count for nothing"
+            guesses.add(Guess(place=Place(self._file, self._unnamed_at), what=what, count=count))
         separator = WORDS.get(opening.layout.separator, "")
         if opening.titles:
             (line, title), count = opening.titles[0], len(opening.titles)
@@ -306,16 +349,19 @@ def _opened(lines: Iterator[str], said: Mapping[str, str]) -> _Opening:
     odd: list[str] = []
     """Lines from the first that makes no sense: titles, if a header follows."""
     titles: list[tuple[int, str]] = []
-    separator = ""
+    separator, named_at = "", 0
     for line in lines:
         bare = line.strip().strip('"').lower()
-        if len(bare) == 5 and bare.startswith("sep=") and not separator and not odd:
-            separator = bare[4]
+        said_so = line.strip("\r\n").strip('"')
+        if len(said_so) == 5 and said_so.lower().startswith("sep=") and not separator and not odd:
+            separator = said_so[4]
         elif bare:
             layout = layout_of(line, said, separator)
             if layout is not None and (layout.has_header or not odd):
                 above = chain(["\n"] * (blank + len(odd)), (line,), lines)
-                return _Opening(layout, above, tuple(titles), bool(separator))
+                return _Opening(layout, above, tuple(titles), bool(separator), named_at)
+            if not odd and bare.startswith("#") and _names_columns(bare):
+                named_at = named_at or blank + 1
             if odd or not bare.startswith("#"):
                 odd.append(line)
                 if not may_be_title(line) or len(titles) == _MOST_TITLES:
@@ -332,6 +378,12 @@ def _opened(lines: Iterator[str], said: Mapping[str, str]) -> _Opening:
     return _Opening(layout, chain(["\n"] * blank, odd, lines), (), bool(separator))
 
 
+def _names_columns(remark: str) -> bool:
+    """Return whether a line that begins with # looks like the header of a list: two cells, one the name of a column."""
+    cells = [cell for cell in re.split(r"[,;\t| ]+", remark.lstrip("# ")) if cell]
+    return len(cells) in (2, 3) and any(is_name(cell) or synonym(cell) for cell in cells)
+
+
 def _no_header(header: Sequence[str]) -> str | None:
     """Return what a first line is if it is not a header, in words; None if it may be one."""
     if not any(header):
@@ -343,22 +395,37 @@ def _no_header(header: Sequence[str]) -> str | None:
     return None
 
 
-def _add(cells: Sequence[str], at: _At, file: str, of: Defaults, line: int, targets: Targets) -> int:
-    """Add one row to `targets`, which may have too few or too many cells; return 1, or 0 if it is blank."""
-    row = [clean(cell) for cell in cells]
+def _ascii_bare(cell: str) -> str:
+    """Return a cell without the blanks of ASCII around it."""
+    return cell.strip(" \t\r\n\v\f")
+
+
+def _add(
+    cells: Sequence[str],
+    at: _At,
+    file: str,
+    of: Defaults,
+    line: int,
+    targets: Targets,
+    bare: Callable[[str], str],
+) -> int:
+    """Add one row to `targets`, which may have too few or too many cells; return 1, or 0 if it names no target."""
+    row = [bare(cell) for cell in cells]
     instance, user, region, account = (row[index] if 0 <= index < len(row) else "" for index in at[:4])
     if not any(row):
         return 0
     what = None
     if any(row[at.width :]):
         what = f"has {len(row)} columns where {at.told_by} {at.width}; remove the rest"
-    elif len(row) <= max(at.instance, at.user):
+    elif len(row) < at.least and at.least == at.width > 2:
+        what = f"has {len(row)} of {at.width} columns, and blanks do not tell which is missing; separate by commas"
+    elif len(row) < at.least:
         what = f"has {len(row)} of {at.width} columns; a row needs instance and user"
     elif not (instance or user or region):
         return 0
     if what is None:
-        raw = [cells[index] for index in at[:4] if 0 <= index < len(row)]
-        _trimmed(raw, file, line, targets)
+        if bare is clean:
+            _trimmed([cells[index] for index in at[:4] if 0 <= index < len(row)], file, line, targets)
         targets.add(instance, user, region or of.region, file, line, 0, account=account or of.account)
     else:
         targets.refuse(Place(file, line), (instance, user, region or of.region), [("", what)])
@@ -403,7 +470,7 @@ def read_jsonl(
             row = loose.row(text, line) if said else strict(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             row = loose.row(text, line)
-        if not isinstance(row, list) and (twice := loose.twice(text)) is not None:
+        if not isinstance(row, list) and (twice := loose.twice(text, is_strict=type(row) is _StrictRow)) is not None:
             row = [f"field {twice} stands twice; keep one"]
         if isinstance(row, list):
             targets.refuse(Place(file, line), ("", "", region), [("", what) for what in row])
@@ -422,7 +489,8 @@ def read_jsonl(
         place, pairs = Place(file, first), dict(guessed)
         change = Change(place, ", ".join(pairs.values()), ", ".join(pairs))
         words = f"{guessed_words(pairs, 'field')} ({lines:,} line{'s' * (lines > 1)})"
-        targets.guesses.add(Guess(place=place, what=words, count=lines, changes=(change,)))
+        choice = choice_words(pairs)
+        targets.guesses.add(Guess(place=place, what=words, count=lines, changes=(change,), choice=choice))
     if not loose.ignored:
         return []
     return [f"{Place(file, min(loose.ignored.values()))}: {ignored_words(list(loose.ignored), 'field')}"]
@@ -440,18 +508,19 @@ class _Loose:
         """Pairs ours, theirs of fields that were taken by a synonym → the first line that has them, and how many do."""
         self._said = said
         self._known: dict[tuple[str, ...], Names] = {}
-        self._quoted = {name: f'"{name}"'.encode() for name in (*COLUMNS, *said.values())}
 
-    def twice(self, text: bytes) -> str | None:
-        """Return a field of ours that a line has twice, as decoders take the last without a word; else None."""
-        suspects = [name for name, quoted in self._quoted.items() if text.count(quoted) > 1]
-        if not suspects:
+    def twice(self, text: bytes, *, is_strict: bool) -> str | None:
+        """Return a field that a line has twice, as decoders take the last without a word; else None.
+
+        A line that `is_strict` has no fields but ours: only if one of these stands twice it is looked at again.
+        """
+        if is_strict and b"\\" not in text and all(text.count(quoted) < 2 for quoted in _QUOTED):
             return None
         try:
-            keys = [key for key, _ in loads(text, object_pairs_hook=list)]
+            keys = Counter(key for key, _ in loads(text, object_pairs_hook=list))
         except RecursionError:  # nested deeper than this decoder goes
-            return suspects[0]
-        return next((name for name in suspects if keys.count(name) > 1), None)  # the name may also occur as a value
+            return "(nested too deeply to look)"
+        return next((key for key, count in keys.items() if count > 1), None)
 
     def row(self, text: bytes, line: int) -> Row | list[str]:
         """Return the row, or a list of what is wrong with it."""
@@ -485,6 +554,7 @@ class _Loose:
         return row
 
 
+_QUOTED = tuple(f'"{name}"'.encode() for name in COLUMNS)
 _MOST_SHAPES = 1000
 """Sets of fields that are remembered, at most; a list has one or two."""
 _LINE = 'a line is {"instance":"…","user":"…"}'

@@ -143,6 +143,11 @@ class Targets:
         known_region = self._regions.get(region) if region else self._region
         if known_region is None:
             known_region = self._new_region(region, place, region_path, notes)
+        if known_instance and known_instance != instance and known_region:
+            linked = names.regions_in_url(instance)
+            if linked and known_region not in linked:
+                what = f"the link is of {' and '.join(linked)}, and the target is in {known_region}; correct one"
+                notes.append((_join(path, "instance"), what))
         if notes:
             if not known_region and not region and not is_skipped:
                 self._unplaced.append(place)
