@@ -10,6 +10,7 @@ from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason
 from engine.operations.pending import OpenRun, pending
 from engine.report.documents import CSV_COLUMNS, csv_text, plain, row
+from engine.report.text import kind_of
 
 SHOWN = 20
 """Accounts of a run that the text names."""
@@ -26,6 +27,7 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
             {
                 "state_dir": str(found.state_dir),
                 "open": found.count,
+                "unnamed": found.unnamed,
                 "runs": [_document(each) for each in found.runs],
                 "unreadable": [{"run": run, "problem": problem} for run, problem in found.unreadable],
             }
@@ -41,7 +43,8 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
             _print(each)
         runs = sum(bool(each.targets) for each in found.runs)
         accounts = "1 account is" if found.count == 1 else f"{found.count:,} accounts are"
-        out(f"{accounts} not as asked, of {runs:,} of {found.looked_at:,} runs")
+        more = f", and {found.unnamed:,} rows or matches named none" if found.unnamed else ""
+        out(f"{accounts} not as asked, of {runs:,} of {found.looked_at:,} runs{more}")
     for run, problem in found.unreadable:
         warn(f"run {run} cannot be read, and what it has open is not known: {problem}")
     return printed() or (Reason.CORRUPT if found.unreadable else Reason.OK)
@@ -59,6 +62,7 @@ def _document(each: OpenRun) -> dict[str, Any]:
         **_about(each),
         "action": each.head.action,
         "live": each.head.live,
+        "unnamed": each.unnamed,
         "working_on": each.working,
         "go_on": None if each.head.live else each.way.command,
         "targets": [row(*target, each.way) for target in each.targets],
@@ -72,10 +76,13 @@ def _print(each: OpenRun) -> None:
     count = f"{len(each.targets):,} open"
     out(plain(f"{about['run']}  {each.head.action}  {about['job']}{more}  {count}{live}"))
     for target in each.targets[:SHOWN]:
-        call, entry, outcome = target
+        call, entry, _ = target
         code = f"  {entry.code}" if entry.code else ""
-        out(plain(f"  {call.placed}  {outcome}{code}"))
+        out(plain(f"  {call.placed}  {kind_of(target)}{code}"))
+    if each.unnamed:
+        out(f"  {each.unnamed:,} of what was asked for named no account: acctops report {about['run']} --stuck")
     if len(each.targets) > SHOWN:
         out(f"  … and {len(each.targets) - SHOWN:,} more (--format csv lists all)")
-    if not each.head.live and each.way.command is not None:
-        out(f"  → {each.way.command}")
+    if not each.head.live:
+        for line in each.way.lines(1):
+            out(f"  {line}")

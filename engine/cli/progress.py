@@ -12,14 +12,13 @@ from engine.cli.talk import say
 from engine.report.going import line
 
 if TYPE_CHECKING:
+    from engine.journal.standing import Progress
     from engine.run.runner import Runner
 
 HEARTBEAT_S = 10.0
 REDRAW_S = 0.25
 _BAR = 24
 """Columns of the bar. It shows what is verified."""
-_WIDE = 110
-"""Columns from which there is room for a bar beside the words."""
 
 
 @contextlib.asynccontextmanager
@@ -52,18 +51,24 @@ async def _on_terminal(runner: Runner) -> None:
 async def _bar(runner: Runner) -> None:
     await asyncio.sleep(REDRAW_S)
     from rich.console import Console  # a terminal only, and after the first calls are under way
-    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.progress import TextColumn
 
     console = Console(stderr=True)
-    bar, words = BarColumn(bar_width=_BAR), TextColumn("{task.description}", markup=False)
-    columns = (bar, words) if console.width >= _WIDE else (words,)
-    with Bar(*columns, console=console, transient=True, auto_refresh=False) as shown_bar:
-        task = shown_bar.add_task("")
+    with Bar(
+        TextColumn("{task.description}", markup=False), console=console, transient=True, auto_refresh=False
+    ) as bar:
+        task = bar.add_task("")
         while True:
-            progress = runner.progress()
-            room = console.width - 1 - (_BAR + 1 if len(columns) > 1 else 0)
-            said = line(progress, room)
-            shown_bar.update(task, total=progress.total, completed=progress.verified, description=said)
-            shown_bar.refresh()
+            bar.update(task, description=drawn(runner.progress(), console.width - 1))
+            bar.refresh()
             await asyncio.sleep(REDRAW_S)
+
+
+def drawn(progress: Progress, width: int) -> str:
+    """Return the line, with a bar of what is verified before it if there is room for all."""
+    whole = line(progress)
+    if len(whole) + _BAR + 1 > width:
+        return line(progress, width)
+    full = _BAR * progress.verified // max(1, progress.total)
+    return f"{'━' * full}{'─' * (_BAR - full)} {whole}"

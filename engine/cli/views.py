@@ -30,7 +30,7 @@ from engine.report.documents import (
 )
 from engine.report.nextstep import BAD
 from engine.report.spans import rough
-from engine.report.text import closing_line, pace_text, stuck_text, text
+from engine.report.text import closing_line, open_counts, pace_text, stuck_text, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +146,9 @@ def head_line(
     elif head.end is None:
         parts.append("CUT OFF")
     else:
-        bad = ", ".join(f"{head.end.counts.get(kind, 0):,} {kind}" for kind in BAD if head.end.counts.get(kind))
-        parts += [f"exit {head.end.exit}", bad]
+        of_end = {str(kind): head.end.counts.get(kind, 0) for kind in BAD}
+        bad = open_counts(ledger) if ledger is not None else of_end
+        parts += [f"exit {head.end.exit}", ", ".join(f"{count:,} {kind}" for kind, count in bad.items() if count)]
     age = max(0.0, options.clock() - unix_seconds(head.started_at))
     parts += [f"{rough(age)} ago", head.run.operator, later, f"→ {command}" if command is not None else ""]
     return "  ".join(part for part in parts if part)
@@ -155,14 +156,16 @@ def head_line(
 
 def _done_words(options: Options, head: RunHead, run: Run, ledger: Ledger | None) -> str:
     """Return how many calls of a run are done: from its end, or from its journal if it has none."""
-    is_read = run.settings.verify
+    total, is_read = head.calls, run.settings.verify
+    if ledger is not None:
+        total = len(ledger.calls) + len(ledger.lacking())
     if head.end is not None and not head.live:
         done = f"{sum(head.end.counts.get(kind, 0) for kind in GOOD):,}"
     elif ledger is not None:
         done, is_read = f"{going(options, ledger).verified:,}", ledger.settings.verify
     else:
         done = "?"
-    return f"{done} of {head.calls:,} {'verified' if is_read else 'accepted'}"
+    return f"{done} of {total:,} {'verified' if is_read else 'accepted'}"
 
 
 def _text(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -64,7 +64,8 @@ class Progress(Struct, frozen=True, kw_only=True):
         """
         unsent = self.total - self.sent - self.already - self.held
         rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
-        if unsent <= 0 or rate <= 0 or self.stopping is not None:
+        is_cut_off = any(not wait[:1].isdigit() for wait in self.waits)  # no lane, no disk
+        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None:
             return None
         return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
 
@@ -86,8 +87,7 @@ def standing(
     """
     settled = ledger.settled_counts()
     waits = _waits(ledger, at) if waits is None else waits
-    session = ledger.sessions[-1].at if ledger.sessions else ledger.run.at
-    seconds = max(0.0, at - records.unix_seconds(session))
+    seconds = max(0.0, at - _session_at(ledger))
     span = min(RECENT_S, max(1.0, seconds))
     return Progress(
         total=len(ledger.calls),
@@ -104,7 +104,13 @@ def standing(
         is_verified=ledger.settings.verify,
         waits=waits.words,
         held=waits.held,
+        stopping=_stopping(ledger),
     )
+
+
+def _session_at(ledger: Ledger) -> float:
+    """Return the UNIX time at which the last session began."""
+    return records.unix_seconds(ledger.sessions[-1].at if ledger.sessions else ledger.run.at)
 
 
 def waiting_words(count: int, instances: Sequence[str], until: float | None) -> str:
@@ -124,6 +130,7 @@ def _waits(ledger: Ledger, at: float) -> Waits:
     An instance is tried for `retry.busy` from its first refusal since it last took a call, and as long as the session
     may send.
     """
+    session = _session_at(ledger)
     open_calls, unsent = Counter[Where](), Counter[Where]()
     since: dict[Where, float] = {}
     taken: dict[Where, float] = {}
@@ -136,15 +143,35 @@ def _waits(ledger: Ledger, at: float) -> Waits:
         if entry.first_sent_at is None:
             unsent[call.where] += 1
         elif entry.spent and entry.verdict is Verdict.TRANSIENT:
-            begun = records.unix_seconds(entry.first_sent_at)
+            begun = max(session, records.unix_seconds(entry.first_sent_at))
             since[call.where] = min(since.get(call.where, begun), begun)
+    down = tuple(_lanes_down(ledger, at))
     if not since:
-        return Waits()
+        return Waits(down)
     until = max(max(begun, taken.get(where, 0.0)) for where, begun in since.items()) + ledger.settings.busy_s
     said = ledger.settings.session_deadline_s or ledger.settings.deadline_s
-    if said is not None and ledger.sessions:
-        until = min(until, records.unix_seconds(ledger.sessions[-1].at) + said)
+    if said is not None:
+        until = min(until, session + said)
     sick = sorted(since, key=lambda where: -open_calls[where])
     count = sum(open_calls[where] for where in sick)
     words = waiting_words(count, [where.instance for where in sick], max(at, until))
-    return Waits((words,), sum(unsent[where] for where in sick))
+    return Waits((*down, words), sum(unsent[where] for where in sick))
+
+
+def _lanes_down(ledger: Ledger, at: float) -> Iterator[str]:
+    """Yield the lanes that cannot reach the API, as notes of this session say."""
+    down: dict[str, tuple[str, str]] = {}
+    for note in ledger.notes:
+        if note.what == "lane_down" and records.unix_seconds(note.at) >= _session_at(ledger):
+            down[str(note.data.get("lane"))] = (str(note.data.get("why")), note.at)
+        elif note.what == "lane_up":
+            down.pop(str(note.data.get("lane")), None)
+    for lane, (why, since) in down.items():
+        yield f"cannot reach the API by {lane}: {why} ({max(0.0, at - records.unix_seconds(since)):.0f} s)"
+
+
+def _stopping(ledger: Ledger) -> str | None:
+    """Return why the last session drains, as its note says; None if it does not."""
+    begun = _session_at(ledger)
+    notes = (note for note in reversed(ledger.notes) if records.unix_seconds(note.at) >= begun)
+    return next((str(note.data.get("why")) for note in notes if note.what == "stopping"), None)

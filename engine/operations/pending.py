@@ -30,6 +30,8 @@ class OpenRun(Struct, frozen=True, kw_only=True):
     """What goes on with them."""
     targets: tuple[tuple[Call, Entry, Outcome], ...]
     """These accounts; of a live run, without those that it still works on."""
+    unnamed: int
+    """Rows of lists, and places of a match, that named no account: each counts as failed."""
     working: int
     """Accounts that the run, which is live, still works on."""
 
@@ -49,6 +51,11 @@ class Pending(Struct, frozen=True, kw_only=True):
     def count(self) -> int:
         """Accounts that are not as asked, and on which no live run works."""
         return sum(len(each.targets) for each in self.runs)
+
+    @property
+    def unnamed(self) -> int:
+        """Rows and matches that named no account."""
+        return sum(each.unnamed for each in self.runs)
 
 
 def open_work(store: Runs, heads: Iterable[RunHead]) -> tuple[OpenWork, dict[str, str]]:
@@ -82,13 +89,14 @@ def pending(terms: Terms, *, since: float | None = None, ticket: str | None = No
     runs, flags = [], terms.repeat(store.state_dir)
     for head in reversed(heads):
         is_asked = head.run is not None and (ticket is None or head.run.ticket == ticket)
-        if head.run_id in chosen and is_asked and counts[head.run_id]:
+        unnamed = work.unnamed_of(head.run_id)
+        if head.run_id in chosen and is_asked and (counts[head.run_id] or unnamed):
             # A second reading, so that not all runs are in memory at once.
             ledger = store.replay(head.run_id).ledger
             mine = work.of(head.run_id, ledger)
             told = tuple(each for each in mine if not head.live or each[1].settled)
             way = way_of(store, ledger, flags=flags)
-            runs.append(OpenRun(head=head, way=way, targets=told, working=len(mine) - len(told)))
+            runs.append(OpenRun(head=head, way=way, targets=told, unnamed=unnamed, working=len(mine) - len(told)))
     return Pending(
         state_dir=store.state_dir,
         runs=tuple(runs),

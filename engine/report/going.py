@@ -24,9 +24,9 @@ def line(progress: Progress, width: int | None = None) -> str:
         parts.append((6, f"{progress.already:,} not to be sent"))
     if progress.stopping is not None:
         parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
-    parts += [(2, f"waiting{' ' if wait[:1].isdigit() else ': '}{wait}") for wait in progress.waits]
     if progress.failed:
         parts.append((1, f"failed {progress.failed:,}"))
+    parts += [(2, f"waiting{' ' if wait[:1].isdigit() else ': '}{wait}") for wait in progress.waits]
     if progress.awaiting:
         behind = f", readings {progress.behind_s:.0f} s behind" if progress.behind_s is not None else ""
         parts.append((3, f"accepted and to be read back {progress.awaiting:,}{behind}"))
@@ -41,12 +41,25 @@ def line(progress: Progress, width: int | None = None) -> str:
 
 
 def _fitting(parts: list[tuple[int, str]], width: int | None) -> str:
-    """Join the parts that fit into `width` columns; of those with the highest rank the last ones go first."""
+    """Join the parts that fit into `width` columns; of those with the highest rank the last ones go first.
+
+    The last reason for a wait is shortened before it goes.
+    """
     while True:
         text = " · ".join(words for _, words in parts)
-        least = max(rank for rank, _ in parts)
-        if width is None or len(text) <= width or least == 0:
+        rank = max(rank for rank, _ in parts)
+        over = len(text) - width if width is not None else 0
+        if over <= 0:
             return text
-        if least == 1 or (least == 2 and len([rank for rank, _ in parts if rank == least]) == 1):
-            return text[: width - 1] + "…"
-        del parts[max(number for number, (rank, _) in enumerate(parts) if rank == least)]
+        if rank < _WAIT:
+            return text[: len(text) - over - 1] + "…"
+        last = max(number for number, (each, _) in enumerate(parts) if each == rank)
+        words = parts.pop(last)[1]
+        if rank == _WAIT and all(each != rank for each, _ in parts) and len(words) - over > _LEAST:
+            parts.insert(last, (rank, words[: len(words) - over - 1] + "…"))
+
+
+_WAIT = 2
+"""Rank of what is waited for."""
+_LEAST = 20
+"""Characters of a wait that still say something."""

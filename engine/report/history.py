@@ -21,16 +21,27 @@ class OpenWork:
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, ...], tuple[str, bool]] = {}
+        self._unnamed: dict[str, tuple[str, int]] = {}
+        """Job → its newest run, and how much of what that was asked for names no account."""
 
     def add(self, run: str, ledger: Ledger) -> None:
         """Add the next run, in order of time."""
         for call, _, outcome in ledger.outcomes():
             self._last[_key(call)] = (run, outcome in GOOD)
+        unnamed = 0
         for omit in ledger.lacking():
             # An account that an undo left or could not read. A bad row, or a match that could not read, names none.
             if omit.reason != OmitReason.BAD_ROW and is_user(omit.user):
                 of = (omit.account, omit.region, omit.instance, omit.user, _kind(ledger.run.action))
                 self._last[of] = (run, False)
+            else:
+                unnamed += 1
+        if ledger.run.parent is None:  # a rerun and an undo cannot repeat what is no call
+            self._unnamed[ledger.run.job.name] = (run, unnamed)
+
+    def unnamed_of(self, run: str) -> int:
+        """Return how many rows and matches of a run named no account; 0 if a newer run of its job read them again."""
+        return next((count for of, count in self._unnamed.values() if of == run), 0)
 
     def of(self, run: str, ledger: Ledger) -> list[tuple[Call, Entry, Outcome]]:
         """Return what is open and has this run as its last one, in the order of its plan."""

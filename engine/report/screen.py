@@ -57,7 +57,7 @@ def cells(text: str) -> int:
 
 
 def fitted(groups: Sequence[Group], screen: Screen, rows: int, rest: str) -> list[str]:
-    """Return the lines of as many groups as `rows` hold, the largest first, each with as much as there is room for.
+    """Return the lines of as many groups as `rows` hold, in their order, each with as much as there is room for.
 
     Every group that is shown has its head and, before anything else is added, as many as possible have their advice.
     `rest` says where all is told; it is added if something is left away.

@@ -174,13 +174,15 @@ def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> 
             groups.setdefault(_cause(entry), []).append((call, entry, outcome))
     lines = [_title(ledger, live=False), closing_line(ledger, today=today)]
     for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        words, advice = explain(*members[0], way)
-        lines += ["", f"{len(members):,} × {cause}: {plain(words or '')}"]
+        words, advice = _told(members, way)
+        lines += ["", f"{len(members):,} × {cause}: {words}"]
         if advice:
             lines.append(f"  → {advice}")
-        for call, entry, _ in members:
+        for member in members:
+            call, entry, _ = member
             request = f"  RequestId {entry.request_id}" if entry.request_id else ""
-            lines.append(f"  {call.label}  {f'{call.account}  ' if call.account else ''}{call.region}{request}")
+            account = f"{call.account}  " if call.account else ""
+            lines.append(f"  {call.label}  {account}{call.region}{request}{_own(member, words, way)}")
     if not groups:
         lines.append("nothing is stuck")
     return "\n".join(lines) + "\n"
@@ -221,10 +223,7 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
         sentence += f" ({before:,} {'was' if before == 1 else 'were'} so before)"
     if undone:
         sentence += f"; {undone:,} undone since, on purpose"
-    tried = sum(outcome is Outcome.FAILED and not entry.settled for _, entry, outcome in ledger.outcomes())
-    counts[Outcome.FAILED] -= tried
-    bad = [f"{counts[kind]:,} {kind}" for kind in BAD if counts[kind]]
-    bad += [f"{tried:,} {_INTERRUPTED}"] if tried else []
+    bad = [f"{count:,} {kind}" for kind, count in open_counts(ledger).items()]
     if bad:
         sentence += f"; {total - good:,} not: " + ", ".join(bad)
     back = sum(entry.is_back for _, entry, _ in ledger.outcomes())
@@ -272,7 +271,7 @@ def _open(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_M
     for member in every_target(ledger):
         _, entry, outcome = member
         if outcome in BAD and (not is_live or entry.settled or outcome is Outcome.FAILED):
-            causes = kinds.setdefault(_kind(member, is_live=is_live), {})
+            causes = kinds.setdefault(kind_of(member, is_live=is_live), {})
             causes.setdefault(_cause(member[1]), []).append(member)
     return {kind: sorted(kinds[kind].items(), key=lambda one: -len(one[1])) for kind in sorted(kinds, key=_KINDS.index)}
 
@@ -281,7 +280,13 @@ _TRIED, _INTERRUPTED = "tried again", "interrupted while tried again"
 _KINDS = [Outcome.FAILED, _TRIED, _INTERRUPTED, Outcome.UNKNOWN, Outcome.UNATTEMPTED]
 
 
-def _kind(member: _Member, *, is_live: bool) -> str:
+def open_counts(ledger: Ledger) -> dict[str, int]:
+    """Return how many targets are not as asked, by the words of a report for a run that has ended."""
+    counts = Counter(kind_of(member) for member in every_target(ledger) if member[2] in BAD)
+    return {kind: counts[kind] for kind in _KINDS if counts[kind]}
+
+
+def kind_of(member: _Member, *, is_live: bool = False) -> str:
     """Return how a target that is not as asked stands. Nothing has failed that is still tried, or would have been."""
     _, entry, outcome = member
     if outcome is Outcome.FAILED and not entry.settled:
@@ -289,16 +294,31 @@ def _kind(member: _Member, *, is_live: bool) -> str:
     return str(outcome)
 
 
-def _group(kind: str, cause: str, members: list[_Member], way: WayOn) -> Group:
+def _told(members: list[_Member], way: WayOn) -> tuple[str, str | None]:
+    """Return the words and the advice for targets of one cause: in general words where each has words of its own."""
     words, advice = explain(*members[0], way)
+    entry = members[0][1]
+    if entry.code and any(explain(*member, way)[0] != words for member in members[1:]):
+        words = rule(members[0][0].action, Answer(http=None, request_id=None, code=entry.code, message=None)).words
+    return plain(words or ""), advice
+
+
+def _own(member: _Member, words: str, way: WayOn) -> str:
+    """Return what is said of one target beside what is said of all; empty if nothing is."""
+    own = plain(explain(*member, way)[0] or "").removeprefix(words).strip()
+    return f"  {own}" if own else ""
+
+
+def _group(kind: str, cause: str, members: list[_Member], way: WayOn) -> Group:
+    words, advice = _told(members, way)
     code = f"{cause}: " if cause == members[0][1].code else ""
-    head = f"{kind} {len(members):,} × {code}{plain(words or '')}"
     if advice and way.command and advice.startswith(f"{way.command} "):
         advice = None  # what the report ends with
-    named = ", ".join(call.label for call, _, _ in members[:_FEW])
+    named = ", ".join(call.placed if call.account else call.label for call, _, _ in members[:_FEW])
     more = f" and {len(members) - _FEW:,} more" if len(members) > _FEW else ""
     ids = [entry.request_id for _, entry, _ in members[:_FEW] if entry.request_id]
     lines = [f"    {named}{more}", *([f"    RequestId {' '.join(ids)}"] if ids else [])]
+    head = f"{kind} {len(members):,} × {code}{words}"
     return Group(len(members), head, (f"  → {advice}",) if advice else (), tuple(lines))
 
 
@@ -313,9 +333,11 @@ def _bad_lines(ledger: Ledger, way: WayOn, *, is_live: bool) -> list[str]:
         for cause, members in causes:
             group = _group(kind, cause, members, way)
             lines += [f"  {group.head.removeprefix(kind).strip()}", *(f"  {each}" for each in group.advice)]
-            for call, entry, _ in members[:SHOWN]:
+            words = _told(members, way)[0]
+            for member in members[:SHOWN]:
+                call, entry, _ = member
                 request = f"  RequestId {entry.request_id}" if entry.request_id else ""
-                lines.append(f"      {call.placed}{request}")
+                lines.append(f"      {call.placed}{request}{_own(member, words, way)}")
             if more := len(members) - SHOWN:
                 rest = f"acctops report {ledger.run.run} --stuck{way.flags}"
                 lines += [f"      … and {more:,} more: {rest}"] if more > 0 else []

@@ -236,10 +236,6 @@ class CallQueue:
         """Return whether calls wait here for an instance that is not sick."""
         return any((line.bands[_FRESH] or line.bands[_RETRY]) and not line.streak for line in self._lines.values())
 
-    def held(self, now: float) -> dict[Where, float]:
-        """Return the instances that are held back and have calls waiting, with the seconds until their next probe."""
-        return {
-            line.key: line.held_until - now
-            for _, _, line in self._held
-            if line.held_until > now and (line.bands[_FRESH] or line.bands[_RETRY])
-        }
+    def sick(self) -> set[Where]:
+        """Return the instances that have taken no call since they refused one for now."""
+        return {line.key for line in self._lines.values() if line.sick_since is not None}

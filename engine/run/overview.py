@@ -92,7 +92,7 @@ class Overview:
     def _sick_waits(self, now: float) -> Waits:
         """Return which instances take no call for now, or cannot be read, with their calls and the end."""
         unread = self._read_back.unread()
-        sick = self._queue.held(now).keys() | unread.keys()
+        sick = self._queue.sick() | unread.keys()
         if not sick:
             return Waits()
         left, held = Counter[Where](), 0

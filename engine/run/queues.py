@@ -65,6 +65,6 @@ class CallQueues:
         """Return whether calls wait here for an instance that is not sick."""
         return any(queue.well_waiting() for queue in self._queues)
 
-    def held(self, now: float) -> dict[Where, float]:
-        """Return the instances that are held back and have calls waiting, with the seconds until their next probe."""
-        return {where: seconds for queue in self._queues for where, seconds in queue.held(now).items()}
+    def sick(self) -> set[Where]:
+        """Return the instances that have taken no call since they refused one for now."""
+        return {where for queue in self._queues for where in queue.sick()}

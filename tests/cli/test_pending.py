@@ -44,7 +44,7 @@ def test_what_is_open_is_listed_with_its_run_and_the_command_that_goes_on(desk: 
     said = desk.run("pending")
     assert said.code == 0
     assert "  postgres-aaaaaaaa/eve (ap-singapore)  failed  OperationDenied.InstanceAccessDeniedError\n" in said.out
-    assert f"  → acctops rerun {run} --only failed" in said.out and "INC-7" in said.out
+    assert f"  go on:  acctops rerun {run} --only failed" in said.out and "INC-7" in said.out
     assert said.out.endswith("1 account is not as asked, of 1 of 1 runs\n") and "/app" not in said.out
     (row,) = csv.DictReader(io.StringIO(desk.run("pending", "--format", "csv").out))
     assert (row["run"], row["ticket"], row["user"], row["outcome"]) == (run, "INC-7", "eve", "failed")
@@ -69,6 +69,18 @@ def test_a_span_of_time_chooses_runs_and_not_what_became_of_them(desk: Desk, bac
     assert desk.run("rerun", run, "--only", "failed", "--yes", "--endpoint", backend.endpoint).code == 0
     assert open_labels(desk, "--ticket", "INC-7", "--since", "1h") == []
     assert open_labels(desk, "--since", "1ms") == []
+
+
+def test_rows_that_name_no_account_are_counted(desk: Desk, backend: Backend) -> None:
+    """They are not as asked either, and nothing else would remember them; the corrected list ends that."""
+    flags = ("--region", "ap-singapore", "--yes", "--endpoint", backend.endpoint, "--skip-bad-rows")
+    desk.write("l.csv", "instance,user\npostgres-aaaaaaaa,app\npostgres-aaaaaaaa,not an account\n")
+    assert desk.run("lock", "@l.csv", *flags).code == 1
+    assert "0 accounts are not as asked, of 0 of 1 runs, and 1 rows or matches named none\n" in desk.run("pending").out
+    assert "  1 of 2 verified  exit 1  1 failed  " in desk.run("status").out
+    desk.write("l.csv", "instance,user\npostgres-aaaaaaaa,app\npostgres-aaaaaaaa,account\n")
+    assert desk.run("lock", "@l.csv", *flags).code == 0
+    assert "named none" not in desk.run("pending").out
 
 
 def test_a_run_that_cannot_be_read_is_named(desk: Desk, backend: Backend) -> None:

@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cli.progress import drawn
 from engine.errors import Reason
+from engine.journal import records
+from engine.journal.ledger import Ledger
 from engine.journal.standing import Progress, standing
 from engine.report.going import line
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet
+from tests.support.journals import plan, session
 
 
 def world(*faults: dict[str, object]) -> World:
@@ -67,6 +71,25 @@ def test_what_matters_least_goes_first_on_a_narrow_screen(width: int) -> None:
     assert width < 200 or "throttled 2" in said
 
 
+@pytest.mark.parametrize("width", [50, 60, 79, 80, 95, 120])
+def test_a_count_of_failures_is_never_cut_for_a_reason(width: int) -> None:
+    """The reason for a wait is shortened before a number goes."""
+    waits = ("6 for postgres-m3vq90sj and 1 more until 15:01Z",)
+    said = line(progress(failed=212, waits=waits, awaiting=30, throttled=2), width)
+    assert len(said) <= width and "failed 212" in said
+    assert "waiting 6 for" in said or width < 66
+
+
+def test_the_bar_goes_before_any_word() -> None:
+    """It has no number of its own."""
+    said = line(progress(waits=("6 for postgres-m3vq90sj until 15:01Z",), failed=3))
+    for width in range(40, 200):
+        assert (said in drawn(progress(waits=("6 for postgres-m3vq90sj until 15:01Z",), failed=3), width)) is (
+            width >= len(said)
+        )
+    assert drawn(progress(verified=150), 199).startswith("━" * 12 + "─" * 12 + " verified 150")
+
+
 @given(st.integers(30, 200), st.booleans(), st.integers(0, 9), st.integers(0, 3))
 def test_no_line_is_wider_than_its_screen(width: int, drains: bool, failed: int, waits: int) -> None:
     """Whatever a run waits for."""
@@ -83,6 +106,7 @@ def test_an_end_is_foretold_only_where_something_tells_it() -> None:
     assert progress(stopping="Ctrl-C").eta_s is None
     assert progress(already=219).eta_s is None
     assert progress(held=219).eta_s is None
+    assert progress(waits=("cannot reach the API by a lane: refused (9 s)",)).eta_s is None
 
 
 def test_no_number_falls_while_a_run_goes(tmp_path: Path) -> None:
@@ -105,6 +129,44 @@ def test_no_number_falls_while_a_run_goes(tmp_path: Path) -> None:
     for before, after in pairwise(seen):
         for name in ("verified", "sent", "settled", "failed", "throttled", "total"):
             assert getattr(before, name) <= getattr(after, name), name
+
+
+def test_a_wait_is_said_as_long_as_it_lasts(tmp_path: Path) -> None:
+    """Between two tries of a busy instance, too: a line that comes and goes is not believed."""
+    seen: list[Progress] = []
+
+    async def look(runner) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            seen.append(runner.progress())
+
+    sick = fleet(4, 3)[0].instance
+    code = "OperationDenied.InstanceStatusLimitOpError"
+    Drill(tmp_path, world({"instance": sick, "action": "LockAccount", "code": code}), fleet(4, 3), during=look).go()
+    first = next(number for number, each in enumerate(seen) if each.waits)
+    assert first < 20 and all(sick in each.waits[0] for each in seen[first:-12])
+
+
+def test_another_shell_sees_an_outage_and_a_drain() -> None:
+    """Whoever closed the first terminal reads why nothing goes on, and no end that nobody can foretell."""
+
+    def noted(what: str, second: int, **data: str) -> records.AnyRecord:
+        return at(second, records.Note(what=what, data=data))
+
+    def at(second: int, record: records.AnyRecord) -> records.AnyRecord:
+        record.at = f"2026-11-22T03:13:{second:02}.000Z"
+        return record
+
+    story = [at(0, each) for each in plan(4)]
+    down = noted("lane_down", 5, lane="a-lane", why="refused")
+    now = records.unix_seconds("2026-11-22T03:13:09.000Z")
+    found = standing(Ledger.of([*story, at(0, session()), down]), now, quota=20)
+    assert found.waits == ("cannot reach the API by a-lane: refused (4 s)",) and found.eta_s is None
+    over = [down, noted("lane_up", 8, lane="a-lane"), noted("stopping", 8, why="Ctrl-C")]
+    found = standing(Ledger.of([*story, at(0, session()), *over]), now, quota=20)
+    assert found.waits == () and found.stopping == "Ctrl-C"
+    resumed = standing(Ledger.of([*story, *over, at(9, session())]), now, quota=20)
+    assert resumed.waits == () and resumed.stopping is None
 
 
 def test_another_shell_counts_as_the_run_itself(tmp_path: Path) -> None:

@@ -700,6 +700,17 @@ LIVE = Progress(
 )
 
 
+def test_each_row_keeps_its_own_reason() -> None:
+    """Two bad rows are bad for two reasons; one reason over both would send somebody to the wrong line."""
+    bad = [omit("bad_row", "?") for _ in range(2)]
+    for at, each in enumerate(bad):
+        each.rule, each.where = f"user: 'x{at}!' is not an account name", f"l.csv:{at}"
+    found = report(ledger_of(bad))
+    for at in range(2):
+        assert f"l.csv:{at}: user: 'x{at}!' is not an account name" in found
+        assert f"l.csv:{at}: user: 'x{at}!' is not an account name" in stuck_text(ledger_of(bad))
+
+
 def test_what_is_still_tried_has_not_failed() -> None:
     """`status` of a run that waits for a busy instance, or that Ctrl-C ended while it did, gives nobody up."""
     busy = "OperationDenied.InstanceStatusLimitOpError"
@@ -709,7 +720,7 @@ def test_what_is_still_tried_has_not_failed() -> None:
     assert live.count(" × ") == 2, "the line has the numbers of what is on its way, and of what is not sent yet"
     ended = report(ledger_of([*tried, end(stopped=records.Stopped("Ctrl-C", None, None), exit=130)]))
     assert f"\ninterrupted while tried again (1): 1 × {busy}\n" in ended and "failed" not in ended
-    assert ended.splitlines()[-1].endswith("; 4 not: 1 unknown, 2 unattempted, 1 interrupted while tried again")
+    assert ended.splitlines()[-1].endswith("; 4 not: 1 interrupted while tried again, 1 unknown, 2 unattempted")
     assert f"\ngo on:  acctops resume {RUN}\n" in ended
 
 

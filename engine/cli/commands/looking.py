@@ -40,7 +40,8 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 def pending(since: str | None, ticket: str | None, form: str, **common: Any) -> int:
     """List the accounts that are not as asked, over all runs.
 
-    Each account is listed with the last run that has it, and with the command that goes on.
+    Each account is listed with the last run that has it, and with the command that goes on. The answer comes from
+    the journals: `acctops verify RUN` reads the accounts again.
 
     \b
     Examples:
