@@ -102,7 +102,7 @@ class OmitReason(StrEnum):
     UNPROVEN = "unproven"
 
 
-STAYS = (OmitReason.BEFORE_UNKNOWN, OmitReason.EDITED, OmitReason.GONE, OmitReason.HELD, OmitReason.UNPROVEN)
+STAYS = (OmitReason.BEFORE_UNKNOWN, OmitReason.EDITED, OmitReason.GONE, OmitReason.UNPROVEN)
 """What an undo leaves as it is though the run may have changed it."""
 LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, *STAYS)
 """Asked for, and neither done nor left out on purpose: these count as failed."""

@@ -23,6 +23,7 @@ def undo_run(
     include_edited: bool,
     rotated: bool,
     released: tuple[str, ...],
+    ignored: tuple[str, ...],
     password_command: str | None,
     password_file: str | None,
     **flags: Any,
@@ -34,6 +35,7 @@ def undo_run(
         include_edited=include_edited,
         rotated=rotated,
         released=released,
+        ignored=ignored,
         password_command=password_command,
         password_file=password_file,
     )
@@ -51,7 +53,13 @@ def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
     steps, flags = nothing.steps, nothing.flags
     if options.as_json:
         go_on_with = steps[0].command(flags) if steps else None
-        found = {"parent": nothing.parent, "kept": nothing.kept, "open": nothing.open, "go_on": go_on_with}
+        found = {
+            "parent": nothing.parent,
+            "kept": nothing.kept,
+            "open": nothing.open,
+            "released": nothing.released,
+            "go_on": go_on_with,
+        }
         out_json({"run": None, **found, "exit": int(nothing.reason)})
     elif nothing.open:
         out(f"run {nothing.parent}: {nothing.why}")

@@ -266,6 +266,10 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     if found.torn_bytes:
         say(f"remark: the last line is unfinished ({found.torn_bytes} bytes); a resume cuts it")
     out(f"{found.path}: {found.lines:,} lines, the chain holds\nhead {found.head}")
+    if found.aside_lines:
+        out(f"beside it {found.aside_lines:,} lines of links, releases and holds, whose chain holds")
+    if found.after:
+        out(f"the given head is that of line {found.lines - found.after:,}; {found.after:,} lines follow it")
     if head is None:
         say("a rewritten whole or a cut end does not show without the head that the run printed: --head HASH")
     return printed()

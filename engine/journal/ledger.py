@@ -159,6 +159,13 @@ _GOOD = (Outcome.CHANGED, Outcome.ALREADY)
 _ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 
 
+def _is_said_later(record: records.AnyRecord) -> bool:
+    """Return whether a later command wrote the record, and not a session of the run."""
+    if isinstance(record, records.Note):
+        return record.what in records.LINKS or record.what == "told"
+    return isinstance(record, records.Released | records.HoldLine)
+
+
 def _is_unsigned(record: records.ReplyLine) -> bool:
     """Return whether the API refused keys or clock and a retry makes sense; such an attempt was not applied."""
     return record.verdict is Verdict.TRANSIENT and row_of(record.code).is_refusal
@@ -268,11 +275,21 @@ def _slid(window: deque[float], at: float) -> int:
 
 
 class Link(Struct, frozen=True):
-    """A rerun or undo of this run. The link is written before the other run begins, so that run may not exist."""
+    """A later run of this one. The link is written before the other run begins, so that run may not exist."""
 
     run: str
-    is_undo: bool
-    """Whether the other run undoes this one; else it is a rerun."""
+    what: str
+    """The kind of its note: one of `records.LINKS`."""
+
+    @property
+    def is_undo(self) -> bool:
+        """Whether the other run undoes this one."""
+        return self.what == "undone_by"
+
+    @property
+    def is_rerun(self) -> bool:
+        """Whether the other run repeats calls of this one."""
+        return self.what == "continued_by"
 
 
 class Ledger:
@@ -290,7 +307,13 @@ class Ledger:
         self.given_up: dict[str, str] = {}
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
         self.links: list[Link] = []
-        """Its reruns and undos, as far as this journal names them."""
+        """Its reruns, undos and watch, as far as this journal names them."""
+        self.releases: list[records.Released] = []
+        """Which of the family's holds were ended without a call, as far as this journal says."""
+        self.limits: list[records.HoldLine] = []
+        """New ends of the family's holds, the last one counts."""
+        self.told: list[records.Note] = []
+        """What `tend` has told of this run."""
         self.identities: list[dict[str, Any]] = []
         """Identities whose keys signed, in the order in which they were learnt. Any: facts of a note."""
         self.uins: dict[str, str] = {}
@@ -407,9 +430,13 @@ class Ledger:
             pace.add(unix_seconds(record.sent_at), answered=record.http is not None, throttled=throttled)
 
     def _apply_rare(self, record: records.AnyRecord) -> None:
-        if record.at and not (isinstance(record, records.Note) and record.what in records.LINKS):
-            self.last_at = record.at  # a link is written by a later run
+        if record.at and not _is_said_later(record):
+            self.last_at = record.at
         match record:
+            case records.Released():
+                self.releases.append(record)
+            case records.HoldLine():
+                self.limits.append(record)
             case records.OmitLine():
                 self.omits.append(record)
                 if record.call is not None and not self.entry(record.call).settled:
@@ -441,7 +468,9 @@ class Ledger:
                 self.notes.append(record)
             case records.Note():
                 if record.what in records.LINKS:
-                    self.links.append(Link(str(record.data.get("run", "")), is_undo=record.what == "undone_by"))
+                    self.links.append(Link(str(record.data.get("run", "")), record.what))
+                elif record.what == "told":
+                    self.told.append(record)
                 else:
                     self.notes.append(record)
             case _:  # Read: for people and audits; the ledger does not need it.

@@ -6,7 +6,7 @@ A store of another kind (rows of a database) implements `Runs`, `RunRef` and `Jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from engine.errors import JournalWriteError
-    from engine.journal.reader import Replay, Verification
+    from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
     from engine.model import CallId, Rival, RunId
     from engine.outside.trust import Doubt, Trust
@@ -206,7 +206,13 @@ class Runs(Protocol):
         """Return the journal of a run, folded into a ledger."""
 
     def version(self, run_id: str) -> object:
-        """Return a value that differs once the journal of a run has grown, or was changed."""
+        """Return a value that differs once the journal of a run, or what stands beside it, has changed."""
+
+    def has_aside(self, run_id: str) -> bool:
+        """Return whether anything stands beside the journal of a run; cheap."""
+
+    def readable_calls(self, run_id: str) -> ReadableCalls:
+        """Return what can be read of the plan of a run, even if its journal is damaged; raises nothing."""
 
     def is_live(self, run_id: str) -> bool:
         """Return whether a process works on the run."""
@@ -241,6 +247,9 @@ class Runs(Protocol):
 
     def open(self, run_id: RunId, *, clock: Callable[[], float]) -> tuple[Journal, Replay]:
         """Open a run that exists, ready to append; raise BusyError if another process works on it."""
+
+    def add_aside(self, run_id: str, lines: Sequence[AnyRecord], *, clock: Callable[[], float]) -> None:
+        """Append to what is said of a run beside its own journal (links, releases, new ends of holds), durably."""
 
     def claim(
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]

@@ -19,6 +19,7 @@ from engine.journal.ledger import Ledger
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
 from engine.journal.records import CallLine, End, Note, Run, Session, Settled
 from engine.journal.sense import Sense, is_time
+from engine.model import Call
 from engine.outside.trust import open_regular
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from engine.journal.records import AnyRecord
     from engine.model import CallId
 
+ASIDE = "aside.jsonl"
+"""Name of the journal beside a run's own, for what is said of the run later: links, releases, new ends of holds."""
 BLOCK_BYTES = 1 << 20
 MOST_LINE = 16 << 20
 """Most bytes of a line; no run writes a longer one."""
@@ -59,21 +62,34 @@ class Verification(Struct, frozen=True, kw_only=True):
     lines: int
     head: str
     torn_bytes: int
+    aside_lines: int
+    """Lines of the journal beside it, which holds links, releases and new ends of holds."""
+    after: int
+    """Lines that follow the line whose head was given; 0 if none was."""
     settled_twice: tuple[CallId, ...]
     """Calls with more than one `settled`; empty unless the writer broke J3."""
 
 
-class _Walk:
+class ReadableCalls(Struct, frozen=True, kw_only=True):
+    """The calls of a journal's plan, as far as its lines can be read one by one, whether or not its chain holds."""
+
+    calls: tuple[Call, ...]
+    is_all: bool
+    """Whether these are all: the first line is as written, and names as many."""
+
+
+class Walk:
     """One pass over the lines of a journal; afterwards its attributes say where the lines end."""
 
-    def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES, *, of: Run | None = None) -> None:
+        """`of`: the first line of the run, if `path` is the journal beside its own: the chain begins there."""
         self.path = path
-        self.head = GENESIS
+        self.head = of.hash if of is not None else GENESIS
         self.seq = 0
         self.size = 0
         self.torn_bytes = 0
-        self.run: Run | None = None
-        self._sense = Sense()
+        self.run = of
+        self._sense = Sense(of)
         self._block_bytes = block_bytes
 
     def records(self) -> Generator[AnyRecord, None, None]:
@@ -105,7 +121,7 @@ class _Walk:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from error
         finally:
             os.close(fd)
-        if not self.seq:
+        if not self.seq and self.run is None:
             raise UsageError(f"{self.path}: holds no whole line, so no run: not a journal, or cut to nothing")
 
     def _block(self, block: bytes) -> Iterator[Sequence[AnyRecord]]:
@@ -174,12 +190,22 @@ def read(path: Path) -> Iterator[AnyRecord]:
     Raises UsageError if there is nothing to read, JournalCorruptError at the first bad line, JournalVersionError at
     the first line this version does not know.
     """
-    return _Walk(path).records()
+    return Walk(path).records()
+
+
+def read_aside(path: Path, of: Run) -> Iterator[AnyRecord]:
+    """Yield the records beside the journal at `path`, whose first line is `of`; none if there is no such file.
+
+    Raises what `read` raises.
+    """
+    beside = path.with_name(ASIDE)
+    if os.path.lexists(beside):
+        yield from Walk(beside, of=of).records()
 
 
 def replay(path: Path) -> Replay:
-    """Verify a journal and fold it into a ledger; raise what `read` raises."""
-    walk = _Walk(path)
+    """Verify a journal and fold it into a ledger, with what stands beside it; raise what `read` raises."""
+    walk = Walk(path)
     collecting = gc.isenabled()
     gc.disable()  # measured: a million objects are made here and none is dropped, so no pass would free any
     record: AnyRecord | None = None
@@ -190,6 +216,8 @@ def replay(path: Path) -> Replay:
         ledger = Ledger(first)
         apply = ledger.apply
         for record in records:
+            apply(record)
+        for record in read_aside(path, first):
             apply(record)
     except (ValueError, OverflowError) as error:  # a `sent_at` that is no time
         raise walk.senseless(record.seq if record is not None else 0, str(error)) from error
@@ -204,7 +232,7 @@ def replay(path: Path) -> Replay:
 
 
 def verify(path: Path, head: str | None = None) -> Verification:
-    """Check every line, and that the journal ends with `head`, if one is given.
+    """Check every line of a journal and of the one beside it, and that `head`, if given, is the head of a line.
 
     The chain alone cannot show that the end was cut or the whole rewritten; a head kept elsewhere can.
     """
@@ -212,7 +240,7 @@ def verify(path: Path, head: str | None = None) -> Verification:
         head = head.strip().lower()
         if len(head) != len(GENESIS) or not _HEX.issuperset(head):
             raise UsageError(f"--head: {head!r} is not a head: 64 hexadecimal digits are")
-    walk = _Walk(path)
+    walk = Walk(path)
     calls = 0
     head_line: int | None = None
     settled: set[CallId] = set()
@@ -227,30 +255,72 @@ def verify(path: Path, head: str | None = None) -> Verification:
                 twice[record.call] = None
             settled.add(record.call)
     walk.check_plan(calls)
-    if head is not None and head != walk.head:
-        raise JournalCorruptError(_elsewhere(walk, head, head_line))
     assert walk.run is not None
+    aside = sum(1 for _ in read_aside(path, walk.run))
+    if head is not None and head_line is None:
+        raise JournalCorruptError(
+            f"{path}:{walk.seq}: the chain holds, but ends with {walk.head}, and the given {head} is nowhere in it: "
+            "the journal was cut or rewritten, or the head is another journal's"
+        )
     return Verification(
         path=path,
         run=walk.run.run,
         lines=walk.seq,
         head=walk.head,
         torn_bytes=walk.torn_bytes,
+        aside_lines=aside,
+        after=walk.seq - head_line if head_line is not None else 0,
         settled_twice=tuple(twice),
     )
 
 
-def _elsewhere(walk: _Walk, head: str, line: int | None) -> str:
-    ends = f"{walk.path}:{walk.seq}: the chain holds, but ends with {walk.head}, not with the given {head}"
-    if line is None:
-        return f"{ends}, which is nowhere in it: the journal was cut or rewritten, or the head is another journal's"
-    more = walk.seq - line
-    return f"{ends}, which is that of line {line}; more follow it: {more} (a later session's, or added)"
+def readable_calls(path: Path) -> ReadableCalls:
+    """Return the calls of the plan that can be read line by line; what is no line of a plan is passed over.
+
+    For a journal whose chain does not hold: what its run may hold must be known nevertheless. Stops behind the plan.
+    """
+    calls: dict[CallId, Call] = {}
+    due: int | None = None
+    at = number = 0
+    try:
+        fd = _open(path)
+    except UsageError:
+        return ReadableCalls(calls=(), is_all=False)
+    try:
+        while block := os.pread(fd, BLOCK_BYTES, at):
+            end = block.rfind(b"\n") + 1
+            if not end:
+                break  # a line longer than any of a plan
+            at += end
+            for line in block[: end - 1].split(b"\n"):
+                number += 1
+                if number == 1:
+                    due = _calls_due(line)
+                elif b',"kind":"call",' in line and isinstance(record := decode_unchecked(line), CallLine):
+                    calls[record.call] = Call(
+                        record.call, record.action, record.account, record.region, record.instance, record.user
+                    )
+            if due is not None and len(calls) >= due:
+                break
+    except OSError:
+        due = None
+    finally:
+        os.close(fd)
+    return ReadableCalls(calls=tuple(calls.values()), is_all=due is not None and len(calls) == due)
+
+
+def _calls_due(line: bytes) -> int | None:
+    """Return how many calls the first line says there are; None if it is not as it was written."""
+    try:
+        first = decode(line, 1, GENESIS, None)
+    except (BadLineError, NewerLineError):
+        return None
+    return first.counts.get("calls", 0) if isinstance(first, Run) else None
 
 
 def first_record(path: Path) -> Run:
     """Return the `run` line alone, verified: cheap, whatever the size of the journal."""
-    with closing(_Walk(path, _END_BYTES).records()) as lines:
+    with closing(Walk(path, _END_BYTES).records()) as lines:
         record = next(lines)
     assert isinstance(record, Run)
     return record

@@ -117,6 +117,12 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """Most calls of a plan, as it was when the run was planned; None: not asked, or not known."""
     max_share: float | None = None
     """Most calls of a plan as a share of the accounts read, when the run was planned; None: not asked, or not known."""
+    hold_until: str | None = None
+    """UTC time at which the run's holds end; None: never. A later `hold` record of its family counts more."""
+    hold_then: str | None = None
+    """What is done at that time: `tell`, `unlock` or `unlock_rotated`; None: tell."""
+    watch: dict[str, Any] | None = None
+    """When its accounts are read again after the run (`job.WatchSpec.as_record`). Any: numbers, and a list of them."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 
@@ -304,9 +310,31 @@ class Note(Record, tag="note", kw_only=True):
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
     keys_refreshed, keys_not_refreshed, identity, signal, stopping, notice_failed, metrics_failed, slots_reset,
-    continued_by, undone_by."""
+    continued_by, undone_by, watched_by, told."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
+
+
+class Released(Record, tag="released", kw_only=True):
+    """Holds of the run, or of runs of its family, that were ended without a call to the API."""
+
+    targets: tuple[str, ...]
+    """The accounts, as `instance/user`."""
+    by: str
+    """Who released them."""
+    why: str | None
+    runs: tuple[str, ...]
+    """The runs whose holds on them end: those of the family that held them at that time."""
+
+
+class HoldLine(Record, tag="hold", kw_only=True):
+    """A new end of all holds of the run's family. The last one counts."""
+
+    until: str | None
+    """UTC time; None: no end."""
+    then: str
+    by: str
+    why: str | None
 
 
 class Stopped(Struct, frozen=True):
@@ -317,7 +345,9 @@ class Stopped(Struct, frozen=True):
     request_id: str | None
 
 
-LINKS = ("continued_by", "undone_by")
+THENS = ("tell", "unlock_rotated", "unlock")
+"""What may be done once a hold has reached its end; the strictest first."""
+LINKS = ("continued_by", "undone_by", "watched_by")
 """Notes that a later run leaves in the journal of the one it continues or undoes."""
 
 
@@ -337,7 +367,21 @@ class End(Record, tag="end", kw_only=True):
 
 
 AnyRecord = (
-    Run | CallLine | OmitLine | Confirmed | Read | Before | Sent | ReplyLine | Verified | Settled | Session | Note | End
+    Run
+    | CallLine
+    | OmitLine
+    | Confirmed
+    | Read
+    | Before
+    | Sent
+    | ReplyLine
+    | Verified
+    | Settled
+    | Session
+    | Note
+    | End
+    | Released
+    | HoldLine
 )
 
 
@@ -376,11 +420,13 @@ def unix_seconds(text: str) -> float:
 __all__ = [
     "FORMAT",
     "LINKS",
+    "THENS",
     "AnyRecord",
     "Before",
     "CallLine",
     "Confirmed",
     "End",
+    "HoldLine",
     "JobRef",
     "Matched",
     "Note",
@@ -388,6 +434,7 @@ __all__ = [
     "Parent",
     "Read",
     "Record",
+    "Released",
     "ReplyLine",
     "Run",
     "RunId",

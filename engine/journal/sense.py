@@ -23,14 +23,18 @@ _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
 _MOST_NAMES = 1024
 _FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
 _MOST_DEPTH = 6
+_ASIDE = frozenset({records.Note, records.Released, records.HoldLine})
+"""The kinds of the journal beside a run's own."""
 _OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records.Verified, records.Settled})
 
 
 class Sense:
     """What is known from the records read so far, as far as the check of the next record needs it."""
 
-    def __init__(self) -> None:
-        self._run: records.Run | None = None
+    def __init__(self, of: records.Run | None = None) -> None:
+        """`of`: the run, if the records are of the journal beside its own, where only few kinds stand."""
+        self._run = of
+        self._is_aside = of is not None
         self._calls: set[str] = set()
         self._second = ""
         """The text of the last valid time up to its dot."""
@@ -46,6 +50,8 @@ class Sense:
                     return index, f"at is no time: {at[:40]!r}"
                 self._second = second = at[:20]
             kind = type(record)
+            if self._is_aside and kind not in _ASIDE:
+                return index, f"a {kind.__struct_config__.tag!r}, which stands in the journal of the run itself"
             if kind in _OF_A_CALL:
                 call: Any = record.call  # type: ignore[union-attr]
                 if call not in calls:
@@ -92,6 +98,14 @@ class Sense:
     def _of_session(self, line: records.Session) -> str | None:
         return _of_settings(line.settings) if line.settings is not None else None
 
+    def _of_released(self, line: records.Released) -> str | None:
+        if not all(map(_RUN_ID, line.runs)):
+            return "runs are none"
+        return None if all(map(_is_label, line.targets)) else "targets are none"
+
+    def _of_hold(self, line: records.HoldLine) -> str | None:
+        return _of_limit(line.until, line.then)
+
     def _of_note(self, line: records.Note) -> str | None:
         if _depth(line.data) > _MOST_DEPTH:
             return "data is nested too deep"
@@ -112,6 +126,16 @@ def _is_url(text: str) -> bool:
     return re.fullmatch(r"https?://[!-~]{1,500}", text) is not None
 
 
+def _is_label(text: str) -> bool:
+    return len(text) <= _MOST_NAMES and text.isprintable() and "/" in text
+
+
+def _of_limit(until: str | None, then: str | None) -> str | None:
+    if until is not None and not is_time(until):
+        return f"the end of the hold is no time: {until[:40]!r}"
+    return None if then is None or then in records.THENS else f"`then` is none: {then[:40]!r}"
+
+
 def _of_settings(settings: records.RunSettings) -> str | None:
     # Whether the engine may send to an endpoint is checked before it sends: reading the journal is always allowed.
     if not all(map(_is_url, (*settings.endpoint, *settings.endpoint_of.values()))):
@@ -122,6 +146,8 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         return "an account twice"
     if settings.stop_after is not None and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?%?", settings.stop_after) is None:
         return "stop_after is no number of calls"
+    if (why := _of_limit(settings.hold_until, settings.hold_then)) is not None:
+        return why
     if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
         return "passwords name no source"
     if settings.window is not None:
@@ -173,5 +199,7 @@ _CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = 
     records.OmitLine: Sense._of_omit,
     records.Session: Sense._of_session,
     records.Note: Sense._of_note,
+    records.Released: Sense._of_released,
+    records.HoldLine: Sense._of_hold,
 }
 """Kind of record → its check. Any: each check takes its own kind."""

@@ -25,7 +25,7 @@ from msgspec import Struct
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal.directory import JOURNAL, RunDirectory
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
-from engine.journal.reader import first_record, last_end, read, replay, verify
+from engine.journal.reader import ASIDE, first_record, last_end, read, readable_calls, replay, verify
 from engine.model import RunId
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, read_regular, replace_whole
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from engine.journal.reader import Replay, Verification
+    from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord
     from engine.journal.writer import FileJournal
     from engine.model import CallId, Rival
@@ -167,13 +167,25 @@ class RunStore(RunDirectory):
         """Return the journal of a run, folded into a ledger."""
         return replay(self.path(run_id))
 
-    def version(self, run_id: str) -> tuple[int, int]:
-        """Return the modification time (ns) and the size (bytes) of its journal; zeros if there is none."""
-        try:
-            found = os.stat(self.path(run_id))  # noqa: PTH116 - both at once
-        except OSError:
-            return 0, 0
-        return found.st_mtime_ns, found.st_size
+    def version(self, run_id: str) -> tuple[int, ...]:
+        """Return the modification time (ns) and the size (bytes) of its journal and of the one beside it."""
+        found: list[int] = []
+        for path in (self.path(run_id), self.path(run_id).with_name(ASIDE)):
+            try:
+                there = os.stat(path)  # noqa: PTH116 - both at once
+            except OSError:
+                found += (0, 0)
+            else:
+                found += (there.st_mtime_ns, there.st_size)
+        return tuple(found)
+
+    def has_aside(self, run_id: str) -> bool:
+        """Return whether anything stands beside the journal of a run; one stat."""
+        return os.path.lexists(self.path(run_id).with_name(ASIDE))
+
+    def readable_calls(self, run_id: str) -> ReadableCalls:
+        """Return what can be read of the plan of a run, even if its journal is damaged; raises nothing."""
+        return readable_calls(self.path(run_id))
 
     def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
         """Return why a run is not trusted, by `trust` or else by the store's own trust; None if it is."""
@@ -213,6 +225,13 @@ class RunStore(RunDirectory):
         from engine.journal.writer import FileJournal
 
         return FileJournal.open(self, run_id, clock=clock)
+
+    def add_aside(self, run_id: str, lines: Sequence[AnyRecord], *, clock: Callable[[], float]) -> None:
+        """Append to what is said of a run beside its own journal (links, releases, new ends of holds), durably."""
+        from engine.journal.aside import add_aside  # imported here, as commands that only read do not need it
+
+        with self.writable():
+            add_aside(self, run_id, lines, clock=clock)
 
     def claim(
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]

@@ -137,6 +137,8 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
     with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
         new = _standing_back(new, rivals)
         parent = _link_parent(new, this.run_id)
+        if new.undone is not None:
+            new.undone.end_holds(new.released, new.undone.originals({call.id for call in new.plan.calls}), terms.clock)
         lines = _first_lines(new, this.reach, parent)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
@@ -189,8 +191,12 @@ def _refuse_emptied(new: Proposal, plan: Plan) -> None:
 def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
     """Return the proposal without what other runs have a claim on. Our own claim keeps further runs out from now on."""
     held = new.undone.held() if new.undone is not None else {}
+    planned = {call.id for call in new.plan.calls}
+    held = {call: omit for call, omit in held.items() if call in planned}
     if not held and not rivals:
         return new
+    if new.undone is not None:
+        new = replace(new, released=(*new.released, *new.undone.originals(held)))
     from engine.operations.anew import stand_back
 
     plan = stand_back(
@@ -215,11 +221,13 @@ def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
         new.terms.tell(Warned(told))
         found = new.parent.replay()
         return records.Parent(new.parent.run_id, new.verb, found.head)
-    journal, found = new.parent.store.open(new.parent.run_id, clock=new.terms.clock)
+    store = new.parent.store
+    journal, found = store.open(new.parent.run_id, clock=new.terms.clock)  # its lock: no resume may begin meanwhile
     try:
         what = "undone_by" if new.verb == "undo" else "continued_by"
-        journal.append_now(records.Note(what=what, data={"run": run_id, "verb": new.verb}))
-        return records.Parent(new.parent.run_id, new.verb, journal.head)
+        note = records.Note(what=what, data={"run": run_id, "verb": new.verb})
+        store.add_aside(new.parent.run_id, [note], clock=new.terms.clock)
+        return records.Parent(new.parent.run_id, new.verb, found.head)
     finally:
         journal.close()
 

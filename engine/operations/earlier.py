@@ -123,6 +123,6 @@ def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | No
     if any(each.problem is not None for each in newer):
         return None  # that may be the job's last run: a new run reads the accounts in any case
     ledger = store.replay(head.run_id).ledger
-    if ledger.end is not None or any(store.has(link.run) for link in ledger.links):
+    if ledger.end is not None or any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
         return None
     return Unfinished(run_id=head.run_id, ledger=ledger)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
@@ -14,13 +14,17 @@ from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay
 from engine.journal.records import Run
 from engine.model import Omit, Outcome
-from engine.planning.undo import Keep, StillSo, holds_of, inverse_id, linked, merged, stays, undone_keys
+from engine.operations.holding import Gathered, gather, release
+from engine.operations.terms import operator
+from engine.planning.holds import Holds, key_of, part_of
+from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 
 if TYPE_CHECKING:
     from engine.journal.protocols import RunRef, Runs
-    from engine.model import CallId
+    from engine.model import Call, CallId
     from engine.outside.trust import Trust
+    from engine.planning.holds import Key
 
 
 class Kin(Struct, frozen=True, kw_only=True):
@@ -32,8 +36,12 @@ class Kin(Struct, frozen=True, kw_only=True):
     """Run → its last undo."""
 
 
-def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
-    """Return the family of a run, by the links in its journals. AcctopsError for a journal that cannot be read."""
+def kin_of(store: Runs | None, ledger: Ledger, trust: Trust | None = None) -> Kin:
+    """Return the family of a run, by the links in its journals.
+
+    AcctopsError for a journal that cannot be read. With `trust`, such a journal, and one that is not believed, is left
+    out instead.
+    """
     found = {ledger.run.run: ledger}
     undone: dict[str, str] = {}
     left = [ledger]
@@ -46,12 +54,20 @@ def kin_of(store: Runs | None, ledger: Ledger) -> Kin:
                 continue
             if link.is_undo:
                 undone[run.run] = link.run
-            else:
+            elif link.is_rerun:
                 near.append(link.run)
         for name in near:
-            if name not in found and store.has(name):
+            if name in found or not store.has(name):
+                continue
+            try:
+                if trust is not None and store.doubt(name, trust) is not None:
+                    continue
                 found[name] = store.replay(name).ledger
-                left.append(found[name])
+            except AcctopsError:
+                if trust is None:
+                    raise
+                continue
+            left.append(found[name])
     return Kin(ledgers=tuple(sorted(found.values(), key=_age)), undone=undone)
 
 
@@ -95,49 +111,6 @@ def _age(ledger: Ledger) -> tuple[str, str]:
     return ledger.run.at, ledger.run.run
 
 
-class Others(Struct, frozen=True, kw_only=True):
-    """The other runs of a state directory that act on the same state."""
-
-    looked_at: int
-    """How many other journals are in the directory."""
-    unreadable: tuple[str, ...]
-    """Journals that could not be read or are not believed, and why: what they hold is not known."""
-    read: Mapping[str, tuple[object, Ledger]] = field(default_factory=dict)
-    """Run → its journal's time and size when it was read, and its ledger."""
-
-    @property
-    def ledgers(self) -> tuple[Ledger, ...]:
-        """The ledgers of the runs that were read."""
-        return tuple(ledger for _, ledger in self.read.values())
-
-
-def others_of(store: Runs, run_id: str, actions: set[str], trust: Trust, known: Others | None = None) -> Others:
-    """Return every other run of `actions` in the store that may be believed.
-
-    A journal that has not changed since `known` is not read again.
-    """
-    read: dict[str, tuple[object, Ledger]] = {}
-    unreadable, looked_at = [], 0
-    for head in store.heads():
-        if head.run_id == run_id:
-            continue
-        looked_at += 1
-        if head.problem is not None:
-            unreadable.append(f"{head.run_id}: {head.problem}")
-        elif head.action in actions:
-            try:
-                if (why := store.doubt(head.run_id, trust)) is not None:
-                    unreadable.append(f"{head.run_id}: is not believed, as {why}")
-                    continue
-                stamp = store.version(head.run_id)
-                before = known.read.get(head.run_id) if known is not None else None
-                is_same = before is not None and before[0] == stamp
-                read[head.run_id] = before if is_same and before else (stamp, store.replay(head.run_id).ledger)
-            except (AcctopsError, OSError) as error:
-                unreadable.append(f"{head.run_id}: {error}")
-    return Others(looked_at=looked_at, unreadable=tuple(unreadable), read=read)
-
-
 class Undone(Struct, kw_only=True):
     """The run that an undo, or a rerun of that undo, brings back; and which other runs hold its accounts."""
 
@@ -147,27 +120,61 @@ class Undone(Struct, kw_only=True):
     trust: Trust
     asked: tuple[str, ...]
     """`records.Run.asked` of the undo."""
-    others: Others | None = None
-    """The other runs, as they were when holds were last looked up."""
+    gathered: Gathered | None = None
+    """Who holds its accounts, as it was when that was last looked up."""
+
+    @property
+    def released(self) -> tuple[str, ...]:
+        """The runs whose holds the operator ends with this undo."""
+        return tuple(run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--release")
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The damaged journals that count for nothing, as the operator says."""
+        return tuple(run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--ignore")
+
+    def owing(self) -> Owing:
+        """Return what the undo takes back, and who holds the accounts, by the journals as they are now."""
+        run = self.ledger.run
+        if self.store is None:
+            return Owing(self.ledger, Holds(run.action, [part_of(self.ledger)]))
+        keys = {key_of(call) for call in self.ledger.calls.values()}
+        self.gathered = gather(self.store, run.action, self.trust, keys, known=self.gathered, ignored=self.ignored)
+        return Owing(self.ledger, self.gathered.holds, self.released)
+
+    def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> None:
+        """End the run's holds on the accounts of its `calls`, and those of `--release` on `calls` and `undone`, too.
+
+        By the journals as they were when `owing` last looked.
+        """
+        if self.gathered is None or self.store is None:
+            return
+        mine = {key_of(call) for call in calls}
+        all_keys = mine | {key_of(call) for call in undone}
+        family = self.gathered.holds.family_of(self.ledger.run.run)
+        why = f"undo {self.run_id}"
+        if family is not None:
+            release(self.store, family, mine, why=why, by=operator(), clock=clock)
+        for run in self.released:
+            if (other := self.gathered.holds.family_of(run)) is not None:
+                release(self.store, other, all_keys, why=f"{why} --release {run}", by=operator(), clock=clock)
+
+    def originals(self, inverse: Collection[CallId]) -> list[Call]:
+        """Return the calls of the run that the calls `inverse` would take back."""
+        return [call for call in self.ledger.calls.values() if inverse_id(call) in inverse]
 
     def still_so(self) -> StillSo:
         """Return the rule by which each call is checked before it is sent."""
-        return StillSo(self.ledger, include_edited="--include-edited" in self.asked)
+        return StillSo(self.ledger, self.owing(), include_edited="--include-edited" in self.asked)
 
     def held(self) -> dict[CallId, Omit]:
         """Return the calls of the undo whose accounts another run holds by now, each with its omit."""
-        run = self.ledger.run
-        if self.store is None:
-            return {}
-        actions = {run.action, str(ACTIONS[run.action].inverse)}
-        self.others = others_of(self.store, self.run_id, actions, self.trust, self.others)
-        released = [run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--release"]
-        holds = holds_of(self.ledger, self.others.ledgers, released)
-        calls = self.ledger.calls
+        owing = self.owing()
+        found = {call.id: (call, owing.holders(call)) for call in self.ledger.calls.values()}
         return {
-            inverse_id(calls[call]): stays(calls[call], Keep.HELD, f"held by {hold}", hold.run)
-            for call, hold in holds.items()
-            if call in calls
+            inverse_id(call): stays(call, Keep.HELD, f"held by {' and '.join(map(str, holders))}", holders[0].run)
+            for call, holders in found.values()
+            if holders
         }
 
 
@@ -191,26 +198,22 @@ def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
 
 
 def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
-    """Return one ledger of a run's family: the latest outcome of every call, and what was undone since."""
-    run = found.ledger.run
+    """Return one ledger of a run's family: the latest outcome of every call, and what was undone since.
+
+    A run of the family whose journal cannot be read, or is not believed, is left out.
+    """
     if ref.store is None:
         return found.ledger
-    by_run = {str(run.run): found.ledger}
-    for other in others_of(ref.store, ref.run_id, {run.action}, trust).ledgers:
-        by_run[other.run.run] = other
-    family = linked(run.run, by_run)
-    members = [by_run[name] for name in family]
-    whole = merged(sorted(members, key=_age))
+    members = kin_of(ref.store, found.ledger, trust).ledgers
+    whole = merged(members)
     whole.undone = frozenset(undone_since(ref, whole, trust))
     return whole
 
 
-def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
+def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[Key]:
     """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back."""
-    inverse = ACTIONS[ledger.run.action].inverse
-    if ref.store is None or inverse is None:
+    if ref.store is None or ACTIONS[ledger.run.action].inverse is None:
         return set()
-    others = others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, trust).ledgers
-    by_run = {other.run.run: other for other in others}
-    by_run[ledger.run.run] = ledger
-    return {key for name in linked(ledger.run.run, by_run) for key in undone_keys(name, by_run)}
+    keys = {key_of(call) for call in ledger.calls.values()}
+    family = gather(ref.store, ledger.run.action, trust, keys).holds.family_of(ledger.run.run)
+    return set(family.undone) if family is not None else set()

@@ -57,6 +57,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     asked: tuple[str, ...] = ()
     """`records.Run.asked`."""
     parent: RunRef | None = None
+    released: tuple[Call, ...] = ()
+    """Calls of the run to undo that are not taken back, and whose holds end nevertheless."""
     verb: str = "rerun"
     """How it is linked to its parent: rerun or undo; also the name of the command."""
     uins: Mapping[str, str] = field(default_factory=dict)

@@ -161,7 +161,7 @@ def _settled_later(ledger: Ledger, ref: RunRef) -> set[CallId]:
     links, seen = list(ledger.links), {str(ref.run_id)}
     while links and ref.store is not None:
         link = links.pop()
-        if link.is_undo or link.run in seen or not ref.store.has(link.run):
+        if not link.is_rerun or link.run in seen or not ref.store.has(link.run):
             continue
         seen.add(link.run)
         child = ref.store.replay(link.run).ledger

@@ -167,6 +167,8 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             taken = _leave_to_later(kin, ledger, journal)
             undone = undone_of(ref.store, ledger.run, guards.trust)
             held = undone.held() if undone is not None else {}
+            if undone is not None and held:
+                undone.end_holds(undone.originals(held), (), terms.clock)
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
             session = Session(
                 store=ref.store,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,10 @@ from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.inputs.job import Glob
 from engine.journal import records
-from engine.model import LACKING, Call, Omit, Outcome
+from engine.model import GOOD, LACKING, Call, Omit, Outcome
 from engine.operations.begin import planned
 from engine.operations.events import News
-from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, others_of, with_family
+from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.reach import reach_of
@@ -33,6 +34,7 @@ from engine.operations.stores import find, flags_of
 from engine.operations.survey import Survey, survey
 from engine.operations.terms import Terms, globs_of
 from engine.operations.today import check_endpoint, guard_home, guards_of, refuse_strange_run
+from engine.outside.foreign import pasted
 from engine.planning.outlook import look_ahead
 from engine.planning.plan import idle_rules, plan_again
 from engine.planning.refusals import refusals
@@ -42,7 +44,6 @@ from engine.planning.undo import (
     Keep,
     UndoPlan,
     found_so_late,
-    holds_of,
     in_question,
     is_before_known,
     stays,
@@ -59,6 +60,11 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
+def accounts(count: int) -> str:
+    """Return a number of accounts in words."""
+    return f"{count:,} account{'s' * (count != 1)}"
+
+
 class Selection(Struct, frozen=True, kw_only=True):
     """What of a run an undo takes back; texts are as typed."""
 
@@ -71,7 +77,9 @@ class Selection(Struct, frozen=True, kw_only=True):
     rotated: bool = False
     """Only accounts whose password was changed after the run."""
     released: tuple[str, ...] = ()
-    """Runs whose holds are ignored."""
+    """Runs whose holds on these accounts end, too."""
+    ignored: tuple[str, ...] = ()
+    """Runs with damaged journals, whose holds do not count."""
     password_command: str | None = None
     password_file: str | None = None
 
@@ -84,6 +92,8 @@ class NothingToUndo(Nothing, frozen=True, kw_only=True):
     """Reason → how many accounts stay for it."""
     open: int
     """How many of them a complete undo would have brought back."""
+    released: int = 0
+    """On how many accounts the run's holds have ended."""
     steps: tuple[Step, ...]
     """What to do next."""
     choices: tuple[Step, ...]
@@ -107,26 +117,29 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     faults_of(terms)
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
-    ignored = tuple(find(terms, name).run_id for name in chosen.released)
+    chosen = replace(chosen, ignored=tuple(find(terms, name).run_id for name in chosen.ignored))
+    released = tuple(find(terms, name).run_id for name in chosen.released)
     choice, named = _choice(terms, ledger, chosen)
     _refuse_without_before(ledger, named=named)
     inverse = ACTIONS[ledger.run.action].inverse
     assert inverse is not None
     passwords = _password_record(chosen, inverse)
-    asked = _asked(terms, chosen, ignored)
+    asked = _asked(terms, chosen, released)
     frozen = stricter(overridden(terms, ledger.settings), guards)
     reach = await reach_of(frozen, guards, terms, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
     questioned = in_question(kin.ledgers)
-    changed = [call for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED or call.id in questioned]
+    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked)
+    owing = undone.owing()
+    _refuse_blind_holds(terms, undone)
+    changed = [
+        call
+        for call, _, outcome in ledger.outcomes()
+        if (call.id in questioned or (outcome in GOOD and owing.entry(call) is not None)) and not owing.holders(call)
+    ]
     read, world = await _read(terms, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
-    others = (
-        others_of(ref.store, ref.run_id, {ledger.run.action, inverse}, guards.trust) if ref.store is not None else None
-    )
-    holds = holds_of(ledger, others.ledgers if others is not None else (), ignored)
-    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, others=others)
-    undo = undo_plan(ledger, read.readings, holds, choice, questioned)
+    undo = undo_plan(ledger, read.readings, owing, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
     refused = refusals(
@@ -139,6 +152,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
+        undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
         return _nothing_to_undo(terms, ref, undo, asked)
     refuse_empty(plan)
     stop_after = guards.stop_after_for(inverse)
@@ -157,6 +171,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
             parent=ref,
             verb="undo",
             undone=undone,
+            released=undo.released,
             guards=partial(guards_of, terms, ledger),
             found=read,
             world=world,
@@ -176,6 +191,7 @@ def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[
     for text in chosen.targets:
         words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
     words += [word for run in released for word in ("--release", run)]
+    words += [word for run in chosen.ignored for word in ("--ignore", run)]
     return (*terms.asked(), *words, *(word for flag, value in named if value for word in (flag, value)))
 
 
@@ -304,7 +320,7 @@ def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
 
 
 def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Survey) -> list[str]:
-    ledger, others = undone.ledger, undone.others
+    ledger, gathered = undone.ledger, undone.gathered
     action = ACTIONS[plan.action]
     lines = [
         f"UNDO of {ref.run_id}  {ledger.run.action}  {ledger.run.job.name}",
@@ -329,19 +345,43 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         lines.append(f"  stays, counts as somebody else's  {len(late):,}  {first}: {words}")
     for omit in [omit for omit in plan.omits if omit.reason not in LACKING][:_SHOWN]:  # those: above
         lines.append(f"  stays, {omit.reason}  {omit.target.named}  {omit.rule} ({omit.where})")
-    if others is None:
+    if gathered is None:
         lines.append("  the journal lies outside a state directory: no other run was looked at")
     else:
         assert ref.store is not None
-        lines.append(f"  {others.looked_at:,} other journals looked at for holds, in {ref.store.place}")
-        lines += [f"  UNREADABLE, its holds are not known: {text}" for text in others.unreadable]
+        lines.append(f"  {gathered.looked_at - 1:,} other journals looked at for holds, in {ref.store.place}")
+        lines += [
+            f"  DAMAGED, what it says of its accounts counts as a hold without end: {run}: {why}"
+            for run, why in gathered.damaged.items()
+        ]
+    if undo.released:
+        lines.append(f"  the run's holds end on {accounts(len(undo.released))} that this undo does not {action.verb}")
     return lines
 
 
+def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
+    """Raise RefusedError if a journal cannot be read even for its accounts: nobody knows what it holds."""
+    if undone.gathered is None or not undone.gathered.blind:
+        return
+    run, why = next(iter(undone.gathered.blind.items()))
+    more = len(undone.gathered.blind) - 1
+    assert undone.store is not None
+    flags = terms.repeat(undone.store.state_dir)
+    asked = pasted(("undo", undone.run_id, *undone.asked, "--ignore", run))
+    raise RefusedError(
+        f"run {run}{f' and {more:,} more' if more else ''}: its journal cannot be read, so nobody knows which accounts "
+        f"it holds: {why}; nothing was sent. Once you know that it holds none of these: acctops {asked}{flags}"
+    )
+
+
 def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
-    left = [(STAYS[kept.why], kept.holder, kept.call.label) for kept in undo.kept if kept.why in STAYS]
+    left = [(STAYS[kept.why], kept.call.label) for kept in undo.kept if kept.why in STAYS]
     steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
     why = "nothing is left to undo"
+    if undo.released:
+        why = f"its holds have ended on {accounts(len(undo.released))}, and nothing is to be sent"
+    if by := Counter(kept.holder for kept in undo.kept if kept.why is Keep.HELD):
+        why += "; " + ", ".join(f"{accounts(count)} stay as they are, held by {run}" for run, count in by.items())
     if left:
         reasons = [(count, why) for why, count in undo.counts().items() if count and why in STAYS]
         named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for count, why in reasons)
@@ -351,6 +391,7 @@ def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str
         parent=ref.run_id,
         kept=undo.counts(),
         open=len(left),
+        released=len(undo.released),
         steps=tuple(steps),
         choices=tuple(choices),
         flags=flags_of(terms, ref),

@@ -7,7 +7,7 @@ account is named with its reason.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from engine.api.actions import ACTIONS, Action
 from engine.journal.ledger import Entry, Ledger
-from engine.model import AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict, call_id
+from engine.model import GOOD, AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict, call_id
+from engine.planning.holds import Family, Holds, key_of
 from engine.planning.outlook import Readings, is_no_instance
 from engine.planning.plan import Plan, interleave, plan_digest
 
@@ -34,7 +35,7 @@ class Keep(StrEnum):
     NOT_ROTATED = "not_rotated"
     """`--rotated` was asked for, and the account still has the password it was locked with."""
     HELD = "held"
-    """Another run holds the account (`Hold`)."""
+    """Another run holds the account: this run's hold on it ends, and it stays as it is."""
     NOT_ASKED = "not_asked"
     """`--target` or `--exclude` leaves it out."""
     GONE = "gone"
@@ -50,23 +51,12 @@ STAYS: Mapping[Keep, OmitReason] = MappingProxyType(
         Keep.BEFORE_UNKNOWN: OmitReason.BEFORE_UNKNOWN,
         Keep.EDITED: OmitReason.EDITED,
         Keep.GONE: OmitReason.GONE,
-        Keep.HELD: OmitReason.HELD,
         Keep.UNREAD: OmitReason.UNSEEN,
         Keep.UNPROVEN: OmitReason.UNPROVEN,
     }
 )
 """Why an account that may still stand as the run left it is not undone → the reason in the undo's journal. An undo that
 leaves such an account is not done, whatever else it brought back."""
-
-
-class Hold(Struct, frozen=True, kw_only=True):
-    """Another run of the same action whose journal has the account as changed or already so."""
-
-    run: str
-    ticket: str | None
-
-    def __str__(self) -> str:
-        return f"{self.run} ({self.ticket})" if self.ticket else self.run
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -86,6 +76,8 @@ class UndoPlan(Struct, frozen=True, kw_only=True):
     kept: tuple[Kept, ...]
     same_password: int
     """Number of accounts to be undone that still have the password they had before the run."""
+    released: tuple[Call, ...] = ()
+    """Calls whose accounts are not opened, and that the run shall not hold any more."""
 
     def counts(self) -> dict[str, int]:
         """Return reason → number of calls that are not undone for it; every reason is named."""
@@ -131,14 +123,47 @@ def found_so_late(ledger: Ledger) -> list[Call]:
     ]
 
 
+class Owing:
+    """Whose change of an account an undo of a run takes back, and who holds the account nevertheless.
+
+    It takes back what the run changed, and what another run changed whose release waited on this one.
+    """
+
+    def __init__(self, ledger: Ledger, holds: Holds, ignored: Collection[str] = ()) -> None:
+        """`ignored`: runs whose holds do not count, as the operator ends them with this undo."""
+        self._ledger = ledger
+        self._run = ledger.run.run
+        self._holds = holds
+        self._mine = holds.family_of(self._run)
+        self._ignored = frozenset(ignored)
+
+    def holders(self, call: Call) -> list[Family]:
+        """Return who else holds the account of a call."""
+        return [each for each in self._holds.holding(key_of(call), but=self._run) if not each.names & self._ignored]
+
+    def holds(self, call: Call) -> bool:
+        """Return whether the run, or its family, holds the account of a call."""
+        return self._mine is not None and self._mine.holds(key_of(call))
+
+    def entry(self, call: Call) -> Entry | None:
+        """Return what is known of the change that is to be taken back; None if there is none to take back."""
+        entry = self._ledger.entry(call.id)
+        outcome = entry.derived()
+        change = self._holds.change(key_of(call)) if outcome in GOOD else None
+        if change is None or change.run == self._run:
+            return None if outcome is Outcome.ALREADY else entry
+        is_mine = self._mine is not None and change.run in self._mine.names
+        return None if is_mine and outcome is Outcome.ALREADY else change.entry
+
+
 def undo_plan(
     ledger: Ledger,
     readings: Readings,
-    holds: dict[CallId, Hold],
+    owing: Owing,
     choice: Choice,
     questioned: Collection[CallId] = frozenset(),
 ) -> UndoPlan:
-    """Return what an undo of the run of `ledger` will do, by readings made now. `holds` are by this run's call ids.
+    """Return what an undo of the run of `ledger` will do, by readings made now.
 
     `questioned` are calls that the run may have changed (`in_question`).
     """
@@ -147,22 +172,27 @@ def undo_plan(
     assert action.inverse is not None, "checked by the caller"
     inverse: list[Call] = []
     kept: list[Kept] = []
+    released: list[Call] = []
     same_password = 0
-    for call, entry, outcome in ledger.outcomes():
+    for call, mine, outcome in ledger.outcomes():
         reading = readings.get(call.where)
-        hold = holds.get(call.id)
-        is_mine = None if call.id in questioned else outcome is Outcome.CHANGED
-        found = _why_keep(call, entry, outcome, is_mine, action, reading, hold, choice)
+        owed = owing.entry(call) if outcome in GOOD else None
+        entry = owed or mine
+        is_mine = None if call.id in questioned else owed is not None
+        holders = owing.holders(call) if outcome in GOOD or is_mine is None else []
+        found = _why_keep(call, entry, outcome, is_mine, action, reading, holders, choice)
         if found is not None:
-            holder = hold.run if hold is not None and found[0] is Keep.HELD else ""
+            holder = holders[0].run if found[0] is Keep.HELD else ""
             kept.append(Kept(call=call, why=found[0], words=found[1], holder=holder))
+            if found[0] in _ENDS and owing.holds(call):
+                released.append(call)
             continue
         state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
         inverse.append(Call(inverse_id(call), action.inverse, call.account, call.region, call.instance, call.user))
     calls = interleave(inverse, key=lambda call: call.where)
     plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
-    return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password)
+    return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password, released=tuple(released))
 
 
 def is_before_known(entry: Entry) -> bool:
@@ -180,9 +210,10 @@ def inverse_id(call: Call) -> CallId:
 class StillSo:
     """A check right before each call of an undo is sent: does its account still stand as the run left it?"""
 
-    def __init__(self, ledger: Ledger, *, include_edited: bool) -> None:
+    def __init__(self, ledger: Ledger, owing: Owing, *, include_edited: bool) -> None:
         """Check against `ledger` of the run that is undone; what the undo's preview decided is not asked again."""
         self._ledger = ledger
+        self._owing = owing
         self._choice = Choice(by_list=True, include_edited=include_edited)
         self._undone: dict[CallId, Call] | None = None
 
@@ -193,15 +224,20 @@ class StillSo:
         of = self._undone.get(call.id)
         if of is None:
             return None
-        entry = self._ledger.entry(of.id)
-        found = _why_keep(of, entry, entry.derived(), True, ACTIONS[of.action], reading, None, self._choice)
+        entry = self._owing.entry(of) or self._ledger.entry(of.id)
+        found = _why_keep(of, entry, entry.derived(), True, ACTIONS[of.action], reading, (), self._choice)
         return None if found is None else stays(call, found[0], found[1], "looked at again before it was sent")
+
+
+_ENDS = (Keep.HELD, Keep.NOT_CHANGED, Keep.CHANGED_SINCE)
+"""Why an account is left as it is although the hold of the run ends: it is another's, or there is nothing to open."""
 
 
 def stays(call: Call, why: Keep, words: str, where: str) -> Omit:
     """Return the omit of a call that an undo does not send, as its account must stay as it is."""
     target = Target(call.instance, call.user, call.region, call.account)
-    return Omit(target, STAYS.get(why, OmitReason.EDITED), words, where)
+    reason = OmitReason.HELD if why is Keep.HELD else STAYS.get(why, OmitReason.EDITED)
+    return Omit(target, reason, words, where)
 
 
 def _why_keep(
@@ -211,13 +247,17 @@ def _why_keep(
     is_mine: bool | None,
     action: Action,
     reading: Reading | None,
-    hold: Hold | None,
+    holders: Sequence[Family],
     choice: Choice,
 ) -> tuple[Keep, str] | None:
-    if is_mine is False:
+    if is_mine is False and outcome is not Outcome.ALREADY:
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
         return Keep.NOT_ASKED, "left out by --target or --exclude"
+    if holders:
+        return Keep.HELD, f"held by {' and '.join(map(str, holders))}"
+    if is_mine is False:
+        return Keep.NOT_CHANGED, "the run found it so, and no run here has changed it"
     if entry.back is not None:
         at = f"{entry.back.latest.at[:19]}Z"
         return Keep.CHANGED_SINCE, f"the run itself read it as changed back, at {at}: how it is now is somebody else's"
@@ -242,8 +282,6 @@ def _why_keep(
         return Keep.NOT_ROTATED, "has the password it was locked with"
     if _is_edited(entry, state) and not rotated and not choice.include_edited:
         return Keep.EDITED, f"changed since, at {state.update_time}, but not its password; --include-edited takes it"
-    if hold is not None:
-        return Keep.HELD, f"held by {hold}"
     return None
 
 
@@ -263,69 +301,6 @@ def _is_rotated(entry: Entry, state: AccountState) -> bool:
         return False
     verified = entry.verified.update_time if entry.verified is not None else None
     return now > (before or "") and (verified is None or now >= verified)
-
-
-def holds_of(ledger: Ledger, others: Iterable[Ledger], released: Sequence[str] = ()) -> dict[CallId, Hold]:
-    """Return which accounts other runs of the same action hold, by call id: equal calls have equal ids in every run.
-
-    A run holds each account it has as changed or already so, until an undo of that run has brought it back. Runs linked
-    to this one by rerun are the same incident: they hold nothing against it. Nor do runs whose id starts with a text of
-    `released`.
-    """
-    run = ledger.run
-    by_run = {str(other.run.run): other for other in others}
-    family = linked(run.run, by_run, ledger)
-    holds: dict[CallId, Hold] = {}
-    for name, other in sorted(by_run.items()):
-        if name in family or other.run.action != run.action or any(name.startswith(text) for text in released):
-            continue
-        undone = {key for each in linked(name, by_run) for key in undone_keys(each, by_run)}
-        for call, _, outcome in other.outcomes():
-            key = (call.account, call.region, call.instance, call.user)
-            if outcome in (Outcome.CHANGED, Outcome.ALREADY) and key not in undone:
-                holds.setdefault(call.id, Hold(run=name, ticket=other.run.ticket))
-    return holds
-
-
-def linked(run: str, by_run: dict[str, Ledger], ledger: Ledger | None = None) -> set[str]:
-    """Return the run and all runs linked to it by rerun, directly or through others."""
-    parents = {
-        name: other.run.parent.run
-        for name, other in by_run.items()
-        if other.run.parent is not None and other.run.parent.verb == "rerun"
-    }
-    if ledger is not None and ledger.run.parent and ledger.run.parent.verb == "rerun":
-        parents[run] = ledger.run.parent.run
-    family = {run}
-    while True:
-        more = {name for name, parent in parents.items() if parent in family}
-        more |= {parent for name, parent in parents.items() if name in family}
-        if more <= family:
-            return family
-        family |= more
-
-
-def undone_keys(run: str, by_run: dict[str, Ledger]) -> set[tuple[str, str, str, str]]:
-    """Return accounts that undos of `run` have brought back, without those that an undo of such an undo reversed."""
-    keys: set[tuple[str, str, str, str]] = set()
-    for name, other in by_run.items():
-        if other.run.parent is None:
-            continue
-        if other.run.parent.verb != "undo" or other.run.parent.run != run:
-            continue
-        family = linked(name, by_run).intersection(by_run)  # a rerun of an undo brings back what failed in it
-        again = {key for each in family for key in undone_keys(each, by_run)}
-        keys |= {key for each in family for key in _done(by_run[each])} - again
-    return keys
-
-
-def _done(ledger: Ledger) -> set[tuple[str, str, str, str]]:
-    """Return accounts that a run left in its desired state: account, region, instance and user of each."""
-    return {
-        (call.account, call.region, call.instance, call.user)
-        for call, _, outcome in ledger.outcomes()
-        if outcome in (Outcome.CHANGED, Outcome.ALREADY)
-    }
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------

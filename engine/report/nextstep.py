@@ -247,32 +247,30 @@ def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:
     line = ledger.run
     if line.parent is None or line.parent.verb != "undo":
         return [], []
-    left = [(OmitReason(omit.reason), omit.where, f"{omit.instance}/{omit.user}") for omit in ledger.lacking()]
+    left = [(OmitReason(omit.reason), f"{omit.instance}/{omit.user}") for omit in ledger.lacking()]
     return undo_steps(("undo", line.parent.run, *map(with_its_bytes, line.asked)), left)
 
 
-def undo_steps(again: tuple[str, ...], left: Iterable[tuple[OmitReason, str, str]]) -> tuple[list[Step], list[Step]]:
+def undo_steps(again: tuple[str, ...], left: Iterable[tuple[OmitReason, str]]) -> tuple[list[Step], list[Step]]:
     """Return steps and choices for the accounts that an undo (the command words `again`) left; one for each reason.
 
-    Each of `left` has its reason, the run that holds it (read only if the reason is `held`), and the account.
+    Each of `left` has its reason and the account.
     """
-    groups: dict[tuple[OmitReason, str], list[str]] = {}
-    for reason, holder, account in left:
-        groups.setdefault((reason, holder if reason is OmitReason.HELD else ""), []).append(account)
+    groups: dict[OmitReason, list[str]] = {}
+    for reason, account in left:
+        groups.setdefault(reason, []).append(account)
     steps: list[Step] = []
     choices: list[Step] = []
-    for (reason, holder), accounts in groups.items():
-        step = _undo_step(reason, again, len(accounts), first=accounts[0], holder=holder)
+    for reason, accounts in groups.items():
+        step = _undo_step(reason, again, len(accounts), first=accounts[0])
         (choices if step.why else steps).append(step)
     return steps, choices
 
 
-def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first: str, holder: str = "") -> Step:
+def _undo_step(reason: OmitReason, again: tuple[str, ...], count: int, *, first: str) -> Step:
     label = f"stays, {reason.replace('_', ' ')}  {count:,}"
     more: tuple[str, ...]
     match reason:
-        case OmitReason.HELD:
-            why, more = f"{label}, by {holder}; once its incident is over", ("--release", holder)
         case OmitReason.EDITED:
             why, more = f"{label}; if the edits may be kept", ("--include-edited",)
         case OmitReason.GONE:

@@ -500,7 +500,7 @@ def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
         assert len(desk.journals()) == 4
 
     path = desk.journals()[0]
-    links = [note["data"]["run"] for note in records(path, "note") if note["what"] == "continued_by"]
+    links = [note["data"]["run"] for note in records(path.with_name("aside.jsonl"), "note")]
     children = [records(other, "run")[0] for other in desk.journals()[1:]]
     assert links == [child["run"] for child in children]
     heads = {line["hash"] for line in records(path)}

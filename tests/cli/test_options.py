@@ -163,6 +163,7 @@ CASES: dict[str, dict[str, Case]] = {
         include_edited=Case(("--include-edited",), ("--yes",), prepare=edited),
         rotated=Case(("--rotated",), ("--yes",)),
         release=Case(("--release", "20200101T000000Z-aaaa"), ("--yes",)),
+        ignore=Case(("--ignore", "20200101T000000Z-aaaa"), ("--yes",)),
         password_command=Case(("--password-command", "x"), ("--yes",)),
         password_file=Case(("--password-file", "x"), ("--yes",)),
         faults=Case(("--faults", "faults.yaml"), ("--yes",)),

@@ -15,19 +15,8 @@ from engine.api.actions import ACTIONS
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where, call_id
-from engine.planning.undo import (
-    Choice,
-    Hold,
-    Keep,
-    UndoPlan,
-    found_so_late,
-    holds_of,
-    linked,
-    merged,
-    recheck,
-    undo_plan,
-    undone_keys,
-)
+from engine.planning.holds import Holds, label_of, part_of
+from engine.planning.undo import Choice, Keep, Owing, UndoPlan, found_so_late, merged, recheck, undo_plan
 from tests.support.drill import run_settings
 from tests.support.journals import before, plan, reply, sent, settled
 
@@ -126,8 +115,21 @@ def read(*states: AccountState) -> dict[tuple[str, str], Reading]:
     return {Where("", REGION, INSTANCE): Reading(accounts={state.user: state for state in states})}
 
 
-def undo(ledger: Ledger, *states: AccountState, holds: dict[CallId, Hold] | None = None, **choice: Any) -> UndoPlan:
-    return undo_plan(ledger, read(*states), holds or {}, Choice(**choice))
+def among(*ledgers: Ledger, action: str = LOCK) -> Holds:
+    """Who holds what, by these runs."""
+    return Holds(action, map(part_of, ledgers))
+
+
+def owing(ledger: Ledger, others: Sequence[Ledger] = (), ignored: Sequence[str] = ()) -> Owing:
+    return Owing(ledger, among(ledger, *others, action=ledger.run.action), ignored)
+
+
+def undo(ledger: Ledger, *states: AccountState, others: Sequence[Ledger] = (), **choice: Any) -> UndoPlan:
+    return undo_plan(ledger, read(*states), owing(ledger, others), Choice(**choice))
+
+
+def undone(of: str, *ledgers: Ledger) -> set[tuple[str, str, str, str]]:
+    return among(*ledgers).undone_keys(of)
 
 
 def taken(plan: UndoPlan) -> list[str]:
@@ -157,7 +159,8 @@ SAME_PASSWORD = Keep.NOT_ROTATED, "has the password it was locked with"
 def test_what_cannot_be_read_is_not_taken_for_gone(reading: Reading | None, why: Keep) -> None:
     """Gone is done with; unread may still be locked, and whoever undoes must hear of it."""
     readings = {Where("", REGION, INSTANCE): reading} if reading is not None else {}
-    plan = undo_plan(ledger_of("one", {"a": CHANGED}), readings, {}, Choice())
+    one = ledger_of("one", {"a": CHANGED})
+    plan = undo_plan(one, readings, owing(one), Choice())
     assert [(kept.call.user, kept.why) for kept in plan.kept] == [("a", why)]
 
 
@@ -168,7 +171,9 @@ def test_only_what_the_run_changed_is_undone(outcome: Outcome) -> None:
     assert taken(plan) == (["a"] if outcome is CHANGED else [])
     if outcome is not CHANGED:
         (kept,) = plan.kept
-        assert (kept.why, kept.words) == (Keep.NOT_CHANGED, f"the run left it {outcome}")
+        found_so = "the run found it so, and no run here has changed it"
+        words = found_so if outcome is ALREADY else f"the run left it {outcome}"
+        assert (kept.why, kept.words) == (Keep.NOT_CHANGED, words)
 
 
 @pytest.mark.parametrize(
@@ -212,26 +217,26 @@ def test_an_instance_that_was_not_read_keeps_its_accounts() -> None:
     """Nothing is undone blindly."""
     ledger = ledger_of("one", {"a": CHANGED})
     for readings in ({}, {Where("", REGION, INSTANCE): Reading(accounts=None, complete=False, code="Local.Timeout")}):
-        (kept,) = undo_plan(ledger, readings, {}, Choice()).kept
+        (kept,) = undo_plan(ledger, readings, owing(ledger), Choice()).kept
         assert kept.why is Keep.UNREAD
 
 
 def test_the_first_reason_is_the_one_that_is_told() -> None:
-    """Not asked for: then nothing else about it matters; held comes last, as --release would not help before."""
-    hold = {identity("a"): Hold(run="two", ticket=None)}
+    """Not asked for: then nothing else about it matters. Held comes next: how it stands is then another run's."""
+    others = [ledger_of("two", {"a": ALREADY})]
     ledger = ledger_of("one", {"a": CHANGED})
-    assert why(undo(ledger, holds=hold, wanted=lambda _call: False)) == {"a": Keep.NOT_ASKED}
-    assert why(undo(ledger, locked(status=2, update_time=T3), holds=hold)) == {"a": Keep.CHANGED_SINCE}
-    assert why(undo(ledger, locked(update_time=T3), holds=hold, rotated_only=True)) == {"a": Keep.NOT_ROTATED}
-    assert why(undo(ledger, locked(update_time=T3), holds=hold)) == {"a": Keep.EDITED}
-    assert why(undo(ledger, locked(), holds=hold)) == {"a": Keep.HELD}
+    assert why(undo(ledger, others=others, wanted=lambda _call: False)) == {"a": Keep.NOT_ASKED}
+    assert why(undo(ledger, locked(status=2, update_time=T3), others=others)) == {"a": Keep.HELD}
+    assert why(undo(ledger, locked(status=2, update_time=T3))) == {"a": Keep.CHANGED_SINCE}
+    assert why(undo(ledger, locked(update_time=T3), rotated_only=True)) == {"a": Keep.NOT_ROTATED}
+    assert why(undo(ledger, locked(update_time=T3))) == {"a": Keep.EDITED}
 
 
 @pytest.mark.parametrize(("ticket", "words"), [("INC-9", "held by two (INC-9)"), (None, "held by two")])
 def test_a_held_account_names_the_run_that_holds_it(ticket: str | None, words: str) -> None:
     """With its ticket, so that somebody can be asked."""
     (kept,) = undo(
-        ledger_of("one", {"a": CHANGED}), locked(), holds={identity("a"): Hold(run="two", ticket=ticket)}
+        ledger_of("one", {"a": CHANGED}), locked(), others=[ledger_of("two", {"a": ALREADY}, ticket=ticket)]
     ).kept
     assert kept.words == words
 
@@ -279,7 +284,7 @@ def test_the_inverse_calls_are_spread_over_the_instances_and_digested() -> None:
     readings: dict[tuple[str, str], Reading] = {}
     for instance, users in ((INSTANCE, "ab"), ("postgres-00000002", "ac")):
         readings[Where("", REGION, instance)] = Reading(accounts={user: locked(user) for user in users})
-    plan = undo_plan(ledger, readings, {}, Choice()).plan
+    plan = undo_plan(ledger, readings, owing(ledger), Choice()).plan
     assert [call.label for call in plan.calls] == [
         f"{INSTANCE}/a",
         "postgres-00000002/a",
@@ -326,21 +331,20 @@ def test_the_preview_counts_those_with_the_password_they_were_locked_with() -> N
 # ---- who holds what ------------------------------------------------------------------------------------------------
 
 
-def holders(ledger: Ledger, others: Sequence[Ledger], released: Sequence[str] = ()) -> dict[str, str]:
-    """Which user another run holds."""
-    found = holds_of(ledger, others, released)
-    calls = ledger.calls | {call: each for other in others for call, each in other.calls.items()}
-    return {calls[call].user: str(hold) for call, hold in found.items()}
+def holders(ledger: Ledger, others: Sequence[Ledger], ignored: Sequence[str] = ()) -> dict[str, str]:
+    """Which user another run holds: the first that does."""
+    found = {call.user: owing(ledger, others, ignored).holders(call) for call in ledger.calls.values()}
+    return {user: str(families[0]) for user, families in found.items() if families}
 
 
 ONE = {"a": CHANGED, "b": CHANGED, "c": CHANGED, "d": CHANGED, "e": CHANGED}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "holds"), [(CHANGED, True), (ALREADY, True), (FAILED, False), (UNKNOWN, False), (UNATTEMPTED, False)]
+    ("outcome", "holds"), [(CHANGED, True), (ALREADY, True), (FAILED, False), (UNKNOWN, True), (UNATTEMPTED, False)]
 )
 def test_a_run_holds_what_it_changed_or_found_so(outcome: Outcome, holds: bool) -> None:
-    """What the other incident wants locked stays locked, whoever did it."""
+    """What the other incident wants locked stays locked, whoever did it; so does what it may have locked."""
     assert (holders(ledger_of("one", ONE), [ledger_of("two", {"a": outcome})]) == {"a": "two"}) is holds
 
 
@@ -353,16 +357,15 @@ def test_a_run_of_another_action_holds_nothing() -> None:
 def test_the_same_name_elsewhere_is_another_account() -> None:
     """Identity is account, region, instance, user and action."""
     assert not holders(ledger_of("one", ONE), [ledger_of("two", {"f": CHANGED})]).keys() & ONE.keys()
-    found = holds_of(ledger_of("one", ONE), [ledger_of("two", {"a@postgres-00000002": CHANGED})])
-    assert identity("a") not in found
+    assert not holders(ledger_of("one", ONE), [ledger_of("two", {"a@postgres-00000002": CHANGED})])
 
 
 def test_of_several_the_first_is_named() -> None:
     """One name is enough to ask; run ids begin with their time."""
-    others = [ledger_of("three", {"a": CHANGED}), ledger_of("2two", {"a": ALREADY}, ticket="INC-2")]
+    others = [ledger_of("three", {"a": CHANGED}, at="2"), ledger_of("2two", {"a": ALREADY}, ticket="INC-2", at="1")]
     assert holders(ledger_of("one", ONE), others) == {"a": "2two (INC-2)"}
     assert holders(ledger_of("one", ONE), others, ["2two"]) == {"a": "three"}
-    assert holders(ledger_of("one", ONE), others, ["2t", "three"]) == {}
+    assert holders(ledger_of("one", ONE), others, ["2two", "three"]) == {}
 
 
 def test_reruns_are_one_incident_near_and_far() -> None:
@@ -376,7 +379,7 @@ def test_reruns_are_one_incident_near_and_far() -> None:
     for each in family:
         assert not holders(each, [other for other in family if other is not each])
     stranger = ledger_of("other", {"a": CHANGED})
-    for each in family:
+    for each in (family[0], *family[2:]):
         assert holders(each, [stranger, *(other for other in family if other is not each)]) == {"a": "other"}
 
 
@@ -387,34 +390,65 @@ def test_a_family_with_a_journal_missing_is_smaller() -> None:
     assert holders(one, [third]) == {"a": "third"}
 
 
-def test_an_undo_links_no_family() -> None:
-    """It is the opposite."""
-    undone = ledger_of("undo", {"a": CHANGED}, UNLOCK, of=parent("one", "undo"))
-    by_run = {"undo": undone, "one": ledger_of("one", ONE)}
-    assert linked("one", by_run) == {"one"}
-    assert linked("undo", by_run, undone) == {"undo"}
+def test_an_undo_holds_nothing() -> None:
+    """It ends holds, and makes none: the unlock of another incident can be taken back."""
+    back = ledger_of("undo", {"a": CHANGED}, UNLOCK, of=parent("one", "undo"))
+    by_hand = ledger_of("two", {"a": CHANGED}, UNLOCK)
+    assert not holders(by_hand, [back, ledger_of("one", ONE)])
+    assert among(back, ledger_of("one", ONE), action=UNLOCK).families == ()
 
 
 def test_a_hold_ends_with_the_undo_of_the_run_that_held() -> None:
     """For what that undo brought back, or found so; the rest is held on. Undone itself, it holds again."""
     two = ledger_of("two", dict.fromkeys("abcd", CHANGED), ticket="T")
-    undone = ledger_of("undo", {"a": CHANGED, "b": ALREADY, "c": FAILED}, UNLOCK, of=parent("two", "undo"))
+    back = ledger_of("undo", {"a": CHANGED, "b": ALREADY, "c": FAILED}, UNLOCK, of=parent("two", "undo"))
     redone = ledger_of("zredo", {"a": CHANGED}, LOCK, of=parent("undo", "undo"))
     one = ledger_of("one", ONE)
     assert holders(one, [two]) == dict.fromkeys("abcd", "two (T)")
-    assert holders(one, [two, undone]) == dict.fromkeys("cd", "two (T)")
-    assert holders(one, [two, undone, redone])["a"] == "two (T)"
-    assert undone_keys("two", {"undo": undone}) == {key("a"), key("b")}
-    assert undone_keys("two", {"undo": undone, "zredo": redone}) == {key("b")}
-    assert undone_keys("two", {"two": two, "rerun": ledger_of("r", {}, of=parent("two", "rerun"))}) == set()
+    assert holders(one, [two, back]) == dict.fromkeys("cd", "two (T)")
+    assert holders(one, [two, back, redone])["a"] == "two (T)"
+    assert undone("two", two, back) == {key("a"), key("b")}
+    assert undone("two", two, back, redone) == {key("b")}
+    assert undone("two", two, ledger_of("r", {}, of=parent("two", "rerun"))) == set()
 
 
 def test_the_undo_of_a_whole_family_ends_the_holds_of_all_of_it() -> None:
     """`undo --family` of a rerun brings back what the first run had changed, too: that one holds it no longer."""
     two = ledger_of("two", {"a": CHANGED, "b": FAILED, "c": CHANGED})
     again = ledger_of("two-again", {"b": CHANGED}, of=parent("two", "rerun"))
-    undone = ledger_of("undo", {"a": CHANGED, "b": CHANGED}, UNLOCK, of=parent("two-again", "undo"))
-    assert holders(ledger_of("one", ONE), [two, again, undone]) == {"c": "two"}
+    back = ledger_of("undo", {"a": CHANGED, "b": CHANGED}, UNLOCK, of=parent("two-again", "undo"))
+    assert holders(ledger_of("one", ONE), [two, again, back]) == {"c": "two"}
+
+
+def test_an_account_that_another_incident_locked_and_gave_back_is_opened_by_the_last_holder() -> None:
+    """Two incidents hold it, one has locked it: whoever gives it back last opens it, in either order."""
+    for first, then in ((CHANGED, ALREADY), (ALREADY, CHANGED)):
+        one, two = ledger_of("one", {"a": first}), ledger_of("two", {"a": then})
+        assert why(undo(two, locked(), others=[one])) == {"a": Keep.HELD}
+        assert taken(undo(one, locked(), others=[released(two, "a")])) == ["a"]
+
+
+def test_the_latest_change_decides_whether_an_account_was_edited() -> None:
+    """One locked it, a person unlocked it by hand, another locked it again: the undo goes by that last lock."""
+    one = released(ledger_of("one", {"a": CHANGED}), "a")
+    by_hand = ledger_of("hand", {"a": CHANGED}, UNLOCK)
+    two = ledger_of("two", {"a": CHANGED})
+    for ledger, at in ((by_hand, T2), (two, T3)):
+        verified = ledger.entry(identity("a", ledger.run.action)).verified
+        assert verified is not None
+        verified.update_time = at
+    assert among(one, by_hand).change(key("a")) is None
+    found = among(one, by_hand, two).change(key("a"))
+    assert found is not None and found.run == "two"
+    assert taken(undo(one, locked(update_time=T3), others=[by_hand, released(two, "a")])) == ["a"]
+    assert label_of(key("a")) == f"{INSTANCE}/a"
+
+
+def released(ledger: Ledger, *users: str) -> Ledger:
+    """The run, with its holds on these accounts ended."""
+    labels = tuple(f"{INSTANCE}/{user}" for user in users)
+    ledger.apply(records.Released(targets=labels, by="o", why=None, runs=(ledger.run.run,)))
+    return ledger
 
 
 def test_several_undos_add_up() -> None:
@@ -428,12 +462,12 @@ def test_several_undos_add_up() -> None:
 def test_what_an_undo_s_rerun_brought_back_is_undone_too() -> None:
     """Else verify calls it CAME BACK and says to lock it again, and the run that was undone holds it for ever."""
     two = ledger_of("two", dict.fromkeys("abc", CHANGED))
-    undone = ledger_of("undo", {"a": CHANGED, "b": FAILED, "c": FAILED}, UNLOCK, of=parent("two", "undo"))
+    back = ledger_of("undo", {"a": CHANGED, "b": FAILED, "c": FAILED}, UNLOCK, of=parent("two", "undo"))
     again = ledger_of("undo-again", {"b": CHANGED, "c": CHANGED}, UNLOCK, of=parent("undo", "rerun"))
     redone = ledger_of("zredo", {"c": CHANGED}, LOCK, of=parent("undo-again", "undo"))
-    assert undone_keys("two", {"undo": undone, "undo-again": again}) == {key("a"), key("b"), key("c")}
-    assert undone_keys("two", {"undo": undone, "undo-again": again, "zredo": redone}) == {key("a"), key("b")}
-    assert holders(ledger_of("one", ONE), [two, undone, again]) == {}
+    assert undone("two", two, back, again) == {key("a"), key("b"), key("c")}
+    assert undone("two", two, back, again, redone) == {key("a"), key("b")}
+    assert holders(ledger_of("one", ONE), [two, back, again]) == {}
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------
@@ -574,8 +608,8 @@ def test_undo_is_exactly_changed_less_changed_since_less_held_less_not_asked(see
         include_edited=rng.random() < 0.3,
         rotated_only=rng.random() < 0.2,
     )
-    released = rng.choice([(), ("two",), ("t",)])
-    plan = undo_plan(ledger, read(*states.values()), holds_of(ledger, others, released), choice)
+    ignored = rng.choice([(), ("two",), ("two", "three")])
+    plan = undo_plan(ledger, read(*states.values()), owing(ledger, others, ignored), choice)
 
     outcomes = {
         name: {call.user: found for call, _, found in other.outcomes()} for name, other in named(others).items()
@@ -585,13 +619,17 @@ def test_undo_is_exactly_changed_less_changed_since_less_held_less_not_asked(see
         user, state = call.user, states.get(call.user)
         rotated = state is not None and state.password_update_time == T2
         held = any(
-            outcomes[name].get(user) in (CHANGED, ALREADY)
+            outcomes[name].get(user) in (CHANGED, ALREADY, UNKNOWN)
             and outcomes.get(f"undo-{name}", {}).get(user) is not CHANGED
-            and not name.startswith(tuple(released))
+            and name not in ignored
             for name in ("two", "three")
         )
+        waited = outcome is ALREADY and any(
+            outcomes[name].get(user) is CHANGED and outcomes.get(f"undo-{name}", {}).get(user) is not CHANGED
+            for name in ignored
+        )
         is_kept = (
-            outcome is not CHANGED
+            (outcome is not CHANGED and not waited)
             or not choice.wanted(call)
             or state is None
             or state.status != 5

@@ -88,20 +88,21 @@ def test_a_run_that_was_undone_is_not_gone_on_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "where", "expected"),
+    ("reason", "expected"),
     [
-        ("unseen", "undo of r1", "acctops undo r1 --rotated"),
-        ("held", "r5", "acctops undo r1 --rotated --release r5"),
-        ("edited", "undo of r1", "acctops undo r1 --rotated --include-edited"),
-        ("gone", "undo of r1", "acctops undo r1 --rotated --exclude 'i/it'\"'\"'s'"),
-        ("before_unknown", "undo of r1", "acctops undo r1 --target 'i/it'\"'\"'s'"),
-        ("unproven", "undo of r1", "acctops undo r1 --target 'i/it'\"'\"'s'"),
+        ("unseen", "acctops undo r1 --rotated"),
+        ("edited", "acctops undo r1 --rotated --include-edited"),
+        ("gone", "acctops undo r1 --rotated --exclude 'i/it'\"'\"'s'"),
+        ("before_unknown", "acctops undo r1 --target 'i/it'\"'\"'s'"),
+        ("unproven", "acctops undo r1 --target 'i/it'\"'\"'s'"),
     ],
 )
-def test_what_an_undo_leaves_is_taken_by_the_same_undo(reason: str, where: str, expected: str) -> None:
+def test_what_an_undo_leaves_is_taken_by_the_same_undo(reason: str, expected: str) -> None:
     """With the flags it was given; only what could not be read is to be followed without a thought."""
     undo = run("r2", {0: CHANGED}, parent="r1", verb="undo", asked=("--rotated",))
-    line = records.OmitLine(account="", region="r", instance="i", user="it's", reason=reason, rule="why", where=where)
+    line = records.OmitLine(
+        account="", region="r", instance="i", user="it's", reason=reason, rule="why", where="undo of r1"
+    )
     undo.apply(line)
     way = way_on([undo], flags=" --state-dir /s")
     assert way.open_calls == 1

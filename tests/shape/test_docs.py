@@ -286,6 +286,8 @@ def test_the_notes_are_those_that_are_written() -> None:
     written |= {
         "continued_by",
         "undone_by",
+        "watched_by",
+        "told",
         "lane_slowed",
         "lane_recovered",
         "lane_down",

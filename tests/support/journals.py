@@ -188,7 +188,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
         records.Note(what="undone_by", data={"run": "x"}),
         end(counts={"changed": 4, "failed": 2}, exit=1, stopped=None),
     ]
-    assert {type(record) for record in story} == set(KINDS)
+    assert {type(record) for record in story} == set(KINDS) - {records.Released, records.HoldLine}, "these stand beside"
     return story
 
 

@@ -165,7 +165,14 @@ def rerun(run: str, **options: Any) -> int:
     "released",
     metavar="RUN",
     multiple=True,
-    help="Undo accounts too that this other run holds. Repeat it for more.",
+    help="End the holds of this other run on these accounts, too. Repeat it for more.",
+)
+@click.option(
+    "--ignore",
+    "ignored",
+    metavar="RUN",
+    multiple=True,
+    help="Do not count what this run holds, whose journal is damaged. Repeat it for more.",
 )
 @click.option(
     "--password-command",
@@ -185,8 +192,9 @@ def rerun(run: str, **options: Any) -> int:
 def undo(run: str, **options: Any) -> int:
     """Take back what a run changed, where the account still is as the run left it.
 
-    The preview names each account that stays, and why: changed since, edited, held by another run. Repeat the command
-    until nothing is left. An undo is a run: it can be resumed, repeated and undone.
+    The preview names each account that stays, and why: changed since, edited, held by another run. Where another run
+    holds an account, only this run's hold ends: the undo of the last holder opens it. An undo is a run: it can be
+    resumed, repeated and undone.
 
     \b
     Examples:

@@ -1,0 +1,134 @@
+"""Gather from the journals of a state directory who holds which accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from engine.api.actions import ACTIONS
+from engine.errors import AcctopsError
+from engine.journal import records
+from engine.journal.ledger import Entry
+from engine.model import Outcome, call_id
+from engine.planning.holds import Family, Had, Holds, Key, Part, key_of, label_of, part_of
+
+if TYPE_CHECKING:
+    from engine.journal.protocols import RunHead, Runs
+    from engine.outside.trust import Trust
+
+
+class Gathered(Struct, frozen=True, kw_only=True):
+    """Who holds which accounts, by all journals of a state directory."""
+
+    holds: Holds
+    looked_at: int
+    """How many journals are in the directory."""
+    damaged: Mapping[str, str]
+    """Run whose journal cannot be read, or is not believed → why. The accounts of its plan count as held."""
+    blind: Mapping[str, str]
+    """Those of the damaged ones whose plan cannot be read whole: nobody knows what they hold."""
+    read: Mapping[str, tuple[object, Part]] = field(default_factory=dict)
+    """Run → its journal's version when it was read, and what it says."""
+
+
+_MOST_TARGETS = 1000
+"""Accounts that one `released` record names, so that its line stays short."""
+
+
+def release(
+    store: Runs, family: Family, keys: Iterable[Key], *, why: str | None, by: str, clock: Callable[[], float]
+) -> int:
+    """End the holds of an incident on accounts, durably, and return how many ended. Sends nothing."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        if family.holds(key):
+            groups.setdefault(tuple(family.holders(key)), []).append(label_of(key))
+    lines = [
+        records.Released(targets=tuple(labels[at : at + _MOST_TARGETS]), by=by, why=why, runs=runs)
+        for runs, labels in groups.items()
+        for at in range(0, len(labels), _MOST_TARGETS)
+    ]
+    if lines:
+        store.add_aside(family.run, lines, clock=clock)
+    return sum(map(len, groups.values()))
+
+
+def gather(
+    store: Runs,
+    action: str,
+    trust: Trust,
+    keys: Collection[Key] | None = None,
+    *,
+    known: Gathered | None = None,
+    ignored: Collection[str] = (),
+) -> Gathered:
+    """Return who holds the accounts `keys` (None: all) of an action, by every run of it and of its inverse.
+
+    Only journals whose plan has one of the accounts are read whole. A journal that has not changed since `known`, which
+    was gathered for the same accounts, is not read again. `ignored` are damaged journals that count for nothing.
+    """
+    inverse = ACTIONS[action].inverse
+    actions = {action, inverse}
+    wanted = None if keys is None else {call_id(*key, each) for key in keys for each in actions if each is not None}
+    read: dict[str, tuple[object, Part]] = {}
+    damaged: dict[str, str] = {}
+    blind: dict[str, str] = {}
+    parts: list[Part] = []
+    looked_at = 0
+    for head in store.heads():
+        looked_at += 1
+        if head.problem is None and head.action not in actions:
+            continue
+        why = head.problem or _doubt(store, head, trust)
+        if why is None:
+            version = store.version(head.run_id)
+            before = known.read.get(head.run_id) if known is not None else None
+            if before is not None and before[0] == version:
+                read[head.run_id] = before
+                parts.append(before[1])
+                continue
+            if wanted is not None and not _has_any(store, head.run_id, wanted):
+                continue
+            try:
+                part = part_of(store.replay(head.run_id).ledger, keys)
+            except (AcctopsError, OSError) as error:
+                why = str(error)
+            else:
+                read[head.run_id] = version, part
+                parts.append(part)
+        if why is not None and head.run_id not in ignored:
+            damaged[head.run_id] = why
+            part, is_all = _readable(store, head, keys, why)
+            parts.append(part)
+            if not is_all:
+                blind[head.run_id] = why
+    return Gathered(holds=Holds(action, parts), looked_at=looked_at, damaged=damaged, blind=blind, read=read)
+
+
+def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:
+    why = store.doubt(head.run_id, trust)
+    return None if why is None else f"is not believed, as {why}"
+
+
+def _has_any(store: Runs, run_id: str, wanted: Collection[str]) -> bool:
+    found = store.readable_calls(run_id)
+    return not found.is_all or any(call.id in wanted for call in found.calls)
+
+
+def _readable(store: Runs, head: RunHead, keys: Collection[Key] | None, why: str) -> tuple[Part, bool]:
+    """Return what a damaged journal may hold: each account of its plan that can be read; and whether that is all."""
+    found = store.readable_calls(head.run_id)
+    entry = Entry()
+    had = {key_of(call): Had(Outcome.UNKNOWN, entry) for call in found.calls if keys is None or key_of(call) in keys}
+    action = found.calls[0].action if found.calls else ""
+    return Part(run_id=head.run_id, action=action, had=had, problem=why, at=_begun(head)), found.is_all
+
+
+def _begun(head: RunHead) -> str:
+    """Return when a run began, by its first line, or else by its name."""
+    if head.started_at:
+        return head.started_at
+    name = head.run_id
+    return f"{name[:4]}-{name[4:6]}-{name[6:8]}T{name[9:11]}:{name[11:13]}:{name[13:15]}.000Z" if len(name) > 15 else ""
