@@ -26,12 +26,14 @@ Exit codes:
 
 _PLANNING = ("plan", "discover")
 _RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "stop")
+_HOLDING = ("holds", "release", "hold")
 _LOOKING = ("status", "pending", "report", "verify", "explain", "journal")
 _NIGHTLY = ("schedule", "overdue")
 _EQUIPPING = ("doctor", "config", "simulate", "schema", "completion")
 _GROUPS = (
     ("Before a run (nothing is sent)", _PLANNING),
     ("Run, go on, take back", _RUNNING),
+    ("Give accounts back", _HOLDING),
     ("See what happened", _LOOKING),
     ("Every night", _NIGHTLY),
     ("Set up", _EQUIPPING),
@@ -96,6 +98,10 @@ def _family(name: str) -> ModuleType | None:
         from engine.cli.commands import running
 
         return running
+    if name in _HOLDING:
+        from engine.cli.commands import holding
+
+        return holding
     if name in _LOOKING:
         from engine.cli.commands import looking
 

@@ -67,6 +67,8 @@ class Client:
         self.timeout_s = timeout_s
         self.offset_s = offset_s
         """Seconds by which the server's clock is ahead, once learnt; added to our clock for signing."""
+        self.ahead_s: float | None = None
+        """Seconds by which the server's clock was ahead of ours, by its last `Date`; None: it sent none."""
         self.note: Callable[[str, dict[str, object]], None] = lambda _what, _data: None
         """Journals what the client learnt about clock and keys."""
         self.not_refreshed = ""
@@ -110,6 +112,8 @@ class Client:
             language=self._language,
         )
         outcome = await self._transport.send(self.endpoint, headers, body, self.timeout_s)
+        if isinstance(outcome, Reply) and outcome.date is not None:
+            self.ahead_s = outcome.date - self._clock()
         answer = own_answer(outcome, self._known, action, region, parameters)
         return Attempt(
             answer=heard(answer, outcome, secrets_of(keys), self._passwords),

@@ -117,6 +117,11 @@ class Clients:
         """Seconds by which the server's clock is ahead: the largest offset that a client has learnt."""
         return max((client.offset_s for client in self._known.values()), key=abs, default=self._offset_s)
 
+    @property
+    def ahead_s(self) -> tuple[float, ...]:
+        """Seconds by which the server's clock was ahead of ours, by the last `Date` that each client got."""
+        return tuple(client.ahead_s for client in self._known.values() if client.ahead_s is not None)
+
     def _client(self, signer: Signer, endpoint: str) -> Client:
         client = self._known.get((id(signer), endpoint))
         if client is None:

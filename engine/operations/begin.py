@@ -195,7 +195,7 @@ def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
     held = {call: omit for call, omit in held.items() if call in planned}
     if not held and not rivals:
         return new
-    if new.undone is not None:
+    if new.undone is not None and not new.undone.is_by_limit:
         new = replace(new, released=(*new.released, *new.undone.originals(held)))
     from engine.operations.anew import stand_back
 

@@ -120,6 +120,7 @@ class Undone(Struct, kw_only=True):
     trust: Trust
     asked: tuple[str, ...]
     """`records.Run.asked` of the undo."""
+    clock: Callable[[], float]
     gathered: Gathered | None = None
     """Who holds its accounts, as it was when that was last looked up."""
 
@@ -140,7 +141,8 @@ class Undone(Struct, kw_only=True):
             return Owing(self.ledger, Holds(run.action, [part_of(self.ledger)]))
         keys = {key_of(call) for call in self.ledger.calls.values()}
         self.gathered = gather(self.store, run.action, self.trust, keys, known=self.gathered, ignored=self.ignored)
-        return Owing(self.ledger, self.gathered.holds, self.released)
+        due_at = self.clock() if self.is_by_limit else None
+        return Owing(self.ledger, self.gathered.holds, self.released, due_at=due_at)
 
     def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> None:
         """End the run's holds on the accounts of its `calls`, and those of `--release` on `calls` and `undone`, too.
@@ -159,6 +161,11 @@ class Undone(Struct, kw_only=True):
             if (other := self.gathered.holds.family_of(run)) is not None:
                 release(self.store, other, all_keys, why=f"{why} --release {run}", by=operator(), clock=clock)
 
+    @property
+    def is_by_limit(self) -> bool:
+        """Whether it opens only what a limit lets a machine open; then it releases nothing that others hold."""
+        return "--due" in self.asked
+
     def originals(self, inverse: Collection[CallId]) -> list[Call]:
         """Return the calls of the run that the calls `inverse` would take back."""
         return [call for call in self.ledger.calls.values() if inverse_id(call) in inverse]
@@ -170,15 +177,15 @@ class Undone(Struct, kw_only=True):
     def held(self) -> dict[CallId, Omit]:
         """Return the calls of the undo whose accounts another run holds by now, each with its omit."""
         owing = self.owing()
-        found = {call.id: (call, owing.holders(call)) for call in self.ledger.calls.values()}
+        found = ((call, owing.bar(call)) for call in self.ledger.calls.values())
         return {
-            inverse_id(call): stays(call, Keep.HELD, f"held by {' and '.join(map(str, holders))}", holders[0].run)
-            for call, holders in found.values()
-            if holders
+            inverse_id(call): stays(call, Keep.HELD, bar.words, bar.run or "holds")
+            for call, bar in found
+            if bar is not None
         }
 
 
-def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
+def undone_of(store: Runs | None, run: Run, trust: Trust, clock: Callable[[], float]) -> Undone | None:
     """Return what an undo, or a rerun of one, brings back; None for every other run, and if it cannot be found.
 
     JournalCorruptError if the parents of a run lead back to it, as no run can have written that.
@@ -192,7 +199,7 @@ def undone_of(store: Runs | None, run: Run, trust: Trust) -> Undone | None:
         if run.parent.verb == "undo":
             ref = store.find(run.parent.run)
             ledger = with_family(ref, found, trust) if "--family" in run.asked else found.ledger
-            return Undone(run_id=ref.run_id, ledger=ledger, store=store, trust=trust, asked=run.asked)
+            return Undone(run_id=ref.run_id, ledger=ledger, store=store, trust=trust, asked=run.asked, clock=clock)
         run = found.ledger.run
     return None
 

@@ -96,7 +96,7 @@ async def plan_rerun(
             parent=ref,
             faults=faults,
             guards=partial(guards_of, terms, ledger),
-            undone=undone_of(ref.store, ledger.run, guards.trust),
+            undone=undone_of(ref.store, ledger.run, guards.trust, terms.clock),
         )
     )
 

@@ -165,9 +165,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             _refuse_undone(terms, kin, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
             taken = _leave_to_later(kin, ledger, journal)
-            undone = undone_of(ref.store, ledger.run, guards.trust)
+            undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
             held = undone.held() if undone is not None else {}
-            if undone is not None and held:
+            if undone is not None and held and not undone.is_by_limit:
                 undone.end_holds(undone.originals(held), (), terms.clock)
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
             session = Session(

@@ -42,6 +42,8 @@ class Survey(Struct, kw_only=True):
     seconds: float = 0.0
     offset_s: float = 0.0
     """Seconds by which the server's clock is ahead, if that was learnt."""
+    ahead_s: tuple[float, ...] = ()
+    """Seconds by which the server's clock was ahead of ours, by the `Date` of its answers; each access point's."""
 
     def words(self) -> str:
         """Return one line for a person."""
@@ -65,6 +67,7 @@ class Survey(Struct, kw_only=True):
             located={**self.located, **more.located},
             seconds=self.seconds + more.seconds,
             offset_s=more.offset_s or self.offset_s,
+            ahead_s=self.ahead_s + more.ahead_s,
         )
 
     def _failed(self) -> Iterator[str]:
@@ -103,7 +106,7 @@ async def survey(
             await read_all(found, inventory, limit_s, purpose, None if whole else users)
             refuse_bad_keys(before.joined(found))
             await _locate(found, inventory, limit_s)
-            found.offset_s = clients.offset_s
+            found.offset_s, found.ahead_s = clients.offset_s, clients.ahead_s
             await asyncio.wait({asking}, timeout=GRACE_S)
         finally:
             asking.cancel()

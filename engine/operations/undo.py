@@ -14,13 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
-from engine.api.names import did_you_mean
 from engine.cloud.clients import Reach, check_identity
 from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
-from engine.inputs.job import Glob
 from engine.journal import records
 from engine.model import GOOD, LACKING, Call, Omit, Outcome
+from engine.operations import choosing
 from engine.operations.begin import planned
 from engine.operations.events import News
 from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, with_family
@@ -32,16 +31,17 @@ from engine.operations.resume import tell_of_idle
 from engine.operations.simulated import faults_of, simulated_world
 from engine.operations.stores import find, flags_of
 from engine.operations.survey import Survey, survey
-from engine.operations.terms import Terms, globs_of
+from engine.operations.terms import Terms
 from engine.operations.today import check_endpoint, guard_home, guards_of, refuse_strange_run
 from engine.outside.foreign import pasted
 from engine.planning.outlook import look_ahead
-from engine.planning.plan import idle_rules, plan_again
+from engine.planning.plan import plan_again
 from engine.planning.refusals import refusals
 from engine.planning.undo import (
     STAYS,
     Choice,
     Keep,
+    Owing,
     UndoPlan,
     found_so_late,
     in_question,
@@ -50,6 +50,7 @@ from engine.planning.undo import (
     undo_plan,
 )
 from engine.report.nextstep import Step, later_words, undo_steps
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
@@ -80,6 +81,8 @@ class Selection(Struct, frozen=True, kw_only=True):
     """Runs whose holds on these accounts end, too."""
     ignored: tuple[str, ...] = ()
     """Runs with damaged journals, whose holds do not count."""
+    due: bool = False
+    """Only accounts whose last limit has passed, and that may then be opened without a person (`Holds.bar`)."""
     password_command: str | None = None
     password_file: str | None = None
 
@@ -129,16 +132,20 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     reach = await reach_of(frozen, guards, terms, purpose=ref.run_id)
     check_identity(reach.keyring, ledger)
     questioned = in_question(kin.ledgers)
-    undone = Undone(run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked)
+    undone = Undone(
+        run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, clock=terms.clock
+    )
     owing = undone.owing()
     _refuse_blind_holds(terms, undone)
     changed = [
         call
         for call, _, outcome in ledger.outcomes()
-        if (call.id in questioned or (outcome in GOOD and owing.entry(call) is not None)) and not owing.holders(call)
+        if (call.id in questioned or (outcome in GOOD and owing.entry(call) is not None)) and owing.bar(call) is None
     ]
     read, world = await _read(terms, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
+    if chosen.due:
+        _refuse_clock(ledger, owing, read, terms.clock())
     undo = undo_plan(ledger, read.readings, owing, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
@@ -185,6 +192,7 @@ def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[
         ("--family", chosen.family),
         ("--include-edited", chosen.include_edited),
         ("--rotated", chosen.rotated),
+        ("--due", chosen.due),
     )
     named = (("--password-command", chosen.password_command), ("--password-file", chosen.password_file))
     words = [flag for flag, is_on in switches if is_on]
@@ -231,52 +239,14 @@ def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bo
     """Return what the flags ask for, and whether they name accounts one by one."""
     excluded = terms.excludes()
     tell_of_idle(terms, excluded, ledger)
-    globs: list[Glob] = []
-    names: set[str] = set()
-    for text in chosen.targets:
-        if text.startswith("@"):
-            names |= _names_in(Path(text[1:]))
-        elif not set("*?[") & set(text) and text.count("/") == 1:
-            names.add(text)
-        else:
-            globs += globs_of((text,), "--target")
-    _refuse_idle(ledger, globs, names)
+    named = choosing.chosen(chosen.targets, ledger.calls.values())
 
     def wanted(call: Call) -> bool:
-        if any(glob.matches(call.instance, call.user) for glob in excluded):
-            return False
-        return (
-            not chosen.targets or call.label in names or any(glob.matches(call.instance, call.user) for glob in globs)
-        )
+        return named.has(call) and not any(glob.matches(call.instance, call.user) for glob in excluded)
 
-    by_list = bool(names) and not globs
+    by_list = bool(named.names) and not named.globs
     choice = Choice(wanted=wanted, by_list=by_list, include_edited=chosen.include_edited, rotated_only=chosen.rotated)
-    return choice, bool(names)
-
-
-def _refuse_idle(ledger: Ledger, globs: list[Glob], names: set[str]) -> None:
-    """Raise UsageError for a `--target` that is not in the run; each is checked, as others would hide a slip."""
-    calls = list(ledger.calls.values())
-    labels = {call.label for call in calls}
-    idle = [glob.pattern for glob in idle_rules(globs, calls)] + sorted(names - labels)
-    if idle:
-        more = f", and {len(idle) - 1:,} more" if len(idle) > 1 else ""
-        hint = did_you_mean(idle[0], labels)
-        raise UsageError(f"--target {idle[0]}{more}: matches none of the {len(calls):,} calls of the run{hint}")
-
-
-def _names_in(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--target @{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    names = {line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")}
-    wrong = sorted(name for name in names if name.count("/") != 1)
-    if wrong:
-        raise UsageError(f"--target @{path}: {wrong[0]!r} is not instance/user")
-    if not names:
-        raise UsageError(f"--target @{path}: names no account")
-    return names
+    return choice, bool(named.names)
 
 
 def _password_record(chosen: Selection, inverse: str) -> dict[str, object] | None:
@@ -357,6 +327,27 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
     if undo.released:
         lines.append(f"  the run's holds end on {accounts(len(undo.released))} that this undo does not {action.verb}")
     return lines
+
+
+CLOCKS_S = 60.0
+"""Seconds by which this machine's clock and the server's may differ, for a limit that ends by itself."""
+
+
+def _refuse_clock(ledger: Ledger, owing: Owing, read: Survey, now: float) -> None:
+    """Raise RefusedError unless this machine's clock and the server's agree that the limit has passed."""
+    if not any(owing.bar(call) is None for call in ledger.calls.values()):
+        return
+    if not read.ahead_s:
+        raise RefusedError("the server did not say what time it is, so nobody knows that the limit has passed")
+    worst = max(read.ahead_s, key=abs)
+    if abs(worst) > CLOCKS_S:
+        way = "ahead of" if worst < 0 else "behind"
+        raise RefusedError(
+            f"the clock of this machine is {duration(abs(worst))} {way} the server's: nothing is opened by a limit "
+            "until the clock is right (timedatectl); nothing was sent"
+        )
+    if (end := owing.ends_at) is not None and now + min(read.ahead_s) < end:
+        raise RefusedError("by the server's clock the limit has not passed yet; nothing was sent")
 
 
 def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:

@@ -157,9 +157,14 @@ class Family(Struct, frozen=True, kw_only=True, dict=True):
                     since[key] = had.entry.settled_at or part.at
         return since
 
+    @property
+    def ends_at(self) -> float | None:
+        """UNIX time at which its holds end; None: never."""
+        return unix_seconds(self.until) if self.until is not None else None
+
     def is_past(self, now: float) -> bool:
         """Return whether its end has come, by UNIX time `now`."""
-        return self.until is not None and unix_seconds(self.until) <= now
+        return self.ends_at is not None and self.ends_at <= now
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -167,6 +172,16 @@ class Change(Struct, frozen=True, kw_only=True):
 
     run: str
     entry: Entry
+
+
+class Bar(Struct, frozen=True):
+    """Why an account must not be opened now."""
+
+    words: str
+    run: str
+    """The run that holds it; empty if none does."""
+    is_for_a_person: bool = False
+    """Whether no time ends it, but a person."""
 
 
 class Holds:
@@ -240,21 +255,24 @@ class Holds:
         changes = ((key, self.change(key)) for key in self._had if not self.holding(key))
         return {key: change for key, change in changes if change is not None}
 
-    def why_not_opened(self, key: Key, now: float) -> tuple[str, bool] | None:
-        """Return why no machine may open an account at UNIX time `now`, and whether a person must act; None if it may.
+    def bar(self, key: Key, now: float) -> Bar | None:
+        """Return what keeps a machine from opening an account at UNIX time `now`; None if nothing does.
 
         Whether its password was changed (`needs_rotation`), and whether it stands as it was left, a reading says.
         """
         holding = self.holding(key)
         for family in holding:
             if family.until is None:
-                return f"held by {family}, without end", family.problem is not None
+                return Bar(f"held by {family}, without end", family.run, is_for_a_person=family.problem is not None)
             if not family.is_past(now):
-                return f"held by {family} until {family.until[:16]}Z", False
+                return Bar(f"held by {family} until {family.until[:16]}Z", family.run)
         for family in holding:
             if family.then == TELL:
-                return f"the hold of {family} has ended, and a person decides (then: tell)", True
-        return None if holding else ("no limit ran out: a person released it", True)
+                words = f"held by {family}, whose limit has passed, until a person releases it (then: tell)"
+                return Bar(words, family.run, is_for_a_person=True)
+        if not holding:
+            return Bar("its last hold was released, and no limit ran out: a person opens it", "", is_for_a_person=True)
+        return None
 
     def needs_rotation(self, key: Key) -> bool:
         """Return whether a machine may open an account only if its password was changed after the lock."""

@@ -12,11 +12,12 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS, Action
 from engine.journal.ledger import Entry, Ledger
 from engine.model import GOOD, AccountState, Call, CallId, Omit, OmitReason, Outcome, Reading, Target, Verdict, call_id
-from engine.planning.holds import Family, Holds, key_of
+from engine.planning.holds import Bar, Holds, key_of
 from engine.planning.outlook import Readings, is_no_instance
 from engine.planning.plan import Plan, interleave, plan_digest
 
@@ -129,17 +130,41 @@ class Owing:
     It takes back what the run changed, and what another run changed whose release waited on this one.
     """
 
-    def __init__(self, ledger: Ledger, holds: Holds, ignored: Collection[str] = ()) -> None:
-        """`ignored`: runs whose holds do not count, as the operator ends them with this undo."""
+    def __init__(
+        self, ledger: Ledger, holds: Holds, ignored: Collection[str] = (), *, due_at: float | None = None
+    ) -> None:
+        """`ignored`: runs whose holds do not count, as the operator ends them with this undo.
+
+        `due_at`: UNIX time now, of an undo that opens only accounts whose last limit has passed (`Holds.bar`).
+        """
         self._ledger = ledger
         self._run = ledger.run.run
         self._holds = holds
         self._mine = holds.family_of(self._run)
         self._ignored = frozenset(ignored)
+        self._due_at = due_at
 
-    def holders(self, call: Call) -> list[Family]:
-        """Return who else holds the account of a call."""
-        return [each for each in self._holds.holding(key_of(call), but=self._run) if not each.names & self._ignored]
+    @property
+    def is_by_limit(self) -> bool:
+        """Whether the undo opens only accounts whose limit has passed: then it releases nothing."""
+        return self._due_at is not None
+
+    @property
+    def ends_at(self) -> float | None:
+        """UNIX time at which the holds of the run end; None: never."""
+        return self._mine.ends_at if self._mine is not None else None
+
+    def bar(self, call: Call) -> Bar | None:
+        """Return which hold keeps the account of a call from being opened; None if none does."""
+        key = key_of(call)
+        if self._due_at is not None:
+            return self._holds.bar(key, self._due_at)
+        others = [each for each in self._holds.holding(key, but=self._run) if not each.names & self._ignored]
+        return Bar(f"held by {' and '.join(map(str, others))}", others[0].run) if others else None
+
+    def needs_rotation(self, call: Call) -> bool:
+        """Return whether the account may be opened only if its password was changed after the lock."""
+        return self._due_at is not None and self._holds.needs_rotation(key_of(call))
 
     def holds(self, call: Call) -> bool:
         """Return whether the run, or its family, holds the account of a call."""
@@ -179,12 +204,14 @@ def undo_plan(
         owed = owing.entry(call) if outcome in GOOD else None
         entry = owed or mine
         is_mine = None if call.id in questioned else owed is not None
-        holders = owing.holders(call) if outcome in GOOD or is_mine is None else []
-        found = _why_keep(call, entry, outcome, is_mine, action, reading, holders, choice)
+        bar = owing.bar(call) if outcome in GOOD or is_mine is None else None
+        chosen = replace(choice, rotated_only=True) if owing.needs_rotation(call) else choice
+        found = _why_keep(call, entry, outcome, is_mine, action, reading, bar, chosen)
         if found is not None:
-            holder = holders[0].run if found[0] is Keep.HELD else ""
+            holder = bar.run if bar is not None and found[0] is Keep.HELD else ""
             kept.append(Kept(call=call, why=found[0], words=found[1], holder=holder))
-            if found[0] in _ENDS and owing.holds(call):
+            ends = found[0] in _ENDS and not (found[0] is Keep.HELD and owing.is_by_limit)
+            if ends and owing.holds(call):
                 released.append(call)
             continue
         state = reading.find(call.user) if reading is not None else None
@@ -225,7 +252,8 @@ class StillSo:
         if of is None:
             return None
         entry = self._owing.entry(of) or self._ledger.entry(of.id)
-        found = _why_keep(of, entry, entry.derived(), True, ACTIONS[of.action], reading, (), self._choice)
+        choice = replace(self._choice, rotated_only=self._owing.needs_rotation(of))
+        found = _why_keep(of, entry, entry.derived(), True, ACTIONS[of.action], reading, None, choice)
         return None if found is None else stays(call, found[0], found[1], "looked at again before it was sent")
 
 
@@ -247,15 +275,15 @@ def _why_keep(
     is_mine: bool | None,
     action: Action,
     reading: Reading | None,
-    holders: Sequence[Family],
+    bar: Bar | None,
     choice: Choice,
 ) -> tuple[Keep, str] | None:
     if is_mine is False and outcome is not Outcome.ALREADY:
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
         return Keep.NOT_ASKED, "left out by --target or --exclude"
-    if holders:
-        return Keep.HELD, f"held by {' and '.join(map(str, holders))}"
+    if bar is not None:
+        return Keep.HELD, bar.words
     if is_mine is False:
         return Keep.NOT_CHANGED, "the run found it so, and no run here has changed it"
     if entry.back is not None:

@@ -1,0 +1,223 @@
+"""The commands about holds: `holds`, `release`, `hold`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from engine.cli.options import options_of
+from engine.cli.talk import out, out_json, printed, say, warn
+from engine.errors import Reason, UsageError
+from engine.inputs.jobfile.values import some_seconds
+from engine.journal.records import unix_seconds
+from engine.operations.holds import Held, Holding, Owed, limit_holds, release_holds, who_holds
+from engine.operations.undo import accounts
+from engine.planning.holds import Key, label_of
+from engine.report.documents import plain
+from engine.report.spans import duration
+
+if TYPE_CHECKING:
+    from engine.report.nextstep import Step
+
+SHOWN = 10
+"""Accounts of an incident that the text names."""
+
+
+def show_holds(targets: tuple[str, ...], *, due: bool, owed: bool, **flags: Any) -> int:
+    """The `holds` command. Any: the flags, by name."""
+    options = options_of(flags)
+    found = who_holds(options, targets)
+    held = [each for each in found.held if each.is_due or not due] if not owed else []
+    loose = found.owed if not due else ()
+    if options.as_json:
+        out_json(
+            {
+                "state_dir": str(found.state_dir),
+                "at": found.at,
+                "holds": [_held_document(each) for each in held],
+                "owed": [_owed_document(each, found.flags) for each in loose],
+                "unreadable": [
+                    {"run": run, "problem": why, "accounts_known": run not in found.blind}
+                    for run, why in found.damaged.items()
+                ],
+            }
+        )
+    else:
+        say(f"runs in {found.state_dir}")
+        now = unix_seconds(found.at)
+        for each in held:
+            _print_held(each, now)
+        if not owed:
+            out(_sum(found, held, due=due))
+        _print_owed(loose, found.flags, when_none="nothing is owed" if owed else "")
+    for run, why in found.damaged.items():
+        what = "nobody knows what it holds" if run in found.blind else "every account of its plan counts as held"
+        warn(f"run {run}: {why}; {what}")
+    return printed() or (Reason.CORRUPT if found.damaged else Reason.OK)
+
+
+def _sum(found: Holding, held: list[Held], *, due: bool) -> str:
+    keys = {key for each in held for key, _ in each.accounts}
+    if not keys:
+        return "no hold is due" if due else "nobody holds anything"
+    runs = f"{len(held):,} run{'s' * (len(held) != 1)}"
+    return f"{accounts(len(keys))} held by {runs}" + (", whose end has come" if due else "")
+
+
+def _print_held(each: Held, now: float) -> None:
+    family = each.family
+    about = "".join(f"  {text}" for text in (family.head.job, family.head.ticket, family.head.operator) if text)
+    problem = "  DAMAGED" if family.problem is not None else ""
+    out(plain(f"{family.run}  {each.action}{about}  holds {len(each.accounts):,} since {each.since[:16]}Z{problem}"))
+    out(f"  {ends_words(family.until, family.then, now)}")
+    for key, _ in each.accounts[:SHOWN]:
+        out(plain(f"  {_named(key)}"))
+    if len(each.accounts) > SHOWN:
+        out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
+
+
+_THEN = {
+    "tell": "then a person decides",
+    "unlock": "then unlocked, if nobody else holds it",
+    "unlock_rotated": "then unlocked, if its password was changed and nobody else holds it",
+}
+
+
+def ends_words(until: str | None, then: str, now: float) -> str:
+    """Return in words when holds end, and what is done then."""
+    if until is None:
+        return "without end"
+    left = unix_seconds(until) - now
+    local = time.strftime("%H:%M %Z", time.localtime(unix_seconds(until)))
+    when = f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
+    return f"until {until[:16]}Z ({local}), {when}; {_THEN[then]}"
+
+
+def _print_owed(owed: tuple[Owed, ...], flags: str, *, when_none: str = "") -> None:
+    for each in owed:
+        ticket = f" ({each.ticket})" if each.ticket else ""
+        out(plain(f"owed: {accounts(len(each.accounts))}, locked by {each.run}{ticket}, and held by nobody"))
+        for key in each.accounts[:SHOWN]:
+            out(plain(f"  {_named(key)}"))
+        if len(each.accounts) > SHOWN:
+            out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
+    if not owed and when_none:
+        out(when_none)
+    for step in (step for each in owed for step in each.steps):
+        out(f"open them: {step.command(flags)}")
+
+
+def release_run(run: str, targets: tuple[str, ...], **flags: Any) -> int:
+    """The `release` command. Any: the flags, by name."""
+    options = options_of(flags)
+    done = release_holds(options, run, targets)
+    steps: list[Step] = [step for each in done.owed for step in each.steps]
+    if options.as_json:
+        out_json(
+            {
+                "run": done.run,
+                "released": done.count,
+                "held": [
+                    {"run": family.run, "ticket": family.head.ticket, "accounts": count, "until": family.until}
+                    for family, count in done.held
+                ],
+                "owed": [_owed_document(each, done.flags) for each in done.owed],
+                "go_on": steps[0].command(done.flags) if steps else None,
+                "exit": int(Reason.OK),
+            }
+        )
+        return printed()
+    if options.quiet:
+        return printed()
+    if done.count:
+        out(f"run {done.run} no longer holds {accounts(done.count)}; nothing was sent, and they stay as they are")
+    else:
+        out(f"run {done.run} holds none of these any more; nothing was sent")
+    for family, count in done.held:
+        end = f" until {family.until[:16]}Z" if family.until is not None else ""
+        out(plain(f"  {accounts(count)} still held by {family}{end}"))
+    _print_owed(done.owed, done.flags)
+    return printed()
+
+
+def set_hold(run: str, for_: str | None, until: str | None, *, none: bool, then: str | None, **flags: Any) -> int:
+    """The `hold` command. Any: the flags, by name."""
+    if (for_ is not None) + (until is not None) + none != 1:
+        raise UsageError("give one of --for 4h, --until TIME, --none")
+    if none and then is not None:
+        raise UsageError("--then says what is done at the end; with --none there is no end")
+    options = options_of(flags)
+    now = options.clock()
+    done = limit_holds(options, run, _end(for_, until, now), then)
+    words = ends_words(done.until, done.then, now)
+    if options.as_json:
+        out_json({"run": done.run, "until": done.until, "then": done.then, "accounts": done.count, "exit": 0})
+    elif not options.quiet:
+        out(f"run {done.run} holds {accounts(done.count)} {words}")
+        if done.until is not None:
+            say(
+                f"a limit needs `acctops tend` every few minutes: acctops schedule --tend --format systemd{done.flags}"
+            )
+    return printed()
+
+
+def _end(for_: str | None, until: str | None, now: float) -> float | None:
+    if for_ is not None:
+        try:
+            return now + some_seconds(for_)
+        except ValueError as error:
+            raise UsageError(f"--for: {error}, got {for_!r}") from None
+    return None if until is None else moment(until, now)
+
+
+def moment(text: str, now: float) -> float:
+    """Return the UNIX time that `--until` names; UsageError for one that is past, or has no zone."""
+    from datetime import datetime  # here: few commands are given a time
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--until: expected a time such as 2026-12-01T08:00+08:00, got {text!r}") from None
+    if found.tzinfo is None:
+        raise UsageError(f"--until {text}: of which zone? write {text}Z for UTC, or an offset such as {text}+08:00")
+    if found.timestamp() <= now:
+        raise UsageError(f"--until {text}: is past; it is {time.strftime('%Y-%m-%dT%H:%MZ', time.gmtime(now))}")
+    return found.timestamp()
+
+
+def _named(key: Key) -> str:
+    return f"{key[0]}:{label_of(key)}" if key[0] else label_of(key)
+
+
+def _target(key: Key) -> dict[str, Any]:
+    return dict(zip(("account", "region", "instance", "user"), key, strict=True))
+
+
+def _held_document(each: Held) -> dict[str, Any]:
+    """Any: JSON values."""
+    family = each.family
+    return {
+        "run": family.run,
+        "runs": [part.run_id for part in family.members],
+        "job": family.head.job,
+        "action": each.action,
+        "ticket": family.head.ticket,
+        "operator": family.head.operator,
+        "since": each.since,
+        "until": family.until,
+        "then": family.then if family.until is not None else None,
+        "due": each.is_due,
+        "damaged": family.problem is not None,
+        "targets": [{**_target(key), "since": since} for key, since in each.accounts],
+    }
+
+
+def _owed_document(each: Owed, flags: str) -> dict[str, Any]:
+    """Any: JSON values."""
+    return {
+        "run": each.run,
+        "ticket": each.ticket,
+        "action": each.action,
+        "targets": [_target(key) for key in each.accounts],
+        "go_on": [step.command(flags) for step in each.steps],
+    }
