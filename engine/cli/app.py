@@ -26,7 +26,7 @@ Exit codes:
 
 _PLANNING = ("plan", "discover")
 _RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "stop")
-_HOLDING = ("holds", "release", "hold")
+_HOLDING = ("holds", "release", "hold", "tend")
 _LOOKING = ("status", "pending", "report", "verify", "explain", "journal")
 _NIGHTLY = ("schedule", "overdue")
 _EQUIPPING = ("doctor", "config", "simulate", "schema", "completion")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.options import options_of
+from msgspec.structs import asdict
+
+from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
@@ -155,9 +157,7 @@ def set_hold(run: str, for_: str | None, until: str | None, *, none: bool, then:
     elif not options.quiet:
         out(f"run {done.run} holds {accounts(done.count)} {words}")
         if done.until is not None:
-            say(
-                f"a limit needs `acctops tend` every few minutes: acctops schedule --tend --format systemd{done.flags}"
-            )
+            say(f"a limit needs `acctops tend` every few minutes: acctops schedule --tend --format systemd{done.flags}")
     return printed()
 
 
@@ -221,3 +221,39 @@ def _owed_document(each: Owed, flags: str) -> dict[str, Any]:
         "targets": [_target(key) for key in each.accounts],
         "go_on": [step.command(flags) for step in each.steps],
     }
+
+
+def tend_all(*, adopt: bool, **flags: Any) -> int:
+    """The `tend` command. Any: the flags, by name."""
+    from engine.cli.loops import run_loop
+
+    options = options_of(flags)
+    return run_loop(_tend(options, adopt=adopt), options)
+
+
+async def _tend(options: Options, *, adopt: bool) -> int:
+    from engine.cli.watching import Terminal
+    from engine.operations.tend import tend
+
+    done = await tend(options, adopt=adopt, watch=Terminal(quiet=True))
+    if options.as_json:
+        out_json(
+            {
+                "state_dir": str(done.state_dir),
+                "at": done.at,
+                "busy": done.is_busy,
+                "deeds": [asdict(deed) for deed in done.deeds],
+                "exit": int(done.reason),
+            }
+        )
+        return printed() or done.reason
+    if done.is_busy:
+        say("another `acctops tend` is at work in this state directory; nothing was done")
+    for deed in done.deeds:
+        if deed.what == "failed":
+            warn(f"FAILED  run {deed.run}: {deed.words}")
+        elif not options.quiet or deed.what != "waits":
+            out(plain(f"{deed.what}  run {deed.run}: {deed.words}{f' ({deed.child})' if deed.child else ''}"))
+    if not done.deeds and not done.is_busy and not options.quiet:
+        say(f"nothing is due in {done.state_dir}")
+    return printed() or done.reason

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from engine.errors import JournalWriteError
+    from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
     from engine.model import CallId, Rival, RunId
@@ -261,6 +262,15 @@ class Runs(Protocol):
 
     def clear_stop(self, run_id: str) -> None:
         """Remove that request."""
+
+    def home(self, *, adopt: bool = False) -> Home:
+        """Return which host the store belongs to; written down if nothing says so yet, or to `adopt` it here."""
+
+    def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
+        """Return what stands beside the journal of a run; raises what reading a journal does."""
+
+    def tending(self) -> AbstractContextManager[bool]:
+        """Hold the right to tend the store during the block; yield whether it was free."""
 
     def mark(self, name: str) -> str:
         """Return what `set_mark` last wrote, or ""; raise ConfigError if untrusted users could have written it."""

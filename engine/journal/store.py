@@ -14,7 +14,7 @@ import os
 import pwd
 import random
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,20 @@ import msgspec.structs
 from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
+from engine.journal import locks
 from engine.journal.directory import JOURNAL, RunDirectory
+from engine.journal.locks import Hold
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
-from engine.journal.reader import ASIDE, first_record, last_end, read, readable_calls, replay, verify
+from engine.journal.reader import (
+    ASIDE,
+    first_record,
+    last_end,
+    read,
+    read_aside,
+    readable_calls,
+    replay,
+    verify,
+)
 from engine.model import RunId
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, read_regular, replace_whole
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord
     from engine.journal.writer import FileJournal
@@ -203,6 +215,11 @@ class RunStore(RunDirectory):
             return False
         return True
 
+    def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
+        """Return what stands beside the journal of a run; raises what reading a journal does."""
+        path = self.path(run_id)
+        return tuple(read_aside(path, first_record(path)))
+
     def mark(self, name: str) -> str:
         """Return what `set_mark` last wrote, or ""; raise ConfigError if untrusted users could have written it."""
         path = self.root / name
@@ -216,6 +233,7 @@ class RunStore(RunDirectory):
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
         """Create a run with its first lines, whole or not at all; return its journal."""
+        self.home()
         from engine.journal.writer import FileJournal  # imported here, as commands that only read do not need it
 
         return FileJournal.create(self, run_id, first, clock=clock)
@@ -240,6 +258,25 @@ class RunStore(RunDirectory):
         from engine.journal.live import claimed
 
         return claimed(self, mine, inverse=inverse, undone_by=undone_by)
+
+    def home(self, *, adopt: bool = False) -> Home:
+        """Return which host the directory belongs to; written down if nothing says so yet, or to `adopt` it here."""
+        from engine.journal.home import home_of
+
+        return home_of(self, adopt=adopt)
+
+    @contextmanager
+    def tending(self) -> Iterator[bool]:
+        """Hold the right to tend the directory during the block; yield whether it was free."""
+        path = self.root / "tend.lock"
+        self.refuse_strangers(path)
+        with self.writable():
+            self.make_dir(self.root)
+            fd = locks.open_private(path)
+        try:
+            yield locks.take(fd) is not Hold.THEIRS and locks.is_at(fd, path)
+        finally:
+            os.close(fd)
 
     def try_out(self) -> None:
         """Make a run's directory, write a file there, remove both; raise OSError or ConfigError if that fails."""

@@ -15,6 +15,8 @@ from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.text import closing_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.journal.ledger import Ledger
     from engine.journal.records import JobRef, Stopped
 
@@ -105,6 +107,43 @@ def bare_notice(
         "go_on": None,
         "error": error,
         "exit": exit_code,
+    }
+
+
+def hold_notice(
+    event: str,
+    ledger: Ledger,
+    words: str,
+    *,
+    at: str,
+    until: str,
+    then: str,
+    count: int,
+    targets: Sequence[str],
+    go_on: str,
+) -> dict[str, Any]:
+    """Return the notice of what `tend` did, or did not do, for a run. Any: JSON values.
+
+    `targets` names accounts, where that is what the notice is for: accounts that came back.
+    """
+    run = ledger.run
+    return {
+        "event": event,
+        "at": at,
+        "text": plain(f"{run.job.name} ({run.run}): {words}"),
+        "run": run.run,
+        "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
+        "action": run.action,
+        "reason": run.reason,
+        "ticket": run.ticket,
+        "operator": run.operator,
+        "host": run.host,
+        "simulated": run.simulated,
+        "until": until,
+        "then": then,
+        "accounts": count,
+        "targets": list(targets),
+        "go_on": go_on,
     }
 
 
