@@ -17,6 +17,7 @@ from engine.operations.undo import accounts
 from engine.planning.holds import Key, label_of
 from engine.report.documents import plain
 from engine.report.spans import duration
+from engine.report.text import THEN
 
 if TYPE_CHECKING:
     from engine.report.nextstep import Step
@@ -78,13 +79,6 @@ def _print_held(each: Held, now: float) -> None:
         out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
 
 
-_THEN = {
-    "tell": "then a person decides",
-    "unlock": "then unlocked, if nobody else holds it",
-    "unlock_rotated": "then unlocked, if its password was changed and nobody else holds it",
-}
-
-
 def ends_words(until: str | None, then: str, now: float) -> str:
     """Return in words when holds end, and what is done then."""
     if until is None:
@@ -92,7 +86,7 @@ def ends_words(until: str | None, then: str, now: float) -> str:
     left = unix_seconds(until) - now
     local = time.strftime("%H:%M %Z", time.localtime(unix_seconds(until)))
     when = f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
-    return f"until {until[:16]}Z ({local}), {when}; {_THEN[then]}"
+    return f"until {until[:16]}Z ({local}), {when}; {THEN[then]}"
 
 
 def _print_owed(owed: tuple[Owed, ...], flags: str, *, when_none: str = "") -> None:

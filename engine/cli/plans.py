@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.summary import routes_for, signers_of, summary
 from engine.cli.talk import out, out_json, printed, tell_remarks
@@ -77,6 +78,8 @@ def _head(made: Draft) -> str:
 
 
 def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> int:
+    if (held := _held(made, found)) is not None:
+        options.tell(Warned(held))
     for warning in found.warnings:
         options.tell(Warned(warning))
     if options.as_json:
@@ -91,6 +94,18 @@ def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> 
         out(line)
     _list_calls(found, show_all=show_all)
     return printed()
+
+
+def _held(made: Draft, found: Prepared) -> str | None:
+    """Who holds accounts that this would give back; an action that gives none back needs no journal."""
+    inverse = ACTIONS[found.plan.action].inverse
+    if inverse is None or not ACTIONS[inverse].keeps_out:
+        return None
+    from engine.operations.holding import held_words  # here: most plans give nothing back
+    from engine.operations.stores import store_of
+
+    store = store_of(made.settings, simulated=False)
+    return held_words(store, found.plan.action, found.plan.calls, made.settings.trust)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:

@@ -192,9 +192,10 @@ def _today() -> str:
 
 def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
     """What is open of the run and its reruns, and how to go on."""
-    from engine.operations.family import way_of  # late: a listing of good runs needs none of it
+    from engine.operations.family import way_and_holds  # late: a listing of good runs needs none of it
 
-    return way_of(ref.store, found.ledger, flags=flags_of(options, ref))
+    trust, flags = options.settings(None).trust, flags_of(options, ref)
+    return way_and_holds(ref.store, found.ledger, trust, clock=options.clock, flags=flags)
 
 
 def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from engine.model import Call, CallId, Rival, RunId, Target, call_id
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import Warned, nobody
 from engine.operations.frozen import check_metrics
+from engine.operations.holding import held_words
 from engine.operations.preparing import Looked, is_read, prepare, read_for, refuse_blind, refuse_unread
 from engine.operations.proposal import Approval, Planned, Proposal, refuse_empty
 from engine.operations.reach import passwords_of, reach_of
 from engine.operations.session import Session, nothing_stays
-from engine.operations.stores import trusted_store
+from engine.operations.stores import store_of, trusted_store
 from engine.operations.terms import operator
 from engine.operations.windows import hold, window_of
 from engine.outside.foreign import pasted
@@ -97,6 +98,10 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
         exclude=new.exclude,
     )
     refuse_strangers(reach.keyring, new.uins)
+    if new.undone is None and not terms.simulate:
+        store = store_of(new.settings, simulated=False)
+        if (words := held_words(store, new.plan.action, prepared.plan.calls, new.settings.trust)) is not None:
+            terms.tell(Warned(words))
     for warning in prepared.warnings:
         terms.tell(Warned(warning))
     terms.tell(Looked(prepared))

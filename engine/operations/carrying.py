@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.model import Call
     from engine.operations.terms import Terms
+    from engine.planning.holds import HeldNow
     from engine.report.nextstep import WayOn
     from engine.simulator.world import World
 
@@ -90,7 +91,7 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
     except AcctopsError as error:
         ended = SessionEnd(error.reason, unrecorded=records.Stopped(str(error), None, None))
         await watch.last(attendance.after_a_fall(ended.reason, ended.unrecorded))
-    way = _way(session, flags)
+    way = replace(_way(session, flags), held=_held(session, settings, terms))
     return Ended(
         reason=ended.reason,
         ledger=ledger,
@@ -107,6 +108,12 @@ def _world(ledger: Ledger) -> World:
     """Return the simulated world of a run that goes on, as the run has left it."""
     changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
     return simulated_world(ledger.run.action, ledger.calls.values(), changed)
+
+
+def _held(session: Session, settings: Settings, terms: Terms) -> HeldNow | None:
+    from engine.operations.family import held_now  # here: not needed before the first call
+
+    return held_now(session.store, session.ledger, settings.trust, terms.clock)
 
 
 def _way(session: Session, flags: str) -> WayOn:

@@ -16,7 +16,7 @@ from engine.journal.records import Run
 from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, gather, release
 from engine.operations.terms import operator
-from engine.planning.holds import Holds, key_of, part_of
+from engine.planning.holds import HeldNow, Holds, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 
@@ -81,6 +81,13 @@ def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
         kin = Kin(ledgers=(ledger,), undone={})
     way = way_on(kin.ledgers, ledger.run.run, undone=kin.undone, flags=flags)
     return way if more is None else replace(way, choices=(*way.choices, more))
+
+
+def way_and_holds(
+    store: Runs | None, ledger: Ledger, trust: Trust, *, clock: Callable[[], float], flags: str = ""
+) -> WayOn:
+    """Return the way on of a run, with who holds its accounts: for the report of one run."""
+    return replace(way_of(store, ledger, flags=flags), held=held_now(store, ledger, trust, clock))
 
 
 def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
@@ -202,6 +209,21 @@ def undone_of(store: Runs | None, run: Run, trust: Trust, clock: Callable[[], fl
             return Undone(run_id=ref.run_id, ledger=ledger, store=store, trust=trust, asked=run.asked, clock=clock)
         run = found.ledger.run
     return None
+
+
+def held_now(store: Runs | None, ledger: Ledger, trust: Trust, clock: Callable[[], float]) -> HeldNow | None:
+    """Return who holds the accounts of a run, or for an undo those of the run it undid; None if that means nothing."""
+    if store is None:
+        return None
+    try:
+        undone = undone_of(store, ledger.run, trust, clock)
+    except AcctopsError:
+        return None
+    about = undone.ledger if undone is not None else ledger
+    if about.run.action not in ACTIONS or ACTIONS[about.run.action].inverse is None:
+        return None
+    keys = {key_of(call) for call in about.calls.values()}
+    return gather(store, about.run.action, trust, keys).holds.now(about.run.run, keys)
 
 
 def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:

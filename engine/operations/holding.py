@@ -16,6 +16,7 @@ from engine.planning.holds import Family, Had, Holds, Key, Part, key_of, label_o
 
 if TYPE_CHECKING:
     from engine.journal.protocols import RunHead, Runs
+    from engine.model import Call
     from engine.outside.trust import Trust
 
 
@@ -105,6 +106,21 @@ def gather(
             if not is_all:
                 blind[head.run_id] = why
     return Gathered(holds=Holds(action, parts), looked_at=looked_at, damaged=damaged, blind=blind, read=read)
+
+
+def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust) -> str | None:
+    """Return in words who holds accounts that an action would give back; None if nobody does, or it gives none back."""
+    inverse = ACTIONS[action].inverse
+    if inverse is None or not ACTIONS[inverse].keeps_out or not calls:
+        return None
+    keys = {key_of(call) for call in calls}
+    holds = gather(store, inverse, trust, keys).holds
+    found = [(family, sum(map(family.holds, keys))) for family in holds.families]
+    named = ", ".join(f"{count:,} by {family}" for family, count in found if count)
+    if not named:
+        return None
+    done = ACTIONS[inverse].done_word
+    return f"held, so wanted {done}: {named}. This ends no hold; acctops undo RUN gives back what a run holds"
 
 
 def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:

@@ -167,6 +167,20 @@ class Family(Struct, frozen=True, kw_only=True, dict=True):
         return self.ends_at is not None and self.ends_at <= now
 
 
+class HeldNow(Struct, frozen=True, kw_only=True):
+    """Who holds the accounts of one run now, in numbers; for an undo: those of the run that it undid."""
+
+    accounts: int
+    """Accounts that the run, with its reruns, holds."""
+    until: str | None
+    """UTC time at which its holds end; None: never."""
+    then: str
+    released: int
+    """Accounts that it held, and that were released."""
+    others: tuple[tuple[str, str | None, int], ...]
+    """Others that hold any of the accounts: the run, its ticket, how many accounts."""
+
+
 class Change(Struct, frozen=True, kw_only=True):
     """The latest change of an account that nobody has taken back."""
 
@@ -249,6 +263,20 @@ class Holds:
         if latest is None or any(_is_later(each, latest[1]) for each in self._opened(key)):
             return None
         return Change(run=latest[0], entry=latest[1])
+
+    def now(self, run: str, keys: Collection[Key]) -> HeldNow:
+        """Return who holds the accounts `keys` of a run."""
+        mine = self.family_of(run)
+        held = set(mine.held()) if mine is not None else set()
+        had = {key for part in mine.members for key in part.had} if mine is not None else set()
+        counts = ((each, sum(map(each.holds, keys))) for each in self.families if run not in each.names)
+        return HeldNow(
+            accounts=len(held),
+            until=mine.until if mine is not None else None,
+            then=mine.then if mine is not None else TELL,
+            released=len(had - held - mine.undone) if mine is not None else 0,
+            others=tuple((each.run, each.head.ticket, count) for each, count in counts if count),
+        )
 
     def owed(self) -> dict[Key, Change]:
         """Return the accounts that stand changed, as far as journals know, and that nobody holds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.api.verdicts import rule
@@ -16,6 +16,9 @@ from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
 from engine.model import GOOD, Answer, Call, Outcome, Proof
 from engine.report.nextstep import WayOn, way_on
+
+if TYPE_CHECKING:
+    from engine.planning.holds import HeldNow
 
 _FORMULA = tuple("=+-@＝＋－＠")
 """Characters with which a formula begins in a spreadsheet, in half and full width."""
@@ -186,6 +189,7 @@ def document(
         "failures": failures,
         "pace": pace(ledger),
         "identities": identities(ledger),
+        "holds": holds_document(way.held),
         "open": way.open_calls,
         "go_on": way.command,
     }
@@ -199,6 +203,21 @@ def identities(ledger: Ledger) -> list[dict[str, str | None]]:
 
 
 _IDENTITY = ("account", "uin", "sub_account", "arn", "source", "key")
+
+
+def holds_document(held: HeldNow | None) -> dict[str, Any] | None:
+    """Return who holds the accounts of a run. Any: JSON values."""
+    if held is None:
+        return None
+    others = [{"run": run, "ticket": ticket, "accounts": count} for run, ticket, count in held.others]
+    then = held.then if held.until is not None else None
+    return {
+        "accounts": held.accounts,
+        "until": held.until,
+        "then": then,
+        "released": held.released,
+        "others": others,
+    }
 
 
 def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: WayOn | None = None) -> dict[str, Any]:

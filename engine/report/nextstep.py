@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.journal import records
     from engine.journal.ledger import Ledger
     from engine.model import Call, CallId
+    from engine.planning.holds import HeldNow
 
 BAD = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNATTEMPTED)
 _NAMED_RUN = re.compile(r"acctops (?:resume|rerun) RUN(?: --(?:only|code) [\w.,]*\w)?")
@@ -67,6 +68,8 @@ class WayOn(Struct, frozen=True, kw_only=True):
     """Words of the command that runs the job again; empty if the job was no file."""
     parent: str | None = None
     """The run that the family's undo undoes; None if it has no undo."""
+    held: HeldNow | None = None
+    """Who holds the accounts of `run`; None if it was not looked up."""
     owners: Mapping[CallId, str] = {}
     """Call of `run` → the last later run that has it, too."""
     done_later: frozenset[CallId] = frozenset()

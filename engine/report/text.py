@@ -21,6 +21,7 @@ from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.standing import Progress
+    from engine.planning.holds import HeldNow
 
 _Member = tuple[Call, Entry, Outcome]
 SHOWN = 10
@@ -51,7 +52,7 @@ def text(
         tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
     top = [_title(ledger, live=live is not None)]
     if screen is None:
-        notes = [*_account_lines(ledger), *_notes(ledger), _pace_line(ledger)]
+        notes = [*_account_lines(ledger), *_hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
     report = f"acctops report {ledger.run.run}{way.flags}"
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
@@ -66,7 +67,8 @@ def text(
     room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
     needed = min(len(groups), 3) + bool(groups)
     accounts = _first(_account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
-    notes = [each for one in (*accounts, *_notes(ledger), _pace_line(ledger)) for each in screen.fold(one)]
+    notes = [*accounts, *_hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+    notes = [each for one in notes for each in screen.fold(one)]
     while notes and screen.height(notes) > room - needed:
         notes.pop()
     rest = f"all of them: acctops report {ledger.run.run} --stuck{way.flags}"
@@ -121,6 +123,41 @@ def _account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
         bad = "".join(f", {of[kind]:,} {kind}" for kind in BAD if of[kind])
         good = of[Outcome.CHANGED] + of[Outcome.ALREADY]
         lines.append(f"  {name or 'no account told'}{whose}: {good:,} of {of.total():,} {done_word}{bad}")
+    return lines
+
+
+THEN = {
+    "tell": "then a person decides",
+    "unlock": "then unlocked, if nobody else holds it",
+    "unlock_rotated": "then unlocked, if its password was changed and nobody else holds it",
+}
+"""What is done once a hold has ended, in words."""
+
+
+def ends_words(until: str | None, then: str) -> str:
+    """Return in words when holds end, and what is done then."""
+    return "without end" if until is None else f"until {until[:10]} {until[11:16]} UTC; {THEN[then]}"
+
+
+def _hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
+    """Return who holds the accounts of a run, or of the run that an undo undid."""
+    action = ACTIONS.get(ledger.run.action)
+    if held is None or action is None or ledger.run.simulated:
+        return []
+    shown = held.others[:_FEW]
+    others = ", ".join(f"{count:,} by {run}{f' ({ticket})' if ticket else ''}" for run, ticket, count in shown)
+    others += f" and {len(held.others) - _FEW:,} more runs" if len(held.others) > _FEW else ""
+    if ledger.run.parent is not None and ledger.run.parent.verb == "undo":
+        return [plain(f"stay as they are, held by others: {others}")] if others else []
+    if not (action.keeps_out or held.until):
+        return []
+    lines = []
+    if held.accounts:
+        lines.append(f"holds {held.accounts:,} {ends_words(held.until, held.then)}")
+    if held.released:
+        lines.append(f"holds {held.released:,} of them no longer: released")
+    if others:
+        lines.append(plain(f"held by others, too: {others}"))
     return lines
 
 

@@ -370,6 +370,19 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
         script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
+        other = desk.run("lock", "postgres-aaaaaaaa/bob", "--region", "ap-singapore", *api, "--yes", "--json").json[
+            "run"
+        ]
+        limit = ("--for", "1s", "--then", "unlock", "--json")
+        found["hold"] = desk.run("hold", other, *limit).json
+        found["holds"] = _with_one_unreadable(desk, "holds", "--json")
+        found["release"] = [desk.run("release", each, "--json").json for each in (other, done["run"])]
+        found["holds"] = [found["holds"], desk.run("holds", "--json").json]
+        lapsing = desk.run("lock", "postgres-bbbbbbbb/zoe", "--region", "ap-singapore", *api, "--yes", "--json").json[
+            "run"
+        ]
+        desk.run("hold", lapsing, "--for", "20m", "--json")
+        found["tend"] = desk.run("tend", "--json").json
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
         told = desk.work / "told.json"
