@@ -160,11 +160,11 @@ def test_lock_takes_a_list_as_a_job_does(desk):
 @pytest.mark.parametrize("command", ["lock", "unlock", "cam-on"])
 def test_a_list_on_the_command_line_is_checked_row_by_row(desk, command):
     """A bad row is named by its line, and left out only by the flag that a job's list has for it."""
-    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,ann\npostgres-aaaaaaaa,b$b\n")
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,ann\npostgres-aaaaaaaa,b!b\n")
     words = (command, "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
     refused = desk.run(*words)
     assert refused.code == 2
-    assert "list.csv:3: user: 'b$b' is not an account name" in refused.err
+    assert "list.csv:3: user: 'b!b' is not an account name" in refused.err
     assert "--skip-bad-rows sends the good ones (1)" in refused.err
     skipped = desk.run(*words, "--skip-bad-rows")
     assert skipped.code == 1
@@ -202,7 +202,7 @@ def test_an_option_that_would_be_dropped_is_named(ran):
 
 def test_skipping_bad_rows_says_what_it_will_do(desk):
     """Where every row is bad there are no good ones to send, and the flag must not be advised, nor obeyed."""
-    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a$n\npostgres-aaaaaaaa,b$b\n")
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a!n\npostgres-aaaaaaaa,b!b\n")
     words = ("lock", "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
     without, skipped = desk.run(*words), desk.run(*words, "--skip-bad-rows")
     assert (without.code, skipped.code) == (2, 2)
@@ -213,7 +213,7 @@ def test_skipping_bad_rows_says_what_it_will_do(desk):
 def test_the_number_of_good_rows_is_what_is_sent(desk):
     """A row that stands twice is sent once, and a good name in a bad region not at all: the number that is agreed to
     is that of the run."""
-    rows = ("ann,ap-tokyo", "ann,ap-tokyo", "bob,ap-tokyo", "eve,ap-to$yo", "k$m,ap-tokyo")
+    rows = ("ann,ap-tokyo", "ann,ap-tokyo", "bob,ap-tokyo", "eve,ap-to$yo", "k!m,ap-tokyo")
     desk.write("list.csv", "instance,user,region\n" + "".join(f"postgres-aaaaaaaa,{row}\n" for row in rows))
     words = ("lock", "@list.csv", "--simulate", "--yes")
     assert "--skip-bad-rows sends the good ones (2)" in desk.run(*words).err

@@ -64,7 +64,7 @@ def test_a_name_that_is_not_ascii_is_a_bad_row_in_a_foreign_encoding():
     read = csv(text.encode("cp1252"), skip=True)
     assert read.targets == [(A, "ok", "ap-tokyo")]
     assert [where for where, _ in read.bad] == ["l9.csv:2", "l9.csv:4"]
-    assert "'müller' is not an account name (ü in it is U+00FC" in read.bad[0][1]
+    assert "user: 'müller' is not ASCII, and the list is not UTF-8, so its letters would be a guess" in read.bad[0][1]
     assert len(csv(text.encode("cp1252")).problems) == 2
 
 

@@ -390,7 +390,7 @@ def _no_header(header: Sequence[str]) -> str | None:
         return "is empty"
     if header[0].startswith(("{", "[")):
         return "is JSON, not CSV; one object a line is read by `jsonl:` in place of `csv:`"
-    if len(header) > 1 and names.is_instance(header[0]) and names.is_user(header[1]):
+    if len(header) > 1 and names.is_instance(header[0]) and not names.user_problem(header[1]):
         return f"begins with a target ({header[0]}) instead of a header"
     return None
 
@@ -423,6 +423,9 @@ def _add(
         what = f"has {len(row)} of {at.width} columns; a row needs instance and user"
     elif not (instance or user or region):
         return 0
+    elif bare is not clean and not user.isascii():
+        what = f"user: {names.shown(user)} is not ASCII, and the list is not UTF-8, so its letters would be a guess"
+        what += "; save the list as UTF-8 (CSV UTF-8)"
     if what is None:
         if bare is clean:
             _trimmed([cells[index] for index in at[:4] if 0 <= index < len(row)], file, line, targets)

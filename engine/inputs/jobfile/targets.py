@@ -61,6 +61,9 @@ class Targets:
         self._unplaced: list[Place] = []
         """Places of targets that name no region either, and have another problem."""
         self.guesses = Guesses()
+        self._unusual: set[str] = set()
+        self._unusual_rows = 0
+        self._first_unusual: Target | None = None
         self._long = 0
         self._first_long: Target | None = None
         self._unlisted: dict[str, Place] = {}
@@ -100,7 +103,10 @@ class Targets:
         if is_taken:
             self.guesses.row(URL, target.place, instance, known_instance)
         self.found.append(target)
-        if len(known_user) > names.LONG_USER:
+        if known_user in self._unusual:
+            self._unusual_rows += 1
+            self._first_unusual = self._first_unusual or target
+        elif len(known_user) > names.LONG_USER:
             self._long += 1
             self._first_long = self._first_long or target
 
@@ -183,6 +189,8 @@ class Targets:
         if problem is None:
             if len(self._users) < _MOST_REMEMBERED:
                 self._users[user] = user
+            if names.is_unusual(user):
+                self._unusual.add(user)
             return user
         notes.append((_join(path, "user"), problem))
         return ""
@@ -256,6 +264,13 @@ class Targets:
     def warnings(self) -> list[str]:
         """Return lines about what is odd but allowed, each once."""
         found = []
+        if self._first_unusual is not None:
+            first, count = self._first_unusual, self._unusual_rows
+            found.append(
+                f"{first.place}: {count:,} unusual account name{'s' * (count > 1)}, the first "
+                f"{names.shown(first.user)}: plain SQL alone makes such names, so each is sent only where a reading "
+                "shows exactly this name"
+            )
         if self._first_long is not None:
             first = self._first_long
             found.append(
