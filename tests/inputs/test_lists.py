@@ -27,16 +27,16 @@ def run(reader, data, region="", job_region="ap-tokyo", said=None):
 
 def test_csv_in_any_order_and_case_with_all_that_spreadsheets_add():
     """BOM, CRLF, blank lines, spaces, empty trailing cells, quotes."""
-    data = b'\xef\xbb\xbf\r\n User ,INSTANCE,Region\r\nroot,postgres-a1,\r\n,,\r\n\r\n"etl",postgres-a1 ,ap-seoul,,\r\n'
+    data = b'\xef\xbb\xbf\r\n User ,INSTANCE,Region\r\nroot,postgres-a1,\r\n,,\r\n\r\n"etl",postgres-a2 ,ap-seoul,,\r\n'
     rows, problems, warnings = run(read_csv, data)
-    assert rows == [("postgres-a1", "root", "ap-tokyo", 3), ("postgres-a1", "etl", "ap-seoul", 6)]
+    assert rows == [("postgres-a1", "root", "ap-tokyo", 3), ("postgres-a2", "etl", "ap-seoul", 6)]
     assert problems == []
     assert warnings == []
 
 
 def test_csv_region_order():
     """The row's region, else the entry's, else the job's; a short row is fine when only the region is missing."""
-    rows, problems, _ = run(read_csv, "instance,user,region\npostgres-a1,u1\npostgres-a1,u2,ap-seoul\n", "eu-frankfurt")
+    rows, problems, _ = run(read_csv, "instance,user,region\npostgres-a1,u1\npostgres-a2,u2,ap-seoul\n", "eu-frankfurt")
     assert problems == []
     assert [row[2] for row in rows] == ["eu-frankfurt", "ap-seoul"]
 
@@ -128,10 +128,10 @@ def test_jsonl():
     """BOM, CRLF, blank lines; the row's region, else the entry's, else the job's."""
     data = (
         b'\xef\xbb\xbf{"instance":"postgres-a1","user":"u1"}\r\n\n'
-        b'{"user":"u2","instance":"postgres-a1","region":"ap-seoul"}'
+        b'{"user":"u2","instance":"postgres-a2","region":"ap-seoul"}'
     )
     rows, problems, warnings = run(read_jsonl, data)
-    assert rows == [("postgres-a1", "u1", "ap-tokyo", 1), ("postgres-a1", "u2", "ap-seoul", 3)]
+    assert rows == [("postgres-a1", "u1", "ap-tokyo", 1), ("postgres-a2", "u2", "ap-seoul", 3)]
     assert (problems, warnings) == ([], [])
     assert run(read_jsonl, data, "na-ashburn")[0][0][2] == "na-ashburn"
 

@@ -194,7 +194,7 @@ class _Csv:
                     else:
                         count += 1
                         whose = clean(row[at_account]) or account if at_account >= 0 else account
-                        add(instance, user, here or region, file, line, 0, account=whose)
+                        add(instance, user, here, file, line, 0, account=whose, default=region)
                     continue
             added = _add(row, at, file, of, line, targets, bare)
             count += added
@@ -429,7 +429,7 @@ def _add(
     if what is None:
         if bare is clean:
             _trimmed([cells[index] for index in at[:4] if 0 <= index < len(row)], file, line, targets)
-        targets.add(instance, user, region or of.region, file, line, 0, account=account or of.account)
+        targets.add(instance, user, region, file, line, 0, account=account or of.account, default=of.region)
     else:
         targets.refuse(Place(file, line), (instance, user, region or of.region), [("", what)])
     return 1
@@ -485,7 +485,7 @@ def read_jsonl(
             _trimmed((instance, user, here), file, line, targets)
             instance, user, here = clean(instance), clean(user), clean(here)
         whose = clean(row.account) if row.account else ""
-        targets.add(instance, user, here or region, file, line, 0, account=whose or account)
+        targets.add(instance, user, here, file, line, 0, account=whose or account, default=region)
     if not count:
         problems.add(Place(file), "", 'is empty; one line per target: {"instance":"…","user":"…"}')
     for guessed, (first, lines) in loose.guessed.items():

@@ -5,12 +5,13 @@ Made for a million targets: a name is checked once, and equal instance ids and r
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from engine.api import names
-from engine.inputs.guesses import REGION, URL, Guesses
+from engine.inputs.guesses import INSTEAD, REGION, URL, Guesses
 from engine.model import Omit, OmitReason, Place, Target
 from engine.outside.foreign import clean, without_userinfo
 
@@ -58,6 +59,10 @@ class Targets:
         self._regions: dict[str, str] = {region: region}
         self._regionless: list[int] = []
         """Indexes in `found` of targets that name no region where none is given for all."""
+        self._defaulted = array("L")
+        """Indexes in `found` of targets that name no region where one is given for all."""
+        self._torn: list[str] = []
+        """Of those, what is said of the first one whose instance other rows place in several regions."""
         self._unplaced: list[Place] = []
         """Places of targets that name no region either, and have another problem."""
         self.guesses = Guesses()
@@ -79,8 +84,14 @@ class Targets:
         path: str = "",
         region_path: str = "",
         account: str = "",
+        default: str = "",
     ) -> None:
-        """Add one target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
+        """Add one target; `path` names it in messages, an empty account is the job's only one.
+
+        An empty region is the `default` of its list, or else the job's.
+        """
+        is_named = bool(region)
+        region = region or default
         known_instance = self._instances.get(instance)
         known_user = self._users.get(user)
         known_region = self._regions.get(region) if region else self._region
@@ -98,8 +109,8 @@ class Targets:
                 return
             account = known_account
         target = Target(known_instance, known_user, known_region, account, file, line, column)
-        if not known_region and not region:
-            self._regionless.append(len(self.found))
+        if not is_named:
+            (self._defaulted if known_region else self._regionless).append(len(self.found))
         if is_taken:
             self.guesses.row(URL, target.place, instance, known_instance)
         self.found.append(target)
@@ -223,6 +234,7 @@ class Targets:
         A row of a list that is to be skipped is taken out: return the indexes in `found` that were. Otherwise it is
         noted once, not per target, that regions are missing.
         """
+        self._settle_defaults()
         known = self._known_regions()
         out: list[int] = []
         without = [(place, "") for place in self._unplaced]
@@ -252,6 +264,34 @@ class Targets:
             self._problems.add(first, "region", f"{what}; {hint}")
         return out
 
+    def _settle_defaults(self) -> None:
+        """Give each target that names no region that of other rows of its instance, where these name another.
+
+        An instance is in one region, so the row that names one knows better than what is set for all.
+        """
+        if sum(map(bool, self._regions)) < 2 or not self._defaulted:
+            return  # nearly always
+        is_default = bytearray(len(self.found))
+        for index in self._defaulted:
+            is_default[index] = 1
+        known: dict[tuple[str, str], dict[str, Place]] = {}
+        for target, by_default in zip(self.found, is_default, strict=True):
+            if not by_default and target.region:
+                known.setdefault((target.account, target.instance), {}).setdefault(target.region, target.place)
+        for index in self._defaulted:
+            target = self.found[index]
+            regions = known.get((target.account, target.instance), {})
+            if not regions or target.region in regions:
+                continue
+            if len(regions) == 1:
+                ((region, source),) = regions.items()
+                self.found[index] = replace(target, region=region)
+                self.guesses.row(INSTEAD, target.place, f"no region, else {target.region}", region, str(source))
+            elif not self._torn:
+                others = " and ".join(f"{region} ({place})" for region, place in list(regions.items())[:3])
+                what = f"names no region and is taken in {target.region}, and other rows of {target.instance} say"
+                self._torn.append(f"{target.place}: {what} {others}; an instance is in one")
+
     def _known_regions(self) -> dict[tuple[str, str], dict[str, Place]]:
         """Return the regions that rows name, each with its first place, of every instance that a row names without."""
         wanted = {(self.found[index].account, self.found[index].instance) for index in self._regionless}
@@ -263,7 +303,7 @@ class Targets:
 
     def warnings(self) -> list[str]:
         """Return lines about what is odd but allowed, each once."""
-        found = []
+        found = [*self._torn]
         if self._first_unusual is not None:
             first, count = self._first_unusual, self._unusual_rows
             found.append(
