@@ -15,8 +15,8 @@ from engine.inputs.globs import INSTANCE, USER, Grammar, can_match, empty_bracke
 from engine.inputs.jobfile.fields import glob_problem
 
 WRITTEN = "aB1_-"
-CHARACTERS = WRITTEN + "c20"
-"""A letter and digits besides that no glob below names: what `[!…]` takes; 0 is what `[!1-…]` leaves."""
+CHARACTERS = WRITTEN + "c20é"
+"""Letters and digits besides that no glob below names: what `[!…]` takes; 0 is what `[!1-…]` leaves."""
 SHORT = ["".join(each) for size in range(1, 5) for each in itertools.product(CHARACTERS, repeat=size)]
 INSTANCES = [name for name in SHORT if names.instance_problem(name) is None]
 USERS = [name for name in SHORT if names.user_problem(name) is None]

@@ -114,7 +114,7 @@ class Targets:
         if is_taken:
             self.guesses.row(URL, target.place, instance, known_instance)
         self.found.append(target)
-        if known_user in self._unusual:
+        if self._unusual and known_user in self._unusual:
             self._unusual_rows += 1
             self._first_unusual = self._first_unusual or target
         elif len(known_user) > names.LONG_USER:
@@ -196,15 +196,15 @@ class Targets:
         return ""
 
     def _new_user(self, user: str, path: str, notes: list[tuple[str, str]]) -> str:
-        problem = names.user_problem(user)
-        if problem is None:
-            if len(self._users) < _MOST_REMEMBERED:
-                self._users[user] = user
-            if names.is_unusual(user):
-                self._unusual.add(user)
-            return user
-        notes.append((_join(path, "user"), problem))
-        return ""
+        if names.is_unusual(user):
+            problem = names.user_problem(user)
+            if problem is not None:
+                notes.append((_join(path, "user"), problem))
+                return ""
+            self._unusual.add(user)
+        if len(self._users) < _MOST_REMEMBERED:
+            self._users[user] = user
+        return user
 
     def _new_region(self, region: str, place: Place, path: str, notes: list[tuple[str, str]]) -> str:
         problem = names.region_problem(region)
