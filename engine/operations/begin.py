@@ -60,7 +60,7 @@ async def planned(new: Proposal) -> Planned:
     run_id = store.new_run_id(terms.clock(), random.Random())
     tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
-    passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust)
+    passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
         terms.tell(Warned(scarce))

@@ -186,3 +186,21 @@ def test_the_corrected_list_is_written_where_nothing_can_be_read(desk: Desk) -> 
     lay(desk)
     done = desk.run("plan", "job.yaml", "--fix", "fixed.csv")  # nobody listens there
     assert (desk.work / "fixed.csv").read_text().startswith("instance,user,region\n"), done.text
+
+
+# ---- the passwords beside a list ------------------------------------------------------------------------------------
+
+
+def test_passwords_saved_by_the_same_excel_are_taken_and_the_guess_is_told(desk: Desk) -> None:
+    """The list was read and the passwords beside it were not: an hour in an incident. Even a quiet run says what was
+    guessed, as it decides which password an account gets."""
+    desk.write(
+        "job.yaml", f"action: CloseAccountCAM\nregion: ap-tokyo\ntargets: [{A}/etl]\npasswords: {{file: p.csv}}\n"
+    )
+    text = f"Neu;;;\r\nCluster;Login;Kennwort;Wer\r\n{A};etl;Secret-1;M\u00fcller\r\n"
+    desk.write("p.csv", text.encode("cp1252")).chmod(0o600)
+    done = desk.run("run", "job.yaml", "--simulate", "--yes", "--quiet")
+    assert done.code == 0, done.err
+    assert "'Login' taken for the user, 'Kennwort' taken for the password" in done.err
+    assert "read as Windows-1252 with semicolons" in done.err
+    assert "Secret-1" not in "".join(desk.said) and b"Secret-1" not in desk.journal(simulated=True).read_bytes()
