@@ -256,6 +256,61 @@ def test_the_line_that_is_named_for_columns_works(desk):
     assert desk.run("plan", "job.yaml", "--offline").code == 0
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("Server,Konto", "", "or call them so; or write a job with this entry under its targets, and run it: - {csv: "),
+        (
+            "instance,Login,Benutzer",
+            "",
+            "columns 'Login' and 'Benutzer' may both be the user; call the one that is meant",
+        ),
+        (
+            "instance,user,account",
+            "",
+            "a command line names no cloud accounts; remove it, or write a job that names them",
+        ),
+        ("instance,user,password", "", "a target list holds no secrets; remove it"),
+        ("instance,user,region", "postgres-aaaaaaaa,ann,", "name it with --region for all, or in a column of the list"),
+        (
+            "{",
+            '{"instance":"postgres-aaaaaaaa","user":"ann","account":"x"}',
+            "a command line names none; remove it, or",
+        ),
+        ("[", "", "is JSON, not CSV; of JSON, a line is"),
+    ],
+)
+def test_advice_about_a_list_on_the_command_line_can_be_followed_there(desk, header, row, said):
+    """It named keys of a job, which a command line does not have: nobody could do what it said."""
+    text = f"{row}\n" if header == "{" else f"{header}\n{row or 'postgres-aaaaaaaa,ann,x'}\n"
+    desk.write("list.csv", text)
+    region = () if header == "instance,user,region" else ("--region", "ap-tokyo")
+    done = desk.run("lock", "@list.csv", *region, "--simulate", "--yes")
+    assert done.code == 2 and said in done.err, done.err
+    above = done.err.partition(" - {csv: ")[0]  # the entry of a job may have such keys
+    assert not any(key in above for key in ("columns: {", "accounts:", "`region:`", "jsonl:", "passwords:")), above
+
+
+def test_a_guess_of_a_list_on_the_command_line_says_how_to_make_it_certain_there(desk):
+    """A header can be renamed; an entry of a job there is none."""
+    desk.write("list.csv", "Cluster,Login\npostgres-aaaaaaaa,ann\n")
+    done = desk.run("lock", "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
+    assert done.code == 0 and "to make that certain, call 'Cluster' instance, 'Login' user" in done.err
+    assert "columns:" not in done.err
+
+
+def test_the_entry_that_is_printed_for_a_list_on_the_command_line_works_in_a_job(desk):
+    """What is printed is pasted as it stands, with the region that was typed."""
+    desk.write("my list.csv", "Server,Konto\npostgres-aaaaaaaa,ann\n")
+    refused = desk.run("lock", "@my list.csv", "--region", "ap-tokyo", "--simulate", "--yes").err
+    (entry,) = (line.partition("and run it: ")[2] for line in refused.splitlines() if "and run it: " in line)
+    desk.write("job.yaml", f"action: LockAccount\ntargets:\n  {entry}\n")
+    plan = desk.run("plan", "job.yaml", "--offline", "--json").json
+    assert [(call["instance"], call["user"], call["region"]) for call in plan["calls"]] == [
+        ("postgres-aaaaaaaa", "ann", "ap-tokyo")
+    ]
+
+
 def test_a_key_of_the_job_in_a_target_is_answered_with_its_place(desk):
     """`exclude` for one list is written for the whole job; a list of the keys that may stand here does not say so."""
     desk.job("{instance: postgres-aaaaaaaa, user: ann, exclude: ['*/x']}")

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from engine.inputs.jobfile.targets import Defaults, Targets
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
-_CALLED = "or say in the job what they are called"
+_CALLED = "or say in the job what they are called: "
+_CALLED_THERE = "or call them so; or write a job with this entry under its targets, and run it: "
 _QUOTES = 'check the quotes from here on (a field that begins with " must end with one)'
 _NONE_SAID: Mapping[str, str] = {}
 
@@ -265,22 +266,24 @@ class _Csv:
             return None, []
         if not layout.has_header:
             return _At(0, 1, 2, -1, 3, 2, "a list without a header has"), []
-        if (odd := _no_header(header)) is not None:
+        has_job = self._targets.has_job
+        if (odd := _no_header(header, has_job=has_job)) is not None:
             self._problems.add(place, "", f"{odd}; {_HEADER}")
             return None, []
-        found = Names(header, self._said, has_accounts=bool(self._targets.accounts))
+        found = Names(header, self._said, has_accounts=bool(self._targets.accounts), has_job=has_job)
         for what in found.problems:
             hint = ""
             if found.missing:
                 hint = "" if self._said else f"; {_HEADER}"
                 columns = {**self._said, **likely_columns(header, _first_of(rows), found)}
-                hint += f"; {_CALLED}: {entry_words('csv', self._written or self._file, self._of, columns)}"
+                entry = entry_words("csv", self._written or self._file, _defaults(self._of, self._targets), columns)
+                hint += f"; {_CALLED if has_job else _CALLED_THERE}{entry}"
             self._problems.add(place, "", what + hint)
         if found.problems:
             return None, []
         if found.guessed:
             change = Change(place, ", ".join(found.guessed.values()), ", ".join(found.guessed))
-            words = guessed_words(found.guessed, "column")
+            words = guessed_words(found.guessed, "column", has_job=has_job)
             guess = Guess(place=place, what=words, changes=(change,), choice=choice_words(found.guessed))
             self._targets.guesses.add(guess)
         warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
@@ -361,12 +364,18 @@ def entry_words(kind: str, path: str, of: Defaults, columns: Mapping[str, str]) 
     return f"- {{{', '.join([*parts, columns_words(columns)])}}}"
 
 
-def _no_header(header: Sequence[str]) -> str | None:
+def _defaults(of: Defaults, targets: Targets) -> Defaults:
+    """Return what an entry for a list says: what is said of it, and on a command line the region for all."""
+    return of if targets.has_job else of._replace(region=of.region or targets.region)
+
+
+def _no_header(header: Sequence[str], *, has_job: bool) -> str | None:
     """Return what a first line is if it is not a header, in words; None if it may be one."""
     if not any(header):
         return "is empty"
     if header[0].startswith(("{", "[")):
-        return "is JSON, not CSV; one object a line is read by `jsonl:` in place of `csv:`"
+        here = "one object a line is read by `jsonl:` in place of `csv:`" if has_job else f"of JSON, {_LINE}"
+        return f"is JSON, not CSV; {here}"
     if len(header) > 1 and names.is_instance(header[0]) and not names.user_problem(header[1]):
         return f"begins with a target ({header[0]}) instead of a header"
     return None
@@ -390,7 +399,7 @@ def read_jsonl(
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    loose = _Loose(said, entry_of=(written or file, of), has_accounts=bool(targets.accounts))
+    loose = _Loose(said, targets, entry_of=(written or file, _defaults(of, targets)))
     rows = _Rows(file, of, targets, is_guessed=False)
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
@@ -415,7 +424,7 @@ def read_jsonl(
     for guessed, (first, lines) in loose.guessed.items():
         place, pairs = Place(file, first), dict(guessed)
         change = Change(place, ", ".join(pairs.values()), ", ".join(pairs))
-        words = f"{guessed_words(pairs, 'field')} ({lines:,} line{'s' * (lines > 1)})"
+        words = f"{guessed_words(pairs, 'field', has_job=targets.has_job)} ({lines:,} line{'s' * (lines > 1)})"
         choice = choice_words(pairs)
         targets.guesses.add(Guess(place=place, what=words, count=lines, changes=(change,), choice=choice))
     if not loose.ignored:
@@ -426,8 +435,9 @@ def read_jsonl(
 class _Loose:
     """A reader of lines that have other fields than a row, or more."""
 
-    def __init__(self, said: Mapping[str, str], *, entry_of: tuple[str, Defaults], has_accounts: bool) -> None:
-        self._has_accounts = has_accounts
+    def __init__(self, said: Mapping[str, str], targets: Targets, *, entry_of: tuple[str, Defaults]) -> None:
+        self._has_accounts = bool(targets.accounts)
+        self._has_job = targets.has_job
         self._entry_of = entry_of
         self.ignored: dict[str, int] = {}
         """Field that means nothing here → the first line that has it."""
@@ -462,13 +472,15 @@ class _Loose:
         if found is None:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
-            found = self._known[fields] = Names(fields, self._said, "field", has_accounts=self._has_accounts)
+            found = self._known[fields] = Names(
+                fields, self._said, "field", has_accounts=self._has_accounts, has_job=self._has_job
+            )
         if found.problems and (not found.missing or self._said):
             return found.problems
         if found.missing and found.ignored:  # other words for ours, perhaps
             cells = [value if isinstance(value, str) else "" for value in data.values()]
             line_to_write = entry_words("jsonl", *self._entry_of, likely_columns(fields, cells, found))
-            return [f"{found.problems[0]}; {_LINE}, {_CALLED}: {line_to_write}"]
+            return [f"{found.problems[0]}; {_LINE}, {_CALLED if self._has_job else _CALLED_THERE}{line_to_write}"]
         ours = {name: data[fields[index]] for name, index in found.at.items()}
         try:
             row = msgspec.convert(ours, Row)

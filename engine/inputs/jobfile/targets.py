@@ -38,8 +38,16 @@ class Targets:
     """
 
     def __init__(
-        self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
+        self,
+        problems: Problems,
+        region: str,
+        accounts: Sequence[str] = (),
+        *,
+        skip_bad_rows: bool = False,
+        has_job: bool = True,
     ) -> None:
+        """Take `region`, of targets that name none; empty: each needs its own. `has_job`: they are not typed."""
+        self.has_job = has_job
         self.found: list[Target] = []
         """Also those whose names are legal, and whose region is not: they have none."""
         self.bad_rows: list[Omit] = []
@@ -48,7 +56,6 @@ class Targets:
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
-        """Region of targets that name none; empty: each needs its own."""
         self._accounts = {name: name for name in accounts}
         self._account = accounts[0] if len(accounts) == 1 else ""
         """Account of targets that name none; empty: each needs its own, if the job has accounts."""
@@ -122,6 +129,11 @@ class Targets:
             self._first_long = self._first_long or target
 
     @property
+    def region(self) -> str:
+        """The region of targets that name none; empty if there is none for all."""
+        return self._region
+
+    @property
     def accounts(self) -> tuple[str, ...]:
         """The cloud accounts of the job."""
         return tuple(self._accounts)
@@ -142,7 +154,9 @@ class Targets:
     def account_problem(self, account: str) -> str:
         """Return why `account` is not one of the job's, in words."""
         if not self._accounts:
-            return f"account {names.shown(account)}, but the job names none; list it under accounts:"
+            how = "the job names none; list it under accounts:"
+            how = how if self.has_job else "a command line names none; remove it, or write a job that names it"
+            return f"account {names.shown(account)}, but {how}"
         if not account:
             return f"is missing; the job has {', '.join(self._accounts)}"
         hint = names.did_you_mean(account, self._accounts) or f"; there are {', '.join(self._accounts)}"
@@ -260,7 +274,8 @@ class Targets:
             first, which = min(without, key=lambda each: (each[0].file != without[0][0].file, each[0].line))
             count = len(without)
             what = f"{count:,} target{'s' * (count > 1)} without a region, the first here{which}"
-            hint = "set `region:` for all, or on the target (--region on the command line)"
+            hint = "name it with --region for all, or in a column of the list"
+            hint = "set `region:` for all, or on the target (--region on the command line)" if self.has_job else hint
             self._problems.add(first, "region", f"{what}; {hint}")
         return out
 
