@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ BY_SQL = ["svc-app", "Svc-App", "müller", "1st"]
 @pytest.fixture
 def backend() -> Iterator[Backend]:
     sql = [{"name": name, "sql": True} for name in BY_SQL]
-    fleet = [{"id": each, "region": REGION, "accounts": ["ann", *sql]} for each in (A, B)]
+    fleet = [{"id": each, "region": REGION, "accounts": [{"name": "ann", "cam": True}, *sql]} for each in (A, B)]
     with Backend(World(fleet=fleet_from({"instances": fleet}), latency=0)) as running:
         yield running
 
@@ -103,6 +104,21 @@ def test_a_run_that_reads_nothing_sends_no_such_name_and_says_so_before(
     assert done.code == 1
     code, message = _of(desk, A, "svc-app")
     assert code == "Local.Unread" and "this run reads no account before it sends" in message
+    report = desk.run("report", done.json["run"])
+    how = "reads again (no --no-verify, no verify: false)" if flags else "is corrected"
+    said = f"1 whose unusual name a run without readings cannot prove; once the job {how}: acctops run {job} --endpoint"
+    assert said in report.out and "acctops rerun" not in report.out
+
+
+def test_the_way_on_from_a_run_without_readings_ends_with_the_account_locked(desk: Desk, backend: Backend) -> None:
+    """A rerun reads as little as its run, so it would fail for ever: the command that is printed reads."""
+    api = ("--endpoint", backend.endpoint)
+    blind = desk.run("lock", f"{A}/svc-app", f"{A}/ann", "--region", REGION, *api, "--yes", "--no-verify")
+    assert blind.code == 1 and written(backend) == [f"{A}/ann"]
+    (line,) = (line for line in blind.text.splitlines() if line.startswith("go on:"))
+    assert line.split("acctops ")[1].startswith(f"lock {A}/svc-app --region {REGION} --endpoint")
+    done = desk.run(*shlex.split(line.split("acctops ")[1]), "--yes")
+    assert done.code == 0 and written(backend) == [f"{A}/ann", f"{A}/svc-app"], done.text
 
 
 def test_an_offline_plan_says_that_such_names_need_a_reading(desk: Desk) -> None:
