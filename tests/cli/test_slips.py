@@ -259,7 +259,7 @@ def test_the_line_that_is_named_for_columns_works(desk):
 @pytest.mark.parametrize(
     ("header", "row", "said"),
     [
-        ("Server,Konto", "", "or call them so; or write a job with this entry under its targets, and run it: - {csv: "),
+        ("Server,Konto", "", "rename these, or write a job with this entry under its targets, and run it: - {csv: "),
         (
             "instance,Login,Benutzer",
             "",
@@ -301,13 +301,13 @@ def test_a_guess_of_a_list_on_the_command_line_says_how_to_make_it_certain_there
 
 def test_the_entry_that_is_printed_for_a_list_on_the_command_line_works_in_a_job(desk):
     """What is printed is pasted as it stands, with the region that was typed."""
-    desk.write("my list.csv", "Server,Konto\npostgres-aaaaaaaa,ann\n")
+    desk.write("my list.csv", "Server,Konto\npostgres-aaaaaaaa,svc-app\n")
     refused = desk.run("lock", "@my list.csv", "--region", "ap-tokyo", "--simulate", "--yes").err
     (entry,) = (line.partition("and run it: ")[2] for line in refused.splitlines() if "and run it: " in line)
     desk.write("job.yaml", f"action: LockAccount\ntargets:\n  {entry}\n")
     plan = desk.run("plan", "job.yaml", "--offline", "--json").json
     assert [(call["instance"], call["user"], call["region"]) for call in plan["calls"]] == [
-        ("postgres-aaaaaaaa", "ann", "ap-tokyo")
+        ("postgres-aaaaaaaa", "svc-app", "ap-tokyo")
     ]
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
 _CALLED = "or say in the job what they are called: "
-_CALLED_THERE = "or call them so; or write a job with this entry under its targets, and run it: "
+_CALLED_THERE = "rename these, or write a job with this entry under its targets, and run it: "
 _QUOTES = 'check the quotes from here on (a field that begins with " must end with one)'
 _NONE_SAID: Mapping[str, str] = {}
 
@@ -337,7 +337,7 @@ def _is_id(cell: str) -> bool:
 
 _LOOKS: Mapping[str, tuple[Callable[[str], object], ...]] = {
     "instance": (_is_id, is_likely_id),
-    "user": (names.is_user,),
+    "user": (names.is_user, lambda cell: names.user_problem(cell) is None),
 }
 """What a cell of a column looks like, the surest sign first."""
 
