@@ -785,8 +785,8 @@ _LOCAL = (
     _row(
         UNREAD,
         _T.REJECTED,
-        "The instance could not be read, and a guard needs its accounts known.",
-        "Allow DescribeAccounts on it, or see why it cannot be read; then: acctops rerun RUN --only failed",
+        "The instance was not read, and a guard, or the unusual name of the account, needs its accounts known.",
+        "Allow DescribeAccounts on it, or see why it is not read (--no-verify); then: acctops rerun RUN --only failed",
     ),
     *_same(
         ("Local.Http500", "Local.Http502", "Local.Http503", "Local.Http504"),

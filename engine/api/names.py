@@ -1,7 +1,8 @@
 """What instance ids, user names and regions look like, and the nearest name to a mistyped one.
 
 Sources: SEED-LOCK and D-CREATE. Their rules for account names disagree: rule A is the narrower one, with 16 characters.
-This module refuses only a name that breaks every documented rule. The server decides about the rest.
+A name that keeps neither is unusual: only plain SQL makes such an account, and only a reading shows that it exists.
+This module refuses what can hardly be the name of an account at all. The server decides about the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ INSTANCE_PATTERN = "[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+"
 """A prefix, a hyphen, an id: `postgres-4sfuv15b`. No page documents a rule; every sample has this form."""
 USER_PATTERN = "[A-Za-z_][A-Za-z0-9_]{0,62}"
 """The wider of the two rules for account names (D-CREATE). A name that breaks it breaks rule A as well."""
+_SIGNS = ".$+#-"
+MOST_USER_BYTES = 63
+"""Bytes of a name in PostgreSQL (NAMEDATALEN)."""
+ANY_USER_PATTERN = r"[A-Za-z0-9_\u00aa-\uffff][A-Za-z0-9_.$+#\u00aa-\uffff-]{0,62}"
+"""What unusual names look like, for an editor: a little more than `user_problem` lets pass."""
 REGION_PATTERN = "[a-z]{2,}(?:-[a-z0-9]+)+"
 ROLE_PATTERN = "qcs::cam::uin/([0-9]{1,20}):(?:role|roleName)/((?:[A-Za-z0-9_+=,.@-]+/)?[A-Za-z0-9_+=,.@-]+)"
 """ARN of a CAM role, by name or by id; service roles too (STS). Groups: the main account's uin, the role's name."""
@@ -109,11 +115,51 @@ def _decoded_url(text: str) -> str:
 
 
 def user_problem(name: str) -> str | None:
-    """Say why `name` cannot be an account name by either documented rule; None if it can."""
-    if is_user(name):
+    """Say why `name` cannot be an account name, by the documented rules or made by plain SQL; None if it can.
+
+    Where `is_user` does not hold, the name is unusual (`is_unusual`).
+    """
+    if is_user(name) or _is_unusual(name):
         return None
+    if _VENDORS_ID(name) or name in REGIONS:
+        what = "a region" if name in REGIONS else "an instance id"
+        return f"{shown(name)} is {what}, not an account name; are columns swapped?"
     rule = "it has 1–63 letters, digits and _ and does not begin with a digit"
-    return f"{shown(name)} is not an account name{_foreign(name)}; {rule}"
+    by_sql = f"one made by SQL may, and have {' '.join(_SIGNS)} inside"
+    return f"{shown(name)} is not an account name{_foreign(name)}; {rule} ({by_sql})"
+
+
+def is_unusual(name: str) -> bool:
+    """Return whether a name keeps no documented rule: it is sent only where a reading shows exactly this name."""
+    return is_user(name) is None
+
+
+_LETTER = r"[^\W\u115f\u1160\u3164\uffa0\U00010000-\U0010ffff]"
+"""A letter, a digit or `_`: none of four letters that nobody sees, and none that `ANY_USER_PATTERN` cannot name."""
+_MAY_BE_UNUSUAL = re.compile(rf"{_LETTER}(?:[{re.escape(_SIGNS)}]*{_LETTER})*").fullmatch
+
+
+def _is_unusual(name: str) -> bool:
+    """Return whether a name that no documented rule allows is hardly a slip.
+
+    It has letters, digits, `_`, and a few signs inside: so it reads as no option, formula or path.
+    It has a letter, as `16384` and `10.0.0.1` name no account, and letters of one script, as a Cyrillic о among Latin
+    letters is a slip or a trick. Blanks, `@` and other signs are more often slips than accounts.
+    """
+    return (
+        _MAY_BE_UNUSUAL(name) is not None
+        and any(map(str.isalpha, name))
+        and len(name.encode()) <= MOST_USER_BYTES
+        and not (_VENDORS_ID(name) or name in REGIONS)
+        and (name.isascii() or _is_of_one_script(name))
+    )
+
+
+def _is_of_one_script(name: str) -> bool:
+    from unicodedata import name as called  # here: hardly a list has such a name
+
+    scripts = {called(char, "?").partition(" ")[0] for char in name if char.isalpha()}
+    return len(scripts) == 1 or "LATIN" not in scripts
 
 
 def _foreign(name: str) -> str:

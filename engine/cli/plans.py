@@ -15,9 +15,12 @@ from engine.operations.events import Warned
 from engine.operations.frozen import check_metrics, run_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.operations.preparing import Prepared
+    from engine.operations.survey import Survey
 
 SHOWN = 20
 """Calls a plan prints without `--all`."""
@@ -37,9 +40,17 @@ def show_plan(
     options = options_of({"exclude": exclude, "expect": expect, **common})
     job = load_job(job_path, skip_bad_rows=options.skip_bad_rows or fix is not None)
     if fix is not None:
-        from engine.cli.fixing import write_fixed  # here: hardly a plan writes a list
+        from engine.cli.fixing import Fixing  # here: hardly a plan writes a list
 
-        write_fixed(job, fix)
+        fixing = Fixing(job, fix)
+        try:
+            return _plan(options, job, offline=offline, show_all=show_all, found=fixing.found)
+        finally:  # also where nothing could be read: the list is corrected as far as it is known
+            fixing.write()
+    return _plan(options, job, offline=offline, show_all=show_all, found=lambda _: None)
+
+
+def _plan(options: Options, job: Job, *, offline: bool, show_all: bool, found: Callable[[Survey | None], None]) -> int:
     settings = settings_of(options, job)
     check_metrics(settings)
     if offline:  # no event loop is needed, and none is loaded
@@ -48,11 +59,13 @@ def show_plan(
         return _show(options, made, prepared(options, made, None), show_all=show_all)
     from engine.cli.loops import run_loop
 
-    return run_loop(_look(options, job, settings, show_all=show_all), options)
+    return run_loop(_look(options, job, settings, show_all=show_all, tell=found), options)
 
 
-async def _look(options: Options, job: Job, settings: Settings, *, show_all: bool) -> int:
-    """Show the plan, then what its accounts say."""
+async def _look(
+    options: Options, job: Job, settings: Settings, *, show_all: bool, tell: Callable[[Survey | None], None]
+) -> int:
+    """Show the plan, then what its accounts say; `tell` what was read."""
     from engine.operations.preparing import is_read, read_for
     from engine.operations.reach import reach_of
 
@@ -65,6 +78,7 @@ async def _look(options: Options, job: Job, settings: Settings, *, show_all: boo
             frozen = run_settings(settings, job, job.action, {call.region for call in made.plan.calls})
             reach = await reach_of(frozen, settings, options, purpose="plan")
         found = await read_for(made.plan, settings, reach=reach, world=None, known=made.known)
+        tell(found)
     return _show(options, made, prepared(options, made, found), show_all=show_all)
 
 
@@ -161,6 +175,11 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
         if found is not None
         else None,
         "standing": prepared.outlook.counts() if found is not None else None,
+        "elsewhere": [
+            {"account": call.account, "region": call.region, "instance": call.instance, "found_in": region}
+            for call in {call.where: call for call in prepared.elsewhere()}.values()
+            if found is not None and (region := found.located[call.where])
+        ],
         "last_admins": list(prepared.outlook.last_admins),
         "calls": [
             {

@@ -47,13 +47,24 @@ INSTANCE = Grammar(
     words="instance id; ids look like postgres-4sfuv15b",
 )
 """`names.INSTANCE_PATTERN` and `names.MOST_INSTANCE`."""
+_SIGNS = frozenset(".$+#-")
+_OTHER = "é"
+"""Stands for all letters beyond ASCII."""
+_LETTER = _LETTERS | {_OTHER}
+_PLAIN = _ALNUM - _LETTERS | {"_"}
 USER = Grammar(
-    steps=({_LETTERS | {"_"}: 1}, {_ALNUM | {"_"}: 1}),
-    ends=frozenset({1}),
+    steps=(
+        {_LETTER: 1, frozenset("_"): 2, _ALNUM - _LETTERS: 3},
+        {_LETTER | _PLAIN: 1, _SIGNS: 4},
+        {_LETTER: 1, _PLAIN: 2, _SIGNS: 3},
+        {_LETTER: 1, _PLAIN | _SIGNS: 3},
+        {_LETTER | _PLAIN: 1, _SIGNS: 4},
+    ),
+    ends=frozenset({1, 2}),
     most=63,
-    words="account name; names have letters, digits and _ and do not begin with a digit",
+    words="account name; names have a letter, letters, digits and _, and inside . $ + # -",
 )
-"""`names.USER_PATTERN`. A name that begins with a digit is never sent, even where a reading shows it."""
+"""`names.user_problem`, which refuses a few more: ids of instances, regions, letters of several scripts."""
 
 
 def pieces(glob: str) -> Iterator[str]:
@@ -113,7 +124,10 @@ def _taken(piece: str, fold: bool) -> frozenset[str] | None:
     if piece == "*":
         return _ANY
     match = re.compile(translate(piece), re.IGNORECASE if fold else 0).match
-    return frozenset(char for char in _ALNUM | {"_", "-"} if match(char))
+    beyond = {char for char in piece if char.isalpha() and not char.isascii()} | {_OTHER}
+    return frozenset(char for char in _ALNUM | {"_"} | _SIGNS if match(char)) | (
+        {_OTHER} if any(map(match, beyond)) else frozenset()
+    )
 
 
 def why_never(glob: str, grammar: Grammar, *, fold: bool = False) -> str | None:

@@ -53,6 +53,7 @@ _NAMED = 3
 """Guesses that are named in the question, at most; of more it has the number."""
 URL: Final = "url"
 REGION: Final = "region"
+INSTEAD: Final = "instead"
 TRIMMED: Final = "trimmed"
 
 
@@ -68,7 +69,7 @@ class Guesses:
         self._of_lists.append(guess)
 
     def row(self, kind: str, place: Place, old: str, new: str, source: str = "") -> None:
-        """Note what was guessed of one row: `kind` is URL, REGION or TRIMMED."""
+        """Note what was guessed of one row: `kind` is URL, REGION, INSTEAD or TRIMMED."""
         rows = self._of_rows.setdefault((place.file, kind), _Rows(source=source))
         rows.count += 1
         if len(rows.changes) < MOST_CHANGES:
@@ -94,13 +95,14 @@ def _told(kind: str, rows: _Rows) -> Guess:
         what = f"instance id{many} of {count:,} row{many} taken out of a URL, the first {first.new}"
         named = f" ({', '.join(dict.fromkeys(each.new for each in rows.changes))})" if count <= _NAMED else ""
         choice = f"{count:,} instance id{many} taken out of URLs{named}"
-    elif kind == REGION:
+    elif kind in (REGION, INSTEAD):
+        instead = " and not the one that is set" if kind == INSTEAD else ""
         what = (
-            f"{count:,} row{many} without a region {'take' if many else 'takes'} that of another row of the instance, "
-            f"the first {first.new} ({rows.source})"
+            f"{count:,} row{many} without a region {'take' if many else 'takes'} that of another row of the instance"
+            f"{instead}, the first {first.new} ({rows.source})"
         )
         named = f" ({', '.join(dict.fromkeys(each.new for each in rows.changes))})" if count <= _NAMED else ""
-        choice = f"{count:,} region{many} taken from other rows{named}"
+        choice = f"{count:,} region{many} taken from other rows{instead}{named}"
     else:
         what = f"{count:,} cell{many} with invisible characters around the name"
     return Guess(place=first.place, what=what, count=count, choice=choice, changes=tuple(rows.changes), changed=count)

@@ -267,7 +267,7 @@ def accounts_of(match: Match, row: InstanceRow, reading: Reading | None) -> Iter
     for state in reading.accounts.values():
         if not _is_named(match.users, state):
             continue
-        if (problem := names.user_problem(state.user)) is not None:  # no documented list has such a name
+        if (problem := names.user_problem(state.user)) is not None:  # such as one with a blank inside
             yield _omit(match, row.region, row.id, EVERY_ACCOUNT, OmitReason.UNSEEN, problem, row.account)
         elif match.users.cam is not None and state.cam is None:
             why = "whether its CAM is on is not shown"

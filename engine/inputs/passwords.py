@@ -7,20 +7,20 @@ read, or from an environment variable. It is used once and not kept.
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import CredentialsError
-from engine.inputs.jobfile.columns import alias
-from engine.inputs.jobfile.layout import clean
+from engine.inputs.jobfile.columns import alias, choice_words, synonym
+from engine.inputs.jobfile.layout import BLANKS, SLASH, WORDS, clean
+from engine.inputs.jobfile.sheets import Sheet, is_utf16, not_text
 from engine.outside.programs import Printed, run_program
 from engine.outside.trust import is_private, open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from engine.inputs.job import PasswordSpec
     from engine.model import Call
@@ -39,6 +39,10 @@ class PasswordSource(Protocol):
     @property
     def label(self) -> str:
         """The name of this source, for plan and journal."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What was guessed to read it, in words."""
 
     async def ask(self, call: Call) -> str:
         """Return the password, checked by the documented rule; CredentialsError in words without the password."""
@@ -88,6 +92,7 @@ class EnvironmentPassword:
         if not environ.get(name):
             raise CredentialsError(f"{label}: the variable is not set or empty")
         self.label = label
+        self.warnings: tuple[str, ...] = ()
         self._password = environ[name]
 
     async def ask(self, call: Call) -> str:
@@ -100,7 +105,8 @@ class FilePasswords:
 
     def __init__(self, path: Path, label: str) -> None:
         self.label = label
-        self._passwords = _read_file(path, label)
+        self._passwords, self.warnings = _read_file(path, label)
+        """The second: what was guessed of the file, in words."""
 
     async def ask(self, call: Call) -> str:
         """Return the password in the row of this account; a row with its region goes before one without region."""
@@ -116,6 +122,7 @@ class CommandPasswords:
 
     def __init__(self, command: tuple[str, ...], label: str) -> None:
         self.label = label
+        self.warnings: tuple[str, ...] = ()
         self._command = command
 
     async def ask(self, call: Call) -> str:
@@ -146,8 +153,8 @@ def _line(printed: Printed, where: str) -> str:
     return line
 
 
-def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
-    """Return (instance, user, region or empty) → password; CredentialsError names lines, never their text."""
+def _read_file(path: Path, label: str) -> tuple[dict[tuple[str, str, str], str], list[str]]:
+    """Return (instance, user, region or empty) → password, and what was guessed; CredentialsError names lines only."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             found = os.fstat(file.fileno())
@@ -158,60 +165,106 @@ def _read_file(path: Path, label: str) -> dict[tuple[str, str, str], str]:
         raise CredentialsError(f"{label}: others can read these passwords; chmod 600 {path}")
     if len(data) > MOST_FILE:
         raise CredentialsError(f"{label}: larger than {MOST_FILE >> 20} MiB")
-    try:
-        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # a spreadsheet's "Unicode text"
-        return _passwords(data.decode("utf-16" if is_utf16 else "utf-8-sig"), label)
-    except UnicodeDecodeError:
-        raise CredentialsError(f"{label}: is not UTF-8 text") from None
-    except csv.Error as exc:
-        raise CredentialsError(f"{label}: not valid CSV ({exc}); check the quotes") from None
+    return _Passwords(data, label).read()
 
 
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _COLUMNS = ("instance", "user", "password", "region")
 _REQUIRED = _COLUMNS[:3]
+_WORDS = frozenset({"passwd", "pwd", "newpassword", "passwort", "kennwort", "neuespasswort", "motdepasse"})
+"""Words for the password, folded as columns are."""
 
 
-def _headed(line: str, separator: str) -> list[str]:
-    """Return the columns that a line names, ours by our names, if `separator` separates them."""
-    try:
-        cells = next(csv.reader([line], strict=True, delimiter=separator), [])
-    except csv.Error:
-        return []
-    return [alias(cell) or clean(cell).lower() for cell in cells]
+class _Passwords:
+    """One reading of one password file, as lists are read; no text that it makes holds a cell of the file."""
+
+    def __init__(self, data: bytes, label: str) -> None:
+        self._data = data
+        self._label = label
+        self._sheet = Sheet(data)
+
+    def read(self) -> tuple[dict[tuple[str, str, str], str], list[str]]:
+        """Return (instance, user, region or empty) → password, and what was guessed, in words."""
+        if not is_utf16(self._data) and (odd := not_text(self._data)) is not None:
+            raise self._wrong(odd)
+        try:
+            return self._read()
+        except UnicodeDecodeError:
+            raise self._wrong("is UTF-16 text that is damaged; save it as UTF-8 (CSV UTF-8)") from None
+        except csv.Error as exc:
+            raise self._wrong(f"not valid CSV ({exc}); check the quotes") from None
+
+    def _wrong(self, what: str) -> CredentialsError:
+        return CredentialsError(f"{self._label}: {what}")
+
+    def _read(self) -> tuple[dict[tuple[str, str, str], str], list[str]]:
+        opening = self._sheet.opened({})
+        layout = opening.layout
+        if (what := self._sheet.unsure_separator(layout)) is not None:
+            raise self._wrong(what)
+        rows = _rows(opening.lines, layout.separator)
+        first, header = next(((line, row) for line, row in rows if any(map(clean, row))), (1, []))
+        at, guessed = self._columns(header if layout.has_header else [], first)
+        warnings = [f"line {first}: {guessed}"] if guessed else []
+        if opening.titles:
+            count = len(opening.titles)
+            warnings.append(f"line {opening.titles[0][0]}: {count} line{'s' * (count > 1)} above the header skipped")
+        if self._sheet.is_guessed:
+            place, _, what = self._sheet.guessed(layout, self._label)
+            warnings.append(f"line {place.line}: {what}; names and passwords are taken where they are ASCII")
+        found: dict[tuple[str, str, str], str] = {}
+        for line, row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
+                named = WORDS.get(layout.separator, "commas").removesuffix("s")
+                what = f"quote a password that holds a {named}"
+                raise self._wrong(f"line {line} has {len(row)} of {len(header)} columns; {what}")
+            if self._sheet.is_guessed:
+                self._refuse_guessed(row, at, line)
+            region = clean(row[at["region"]]) if "region" in at else ""
+            key = (clean(row[at["instance"]]), clean(row[at["user"]]), region)
+            if key in found:
+                raise self._wrong(f"line {line} names {key[0]}/{key[1]} a second time; keep one")
+            found[key] = row[at["password"]]
+        return found, [f"{self._label}: {warning}" for warning in warnings]
+
+    def _columns(self, header: Sequence[str], line: int) -> tuple[dict[str, int], str]:
+        """Return the index of each column of ours, and which were taken by a synonym, in words."""
+        at: dict[str, int] = {}
+        guessed: dict[str, str] = {}
+        for ours in _COLUMNS:
+            found = [at for at, cell in enumerate(header) if (alias(cell) or clean(cell).lower()) == ours]
+            by_word = [] if found else [at for at, cell in enumerate(header) if _meant(cell) == ours]
+            if len(found) + len(by_word) > 1:
+                raise self._wrong(f"line {line}: column {ours} stands twice; keep one")
+            if found or by_word:
+                at[ours] = (found or by_word)[0]
+            if by_word:
+                guessed[ours] = clean(header[by_word[0]])
+        if missing := [name for name in _REQUIRED if name not in at]:
+            what = "the first line must name the columns instance,user,password[,region]"
+            raise self._wrong(f"no column {', '.join(missing)}; {what}")
+        return at, f"columns taken: {choice_words(guessed)}" if guessed else ""
+
+    def _refuse_guessed(self, row: Sequence[str], at: Mapping[str, int], line: int) -> None:
+        """Raise CredentialsError for a cell that would be a guess, as the encoding is one."""
+        for ours, index in at.items():
+            if not row[index].isascii():
+                what = f"the {ours} has letters beyond ASCII, and the file is not UTF-8, so they would be a guess"
+                raise self._wrong(f"line {line}: {what}; save it as UTF-8 (CSV UTF-8)")
 
 
-def _passwords(text: str, label: str) -> dict[tuple[str, str, str], str]:
-    lines = io.StringIO(text, newline="")
-    above, line = 0, lines.readline()
-    while line and (not line.strip() or line.strip().lower().startswith("sep=")):  # a spreadsheet's
-        above, line = above + 1, lines.readline()
-    headers = {separator: _headed(line, separator) for separator in _SEPARATORS}
-    separator = next((each for each, header in headers.items() if set(_REQUIRED) <= set(header)), ",")
-    header = headers[separator]
-    above += 1
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        what = "the first line must name the columns instance,user,password[,region]"
-        raise CredentialsError(f"{label}: no column {', '.join(missing)}; {what}")
-    twice = next((name for name in _COLUMNS if header.count(name) > 1), None)
-    if twice is not None:
-        raise CredentialsError(f"{label}: column {twice} stands twice; keep one")
-    rows = csv.reader(lines, strict=True, delimiter=separator)
-    at = {name: header.index(name) for name in _COLUMNS if name in header}
-    found: dict[tuple[str, str, str], str] = {}
-    for row in rows:
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(header):
-            what = f"quote a password that holds a {_SEPARATORS[separator]}"
-            line_num = rows.line_num + above
-            raise CredentialsError(f"{label}: line {line_num} has {len(row)} of {len(header)} columns; {what}")
-        region = clean(row[at["region"]]) if "region" in at else ""
-        key = (clean(row[at["instance"]]), clean(row[at["user"]]), region)
-        if key in found:
-            raise CredentialsError(
-                f"{label}: line {rows.line_num + above} names {key[0]}/{key[1]} a second time; keep one"
-            )
-        found[key] = row[at["password"]]
-    return found
+def _meant(cell: str) -> str:
+    """Return which of our columns a word of people means; empty if it is not among those."""
+    return "password" if re.sub(r"[\s_.-]", "", clean(cell).lower()) in _WORDS else synonym(clean(cell))
+
+
+def _rows(lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of each row; a password keeps the blanks around it."""
+    if separator in (BLANKS, SLASH):
+        for line, text in enumerate(lines, start=1):
+            yield line, text.split()
+        return
+    reader = csv.reader(lines, strict=True, delimiter=separator)
+    for row in reader:
+        yield reader.line_num, row

@@ -24,10 +24,11 @@ from engine.journal.ledger import Ledger
 from engine.journal.protocols import Claim, Runs
 from engine.model import Call, CallId, Rival, RunId, Target, call_id
 from engine.operations.carrying import Ended, carry_out
+from engine.operations.drafts import fix_command
 from engine.operations.events import Warned, nobody
 from engine.operations.frozen import check_metrics
 from engine.operations.holding import held_words
-from engine.operations.preparing import Looked, is_read, prepare, read_for, refuse_blind, refuse_unread
+from engine.operations.preparing import Looked, is_read, prepare, read_for, refuse_blind, refuse_unread, unshown
 from engine.operations.proposal import Approval, Planned, Proposal, refuse_empty
 from engine.operations.reach import passwords_of, reach_of
 from engine.operations.session import Session, nothing_stays
@@ -60,7 +61,7 @@ async def planned(new: Proposal) -> Planned:
     run_id = store.new_run_id(terms.clock(), random.Random())
     tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
-    passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust)
+    passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
         terms.tell(Warned(scarce))
@@ -96,6 +97,7 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
         expect=terms.expect,
         take=new.take,
         exclude=new.exclude,
+        way=_fix_command(new) if world is None else "",
     )
     refuse_strangers(reach.keyring, new.uins)
     if new.undone is None and not terms.simulate:
@@ -110,9 +112,18 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
         refuse_empty(prepared.plan)
     may_be_asked = terms.attended and not terms.yes
     unread = refuse_unread(prepared, can_ask=may_be_asked, unread_command=_unread_command(new))
+    for warning in unshown(prepared.plan, "such a run") if unread else ():
+        terms.tell(Warned(warning))
     frozen = replace(new.frozen, verify=False) if unread else new.frozen
     refuse_blind(new.plan.action, frozen, max_share=new.settings.max_share)
     return replace(new, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
+
+
+def _fix_command(new: Proposal) -> str:
+    """Return the command that writes the job's list with the regions where instances are; empty if none does."""
+    if new.parent is not None or job_file(new.job.path) is None:
+        return ""
+    return fix_command(from_recorded(new.job.path), new.terms, new.settings)
 
 
 def _unread_command(new: Proposal) -> str:

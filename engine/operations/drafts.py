@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from engine.journal import records
 from engine.operations.events import Event, Remarked, Warned
 from engine.operations.frozen import run_settings
+from engine.outside.foreign import pasted
 from engine.planning.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -130,4 +131,10 @@ def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
         expect=terms.expect,
         take=take,
         exclude=(*job.exclude, *terms.excludes()),
+        way=fix_command(job.path, terms, made.settings) if job.is_file else "",
     )
+
+
+def fix_command(path: str, terms: Terms, settings: Settings) -> str:
+    """Return the command that writes the list of a job file as it should be."""
+    return f"acctops plan {pasted((path, *terms.asked()))}{terms.repeat(settings.state_dir)} --fix fixed.csv"

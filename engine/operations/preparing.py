@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS
-from engine.api.names import REGIONS, did_you_mean
+from engine.api.names import REGIONS, did_you_mean, is_unusual
 from engine.errors import CredentialsError, RefusedError, UsageError
 from engine.inputs.guards import need_readings
 from engine.model import OmitReason, Target
@@ -41,6 +41,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """None: nothing was read (`--offline`, `--no-verify`, an action without a readable state)."""
     refusals: tuple[str, ...]
     """Why guards would refuse the plan, in words."""
+    way: str = ""
+    """The command that corrects the regions of instances that are found elsewhere; empty: no command does."""
     warnings: tuple[str, ...] = ()
     """Rules that match nothing, in words: such a rule may be misspelled."""
 
@@ -51,6 +53,11 @@ class Prepared(Struct, frozen=True, kw_only=True):
         if later:
             lines.append(f"  later  {len(later):,}, first in line next time  ({later[0].rule}, {later[0].where})")
         return lines + [f"  WOULD REFUSE  {why}" for why in self.refusals]
+
+    def elsewhere(self) -> list[Call]:
+        """Return the calls whose instance is not where the job says, and was found in another region."""
+        located = self.found.located if self.found is not None else {}
+        return [call for call in self.plan.calls if call.where in located] if located else []
 
     def refuse(self) -> None:
         """Raise RefusedError if a guard does not let the plan pass."""
@@ -103,8 +110,12 @@ def prepare(
     expect: int | None = None,
     take: Take | None = None,
     exclude: Sequence[Glob] = (),
+    way: str = "",
 ) -> Prepared:
-    """Compare a plan with what was `found` (None: nothing was read). UsageError for a region the API does not know."""
+    """Compare a plan with what was `found` (None: nothing was read). UsageError for a region the API does not know.
+
+    `way` is the command that writes the job's list with the regions in which instances were found.
+    """
     outlook = look_ahead(
         plan,
         of_plan(plan, found) if found is not None else {},
@@ -125,8 +136,22 @@ def prepare(
     )
     if found is not None:
         refuse_unknown_regions(plan, found.readings)
-    idle = tuple(_idle(plan, settings, found, exclude))
-    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), warnings=idle)
+    reads = settings.verify and ACTIONS[plan.action].is_desired is not None
+    by = plan.action if settings.verify else settings.origin.get("verify", "")
+    odd = (*(() if reads else unshown(outlook.plan, by)), *_idle(plan, settings, found, exclude))
+    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), way=way, warnings=odd)
+
+
+def unshown(plan: Plan, by: str) -> Iterator[str]:
+    """Yield that unusual names are not sent, of a run that reads no account; `by` is what says so."""
+    unusual = [call.named for call in plan.calls if is_unusual(call.user)]
+    if unusual:
+        count = len(unusual)
+        shown = ", ".join(unusual[:_SHOWN]) + (" …" if count > _SHOWN else "")
+        yield (
+            f"{count:,} unusual account name{'s' * (count > 1)} will not be sent, and count as failed: only a reading "
+            f"can show that such a name exists, and {by} reads no accounts: {shown}"
+        )
 
 
 def of_plan(plan: Plan, found: Survey) -> dict[Where, Reading]:
@@ -229,6 +254,10 @@ def _standing_lines(prepared: Prepared) -> list[str]:
     for kind, words in ((Standing.NO_ACCOUNT, "no such account"), (Standing.NO_INSTANCE, "no such instance")):
         if counts[kind]:
             lines.append(f"  {words}  {counts[kind]:,}  {_examples(prepared, kind)}")
+    if elsewhere := prepared.elsewhere():
+        count = len({call.where for call in elsewhere})
+        way = f"{prepared.way} writes the list with the regions found" if prepared.way else "correct their regions"
+        lines.append(f"  found elsewhere  {count:,} instance{'s' * (count > 1)}, and not taken there: {way}")
     if counts[Standing.UNREAD]:
         lines.append(f"  not read yet  {counts[Standing.UNREAD]:,}  (sent last)")
     if outlook.last_admins:
@@ -245,7 +274,7 @@ def _examples(prepared: Prepared, kind: Standing) -> str:
     for call in prepared.plan.calls:
         if prepared.outlook.standings[call.id] is not kind:
             continue
-        region = prepared.found.located.get(call.instance)
+        region = prepared.found.located.get(call.where)
         labels.append(call.named + (f" (found in {region})" if region is not None else ""))
         if len(labels) > _SHOWN:
             return ", ".join(labels[:_SHOWN]) + " …"

@@ -123,8 +123,8 @@ def network_of(settings: Settings, access: Access) -> Network:
     )
 
 
-def passwords_of(frozen: records.RunSettings, action: str, trust: Trust) -> PasswordSource | None:
-    """Return where new passwords come from, by the run's settings; None for an action that takes none.
+def passwords_of(frozen: records.RunSettings, action: str, trust: Trust, *, tell: Tell) -> PasswordSource | None:
+    """Return where new passwords come from, by the run's settings; None for an action that takes none. `tell` guesses.
 
     CredentialsError for a file that an untrusted user could have written, who would then know the passwords.
     """
@@ -139,4 +139,7 @@ def passwords_of(frozen: records.RunSettings, action: str, trust: Trust) -> Pass
             raise CredentialsError(
                 f"{spec.label}: is not believed, as {doubt.words}; copy it to a file of your own, {doubt.way_on}"
             )
-    return open_passwords(spec, os.environ)
+    source = open_passwords(spec, os.environ)
+    for warning in source.warnings:
+        tell(Warned(warning, always=True))  # which password an account gets is nothing to be guessed quietly
+    return source

@@ -127,7 +127,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     await ask_whose(reach, limit_s=IDENTITY_S)
     refuse_strangers(reach.keyring, seen.uins)
     await refuse_beyond(terms, seen, guards, reach, exclude, whole=job is not None)
-    passwords = passwords_of(seen.settings, seen.run.action, guards.trust)
+    passwords = passwords_of(seen.settings, seen.run.action, guards.trust, tell=terms.tell)
     scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
     if scarce is not None:
         terms.tell(Warned(scarce, always=True))

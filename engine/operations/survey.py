@@ -37,7 +37,7 @@ class Survey(Struct, kw_only=True):
     readings: dict[Where, Reading] = field(default_factory=dict)
     late: list[Where] = field(default_factory=list)
     """Instances that were not read in time."""
-    located: dict[str, str] = field(default_factory=dict)
+    located: dict[Where, str] = field(default_factory=dict)
     """Instances that are not where the job says, and the region where they are."""
     seconds: float = 0.0
     offset_s: float = 0.0
@@ -169,7 +169,8 @@ async def _locate(found: Survey, inventory: Inventory, limit_s: float | None) ->
     try:
         async with asyncio.timeout(limit_s):
             for (account, region), instances in missing.items():
-                found.located |= await inventory.locate(instances, account=account, away_from=region)
+                there = await inventory.locate(instances, account=account, away_from=region)
+                found.located |= {Where(account, region, instance): place for instance, place in there.items()}
     except TimeoutError:
         pass
 

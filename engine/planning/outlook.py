@@ -106,6 +106,16 @@ def no_account_words(call: Call, reading: Reading) -> str:
     return f"no account {call.user} on {call.instance}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+def unshown_words(call: Call, reading: Reading | None) -> str:
+    """Return why a call of an unusual name is not sent where no reading shows it."""
+    words = f"not sent: {call.user} is no name the API gives, so only a reading can show that this name exists"
+    if reading is None:
+        return f"{words}, and this run reads no account before it sends"
+    if reading.accounts is None:
+        return f"{words}, and {call.instance} cannot be read ({reading.code})"
+    return f"{words}, and the list of {call.instance} is not whole"
+
+
 def no_instance_words(call: Call, region: str | None) -> str:
     """Return the words for an instance that is not in its region; `region` is where it was found, or None."""
     if region is None:

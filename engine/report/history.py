@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from engine.api.actions import ACTIONS
-from engine.api.names import is_user
+from engine.api.names import user_problem
 from engine.model import GOOD, OmitReason
 from engine.planning.undo import merged
 
@@ -31,7 +31,7 @@ class OpenWork:
         unnamed = 0
         for omit in ledger.lacking():
             # An account that an undo left or could not read. A bad row, or a match that could not read, names none.
-            if omit.reason != OmitReason.BAD_ROW and is_user(omit.user):
+            if omit.reason != OmitReason.BAD_ROW and user_problem(omit.user) is None:
                 of = (omit.account, omit.region, omit.instance, omit.user, _kind(ledger.run.action))
                 self._last[of] = (run, False)
             else:

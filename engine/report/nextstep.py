@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
-from engine.api.codes import row_of
+from engine.api.codes import UNREAD, row_of
 from engine.model import GOOD, OmitReason, Outcome
 from engine.outside.foreign import pasted, with_its_bytes
 
@@ -184,19 +184,23 @@ def way_on(
     for name, ledger in zip(names, family, strict=True):
         mine = Counter[Outcome]()
         is_unsettled, elsewhere = False, 0
+        blind: list[Call] = []
         for call, entry, outcome in ledger.outcomes():
             if outcome not in GOOD and owners[call.id] == name:
                 mine[outcome] += 1
                 is_unsettled = is_unsettled or not entry.settled
                 elsewhere += row_of(entry.code).no_instance
+                if entry.code == UNREAD and not _reads(ledger):
+                    blind.append(call)
         left += mine
         left[Outcome.FAILED] += len(ledger.lacking())
         asked += len(ledger.lacking())
         step = _step_of(name, mine, is_unsettled=is_unsettled, undone_by=(undone or {}).get(name))
-        if step is not None and elsewhere == mine.total() and again:
-            # A rerun has the regions of the run, so it would not find the instances either; a corrected job can.
-            why = f"{elsewhere:,} on an instance that is not in its region; once the job is corrected"
-            step = Step(words=again, takes=elsewhere, why=why)
+        if step is not None and elsewhere + len(blind) == mine.total() and again:
+            step = Step(words=again, takes=mine.total(), why=_once_corrected(ledger, elsewhere, len(blind)))
+        elif step is not None and blind and len(blind) == mine.total() and (named := by_name(*_asked(ledger, blind))):
+            steps += named  # they read; a rerun reads as little as the run did
+            step = None
         if step is not None:
             (choices if step.why else steps).append(step)
         more, other = _undo_again(ledger)
@@ -217,6 +221,25 @@ def way_on(
         owners={call: name for call, (name, _) in later.items()},
         done_later=frozenset(call for call, (_, outcome) in later.items() if outcome in GOOD),
     )
+
+
+def _reads(ledger: Ledger) -> bool:
+    """Return whether a run reads accounts before it sends."""
+    action = ACTIONS.get(ledger.run.action)
+    return ledger.settings.verify and action is not None and action.is_desired is not None
+
+
+def _asked(ledger: Ledger, calls: list[Call]) -> tuple[str, list[Call], Sequence[str]]:
+    return ledger.run.action, calls, ledger.run.asked
+
+
+def _once_corrected(ledger: Ledger, elsewhere: int, blind: int) -> str:
+    """Return when the job can do what a rerun cannot: a rerun has the regions of the run, and reads as little as it."""
+    whys = [f"{elsewhere:,} on an instance that is not in its region"] if elsewhere else []
+    whys += [f"{blind:,} whose unusual name a run without readings cannot prove"] if blind else []
+    may_read = blind and not elsewhere and ACTIONS[ledger.run.action].is_desired is not None
+    how = "reads again (no --no-verify, no verify: false)" if may_read else "is corrected"
+    return f"{', '.join(whys)}; once the job {how}"
 
 
 def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, Outcome]]:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from msgspec.structs import replace
 
+from engine.api.names import is_unusual
 from engine.cloud.inventory import read_line
 from engine.journal import records
 from engine.journal.ledger import lacking_code
@@ -27,6 +28,7 @@ from engine.planning.outlook import (
     no_account_words,
     no_instance_words,
     standing,
+    unshown_words,
 )
 from engine.run.opencalls import OpenCalls
 from engine.run.recorder import Recorder
@@ -60,7 +62,7 @@ class Before:
         resting: Resting,
         *,
         guard: AdminGuard | None,
-        located: Mapping[str, str],
+        located: Mapping[Where, str],
         stays: Callable[[Call, Reading], Omit | None],
         resend_already: bool,
     ) -> None:
@@ -101,8 +103,10 @@ class Before:
             words = no_account_words(call, reading)
             self._end(work, Outcome.FAILED, Proof.BEFORE, NO_ACCOUNT_CODE, words, reading)
         elif how is Standing.NO_INSTANCE:
-            words = no_instance_words(call, self._located.get(call.instance))
+            words = no_instance_words(call, self._located.get(call.where))
             self._end(work, Outcome.FAILED, Proof.BEFORE, reading.code, words, reading)
+        elif how is Standing.UNREAD and is_unusual(call.user) and not _is_known(call, look):
+            self._end(work, Outcome.FAILED, None, UNREAD_CODE, unshown_words(call, reading), reading)
         elif how is not Standing.UNREAD and (omit := self._stays(call, reading)) is not None:
             self._leave_out(work, omit, reading)
         elif self.may_go(work, look):
@@ -118,8 +122,8 @@ class Before:
     def _note_before(self, call: Call, how: Standing, look: Look) -> None:
         """Journal how the account is before the call, unless the journal says the same already."""
         line = before_line(call, look.reading)
-        if how is Standing.UNREAD and look.known is not None and look.known.find(call.user) is not None:
-            assert look.reading is not None
+        if how is Standing.UNREAD and _is_known(call, look):
+            assert look.reading is not None and look.known is not None
             age_s = self._now() - look.known_at
             when = f"{age_s:.0f} s" if math.isfinite(age_s) else "a while"
             why = f"read {when} before it could be sent, and not again: {look.reading.code or 'not all shown'}"
@@ -179,6 +183,11 @@ class Before:
         answer = Answer(http=None, request_id=reading.request_id, code=code, message=words)
         self._settling.unsent(work, outcome, proof, answer)
         self._calls.over_unsent(work)
+
+
+def _is_known(call: Call, look: Look) -> bool:
+    """Return whether the newest reading that shows accounts shows this one."""
+    return look.known is not None and look.known.find(call.user) is not None
 
 
 _ENDS = frozenset({Standing.ALREADY, Standing.NO_ACCOUNT, Standing.NO_INSTANCE})

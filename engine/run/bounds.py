@@ -31,7 +31,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Calls that failed in this run and that later reruns have done."""
     readings: dict[Where, Reading] = field(default_factory=dict)
     """Readings made for the plan. The session empties it, so that no reading is kept in memory twice."""
-    located: Mapping[str, str] = field(default_factory=dict)
+    located: Mapping[Where, str] = field(default_factory=dict)
     """Instances of the plan that were found in another region: instance → that region."""
     keep_admins: int = 0
     """How many usable superusers each instance must keep."""

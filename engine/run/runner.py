@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine.api.actions import takes_admins
+from engine.api.names import is_unusual
 from engine.cloud.inventory import Inventory
 from engine.errors import JournalWriteError, Reason
 from engine.journal import records
 from engine.model import Answer, Outcome
 from engine.planning.admins import AdminGuard
+from engine.planning.outlook import UNREAD_CODE, unshown_words
 from engine.planning.routes import Routes
 from engine.run.attempts import Attempts
 from engine.run.before import Before
@@ -72,7 +74,11 @@ class _Sorted:
         goes_on = [] if guard is not None else unsettled
         self.unread = unsent if recorder.reads_back else []
         """Calls that are surely not applied: their accounts are read before they are sent."""
-        self.waiting = goes_on if recorder.reads_back else sorted(unsent + goes_on)
+        blind = [] if recorder.reads_back else unsent
+        self.unshown = [index for index in blind if is_unusual(works[index].call.user)]
+        """Calls that only a reading would let be sent, in a session that reads none."""
+        unshown = set(self.unshown)
+        self.waiting = sorted([*goes_on, *(index for index in blind if index not in unshown)])
         """Calls that are sent without a reading before."""
 
 
@@ -96,7 +102,7 @@ class Runner:
         self._ledger = recorder.ledger
         self._bounds = bounds
         self._clock = clock
-        works = works_of(self._ledger, bounds.no_send)
+        self._works = works = works_of(self._ledger, bounds.no_send)
         guard = self._admin_guard(works)
         self._sorted = found = _Sorted(recorder, works, guard)
         instances = [work.where for work in works]
@@ -180,6 +186,8 @@ class Runner:
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with self._tasks:
+                for index in self._sorted.unshown:
+                    self._fail_unshown(index)
                 self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
@@ -191,6 +199,11 @@ class Runner:
                     self._tasks.spawn(look)
             watch.cancel()
         return await self._finish(self._now() - self._started)
+
+    def _fail_unshown(self, index: int) -> None:
+        work = self._works[index]
+        answer = Answer(http=None, request_id=None, code=UNREAD_CODE, message=unshown_words(work.call, None))
+        self._settling.unsent(work, Outcome.FAILED, None, answer)
 
     async def _watch(self) -> None:
         """Stop at the deadline, for `acctops stop`, when the machine slept, or when others use up the quota."""

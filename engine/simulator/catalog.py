@@ -230,14 +230,15 @@ def is_instance_id(instance: str) -> bool:
     return _INSTANCE.fullmatch(instance) is not None
 
 
-def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool) -> Refusal | None:
+def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool, by_sql: bool = False) -> Refusal | None:
     """Return the refusal of a user name, or None. Two rules for names disagree (SEED-LOCK, D-CREATE).
 
     Lock and Unlock list the codes of both rules, the CAM actions only the newer one's. `refuse_long`: whether Lock and
-    Unlock refuse 17 to 63 characters, as the older rule does; False follows the newer rule.
+    Unlock refuse 17 to 63 characters, as the older rule does; False follows the newer rule. `by_sql`: whether the
+    account is there, so that SQL may have given it a name that keeps neither rule.
     """
     both = spec.lists_old_names
-    if _NAME.fullmatch(user) is None:
+    if _NAME.fullmatch(user) is None and not by_sql:
         return refusal("InvalidParameterValue.InvalidAccountNameFormatError")
     if _RESERVED.fullmatch(user) or (both and refuse_long and len(user) > 16):
         suffix = "InvalidAccountNameError" if both else "InvalidAccountNameFormatError"

@@ -170,7 +170,10 @@ class Estate:
     ) -> Refusal | None:
         """Carry out a write action whose parameters have the right types; return None if it is accepted."""
         user = parameters["UserName"]
-        refused = name_or_password_refusal(spec, parameters, self._refuse_long_names)
+        there = self.instances.get(parameters["DBInstanceId"])
+        refused = name_or_password_refusal(
+            spec, parameters, self._refuse_long_names, by_sql=there is not None and user in there.accounts
+        )
         if refused is not None:
             return refused
         instance = self.find(parameters["DBInstanceId"], region, uin)
@@ -194,9 +197,14 @@ class Estate:
         return None
 
 
-def name_or_password_refusal(spec: catalog.ActionSpec, parameters: dict[str, str], refuse_long: bool) -> Refusal | None:
-    """Return the refusal of the user name or the password, or None; it needs no instance."""
-    refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long)
+def name_or_password_refusal(
+    spec: catalog.ActionSpec, parameters: dict[str, str], refuse_long: bool, *, by_sql: bool
+) -> Refusal | None:
+    """Return the refusal of the user name or the password, or None.
+
+    `by_sql`: there is such an account, so a name that only SQL gives is taken, as DescribeAccounts shows it (assumed).
+    """
+    refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long, by_sql=by_sql)
     if refused is not None or "Password" not in spec.parameters:
         return refused
     # The action's list has no code for passwords (SEED-LOCK). No page says how to encrypt one, so nobody can have.

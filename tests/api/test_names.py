@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,27 @@ def test_users_both_or_one_documented_rule_allows_are_taken(user):
     assert names.user_problem(user) is None
 
 
-@pytest.mark.parametrize("user", ["", "1a", "app-user", "a" * 64, "é", "a b", "a\n", "a@b", "a/b", "*"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "",
+        "1",
+        "-a",
+        "a-",
+        "10.0.0.1",
+        "a" * 64,
+        "a b",
+        "a\n",
+        "a@b",
+        "a/b",
+        "*",
+        "a\u200bb",
+        "\u3164",
+        "a,b",
+        "a'b",
+        "=a",
+    ],
+)
 def test_users_no_rule_allows_are_refused(user):
     """With the rule in words and the value shown on one line."""
     problem = names.user_problem(user)
@@ -37,11 +59,25 @@ def test_users_no_rule_allows_are_refused(user):
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize("user", ["svc-app", "1a", "app.batch-2", "a$1", "é", "müller", "админ", "a" * 60 + "-bc"])
+def test_a_name_that_only_sql_makes_is_unusual(user):
+    """DescribeAccounts shows it, so it can be meant; no rule of the API allows it, so nobody sends it unseen."""
+    assert names.user_problem(user) is None and names.is_unusual(user)
+    assert re.fullmatch(names.ANY_USER_PATTERN, user)
+
+
+@pytest.mark.parametrize("user", ["postgres-4sfuv15b", "ap-tokyo", "pgro-1a"])
+def test_a_cell_of_another_column_is_no_user(user):
+    """Two columns that are swapped must not make accounts of ids."""
+    assert "are columns swapped?" in str(names.user_problem(user))
+    assert "is not an account name" in str(names.user_problem("é" * 32))  # 64 bytes: PostgreSQL would cut it
+
+
 def test_a_letter_that_only_looks_like_one_is_named():
     """A name copied from a chat reads right and is refused: nobody sees a Cyrillic о."""
     assert "(\u043e in it is U+043E, none of a–z)" in str(names.user_problem("app_sh\u043ep"))
     assert "(\u0430 in it is U+0430, none of a–z)" in str(names.instance_problem("postgres-\u04301"))
-    assert "U+" not in str(names.user_problem("1a"))
+    assert "U+" not in str(names.user_problem("1"))
 
 
 @pytest.mark.parametrize("name", ["postgres-4sfuv15b", "pgro-8dskaa2q", "postgres-a1", "tdpg-1-2"])

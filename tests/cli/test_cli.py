@@ -732,7 +732,7 @@ def test_stop_after_a_share_of_failures(desk: Desk) -> None:
 
 def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> None:
     """The good are sent; the bad stand in plan, journal, reports and exit code, with their lines, and in no rerun."""
-    desk.write("list.csv", "instance;user\npostgres-aaaaaaaa;ann\nnonsense;bob\npostgres-bbbbbbbb;e-v-e\n")
+    desk.write("list.csv", "instance;user\npostgres-aaaaaaaa;ann\nnonsense;bob\npostgres-bbbbbbbb;e v e\n")
     job = desk.job("{csv: list.csv}")
     refused = desk.run("run", job, "--simulate", "--yes")
     assert refused.code == 2 and "list.csv:3" in refused.err and "list.csv:4" in refused.err
@@ -744,7 +744,7 @@ def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> Non
     assert done.json["counts"] == {"changed": 1, "already": 0, "failed": 2, "unknown": 0, "unattempted": 0}
     assert [(each["instance"], each["user"], each["code"]) for each in done.json["failures"]] == [
         ("nonsense", "bob", "Local.BadRow"),
-        ("postgres-bbbbbbbb", "e-v-e", "Local.BadRow"),
+        ("postgres-bbbbbbbb", "e v e", "Local.BadRow"),
     ]
     assert "list.csv:3: instance: 'nonsense' is not an instance id" in done.json["failures"][0]["message"]
     assert "Correct the row" in done.json["failures"][0]["advice"]

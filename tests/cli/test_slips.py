@@ -160,11 +160,11 @@ def test_lock_takes_a_list_as_a_job_does(desk):
 @pytest.mark.parametrize("command", ["lock", "unlock", "cam-on"])
 def test_a_list_on_the_command_line_is_checked_row_by_row(desk, command):
     """A bad row is named by its line, and left out only by the flag that a job's list has for it."""
-    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,ann\npostgres-aaaaaaaa,b$b\n")
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,ann\npostgres-aaaaaaaa,b!b\n")
     words = (command, "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
     refused = desk.run(*words)
     assert refused.code == 2
-    assert "list.csv:3: user: 'b$b' is not an account name" in refused.err
+    assert "list.csv:3: user: 'b!b' is not an account name" in refused.err
     assert "--skip-bad-rows sends the good ones (1)" in refused.err
     skipped = desk.run(*words, "--skip-bad-rows")
     assert skipped.code == 1
@@ -202,7 +202,7 @@ def test_an_option_that_would_be_dropped_is_named(ran):
 
 def test_skipping_bad_rows_says_what_it_will_do(desk):
     """Where every row is bad there are no good ones to send, and the flag must not be advised, nor obeyed."""
-    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a$n\npostgres-aaaaaaaa,b$b\n")
+    desk.write("list.csv", "instance,user\npostgres-aaaaaaaa,a!n\npostgres-aaaaaaaa,b!b\n")
     words = ("lock", "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
     without, skipped = desk.run(*words), desk.run(*words, "--skip-bad-rows")
     assert (without.code, skipped.code) == (2, 2)
@@ -213,7 +213,7 @@ def test_skipping_bad_rows_says_what_it_will_do(desk):
 def test_the_number_of_good_rows_is_what_is_sent(desk):
     """A row that stands twice is sent once, and a good name in a bad region not at all: the number that is agreed to
     is that of the run."""
-    rows = ("ann,ap-tokyo", "ann,ap-tokyo", "bob,ap-tokyo", "eve,ap-to$yo", "k$m,ap-tokyo")
+    rows = ("ann,ap-tokyo", "ann,ap-tokyo", "bob,ap-tokyo", "eve,ap-to$yo", "k!m,ap-tokyo")
     desk.write("list.csv", "instance,user,region\n" + "".join(f"postgres-aaaaaaaa,{row}\n" for row in rows))
     words = ("lock", "@list.csv", "--simulate", "--yes")
     assert "--skip-bad-rows sends the good ones (2)" in desk.run(*words).err
@@ -254,6 +254,61 @@ def test_the_line_that_is_named_for_columns_works(desk):
     (line,) = [line.partition("write ")[2] for line in refused.splitlines() if "columns: unknown key" in line]
     desk.write("job.yaml", top + line)
     assert desk.run("plan", "job.yaml", "--offline").code == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("Server,Konto", "", "rename these, or write a job with this entry under its targets, and run it: - {csv: "),
+        (
+            "instance,Login,Benutzer",
+            "",
+            "columns 'Login' and 'Benutzer' may both be the user; call the one that is meant",
+        ),
+        (
+            "instance,user,account",
+            "",
+            "a command line names no cloud accounts; remove it, or write a job that names them",
+        ),
+        ("instance,user,password", "", "a target list holds no secrets; remove it"),
+        ("instance,user,region", "postgres-aaaaaaaa,ann,", "name it with --region for all, or in a column of the list"),
+        (
+            "{",
+            '{"instance":"postgres-aaaaaaaa","user":"ann","account":"x"}',
+            "a command line names none; remove it, or",
+        ),
+        ("[", "", "is JSON, not CSV; of JSON, a line is"),
+    ],
+)
+def test_advice_about_a_list_on_the_command_line_can_be_followed_there(desk, header, row, said):
+    """It named keys of a job, which a command line does not have: nobody could do what it said."""
+    text = f"{row}\n" if header == "{" else f"{header}\n{row or 'postgres-aaaaaaaa,ann,x'}\n"
+    desk.write("list.csv", text)
+    region = () if header == "instance,user,region" else ("--region", "ap-tokyo")
+    done = desk.run("lock", "@list.csv", *region, "--simulate", "--yes")
+    assert done.code == 2 and said in done.err, done.err
+    above = done.err.partition(" - {csv: ")[0]  # the entry of a job may have such keys
+    assert not any(key in above for key in ("columns: {", "accounts:", "`region:`", "jsonl:", "passwords:")), above
+
+
+def test_a_guess_of_a_list_on_the_command_line_says_how_to_make_it_certain_there(desk):
+    """A header can be renamed; an entry of a job there is none."""
+    desk.write("list.csv", "Cluster,Login\npostgres-aaaaaaaa,ann\n")
+    done = desk.run("lock", "@list.csv", "--region", "ap-tokyo", "--simulate", "--yes")
+    assert done.code == 0 and "to make that certain, call 'Cluster' instance, 'Login' user" in done.err
+    assert "columns:" not in done.err
+
+
+def test_the_entry_that_is_printed_for_a_list_on_the_command_line_works_in_a_job(desk):
+    """What is printed is pasted as it stands, with the region that was typed."""
+    desk.write("my list.csv", "Server,Konto\npostgres-aaaaaaaa,svc-app\n")
+    refused = desk.run("lock", "@my list.csv", "--region", "ap-tokyo", "--simulate", "--yes").err
+    (entry,) = (line.partition("and run it: ")[2] for line in refused.splitlines() if "and run it: " in line)
+    desk.write("job.yaml", f"action: LockAccount\ntargets:\n  {entry}\n")
+    plan = desk.run("plan", "job.yaml", "--offline", "--json").json
+    assert [(call["instance"], call["user"], call["region"]) for call in plan["calls"]] == [
+        ("postgres-aaaaaaaa", "svc-app", "ap-tokyo")
+    ]
 
 
 def test_a_key_of_the_job_in_a_target_is_answered_with_its_place(desk):

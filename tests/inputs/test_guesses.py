@@ -64,7 +64,7 @@ def test_a_name_that_is_not_ascii_is_a_bad_row_in_a_foreign_encoding():
     read = csv(text.encode("cp1252"), skip=True)
     assert read.targets == [(A, "ok", "ap-tokyo")]
     assert [where for where, _ in read.bad] == ["l9.csv:2", "l9.csv:4"]
-    assert "'müller' is not an account name (ü in it is U+00FC" in read.bad[0][1]
+    assert "user: 'müller' is not ASCII, and the list is not UTF-8, so its letters would be a guess" in read.bad[0][1]
     assert len(csv(text.encode("cp1252")).problems) == 2
 
 
@@ -378,9 +378,35 @@ def test_a_region_that_rows_disagree_on_is_not_taken():
 
 def test_a_region_that_is_said_for_all_is_no_guess():
     """The job's and the entry's region hold for rows that name none, as the page says."""
-    text = f"instance,user,region\n{A},a,ap-tokyo\n{A},b,\n"
-    assert csv(text, region="ap-seoul").targets[1][2] == "ap-seoul"
-    assert csv(text, of=Defaults("ap-seoul")).guesses == []
+    text = f"instance,user,region\n{A},a,ap-seoul\n{A},b,\n{B},c,\n"
+    for read in (csv(text, region="ap-seoul"), csv(text, of=Defaults("ap-seoul"))):
+        assert [target[2] for target in read.targets] == ["ap-seoul"] * 3 and read.guesses == []
+
+
+@pytest.mark.parametrize("of", [{"region": "ap-seoul"}, {"of": Defaults("ap-seoul")}])
+def test_a_row_goes_where_other_rows_of_its_instance_say_and_not_where_all_others_go(of):
+    """An instance is in one region: with the job's its rows without one went astray, and nobody was told."""
+    read = csv(f"instance,user,region\n{A},a,\n{A},b,ap-tokyo\n{B},c,\n", **of)
+    assert read.targets == [(A, "a", "ap-tokyo"), (A, "b", "ap-tokyo"), (B, "c", "ap-seoul")]
+    assert read.guesses == [
+        "l9.csv:2: 1 row without a region takes that of another row of the instance and not the one that is set, the "
+        "first ap-tokyo (l9.csv:3)"
+    ]
+    assert read.found[0].choice == "1 region taken from other rows and not the one that is set (ap-tokyo)"
+    assert read.found[0].changes[0].old == "no region, else ap-seoul"
+
+
+def test_where_other_rows_disagree_the_region_that_is_set_holds_and_all_lines_are_named():
+    """One of three is right, and nobody can know which: what the operator set is not taken away for a guess."""
+    text = f"action: LockAccount\nregion: ap-seoul\ntargets:\n  - csv: l.csv\n  - {A}/own\n"
+    rows = f"instance,user,region\n{A},a,ap-tokyo\n{A},b,ap-jakarta\n{A},c,\n"
+    job = parse_job(text.encode(), file="j", read=lambda _: rows.encode())
+    assert [target.region for target in job.targets] == ["ap-tokyo", "ap-jakarta", "ap-seoul", "ap-seoul"]
+    (said,) = job.warnings
+    assert said == (
+        f"l.csv:4: names no region and is taken in ap-seoul, and other rows of {A} say ap-tokyo (l.csv:2) and "
+        "ap-jakarta (l.csv:3); an instance is in one"
+    )
 
 
 def test_a_match_keeps_its_place_though_a_row_above_it_is_taken_out():

@@ -114,7 +114,7 @@ def test_guards_and_reading_become_their_values():
 def test_all_problems_in_one_go_in_the_order_of_the_file():
     """Unknown and duplicate keys, wrong values, bad names: one error, sorted by place."""
     found = problems(
-        "action: LockAcount\nregio: x\naccounts: 1\ntargets:\n  - postgres-a1/app-user\n  - {instance: b-1, usr: u}\n"
+        "action: LockAcount\nregio: x\naccounts: 1\ntargets:\n  - postgres-a1/app!user\n  - {instance: b-1, usr: u}\n"
         "rate: fast\nrate: 3\ndeadline: 90\n"
     )
     assert found == [
@@ -123,8 +123,8 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
         "jobs/x.yaml:3:11: accounts: expected a list of accounts such as {name: prod-a, profile: prod-a}, or "
         "{role_arn: qcs::cam::uin/UIN:roleName/NAME}, got a single value",
-        "jobs/x.yaml:5:5: targets[0].user: 'app-user' is not an account name; it has 1–63 letters, digits and _ and "
-        "does not begin with a digit",
+        "jobs/x.yaml:5:5: targets[0].user: 'app!user' is not an account name; it has 1–63 letters, digits and _ and "
+        "does not begin with a digit (one made by SQL may, and have . $ + # - inside)",
         "jobs/x.yaml:5:5: region: 1 target without a region, the first here; set `region:` for all, or on the target "
         "(--region on the command line)",
         "jobs/x.yaml:6:5: targets[1]: user is missing; write {instance: …, user: …}",
@@ -171,7 +171,7 @@ def test_a_literal_password_is_refused_and_never_shown(text):
         (HEAD + "targets: [instnce: u]\n", "'instnce' is not an instance id; write it as the console shows it, such as "
                                          "postgres-4sfuv15b; did you mean instance?"),
         (HEAD + "targets: [a-1: []]\n", "targets[0].a-1: expected account names, got an empty list"),
-        (HEAD + "targets: [a-1: [9x]]\n", "jobs/x.yaml:3:17: targets[0].a-1[0]: '9x' is not an account name"),
+        (HEAD + "targets: [a-1: [9!]]\n", "jobs/x.yaml:3:17: targets[0].a-1[0]: '9!' is not an account name"),
         (HEAD + "targets: [a-1: ]\n", "targets[0].a-1: has no value; expected an account name"),
         (HEAD + "targets: [a-1: {u: v}]\n", "targets[0].a-1: expected an account name, got a mapping"),
         (HEAD + "targets: [{instance: a, user: u}]\n", "targets[0].instance: 'a' is not an instance id"),

@@ -27,16 +27,16 @@ def run(reader, data, region="", job_region="ap-tokyo", said=None):
 
 def test_csv_in_any_order_and_case_with_all_that_spreadsheets_add():
     """BOM, CRLF, blank lines, spaces, empty trailing cells, quotes."""
-    data = b'\xef\xbb\xbf\r\n User ,INSTANCE,Region\r\nroot,postgres-a1,\r\n,,\r\n\r\n"etl",postgres-a1 ,ap-seoul,,\r\n'
+    data = b'\xef\xbb\xbf\r\n User ,INSTANCE,Region\r\nroot,postgres-a1,\r\n,,\r\n\r\n"etl",postgres-a2 ,ap-seoul,,\r\n'
     rows, problems, warnings = run(read_csv, data)
-    assert rows == [("postgres-a1", "root", "ap-tokyo", 3), ("postgres-a1", "etl", "ap-seoul", 6)]
+    assert rows == [("postgres-a1", "root", "ap-tokyo", 3), ("postgres-a2", "etl", "ap-seoul", 6)]
     assert problems == []
     assert warnings == []
 
 
 def test_csv_region_order():
     """The row's region, else the entry's, else the job's; a short row is fine when only the region is missing."""
-    rows, problems, _ = run(read_csv, "instance,user,region\npostgres-a1,u1\npostgres-a1,u2,ap-seoul\n", "eu-frankfurt")
+    rows, problems, _ = run(read_csv, "instance,user,region\npostgres-a1,u1\npostgres-a2,u2,ap-seoul\n", "eu-frankfurt")
     assert problems == []
     assert [row[2] for row in rows] == ["eu-frankfurt", "ap-seoul"]
 
@@ -80,7 +80,7 @@ def test_csv_header_mistakes(header, said):
 
 def test_csv_bad_rows_are_all_named():
     """Good rows are still read, so that one go shows all."""
-    data = "instance,user\npostgres-a1,u-1\nx,u2\npostgres-a1\npostgres-a1,u3,u4\npostgres-a1,u5\n,u6\n"
+    data = "instance,user\npostgres-a1,u!1\nx,u2\npostgres-a1\npostgres-a1,u3,u4\npostgres-a1,u5\n,u6\n"
     rows, problems, _ = run(read_csv, data)
     assert [row[1] for row in rows] == ["u5"]
     assert [problem.split(": ")[0] for problem in problems] == ["l:2", "l:3", "l:4", "l:5", "l:7"]
@@ -121,17 +121,17 @@ def test_what_is_no_text(reader):
 
 def test_csv_bytes_that_are_not_utf8_have_a_place():
     """A name in another encoding might be anybody's: the row is bad, and says what the name reads as."""
-    assert run(read_csv, b"instance,user\npostgres-a1,\xff\n")[1][0].startswith("l:2: user: 'ÿ' is not an account name")
+    assert run(read_csv, b"instance,user\npostgres-a1,\xff\n")[1][0].startswith("l:2: user: 'ÿ' is not ASCII")
 
 
 def test_jsonl():
     """BOM, CRLF, blank lines; the row's region, else the entry's, else the job's."""
     data = (
         b'\xef\xbb\xbf{"instance":"postgres-a1","user":"u1"}\r\n\n'
-        b'{"user":"u2","instance":"postgres-a1","region":"ap-seoul"}'
+        b'{"user":"u2","instance":"postgres-a2","region":"ap-seoul"}'
     )
     rows, problems, warnings = run(read_jsonl, data)
-    assert rows == [("postgres-a1", "u1", "ap-tokyo", 1), ("postgres-a1", "u2", "ap-seoul", 3)]
+    assert rows == [("postgres-a1", "u1", "ap-tokyo", 1), ("postgres-a2", "u2", "ap-seoul", 3)]
     assert (problems, warnings) == ([], [])
     assert run(read_jsonl, data, "na-ashburn")[0][0][2] == "na-ashburn"
 
@@ -148,7 +148,7 @@ def test_jsonl():
         ('{"user":"u","instance":"postgres-a1","x":{"user":1,"user":2},"user":"v"}', "field user stands twice"),
         ('{"instance":"postgres-a1","user":"u","password":"x"}', "holds no secrets"),
         ('{"instance":"postgres-a1","user":"u","account":"1"}', "but the job names none"),
-        ('{"instance":"postgres-a1","user":"u-1"}', "user: 'u-1' is not an account name"),
+        ('{"instance":"postgres-a1","user":"u!1"}', "user: 'u!1' is not an account name"),
         ('{"instance":"postgres-a1","user":"u","x":' + "[" * 5000, "nested too deeply"),
         (b'{"instance":"postgres-a1","user":"\xff"}', "UTF-8"),
     ],
@@ -201,7 +201,7 @@ def test_user_names_beyond_the_remembered_ones(monkeypatch):
     """Sharing equal names is bounded; beyond it they are still checked."""
     monkeypatch.setattr("engine.inputs.jobfile.targets._MOST_REMEMBERED", 1)
     rows, problems, _ = run(
-        read_csv, "instance,user\npostgres-a1,u1\npostgres-a1,u2\npostgres-a1,u2\npostgres-a1,u-3\n"
+        read_csv, "instance,user\npostgres-a1,u1\npostgres-a1,u2\npostgres-a1,u2\npostgres-a1,u!3\n"
     )
     assert len(rows) == 3
     assert len(problems) == 1
@@ -271,11 +271,11 @@ def test_lists_as_people_have_them(text):
 
 def test_lines_keep_their_numbers():
     """Whatever stands before them: a bad row is found again in the file as it is."""
-    text = "sep=;\r\n\r\ninstance;user\r\npostgres-a1;ok\r\n\r\npostgres-a1;u-1\r\n"
+    text = "sep=;\r\n\r\ninstance;user\r\npostgres-a1;ok\r\n\r\npostgres-a1;u!1\r\n"
     rows, problems, _ = run(read_csv, text)
-    assert [row[3] for row in rows] == [4] and problems[0].startswith("l:6: user: 'u-1'")
-    rows, problems, _ = run(read_csv, "# list\n\npostgres-a1 ok\npostgres-a1 u-1\n")
-    assert [row[3] for row in rows] == [3] and problems[0].startswith("l:4: user: 'u-1'")
+    assert [row[3] for row in rows] == [4] and problems[0].startswith("l:6: user: 'u!1'")
+    rows, problems, _ = run(read_csv, "# list\n\npostgres-a1 ok\npostgres-a1 u!1\n")
+    assert [row[3] for row in rows] == [3] and problems[0].startswith("l:4: user: 'u!1'")
 
 
 def test_one_instance_slash_user_a_line():
@@ -367,18 +367,18 @@ def test_bad_rows_are_set_aside_when_asked():
     """Each once, with all that is wrong with it, and what it says as far as a name can be long."""
     problems = Problems()
     targets = Targets(problems, "", skip_bad_rows=True)
-    text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u-1,Tokyo\npostgres-a1\npostgres-a2,u2,\n,,ap-tokyo\n"
+    text = "instance,user,region\npostgres-a1,ok,ap-tokyo\nx,u!1,Tokyo\npostgres-a1\npostgres-a2,u2,\n,,ap-tokyo\n"
     read_csv(text.encode(), "l", Defaults(), targets, problems)
     targets.settle_regions()
     assert problems.count == 0
     assert [target.label for target in targets.found] == ["postgres-a1/ok"]
     said = [(omit.target.label, omit.where, omit.rule) for omit in targets.bad_rows]
     assert [row[:2] for row in said] == [
-        ("x/u-1", "l:3"),
+        ("x/u!1", "l:3"),
         ("postgres-a1/?", "l:4"),
         ("postgres-a2/u2", "l:5"),
         ("?/?", "l:6"),
     ]
-    assert said[0][2].startswith("instance: 'x' is not an instance id") and "; user: 'u-1'" in said[0][2]
+    assert said[0][2].startswith("instance: 'x' is not an instance id") and "; user: 'u!1'" in said[0][2]
     assert "; region: 'Tokyo' is not a region" in said[0][2]
     assert "has 1 of 3 columns" in said[1][2] and said[2][2] == "region: is missing"

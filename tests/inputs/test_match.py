@@ -118,7 +118,7 @@ def test_regions_default_to_the_jobs_and_all_is_all():
         ("regions: [ap-tokyo]", 'which accounts? Write users: {glob: "app_*"}'),
         ("users: {}", "asks for nothing"),
         ("users: {glob: []}", "got an empty list"),
-        ("users: {glob: app-*.x}", "can never match: '.' occurs in no account name"),
+        ("users: {glob: 'app *'}", "can never match: ' ' occurs in no account name"),
         ("users: {cam: maybe}", "expected on or off, got 'maybe'"),
         ("users: {locked: yes}", "expected true or false"),
         ("users: {type: super}", "'super' is no type; there are normal, tencentDBSuper"),

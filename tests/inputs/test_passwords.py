@@ -218,6 +218,9 @@ async def test_a_file_has_a_row_for_each_account(tmp_path):
         "DBInstanceId\tUser Name\tPassword\npostgres-a1\tapp\tAa1~,bbb\n",
         "\n\ninstance|user|password\n\u200bpostgres-a1\u00a0|app\u200b|Aa1~,bbb\n",
         "instance;user;password\npostgres-a1;app;Aa1~,bbb\n".encode("utf-16"),
+        "New passwords;;;\r\n\r\nCluster ID;Login;Kennwort;;\r\npostgres-a1;app;Aa1~,bbb;;\r\n".encode("utf-8-sig"),
+        "instance;user;password;owner\r\npostgres-a1;app;Aa1~,bbb;M\u00fcller\r\n".encode("cp1252"),
+        "# until Friday\ninstance user password\npostgres-a1 app Aa1~,bbb\n",
     ],
 )
 async def test_a_password_file_is_read_as_a_list_is(tmp_path, text):
@@ -225,9 +228,42 @@ async def test_a_password_file_is_read_as_a_list_is(tmp_path, text):
     assert await file_source(tmp_path, text).ask(call()) == "Aa1~,bbb"
 
 
+def test_what_was_guessed_of_a_password_file_is_told_without_a_cell_of_it(tmp_path):
+    """A column taken by a synonym decides which password an account gets; a title may be anything, even a secret."""
+    text = f"{GOOD}\nCluster;Login;Kennwort;Chef\npostgres-a1;app;{GOOD};M\u00fcller\n"
+    source = file_source(tmp_path, text.encode("cp1252"))
+    label = f"file {tmp_path}/p.csv"
+    assert source.warnings == [
+        f"{label}: line 2: columns taken: 'Cluster' taken for the instance, 'Login' taken for the user, 'Kennwort' "
+        "taken for the password",
+        f"{label}: line 1: 1 line above the header skipped",
+        f"{label}: line 3: is not UTF-8, and 1 line has letters beyond ASCII: read as Windows-1252 with semicolons, as "
+        "Excel saves lists in Europe; names and passwords are taken where they are ASCII",
+    ]
+    plain = file_source(tmp_path, f"instance,user,password\npostgres-a1,app,{GOOD}\n")
+    assert plain.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [("postgres-a1;app;Aa1~\u00e4\u00f6\u00fc\u00df", "password"), (f"postgres-a1;m\u00fcller;{GOOD}", "user")],
+)
+def test_a_password_in_a_guessed_encoding_is_refused_by_line_and_never_shown(tmp_path, row, what):
+    """Read as other letters, it would lock the owner out of the account, and nobody would know the password."""
+    text = f"instance;user;password\npostgres-a1;ok;{GOOD}\n{row}\n".encode("cp1252")
+    with pytest.raises(CredentialsError, match=f"line 3: the {what} has letters beyond ASCII") as caught:
+        file_source(tmp_path, text)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "would be a guess; save it as UTF-8" in shown
+    assert not any(secret in shown for secret in (GOOD, "\u00e4", "m\u00fc", "Aa1~"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (f"instance,user,password\na-1,u,{GOOD}\n".encode("utf-32"), "is UTF-32 text; save it as UTF-8"),
+        (f"postgres-a1,app,{GOOD}\n", "no column instance, user, password"),
+        (f"Cluster,Instanz,user,password\na-1,b-1,u,{GOOD}\n", "line 1: column instance stands twice"),
         (f"\ninstance;user;password\npostgres-a1;app;{GOOD};x\n", "line 3 has 4 of 3 columns; quote a .* semicolon"),
         (f"instance,user,username,password\na-1,u,v,{GOOD}\n", "column user stands twice"),
         ("", "no column instance, user, password"),

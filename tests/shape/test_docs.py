@@ -421,12 +421,14 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         for instance, users in (("postgres-aaaaaaaa", ["ann", "bob"]), ("postgres-bbbbbbbb", ["eve", "guard"])):
             backend.world.seed(instance, "ap-singapore", users)
         plan = desk.run("plan", job, *api, "--json").json
+        moved = desk.write("moved.yaml", "action: LockAccount\nregion: ap-tokyo\ntargets: [postgres-aaaaaaaa/ann]\n")
+        elsewhere = desk.run("plan", moved, *api, "--json").json
         done = desk.run("run", job, *api, "--yes", "--json", "--deadline", "60s").json
         desk.run("unlock", "postgres-aaaaaaaa/ann", "--region", "ap-singapore", *api, "--yes")
         verified = desk.run("verify", done["run"], *api, "--json").json
         rerun = desk.run("rerun", done["run"], *api, "--yes", "--json").json
         found = {
-            "plan": plan,
+            "plan": [plan, elsewhere],
             "verify": verified,
             "status": desk.run("status", "--json").json,
             "rerun": desk.run("rerun", done["run"], *api, "--yes", "--json").json,

@@ -41,7 +41,7 @@ def ad_hoc_job(
         action_name(action)
     except ValueError as exc:
         problems.add(Place(COMMAND_LINE), "action", str(exc))
-    collected = Targets(problems, region or "", skip_bad_rows=skip_bad_rows)
+    collected = Targets(problems, region or "", skip_bad_rows=skip_bad_rows, has_job=False)
     lists: dict[str, bytes] = {}
     warnings: list[str] = []
     if region and (what := names.region_problem(region)) is not None:

@@ -44,6 +44,14 @@ _SYNONYMS: Final = {word: ours for ours, words in _WORDS.items() for word in wor
 """Words that people use, folded as `_folded` does: taken if no column has a name of ours, and said."""
 
 
+_NO_ACCOUNTS = (
+    "the job names no cloud accounts; list them under accounts:, or if it names the database account, say columns: "
+    "{user: account}"
+)
+_NO_ACCOUNTS_HERE = (
+    "a command line names no cloud accounts; remove it, or write a job that names them, or if it names the database "
+    "account, call it user"
+)
 _ALIKE = 0.75
 """How similar (0–1) to `instance` or `user` a column's name must be to count as misspelt."""
 
@@ -52,12 +60,20 @@ class Names:
     """The columns of a list, found once from their names: the index of each of ours, and what is wrong with them."""
 
     def __init__(
-        self, header: Sequence[str], said: Mapping[str, str], what: str = "column", *, has_accounts: bool = False
+        self,
+        header: Sequence[str],
+        said: Mapping[str, str],
+        what: str = "column",
+        *,
+        has_accounts: bool = False,
+        has_job: bool = True,
     ) -> None:
         """Find the columns. `said` is the job's `columns:`: ours → theirs; `what` is column or field, for messages.
 
-        `has_accounts`: the job names cloud accounts, so a column `account` holds one of them.
+        `has_accounts`: the job names cloud accounts, so a column `account` holds one of them. Without a job
+        (`has_job`), as on a command line, messages name none of its keys.
         """
+        self._has_job = has_job
         self._ours = COLUMNS if has_accounts else COLUMNS[:-1]
         self.at: dict[str, int] = {}
         self.problems: list[str] = []
@@ -107,7 +123,8 @@ class Names:
 
     def _both(self, ours: str, theirs: list[str], what: str) -> None:
         both = " and ".join(map(names.shown, theirs))
-        self.problems.append(f"{what}s {both} may both be the {ours}; say which: columns: {{{ours}: …}}")
+        how = f"say which: columns: {{{ours}: …}}" if self._has_job else f"call the one that is meant {ours}"
+        self.problems.append(f"{what}s {both} may both be the {ours}; {how}")
 
     def _by_alias(self, cells: list[str], what: str, meaning: Callable[[str], str]) -> None:
         taken = set(self.at.values())
@@ -129,12 +146,10 @@ class Names:
             if meant in REQUIRED and names.nearest(name, REQUIRED, cutoff=_ALIKE) is None:
                 meant = None  # `cluster` is no misspelt `user`: the message that both are missing helps more
             if name in SECRETS:
-                self.problems.append(f"{what} {name}: a target list holds no secrets; use `passwords: {{file: …}}`")
+                instead = "use `passwords: {file: …}`" if self._has_job else "remove it"
+                self.problems.append(f"{what} {name}: a target list holds no secrets; {instead}")
             elif name == "account":
-                self.problems.append(
-                    f"{what} account, but the job names no cloud accounts; list them under accounts:, or if it names "
-                    "the database account, say columns: {user: account}"
-                )
+                self.problems.append(f"{what} account, but {_NO_ACCOUNTS if self._has_job else _NO_ACCOUNTS_HERE}")
             elif meant is not None:
                 self.problems.append(f"{what} {names.shown(cell)}; did you mean {meant}?")
             else:
@@ -165,11 +180,14 @@ def choice_words(guessed: Mapping[str, str]) -> str:
     return ", ".join(f"{names.shown(theirs)} taken for the {ours}" for ours, theirs in guessed.items())
 
 
-def guessed_words(guessed: Mapping[str, str], what: str) -> str:
-    """Return the words about columns that were taken by a synonym, with the key that makes them certain."""
+def guessed_words(guessed: Mapping[str, str], what: str, *, has_job: bool) -> str:
+    """Return the words about columns that were taken by a synonym, with what makes them certain: a key, if in a job."""
     taken = ", ".join(f"{names.shown(theirs)} for the {ours}" for ours, theirs in guessed.items())
-    said = columns_words(guessed)
-    return f"{what}{'s' * (len(guessed) > 1)} taken: {taken}; to make that certain, add to the list's entry: {said}"
+    if has_job:
+        how = f"add to the list's entry: {columns_words(guessed)}"
+    else:
+        how = "call " + ", ".join(f"{names.shown(theirs)} {ours}" for ours, theirs in guessed.items())
+    return f"{what}{'s' * (len(guessed) > 1)} taken: {taken}; to make that certain, {how}"
 
 
 def columns_words(columns: Mapping[str, str]) -> str:

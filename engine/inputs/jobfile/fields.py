@@ -12,7 +12,6 @@ from msgspec import Meta, Struct, UnsetType
 from engine.api import names
 from engine.inputs import globs
 from engine.inputs.job import Glob
-from engine.inputs.jobfile.filemodel import GlobText
 from engine.inputs.jobfile.nodes import Scalar, Series, Table, Unusable, shown_key
 from engine.model import Place
 
@@ -245,14 +244,11 @@ def _patterns(kind: Any) -> list[str]:
     return [pattern for pattern in found if pattern is not None]
 
 
-(_glob_pattern,) = _patterns(GlobText)
-
-
 def _whole_glob(half: str) -> str:
     """Return words that say how to complete a glob of one half."""
     if "/" in half:
         return "it has one slash"
-    if "-" in half:  # no account name has one
+    if half.lower().startswith(("postgres-", "pgro-")) or ("-" in half and re.search("[0-9]", half)):
         return f'for every account of it write "{half}/*"'
     return f'for every instance write "*/{half or "user"}"'
 
@@ -264,13 +260,12 @@ def glob_problem(text: str, *, fold: bool = False) -> str | None:
     """
     if text.count("/") != 1 or text.startswith("/") or text.endswith("/"):
         return f"{names.shown(text)} is not instance/user; {_whole_glob(text.strip('/'))}"
-    if not re.fullmatch(_glob_pattern, text):
-        odd = re.sub(r"[A-Za-z0-9_\-*?\[\]!/]", "", text)[:1]
-        return (
-            f"{names.shown(text)} can never match: {odd!r} occurs in no instance id or account name; "
-            "globs know * ? [abc] [!abc]"
-        )
-    for part, grammar in zip(text.split("/"), (globs.INSTANCE, globs.USER), strict=True):
+    instance, user = text.split("/")
+    for part, kind, signs in ((instance, "instance id", ""), (user, "account name", ".$+#\u00aa-\uffff")):
+        if odd := re.sub(rf"[A-Za-z0-9_\-*?\[\]!{signs}]", "", part)[:1]:
+            what = f"{names.shown(text)} can never match: {odd!r} occurs in no {kind}"
+            return f"{what}; globs know * ? [abc] [!abc]"
+    for part, grammar in zip((instance, user), (globs.INSTANCE, globs.USER), strict=True):
         if (why := globs.why_never(part, grammar, fold=fold)) is not None:
             return f"{names.shown(text)} can never match: in {names.shown(part)}, {why}; globs know * ? [abc] [!abc]"
     return None

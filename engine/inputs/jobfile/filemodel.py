@@ -233,7 +233,7 @@ GlobText = Annotated[
     str,
     Meta(
         description='instance/user, with * ? [abc] in either part; quote it: "*/breakglass_*".',
-        extra_json_schema={"pattern": r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!]+$"},
+        extra_json_schema={"pattern": r"^[A-Za-z0-9_\-*?\[\]!]+/[A-Za-z0-9_\-*?\[\]!.$+#\u00aa-\uffff]+$"},
         extra=_rule("instance/user with * ? [abc]"),
     ),
 ]
@@ -636,8 +636,8 @@ class TargetEntry(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.INSTANCE_PATTERN}$"}, max_length=64)] | UnsetType
     ) = UNSET
     user: (
-        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]
-        | list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.USER_PATTERN}$"})]]
+        Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.ANY_USER_PATTERN}$"})]
+        | list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{names.ANY_USER_PATTERN}$"})]]
         | UnsetType
     ) = UNSET
     region: Region | UnsetType = UNSET

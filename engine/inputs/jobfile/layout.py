@@ -200,7 +200,7 @@ def _is_target(cells: Sequence[str], separator: str) -> bool:
     instance, user, *region = filled
     return (
         is_likely_id(instance)
-        and names.is_user(user) is not None
+        and (names.is_user(user) is not None or (separator == SLASH and names.user_problem(user) is None))
         and not is_name(user)
         and not (alias(instance) or synonym(instance))
         and all(names.is_region(each) for each in region)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from codecs import getincrementaldecoder
 from collections import Counter
-from itertools import chain
 from json import loads
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,35 +24,30 @@ from engine.inputs.jobfile.columns import (
     columns_words,
     guessed_words,
     ignored_words,
-    is_name,
-    synonym,
 )
 from engine.inputs.jobfile.layout import (
     BLANKS,
     SLASH,
     WORDS,
-    Layout,
     UnclosedError,
     clean,
     is_likely_id,
-    layout_of,
-    likely_layout,
-    may_be_title,
     rows_of,
 )
+from engine.inputs.jobfile.sheets import MARK, Sheet, is_utf16, not_text
 from engine.model import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.inputs.jobfile.problems import Problems
+    from engine.inputs.jobfile.sheets import Opening
     from engine.inputs.jobfile.targets import Defaults, Targets
 
 _HEADER = "the first line must name the columns: instance,user or instance,user,region"
-_CALLED = "or say in the job what they are called"
+_CALLED = "or say in the job what they are called: "
+_CALLED_THERE = "rename these, or write a job with this entry under its targets, and run it: "
 _QUOTES = 'check the quotes from here on (a field that begins with " must end with one)'
-_MOST_TITLES = 10
-"""Lines above the header that are skipped, at most."""
 _NONE_SAID: Mapping[str, str] = {}
 
 
@@ -103,7 +96,7 @@ def read_csv(
     fine. Further columns are ignored and named in a warning. Quotes must be closed: a lenient reader would take the
     rest of the list as one cell. A list that is not UTF-8 is read as Windows-1252: names are ASCII in any encoding.
     """
-    if not _is_utf16(data) and (odd := not_text(data)) is not None:
+    if not is_utf16(data) and (odd := not_text(data)) is not None:
         problems.add(Place(file), "", odd)
         return []
     reader = _Csv(data, file, of, targets, problems, said, written)
@@ -116,18 +109,51 @@ def read_csv(
     return []
 
 
-class _Opening(NamedTuple):
-    """How a list begins."""
+class _Rows:
+    """Takes the rows of one list: the one place where cells are trimmed."""
 
-    layout: Layout
-    lines: Iterator[str]
-    """From the first on, as in the file; what is skipped is blank."""
-    titles: tuple[tuple[int, str], ...] = ()
-    """Lines above the header that are skipped, with their numbers."""
-    is_said: bool = False
-    """Whether a `sep=` line names the separator."""
-    named_at: int = 0
-    """Line above that begins with # and names columns; 0: none."""
+    def __init__(self, file: str, of: Defaults, targets: Targets, *, is_guessed: bool) -> None:
+        """`is_guessed`: so is the encoding, and a byte that shows as invisible may be a letter of the name."""
+        self._file = file
+        self._region, self._account = of
+        self._targets = targets
+        self._add = targets.add
+        self._is_guessed = is_guessed
+        self.bare = _ascii_bare if is_guessed else clean
+        """Returns a cell without what stands around it."""
+
+    def take(self, line: int, instance: str, user: str, region: str, account: str) -> bool:
+        """Add a row to the targets; return False, and do nothing, if it names no target."""
+        if instance.isascii() and user.isascii() and region.isascii():  # profiled: a million of them
+            instance, user, region = instance.strip(), user.strip(), region.strip()
+        else:
+            instance, user, region = (self._trimmed(cell, line) for cell in (instance, user, region))
+        if not (instance or user or region):
+            return False
+        if self._is_guessed and not user.isascii():
+            what = f"{names.shown(user)} is not ASCII, and the list is not UTF-8, so its letters would be a guess"
+            note = ("user", f"{what}; save the list as UTF-8 (CSV UTF-8)")
+            self._targets.refuse(Place(self._file, line), (instance, user, region or self._region), [note])
+            return True
+        whose = (self.bare(account) if account else "") or self._account
+        self._add(instance, user, region, self._file, line, 0, "", "", whose, self._region)
+        return True
+
+    def _trimmed(self, cell: str, line: int) -> str:
+        """Return a cell without what stands around it; note it if that is more than ordinary blanks."""
+        bare = self.bare(cell)
+        if bare != cell and not cell.isascii():
+            self._targets.guesses.row(TRIMMED, Place(self._file, line), cell, bare)
+        return bare
+
+    def refuse(self, line: int, cells: tuple[str, str, str], what: str) -> None:
+        """Note a row that is no target, and why."""
+        self._targets.refuse(Place(self._file, line), (*cells[:2], cells[2] or self._region), [("", what)])
+
+
+def _ascii_bare(cell: str) -> str:
+    """Return a cell without the blanks of ASCII around it."""
+    return cell.strip(" \t\r\n\v\f")
 
 
 class _Csv:
@@ -143,14 +169,14 @@ class _Csv:
         said: Mapping[str, str],
         written: str,
     ) -> None:
-        self._data = data
+        self._sheet = Sheet(data)
         self._file = file
         self._of = of
         self._targets = targets
         self._problems = problems
         self._said = said
         self._written = written
-        self._encoding = _encoding_of(data)
+        self._rows = _Rows(file, of, targets, is_guessed=self._sheet.is_guessed)
         self._count = 0
         """Rows, good and bad, that are not counted elsewhere."""
         self._has_columns = False
@@ -159,57 +185,58 @@ class _Csv:
 
     def read(self) -> list[str]:
         """Read it all; return warnings."""
-        file, targets, of = self._file, self._targets, self._of
-        opening = _opened(self._lines(), self._said)
-        layout = opening.layout
-        if self._encoding == _WESTERN and layout.separator >= "@":
-            what = f"is not UTF-8, and in some encodings a letter holds a {layout.separator}; save the list as UTF-8"
-            self._problems.add(_bad_byte(self._data, file), "", what)
+        sheet = self._sheet
+        opening = sheet.opened(self._said)
+        if (what := sheet.unsure_separator(opening.layout)) is not None:
+            self._problems.add(sheet.guessed(opening.layout, self._file)[0], "", what)
             return []
-        rows = rows_of(opening.lines, layout, self._lines, self._broken)
+        rows = rows_of(opening.lines, opening.layout, sheet.lines, self._broken)
         first: tuple[int, list[str]] = (1, [])
         for first in rows:
             if any(map(clean, first[1])):
                 break
-        place = Place(file, first[0])
+        place = Place(self._file, first[0])
         at, warnings = self._columns([clean(cell) for cell in first[1]], opening, place, rows)
         if at is None:
             return []
         self._has_columns = True
-        # In a guessed encoding a byte that shows as invisible may be a letter of the name.
-        bare = _ascii_bare if self._encoding == _WESTERN else clean
-        count = 0 if layout.has_header else _add(first[1], at, file, of, first[0], targets, bare)
+        if not opening.layout.has_header:
+            self._count += self._taken(*first, at)
         least, most = max(at.least, max(at[:4]) + 1), at.width
         at_instance, at_user, at_region, at_account = at[:4]
-        region, account = of
-        add = targets.add
+        take, count = self._rows.take, 0
         for line, row in rows:  # profiled: a million of them
             if least <= len(row) <= most:
-                instance, user = row[at_instance], row[at_user]
-                here = row[at_region] if at_region >= 0 else ""
-                if instance.isascii() and user.isascii() and here.isascii():
-                    instance, user, here = instance.strip(), user.strip(), here.strip()
-                    if not (instance or user or here):
-                        self._unnamed(line, row)
-                    else:
-                        count += 1
-                        whose = clean(row[at_account]) or account if at_account >= 0 else account
-                        add(instance, user, here or region, file, line, 0, account=whose)
-                    continue
-            added = _add(row, at, file, of, line, targets, bare)
-            count += added
-            if not added:
+                region = row[at_region] if at_region >= 0 else ""
+                account = row[at_account] if at_account >= 0 else ""
+                is_taken = take(line, row[at_instance], row[at_user], region, account)
+            else:
+                is_taken = self._taken(line, row, at)
+            if is_taken:
+                count += 1
+            else:
                 self._unnamed(line, row)
         if not count + self._count and not self._problems.count:
             self._problems.add(place, "", "has a header and no rows; add targets below it")
         self._guess(opening, place)
         return warnings
 
-    def _lines(self) -> Iterator[str]:
-        """Return the lines of the list from the first one on."""
-        errors = "replace" if self._encoding == _WESTERN else "strict"
-        data = self._data.removeprefix(_MARK) if self._encoding == _WESTERN else self._data
-        return io.TextIOWrapper(io.BytesIO(data), encoding=self._encoding, errors=errors, newline="")
+    def _taken(self, line: int, cells: Sequence[str], at: _At) -> bool:
+        """Take a row that may have too few or too many cells; return whether it names a target, or is refused."""
+        row = [self._rows.bare(cell) for cell in cells]
+        instance, user, region, account = (cells[index] if 0 <= index < len(row) else "" for index in at[:4])
+        if not any(row):
+            return False
+        if any(row[at.width :]):
+            what = f"has {len(row)} columns where {at.told_by} {at.width}; remove the rest"
+        elif len(row) < at.least and at.least == at.width > 2:
+            what = f"has {len(row)} of {at.width} columns, and blanks do not tell which is missing; separate by commas"
+        elif len(row) < at.least:
+            what = f"has {len(row)} of {at.width} columns; a row needs instance and user"
+        else:
+            return self._rows.take(line, instance, user, region, account)
+        self._rows.refuse(line, (self._rows.bare(instance), self._rows.bare(user), self._rows.bare(region)), what)
+        return True
 
     def _unnamed(self, line: int, row: Sequence[str]) -> None:
         """Note a row that has something, and nothing where a target is named."""
@@ -223,10 +250,10 @@ class _Csv:
             raise UnclosedError(line, why)
         self._count += 1
         hint = "shorten the cell, or leave its column out" if "limit" in why else "check the quotes"
-        self._targets.refuse(Place(self._file, line), ("", "", self._of.region), [("", f"{why}; {hint}")])
+        self._rows.refuse(line, ("", "", ""), f"{why}; {hint}")
 
     def _columns(
-        self, header: Sequence[str], opening: _Opening, place: Place, rows: Iterator[tuple[int, list[str]]]
+        self, header: Sequence[str], opening: Opening, place: Place, rows: Iterator[tuple[int, list[str]]]
     ) -> tuple[_At | None, list[str]]:
         """Return the indexes of a row's cells, and warnings; None in place of the indexes if they are unclear (noted).
 
@@ -239,22 +266,24 @@ class _Csv:
             return None, []
         if not layout.has_header:
             return _At(0, 1, 2, -1, 3, 2, "a list without a header has"), []
-        if (odd := _no_header(header)) is not None:
+        has_job = self._targets.has_job
+        if (odd := _no_header(header, has_job=has_job)) is not None:
             self._problems.add(place, "", f"{odd}; {_HEADER}")
             return None, []
-        found = Names(header, self._said, has_accounts=bool(self._targets.accounts))
+        found = Names(header, self._said, has_accounts=bool(self._targets.accounts), has_job=has_job)
         for what in found.problems:
             hint = ""
             if found.missing:
                 hint = "" if self._said else f"; {_HEADER}"
                 columns = {**self._said, **likely_columns(header, _first_of(rows), found)}
-                hint += f"; {_CALLED}: {entry_words('csv', self._written or self._file, self._of, columns)}"
+                entry = entry_words("csv", self._written or self._file, _defaults(self._of, self._targets), columns)
+                hint += f"; {_CALLED if has_job else _CALLED_THERE}{entry}"
             self._problems.add(place, "", what + hint)
         if found.problems:
             return None, []
         if found.guessed:
             change = Change(place, ", ".join(found.guessed.values()), ", ".join(found.guessed))
-            words = guessed_words(found.guessed, "column")
+            words = guessed_words(found.guessed, "column", has_job=has_job)
             guess = Guess(place=place, what=words, changes=(change,), choice=choice_words(found.guessed))
             self._targets.guesses.add(guess)
         warnings = [f"{place}: {ignored_words(found.ignored, 'column')}"] if found.ignored else []
@@ -265,7 +294,7 @@ class _Csv:
         least = len(header) if is_exact else max(cells[:2]) + 1
         return _At(*cells, len(header), least), warnings
 
-    def _guess(self, opening: _Opening, header: Place) -> None:
+    def _guess(self, opening: Opening, header: Place) -> None:
         """Note what was guessed of the list as a whole."""
         guesses = self._targets.guesses
         if count := self._unnamed_rows:
@@ -277,13 +306,10 @@ class _Csv:
             what = f"{count} line{'s' * (count > 1)} above the header skipped, the first {names.shown(title)}"
             changes = tuple(Change(Place(self._file, at), text, "(left out)") for at, text in opening.titles)
             guesses.add(Guess(place=Place(self._file, line), what=what, count=count, changes=changes))
-        if self._encoding == _WESTERN:
-            place = _bad_byte(self._data, self._file)
-            count = sum(not line.isascii() for line in self._lines())
-            rows = f"{count:,} line{' has' if count == 1 else 's have'} letters beyond ASCII"
-            what = f"is not UTF-8, and {rows}: read as Windows-1252{f' with {separator}' if separator else ''}"
-            what += ", as Excel saves lists in Europe; names are taken where they are ASCII"
+        if self._sheet.is_guessed:
+            place, count, what = self._sheet.guessed(opening.layout, self._file)
             old = f"Windows-1252{f', {separator}' if separator else ''}"
+            what += "; names are taken where they are ASCII"
             change = Change(place, old, "UTF-8, commas")
             guesses.add(Guess(place=place, what=what, count=count, changes=(change,)))
         elif separator and not opening.is_said:
@@ -311,7 +337,7 @@ def _is_id(cell: str) -> bool:
 
 _LOOKS: Mapping[str, tuple[Callable[[str], object], ...]] = {
     "instance": (_is_id, is_likely_id),
-    "user": (names.is_user,),
+    "user": (names.is_user, lambda cell: names.user_problem(cell) is None),
 }
 """What a cell of a column looks like, the surest sign first."""
 
@@ -338,105 +364,21 @@ def entry_words(kind: str, path: str, of: Defaults, columns: Mapping[str, str]) 
     return f"- {{{', '.join([*parts, columns_words(columns)])}}}"
 
 
-def _opened(lines: Iterator[str], said: Mapping[str, str]) -> _Opening:
-    """Return how a list begins: its layout, and its lines numbered as in the file.
-
-    A spreadsheet's `sep=;` line names the separator; remarks (#) above the first row are skipped, and so are titles
-    above a header.
-    """
-    blank = 0
-    """Lines that are skipped for good."""
-    odd: list[str] = []
-    """Lines from the first that makes no sense: titles, if a header follows."""
-    titles: list[tuple[int, str]] = []
-    separator, named_at = "", 0
-    for line in lines:
-        bare = line.strip().strip('"').lower()
-        said_so = line.strip("\r\n").strip('"')
-        if len(said_so) == 5 and said_so.lower().startswith("sep=") and not separator and not odd:
-            separator = said_so[4]
-        elif bare:
-            layout = layout_of(line, said, separator)
-            if layout is not None and (layout.has_header or not odd):
-                above = chain(["\n"] * (blank + len(odd)), (line,), lines)
-                return _Opening(layout, above, tuple(titles), bool(separator), named_at)
-            if not odd and bare.startswith("#") and _names_columns(bare):
-                named_at = named_at or blank + 1
-            if odd or not bare.startswith("#"):
-                odd.append(line)
-                if not may_be_title(line) or len(titles) == _MOST_TITLES:
-                    break
-                titles.append((blank + len(odd), clean(line.strip(',;|\t\r\n "'))))
-                continue
-        if odd:
-            odd.append(line)
-        else:
-            blank += 1
-    if not odd:
-        return _Opening(Layout(), iter(["\n"] * blank))
-    layout = Layout(separator) if separator else likely_layout(odd[0])
-    return _Opening(layout, chain(["\n"] * blank, odd, lines), (), bool(separator))
+def _defaults(of: Defaults, targets: Targets) -> Defaults:
+    """Return what an entry for a list says: what is said of it, and on a command line the region for all."""
+    return of if targets.has_job else of._replace(region=of.region or targets.region)
 
 
-def _names_columns(remark: str) -> bool:
-    """Return whether a line that begins with # looks like the header of a list: two cells, one the name of a column."""
-    cells = [cell for cell in re.split(r"[,;\t| ]+", remark.lstrip("# ")) if cell]
-    return len(cells) in (2, 3) and any(is_name(cell) or synonym(cell) for cell in cells)
-
-
-def _no_header(header: Sequence[str]) -> str | None:
+def _no_header(header: Sequence[str], *, has_job: bool) -> str | None:
     """Return what a first line is if it is not a header, in words; None if it may be one."""
     if not any(header):
         return "is empty"
     if header[0].startswith(("{", "[")):
-        return "is JSON, not CSV; one object a line is read by `jsonl:` in place of `csv:`"
-    if len(header) > 1 and names.is_instance(header[0]) and names.is_user(header[1]):
+        here = "one object a line is read by `jsonl:` in place of `csv:`" if has_job else f"of JSON, {_LINE}"
+        return f"is JSON, not CSV; {here}"
+    if len(header) > 1 and names.is_instance(header[0]) and not names.user_problem(header[1]):
         return f"begins with a target ({header[0]}) instead of a header"
     return None
-
-
-def _ascii_bare(cell: str) -> str:
-    """Return a cell without the blanks of ASCII around it."""
-    return cell.strip(" \t\r\n\v\f")
-
-
-def _add(
-    cells: Sequence[str],
-    at: _At,
-    file: str,
-    of: Defaults,
-    line: int,
-    targets: Targets,
-    bare: Callable[[str], str],
-) -> int:
-    """Add one row to `targets`, which may have too few or too many cells; return 1, or 0 if it names no target."""
-    row = [bare(cell) for cell in cells]
-    instance, user, region, account = (row[index] if 0 <= index < len(row) else "" for index in at[:4])
-    if not any(row):
-        return 0
-    what = None
-    if any(row[at.width :]):
-        what = f"has {len(row)} columns where {at.told_by} {at.width}; remove the rest"
-    elif len(row) < at.least and at.least == at.width > 2:
-        what = f"has {len(row)} of {at.width} columns, and blanks do not tell which is missing; separate by commas"
-    elif len(row) < at.least:
-        what = f"has {len(row)} of {at.width} columns; a row needs instance and user"
-    elif not (instance or user or region):
-        return 0
-    if what is None:
-        if bare is clean:
-            _trimmed([cells[index] for index in at[:4] if 0 <= index < len(row)], file, line, targets)
-        targets.add(instance, user, region or of.region, file, line, 0, account=account or of.account)
-    else:
-        targets.refuse(Place(file, line), (instance, user, region or of.region), [("", what)])
-    return 1
-
-
-def _trimmed(cells: Sequence[str], file: str, line: int, targets: Targets) -> None:
-    """Note cells that lose more than ordinary blanks at their ends."""
-    for cell in cells:
-        if not cell.isascii() and (bare := clean(cell)) != cell:
-            targets.guesses.row(TRIMMED, Place(file, line), cell, bare)
 
 
 def read_jsonl(
@@ -457,11 +399,11 @@ def read_jsonl(
         problems.add(Place(file), "", odd)
         return []
     strict = msgspec.json.Decoder(_StrictRow).decode
-    loose = _Loose(said, entry_of=(written or file, of), has_accounts=bool(targets.accounts))
-    region, account = of
+    loose = _Loose(said, targets, entry_of=(written or file, _defaults(of, targets)))
+    rows = _Rows(file, of, targets, is_guessed=False)
     count = 0
     for line, text in enumerate(io.BytesIO(data), start=1):
-        if line == 1 and text.startswith(_MARK):
+        if line == 1 and text.startswith(MARK):
             text = text[3:]  # noqa: PLW2901 - the byte order mark
         if not text.strip():
             continue
@@ -473,22 +415,16 @@ def read_jsonl(
         if not isinstance(row, list) and (twice := loose.twice(text, is_strict=type(row) is _StrictRow)) is not None:
             row = [f"field {twice} stands twice; keep one"]
         if isinstance(row, list):
-            targets.refuse(Place(file, line), ("", "", region), [("", what) for what in row])
+            targets.refuse(Place(file, line), ("", "", of.region), [("", what) for what in row])
             continue
-        instance, user, here = row.instance, row.user, row.region or ""
-        if instance.isascii() and user.isascii() and here.isascii():
-            instance, user, here = instance.strip(), user.strip(), here.strip()
-        else:
-            _trimmed((instance, user, here), file, line, targets)
-            instance, user, here = clean(instance), clean(user), clean(here)
-        whose = clean(row.account) if row.account else ""
-        targets.add(instance, user, here or region, file, line, 0, account=whose or account)
+        if not rows.take(line, row.instance, row.user, row.region or "", row.account or ""):
+            targets.add("", "", "", file, line, 0, account=of.account, default=of.region)  # which names what is missing
     if not count:
         problems.add(Place(file), "", 'is empty; one line per target: {"instance":"…","user":"…"}')
     for guessed, (first, lines) in loose.guessed.items():
         place, pairs = Place(file, first), dict(guessed)
         change = Change(place, ", ".join(pairs.values()), ", ".join(pairs))
-        words = f"{guessed_words(pairs, 'field')} ({lines:,} line{'s' * (lines > 1)})"
+        words = f"{guessed_words(pairs, 'field', has_job=targets.has_job)} ({lines:,} line{'s' * (lines > 1)})"
         choice = choice_words(pairs)
         targets.guesses.add(Guess(place=place, what=words, count=lines, changes=(change,), choice=choice))
     if not loose.ignored:
@@ -499,8 +435,9 @@ def read_jsonl(
 class _Loose:
     """A reader of lines that have other fields than a row, or more."""
 
-    def __init__(self, said: Mapping[str, str], *, entry_of: tuple[str, Defaults], has_accounts: bool) -> None:
-        self._has_accounts = has_accounts
+    def __init__(self, said: Mapping[str, str], targets: Targets, *, entry_of: tuple[str, Defaults]) -> None:
+        self._has_accounts = bool(targets.accounts)
+        self._has_job = targets.has_job
         self._entry_of = entry_of
         self.ignored: dict[str, int] = {}
         """Field that means nothing here → the first line that has it."""
@@ -535,13 +472,15 @@ class _Loose:
         if found is None:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
-            found = self._known[fields] = Names(fields, self._said, "field", has_accounts=self._has_accounts)
+            found = self._known[fields] = Names(
+                fields, self._said, "field", has_accounts=self._has_accounts, has_job=self._has_job
+            )
         if found.problems and (not found.missing or self._said):
             return found.problems
         if found.missing and found.ignored:  # other words for ours, perhaps
             cells = [value if isinstance(value, str) else "" for value in data.values()]
             line_to_write = entry_words("jsonl", *self._entry_of, likely_columns(fields, cells, found))
-            return [f"{found.problems[0]}; {_LINE}, {_CALLED}: {line_to_write}"]
+            return [f"{found.problems[0]}; {_LINE}, {_CALLED if self._has_job else _CALLED_THERE}{line_to_write}"]
         ours = {name: data[fields[index]] for name, index in found.at.items()}
         try:
             row = msgspec.convert(ours, Row)
@@ -558,51 +497,3 @@ _QUOTED = tuple(f'"{name}"'.encode() for name in COLUMNS)
 _MOST_SHAPES = 1000
 """Sets of fields that are remembered, at most; a list has one or two."""
 _LINE = 'a line is {"instance":"…","user":"…"}'
-
-
-_MARK = b"\xef\xbb\xbf"
-_UTF8 = "utf-8-sig"
-_WESTERN = "cp1252"
-_PIECE = 1 << 20
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_UTF32 = b"\xff\xfe\0\0"
-
-
-def _is_utf16(data: bytes) -> bool:
-    return data.startswith(_UTF16) and not data.startswith(_UTF32)
-
-
-def _encoding_of(data: bytes) -> str:
-    """Return the encoding of a CSV list: UTF-16 has its mark, as a spreadsheet's "Unicode text" has; UTF-8 shows."""
-    if _is_utf16(data):
-        return "utf-16"
-    if data.isascii():
-        return _UTF8
-    whole, decode = memoryview(data), getincrementaldecoder("utf-8")().decode
-    try:
-        for at in range(0, len(data), _PIECE):  # piece by piece: the text would take four times as much
-            decode(whole[at : at + _PIECE], at + _PIECE >= len(data))
-    except UnicodeDecodeError:
-        return _WESTERN
-    return _UTF8
-
-
-def not_text(data: bytes) -> str | None:
-    """Return why bytes cannot be a UTF-8 list, in words; None if nothing shows that."""
-    if data.startswith(_UTF32):
-        return "is UTF-32 text; save it as UTF-8 (CSV UTF-8)"
-    if data.startswith(_UTF16):
-        return "is UTF-16 text; save it as UTF-8 (CSV UTF-8)"
-    if b"\0" in data:
-        return "is not text: it holds NUL bytes; export the list as CSV or JSON Lines"
-    return None
-
-
-def _bad_byte(data: bytes, file: str) -> Place:
-    """Return the place of the first byte that is not UTF-8, whatever ends the lines: an old Mac's have CR alone."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        above = data[: exc.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return Place(file, above.count(b"\n") + 1, len(above) - above.rfind(b"\n"))
-    return Place(file)  # pragma: no cover - called for undecodable bytes only

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _WORDS = "a mapping: {regions: […], instances: {…}, users: {glob: app_*}}"
-_odd_in_user = re.compile(r"[^A-Za-z0-9_\-*?\[\]!]")
+_odd_in_user = re.compile(r"[^A-Za-z0-9_\-*?\[\]!.$+#\u00aa-\uffff]")
 
 
 class MatchReader:

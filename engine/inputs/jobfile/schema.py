@@ -28,7 +28,7 @@ def job_schema() -> dict[str, Any]:
         {"required": keys} for keys in (["instance", "user"], ["csv"], ["jsonl"], ["match"])
     ]
     parts["UsersOf"]["minProperties"] = 1
-    user = {"type": "string", "pattern": f"^{names.USER_PATTERN}$"}
+    user = {"type": "string", "pattern": f"^{names.ANY_USER_PATTERN}$"}
     parts["UsersOfInstances"] = {
         "description": "Instance ids with an account name, or a list of them.",
         "type": "object",
@@ -43,7 +43,7 @@ def job_schema() -> dict[str, Any]:
             {
                 "description": "instance/user",
                 "type": "string",
-                "pattern": f"^{names.INSTANCE_PATTERN}/{names.USER_PATTERN}$",
+                "pattern": f"^{names.INSTANCE_PATTERN}/{names.ANY_USER_PATTERN}$",
             },
             {"$ref": "#/$defs/UsersOfInstances"},
             {"$ref": "#/$defs/TargetEntry"},

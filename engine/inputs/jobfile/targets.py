@@ -5,12 +5,13 @@ Made for a million targets: a name is checked once, and equal instance ids and r
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from engine.api import names
-from engine.inputs.guesses import REGION, URL, Guesses
+from engine.inputs.guesses import INSTEAD, REGION, URL, Guesses
 from engine.model import Omit, OmitReason, Place, Target
 from engine.outside.foreign import clean, without_userinfo
 
@@ -37,8 +38,16 @@ class Targets:
     """
 
     def __init__(
-        self, problems: Problems, region: str, accounts: Sequence[str] = (), *, skip_bad_rows: bool = False
+        self,
+        problems: Problems,
+        region: str,
+        accounts: Sequence[str] = (),
+        *,
+        skip_bad_rows: bool = False,
+        has_job: bool = True,
     ) -> None:
+        """Take `region`, of targets that name none; empty: each needs its own. `has_job`: they are not typed."""
+        self.has_job = has_job
         self.found: list[Target] = []
         """Also those whose names are legal, and whose region is not: they have none."""
         self.bad_rows: list[Omit] = []
@@ -47,7 +56,6 @@ class Targets:
         self._skip_bad_rows = skip_bad_rows
         self._problems = problems
         self._region = region
-        """Region of targets that name none; empty: each needs its own."""
         self._accounts = {name: name for name in accounts}
         self._account = accounts[0] if len(accounts) == 1 else ""
         """Account of targets that name none; empty: each needs its own, if the job has accounts."""
@@ -58,9 +66,16 @@ class Targets:
         self._regions: dict[str, str] = {region: region}
         self._regionless: list[int] = []
         """Indexes in `found` of targets that name no region where none is given for all."""
+        self._defaulted = array("L")
+        """Indexes in `found` of targets that name no region where one is given for all."""
+        self._torn: list[str] = []
+        """Of those, what is said of the first one whose instance other rows place in several regions."""
         self._unplaced: list[Place] = []
         """Places of targets that name no region either, and have another problem."""
         self.guesses = Guesses()
+        self._unusual: set[str] = set()
+        self._unusual_rows = 0
+        self._first_unusual: Target | None = None
         self._long = 0
         self._first_long: Target | None = None
         self._unlisted: dict[str, Place] = {}
@@ -76,8 +91,14 @@ class Targets:
         path: str = "",
         region_path: str = "",
         account: str = "",
+        default: str = "",
     ) -> None:
-        """Add one target; `path` names it in messages, an empty region is the job's, an empty account its only one."""
+        """Add one target; `path` names it in messages, an empty account is the job's only one.
+
+        An empty region is the `default` of its list, or else the job's.
+        """
+        is_named = bool(region)
+        region = region or default
         known_instance = self._instances.get(instance)
         known_user = self._users.get(user)
         known_region = self._regions.get(region) if region else self._region
@@ -95,14 +116,22 @@ class Targets:
                 return
             account = known_account
         target = Target(known_instance, known_user, known_region, account, file, line, column)
-        if not known_region and not region:
-            self._regionless.append(len(self.found))
+        if not is_named:
+            (self._defaulted if known_region else self._regionless).append(len(self.found))
         if is_taken:
             self.guesses.row(URL, target.place, instance, known_instance)
         self.found.append(target)
-        if len(known_user) > names.LONG_USER:
+        if self._unusual and known_user in self._unusual:
+            self._unusual_rows += 1
+            self._first_unusual = self._first_unusual or target
+        elif len(known_user) > names.LONG_USER:
             self._long += 1
             self._first_long = self._first_long or target
+
+    @property
+    def region(self) -> str:
+        """The region of targets that name none; empty if there is none for all."""
+        return self._region
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -125,7 +154,9 @@ class Targets:
     def account_problem(self, account: str) -> str:
         """Return why `account` is not one of the job's, in words."""
         if not self._accounts:
-            return f"account {names.shown(account)}, but the job names none; list it under accounts:"
+            how = "the job names none; list it under accounts:"
+            how = how if self.has_job else "a command line names none; remove it, or write a job that names it"
+            return f"account {names.shown(account)}, but {how}"
         if not account:
             return f"is missing; the job has {', '.join(self._accounts)}"
         hint = names.did_you_mean(account, self._accounts) or f"; there are {', '.join(self._accounts)}"
@@ -179,13 +210,15 @@ class Targets:
         return ""
 
     def _new_user(self, user: str, path: str, notes: list[tuple[str, str]]) -> str:
-        problem = names.user_problem(user)
-        if problem is None:
-            if len(self._users) < _MOST_REMEMBERED:
-                self._users[user] = user
-            return user
-        notes.append((_join(path, "user"), problem))
-        return ""
+        if names.is_unusual(user):
+            problem = names.user_problem(user)
+            if problem is not None:
+                notes.append((_join(path, "user"), problem))
+                return ""
+            self._unusual.add(user)
+        if len(self._users) < _MOST_REMEMBERED:
+            self._users[user] = user
+        return user
 
     def _new_region(self, region: str, place: Place, path: str, notes: list[tuple[str, str]]) -> str:
         problem = names.region_problem(region)
@@ -215,6 +248,7 @@ class Targets:
         A row of a list that is to be skipped is taken out: return the indexes in `found` that were. Otherwise it is
         noted once, not per target, that regions are missing.
         """
+        self._settle_defaults()
         known = self._known_regions()
         out: list[int] = []
         without = [(place, "") for place in self._unplaced]
@@ -240,9 +274,38 @@ class Targets:
             first, which = min(without, key=lambda each: (each[0].file != without[0][0].file, each[0].line))
             count = len(without)
             what = f"{count:,} target{'s' * (count > 1)} without a region, the first here{which}"
-            hint = "set `region:` for all, or on the target (--region on the command line)"
+            hint = "name it with --region for all, or in a column of the list"
+            hint = "set `region:` for all, or on the target (--region on the command line)" if self.has_job else hint
             self._problems.add(first, "region", f"{what}; {hint}")
         return out
+
+    def _settle_defaults(self) -> None:
+        """Give each target that names no region that of other rows of its instance, where these name another.
+
+        An instance is in one region, so the row that names one knows better than what is set for all.
+        """
+        if sum(map(bool, self._regions)) < 2 or not self._defaulted:
+            return  # nearly always
+        is_default = bytearray(len(self.found))
+        for index in self._defaulted:
+            is_default[index] = 1
+        known: dict[tuple[str, str], dict[str, Place]] = {}
+        for target, by_default in zip(self.found, is_default, strict=True):
+            if not by_default and target.region:
+                known.setdefault((target.account, target.instance), {}).setdefault(target.region, target.place)
+        for index in self._defaulted:
+            target = self.found[index]
+            regions = known.get((target.account, target.instance), {})
+            if not regions or target.region in regions:
+                continue
+            if len(regions) == 1:
+                ((region, source),) = regions.items()
+                self.found[index] = replace(target, region=region)
+                self.guesses.row(INSTEAD, target.place, f"no region, else {target.region}", region, str(source))
+            elif not self._torn:
+                others = " and ".join(f"{region} ({place})" for region, place in list(regions.items())[:3])
+                what = f"names no region and is taken in {target.region}, and other rows of {target.instance} say"
+                self._torn.append(f"{target.place}: {what} {others}; an instance is in one")
 
     def _known_regions(self) -> dict[tuple[str, str], dict[str, Place]]:
         """Return the regions that rows name, each with its first place, of every instance that a row names without."""
@@ -255,7 +318,14 @@ class Targets:
 
     def warnings(self) -> list[str]:
         """Return lines about what is odd but allowed, each once."""
-        found = []
+        found = [*self._torn]
+        if self._first_unusual is not None:
+            first, count = self._first_unusual, self._unusual_rows
+            found.append(
+                f"{first.place}: {count:,} unusual account name{'s' * (count > 1)}, the first "
+                f"{names.shown(first.user)}: plain SQL alone makes such names, so each is sent only where a reading "
+                "shows exactly this name"
+            )
         if self._first_long is not None:
             first = self._first_long
             found.append(
