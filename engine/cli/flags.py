@@ -45,6 +45,7 @@ IDLE = (
     Idle("report", "--stuck", never="--json --format=json --format=csv"),
     Idle("report", "--json", never="--format=csv --format=text"),
     Idle("schedule", "--image", needs="--format=k8s"),
+    Idle("overdue", "JOB", never="--tend", words="give a job or --tend, not both"),
     Idle("doctor", "--policy", needs="JOB", words="--policy says what a job needs: name the job"),
     Idle("undo", "--password-command", never="--password-file",
          words="give --password-command or --password-file, not both"),

@@ -186,7 +186,7 @@ CASES: dict[str, dict[str, Case]] = {
     "journal verify": {**AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",))},
     "overdue": {
         **AMONG_RUNS, "--every": Case(("--every", "1s")), "--quiet": Case(("--quiet",), ("--every", "1d")),
-        "--notify": Case(("--notify",), ("--every", "1s"), prepare=notifier),
+        "--notify": Case(("--notify",), ("--every", "1s"), prepare=notifier), "--tend": Case(("--tend",)),
     },
     "schedule": {
         **{name: case._replace(base=("--format", "cron")) for name, case in {
@@ -339,6 +339,8 @@ def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row:
               "--password-file": "x"}  # fmt: skip
 
     def typed(flag: str) -> list[str]:
+        if flag == "JOB":
+            return []  # it is in BASE
         name, _, value = flag.partition("=")
         value = value or values.get(name, "")
         return [name, value] if value else [name]

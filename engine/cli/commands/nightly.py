@@ -50,15 +50,16 @@ def schedule(job: str, **options: Any) -> int:
 
 
 @command()
-@click.argument("job")
+@click.argument("job", required=False)
+@click.option("--tend", is_flag=True, help="Instead of a job check `acctops tend`, which does what is due after runs.")
 @click.option(
-    "--every", metavar="8d", required=True, help="Call the job overdue if its last good run ended longer ago than this."
+    "--every",
+    metavar="8d",
+    help="Call it overdue if its last good run ended longer ago than this. Default with --tend: 15m.",
 )
-@click.option(
-    "--notify", is_flag=True, help="If the job is overdue, tell those named by `notify` in the job or the config."
-)
+@click.option("--notify", is_flag=True, help="If it is overdue, tell those named by `notify` in the job or the config.")
 @flags(*READING)
-def overdue(job: str, every: str, notify: bool, **common: Any) -> int:
+def overdue(job: str | None, every: str | None, notify: bool, tend: bool, **common: Any) -> int:
     """Check that a job has had a good run in time; exit 1 if not. For a monitor or a timer.
 
     JOB is the path or the name of the job. The answer comes from the journals alone: the file is not read, and need not
@@ -68,7 +69,8 @@ def overdue(job: str, every: str, notify: bool, **common: Any) -> int:
     Examples:
       acctops overdue jobs/cam-night.yaml --every 8d
       acctops overdue cam-night --every 8d --quiet
+      acctops overdue --tend --notify
     """
     from engine.cli.lookback import show_overdue
 
-    return show_overdue(job, every, notify, clock=clock(), **common)
+    return show_overdue(job, every, notify, tend, clock=clock(), **common)
