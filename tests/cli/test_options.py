@@ -194,6 +194,7 @@ CASES: dict[str, dict[str, Case]] = {
             "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE, "--user": Case(("--user", "dba")),
             "--env-file": Case(("--env-file", "keys.env")), "--every": Case(("--every", "36h")),
             "--into": Case(("--into", ".")), "--image": Case(("--image", "i")),
+            "--tend": Case(("--tend",)), "--no-tend": Case(("--no-tend",)),
         }.items()},
         "--format": Case(("--format", "systemd")),
     },
@@ -336,7 +337,8 @@ def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row:
     """Each row of the one table, each pair of it: exit 2, before anything is read."""
     desk = Desk(tmp_path)
     values = {"--fleet": "f", "--faults": "f", "--since": "7d", "--image": "i", "--password-command": "x",
-              "--password-file": "x"}  # fmt: skip
+              "--password-file": "x", "--endpoint": "nearest", "--rate": "7", "--workers": "3", "--timeout": "9s",
+              "--deadline": "9m"}  # fmt: skip
 
     def typed(flag: str) -> list[str]:
         if flag == "JOB":

@@ -11,7 +11,11 @@ from engine.inputs.settingtable import WITH_FLAG
 
 
 @command()
-@click.argument("job")
+@click.argument("job", required=False)
+@click.option(
+    "--tend", is_flag=True, help="Print the units of `acctops tend` alone, for all jobs of a state directory."
+)
+@click.option("--no-tend", is_flag=True, help="Print the job's units alone.")
 @click.option(
     "--format",
     "form",
@@ -26,23 +30,27 @@ from engine.inputs.settingtable import WITH_FLAG
     help="Take the keys from this file of NAME=value lines. Default: /etc/acctops/env, if it exists.",
 )
 @click.option(
-    "--every", metavar="8d", help="Call the job overdue after so long. Default: the window's longest pause and a day."
+    "--every",
+    metavar="8d",
+    help="Call the job overdue after so long. Default: the window's longest pause and a day; with --tend 15m.",
 )
 @click.option("--image", metavar="IMAGE", help="For k8s: use this container image. It must have acctops.")
 @click.option(
     "--into", metavar="DIR", help="Write the files to this directory, such as /etc/systemd/system. Default: print them."
 )
 @flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG)
-def schedule(job: str, **options: Any) -> int:
-    """Print units that run a job in its window.
+def schedule(job: str | None, **options: Any) -> int:
+    """Print units that run a job in its window, and units that do what is due after runs.
 
-    A second unit checks each day whether the job has run. All paths in the units are absolute, and the flags given
-    here stand in them. Starts nothing.
+    A second unit checks each day whether the job has run. What is due after runs (`acctops tend`) is done every five
+    minutes, by one set of units for all jobs of a state directory, and checked, too. All paths in the units are
+    absolute, and the flags given here stand in them. Starts nothing.
 
     \b
     Examples:
       acctops schedule jobs/cam-enablement.yaml --format systemd --user dba --into /etc/systemd/system
-      acctops schedule jobs/cam-enablement.yaml --format cron > /etc/cron.d/acctops-cam
+      acctops schedule jobs/cam-enablement.yaml --format cron --into /etc/cron.d
+      acctops schedule --tend --format systemd --into /etc/systemd/system
     """
     from engine.cli.scheduling import show_schedule
 
