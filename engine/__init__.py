@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.operations.engine import Engine, Run
     from engine.operations.events import Began, Changed, Event, Looking, News, Remarked, Warned
     from engine.operations.examine import Examined
-    from engine.operations.overdue import Lateness
+    from engine.operations.overdue import Lateness, TendLateness
     from engine.operations.pending import Pending
     from engine.operations.preparing import Looked
     from engine.operations.proposal import Approval, Nothing, Planned
@@ -53,7 +53,7 @@ _HOMES = {
     "operations.engine": ("Engine", "Run"),
     "operations.events": ("Began", "Changed", "Event", "Looking", "News", "Remarked", "Warned"),
     "operations.examine": ("Examined",),
-    "operations.overdue": ("Lateness",),
+    "operations.overdue": ("Lateness", "TendLateness"),
     "operations.pending": ("Pending",),
     "operations.preparing": ("Looked",),
     "operations.resume": ("Finished",),
@@ -98,6 +98,7 @@ __all__ = [
     "RefusedError",
     "Remarked",
     "Run",
+    "TendLateness",
     "UsageError",
     "Verified",
     "Warned",

@@ -45,6 +45,13 @@ IDLE = (
     Idle("report", "--stuck", never="--json --format=json --format=csv"),
     Idle("report", "--json", never="--format=csv --format=text"),
     Idle("schedule", "--image", needs="--format=k8s"),
+    *(
+        Idle("schedule", flag, never="--tend", words=f"{flag} is for the runs of a job, and --tend has none")
+        for flag in ("--endpoint", *(each.flag for each in WITH_FLAG.values()))
+    ),
+    Idle("schedule", "--no-tend", never="--tend"),
+    Idle("schedule", "JOB", never="--tend", words="give a job, whose units have those of --tend with them, or --tend"),
+    Idle("overdue", "JOB", never="--tend", words="give a job or --tend, not both"),
     Idle("doctor", "--policy", needs="JOB", words="--policy says what a job needs: name the job"),
     Idle("undo", "--password-command", never="--password-file",
          words="give --password-command or --password-file, not both"),

@@ -14,7 +14,7 @@ from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
 from engine.journal.protocols import RunHead, Runs
 from engine.operations.family import way_of
-from engine.operations.overdue import overdue
+from engine.operations.overdue import TEND_EVERY, overdue, tend_overdue
 from engine.operations.pending import open_work
 from engine.operations.stores import runs_in, store_of
 from engine.report.documents import CSV_COLUMNS, csv_text, full_document, row
@@ -63,9 +63,15 @@ def _store(options: Options, *, simulated: bool = False) -> Runs:
 # ---- overdue -------------------------------------------------------------------------------------------------------
 
 
-def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> int:
+def show_overdue(job: str | None, every: str | None, notify: bool = False, tend: bool = False, **flags: Any) -> int:
     """The `overdue` command. Any: the flags, by name."""
     options = options_of(flags)
+    if tend:
+        return _show_tend_overdue(options, every or TEND_EVERY, notify)
+    if job is None:
+        raise UsageError("overdue of what? Name a job, or give --tend")
+    if every is None:
+        raise UsageError("--every is missing: after how long the job is overdue, such as --every 8d")
     found = overdue(options, job, span(every, "--every"))
     good, last, code = found.good, found.last, found.reason
     if options.as_json:
@@ -96,6 +102,33 @@ def show_overdue(job: str, every: str, notify: bool = False, **flags: Any) -> in
         from engine.operations.unbegun import tell_overdue
 
         run_loop(tell_overdue(options, job, found.words, Terminal(quiet=options.quiet)), options)
+    return printed() or code
+
+
+def _show_tend_overdue(options: Options, every: str, notify: bool) -> int:
+    found = tend_overdue(options, span(every, "--every"))
+    code = found.reason
+    if options.as_json:
+        good = {"run": None, "ended_at": found.good_at, "age_s": round(found.age_s or 0.0)}
+        out_json(
+            {
+                "job": None,
+                "tend": True,
+                "every_s": found.every_s,
+                "state_dir": str(found.state_dir),
+                "last_good": good if found.good_at is not None else None,
+                "last": None,
+                "exit": int(code),
+            }
+        )
+    elif code is not Reason.OK or not options.quiet:
+        out(found.words)
+    if notify and code is not Reason.OK:
+        from engine.cli.loops import run_loop
+        from engine.cli.watching import Terminal
+        from engine.operations.unbegun import tell_tend_overdue
+
+        run_loop(tell_tend_overdue(options, found, Terminal(quiet=options.quiet)), options)
     return printed() or code
 
 

@@ -156,9 +156,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 _OURS = "ACCTOPS_"
-_VARIABLES = {f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG")} | {
-    each.variable for each in WITH_FLAG.values()
-}
+_VARIABLES = {
+    f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG", "HOST_ID")
+} | {each.variable for each in WITH_FLAG.values()}
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:

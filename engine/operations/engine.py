@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft
     from engine.operations.examine import Examined
-    from engine.operations.overdue import Lateness
+    from engine.operations.overdue import Lateness, TendLateness
     from engine.operations.pending import Pending
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
@@ -200,6 +200,12 @@ class Engine:
         from engine.operations.overdue import overdue
 
         return overdue(self._terms, str(job), within)
+
+    def overdue_tend(self, within: float = 900) -> TendLateness:
+        """Return whether `acctops tend` ended with exit 0 in the last `within` seconds."""
+        from engine.operations.overdue import tend_overdue
+
+        return tend_overdue(self._terms, within)
 
     def pending(self, *, since: float | None = None, ticket: str | None = None) -> Pending:
         """Return the accounts that are not as asked, over all runs; `since` is UNIX time."""

@@ -1,6 +1,6 @@
-"""The metrics of one session: written at its beginning, every ten seconds, and at its end.
+"""The metrics of one session, written at its beginning, every ten seconds, and at its end; and the one of `tend`.
 
-Another thread writes them, and the session waits only some seconds for it: a dead disk must not delay a run.
+Another thread writes them, and is waited for only some seconds: a dead disk must not delay what matters.
 """
 
 from __future__ import annotations
@@ -113,6 +113,41 @@ class Measuring:
                 good = last_good(self._store, runs_named(self._store, metrics.job), metrics.at)
                 return good.ended_at if good is not None else None
         return None
+
+
+def measure_tend(settings: Settings, at: float) -> str | None:
+    """Write into `metrics_file`, if there is one, that `tend` ended with exit 0 at UNIX time `at`.
+
+    Returns in words why that failed, and raises nothing. Waits for the disk as a session does.
+    """
+    path = settings.metrics_file
+    if path is None:
+        return None
+    found: list[str] = []
+
+    def work() -> None:
+        try:
+            from engine.report.metrics import MetricsError, check_installed, write_tended
+
+            check_installed(path, settings.origin["metrics_file"])
+            try:
+                write_tended(path, at)
+            except MetricsError as error:
+                found.append(str(error))
+        except AcctopsError as error:
+            found.append(str(error))
+        except Exception as error:  # noqa: BLE001 - as for a session: a defect in measuring ends nothing else
+            found.append(f"{path} cannot be written: {type(error).__name__}: {error}")
+
+    writer = threading.Thread(target=work, name="metrics", daemon=True)
+    try:
+        writer.start()
+    except RuntimeError as error:  # the system gives no more threads
+        return f"{path} cannot be written: {error}"
+    writer.join(_DISK_S)
+    if writer.is_alive():
+        return f"{path} cannot be written: the disk does not answer"
+    return next(iter(found), None)
 
 
 async def _aside(call: Callable[[], None]) -> None:

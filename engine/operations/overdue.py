@@ -1,16 +1,24 @@
-"""Find whether a job is overdue: when its last good run was, from journals alone."""
+"""Find whether a job is overdue: when its last good run was, from journals alone. And whether `tend` is.
+
+A `tend` that ended with exit 0 leaves a mark in the state directory, `TENDED`, which says when.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from engine.api.names import did_you_mean
-from engine.errors import Reason
+from engine.api.names import did_you_mean, shown
+from engine.errors import ConfigError, Reason
 from engine.inputs.files import recorded
-from engine.journal.protocols import RunHead, Runs
+from engine.journal.protocols import AHEAD_S, RunHead, Runs
+from engine.journal.records import unix_seconds
 from engine.journal.store import to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of
@@ -18,6 +26,11 @@ from engine.operations.success import is_to_come, last_good
 from engine.operations.terms import Terms
 from engine.report.spans import duration
 
+TENDED = "tended"
+"""Name of the mark that a `tend` leaves when it ends with exit 0: the time, as RFC 3339 text in UTC."""
+TEND_EVERY = "15m"
+"""How old the mark may be by default: three times as old as it gets if a timer starts `tend` every five minutes."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 _NAMED = 5
 
 
@@ -113,3 +126,66 @@ def _words(
     if good is not None and last.run_id == good.run_id:
         return words
     return f"{words}\nthe last run, {last.run_id}, {how}: acctops status {last.run_id}{flags}"
+
+
+class TendLateness(Struct, frozen=True, kw_only=True):
+    """How long ago what is due after runs was done."""
+
+    every_s: float
+    state_dir: Path
+    good_at: str | None
+    """When `tend` last ended with exit 0, as RFC 3339 text; None if nobody knows."""
+    age_s: float | None
+    words: str
+
+    @property
+    def reason(self) -> Reason:
+        """INCOMPLETE if `tend` is overdue, else OK."""
+        return Reason.OK if self.age_s is not None and self.age_s <= self.every_s else Reason.INCOMPLETE
+
+
+def tend_overdue(terms: Terms, every_s: float) -> TendLateness:
+    """Return whether a `tend` of the state directory ended with exit 0 within the last `every_s` seconds.
+
+    Of whom the state directory belongs to the mark is believed, too, as his runs are.
+    """
+    settings = terms.settings(None)
+    with suppress(OSError):
+        owner = settings.state_dir.stat().st_uid
+        settings = replace(settings, trust=replace(settings.trust, uids=settings.trust.uids | {owner}))
+    store = store_of(settings, simulated=False)
+    good_at, doubt = _tended(store, terms.clock())
+    age_s = terms.clock() - unix_seconds(good_at) if good_at is not None else None
+    when = f"ended at {good_at[:16]}Z, {duration(max(0.0, age_s))} ago" if good_at and age_s is not None else ""
+    if age_s is not None and age_s <= every_s:
+        words = f"tend: in time: the last good `acctops tend` {when}"
+    else:
+        late = f"within {duration(every_s)}; the last good one {when}" if when else f"that is known: {doubt}"
+        words = (
+            f"OVERDUE  tend: no `acctops tend` ended with exit 0 {late}; acctops tend{terms.repeat(store.state_dir)}"
+        )
+    return TendLateness(every_s=every_s, state_dir=store.state_dir, good_at=good_at, age_s=age_s, words=words)
+
+
+def _tended(store: Runs, now: float) -> tuple[str | None, str]:
+    """Return when `tend` last ended with exit 0; None if nobody knows, and in words why not."""
+    path = store.state_dir / TENDED
+    try:
+        said = store.mark(TENDED)
+    except ConfigError as error:
+        return None, str(error)
+    if not store.state_dir.is_dir():
+        return None, f"there is no state directory {store.state_dir}"
+    if not said:
+        there = os.path.lexists(path)
+        return None, f"{path} cannot be read" if there else f"there is no {path}, so none ever did"
+    try:
+        at = unix_seconds(said) if _TIME.fullmatch(said) else None
+    except ValueError:
+        at = None
+    if at is None:
+        return None, f"{path} holds no time, but {shown(said)}"
+    if at > now + AHEAD_S:
+        to_come = "which is still to come: the clock of this machine was wrong then, or is now"
+        return None, f"{path} says {said[:16]}Z, {to_come}"
+    return said, ""

@@ -1,4 +1,7 @@
-"""Make the units by which a scheduler starts a job in its window, and find what they will not have at night."""
+"""Make the units by which a scheduler starts a job in its window, and find what they will not have at night.
+
+With them go the units of `tend`, which does what is due after runs: one set serves all jobs of a state directory.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import pwd
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +18,24 @@ from msgspec import Struct
 from engine.api.actions import ACTIONS
 from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
 from engine.errors import UsageError
-from engine.inputs.config import user_config
+from engine.inputs.config import NAME, user_config
 from engine.inputs.files import STDIN, homes_of, is_stream, load_job
+from engine.inputs.settings import Flags, effective
 from engine.inputs.settingtable import WITH_FLAG
 from engine.inputs.window import Skipped, clock_text, skipped, zone_files
 from engine.operations.earlier import place_of
 from engine.operations.events import Tell, Warned
+from engine.operations.overdue import TEND_EVERY
 from engine.operations.unitfiles import then, write
+from engine.outside.foreign import pasted
 from engine.outside.trust import read_regular
 from engine.run.endings import orderly_end_s
 from engine.schedule.envlines import READERS, EnvLines, read_as
-from engine.schedule.units import Schedule, Times, UnitFile, every_days, lasting_problem
+from engine.schedule.units import Schedule, Started, Tending, Times, UnitFile, every_days, lasting_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from engine.inputs.config import Configs
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.operations.terms import Terms
@@ -42,6 +48,8 @@ _AHEAD_DAYS = 5 * 366
 """How many days ahead changes of summer time are looked at; the rules of zones are seldom known further."""
 _SKIPS_NAMED = 3
 MOST_ENV = 1 << 20
+_HOST_ID = "ACCTOPS_HOST_ID"
+"""The variable with the name of this host, to which a state directory belongs."""
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,31}|[0-9]{1,10}")
 _EVERY = re.compile("[1-9][0-9]{0,3}[dhm]|[1-9][0-9]{0,2}d[1-9][0-9]?h")
 
@@ -55,67 +63,162 @@ class Wish(Struct, frozen=True, kw_only=True):
     env_file: str | None = None
     every: str | None = None
     image: str | None = None
+    no_tend: bool = False
+    """Whether the units of a job go without those of `tend`."""
 
 
 class Units(Struct, frozen=True, kw_only=True):
-    """The files that start a job, and the schedule they are made from."""
+    """The files that start a job and `tend`, or one of them, and what they are made from."""
 
     form: str
-    schedule: Schedule
+    schedule: Schedule | None
     files: tuple[UnitFile, ...]
+    """Those of the job."""
+    tending: Tending | None
+    tend_files: tuple[UnitFile, ...]
+    wish: Wish
+
+    @property
+    def all_files(self) -> tuple[UnitFile, ...]:
+        """Those of the job, then those of `tend`."""
+        return (*self.files, *self.tend_files)
 
     def write(self, into: str, tell: Tell) -> list[str]:
         """Write the files to a directory; return what was written, and what to type next."""
         directory = Path(_canonical(into))
-        write(self.files, directory, self.schedule, tell)
-        return then(self.form, self.schedule, self.files, directory)
+        again = _again(self.tending, self.wish, directory) if self.tending is not None else ""
+        write(self.files, self.tend_files, directory, self.schedule, self.tending, again, tell)
+        return then(self.form, self.all_files, directory)
 
 
 def units_of(terms: Terms, job_path: str, wish: Wish) -> Units:
-    """Return the units of a job; tell what they will not find at night."""
+    """Return the units of a job, and those of `tend`; tell what they will not find at night."""
     if is_stream(job_path):
         raise UsageError(f"{job_path}: is a stream, and nobody is there to give it at night; put the job into a file")
     form, job = wish.form, load_job(job_path)
     settings = terms.settings(job)
-    if form == "k8s" and wish.image is None:
-        raise UsageError("--format k8s needs --image: the container image that has acctops, such as registry/acctops:1")
-    program = ("acctops",) if form == "k8s" else _program()
+    _need_image(wish)
     skips = list(skipped(job.window, terms.clock(), _AHEAD_DAYS)) if job.window is not None else []
-    schedule = _schedule(job, terms, settings, program, skips, wish)
+    schedule = _schedule(job, terms, settings, skips, wish)
+    folder = Path(schedule.directory)
+    tending = _tending(terms, folder, settings, TEND_EVERY, wish) if not wish.no_tend else None
     about = [*_warnings(job, settings, schedule), *_of_keys(form, job, settings, schedule)]
-    about += _of_times(form, schedule, skips)
+    about += [*_of_times(form, schedule, skips), *_not_mounted(form, job, settings)]
+    if tending is not None and settings.notify is not None:
+        about += _untold(_settings_of_tend(terms, folder, settings))
     for warning in (*settings.warnings, *job.warnings, *about):
         terms.tell(Warned(warning, always=True))
-    if form == "k8s":
+    configs = terms.configs(*homes_of(job)).files
+    mounted = [job.path, *job.sources, *(config.path for config in configs)]
+    return Units(
+        form=form,
+        schedule=schedule,
+        files=_files(schedule, settings, mounted, job.path, wish),
+        tending=tending,
+        tend_files=_files_of_tend(tending, terms, folder, settings, wish) if tending is not None else (),
+        wish=wish,
+    )
+
+
+def tend_units_of(terms: Terms, wish: Wish) -> Units:
+    """Return the units of `tend` alone, by what holds in the current directory; tell likewise."""
+    form, folder, settings = wish.form, _here(), terms.settings(None)
+    _need_image(wish)
+    _check_every(wish.every)
+    tending = _tending(terms, folder, settings, wish.every or TEND_EVERY, wish)
+    about = [*_of_own_config(tending), *_of_keys(form, None, settings, tending)]
+    about += [*_not_mounted(form, None, settings), *_untold(settings)]
+    for warning in (*settings.warnings, *about):
+        terms.tell(Warned(warning, always=True))
+    files = _files_of_tend(tending, terms, folder, settings, wish)
+    return Units(form=form, schedule=None, files=(), tending=tending, tend_files=files, wish=wish)
+
+
+def _files_of_tend(
+    tending: Tending, terms: Terms, folder: Path, settings: Settings, wish: Wish
+) -> tuple[UnitFile, ...]:
+    mounted = [config.path for config in terms.configs(folder).files]
+    return _files(tending, settings, mounted, "acctops tend", wish)
+
+
+def _files(
+    started: Schedule | Tending, settings: Settings, mounted: Sequence[str], what: str, wish: Wish
+) -> tuple[UnitFile, ...]:
+    """Return the files in the format that is asked for; `mounted` is for pods, `what` for an error."""
+    if wish.form == "k8s":
         from engine.schedule import k8s
 
-        for words in _not_mounted(job, settings):
-            terms.tell(Warned(words, always=True))
-        configs = terms.configs(*homes_of(job))
-        files = k8s.files(schedule, _pod(schedule, settings, configs, job, str(wish.image)))
-    elif form == "systemd":
+        pod = _pod(started, settings, mounted, str(wish.image))
+        return tuple(k8s.files(started, pod) if isinstance(started, Schedule) else k8s.tend_files(started, pod))
+    if wish.form == "systemd":
         from engine.schedule import systemd
 
-        files = systemd.files(schedule)
-    else:
-        from engine.schedule import cron
+        return tuple(systemd.files(started) if isinstance(started, Schedule) else systemd.tend_files(started))
+    from engine.schedule import cron
 
-        try:
-            files = cron.files(schedule)
-        except ValueError as error:
-            raise UsageError(f"{job.path}: {error}") from None
-    return Units(form=form, schedule=schedule, files=tuple(files))
+    try:
+        return tuple(cron.files(started) if isinstance(started, Schedule) else cron.tend_files(started))
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
-def _schedule(
-    job: Job,
-    terms: Terms,
-    settings: Settings,
-    program: tuple[str, ...],
-    skips: Sequence[Skipped],
-    wish: Wish,
-) -> Schedule:
-    every, env_file = wish.every, wish.env_file
+def _need_image(wish: Wish) -> None:
+    if wish.form == "k8s" and wish.image is None:
+        raise UsageError("--format k8s needs --image: the container image that has acctops, such as registry/acctops:1")
+
+
+def _check_every(every: str | None) -> None:
+    if every is not None and not _EVERY.fullmatch(every):
+        raise UsageError(f"--every {every}: expected a time such as 8d or 36h")
+
+
+def _settings_of_tend(terms: Terms, folder: Path, settings: Settings) -> Settings:
+    """Return what holds for `tend`: as for what lies in `folder`, but nothing that only a job or its flags say."""
+    flags = Flags(config=terms.config, state_dir=str(settings.state_dir), profiles=terms.profiles)
+    return effective(flags, os.environ, None, terms.configs(folder))
+
+
+def _tending(terms: Terms, folder: Path, settings: Settings, every: str, wish: Wish) -> Tending:
+    """Return what the jobs of a state directory have in common."""
+    state_dir = _canonical(settings.state_dir)
+    common = (*_common(terms, settings), *_flags("profile", terms.profiles))
+    program = _program(wish.form)
+    found = Tending(
+        tend=(*program, "tend", "--quiet", *common),
+        overdue=(*program, "overdue", "--tend", "--every", every, "--quiet", "--notify", *_common(terms, settings)),
+        state_dir=state_dir,
+        directory=_home_of_configs(folder),
+        stop_s=orderly_end_s(_settings_of_tend(terms, folder, settings).timeout_s),
+        **_environs(wish),
+    )
+    _check_words(found)
+    return found
+
+
+def _here() -> Path:
+    """Return the current directory as the shell names it: a link in it may be moved on purpose."""
+    said = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if Path(said).is_absolute() and ".." not in Path(said).parts and Path(said).samefile("."):
+            return Path(said)
+    return Path(_canonical("."))
+
+
+def _home_of_configs(folder: Path) -> str:
+    """Return the nearest folder above `folder` with a config, in which `tend` finds what a job there does; else /."""
+    return next((str(above) for above in (folder, *folder.parents) if (above / NAME).is_file()), "/")
+
+
+def _again(tending: Tending, wish: Wish, into: Path) -> str:
+    """Return the command that makes the units of `tend` anew as they are here."""
+    flags = tending.tend[tending.tend.index("--quiet") + 1 :]
+    words = ["acctops", "schedule", "--tend", "--format", wish.form, *flags, "--user", tending.user]
+    words += ["--env-file", tending.env_file] if wish.env_file is not None else []
+    words += ["--image", wish.image] if wish.image is not None else []
+    return f"cd {pasted((tending.directory,))} && {pasted((*words, '--into', str(into)))}"
+
+
+def _schedule(job: Job, terms: Terms, settings: Settings, skips: Sequence[Skipped], wish: Wish) -> Schedule:
     if job.window is None:
         raise UsageError(
             f"{job.path}: has no window, so nothing says when it is to run; add: "
@@ -123,34 +226,45 @@ def _schedule(
         )
     if STDIN in (terms.config, job.path) or "standard input" in (job.path, *job.sources):
         raise UsageError(f"{job.path}: reads standard input, and nobody is there to give it; put the list into a file")
-    if every is not None and not _EVERY.fullmatch(every):
-        raise UsageError(f"--every {every}: expected a time such as 8d or 36h")
-    named = _canonical(env_file or ENV_FILE)
+    _check_every(wish.every)
     path = _canonical(job.path)
     common = _common(terms, settings)
-    pause = every or f"{every_days(job.window)}d"
+    pause = wish.every or f"{every_days(job.window)}d"
+    program = _program(wish.form)
     schedule = Schedule(
         name=job.name,
         action=job.action,
         run=(*program, "run", path, "--yes", "--quiet", *common, *_sending(terms)),
         overdue=(*program, "overdue", path, "--every", pause, "--quiet", "--notify", *common),
         window=job.window,
-        user=_user(wish.user),
         directory=str(Path(path).parent),
         job_file=path,
-        env_file=named,
-        env_file_may_miss=env_file is None,
-        environment=_environment(),
         stop_s=orderly_end_s(settings.timeout_s),
         late_openings=_late_openings(skips),
         zone_file=_zone_file(job.window.timezone),
+        **_environs(wish),
     )
-    if "'" in schedule.run[0]:
-        raise UsageError(f"{schedule.run[0]}: systemd starts no program with ' in its path; install it elsewhere")
-    for said in (*schedule.run, schedule.directory, schedule.env_file, *schedule.environment.values()):
+    _check_words(schedule)
+    return schedule
+
+
+def _environs(wish: Wish) -> dict[str, Any]:
+    """Return the fields of `Started` that are the same for whatever is started. Any: their values."""
+    return {
+        "user": _user(wish.user),
+        "env_file": _canonical(wish.env_file or ENV_FILE),
+        "env_file_may_miss": wish.env_file is None,
+        "environment": _environment(wish.form),
+    }
+
+
+def _check_words(started: Started) -> None:
+    """Raise UsageError for what cannot stand in a unit."""
+    if "'" in started.overdue[0]:
+        raise UsageError(f"{started.overdue[0]}: systemd starts no program with ' in its path; install it elsewhere")
+    for said in started.words:
         if (problem := lasting_problem(said)) is not None:
             raise UsageError(f"{said!r} cannot stand in a unit: it {problem}; move or rename it")
-    return schedule
 
 
 def _canonical(path: str | Path) -> str:
@@ -179,17 +293,23 @@ def _sending(terms: Terms) -> list[str]:
     """Return, as flags for the units, what else flags or the environment say here."""
     found: list[str] = []
     for flag, several in (("endpoint", terms.endpoints), ("profile", terms.profiles)):
-        variable = os.environ.get(f"ACCTOPS_{flag.upper()}", "").split(",")
-        for each in several or filter(None, map(str.strip, variable)):
-            found += [f"--{flag}", each]
+        found += _flags(flag, several)
     for flag in WITH_FLAG:
         if said := getattr(terms, flag) or os.environ.get(f"ACCTOPS_{flag.upper()}"):
             found += [f"--{flag}", said]
     return found
 
 
-def _program() -> tuple[str, ...]:
-    """Return the command that runs now, by its absolute path: PATH is short at night."""
+def _flags(flag: str, several: Sequence[str]) -> list[str]:
+    """Return a flag as often as it is said by itself, else by its variable."""
+    variable = os.environ.get(f"ACCTOPS_{flag.upper()}", "").split(",")
+    return [word for each in several or filter(None, map(str.strip, variable)) for word in (f"--{flag}", each)]
+
+
+def _program(form: str) -> tuple[str, ...]:
+    """Return the command that runs now, by its absolute path, as PATH is short at night; in a container the name."""
+    if form == "k8s":
+        return ("acctops",)
     python = Path(_canonical(sys.executable))
     script = python.with_name("acctops")
     return (str(script),) if os.access(script, os.X_OK) else (str(python), "-m", "engine")
@@ -206,18 +326,44 @@ def _user(said: str | None) -> str:
         return str(os.getuid())
 
 
-def _environment() -> dict[str, str]:
-    """Return XDG_CONFIG_HOME, if it is set and the user's own config lies there; else nothing."""
+def _environment(form: str) -> dict[str, str]:
+    """Return the variables that have to be set at night, too.
+
+    XDG_CONFIG_HOME, if it is set and the user's own config lies there; and the name of the host, if it is said, as in
+    pods, which have none that lasts: there it is that of the volume.
+    """
+    found = {}
     base = os.environ.get("XDG_CONFIG_HOME")
     path = user_config(os.environ)
-    return {"XDG_CONFIG_HOME": base} if base and path is not None and path.is_file() else {}
+    if base and path is not None and path.is_file():
+        found["XDG_CONFIG_HOME"] = base
+    host = os.environ.get(_HOST_ID)
+    if form == "k8s" and not host:
+        from engine.schedule.k8s import STATE
+
+        host = STATE
+    return found | {_HOST_ID: host} if host else found
+
+
+def _of_own_config(started: Started) -> list[str]:
+    """Return a warning if the user's own config is not that of the user who runs what is started."""
+    home = user_config(os.environ)
+    if home is None or not home.is_file() or started.user in (_user(None), str(os.getuid())):
+        return []
+    return [f"{home}: is your own config; {started.user} will not see its guards; move it to /etc/acctops"]
+
+
+def _untold(settings: Settings) -> list[str]:
+    """Return a warning if nobody is told that `tend` is overdue: a job's own `notify` is not its."""
+    if settings.notify is not None:
+        return []
+    return [
+        "no `notify` in a config: that what is due after runs is not done shows only where the scheduler reports it"
+    ]
 
 
 def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
-    found = []
-    home = user_config(os.environ)
-    if home is not None and home.is_file() and schedule.user not in (_user(None), str(os.getuid())):
-        found.append(f"{home}: is your own config; {schedule.user} will not see its guards; move it to /etc/acctops")
+    found = _of_own_config(schedule)
     if settings.notify is None:
         found.append("no `notify` in job or config: a bad night shows only where the scheduler reports it")
     if ACTIONS[job.action].keeps_out and not settings.protect and not settings.protect_waived:
@@ -225,10 +371,10 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
     return found
 
 
-def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Iterator[str]:
+def _of_keys(form: str, job: Job | None, settings: Settings, started: Started) -> Iterator[str]:
     """Yield what is wrong with keys and network variables: set in this shell only, or not read as they look."""
-    env_file = schedule.env_file
-    there = _env_lines(form, schedule)
+    env_file = started.env_file
+    there = _env_lines(form, env_file)
     if isinstance(there, str):
         yield f"{env_file}: {there}"
     elif there is not None:
@@ -237,7 +383,7 @@ def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Ite
             yield f"{env_file}: others can read these keys; chmod 600"
         for line, words in there.problems:
             yield f"{env_file}:{line}: {words} ({READERS[form]} reads it)"
-    elif not schedule.env_file_may_miss:
+    elif not started.env_file_may_miss:
         yield f"{env_file}: does not exist yet; NAME=value lines such as TENCENTCLOUD_SECRET_ID=…"
     names = there.names if isinstance(there, EnvLines) else frozenset[str]()
     for name in _asked_for(job, settings):
@@ -246,17 +392,18 @@ def _of_keys(form: str, job: Job, settings: Settings, schedule: Schedule) -> Ite
             yield f"{name}: set in this shell, and not at night; say what is needed in {env_file}{or_else}"
 
 
-def _asked_for(job: Job, settings: Settings) -> list[str]:
+def _asked_for(job: Job | None, settings: Settings) -> list[str]:
     """Return the variables that say who acts, how the network is reached, what new passwords are, and who is told."""
     deciding = sorted(name for name in os.environ if name.startswith(_DECIDING) and not name.endswith("_REGION"))
-    own = [job.passwords.env if job.passwords is not None else "", settings.notify.url_env if settings.notify else ""]
+    passwords = job.passwords if job is not None else None
+    own = [passwords.env if passwords is not None else "", settings.notify.url_env if settings.notify else ""]
     return [*dict.fromkeys((*deciding, *PROXIES, *EXCEPTIONS, *BUNDLES, *filter(None, own)))]
 
 
-def _env_lines(form: str, schedule: Schedule) -> EnvLines | str | None:
+def _env_lines(form: str, env_file: str) -> EnvLines | str | None:
     """Return the file of keys as the scheduler will read it, or why it cannot be read; None if there is no file."""
     try:
-        data = read_regular(Path(schedule.env_file), MOST_ENV)
+        data = read_regular(Path(env_file), MOST_ENV)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -300,19 +447,18 @@ def _zone_file(zone: str) -> str:
     return next((place for place in places if Path(place).exists()), "".join(places[-1:]))
 
 
-def _pod(schedule: Schedule, settings: Settings, configs: Configs, job: Job, image: str) -> Any:  # Any: k8s.Pod
+def _pod(started: Started, settings: Settings, mounted: Sequence[str], image: str) -> Any:  # Any: k8s.Pod
     from engine.schedule.k8s import Pod
 
-    if schedule.user.isdigit():
-        number = int(schedule.user)
+    if started.user.isdigit():
+        number = int(started.user)
     else:
         try:
-            number = pwd.getpwnam(schedule.user).pw_uid
+            number = pwd.getpwnam(started.user).pw_uid
         except KeyError as error:
-            raise UsageError(f"--user {schedule.user}: no such user here; name the container's by number") from error
+            raise UsageError(f"--user {started.user}: no such user here; name the container's by number") from error
     if number == 0:
         raise UsageError("a container should not run as root: give --user, the number of another user of the image")
-    mounted = [job.path, *job.sources, *(config.path for config in configs.files)]
     paths = tuple(dict.fromkeys(map(_canonical, mounted)))
     for path in paths:
         if (problem := lasting_problem(path)) is not None:
@@ -320,8 +466,10 @@ def _pod(schedule: Schedule, settings: Settings, configs: Configs, job: Job, ima
     return Pod(image=image, user_id=number, state_dir=_canonical(settings.state_dir), mounted=paths)
 
 
-def _not_mounted(job: Job, settings: Settings) -> list[str]:
+def _not_mounted(form: str, job: Job | None, settings: Settings) -> list[str]:
     """Return in words what a container will not find: secrets do not belong in a ConfigMap."""
+    if form != "k8s":
+        return []
     found = []
     notify = settings.notify
     if notify is not None and notify.url_file:
@@ -330,7 +478,7 @@ def _not_mounted(job: Job, settings: Settings) -> list[str]:
         )
     if notify is not None and "/" in "".join(notify.command[:1]):
         found.append(f"{settings.origin['notify']}: notify.command {notify.command[0]} must be in the image")
-    if job.passwords is not None and not job.passwords.env:
+    if job is not None and job.passwords is not None and not job.passwords.env:
         found.append(f"{job.passwords.place}: the source of passwords is not in the pod")
     if settings.profiles:
         named = ", ".join(settings.profiles)

@@ -1,4 +1,4 @@
-"""Send notices of a run that failed before it existed, and of a job that is overdue.
+"""Send notices of a run that failed before it existed, and of a job or a `tend` that is overdue.
 
 A user who approved beforehand (`--yes`) may not be there to read the refusal.
 """
@@ -10,19 +10,28 @@ import os
 from typing import TYPE_CHECKING
 
 from engine.cloud.proxy import way_out
-from engine.errors import AcctopsError, Reason
+from engine.errors import AcctopsError, ConfigError, Reason
 from engine.inputs.files import STREAM_NAME, homes, is_stream, load_job
 from engine.inputs.jobfile.parse import default_name
 from engine.journal import records
 from engine.operations.earlier import job_place
 from engine.operations.events import Warned
+from engine.operations.stores import store_of
 from engine.operations.terms import Terms, is_own, operator
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from engine.inputs.job import Job
+    from engine.cloud.proxy import WayOut
+    from engine.inputs.job import Job, NotifySpec
+    from engine.inputs.settings import Settings
+    from engine.operations.overdue import TendLateness
     from engine.operations.session import Watch
+
+_TOLD = "tended.told"
+"""Name of the mark that says when it was last told that `tend` is overdue."""
+_AGAIN_S = 86400.0
+"""Seconds after which it is told again, if it still is."""
 
 
 class Unbegun:
@@ -68,16 +77,31 @@ async def _tell_of_no_run(
         spec, way = settings.notify, settings.way_out
     except AcctopsError:  # job or config, which say who is told and how, cannot be read or believed
         spec, way = job.notify if job is not None and is_own(job) else None, way_out(os.environ)
+    ref = records.JobRef(job.name, job_place(job), job.digest) if job is not None else _named(path)
+    await _deliver(terms, spec, way, event, ref, f"{ref.name}: {what}: {words}", words, reason, job)
+
+
+async def _deliver(
+    terms: Terms,
+    spec: NotifySpec | None,
+    way: WayOut,
+    event: str,
+    ref: records.JobRef,
+    text: str,
+    words: str,
+    reason: Reason,
+    job: Job | None = None,
+) -> bool:
+    """Send a notice to those who want failures; return whether it arrived anywhere."""
     if spec is None or not spec.wants("failure"):
-        return
+        return False
     from engine.report.notices import bare_notice
     from engine.report.notify import deliver
 
-    ref = records.JobRef(job.name, job_place(job), job.digest) if job is not None else _named(path)
     document = bare_notice(
         event,
         ref,
-        f"{ref.name}: {what}: {words}",
+        text,
         words,
         int(reason),
         at=records.rfc3339(terms.clock()),
@@ -87,9 +111,41 @@ async def _tell_of_no_run(
         reason=job.reason if job is not None else None,
         ticket=job.ticket if job is not None else None,
     )
-    for undelivered in await deliver(spec, document, os.environ, way=way):
-        words = f"nobody was told of the {event} by {undelivered.to}: {undelivered.why}"
-        terms.tell(Warned(words, always=True))
+    failed = await deliver(spec, document, os.environ, way=way)
+    for undelivered in failed:
+        terms.tell(Warned(f"nobody was told of the {event} by {undelivered.to}: {undelivered.why}", always=True))
+    return len(failed) < len(spec.ways)
+
+
+async def tell_tend_overdue(terms: Terms, late: TendLateness, watch: Watch) -> None:
+    """Send a notice that `tend` is overdue: once, and again every day for as long as it is.
+
+    A timer looks every quarter of an hour, and a hundred notices a day would be read like none.
+    """
+    settings = terms.settings(None)
+    if not _was_told(settings, late, terms.clock()):
+        await watch.last(_tell_of_tend(terms, settings, late))
+
+
+def _was_told(settings: Settings, late: TendLateness, now: float) -> bool:
+    """Whether it was told since the last good `tend`, and less than a day ago."""
+    try:
+        told_at = records.unix_seconds(store_of(settings, simulated=False).mark(_TOLD))
+    except (ConfigError, ValueError, OverflowError):
+        return False
+    good_at = records.unix_seconds(late.good_at) if late.good_at is not None else told_at
+    return good_at <= told_at and 0 <= now - told_at < _AGAIN_S
+
+
+async def _tell_of_tend(terms: Terms, settings: Settings, late: TendLateness) -> None:
+    ref = records.JobRef("tend", str(late.state_dir), "")
+    text = f"tend of {late.state_dir} on {os.uname().nodename} is overdue: {late.words}"
+    arrived = await _deliver(terms, settings.notify, settings.way_out, "overdue", ref, text, late.words, late.reason)
+    if arrived and late.state_dir.is_dir():
+        try:
+            store_of(settings, simulated=False).set_mark(_TOLD, records.rfc3339(terms.clock()))
+        except ConfigError as error:
+            terms.tell(Warned(f"{error}; the next look tells of it again"))
 
 
 def _named(path: str) -> records.JobRef:

@@ -1,4 +1,8 @@
-"""Write units to disk: each file whole, and only in place of a file that acctops made for the same job."""
+"""Write units to disk: each file whole, and only in place of one that acctops made for the same job or state directory.
+
+Many jobs have the units of `tend` in common. So a job's schedule leaves them as they are, and is refused if they would
+have to be others; `schedule --tend` makes them anew.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING
 from engine.errors import RefusedError, UsageError
 from engine.operations.events import Tell, Warned
 from engine.outside.trust import Trust, read_regular, replace_whole
-from engine.schedule.units import MADE, Schedule, UnitFile, job_file_of
+from engine.schedule.units import MADE, Schedule, Tending, UnitFile, job_file_of, state_dir_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,17 +24,34 @@ MOST_UNIT = 1 << 20
 
 
 def together(files: Sequence[UnitFile]) -> str:
-    """Return all files in one text, each after a line with its name; a single file without that line."""
-    if len(files) == 1:
-        return files[0].text
+    """Return all files in one text: with cron and YAML one file of that kind, else each after a line with its name."""
+    if "." not in files[0].name:
+        return "\n".join(file.text for file in files)
+    if files[0].name.endswith(".yaml"):
+        return "---\n".join(file.text for file in files)
     return "\n".join(f"# ---- {file.name}\n{file.text}" for file in files)
 
 
-def write(files: Sequence[UnitFile], into: Path, schedule: Schedule, tell: Tell) -> None:
-    """Write each file whole, under its name; never through a link, and only in place of one we made for this job."""
+def write(
+    files: Sequence[UnitFile],
+    tend_files: Sequence[UnitFile],
+    into: Path,
+    schedule: Schedule | None,
+    tending: Tending | None,
+    again: str,
+    tell: Tell,
+) -> None:
+    """Write each file whole, under its name; never through a link, and only in place of one that is ours to replace.
+
+    `again` is the command that makes the units of `tend` anew.
+    """
     for file in files:
-        _refuse_foreign(into / file.name, schedule)
-    for file in files:
+        if schedule is not None and (text := _ours(into / file.name)) is not None:
+            _refuse_other_job(into / file.name, text, schedule)
+    for file in tend_files:
+        if tending is not None and (text := _ours(into / file.name)) not in (None, file.text):
+            _refuse_other_tend(into / file.name, str(text), tending, again if schedule is not None else "")
+    for file in (*files, *tend_files):
         path = into / file.name
         try:
             replace_whole(path, file.text.encode("utf-8", "surrogateescape"), 0o644)
@@ -39,19 +60,19 @@ def write(files: Sequence[UnitFile], into: Path, schedule: Schedule, tell: Tell)
     try:
         if (why := Trust().why_not(into)) is not None:
             tell(Warned(f"{why}, and so what is started at night", always=True))
-        for other in _older_names(files, into, schedule):
+        for other in _older_names((*files, *tend_files), into, schedule) if schedule is not None else ():
             words = f"{other}: starts this job, too, under the name of an older version; remove it"
             tell(Warned(words, always=True))
     except OSError as error:
         tell(Warned(f"{into}: cannot be looked at: {error.strerror}", always=True))
 
 
-def _refuse_foreign(path: Path, schedule: Schedule) -> None:
-    """Raise RefusedError for a file that is not ours, UsageError for one that we made for another job."""
+def _ours(path: Path) -> str | None:
+    """Return the text of a file that we made; None if there is no file. RefusedError for a file that is not ours."""
     try:
-        text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "replace")
+        text = read_regular(path, MOST_UNIT, follow=False).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
-        return
+        return None
     except OSError as error:
         if path.is_symlink():
             raise RefusedError(
@@ -60,6 +81,11 @@ def _refuse_foreign(path: Path, schedule: Schedule) -> None:
         raise UsageError(f"--into {path.parent}: {path.name} cannot be read: {error.strerror}") from error
     if not text.startswith(MADE):
         raise RefusedError(f"{path}: is there already, and not made by acctops schedule; nothing was written")
+    return text
+
+
+def _refuse_other_job(path: Path, text: str, schedule: Schedule) -> None:
+    """Raise UsageError for a file that we made for another job."""
     owner = job_file_of(text)
     if owner is None and schedule.job_file not in text:  # made by an older version, which did not name it
         owner = "another job"
@@ -67,6 +93,30 @@ def _refuse_foreign(path: Path, schedule: Schedule) -> None:
         raise UsageError(
             f"{path}: is the unit of {owner}, and {schedule.job_file} would get the same name; nothing was written; "
             "give one of the two another `name`, or remove the file"
+        )
+
+
+def _refuse_other_tend(path: Path, text: str, tending: Tending, again: str) -> None:
+    """Raise UsageError for a file of another state directory; if there is a way to make it anew, for any other file."""
+    alone = "--no-tend writes the units of the job alone"
+    state_dir = state_dir_of(text)
+    if state_dir is None:
+        owner = job_file_of(text) or "a job"
+        raise UsageError(
+            f"{path}: is the unit of {owner}, and `acctops tend` would get the same name; nothing was written; "
+            f"remove the file, and schedule that job anew, which gets another name now{f'; {alone}' if again else ''}"
+        )
+    if state_dir != tending.state_dir:
+        raise UsageError(
+            f"{path}: is for the state directory {state_dir}, and this is for {tending.state_dir}; nothing was "
+            f"written; have one for both (--state-dir {state_dir}), or remove the file if nothing uses that any more"
+            f"{f'; {alone}' if again else ', or write these elsewhere and install them under other names'}"
+        )
+    if again:
+        raise UsageError(
+            f"{path}: is there already, made by other flags, from another config or by another version, and serves "
+            f"all jobs of {state_dir}; nothing was written; {alone}, and leaves these as they are; to have them as "
+            f"here: {again}"
         )
 
 
@@ -85,16 +135,19 @@ def _older_names(files: Sequence[UnitFile], into: Path, schedule: Schedule) -> I
             yield str(path)
 
 
-def then(form: str, schedule: Schedule, files: Sequence[UnitFile], into: Path) -> list[str]:
+def then(form: str, files: Sequence[UnitFile], into: Path) -> list[str]:
     """Return, line by line, what was written and what to type next."""
     lines = [f"wrote {into / file.name}" for file in files]
-    unit = schedule.unit
     match form:
         case "systemd":
-            timers = f"{unit}.timer {unit}-overdue.timer"
+            timers = " ".join(file.name for file in files if file.name.endswith(".timer"))
             lines.append(f"now: systemctl daemon-reload && systemctl enable --now {timers}")
         case "k8s":
-            lines.append(f"now: read its head, then kubectl apply -f {shlex.quote(str(into / files[0].name))}")
+            named = " ".join(f"-f {shlex.quote(str(into / file.name))}" for file in files)
+            heads = "its head" if len(files) == 1 else "their heads"
+            lines.append(f"now: read {heads}, then kubectl apply {named}")
         case _:
-            lines.append("cron reads it by itself, if it lies in /etc/cron.d")
+            lines.append(
+                f"cron reads {'it by itself, if it lies' if len(files) == 1 else 'them, if they lie'} in /etc/cron.d"
+            )
     return lines

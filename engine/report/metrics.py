@@ -1,8 +1,8 @@
 """Writes metrics of runs to a textfile for Prometheus's node exporter. The only importer of prometheus-client.
 
-All jobs share one file. A run replaces the samples of its own job and keeps those of the others, under a lock; then it
-renames the whole file into place. Metrics must never stop a run: if they cannot be written, this module raises
-`MetricsError`, in words, after a short wait at most.
+All jobs share one file, and `tend`, which works for all jobs, has one sample without a job in it. Each writer replaces
+its own samples and keeps those of the others, under a lock; then it renames the whole file into place. Metrics must
+never stop a run: if they cannot be written, this module raises `MetricsError`, in words, after a short wait at most.
 """
 
 from __future__ import annotations
@@ -34,18 +34,23 @@ MOST = 4 << 20
 """Bytes that are read of a file that exists; ours has a few hundred a job."""
 _LOCK_S = 1.0
 _SUCCESS = "acctops_last_success_time_seconds"
+_TENDED = "acctops_tend_last_success_time_seconds"
 _GAUGES = {
-    # name: its labels beside `job`, help
-    "acctops_run_targets": (("outcome",), "Targets of the job's latest run, by outcome as it stands."),
-    "acctops_run_left_out": (("reason",), "Targets the job's latest run left out, by reason."),
-    "acctops_run_throttled": ((), "Calls of the job's latest run that were refused for the quota, and tried again."),
-    "acctops_run_quota_used_ratio": (("lane",), "Share of its quota that each lane of the latest run has used."),
-    "acctops_run_seconds": ((), "How long the latest session of the job's latest run has worked."),
-    "acctops_run_start_time_seconds": ((), "When the job's latest run began, in Unix time."),
-    "acctops_run_update_time_seconds": ((), "When these samples of the job were written, in Unix time."),
-    "acctops_run_live": ((), "1 while the job's latest run goes, else 0."),
-    "acctops_run_exit_code": ((), "How the job's latest run ended; absent while it goes."),
-    _SUCCESS: ((), "When a run of the job last ended with exit 0, in Unix time."),
+    # name: its labels, help
+    "acctops_run_targets": (("job", "outcome"), "Targets of the job's latest run, by outcome as it stands."),
+    "acctops_run_left_out": (("job", "reason"), "Targets the job's latest run left out, by reason."),
+    "acctops_run_throttled": (
+        ("job",),
+        "Calls of the job's latest run that were refused for the quota, and tried again.",
+    ),
+    "acctops_run_quota_used_ratio": (("job", "lane"), "Share of its quota that each lane of the latest run has used."),
+    "acctops_run_seconds": (("job",), "How long the latest session of the job's latest run has worked."),
+    "acctops_run_start_time_seconds": (("job",), "When the job's latest run began, in Unix time."),
+    "acctops_run_update_time_seconds": (("job",), "When these samples of the job were written, in Unix time."),
+    "acctops_run_live": (("job",), "1 while the job's latest run goes, else 0."),
+    "acctops_run_exit_code": (("job",), "How the job's latest run ended; absent while it goes."),
+    _SUCCESS: (("job",), "When a run of the job last ended with exit 0, in Unix time."),
+    _TENDED: ((), "When `acctops tend` last ended with exit 0, in Unix time."),
 }
 _Samples = list[tuple[str, Mapping[str, str], float]]
 """Name, labels, value."""
@@ -101,7 +106,7 @@ def check_installed(path: Path | None, origin: str) -> None:
 def known_success(path: Path, job: str) -> float | None:
     """Return the UNIX time of the job's last success in the file, or None; raise MetricsError if it is unreadable."""
     with _in_words(path):
-        return _present(path, job)[1]
+        return _success(_present(path), job)
 
 
 def write(path: Path, metrics: RunMetrics, success_at: float | None) -> None:
@@ -109,10 +114,22 @@ def write(path: Path, metrics: RunMetrics, success_at: float | None) -> None:
 
     `success_at` is the UNIX time of the job's last success; None keeps the time in the file.
     """
+    job = metrics.job
     with _in_words(path), _locked(path.parent):
-        others, known = _present(path, metrics.job)
-        data = _text(metrics, others, success_at if success_at is not None else known)
-        replace_whole(path, data, 0o644)  # readable by all whatever the umask, so that it can be scraped
+        present = _present(path)
+        success_at = success_at if success_at is not None else _success(present, job)
+        samples = [each for each in present if each[1].get("job") != job]
+        samples += [(name, {"job": job, **labels}, value) for name, labels, value in metrics.samples]
+        if success_at is not None:
+            samples.append((_SUCCESS, {"job": job}, round(success_at, 3)))
+        _replace(path, samples)
+
+
+def write_tended(path: Path, at: float) -> None:
+    """Put the UNIX time at which `acctops tend` last ended with exit 0 into the file; raise MetricsError likewise."""
+    with _in_words(path), _locked(path.parent):
+        samples = [each for each in _present(path) if each[0] != _TENDED]
+        _replace(path, [*samples, (_TENDED, {}, round(at, 3))])
 
 
 @contextlib.contextmanager
@@ -123,39 +140,38 @@ def _in_words(path: Path) -> Iterator[None]:
         raise MetricsError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def _text(metrics: RunMetrics, others: _Samples, last_success_at: float | None) -> bytes:
+def _replace(path: Path, samples: _Samples) -> None:
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()
+    said = {name for name, _, _ in samples}
     gauges: dict[str, Gauge] = {}
-    ours: _Samples = [(name, {"job": metrics.job, **labels}, value) for name, labels, value in metrics.samples]
-    if last_success_at is not None:
-        ours.append((_SUCCESS, {"job": metrics.job}, round(last_success_at, 3)))
     for name, (labels, words) in _GAUGES.items():
-        gauges[name] = Gauge(name, words, ("job", *labels), registry=registry)
-    for name, said, value in [*others, *ours]:
-        gauges[name].labels(**said).set(value)
-    return generate_latest(registry)
+        if labels or name in said:  # one without labels would stand there as 0
+            gauges[name] = Gauge(name, words, labels, registry=registry)
+    for name, values, value in samples:
+        (gauges[name].labels(**values) if values else gauges[name]).set(value)
+    replace_whole(path, generate_latest(registry), 0o644)  # readable by all whatever the umask, so that it is scraped
 
 
-def _present(path: Path, job: str) -> tuple[_Samples, float | None]:
-    """Return the samples of other jobs in the file, and the time of this job's last success (None if unknown)."""
+def _success(samples: _Samples, job: str) -> float | None:
+    return next((value for name, labels, value in samples if name == _SUCCESS and labels["job"] == job), None)
+
+
+def _present(path: Path) -> _Samples:
+    """Return the samples in the file, as far as they are ours."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    others: _Samples = []
-    success: float | None = None
+    found: _Samples = []
     # A file that is not ours, or was damaged, is replaced.
     with contextlib.suppress(ValueError, KeyError, IndexError):
         for family in text_string_to_metric_families(_read(path)):
-            for sample in family.samples:
-                labels = _GAUGES.get(sample.name, (None, ""))[0]
-                if labels is None or set(sample.labels) != {"job", *labels}:
-                    continue
-                if sample.labels["job"] != job:
-                    others.append((sample.name, sample.labels, sample.value))
-                elif sample.name == _SUCCESS:
-                    success = sample.value
-    return others, success
+            found += [
+                (sample.name, sample.labels, sample.value)
+                for sample in family.samples
+                if sample.name in _GAUGES and set(sample.labels) == set(_GAUGES[sample.name][0])
+            ]
+    return found
 
 
 def _read(path: Path) -> str:

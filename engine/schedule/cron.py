@@ -12,7 +12,18 @@ import shlex
 from typing import TYPE_CHECKING
 
 from engine.inputs.window import DAYS, MIDNIGHT, clock_text
-from engine.schedule.units import QUARTER, Schedule, Times, UnitFile, check_times, run_times
+from engine.schedule.units import (
+    QUARTER,
+    TEND_MINUTES,
+    Schedule,
+    Started,
+    Tending,
+    Times,
+    UnitFile,
+    check_minutes,
+    check_times,
+    run_times,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +34,39 @@ MOST_LINE = 990
 
 def files(schedule: Schedule) -> list[UnitFile]:
     """Return the one file; its name has no dot, as cron ignores names with one. ValueError if a line is too long."""
-    text = _text(schedule)
+    return [UnitFile(schedule.unit, _checked(_text(schedule)))]
+
+
+def tend_files(tending: Tending) -> list[UnitFile]:
+    """Return the one file with the lines of `tend` and of its check, likewise."""
+    return [UnitFile(tending.unit, _checked(_tend_text(tending)))]
+
+
+def _checked(text: str) -> str:
     if max(map(len, text.encode().splitlines())) > MOST_LINE:
         raise ValueError(f"a line would have more than {MOST_LINE} bytes, which some crons cut off; use shorter paths")
-    return [UnitFile(schedule.unit, text)]
+    return text
+
+
+_VARIABLES = """\
+SHELL=/bin/sh
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# MAILTO=dba@example.com"""
+
+
+def _tend_text(tending: Tending) -> str:
+    check = ",".join(map(str, check_minutes()))
+    return f"""\
+{tending.head("for /etc/cron.d: does what is due after runs, such as opening accounts whose time is up")}
+#
+# These minutes are the same in every time zone. A tend that still works is not joined by a second one: that does
+# nothing. What is printed is mailed, and `--quiet` prints nothing when all is well: the mail is the alarm. The second
+# line tells if none has ended well for a while, also as the machine was off.
+{_VARIABLES}
+
+*/{TEND_MINUTES} * * * * {tending.user} {_escaped(_shell(tending, tending.tend))}
+{check} * * * * {tending.user} {_escaped(_shell(tending, tending.overdue))}
+"""
 
 
 def _text(schedule: Schedule) -> str:
@@ -45,9 +85,7 @@ def _text(schedule: Schedule) -> str:
 # whether it is time; for cron, \\% is %. The first start in an opening runs the job, the others do nothing (`--once`).
 # What is printed is mailed, and `--quiet` prints nothing when all is well: the mail is the alarm. A run that still goes
 # is not started twice. A window that was missed as a whole, as the machine was off, is what the second line tells.
-SHELL=/bin/sh
-PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-# MAILTO=dba@example.com
+{_VARIABLES}
 
 {_line(schedule, minutes, run, _known(schedule) and f"{_known(schedule)}&& ", "", schedule.run_once)}
 {_line(schedule, _quarters(check.minute), check, "", tell, schedule.overdue)}
@@ -98,12 +136,12 @@ def _clock(minute: int) -> str:
     return clock_text(minute).replace(":", "")
 
 
-def _shell(schedule: Schedule, command: Sequence[str]) -> str:
-    env_file = shlex.quote(schedule.env_file)
+def _shell(started: Started, command: Sequence[str]) -> str:
+    env_file = shlex.quote(started.env_file)
     source = f"set -a && . {env_file} && set +a"
-    parts = [f"cd {shlex.quote(schedule.directory)}"]
-    parts.append(f"{{ [ ! -e {env_file} ] || {{ {source}; }}; }}" if schedule.env_file_may_miss else source)
-    words = [f"{name}={shlex.quote(value)}" for name, value in schedule.environment.items()]
+    parts = [f"cd {shlex.quote(started.directory)}"]
+    parts.append(f"{{ [ ! -e {env_file} ] || {{ {source}; }}; }}" if started.env_file_may_miss else source)
+    words = [f"{name}={shlex.quote(value)}" for name, value in started.environment.items()]
     words += map(shlex.quote, command)
     return " && ".join([*parts, " ".join(words)])
 

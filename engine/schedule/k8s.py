@@ -1,7 +1,7 @@
-"""Writes a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one runs the job, one checks it.
+"""Writes a schedule as Kubernetes CronJobs (batch/v1, `timeZone` since 1.27): one runs the job or `tend`, one checks.
 
-Paths are those of this machine: one ConfigMap holds the job, its lists and every config that guards it. A pod mounts
-each file at its path here, so that the same guards hold there.
+Paths are those of this machine: one ConfigMap holds the job, its lists and every config that guards it, or what `tend`
+needs. A pod mounts each file at its path here, so that the same guards hold there.
 """
 
 from __future__ import annotations
@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from engine.schedule.units import Schedule, Times, UnitFile, check_times, minutes_open, run_times
+from engine.schedule.units import (
+    TEND_MINUTES,
+    Schedule,
+    Started,
+    Tending,
+    Times,
+    UnitFile,
+    check_minutes,
+    check_times,
+    minutes_open,
+    run_times,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+STATE = "acctops-state"
+"""The volume claim with the state directory. Its name stands for the host, as pods come and go."""
 _LATE = 600
 """Seconds by which the check may start late, and its time limit."""
 _MARGIN_S = 7200
@@ -31,7 +44,7 @@ class Pod(Struct, frozen=True, kw_only=True):
     state_dir: str
     """Path at which the volume with the journals is mounted."""
     mounted: tuple[str, ...]
-    """Absolute paths of the mounted files: the job, its lists, configs."""
+    """Absolute paths of the mounted files: the job, its lists, configs. May be empty."""
 
 
 def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
@@ -42,42 +55,80 @@ def files(schedule: Schedule, pod: Pod) -> list[UnitFile]:
     # A CronJob has one time. If summer time skips it on some day, another CronJob starts when the window opens then.
     starts += [(f"{unit}-late{number or ''}", times) for number, times in enumerate(schedule.late_openings)]
     run = schedule.run_once if schedule.late_openings else schedule.run
-    documents = [_cron_job(schedule, pod, name, run, times, late_s, late_s + _MARGIN_S) for name, times in starts]
-    documents.append(_cron_job(schedule, pod, f"{unit}-overdue", schedule.overdue, check_times(window), _LATE, _LATE))
-    return [UnitFile(f"{unit}.yaml", _head(schedule, pod) + "---\n".join(map(_yaml, documents)))]
-
-
-def _head(schedule: Schedule, pod: Pod) -> str:
-    unit = schedule.unit
-    lines = [
-        *schedule.head(f"job {schedule.name}, {schedule.window.label}").split("\n"),
-        "#",
-        "# Once, before it (a ConfigMap holds at most 1 MiB; make it anew when a file changes):",
-        f"#   kubectl create configmap {unit} \\",
-        *(f"#     --from-file={_key(index, path)}={_sh(path)} \\" for index, path in enumerate(pod.mounted)),
-        "#     --dry-run=client -o yaml | kubectl apply -f -",
-        f"#   kubectl create secret generic acctops-env --from-env-file={_sh(schedule.env_file)}",
-        "#   and a PersistentVolumeClaim acctops-state, ReadWriteOnce: journals live there, and must outlive a pod.",
-        "#",
+    zone = window.timezone
+    documents = [
+        _cron_job(schedule, pod, name, run, (_fields(times), zone), late_s, late_s + _MARGIN_S)
+        for name, times in starts
+    ]
+    when = _fields(check_times(window)), zone
+    documents.append(_cron_job(schedule, pod, f"{unit}-overdue", schedule.overdue, when, _LATE, _LATE))
+    head = _head(
+        schedule,
+        pod,
+        f"job {schedule.name}, {window.label}",
         "# A run that still goes is not started twice (Forbid, and acctops itself: exit 6). One that could not start",
         "# in time is made up for while its window is open. A failed pod is not tried again: `acctops resume` is.",
+    )
+    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(_yaml, documents)))]
+
+
+def tend_files(tending: Tending, pod: Pod) -> list[UnitFile]:
+    """Return one file with the CronJob of `tend` and the one that checks it."""
+    unit, late_s = tending.unit, TEND_MINUTES * 60
+    tend, check = f"*/{TEND_MINUTES} * * * *", f"{','.join(map(str, check_minutes()))} * * * *"
+    documents = [
+        _cron_job(tending, pod, unit, tending.tend, (tend, "Etc/UTC"), late_s, _MARGIN_S),
+        _cron_job(tending, pod, f"{unit}-overdue", tending.overdue, (check, "Etc/UTC"), _LATE, _LATE),
+    ]
+    head = _head(
+        tending,
+        pod,
+        "does what is due after runs, such as opening accounts whose time is up",
+        "# Pods come and go, and accounts are opened only on the host that the state directory belongs to:",
+        "# ACCTOPS_HOST_ID is that host's name, the same in all pods of the volume. A failed pod is not tried again:",
+        "# the next one goes on.",
+    )
+    return [UnitFile(f"{unit}.yaml", head + "---\n".join(map(_yaml, documents)))]
+
+
+def _head(started: Started, pod: Pod, what: str, *notes: str) -> str:
+    config_map = (
+        f"#   kubectl create configmap {started.unit} \\",
+        *(f"#     --from-file={_key(index, path)}={_sh(path)} \\" for index, path in enumerate(pod.mounted)),
+        "#     --dry-run=client -o yaml | kubectl apply -f -",
+    )
+    lines = [
+        *started.head(what).split("\n"),
+        "#",
+        "# Once, before it (a ConfigMap holds at most 1 MiB; make it anew when a file changes):",
+        *(config_map if pod.mounted else ()),
+        f"#   kubectl create secret generic acctops-env --from-env-file={_sh(started.env_file)}",
+        f"#   and a PersistentVolumeClaim {STATE}, ReadWriteOnce: journals live there, and must outlive a pod.",
+        "#",
+        *notes,
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cron_job(
-    schedule: Schedule, pod: Pod, name: str, command: Sequence[str], times: Times, late_s: int, longest_s: int
-) -> dict[str, Any]:
-    """Return the manifest of one CronJob. Any: JSON values."""
+def _fields(times: Times) -> str:
+    """Return times as cron's five fields."""
     hour, minute = divmod(times.minute, 60)
     days = "*" if times.every_day else ",".join(str((day + 1) % 7) for day in times.days)  # cron: 0 is Sunday
+    return f"{minute} {hour} * * {days}"
+
+
+def _cron_job(
+    started: Started, pod: Pod, name: str, command: Sequence[str], when: tuple[str, str], late_s: int, longest_s: int
+) -> dict[str, Any]:
+    """Return the manifest of one CronJob; `when` is cron's fields and the time zone. Any: JSON values."""
+    fields, zone = when
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "acctops"}},
         "spec": {
-            "schedule": f"{minute} {hour} * * {days}",
-            "timeZone": schedule.window.timezone,
+            "schedule": fields,
+            "timeZone": zone,
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": late_s,
             "successfulJobsHistoryLimit": 3,
@@ -86,21 +137,21 @@ def _cron_job(
                 "spec": {
                     "backoffLimit": 0,
                     "activeDeadlineSeconds": longest_s,
-                    "template": {"spec": _pod(schedule, pod, command)},
+                    "template": {"spec": _pod(started, pod, command)},
                 }
             },
         },
     }
 
 
-def _pod(schedule: Schedule, pod: Pod, command: Sequence[str]) -> dict[str, Any]:
+def _pod(started: Started, pod: Pod, command: Sequence[str]) -> dict[str, Any]:
     user = pod.user_id
     container: dict[str, Any] = {
         "name": "acctops",
         "image": pod.image,
         "command": list(map(_literal, command)),
-        "workingDir": schedule.directory,
-        "envFrom": [{"secretRef": {"name": "acctops-env", "optional": schedule.env_file_may_miss}}],
+        "workingDir": started.directory,
+        "envFrom": [{"secretRef": {"name": "acctops-env", "optional": started.env_file_may_miss}}],
         "volumeMounts": [
             {"name": "state", "mountPath": pod.state_dir},
             *(
@@ -109,17 +160,17 @@ def _pod(schedule: Schedule, pod: Pod, command: Sequence[str]) -> dict[str, Any]
             ),
         ],
     }
-    if schedule.environment:
-        container["env"] = [{"name": name, "value": _literal(value)} for name, value in schedule.environment.items()]
+    if started.environment:
+        container["env"] = [{"name": name, "value": _literal(value)} for name, value in started.environment.items()]
+    volumes: list[dict[str, Any]] = [{"name": "state", "persistentVolumeClaim": {"claimName": STATE}}]
+    if pod.mounted:
+        volumes.append({"name": "files", "configMap": {"name": started.unit}})
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": schedule.stop_s,
+        "terminationGracePeriodSeconds": started.stop_s,
         "securityContext": {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user},
         "containers": [container],
-        "volumes": [
-            {"name": "state", "persistentVolumeClaim": {"claimName": "acctops-state"}},
-            {"name": "files", "configMap": {"name": schedule.unit}},
-        ],
+        "volumes": volumes,
     }
 
 

@@ -1,4 +1,4 @@
-"""Writes a schedule as systemd units: a service and its timer for the run, and for the check.
+"""Writes a schedule as systemd units: a service and its timer for the run or `tend`, and for the check.
 
 Rules for quoting: systemd.syntax(7), systemd.service(5) "Command lines", systemd.unit(5) "Specifiers".
 """
@@ -9,7 +9,17 @@ import re
 from typing import TYPE_CHECKING
 
 from engine.inputs.window import DAYS
-from engine.schedule.units import Schedule, Times, UnitFile, check_times, run_times
+from engine.schedule.units import (
+    QUARTER,
+    TEND_MINUTES,
+    Schedule,
+    Started,
+    Tending,
+    Times,
+    UnitFile,
+    check_times,
+    run_times,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +46,7 @@ After=network-online.target
 
 [Service]
 {_how(schedule, schedule.run_once if schedule.late_openings else schedule.run)}
-# SIGTERM goes to acctops alone: it drains, records what is in flight, and leaves a journal to resume.
-KillMode=mixed
-TimeoutStopSec={schedule.stop_s}
+{_ending(schedule)}
 """
 
 
@@ -86,14 +94,91 @@ WantedBy=timers.target
 """
 
 
-def _how(schedule: Schedule, command: Sequence[str]) -> str:
-    optional = "-" if schedule.env_file_may_miss else ""
+def tend_files(tending: Tending) -> list[UnitFile]:
+    """Return service and timer of `tend`, service and timer of the check."""
+    unit, check = tending.unit, f"{tending.unit}-overdue"
+    return [
+        UnitFile(f"{unit}.service", _tend_service(tending)),
+        UnitFile(f"{unit}.timer", _tend_timer(tending)),
+        UnitFile(f"{check}.service", _tend_check_service(tending)),
+        UnitFile(f"{check}.timer", _tend_check_timer(tending)),
+    ]
+
+
+def _tend_service(tending: Tending) -> str:
+    return f"""\
+{tending.head("does what is due after runs, such as opening accounts whose time is up")}
+[Unit]
+Description={_plain(f"acctops tend, for {tending.state_dir}")}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+{_how(tending, tending.tend)}
+{_ending(tending)}
+"""
+
+
+def _tend_timer(tending: Tending) -> str:
+    return f"""\
+{tending.head(f"does what is due after runs, every {TEND_MINUTES} minutes")}
+[Unit]
+Description={_plain(f"Starts acctops tend, for {tending.state_dir}")}
+
+[Timer]
+OnCalendar=*:0/{TEND_MINUTES}
+AccuracySec=1s
+# Missed while the machine was off: made up for as soon as it is on. A timer never starts a service that still runs.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _tend_check_service(tending: Tending) -> str:
+    return f"""\
+{tending.head("fails if what is due after runs is not done any more")}
+[Unit]
+Description={_plain(f"Is acctops tend overdue, for {tending.state_dir}?")}
+
+[Service]
+{_how(tending, tending.overdue)}
+"""
+
+
+def _tend_check_timer(tending: Tending) -> str:
+    return f"""\
+{tending.head(f"looks every {QUARTER} minutes whether what is due after runs is done")}
+[Unit]
+Description={_plain(f"Looks whether acctops tend is overdue, for {tending.state_dir}")}
+
+[Timer]
+# From the boot, or from when this timer is enabled: by then the first tend has ended, and a start is no alarm.
+OnActiveSec={QUARTER}min
+OnUnitActiveSec={QUARTER}min
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _ending(started: Started) -> str:
+    return f"""\
+# SIGTERM goes to acctops alone: it drains, records what is in flight, and leaves a journal to resume.
+KillMode=mixed
+TimeoutStopSec={started.stop_s}"""
+
+
+def _how(started: Started, command: Sequence[str]) -> str:
+    optional = "-" if started.env_file_may_miss else ""
     lines = [
         "Type=oneshot",
-        f"User={schedule.user}",
-        f"WorkingDirectory={_plain(schedule.directory)}",
-        f"EnvironmentFile={optional}{_plain(schedule.env_file)}",
-        *(f'Environment="{name}={_quoted(value)}"' for name, value in schedule.environment.items()),
+        f"User={started.user}",
+        f"WorkingDirectory={_plain(started.directory)}",
+        f"EnvironmentFile={optional}{_plain(started.env_file)}",
+        *(f'Environment="{name}={_quoted(value)}"' for name, value in started.environment.items()),
         f"ExecStart={' '.join([_word(command[0], program=True), *map(_word, command[1:])])}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The schedule of a job for any scheduler: what is started, when, and as which user. No I/O, no clock."""
+"""The schedule of a job, and of `tend`, for any scheduler: what is started, when, as which user. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ MADE = "# Made by `acctops schedule`"
 """The beginning of a file of ours, which may be replaced for the same job."""
 OF = "# Of the job file "
 """The beginning of its second line; the path of the job file follows."""
+OF_STATE = "# Of the state directory "
+"""The beginning of the second line in a file that is for all jobs of a state directory; its path follows."""
 ONCE = "--once"
 """The flag of `run` that makes all starts but the first in an opening of the window do nothing."""
 QUARTER = 15
 """Minutes: the offset of every time zone is a multiple of this."""
 CHECK_AFTER = 60
 """Minutes after the window's end at which to check whether the job was done."""
+TEND_MINUTES = 5
+"""Minutes between two starts of `tend`: the offset of every time zone is a multiple of this, too."""
+TEND_UNIT = "acctops-tend"
+"""Name of the units of `tend`: one set serves all jobs of a state directory."""
 _MOST_NAME = 36
 """Most characters of the job's part: a CronJob's name has at most 52, with `acctops-` and `-overdue`."""
 
@@ -50,22 +56,15 @@ class Times(NamedTuple):
         return len(self.days) == len(DAYS)
 
 
-class Schedule(Struct, frozen=True, kw_only=True):
-    """A job that is run in its window, and the command that checks whether it was."""
+class Started(Struct, frozen=True, kw_only=True):
+    """What a scheduler starts, and the environment in which it does."""
 
-    name: str
-    """Name of the job, as written."""
-    action: str
-    run: tuple[str, ...]
-    """The program (an absolute path except in a container) and its arguments."""
     overdue: tuple[str, ...]
-    window: Window
+    """The command that checks whether it was done: the program (an absolute path except in a container), arguments."""
     user: str
-    """Name or number of the user that the job runs as."""
+    """Name or number of the user that it runs as."""
     directory: str
-    """Absolute path of the working directory: that of the job."""
-    job_file: str
-    """Absolute path of the job file."""
+    """Absolute path of the working directory."""
     env_file: str
     """Absolute path of a file of NAME=value lines."""
     env_file_may_miss: bool
@@ -73,6 +72,37 @@ class Schedule(Struct, frozen=True, kw_only=True):
     """Further variables that have to be set, as a scheduler does not set them."""
     stop_s: int = 60
     """Seconds that an orderly end may take after SIGTERM."""
+
+    @property
+    def unit(self) -> str:
+        """The name of its units, which every scheduler accepts."""
+        raise NotImplementedError
+
+    @property
+    def of(self) -> str:
+        """The second line of its files, which says whose they are."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that is written into units as it is."""
+        return (*self.overdue, self.directory, self.env_file, *self.environment.values())
+
+    def head(self, what: str) -> str:
+        """Return the first lines of a file: that acctops made it, `what` it is for, and whose it is."""
+        return f"{MADE}: {what}.\n{self.of}"
+
+
+class Schedule(Started, frozen=True, kw_only=True):
+    """A job that is run in its window, and the command that checks whether it was."""
+
+    name: str
+    """Name of the job, as written."""
+    action: str
+    run: tuple[str, ...]
+    window: Window
+    job_file: str
+    """Absolute path of the job file; its directory is the working directory."""
     late_openings: tuple[Times, ...] = ()
     """When the window opens on days on which the clock skips its usual time (`window.skipped`)."""
     zone_file: str = ""
@@ -80,23 +110,57 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
     @property
     def unit(self) -> str:
-        """The name of its units, which every scheduler accepts.
+        """As said above.
 
         Without the letters that no scheduler accepts, `开启CAM` and `关闭CAM` would be alike: a hash tells them apart.
+        It also tells a job that is called `tend` from `acctops tend`.
         """
         name = self.name
         slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-        mark = "" if name.isascii() and slug else f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        is_plain = name.isascii() and slug and f"acctops-{slug}" not in (TEND_UNIT, f"{TEND_UNIT}-overdue")
+        mark = "" if is_plain else f"-{sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
         return f"acctops-{slug[: _MOST_NAME - len(mark)].strip('-') or 'job'}{mark}"
 
-    def head(self, what: str) -> str:
-        """Return the first lines of a file: that acctops made it, `what` it is for, and from which job file."""
-        return f"{MADE}: {what}.\n{OF}{self.job_file}"
+    @property
+    def of(self) -> str:
+        """The job file."""
+        return f"{OF}{self.job_file}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that is written into units as it is."""
+        return (*self.run, *super().words)
 
     @property
     def run_once(self) -> tuple[str, ...]:
         """The command to use if several starts can come in one opening of the window."""
         return (*self.run, ONCE)
+
+
+class Tending(Started, frozen=True, kw_only=True):
+    """What is due after runs of a state directory, done every few minutes, and the command that checks whether it is.
+
+    Nothing in it is of one job, so that the jobs of a state directory all have the same units.
+    """
+
+    tend: tuple[str, ...]
+    state_dir: str
+    """Absolute path of the state directory."""
+
+    @property
+    def unit(self) -> str:
+        """The same for every state directory."""
+        return TEND_UNIT
+
+    @property
+    def of(self) -> str:
+        """The state directory."""
+        return f"{OF_STATE}{self.state_dir}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that is written into units as it is."""
+        return (*self.tend, *super().words)
 
 
 class UnitFile(NamedTuple):
@@ -128,10 +192,24 @@ def minutes_open(window: Window) -> int:
     return (window.until - window.start - 1) % MIDNIGHT + 1
 
 
+def check_minutes() -> tuple[int, ...]:
+    """Return the minutes of an hour at which to check whether `tend` works: when one that just began can have ended."""
+    return tuple(range(2, 60, QUARTER))
+
+
 def job_file_of(text: str) -> str | None:
     """Return the job file that a unit file of ours is for; None if it names none, as those of older versions do not."""
+    return _of(text, OF)
+
+
+def state_dir_of(text: str) -> str | None:
+    """Return the state directory that a unit file of ours is for; None if it is for none, but for a job."""
+    return _of(text, OF_STATE)
+
+
+def _of(text: str, mark: str) -> str | None:
     second = text.split("\n", 2)[1:2]
-    return second[0].removeprefix(OF) if second and second[0].startswith(OF) else None
+    return second[0].removeprefix(mark) if second and second[0].startswith(mark) else None
 
 
 def lasting_problem(path: str) -> str | None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.inputs.settings import Settings
+from engine.operations.measuring import measure_tend
 from engine.report.metrics import MetricsError, RunMetrics, write
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, wait_until
+from tests.support.command import ROOT, Backend, Desk, wait_until
 
 NOBODY = {"user": "eve", "code": "InvalidParameterValue.AccountNotExistError"}
 
@@ -190,6 +192,58 @@ def test_a_lock_that_is_held_is_not_waited_for_long(tmp_path: Path) -> None:
         write(tmp_path / "acctops.prom", RunMetrics(job="x", at=0.0, exit_code=None, samples=()), None)
     os.close(fd)
     assert not list(tmp_path.iterdir())
+
+
+def tending(file: Path | None) -> Settings:
+    """The settings of a `tend` whose config names this file."""
+    return Settings(state_dir=Path("/nowhere"), metrics_file=file, origin={"metrics_file": "config.yaml:1:15"})
+
+
+def test_a_tend_and_the_runs_keep_each_other_s_samples(desk: Desk, backend: Backend) -> None:
+    """Tend works for all jobs: its sample has no job, and is there, once, whoever wrote the file last."""
+    file = desk.work / "out/acctops.prom"
+    assert desk.run("run", desk.job("postgres-aaaaaaaa/ann", name="one.yaml"), "--yes").code == 0
+    before = samples(file)
+    assert ("tend_last_success_time_seconds",) not in before, "0 would be a tend in 1970"
+    for at in (1800000000.1239, 1800000300.0):
+        assert measure_tend(tending(file), at) is None
+        assert samples(file) == {**before, ("tend_last_success_time_seconds",): round(at, 3)}
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert desk.run("run", desk.job("postgres-bbbbbbbb/eve", name="two.yaml"), "--yes").code == 0
+    after = samples(file)
+    assert after["tend_last_success_time_seconds",] == 1800000300.0
+    assert {"one", "two"} <= {key[1] for key in after if len(key) > 1}
+    file.unlink()
+    assert measure_tend(tending(file), 1.5) is None
+    assert samples(file) == {("tend_last_success_time_seconds",): 1.5}
+
+
+def test_a_tend_that_cannot_be_measured_is_a_sentence(tmp_path: Path) -> None:
+    """Whatever is wrong with the file: it is told, and what was tended stands."""
+    assert measure_tend(tending(None), 1.0) is None
+    found = measure_tend(tending(tmp_path / "gone/acctops.prom"), 1.0)
+    assert found == f"{tmp_path}/gone/acctops.prom cannot be written: No such file or directory"
+    (tmp_path / "acctops.prom").mkdir()
+    found = measure_tend(tending(tmp_path / "acctops.prom"), 1.0)
+    assert found == f"{tmp_path}/acctops.prom cannot be written: Is a directory"
+
+
+def test_a_tend_without_the_package_says_how_to_get_it(tmp_path: Path) -> None:
+    """It is no reason not to tend, and no traceback."""
+    code = (
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "from pathlib import Path\n"
+        "from engine.inputs.settings import Settings\n"
+        "from engine.operations.measuring import measure_tend\n"
+        "origin = {'metrics_file': 'config.yaml:1:15'}\n"
+        "print(measure_tend(Settings(state_dir=Path(), metrics_file=Path('x'), origin=origin), 1.0))"
+    )
+    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "config.yaml:1:15: metrics_file needs the package prometheus-client" in done.stdout, done.stderr
+    assert "pip install 'acctops[metrics]'" in done.stdout and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("verb", ["plan", "run", "doctor"])

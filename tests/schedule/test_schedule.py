@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -23,6 +22,7 @@ from engine.schedule.units import Schedule, Times, check_times, every_days, last
 from engine.simulator.world import World
 from tests.support.command import ROOT, Backend, Desk
 from tests.support.cron import CronFile
+from tests.support.systemd import elapses, needs_systemd, verified
 
 ODD = "a b%d$c'x"
 """A directory that has to be quoted in every way."""
@@ -201,18 +201,6 @@ def test_cron_gets_no_line_that_it_would_cut(desk: Desk) -> None:
 
 # ---- systemd ---------------------------------------------------------------------------------------------------------
 
-ANALYZE = shutil.which("systemd-analyze")
-needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed (apt: systemd)")
-
-
-def verified(desk: Desk, *files: Path) -> subprocess.CompletedProcess[str]:
-    """What systemd says of units."""
-    return subprocess.run(
-        [str(ANALYZE), "verify", "--man=no", *map(str, files)],
-        env={"PATH": os.environ["PATH"], "HOME": str(desk.place), "LANG": "C.UTF-8"},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-
 
 @needs_systemd
 def test_systemd_takes_the_units(desk: Desk) -> None:
@@ -224,11 +212,11 @@ def test_systemd_takes_the_units(desk: Desk) -> None:
         environment={"XDG_CONFIG_HOME": str(desk.work / ODD)},
     )  # fmt: skip
     units = [desk.write(f"units/{file.name}", file.text) for file in systemd.files(held)]
-    done = verified(desk, *units)
+    done = verified(desk.place, *units)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     # And it is this program that they start: without it they are refused.
     program.chmod(0o644)
-    done = verified(desk, *units)
+    done = verified(desk.place, *units)
     assert done.returncode != 0
     assert f"Command {program} is not executable" in done.stderr
 
@@ -248,14 +236,8 @@ def test_systemd_starts_when_the_window_opens(held: Window) -> None:
     timer = next(file.text for file in systemd.files(schedule(held)) if file.name == f"{schedule(held).unit}.timer")
     (calendar,) = re.findall("^OnCalendar=(.*)$", timer, re.MULTILINE)
     base = datetime(2026, 3, 10, 12, tzinfo=UTC)
-    said = subprocess.run(
-        [str(ANALYZE), "calendar", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", "--iterations=8", calendar],
-        env={"PATH": os.environ["PATH"], "TZ": "UTC", "LANG": "C.UTF-8"},
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    found = re.findall(r"(?:Next elapse|Iteration #\d+|Iter\. #\d+): \w+ (\S+ \S+) UTC", said.stdout)
     opens = [span.opens for span, _ in zip(spans(held, base.timestamp()), range(8), strict=False)]
-    assert [datetime.fromisoformat(each + "+00:00").timestamp() for each in found] == opens
+    assert elapses(calendar, base, 8) == opens
 
 
 def test_systemd_words_are_quoted() -> None:
@@ -337,7 +319,9 @@ def test_the_units_say_what_was_said_here(desk: Desk) -> None:
     endpoint = desk.env["ACCTOPS_ENDPOINT"]
     assert runs[0].endswith(f" run {job} --yes --quiet {where} --endpoint {endpoint} --rate 5 --deadline 2h")
     assert runs[1].endswith(f" overdue {job} --every 8d --quiet --notify {where}")
-    assert made.out.count(f"\nWorkingDirectory={job.parent}\n") == made.out.count("\nUser=dba\n") == 2
+    assert runs[2].endswith(f" tend --quiet {where}")
+    assert runs[3].endswith(f" overdue --tend --every 15m --quiet --notify {where}")
+    assert made.out.count(f"\nWorkingDirectory={job.parent}\n") == 2 and made.out.count("\nUser=dba\n") == 4
     assert "# ---- acctops-night-job.timer" in made.out
 
 
@@ -428,7 +412,7 @@ def test_files_are_put_in_place_and_foreign_ones_stay(desk: Desk) -> None:
         done = desk.run("schedule", job, "--format", "systemd", "--into", units)
         assert (done.code, done.out) == (0, "")
         assert "systemctl enable --now acctops-job.timer acctops-job-overdue.timer" in done.err
-    found = sorted(path.name for path in units.iterdir())
+    found = sorted(path.name for path in units.iterdir() if not path.name.startswith("acctops-tend"))
     assert found == [f"acctops-job{end}" for end in ("-overdue.service", "-overdue.timer", ".service", ".timer")]
     assert "01:00–06:00" in (units / "acctops-job.timer").read_text()
     (units / "acctops-job.timer").write_text("[Timer]\nOnCalendar=daily\n")
@@ -467,7 +451,7 @@ def test_a_unit_under_a_name_that_is_given_no_more_is_told_of(desk: Desk) -> Non
     """It would start the job a second time."""
     job = desk.job(extra=f"window: {WINDOW}\nname: 开启CAM")
     assert desk.run("schedule", job, "--format", "cron", "--into", desk.work).code == 0
-    (made,) = desk.work.glob("acctops-*")
+    (made,) = desk.work.glob("acctops-cam-*")
     old = made.rename(desk.work / "acctops-cam")
     said = desk.run("schedule", job, "--format", "cron", "--into", desk.work).err
     assert f"{old}: starts this job, too, under the name of an older version; remove it" in said
@@ -522,7 +506,7 @@ def test_systemd_takes_units_that_were_typed_from_below(desk: Desk) -> None:
     (desk.work / "units").mkdir()
     typed = ("../cam.yaml", "--env-file", "../keys.env", "--into", "../units", "--format", "systemd")
     assert desk.run("schedule", *typed, cwd=desk.work / "sub").code == 0
-    done = verified(desk, *sorted((desk.work / "units").iterdir()))
+    done = verified(desk.place, *sorted((desk.work / "units").iterdir()))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -631,15 +615,8 @@ def test_systemd_meets_the_opening_that_summer_time_skips() -> None:
     base = datetime(2027, 3, 22, 12, tzinfo=UTC)
     late = Times((6,), 180)
     timer = systemd.files(schedule(held, late_openings=(late,)))[1].text
-    elapses = set()
-    for calendar in re.findall("^OnCalendar=(.*)$", timer, re.MULTILINE):
-        said = subprocess.run(
-            [str(ANALYZE), "calendar", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", "--iterations=2", calendar],
-            env={"PATH": os.environ["PATH"], "TZ": "UTC", "LANG": "C.UTF-8"},
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        elapses |= set(re.findall(r"(?:Next elapse|Iteration #\d+|Iter\. #\d+): \w+ (\S+ \S+) UTC", said.stdout))
-    opens = {datetime.fromisoformat(f"{each}+00:00").timestamp() for each in elapses}
+    calendars = re.findall("^OnCalendar=(.*)$", timer, re.MULTILINE)
+    opens = {at for calendar in calendars for at in elapses(calendar, base, 2)}
     assert {span.opens for span in openings(held, base, 14)} <= opens
     assert "--once" in systemd.files(schedule(held, late_openings=(late,)))[0].text
 

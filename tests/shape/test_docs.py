@@ -26,7 +26,7 @@ import pytest
 from engine.errors import Reason
 from engine.inputs.files import load_job
 from engine.inputs.window import is_open
-from engine.journal.records import AnyRecord, RunSettings
+from engine.journal.records import AnyRecord, RunSettings, rfc3339
 from engine.simulator.faults import parse_faults, rules_from
 from engine.simulator.fleet import parse_fleet
 from engine.simulator.tenants import parse_tenants
@@ -438,6 +438,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "status --since": desk.run("status", "--since", "1d", "--json").json,
             "report --since": _with_one_unreadable(desk, "report", "--since", "1d", "--format", "json"),
             "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
+            "overdue --tend": _tended(desk, "overdue", "--tend", "--json"),
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
             "doctor": desk.run("doctor", *api, "--json").json,
             "config show": desk.run("config", "show", job, "--json").json,
@@ -470,6 +471,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
     assert (
         found["overdue"]["last_good"]
+        and found["overdue --tend"]["last_good"]
         and found["report --since"]["unreadable"]
         and done["failures"]
         and stopped["stopped"]
@@ -480,6 +482,12 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     live = desk.run("status", done["run"], "--json").json
     assert keys(live) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
+
+
+def _tended(desk: Desk, *argv: str) -> Any:  # Any: JSON
+    (desk.state / "tended").write_text(f"{rfc3339(time.time())}\n")
+    (desk.state / "tended").chmod(0o600)
+    return desk.run(*argv).json
 
 
 def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
