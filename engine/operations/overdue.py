@@ -154,8 +154,9 @@ def tend_overdue(terms: Terms, every_s: float) -> TendLateness:
         owner = settings.state_dir.stat().st_uid
         settings = replace(settings, trust=replace(settings.trust, uids=settings.trust.uids | {owner}))
     store = store_of(settings, simulated=False)
-    good_at, doubt = _tended(store, terms.clock())
-    age_s = terms.clock() - unix_seconds(good_at) if good_at is not None else None
+    now = terms.clock()
+    good_at, doubt = _tended(store, now)
+    age_s = now - unix_seconds(good_at) if good_at is not None else None
     when = f"ended at {good_at[:16]}Z, {duration(max(0.0, age_s))} ago" if good_at and age_s is not None else ""
     if age_s is not None and age_s <= every_s:
         words = f"tend: in time: the last good `acctops tend` {when}"
@@ -174,8 +175,12 @@ def _tended(store: Runs, now: float) -> tuple[str | None, str]:
         said = store.mark(TENDED)
     except ConfigError as error:
         return None, str(error)
-    if not store.state_dir.is_dir():
+    try:
+        store.state_dir.stat()
+    except FileNotFoundError:
         return None, f"there is no state directory {store.state_dir}"
+    except OSError as error:
+        return None, f"state directory {store.state_dir}: cannot be looked at: {error.strerror}"
     if not said:
         there = os.path.lexists(path)
         return None, f"{path} cannot be read" if there else f"there is no {path}, so none ever did"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.proxy import BUNDLES, EXCEPTIONS, PROXIES
@@ -179,18 +180,23 @@ def _settings_of_tend(terms: Terms, folder: Path, settings: Settings) -> Setting
 
 
 def _tending(terms: Terms, folder: Path, settings: Settings, every: str, wish: Wish) -> Tending:
-    """Return what the jobs of a state directory have in common."""
-    state_dir = _canonical(settings.state_dir)
-    common = (*_common(terms, settings), *_flags("profile", terms.profiles))
-    program = _program(wish.form)
+    """Return what the jobs of a state directory have in common.
+
+    A profile of the environment stays there: for a run whose accounts name their own keys it counts for nothing, while
+    the flag would be refused.
+    """
+    common, program = _common(terms, settings), _program(wish.form)
+    profiles = [word for each in terms.profiles for word in ("--profile", each)]
     found = Tending(
-        tend=(*program, "tend", "--quiet", *common),
-        overdue=(*program, "overdue", "--tend", "--every", every, "--quiet", "--notify", *_common(terms, settings)),
-        state_dir=state_dir,
+        tend=(*program, "tend", "--quiet", *common, *profiles),
+        overdue=(*program, "overdue", "--tend", "--every", every, "--quiet", "--notify", *common),
+        state_dir=_canonical(settings.state_dir),
         directory=_home_of_configs(folder),
         stop_s=orderly_end_s(_settings_of_tend(terms, folder, settings).timeout_s),
         **_environs(wish),
     )
+    if not profiles and (said := _variable("profile")):
+        found = replace(found, environment={**found.environment, "ACCTOPS_PROFILE": said})
     _check_words(found)
     return found
 
@@ -215,7 +221,8 @@ def _again(tending: Tending, wish: Wish, into: Path) -> str:
     words = ["acctops", "schedule", "--tend", "--format", wish.form, *flags, "--user", tending.user]
     words += ["--env-file", tending.env_file] if wish.env_file is not None else []
     words += ["--image", wish.image] if wish.image is not None else []
-    return f"cd {pasted((tending.directory,))} && {pasted((*words, '--into', str(into)))}"
+    said = [f"{name}={pasted((value,))} " for name, value in tending.environment.items() if name.startswith("ACCTOPS_")]
+    return f"cd {pasted((tending.directory,))} && {''.join(said)}{pasted((*words, '--into', str(into)))}"
 
 
 def _schedule(job: Job, terms: Terms, settings: Settings, skips: Sequence[Skipped], wish: Wish) -> Schedule:
@@ -234,7 +241,7 @@ def _schedule(job: Job, terms: Terms, settings: Settings, skips: Sequence[Skippe
     schedule = Schedule(
         name=job.name,
         action=job.action,
-        run=(*program, "run", path, "--yes", "--quiet", *common, *_sending(terms)),
+        run=(*program, "run", path, "--yes", "--quiet", *common, *_sending(terms, job)),
         overdue=(*program, "overdue", path, "--every", pause, "--quiet", "--notify", *common),
         window=job.window,
         directory=str(Path(path).parent),
@@ -289,21 +296,21 @@ def _common(terms: Terms, settings: Settings) -> list[str]:
     return [*found, "--config", _canonical(config)] if config else found
 
 
-def _sending(terms: Terms) -> list[str]:
-    """Return, as flags for the units, what else flags or the environment say here."""
+def _sending(terms: Terms, job: Job) -> list[str]:
+    """Return, as flags for the units, what else flags or the environment say here, unless the job does not use it."""
     found: list[str] = []
-    for flag, several in (("endpoint", terms.endpoints), ("profile", terms.profiles)):
-        found += _flags(flag, several)
+    asked = {"endpoint": terms.endpoints} | ({} if job.accounts else {"profile": terms.profiles})
+    for flag, several in asked.items():
+        said = filter(None, map(str.strip, _variable(flag).split(",")))
+        found += [word for each in several or said for word in (f"--{flag}", each)]
     for flag in WITH_FLAG:
-        if said := getattr(terms, flag) or os.environ.get(f"ACCTOPS_{flag.upper()}"):
-            found += [f"--{flag}", said]
+        if said_once := getattr(terms, flag) or _variable(flag):
+            found += [f"--{flag}", said_once]
     return found
 
 
-def _flags(flag: str, several: Sequence[str]) -> list[str]:
-    """Return a flag as often as it is said by itself, else by its variable."""
-    variable = os.environ.get(f"ACCTOPS_{flag.upper()}", "").split(",")
-    return [word for each in several or filter(None, map(str.strip, variable)) for word in (f"--{flag}", each)]
+def _variable(flag: str) -> str:
+    return os.environ.get(f"ACCTOPS_{flag.upper()}", "")
 
 
 def _program(form: str) -> tuple[str, ...]:

@@ -141,11 +141,17 @@ async def _tell_of_tend(terms: Terms, settings: Settings, late: TendLateness) ->
     ref = records.JobRef("tend", str(late.state_dir), "")
     text = f"tend of {late.state_dir} on {os.uname().nodename} is overdue: {late.words}"
     arrived = await _deliver(terms, settings.notify, settings.way_out, "overdue", ref, text, late.words, late.reason)
-    if arrived and late.state_dir.is_dir():
-        try:
-            store_of(settings, simulated=False).set_mark(_TOLD, records.rfc3339(terms.clock()))
-        except ConfigError as error:
-            terms.tell(Warned(f"{error}; the next look tells of it again"))
+    if arrived:
+        _note_told(terms, settings)
+
+
+def _note_told(terms: Terms, settings: Settings) -> None:
+    if not os.path.lexists(settings.state_dir):  # a disk that is not mounted gets no directory under its place
+        return
+    try:
+        store_of(settings, simulated=False).set_mark(_TOLD, records.rfc3339(terms.clock()))
+    except ConfigError as error:
+        terms.tell(Warned(f"{error}; the next look tells of it again"))
 
 
 def _named(path: str) -> records.JobRef:

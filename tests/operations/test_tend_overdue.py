@@ -121,6 +121,12 @@ def test_no_mark_is_overdue(desk: Desk, kind: str) -> None:
     assert desk.state.exists() == (kind != "no directory")
 
 
+def test_a_state_directory_that_cannot_be_looked_at_is_named(desk: Desk) -> None:
+    """That is another trouble than a tend that does not work."""
+    done = asked(desk, "--state-dir", str(desk.write("file", "") / "state"))
+    assert done.code == 1 and f"state directory {desk.work}/file/state: cannot be looked at: Not a dir" in done.out
+
+
 def test_a_mark_that_a_stranger_could_write_proves_nothing(desk: Desk) -> None:
     """Else whoever can write there keeps the alarm quiet."""
     path = tended(desk, 60)

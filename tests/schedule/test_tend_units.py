@@ -298,6 +298,25 @@ def test_tend_finds_the_config_of_the_jobs(desk: Desk) -> None:
     assert f"\nWorkingDirectory={desk.work}/jobs/eu/night\n" in written(desk)["acctops-job.service"]
 
 
+def test_a_profile_of_the_environment_stays_there(desk: Desk) -> None:
+    """For runs whose accounts name their own keys it counts for nothing, where the flag would end every one of them."""
+    desk.env["ACCTOPS_PROFILE"] = "a, b"
+    assert put(desk, job(desk)).code == 0
+    plain = written(desk)
+    assert " --profile a --profile b\n" in plain["acctops-job.service"]
+    own = job(desk, "own.yaml", "accounts: [{name: prod, profile: prod}]")
+    own.write_text(own.read_text().partition("targets:")[0] + "targets:\n" + (
+        "  - {instance: postgres-aaaaaaaa, user: ann, account: prod}\n"))  # fmt: skip
+    done = put(desk, own)
+    assert done.code == 0 and "ACCTOPS_PROFILE is not used" in done.err
+    assert of_tend(written(desk)) == of_tend(plain)
+    assert "--profile" not in written(desk)["acctops-own.service"] + plain["acctops-tend.service"]
+    assert 'Environment="ACCTOPS_PROFILE=a, b"\n' in plain["acctops-tend.service"]
+    desk.env["ACCTOPS_PROFILE"] = "c d"
+    refused = put(desk, own)
+    assert refused.code == 2 and " && ACCTOPS_PROFILE='c d' acctops schedule --tend " in refused.err
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
