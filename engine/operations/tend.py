@@ -18,8 +18,10 @@ from engine.journal import records
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import GOOD, OmitReason
 from engine.operations.begin import begin
-from engine.operations.events import nobody
+from engine.operations.events import Warned, nobody
 from engine.operations.holding import gather
+from engine.operations.measuring import measure_tend
+from engine.operations.overdue import TENDED
 from engine.operations.proposal import Approval, Planned
 from engine.operations.resume import Finished, go_on, resumption
 from engine.operations.stores import store_of
@@ -84,8 +86,6 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
     settings = terms.settings(None)
     store = store_of(settings, simulated=False)
     nothing = Tended(state_dir=store.state_dir, at=rfc3339(terms.clock()), deeds=())
-    if not store.names():
-        return nothing
     store.check_place()
     with store.tending() as is_free:
         if not is_free:
@@ -94,7 +94,9 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
         deeds = await tender.limits()
         done = replace(nothing, deeds=tuple(deeds), stopped=tender.stopped)
         if done.reason is Reason.OK:
-            store.set_mark("tended", rfc3339(terms.clock()))
+            store.set_mark(TENDED, rfc3339(terms.clock()))
+            if (why := measure_tend(settings, terms.clock())) is not None:
+                terms.tell(Warned(f"metrics: {why}"))
     return done
 
 

@@ -88,6 +88,22 @@ def notifier(desk: Desk) -> object:
     return desk.write("config.yaml", "notify: {command: [touch, told]}\n")
 
 
+def released(desk: Desk) -> object:
+    return desk.run("release", desk.journals()[0].parent.name)
+
+
+def lapsed(desk: Desk) -> object:
+    """A hold that ends at once and is opened by the next `tend`."""
+    desk.run("hold", desk.journals()[0].parent.name, "--for", "1ms", "--then", "unlock")
+    return None
+
+
+def elsewhere(desk: Desk) -> object:
+    """The same, in a state directory of another host."""
+    lapsed(desk)
+    return (desk.state / "home.json").write_text('{"id": "1", "host": "another"}\n')
+
+
 CONFIG = Case(("--config", "more.yaml"))
 STATE = Case(("--state-dir", "elsewhere"))
 JSON = Case(("--json",))
@@ -161,7 +177,7 @@ CASES: dict[str, dict[str, Case]] = {
     "undo": sending(
         reason=REASON, ticket=TICKET, family=Case(("--family",), prepare=rerun), target=Case(("--target", "*/bob")),
         include_edited=Case(("--include-edited",), ("--yes",), prepare=edited),
-        rotated=Case(("--rotated",), ("--yes",)),
+        rotated=Case(("--rotated",), ("--yes",)), due=Case(("--due",), ("--yes",)),
         release=Case(("--release", "20200101T000000Z-aaaa"), ("--yes",)),
         ignore=Case(("--ignore", "20200101T000000Z-aaaa"), ("--yes",)),
         password_command=Case(("--password-command", "x"), ("--yes",)),
@@ -169,6 +185,28 @@ CASES: dict[str, dict[str, Case]] = {
         faults=Case(("--faults", "faults.yaml"), ("--yes",)),
     ),
     "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
+    "holds": {
+        **{name: case for name, case in AMONG_RUNS.items() if name != "--config"},
+        "--config": Case(("--config", "gone.yaml")),
+        "--due": Case(("--due",)), "--owed": Case(("--owed",), prepare=released), "--target": Case(("--target", "*/x")),
+    },
+    "release": {
+        **AMONG_RUNS, "--quiet": Case(("--quiet",)), "--target": Case(("--target", "*/bob")),
+        "--reason": Case(("--reason", "why")),
+        "--config": Case(("--config", "gone.yaml")),
+    },
+    "hold": {
+        **{name: case._replace(base=("--for", "4h")) for name, case in AMONG_RUNS.items()},
+        "--config": Case(("--config", "gone.yaml"), ("--for", "4h")),
+        "--quiet": Case(("--quiet",), ("--for", "4h")), "--reason": Case(("--reason", "why"), ("--for", "4h")),
+        "--then": Case(("--then", "unlock"), ("--for", "4h")), "--for": Case(("--for", "4h")),
+        "--until": Case(("--until", "2126-01-01T00:00Z")), "--none": Case(("--none",)),
+    },
+    "tend": {
+        **{name: case._replace(prepare=lapsed) for name, case in AMONG_RUNS.items()},
+        "--config": Case(("--config", "more.yaml"), prepare=lapsed), "--quiet": Case(("--quiet",), prepare=unsent),
+        "--profile": PROFILE._replace(prepare=lapsed), "--adopt": Case(("--adopt",), prepare=elsewhere),
+    },
     "status": {**AMONG_RUNS, "--since": Case(("--since", "7d"))},
     "pending": {
         **AMONG_RUNS, "--since": Case(("--since", "1ms")), "--ticket": Case(("--ticket", "CHG-9")),
@@ -221,6 +259,10 @@ BASE = {
     "rerun": ["rerun", "RUN"],
     "undo": ["undo", "RUN"],
     "stop": ["stop", "RUN"],
+    "holds": ["holds"],
+    "release": ["release", "RUN"],
+    "hold": ["hold", "RUN"],
+    "tend": ["tend"],
     "status": ["status"],
     "pending": ["pending"],
     "report": ["report", "RUN"],
@@ -233,7 +275,8 @@ BASE = {
 }
 OTHERWISE = {"simulate", "completion", "schema", "explain"}
 """They serve, or have no options: tried in tests of their own."""
-RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "pending", "report", "verify", "journal verify", "overdue"}
+RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "pending", "report", "verify", "journal verify", "overdue",
+             "holds", "release", "hold", "tend"}  # fmt: skip
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
 
 
@@ -271,9 +314,12 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
             for which in (False, True)
             for path in desk.journals(simulated=which)
         ]
+        beside = [
+            records(path.with_name("aside.jsonl")) for path in desk.journals() if path.with_name("aside.jsonl").exists()
+        ]
         asked = [(arrival.action, arrival.user, arrival.access) for arrival in backend.world.audit]
-        files = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.suffix not in (".claim",))
-        text = f"{done.code} {done.out} {done.err} {journals} {sorted(map(str, asked))} {files}"
+        files = sorted(_steady(str(path.relative_to(place))) for path in place.rglob("*") if path.suffix != ".claim")
+        text = f"{done.code} {done.out} {done.err} {journals} {beside} {sorted(map(str, asked))} {files}"
         for number, part in enumerate((str(place), *(each.rpartition(":")[2] for each in backend.endpoints))):
             text = text.replace(part, f"<{number}>")
     shutil.rmtree(place)

@@ -332,9 +332,10 @@ def test_the_preview_counts_those_with_the_password_they_were_locked_with() -> N
 
 
 def holders(ledger: Ledger, others: Sequence[Ledger], ignored: Sequence[str] = ()) -> dict[str, str]:
-    """Which user another run holds: the first that does."""
-    found = {call.user: owing(ledger, others, ignored).holders(call) for call in ledger.calls.values()}
-    return {user: str(families[0]) for user, families in found.items() if families}
+    """Which user other runs hold."""
+    owed = owing(ledger, others, ignored)
+    found = {call.user: owed.bar(call) for call in ledger.calls.values()}
+    return {user: bar.words.removeprefix("held by ") for user, bar in found.items() if bar is not None}
 
 
 ONE = {"a": CHANGED, "b": CHANGED, "c": CHANGED, "d": CHANGED, "e": CHANGED}
@@ -360,10 +361,10 @@ def test_the_same_name_elsewhere_is_another_account() -> None:
     assert not holders(ledger_of("one", ONE), [ledger_of("two", {"a@postgres-00000002": CHANGED})])
 
 
-def test_of_several_the_first_is_named() -> None:
-    """One name is enough to ask; run ids begin with their time."""
+def test_of_several_each_is_named() -> None:
+    """All of them are asked, the oldest first."""
     others = [ledger_of("three", {"a": CHANGED}, at="2"), ledger_of("2two", {"a": ALREADY}, ticket="INC-2", at="1")]
-    assert holders(ledger_of("one", ONE), others) == {"a": "2two (INC-2)"}
+    assert holders(ledger_of("one", ONE), others) == {"a": "2two (INC-2) and three"}
     assert holders(ledger_of("one", ONE), others, ["2two"]) == {"a": "three"}
     assert holders(ledger_of("one", ONE), others, ["2two", "three"]) == {}
 

@@ -358,6 +358,7 @@ def test_the_notes_are_those_that_are_written() -> None:
     (cells,) = (cells for cells in rows(section(page("engine/journal.md"), "## Journal")) if cells[0] == "`note`")
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "engine").rglob("*.py"))
     written = set(re.findall(r'\b_?note\("(\w+)"', source))
+    written -= {"over", "tried"}  # what `told` tells
     written |= {
         "continued_by",
         "undone_by",
@@ -448,19 +449,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
         script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
-        other = desk.run("lock", "postgres-aaaaaaaa/bob", "--region", "ap-singapore", *api, "--yes", "--json").json[
-            "run"
-        ]
-        limit = ("--for", "1s", "--then", "unlock", "--json")
-        found["hold"] = desk.run("hold", other, *limit).json
-        found["holds"] = _with_one_unreadable(desk, "holds", "--json")
-        found["release"] = [desk.run("release", each, "--json").json for each in (other, done["run"])]
-        found["holds"] = [found["holds"], desk.run("holds", "--json").json]
-        lapsing = desk.run("lock", "postgres-bbbbbbbb/zoe", "--region", "ap-singapore", *api, "--yes", "--json").json[
-            "run"
-        ]
-        desk.run("hold", lapsing, "--for", "20m", "--json")
-        found["tend"] = desk.run("tend", "--json").json
+        found |= _of_holds(desk, api)
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
         told = desk.work / "told.json"
@@ -478,7 +467,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         and verified["back"]
         and found["report"][1]["parent"]
     ), "not all was seen"
-    found["run"] = [done, stopped]
+    found["run"] = [done, stopped, found["run"]]
     live = desk.run("status", done["run"], "--json").json
     assert keys(live) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
@@ -488,6 +477,23 @@ def _tended(desk: Desk, *argv: str) -> Any:  # Any: JSON
     (desk.state / "tended").write_text(f"{rfc3339(time.time())}\n")
     (desk.state / "tended").chmod(0o600)
     return desk.run(*argv).json
+
+
+def _of_holds(desk: Desk, api: tuple[str, ...]) -> dict[str, Any]:  # Any: JSON
+    """What the commands about holds print, and the notice that `tend` sends."""
+    by_hand = ("--region", "ap-singapore", *api, "--yes", "--json")
+    told = desk.work / "tend.json"
+    desk.write("config.yaml", f"notify: {{command: [tee, {told}], on: [failure]}}\n")
+    other = desk.run("lock", "postgres-aaaaaaaa/bob", *by_hand, "--ticket", "INC-1").json["run"]
+    found: dict[str, Any] = {"hold": desk.run("hold", other, "--for", "20m", "--then", "unlock", "--json").json}
+    found["tend"] = desk.run("tend", "--json").json
+    found["notice of `tend`"] = json.loads(told.read_text())
+    holds = [_with_one_unreadable(desk, "holds", "--json")]
+    third = desk.run("lock", "postgres-aaaaaaaa/bob", "postgres-aaaaaaaa/ann", *by_hand).json
+    found["release"] = [desk.run("release", each, "--json").json for each in (other, third["run"])]
+    found["holds"] = [*holds, desk.run("holds", "--json").json]
+    (desk.work / "config.yaml").unlink()
+    return {**found, "run": third}
 
 
 def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON
