@@ -314,9 +314,8 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
             for which in (False, True)
             for path in desk.journals(simulated=which)
         ]
-        beside = [
-            records(path.with_name("aside.jsonl")) for path in desk.journals() if path.with_name("aside.jsonl").exists()
-        ]
+        aside = [path.with_name("aside.jsonl") for path in desk.journals()]
+        beside = [records(path) for path in aside if path.exists()]
         asked = [(arrival.action, arrival.user, arrival.access) for arrival in backend.world.audit]
         files = sorted(_steady(str(path.relative_to(place))) for path in place.rglob("*") if path.suffix != ".claim")
         text = f"{done.code} {done.out} {done.err} {journals} {beside} {sorted(map(str, asked))} {files}"

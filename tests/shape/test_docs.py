@@ -449,7 +449,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
         script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
-        found |= _of_holds(desk, api)
+        found |= _of_holds(desk, api, done["run"])
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
         told = desk.work / "told.json"
@@ -479,7 +479,7 @@ def _tended(desk: Desk, *argv: str) -> Any:  # Any: JSON
     return desk.run(*argv).json
 
 
-def _of_holds(desk: Desk, api: tuple[str, ...]) -> dict[str, Any]:  # Any: JSON
+def _of_holds(desk: Desk, api: tuple[str, ...], run: str) -> dict[str, Any]:  # Any: JSON
     """What the commands about holds print, and the notice that `tend` sends."""
     by_hand = ("--region", "ap-singapore", *api, "--yes", "--json")
     told = desk.work / "tend.json"
@@ -490,7 +490,7 @@ def _of_holds(desk: Desk, api: tuple[str, ...]) -> dict[str, Any]:  # Any: JSON
     found["notice of `tend`"] = json.loads(told.read_text())
     holds = [_with_one_unreadable(desk, "holds", "--json")]
     third = desk.run("lock", "postgres-aaaaaaaa/bob", "postgres-aaaaaaaa/ann", *by_hand).json
-    found["release"] = [desk.run("release", each, "--json").json for each in (other, third["run"])]
+    found["release"] = [desk.run("release", each, "--json").json for each in (other, run, third["run"])]
     found["holds"] = [*holds, desk.run("holds", "--json").json]
     (desk.work / "config.yaml").unlink()
     return {**found, "run": third}
