@@ -785,7 +785,7 @@ _LOCAL = (
     _row(
         UNREAD,
         _T.REJECTED,
-        "The instance was not read, and a guard, or the unusual name of the account, needs its accounts known.",
+        "The instance was not read, and a guard or an unusual name needs its accounts known.",
         "Allow DescribeAccounts on it, or see why it is not read (--no-verify); then: acctops rerun RUN --only failed",
     ),
     *_same(
