@@ -778,7 +778,7 @@ _LOCAL = (
             ("BeforeUnknown", "how it was before the run is not known"),
             ("Edited", "somebody changed it since"),
             ("Gone", "it is not there any more"),
-            ("Held", "another run has it as asked, too"),
+            ("Held", "another run holds it"),
             ("Unproven", "whether the run changed it is not known"),
         )
     ),

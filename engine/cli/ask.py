@@ -16,8 +16,11 @@ TYPE_FROM = 10
 """From so many targets on the number itself must be typed; below, `y` will do, too."""
 
 
-def confirm(text: str, count: int, *, yes: bool, stdin_is_list: bool = False) -> Approval:
-    """Ask on the terminal; RefusedError without a yes. `--yes` answers for a person who is not there."""
+def confirm(text: str, count: int, *, also: int | None = None, yes: bool, stdin_is_list: bool = False) -> Approval:
+    """Ask on the terminal; RefusedError without a yes. `--yes` answers for a person who is not there.
+
+    `also`: a second number that stands in the plan, and is taken as well: how many accounts change.
+    """
     if yes:
         return Approval(how="--yes", terminal=_terminal(sys.stdin))
     terminal = _open_terminal(stdin_is_list=stdin_is_list)
@@ -31,7 +34,7 @@ def confirm(text: str, count: int, *, yes: bool, stdin_is_list: bool = False) ->
     name = _terminal(terminal)
     if terminal is not sys.stdin:
         terminal.close()
-    is_number = answer.replace(",", "") == str(count)
+    is_number = answer.replace(",", "") in (str(count), str(also))
     agreed = is_number or (count < TYPE_FROM and answer.lower() in ("y", "yes"))
     if not agreed:
         wanted = f"the number {count}" if count >= TYPE_FROM else f"y or {count}"

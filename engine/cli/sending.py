@@ -25,7 +25,9 @@ _PROCESS_START = time.time() - time.process_time()
 
 async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = False) -> int:
     """Ask, do what was planned, and print the report; returns the exit code."""
-    approval = confirm(plan.question, len(plan.calls), yes=options.yes, stdin_is_list=stdin_is_list)
+    also = plan.proposal.to_change or None
+    count = len(plan.calls)
+    approval = confirm(plan.question, count, also=also, yes=options.yes, stdin_is_list=stdin_is_list)
     return show(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import asdict, replace
 
 from engine.cli.options import Options, options_of
-from engine.cli.screens import screen
+from engine.cli.screens import folded, screen
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
 from engine.journal.protocols import RunHead, RunRef
@@ -74,7 +74,8 @@ def show_status(run: str | None, **flags: Any) -> int:
     for head in heads[:LISTED]:
         ledger = needed_ledger(options, head)
         command = next_command(options, head, ledger, given)
-        out(head_line(options, head, ledger, later.get(head.run_id, ""), command))
+        for part in folded(head_line(options, head, ledger, later.get(head.run_id, ""), command)):
+            out(part)
     if len(heads) > LISTED:
         out(f"… and {len(heads) - LISTED:,} older (--json lists all)")
     if not heads:

@@ -116,7 +116,8 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
         terms.tell(Warned(warning))
     frozen = replace(new.frozen, verify=False) if unread else new.frozen
     refuse_blind(new.plan.action, frozen, max_share=new.settings.max_share)
-    return replace(new, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen)
+    to_change = prepared.outlook.to_change if prepared.found is not None else None
+    return replace(new, plan=prepared.plan, found=prepared.found, world=world, frozen=frozen, to_change=to_change)
 
 
 def _fix_command(new: Proposal) -> str:

@@ -248,7 +248,7 @@ def _standing_lines(prepared: Prepared) -> list[str]:
     outlook = prepared.outlook
     action = ACTIONS[prepared.plan.action]
     counts = outlook.counts()
-    lines = [f"  to change  {counts[Standing.OPEN] + counts[Standing.CHANGING]:,}"]
+    lines = [f"  to change  {outlook.to_change:,}"]
     if counts[Standing.ALREADY]:
         lines.append(f"  already {action.done_word}  {counts[Standing.ALREADY]:,}")
     for kind, words in ((Standing.NO_ACCOUNT, "no such account"), (Standing.NO_INSTANCE, "no such instance")):

@@ -57,6 +57,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     asked: tuple[str, ...] = ()
     """`records.Run.asked`."""
     parent: RunRef | None = None
+    to_change: int | None = None
+    """How many of its calls change an account, by the readings; None if it was not read."""
     released: tuple[Call, ...] = ()
     """Calls of the run to undo that are not taken back, and whose holds end nevertheless."""
     verb: str = "rerun"
@@ -145,5 +147,7 @@ def question_of(new: Proposal) -> str:
     missing = f"; {unseen:,} of what was asked for could not be looked at or read" if unseen else ""
     missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
     missing += f"; GUESSED: {', '.join(new.guessed)}" if new.guessed else ""
+    if new.to_change is not None and new.to_change != count:
+        missing = f", of which {new.to_change:,} change now{missing}"
     mark = " (SIMULATED)" if new.terms.simulate else ""
     return f"About to {action.verb} {accounts}{action.effect}{mark}{unread}{missing}"

@@ -140,6 +140,12 @@ class Outlook(Struct, frozen=True, kw_only=True):
     denied: bool
     """Whether every reading of the plan was refused for want of permission."""
 
+    @property
+    def to_change(self) -> int:
+        """How many calls change an account, as far as it was read."""
+        counts = self.counts()
+        return counts[Standing.OPEN] + counts[Standing.CHANGING]
+
     def counts(self) -> dict[str, int]:
         """Return the number of calls by standing; every standing is named."""
         found = Counter(self.standings.values())

@@ -78,7 +78,10 @@ _OMITS: Final = {
     OmitReason.BEFORE_UNKNOWN: ("It is not known how the account was before the run, so undo leaves it.", _UNDO),
     OmitReason.EDITED: ("Somebody has edited the account since, so undo leaves it.", _UNDO),
     OmitReason.GONE: ("The account or its instance does not exist any more, so undo leaves it.", _UNDO),
-    OmitReason.HELD: ("Another run holds the account, so undo leaves it.", _UNDO),
+    OmitReason.HELD: (
+        "Another run holds the account: the hold of the undone run ends, and the account stays as it is.",
+        "acctops holds names that run; its undo opens the account.",
+    ),
     OmitReason.UNPROVEN: ("It is not known whether the run changed the account, so undo leaves it.", _UNDO),
 }
 _KEPT: Final = {
@@ -87,6 +90,18 @@ _KEPT: Final = {
     Keep.NOT_ROTATED: ("--rotated: its password has not been changed since the run.", "Change it, then repeat undo."),
     Keep.NOT_ASKED: ("--target or --exclude leaves it out.", _NOTHING),
     Keep.UNREAD: ("Its instance cannot be read now, or not to the end of its list.", "Repeat undo; acctops doctor."),
+}
+_EXITS: Final = {
+    "0": ("Every selected account is as asked.", _NOTHING),
+    "1": ("It went to its end; some accounts failed, or are unknown.", "Take the command behind `go on:`."),
+    "2": ("The command line, a config, a job or a list is wrong; nothing was sent.", "Correct what the message names."),
+    "3": ("A guard refused, or nobody confirmed; nothing was sent.", "Read which guard; run it again."),
+    "4": ("It stopped early: failures, deadline, a fatal code, the disk.", "acctops resume RUN."),
+    "5": ("Keys or permission were refused before anything was accepted.", "acctops doctor JOB."),
+    "6": ("Another process holds this run, or runs the same job.", "Wait for it, or acctops stop RUN."),
+    "7": ("The journal is corrupt or was tampered with.", "acctops journal verify RUN names the line."),
+    "130": ("Ctrl-C ended it in order.", "acctops resume RUN."),
+    "143": ("SIGTERM ended it in order.", "acctops resume RUN."),
 }
 _SHOWN: Final = {"no_such_instance": "no_instance", "no_such_account": "no_account", "not_read_yet": "unread"}
 """Words as a plan shows them → the word."""
@@ -115,6 +130,8 @@ def words() -> tuple[str, ...]:
 def explained(word: str) -> str | None:
     """Return what a word of ours means, as text for a person; None if it is none."""
     found = senses(word)
+    if (code := word.lower().removeprefix("exit").strip()) in _EXITS:
+        found = (Sense("an exit code of acctops", *_EXITS[code]),)
     if not found:
         return None
     lines = [word, "acctops' own word, no code of the API:"]
