@@ -253,6 +253,81 @@ def test_every_example_job_is_planned_and_done(desk: Desk, name: str) -> None:
     assert name in page("jobs/README.md").replace("](", "](jobs/")
 
 
+# ---- jobs/README.md --------------------------------------------------------------------------------------------------
+
+LEAST = {"action": "LockAccount", "region": "ap-singapore", "targets": "[postgres-4sfuv15b/app_user]"}
+"""The keys that every job has."""
+JOBS = [
+    pytest.param(name, textwrap.dedent(block), id=f"{name}-{number}")
+    for name in ("README.md", "jobs/README.md")
+    for number, block in enumerate(re.findall(r"^ *```yaml\n(.*?)^ *```$", page(name), re.DOTALL | re.MULTILINE), 1)
+]
+EXAMPLES_OF_KEYS = [
+    (cells[0].strip("`"), example)
+    for cells in rows(section(page("jobs/README.md"), "## Keys"))
+    for example in re.findall("`([^`]+)`", cells[4])
+]
+FIRST_JOBS = ("The first job", "A list as you have it", "Accounts by rule", "Every Saturday")
+
+
+def as_job(**keys: str) -> str:
+    """A job of these keys; what it needs besides is added."""
+    return "".join(f"{key}: {value}\n" for key, value in (LEAST | keys).items())
+
+
+@pytest.mark.parametrize(("name", "text"), JOBS)
+def test_every_yaml_block_is_a_job_or_a_part_of_one(desk: Desk, name: str, text: str) -> None:
+    """Whole jobs as they stand, parts under the least job: planned without a mistake and without a warning."""
+    has = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    if "action" not in has:
+        text += "".join(f"{key}: {value}\n" for key, value in LEAST.items() if key not in has)
+    for named in re.findall(r"csv: ([\w.]+)", text):
+        shutil.copy(ROOT / "jobs/suspects.csv", desk.work / named)
+    plan = desk.run("plan", desk.write("job.yaml", text), "--offline", "--json")
+    assert plan.code == 0, plan.text
+    assert plan.json["would_refuse"] == [], plan.text
+    assert [each for each in plan.json["warnings"] if "matches none" not in each] == []
+
+
+def test_every_key_has_an_example_that_loads(tmp_path: Path) -> None:
+    """The last column of the tables of keys."""
+    assert len(EXAMPLES_OF_KEYS) > 25
+    for key, example in EXAMPLES_OF_KEYS:
+        more = {key: example}
+        if key == "passwords":
+            more["action"] = "CloseAccountCAM"
+        if key == "accounts":
+            more["targets"] = "[{instance: postgres-4sfuv15b, user: app_user, account: prod-a}]"
+        (tmp_path / "job.yaml").write_text(as_job(**more))
+        assert load_job(tmp_path / "job.yaml").warnings == (), key
+
+
+@pytest.mark.parametrize("title", FIRST_JOBS)
+def test_the_first_jobs_do_what_the_page_shows(desk: Desk, title: str) -> None:
+    """A file is named on the line before it. Each command is run on the files that stand before it, and every line
+    shown is printed; `…` stands for anything."""
+    named = shown = 0
+    blocks = re.split(r"```(\w+)\n(.*?)```\n", section(page("jobs/README.md"), f"## {title}"), flags=re.DOTALL)
+    for before, kind, block in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=False):
+        if kind in {"yaml", "csv"}:
+            files = re.findall(rf"`(\w+\.{kind})`", before)
+            if not files:  # the same job, changed
+                files = re.findall(r"`(\w+\.yaml)`", "".join(blocks[::3]))
+            desk.write(files[0], block)
+            named += 1
+        if kind == "text":
+            for command, _, lines in re.findall(r"^\$ acctops (.*)(\n)((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+                done = desk.run(*shlex.split(command), typed="y\n")
+                printed = done.text.replace("http://127.0.0.1:9", "https://postgres.intl.tencentcloudapi.com")
+                for line in lines.splitlines():
+                    wanted = re.escape(line.removesuffix(" y")).replace("…", ".*")
+                    assert re.search(f"^{wanted}" + ("$" if "[y/N]" not in line else ""), printed, re.MULTILINE), (
+                        f"{command}: {line!r} was not said: {printed}"
+                    )
+                    shown += 1
+    assert named and shown
+
+
 # ---- engine/journal.md -----------------------------------------------------------------------------------
 
 
