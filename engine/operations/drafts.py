@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from engine.errors import JobError
+from engine.inputs.jobfile.values import MOST_S
 from engine.journal import records
 from engine.operations.events import Event, Remarked, Warned
 from engine.operations.frozen import run_settings
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.cloud.clients import Reach
-    from engine.inputs.job import Job
+    from engine.inputs.job import HoldSpec, Job
     from engine.inputs.match import InstanceRow
     from engine.inputs.settings import Settings
     from engine.model import Where
@@ -44,6 +46,8 @@ class Draft(Struct, frozen=True, kw_only=True):
     """How the matches reached the API. None: none was asked."""
     is_fine_without_calls: bool = False
     """Whether the job allows that nothing is found."""
+    at: float = 0.0
+    """UNIX time at which it was made."""
 
     @property
     def may_be_empty(self) -> bool:
@@ -68,7 +72,12 @@ class Drafted(Event, frozen=True):
 
 
 def settings_of(terms: Terms, job: Job) -> Settings:
-    """Return the settings for a job; tell what is odd about them or the job."""
+    """Return the settings for a job that is to be run; tell what is odd about them or the job.
+
+    JobError if its hold would end in the past, or too far ahead.
+    """
+    if job.hold is not None:
+        _refuse_end(job.hold, terms.clock())
     settings = terms.settings(job)
     chosen = {str(guess) for guess in job.guesses if guess.choice}
     for warning in (*settings.warnings, *job.warnings):
@@ -76,6 +85,21 @@ def settings_of(terms: Terms, job: Job) -> Settings:
     for odd in job.remarks:
         terms.tell(Remarked(odd))
     return settings
+
+
+def _refuse_end(hold: HoldSpec, now: float) -> None:
+    """Raise JobError for a hold whose end is past, or more than a year ahead."""
+    until = hold.ends_at(now)
+    if now < until <= now + MOST_S:
+        return
+    from engine.report.afterwards import moment  # here: most ends are right
+
+    what = (
+        f"is past: it was {moment(until)}, and it is {moment(now)} now"
+        if until <= now
+        else f"is {(until - now) / 86400:,.0f} days ahead, and 366 is the most; without `hold` it has no end"
+    )
+    raise JobError([f"{hold.place}: {hold.said}: {what}"])
 
 
 def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered | None = None) -> Draft:
@@ -92,6 +116,7 @@ def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered 
         known=discovered.found if discovered is not None else None,
         rows=discovered.rows if discovered is not None else {},
         is_fine_without_calls=discovered is not None and discovered.is_fine_without_calls,
+        at=terms.clock(),
     )
 
 

@@ -162,6 +162,12 @@ class Family(Struct, frozen=True, kw_only=True, dict=True):
         return self.until is not None and unix_seconds(self.until) <= now
 
 
+def end_of(members: Sequence[Part]) -> tuple[str | None, str | None]:
+    """Return when the holds of one incident end, and what is done then; its runs stand in their order, oldest first."""
+    limits = sorted((line for part in members for line in part.limits), key=lambda line: (line.at, line.seq))
+    return (limits[-1].until, limits[-1].then) if limits else (members[0].until, members[0].then)
+
+
 class Change(Struct, frozen=True, kw_only=True):
     """The latest change of an account that nobody has taken back."""
 
@@ -306,8 +312,7 @@ class Holds:
 
     def _family(self, members: Sequence[Part]) -> Family:
         head = members[0]
-        limits = sorted((line for part in members for line in part.limits), key=lambda line: (line.at, line.seq))
-        until, then = (limits[-1].until, limits[-1].then) if limits else (head.until, head.then)
+        until, then = end_of(members)
         undone = frozenset[Key]().union(*(self._undone[part.run_id] for part in members))
         return Family(run=head.run_id, members=tuple(members), until=until, then=then or TELL, undone=undone)
 

@@ -290,7 +290,7 @@ def test_a_watch_by_flag_is_as_long_as_it_says(
         ("UnlockAccount", {"for_": "4h", "then": "unlock"}, "--then: unlock is for LockAccount: what UnlockAccount"),
         ("RefreshAccountPassword", {"for_": "4h"}, "--for: RefreshAccountPassword cannot be held"),
         ("RefreshAccountPassword", {"watch": "4h"}, "--watch: no reading shows whether RefreshAccountPassword"),
-        ("LockAccount", {"watch": "postgres-a1/u"}, "got 'postgres-a1/u'; without a duration it stands last, or"),
+        ("LockAccount", {"watch": "4"}, "--watch: expected a duration with its unit"),
         ("LockAccount", {"watch": "0s"}, "--watch: expected a duration longer than 0s, got '0s'"),
     ],
 )

@@ -156,11 +156,8 @@ def watch_of_flag(action: str, text: str | None, problems: Problems, place: Plac
     """Return what `--watch SPAN` says: soon after the run, then every day so long; for less than a day, at its end."""
     if text is None:
         return None
-    try:
-        span = convert(text, kinds(WatchKeys)["for"])
-    except ValueError as exc:
-        hint = "" if text[:1].isdigit() else "; without a duration it stands last, or before another flag"
-        problems.add(place, "--watch", f"{exc}, got {shown(text)}{hint}")
+    span = _converted(text, kinds(WatchKeys)["for"], "--watch", problems, place)
+    if span is None:
         return None
     if (why := _why_not_watched(action)) is not None:
         problems.add(place, "--watch", f"{why}; leave it away")
