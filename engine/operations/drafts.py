@@ -8,7 +8,6 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine.errors import JobError
-from engine.inputs.jobfile.values import MOST_S
 from engine.journal import records
 from engine.operations.events import Event, Remarked, Warned
 from engine.operations.frozen import run_settings
@@ -89,17 +88,10 @@ def settings_of(terms: Terms, job: Job) -> Settings:
 
 def _refuse_end(hold: HoldSpec, now: float) -> None:
     """Raise JobError for a hold whose end is past, or more than a year ahead."""
-    until = hold.ends_at(now)
-    if now < until <= now + MOST_S:
-        return
-    from engine.report.afterwards import moment  # here: most ends are right
+    from engine.report.afterwards import end_problem  # here: most jobs have none
 
-    what = (
-        f"is past: it was {moment(until)}, and it is {moment(now)} now"
-        if until <= now
-        else f"is {(until - now) / 86400:,.0f} days ahead, and 366 is the most; without `hold` it has no end"
-    )
-    raise JobError([f"{hold.place}: {hold.said}: {what}"])
+    if (problem := end_problem(hold, now)) is not None:
+        raise JobError([problem])
 
 
 def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered | None = None) -> Draft:

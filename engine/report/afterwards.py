@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from engine.inputs.job import WatchSpec
+from engine.inputs.jobfile.values import MOST_S
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import Place
 
@@ -55,6 +56,18 @@ def hold_words(hold: HoldSpec, now: float) -> str:
 def until_words(until: float, then: str | None) -> str:
     """Return the end of a hold, and what is done then."""
     return f"until {moment(until)}, then {_THEN[then or 'tell']}"
+
+
+def end_problem(hold: HoldSpec, now: float) -> str | None:
+    """Return why no run can begin now with this hold, with its place; None if one can."""
+    until = hold.ends_at(now)
+    if until <= now:
+        what = f"is past: it was {moment(until)}, and it is {moment(now)} now"
+    elif until > now + MOST_S:
+        what = f"is {(until - now) / 86400:,.0f} days ahead, and 366 is the most; without `hold` it has no end"
+    else:
+        return None
+    return f"{hold.place}: {hold.said}: {what}"
 
 
 def watch_words(watch: WatchSpec) -> str:

@@ -91,7 +91,9 @@ def test_a_hold_until_a_moment_ends_then_whatever_zone_it_is_said_in(text: str) 
 NO_HOLD = [
     ("{}", "j.yaml:4:7: hold: says neither for nor until, such as {for: 12h, then: tell}"),
     ("{then: unlock}", "j.yaml:4:7: hold: says neither for nor until"),
-    ("12h", "j.yaml:4:7: hold: expected a mapping; write {for: 12h} or {until: TIME}"),
+    ("12h", "j.yaml:4:7: hold: expected a mapping; write {for: 12h}; without an end, leave hold away"),
+    ("none", "j.yaml:4:7: hold: expected a mapping such as {for: 12h, then: tell}; without an end, leave hold away"),
+    ("2026-12-01T08:00Z", "j.yaml:4:7: hold: expected a mapping; write {until: 2026-12-01T08:00Z}; without an end"),
     ("[12h]", "j.yaml:4:7: hold: expected a mapping such as {for: 12h, then: tell}, got a list"),
     ("{for: 4h, until: 2026-12-01T08:00Z}", "j.yaml:4:17: hold.until: for and until together; keep one of the two"),
     ("{until: 2026-12-01T08:00Z, for: 4h}", "j.yaml:4:34: hold.for: until and for together; keep one of the two"),

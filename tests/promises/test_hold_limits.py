@@ -314,3 +314,23 @@ def test_a_plan_without_the_keys_says_nothing_of_them(office: Office) -> None:
     document = office.run("plan", job, "--offline", "--json").json
     assert document["hold"] is document["watch"] is None
     assert json.dumps(document)
+
+
+def test_doctor_says_whether_a_run_could_have_the_end_that_is_asked_for(office: Office) -> None:
+    """Before the night on which nobody is there to read the refusal."""
+    good = office.run("doctor", office.desk.job(f"{A}/ann", extra="hold: {for: 4h, then: unlock}"), "--json").json
+    (check,) = (each for each in good["checks"] if each["check"] == "hold")
+    assert check["result"] == "ok" and check["words"].startswith("for 4h, until about ")
+    past = office.run("doctor", office.desk.job(f"{A}/ann", extra="hold: {until: 2020-01-01T00:00Z}"), "--json", code=1)
+    (check,) = (each for each in past.json["checks"] if each["check"] == "hold")
+    assert check["result"] == "fail" and "job.yaml:3:15: hold.until: is past" in check["words"]
+
+
+def test_a_schedule_is_warned_of_an_end_that_comes_once(office: Office) -> None:
+    """Each Saturday after it would be refused."""
+    window = 'window: {days: [sat], from: "23:00", until: "05:00", timezone: UTC}'
+    job = office.desk.job(f"{A}/ann", extra=f"{window}\nhold: {{until: 2026-12-01T08:00Z}}")
+    words = "hold.until: each start after that time is refused; a job that starts again and again says hold: {for: …}"
+    assert words in office.run("schedule", job, "--format", "cron").err
+    job = office.desk.job(f"{A}/ann", extra=f"{window}\nhold: {{for: 12h}}")
+    assert "hold." not in office.run("schedule", job, "--format", "cron").err

@@ -33,7 +33,9 @@ def read_hold(fields: Fields, node: Node, action: str | None) -> HoldSpec | None
     """Return the `hold` mapping of a job of this action (None: not known); None if something is wrong (noted)."""
     before = fields.problems.count
     if type(node) is Scalar and node.text:
-        fields.wrong(node, "hold", f"expected a mapping; write {{for: {node.text}}} or {{until: TIME}}")
+        key = None if not node.text[:1].isdigit() else "until" if "-" in node.text else "for"
+        said = f"; write {{{key}: {node.text}}}" if key is not None else f" such as {_HOLD}"
+        fields.wrong(node, "hold", f"expected a mapping{said}; without an end, leave hold away")
         return None
     table = fields.table(node, "hold", f"a mapping such as {_HOLD}")
     if table is None:
