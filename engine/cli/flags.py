@@ -36,6 +36,8 @@ IDLE = (
     Idle("run", "--fleet", needs="--simulate",
          words="--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`"),
     Idle("run", "--once", never="--now"),
+    Idle("lock unlock cam-on", "--for", never="--until"),
+    Idle("lock unlock cam-on", "--then", needs="--for --until"),
     Idle("report", "--since", never="--attempts --pace --stuck --family",
          words="--attempts, --pace, --stuck and --family go with one run, not with --since"),
     Idle("report", "--attempts", needs="--json --format=json --format=csv",
@@ -64,7 +66,22 @@ class Command(click.Command):
     """A command that refuses what would be dropped (see `IDLE`), and says what to type instead of a flag it lacks."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's, with our words for a flag that does not exist."""
+        """As click's, with our words for a flag that does not exist.
+
+        A flag whose value may be left out takes the word behind it only if that begins with a digit: click would take
+        any, and an account that stands there would be missing.
+        """
+        bare = {
+            name: f"{name}={each.flag_value}"
+            for each in self.params
+            if isinstance(each, click.Option) and not each.is_flag and isinstance(each.flag_value, str)
+            for name in each.opts
+        }
+        following = [*args, ""][1:]
+        args = [
+            bare[word] if word in bare and not after[:1].isdigit() else word
+            for word, after in zip(args, following, strict=True)
+        ]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

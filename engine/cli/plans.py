@@ -139,6 +139,8 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
 
 def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
     """The `plan --json` document (engine/json.md). Any: JSON values."""
+    from engine.report.afterwards import plan_keys  # here: only the document needs it
+
     job, settings, plan, found = made.job, made.settings, prepared.plan, prepared.found
     rate, routes = settings.rate_for(plan.action), routes_for(settings, plan)
     signers = signers_of(job, settings)
@@ -160,6 +162,7 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
         "deadline_s": settings.deadline_s,
         "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(made.guards()),
+        **plan_keys(job),
         "would_refuse": list(prepared.refusals),
         "guesses": [
             {"where": str(guess.place), "what": guess.what, "count": guess.count, "choice": guess.choice}

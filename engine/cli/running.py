@@ -64,7 +64,17 @@ async def _run(options: Options, job: Job) -> int:
     return await go_on_with(options, await plan.resumption())
 
 
-def run_ad_hoc(action: str, targets: tuple[str, ...], region: str | None, **flags: Any) -> int:
+def run_ad_hoc(
+    action: str,
+    targets: tuple[str, ...],
+    region: str | None,
+    *,
+    for_: str | None,
+    until: str | None,
+    then: str | None,
+    watch: str | None,
+    **flags: Any,
+) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = options_of(flags)
     job = ad_hoc_job(
@@ -75,6 +85,10 @@ def run_ad_hoc(action: str, targets: tuple[str, ...], region: str | None, **flag
         skip_bad_rows=options.skip_bad_rows,
         reason=options.reason,
         ticket=options.ticket,
+        for_=for_,
+        until=until,
+        then=then,
+        watch=watch,
     )
     return run_loop(_run_ad_hoc(options, job), options)
 

@@ -42,6 +42,11 @@ _LOOKS_FIRST = {
 }
 _NEVER_SEND = ("plan", "discover", "doctor", "status", "report", "verify", "explain", "overdue")
 _SIMULATION = ("--simulate", "--simulated", "--faults", "--fleet")
+_AFTERWARDS = {
+    **dict.fromkeys(("--for", "--until", "--then"), "hold: {for: 4h, then: tell}"),
+    "--watch": "watch: {after: [5m, 30m], every: 1d, for: 30d}",
+}
+_ENDS = ("--hold", "--ttl", "--expires", "--expire", "--expiry", "--duration")
 _GOES_ON = ("resume", "rerun", "undo")
 
 
@@ -84,5 +89,9 @@ def instead_of_flag(command: str, flag: str, known: Collection[str]) -> str:
         return "; type --json" + (" or --format" if "--format" in known else "")
     if flag == "--region" and command in ("run", "plan"):
         return "; the job says it: region: ap-singapore"
+    if flag in _AFTERWARDS and command in ("run", "plan"):
+        return f"; the job says it: {_AFTERWARDS[flag]}"
+    if flag in _ENDS and "--for" in known:
+        return "; type --for or --until"
     meant = nearest(flag.lstrip("-"), [each[2:] for each in known if each.startswith("--")])
     return f"; did you mean --{meant}?" if meant else ""

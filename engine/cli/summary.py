@@ -44,6 +44,10 @@ def summary(made: Draft, *, simulated: bool = False, said: bool = False) -> str:
             shown = ", ".join(list(rules)[:_RULES_SHOWN]) + (" …" if len(rules) > _RULES_SHOWN else "")
             lines.append(f"  {reason}  {count:,}  {shown}")
     lines += [f"  {guard}" for guard in made.guards()]
+    if job.hold is not None or job.watch is not None:
+        from engine.report.afterwards import plan_lines  # here: most jobs have none
+
+        lines += [f"  {line}" for line in plan_lines(job, made.at)]
     lines += [f"  {bound}" for bound in (_bounds(settings) if said else ())]
     if asked and not plan.calls:  # found out by nobody yet, or nothing
         return "\n".join(lines)

@@ -102,6 +102,53 @@ def password_spec(record: Mapping[str, list[str] | str], place: Place) -> Passwo
     return PasswordSpec(place=place, command=tuple(command), file=str(file), env=str(env))
 
 
+class HoldSpec(Struct, frozen=True, kw_only=True):
+    """When the hold of a run ends, and what is done then. One of `for_s` and `until` is set."""
+
+    for_s: float | None = None
+    """So many seconds after the run was confirmed."""
+    until: float | None = None
+    """UNIX time."""
+    then: str = "tell"
+    """tell, unlock or unlock_rotated."""
+    place: Place
+    """Place of the end."""
+    said: str = "hold"
+    """What the operator said it with: `hold.until`, `--for`."""
+
+    def ends_at(self, confirmed_at: float) -> float:
+        """Return when the hold of a run ends that was confirmed at a time; UNIX seconds both."""
+        if self.until is not None:
+            return self.until
+        assert self.for_s is not None
+        return confirmed_at + self.for_s
+
+
+class WatchSpec(Struct, frozen=True, kw_only=True):
+    """When the accounts of a run are read again, in seconds after its end."""
+
+    after_s: tuple[float, ...] = ()
+    """Ascending."""
+    every_s: float | None = None
+    for_s: float | None = None
+    """How long `every_s` goes on."""
+    place: Place
+
+    def as_record(self) -> dict[str, object]:
+        """Return the watch for the journal; `from_record` reads it."""
+        return {"after": list(self.after_s), "every": self.every_s, "for": self.for_s}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any], place: Place) -> WatchSpec:
+        """Return the watch that a journal holds. Any: numbers, as `journal.sense` has checked."""
+        return WatchSpec(
+            after_s=tuple(record.get("after") or ()),
+            every_s=record.get("every"),
+            for_s=record.get("for"),
+            place=place,
+        )
+
+
 NOTICES = ("start", "finish", "failure")
 """Events of a run that a notice can tell: it begins, it has ended, it has ended with another exit code than 0."""
 
@@ -184,6 +231,9 @@ class Job(Struct, frozen=True, kw_only=True):
     passwords: PasswordSpec | None = None
     window: Window | None = None
     """When it may send; None: at any time."""
+    hold: HoldSpec | None = None
+    """When its hold on the accounts ends; None: never."""
+    watch: WatchSpec | None = None
     on_unfinished: str = "resume"
     """What `run` does if an earlier run of the job was cut off: resume, new or refuse."""
     notify: NotifySpec | None = None

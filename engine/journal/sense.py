@@ -23,6 +23,8 @@ _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
 _MOST_NAMES = 1024
 _FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
 _MOST_DEPTH = 6
+_MOST_AFTER, _LEAST_EVERY_S, _MOST_SPAN_S = 100, 60, 366 * 86400
+"""Bounds of a watch, as a job is held to them."""
 _ASIDE = frozenset({records.Note, records.Released, records.HoldLine})
 """The kinds of the journal beside a run's own."""
 _OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records.Verified, records.Settled})
@@ -148,6 +150,8 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         return "stop_after is no number of calls"
     if (why := _of_limit(settings.hold_until, settings.hold_then)) is not None:
         return why
+    if settings.watch is not None and not _is_watch(settings.watch):
+        return "the watch is none"
     if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
         return "passwords name no source"
     if settings.window is not None:
@@ -155,6 +159,22 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         if not isinstance(days, list) or not _is_words(days) or not all(isinstance(text, str) for text in others):
             return "the window is none"
     return None
+
+
+def _is_watch(watch: Mapping[str, Any]) -> bool:
+    # Any: JSON values.
+    after, every, last = (watch.get(key) for key in ("after", "every", "for"))
+    if not isinstance(after, list) or len(after) > _MOST_AFTER or not all(map(_is_span, after)):
+        return False
+    if after != sorted(set(after)):
+        return False
+    if every is None:
+        return bool(after) and last is None
+    return _is_span(every) and every >= _LEAST_EVERY_S and _is_span(last) and last >= every
+
+
+def _is_span(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_SPAN_S
 
 
 def _is_words(value: object) -> bool:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from engine import __version__
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, identity, refuse_strangers
-from engine.errors import NothingLeftError
+from engine.errors import NothingLeftError, RefusedError
 from engine.inputs.files import from_recorded, job_file, recorded
 from engine.journal import records
 from engine.journal.ledger import Ledger
@@ -145,8 +145,8 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
 
     RefusedError, and no run is created, if its window has closed or if a change since planning forbids it.
     """
-    new = this.proposal
-    terms = new.terms
+    terms = this.proposal.terms
+    new = _with_end(this.proposal, terms.clock())
     hold(window_of(new.frozen), terms, rerun=new.parent is not None)  # it may have closed meanwhile
     if abs(terms.clock() - this.at) > LATE_S:
         new = await _looked_at_again(new, this.reach)
@@ -173,6 +173,21 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
                 stays=new.undone.still_so() if new.undone is not None else nothing_stays,
             )
             return await carry_out(session, terms, new.settings, watch)
+
+
+def _with_end(new: Proposal, confirmed_at: float) -> Proposal:
+    """Return the proposal with the end of its hold, which counts from the confirmation. RefusedError if it is past."""
+    if new.hold is None:
+        return new
+    until = new.hold.ends_at(confirmed_at)
+    if until <= confirmed_at:
+        from engine.report.afterwards import moment
+
+        raise RefusedError(
+            f"refused: the hold would end at {moment(until)}, which has passed since it was planned; nothing was sent; "
+            f"give a later end: {new.hold.said} ({new.hold.place})"
+        )
+    return replace(new, frozen=replace(new.frozen, hold_until=records.rfc3339(until)))
 
 
 async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:

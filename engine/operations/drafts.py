@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from engine.errors import JobError
 from engine.journal import records
 from engine.operations.events import Event, Remarked, Warned
 from engine.operations.frozen import run_settings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.cloud.clients import Reach
-    from engine.inputs.job import Job
+    from engine.inputs.job import HoldSpec, Job
     from engine.inputs.match import InstanceRow
     from engine.inputs.settings import Settings
     from engine.model import Where
@@ -45,6 +46,8 @@ class Draft(Struct, frozen=True, kw_only=True):
     """How the matches reached the API. None: none was asked."""
     is_fine_without_calls: bool = False
     """Whether the job allows that nothing is found."""
+    at: float = 0.0
+    """UNIX time at which it was made."""
 
     @property
     def may_be_empty(self) -> bool:
@@ -69,7 +72,12 @@ class Drafted(Event, frozen=True):
 
 
 def settings_of(terms: Terms, job: Job) -> Settings:
-    """Return the settings for a job; tell what is odd about them or the job."""
+    """Return the settings for a job that is to be run; tell what is odd about them or the job.
+
+    JobError if its hold would end in the past, or too far ahead.
+    """
+    if job.hold is not None:
+        _refuse_end(job.hold, terms.clock())
     settings = terms.settings(job)
     chosen = {str(guess) for guess in job.guesses if guess.choice}
     for warning in (*settings.warnings, *job.warnings):
@@ -77,6 +85,14 @@ def settings_of(terms: Terms, job: Job) -> Settings:
     for odd in job.remarks:
         terms.tell(Remarked(odd))
     return settings
+
+
+def _refuse_end(hold: HoldSpec, now: float) -> None:
+    """Raise JobError for a hold whose end is past, or more than a year ahead."""
+    from engine.report.afterwards import end_problem  # here: most jobs have none
+
+    if (problem := end_problem(hold, now)) is not None:
+        raise JobError([problem])
 
 
 def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered | None = None) -> Draft:
@@ -93,6 +109,7 @@ def draft_of(terms: Terms, job: Job, settings: Settings, discovered: Discovered 
         known=discovered.found if discovered is not None else None,
         rows=discovered.rows if discovered is not None else {},
         is_fine_without_calls=discovered is not None and discovered.is_fine_without_calls,
+        at=terms.clock(),
     )
 
 

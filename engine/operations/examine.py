@@ -73,6 +73,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
         job = load_job(job_path)
         matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
         checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
+        checks += _hold(job, terms.clock())
     settings = terms.settings(job)
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
@@ -178,6 +179,16 @@ def _guards(settings: Settings) -> Check:
     if settings.protect:
         return Check("guards", "ok", "; ".join(settings.guards))
     return Check("guards", "warn", "; ".join(settings.guards) or "no protect rules (waived by the job)")
+
+
+def _hold(job: Job, now: float) -> list[Check]:
+    """Check whether a run that begins now could have the end of its hold that the job asks for."""
+    if job.hold is None:
+        return []
+    from engine.report.afterwards import end_problem, hold_words
+
+    problem = end_problem(job.hold, now)
+    return [Check("hold", "ok" if problem is None else "fail", problem or hold_words(job.hold, now))]
 
 
 def _notify(settings: Settings) -> list[Check]:

@@ -16,7 +16,7 @@ from engine.journal.records import Run
 from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, gather, release
 from engine.operations.terms import operator
-from engine.planning.holds import HeldNow, Holds, key_of, part_of
+from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 
@@ -88,6 +88,37 @@ def way_and_holds(
 ) -> WayOn:
     """Return the way on of a run, with who holds its accounts: for the report of one run."""
     return replace(way_of(store, ledger, flags=flags), held=held_now(store, ledger, trust, clock))
+
+
+def end_of_holds(store: Runs | None, ledger: Ledger, trust: Trust) -> tuple[str | None, str | None]:
+    """Return when the holds of a run's incident end, and what is done then, as it stands now; an undo holds nothing.
+
+    It asks the journals of the family alone, also of runs that hold nothing yet. One that cannot be read says nothing.
+    """
+    seen: set[str] = set()
+    while True:
+        family = kin_of(store, ledger, trust).ledgers
+        parent = family[0].run.parent
+        if parent is None or parent.verb != "undo":
+            return end_of([_without_accounts(each) for each in family])
+        # The undo of an undo goes on with the incident that the first of the two had ended.
+        seen |= {each.run.run for each in family}
+        if store is None or not store.has(parent.run) or parent.run in seen:
+            return None, None
+        undo = kin_of(store, store.replay(parent.run).ledger, trust).ledgers[0]
+        seen.add(undo.run.run)
+        undone = undo.run.parent
+        if undone is None or undone.verb != "undo" or not store.has(undone.run) or undone.run in seen:
+            return None, None
+        ledger = store.replay(undone.run).ledger
+
+
+def _without_accounts(ledger: Ledger) -> Part:
+    run, settings = ledger.run, ledger.settings
+    limits = tuple(ledger.limits)
+    return Part(
+        run_id=run.run, action=run.action, had={}, until=settings.hold_until, then=settings.hold_then, limits=limits
+    )
 
 
 def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:

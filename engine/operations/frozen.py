@@ -41,6 +41,8 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         passwords=password_record(job),
         resend_already=job.resend_already,
         window=job.window.as_record() if job.window is not None else None,
+        hold_then=job.hold.then if job.hold is not None else None,  # and its end once the run is confirmed: `begin`
+        watch=job.watch.as_record() if job.watch is not None else None,
     )
 
 
@@ -117,7 +119,10 @@ def stricter(frozen: RunSettings, guards: Settings) -> RunSettings:
 def undo_settings(
     frozen: RunSettings, stop_after: StopAfter | None, passwords: dict[str, object] | None
 ) -> RunSettings:
-    """Return the settings for the undo of a run with `frozen` ones: it always reads, and waits for no window."""
+    """Return the settings for the undo of a run with `frozen` ones: it always reads, and waits for no window.
+
+    It holds nothing, and nothing is watched after it.
+    """
     return replace(
         frozen,
         verify=True,
@@ -125,6 +130,9 @@ def undo_settings(
         passwords=passwords,
         resend_already=False,
         window=None,  # an undo may be urgent
+        hold_until=None,
+        hold_then=None,
+        watch=None,
     )
 
 

@@ -10,9 +10,10 @@ from msgspec import Struct, field
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach
 from engine.errors import RefusedError
-from engine.inputs.job import Glob, StopAfter
+from engine.inputs.job import Glob, HoldSpec, StopAfter
 from engine.journal import records
 from engine.journal.protocols import RunRef, Runs
+from engine.journal.records import unix_seconds
 from engine.model import STAYS, Call, Omit, RunId
 from engine.operations.earlier import Take
 from engine.operations.terms import Terms, operator
@@ -86,6 +87,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """Returns the guards as their files have them when it is called."""
     undone: Undone | None = None
     """What an undo, or a rerun of one, brings back."""
+    hold: HoldSpec | None = None
+    """When its hold ends, as its job says; a rerun has that of its parent in `frozen`."""
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -150,4 +153,20 @@ def question_of(new: Proposal) -> str:
     if new.to_change is not None and new.to_change != count:
         missing = f", of which {new.to_change:,} change now{missing}"
     mark = " (SIMULATED)" if new.terms.simulate else ""
-    return f"About to {action.verb} {accounts}{action.effect}{mark}{unread}{missing}"
+    return f"About to {action.verb} {accounts}{action.effect}{mark}{_afterwards(new)}{unread}{missing}"
+
+
+def _afterwards(new: Proposal) -> str:
+    """Return what comes after the run, as a part of the question."""
+    if new.hold is None and new.frozen.hold_until is None and new.frozen.watch is None:
+        return ""
+    from engine.report.afterwards import hold_words, until_words, watch_of, watch_words  # here: most runs have none
+
+    frozen = new.frozen
+    said = ""
+    if new.hold is not None:
+        said = f"; hold: {hold_words(new.hold, new.terms.clock())}"
+    elif frozen.hold_until is not None:
+        said = f"; hold: {until_words(unix_seconds(frozen.hold_until), frozen.hold_then)}"
+    watch = watch_of(frozen)
+    return said if watch is None else f"{said}; watch: {watch_words(watch)}"

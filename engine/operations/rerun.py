@@ -17,7 +17,7 @@ from engine.journal.protocols import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
 from engine.operations.begin import planned
 from engine.operations.events import News, Warned
-from engine.operations.family import undone_of, way_of
+from engine.operations.family import end_of_holds, undone_of, way_of
 from engine.operations.frozen import overridden, stop_after_of, stricter
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.resume import tell_inherited, tell_of_idle
@@ -79,8 +79,10 @@ async def plan_rerun(
     left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
     terms.tell(News(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}"))
     refuse_empty(plan)
+    until, then = end_of_holds(ref.store, ledger, guards.trust)
     frozen = stricter(overridden(terms, ledger.settings), guards)
-    tell_inherited(terms, ref.run_id, frozen)
+    frozen = replace(frozen, hold_until=until, hold_then=then)
+    tell_inherited(terms, ref, frozen)
     return await planned(
         Proposal(
             terms=terms,

@@ -22,17 +22,18 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
+from engine.journal.records import unix_seconds
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import claim, omit_line
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import News, Warned
-from engine.operations.family import Kin, kin_of, undone_of, way_of
+from engine.operations.family import Kin, end_of_holds, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
 from engine.operations.preparing import refuse_blind
 from engine.operations.proposal import Approval
 from engine.operations.reach import passwords_of, reach_of
 from engine.operations.session import Session, nothing_stays
-from engine.operations.stores import find
+from engine.operations.stores import find, flags_of
 from engine.operations.terms import Terms, operator
 from engine.operations.today import (
     check_endpoint,
@@ -121,7 +122,8 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
     settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
-    tell_inherited(terms, seen.run.run, settings)
+    until, then = end_of_holds(ref.store, seen, guards.trust)
+    tell_inherited(terms, ref, replace(settings, hold_until=until, hold_then=then))
     refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     reach = await reach_of(settings, guards, terms, purpose=ref.run_id)
     await ask_whose(reach, limit_s=IDENTITY_S)
@@ -193,8 +195,8 @@ def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:
         terms.tell(Warned(what))
 
 
-def tell_inherited(terms: Terms, run: str, settings: records.RunSettings) -> None:
-    """Tell which limits hold because the run had them, and which flag changes them."""
+def tell_inherited(terms: Terms, ref: RunRef, settings: records.RunSettings) -> None:
+    """Tell which limits hold because the run had them, and which flag changes them; warn if its hold is over."""
     said = []
     if settings.session_deadline_s is None and settings.deadline_s is not None:
         said.append(f"deadline {duration(settings.deadline_s)} (--deadline D)")
@@ -202,8 +204,16 @@ def tell_inherited(terms: Terms, run: str, settings: records.RunSettings) -> Non
         said.append(f"stop_after {settings.stop_after}")
     if not settings.verify and not terms.no_verify:
         said.append("accounts are not read back")
+    if settings.hold_until is not None or settings.watch is not None:
+        from engine.report.afterwards import lines_of  # here: most runs have none
+
+        said += lines_of(settings)
     if said:
-        terms.tell(News(f"as run {run} was told: {', '.join(said)}"))
+        terms.tell(News(f"as run {ref.run_id} was told: {', '.join(said)}"))
+    if settings.hold_until is not None and unix_seconds(settings.hold_until) <= terms.clock():
+        longer = f"acctops hold {ref.run_id} --for 4h{flags_of(terms, ref)}"
+        what = f"the hold of run {ref.run_id} has ended, and what is changed now is due at once; first: {longer}"
+        terms.tell(Warned(what, always=True))
 
 
 def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Session:

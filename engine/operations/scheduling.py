@@ -375,6 +375,9 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
         found.append("no `notify` in job or config: a bad night shows only where the scheduler reports it")
     if ACTIONS[job.action].keeps_out and not settings.protect and not settings.protect_waived:
         found.append("no protect rule holds: name your break-glass accounts before nobody is there")
+    if job.hold is not None and job.hold.until is not None:
+        again = "a job that starts again and again says hold: {for: …}"
+        found.append(f"{job.hold.place}: {job.hold.said}: each start after that time is refused; {again}")
     return found
 
 

@@ -101,6 +101,7 @@ async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
             world=world,
             may_be_empty=made.may_be_empty,
             guards=partial(terms.settings, job),
+            hold=job.hold,
         )
     )
 

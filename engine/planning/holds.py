@@ -181,6 +181,12 @@ class HeldNow(Struct, frozen=True, kw_only=True):
     """Others that hold any of the accounts: the run, its ticket, how many accounts."""
 
 
+def end_of(members: Sequence[Part]) -> tuple[str | None, str | None]:
+    """Return when the holds of one incident end, and what is done then; its runs stand in their order, oldest first."""
+    limits = sorted((line for part in members for line in part.limits), key=lambda line: (line.at, line.seq))
+    return (limits[-1].until, limits[-1].then) if limits else (members[0].until, members[0].then)
+
+
 class Change(Struct, frozen=True, kw_only=True):
     """The latest change of an account that nobody has taken back."""
 
@@ -352,8 +358,7 @@ class Holds:
 
     def _family(self, members: Sequence[Part]) -> Family:
         head = members[0]
-        limits = sorted((line for part in members for line in part.limits), key=lambda line: (line.at, line.seq))
-        until, then = (limits[-1].until, limits[-1].then) if limits else (head.until, head.then)
+        until, then = end_of(members)
         undone = frozenset[Key]().union(*(self._undone[part.run_id] for part in members))
         return Family(run=head.run_id, members=tuple(members), until=until, then=then or TELL, undone=undone)
 

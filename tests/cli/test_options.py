@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,6 +118,12 @@ NO_VERIFY = Case(("--no-verify",), ("--yes",))
 REASON, TICKET = Case(("--reason", "why"), ("--yes",)), Case(("--ticket", "CHG-1"), ("--yes",))
 SIMULATED = Case(("--simulate",), ("--yes",))
 FAULTS = Case(("--faults", "faults.yaml"), ("--yes", "--simulate"))
+AFTERWARDS = {
+    "--for": Case(("--for", "4h"), ("--yes",)),
+    "--until": Case(("--until", f"{datetime.now(UTC) + timedelta(days=9):%Y-%m-%dT%H:%MZ}"), ("--yes",)),
+    "--then": Case(("--then", "unlock"), ("--for", "4h", "--yes")),
+    "--watch": Case(("--watch", "3d"), ("--yes",)),
+}
 AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON}
 
 
@@ -159,7 +166,7 @@ CASES: dict[str, dict[str, Case]] = {
                                                                                     "--once")),
     ),
     **{
-        verb: sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
+        verb: AFTERWARDS | sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
                       region=Case(("--region", "ap-tokyo"), ("--yes",)), skip_bad_rows=Case(("--skip-bad-rows",),
                       ("@list.csv", "--yes"), prepare=lambda desk: desk.write("list.csv", BAD_LIST)))
         for verb in ("lock", "unlock", "cam-on")
@@ -384,7 +391,7 @@ def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row:
     desk = Desk(tmp_path)
     values = {"--fleet": "f", "--faults": "f", "--since": "7d", "--image": "i", "--password-command": "x",
               "--password-file": "x", "--endpoint": "nearest", "--rate": "7", "--workers": "3", "--timeout": "9s",
-              "--deadline": "9m"}  # fmt: skip
+              "--deadline": "9m", "--for": "4h", "--until": "2026-12-01T08:00Z", "--then": "tell"}  # fmt: skip
 
     def typed(flag: str) -> list[str]:
         if flag == "JOB":

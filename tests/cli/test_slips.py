@@ -78,6 +78,9 @@ def test_a_mere_slip_is_still_answered(typed, known):
         ("undo --simulate latest", "stays simulated"),
         ("status -o json", "type --json"),
         ("run --sumulate job.yaml", "did you mean --simulate?"),
+        ("run --for 4h job.yaml", "the job says it: hold: {for: 4h, then: tell}"),
+        ("plan --watch job.yaml", "the job says it: watch: {after: [5m, 30m], every: 1d, for: 30d}"),
+        ("lock --ttl 4h postgres-aaaaaaaa/ann", "type --for or --until"),
     ],
 )
 def test_words_of_other_tools_are_answered_with_ours(desk, words, instead):

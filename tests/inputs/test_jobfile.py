@@ -63,7 +63,7 @@ def test_the_simple_case_of_the_design():
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profiles", "endpoints", "passwords", "notify", "protect", "keep_admins",
-              "max_targets", "max_share", "window", "take"}  # fmt: skip
+              "max_targets", "max_share", "window", "take", "hold", "watch"}  # fmt: skip
     assert job.settings == {}
     assert {name for name in Job.__struct_fields__ if getattr(job, name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()
@@ -668,6 +668,7 @@ def test_the_reference_names_every_key():
     from engine.inputs.jobfile.fields import kinds
     from engine.inputs.jobfile.filemodel import (
         AccountEntry,
+        HoldKeys,
         InstancesOf,
         JobFile,
         JobLimits,
@@ -677,12 +678,14 @@ def test_the_reference_names_every_key():
         Retry,
         TargetEntry,
         UsersOf,
+        WatchKeys,
         Webhook,
         WindowKeys,
     )
 
     text = (ROOT / "jobs/README.md").read_text()
-    for model in (JobFile, AccountEntry, TargetEntry, JobLimits, Retry, Passwords, WindowKeys, Notify, Webhook):
+    mappings = (Retry, Passwords, WindowKeys, HoldKeys, WatchKeys, Notify, Webhook)
+    for model in (JobFile, AccountEntry, TargetEntry, JobLimits, *mappings):
         for key in kinds(model):
             assert f"`{key}`" in text or f"{key}: " in text, key
     for part, model in (("", MatchEntry), ("instances.", InstancesOf), ("users.", UsersOf)):

@@ -223,3 +223,43 @@ def test_a_run_that_is_its_own_parent_is_refused(tmp_path: Path) -> None:
     store.path(name).write_bytes(sealed(lines))
     done = desk.run("status", name)
     assert done.code == 7 and "its parent is the run itself" in done.err
+
+
+WATCHES: list[tuple[Any, bool]] = [
+    ({"after": [300.0, 1800.0], "every": 86400.0, "for": 2592000.0}, True),
+    ({"after": [300], "every": None, "for": None}, True),
+    ({"after": [], "every": 60, "for": 60, "of a newer version": [1]}, True),
+    ({}, False),
+    ({"after": [], "every": None, "for": None}, False),
+    ({"after": None, "every": 60, "for": 60}, False),
+    ({"after": ["5m"]}, False),
+    ({"after": [True]}, False),
+    ({"after": [0]}, False),
+    ({"after": [-300.0]}, False),
+    ({"after": [1e300]}, False),
+    ({"after": [1800, 300]}, False),
+    ({"after": [300, 300]}, False),
+    ({"after": list(range(1, 102))}, False),
+    ({"after": [300], "for": 86400}, False),
+    ({"after": [300], "every": 86400}, False),
+    ({"after": [300], "every": 1, "for": 86400}, False),
+    ({"after": [300], "every": 86400, "for": 60}, False),
+    ({"after": [300], "every": "1d", "for": "30d"}, False),
+    ({"after": {"300": 1}}, False),
+]
+
+
+@pytest.mark.parametrize(("watch", "is_right"), WATCHES)
+def test_a_watch_that_no_job_can_ask_for_is_no_journal(tmp_path: Path, watch: Any, is_right: bool) -> None:
+    """Whoever tends runs goes by it: a reading every microsecond, or in the year 10^290, is never begun."""
+    store = RunStore(tmp_path)
+    run, text = write_run(store, story(3))
+    path = store.path(run)
+    lines = [json.loads(line) for line in text.splitlines()]
+    lines[0]["settings"]["watch"] = watch
+    path.write_bytes(sealed(lines))
+    if is_right:
+        assert next(iter(reader.read(path))).settings.watch == watch  # type: ignore[union-attr]
+    else:
+        with pytest.raises(AcctopsError, match="the watch is none"):
+            list(reader.read(path))

@@ -414,7 +414,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     with Backend(World(faults=rules_from([refused]), latency=0)) as backend:
         api = ("--endpoint", backend.endpoint)
         job = desk.job(
-            extra='exclude: ["*/nobody"]\nprotect: ["*/guard"]\nlimits: {max_targets: 9}',
+            extra='exclude: ["*/nobody"]\nprotect: ["*/guard"]\nlimits: {max_targets: 9}\n'
+            "hold: {for: 4h}\nwatch: {after: [5m]}",
             name="job.yaml",
         )
         desk.write("guard.csv", "instance;user\npostgres-bbbbbbbb;guard\n")

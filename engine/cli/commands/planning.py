@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, command, flags
+from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, clock, command, flags
 
 
 @command()
@@ -35,7 +35,7 @@ def plan(job: str, **options: Any) -> int:
     """
     from engine.cli.plans import show_plan
 
-    return show_plan(job, **options)
+    return show_plan(job, clock=clock(), **options)
 
 
 @command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -60,6 +61,34 @@ def run(job: str, **options: Any) -> int:
     return run_job(job, clock=clock(), **options)
 
 
+def _afterwards(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say what comes after the run."""
+    for option in reversed(
+        (
+            click.option(
+                "--for", "for_", metavar="SPAN", help="Hold the accounts so long, such as 4h. Default: without end."
+            ),
+            click.option(
+                "--until", metavar="TIME", help="Hold them until then, with the zone: 2026-12-01T08:00+08:00, or …Z."
+            ),
+            click.option(
+                "--then",
+                type=click.Choice(["tell", "unlock", "unlock_rotated"]),
+                help="Do this at that end (`acctops tend` does it). Default: tell, and a person decides.",
+            ),
+            click.option(
+                "--watch",
+                metavar="[SPAN]",
+                is_flag=False,
+                flag_value="30d",
+                help="Have `acctops tend` read the accounts after 5m and 30m, then every day so long. Default: 30d.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def _ad_hoc(action: str) -> click.Command:
     row = ACTIONS[action]
 
@@ -74,6 +103,7 @@ def _ad_hoc(action: str) -> click.Command:
         "--region", metavar="REGION", help="The region of the instances, such as ap-singapore. A list may name its own."
     )
     @flags(*SENDING)
+    @_afterwards
     @EXCLUDE
     @SKIP_BAD_ROWS
     @SIMULATE

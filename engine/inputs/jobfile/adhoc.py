@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from engine.api import names
+from engine.api.actions import ACTIONS
 from engine.errors import JobError
 from engine.inputs.job import Job
 from engine.inputs.jobfile.parse import COMMAND_LINE, guessed, judge_rows, list_reader, read_globs
@@ -30,11 +31,16 @@ def ad_hoc_job(
     reason: str | None = None,
     ticket: str | None = None,
     exclude: Sequence[str] = (),
+    for_: str | None = None,
+    until: str | None = None,
+    then: str | None = None,
+    watch: str | None = None,
 ) -> Job:
     """Return the job of `acctops lock TARGET… --region R`, with the checks of a job file; raise JobError.
 
     A target's "line" is its number among the arguments. `@FILE` is a list: `read` returns its bytes, or raises
-    JobError; its rows are read as a job's are, also with `skip_bad_rows`.
+    JobError; its rows are read as a job's are, also with `skip_bad_rows`. `for_`, `until`, `then` and `watch` are the
+    flags that say what comes after the run, as typed.
     """
     problems = Problems()
     try:
@@ -71,10 +77,19 @@ def ad_hoc_job(
     if not lists:
         problems.hint = ""
     globs = read_globs(exclude, "--exclude", problems)
+    held, watched = None, None
+    afterwards = {"--for": for_, "--until": until, "--then": then, "--watch": watch}
+    said = [word for flag, text in afterwards.items() if text is not None for word in (flag, text)]
+    if said and action in ACTIONS:
+        from engine.inputs.jobfile.afterwards import hold_of_flags, watch_of_flag  # here: most commands say none
+
+        place = Place(COMMAND_LINE)
+        held = hold_of_flags(action, for_=for_, until=until, then=then, problems=problems, place=place)
+        watched = watch_of_flag(action, watch, problems, place)
     problems.stop_if_any()
     guesses, more, remarks = guessed(collected)
     warnings += more
-    digest = sha256("\n".join([action, region or "", *targets, *exclude]).encode(errors="surrogateescape"))
+    digest = sha256("\n".join([action, region or "", *targets, *exclude, *said]).encode(errors="surrogateescape"))
     for data in lists.values():
         digest.update(data)
     return Job(
@@ -87,6 +102,8 @@ def ad_hoc_job(
         sources=tuple(lists),
         omits=tuple(bad_rows),
         exclude=globs,
+        hold=held,
+        watch=watched,
         reason=reason,
         ticket=ticket,
         warnings=(*warnings, *collected.warnings()),

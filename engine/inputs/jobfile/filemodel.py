@@ -19,9 +19,11 @@ from engine.inputs.jobfile.values import (
     action_name,
     distinct,
     is_listed_order,
+    moment,
     on_or_off,
     past_proxy,
     proxy_url,
+    rare_enough,
     region_name,
     role_duration,
     seconds,
@@ -340,6 +342,87 @@ class WindowKeys(Struct, forbid_unknown_fields=True, kw_only=True):
             extra=_rule("a time zone", window.zone_name),
         ),
     ]
+
+
+Then = Literal["tell", "unlock_rotated", "unlock"]
+"""What may be done once a hold has ended, the strictest first (`records.THENS`)."""
+
+
+class HoldKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """When the run's hold on its accounts ends (without this key: never), and what is done then: for or until."""
+
+    for_: (
+        Annotated[
+            str,
+            Meta(
+                description="So long after the run was confirmed, such as 12h.",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration", some_seconds, "for_s"),
+            ),
+        ]
+        | UnsetType
+    ) = field(default=UNSET, name="for")
+    until: (
+        Annotated[
+            str,
+            Meta(
+                description="At this time, with its zone: 2026-12-01T08:00+08:00, or 2026-12-01T00:00Z.",
+                extra_json_schema={
+                    "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})? ?"
+                    "(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)$"
+                },
+                extra=_rule("a time with its zone, such as 2026-12-01T08:00+08:00", moment),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    then: (
+        Annotated[
+            Then,
+            Meta(
+                description="tell (default): a person decides. unlock: acctops tend unlocks what nobody else holds. "
+                "unlock_rotated: only what got a new password after the lock. The last two are for LockAccount.",
+                extra=_rule("tell, unlock or unlock_rotated"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class WatchKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """When acctops tend reads the accounts again after the run, and tells which are no longer as the run left them."""
+
+    after: (
+        Annotated[
+            list[
+                Annotated[str, Meta(extra_json_schema={"pattern": _duration}, extra=_rule("a duration", some_seconds))]
+            ],
+            Meta(min_length=1, max_length=100, description="So long after the run, each later than the one before."),
+        ]
+        | UnsetType
+    ) = UNSET
+    every: (
+        Annotated[
+            str,
+            Meta(
+                description="Again and again, such as 1d; at least 1m.",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration of at least 1m", rare_enough, "every_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    for_: (
+        Annotated[
+            str,
+            Meta(
+                description="How long after the run `every` goes on, such as 30d.",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration", some_seconds, "for_s"),
+            ),
+        ]
+        | UnsetType
+    ) = field(default=UNSET, name="for")
 
 
 class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -743,6 +826,8 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     deadline: Deadline | UnsetType = UNSET
     stop_after: StopAfterText | UnsetType = UNSET
     window: WindowKeys | UnsetType = UNSET
+    hold: HoldKeys | UnsetType = UNSET
+    watch: WatchKeys | UnsetType = UNSET
     on_unfinished: (
         Annotated[
             Literal["resume", "new", "refuse"],
@@ -825,5 +910,5 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
-JOB_ONLY = ("window", "accounts", "verify")
+JOB_ONLY = ("window", "accounts", "verify", "hold", "watch")
 """Keys of a job that somebody may write into a config by mistake: an error, never ignored."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.inputs.guesses import Guess
-    from engine.inputs.job import NotifySpec
+    from engine.inputs.job import HoldSpec, NotifySpec, WatchSpec
     from engine.inputs.jobfile.nodes import Node
     from engine.inputs.match import Match
     from engine.inputs.window import Window
@@ -45,6 +45,8 @@ __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "parse_jo
 
 COMMAND_LINE = "command line"
 """The "file" of targets given as arguments."""
+_READ_BY_THEMSELVES = ("window", "hold", "watch", "notify")
+"""Mappings that a module of their own reads."""
 _PLACEHOLDERS = frozenset({"instance", "user", "region"})
 
 
@@ -104,7 +106,7 @@ class _JobReader:
             raise JobError(self._problems.lines())
         known = kinds(JobFile)
         fields.keys(table, "", known, inner={} if table.entries.keys() <= known.keys() else _lines_inside(table))
-        special = ("targets", "accounts", "exclude", "protect", "passwords", "version", "window", "notify")
+        special = ("targets", "accounts", "exclude", "protect", "passwords", "version", *_READ_BY_THEMSELVES)
         values, places = fields.values(table, JobFile, skip=special)
         if "version" in table.entries:
             fields.value(table.entries["version"].value, kinds(JobFile)["version"], "version")
@@ -119,6 +121,8 @@ class _JobReader:
             warnings += self._together(action, values, places)
         passwords = self._passwords(table, action, targets, matches, warnings)
         window = self._window(table)
+        hold = self._hold(table, action, places)
+        watch = self._watch(table, action, places)
         notify = self._notify(table, places)
         self._problems.stop_if_any()
         assert isinstance(action, str)
@@ -138,6 +142,8 @@ class _JobReader:
             protect_waived=waived,
             passwords=passwords,
             window=window,
+            hold=hold,
+            watch=watch,
             notify=notify,
             places=places,
             warnings=tuple(warnings),
@@ -163,6 +169,24 @@ class _JobReader:
         from engine.inputs.jobfile.windows import read_window  # here: most jobs have none
 
         return read_window(self._fields, table.entries["window"].value)
+
+    def _hold(self, table: Table, action: str | None, places: dict[str, Place]) -> HoldSpec | None:
+        entry = table.entries.get("hold")
+        if entry is None:
+            return None
+        from engine.inputs.jobfile.afterwards import read_hold  # here: most jobs have none
+
+        places["hold"] = self._fields.place(entry.value)
+        return read_hold(self._fields, entry.value, action)
+
+    def _watch(self, table: Table, action: str | None, places: dict[str, Place]) -> WatchSpec | None:
+        entry = table.entries.get("watch")
+        if entry is None:
+            return None
+        from engine.inputs.jobfile.afterwards import read_watch  # here: most jobs have none
+
+        places["watch"] = self._fields.place(entry.value)
+        return read_watch(self._fields, entry.value, action)
 
     def _notify(self, table: Table, places: dict[str, Place]) -> NotifySpec | None:
         if "notify" not in table.entries:

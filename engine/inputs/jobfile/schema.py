@@ -69,6 +69,9 @@ def job_schema() -> dict[str, Any]:
     top["else"] = {"properties": {"passwords": False}}
     parts["Webhook"]["minProperties"] = parts["Webhook"]["maxProperties"] = 1
     parts["Notify"]["anyOf"] = [{"required": ["command"]}, {"required": ["webhook"]}]
+    parts["HoldKeys"]["oneOf"] = [{"required": ["for"]}, {"required": ["until"]}]
+    parts["WatchKeys"]["anyOf"] = [{"required": ["after"]}, {"required": ["every"]}]
+    parts["WatchKeys"]["dependentRequired"] = {"every": ["for"], "for": ["every"]}
     parts["Passwords"]["minProperties"] = parts["Passwords"]["maxProperties"] = 1
     return {"$schema": DRAFT, **top, "title": "acctops job", "$defs": parts}
 

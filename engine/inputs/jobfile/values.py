@@ -21,6 +21,8 @@ _parts = re.compile(DURATION_PATTERN).fullmatch
 _UNITS_S = (7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 MOST_S = 366 * 24 * 3600.0
 """A year (366 days): a longer duration has a wrong unit."""
+LEAST_EVERY_S = 60.0
+"""Seconds between two readings of a watch, at least."""
 
 
 def seconds(text: str) -> float:
@@ -44,6 +46,43 @@ def some_seconds(text: str) -> float:
     if total <= 0:
         raise ValueError("expected a duration longer than 0s")
     return total
+
+
+def rare_enough(text: str) -> float:
+    """Return a duration of at least a minute in seconds; ValueError with words otherwise."""
+    total = seconds(text)
+    if total < LEAST_EVERY_S:
+        raise ValueError("expected a duration of at least 1m")
+    return total
+
+
+def moment(text: str) -> float:
+    """Return a moment (`2026-12-01T08:00+08:00`, `2026-12-01T00:00Z`) in UNIX seconds; else ValueError with words.
+
+    A time without a zone is none: the words then show what it may mean.
+    """
+    from datetime import datetime
+
+    found = re.fullmatch(r"([0-9-]{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?) ?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)?", text)
+    try:
+        if found is None:
+            raise ValueError
+        day, clock, zone = found.groups()
+        at = datetime.fromisoformat(f"{day}T{clock}{zone or ''}").astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "expected a time with its zone, such as 2026-12-01T08:00Z (UTC) or 2026-12-01T08:00+08:00"
+        ) from None
+    if zone is not None:
+        return at.timestamp()
+    here = at.isoformat()[-6:]
+    meant = (
+        "Z if it is UTC, which is the time here, too, or with its offset"
+        if here == "+00:00"
+        else f"Z if it is UTC, or {day}T{clock}{here} if it is the time here"
+    )
+    example = f", such as {day}T{clock}+08:00" if here == "+00:00" else ""
+    raise ValueError(f"{names.shown(text)} has no time zone; write {day}T{clock}{meant}{example}")
 
 
 def role_duration(text: str) -> int:
