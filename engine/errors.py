@@ -76,6 +76,12 @@ class NothingLeftError(AcctopsError):
     reason = Reason.INCOMPLETE
 
 
+class AllHeldError(AcctopsError):
+    """By the time it was to be sent, others hold all that an undo was to bring back: as asked, and nothing was sent."""
+
+    reason = Reason.OK
+
+
 class CredentialsError(AcctopsError):
     """No usable credentials were found, or they were refused before any write was accepted."""
 

@@ -92,7 +92,7 @@ def _head(made: Draft) -> str:
 
 
 def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> int:
-    if (held := _held(made, found)) is not None:
+    if (held := _held(options, made, found)) is not None:
         options.tell(Warned(held))
     for warning in found.warnings:
         options.tell(Warned(warning))
@@ -110,7 +110,7 @@ def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> 
     return printed()
 
 
-def _held(made: Draft, found: Prepared) -> str | None:
+def _held(options: Options, made: Draft, found: Prepared) -> str | None:
     """Who holds accounts that this would give back; an action that gives none back needs no journal."""
     inverse = ACTIONS[found.plan.action].inverse
     if inverse is None or not ACTIONS[inverse].keeps_out:
@@ -119,7 +119,8 @@ def _held(made: Draft, found: Prepared) -> str | None:
     from engine.operations.stores import store_of
 
     store = store_of(made.settings, simulated=False)
-    return held_words(store, found.plan.action, found.plan.calls, made.settings.trust)
+    flags = options.repeat(store.state_dir)
+    return held_words(store, found.plan.action, found.plan.calls, made.settings.trust, flags)
 
 
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:

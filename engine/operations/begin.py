@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from engine import __version__
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, identity, refuse_strangers
-from engine.errors import NothingLeftError, RefusedError
+from engine.errors import AllHeldError, NothingLeftError, RefusedError
 from engine.inputs.files import from_recorded, job_file, recorded
 from engine.journal import records
 from engine.journal.ledger import Ledger
@@ -102,7 +102,7 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
     refuse_strangers(reach.keyring, new.uins)
     if new.undone is None and not terms.simulate:
         store = store_of(new.settings, simulated=False)
-        if (words := held_words(store, new.plan.action, prepared.plan.calls, new.settings.trust)) is not None:
+        if (words := _held_words(new, store, prepared.plan)) is not None:
             terms.tell(Warned(words))
     for warning in prepared.warnings:
         terms.tell(Warned(warning))
@@ -125,6 +125,11 @@ def _fix_command(new: Proposal) -> str:
     if new.parent is not None or job_file(new.job.path) is None:
         return ""
     return fix_command(from_recorded(new.job.path), new.terms, new.settings)
+
+
+def _held_words(new: Proposal, store: Runs, plan: Plan) -> str | None:
+    flags = new.terms.repeat(store.state_dir)
+    return held_words(store, plan.action, plan.calls, new.settings.trust, flags)
 
 
 def _unread_command(new: Proposal) -> str:
@@ -153,6 +158,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
     keep_admins = new.frozen.keep_admins
     with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
         new = _standing_back(new, rivals)
+        _refuse_held(new)
         parent = _link_parent(new, this.run_id)
         if new.undone is not None:
             new.undone.end_holds(new.released, new.undone.originals({call.id for call in new.plan.calls}), terms.clock)
@@ -239,9 +245,20 @@ def _standing_back(new: Proposal, rivals: tuple[Rival, ...]) -> Proposal:
         held=held,
         tell=new.terms.tell,
     )
-    if plan is not new.plan:
+    if plan is not new.plan and not (held and not plan.calls):
         _refuse_emptied(new, plan)
     return replace(new, plan=plan)
+
+
+def _refuse_held(new: Proposal) -> None:
+    """End the undo of which others hold all by now: its run's holds end, and nothing is to be sent."""
+    if new.undone is None or new.plan.calls:
+        return
+    if not new.undone.is_by_limit:
+        new.undone.end_holds(new.released, (), new.terms.clock)
+    if new.plan.lacking:
+        raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
+    raise AllHeldError("all that was to be brought back is held by others by now, as said above; nothing was sent")
 
 
 def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:

@@ -108,7 +108,7 @@ def gather(
     return Gathered(holds=Holds(action, parts), looked_at=looked_at, damaged=damaged, blind=blind, read=read)
 
 
-def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust) -> str | None:
+def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, flags: str = "") -> str | None:
     """Return in words who holds accounts that an action would give back; None if nobody does, or it gives none back."""
     inverse = ACTIONS[action].inverse
     if inverse is None or not ACTIONS[inverse].keeps_out or not calls:
@@ -120,7 +120,9 @@ def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust) 
     if not named:
         return None
     done = ACTIONS[inverse].done_word
-    return f"held, so wanted {done}: {named}. This ends no hold; acctops undo RUN gives back what a run holds"
+    first = next(family.run for family, count in found if count)
+    way = f"acctops undo {first}{flags}"
+    return f"held, so somebody wants them {done}: {named}. This ends no hold; to give back what a run holds: {way}"
 
 
 def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:

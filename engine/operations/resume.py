@@ -27,7 +27,7 @@ from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome,
 from engine.operations.begin import claim, omit_line
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import News, Warned
-from engine.operations.family import Kin, end_of_holds, kin_of, undone_of, way_of
+from engine.operations.family import Kin, end_of_holds, held_now, kin_of, undone_of, way_of
 from engine.operations.frozen import as_said, check_metrics, overridden, stop_after_of, stricter
 from engine.operations.preparing import refuse_blind
 from engine.operations.proposal import Approval
@@ -278,6 +278,7 @@ def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
     found = ref.replay()
     assert found.ledger.end is not None
     way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store.state_dir))
+    way = replace(way, held=held_now(ref.store, found.ledger, terms.settings(None).trust, terms.clock))
     reason = Reason(found.ledger.end.exit)
     if len(kin.ledgers) > 1:
         reason = Reason.INCOMPLETE if way.open_calls else Reason.OK

@@ -16,8 +16,9 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where, call_id
 from engine.planning.holds import Holds, label_of, part_of
-from engine.planning.undo import Choice, Keep, Owing, UndoPlan, found_so_late, merged, recheck, undo_plan
+from engine.planning.undo import Choice, Keep, UndoPlan, found_so_late, merged, recheck, undo_plan
 from tests.support.drill import run_settings
+from tests.support.holds import owing
 from tests.support.journals import before, plan, reply, sent, settled
 
 REGION, INSTANCE = "ap-singapore", "postgres-00000001"
@@ -118,10 +119,6 @@ def read(*states: AccountState) -> dict[tuple[str, str], Reading]:
 def among(*ledgers: Ledger, action: str = LOCK) -> Holds:
     """Who holds what, by these runs."""
     return Holds(action, map(part_of, ledgers))
-
-
-def owing(ledger: Ledger, others: Sequence[Ledger] = (), ignored: Sequence[str] = ()) -> Owing:
-    return Owing(ledger, among(ledger, *others, action=ledger.run.action), ignored)
 
 
 def undo(ledger: Ledger, *states: AccountState, others: Sequence[Ledger] = (), **choice: Any) -> UndoPlan:

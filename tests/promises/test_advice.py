@@ -95,6 +95,10 @@ class Night:
     def not_so(self, status: int) -> set[str]:
         return {label for label, now in self.stands().items() if now != status}
 
+    def holders(self, run: str) -> list[str]:
+        """The other runs that hold anything."""
+        return [each["run"] for each in self.desk.run("holds", "--json").json["holds"] if each["run"] != run]
+
     def run_id(self) -> str:
         return self.desk.journals()[-1].parent.name
 
@@ -176,6 +180,8 @@ def test_following_the_advice_strands_no_account(desk: Desk, seed: int) -> None:
         assert last.code != 0 or it.not_so(5) <= excluded, f"exit 0: {last.text}"
         run = records(desk.journals()[0], "run")[0]["run"]
         undone = it.follow(it.do("undo", run, "--family", "--yes"))
+        for other in it.holders(run):  # the job was run again, as advised: that run holds what it found locked
+            undone = it.follow(it.do("undo", other, "--family", "--yes"))
         left = it.not_so(2)
         assert undone.code != 0 or not left, f"exit 0: {undone.text}"
         assert left <= it.bad(undone), f"left locked and named nowhere: {left - it.bad(undone)}\n{undone.text}"
@@ -331,7 +337,7 @@ def test_a_deadline_of_an_older_journal_is_kept_and_said(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside something undone", "alone"])
-@pytest.mark.parametrize("why", ["held", "edited", "gone", "unread", "before_unknown"])
+@pytest.mark.parametrize("why", ["edited", "gone", "unread", "before_unknown"])
 def test_an_undo_that_leaves_something_exits_1_whatever_else_it_did(desk: Desk, why: str, beside: bool) -> None:
     """Exit 0 would say that all is as before. Each reason is counted, and followed by the command that takes it."""
     where = {"postgres-00000000": ["ann"], "postgres-00000001": ["bob"]}
@@ -361,10 +367,7 @@ def leave(it: Night, why: str, run: str, instance: str, user: str) -> None:
     """Make an undo of the run leave one account."""
     account = it.backend.world.account(instance, user)
     assert account is not None
-    if why == "held":
-        it.desk.job(f"{instance}/{user}", name="other.yaml")
-        assert it.do("run", "other.yaml", "--yes").code == 0
-    elif why == "edited":
+    if why == "edited":
         account.update_time = account.update_time + 3600
     elif why == "gone":
         there = it.backend.world.instance(instance)

@@ -504,7 +504,7 @@ def test_a_rerun_of_a_live_run_waits_for_nobody(long_job: Desk, backend: Backend
     run = long_job.journal().parent.name
     refused(long_job.run("rerun", run, "--yes", "--quiet"), 6, run)
     assert long_job.end(process).code == 0
-    assert not [note for note in long_job.records("note") if note["what"] == "continued_by"]
+    assert not long_job.journal().with_name("aside.jsonl").exists()
 
 
 # ---- signals and streams -------------------------------------------------------------------------------------------

@@ -338,10 +338,10 @@ def test_reruns_are_linked_and_skip_what_was_settled_since(story: Story) -> None
     assert mended.code == 0, mended.text
     assert mended.json["counts"]["changed"] == EACH and sum(mended.json["counts"].values()) == EACH
     first, second = story.desk.journals()
-    (note,) = [line for line in records(first, "note") if line["what"] == "continued_by"]
-    assert note["data"]["run"] == mended.json["run"]
+    (note,) = records(first.with_name("aside.jsonl"), "note")
+    assert note["what"] == "continued_by" and note["data"]["run"] == mended.json["run"]
     (line,) = records(second, "run")
-    assert line["parent"] == {"run": run, "verb": "rerun", "head": note["hash"]}
+    assert line["parent"] == {"run": run, "verb": "rerun", "head": records(first)[-1]["hash"]}
 
     rest = story.desk.run("rerun", run, *flags)
     assert rest.code == 1

@@ -26,6 +26,7 @@ from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, records
 from tests.support.drill import Drill, fleet, run_settings
+from tests.support.holds import owing
 
 REGION = "ap-singapore"
 SUPER = "tencentDBSuper"
@@ -148,7 +149,7 @@ def test_what_cannot_be_read_again_is_sent_and_proves_nothing(tmp_path: Path, fa
         call.where: Reading(accounts={f"user{number}": known for number in range(6)})
         for call in drill.ledger.calls.values()
     }
-    undo = undo_plan(drill.ledger, readings, {}, Choice())
+    undo = undo_plan(drill.ledger, readings, owing(drill.ledger), Choice())
     proven = [entry for _, entry, outcome in drill.ledger.outcomes() if outcome == "changed" and entry not in late]
     assert len(undo.plan.calls) == len(proven)
 
@@ -223,7 +224,7 @@ def test_what_is_edited_before_its_turn_is_not_undone(tmp_path: Path) -> None:
         action="UnlockAccount",
         seeded=False,
         during=during,
-        stays=StillSo(lock.ledger, include_edited=False),
+        stays=StillSo(lock.ledger, owing(lock.ledger), include_edited=False),
     ).go()
     assert drill.reason is Reason.INCOMPLETE
     (omit,) = drill.ledger.omits

@@ -23,6 +23,7 @@ from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet, run_settings
+from tests.support.holds import owing
 
 SICK = "postgres-00000000"
 BUSY, LOST = "OperationDenied.InstanceStatusLimitOpError", "FailedOperation.DatabaseAccessError"
@@ -143,7 +144,7 @@ def test_it_is_our_change_only_after_a_try_that_may_have_been_applied(
     it = world({"action": "OpenAccountCAM", "code": refusal, "times": 1})
     drill = Drill(tmp_path, it, fleet(1, 1), action="OpenAccountCAM", during=somebody(it, 0.15, cam=True)).go()
     assert end_of(drill)[:2] == end
-    undo = undo_plan(drill.ledger, now(it, "user0"), {}, Choice())
+    undo = undo_plan(drill.ledger, now(it, "user0"), owing(drill.ledger), Choice())
     assert len(undo.plan.calls) == (end[0] is Outcome.CHANGED)
 
 
@@ -153,7 +154,7 @@ def test_a_try_that_takes_effect_while_its_call_waits_for_the_next_is_our_change
     it = world({"action": "LockAccount", "code": "InternalError", "times": 7})
     drill = Drill(tmp_path, it, fleet(1, 1), during=somebody(it, after, status=5)).go()
     assert (drill.reason, end_of(drill)[:2]) == (Reason.OK, (Outcome.CHANGED, Proof.READ))
-    assert len(undo_plan(drill.ledger, now(it, "user0"), {}, Choice()).plan.calls) == 1
+    assert len(undo_plan(drill.ledger, now(it, "user0"), owing(drill.ledger), Choice()).plan.calls) == 1
 
 
 def test_already_is_no_proof_while_no_reading_shows_it(tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_changed_back_and_done_again_is_done_and_not_ours_to_undo(tmp_path: Path
     it = world(REREAD)
     drill = Drill(tmp_path, it, fleet(1, 2), during=twice).go()
     assert (drill.reason, set(drill.outcomes().values())) == (Reason.OK, {"changed"})
-    undo = undo_plan(drill.ledger, now(it, "user0", "user1"), {}, Choice())
+    undo = undo_plan(drill.ledger, now(it, "user0", "user1"), owing(drill.ledger), Choice())
     assert [(kept.call.user, kept.why) for kept in undo.kept] == [("user0", Keep.CHANGED_SINCE)]
 
 
