@@ -10,7 +10,6 @@ from msgspec.structs import asdict
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason, UsageError
-from engine.inputs.jobfile.values import some_seconds
 from engine.journal.records import unix_seconds
 from engine.operations.holds import Held, Holding, Owed, limit_holds, release_holds, who_holds
 from engine.operations.undo import accounts
@@ -144,7 +143,7 @@ def set_hold(run: str, for_: str | None, until: str | None, *, none: bool, then:
         raise UsageError("--then says what is done at the end; with --none there is no end")
     options = options_of(flags)
     now = options.clock()
-    done = limit_holds(options, run, _end(for_, until, now), then)
+    done = limit_holds(options, run, for_=for_, until=until, then=then)
     words = ends_words(done.until, done.then, now)
     if options.as_json:
         out_json({"run": done.run, "until": done.until, "then": done.then, "accounts": done.count, "exit": 0})
@@ -153,30 +152,6 @@ def set_hold(run: str, for_: str | None, until: str | None, *, none: bool, then:
         if done.until is not None:
             say(f"a limit needs `acctops tend` every few minutes: acctops schedule --tend --format systemd{done.flags}")
     return printed()
-
-
-def _end(for_: str | None, until: str | None, now: float) -> float | None:
-    if for_ is not None:
-        try:
-            return now + some_seconds(for_)
-        except ValueError as error:
-            raise UsageError(f"--for: {error}, got {for_!r}") from None
-    return None if until is None else moment(until, now)
-
-
-def moment(text: str, now: float) -> float:
-    """Return the UNIX time that `--until` names; UsageError for one that is past, or has no zone."""
-    from datetime import datetime  # here: few commands are given a time
-
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"--until: expected a time such as 2026-12-01T08:00+08:00, got {text!r}") from None
-    if found.tzinfo is None:
-        raise UsageError(f"--until {text}: of which zone? write {text}Z for UTC, or an offset such as {text}+08:00")
-    if found.timestamp() <= now:
-        raise UsageError(f"--until {text}: is past; it is {time.strftime('%Y-%m-%dT%H:%MZ', time.gmtime(now))}")
-    return found.timestamp()
 
 
 def _named(key: Key) -> str:

@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS
-from engine.errors import UsageError
+from engine.errors import JobError, UsageError
+from engine.inputs.jobfile.afterwards import hold_of_flags
+from engine.inputs.jobfile.parse import COMMAND_LINE
+from engine.inputs.jobfile.problems import Problems
 from engine.journal import records
 from engine.journal.records import rfc3339
+from engine.model import Place
 from engine.operations.choosing import chosen
 from engine.operations.holding import Gathered, gather, release
 from engine.operations.stores import find, flags_of, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
 from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
+from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
 if TYPE_CHECKING:
@@ -191,10 +196,12 @@ class Limited(Struct, frozen=True, kw_only=True):
     flags: str
 
 
-def limit_holds(terms: Terms, run: str, until: float | None, then: str | None = None) -> Limited:
-    """Give the holds of a run and its reruns a new end (UNIX time; None: none), and maybe another `then`.
+def limit_holds(
+    terms: Terms, run: str, *, for_: str | None = None, until: str | None = None, then: str | None = None
+) -> Limited:
+    """Give the holds of a run and its reruns a new end, none if neither `for_` nor `until` says one; texts as typed.
 
-    UsageError for a run that holds nothing, and for a `then` that its action does not allow.
+    UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
     """
     ledger, store, _, family = _found(terms, run)
     held = family.held()
@@ -204,10 +211,16 @@ def limit_holds(terms: Terms, run: str, until: float | None, then: str | None = 
             f"run {ledger.run.run} holds nothing any more: its accounts were released or undone; see acctops status "
             f"{ledger.run.run}{flags}"
         )
-    then = then or (family.then if family.until is not None else TELL)
-    if then != TELL and ledger.run.action != "LockAccount":
-        raise UsageError(f"--then {then}: goes with LockAccount alone; run {ledger.run.run} is of {ledger.run.action}")
-    text = rfc3339(until) if until is not None else None
+    has_end = for_ is not None or until is not None
+    then = then or (family.then if family.until is not None and has_end else None)
+    problems = Problems()
+    action, place, now = ledger.run.action, Place(COMMAND_LINE), terms.clock()
+    spec = hold_of_flags(action, for_=for_, until=until, then=then, problems=problems, place=place)
+    problems.stop_if_any()
+    if spec is not None and (problem := end_problem(spec, now)) is not None:
+        raise JobError([problem])
+    text = rfc3339(spec.ends_at(now)) if spec is not None else None
+    then = spec.then if spec is not None else TELL
     line = records.HoldLine(until=text, then=then, by=operator(), why=terms.reason)
     store.add_aside(family.run, [line], clock=terms.clock)
     return Limited(run=ledger.run.run, until=text, then=then, count=len(held), flags=flags)
