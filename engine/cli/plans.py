@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.summary import routes_for, signers_of, summary
 from engine.cli.talk import out, out_json, printed, tell_remarks
@@ -111,9 +110,8 @@ def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> 
 
 
 def _held(options: Options, made: Draft, found: Prepared) -> str | None:
-    """Who holds accounts that this would give back; an action that gives none back needs no journal."""
-    inverse = ACTIONS[found.plan.action].inverse
-    if inverse is None or not ACTIONS[inverse].keeps_out:
+    """Who holds these accounts already."""
+    if found.found is None:  # made offline: no journal is looked at either
         return None
     from engine.operations.holding import held_words  # here: most plans give nothing back
     from engine.operations.stores import store_of

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from engine.api.actions import ACTIONS
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
-from engine.cli.talk import out, out_json, printed, warn
+from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.operations.verify import Verified, Verifying, verified, verifying
 from engine.planning.outlook import before_line
 from engine.report.documents import document
+from engine.report.text import hold_lines
 
 if TYPE_CHECKING:
     from engine.model import Call
@@ -38,6 +39,10 @@ async def _verify(options: Options, run: str, times: list[float], *, family: boo
         about = {"run": whole["run"], "action": whole["action"]}
         out_json({**about, **results[-1], "readings": results, "exit": int(code)})
     else:
+        held = this.held() if not options.quiet else None
+        if held is not None and (held.others or held.until or held.released):
+            for line in hold_lines(this.ledger, held):
+                say(line)
         for line in this.advice(found[-1].recheck):
             warn(line)
     return printed() or code

@@ -275,5 +275,6 @@ def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[Key]:
     if ref.store is None or ACTIONS[ledger.run.action].inverse is None:
         return set()
     keys = {key_of(call) for call in ledger.calls.values()}
-    family = gather(ref.store, ledger.run.action, trust, keys).holds.family_of(ledger.run.run)
-    return set(family.undone) if family is not None else set()
+    holds = gather(ref.store, ledger.run.action, trust, keys).holds
+    family = holds.family_of(ledger.run.run)
+    return holds.given_back(family) if family is not None else set()

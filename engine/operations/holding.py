@@ -34,6 +34,7 @@ class Gathered(Struct, frozen=True, kw_only=True):
     """Run → its journal's version when it was read, and what it says."""
 
 
+_NAMED = 3
 _MOST_TARGETS = 1000
 """Accounts that one `released` record names, so that its line stays short."""
 
@@ -109,16 +110,23 @@ def gather(
 
 
 def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, flags: str = "") -> str | None:
-    """Return in words who holds accounts that an action would give back; None if nobody does, or it gives none back."""
+    """Return in words who holds accounts of a plan already; None if nobody does.
+
+    What the action would give back is somebody's; what it keeps out is then held by several.
+    """
     inverse = ACTIONS[action].inverse
-    if inverse is None or not ACTIONS[inverse].keeps_out or not calls:
+    if inverse is None or not calls:
         return None
+    keeping = action if ACTIONS[action].keeps_out else inverse
     keys = {key_of(call) for call in calls}
-    holds = gather(store, inverse, trust, keys).holds
+    holds = gather(store, keeping, trust, keys).holds
     found = [(family, sum(map(family.holds, keys))) for family in holds.families]
-    named = ", ".join(f"{count:,} by {family}" for family, count in found if count)
-    if not named:
+    shown = [f"{count:,} by {family}" for family, count in found if count]
+    if not shown:
         return None
+    named = ", ".join(shown[:_NAMED]) + (f" and {len(shown) - _NAMED:,} more runs" if len(shown) > _NAMED else "")
+    if keeping == action:
+        return f"held already: {named}; they stay {ACTIONS[action].done_word} until each of these runs gives them back"
     done = ACTIONS[inverse].done_word
     first = next(family.run for family, count in found if count)
     way = f"acctops undo {first}{flags}"

@@ -18,7 +18,7 @@ from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
 from engine.journal.records import RunSettings
 from engine.model import Call, Outcome, Reading, Where
-from engine.operations.family import undone_since, way_of, with_family
+from engine.operations.family import held_now, undone_since, way_of, with_family
 from engine.operations.frozen import overridden
 from engine.operations.reach import reach_of
 from engine.operations.simulated import simulated_world
@@ -31,6 +31,7 @@ from engine.report.nextstep import by_name
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
+    from engine.planning.holds import HeldNow
     from engine.report.nextstep import WayOn
 
 
@@ -67,6 +68,11 @@ class Verifying(Struct, frozen=True, kw_only=True):
         check_identity(self.reach.keyring, ledger, is_asked=True)
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return Verified(at=at, recheck=recheck(ledger, read.readings, set(self.undone)), readings=read.readings)
+
+    def held(self) -> HeldNow | None:
+        """Return who holds the accounts of the run."""
+        trust = self.terms.settings(None).trust
+        return held_now(self.ref.store, self.ledger, trust, self.terms.clock)
 
     def advice(self, last: Recheck) -> list[str]:
         """Return lines with the whole command for what came back, and for what never was as asked."""

@@ -284,6 +284,23 @@ class Holds:
             others=tuple((each.run, each.head.ticket, count) for each, count in counts if count),
         )
 
+    def given_back(self, family: Family) -> set[Key]:
+        """Return the accounts of an incident that an undo has brought back: its own, or one that waited on its release.
+
+        An account that a run of the inverse action opened by hand is not among them.
+        """
+        found = set(family.undone)
+        for part in family.members:
+            for key, had in part.had.items():
+                undos = (each for each in self._parts[key] if each.action == self._inverse and self._is_undo(each))
+                if any(each.had[key].outcome in GOOD and _is_later(each.had[key].entry, had.entry) for each in undos):
+                    found.add(key)
+        return found
+
+    def _is_undo(self, part: Part) -> bool:
+        parent = self._by_run[self._roots[part.run_id]].parent
+        return parent is not None and parent.verb == "undo"
+
     def owed(self) -> dict[Key, Change]:
         """Return the accounts that stand changed, as far as journals know, and that nobody holds."""
         changes = ((key, self.change(key)) for key in self._had if not self.holding(key))

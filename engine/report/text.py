@@ -52,7 +52,7 @@ def text(
         tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
     top = [_title(ledger, live=live is not None)]
     if screen is None:
-        notes = [*_account_lines(ledger), *_hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+        notes = [*_account_lines(ledger), *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
     report = f"acctops report {ledger.run.run}{way.flags}"
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
@@ -67,7 +67,7 @@ def text(
     room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
     needed = min(len(groups), 3) + bool(groups)
     accounts = _first(_account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
-    notes = [*accounts, *_hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+    notes = [*accounts, *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
     notes = [each for one in notes for each in screen.fold(one)]
     while notes and screen.height(notes) > room - needed:
         notes.pop()
@@ -139,7 +139,7 @@ def ends_words(until: str | None, then: str) -> str:
     return "without end" if until is None else f"until {until[:10]} {until[11:16]} UTC; {THEN[then]}"
 
 
-def _hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
+def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     """Return who holds the accounts of a run, or of the run that an undo undid."""
     action = ACTIONS.get(ledger.run.action)
     if held is None or action is None or ledger.run.simulated:
