@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from engine.operations.carrying import Ended
     from engine.operations.drafts import Draft
     from engine.operations.examine import Examined
+    from engine.operations.holds import Holding, Limited, Released
     from engine.operations.overdue import Lateness, TendLateness
     from engine.operations.pending import Pending
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
+    from engine.operations.tend import Tended
     from engine.operations.verify import Verified
     from engine.run.runner import Runner
 
@@ -212,6 +214,38 @@ class Engine:
         from engine.operations.pending import pending
 
         return pending(self._terms, since=since, ticket=ticket)
+
+    def holds(self, *targets: str) -> Holding:
+        """Return who holds which accounts, and what is owed; `targets` are globs of `instance/user`."""
+        from engine.operations.holds import who_holds
+
+        return who_holds(self._terms, targets)
+
+    def release(self, run: str, *, targets: Iterable[str] = (), reason: str | None = None) -> Released:
+        """End the holds of a run and its reruns on `targets` (none: all), without a call to the API."""
+        from engine.operations.holds import release_holds
+
+        return release_holds(self._with({"reason": reason}), run, tuple(targets))
+
+    def hold(
+        self,
+        run: str,
+        *,
+        for_: str | None = None,
+        until: str | None = None,
+        then: str | None = None,
+        reason: str | None = None,
+    ) -> Limited:
+        """Give the holds of a run a new end, as `hold:` of a job does; none without `for_` and `until`."""
+        from engine.operations.holds import limit_holds
+
+        return limit_holds(self._with({"reason": reason}), run, for_=for_, until=until, then=then)
+
+    async def tend(self, *, adopt: bool = False) -> Tended:
+        """Do what is due after runs: holds whose limit has passed, watches."""
+        from engine.operations.tend import tend
+
+        return await tend(self._terms, adopt=adopt)
 
     async def stop(self, run: str) -> Drained:
         """Have a live run of any process drain, and wait as long as an orderly end may take."""

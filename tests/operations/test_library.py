@@ -190,6 +190,22 @@ async def test_a_resume_in_other_circumstances_needs_an_approval(desk: Desk) -> 
             assert (await again.result()).reason is Reason.OK
 
 
+async def test_holds_are_seen_limited_released_and_ended(desk: Desk) -> None:
+    """A program that locks can give back, too: each use case of the commands about holds is a method."""
+    world = World()
+    world.seed("postgres-aaaaaaaa", "ap-singapore", ["u0", "u1"])
+    with Backend(world) as backend:
+        flags = ("--region", "ap-singapore", "--endpoint", backend.endpoint, "--yes", "--json")
+        run = (await asyncio.to_thread(desk.run, "lock", "postgres-aaaaaaaa/u0", *flags)).json["run"]
+        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+            (held,) = acctops.holds().held
+            assert (held.family.run, len(held.accounts)) == (run, 1)
+            assert acctops.hold(run, for_="20m", then="unlock").until is not None
+            assert [deed.what for deed in (await acctops.tend()).deeds] == ["told"]
+            assert acctops.release(run).count == 1
+            assert acctops.holds().held == () and acctops.holds().owed[0].run == run
+
+
 async def test_what_refuses_a_run_leaves_none(desk: Desk) -> None:
     """An error is raised where it is awaited, and nothing stands in the state directory."""
     (desk.work / "config.yaml").write_text("limits: {max_targets: 10}\n")
