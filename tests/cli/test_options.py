@@ -327,7 +327,8 @@ def seen(place: Path, verb: str, case: Case, *, with_option: bool) -> object:
         files = sorted(_steady(str(path.relative_to(place))) for path in place.rglob("*") if path.suffix != ".claim")
         text = f"{done.code} {done.out} {done.err} {journals} {beside} {sorted(map(str, asked))} {files}"
         for number, part in enumerate((str(place), *(each.rpartition(":")[2] for each in backend.endpoints))):
-            text = text.replace(part, f"<{number}>")
+            # Not inside of a hash: five digits of a port stand in one now and then.
+            text = re.sub(rf"(?<![0-9a-f]){re.escape(part)}(?![0-9a-f])", f"<{number}>", text)
     shutil.rmtree(place)
     return _steady(text)
 
