@@ -216,8 +216,11 @@ class Holds:
             if part.action == self.action and (root := self._incident(part.run_id)) is not None:
                 found.setdefault(root, []).append(part)
         # A run in which all failed belongs to its reruns, too: what ends or limits their holds stands beside it.
+        # The run that began it comes first by the links: a clock may have been set back before its rerun.
         families = [
-            self._family(sorted(members, key=_age)) for members in found.values() if any(part.had for part in members)
+            self._family(sorted(members, key=lambda part, root=root: (part.run_id != root, _age(part))))  # type: ignore[misc]
+            for root, members in found.items()
+            if any(part.had for part in members)
         ]
         families += [
             Family(run=part.run_id, members=(part,), until=None, then=TELL)

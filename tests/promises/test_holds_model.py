@@ -71,7 +71,7 @@ class Account:
     is_as_left: bool = True
     """Whether it stands as that run left it."""
     is_rotated: bool = False
-    """Whether its password was changed after that."""
+    """Whether its password was changed after that. Then other edits count as part of that: it may be opened."""
     had: set[int] = field(default_factory=set)
     """The incidents that had it since it was last opened by a run of ours."""
 
@@ -138,7 +138,7 @@ class Page:
     def may_be_taken_back(self, label: str) -> bool:
         """A run of ours changed it, and it stands as that left it; a new password is no other state."""
         account = self.accounts[label]
-        return account.is_locked and account.changed_by is not None and account.is_as_left
+        return account.is_locked and account.changed_by is not None and (account.is_as_left or account.is_rotated)
 
     def undo(self, run: str, chosen: Iterable[str], released: Incident | None) -> set[str]:
         """`undo RUN` ends all its holds on what is chosen, and opens what nobody else holds and stands as left."""
@@ -146,14 +146,14 @@ class Page:
         for label, how in self.left[run].items():
             if label not in chosen:
                 continue
-            if released is not None and how != "failed":
-                released.holds.discard(label)
-            is_held = any(each is not mine for each in self.holders(label))
-            is_mine = self.accounts[label].changed_by is not None and how != "failed"
-            if not is_held and is_mine and self.accounts[label].is_locked:
+            others = [each for each in self.holders(label) if each is not mine and each is not released]
+            is_ours = self.accounts[label].changed_by is not None and how != "failed"
+            if not others and is_ours and self.accounts[label].is_locked:
                 if not self.may_be_taken_back(label):
-                    continue  # somebody edited it: the undo is not done
+                    continue  # somebody edited it: the undo is not done, and ends nothing there
                 opened.add(label)
+            if released is not None and (how != "failed" or label in mine.holds):
+                released.holds.discard(label)
             mine.holds.discard(label)
         self.unlock(opened)
         return opened
@@ -167,7 +167,7 @@ class Page:
                 continue
             party = [self.incidents[number] for number in account.had] + holders
             if account.is_locked and account.changed_by is not None:
-                if not account.is_as_left or (
+                if not self.may_be_taken_back(label) or (
                     any(each.then == "unlock_rotated" for each in party) and not account.is_rotated
                 ):
                     continue  # it stays, and a person is told
@@ -420,6 +420,22 @@ def test_a_release_of_the_first_run_frees_what_its_rerun_locked(tmp_path: Path) 
         assert room.unlocks() == [BOB]
 
 
+def test_a_rerun_by_a_clock_that_was_set_back_belongs_to_its_run(tmp_path: Path) -> None:
+    """The hour of the rerun is before that of the run: a timer still finds the incident, and opens all of it."""
+    with Room(tmp_path, closed(EVERY)) as room:
+        fail(room, [BOB])
+        room.wait(7200)
+        first = room.lock(ANN, BOB).ledger.run.run
+        fail(room, [])
+        room.ours_ahead_s = -3600.0
+        room.rerun(first)
+        room.ours_ahead_s = 0.0
+        room.limit(first, room.clock() + 3600, "unlock")
+        room.wait(4000)
+        assert [(deed.what, deed.run) for deed in room.tend().deeds] == [("opened", first)]
+        assert sorted(room.unlocks()) == [ANN, BOB]
+
+
 def test_a_limit_of_the_first_run_holds_for_its_rerun(tmp_path: Path) -> None:
     """The undo of another incident names until when the account is held, and a machine opens it once all is past."""
     with Room(tmp_path, closed(EVERY)) as room:
@@ -437,3 +453,32 @@ def test_a_limit_of_the_first_run_holds_for_its_rerun(tmp_path: Path) -> None:
         room.wait(4000)
         room.tend()
         assert sorted(room.unlocks()) == [ANN, BOB]
+
+
+def test_the_hold_of_another_run_ends_with_an_undo_that_opens_nothing(tmp_path: Path) -> None:
+    """`undo A --release B` ends B's hold also where A itself holds nothing any more, and a third run keeps it shut."""
+    with Room(tmp_path, closed(EVERY)) as room:
+        runs = []
+        for _ in range(3):
+            runs.append(room.lock(ANN).ledger.run.run)
+            room.wait(5)
+        room.undo(runs[0])
+        assert [each.family.run for each in room.holds().held] == runs[1:]
+        room.undo(runs[0], released=(runs[1],))
+        assert [each.family.run for each in room.holds().held] == runs[2:]
+        assert not room.unlocks()
+
+
+def test_an_undo_that_is_repeated_leaves_what_a_colleague_locked_since(tmp_path: Path) -> None:
+    """Lock, rotate, undo; a week later a colleague locks the account in the console: the run's undo is not for that."""
+    with Room(tmp_path, closed(EVERY)) as room:
+        run = room.lock(ANN, BOB).ledger.run.run
+        room.wait(60)
+        room.rotate(ANN)
+        room.wait(60)
+        room.undo(run, ANN)
+        room.wait(7 * 86400)
+        room.by_hand(ANN, LOCKED)
+        room.wait(60)
+        room.undo(run, include_edited=True)
+        assert room.unlocks() == [ANN, BOB] and room.is_locked(ANN)
