@@ -482,3 +482,15 @@ def test_an_undo_that_is_repeated_leaves_what_a_colleague_locked_since(tmp_path:
         room.wait(60)
         room.undo(run, include_edited=True)
         assert room.unlocks() == [ANN, BOB] and room.is_locked(ANN)
+
+
+def test_a_limit_over_accounts_that_no_run_of_ours_locked_ends_quietly(tmp_path: Path) -> None:
+    """Its run found them locked, so the timer has nothing to open: it must not fail each time, nor tell so each day."""
+    with Room(tmp_path, closed(EVERY)) as room:
+        room.by_hand(ANN, LOCKED)
+        room.wait(5)
+        run = room.lock(ANN).ledger.run.run
+        room.limit(run, room.clock() + 3600, "unlock")
+        room.wait(4000)
+        assert not room.tend().failed
+        assert not room.holds().held and room.is_locked(ANN)
