@@ -81,9 +81,12 @@ class Clients:
         timeout_s: float,
         request_client: str | None = None,
         offset_s: float = 0.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """Make no client yet; `offset_s` is how many seconds the server's clock is ahead, if that is known."""
+        """Make no client yet; `offset_s` is how many seconds the server's clock is ahead, if that is known.
+
+        `clock` signs; without it that of the wire.
+        """
         self._transport = transport
         self._keyring = reach.keyring
         self._access = reach.access
@@ -92,7 +95,7 @@ class Clients:
         self._timeout_s = timeout_s
         self._request_client = request_client
         self._offset_s = offset_s
-        self._clock = clock
+        self._clock = clock or (reach.wire.clock if reach.wire is not None else time.time)
         self._known: dict[tuple[int, str], Client] = {}
         self._reading: dict[tuple[str, str], tuple[Client, ...]] = {}
 

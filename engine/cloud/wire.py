@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from engine.outside.limits import make_room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.cloud.proxy import WayOut
     from engine.cloud.transport import HttpTransport
     from engine.model import Transport
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 
 class Wire:
     """Opens a transport when it is first needed, in the event loop that needs it. Who makes a Wire also closes it."""
+
+    clock: Callable[[], float] = staticmethod(time.time)
+    """Returns the UNIX time with which requests are signed."""
 
     def __init__(self) -> None:
         self._open: list[tuple[WayOut, HttpTransport]] = []
@@ -30,6 +36,12 @@ class Wire:
         transport = HttpTransport(connections=room, way=way)
         self._open.append((way, transport))
         return transport
+
+    def apart(self, way: WayOut) -> Transport:
+        """Return a transport of its own for a single question; the asker closes it."""
+        from engine.cloud.transport import HttpTransport
+
+        return HttpTransport(connections=2, way=way)
 
     async def aclose(self) -> None:
         """Close all transports."""

@@ -126,7 +126,7 @@ class _Seen(Struct):
 async def _ask_around(settings: Settings, job: Job | None, checks: list[Check]) -> dict[str, _Seen]:
     """Check the keys of each profile of each account: whose they are, and what they may do; return that by account."""
     regions = list((job.regions if job is not None else ()) or (_REGION,))
-    network = network_of(settings, settings.access(regions))
+    network = network_of(settings, settings.access(regions), Wire())
     accounts = job.accounts if job is not None else ()
     every = accounts or (AccountSpec(name="", profiles=settings.profiles),)
     found: dict[str, _Seen] = {}

@@ -68,7 +68,7 @@ def kin_of(store: Runs | None, ledger: Ledger, trust: Trust | None = None) -> Ki
                     raise
                 continue
             left.append(found[name])
-    return Kin(ledgers=tuple(sorted(found.values(), key=_age)), undone=undone)
+    return Kin(ledgers=tuple(sorted(found.values(), key=lambda each: _age(each, found))), undone=undone)
 
 
 def way_of(store: Runs | None, ledger: Ledger, *, flags: str = "") -> WayOn:
@@ -145,8 +145,16 @@ def _left_by_the_undo(store: Runs | None, ledger: Ledger) -> Step | None:
     return Step(words=("undo", parent.run, "--family"), takes=count, why=why)
 
 
-def _age(ledger: Ledger) -> tuple[str, str]:
-    return ledger.run.at, ledger.run.run
+def _age(ledger: Ledger, family: Mapping[str, Ledger]) -> tuple[str, int, str]:
+    """Return what sorts runs by age; a rerun comes after its run, even if the clock was set back in between."""
+    latest, depth, seen = ledger.run.at, 0, {ledger.run.run}
+    parent = ledger.run.parent
+    while parent is not None and parent.verb == "rerun" and parent.run in family and parent.run not in seen:
+        seen.add(parent.run)
+        depth += 1
+        latest = max(latest, family[parent.run].run.at)
+        parent = family[parent.run].run.parent
+    return latest, depth, ledger.run.run
 
 
 class Undone(Struct, kw_only=True):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.cloud.clients import Keyring
+    from engine.cloud.wire import Wire
     from engine.credentials.network import Network
     from engine.inputs.settings import Settings
     from engine.journal import records
@@ -43,7 +44,7 @@ async def reach_of(
         keyring = {spec.name: [_simulated(spec.name)] for spec in accounts}
         return Reach(keyring=keyring, access=access, network=None, language=settings.language)
     settings.way_out.check()  # before anything is asked, and before a run exists
-    network = network_of(settings, access)
+    network = network_of(settings, access, terms.wire)
     return Reach(
         keyring=await _open(accounts, settings, network, purpose, tell or terms.tell),
         access=access,
@@ -109,14 +110,14 @@ def ways_of(settings: Settings) -> Ways:
     return Ways(command=said.command, role_arn=said.role_arn, duration_s=said.duration_s, metadata=said.metadata)
 
 
-def network_of(settings: Settings, access: Access) -> Network:
+def network_of(settings: Settings, access: Access, wire: Wire) -> Network:
     """Return whom sources of keys ask: the site's STS and the metadata service, or a simulator in place of both."""
-    from engine.cloud.transport import HttpTransport
     from engine.credentials.network import METADATA, STS, Network
 
     simulator = access.every[0] if all(is_loopback(endpoint) for endpoint in access.every) else None
     return Network(
-        open=lambda: HttpTransport(connections=2, way=settings.way_out),
+        open=lambda: wire.apart(settings.way_out),
+        clock=wire.clock,
         sts=settings.credentials.sts or simulator or STS[settings.site],
         metadata=simulator or METADATA,
         language=settings.language,

@@ -262,6 +262,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 group=self.store.group,
                 trust=self.store.trust,
                 tell=self._slots_trouble,
+                clock=asyncio.get_running_loop().time,  # the host's monotonic clock
             )
         except ConfigError as error:  # no reason to stop a run: the server still throttles
             self._warn(f"{error}; other runs on this host are not known to this one")
@@ -288,7 +289,7 @@ class Session(Struct, frozen=True, kw_only=True):
             timeout_s=settings.timeout_s,
             request_client=f"acctops_{__version__};{run.run}",
             offset_s=self.found.offset_s if self.found is not None else 0.0,
-            clock=self.devices.clock if self.devices is not None else time.time,
+            clock=self.devices.clock if self.devices is not None else None,
         )
         rng = self.devices.rng if self.devices is not None else random.Random()
         recorder = Recorder(self.journal, self.ledger)

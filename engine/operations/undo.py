@@ -140,7 +140,9 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     changed = [
         call
         for call, _, outcome in ledger.outcomes()
-        if (call.id in questioned or (outcome in GOOD and owing.entry(call) is not None)) and owing.bar(call) is None
+        if (call.id in questioned or (outcome in GOOD and (chosen.due or owing.entry(call) is not None)))
+        and owing.bar(call)
+        is None  # by a limit all is read, also what ends without being opened: for the server's time
     ]
     read, world = await _read(terms, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)

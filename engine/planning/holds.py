@@ -233,9 +233,15 @@ class Holds:
         """The incidents of the action, oldest first; each whose journal is damaged is one of its own."""
         found: dict[str, list[Part]] = {}
         for part in self._by_run.values():
-            if part.action == self.action and part.had and (root := self._incident(part.run_id)) is not None:
+            if part.action == self.action and (root := self._incident(part.run_id)) is not None:
                 found.setdefault(root, []).append(part)
-        families = [self._family(sorted(members, key=_age)) for members in found.values()]
+        # A run in which all failed belongs to its reruns, too: what ends or limits their holds stands beside it.
+        # The run that began it comes first by the links: a clock may have been set back before its rerun.
+        families = [
+            self._family(sorted(members, key=lambda part, root=root: (part.run_id != root, _age(part))))  # type: ignore[misc]
+            for root, members in found.items()
+            if any(part.had for part in members)
+        ]
         families += [
             Family(run=part.run_id, members=(part,), until=None, then=TELL)
             for part in self._damaged

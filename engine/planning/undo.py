@@ -142,6 +142,7 @@ class Owing:
         self._holds = holds
         self._mine = holds.family_of(self._run)
         self._ignored = frozenset(ignored)
+        self._ending = [family for run in ignored if (family := holds.family_of(run)) is not None]
         self._due_at = due_at
 
     @property
@@ -167,8 +168,17 @@ class Owing:
         return self._due_at is not None and self._holds.needs_rotation(key_of(call))
 
     def holds(self, call: Call) -> bool:
-        """Return whether the run, or its family, holds the account of a call."""
-        return self._mine is not None and self._mine.holds(key_of(call))
+        """Return whether the run, its family, or a run whose holds end with this undo, holds the account of a call."""
+        key = key_of(call)
+        if self._mine is None or self._ledger.entry(call.id).derived() not in GOOD:
+            return self._mine is not None and self._mine.holds(key)
+        return any(each.holds(key) for each in (self._mine, *self._ending))
+
+    def was_taken_back(self, call: Call) -> bool:
+        """Return whether the run changed the account, and a run of ours has opened it since: what it is now is new."""
+        entry = self._ledger.entry(call.id)
+        is_change = entry.derived() is Outcome.CHANGED and not entry.was_desired(ACTIONS[call.action])
+        return is_change and self._holds.change(key_of(call)) is None
 
     def entry(self, call: Call) -> Entry | None:
         """Return what is known of the change that is to be taken back; None if there is none to take back."""
@@ -207,6 +217,8 @@ def undo_plan(
         bar = owing.bar(call) if outcome in GOOD or is_mine is None else None
         chosen = replace(choice, rotated_only=True) if owing.needs_rotation(call) else choice
         found = _why_keep(call, entry, outcome, is_mine, action, reading, bar, chosen)
+        if (found is None or found[0] in _NOT_ASKED_OF_OTHERS) and owing.was_taken_back(call):
+            found = Keep.CHANGED_SINCE, f"was brought back since, and is {action.done_word} again: by somebody else"
         if found is not None:
             holder = bar.run if bar is not None and found[0] is Keep.HELD else ""
             kept.append(Kept(call=call, why=found[0], words=found[1], holder=holder))
@@ -259,6 +271,10 @@ class StillSo:
 
 _ENDS = (Keep.HELD, Keep.NOT_CHANGED, Keep.CHANGED_SINCE)
 """Why an account is left as it is although the hold of the run ends: it is another's, or there is nothing to open."""
+
+
+_NOT_ASKED_OF_OTHERS = (Keep.EDITED, Keep.NOT_ROTATED)
+"""Why an account of the run stays, which say nothing of an account that somebody else has locked since."""
 
 
 def stays(call: Call, why: Keep, words: str, where: str) -> Omit:

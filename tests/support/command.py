@@ -155,7 +155,7 @@ class Desk:
             clock = time.time if at is None else lambda: at + time.time() - begun
         given = io.TextIOWrapper(io.BytesIO(stdin)) if typed is None else _Typed(typed)
         streams = given, io.StringIO(), io.StringIO()
-        with _environment(self.env, cwd or self.work), _streams(*streams):
+        with environment(self.env, cwd or self.work), _streams(*streams):
             code = main([str(part) for part in argv], clock=clock)
         done = Done(code, streams[1].getvalue(), streams[2].getvalue())
         self.said.append(done.text)
@@ -232,7 +232,7 @@ def wait_until(is_so: Callable[[], bool], patience_s: float = PATIENCE_S) -> Non
 
 
 @contextlib.contextmanager
-def _environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
+def environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
     before, where = dict(os.environ), Path.cwd()
     os.environ.clear()
     os.environ.update(env)
