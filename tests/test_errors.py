@@ -31,6 +31,7 @@ ERRORS = {
     "JournalCorruptError": Reason.CORRUPT,
     "JournalVersionError": Reason.USAGE,
     "JournalWriteError": Reason.STOPPED,
+    "AllHeldError": Reason.OK,
     "NothingLeftError": Reason.INCOMPLETE,
     "RefusedError": Reason.REFUSED,
     "UsageError": Reason.USAGE,

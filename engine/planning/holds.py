@@ -251,7 +251,11 @@ class Holds:
 
     def family_of(self, run: str) -> Family | None:
         """Return the incident that a run belongs to; None if it has no account in question, or is an undo."""
-        return next((each for each in self.families if run in each.names), None)
+        return self._family_by_run.get(run)
+
+    @cached_property
+    def _family_by_run(self) -> dict[str, Family]:
+        return {run: family for family in self.families for run in family.names}
 
     def holding(self, key: Key, *, but: str = "") -> list[Family]:
         """Return who holds an account now, without the family of run `but`."""

@@ -101,7 +101,7 @@ def test_completion_is_offered_for_three_shells(desk: Desk, shell: str) -> None:
 def test_completion_completes(desk: Desk) -> None:
     env = {**desk.env, "_ACCTOPS_COMPLETE": "bash_complete", "COMP_WORDS": "acctops re", "COMP_CWORD": "1"}
     answer = subprocess.run(desk.argv(), env=env, capture_output=True, text=True, cwd=desk.work)
-    assert {line.partition(",")[2] for line in answer.stdout.split()} == {"report", "rerun", "resume"}
+    assert {line.partition(",")[2] for line in answer.stdout.split()} == {"release", "report", "rerun", "resume"}
 
 
 # ---- plan ----------------------------------------------------------------------------------------------------------
@@ -315,7 +315,18 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
     done = desk.run("run", "job.yaml", "--yes", *flags)
     assert set(done.json) == {
         *("run", "journal", "journal_head", "simulated", "action", "counts", "left_out", "verified", "attempts"),
-        *("throttled", "worst_second", "seconds", "first_send_ms", "stopped", "exit", "failures", "pace", "identities"),
+        *(
+            "throttled",
+            "worst_second",
+            "seconds",
+            "first_send_ms",
+            "stopped",
+            "exit",
+            "failures",
+            "pace",
+            "identities",
+            "holds",
+        ),
         *("open", "go_on"),
     }
     assert done.json["first_send_ms"] > 0 and done.json["worst_second"] == 3

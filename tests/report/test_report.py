@@ -64,6 +64,7 @@ DOCUMENT_KEYS = [
     "failures",
     "pace",
     "identities",
+    "holds",
     "open",
     "go_on",
 ]
@@ -929,6 +930,7 @@ def test_the_document_of_a_finished_run() -> None:
         "stopped": {"why": "deadline of 600 s reached", "code": None, "request_id": None},
         "exit": 4,
         "failures": [],
+        "holds": None,
         "open": 2,
         "go_on": f"acctops resume {RUN}",
     }

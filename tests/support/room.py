@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from engine.cloud.wire import Wire
 from engine.inputs.files import STDIN, load_job
+from engine.journal.records import rfc3339
 from engine.journal.store import RunStore
 from engine.model import Outcome, Transport
 from engine.operations.begin import begin
@@ -147,7 +148,8 @@ class Room:
 
     def limit(self, run: str, until: float | None, then: str | None = None) -> Limited:
         with self.at_work():
-            return limit_holds(self.terms, run, until, then)
+            text = rfc3339(until)[:19] + "Z" if until is not None else None
+            return limit_holds(self.terms, run, until=text, then=then)
 
     def holds(self) -> Holding:
         with self.at_work():
