@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time
         return int(Reason.USAGE)
     except click.UsageError as error:
         where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
-        return refuse(f"{error.format_message()}{where}", Reason.USAGE, as_json=as_json)
+        words = " ".join(error.format_message().split())  # one line: what a command lacks is a list of choices
+        return refuse(f"{words}{where}", Reason.USAGE, as_json=as_json)
     except AcctopsError as error:
         return refuse(_to_be_pasted(str(error), arguments), error.reason, as_json=as_json)
     except (KeyboardInterrupt, click.Abort) as error:

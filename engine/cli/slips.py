@@ -87,6 +87,8 @@ def instead_of_flag(command: str, flag: str, known: Collection[str]) -> str:
         return next((f"; {words}" for names, words in _LOOKS_FIRST.items() if command in names.split()), "")
     if wanted == "output" and "--json" in known:
         return "; type --json" + (" or --format" if "--format" in known else "")
+    if flag in ("--job", "--file", "--run", "--instance", "--user", "--targets"):
+        return "; it is named without a flag"
     if flag == "--region" and command in ("run", "plan"):
         return "; the job says it: region: ap-singapore"
     if flag in _AFTERWARDS and command in ("run", "plan"):

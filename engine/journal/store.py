@@ -407,6 +407,8 @@ def _meant(stores: Sequence[Runs], text: str, names: Sequence[str]) -> str:
             newest = head.run_id if store.simulated else f"latest:{head.job}"
             for word in (head.job, Path(head.run.job.path).name, Path(head.run.job.path).stem):
                 jobs.setdefault(word, newest)
+    if nearest(text, ("latest",), cutoff=_ALIKE) is not None and text not in jobs:
+        return "; did you mean latest?"
     job = text if text in jobs else nearest(text, jobs, cutoff=_ALIKE)
     if job is not None:
         return f"; did you mean {pasted((jobs[job],))}?"

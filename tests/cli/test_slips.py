@@ -472,3 +472,13 @@ def test_a_file_in_place_of_an_account_is_answered_with_what_to_type(desk, argum
     assert done.code == 2
     assert words in done.err
     assert done.err.count("\n") == 1
+
+
+def test_what_was_typed_in_two_words_or_with_a_flag_is_answered_with_the_right_one(desk: Desk) -> None:
+    """An instance and a user beside each other, a job behind a flag, `latests`: the next command is in the answer."""
+    two = desk.run("lock", "postgres-aaaaaaaa", "ann", "--region", "ap-singapore")
+    assert "did you mean postgres-aaaaaaaa/ann?" in two.err and two.code == 2
+    assert "named without a flag" in desk.run("doctor", "--job", "job.yaml").err
+    assert "did you mean latest?" in desk.run("status", "latests").err
+    assert "Choose from: cron, systemd, k8s" in desk.run("schedule", "job.yaml").err
+    assert "resume" in desk.run("explain", "4").out

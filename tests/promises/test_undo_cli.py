@@ -847,3 +847,16 @@ def test_a_simulated_run_is_undone_in_the_simulator(desk: Desk) -> None:
     assert done.code == 0 and done.out.startswith("SIMULATED  ") and "3 of 3 verified unlocked" in done.out
     assert desk.run("verify", run).out.startswith("SIMULATED  0 of 3 still locked at"), "a drill is told what it did"
     assert not desk.journals() and (desk.state / "simulated").exists()
+
+
+def test_the_question_names_both_numbers_of_the_plan_and_takes_either(desk: Desk) -> None:
+    """The plan says "to change 10" of 11: whoever types what stands last on the screen is not sent away."""
+    world = World(latency=0)
+    users = [f"u{number}" for number in range(11)]
+    world.seed("postgres-aaaaaaaa", "ap-singapore", users)
+    for office in inside(desk, world):
+        office.edit("postgres-aaaaaaaa/u0", status=5)
+        desk.job(*(f"postgres-aaaaaaaa/{user}" for user in users))
+        refused = desk.run("run", "job.yaml", typed="12\n")
+        assert "About to lock 11 accounts" in refused.err and "of which 10 change now" in refused.err
+        assert refused.code == 3 and desk.run("run", "job.yaml", typed="10\n").code == 0

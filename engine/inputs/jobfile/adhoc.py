@@ -68,7 +68,7 @@ def ad_hoc_job(
             is_csv = not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
             warnings += list_reader(is_csv=is_csv)(data, text[1:], Defaults(), collected, problems)
         elif not slash or _is_file_name(text):
-            what = f"{names.shown(text)} is not instance/user{_meant_by(text)}"
+            what = f"{names.shown(text)} is not instance/user{_meant_by(text, targets[number - 2 : number - 1])}"
             problems.add(Place(COMMAND_LINE, number), "", what)
         else:
             collected.add(instance, user, "", COMMAND_LINE, number, 0)
@@ -118,8 +118,10 @@ def _is_file_name(text: str) -> bool:
     )
 
 
-def _meant_by(text: str) -> str:
-    """Return what to type instead of a name of a file that stands where an account is asked for."""
+def _meant_by(text: str, before: Sequence[str]) -> str:
+    """Return what to type instead of a word that is no account; `before` is the word before it, if there is one."""
+    if before and names.instance_problem(before[0]) is None and names.user_problem(text) is None:
+        return f"; did you mean {pasted((f'{before[0]}/{text}',))}?"
     if text.lower().endswith((".yaml", ".yml")):
         return f"; a job is carried out by acctops run {pasted((text,))}"
     if _is_file_name(text):
