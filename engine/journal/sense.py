@@ -23,6 +23,8 @@ _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
 _MOST_NAMES = 1024
 _FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
 _MOST_DEPTH = 6
+_MOST_TIMES = 1000
+_MOST_SECONDS = 1e10
 _ASIDE = frozenset({records.Note, records.Released, records.HoldLine})
 """The kinds of the journal beside a run's own."""
 _OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records.Verified, records.Settled})
@@ -148,6 +150,8 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         return "stop_after is no number of calls"
     if (why := _of_limit(settings.hold_until, settings.hold_then)) is not None:
         return why
+    if settings.watch is not None and not all(map(_is_span, settings.watch.values())):
+        return "the watch names no times"
     if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
         return "passwords name no source"
     if settings.window is not None:
@@ -155,6 +159,18 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         if not isinstance(days, list) or not _is_words(days) or not all(isinstance(text, str) for text in others):
             return "the window is none"
     return None
+
+
+def _is_span(value: object) -> bool:
+    """Return whether a value is seconds, a list of them, or none."""
+    if isinstance(value, list):
+        return (
+            len(value) <= _MOST_TIMES
+            and not any(each is None or isinstance(each, list) for each in value)
+            and (all(map(_is_span, value)))
+        )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and 0 <= value < _MOST_SECONDS)  # type: ignore[operator]
 
 
 def _is_words(value: object) -> bool:

@@ -125,6 +125,7 @@ def undo_settings(
         passwords=passwords,
         resend_already=False,
         window=None,  # an undo may be urgent
+        watch=None,  # what it opened may be locked again by anybody
     )
 
 

@@ -1,7 +1,8 @@
 """Use case: tend what is due after runs. It asks nobody, and doing it twice does no more than doing it once.
 
 A hold whose limit has passed is told of, or its accounts are opened by an ordinary undo, as `planning.holds` allows.
-Each run is tended on its own: one that fails stops no other.
+The accounts of a run that asks to be watched are read again when that is due (`watch`). Each run is tended on its own:
+one that fails stops no other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.journal import records
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import GOOD, OmitReason
 from engine.operations.begin import begin
+from engine.operations.deeds import Deed
 from engine.operations.events import nobody
 from engine.operations.holding import gather
 from engine.operations.proposal import Approval, Planned
@@ -26,6 +28,7 @@ from engine.operations.stores import store_of
 from engine.operations.tellings import Telling
 from engine.operations.terms import Terms
 from engine.operations.undo import NothingToUndo, Selection, accounts, plan_undo
+from engine.operations.watch import Watches
 from engine.planning.holds import TELL, Family, Key, key_of
 from engine.report.spans import duration
 
@@ -42,19 +45,6 @@ SOON_S = 3600.0
 """Seconds before the end of a hold at which those who are told of the run are told of it."""
 LATE_S = 600.0
 """Seconds after the end of a hold from which on it is called late: a timer comes every five minutes."""
-
-
-class Deed(Struct, frozen=True, kw_only=True):
-    """What was done for one run."""
-
-    run: str
-    what: str
-    """`opened`, `told`, `waits`, `stays` or `failed`."""
-    words: str
-    count: int = 0
-    """Accounts it is about."""
-    child: str | None = None
-    """The undo that opened them."""
 
 
 class Tended(Struct, frozen=True, kw_only=True):
@@ -92,6 +82,8 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
             return replace(nothing, is_busy=True)
         tender = _Tender(terms, store, adopt=adopt, watch=watch)
         deeds = await tender.limits()
+        if tender.stopped is None:
+            deeds += await tender.watches()
         done = replace(nothing, deeds=tuple(deeds), stopped=tender.stopped)
         if done.reason is Reason.OK:
             store.set_mark("tended", rfc3339(terms.clock()))
@@ -110,6 +102,10 @@ class _Tender:
         self._home = store.home(adopt=adopt)
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
+
+    async def watches(self) -> list[Deed]:
+        """Read again what is due of the runs that are watched, and tell what came back."""
+        return await Watches(self._terms, self._store, self._trust).tend()
 
     # ---- holds whose limit has passed --------------------------------------------------------------------------------
 

@@ -171,6 +171,8 @@ def way_on(
     """
     lines = [ledger.run for ledger in family]
     names = [line.run for line in lines]
+    if (watched := lines[-1].watched) is not None:
+        return _way_of_a_watch(family[-1], watched, flags)
     me = names.index(run) if run is not None else len(names) - 1
     owners = {call: name for name, ledger in zip(names, family, strict=True) for call in ledger.calls}
     later = later_words(family, names[me])
@@ -213,6 +215,21 @@ def way_on(
         ),
         owners={call: name for call, (name, _) in later.items()},
         done_later=frozenset(call for call, (_, outcome) in later.items() if outcome in GOOD),
+    )
+
+
+def _way_of_a_watch(ledger: Ledger, watched: str, flags: str) -> WayOn:
+    """Return what to do about a watch: nothing of it is open, and the run that it watches is looked at."""
+    count = sum(outcome not in GOOD for _, _, outcome in ledger.outcomes())
+    look = Step(words=("verify", watched), takes=count)
+    return WayOn(
+        run=ledger.run.run,
+        members=(ledger.run.run,),
+        steps=(look,) if count else (),
+        choices=(),
+        open={},
+        asked=len(ledger.calls),
+        flags=flags,
     )
 
 

@@ -316,7 +316,7 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
     assert set(done.json) == {
         *("run", "journal", "journal_head", "simulated", "action", "counts", "left_out", "verified", "attempts"),
         *("throttled", "worst_second", "seconds", "first_send_ms", "stopped", "exit", "failures", "pace", "identities"),
-        *("open", "go_on"),
+        *("open", "go_on", "watch"),
     }
     assert done.json["first_send_ms"] > 0 and done.json["worst_second"] == 3
     run = done.json["run"]
