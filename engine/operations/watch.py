@@ -134,7 +134,7 @@ class Watches:
         telling, watch = self._telling(ledger), due.watch
         if not due.is_due:
             assert watch is not None
-            return await self._tell(ledger, self._store.replay(watch.run_id).ledger, telling)
+            return await self._tell(ledger, self._store.replay(watch.run_id).ledger, telling, is_fresh=False)
         since = _last_read(watch)
         if (put_off := telling.put_off(since)) is not None:
             return [Deed(run=due.run_id, what="failed", words=put_off)]
@@ -145,7 +145,7 @@ class Watches:
         deeds = [_read_deed(ledger, found, watching.run.run)]
         if (failed := _failures(ledger, calls, read, found)) is not None:
             deeds.append(failed)
-        return [*deeds, *await self._tell(ledger, watching, telling)]
+        return [*deeds, *await self._tell(ledger, watching, telling, is_fresh=True)]
 
     async def _read(self, ledger: Ledger, calls: Sequence[Call]) -> tuple[Reach, Survey]:
         """Read the accounts of a run; AcctopsError if none can be read."""
@@ -243,8 +243,11 @@ class Watches:
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
-    async def _tell(self, ledger: Ledger, watching: Ledger, telling: Telling) -> list[Deed]:
-        """Tell what came back, and what could not be read twice in a row, as far as that is still to be told."""
+    async def _tell(self, ledger: Ledger, watching: Ledger, telling: Telling, *, is_fresh: bool) -> list[Deed]:
+        """Tell what came back, and what could not be read twice in a row, as far as that is still to be told.
+
+        `is_fresh`: whether the accounts were read just now; else only what was not delivered is told.
+        """
         said, action = _watched(watching), ACTIONS[ledger.run.action]
         calls = {call.id: call for call in watched_calls(ledger) if call.id in watching.calls}
         back = {call: said.said(call).back_seq for call in calls if said.said(call).back_seq}
@@ -259,7 +262,7 @@ class Watches:
             ("watch_unread", unread, "not read twice in a row: gone, or unreadable"),
         ):
             told = _told(telling, what, watching.run.run)
-            now, above = to_tell(changed, told, self._terms.clock())
+            now, above = to_tell(changed, told, self._terms.clock(), is_fresh=is_fresh)
             if not now:
                 continue
             labels = [calls[call].label for call in now]

@@ -162,17 +162,19 @@ class Told(Struct, frozen=True, kw_only=True):
     upto: int
 
 
-def to_tell(changed: Mapping[CallId, int], told: Sequence[Told], now: float) -> tuple[list[CallId], int]:
+def to_tell(
+    changed: Mapping[CallId, int], told: Sequence[Told], now: float, *, is_fresh: bool = True
+) -> tuple[list[CallId], int]:
     """Return which accounts are to be told of, and behind which line of the watch's journal they changed.
 
     `changed`: each account about which there is something to tell, with the line since which that is so. Each is told
-    once; all that last are told again a day later.
+    once; all that last are told again a day later, but only by a reading made now (`is_fresh`).
     """
     heard = {
         call: max((each.at for each in told if each.above < seq <= each.upto), default=None)
         for call, seq in changed.items()
     }
-    if any(at is not None and now >= at + AGAIN_S for at in heard.values()):
+    if is_fresh and any(at is not None and now >= at + AGAIN_S for at in heard.values()):
         return list(changed), 0
     new = [call for call, at in heard.items() if at is None]
     return new, max((each.upto for each in told), default=0) if new else 0

@@ -14,6 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from engine.inputs.files import load_job
+from engine.journal.store import runs_at
+from engine.model import RunId
 from engine.operations.begin import begin
 from engine.operations.proposal import Approval, Planned
 from engine.operations.start import plan_run
@@ -23,6 +25,7 @@ from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, _environment, records
+from tests.support.journals import end
 
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
 ANN, BOB, EVE = f"{A}/ann", f"{A}/bob", f"{B}/eve"
@@ -217,6 +220,18 @@ def test_what_lasts_is_told_again_each_day_and_what_returns_is_a_new_story(guard
     assert sorted(notice["targets"]) == [ANN, EVE]
 
 
+def test_nothing_is_told_again_that_was_not_read_again(guard: Guard) -> None:
+    """A timer comes every five minutes: between two readings, and after the last, nobody knows whether it lasts."""
+    guard.lock(watch={"after": [5 * MINUTE, 3 * DAY], "every": None, "for": None})
+    guard.opened(EVE)
+    guard.tend(6 * MINUTE)
+    for day in (1, 2, 2.9):
+        assert guard.tend(day * DAY) == {}
+    guard.tend(3 * DAY + MINUTE)
+    assert [notice["targets"] for notice in guard.told()] == [[EVE]] * 2
+    assert guard.tend(9 * DAY) == {} and guard.told() == []
+
+
 def test_one_that_comes_back_later_is_told_alone(guard: Guard) -> None:
     """Who was told of one account is not told of it again because of another."""
     guard.lock()
@@ -264,6 +279,20 @@ def test_what_another_of_our_runs_opened_is_silent(guard: Guard) -> None:
     guard.lock()
     guard.run("unlock", EVE, "--region", "ap-singapore", "--yes")
     assert guard.tend(6 * MINUTE)["read"] == ["read again: 2 of 3 accounts still locked, 1 opened by us since"]
+    assert guard.told() == []
+
+
+def test_what_an_undo_has_just_sent_is_silent(guard: Guard) -> None:
+    """A reading that meets an undo at work, or one that was cut off, is no alarm: its intent is in its journal."""
+    run = guard.lock()
+    undo = guard.run("undo", run, "--yes", "--json").json["run"]
+    path = guard.desk.state / "runs" / undo / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if b'"kind":"sent"' in line)
+    first = min(number for number, line in enumerate(lines) if b'"kind":"reply"' in line)
+    assert first > last or last > 0
+    path.write_bytes(b"".join(lines[: max(first, last + 1)]))
+    assert guard.tend(6 * MINUTE)["read"] == ["read again: 0 of 3 accounts still locked, 3 opened by us since"]
     assert guard.told() == []
 
 
@@ -464,3 +493,23 @@ def test_each_rerun_is_watched_on_its_own(guard: Guard) -> None:
     assert guard.told()[1:] == [], "the reading of the first run does not have eve"
     guard.tend(51 * MINUTE)
     assert [(notice["run"], notice["targets"]) for notice in guard.told()] == [(again, [EVE])]
+
+
+def test_a_resume_that_does_more_has_it_watched_too(guard: Guard) -> None:
+    """The watch goes on in its own journal, with the accounts that were added, and counts from the run's new end."""
+    run = guard.lock()
+    path = guard.desk.state / "runs" / run / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    second = [number for number, line in enumerate(lines) if b'"kind":"settled"' in line][1]
+    path.write_bytes(b"".join(lines[: second + 1]))
+    journal, found = runs_at(guard.desk.state, simulated=False).open(RunId(run), clock=guard.at)
+    settled = found.ledger.counts()["changed"]
+    assert settled == 2
+    journal.append_now(end(counts=found.ledger.counts()))
+    journal.close()
+    assert guard.tend(6 * MINUTE)["read"] == ["read again: 2 of 2 accounts still locked"]
+    guard.run("resume", run, "--yes")
+    assert guard.tend(10 * MINUTE) == {}, "five minutes after its new end"
+    assert guard.tend(12 * MINUTE)["read"] == ["read again: 3 of 3 accounts still locked"]
+    assert len(records(guard.watch(run), "call")) == 3
+    assert "3 of 3 still locked" in guard.run("status", run).out
