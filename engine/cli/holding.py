@@ -221,7 +221,7 @@ async def _tend(options: Options, *, adopt: bool) -> int:
     for deed in done.deeds:
         if deed.what == "failed":
             warn(f"FAILED  run {deed.run}: {deed.words}")
-        elif not options.quiet or deed.what != "waits":
+        elif not options.quiet or deed.what not in ("waits", "read"):
             out(plain(f"{deed.what}  run {deed.run}: {deed.words}{f' ({deed.child})' if deed.child else ''}"))
     if not done.deeds and not done.is_busy and not options.quiet:
         say(f"nothing is due in {done.state_dir}")

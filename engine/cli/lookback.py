@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.cli.views import going, head_document, head_line, later_runs, needed_ledger, next_command
+from engine.cli.views import (
+    going,
+    head_document,
+    head_line,
+    later_runs,
+    needed_ledger,
+    next_command,
+    watch_json,
+    watch_text,
+)
 from engine.errors import AcctopsError, Reason, UsageError
 from engine.inputs.jobfile.values import some_seconds
 from engine.journal import records
@@ -192,7 +201,12 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
     if form == "json":
         runs = [
             full_document(
-                each.ledger, journal=str(each.path), head=each.head, live=head.live, way=_way(options, head, each)
+                each.ledger,
+                journal=str(each.path),
+                head=each.head,
+                live=head.live,
+                way=_way(options, head, each),
+                watch=watch_json(_store(options), each.ledger),
             )
             for head, each in found()
         ]
@@ -205,7 +219,8 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
         for head, each in found():
             way = _way(options, head, each)
             live = going(options, each.ledger) if head.live else None
-            out(text(each.ledger, journal=str(each.path), head=each.head, live=live, way=way))
+            watch = watch_text(options, _store(options), each.ledger)
+            out(text(each.ledger, journal=str(each.path), head=each.head, live=live, way=way, watch=watch))
         if not heads:
             out(f"no runs since {_utc(begin)}")
     for one in unreadable:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict, replace
 
+from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.screens import folded, screen
 from engine.cli.talk import out, out_json, printed, say, warn
@@ -15,7 +16,7 @@ from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
 from engine.journal.records import Run, unix_seconds
 from engine.journal.standing import RECENT_S, Progress, standing
-from engine.model import GOOD
+from engine.model import GOOD, Outcome
 from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.journal.ledger import Ledger
+    from engine.journal.protocols import Runs
+    from engine.planning.watches import Standing
     from engine.report.nextstep import WayOn
     from engine.report.screen import Screen
 
@@ -64,7 +67,7 @@ def show_status(run: str | None, **flags: Any) -> int:
         return printed()
     state_dir = options.settings(None).state_dir
     given = options.repeat(state_dir)
-    heads = [head for simulated in (False, True) for head in runs_in(options, simulated=simulated)]
+    heads = [head for simulated in (False, True) for head in runs_in(options, simulated=simulated, watches=True)]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
         out_json({"state_dir": str(state_dir), "runs": [head_document(head) for head in heads]})
@@ -94,6 +97,7 @@ def head_document(head: RunHead) -> dict[str, Any]:
         "action": head.action,
         "started_at": head.started_at,
         "calls": head.calls,
+        "watches": head.watched,
         "counts": head.end.counts if head.end else None,
         "exit": head.end.exit if head.end else None,
         "problem": head.problem,
@@ -114,7 +118,7 @@ def needed_ledger(options: Options, head: RunHead) -> Ledger | None:
 
 def next_command(options: Options, head: RunHead, ledger: Ledger | None, flags: str) -> str | None:
     """Return what goes on with a run of a listing: the same that its report advises. `ledger`: `needed_ledger`."""
-    if head.live or head.problem is not None:
+    if head.live or head.problem is not None or head.watched is not None:
         return None
     if ledger is None:
         is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
@@ -129,7 +133,7 @@ def later_runs(heads: Sequence[RunHead]) -> dict[str, str]:
     words: dict[str, str] = {}
     for head in heads:
         parent = head.run.parent if head.run is not None else None
-        if parent is not None:
+        if parent is not None and head.watched is None:
             words.setdefault(parent.run, f"{'undone' if parent.verb == 'undo' else 'continued'} by {head.run_id}")
     return words
 
@@ -141,6 +145,8 @@ def head_line(
     mark = "SIMULATED  " if head.simulated else ""
     if head.problem is not None or head.run is None:
         return f"{head.run_id}  {mark}UNREADABLE: {head.problem}"
+    if head.watched is not None:
+        return _watch_words(options, head, ledger)
     parts = [f"{head.run_id}  {mark}{head.action}  {head.job}", _done_words(options, head, head.run, ledger)]
     if head.live:
         parts.append("LIVE")
@@ -153,6 +159,22 @@ def head_line(
     age = max(0.0, options.clock() - unix_seconds(head.started_at))
     parts += [f"{rough(age)} ago", head.run.operator, later, f"→ {command}" if command is not None else ""]
     return "  ".join(part for part in parts if part)
+
+
+def _watch_words(options: Options, head: RunHead, ledger: Ledger | None) -> str:
+    """Return a watch of a listing for a person: of which run, when it last read, and what it found."""
+    parts = [f"{head.run_id}  watch of {head.watched}  {head.action}  {head.job}"]
+    if ledger is not None:
+        counts = ledger.counts()
+        good = sum(counts[kind] for kind in GOOD)
+        parts.append(f"{good:,} of {len(ledger.calls):,} as left")
+        named = ((Outcome.FAILED, "back"), (Outcome.UNKNOWN, "unread"))
+        parts += [f"{counts[kind]:,} {word}" for kind, word in named if counts[kind]]
+    if head.end is None:
+        parts.append("a reading was cut off" if not head.live else "reads now")
+    else:
+        parts.append(f"last read {rough(max(0.0, options.clock() - unix_seconds(head.end.at)))} ago")
+    return "  ".join(parts)
 
 
 def _done_words(options: Options, head: RunHead, run: Run, ledger: Ledger | None) -> str:
@@ -176,7 +198,49 @@ def _text(
         say(f"{ref.place}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
     way = way or _way(options, ref, found)
     live = going(options, found.ledger) if _is_live(ref) else None
-    out(text(found.ledger, journal=ref.place, head=found.head, live=live, way=way, today=_today(), screen=screen))
+    out(
+        text(
+            found.ledger,
+            journal=ref.place,
+            head=found.head,
+            live=live,
+            way=way,
+            today=_today(),
+            screen=screen,
+            watch=watch_text(options, ref.store, found.ledger),
+        )
+    )
+
+
+def _watch(store: Runs | None, ledger: Ledger) -> Standing | None:
+    if ledger.run.settings.watch is None:
+        return None
+    from engine.operations.watched import standing  # here: few runs are watched
+
+    return standing(store, ledger)
+
+
+def watch_text(options: Options, store: Runs | None, ledger: Ledger) -> str:
+    """Return how the watch of a run stands, or of which run a watch is; empty for any other run."""
+    flags = options.repeat(store.state_dir) if store is not None else ""
+    if ledger.run.watched is not None:
+        return f"go by the run that it watches: acctops status {ledger.run.watched}{flags}"
+    watch = _watch(store, ledger)
+    if watch is None:
+        return ""
+    from engine.report.watches import watch_line
+
+    return watch_line(watch, ACTIONS[ledger.run.action].done_word, options.clock(), flags)
+
+
+def watch_json(store: Runs | None, ledger: Ledger) -> dict[str, Any] | None:
+    """Return how the watch of a run stands; None if it asks for none. Any: JSON values."""
+    watch = _watch(store, ledger)
+    if watch is None:
+        return None
+    from engine.report.watches import watch_document
+
+    return watch_document(watch)
 
 
 def going(options: Options, ledger: Ledger) -> Progress:
@@ -201,7 +265,8 @@ def _way(options: Options, ref: RunRef, found: Replay) -> WayOn:
 
 def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> dict[str, Any]:
     """A run as `status` and `stop` print it. Any: JSON values."""
-    whole = document(found.ledger, journal=ref.place, head=found.head, way=_way(options, ref, found))
+    watch = watch_json(ref.store, found.ledger)
+    whole = document(found.ledger, journal=ref.place, head=found.head, way=_way(options, ref, found), watch=watch)
     return {**whole, "live": live, "go_on": None if live else whole["go_on"]}
 
 
@@ -235,7 +300,8 @@ def show_report(
         out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way, today=_today()))
     elif form == "json":
         live = _is_live(ref)
-        out_json(full_document(found.ledger, journal=ref.place, head=found.head, live=live, way=way))
+        watch = watch_json(ref.store, found.ledger)
+        out_json(full_document(found.ledger, journal=ref.place, head=found.head, live=live, way=way, watch=watch))
     elif form == "csv":
         _print(csv_text((row(*each, way) for each in every_target(found.ledger)), CSV_COLUMNS))
     else:

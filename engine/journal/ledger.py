@@ -19,6 +19,7 @@ from engine.api.actions import Action
 from engine.api.codes import row_of
 from engine.journal import records
 from engine.journal.records import unix_seconds
+from engine.journal.watched import Watched, Word
 from engine.model import LACKING, STAYS, AccountState, Call, CallId, OmitReason, Outcome, Proof, Verdict
 
 
@@ -156,6 +157,15 @@ _TO_BE_JUDGED = (Verdict.DONE, Verdict.ALREADY, Verdict.REJECTED)
 _GOOD = (Outcome.CHANGED, Outcome.ALREADY)
 
 
+_OF_A_WORD: Mapping[Word, tuple[Outcome, str | None]] = MappingProxyType(
+    {
+        Word.AS_LEFT: (Outcome.ALREADY, None),
+        Word.OPENED: (Outcome.ALREADY, None),
+        Word.BACK: (Outcome.FAILED, codes.CHANGED_BACK),
+        Word.UNREAD: (Outcome.UNKNOWN, codes.UNREAD),
+    }
+)
+"""Word of a watch → the outcome of its call, and the code."""
 _ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 
 
@@ -291,6 +301,11 @@ class Link(Struct, frozen=True):
         """Whether the other run repeats calls of this one."""
         return self.what == "continued_by"
 
+    @property
+    def is_watch(self) -> bool:
+        """Whether the other run watches this one."""
+        return self.what == "watched_by"
+
 
 class Ledger:
     """The state of one run: its calls in plan order, and what is known of each."""
@@ -298,6 +313,8 @@ class Ledger:
     def __init__(self, run: records.Run) -> None:
         """`run`: the first line of the journal, without which there is no run."""
         self.run = run
+        self.watched = Watched(run.action) if run.watched is not None else None
+        """How the accounts of a watch stand; None for any other run."""
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
         self.confirmed: records.Confirmed | None = None
@@ -383,8 +400,20 @@ class Ledger:
             if entry.verdict in (Verdict.IN_DOUBT, None):
                 entry.verdict = Verdict.TRANSIENT
 
+    def _apply_watched(self, entry: Entry, record: records.Verified, watched: Watched) -> None:
+        """Fold in the word of a watch on an account: it is the outcome until the next one."""
+        word = watched.look(record)
+        assert entry.outcome is not None, "as left, from its `call` on"
+        self._settled[entry.outcome] -= 1
+        entry.outcome, entry.code = _OF_A_WORD[word]
+        self._settled[entry.outcome] += 1
+        entry.verified, entry.settled_at = record, record.at
+
     def _apply_later_look(self, entry: Entry, record: records.Verified) -> None:
         """Fold in a reading made after the call was settled; the newest reading counts."""
+        if self.watched is not None:
+            self._apply_watched(entry, record, self.watched)
+            return
         if entry.back is None:
             if record.agrees or entry.outcome not in _GOOD:
                 return
@@ -404,6 +433,11 @@ class Ledger:
         self.calls[record.call] = Call(
             record.call, record.action, record.account, record.region, record.instance, record.user
         )
+        if self.watched is not None:  # nothing of a watch is open: an account is as left until a reading says otherwise
+            entry = self._open(record.call)
+            entry.outcome, entry.proof = Outcome.ALREADY, Proof.READ
+            self._settled[Outcome.ALREADY] += 1
+            self.settled_unsent += 1
 
     def _apply_reply(self, record: records.ReplyLine) -> None:
         entry = self._open(record.call)
@@ -450,6 +484,8 @@ class Ledger:
                 self.given_up.clear()
             case records.End():
                 self.end = record
+                if self.watched is not None:
+                    self.watched.end(record)
                 for lane, guard in record.guard.items():
                     if lane in self.lanes:
                         self.lanes[lane].guard = guard

@@ -134,7 +134,9 @@ def _others(store: RunDirectory, live: Path, mine: str, meant: Collection[str | 
             yield claim
     for run_id in store.names():
         if run_id != mine and run_id not in claimed and store.is_live(run_id):
-            yield _of_journal(store, run_id)
+            claim = _of_journal(store, run_id)
+            if claim is not None:
+                yield claim
 
 
 def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
@@ -158,8 +160,11 @@ def _read(path: Path, meant: Collection[str | None]) -> Claim | None:
     return Claim(run_id=run, digest=digest, path=place, action=action, calls=calls, keep_admins=keep)
 
 
-def _of_journal(store: RunDirectory, run_id: str) -> Claim:
-    """Return the claim of a live run from its journal, if its claim file is gone or cannot be read."""
+def _of_journal(store: RunDirectory, run_id: str) -> Claim | None:
+    """Return the claim of a live run from its journal, if its claim file is gone or cannot be read.
+
+    None for a watch: it only reads.
+    """
     path = store.path(run_id)
     try:
         ledger = replay(path).ledger
@@ -169,6 +174,8 @@ def _of_journal(store: RunDirectory, run_id: str) -> Claim:
             f"{error}; wait for it, or stop it: acctops stop {run_id}"
         ) from error
     run = ledger.run
+    if run.watched is not None:
+        return None
     return Claim(
         run_id=run_id,
         digest=run.job.digest,

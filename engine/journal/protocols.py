@@ -71,6 +71,11 @@ class RunHead(Struct, frozen=True, kw_only=True):
         """UNIX time of the last session's `end`; if there is none, of the run's first line."""
         return unix_seconds(self.end.at if self.end is not None else self.started_at)
 
+    @property
+    def watched(self) -> str | None:
+        """The run that this one watches; None for any other run, and if its first line cannot be read."""
+        return self.run.watched if self.run is not None else None
+
     def is_to_come(self, now: float) -> bool:
         """Return whether its start lies more than `AHEAD_S` after now: the clock was wrong then, or is now."""
         began = self.started_at[:19].replace("-", "").replace(":", "") or self.run_id
@@ -186,10 +191,13 @@ class Runs(Protocol):
         """Return one of them; `passed_over` names newer runs that were skipped."""
 
     def list(self) -> tuple[RunHead, ...]:
-        """Return the head of every run, newest first."""
+        """Return what `heads` yields."""
 
-    def heads(self) -> Iterator[RunHead]:
-        """Yield the head of every run, newest first; each is read when it is asked for."""
+    def heads(self, *, watches: bool = False) -> Iterator[RunHead]:
+        """Yield the head of every run, newest first; each is read when it is asked for.
+
+        A watch is no run of its job, holds nothing and has nothing open: it is left out, unless `watches` are wanted.
+        """
 
     def head(self, run_id: str) -> RunHead:
         """Return what the first and last record of a run say."""

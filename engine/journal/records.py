@@ -177,6 +177,11 @@ class Run(Record, tag="run", kw_only=True):
     asked: tuple[str, ...] = ()
     """Flags that say what a run or an undo takes, and where (`--endpoint X`, `--rotated`), to ask for it again."""
 
+    @property
+    def watched(self) -> str | None:
+        """The run that this one watches: then it only reads, and is no run of its job. None for any other run."""
+        return self.parent.run if self.parent is not None and self.parent.verb == WATCH else None
+
 
 class CallLine(Record, tag="call", kw_only=True):
     """One call of the plan."""
@@ -347,6 +352,8 @@ class Stopped(Struct, frozen=True):
 
 THENS = ("tell", "unlock_rotated", "unlock")
 """What may be done once a hold has reached its end; the strictest first."""
+WATCH = "watch"
+"""Verb of the parent, and of the sessions, of a run that watches another."""
 LINKS = ("continued_by", "undone_by", "watched_by")
 """Notes that a later run leaves in the journal of the one it continues or undoes."""
 
@@ -421,6 +428,7 @@ __all__ = [
     "FORMAT",
     "LINKS",
     "THENS",
+    "WATCH",
     "AnyRecord",
     "Before",
     "CallLine",

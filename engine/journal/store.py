@@ -116,14 +116,15 @@ class RunStore(RunDirectory):
     # Reading: creates nothing.
 
     def list(self) -> tuple[RunHead, ...]:
-        """Return the head of every run, newest first; reads only the first line and the end of each journal."""
+        """Return what `heads` yields; reads only the first line and the end of each journal."""
         return tuple(self.heads())
 
-    def heads(self) -> Iterator[RunHead]:
-        """Yield the head of every run, newest first; each is read when it is asked for."""
+    def heads(self, *, watches: bool = False) -> Iterator[RunHead]:
+        """Yield the head of every run, newest first; each is read when it is asked for. Without `watches`, no watch."""
         for _, names in groupby(self.names(), key=_stamp):
             # The time in the name has whole seconds; within one second the time of the first record decides.
-            yield from sorted(map(self.head, names), key=lambda head: (head.started_at, head.run_id), reverse=True)
+            found = sorted(map(self.head, names), key=lambda head: (head.started_at, head.run_id), reverse=True)
+            yield from (head for head in found if watches or head.watched is None)
 
     def head(self, run_id: str) -> RunHead:
         """Return what the first line and the last `end` of a run say; an unreadable journal is its `problem`."""

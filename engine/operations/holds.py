@@ -17,7 +17,7 @@ from engine.journal.records import rfc3339
 from engine.model import Place
 from engine.operations.choosing import chosen
 from engine.operations.holding import Gathered, gather, release
-from engine.operations.stores import find, flags_of, store_of
+from engine.operations.stores import find, flags_of, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
 from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
@@ -167,7 +167,7 @@ class Released(Struct, frozen=True, kw_only=True):
 
 def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Released:
     """End the holds of a run and its reruns on `targets` (none: all). UsageError for a run that never held anything."""
-    ledger, store, gathered, family = _found(terms, run)
+    ledger, store, gathered, family = _found(terms, run, "release")
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
@@ -203,7 +203,7 @@ def limit_holds(
 
     UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
     """
-    ledger, store, _, family = _found(terms, run)
+    ledger, store, _, family = _found(terms, run, "hold")
     held = family.held()
     flags = terms.repeat(store.state_dir)
     if not held:
@@ -230,10 +230,11 @@ def _keys(ledger: Ledger) -> set[Key]:
     return {key_of(call) for call in ledger.calls.values()}
 
 
-def _found(terms: Terms, run: str) -> tuple[Ledger, Runs, Gathered, Family]:
+def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, Family]:
     """Return a run with its incident; UsageError if it never held anything."""
     ref = find(terms, run)
     ledger = ref.replay().ledger
+    refuse_watch(terms, ref, ledger.run, verb)
     if ref.store is None:
         raise UsageError(f"{ref.place}: lies outside a state directory, so its holds cannot be changed")
     settings = terms.settings(None)

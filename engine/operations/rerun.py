@@ -22,7 +22,7 @@ from engine.operations.frozen import overridden, stop_after_of, stricter
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
-from engine.operations.stores import find, flags_of
+from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.terms import Terms
 from engine.operations.today import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
 from engine.planning.plan import plan_again
@@ -59,6 +59,7 @@ async def plan_rerun(
     refuse_latest(terms, run)
     ref = find(terms, run)
     ledger = ref.replay().ledger
+    refuse_watch(terms, ref, ledger.run, "rerun")
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)
     faults = faults_of(terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.errors import UsageError
 from engine.journal.protocols import RunHead, RunRef, stamp
 from engine.journal.store import find_run, runs_at, to_come_words
 from engine.operations.events import Warned
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.inputs.settings import Settings
     from engine.journal.protocols import Runs
+    from engine.journal.records import Run
     from engine.operations.terms import Terms
 
 
@@ -34,12 +36,12 @@ def trusted_store(settings: Settings, *, simulated: bool) -> Runs:
     return store
 
 
-def runs_in(terms: Terms, *, simulated: bool, since: float | None = None) -> Iterator[RunHead]:
+def runs_in(terms: Terms, *, simulated: bool, since: float | None = None, watches: bool = False) -> Iterator[RunHead]:
     """Yield the runs of the state directory, newest first; for one that cannot be read the time in its name counts.
 
     `since` (UNIX time): only runs that began or ended since then, or are live.
     """
-    for head in store_of(terms.settings(None), simulated=simulated).heads():
+    for head in store_of(terms.settings(None), simulated=simulated).heads(watches=watches):
         if (
             since is None
             or head.live
@@ -55,6 +57,15 @@ def find(terms: Terms, run: str) -> RunRef:
     if ref.passed_over:
         terms.tell(Warned(to_come_words(ref.passed_over), always=True))
     return ref
+
+
+def refuse_watch(terms: Terms, ref: RunRef, run: Run, verb: str) -> None:
+    """Raise UsageError for a watch that somebody wants to go on with: it only reads. The run it watches is named."""
+    if run.watched is not None:
+        raise UsageError(
+            f"run {run.run} is the watch of run {run.watched}: it only reads, and there is nothing in it to {verb}; "
+            f"name the run itself: acctops {verb} {run.watched}{flags_of(terms, ref)}"
+        )
 
 
 def flags_of(terms: Terms, ref: RunRef) -> str:

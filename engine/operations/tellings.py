@@ -32,14 +32,16 @@ class UndeliveredError(AcctopsError):
 
 
 class Telling:
-    """What is told of one run, at one end of its holds."""
+    """What is told of one run: at one end of its holds, or of its watch."""
 
-    def __init__(self, terms: Terms, store: Runs, ledger: Ledger, *, until: str, then: str) -> None:
+    def __init__(self, terms: Terms, store: Runs, ledger: Ledger, *, until: str, then: str, verb: str = "undo") -> None:
+        """`until` and `then` are empty for a watch. `verb`: the command that goes on."""
         self._terms = terms
         self._store = store
         self._ledger = ledger
         self._until = until
         self._then = then
+        self._verb = verb
         self._flags = terms.repeat(store.state_dir)
 
     def told(self, what: str) -> list[records.Note]:
@@ -70,19 +72,25 @@ class Telling:
         self.note(what, mark=mark)
         return True
 
-    async def failure(self, words: str) -> None:
-        """Note a failure, by which the next try is put off; tell it the first time, and once a day."""
-        tries = self.told("tried")
+    async def failure(self, words: str, *, event: str = "hold_failed", first: int = 1, since: str = "") -> None:
+        """Note a failure, by which the next try is put off; tell it at the `first` try in a row, and once a day.
+
+        `since`: UTC time of the last success; tries before it count no more.
+        """
+        tries = self._tries(since)
         told = [note for note in tries if note.data.get("is_told")]
-        is_told = not told or self._terms.clock() >= unix_seconds(told[-1].at) + AGAIN_S
+        is_told = len(tries) + 1 >= first and (not told or self._terms.clock() >= unix_seconds(told[-1].at) + AGAIN_S)
         if is_told:
             with suppress(UndeliveredError):  # the command that tends says it, and fails
-                await self.deliver("hold_failed", words, 0)
+                await self.deliver(event, words, 0)
         self.note("tried", number=len(tries) + 1, is_told=is_told, why=clean(words, _MOST_WHY))
 
-    def put_off(self) -> str | None:
+    def _tries(self, since: str) -> list[records.Note]:
+        return [note for note in self.told("tried") if note.at > since]
+
+    def put_off(self, since: str = "") -> str | None:
         """Return in words that a failed try is too recent for another; None if it may be tried."""
-        tries = self.told("tried")
+        tries = self._tries(since)
         if not tries:
             return None
         next_at = unix_seconds(tries[-1].at) + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** (len(tries) - 1))
@@ -105,11 +113,11 @@ class Telling:
             self._ledger,
             words,
             at=rfc3339(self._terms.clock()),
-            until=self._until,
-            then=self._then,
+            until=self._until or None,
+            then=self._then or None,
             count=count,
             targets=targets,
-            go_on=f"acctops undo {self._ledger.run.run}{self._flags}",
+            go_on=f"acctops {self._verb} {self._ledger.run.run}{self._flags}",
         )
         failed = await deliver(settings.notify, document, os.environ, way=settings.way_out)
         if len(failed) == len(settings.notify.ways):

@@ -1,7 +1,8 @@
 """Use case: tend what is due after runs. It asks nobody, and doing it twice does no more than doing it once.
 
 A hold whose limit has passed is told of, or its accounts are opened by an ordinary undo, as `planning.holds` allows.
-Each run is tended on its own: one that fails stops no other.
+The accounts of a run that asks to be watched are read again when that is due (`watch`). Each run is tended on its own:
+one that fails stops no other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from engine.journal import records
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import GOOD, OmitReason
 from engine.operations.begin import begin
+from engine.operations.deeds import Deed
 from engine.operations.events import Warned, nobody
 from engine.operations.holding import gather
 from engine.operations.measuring import measure_tend
@@ -28,6 +30,7 @@ from engine.operations.stores import store_of
 from engine.operations.tellings import Telling
 from engine.operations.terms import Terms
 from engine.operations.undo import NothingToUndo, Selection, accounts, plan_undo
+from engine.operations.watch import Watches
 from engine.planning.holds import TELL, Family, Key, key_of
 from engine.report.spans import duration
 
@@ -44,19 +47,6 @@ SOON_S = 3600.0
 """Seconds before the end of a hold at which those who are told of the run are told of it."""
 LATE_S = 600.0
 """Seconds after the end of a hold from which on it is called late: a timer comes every five minutes."""
-
-
-class Deed(Struct, frozen=True, kw_only=True):
-    """What was done for one run."""
-
-    run: str
-    what: str
-    """`opened`, `told`, `waits`, `stays` or `failed`."""
-    words: str
-    count: int = 0
-    """Accounts it is about."""
-    child: str | None = None
-    """The undo that opened them."""
 
 
 class Tended(Struct, frozen=True, kw_only=True):
@@ -92,6 +82,8 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
             return replace(nothing, is_busy=True)
         tender = _Tender(terms, store, adopt=adopt, watch=watch)
         deeds = await tender.limits()
+        if tender.stopped is None:
+            deeds += await tender.watches()
         done = replace(nothing, deeds=tuple(deeds), stopped=tender.stopped)
         if done.reason is Reason.OK:
             store.set_mark(TENDED, rfc3339(terms.clock()))
@@ -113,6 +105,10 @@ class _Tender:
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
 
+    async def watches(self) -> list[Deed]:
+        """Read again what is due of the runs that are watched, and tell what came back."""
+        return await Watches(self._terms, self._store, self._trust).tend()
+
     # ---- holds whose limit has passed --------------------------------------------------------------------------------
 
     async def limits(self) -> list[Deed]:
@@ -122,19 +118,19 @@ class _Tender:
         for action in dict.fromkeys(ledger.run.action for ledger in near.values()):
             ledgers = {run: ledger for run, ledger in near.items() if ledger.run.action == action}
             gathered = gather(self._store, action, self._trust, _keys(ledgers.values()))
-            families = [family for run in ledgers if (family := gathered.holds.family_of(run)) is not None]
-            for family in sorted(families, key=lambda each: (each.until or "", each.run)):
+            found = [(family, ledger) for run, ledger in ledgers.items() if (family := gathered.holds.family_of(run))]
+            for family, ledger in sorted(found, key=lambda each: (each[0].until or "", each[0].run)):
                 if self.stopped is not None:
                     break
                 try:
-                    deeds += await self._one(family, ledgers[family.run], gathered)
+                    deeds += await self._one(family, ledger, gathered)
                 except BusyError as error:
                     deeds.append(Deed(run=family.run, what="waits", words=str(error)))
                 except AcctopsError as error:
-                    deeds.append(await self._failed(family, ledgers[family.run], str(error)))
+                    deeds.append(await self._failed(family, ledger, str(error)))
                 except Exception as error:  # noqa: BLE001 - a defect at one run must not keep the others locked
                     words = f"a defect of acctops: {type(error).__name__}: {error}"
-                    deeds.append(await self._failed(family, ledgers[family.run], words))
+                    deeds.append(await self._failed(family, ledger, words))
         return deeds
 
     def _near_their_end(self, deeds: list[Deed]) -> dict[str, Ledger]:

@@ -29,7 +29,7 @@ from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
 from engine.operations.resume import tell_of_idle
 from engine.operations.simulated import faults_of, simulated_world
-from engine.operations.stores import find, flags_of
+from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.survey import Survey, survey
 from engine.operations.terms import Terms
 from engine.operations.today import check_endpoint, guard_home, guards_of, refuse_strange_run
@@ -113,6 +113,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         raise UsageError("an undo goes by what it reads; remove --no-verify")
     ref = find(terms, run)
     found = ref.replay()
+    refuse_watch(terms, ref, found.ledger.run, "undo")
     ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
     kin = kin_of(ref.store, found.ledger)
     terms = replace(terms, simulate=ledger.run.simulated)

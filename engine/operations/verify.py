@@ -22,7 +22,7 @@ from engine.operations.family import held_now, undone_since, way_of, with_family
 from engine.operations.frozen import overridden
 from engine.operations.reach import reach_of
 from engine.operations.simulated import simulated_world
-from engine.operations.stores import find, flags_of
+from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.survey import survey
 from engine.operations.terms import Terms
 from engine.operations.today import check_endpoint
@@ -108,6 +108,7 @@ async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifyin
     """Prepare to compare a run with its accounts now; UsageError for an action that leaves nothing to read."""
     ref = find(terms, run)
     found = ref.replay()
+    refuse_watch(terms, ref, found.ledger.run, "verify")
     settings = terms.settings(None)
     ledger = with_family(ref, found, settings.trust) if family else found.ledger
     if ACTIONS[ledger.run.action].is_desired is None:

@@ -335,6 +335,19 @@ class Holds:
             return Bar("its last hold was released, and no limit ran out: a person opens it", "", is_for_a_person=True)
         return None
 
+    def is_opened(self, key: Key) -> bool:
+        """Return whether a run of ours has opened an account, or may have, after all that had it as the action wants.
+
+        One that is under way counts from its first send.
+        """
+        parts = self._parts.get(key, ())
+        had = [part.had[key].entry for part in parts if part.action == self.action]
+        return any(
+            all(_is_later(part.had[key].entry, entry) for entry in had)
+            for part in parts
+            if part.action == self._inverse
+        )
+
     def needs_rotation(self, key: Key) -> bool:
         """Return whether a machine may open an account only if its password was changed after the lock."""
         return any(
@@ -431,7 +444,7 @@ def _is_later(one: Entry, other: Entry) -> bool:
     mine, its = _updated(one), _updated(other)
     if mine and its and mine != its:
         return mine > its
-    return (one.settled_at or "") > (other.settled_at or "")
+    return (one.settled_at or one.first_sent_at or "") > (other.settled_at or other.first_sent_at or "")
 
 
 def _updated(entry: Entry) -> str:

@@ -143,9 +143,18 @@ def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
 
 
 def document(
-    ledger: Ledger, *, journal: str, head: str, first_send_ms: int | None = None, way: WayOn | None = None
+    ledger: Ledger,
+    *,
+    journal: str,
+    head: str,
+    first_send_ms: int | None = None,
+    way: WayOn | None = None,
+    watch: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the `run --json` document (engine/json.md). `way`: what is open of its family. Any: JSON values."""
+    """Return the `run --json` document (engine/json.md). Any: JSON values.
+
+    `way`: what is open of its family. `watch`: how its watch stands.
+    """
     run = ledger.run
     way = way or way_on([ledger])
     end = ledger.end
@@ -192,6 +201,7 @@ def document(
         "holds": holds_document(way.held),
         "open": way.open_calls,
         "go_on": way.command,
+        "watch": watch,
     }
 
 
@@ -220,12 +230,20 @@ def holds_document(held: HeldNow | None) -> dict[str, Any] | None:
     }
 
 
-def full_document(ledger: Ledger, *, journal: str, head: str, live: bool, way: WayOn | None = None) -> dict[str, Any]:
+def full_document(
+    ledger: Ledger,
+    *,
+    journal: str,
+    head: str,
+    live: bool,
+    way: WayOn | None = None,
+    watch: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the `report --format json` document: `document`, its job, and every target. Any: JSON values."""
     run = ledger.run
     way = way or way_on([ledger])
     return {
-        **document(ledger, journal=journal, head=head, way=way),
+        **document(ledger, journal=journal, head=head, way=way, watch=watch),
         "live": live,
         "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
         "match": [

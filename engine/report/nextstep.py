@@ -174,6 +174,8 @@ def way_on(
     """
     lines = [ledger.run for ledger in family]
     names = [line.run for line in lines]
+    if (watched := lines[-1].watched) is not None:
+        return _way_of_a_watch(family[-1], watched, flags)
     me = names.index(run) if run is not None else len(names) - 1
     owners = {call: name for name, ledger in zip(names, family, strict=True) for call in ledger.calls}
     later = later_words(family, names[me])
@@ -240,6 +242,21 @@ def _once_corrected(ledger: Ledger, elsewhere: int, blind: int) -> str:
     may_read = blind and not elsewhere and ACTIONS[ledger.run.action].is_desired is not None
     how = "reads again (no --no-verify, no verify: false)" if may_read else "is corrected"
     return f"{', '.join(whys)}; once the job {how}"
+
+
+def _way_of_a_watch(ledger: Ledger, watched: str, flags: str) -> WayOn:
+    """Return what to do about a watch: nothing of it is open, and the run that it watches is looked at."""
+    count = sum(outcome not in GOOD for _, _, outcome in ledger.outcomes())
+    look = Step(words=("verify", watched), takes=count)
+    return WayOn(
+        run=ledger.run.run,
+        members=(ledger.run.run,),
+        steps=(look,) if count else (),
+        choices=(),
+        open={},
+        asked=len(ledger.calls),
+        flags=flags,
+    )
 
 
 def later_words(family: Sequence[Ledger], run: str) -> dict[CallId, tuple[str, Outcome]]:

@@ -116,14 +116,15 @@ def hold_notice(
     words: str,
     *,
     at: str,
-    until: str,
-    then: str,
+    until: str | None,
+    then: str | None,
     count: int,
     targets: Sequence[str],
     go_on: str,
 ) -> dict[str, Any]:
     """Return the notice of what `tend` did, or did not do, for a run. Any: JSON values.
 
+    `until` and `then` are those of its hold; None in a notice of its watch.
     `targets` names accounts, where that is what the notice is for: accounts that came back.
     """
     run = ledger.run

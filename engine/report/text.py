@@ -37,16 +37,18 @@ def text(
     way: WayOn | None = None,
     today: str = "",
     screen: Screen | None = None,
+    watch: str = "",
 ) -> str:
     """Return the closing report, for a terminal or a mail. Its last line is the verdict.
 
     `way` is what is open of its family, and how to go on. `live` is how a run stands that is going on. `today` is as in
-    `closing_line`. With `screen` the report is at most as high as that, and `report` has what is left away.
+    `closing_line`. `watch` is a line on how its watch stands. With `screen` the report is at most as high as that, and
+    `report` has what is left away.
     """
     way = way or way_on([ledger])
     stop = _stop_lines(ledger, way) if live is None else []
     if live is None:
-        tail = [f"journal {journal}", f"head    {head}", *way.lines(), closing_line(ledger, today=today)]
+        tail = [f"journal {journal}", f"head    {head}", *way.lines(), *_some(watch), closing_line(ledger, today=today)]
     else:
         again = f"acctops status {ledger.run.run}{way.flags}"
         tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
@@ -58,7 +60,8 @@ def text(
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
     top = screen.fold(top[0])
     if live is None:
-        tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *screen.fold(tail[-1])]
+        lines = [fold for each in (*_some(watch), tail[-1]) for fold in screen.fold(each)]
+        tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *lines]
     groups = [
         _group(kind, cause, members, way)
         for kind, causes in _open(ledger, is_live=live is not None).items()
@@ -74,6 +77,10 @@ def text(
     rest = f"all of them: acctops report {ledger.run.run} --stuck{way.flags}"
     shown = fitted(groups, screen, max(needed, room - screen.height(notes)), rest) if groups else []
     return "\n".join([*top, *notes, *stop, *shown, *tail]) + "\n"
+
+
+def _some(line: str) -> tuple[str, ...]:
+    return (line,) if line else ()
 
 
 def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
@@ -229,7 +236,8 @@ def _title(ledger: Ledger, *, live: bool) -> str:
     run = ledger.run
     marks = ("SIMULATED  " if run.simulated else "") + ("LIVE  " if live else "")
     extra = "".join(f"  {value}" for value in (run.ticket, run.reason) if value)
-    return plain(f"{marks}run {run.run}  {run.action}  {run.job.name}{extra}")
+    what = f"run {run.run}" if run.watched is None else f"run {run.run}, the watch of {run.watched}"
+    return plain(f"{marks}{what}  {run.action}  {run.job.name}{extra}")
 
 
 _TOGETHER_S = 10.0

@@ -67,6 +67,7 @@ DOCUMENT_KEYS = [
     "holds",
     "open",
     "go_on",
+    "watch",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -933,6 +934,7 @@ def test_the_document_of_a_finished_run() -> None:
         "holds": None,
         "open": 2,
         "go_on": f"acctops resume {RUN}",
+        "watch": None,
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]
