@@ -134,7 +134,7 @@ class Watches:
         telling, watch = self._telling(ledger), due.watch
         if not due.is_due:
             assert watch is not None
-            return await self._tell(ledger, self._store.replay(watch.run_id).ledger, telling, is_fresh=False)
+            return await self._told(ledger, self._store.replay(watch.run_id).ledger, telling, is_fresh=False)
         since = _last_read(watch)
         if (put_off := telling.put_off(since)) is not None:
             return [Deed(run=due.run_id, what="failed", words=put_off)]
@@ -145,7 +145,7 @@ class Watches:
         deeds = [_read_deed(ledger, found, watching.run.run)]
         if (failed := _failures(ledger, calls, read, found)) is not None:
             deeds.append(failed)
-        return [*deeds, *await self._tell(ledger, watching, telling, is_fresh=True)]
+        return [*deeds, *await self._told(ledger, watching, telling, is_fresh=True)]
 
     async def _read(self, ledger: Ledger, calls: Sequence[Call]) -> tuple[Reach, Survey]:
         """Read the accounts of a run; AcctopsError if none can be read."""
@@ -243,7 +243,18 @@ class Watches:
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
-    async def _tell(self, ledger: Ledger, watching: Ledger, telling: Telling, *, is_fresh: bool) -> list[Deed]:
+    async def _told(self, ledger: Ledger, watching: Ledger, telling: Telling, *, is_fresh: bool) -> list[Deed]:
+        """Tell what is to be told; what could not be delivered is a failure of the telling, not of the reading."""
+        deeds: list[Deed] = []
+        try:
+            await self._tell(deeds, ledger, watching, telling, is_fresh=is_fresh)
+        except AcctopsError as error:
+            deeds.append(Deed(run=ledger.run.run, what="failed", words=str(error), child=watching.run.run))
+        return deeds
+
+    async def _tell(
+        self, deeds: list[Deed], ledger: Ledger, watching: Ledger, telling: Telling, *, is_fresh: bool
+    ) -> None:
         """Tell what came back, and what could not be read twice in a row, as far as that is still to be told.
 
         `is_fresh`: whether the accounts were read just now; else only what was not delivered is told.
@@ -256,7 +267,6 @@ class Watches:
             for call in calls
             if said.said(call).word is Word.UNREAD and said.times(call) >= TWICE
         }
-        deeds: list[Deed] = []
         for what, changed, words in (
             ("watch_back", back, f"no longer {action.done_word}, and no run here opened them"),
             ("watch_unread", unread, "not read twice in a row: gone, or unreadable"),
@@ -273,7 +283,6 @@ class Watches:
             upto = max(*changed.values(), *(each.upto for each in told), 0)
             telling.note(what, watch=watching.run.run, above=above, upto=upto, accounts=len(labels))
             deeds.append(Deed(run=ledger.run.run, what="told", words=text, count=len(labels), child=watching.run.run))
-        return deeds
 
     def _telling(self, ledger: Ledger) -> Telling:
         return Telling(self._terms, self._store, ledger, until="", then="", verb="verify")

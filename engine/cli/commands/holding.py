@@ -96,7 +96,7 @@ def hold(run: str, for_: str | None, until: str | None, none: bool, then: str | 
 @click.option("--adopt", is_flag=True, help="Let this state directory belong to this host from now on.")
 @flags("config", "state_dir", "profile", "json", "quiet")
 def tend(adopt: bool, **common: Any) -> int:
-    """Do what is due after runs: end holds whose limit has passed, and tell of it.
+    """Do what is due after runs: end holds whose limit has passed, read watched accounts again, and tell of it.
 
     For a timer, every few minutes: it asks nothing, and only one works at a time. It opens an account only if nobody
     holds it any more, the job says so, and it still stands as it was left. Units: acctops schedule --tend.
