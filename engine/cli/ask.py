@@ -11,6 +11,7 @@ from engine.cli.talk import say
 from engine.errors import RefusedError
 from engine.operations.proposal import Approval
 from engine.outside.foreign import clean_lines
+from engine.report.screen import Screen
 
 TYPE_FROM = 10
 """From so many targets on the number itself must be typed; below, `y` will do, too."""
@@ -53,6 +54,9 @@ def can_ask(*, stdin_is_list: bool = False) -> bool:
 def _show(question: str) -> None:
     """Put the question where the person is, also when stderr goes to a file."""
     question = clean_lines(question)
+    if say.size is not None:  # a terminal breaks a line anywhere
+        *lines, last = question.split("\n")
+        question = "\n".join([*(part for line in lines for part in Screen(*say.size).fold(line)), last])
     try:
         if say.isatty():
             sys.stderr.write(question)

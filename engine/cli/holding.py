@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import asdict
 
 from engine.cli.options import Options, options_of
+from engine.cli.screens import folded
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason, UsageError
 from engine.journal.records import unix_seconds
@@ -70,8 +71,10 @@ def _print_held(each: Held, now: float) -> None:
     family = each.family
     about = "".join(f"  {text}" for text in (family.head.job, family.head.ticket, family.head.operator) if text)
     problem = "  DAMAGED" if family.problem is not None else ""
-    out(plain(f"{family.run}  {each.action}{about}  holds {len(each.accounts):,} since {each.since[:16]}Z{problem}"))
-    out(f"  {ends_words(family.until, family.then, now)}")
+    head = plain(f"{family.run}  {each.action}{about}  holds {len(each.accounts):,} since {each.since[:16]}Z{problem}")
+    for line in (head, f"  {ends_words(family.until, family.then, now)}"):
+        for part in folded(line):
+            out(part)
     for key, _ in each.accounts[:SHOWN]:
         out(plain(f"  {_named(key)}"))
     if len(each.accounts) > SHOWN:
@@ -222,7 +225,10 @@ async def _tend(options: Options, *, adopt: bool) -> int:
         if deed.what == "failed":
             warn(f"FAILED  run {deed.run}: {deed.words}")
         elif not options.quiet or deed.what not in ("waits", "read"):
-            out(plain(f"{deed.what}  run {deed.run}: {deed.words}{f' ({deed.child})' if deed.child else ''}"))
+            for part in folded(
+                plain(f"{deed.what}  run {deed.run}: {deed.words}{f' ({deed.child})' if deed.child else ''}")
+            ):
+                out(part)
     if not done.deeds and not done.is_busy and not options.quiet:
         say(f"nothing is due in {done.state_dir}")
     return printed() or done.reason

@@ -151,7 +151,7 @@ def question_of(new: Proposal) -> str:
     missing += f"; {stays:,} of what was asked for stay as they are" if stays else ""
     missing += f"; GUESSED: {', '.join(new.guessed)}" if new.guessed else ""
     if new.to_change is not None and new.to_change != count:
-        missing = f", of which {new.to_change:,} change now{missing}"
+        accounts += f" ({new.to_change:,} of them change now)"
     mark = " (SIMULATED)" if new.terms.simulate else ""
     return f"About to {action.verb} {accounts}{action.effect}{mark}{_afterwards(new)}{unread}{missing}"
 

@@ -212,6 +212,9 @@ class _Tender:
         terms = replace(self._terms, reason=f"the hold of {family.run} ended at {family.until}")
         plan = await plan_undo(terms, family.run, Selection(family=True, due=True))
         if isinstance(plan, NothingToUndo):
+            if plan.released:
+                words = f"{ended}; {accounts(plan.released)} stand as before the run, or were opened since"
+                deeds.append(Deed(run=family.run, what="told", words=words, count=plan.released))
             return [*deeds, *await self._stays(family, telling, ended, Counter(plan.kept))]
         assert isinstance(plan, Planned)
         approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")

@@ -858,5 +858,5 @@ def test_the_question_names_both_numbers_of_the_plan_and_takes_either(desk: Desk
         office.edit("postgres-aaaaaaaa/u0", status=5)
         desk.job(*(f"postgres-aaaaaaaa/{user}" for user in users))
         refused = desk.run("run", "job.yaml", typed="12\n")
-        assert "About to lock 11 accounts" in refused.err and "of which 10 change now" in refused.err
+        assert "About to lock 11 accounts" in refused.err and "(10 of them change now)" in refused.err
         assert refused.code == 3 and desk.run("run", "job.yaml", typed="10\n").code == 0

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from engine.cloud.wire import Wire
 from engine.inputs.files import STDIN, load_job
+from engine.journal import records
 from engine.journal.records import rfc3339
 from engine.journal.store import RunStore
-from engine.model import Outcome, Transport
+from engine.model import Outcome, Proof, Transport, Verdict, call_id
 from engine.operations.begin import begin
 from engine.operations.carrying import Ended
 from engine.operations.events import Event
@@ -154,6 +157,70 @@ class Room:
     def holds(self) -> Holding:
         with self.at_work():
             return who_holds(self.terms)
+
+    def written(self, run: str, labels: Sequence[str], until: float, then: str) -> str:
+        """Write the journal of a run that locked accounts of the world a while ago, as `run` once had it; its id."""
+        like = self.store.replay(run).ledger.run
+        now = self.clock()
+        updated = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now + 8 * 3600))  # listings have the vendor's zone
+        calls = [
+            (call_id("", REGION, instance, user, "LockAccount"), instance, user)
+            for instance, _, user in (label.partition("/") for label in labels)
+        ]
+        first = replace(
+            like,
+            seq=0,
+            run="",
+            at="",
+            hash="",
+            plan_digest="ab" * 32,
+            counts={"calls": len(calls)},
+            settings=replace(like.settings, hold_until=records.rfc3339(until), hold_then=then),
+        )
+
+        def plan() -> Iterator[records.AnyRecord]:
+            yield first
+            for call, instance, user in calls:
+                yield records.CallLine(
+                    call=call, action="LockAccount", account="", region=REGION, instance=instance, user=user
+                )
+
+        new = self.store.new_run_id(now, Random())
+        journal = self.store.create(new, plan(), clock=self.clock)
+        for number, (call, instance, user) in enumerate(calls):
+            account = self.account(f"{instance}/{user}")
+            account.status, account.update_time = LOCKED, now
+            request = f"request-{new}-{number}"
+            for record in (
+                records.Before(
+                    call=call, status=2, cam=False, type="normal", update_time="", password_update_time="", why=None
+                ),
+                records.Sent(call=call, attempt=1, lane="default", trace=f"t-{new}-{number}", key="…abcd"),
+                records.ReplyLine(
+                    call=call,
+                    attempt=1,
+                    verdict=Verdict.DONE,
+                    sent_at=records.rfc3339(now, digits=6),
+                    request_id=request,
+                    code=None,
+                    message=None,
+                    http=200,
+                    ms=9,
+                ),
+                records.Verified(call=call, status=5, cam=False, update_time=updated, agrees=True),
+                records.Settled(
+                    call=call, outcome=Outcome.CHANGED, proof=Proof.READ, attempts=1, request_id=request, code=None
+                ),
+            ):
+                journal.append(record)
+        counts = {"changed": len(calls)}
+        journal.append(
+            records.End(
+                counts=counts, exit=0, stopped=None, attempts=len(calls), throttled=0, worst_second={}, seconds=1
+            )
+        )
+        journal.close()
+        return str(new)
 
     # ---- the world ---------------------------------------------------------------------------------------------------
 
