@@ -76,6 +76,12 @@ class NothingLeftError(AcctopsError):
     reason = Reason.INCOMPLETE
 
 
+class NotYetError(AcctopsError):
+    """A limit has passed by this machine's clock, and by the server's it will within a minute; nothing was sent."""
+
+    reason = Reason.REFUSED
+
+
 class AllHeldError(AcctopsError):
     """By the time it was to be sent, others hold all that an undo was to bring back: as asked, and nothing was sent."""
 

@@ -32,6 +32,7 @@ ERRORS = {
     "JournalVersionError": Reason.USAGE,
     "JournalWriteError": Reason.STOPPED,
     "AllHeldError": Reason.OK,
+    "NotYetError": Reason.REFUSED,
     "NothingLeftError": Reason.INCOMPLETE,
     "RefusedError": Reason.REFUSED,
     "UsageError": Reason.USAGE,

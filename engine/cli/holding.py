@@ -225,9 +225,8 @@ async def _tend(options: Options, *, adopt: bool) -> int:
         if deed.what == "failed":
             warn(f"FAILED  run {deed.run}: {deed.words}")
         elif not options.quiet or deed.what not in ("waits", "read"):
-            for part in folded(
-                plain(f"{deed.what}  run {deed.run}: {deed.words}{f' ({deed.child})' if deed.child else ''}")
-            ):
+            child = f" ({deed.child})" if deed.child else ""
+            for part in folded(plain(f"{deed.what}  run {deed.run}: {deed.words}{child}")):
                 out(part)
     if not done.deeds and not done.is_busy and not options.quiet:
         say(f"nothing is due in {done.state_dir}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from engine.errors import AcctopsError, BusyError, Reason
+from engine.errors import AcctopsError, BusyError, NotYetError, Reason
 from engine.journal import records
 from engine.journal.records import rfc3339, unix_seconds
 from engine.model import GOOD, OmitReason
@@ -124,7 +124,7 @@ class _Tender:
                     break
                 try:
                     deeds += await self._one(family, ledger, gathered)
-                except BusyError as error:
+                except (BusyError, NotYetError) as error:
                     deeds.append(Deed(run=family.run, what="waits", words=str(error)))
                 except AcctopsError as error:
                     deeds.append(await self._failed(family, ledger, str(error)))

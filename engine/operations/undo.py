@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, Reason, RefusedError, UsageError
+from engine.errors import BusyError, NotYetError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
 from engine.model import GOOD, LACKING, Call, Omit, Outcome
@@ -350,7 +350,7 @@ def _refuse_clock(ledger: Ledger, owing: Owing, read: Survey, now: float) -> Non
             "until the clock is right (timedatectl); nothing was sent"
         )
     if (end := owing.ends_at) is not None and now + min(read.ahead_s) < end:
-        raise RefusedError("by the server's clock the limit has not passed yet; nothing was sent")
+        raise NotYetError("by the server's clock the limit has not passed yet; nothing was sent")
 
 
 def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
