@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from engine.journal.protocols import RunRef, Runs
     from engine.model import Call, CallId
     from engine.outside.trust import Trust
-    from engine.planning.holds import Key
 
 
 class Kin(Struct, frozen=True, kw_only=True):
@@ -278,11 +277,17 @@ def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
     return whole
 
 
-def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[Key]:
-    """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back."""
+def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
+    """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back.
+
+    Each is named as the run names it: cloud account, region, instance, user.
+    """
     if ref.store is None or ACTIONS[ledger.run.action].inverse is None:
         return set()
     keys = {key_of(call) for call in ledger.calls.values()}
     holds = gather(ref.store, ledger.run.action, trust, keys).holds
     family = holds.family_of(ledger.run.run)
-    return holds.given_back(family) if family is not None else set()
+    found = holds.given_back(family) if family is not None else set()
+    return {
+        (call.account, call.region, call.instance, call.user) for call in ledger.calls.values() if key_of(call) in found
+    }

@@ -11,7 +11,7 @@ from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError
 from engine.journal import records
 from engine.journal.ledger import Entry
-from engine.model import Outcome, call_id
+from engine.model import Outcome
 from engine.planning.holds import Family, Had, Holds, Key, Part, key_of, label_of, part_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def gather(
     """
     inverse = ACTIONS[action].inverse
     actions = {action, inverse}
-    wanted = None if keys is None else {call_id(*key, each) for key in keys for each in actions if each is not None}
+    wanted = None if keys is None else frozenset(keys)
     read: dict[str, tuple[object, Part]] = {}
     damaged: dict[str, str] = {}
     blind: dict[str, str] = {}
@@ -138,9 +138,9 @@ def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:
     return None if why is None else f"is not believed, as {why}"
 
 
-def _has_any(store: Runs, run_id: str, wanted: Collection[str]) -> bool:
+def _has_any(store: Runs, run_id: str, wanted: Collection[Key]) -> bool:
     found = store.readable_calls(run_id)
-    return not found.is_all or any(call.id in wanted for call in found.calls)
+    return not found.is_all or any(key_of(call) in wanted for call in found.calls)
 
 
 def _readable(store: Runs, head: RunHead, keys: Collection[Key] | None, why: str) -> tuple[Part, bool]:

@@ -21,14 +21,32 @@ if TYPE_CHECKING:
     from engine.journal import records
     from engine.journal.ledger import Entry, Ledger
 
-Key = tuple[str, str, str, str]
-"""An account: cloud account, region, instance, user."""
+
+class Key(tuple[str, str, str, str]):
+    """An account: cloud account, region, instance, user.
+
+    Two keys are the same whatever the cloud account is called: jobs name it as they like, or not at all, and an
+    instance has its id alone in its region.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self[1:] == other[1:]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[1:])
+
+
 UNLOCK, UNLOCK_ROTATED, TELL = THENS[2], THENS[1], THENS[0]
 
 
 def key_of(call: Call) -> Key:
     """Return the account of a call."""
-    return call.account, call.region, call.instance, call.user
+    return Key((call.account, call.region, call.instance, call.user))
 
 
 def label_of(key: Key) -> str:

@@ -1,0 +1,36 @@
+"""What is held again after a limit has ended, and what is held under another name of the same cloud account."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from tests.promises.test_hold_limits import A, Office, office
+
+__all__ = ["office"]
+
+
+def _is_locked(office: Office, run: str) -> bool:
+    return office.desk.run("verify", run, clock=office.clock).code == 0
+
+
+def _profile(office: Office, name: str) -> None:
+    """A profile of the vendor's tool with the keys that are in the environment, too."""
+    place = Path(office.desk.env["HOME"]) / ".tccli" / f"{name}.credential"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps({"secretId": DEMO_SECRET_ID, "secretKey": DEMO_SECRET_KEY}))
+    place.chmod(0o600)
+
+
+def test_a_hold_counts_whatever_the_cloud_account_is_called(office: Office) -> None:
+    """One job names its cloud account, the other takes the keys of the shell: the account that both lock is one."""
+    _profile(office, "prod")
+    one = str(office.run("run", office.desk.job(f"{A}/ann", name="a.yaml"), "--yes", "--json").json["run"])
+    job = office.desk.job(f"{A}/ann", f"{A}/bob", name="b.yaml", extra="accounts: [prod]")
+    other = str(office.run("run", job, "--yes", "--json").json["run"])
+    done = office.run("undo", one, "--yes")
+    assert f"held by {other}" in done.text and _is_locked(office, other)
+    again = office.run("undo", other, "--yes", "--json")
+    assert again.json["counts"]["changed"] == 2, "the last of the two opens it, though the other had locked it"
+    assert "nobody holds anything" in office.run("holds").out
