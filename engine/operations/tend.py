@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Runs
+    from engine.journal.protocols import RunHead, Runs
     from engine.operations.carrying import Ended
     from engine.operations.holding import Gathered
     from engine.operations.session import Watch
@@ -102,6 +102,9 @@ class _Tender:
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._home = store.home(adopt=adopt)
+        self._children: dict[str, list[str]] = {}
+        self._seen: dict[str, str] = {}
+        """Run whose holds end soon, or have ended → `_sizes`, before its accounts were looked up."""
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
 
@@ -137,7 +140,9 @@ class _Tender:
         """Return the runs whose holds end within the hour, or have ended, and about which something is left to do."""
         found: dict[str, Ledger] = {}
         until_s = self._terms.clock() + SOON_S
-        for head in self._store.heads():
+        heads = list(self._store.heads())
+        self._children = _children(heads)
+        for head in heads:
             run = head.run
             if run is None or head.problem is not None:
                 continue
@@ -149,20 +154,32 @@ class _Tender:
             try:
                 lines = self._store.aside(head.run_id) if has_aside else ()
                 until, then = _limit(run.settings, lines)
-                if until is None or unix_seconds(until) > until_s or _is_over(lines, until, then):
+                if until is None or unix_seconds(until) > until_s:
                     continue
-                if self._store.doubt(head.run_id, self._trust) is None:
-                    found[head.run_id] = self._store.replay(head.run_id).ledger
+                self._seen[head.run_id] = self._sizes(head.run_id)
+                if _is_over(lines, until, then, self._seen[head.run_id]):
+                    continue
+                if (doubt := self._store.doubt(head.run_id, self._trust)) is not None:
+                    raise _NotOpenedError(f"run {head.run_id} is not believed, as {doubt}; nothing is opened or told")
+                found[head.run_id] = self._store.replay(head.run_id).ledger
             except AcctopsError as error:
                 deeds.append(Deed(run=head.run_id, what="failed", words=str(error)))
         return found
+
+    def _sizes(self, run: str) -> str:
+        """Return how long the journals are that say what an incident holds: another text, if they say more by now."""
+        names, total = [run], 0
+        for name in names:
+            total += self._store.size(name)
+            names += [child for child in self._children.get(name, ()) if child not in names]
+        return f"{len(names)} runs, {total} bytes"
 
     async def _one(self, family: Family, ledger: Ledger, gathered: Gathered) -> list[Deed]:
         assert family.until is not None
         now, telling = self._terms.clock(), self._telling(family, ledger)
         held = family.held()
         if not held:
-            telling.note("over")
+            telling.note("over", seen=self._seen[ledger.run.run])
             return []
         count, left_s = accounts(len(held)), unix_seconds(family.until) - now
         if left_s > 0:
@@ -299,11 +316,25 @@ def _limit(settings: records.RunSettings, lines: Sequence[records.AnyRecord]) ->
     return until, then or TELL
 
 
-def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str) -> bool:
-    """Return whether nothing is left to do at this end of a hold."""
-    ends = {"over", "due"} if then == TELL else {"over"}
-    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told")
-    return any(data.get("until") == until and data.get("what") in ends for data in told)
+def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str, seen: str) -> bool:
+    """Return whether nothing is left to do at this end of a hold.
+
+    That it held nothing any more counts until a run of the incident says more: a rerun, or the undo of an undo, locks.
+    """
+    told = [line.data for line in lines if isinstance(line, records.Note) and line.what == "told"]
+    told = [data for data in told if data.get("until") == until]
+    is_told = then == TELL and any(data.get("what") == "due" for data in told)
+    return is_told or any(data.get("what") == "over" and data.get("seen") == seen for data in told)
+
+
+def _children(heads: Iterable[RunHead]) -> dict[str, list[str]]:
+    """Return each run → its reruns and undos."""
+    found: dict[str, list[str]] = {}
+    for head in heads:
+        parent = head.run.parent if head.run is not None else None
+        if parent is not None and parent.verb != records.WATCH:
+            found.setdefault(parent.run, []).append(head.run_id)
+    return found
 
 
 def _keys(ledgers: Iterable[Ledger]) -> set[Key]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
-from tests.promises.test_hold_limits import A, Office, office
+from tests.promises.test_hold_limits import HOUR, A, Office, office
 
 __all__ = ["office"]
 
@@ -34,3 +34,18 @@ def test_a_hold_counts_whatever_the_cloud_account_is_called(office: Office) -> N
     again = office.run("undo", other, "--yes", "--json")
     assert again.json["counts"]["changed"] == 2, "the last of the two opens it, though the other had locked it"
     assert "nobody holds anything" in office.run("holds").out
+
+
+def test_what_a_rerun_locks_after_the_end_of_its_hold_is_opened_by_tend(office: Office) -> None:
+    """Tend had found that nothing was left to do: that is no longer so."""
+    run = office.partly("hold: {for: 1h, then: unlock}")
+    office.ahead = 2 * HOUR
+    for _ in range(3):
+        office.run("tend")
+    office.backend.script()
+    rerun = str(office.run("rerun", run, "--yes", "--json").json["run"])
+    assert _is_locked(office, rerun)
+    office.ahead += 300
+    assert "opened 1 account" in office.run("tend").out
+    assert "nobody holds anything" in office.run("holds").out
+    assert "nothing is due" in office.run("tend").err
