@@ -16,11 +16,12 @@ from engine.journal import records
 from engine.journal.records import rfc3339
 from engine.model import Place
 from engine.operations.choosing import chosen
+from engine.operations.family import kin_of
 from engine.operations.holding import Gathered, gather, release
-from engine.operations.stores import find, flags_of, refuse_watch, store_of
+from engine.operations.stores import find, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
-from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
+from engine.planning.holds import TELL, Family, Holds, Key, end_of, key_of, label_of, part_of
 from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
@@ -167,7 +168,10 @@ class Released(Struct, frozen=True, kw_only=True):
 
 def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Released:
     """End the holds of a run and its reruns on `targets` (none: all). UsageError for a run that never held anything."""
-    ledger, store, gathered, family = _found(terms, run, "release")
+    ledger, store, gathered = _found(terms, run, "release")
+    family = gathered.holds.family_of(ledger.run.run)
+    if family is None:
+        raise _held_nothing(ledger, terms.repeat(store.state_dir))
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
@@ -201,12 +205,16 @@ def limit_holds(
 ) -> Limited:
     """Give the holds of a run and its reruns a new end, none if neither `for_` nor `until` says one; texts as typed.
 
-    UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
+    UsageError for a run that holds nothing, unless its end has passed: what goes on with it then takes accounts again.
+    JobError for an end or a `then` that cannot be.
     """
-    ledger, store, _, family = _found(terms, run, "hold")
+    ledger, store, gathered = _found(terms, run, "hold")
+    family = gathered.holds.family_of(ledger.run.run) or _empty_family(terms, store, ledger)
     held = family.held()
     flags = terms.repeat(store.state_dir)
-    if not held:
+    if not held and not family.is_past(terms.clock()):
+        if not any(part.had for part in family.members):
+            raise _held_nothing(ledger, flags)
         raise UsageError(
             f"run {ledger.run.run} holds nothing any more: its accounts were released or undone; see acctops status "
             f"{ledger.run.run}{flags}"
@@ -230,8 +238,8 @@ def _keys(ledger: Ledger) -> set[Key]:
     return {key_of(call) for call in ledger.calls.values()}
 
 
-def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, Family]:
-    """Return a run with its incident; UsageError if it never held anything."""
+def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered]:
+    """Return a run, and who holds its accounts; UsageError for a run that cannot hold any."""
     ref = find(terms, run)
     ledger = ref.replay().ledger
     refuse_watch(terms, ref, ledger.run, verb)
@@ -239,14 +247,24 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, F
         raise UsageError(f"{ref.place}: lies outside a state directory, so its holds cannot be changed")
     settings = terms.settings(None)
     refuse_strange_run(ref, settings.trust)
-    action, parent = ACTIONS[ledger.run.action], ledger.run.parent
+    action = ACTIONS[ledger.run.action]
     if action.inverse is None:
         raise UsageError(f"run {ledger.run.run}: {action.name} cannot be undone, so no run of it holds anything")
-    gathered = gather(ref.store, action.name, settings.trust, _keys(ledger))
-    family = gathered.holds.family_of(ledger.run.run)
-    if family is None:
-        what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
-        raise UsageError(
-            f"run {ledger.run.run} holds nothing: {what}; see acctops status {ledger.run.run}{flags_of(terms, ref)}"
-        )
-    return ledger, ref.store, gathered, family
+    return ledger, ref.store, gather(ref.store, action.name, settings.trust, _keys(ledger))
+
+
+def _empty_family(terms: Terms, store: Runs, ledger: Ledger) -> Family:
+    """Return the incident of a run that left no account so yet. UsageError for an undo, which begins none."""
+    members = kin_of(store, ledger, terms.settings(None).trust).ledgers
+    parent = members[0].run.parent
+    if parent is not None and parent.verb == "undo":
+        raise _held_nothing(ledger, terms.repeat(store.state_dir))
+    parts = tuple(part_of(each, ()) for each in members)
+    until, then = end_of(parts)
+    return Family(run=parts[0].run_id, members=parts, until=until, then=then or TELL)
+
+
+def _held_nothing(ledger: Ledger, flags: str) -> UsageError:
+    run, parent = ledger.run.run, ledger.run.parent
+    what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
+    return UsageError(f"run {run} holds nothing: {what}; see acctops status {run}{flags}")

@@ -211,7 +211,12 @@ def tell_inherited(terms: Terms, ref: RunRef, settings: records.RunSettings) -> 
         said += lines_of(settings)
     if said:
         terms.tell(News(f"as run {ref.run_id} was told: {', '.join(said)}"))
-    if settings.hold_until is not None and unix_seconds(settings.hold_until) <= terms.clock():
+    tell_of_past(terms, ref, settings.hold_until)
+
+
+def tell_of_past(terms: Terms, ref: RunRef, until: str | None) -> None:
+    """Warn if the holds of a run ended at `until`: what is changed now is due at once."""
+    if until is not None and unix_seconds(until) <= terms.clock():
         longer = f"acctops hold {ref.run_id} --for 4h{flags_of(terms, ref)}"
         what = f"the hold of run {ref.run_id} has ended, and what is changed now is due at once; first: {longer}"
         terms.tell(Warned(what, always=True))

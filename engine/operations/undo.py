@@ -22,12 +22,12 @@ from engine.model import GOOD, LACKING, Call, Omit, Outcome
 from engine.operations import choosing
 from engine.operations.begin import planned
 from engine.operations.events import News
-from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, with_family
+from engine.operations.family import Kin, Undone, changed_by_reruns, end_of_holds, kin_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
-from engine.operations.resume import tell_of_idle
+from engine.operations.resume import tell_of_idle, tell_of_past
 from engine.operations.simulated import faults_of, simulated_world
 from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.survey import Survey, survey
@@ -55,6 +55,7 @@ from engine.report.spans import duration
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef
+    from engine.outside.trust import Trust
     from engine.planning.plan import Plan
     from engine.simulator.world import World
 
@@ -165,6 +166,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
         return _nothing_to_undo(terms, ref, undo, asked)
     refuse_empty(plan)
+    _tell_of_incident(terms, kin, ref, guards.trust)
     stop_after = guards.stop_after_for(inverse)
     return await planned(
         Proposal(
@@ -226,6 +228,16 @@ def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None
             f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
             f"first: acctops resume {whose}{flags_of(terms, ref)}"
         )
+
+
+def _tell_of_incident(terms: Terms, kin: Kin, ref: RunRef, trust: Trust) -> None:
+    """Warn if the undo of an undo goes on with an incident whose holds have ended."""
+    parent = kin.ledgers[0].run.parent
+    if parent is None or parent.verb != "undo" or ref.store is None or not ref.store.has(parent.run):
+        return
+    incident = ref.store.find(parent.run)
+    until, _ = end_of_holds(ref.store, incident.replay().ledger, trust)
+    tell_of_past(terms, incident, until)
 
 
 def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:

@@ -49,3 +49,31 @@ def test_what_a_rerun_locks_after_the_end_of_its_hold_is_opened_by_tend(office: 
     assert "opened 1 account" in office.run("tend").out
     assert "nobody holds anything" in office.run("holds").out
     assert "nothing is due" in office.run("tend").err
+
+
+def test_a_lock_made_again_after_the_end_of_its_hold_is_warned_of_and_can_be_kept(office: Office) -> None:
+    """Who takes back what tend opened wants it locked: the command that is printed makes it so, before or after."""
+    job = office.desk.job(f"{A}/ann", f"{A}/bob", extra="hold: {for: 1h, then: unlock}")
+    run = str(office.run("run", job, "--yes", "--json").json["run"])
+    office.ahead = 2 * HOUR
+    office.run("tend")
+    undo = office.desk.journals()[-1].parent.name
+    done = office.run("undo", undo, typed="n\n", code=3)
+    assert f"first: acctops hold {run} --for 4h" in done.err
+    office.run("hold", run, "--for", "4h")
+    assert "has ended" not in office.run("undo", undo, "--yes").err
+    office.ahead += 300
+    assert "opened" not in office.run("tend").out
+    assert f"{run}  LockAccount  job" in office.run("holds").out
+
+
+def test_the_hold_of_a_run_that_left_nothing_so_yet_can_be_made_longer_once_it_has_ended(office: Office) -> None:
+    """A run that was cut off before its first call is gone on with after its end: what it then locks is kept."""
+    job = office.desk.job(f"{A}/ann", extra="hold: {for: 1h, then: unlock}")
+    run = str(office.run("run", job, "--yes", "--json").json["run"])
+    office.cut_off()
+    office.run("hold", run, "--for", "2h", code=2)
+    office.ahead = 2 * HOUR
+    office.run("hold", run, "--for", "4h")
+    assert "has ended" not in office.run("resume", run, "--yes").err
+    assert "nothing is due" in office.run("tend").err
