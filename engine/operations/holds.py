@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS
-from engine.errors import JobError, UsageError
+from engine.errors import BusyError, JobError, UsageError
 from engine.inputs.jobfile.afterwards import hold_of_flags
 from engine.inputs.jobfile.parse import COMMAND_LINE
 from engine.inputs.jobfile.problems import Problems
@@ -172,6 +172,12 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
     family = gathered.holds.family_of(ledger.run.run)
     if family is None:
         raise _held_nothing(ledger, terms.repeat(store.state_dir))
+    if (live := next((each for each in sorted(family.names) if store.is_live(each)), None)) is not None:
+        flags = terms.repeat(store.state_dir)
+        raise BusyError(
+            f"run {live} is still going on, and would hold what it does after this; stop it first: "
+            f"acctops stop {live}{flags}"
+        )
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"

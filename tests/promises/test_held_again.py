@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
+from engine.simulator.world import World
 from tests.promises.test_hold_limits import HOUR, A, Office, office
+from tests.support.command import Backend, Desk
 
 __all__ = ["office"]
 
@@ -77,3 +79,19 @@ def test_the_hold_of_a_run_that_left_nothing_so_yet_can_be_made_longer_once_it_h
     office.run("hold", run, "--for", "4h")
     assert "has ended" not in office.run("resume", run, "--yes").err
     assert "nothing is due" in office.run("tend").err
+
+
+def test_a_run_that_goes_on_is_not_released(desk: Desk) -> None:
+    """It would hold what it does after that, and nobody would know: it is stopped first."""
+    world = World(latency=0.05)
+    world.seed(A, "ap-singapore", [f"u{number}" for number in range(90)])
+    with Backend(world) as backend:
+        office = Office(desk, backend)
+        process = desk.popen("run", desk.job(*(f"{A}/u{number}" for number in range(90))), "--yes")
+        desk.wait_for("reply", 5)
+        run = desk.journal().parent.name
+        assert f"first: acctops stop {run}" in office.run("release", run, code=6).err
+        office.run("stop", run)
+        desk.end(process)
+        assert "no longer holds" in office.run("release", run).out
+        assert "nobody holds anything" in office.run("holds").out
