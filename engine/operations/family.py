@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
-from engine.errors import AcctopsError, JournalCorruptError
+from engine.errors import AcctopsError, JournalCorruptError, NotYetError, RefusedError
 from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay
 from engine.journal.records import Run
@@ -19,6 +19,7 @@ from engine.operations.terms import operator
 from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.protocols import RunRef, Runs
@@ -156,6 +157,10 @@ def _age(ledger: Ledger, family: Mapping[str, Ledger]) -> tuple[str, int, str]:
     return latest, depth, ledger.run.run
 
 
+CLOCKS_S = 60.0
+"""Seconds by which this machine's clock and the server's may differ, for a limit that ends by itself."""
+
+
 class Undone(Struct, kw_only=True):
     """The run that an undo, or a rerun of that undo, brings back; and which other runs hold its accounts."""
 
@@ -210,6 +215,27 @@ class Undone(Struct, kw_only=True):
     def is_by_limit(self) -> bool:
         """Whether it opens only what a limit lets a machine open; then it releases nothing that others hold."""
         return "--due" in self.asked
+
+    def on_time(self, owing: Owing, ahead_s: Collection[float]) -> Owing:
+        """Return what an undo by limit takes back by both clocks; `ahead_s`: by how much the server's are ahead.
+
+        RefusedError unless this machine's clock and the server's agree; NotYetError if it has not passed by both.
+        """
+        if not any(owing.bar(call) is None for call in self.ledger.calls.values()):
+            return owing
+        if not ahead_s:
+            raise RefusedError("the server did not say what time it is, so nobody knows that the limit has passed")
+        worst = max(ahead_s, key=abs)
+        if abs(worst) > CLOCKS_S:
+            way = "ahead of" if worst < 0 else "behind"
+            raise RefusedError(
+                f"the clock of this machine is {duration(abs(worst))} {way} the server's: nothing is opened by a limit "
+                "until the clock is right (timedatectl); nothing was sent"
+            )
+        now = self.clock() + min(0.0, *ahead_s)
+        if (end := owing.ends_at) is not None and now < end:
+            raise NotYetError("by the server's clock the limit has not passed yet; nothing was sent")
+        return owing.at(now)
 
     def originals(self, inverse: Collection[CallId]) -> list[Call]:
         """Return the calls of the run that the calls `inverse` would take back."""

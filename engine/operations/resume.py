@@ -130,6 +130,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     await ask_whose(reach, limit_s=IDENTITY_S)
     refuse_strangers(reach.keyring, seen.uins)
     await refuse_beyond(terms, seen, guards, reach, exclude, whole=job is not None)
+    await _refuse_early(ref, seen, guards, reach, settings, terms)
     passwords = passwords_of(seen.settings, seen.run.action, guards.trust, tell=terms.tell)
     scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
     if scarce is not None:
@@ -186,6 +187,23 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 stays=undone.still_so() if undone is not None else nothing_stays,
             )
             return await carry_out(session, terms, guards, watch)
+
+
+async def _refuse_early(
+    ref: RunRef, seen: Ledger, guards: Settings, reach: Reach, settings: records.RunSettings, terms: Terms
+) -> None:
+    """Refuse an undo by limit that was cut off, unless the limit has passed by both clocks: it may have been moved."""
+    undone = undone_of(ref.store, seen.run, guards.trust, terms.clock)
+    if undone is None or not undone.is_by_limit or seen.run.simulated:
+        return
+    from engine.operations.survey import survey  # here: few runs are undone by a limit
+
+    one_each = {call.region: call for call, entry, _ in seen.outcomes() if not entry.settled}
+    if one_each:
+        read = await survey(
+            list(one_each.values()), reach=reach, timeout_s=settings.timeout_s, world=None, limit_s=None, purpose="undo"
+        )
+        undone.on_time(undone.owing(), read.ahead_s)
 
 
 def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:

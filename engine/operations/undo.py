@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, NotYetError, Reason, RefusedError, UsageError
+from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
 from engine.model import GOOD, LACKING, Call, Omit, Outcome
@@ -41,7 +41,6 @@ from engine.planning.undo import (
     STAYS,
     Choice,
     Keep,
-    Owing,
     UndoPlan,
     found_so_late,
     in_question,
@@ -50,7 +49,6 @@ from engine.planning.undo import (
     undo_plan,
 )
 from engine.report.nextstep import Step, later_words, undo_steps
-from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
@@ -149,7 +147,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     read, world = await _read(terms, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
     if chosen.due:
-        _refuse_clock(ledger, owing, read, terms.clock())
+        owing = undone.on_time(owing, read.ahead_s)
     undo = undo_plan(ledger, read.readings, owing, choice, questioned)
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
@@ -342,27 +340,6 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
     if undo.released:
         lines.append(f"  the run's holds end on {accounts(len(undo.released))} that this undo does not {action.verb}")
     return lines
-
-
-CLOCKS_S = 60.0
-"""Seconds by which this machine's clock and the server's may differ, for a limit that ends by itself."""
-
-
-def _refuse_clock(ledger: Ledger, owing: Owing, read: Survey, now: float) -> None:
-    """Raise RefusedError unless this machine's clock and the server's agree that the limit has passed."""
-    if not any(owing.bar(call) is None for call in ledger.calls.values()):
-        return
-    if not read.ahead_s:
-        raise RefusedError("the server did not say what time it is, so nobody knows that the limit has passed")
-    worst = max(read.ahead_s, key=abs)
-    if abs(worst) > CLOCKS_S:
-        way = "ahead of" if worst < 0 else "behind"
-        raise RefusedError(
-            f"the clock of this machine is {duration(abs(worst))} {way} the server's: nothing is opened by a limit "
-            "until the clock is right (timedatectl); nothing was sent"
-        )
-    if (end := owing.ends_at) is not None and now + min(read.ahead_s) < end:
-        raise NotYetError("by the server's clock the limit has not passed yet; nothing was sent")
 
 
 def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:

@@ -145,6 +145,10 @@ class Owing:
         self._ending = [family for run in ignored if (family := holds.family_of(run)) is not None]
         self._due_at = due_at
 
+    def at(self, due_at: float) -> Owing:
+        """Return the same for an undo by limit at another UNIX time."""
+        return Owing(self._ledger, self._holds, self._ignored, due_at=due_at)
+
     @property
     def is_by_limit(self) -> bool:
         """Whether the undo opens only accounts whose limit has passed: then it releases nothing."""
