@@ -86,7 +86,9 @@ class Telling:
         self.note("tried", number=len(tries) + 1, is_told=is_told, why=clean(words, _MOST_WHY))
 
     def _tries(self, since: str) -> list[records.Note]:
-        return [note for note in self.told("tried") if note.at > since]
+        """Return the tries since the last success, without those of a time to come: the clock was wrong then."""
+        now = self._terms.clock()
+        return [note for note in self.told("tried") if note.at > since and unix_seconds(note.at) <= now]
 
     def put_off(self, since: str = "") -> str | None:
         """Return in words that a failed try is too recent for another; None if it may be tried."""

@@ -62,3 +62,16 @@ def test_the_server_is_past_the_limits_of_all_who_hold_an_account(tmp_path: Path
         room.wait(30)
         room.tend()
         assert room.unlocks() == [ANN, BOB]
+
+
+def test_what_failed_while_the_clock_was_wrong_is_tried_again_once_it_is_right(tmp_path: Path) -> None:
+    """The next try is put off by minutes, and not until the wrong time comes."""
+    with Room(tmp_path, closed([ANN])) as room:
+        run = room.lock(ANN).ledger.run.run
+        room.limit(run, room.clock() + HOUR, "unlock")
+        room.wait(HOUR + 10)
+        room.ours_ahead_s = 300 * 24 * HOUR
+        assert room.tend().failed
+        room.ours_ahead_s = 0.0
+        assert not room.tend().failed
+        assert room.unlocks() == [ANN]
