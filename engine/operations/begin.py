@@ -160,8 +160,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         new = _standing_back(new, rivals)
         _refuse_held(new)
         parent = _link_parent(new, this.run_id)
-        if new.undone is not None:
-            new.undone.end_holds(new.released, new.undone.originals({call.id for call in new.plan.calls}), terms.clock)
+        _end_holds(new)
         lines = _first_lines(new, this.reach, parent)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
@@ -255,10 +254,20 @@ def _refuse_held(new: Proposal) -> None:
     if new.undone is None or new.plan.calls:
         return
     if not new.undone.is_by_limit:
-        new.undone.end_holds(new.released, (), new.terms.clock)
+        _end_holds(new)
     if new.plan.lacking:
         raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
     raise AllHeldError("all that was to be brought back is held by others by now, as said above; nothing was sent")
+
+
+def _end_holds(new: Proposal) -> None:
+    """End the holds of an undo's run on what it does not open; tell what nobody holds now, as others ended theirs."""
+    if new.undone is None:
+        return
+    opening = new.undone.originals({call.id for call in new.plan.calls})
+    if owed := new.undone.end_holds(new.released, opening, new.terms.clock):
+        flags = new.terms.repeat(new.settings.state_dir)
+        new.terms.tell(Warned(new.undone.owed_words(owed, flags), always=True))
 
 
 def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
@@ -16,6 +16,7 @@ from engine.journal.records import Run
 from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, gather, release
 from engine.operations.terms import operator
+from engine.outside.foreign import pasted
 from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
@@ -173,6 +174,8 @@ class Undone(Struct, kw_only=True):
     clock: Callable[[], float]
     gathered: Gathered | None = None
     """Who holds its accounts, as it was when that was last looked up."""
+    waiting: set[CallId] = field(default_factory=set)
+    """Calls of the run whose accounts others held at any look, so that this undo does not open them."""
 
     @property
     def released(self) -> tuple[str, ...]:
@@ -194,13 +197,16 @@ class Undone(Struct, kw_only=True):
         due_at = self.clock() if self.is_by_limit else None
         return Owing(self.ledger, self.gathered.holds, self.released, due_at=due_at)
 
-    def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> None:
+    def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> list[Call]:
         """End the run's holds on the accounts of its `calls`, and those of `--release` on `calls` and `undone`, too.
 
-        By the journals as they were when `owing` last looked.
+        By the journals as they were when `owing` last looked. Return those of `calls` that wait for others and that
+        nobody holds now, as somebody else ended his hold at the same time: now it is ours to open them.
         """
         if self.gathered is None or self.store is None:
-            return
+            return []
+        calls = list(calls)
+        held = [call for call in calls if call.id in self.waiting]
         mine = {key_of(call) for call in calls}
         all_keys = mine | {key_of(call) for call in undone}
         family = self.gathered.holds.family_of(self.ledger.run.run)
@@ -210,6 +216,18 @@ class Undone(Struct, kw_only=True):
         for run in self.released:
             if (other := self.gathered.holds.family_of(run)) is not None:
                 release(self.store, other, all_keys, why=f"{why} --release {run}", by=operator(), clock=clock)
+        if not held:
+            return []
+        after = self.owing()
+        return [call for call in held if after.bar(call) is None and after.entry(call) is not None]
+
+    def owed_words(self, calls: Collection[Call], flags: str) -> str:
+        """Return in words that others ended their holds on accounts meanwhile, with the command that opens them."""
+        first = next(iter(calls)).label
+        return (
+            f"{len(calls):,} of these accounts, such as {first}, are held by nobody any more, as their other holds "
+            f"ended at the same time; open them: acctops {pasted(('undo', self.run_id, *self.asked))}{flags}"
+        )
 
     @property
     def is_by_limit(self) -> bool:
@@ -248,12 +266,9 @@ class Undone(Struct, kw_only=True):
     def held(self) -> dict[CallId, Omit]:
         """Return the calls of the undo whose accounts another run holds by now, each with its omit."""
         owing = self.owing()
-        found = ((call, owing.bar(call)) for call in self.ledger.calls.values())
-        return {
-            inverse_id(call): stays(call, Keep.HELD, bar.words, bar.run or "holds")
-            for call, bar in found
-            if bar is not None
-        }
+        found = {call: bar for call in self.ledger.calls.values() if (bar := owing.bar(call)) is not None}
+        self.waiting |= {call.id for call in found}
+        return {inverse_id(call): stays(call, Keep.HELD, bar.words, bar.run or "holds") for call, bar in found.items()}
 
 
 def undone_of(store: Runs | None, run: Run, trust: Trust, clock: Callable[[], float]) -> Undone | None:

@@ -172,7 +172,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
             held = undone.held() if undone is not None else {}
             if undone is not None and held and not undone.is_by_limit:
-                undone.end_holds(undone.originals(held), (), terms.clock)
+                owed = undone.end_holds(undone.originals(held), (), terms.clock)
+                if owed:
+                    terms.tell(Warned(undone.owed_words(owed, flags_of(terms, ref)), always=True))
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
             session = Session(
                 store=ref.store,

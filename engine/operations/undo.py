@@ -149,6 +149,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     if chosen.due:
         owing = undone.on_time(owing, read.ahead_s)
     undo = undo_plan(ledger, read.readings, owing, choice, questioned)
+    undone.waiting |= {kept.call.id for kept in undo.kept if kept.why is Keep.HELD}
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
     refused = refusals(
@@ -161,7 +162,8 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
-        undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
+        if undone.end_holds(undo.released, (), terms.clock):  # what sends nothing asks nothing
+            return await plan_undo(terms, run, chosen)
         return _nothing_to_undo(terms, ref, undo, asked)
     refuse_empty(plan)
     _tell_of_incident(terms, kin, ref, guards.trust)

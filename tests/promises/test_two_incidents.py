@@ -134,3 +134,23 @@ def test_an_account_that_was_opened_in_the_console_is_owed_no_more(office: Offic
     office.edit(ANN, status=2)
     story.open_what_is_owed()
     assert story.run("holds", "--owed").out.strip() == "nothing is owed"
+
+
+@pytest.mark.parametrize("second", [(ANN, BOB), (BOB, EVE)], ids=["the same", "some"])
+def test_two_that_end_at_the_same_time_leave_nothing_locked_unsaid(office: Office, second: tuple[str, ...]) -> None:
+    """Each undo sees that the other run holds the accounts: the last one to let go opens them, or says who does."""
+    for _ in range(3):
+        runs = []
+        for name, labels in (("first", (ANN, BOB)), ("second", second)):
+            office.desk.job(*labels, name=f"{name}.yaml")
+            runs.append(str(office.desk.run("run", f"{name}.yaml", "--yes", "--json").json["run"]))
+        processes = [office.desk.popen("undo", run, "--yes") for run in runs]
+        ends = [office.desk.end(process) for process in processes]
+        assert [done.code for done in ends] == [0, 0]
+        said = "".join(done.err for done in ends)
+        left = office.desk.run("holds", "--json").json
+        assert not left["holds"]
+        assert all(re.search(r"ended at the same time; open them: acctops undo", said) for _ in left["owed"]), said
+        for words in re.findall(r"at the same time; open them: acctops (.*)", said):
+            assert office.desk.run(*shlex.split(words), "--yes").code == 0
+        assert not office.desk.run("holds", "--json").json["owed"]
