@@ -165,6 +165,8 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         if undone.end_holds(undo.released, (), terms.clock):  # what sends nothing asks nothing
             return await plan_undo(terms, run, chosen)
         return _nothing_to_undo(terms, ref, undo, asked)
+    if not plan.calls:  # all of it is protected: what others hold is theirs nevertheless
+        undone.end_holds(undo.released, (), terms.clock)
     refuse_empty(plan)
     _tell_of_incident(terms, kin, ref, guards.trust)
     stop_after = guards.stop_after_for(inverse)

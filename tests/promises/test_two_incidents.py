@@ -154,3 +154,14 @@ def test_two_that_end_at_the_same_time_leave_nothing_locked_unsaid(office: Offic
         for words in re.findall(r"at the same time; open them: acctops (.*)", said):
             assert office.desk.run(*shlex.split(words), "--yes").code == 0
         assert not office.desk.run("holds", "--json").json["owed"]
+
+
+def test_a_protected_account_does_not_keep_an_undo_from_letting_go_of_the_others(office: Office) -> None:
+    """Else the two incidents block each other as long as the rule stands."""
+    story = Story(office)
+    office.desk.write("config.yaml", f"protect: ['{ANN}']\n")
+    done = story.run("undo", story.runs["first"], "--yes", code=3)
+    assert "the run's holds end on 1 account" in done.err
+    assert "held by" not in story.run("undo", story.runs["second"], "--yes").err
+    left = story.run("holds", "--json").json
+    assert [target["user"] for held in left["holds"] for target in held["targets"]] == ["ann"]
