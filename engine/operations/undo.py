@@ -18,7 +18,7 @@ from engine.cloud.clients import Reach, check_identity
 from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
-from engine.model import GOOD, LACKING, Call, Omit, Outcome
+from engine.model import GOOD, LACKING, Call, Omit, OmitReason, Outcome
 from engine.operations import choosing
 from engine.operations.begin import planned
 from engine.operations.events import News
@@ -167,6 +167,8 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         return _nothing_to_undo(terms, ref, undo, asked)
     if not plan.calls:  # all of it is protected: what others hold is theirs nevertheless
         undone.end_holds(undo.released, (), terms.clock)
+        if chosen.due:
+            return _all_protected(_nothing_to_undo(terms, ref, undo, asked), plan)
     refuse_empty(plan)
     _tell_of_incident(terms, kin, ref, guards.trust)
     stop_after = guards.stop_after_for(inverse)
@@ -359,6 +361,14 @@ def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
         f"run {run}{f' and {more:,} more' if more else ''}: its journal cannot be read, so nobody knows which accounts "
         f"it holds: {why}; nothing was sent. Once you know that it holds none of these: acctops {asked}{flags}"
     )
+
+
+def _all_protected(nothing: NothingToUndo, plan: Plan) -> NothingToUndo:
+    """Return the end of an undo by limit that may open nothing: a person is told, and the limit is no failure."""
+    count = plan.left_out()[OmitReason.PROTECTED]
+    kept = {**nothing.kept, OmitReason.PROTECTED: count}
+    why = f"{accounts(count)} stay as they are, protected today; nothing was sent"
+    return replace(nothing, kept=kept, why=why, reason=Reason.INCOMPLETE)
 
 
 def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:

@@ -95,3 +95,20 @@ def test_a_run_that_goes_on_is_not_released(desk: Desk) -> None:
         desk.end(process)
         assert "no longer holds" in office.run("release", run).out
         assert "nobody holds anything" in office.run("holds").out
+
+
+def test_a_protected_account_at_its_limit_is_told_once_and_fails_no_tend(office: Office) -> None:
+    """Else every pass fails, and the alarm of `overdue --tend` never ends."""
+    office.desk.write("config.yaml", "notify: {command: [sh, -c, 'cat >> told']}\n")
+    job = office.desk.job(f"{A}/ann", f"{A}/bob", extra="hold: {for: 1h, then: unlock}")
+    run = str(office.run("run", job, "--yes", "--json").json["run"])
+    office.desk.write("config.yaml", "notify: {command: [sh, -c, 'cat >> told']}\nprotect: ['*/ann']\n")
+    office.ahead = 2 * HOUR
+    assert "opened 1 account" in office.run("tend").out
+    for _ in range(3):
+        office.ahead += 300
+        office.run("tend")
+    told = (office.desk.work / "told").read_text()
+    assert told.count("hold_stays") == 1 and "1 protected today" in told
+    assert "holds 1" in office.run("status", run).out
+    office.run("undo", run, "--due", "--yes", code=1)
