@@ -83,15 +83,19 @@ def gather(
         looked_at += 1
         if head.problem is None and head.action not in actions:
             continue
-        why = head.problem or _doubt(store, head, trust)
+        why, is_known = head.problem, False
         if why is None:
             version = store.version(head.run_id)
             before = known.read.get(head.run_id) if known is not None else None
-            if before is not None and before[0] == version:
+            is_known = before is not None and before[0] == version
+            # Whom the journal may be of is looked up last: it costs as much as all the rest.
+            if not is_known and wanted is not None and not _has_any(store, head.run_id, wanted):
+                continue
+            why = _doubt(store, head, trust)
+        if why is None:
+            if is_known and before is not None:
                 read[head.run_id] = before
                 parts.append(before[1])
-                continue
-            if wanted is not None and not _has_any(store, head.run_id, wanted):
                 continue
             try:
                 part = part_of(store.replay(head.run_id).ledger, keys)
