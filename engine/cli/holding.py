@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 
+from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.screens import folded
 from engine.cli.talk import out, out_json, printed, say, warn
@@ -94,15 +95,19 @@ def ends_words(until: str | None, then: str, now: float) -> str:
 def _print_owed(owed: tuple[Owed, ...], flags: str, *, when_none: str = "") -> None:
     for each in owed:
         ticket = f" ({each.ticket})" if each.ticket else ""
-        out(plain(f"owed: {accounts(len(each.accounts))}, locked by {each.run}{ticket}, and held by nobody"))
+        done = ACTIONS[each.action].done_word
+        out(plain(f"owed: {accounts(len(each.accounts))}, {done} by {each.run}{ticket}, and held by nobody"))
         for key in each.accounts[:SHOWN]:
             out(plain(f"  {_named(key)}"))
         if len(each.accounts) > SHOWN:
             out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
     if not owed and when_none:
         out(when_none)
-    for step in (step for each in owed for step in each.steps):
-        out(f"open them: {step.command(flags)}")
+    for each in owed:
+        inverse = ACTIONS[each.action].inverse
+        needs = " with --password-command … or --password-file …" if inverse and ACTIONS[inverse].needs_password else ""
+        for step in each.steps:
+            out(f"open them{needs}: {step.command(flags)}")
 
 
 def release_run(run: str, targets: tuple[str, ...], **flags: Any) -> int:

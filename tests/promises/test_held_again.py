@@ -112,3 +112,12 @@ def test_a_protected_account_at_its_limit_is_told_once_and_fails_no_tend(office:
     assert told.count("hold_stays") == 1 and "1 protected today" in told
     assert "holds 1" in office.run("status", run).out
     office.run("undo", run, "--due", "--yes", code=1)
+
+
+def test_what_a_cam_run_left_is_owed_with_the_passwords_that_its_undo_needs(office: Office) -> None:
+    """The undo of CAM asks for a source of passwords: the advice says so, and calls the state by its name."""
+    job = office.desk.job(f"{A}/ann", action="OpenAccountCAM")
+    run = str(office.run("run", job, "--yes", "--json").json["run"])
+    done = office.run("release", run)
+    assert f"1 account, with CAM verification on by {run}, and held by nobody" in done.out
+    assert f"open them with --password-command … or --password-file …: acctops undo {run}" in done.out
