@@ -153,7 +153,10 @@ class _Tender:
                 until, then = _limit(run.settings, lines)
                 if until is None or unix_seconds(until) > until_s or _is_over(lines, until, then):
                     continue
-                if self._store.doubt(head.run_id, self._trust) is None:
+                if (doubt := self._store.doubt(head.run_id, self._trust)) is not None:
+                    words = f"ends at {until[:16]}Z, and is not believed, as {doubt}; nothing of it is opened"
+                    deeds.append(Deed(run=head.run_id, what="failed", words=words))
+                else:
                     found[head.run_id] = self._store.replay(head.run_id).ledger
             except AcctopsError as error:
                 deeds.append(Deed(run=head.run_id, what="failed", words=str(error)))
