@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import Reason, UsageError
-from engine.inputs.jobfile.values import some_seconds
+from engine.inputs.jobfile.values import MOST_S, some_seconds
 from engine.journal.records import unix_seconds
 from engine.operations.holds import Held, Holding, Owed, limit_holds, release_holds, who_holds
 from engine.operations.undo import accounts
@@ -182,6 +182,8 @@ def moment(text: str, now: float) -> float:
         raise UsageError(f"--until {text}: of which zone? write {text}Z for UTC, or an offset such as {text}+08:00")
     if found.timestamp() <= now:
         raise UsageError(f"--until {text}: is past; it is {time.strftime('%Y-%m-%dT%H:%MZ', time.gmtime(now))}")
+    if found.timestamp() > now + MOST_S:
+        raise UsageError(f"--until {text}: is more than a year away; a hold without end: --none")
     return found.timestamp()
 
 
