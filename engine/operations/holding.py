@@ -30,8 +30,8 @@ class Gathered(Struct, frozen=True, kw_only=True):
     """Run whose journal cannot be read, or is not believed → why. The accounts of its plan count as held."""
     blind: Mapping[str, str]
     """Those of the damaged ones whose plan cannot be read whole: nobody knows what they hold."""
-    read: Mapping[str, tuple[object, Part]] = field(default_factory=dict)
-    """Run → its journal's version when it was read, and what it says."""
+    read: Mapping[str, tuple[object, Part | None]] = field(default_factory=dict)
+    """Run → its journal's version when it was read, and what it says; None: nothing of the accounts in question."""
 
 
 _NAMED = 3
@@ -74,7 +74,7 @@ def gather(
     inverse = ACTIONS[action].inverse
     actions = {action, inverse}
     wanted = None if keys is None else {call_id(*key, each) for key in keys for each in actions if each is not None}
-    read: dict[str, tuple[object, Part]] = {}
+    read: dict[str, tuple[object, Part | None]] = {}
     damaged: dict[str, str] = {}
     blind: dict[str, str] = {}
     parts: list[Part] = []
@@ -89,9 +89,11 @@ def gather(
             before = known.read.get(head.run_id) if known is not None else None
             if before is not None and before[0] == version:
                 read[head.run_id] = before
-                parts.append(before[1])
+                if before[1] is not None:
+                    parts.append(before[1])
                 continue
             if wanted is not None and not _has_any(store, head.run_id, wanted):
+                read[head.run_id] = version, None
                 continue
             try:
                 part = part_of(store.replay(head.run_id).ledger, keys)

@@ -179,7 +179,7 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
         run=ledger.run.run,
         count=count,
         held=tuple((each, number) for each, number in held if number),
-        owed=tuple(owed_by(after.holds, keys)),
+        owed=tuple(owed_by(after.holds, keys)) if ACTIONS[ledger.run.action].keeps_out else (),
         flags=terms.repeat(store.state_dir),
     )
 
@@ -240,6 +240,8 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, F
     settings = terms.settings(None)
     refuse_strange_run(ref, settings.trust)
     action, parent = ACTIONS[ledger.run.action], ledger.run.parent
+    if ledger.run.simulated:
+        raise UsageError(f"run {ledger.run.run} was simulated: it holds nothing real")
     if action.inverse is None:
         raise UsageError(f"run {ledger.run.run}: {action.name} cannot be undone, so no run of it holds anything")
     gathered = gather(ref.store, action.name, settings.trust, _keys(ledger))

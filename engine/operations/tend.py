@@ -137,10 +137,16 @@ class _Tender:
         """Return the runs whose holds end within the hour, or have ended, and about which something is left to do."""
         found: dict[str, Ledger] = {}
         until_s = self._terms.clock() + SOON_S
-        for head in self._store.heads():
+        worked: dict[str, str] = {}
+        """Run → when the last rerun or undo after it, or after one of these, ended."""
+        for head in self._store.heads():  # the newest first, so what came after a run before the run
             run = head.run
             if run is None or head.problem is not None:
                 continue
+            if run.parent is not None:
+                ended = head.end.at if head.end is not None and not head.live else _NOT_YET
+                known = worked.get(run.parent.run, "")
+                worked[run.parent.run] = max(known, ended, worked.get(head.run_id, ""))
             if run.parent is not None and run.parent.verb == "rerun" and self._store.has(run.parent.run):
                 continue  # its family is tended by its oldest run
             has_aside = self._store.has_aside(head.run_id)
@@ -149,9 +155,16 @@ class _Tender:
             try:
                 lines = self._store.aside(head.run_id) if has_aside else ()
                 until, then = _limit(run.settings, lines)
-                if until is None or unix_seconds(until) > until_s or _is_over(lines, until, then):
+                if (
+                    until is None
+                    or unix_seconds(until) > until_s
+                    or _is_over(lines, until, then, after=worked.get(head.run_id, ""))
+                ):
                     continue
-                if self._store.doubt(head.run_id, self._trust) is None:
+                if (doubt := self._store.doubt(head.run_id, self._trust)) is not None:
+                    words = f"ends at {until[:16]}Z, and is not believed, as {doubt}; nothing of it is opened"
+                    deeds.append(Deed(run=head.run_id, what="failed", words=words))
+                else:
                     found[head.run_id] = self._store.replay(head.run_id).ledger
             except AcctopsError as error:
                 deeds.append(Deed(run=head.run_id, what="failed", words=str(error)))
@@ -299,10 +312,17 @@ def _limit(settings: records.RunSettings, lines: Sequence[records.AnyRecord]) ->
     return until, then or TELL
 
 
-def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str) -> bool:
-    """Return whether nothing is left to do at this end of a hold."""
+_NOT_YET = "~"
+"""Sorts behind every time."""
+
+
+def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str, *, after: str) -> bool:
+    """Return whether nothing is left to do at this end of a hold, by what was noted since `after`.
+
+    A rerun inherits the end of its run, even a past one: what it locks is to be looked at.
+    """
     ends = {"over", "due"} if then == TELL else {"over"}
-    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told")
+    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told" and line.at > after)
     return any(data.get("until") == until and data.get("what") in ends for data in told)
 
 
