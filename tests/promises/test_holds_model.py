@@ -374,7 +374,7 @@ def test_an_account_opens_exactly_when_the_page_says() -> None:
     run_state_machine_as_test(
         Incidents,
         settings=settings(
-            max_examples=EXAMPLES or 15,
+            max_examples=EXAMPLES or 12,
             stateful_step_count=25,
             deadline=None,
             derandomize=not EXAMPLES,
