@@ -162,6 +162,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         parent = _link_parent(new, this.run_id)
         if new.undone is not None:
             new.undone.end_holds(new.released, new.undone.originals({call.id for call in new.plan.calls}), terms.clock)
+            new.undone.note_seen(new.seen, terms.clock)
         lines = _first_lines(new, this.reach, parent)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):

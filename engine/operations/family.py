@@ -12,9 +12,9 @@ from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError, JournalCorruptError
 from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay
-from engine.journal.records import Run
+from engine.journal.records import Note, Run
 from engine.model import Omit, Outcome
-from engine.operations.holding import Gathered, gather, release
+from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
 from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
@@ -206,6 +206,18 @@ class Undone(Struct, kw_only=True):
         for run in self.released:
             if (other := self.gathered.holds.family_of(run)) is not None:
                 release(self.store, other, all_keys, why=f"{why} --release {run}", by=operator(), clock=clock)
+
+    def note_seen(self, calls: Iterable[Call], clock: Callable[[], float]) -> None:
+        """Note of accounts that they were read as not standing as a run had left them: they are owed no more."""
+        if self.gathered is None or self.store is None:
+            return
+        seen: dict[str, list[str]] = {}
+        for call in calls:
+            if (change := self.gathered.holds.change(key_of(call))) is not None:
+                seen.setdefault(change.run, []).append(call.label)
+        for run, labels in seen.items():
+            notes = [Note(what="seen", data={"targets": part}) for part in batched(labels)]
+            self.store.add_aside(run, notes, clock=clock)
 
     @property
     def is_by_limit(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -39,6 +39,11 @@ _MOST_TARGETS = 1000
 """Accounts that one `released` record names, so that its line stays short."""
 
 
+def batched(labels: Sequence[str]) -> list[list[str]]:
+    """Return accounts in parts that one record can name."""
+    return [list(labels[at : at + _MOST_TARGETS]) for at in range(0, len(labels), _MOST_TARGETS)]
+
+
 def release(
     store: Runs, family: Family, keys: Iterable[Key], *, why: str | None, by: str, clock: Callable[[], float]
 ) -> int:
@@ -48,9 +53,9 @@ def release(
         if family.holds(key):
             groups.setdefault(tuple(family.holders(key)), []).append(label_of(key))
     lines = [
-        records.Released(targets=tuple(labels[at : at + _MOST_TARGETS]), by=by, why=why, runs=runs)
+        records.Released(targets=tuple(part), by=by, why=why, runs=runs)
         for runs, labels in groups.items()
-        for at in range(0, len(labels), _MOST_TARGETS)
+        for part in batched(labels)
     ]
     if lines:
         store.add_aside(family.run, lines, clock=clock)
@@ -79,6 +84,9 @@ def gather(
     blind: dict[str, str] = {}
     parts: list[Part] = []
     looked_at = 0
+    for run_id in store.lost():
+        if run_id not in ignored:
+            damaged[run_id] = blind[run_id] = "its journal was removed, and its directory is there"
     for head in store.heads():
         looked_at += 1
         if head.problem is None and head.action not in actions:

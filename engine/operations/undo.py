@@ -121,7 +121,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     faults_of(terms)
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
-    chosen = replace(chosen, ignored=tuple(find(terms, name).run_id for name in chosen.ignored))
+    chosen = replace(chosen, ignored=tuple(_ignored(terms, ref, name) for name in chosen.ignored))
     released = tuple(find(terms, name).run_id for name in chosen.released)
     choice, named = _choice(terms, ledger, chosen)
     _refuse_without_before(ledger, named=named)
@@ -163,6 +163,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
         undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
+        undone.note_seen(undo.seen, terms.clock)
         return _nothing_to_undo(terms, ref, undo, asked)
     refuse_empty(plan)
     stop_after = guards.stop_after_for(inverse)
@@ -182,11 +183,19 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
             verb="undo",
             undone=undone,
             released=undo.released,
+            seen=undo.seen,
             guards=partial(guards_of, terms, ledger),
             found=read,
             world=world,
         )
     )
+
+
+def _ignored(terms: Terms, ref: RunRef, name: str) -> str:
+    """Return the run that `--ignore` names, also one whose journal was removed."""
+    if ref.store is not None and name in ref.store.lost():
+        return name
+    return find(terms, name).run_id
 
 
 def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[str, ...]:

@@ -125,7 +125,6 @@ def test_an_undo_that_releases_the_other_opens_at_once(office: Office) -> None:
     assert office.locked() == {"carl"} and office.unlocks() == ["ann", "bob", "eve"]
 
 
-@pytest.mark.xfail(strict=True, reason="an undo that finds an account open notes that nowhere: it stays owed for ever")
 def test_an_account_that_was_opened_in_the_console_is_owed_no_more(office: Office) -> None:
     """The printed undo finds it open: then the list of what is owed is empty, else somebody follows it for ever."""
     story = Story(office)

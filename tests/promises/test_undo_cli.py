@@ -296,6 +296,26 @@ def test_a_journal_that_cannot_be_read_may_hold_anything(overlapping: tuple[Offi
     assert "to unlock  2" in office.run("undo", first, "--ignore", second, code=3).err
 
 
+def test_a_journal_that_was_removed_may_have_held_anything(overlapping: tuple[Office, str, str]) -> None:
+    """Its directory is there: nobody knows what it held, and `rm` must not open accounts."""
+    office, first, second = overlapping
+    office.path(second).unlink()
+    done = office.run("undo", first, "--yes", code=3)
+    assert f"--ignore {second}" in done.err and not office.unlocks()
+    assert office.undo(first, "--ignore", second)["counts"]["changed"] == 2
+
+
+def test_an_undo_leaves_the_holds_of_its_reruns(desk: Desk) -> None:
+    """Only the rerun locked eve: an undo of the first run, without --family, does not give her up."""
+    denied = {"action": "LockAccount", "user": "eve", "code": DENIED, "times": 1}
+    for office in inside(desk, fleet(denied)):
+        run = office.apply(code=1)["run"]
+        office.run("rerun", run, "--yes", "--quiet")
+        office.undo(run)
+        (held,) = office.run("holds", "--json").json["holds"]
+        assert [each["user"] for each in held["targets"]] == ["eve"]
+
+
 def test_a_damaged_journal_holds_every_account_of_its_plan(overlapping: tuple[Office, str, str]) -> None:
     """Its plan can be read, and what became of it not: so it may hold all of it, and for ever."""
     office, first, second = overlapping

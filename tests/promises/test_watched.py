@@ -24,7 +24,7 @@ from engine.simulator.estate import Account
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, _environment, records
+from tests.support.command import Backend, Desk, Done, environment, records
 from tests.support.journals import end
 
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
@@ -73,7 +73,7 @@ class Guard:
             await terms.wire.aclose()
             return ended.ledger.run.run
 
-        with _environment(self.desk.env, self.desk.work):
+        with environment(self.desk.env, self.desk.work):
             return asyncio.run(work())
 
     def tend(self, after: float | None = None, *flags: str, code: int = 0) -> dict[str, list[str]]:
