@@ -167,12 +167,13 @@ class Released(Struct, frozen=True, kw_only=True):
 
 def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Released:
     """End the holds of a run and its reruns on `targets` (none: all). UsageError for a run that never held anything."""
-    ledger, store, gathered, family = _found(terms, run, "release")
+    ledger, store, family = _found(terms, run, "release")
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
     count = release(store, family, keys, why=why, by=operator(), clock=terms.clock)
-    after = gather(store, ledger.run.action, terms.settings(None).trust, _keys(ledger), known=gathered)
+    # All accounts, not only those of this run: the undo of another run must name what is owed if that run holds more.
+    after = gather(store, ledger.run.action, terms.settings(None).trust)
     others = [each for each in after.holds.families if run not in each.names]
     held = tuple((each, sum(map(each.holds, keys))) for each in others)
     return Released(
@@ -203,7 +204,7 @@ def limit_holds(
 
     UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
     """
-    ledger, store, _, family = _found(terms, run, "hold")
+    ledger, store, family = _found(terms, run, "hold")
     held = family.held()
     flags = terms.repeat(store.state_dir)
     if not held:
@@ -230,7 +231,7 @@ def _keys(ledger: Ledger) -> set[Key]:
     return {key_of(call) for call in ledger.calls.values()}
 
 
-def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, Family]:
+def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Family]:
     """Return a run with its incident; UsageError if it never held anything."""
     ref = find(terms, run)
     ledger = ref.replay().ledger
@@ -245,8 +246,13 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, F
     gathered = gather(ref.store, action.name, settings.trust, _keys(ledger))
     family = gathered.holds.family_of(ledger.run.run)
     if family is None:
-        what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
-        raise UsageError(
-            f"run {ledger.run.run} holds nothing: {what}; see acctops status {ledger.run.run}{flags_of(terms, ref)}"
-        )
-    return ledger, ref.store, gathered, family
+        flags = flags_of(terms, ref)
+        if parent is not None and parent.verb == "undo":
+            what = (
+                f"it is the undo of run {parent.run}, and an undo holds nothing; who holds what: acctops holds{flags}"
+            )
+        else:
+            done = action.done_word
+            what = f"none of its accounts was read as {done}; see acctops status {ledger.run.run}{flags}"
+        raise UsageError(f"run {ledger.run.run} holds nothing: {what}")
+    return ledger, ref.store, family
