@@ -14,7 +14,7 @@ from engine.errors import Reason, UsageError
 from engine.journal.records import unix_seconds
 from engine.operations.holds import Held, Holding, Owed, limit_holds, release_holds, who_holds
 from engine.operations.undo import accounts
-from engine.planning.holds import TELL, Key, label_of
+from engine.planning.holds import Key, label_of
 from engine.report.afterwards import moment
 from engine.report.documents import plain
 from engine.report.spans import duration
@@ -88,8 +88,8 @@ def _print_held(each: Held, now: float) -> None:
 
 
 def _for_a_person(each: Held, flags: str) -> list[str]:
-    """Return the commands for a hold whose end has come, where a person decides."""
-    if not each.is_due or each.family.then != TELL:
+    """Return the commands for a hold whose end has come: with `then: unlock` too, as `tend` may have to leave it."""
+    if not each.is_due:
         return []
     run, whole = each.family.run, " --family" if len(each.family.members) > 1 else ""
     return [

@@ -21,6 +21,7 @@ from engine.operations.stores import find, flags_of, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
 from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
+from engine.planning.undo import is_before_known
 from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
@@ -122,9 +123,12 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
     """Return the accounts of `keys` that are owed, by the run that changed them, with the commands that open them."""
     groups: dict[str, list[Key]] = {}
-    for key in keys:
+    named: set[str] = set()
+    for key in sorted(keys):
         if not holds.holding(key) and (change := holds.change(key)) is not None:
             groups.setdefault(change.run, []).append(key)
+            if not is_before_known(change.entry):  # an undo takes such an account only by its name
+                named.add(change.run)
     found = []
     for run, accounts in groups.items():
         family = holds.family_of(run)
@@ -134,14 +138,14 @@ def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
                 run=run,
                 ticket=family.head.ticket if family is not None else None,
                 accounts=tuple(accounts),
-                steps=_opening(run, accounts, is_all=family is None or not family.held()),
+                steps=_opening(run, accounts, is_all=run not in named and (family is None or not family.held())),
             )
         )
     return found
 
 
 def _opening(run: str, accounts: Sequence[Key], *, is_all: bool) -> tuple[Step, ...]:
-    """Return the undo commands for accounts; named one by one where the run still holds others."""
+    """Return the undo commands for accounts, which name them one by one unless `is_all`: the run holds no others."""
     if is_all:
         return (Step(words=("undo", run), takes=len(accounts)),)
     steps = []

@@ -96,14 +96,14 @@ def lines_of(settings: RunSettings) -> list[str]:
     return lines
 
 
-def plan_lines(job: Job, now: float) -> Iterator[str]:
+def plan_lines(job: Job, now: float, *, simulated: bool = False) -> Iterator[str]:
     """Yield the lines of a plan that is confirmed about now."""
     if job.hold is not None:
         yield f"hold  {hold_words(job.hold, now)}"
     if job.watch is not None:
         yield f"watch  {watch_words(job.watch)}"
     if job.hold is not None or job.watch is not None:
-        yield TENDED
+        yield "simulated: nothing real is held, and nothing is watched" if simulated else TENDED
 
 
 def plan_keys(job: Job) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-_COMMAND = re.compile(r"(.*?(?:^|\s))(\S*acctops .*)").fullmatch
-"""A line with a command: what stands before it, and from its first sign on."""
+_COMMAND = re.compile(r"(.*?(?:^|\s))([^\s`]*acctops .*)").fullmatch
+"""A line with a command: what stands before it, and from its first sign on. In backquotes it is only named."""
 
 
 class Screen(Struct, frozen=True):

@@ -124,6 +124,26 @@ def test_a_release_names_the_accounts_that_another_run_owes_and_no_more(office: 
     assert office.unlocks() == ["bob"] and "ann" in office.locked()
 
 
+def test_the_undo_of_what_was_not_read_names_its_accounts(office: Office) -> None:
+    """A run with --no-verify is undone by names only: without them the printed command is refused."""
+    office.desk.job(ANN, name="blind.yaml")
+    office.run("run", "blind.yaml", "--yes", "--no-verify")
+    office.run("release", "latest")
+    (line,) = re.findall(r"^open them: (.+)$", office.run("holds", "--owed").out, re.MULTILINE)
+    office.run(*shlex.split(line)[1:], "--yes")
+    assert office.unlocks() == ["ann"] and office.run("holds", "--owed").out.strip() == "nothing is owed"
+
+
+def test_a_hold_whose_end_has_come_is_shown_with_what_to_do(office: Office) -> None:
+    """The notice came by night; whoever looks in the morning is told the two commands."""
+    story = Story(office)
+    first = story.runs["first"]
+    story.run("hold", first, "--for", "1h")
+    story.later_s += 2 * HOUR
+    shown = story.run("holds").out
+    assert f"give them back: acctops undo {first}\nor hold them longer: acctops hold {first} --for 4h\n" in shown
+
+
 def test_due_and_owed_together_are_refused(office: Office) -> None:
     """Else it says that nothing is owed, while somebody is locked out whom nobody holds."""
     story = Story(office)

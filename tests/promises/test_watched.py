@@ -392,7 +392,7 @@ def test_a_watch_is_no_run_of_its_job(guard: Guard) -> None:
     assert guard.run("pending", "--json").json["open"] == 0
     assert watch not in guard.run("holds", "--json").out
     listed = guard.run("status").out
-    assert f"{watch}  watch of {run}  LockAccount  job  2 of 3 as left  1 back  last read" in listed
+    assert f"{watch}  watch of {run}  LockAccount  job  2 of 3 as we left them  1 back  last read" in listed
     assert "continued by" not in listed and "rerun" not in listed
     since = guard.run("status", "--since", "1d", "--json").json
     assert [each["run"] for each in since["runs"]] == [run] and since["open"] == 0

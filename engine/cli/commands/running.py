@@ -191,7 +191,9 @@ def rerun(run: str, **options: Any) -> int:
 @click.option("--include-edited", is_flag=True, help="Undo accounts too that somebody has edited since.")
 @click.option("--rotated", is_flag=True, help="Undo only accounts whose password was changed after the run.")
 @click.option(
-    "--due", is_flag=True, help="Undo only accounts that a limit lets open without a person, as `acctops tend` does."
+    "--due",
+    is_flag=True,
+    help="Undo only accounts whose limit has passed and that need no person, as `acctops tend` does.",
 )
 @click.option(
     "--release",
