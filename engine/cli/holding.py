@@ -119,8 +119,11 @@ def _print_owed(owed: tuple[Owed, ...], flags: str, *, when_none: str = "") -> N
             out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
     if not owed and when_none:
         out(when_none)
-    for step in (step for each in owed for step in each.steps):
+    steps = [step for each in owed for step in each.steps]
+    for step in steps[:SHOWN]:
         out(f"open them: {step.command(flags)}")
+    if len(steps) > SHOWN:
+        out(f"  … and {len(steps) - SHOWN:,} more commands (--json has all)")
 
 
 def release_run(run: str, targets: tuple[str, ...], **flags: Any) -> int:

@@ -172,7 +172,9 @@ class _Tender:
         ended = f"the hold on {count} ended at {family.until[:16]}Z"
         ended += f", {duration(-left_s)} ago: late" if -left_s > LATE_S else ""
         if family.then == TELL:
-            words = f"{ended}; they stay as they are until a person decides: acctops undo, release or hold {family.run}"
+            whole = " --family" if len(family.members) > 1 else ""
+            way = f"acctops undo {family.run}{whole}{self._flags}"
+            words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
             raise _NotOpenedError(

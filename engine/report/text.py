@@ -159,7 +159,7 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     others = ", ".join(f"{count:,} by {run}{f' ({ticket})' if ticket else ''}" for run, ticket, count in shown)
     others += f" and {len(held.others) - _FEW:,} more runs" if len(held.others) > _FEW else ""
     if ledger.run.parent is not None and ledger.run.parent.verb == "undo":
-        return [plain(f"stay as they are, held by others: {others}")] if others else []
+        return [plain(f"held by others: {others}; these stay as they are")] if others else []
     if not (action.keeps_out or held.until):
         return []
     lines = []
