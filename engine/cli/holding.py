@@ -30,8 +30,6 @@ SHOWN = 10
 def show_holds(targets: tuple[str, ...], *, due: bool, owed: bool, **flags: Any) -> int:
     """The `holds` command. Any: the flags, by name."""
     options = options_of(flags)
-    if due and owed:
-        raise UsageError("give --due or --owed, not both: nobody holds what is owed, so it has no end that could come")
     found = who_holds(options, targets)
     held = [each for each in found.held if each.is_due or not due] if not owed else []
     loose = found.owed if not due else ()

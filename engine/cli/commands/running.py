@@ -99,9 +99,7 @@ def _ad_hoc(action: str) -> click.Command:
         f"acctops {row.command} @list.csv",
     )
     @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER|@FILE…")
-    @click.option(
-        "--region", metavar="REGION", help="The region of the instances, such as ap-singapore. A list may name its own."
-    )
+    @click.option("--region", metavar="REGION", help="The region of the instances. A list may name its own.")
     @flags(*SENDING)
     @_afterwards
     @EXCLUDE
