@@ -21,6 +21,7 @@ from engine.operations.stores import find, flags_of, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
 from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
+from engine.planning.undo import is_before_known
 from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
@@ -122,9 +123,12 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
     """Return the accounts of `keys` that are owed, by the run that changed them, with the commands that open them."""
     groups: dict[str, list[Key]] = {}
-    for key in keys:
+    named: set[str] = set()
+    for key in sorted(keys):
         if not holds.holding(key) and (change := holds.change(key)) is not None:
             groups.setdefault(change.run, []).append(key)
+            if not is_before_known(change.entry):  # an undo takes such an account only by its name
+                named.add(change.run)
     found = []
     for run, accounts in groups.items():
         family = holds.family_of(run)
@@ -134,14 +138,14 @@ def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
                 run=run,
                 ticket=family.head.ticket if family is not None else None,
                 accounts=tuple(accounts),
-                steps=_opening(run, accounts, is_all=family is None or not family.held()),
+                steps=_opening(run, accounts, is_all=run not in named and (family is None or not family.held())),
             )
         )
     return found
 
 
 def _opening(run: str, accounts: Sequence[Key], *, is_all: bool) -> tuple[Step, ...]:
-    """Return the undo commands for accounts; named one by one where the run still holds others."""
+    """Return the undo commands for accounts, which name them one by one unless `is_all`: the run holds no others."""
     if is_all:
         return (Step(words=("undo", run), takes=len(accounts)),)
     steps = []
@@ -167,12 +171,13 @@ class Released(Struct, frozen=True, kw_only=True):
 
 def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Released:
     """End the holds of a run and its reruns on `targets` (none: all). UsageError for a run that never held anything."""
-    ledger, store, gathered, family = _found(terms, run, "release")
+    ledger, store, family = _found(terms, run, "release")
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
     count = release(store, family, keys, why=why, by=operator(), clock=terms.clock)
-    after = gather(store, ledger.run.action, terms.settings(None).trust, _keys(ledger), known=gathered)
+    # All accounts, not only those of this run: the undo of another run must name what is owed if that run holds more.
+    after = gather(store, ledger.run.action, terms.settings(None).trust)
     others = [each for each in after.holds.families if run not in each.names]
     held = tuple((each, sum(map(each.holds, keys))) for each in others)
     return Released(
@@ -203,7 +208,7 @@ def limit_holds(
 
     UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
     """
-    ledger, store, _, family = _found(terms, run, "hold")
+    ledger, store, family = _found(terms, run, "hold")
     held = family.held()
     flags = terms.repeat(store.state_dir)
     if not held:
@@ -230,7 +235,7 @@ def _keys(ledger: Ledger) -> set[Key]:
     return {key_of(call) for call in ledger.calls.values()}
 
 
-def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, Family]:
+def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Family]:
     """Return a run with its incident; UsageError if it never held anything."""
     ref = find(terms, run)
     ledger = ref.replay().ledger
@@ -247,8 +252,13 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, F
     gathered = gather(ref.store, action.name, settings.trust, _keys(ledger))
     family = gathered.holds.family_of(ledger.run.run)
     if family is None:
-        what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
-        raise UsageError(
-            f"run {ledger.run.run} holds nothing: {what}; see acctops status {ledger.run.run}{flags_of(terms, ref)}"
-        )
-    return ledger, ref.store, gathered, family
+        flags = flags_of(terms, ref)
+        if parent is not None and parent.verb == "undo":
+            what = (
+                f"it is the undo of run {parent.run}, and an undo holds nothing; who holds what: acctops holds{flags}"
+            )
+        else:
+            done = action.done_word
+            what = f"none of its accounts was read as {done}; see acctops status {ledger.run.run}{flags}"
+        raise UsageError(f"run {ledger.run.run} holds nothing: {what}")
+    return ledger, ref.store, family

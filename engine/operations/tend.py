@@ -99,6 +99,7 @@ class _Tender:
         self._asked = terms
         self._terms = replace(terms, yes=True, attended=False, tell=nobody)
         self._store = store
+        self._flags = terms.repeat(store.state_dir)
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._home = store.home(adopt=adopt)
@@ -184,17 +185,21 @@ class _Tender:
         ended = f"the hold on {count} ended at {family.until[:16]}Z"
         ended += f", {duration(-left_s)} ago: late" if -left_s > LATE_S else ""
         if family.then == TELL:
-            words = f"{ended}; they stay as they are until somebody undoes or releases the run"
+            whole = " --family" if len(family.members) > 1 else ""
+            way = f"acctops undo {family.run}{whole}{self._flags}"
+            words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
             raise _NotOpenedError(
                 f"{ended}; this state directory belongs to another host ({self._home.host}), so nothing is opened "
-                "here; if it has moved here for good: acctops tend --adopt"
+                f"here; if it has moved here for good: acctops tend --adopt{self._flags}"
             )
         if gathered.blind:
             run, why = next(iter(gathered.blind.items()))
+            ignored = " ".join(f"--ignore {each}" for each in gathered.blind)
             raise _NotOpenedError(
-                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}"
+                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}; "
+                f"once you know that it holds none of these: acctops undo {family.run} {ignored}{self._flags}"
             )
         bars = Counter(bar.words for key in held if (bar := gathered.holds.bar(key, now)) is not None)
         deeds = [

@@ -349,7 +349,9 @@ class Holds:
                 words = f"held by {family}, whose limit has passed, until a person releases it (then: tell)"
                 return Bar(words, family.run, is_for_a_person=True)
         if not holding:
-            return Bar("its last hold was released, and no limit ran out: a person opens it", "", is_for_a_person=True)
+            return Bar(
+                "its last hold was ended by a person, not by a limit: a person opens it", "", is_for_a_person=True
+            )
         return None
 
     def is_opened(self, key: Key) -> bool:

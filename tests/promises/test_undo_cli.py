@@ -262,7 +262,7 @@ def test_what_another_incident_holds_stays_until_that_is_undone(overlapping: tup
     office, first, second = overlapping
     done = office.run("undo", first, "--yes")
     assert f"stays, held  1  {BOB}: held by {second} (INC-2)" in done.err
-    assert f"1 other journals looked at for holds, in {office.desk.state / 'runs'}" in done.err
+    assert f"1 other journal looked at for holds, in {office.desk.state / 'runs'}" in done.err
     assert office.unlocks() == ["ann"] and office.locked() == {"bob", "eve", "carl"}
     assert "nothing is left to undo" in office.run("undo", first, "--yes").err
     assert office.undo(second)["counts"]["changed"] == 2, "eve, and bob, whom only the first had changed"
