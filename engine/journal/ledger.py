@@ -172,7 +172,7 @@ _ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 def _is_said_later(record: records.AnyRecord) -> bool:
     """Return whether a later command wrote the record, and not a session of the run."""
     if isinstance(record, records.Note):
-        return record.what in records.LINKS or record.what == "told"
+        return record.what in records.LINKS or record.what in records.SAID_LATER
     return isinstance(record, records.Released | records.HoldLine)
 
 
@@ -330,7 +330,7 @@ class Ledger:
         self.limits: list[records.HoldLine] = []
         """New ends of the family's holds, the last one counts."""
         self.told: list[records.Note] = []
-        """What `tend` has told of this run."""
+        """What `tend` has told of this run, and what later commands have seen of its accounts."""
         self.identities: list[dict[str, Any]] = []
         """Identities whose keys signed, in the order in which they were learnt. Any: facts of a note."""
         self.uins: dict[str, str] = {}
@@ -505,7 +505,7 @@ class Ledger:
             case records.Note():
                 if record.what in records.LINKS:
                     self.links.append(Link(str(record.data.get("run", "")), record.what))
-                elif record.what == "told":
+                elif record.what in records.SAID_LATER:
                     self.told.append(record)
                 else:
                     self.notes.append(record)

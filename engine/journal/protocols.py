@@ -217,8 +217,8 @@ class Runs(Protocol):
     def version(self, run_id: str) -> object:
         """Return a value that differs once the journal of a run, or what stands beside it, has changed."""
 
-    def size(self, run_id: str) -> int:
-        """Return the size (bytes) of the journal of a run; 0 if it is gone."""
+    def lost(self) -> tuple[str, ...]:
+        """Return the runs whose journals were removed, as far as what is left of them shows it."""
 
     def has_aside(self, run_id: str) -> bool:
         """Return whether anything stands beside the journal of a run; cheap."""

@@ -315,7 +315,7 @@ class Note(Record, tag="note", kw_only=True):
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
     keys_refreshed, keys_not_refreshed, identity, signal, stopping, notice_failed, metrics_failed, slots_reset,
-    continued_by, undone_by, watched_by, told."""
+    continued_by, undone_by, watched_by, told, seen."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 
@@ -355,7 +355,9 @@ THENS = ("tell", "unlock_rotated", "unlock")
 WATCH = "watch"
 """Verb of the parent, and of the sessions, of a run that watches another."""
 LINKS = ("continued_by", "undone_by", "watched_by")
-"""Notes that a later run leaves in the journal of the one it continues or undoes."""
+"""Notes that a later run leaves beside the journal of the one it continues, undoes or watches."""
+SAID_LATER = ("told", "seen")
+"""Notes beside a journal: what `tend` has told of the run, and which of its accounts were read as no longer so."""
 
 
 class End(Record, tag="end", kw_only=True):

@@ -94,7 +94,13 @@ class FileRef(Struct, frozen=True, kw_only=True):
 
     def doubt(self, trust: Trust) -> Doubt | None:
         """Return why its journal is not trusted: which other users could have written it. None if it is."""
-        return trust.doubt(self.path)
+        return _doubt(self.path, trust)
+
+
+def _doubt(path: Path, trust: Trust) -> Doubt | None:
+    """Return why a journal, or what stands beside it, is not trusted; None if both are."""
+    beside = path.with_name(ASIDE)
+    return trust.doubt(path) or (trust.doubt(beside) if os.path.lexists(beside) else None)
 
 
 class RunStore(RunDirectory):
@@ -192,13 +198,6 @@ class RunStore(RunDirectory):
                 found += (there.st_mtime_ns, there.st_size)
         return tuple(found)
 
-    def size(self, run_id: str) -> int:
-        """Return the size (bytes) of the journal of a run; 0 if it is gone."""
-        try:
-            return os.stat(self.path(run_id)).st_size  # noqa: PTH116 - half the cost of Path.stat
-        except OSError:
-            return 0
-
     def has_aside(self, run_id: str) -> bool:
         """Return whether anything stands beside the journal of a run; one stat."""
         return os.path.lexists(self.path(run_id).with_name(ASIDE))
@@ -209,7 +208,8 @@ class RunStore(RunDirectory):
 
     def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
         """Return why a run is not trusted, by `trust` or else by the store's own trust; None if it is."""
-        return (trust or self.trust).why_not(self.path(run_id))
+        doubt = _doubt(self.path(run_id), trust or self.trust)
+        return doubt.words if doubt is not None else None
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
         """Return the run of this store that `text` names: see `find_run`."""
@@ -241,7 +241,8 @@ class RunStore(RunDirectory):
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
         """Create a run with its first lines, whole or not at all; return its journal."""
-        self.home()
+        with suppress(ConfigError):  # only `tend` needs it, and says so: it keeps nobody from locking accounts now
+            self.home()
         from engine.journal.writer import FileJournal  # imported here, as commands that only read do not need it
 
         return FileJournal.create(self, run_id, first, clock=clock)

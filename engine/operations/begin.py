@@ -161,6 +161,8 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         _refuse_held(new)
         parent = _link_parent(new, this.run_id)
         _end_holds(new)
+        if new.undone is not None:
+            new.undone.note_seen(new.seen, terms.clock)
         lines = _first_lines(new, this.reach, parent)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):

@@ -12,9 +12,9 @@ from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError, JournalCorruptError, NotYetError, RefusedError
 from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay
-from engine.journal.records import Run
+from engine.journal.records import Note, Run
 from engine.model import Omit, Outcome
-from engine.operations.holding import Gathered, gather, release
+from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
 from engine.outside.foreign import pasted
 from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
@@ -228,6 +228,18 @@ class Undone(Struct, kw_only=True):
             f"{len(calls):,} of these accounts, such as {first}, are held by nobody any more, as their other holds "
             f"ended at the same time; open them: acctops {pasted(('undo', self.run_id, *self.asked))}{flags}"
         )
+
+    def note_seen(self, calls: Iterable[Call], clock: Callable[[], float]) -> None:
+        """Note of accounts that they were read as not standing as a run had left them: they are owed no more."""
+        if self.gathered is None or self.store is None:
+            return
+        seen: dict[str, list[str]] = {}
+        for call in calls:
+            if (change := self.gathered.holds.change(key_of(call))) is not None:
+                seen.setdefault(change.run, []).append(call.label)
+        for run, labels in seen.items():
+            notes = [Note(what="seen", data={"targets": part}) for part in batched(labels)]
+            self.store.add_aside(run, notes, clock=clock)
 
     @property
     def is_by_limit(self) -> bool:

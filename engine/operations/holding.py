@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -30,13 +30,18 @@ class Gathered(Struct, frozen=True, kw_only=True):
     """Run whose journal cannot be read, or is not believed → why. The accounts of its plan count as held."""
     blind: Mapping[str, str]
     """Those of the damaged ones whose plan cannot be read whole: nobody knows what they hold."""
-    read: Mapping[str, tuple[object, Part]] = field(default_factory=dict)
-    """Run → its journal's version when it was read, and what it says."""
+    read: Mapping[str, tuple[object, Part | None]] = field(default_factory=dict)
+    """Run → its journal's version when it was read, and what it says; None: nothing of the accounts in question."""
 
 
 _NAMED = 3
 _MOST_TARGETS = 1000
 """Accounts that one `released` record names, so that its line stays short."""
+
+
+def batched(labels: Sequence[str]) -> list[list[str]]:
+    """Return accounts in parts that one record can name."""
+    return [list(labels[at : at + _MOST_TARGETS]) for at in range(0, len(labels), _MOST_TARGETS)]
 
 
 def release(
@@ -48,9 +53,9 @@ def release(
         if family.holds(key):
             groups.setdefault(tuple(family.holders(key)), []).append(label_of(key))
     lines = [
-        records.Released(targets=tuple(labels[at : at + _MOST_TARGETS]), by=by, why=why, runs=runs)
+        records.Released(targets=tuple(part), by=by, why=why, runs=runs)
         for runs, labels in groups.items()
-        for at in range(0, len(labels), _MOST_TARGETS)
+        for part in batched(labels)
     ]
     if lines:
         store.add_aside(family.run, lines, clock=clock)
@@ -74,11 +79,14 @@ def gather(
     inverse = ACTIONS[action].inverse
     actions = {action, inverse}
     wanted = None if keys is None else frozenset(keys)
-    read: dict[str, tuple[object, Part]] = {}
+    read: dict[str, tuple[object, Part | None]] = {}
     damaged: dict[str, str] = {}
     blind: dict[str, str] = {}
     parts: list[Part] = []
     looked_at = 0
+    for run_id in store.lost():
+        if run_id not in ignored:
+            damaged[run_id] = blind[run_id] = "its journal was removed, and its directory is there"
     for head in store.heads():
         looked_at += 1
         if head.problem is None and head.action not in actions:
@@ -89,11 +97,15 @@ def gather(
             before = known.read.get(head.run_id) if known is not None else None
             is_known = before is not None and before[0] == version
             # Whom the journal may be of is looked up last: it costs as much as all the rest.
+            if is_known and before is not None and before[1] is None:
+                read[head.run_id] = before
+                continue
             if not is_known and wanted is not None and not _has_any(store, head.run_id, wanted):
+                read[head.run_id] = version, None
                 continue
             why = _doubt(store, head, trust)
         if why is None:
-            if is_known and before is not None:
+            if is_known and before is not None and before[1] is not None:
                 read[head.run_id] = before
                 parts.append(before[1])
                 continue

@@ -22,6 +22,7 @@ from engine.operations.stores import find, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
 from engine.planning.holds import TELL, Family, Holds, Key, end_of, key_of, label_of, part_of
+from engine.planning.undo import is_before_known
 from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
@@ -123,9 +124,12 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
     """Return the accounts of `keys` that are owed, by the run that changed them, with the commands that open them."""
     groups: dict[str, list[Key]] = {}
-    for key in keys:
+    named: set[str] = set()
+    for key in sorted(keys):
         if not holds.holding(key) and (change := holds.change(key)) is not None:
             groups.setdefault(change.run, []).append(key)
+            if not is_before_known(change.entry):  # an undo takes such an account only by its name
+                named.add(change.run)
     found = []
     for run, accounts in groups.items():
         family = holds.family_of(run)
@@ -135,14 +139,14 @@ def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
                 run=run,
                 ticket=family.head.ticket if family is not None else None,
                 accounts=tuple(accounts),
-                steps=_opening(run, accounts, is_all=family is None or not family.held()),
+                steps=_opening(run, accounts, is_all=run not in named and (family is None or not family.held())),
             )
         )
     return found
 
 
 def _opening(run: str, accounts: Sequence[Key], *, is_all: bool) -> tuple[Step, ...]:
-    """Return the undo commands for accounts; named one by one where the run still holds others."""
+    """Return the undo commands for accounts, which name them one by one unless `is_all`: the run holds no others."""
     if is_all:
         return (Step(words=("undo", run), takes=len(accounts)),)
     steps = []
@@ -182,14 +186,15 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
     count = release(store, family, keys, why=why, by=operator(), clock=terms.clock)
-    after = gather(store, ledger.run.action, terms.settings(None).trust, _keys(ledger), known=gathered)
+    # All accounts, not only those of this run: the undo of another run must name what is owed if that run holds more.
+    after = gather(store, ledger.run.action, terms.settings(None).trust)
     others = [each for each in after.holds.families if run not in each.names]
     held = tuple((each, sum(map(each.holds, keys))) for each in others)
     return Released(
         run=ledger.run.run,
         count=count,
         held=tuple((each, number) for each, number in held if number),
-        owed=tuple(owed_by(after.holds, keys)),
+        owed=tuple(owed_by(after.holds, keys)) if ACTIONS[ledger.run.action].keeps_out else (),
         flags=terms.repeat(store.state_dir),
     )
 
@@ -254,6 +259,8 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered]:
     settings = terms.settings(None)
     refuse_strange_run(ref, settings.trust)
     action = ACTIONS[ledger.run.action]
+    if ledger.run.simulated:
+        raise UsageError(f"run {ledger.run.run} was simulated: it holds nothing real")
     if action.inverse is None:
         raise UsageError(f"run {ledger.run.run}: {action.name} cannot be undone, so no run of it holds anything")
     return ledger, ref.store, gather(ref.store, action.name, settings.trust, _keys(ledger))
@@ -272,5 +279,9 @@ def _empty_family(terms: Terms, store: Runs, ledger: Ledger) -> Family:
 
 def _held_nothing(ledger: Ledger, flags: str) -> UsageError:
     run, parent = ledger.run.run, ledger.run.parent
-    what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
-    return UsageError(f"run {run} holds nothing: {what}; see acctops status {run}{flags}")
+    if parent is not None and parent.verb == "undo":
+        what = f"it is the undo of run {parent.run}, and an undo holds nothing; who holds what: acctops holds{flags}"
+    else:
+        done = ACTIONS[ledger.run.action].done_word
+        what = f"none of its accounts was read as {done}; see acctops status {run}{flags}"
+    return UsageError(f"run {run} holds nothing: {what}")

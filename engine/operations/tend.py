@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import RunHead, Runs
+    from engine.journal.protocols import Runs
     from engine.operations.carrying import Ended
     from engine.operations.holding import Gathered
     from engine.operations.session import Watch
@@ -99,12 +99,10 @@ class _Tender:
         self._asked = terms
         self._terms = replace(terms, yes=True, attended=False, tell=nobody)
         self._store = store
+        self._flags = terms.repeat(store.state_dir)
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._home = store.home(adopt=adopt)
-        self._children: dict[str, list[str]] = {}
-        self._seen: dict[str, str] = {}
-        """Run whose holds end soon, or have ended → `_sizes`, before its accounts were looked up."""
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
 
@@ -140,12 +138,16 @@ class _Tender:
         """Return the runs whose holds end within the hour, or have ended, and about which something is left to do."""
         found: dict[str, Ledger] = {}
         until_s = self._terms.clock() + SOON_S
-        heads = list(self._store.heads())
-        self._children = _children(heads)
-        for head in heads:
+        worked: dict[str, str] = {}
+        """Run → when the last rerun or undo after it, or after one of these, ended."""
+        for head in self._store.heads():  # the newest first, so what came after a run before the run
             run = head.run
             if run is None or head.problem is not None:
                 continue
+            if run.parent is not None:
+                ended = head.end.at if head.end is not None and not head.live else _NOT_YET
+                known = worked.get(run.parent.run, "")
+                worked[run.parent.run] = max(known, ended, worked.get(head.run_id, ""))
             if run.parent is not None and run.parent.verb == "rerun" and self._store.has(run.parent.run):
                 continue  # its family is tended by its oldest run
             has_aside = self._store.has_aside(head.run_id)
@@ -154,32 +156,27 @@ class _Tender:
             try:
                 lines = self._store.aside(head.run_id) if has_aside else ()
                 until, then = _limit(run.settings, lines)
-                if until is None or unix_seconds(until) > until_s:
-                    continue
-                self._seen[head.run_id] = self._sizes(head.run_id)
-                if _is_over(lines, until, then, self._seen[head.run_id]):
+                if (
+                    until is None
+                    or unix_seconds(until) > until_s
+                    or _is_over(lines, until, then, after=worked.get(head.run_id, ""))
+                ):
                     continue
                 if (doubt := self._store.doubt(head.run_id, self._trust)) is not None:
-                    raise _NotOpenedError(f"run {head.run_id} is not believed, as {doubt}; nothing is opened or told")
-                found[head.run_id] = self._store.replay(head.run_id).ledger
+                    words = f"ends at {until[:16]}Z, and is not believed, as {doubt}; nothing of it is opened"
+                    deeds.append(Deed(run=head.run_id, what="failed", words=words))
+                else:
+                    found[head.run_id] = self._store.replay(head.run_id).ledger
             except AcctopsError as error:
                 deeds.append(Deed(run=head.run_id, what="failed", words=str(error)))
         return found
-
-    def _sizes(self, run: str) -> str:
-        """Return how long the journals are that say what an incident holds: another text, if they say more by now."""
-        names, total = [run], 0
-        for name in names:
-            total += self._store.size(name)
-            names += [child for child in self._children.get(name, ()) if child not in names]
-        return f"{len(names)} runs, {total} bytes"
 
     async def _one(self, family: Family, ledger: Ledger, gathered: Gathered) -> list[Deed]:
         assert family.until is not None
         now, telling = self._terms.clock(), self._telling(family, ledger)
         held = family.held()
         if not held:
-            telling.note("over", seen=self._seen[ledger.run.run])
+            telling.note("over")
             return []
         count, left_s = accounts(len(held)), unix_seconds(family.until) - now
         if left_s > 0:
@@ -188,17 +185,21 @@ class _Tender:
         ended = f"the hold on {count} ended at {family.until[:16]}Z"
         ended += f", {duration(-left_s)} ago: late" if -left_s > LATE_S else ""
         if family.then == TELL:
-            words = f"{ended}; they stay as they are until somebody undoes or releases the run"
+            whole = " --family" if len(family.members) > 1 else ""
+            way = f"acctops undo {family.run}{whole}{self._flags}"
+            words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
             raise _NotOpenedError(
                 f"{ended}; this state directory belongs to another host ({self._home.host}), so nothing is opened "
-                "here; if it has moved here for good: acctops tend --adopt"
+                f"here; if it has moved here for good: acctops tend --adopt{self._flags}"
             )
         if gathered.blind:
             run, why = next(iter(gathered.blind.items()))
+            ignored = " ".join(f"--ignore {each}" for each in gathered.blind)
             raise _NotOpenedError(
-                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}"
+                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}; "
+                f"once you know that it holds none of these: acctops undo {family.run} {ignored}{self._flags}"
             )
         bars = Counter(bar.words for key in held if (bar := gathered.holds.bar(key, now)) is not None)
         deeds = [
@@ -316,25 +317,18 @@ def _limit(settings: records.RunSettings, lines: Sequence[records.AnyRecord]) ->
     return until, then or TELL
 
 
-def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str, seen: str) -> bool:
-    """Return whether nothing is left to do at this end of a hold.
+_NOT_YET = "~"
+"""Sorts behind every time."""
 
-    That it held nothing any more counts until a run of the incident says more: a rerun, or the undo of an undo, locks.
+
+def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str, *, after: str) -> bool:
+    """Return whether nothing is left to do at this end of a hold, by what was noted since `after`.
+
+    A rerun inherits the end of its run, even a past one: what it locks is to be looked at.
     """
-    told = [line.data for line in lines if isinstance(line, records.Note) and line.what == "told"]
-    told = [data for data in told if data.get("until") == until]
-    is_told = then == TELL and any(data.get("what") == "due" for data in told)
-    return is_told or any(data.get("what") == "over" and data.get("seen") == seen for data in told)
-
-
-def _children(heads: Iterable[RunHead]) -> dict[str, list[str]]:
-    """Return each run → its reruns and undos."""
-    found: dict[str, list[str]] = {}
-    for head in heads:
-        parent = head.run.parent if head.run is not None else None
-        if parent is not None and parent.verb != records.WATCH:
-            found.setdefault(parent.run, []).append(head.run_id)
-    return found
+    ends = {"over", "due"} if then == TELL else {"over"}
+    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told" and line.at > after)
+    return any(data.get("until") == until and data.get("what") in ends for data in told)
 
 
 def _keys(ledgers: Iterable[Ledger]) -> set[Key]:

@@ -120,7 +120,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     faults_of(terms)
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
-    chosen = replace(chosen, ignored=tuple(find(terms, name).run_id for name in chosen.ignored))
+    chosen = replace(chosen, ignored=tuple(_ignored(terms, ref, name) for name in chosen.ignored))
     released = tuple(find(terms, name).run_id for name in chosen.released)
     choice, named = _choice(terms, ledger, chosen)
     _refuse_without_before(ledger, named=named)
@@ -162,7 +162,9 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
     if not undo.plan.calls:
-        if undone.end_holds(undo.released, (), terms.clock):  # what sends nothing asks nothing
+        owed = undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
+        undone.note_seen(undo.seen, terms.clock)
+        if owed:
             return await plan_undo(terms, run, chosen)
         return _nothing_to_undo(terms, ref, undo, asked)
     if not plan.calls:  # all of it is protected: what others hold is theirs nevertheless
@@ -188,11 +190,19 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
             verb="undo",
             undone=undone,
             released=undo.released,
+            seen=undo.seen,
             guards=partial(guards_of, terms, ledger),
             found=read,
             world=world,
         )
     )
+
+
+def _ignored(terms: Terms, ref: RunRef, name: str) -> str:
+    """Return the run that `--ignore` names, also one whose journal was removed."""
+    if ref.store is not None and name in ref.store.lost():
+        return name
+    return find(terms, name).run_id
 
 
 def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[str, ...]:
@@ -317,7 +327,8 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         f"  to {action.verb}  {len(plan.calls):,}",
     ]
     if plan.calls:
-        lines.append(f"  {undo.same_password:,} of these still have the password they had before the run")
+        still = "has the password it" if undo.same_password == 1 else "have the password they"
+        lines.append(f"  {undo.same_password:,} of these still {still} had before the run")
     for why, count in undo.counts().items():
         if count and why != Keep.NOT_CHANGED:
             kept = [kept for kept in undo.kept if kept.why == why]
@@ -338,7 +349,8 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         lines.append("  the journal lies outside a state directory: no other run was looked at")
     else:
         assert ref.store is not None
-        lines.append(f"  {gathered.looked_at - 1:,} other journals looked at for holds, in {ref.store.place}")
+        others = gathered.looked_at - 1
+        lines.append(f"  {others:,} other journal{'s' * (others != 1)} looked at for holds, in {ref.store.place}")
         lines += [
             f"  DAMAGED, what it says of its accounts counts as a hold without end: {run}: {why}"
             for run, why in gathered.damaged.items()
@@ -371,14 +383,20 @@ def _all_protected(nothing: NothingToUndo, plan: Plan) -> NothingToUndo:
     return replace(nothing, kept=kept, why=why, reason=Reason.INCOMPLETE)
 
 
+def _as_it_is(count: int) -> str:
+    return "stays as it is" if count == 1 else "stay as they are"
+
+
 def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
     left = [(STAYS[kept.why], kept.call.label) for kept in undo.kept if kept.why in STAYS]
     steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
     why = "nothing is left to undo"
     if undo.released:
         why = f"its holds have ended on {accounts(len(undo.released))}, and nothing is to be sent"
-    if by := Counter(kept.holder for kept in undo.kept if kept.why is Keep.HELD):
-        why += "; " + ", ".join(f"{accounts(count)} stay as they are, held by {run}" for run, count in by.items())
+    bars = [f"held by {kept.holder}" if kept.holder else kept.words for kept in undo.kept if kept.why is Keep.HELD]
+    if bars:
+        stay = [f"{accounts(count)} {_as_it_is(count)}, {words}" for words, count in Counter(bars).items()]
+        why += "; " + "; ".join(stay)
     if left:
         reasons = [(count, why) for why, count in undo.counts().items() if count and why in STAYS]
         named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for count, why in reasons)

@@ -346,7 +346,7 @@ def _named(labels: Sequence[str]) -> str:
 def _read_deed(ledger: Ledger, found: Mapping[CallId, Look], watch: str) -> Deed:
     counts = {word: sum(look.word is word for look in found.values()) for word in Word}
     done_word = ACTIONS[ledger.run.action].done_word
-    words = f"read again: {counts[Word.AS_LEFT]:,} of {accounts(len(found))} still {done_word}"
+    words = f"{counts[Word.AS_LEFT]:,} of {accounts(len(found))} still {done_word}"
     others = ((Word.OPENED, "opened by us since"), (Word.BACK, "back"), (Word.UNREAD, "unread"))
     words += "".join(f", {counts[word]:,} {text}" for word, text in others if counts[word])
     return Deed(run=ledger.run.run, what="read", words=words, count=len(found), child=watch)

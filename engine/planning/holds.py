@@ -296,7 +296,24 @@ class Holds:
                 latest = part.run_id, entry
         if latest is None or any(_is_later(each, latest[1]) for each in self._opened(key)):
             return None
+        if self._was_seen_otherwise(key, *latest):
+            return None
         return Change(run=latest[0], entry=latest[1])
+
+    def _was_seen_otherwise(self, key: Key, run: str, entry: Entry) -> bool:
+        """Return whether an undo has read the account as not standing as the run left it, after that."""
+        return self._seen.get(run, {}).get(label_of(key), "") > (entry.settled_at or "")
+
+    @cached_property
+    def _seen(self) -> dict[str, dict[str, str]]:
+        """Run → account → when it was last read as not standing as the run left it."""
+        found: dict[str, dict[str, str]] = {}
+        for part in self._by_run.values():
+            for note in part.told:
+                targets = note.data.get("targets") if note.what == "seen" else None
+                if isinstance(targets, list):
+                    found.setdefault(part.run_id, {}).update({str(label): note.at for label in targets})
+        return found
 
     def now(self, run: str, keys: Collection[Key]) -> HeldNow:
         """Return who holds the accounts `keys` of a run."""
@@ -350,7 +367,9 @@ class Holds:
                 words = f"held by {family}, whose limit has passed, until a person releases it (then: tell)"
                 return Bar(words, family.run, is_for_a_person=True)
         if not holding:
-            return Bar("its last hold was released, and no limit ran out: a person opens it", "", is_for_a_person=True)
+            return Bar(
+                "its last hold was ended by a person, not by a limit: a person opens it", "", is_for_a_person=True
+            )
         return None
 
     def is_opened(self, key: Key) -> bool:

@@ -136,7 +136,7 @@ def _account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
 THEN = {
     "tell": "then a person decides",
     "unlock": "then unlocked, if nobody else holds it",
-    "unlock_rotated": "then unlocked, if its password was changed and nobody else holds it",
+    "unlock_rotated": "then unlocked, if the password was changed after the lock and nobody else holds it",
 }
 """What is done once a hold has ended, in words."""
 
@@ -144,6 +144,10 @@ THEN = {
 def ends_words(until: str | None, then: str) -> str:
     """Return in words when holds end, and what is done then."""
     return "without end" if until is None else f"until {until[:10]} {until[11:16]} UTC; {THEN[then]}"
+
+
+def _accounts(count: int) -> str:
+    return f"{count:,} account{'s' * (count != 1)}"
 
 
 def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
@@ -155,16 +159,17 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     others = ", ".join(f"{count:,} by {run}{f' ({ticket})' if ticket else ''}" for run, ticket, count in shown)
     others += f" and {len(held.others) - _FEW:,} more runs" if len(held.others) > _FEW else ""
     if ledger.run.parent is not None and ledger.run.parent.verb == "undo":
-        return [plain(f"stay as they are, held by others: {others}")] if others else []
+        return [plain(f"held by others: {others}; these stay as they are")] if others else []
     if not (action.keeps_out or held.until):
         return []
     lines = []
     if held.accounts:
-        lines.append(f"holds {held.accounts:,} {ends_words(held.until, held.then)}")
+        lines.append(f"holds {_accounts(held.accounts)} {ends_words(held.until, held.then)}")
     if held.released:
-        lines.append(f"holds {held.released:,} of them no longer: released")
+        ended = "its hold has ended and it stays" if held.released == 1 else "their hold has ended and they stay"
+        lines.append(f"no longer holds {_accounts(held.released)}: {ended} as before")
     if others:
-        lines.append(plain(f"held by others, too: {others}"))
+        lines.append(plain(f"some are held by other runs, too: {others}"))
     return lines
 
 
@@ -298,7 +303,7 @@ def _pace_line(ledger: Ledger) -> str:
     worst = max(ledger.worst_second().values(), default=0)
     throttled = f" · {ledger.throttled:,} throttled (not failures)" if ledger.throttled else ""
     seconds = f"{duration(ledger.end.seconds)} · " if ledger.end else ""
-    return f"{seconds}{ledger.attempts:,} attempts · worst second {worst}{throttled}"
+    return f"{seconds}{ledger.attempts:,} attempt{'s' * (ledger.attempts != 1)} · worst second {worst}{throttled}"
 
 
 _FEW = 3

@@ -119,5 +119,5 @@ def test_what_a_cam_run_left_is_owed_with_the_passwords_that_its_undo_needs(offi
     job = office.desk.job(f"{A}/ann", action="OpenAccountCAM")
     run = str(office.run("run", job, "--yes", "--json").json["run"])
     done = office.run("release", run)
-    assert f"1 account, with CAM verification on by {run}, and held by nobody" in done.out
+    assert f"1 account still with CAM verification on, as run {run} left it" in done.out
     assert f"open them with --password-command … or --password-file …: acctops undo {run}" in done.out

@@ -374,7 +374,7 @@ def test_an_account_opens_exactly_when_the_page_says() -> None:
     run_state_machine_as_test(
         Incidents,
         settings=settings(
-            max_examples=EXAMPLES or 15,
+            max_examples=EXAMPLES or 12,
             stateful_step_count=25,
             deadline=None,
             derandomize=not EXAMPLES,
@@ -494,3 +494,21 @@ def test_a_limit_over_accounts_that_no_run_of_ours_locked_ends_quietly(tmp_path:
         room.wait(4000)
         assert not room.tend().failed
         assert not room.holds().held and room.is_locked(ANN)
+
+
+def test_what_a_rerun_locks_after_the_end_is_opened_by_the_next_timer(tmp_path: Path) -> None:
+    """It inherits an end that has passed. The timer had noted that nothing is left to do, and must look again."""
+    with Room(tmp_path, closed(EVERY)) as room:
+        fail(room, [BOB])
+        first = room.lock(ANN, BOB).ledger.run.run
+        room.limit(first, room.clock() + 3600, "unlock")
+        fail(room, [])
+        for _ in range(2):
+            room.wait(4000)
+            room.tend()
+        assert room.unlocks() == [ANN]
+        room.rerun(first)
+        assert room.is_locked(BOB)
+        room.wait(300)
+        room.tend()
+        assert room.unlocks() == [ANN, BOB] and not room.holds().held

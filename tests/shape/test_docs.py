@@ -364,6 +364,7 @@ def test_the_notes_are_those_that_are_written() -> None:
         "undone_by",
         "watched_by",
         "told",
+        "seen",
         "lane_slowed",
         "lane_recovered",
         "lane_down",

@@ -99,9 +99,7 @@ def _ad_hoc(action: str) -> click.Command:
         f"acctops {row.command} @list.csv",
     )
     @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER|@FILE…")
-    @click.option(
-        "--region", metavar="REGION", help="The region of the instances, such as ap-singapore. A list may name its own."
-    )
+    @click.option("--region", metavar="REGION", help="The region of the instances. A list may name its own.")
     @flags(*SENDING)
     @_afterwards
     @EXCLUDE
@@ -191,7 +189,9 @@ def rerun(run: str, **options: Any) -> int:
 @click.option("--include-edited", is_flag=True, help="Undo accounts too that somebody has edited since.")
 @click.option("--rotated", is_flag=True, help="Undo only accounts whose password was changed after the run.")
 @click.option(
-    "--due", is_flag=True, help="Undo only accounts that a limit lets open without a person, as `acctops tend` does."
+    "--due",
+    is_flag=True,
+    help="Undo only accounts whose limit has passed and that need no person, as `acctops tend` does.",
 )
 @click.option(
     "--release",
