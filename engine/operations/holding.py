@@ -32,6 +32,8 @@ class Gathered(Struct, frozen=True, kw_only=True):
     """Those of the damaged ones whose plan cannot be read whole: nobody knows what they hold."""
     read: Mapping[str, tuple[object, Part | None]] = field(default_factory=dict)
     """Run → its journal's version when it was read, and what it says; None: nothing of the accounts in question."""
+    watches: frozenset[str] = frozenset()
+    """The runs among them that only watch others."""
 
 
 _NAMED = 3
@@ -74,7 +76,8 @@ def gather(
     """Return who holds the accounts `keys` (None: all) of an action, by every run of it and of its inverse.
 
     Only journals whose plan has one of the accounts are read whole. A journal that has not changed since `known`, which
-    was gathered for the same accounts, is not read again. `ignored` are damaged journals that count for nothing.
+    was gathered for these accounts or more of the same action, is not read again. `ignored` are damaged journals that
+    count for nothing.
     """
     inverse = ACTIONS[action].inverse
     actions = {action, inverse}
@@ -87,28 +90,30 @@ def gather(
     for run_id in store.lost():
         if run_id not in ignored:
             damaged[run_id] = blind[run_id] = "its journal was removed, and its directory is there"
-    for head in store.heads():
-        looked_at += 1
-        if head.problem is None and head.action not in actions:
+    watches: set[str] = set()
+    for run_id in store.names():
+        version = store.version(run_id)
+        before = known.read.get(run_id) if known is not None else None
+        if known is not None and before is not None and before[0] == version:  # two stats: no more for each look
+            read[run_id] = before
+            parts += [before[1]] if before[1] is not None else []
+            looked_at += run_id not in known.watches
+            watches |= {run_id} & known.watches
             continue
-        why, is_known = head.problem, False
+        head = store.head(run_id)
+        if head.watched is not None:
+            read[run_id] = version, None
+            watches.add(run_id)
+            continue
+        looked_at += 1
+        why = head.problem
         if why is None:
-            version = store.version(head.run_id)
-            before = known.read.get(head.run_id) if known is not None else None
-            is_known = before is not None and before[0] == version
-            # Whom the journal may be of is looked up last: it costs as much as all the rest.
-            if is_known and before is not None and before[1] is None:
-                read[head.run_id] = before
-                continue
-            if not is_known and wanted is not None and not _has_any(store, head.run_id, wanted):
+            if head.action not in actions or (wanted is not None and not _has_any(store, head.run_id, wanted)):
                 read[head.run_id] = version, None
                 continue
+            # Whom the journal may be of is looked up last: it costs as much as all the rest.
             why = _doubt(store, head, trust)
         if why is None:
-            if is_known and before is not None and before[1] is not None:
-                read[head.run_id] = before
-                parts.append(before[1])
-                continue
             try:
                 part = part_of(store.replay(head.run_id).ledger, keys)
             except (AcctopsError, OSError) as error:
@@ -122,7 +127,14 @@ def gather(
             parts.append(part)
             if not is_all:
                 blind[head.run_id] = why
-    return Gathered(holds=Holds(action, parts), looked_at=looked_at, damaged=damaged, blind=blind, read=read)
+    return Gathered(
+        holds=Holds(action, parts),
+        looked_at=looked_at,
+        damaged=damaged,
+        blind=blind,
+        read=read,
+        watches=frozenset(watches),
+    )
 
 
 def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, flags: str = "") -> str | None:

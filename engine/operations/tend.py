@@ -210,7 +210,7 @@ class _Tender:
             return deeds
         if (put_off := telling.put_off()) is not None:
             return [*deeds, Deed(run=family.run, what="failed", words=put_off)]
-        return [*deeds, *await self._open(family, ledger, telling, ended)]
+        return [*deeds, *await self._open(family, ledger, telling, ended, gathered)]
 
     async def _tell(
         self, telling: Telling, family: Family, what: str, words: str, count: int, mark: str = ""
@@ -218,8 +218,13 @@ class _Tender:
         is_told = await telling.once(what, words, count, mark=mark)
         return [Deed(run=family.run, what="told", words=words, count=count)] if is_told else []
 
-    async def _open(self, family: Family, ledger: Ledger, telling: Telling, ended: str) -> list[Deed]:
-        """Open what may be opened, by an undo of the run: first one that was cut off, then a new one."""
+    async def _open(
+        self, family: Family, ledger: Ledger, telling: Telling, ended: str, gathered: Gathered
+    ) -> list[Deed]:
+        """Open what may be opened, by an undo of the run: first one that was cut off, then a new one.
+
+        `gathered` was read for the accounts of the family's oldest run, which has all of its reruns' as well.
+        """
         deeds = []
         cut_off = self._cut_off(ledger)
         if cut_off is not None:
@@ -228,7 +233,7 @@ class _Tender:
                 approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")
                 deeds += await self._result(family, telling, ended, await go_on(found, approval, self._watch))
         terms = replace(self._terms, reason=f"the hold of {family.run} ended at {family.until}")
-        plan = await plan_undo(terms, family.run, Selection(family=True, due=True))
+        plan = await plan_undo(terms, family.run, Selection(family=True, due=True), gathered)
         if isinstance(plan, NothingToUndo):
             if plan.released:
                 words = f"{ended}; {accounts(plan.released)} stand as before the run, or were opened since"

@@ -53,6 +53,7 @@ from engine.report.nextstep import Step, later_words, undo_steps
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef
+    from engine.operations.holding import Gathered
     from engine.outside.trust import Trust
     from engine.planning.plan import Plan
     from engine.simulator.world import World
@@ -105,8 +106,13 @@ class NothingToUndo(Nothing, frozen=True, kw_only=True):
     """INCOMPLETE if something stays that a complete undo would have brought back, else OK."""
 
 
-async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | NothingToUndo:
-    """Plan a run that brings back what a run changed, where it still stands as the run left it."""
+async def plan_undo(
+    terms: Terms, run: str, chosen: Selection, known: Gathered | None = None
+) -> Planned | NothingToUndo:
+    """Plan a run that brings back what a run changed, where it still stands as the run left it.
+
+    `known`: what was gathered of holds before, of its accounts and more: only what changed since is read again.
+    """
     refuse_latest(terms, run)
     if terms.no_verify:
         raise UsageError("an undo goes by what it reads; remove --no-verify")
@@ -133,7 +139,13 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     check_identity(reach.keyring, ledger)
     questioned = in_question(kin.ledgers)
     undone = Undone(
-        run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, clock=terms.clock
+        run_id=ref.run_id,
+        ledger=ledger,
+        store=ref.store,
+        trust=guards.trust,
+        asked=asked,
+        clock=terms.clock,
+        gathered=known,
     )
     owing = undone.owing()
     _refuse_blind_holds(terms, undone)
