@@ -144,15 +144,15 @@ class Page:
         """`undo RUN` ends all its holds on what is chosen, and opens what nobody else holds and stands as left."""
         mine, opened = self.incident(run), set()
         for label, how in self.left[run].items():
-            if label not in chosen:
-                continue
+            if label not in chosen or how == "failed":
+                continue  # what only a rerun locked is the rerun's to give back, or that of --family
             others = [each for each in self.holders(label) if each is not mine and each is not released]
-            is_ours = self.accounts[label].changed_by is not None and how != "failed"
+            is_ours = self.accounts[label].changed_by is not None
             if not others and is_ours and self.accounts[label].is_locked:
                 if not self.may_be_taken_back(label):
                     continue  # somebody edited it: the undo is not done, and ends nothing there
                 opened.add(label)
-            if released is not None and (how != "failed" or label in mine.holds):
+            if released is not None:
                 released.holds.discard(label)
             mine.holds.discard(label)
         self.unlock(opened)
