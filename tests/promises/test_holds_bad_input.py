@@ -93,7 +93,7 @@ def test_the_wrong_run_is_refused_in_words(office: Office, verb: tuple[str]) -> 
     for name, says in (
         (undo, "an undo holds nothing"),
         (drill, "was simulated"),
-        (failed, "it left no account so"),
+        (failed, "none of its accounts was read as locked"),
         ("nonsense", "no run 'nonsense'"),
         ("", "no run ''"),
     ):
