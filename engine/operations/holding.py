@@ -91,6 +91,8 @@ def gather(
         if run_id not in ignored:
             damaged[run_id] = blind[run_id] = "its journal was removed, and its directory is there"
     watches: set[str] = set()
+    if known is not None and known.holds.action not in actions:
+        known = None  # it passed over the runs of this action
     for run_id in store.names():
         version = store.version(run_id)
         before = known.read.get(run_id) if known is not None else None

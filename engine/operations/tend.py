@@ -103,6 +103,7 @@ class _Tender:
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._home = store.home(adopt=adopt)
+        self._adopts = adopt
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
 
@@ -208,7 +209,7 @@ class _Tender:
         ]
         if sum(bars.values()) == len(held):
             return deeds
-        if (put_off := telling.put_off()) is not None:
+        if not self._adopts and (put_off := telling.put_off()) is not None:
             return [*deeds, Deed(run=family.run, what="failed", words=put_off)]
         return [*deeds, *await self._open(family, ledger, telling, ended, gathered)]
 

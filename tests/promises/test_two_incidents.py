@@ -223,3 +223,21 @@ def test_a_protected_account_does_not_keep_an_undo_from_letting_go_of_the_others
     assert "held by" not in story.run("undo", story.runs["second"], "--yes").err
     left = story.run("holds", "--json").json
     assert [target["user"] for held in left["holds"] for target in held["targets"]] == ["ann"]
+
+
+def test_holds_of_a_cam_run_are_shown_beside_those_of_a_lock(office: Office) -> None:
+    """Whoever looks who holds what must see both: a journal is passed over for one action, and not for the other."""
+    lock = office.lock(ANN)
+    cam = office.run("cam-on", BOB, "--region", "ap-singapore", "--yes", "--json").json["run"]
+    held = {each["run"]: each["action"] for each in office.run("holds", "--json").json["holds"]}
+    assert held == {lock: "LockAccount", cam: "OpenAccountCAM"}
+
+
+def test_a_state_directory_that_is_adopted_is_tended_at_once(office: Office) -> None:
+    """It failed here before, as it was another host's: who says that it is this one's waits for no retry."""
+    run = office.lock(ANN)
+    office.run("hold", run, "--for", "1ms", "--then", "unlock")
+    (office.desk.state / "home.json").write_text('{"id": "1", "host": "another"}\n')
+    time.sleep(1.1)  # the server's Date has whole seconds
+    assert "acctops tend --adopt" in office.run("tend", code=1).err
+    assert "opened" in office.run("tend", "--adopt").out and "ann" not in office.locked()
