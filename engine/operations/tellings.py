@@ -98,7 +98,8 @@ class Telling:
         next_at = unix_seconds(tries[-1].at) + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** (len(tries) - 1))
         if self._terms.clock() >= next_at:
             return None
-        return f"tried {len(tries):,} time{'s' * (len(tries) != 1)}, again after {rfc3339(next_at)[:16]}Z; the last: {tries[-1].data.get('why')}"
+        often, last = f"{len(tries):,} time{'s' * (len(tries) != 1)}", tries[-1].data.get("why")
+        return f"tried {often}, again after {rfc3339(next_at)[:16]}Z; the last: {last}"
 
     async def deliver(self, event: str, words: str, count: int, targets: Sequence[str] = ()) -> None:
         """Send a notice to those whom the job or its config names; UndeliveredError if that fails."""
