@@ -159,12 +159,16 @@ class RunDirectory:
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.fchown(fd, -1, _gid(self.group) if self.group else -1)
-                os.fchmod(fd, 0o640 if self.group else 0o600)
+                self.set_modes(fd)
             except BaseException:
                 os.close(fd)
                 raise
             return fd
+
+    def set_modes(self, fd: int) -> None:
+        """Give a new file of a journal the store's group and mode, whatever the umask."""
+        os.fchown(fd, -1, _gid(self.group) if self.group else -1)
+        os.fchmod(fd, 0o640 if self.group else 0o600)
 
     def sync_run_dir(self, run_id: str) -> None:
         """Make the names in the run's directory durable; a rename is durable only after this."""

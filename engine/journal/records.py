@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from engine.api.endpoints import Access
-from engine.model import AccountSpec, CallId, Outcome, Proof, RunId, Verdict
+from engine.model import AccountSpec, Call, CallId, Outcome, Proof, RunId, Verdict
 
 FORMAT = 1
 """`v` of the lines this version writes, and the newest it reads."""
@@ -192,6 +192,18 @@ class CallLine(Record, tag="call", kw_only=True):
     region: str
     instance: str
     user: str
+
+
+def call_line(call: Call) -> CallLine:
+    """Return the record of a call of the plan."""
+    return CallLine(
+        call=call.id,
+        action=call.action,
+        account=call.account,
+        region=call.region,
+        instance=call.instance,
+        user=call.user,
+    )
 
 
 class OmitLine(Record, tag="omit", kw_only=True):
@@ -454,6 +466,7 @@ __all__ = [
     "Settled",
     "Stopped",
     "Verified",
+    "call_line",
     "rfc3339",
     "unix_seconds",
 ]

@@ -313,14 +313,7 @@ def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> 
         asked=tuple(map(recorded, new.asked)),
     )
     for call in new.plan.calls:
-        yield records.CallLine(
-            call=call.id,
-            action=call.action,
-            account=call.account,
-            region=call.region,
-            instance=call.instance,
-            user=call.user,
-        )
+        yield records.call_line(call)
     for omit in new.plan.omits:
         yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
 

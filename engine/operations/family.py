@@ -17,7 +17,7 @@ from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
 from engine.outside.foreign import pasted
-from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
+from engine.planning.holds import HeldNow, Holds, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 from engine.report.spans import duration
@@ -101,7 +101,7 @@ def end_of_holds(store: Runs | None, ledger: Ledger, trust: Trust) -> tuple[str 
         family = kin_of(store, ledger, trust).ledgers
         parent = family[0].run.parent
         if parent is None or parent.verb != "undo":
-            return end_of([_without_accounts(each) for each in family])
+            return end_of([part_of(each, ()) for each in family])
         # The undo of an undo goes on with the incident that the first of the two had ended.
         seen |= {each.run.run for each in family}
         if store is None or not store.has(parent.run) or parent.run in seen:
@@ -112,14 +112,6 @@ def end_of_holds(store: Runs | None, ledger: Ledger, trust: Trust) -> tuple[str 
         if undone is None or undone.verb != "undo" or not store.has(undone.run) or undone.run in seen:
             return None, None
         ledger = store.replay(undone.run).ledger
-
-
-def _without_accounts(ledger: Ledger) -> Part:
-    run, settings = ledger.run, ledger.settings
-    limits = tuple(ledger.limits)
-    return Part(
-        run_id=run.run, action=run.action, had={}, until=settings.hold_until, then=settings.hold_then, limits=limits
-    )
 
 
 def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:

@@ -108,27 +108,16 @@ def gather(
             watches.add(run_id)
             continue
         looked_at += 1
-        why = head.problem
+        part, why = _read(store, head, actions, wanted, trust)
         if why is None:
-            if head.action not in actions or (wanted is not None and not _has_any(store, head.run_id, wanted)):
-                read[head.run_id] = version, None
-                continue
-            # Whom the journal may be of is looked up last: it costs as much as all the rest.
-            why = _doubt(store, head, trust)
-        if why is None:
-            try:
-                part = part_of(store.replay(head.run_id).ledger, keys)
-            except (AcctopsError, OSError) as error:
-                why = str(error)
-            else:
-                read[head.run_id] = version, part
-                parts.append(part)
-        if why is not None and head.run_id not in ignored:
-            damaged[head.run_id] = why
-            part, is_all = _readable(store, head, keys, why)
+            read[run_id] = version, part
+            parts += [part] if part is not None else []
+        elif run_id not in ignored:
+            damaged[run_id] = why
+            part, is_all = _readable(store, head, wanted, why)
             parts.append(part)
             if not is_all:
-                blind[head.run_id] = why
+                blind[run_id] = why
     return Gathered(
         holds=Holds(action, parts),
         looked_at=looked_at,
@@ -163,9 +152,21 @@ def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, 
     return f"held, so somebody wants them {done}: {named}. This ends no hold; to give back what a run holds: {way}"
 
 
-def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:
-    why = store.doubt(head.run_id, trust)
-    return None if why is None else f"is not believed, as {why}"
+def _read(
+    store: Runs, head: RunHead, actions: Collection[str | None], keys: Collection[Key] | None, trust: Trust
+) -> tuple[Part | None, str | None]:
+    """Return what a run says of the accounts, None if nothing; or why nothing is known: unreadable, or not believed."""
+    if head.problem is not None:
+        return None, head.problem
+    if head.action not in actions or (keys is not None and not _has_any(store, head.run_id, keys)):
+        return None, None
+    # Whom the journal may be of is looked up last: it costs as much as all the rest.
+    if (why := store.doubt(head.run_id, trust)) is not None:
+        return None, f"is not believed, as {why}"
+    try:
+        return part_of(store.replay(head.run_id).ledger, keys), None
+    except (AcctopsError, OSError) as error:
+        return None, str(error)
 
 
 def _has_any(store: Runs, run_id: str, wanted: Collection[Key]) -> bool:

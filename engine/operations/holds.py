@@ -84,7 +84,8 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 
     Runs of UnlockAccount and CloseAccountCAM keep nobody out: they are listed only if their holds have an end.
     """
-    store = store_of(terms.settings(None), simulated=False)
+    settings = terms.settings(None)
+    store = store_of(settings, simulated=False)
     globs = globs_of(targets, "--target")
 
     def is_meant(key: Key) -> bool:
@@ -99,7 +100,7 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
     for action in ACTIONS.values():
         if action.inverse is None:
             continue
-        gathered = gather(store, action.name, terms.settings(None).trust, known=gathered)
+        gathered = gather(store, action.name, settings.trust, known=gathered)
         damaged |= gathered.damaged
         blind |= set(gathered.blind)
         for family in gathered.holds.families:
@@ -188,7 +189,7 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
     count = release(store, family, keys, why=why, by=operator(), clock=terms.clock)
     # All accounts, not only those of this run: the undo of another run must name what is owed if that run holds more.
     after = gather(store, ledger.run.action, terms.settings(None).trust)
-    others = [each for each in after.holds.families if run not in each.names]
+    others = [each for each in after.holds.families if ledger.run.run not in each.names]
     held = tuple((each, sum(map(each.holds, keys))) for each in others)
     return Released(
         run=ledger.run.run,

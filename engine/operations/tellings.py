@@ -57,18 +57,15 @@ class Telling:
         line = records.Note(what="told", data={"what": what, "until": self._until, **facts})
         self._store.add_aside(self._ledger.run.run, [line], clock=self._terms.clock)
 
-    async def once(
-        self, what: str, words: str, count: int, *, mark: str = "", targets: Sequence[str] = (), again_s: float = 0.0
-    ) -> bool:
+    async def once(self, what: str, words: str, count: int, *, mark: str) -> bool:
         """Tell something, unless it was told before with the same `mark`; return whether it was told now.
 
-        `again_s`: it is told again after so many seconds. It is noted once it was delivered, or nobody is to be told.
+        It is noted once it was delivered, or nobody is to be told.
         """
         before = self.told(what)
-        is_same = bool(before) and before[-1].data.get("mark", "") == mark
-        if is_same and (not again_s or self._terms.clock() < unix_seconds(before[-1].at) + again_s):
+        if before and before[-1].data.get("mark", "") == mark:
             return False
-        await self.deliver(f"hold_{what}", words, count, targets)
+        await self.deliver(f"hold_{what}", words, count)
         self.note(what, mark=mark)
         return True
 

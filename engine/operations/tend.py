@@ -96,7 +96,6 @@ class _Tender:
     """One pass over the runs of a state directory."""
 
     def __init__(self, terms: Terms, store: Runs, *, adopt: bool, watch: Watch | None) -> None:
-        self._asked = terms
         self._terms = replace(terms, yes=True, attended=False, tell=nobody)
         self._store = store
         self._flags = terms.repeat(store.state_dir)
@@ -227,13 +226,14 @@ class _Tender:
         `gathered` was read for the accounts of the family's oldest run, which has all of its reruns' as well.
         """
         deeds = []
+        why = f"the hold of {family.run} ended at {family.until}"
+        approval = Approval(how=f"tend: {why}", by="acctops tend")
         cut_off = self._cut_off(ledger)
         if cut_off is not None:
             found = await resumption(self._terms, cut_off)
             if not isinstance(found, Finished):
-                approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")
                 deeds += await self._result(family, telling, ended, await go_on(found, approval, self._watch))
-        terms = replace(self._terms, reason=f"the hold of {family.run} ended at {family.until}")
+        terms = replace(self._terms, reason=why)
         plan = await plan_undo(terms, family.run, Selection(family=True, due=True), gathered)
         if isinstance(plan, NothingToUndo):
             if plan.released:
@@ -241,7 +241,6 @@ class _Tender:
                 deeds.append(Deed(run=family.run, what="told", words=words, count=plan.released))
             return [*deeds, *await self._stays(family, telling, ended, Counter(plan.kept))]
         assert isinstance(plan, Planned)
-        approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")
         return [*deeds, *await self._result(family, telling, ended, await begin(plan, approval, self._watch))]
 
     async def _result(self, family: Family, telling: Telling, ended: str, done: Ended) -> list[Deed]:

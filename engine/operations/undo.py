@@ -173,14 +173,11 @@ async def plan_undo(
         terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
-    if not undo.plan.calls:
-        owed = undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
-        undone.note_seen(undo.seen, terms.clock)
-        if owed:
-            return await plan_undo(terms, run, chosen)
-        return _nothing_to_undo(terms, ref, undo, asked)
-    if not plan.calls:  # all of it is protected: what others hold is theirs nevertheless
-        undone.end_holds(undo.released, (), terms.clock)
+    if not plan.calls:  # what sends nothing asks nothing; what others hold is theirs nevertheless
+        owed = undone.end_holds(undo.released, (), terms.clock)
+        if not undo.plan.calls:
+            undone.note_seen(undo.seen, terms.clock)
+            return await plan_undo(terms, run, chosen) if owed else _nothing_to_undo(terms, ref, undo, asked)
         if chosen.due:
             return _all_protected(_nothing_to_undo(terms, ref, undo, asked), plan)
     refuse_empty(plan)
