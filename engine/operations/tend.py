@@ -140,9 +140,14 @@ class _Tender:
         until_s = self._terms.clock() + SOON_S
         worked: dict[str, str] = {}
         """Run → when the last rerun or undo after it, or after one of these, ended."""
+        for run_id in self._store.lost():
+            words = "its journal was removed, so nobody knows whether a limit of it has passed"
+            deeds.append(Deed(run=run_id, what="failed", words=words))
         for head in self._store.heads():  # the newest first, so what came after a run before the run
             run = head.run
             if run is None or head.problem is not None:
+                words = f"nobody knows whether a limit of it has passed: {head.problem}"
+                deeds += [] if head.live else [Deed(run=head.run_id, what="failed", words=words)]
                 continue
             if run.parent is not None:
                 ended = head.end.at if head.end is not None and not head.live else _NOT_YET

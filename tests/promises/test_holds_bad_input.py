@@ -223,6 +223,19 @@ def test_a_journal_whose_plan_cannot_be_read_keeps_all_locked(office: Office, te
     assert office.locked() == {"eve"}
 
 
+def test_a_timer_that_cannot_read_the_only_journal_does_not_say_that_nothing_is_due(office: Office) -> None:
+    """It does not know: its limit may have passed. Who reads exit 0 would sleep."""
+    run = due(office)
+    office.path(run).write_bytes(b"{}\n")
+    done = later(office, "tend", code=1)
+    assert run in done.err and "nobody knows whether a limit of it has passed" in done.err
+    assert "nothing is due" not in done.out + done.err
+    office.path(run).unlink()
+    done = later(office, "tend", code=1)
+    assert run in done.err and "its journal was removed" in done.err
+    assert office.locked() == {"ann", "bob"}
+
+
 def test_a_journal_that_others_can_write_opens_nothing_and_is_told(office: Office) -> None:
     """Its limit is somebody else's word. A timer that is silent about it would be believed to have nothing to do."""
     run = due(office)
