@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
@@ -10,15 +12,24 @@ from engine.model import Call, CallId, Omit, Reading, Rival, Where
 from engine.pacing.backoff import Policy
 
 
+class TimeLeft(NamedTuple):
+    """How long a session may send, in seconds from its start."""
+
+    deadline_s: float
+    """Without the time in which no new call may begin (`halts`)."""
+    closes_s: float = math.inf
+    """Until the window closes, whatever happens meanwhile."""
+    closes_why: str = ""
+    """What to say then."""
+
+
 class Bounds(Struct, frozen=True, kw_only=True):
     """The bounds of one session."""
 
     policy: Policy
     """How long calls are tried again."""
-    deadline_s: float
-    """Seconds from the start of the session, after which nothing more is sent."""
-    deadline_why: str = ""
-    """Why the session stops at the deadline, in words; empty: the standard words."""
+    left: TimeLeft
+    """How long the session may send."""
     stop_after: int | None = None
     """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False
