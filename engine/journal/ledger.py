@@ -307,6 +307,20 @@ class Link(Struct, frozen=True):
         return self.what == "watched_by"
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """A pause of the run that nobody has lifted."""
+
+    by: str
+    since: str
+    """When it came into effect; before that, when it was asked for."""
+    until: str | None = None
+    """When it runs out; None: never."""
+    last_sent_at: str | None = None
+    """When the last call of its session left; None: none did."""
+    in_effect: bool = False
+    """Whether nothing is under way any more: no call leaves from then on."""
+
+
 class Ledger:
     """The state of one run: its calls in plan order, and what is known of each."""
 
@@ -323,6 +337,8 @@ class Ledger:
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.given_up: dict[str, str] = {}
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
+        self.pause: Pause | None = None
+        """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
         self.links: list[Link] = []
         """Its reruns, undos and watch, as far as this journal names them."""
         self.releases: list[records.Released] = []
@@ -482,6 +498,7 @@ class Ledger:
                 self.sessions.append(record)
                 self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
+                self.pause = None
             case records.End():
                 self.end = record
                 if self.watched is not None:
@@ -502,6 +519,9 @@ class Ledger:
                 if data.get("uin"):  # the first one counts: later keys may be those of another cloud account
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
+            case records.Note(what="control" | "paused" | "unpaused", data=data):
+                self._apply_control(record, data)
+                self.notes.append(record)
             case records.Note():
                 if record.what in records.LINKS:
                     self.links.append(Link(str(record.data.get("run", "")), record.what))
@@ -511,6 +531,16 @@ class Ledger:
                     self.notes.append(record)
             case _:  # Read: for people and audits; the ledger does not need it.
                 pass
+
+    def _apply_control(self, record: records.Note, data: dict[str, Any]) -> None:
+        # Any: facts of a note, which `sense` has checked.
+        if record.what == "unpaused":
+            self.pause = None
+        elif record.what == "paused":
+            until, last = data.get("until"), data.get("last_sent_at")
+            self.pause = Pause(by=str(data.get("by")), since=record.at, until=until, last_sent_at=last, in_effect=True)
+        elif data.get("what") == "pause" and self.pause is None:
+            self.pause = Pause(by=str(data.get("by")), since=record.at)
 
     def has_accepted(self) -> bool:
         """Return whether the API has accepted any call of this run."""

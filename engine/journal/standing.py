@@ -12,7 +12,7 @@ from engine.journal import records
 from engine.model import Outcome, Verdict, Where
 
 if TYPE_CHECKING:
-    from engine.journal.ledger import Ledger
+    from engine.journal.ledger import Ledger, Pause
 
 RECENT_S = 10.0
 """Seconds over which the present rate is measured."""
@@ -55,6 +55,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Calls that are tried again after a pause."""
     stopping: str | None = None
     """Why the session drains, if it does."""
+    pause: Pause | None = None
+    """Who paused the run, if somebody did."""
 
     @property
     def eta_s(self) -> float | None:
@@ -105,6 +107,7 @@ def standing(
         waits=waits.words,
         held=waits.held,
         stopping=_stopping(ledger),
+        pause=ledger.pause,
     )
 
 

@@ -166,7 +166,7 @@ class Session(Struct, frozen=True, kw_only=True):
     async def work(self) -> SessionEnd:
         """Work until the run is done, stopped or left at once by its watcher, close the journal, and return the end."""
         run_id = self.ledger.run.run
-        self.store.clear_stop(run_id)
+        self.store.clear_requests(run_id)
         try:
             return await self._work()
         except LeftAtOnceError as left:
@@ -176,7 +176,7 @@ class Session(Struct, frozen=True, kw_only=True):
             return SessionEnd(left.reason, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
-            self.store.clear_stop(run_id)
+            self.store.clear_requests(run_id)
 
     async def _work(self) -> SessionEnd:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
@@ -306,6 +306,8 @@ class Session(Struct, frozen=True, kw_only=True):
                 left=self.time_left(deadline_s(settings, seconds)),
                 stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
                 stop_requested=partial(self.store.stop_requested, run.run),
+                asked=partial(self.store.asked, run.run),
+                forget_asked=partial(self.store.forget_asked, run.run),
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
                 no_send=self.no_send,
                 elsewhere=self.elsewhere,

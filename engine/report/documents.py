@@ -10,6 +10,8 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.api.verdicts import rule
 from engine.journal import records
@@ -194,6 +196,7 @@ def document(
         "seconds": end.seconds if end else None,
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
+        "paused": asdict(ledger.pause) if ledger.pause is not None else None,
         "exit": end.exit if end else None,
         "failures": failures,
         "pace": pace(ledger),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct, field
 
+from engine.journal.control import Asked
 from engine.model import Call, CallId, Omit, Reading, Rival, Where
 from engine.pacing.backoff import Policy
 
@@ -34,6 +35,10 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False
     """Returns whether another process asks the session to stop; called a few times a second."""
+    asked: Callable[[], Sequence[Asked]] = tuple
+    """Returns what people ask of the session; called a few times a second."""
+    forget_asked: Callable[[str], None] = lambda _id: None
+    """Removes one of these requests, by its id."""
     ask_secret: Callable[[Call], Awaitable[str]] | None = None
     """Returns the password of a call; None: the action takes none."""
     no_send: frozenset[CallId] = frozenset()

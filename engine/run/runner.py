@@ -24,6 +24,7 @@ from engine.planning.routes import Routes
 from engine.run.attempts import Attempts
 from engine.run.before import Before
 from engine.run.bounds import Bounds
+from engine.run.control import Control
 from engine.run.dispatch import Dispatch
 from engine.run.halts import Halts
 from engine.run.judge import Judge, Patience
@@ -164,6 +165,16 @@ class Runner:
             self._stopping,
             self.halts,
         )
+        self._control = Control(
+            recorder,
+            self.halts,
+            self._lanes,
+            self._attempts,
+            self._stopping,
+            asked=bounds.asked,
+            forget=bounds.forget_asked,
+            clock=clock,
+        )
         self._overview = Overview(
             recorder,
             self._queue,
@@ -234,6 +245,7 @@ class Runner:
             self._overview.sample(now)
             if self._stopping.is_set:
                 continue
+            self._control.look()
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
             if self.halts.counted(self._started) >= bounds.left.deadline_s:

@@ -129,7 +129,9 @@ cam_on = _ad_hoc("OpenAccountCAM")
 @NOW
 @EXCLUDE
 def resume(run: str, **options: Any) -> int:
-    """Go on with a run that was interrupted. Its journal is enough.
+    """Go on with a run that was interrupted, or lift the pause of a live one. Its journal is enough.
+
+    Which of the two was done is said. Going on with a run whose process ended in a pause asks first.
 
     RUN is a run id, the beginning of one, `latest`, `latest:JOBNAME`, or a journal's path.
 
@@ -238,6 +240,27 @@ def undo(run: str, **options: Any) -> int:
     from engine.cli.undoing import undo_run
 
     return undo_run(run, clock=clock(), **options)
+
+
+@command()
+@click.argument("run")
+@click.option(
+    "--for", "for_", metavar="SPAN", help="Stop the run in order (exit 4) if nobody lifts the pause within it: 30m."
+)
+@flags("config", "state_dir", "json")
+def pause(run: str, for_: str | None, **common: Any) -> int:
+    """Hold a live run from another shell: it begins no new call until `resume`.
+
+    It returns once the journal says so: calls in flight have ended then, and no call leaves any more.
+
+    \b
+    Examples:
+      acctops pause latest
+      acctops pause latest --for 30m
+    """
+    from engine.cli.steering import pause_run
+
+    return pause_run(run, for_, **common)
 
 
 @command()
