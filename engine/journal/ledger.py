@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec.structs
 from msgspec import Struct
 
 from engine.api import codes
@@ -331,6 +332,8 @@ class Ledger:
         """How the accounts of a watch stand; None for any other run."""
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
+        self.dropped = 0
+        """Targets that somebody took out of the live run."""
         self.confirmed: records.Confirmed | None = None
         self.sessions: list[records.Session] = []
         self.end: records.End | None = None
@@ -339,6 +342,8 @@ class Ledger:
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
         self.pause: Pause | None = None
         """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
+        self._changed: records.RunSettings | None = None
+        """The settings, as a person changed them while the run was live."""
         self.links: list[Link] = []
         """Its reruns, undos and watch, as far as this journal names them."""
         self.releases: list[records.Released] = []
@@ -489,6 +494,7 @@ class Ledger:
                 self.limits.append(record)
             case records.OmitLine():
                 self.omits.append(record)
+                self.dropped += record.reason == OmitReason.DROPPED
                 if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
                     self._entries.pop(record.call, None)
@@ -499,6 +505,8 @@ class Ledger:
                 self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
                 self.pause = None
+                if record.settings is not None:
+                    self._changed = None
             case records.End():
                 self.end = record
                 if self.watched is not None:
@@ -518,6 +526,10 @@ class Ledger:
                     self.identities.append(data)
                 if data.get("uin"):  # the first one counts: later keys may be those of another cloud account
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
+                self.notes.append(record)
+            case records.Note(what="changed", data=data):
+                if data.get("rate") is not None:
+                    self._changed = msgspec.structs.replace(self.settings, rate=data["rate"], quota=data["quota"])
                 self.notes.append(record)
             case records.Note(what="control" | "paused" | "unpaused", data=data):
                 self._apply_control(record, data)
@@ -622,7 +634,7 @@ class Ledger:
         for omit in self.lacking():
             entry = Entry()
             entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
-            entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
+            entry.message = omit.rule if omit.reason in (*STAYS, OmitReason.DROPPED) else f"{omit.where}: {omit.rule}"
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:
@@ -665,7 +677,9 @@ class Ledger:
 
     @property
     def settings(self) -> records.RunSettings:
-        """The settings in force: those of the last session that changed them, else those of the run."""
+        """The settings in force: those of the last session or person that changed them, else those of the run."""
+        if self._changed is not None:
+            return self._changed
         for session in reversed(self.sessions):
             if session.settings is not None:
                 return session.settings

@@ -55,6 +55,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Calls that are tried again after a pause."""
     stopping: str | None = None
     """Why the session drains, if it does."""
+    dropped: int = 0
+    """Taken out of the live run by somebody."""
     pause: Pause | None = None
     """Who paused the run, if somebody did."""
 
@@ -67,7 +69,7 @@ class Progress(Struct, frozen=True, kw_only=True):
         unsent = self.total - self.sent - self.already - self.held
         rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
         is_cut_off = any(not wait[:1].isdigit() for wait in self.waits)  # no lane, no disk
-        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None:
+        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None or self.pause is not None:
             return None
         return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
 
@@ -107,6 +109,7 @@ def standing(
         waits=waits.words,
         held=waits.held,
         stopping=_stopping(ledger),
+        dropped=ledger.dropped,
         pause=ledger.pause,
     )
 

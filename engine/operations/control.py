@@ -1,4 +1,4 @@
-"""Steer a live run from another shell: pause it, and lift the pause. Nothing counts before the journal says it.
+"""Steer a live run from another shell: pause it, lift the pause, change it. Nothing counts before its journal says it.
 
 A request is handed to the process that works on the run. The command returns when the run's journal shows the effect.
 """
@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.errors import UsageError
 from engine.inputs.jobfile.values import seconds
+from engine.inputs.settings import check_rate
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef, Runs
 from engine.journal.records import Note
+from engine.model import CallId
+from engine.operations.choosing import chosen
 from engine.operations.events import News, Warned
 from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.terms import Terms
@@ -44,6 +49,47 @@ async def pause(terms: Terms, run: str, for_: str | None = None) -> Steered:
     for_s = _span(for_) if for_ is not None else None
     ref, store, _ = _live(terms, run, "pause")
     return await _ask(terms, ref, store, what="pause", for_s=for_s)
+
+
+async def change(terms: Terms, run: str, *, drop: Sequence[str] = (), first: Sequence[str] = ()) -> Steered:
+    """Change a live run, also while it is paused: its rate (`terms.rate`), what is left out, and what goes first.
+
+    UsageError, and nothing is changed, if nothing is asked for, a target is unknown, or all of `drop` were sent.
+    """
+    if terms.rate is None and not drop and not first:
+        raise UsageError("say what to change: --rate N, --drop GLOB or --first GLOB")
+    ref, store, ledger = _live(terms, run, "change")
+    settings = terms.settings(None)
+    if terms.rate is not None:
+        check_rate(replace(settings, endpoints=ledger.settings.access.every), ledger.run.action)
+    out, ahead = _open_of(ledger, drop, "--drop"), _open_of(ledger, first, "--first")
+    if both := out & ahead:
+        call = ledger.calls[min(both)]
+        raise UsageError(f"{call.label} is named by --drop and by --first: leave it out of one of them")
+    return await _ask(
+        terms,
+        ref,
+        store,
+        what="change",
+        rate=settings.rate if terms.rate is not None else None,
+        drop=tuple(sorted(out)),
+        first=tuple(sorted(ahead)),
+    )
+
+
+def _open_of(ledger: Ledger, texts: Sequence[str], flag: str) -> frozenset[CallId]:
+    """Return the calls that are named; UsageError if nothing of them is open any more."""
+    if not texts:
+        return frozenset()
+    wanted = chosen(texts, ledger.calls.values(), flag=flag)
+    named = [call for call in ledger.calls.values() if wanted.has(call)]
+    if all(not ledger.entry(call.id).is_unsent for call in named):
+        undo = f"; undo it, once the run has ended: acctops undo {ledger.run.run} --target {named[0].label}"
+        raise UsageError(
+            f"{flag} {texts[0]}: sent or settled already, and a call that was sent cannot be "
+            f"{'dropped' + undo if flag == '--drop' else 'moved ahead'}"
+        )
+    return frozenset(call.id for call in named if flag == "--drop" or ledger.entry(call.id).is_unsent)
 
 
 async def lift(terms: Terms, run: str) -> Steered | None:

@@ -304,6 +304,7 @@ class Session(Struct, frozen=True, kw_only=True):
             bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
                 left=self.time_left(deadline_s(settings, seconds)),
+                deadline_at=lambda rate: deadline_s(settings, routes.seconds(rate, signers(self.reach.keyring))),
                 stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
                 stop_requested=partial(self.store.stop_requested, run.run),
                 asked=partial(self.store.asked, run.run),

@@ -27,6 +27,8 @@ def line(progress: Progress, width: int | None = None) -> str:
         parts.append((1, pause_words(progress.pause)))
     if progress.stopping is not None:
         parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
+    if progress.dropped:
+        parts.append((1, f"dropped {progress.dropped:,}"))
     if progress.failed:
         parts.append((1, f"failed {progress.failed:,}"))
     parts += [(2, f"waiting{' ' if wait[:1].isdigit() else ': '}{wait}") for wait in progress.waits]

@@ -285,7 +285,17 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
     if back:
         sentence += f"; {back:,} of these {'was' if back == 1 else 'were'} proven, and then read as changed back"
     protected = ledger.left_out()["protected"]
+    sentence += _dropped_words(ledger)
     return sentence + (f"; {protected:,} protected, NOT {action.done_word}" if protected else "")
+
+
+def _dropped_words(ledger: Ledger) -> str:
+    """Return how many targets were taken out of the live run, and by whom."""
+    dropped = [omit for omit in ledger.omits if omit.reason == OmitReason.DROPPED]
+    if not dropped:
+        return ""
+    who = ", ".join(sorted({omit.where for omit in dropped}))
+    return plain(f"; {len(dropped):,} of these dropped by {who}")
 
 
 def _proof_words(ledger: Ledger, today: str) -> str:

@@ -114,7 +114,7 @@ class Attempts:
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
         """Wait in the queue for a worker, a durable `sent` and a slot; return None if the run stops first."""
         queue = self._queue.of(work.index)
-        if self._stopping.is_set or queue.is_closed:
+        if self._stopping.is_set or queue.is_closed or work.is_dropped:
             return None
         work.ticket = self._loop.create_future()
         queue.put_back(work.index, self._now(), retry=retry)

@@ -31,6 +31,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """How long calls are tried again."""
     left: TimeLeft
     """How long the session may send."""
+    deadline_at: Callable[[float], float] = lambda _rate: 0.0
+    """Returns the least deadline of a session that sends so many calls a second and lane, in seconds."""
     stop_after: int | None = None
     """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False

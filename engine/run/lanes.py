@@ -203,6 +203,11 @@ class Lanes:
         return sum(lane.in_flight for lane in self.every)
 
     @property
+    def holds_nothing(self) -> bool:
+        """Whether no `sent` stands for a call that has not left."""
+        return not any(lane.ahead for lane in self.every)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether no attempt is under way, and no `sent` stands for a call that has not left."""
         return not any(lane.in_flight or lane.ahead for lane in self.every)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.api.actions import takes_admins
@@ -170,7 +171,10 @@ class Runner:
             self.halts,
             self._lanes,
             self._attempts,
+            calls,
+            resting,
             self._stopping,
+            changed_pace=partial(self._keep_pace, inventory),
             asked=bounds.asked,
             forget=bounds.forget_asked,
             clock=clock,
@@ -185,6 +189,7 @@ class Runner:
             ends_at=self._ends_at,
         )
         self._started = 0.0
+        self._deadline_s = bounds.left.deadline_s
         self._attend(inventory)
 
     def _attend(self, inventory: Inventory) -> None:
@@ -195,6 +200,11 @@ class Runner:
         for lane in self._lanes.every:
             lane.client.note = self.recorder.note
             lane.pacer.stopping = self._stopping.event
+
+    def _keep_pace(self, inventory: Inventory, rate: float) -> None:
+        """Read as fast as calls are sent at another rate, and give a slower run the time that it takes."""
+        inventory.keep_up_with(sum(self._lanes.paces().values()))
+        self._deadline_s = max(self._deadline_s, self._bounds.deadline_at(rate))
 
     def _is_sending(self) -> bool:
         return bool(len(self._queue) or self._lanes.in_flight)
@@ -248,8 +258,8 @@ class Runner:
             self._control.look()
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
-            if self.halts.counted(self._started) >= bounds.left.deadline_s:
-                stop(f"deadline of {bounds.left.deadline_s:.0f} s reached", Reason.STOPPED)
+            if self.halts.counted(self._started) >= self._deadline_s:
+                stop(f"deadline of {self._deadline_s:.0f} s reached", Reason.STOPPED)
             elif now - self._started >= bounds.left.closes_s:
                 stop(bounds.left.closes_why, Reason.STOPPED)
             elif bounds.stop_requested():
@@ -267,7 +277,7 @@ class Runner:
     def _ends_at(self) -> float:
         """Return the loop time after which nothing more is sent, as far as it is known."""
         left, now = self._bounds.left, self._now()
-        return min(now + left.deadline_s - self.halts.counted(self._started), self._started + left.closes_s)
+        return min(now + self._deadline_s - self.halts.counted(self._started), self._started + left.closes_s)
 
     async def _finish(self, seconds: float) -> Reason:
         try:

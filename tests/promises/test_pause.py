@@ -91,7 +91,7 @@ def test_a_run_whose_process_ended_in_a_pause_is_gone_on_with_by_resume_only(des
     process = begin(desk, backend)
     assert desk.run("pause", "latest").code == 0
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    desk.end(process)
     there, run = len(backend.writes()), run_id(desk)
     for how in ("resume", "new", "refuse"):
         again = desk.run("run", "job.yaml", "--yes", "--on-unfinished", how, "--endpoint", backend.endpoint)
@@ -135,3 +135,39 @@ def test_what_cannot_be_paused_is_refused_with_the_right_command(desk: Desk, bac
     assert refused.code == 2 and "is simulated" in refused.err
     missing = desk.run("pause", "nothing")
     assert missing.code == 2
+
+
+def test_a_live_run_is_changed_from_another_shell(desk: Desk, backend: Backend) -> None:
+    """Rate, what is left out and what goes first: acknowledged, reported by whom, and counted against exit 0."""
+    process = begin(desk, backend)
+    assert desk.run("pause", "latest").code == 0
+    changed = desk.run("change", "latest", "--rate", "50", "--drop", "*/user59", "--first", "*/user58")
+    assert changed.code == 0, changed.text
+    assert " · dropped 1 · " in desk.run("status", "latest").out
+    assert "rate 50 a second" in changed.out and "1 dropped" in changed.out and "1 go first" in changed.out
+    assert desk.run("resume", "latest").code == 0
+    done = desk.end(process)
+    assert done.code == 1 and done.json["left_out"]["dropped"] == 1 and done.json["counts"]["failed"] == 1
+    assert done.json["failures"][0]["code"] == "Local.Dropped"
+    assert "1 of these dropped by " in desk.run("report", "latest").out
+    assert not [write for write in backend.writes() if "user59" in str(write)]
+
+
+def test_a_change_that_says_nothing_or_cannot_be_changes_nothing(desk: Desk, backend: Backend) -> None:
+    """No argument, an unknown account, a call that was sent, both ways at once, a rate that is none: exit 2."""
+    process = begin(desk, backend)
+    assert desk.run("pause", "latest").code == 0
+    for argv, words in (
+        ((), "say what to change"),
+        (("--drop", "*/nobody"), "--drop */nobody: matches none"),
+        (("--first", "postgres-99999999/app"), "--first postgres-99999999/app: matches none"),
+        (("--drop", "@none.txt"), "cannot be read"),
+        (("--drop", "*/user0"), "undo it"),
+        (("--drop", "*/user59", "--first", "*/user5?"), "--drop and by --first"),
+        (("--rate", "0"), "--rate"),
+    ):
+        refused = desk.run("change", "latest", *argv)
+        assert refused.code == 2 and words in refused.err, (argv, refused.text)
+    assert not notes(desk, "changed")
+    assert desk.run("stop", "latest").code == 0
+    desk.end(process)

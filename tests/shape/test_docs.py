@@ -476,18 +476,19 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
 
 
 def _paused(desk: Desk) -> tuple[Any, Any]:  # Any: JSON
-    """What `pause` and `resume` print of a live run, and the run itself while it is paused."""
+    """What `pause`, `change` and `resume` print of a live run, and the run itself while it is paused."""
     with Backend(World(quotas={"*": None})) as backend:
         job = desk.job(*(f"postgres-{number:08}/app" for number in range(60)), name="long.yaml")
         process = desk.popen("run", job, "--yes", "--rate", "20", "--endpoint", backend.endpoint)
         desk.wait_for("settled")
         paused = desk.run("pause", "latest", "--for", "1h", "--json").json
         document = desk.run("status", "latest", "--json").json
+        changed = desk.run("change", "latest", "--rate", "5", "--json").json
         lifted = desk.run("resume", "latest", "--json").json
         process.terminate()
         desk.end(process)
     document.pop("live")
-    return [paused, lifted], document
+    return [paused, changed, lifted], document
 
 
 def _tended(desk: Desk, *argv: str) -> Any:  # Any: JSON

@@ -265,6 +265,31 @@ def pause(run: str, for_: str | None, **common: Any) -> int:
 
 @command()
 @click.argument("run")
+@click.option(
+    "--drop",
+    metavar="GLOB|@FILE",
+    multiple=True,
+    help="Leave out these accounts, written instance/user, or listed in a file. They count as failed.",
+)
+@click.option("--first", metavar="GLOB|@FILE", multiple=True, help="Send these accounts before all others.")
+@flags("config", "state_dir", "rate", "json")
+def change(run: str, drop: tuple[str, ...], first: tuple[str, ...], **common: Any) -> int:
+    """Change a live run from another shell, also while it is paused.
+
+    It returns once the journal says so. An account for which a call was sent cannot be dropped: undo it.
+
+    \b
+    Examples:
+      acctops change latest --rate 5
+      acctops change latest --drop 'postgres-4sfuv15b/*' --first @urgent.txt
+    """
+    from engine.cli.steering import change_run
+
+    return change_run(run, drop, first, **common)
+
+
+@command()
+@click.argument("run")
 @flags(*READING)
 def stop(run: str, **common: Any) -> int:
     """Stop a run from another shell, in order.
