@@ -196,7 +196,6 @@ def document(
         "seconds": end.seconds if end else None,
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
-        "paused": asdict(ledger.pause) if ledger.pause is not None else None,
         "exit": end.exit if end else None,
         "failures": failures,
         "pace": pace(ledger),
@@ -205,6 +204,7 @@ def document(
         "open": way.open_calls,
         "go_on": way.command,
         "watch": watch,
+        "paused": asdict(ledger.pause) if ledger.pause is not None else None,
     }
 
 
