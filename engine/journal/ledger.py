@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec.structs
 from msgspec import Struct
 
 from engine.api import codes
@@ -307,6 +308,20 @@ class Link(Struct, frozen=True):
         return self.what == "watched_by"
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """A pause of the run that nobody has lifted."""
+
+    by: str
+    since: str
+    """When it came into effect; before that, when it was asked for."""
+    until: str | None = None
+    """When it runs out; None: never."""
+    last_sent_at: str | None = None
+    """When the last call of its session left; None: none did."""
+    in_effect: bool = False
+    """Whether nothing is under way any more: no call leaves from then on."""
+
+
 class Ledger:
     """The state of one run: its calls in plan order, and what is known of each."""
 
@@ -317,12 +332,18 @@ class Ledger:
         """How the accounts of a watch stand; None for any other run."""
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
+        self.dropped = 0
+        """Targets that somebody took out of the live run."""
         self.confirmed: records.Confirmed | None = None
         self.sessions: list[records.Session] = []
         self.end: records.End | None = None
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.given_up: dict[str, str] = {}
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
+        self.pause: Pause | None = None
+        """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
+        self._changed: records.RunSettings | None = None
+        """The settings, as a person changed them while the run was live."""
         self.links: list[Link] = []
         """Its reruns, undos and watch, as far as this journal names them."""
         self.releases: list[records.Released] = []
@@ -473,6 +494,7 @@ class Ledger:
                 self.limits.append(record)
             case records.OmitLine():
                 self.omits.append(record)
+                self.dropped += record.reason == OmitReason.DROPPED
                 if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
                     self._entries.pop(record.call, None)
@@ -482,6 +504,9 @@ class Ledger:
                 self.sessions.append(record)
                 self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
+                self.pause = None
+                if record.settings is not None:
+                    self._changed = None
             case records.End():
                 self.end = record
                 if self.watched is not None:
@@ -502,6 +527,13 @@ class Ledger:
                 if data.get("uin"):  # the first one counts: later keys may be those of another cloud account
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
+            case records.Note(what="changed", data=data):
+                if data.get("rate") is not None:
+                    self._changed = msgspec.structs.replace(self.settings, rate=data["rate"], quota=data["quota"])
+                self.notes.append(record)
+            case records.Note(what="control" | "paused" | "unpaused", data=data):
+                self._apply_control(record, data)
+                self.notes.append(record)
             case records.Note():
                 if record.what in records.LINKS:
                     self.links.append(Link(str(record.data.get("run", "")), record.what))
@@ -511,6 +543,16 @@ class Ledger:
                     self.notes.append(record)
             case _:  # Read: for people and audits; the ledger does not need it.
                 pass
+
+    def _apply_control(self, record: records.Note, data: dict[str, Any]) -> None:
+        # Any: facts of a note, which `sense` has checked.
+        if record.what == "unpaused":
+            self.pause = None
+        elif record.what == "paused":
+            until, last = data.get("until"), data.get("last_sent_at")
+            self.pause = Pause(by=str(data.get("by")), since=record.at, until=until, last_sent_at=last, in_effect=True)
+        elif data.get("what") == "pause" and self.pause is None:
+            self.pause = Pause(by=str(data.get("by")), since=record.at)
 
     def has_accepted(self) -> bool:
         """Return whether the API has accepted any call of this run."""
@@ -592,7 +634,7 @@ class Ledger:
         for omit in self.lacking():
             entry = Entry()
             entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
-            entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
+            entry.message = omit.rule if omit.reason in (*STAYS, OmitReason.DROPPED) else f"{omit.where}: {omit.rule}"
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:
@@ -635,7 +677,9 @@ class Ledger:
 
     @property
     def settings(self) -> records.RunSettings:
-        """The settings in force: those of the last session that changed them, else those of the run."""
+        """The settings in force: those of the last session or person that changed them, else those of the run."""
+        if self._changed is not None:
+            return self._changed
         for session in reversed(self.sessions):
             if session.settings is not None:
                 return session.settings

@@ -1,6 +1,6 @@
 """The directory of runs: their places, ids, locks and stop requests. Imports no asyncio.
 
-    <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
+    <state_dir>/runs/<run id>/journal.jsonl, lock, stop, control/   real runs
     <state_dir>/live/                                        which runs work now, and on what (`live`)
     <state_dir>/simulated/…                                  the same for simulated runs
 
@@ -17,13 +17,13 @@ import time
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec.structs
 from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
-from engine.journal import locks
+from engine.journal import control, locks
 from engine.journal.directory import JOURNAL, RunDirectory
 from engine.journal.locks import Hold
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from engine.journal.control import Asked
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord
@@ -58,6 +59,8 @@ _ROOM = 3
 """With less room than this many times the journal's size `check_room` warns, as retries need some, too."""
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
+CONTROL = "control"
+"""Directory of a run in which requests lie."""
 _FILES = 8
 """Files that a run makes: its journal, its lock, its claim, and the directories that hold them."""
 _NO_ONE_ELSE = Trust()
@@ -223,6 +226,10 @@ class RunStore(RunDirectory):
             return False
         return True
 
+    def asked(self, run_id: str) -> tuple[Asked, ...]:
+        """Return what users ask of the process that works on the run; one listing, cheap enough to poll."""
+        return control.read_all(self.run_dir(run_id) / CONTROL, self.trust)
+
     def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
         """Return what stands beside the journal of a run; raises what reading a journal does."""
         path = self.path(run_id)
@@ -359,9 +366,24 @@ class RunStore(RunDirectory):
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def clear_stop(self, run_id: str) -> None:
-        """Remove a request to stop, before a session begins or once the session has obeyed it."""
+    def ask(self, run_id: str, **wish: Any) -> str:
+        """Ask something of the process that works on the run; return the id. Any: the fields of `control.Asked`."""
+        directory = self.run_dir(run_id) / CONTROL
+        self.refuse_strangers(directory)
+        name = f"{time.time_ns():020d}-{''.join(random.Random().choices(_SUFFIX, k=4))}"
+        with self.writable():
+            self.make_dir(directory)
+            control.write(directory, name, 0o640 if self.group else 0o600, **wish)
+        return name
+
+    def forget_asked(self, run_id: str, name: str) -> None:
+        """Remove such a request, which the process has taken in."""
+        control.forget(self.run_dir(run_id) / CONTROL, name)
+
+    def clear_requests(self, run_id: str) -> None:
+        """Remove what was asked of a session, before one begins and once it has ended."""
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
+        control.forget(self.run_dir(run_id) / CONTROL)
 
 
 def runs_at(state_dir: Path, *, simulated: bool, group: str | None = None, trust: Trust = _NO_ONE_ELSE) -> Runs:

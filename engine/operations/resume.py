@@ -84,7 +84,7 @@ class Resumption(Struct, frozen=True, kw_only=True):
     job: Job | None
     """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
-    """What has changed since the run began, in words: its job file, the operator, the owner of the keys."""
+    """What has changed since the run began, in words: its job file, the operator, the owner of the keys, a pause."""
 
     @property
     def open_calls(self) -> int:
@@ -332,6 +332,8 @@ def _changes(ledger: Ledger, reach: Reach) -> list[str]:
     """Return in words which of job file, operator and identity are not those of the run."""
     run = ledger.run
     changes = []
+    if ledger.pause is not None:
+        changes.append(f"it was paused by {ledger.pause.by} at {ledger.pause.since[:19]}Z, and nobody lifted that")
     job_path = job_file(run.job.path)
     if job_path is not None:
         try:

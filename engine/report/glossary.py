@@ -75,6 +75,10 @@ _OMITS: Final = {
     ),
     OmitReason.BAD_ROW: ("A row of a list is no target. It counts as failed.", _LIST),
     OmitReason.RERUN: ("A later rerun has it, and does it.", "acctops status RUN names that rerun."),
+    OmitReason.DROPPED: (
+        "Somebody took it out of the live run (change --drop). It counts as failed.",
+        "If it is wanted after all: run the job again, what is done stays done.",
+    ),
     OmitReason.BEFORE_UNKNOWN: ("It is not known how the account was before the run, so undo leaves it.", _UNDO),
     OmitReason.EDITED: ("Somebody has edited the account since, so undo leaves it.", _UNDO),
     OmitReason.GONE: ("The account or its instance does not exist any more, so undo leaves it.", _UNDO),

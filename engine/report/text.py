@@ -14,7 +14,7 @@ from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
 from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
 from engine.report.documents import every_target, explain, pace, plain, verified
-from engine.report.going import line
+from engine.report.going import line, pause_words
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.screen import Group, Screen, fitted
 from engine.report.spans import duration
@@ -85,6 +85,16 @@ def _some(line: str) -> tuple[str, ...]:
 
 def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
     """Return why a run ended early, and what to do about it; nothing if it did not."""
+    return [*_paused_lines(ledger), *_why_lines(ledger, way)]
+
+
+def _paused_lines(ledger: Ledger) -> list[str]:
+    if ledger.pause is None or not any(not entry.settled for _, entry, _ in ledger.outcomes()):
+        return []
+    return [f"{pause_words(ledger.pause)}; its process has ended, and only `acctops resume` goes on with it"]
+
+
+def _why_lines(ledger: Ledger, way: WayOn) -> list[str]:
     if ledger.end is None or ledger.end.stopped is None:
         return []
     stopped = ledger.end.stopped
@@ -280,7 +290,17 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
     if back:
         sentence += f"; {back:,} of these {'was' if back == 1 else 'were'} proven, and then read as changed back"
     protected = ledger.left_out()["protected"]
+    sentence += _dropped_words(ledger)
     return sentence + (f"; {protected:,} protected, NOT {action.done_word}" if protected else "")
+
+
+def _dropped_words(ledger: Ledger) -> str:
+    """Return how many targets were taken out of the live run, and by whom."""
+    dropped = [omit for omit in ledger.omits if omit.reason == OmitReason.DROPPED]
+    if not dropped:
+        return ""
+    who = ", ".join(sorted({omit.where for omit in dropped}))
+    return plain(f"; {len(dropped):,} of these dropped by {who}")
 
 
 def _proof_words(ledger: Ledger, today: str) -> str:

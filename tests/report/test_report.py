@@ -42,7 +42,7 @@ from tests.support.journals import verified as verified_line
 RUN = "20261122T031300Z-q7c2"
 JOURNAL = "/var/lib/acctops/runs/x/journal.jsonl"
 HEAD = "3be1" * 16
-NEWER = dict.fromkeys(("skipped", "unseen", "bad_row", "rerun"), 0)
+NEWER = dict.fromkeys(("skipped", "unseen", "bad_row", "rerun", "dropped"), 0)
 NEWER |= dict.fromkeys(("before_unknown", "edited", "gone", "held", "unproven"), 0)
 """Reasons of leaving out that a match and a list add."""
 DOCUMENT_KEYS = [
@@ -68,6 +68,7 @@ DOCUMENT_KEYS = [
     "open",
     "go_on",
     "watch",
+    "paused",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -950,6 +951,7 @@ def test_the_document_of_a_finished_run() -> None:
         "open": 2,
         "go_on": f"acctops resume {RUN}",
         "watch": None,
+        "paused": None,
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]
