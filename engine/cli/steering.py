@@ -15,6 +15,9 @@ from engine.report.going import pause_words
 if TYPE_CHECKING:
     from engine.journal.records import Note
 
+_FEW = 3
+"""Accounts that are named."""
+
 
 def pause_run(run: str, for_: str | None, **flags: Any) -> int:
     """The `pause` command. Any: the flags, by name."""
@@ -52,6 +55,8 @@ def _words(options: Options, done: Steered, effect: Note) -> str:
     if effect.what == "changed":
         return _change_words(options, done, effect)
     if effect.what == "unpaused":
+        if not effect.data.get("was_paused"):
+            return "was not paused any more: somebody lifted the pause before; it goes on in its own process"
         return f"its pause is lifted by {effect.data.get('by')}, and it goes on in its own process"
     return f"{effect.what}, and lifted since"
 
@@ -63,6 +68,8 @@ def _change_words(options: Options, done: Steered, effect: Note) -> str:
         if data.get(key):
             parts.append(f"{data[key]:,} {words}")
     if data.get("sent"):
-        again = f"acctops undo {done.ref.run_id} --target …{flags_of(options, done.ref)}"
-        parts.append(f"{data['sent']:,} were sent already and cannot be dropped: undo them once it has ended: {again}")
+        targets = "".join(f" --target {call.label}" for call in done.sent[:_FEW])
+        more = f", and so on for the other {len(done.sent) - _FEW:,}" if len(done.sent) > _FEW else ""
+        again = f"acctops undo {done.ref.run_id}{targets}{flags_of(options, done.ref)}{more}"
+        parts.append(f"{data['sent']:,} sent before, which cannot be dropped; undo once the run has ended: {again}")
     return "changed: " + ("; ".join(parts) or "nothing: all of them were sent meanwhile")

@@ -45,11 +45,18 @@ def line(progress: Progress, width: int | None = None) -> str:
     return _fitting([(rank, plain(words)) for rank, words in parts], width)
 
 
-def pause_words(pause: Pause) -> str:
-    """Return who paused a run, since when and until when: `PAUSED by ann since 12:30:05Z until 13:00:05Z`."""
+def pause_words(pause: Pause, today: str = "") -> str:
+    """Return who paused a run, since when and until when: `PAUSED by ann since 12:30Z until 13:00Z, then it stops`.
+
+    The day is named where it is not the day of `today` (a time of RFC 3339), and where the pause ends on another one.
+    """
     word = "PAUSED" if pause.in_effect else "PAUSING, as asked"
-    until = f" until {pause.until[11:19]}Z, then it stops" if pause.until is not None else ""
-    return plain(f"{word} by {pause.by} since {pause.since[11:19]}Z{until}")
+    until = f" until {_moment(pause.until, pause.since)}, then it stops" if pause.until is not None else ""
+    return plain(f"{word} by {pause.by} since {_moment(pause.since, today or pause.since)}{until}")
+
+
+def _moment(at: str, today: str) -> str:
+    return f"{at[11:16]}Z" if at[:10] == today[:10] else f"{at[:10]} {at[11:16]}Z"
 
 
 def _fitting(parts: list[tuple[int, str]], width: int | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import Reason
@@ -46,11 +46,15 @@ class Control:
         stopping: Stopping,
         *,
         changed_pace: Callable[[float], None],
-        asked: Callable[[], Sequence[Asked]],
+        asked: Callable[[Container[str]], Sequence[Asked]],
         forget: Callable[[str], None],
+        most_rate: float,
         clock: Callable[[], float],
     ) -> None:
-        """`asked` returns the requests that lie there, `forget` removes one, `changed_pace` is told of a new rate."""
+        """`asked` returns the requests that lie there, but for those whose names it gets; `forget` removes one.
+
+        `changed_pace` is told of a new rate. A rate above `most_rate` is refused, whoever wrote the request.
+        """
         self._now = asyncio.get_running_loop().time
         self._recorder = recorder
         self._halts = halts
@@ -62,6 +66,9 @@ class Control:
         self._stopping = stopping
         self._asked = asked
         self._forget = forget
+        self._most_rate = most_rate
+        settings = recorder.ledger.settings
+        self._quota = settings.quota or settings.rate
         self._clock = clock
         self._known: set[str] = set()
         self._waiting: deque[Asked] = deque()
@@ -73,10 +80,9 @@ class Control:
 
     def look(self) -> None:
         """Take in what was asked, and carry out as much as can be carried out now. Called a few times a second."""
-        for asked in self._asked():
-            if asked.id not in self._known:
-                self._known.add(asked.id)
-                self._waiting.append(asked)
+        for asked in self._asked(self._known):
+            self._known.add(asked.name)
+            self._waiting.append(asked)
         while self._under_way is not None or self._waiting:
             if self._under_way is None:
                 self._under_way = self._begin(self._waiting.popleft())
@@ -87,14 +93,21 @@ class Control:
                 (self._note_paused if is_pause else self._change)(self._under_way)
                 self._under_way = None
         if self._ends_at is not None and self._now() >= self._ends_at:
-            self._stopping.stop(f"the pause by {self._paused_by} ran out; acctops resume goes on", Reason.STOPPED)
+            goes_on = f"acctops resume {self._recorder.ledger.run.run}"
+            self._stopping.stop(f"the pause by {self._paused_by} ran out; {goes_on}", Reason.STOPPED)
 
     def _begin(self, asked: Asked) -> Asked | None:
         """Begin what was asked; return it if its effect is to be waited for."""
         note = self._recorder.note
-        self._forget(asked.id)
-        if asked.refused is not None:
-            note("control_refused", {"id": asked.id, "by": asked.by, "why": asked.refused})
+        self._forget(asked.name)
+        refused = asked.refused
+        if asked.rate is not None and asked.rate > self._most_rate:
+            refused = (
+                f"rate {asked.rate:g} is above {self._most_rate:g} calls a second, the quota with which this session "
+                "was begun; stop it and resume it at that rate"
+            )
+        if refused is not None:
+            note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None
         note("control", {"id": asked.id, "what": asked.what, "by": asked.by})
         if asked.what == PAUSE:
@@ -117,19 +130,19 @@ class Control:
 
     def _change(self, asked: Asked) -> None:
         """Change the rate, and which calls are sent and which of them first. Nothing is written ahead now."""
-        ledger, now = self._recorder.ledger, self._now()
-        quota = None
+        now, quota = self._now(), None
         if asked.rate is not None:
-            quota = max(asked.rate, ledger.settings.quota or ledger.settings.rate)
+            quota = max(asked.rate, self._quota)
             for lane in self._lanes.every:
                 lane.pacer.set_rate(asked.rate, quota)
             self._changed_pace(asked.rate)
-        dropped = [work for work in self._named(asked.drop) if self._drop(work, asked.by)]
+        named = self._named(asked.drop)
+        dropped = [work for work in named if self._drop(work, asked.by)]
         ahead = [work for work in self._named(asked.first) if self._is_open(work)]
         for work in ahead:
             self._calls.queue.of(work.index).move_ahead([work.index], now)
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
-        facts |= {"dropped": len(dropped), "sent": len(asked.drop) - len(dropped), "first": len(ahead)}
+        facts |= {"dropped": len(dropped), "sent": sum(not work.is_dropped for work in named), "first": len(ahead)}
         self._recorder.note("changed", facts)
         self._halts.end(CHANGE)
 
