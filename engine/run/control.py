@@ -74,6 +74,8 @@ class Control:
         self._waiting: deque[Asked] = deque()
         self._under_way: Asked | None = None
         """The request whose effect is not there yet."""
+        self._caught_up: asyncio.Future[None] | None = None
+        """Done once the ledger knows what was written before a change."""
         self._ends_at: float | None = None
         """Loop time at which the pause runs out."""
         self._paused_by = ""
@@ -93,8 +95,7 @@ class Control:
                 (self._note_paused if is_pause else self._change)(self._under_way)
                 self._under_way = None
         if self._ends_at is not None and self._now() >= self._ends_at:
-            goes_on = f"acctops resume {self._recorder.ledger.run.run}"
-            self._stopping.stop(f"the pause by {self._paused_by} ran out; {goes_on}", Reason.STOPPED)
+            self._stopping.stop(f"the pause by {self._paused_by} ran out, and nobody lifted it", Reason.STOPPED)
 
     def _begin(self, asked: Asked) -> Asked | None:
         """Begin what was asked; return it if its effect is to be waited for."""
@@ -124,9 +125,16 @@ class Control:
         return None
 
     def _is_still(self) -> bool:
-        """Return whether nothing is written ahead, and the ledger knows all that was written."""
-        journal = self._recorder.journal
-        return self._lanes.holds_nothing and journal.head == journal.durable_head
+        """Return whether nothing is written ahead, and the ledger knows all that was written until then.
+
+        Readings are written meanwhile: on a slow disk there is no moment at which the ledger knows everything.
+        """
+        if not self._lanes.holds_nothing:
+            return False
+        if self._caught_up is None:
+            self._caught_up = asyncio.ensure_future(self._recorder.journal.durable())
+            self._caught_up.add_done_callback(_is_over)
+        return self._caught_up.done() and not self._recorder.is_broken
 
     def _change(self, asked: Asked) -> None:
         """Change the rate, and which calls are sent and which of them first. Nothing is written ahead now."""
@@ -144,6 +152,7 @@ class Control:
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
         facts |= {"dropped": len(dropped), "sent": sum(not work.is_dropped for work in named), "first": len(ahead)}
         self._recorder.note("changed", facts)
+        self._caught_up = None
         self._halts.end(CHANGE)
 
     def _named(self, names: Sequence[str]) -> list[Work]:
@@ -153,7 +162,7 @@ class Control:
     def _is_open(self, work: Work) -> bool:
         """Return whether nothing was sent for a call yet, and it is still to be sent."""
         ledger = self._recorder.ledger
-        return not work.is_dropped and work.id in ledger.calls and ledger.entry(work.id).is_unsent
+        return not (work.is_dropped or work.is_settled) and work.id in ledger.calls and ledger.entry(work.id).is_unsent
 
     def _drop(self, work: Work, by: str) -> bool:
         """Take a call out of the run, if nothing was sent for it."""
@@ -190,3 +199,9 @@ class Control:
             "in_flight": 0,
         }
         self._recorder.note("paused", facts)
+
+
+def _is_over(waited: asyncio.Future[None]) -> None:
+    """Look at an error of the journal, which the session's own waits raise, too."""
+    if not waited.cancelled():
+        waited.exception()

@@ -167,7 +167,7 @@ def test_a_signal_ends_a_paused_run_at_once(desk: Desk, backend: Backend) -> Non
     """Ctrl-C means now, paused or not; what was paused stays paused for whoever comes next."""
     process = begin(desk, backend)
     assert desk.run("pause", "latest", "--for", "1h").code == 0
-    assert "then it stops" in desk.run("status", "latest").out
+    assert " · then it stops" in desk.run("status", "latest").out
     process.send_signal(signal.SIGTERM)
     done = desk.end(process)
     assert done.code == 143

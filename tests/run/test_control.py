@@ -14,14 +14,19 @@ import pytest
 from engine.api.endpoints import Access
 from engine.errors import Reason, UsageError
 from engine.journal import records
-from engine.journal.control import MOST_BYTES
+from engine.journal.control import MOST_BYTES, Asked
+from engine.journal.ledger import Ledger
 from engine.journal.reader import read
 from engine.journal.store import RunStore
 from engine.outside.trust import Trust, owner_words
+from engine.planning.plan import make_plan
+from engine.run.control import Control
+from engine.run.halts import Halts
+from engine.run.recorder import Recorder
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
-from tests.support.drill import Drill, fleet, run_settings
+from tests.support.drill import Drill, fleet, run_line, run_settings
 
 
 def world(*faults: dict[str, Any], latency: float = 0.1) -> World:
@@ -450,6 +455,57 @@ def test_nobody_asks_for_more_than_the_quota_by_hand(tmp_path: Path) -> None:
     drill.during = during
     assert drill.go().reason is Reason.OK
     assert drill.ledger.settings.rate == 20.0
+
+
+class Gauged:
+    """Lanes that hold nothing."""
+
+    every: tuple[()] = ()
+    holds_nothing = is_quiet = True
+
+
+class BusyDisk:
+    """A journal in which there is always a record more than the disk has."""
+
+    broken = None
+    durable_head = "0"
+    head = "1"
+
+    def __init__(self) -> None:
+        self.lines: list[records.AnyRecord] = []
+
+    def append(self, record: records.AnyRecord, then: Any = None) -> int:
+        self.lines.append(record)
+        return len(self.lines)
+
+    async def durable(self, _seq: int | None = None) -> None:
+        await asyncio.sleep(0.2)
+
+
+def test_a_change_does_not_wait_for_a_moment_without_writing(tmp_path: Path) -> None:
+    """On a slow disk, while accounts are read, there is none; and the whole run would stand still for the change."""
+
+    async def changed() -> list[str]:
+        journal: Any = BusyDisk()
+        lanes: Any = Gauged()
+        none: Any = None
+        recorder = Recorder(journal, Ledger(run_line(make_plan("LockAccount", fleet(1, 1)), run_settings())))
+        halts = Halts(asyncio.get_running_loop().time)
+        control = Control(
+            *(recorder, halts, lanes, none, none, none, none),
+            changed_pace=lambda _rate: None,
+            asked=lambda known: () if "1" in known else (Asked(name="1", what="change", by="ann", rate=2.0),),
+            forget=lambda _name: None,
+            most_rate=20.0,
+            clock=lambda: 0.0,
+        )
+        for _ in range(3):
+            control.look()
+            await asyncio.sleep(0.25)
+        assert not halts.is_set
+        return [line.what for line in journal.lines]
+
+    assert asyncio.run(changed()) == ["control", "changed"]
 
 
 def test_the_quota_that_runs_share_goes_back_with_the_rate(tmp_path: Path) -> None:
