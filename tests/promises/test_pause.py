@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine.journal.ledger import Ledger
 from engine.journal.records import unix_seconds
 from engine.journal.store import RunStore
+from engine.journal.writer import FileJournal
+from engine.planning.plan import make_plan
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, on_terminal, records, wait_until
+from tests.support.drill import Drill, first_lines, fleet, run_line, run_settings
 
 
 @pytest.fixture
@@ -191,6 +195,21 @@ def test_what_cannot_be_paused_is_refused_with_the_right_command(desk: Desk, bac
     assert refused.code == 2 and "is simulated" in refused.err
     missing = desk.run("pause", "nothing")
     assert missing.code == 2
+
+
+def test_a_run_of_the_real_api_is_held_to_the_quota_and_named_by_its_host(desk: Desk) -> None:
+    """Above it only with `quotas`, as at the start; who types it on another host learns where the run is."""
+    store = RunStore(desk.state, simulated=False)
+    calls = make_plan("LockAccount", fleet(2, 2))
+    settings = run_settings(endpoint=("https://postgres.tencentcloudapi.com",))
+    ledger = Ledger(replace(run_line(calls, settings), run=Drill.run_id, simulated=False))
+    journal = FileJournal.create(store, Drill.run_id, first_lines(calls, ledger), clock=time.time)
+    above = desk.run("change", Drill.run_id, "--rate", "21")
+    assert above.code == 2 and "above the quota" in above.err and "quotas:" in above.err
+    assert not list(store.run_dir(Drill.run_id).glob("control/*"))
+    journal.close()
+    elsewhere = desk.run("pause", Drill.run_id)
+    assert elsewhere.code == 2 and "is not live on this host; it was begun on here" in elsewhere.err
 
 
 def test_a_live_run_is_changed_from_another_shell(desk: Desk, backend: Backend) -> None:
