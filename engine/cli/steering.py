@@ -8,15 +8,12 @@ from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json
 from engine.errors import Reason
-from engine.operations.control import Steered, change, pause
+from engine.operations.control import FEW, Steered, change, pause
 from engine.operations.stores import flags_of
 from engine.report.going import pause_words
 
 if TYPE_CHECKING:
     from engine.journal.records import Note
-
-_FEW = 3
-"""Accounts that are named."""
 
 
 def pause_run(run: str, for_: str | None, **flags: Any) -> int:
@@ -68,8 +65,8 @@ def _change_words(options: Options, done: Steered, effect: Note) -> str:
         if data.get(key):
             parts.append(f"{data[key]:,} {words}")
     if data.get("sent"):
-        targets = "".join(f" --target {call.label}" for call in done.sent[:_FEW])
-        more = f", and so on for the other {len(done.sent) - _FEW:,}" if len(done.sent) > _FEW else ""
+        targets = "".join(f" --target {call.label}" for call in done.sent[:FEW])
+        more = f", and so on for the other {len(done.sent) - FEW:,}" if len(done.sent) > FEW else ""
         again = f"acctops undo {done.ref.run_id}{targets}{flags_of(options, done.ref)}{more}"
         parts.append(f"{data['sent']:,} sent before, which cannot be dropped; undo once the run has ended: {again}")
     return "changed: " + ("; ".join(parts) or "nothing: all of them were sent meanwhile")

@@ -28,6 +28,8 @@ from engine.operations.terms import Terms
 from engine.operations.today import refuse_strange_run
 from engine.run.endings import orderly_end_s
 
+FEW = 3
+"""Accounts that are named."""
 POLL_S = 0.1
 _SHARE = 3
 """The journal of a large run is read as long as a third of the time at most."""
@@ -91,7 +93,9 @@ def _open_of(ledger: Ledger, texts: Sequence[str], flag: str) -> frozenset[CallI
         who = ", ".join(sorted({by for call, by in dropped.items() if wanted.has(call)}))
         raise UsageError(f"{flag} {texts[0]}: dropped already, by {who}; this run sends nothing for it any more")
     if all(not ledger.entry(call.id).is_unsent for call in named):
-        undo = f"; undo it, once the run has ended: acctops undo {ledger.run.run} --target {named[0].label}"
+        targets = "".join(f" --target {call.label}" for call in named[:FEW])
+        more = f", and so on for the other {len(named) - FEW:,}" if len(named) > FEW else ""
+        undo = f"; undo it, once the run has ended: acctops undo {ledger.run.run}{targets}{more}"
         raise UsageError(
             f"{flag} {texts[0]}: sent or settled already, and a call that was sent cannot be "
             f"{'dropped' + undo if flag == '--drop' else 'moved ahead'}"

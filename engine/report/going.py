@@ -21,13 +21,11 @@ def line(progress: Progress, width: int | None = None) -> str:
         (0, f"{'verified' if progress.is_verified else 'accepted'} {progress.verified:,}"),
         (0, f"sent {progress.sent:,} of {progress.total:,}"),
     ]
+    if progress.pause is not None:  # the first, so that it is never cut; to the minute, as a line has few columns
+        parts.insert(0, (1, _paused(progress.pause, progress.pause.since, _TO_MINUTE)))
+        parts += [(5, _THEN)] if progress.pause.until is not None else []
     if progress.already:
         parts.append((6, f"{progress.already:,} not to be sent"))
-    if progress.pause is not None:
-        parts.append(
-            (1, _paused(progress.pause, progress.pause.since, _TO_MINUTE))
-        )  # to the minute: a line has few columns
-        parts += [(5, _THEN)] if progress.pause.until is not None else []
     if progress.stopping is not None:
         parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
     if progress.dropped:

@@ -50,8 +50,9 @@ def test_a_pause_is_told_within_80_columns() -> None:
     until = "2026-11-30T03:04:05.000Z"
     pause = Pause(by="ann", since="2026-11-29T15:03:59.000Z", until=until, in_effect=True)
     paused = progress(total=3200, verified=101, sent=112, pause=pause, throttled=5)
-    short = "verified 101 · sent 112 of 3,200 · PAUSED by ann since 15:03Z until 11-30 03:04Z"
+    short = "PAUSED by ann since 15:03Z until 11-30 03:04Z · verified 101 · sent 112 of 3,200"
     assert line(paused, 80) == short
+    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · verified")
     assert " · then it stops" in line(paused, 132)
     whole = "PAUSED by ann since 2026-11-29 15:03:59Z until 2026-11-30 03:04:05Z, then it stops"
     assert pause_words(pause, today=until) == whole
