@@ -98,6 +98,12 @@ def test_nothing_leaves_after_an_acknowledged_pause(tmp_path: Path, seed: int) -
     count = 0
 
     async def during(runner: Runner) -> None:
+        try:
+            await pauses(runner)
+        finally:  # a test that fails in a pause ends all the same
+            runner.stop("enough", Reason.STOPPED)
+
+    async def pauses(runner: Runner) -> None:
         nonlocal count
         for _ in range(50):
             await asyncio.sleep(rng.uniform(0.0, 0.6))
@@ -113,7 +119,6 @@ def test_nothing_leaves_after_an_acknowledged_pause(tmp_path: Path, seed: int) -
             assert (runner.first_send_at is None) == (last is None)
             note = await acknowledged(drill, drill.store.ask(drill.run_id, what="resume"))
             assert note.what == "unpaused" and note.data["was_paused"]
-        runner.stop("enough", Reason.STOPPED)
 
     drill.during = during
     drill.go()
@@ -415,6 +420,22 @@ def test_dropped_calls_are_never_sent_and_count_against_exit_0(tmp_path: Path, i
     assert not [line for line in read(drill.path) if isinstance(line, records.Settled) and line.call in out]
     drill.during = None
     assert drill.go().reason is Reason.INCOMPLETE
+
+
+def test_a_call_that_is_under_way_cannot_be_dropped(tmp_path: Path) -> None:
+    """It may be applied already: it stays a call, is proven, and whoever wants it back undoes it."""
+    drill = Drill(tmp_path, world(latency=3.0), fleet(20, 10))
+
+    async def during(_runner: Runner) -> None:
+        await asyncio.sleep(4.0)
+        note = await acknowledged(drill, drill.store.ask(drill.run_id, what="change", drop=list(drill.ledger.calls)))
+        assert note.data["sent"] > 20 and note.data["sent"] + note.data["dropped"] == 200
+
+    drill.during = during
+    assert drill.go().reason is Reason.INCOMPLETE
+    sent = {line.call for line in read(drill.path) if isinstance(line, records.ReplyLine) and line.sent_at is not None}
+    assert not sent & {line.call for line in read(drill.path) if isinstance(line, records.OmitLine)}
+    assert drill.ledger.counts()["changed"] == len(sent)
 
 
 def test_all_that_is_left_can_be_dropped(tmp_path: Path) -> None:
