@@ -185,7 +185,7 @@ def test_a_pause_lifted_in_time_does_not_run_out_later(tmp_path: Path) -> None:
 
 def test_a_request_of_a_stranger_is_refused_and_noted(tmp_path: Path) -> None:
     """Who may write into the directory by accident or malice does not steer the run; nor does what is no request."""
-    drill = Drill(tmp_path, world(), fleet(20, 10))
+    drill = Drill(tmp_path, world(), fleet(20, 10), closes_s=600.0)
     outside = tmp_path / "elsewhere.json"
 
     async def during(_runner: Runner) -> None:
@@ -222,7 +222,7 @@ def test_a_request_of_a_stranger_is_refused_and_noted(tmp_path: Path) -> None:
 
 def test_what_was_asked_of_an_earlier_session_is_forgotten(tmp_path: Path) -> None:
     """A request that came too late must not hold up the resume of the next morning."""
-    drill = Drill(tmp_path, world(), fleet(20, 10), deadline_s=3.0).go()
+    drill = Drill(tmp_path, world(), fleet(20, 10), deadline_s=3.0, closes_s=600.0).go()
     drill.store.ask(drill.run_id, what="pause")
     drill.deadline_s = 3600.0
     assert drill.go().reason is Reason.OK
