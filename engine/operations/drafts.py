@@ -148,6 +148,7 @@ def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
         expect=terms.expect,
         take=take,
         exclude=(*job.exclude, *terms.excludes()),
+        waves=job.waves,
         way=fix_command(job.path, terms, made.settings) if job.is_file else "",
     )
 

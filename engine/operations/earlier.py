@@ -11,6 +11,7 @@ from msgspec import Struct
 from engine.errors import AcctopsError, BusyError, Reason
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
+from engine.journal.records import RED
 from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
 from engine.operations.stores import store_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunHead, Runs
+    from engine.journal.records import WaveLine
     from engine.model import CallId
 
 
@@ -108,9 +110,14 @@ class Unfinished(Struct, frozen=True, kw_only=True):
         """How many calls are not settled."""
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
+    @property
+    def red(self) -> WaveLine | None:
+        """The wave that its gate has called red; None if none is."""
+        return next((line for line in self.ledger.waves.values() if line.n and line.state == RED), None)
 
-def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
-    """Return the last run of a job, if its process ended while it was paused, and nobody has gone on with it."""
+
+def left_to_a_person(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
+    """Return the last run of a job, if it ended paused or with a red wave, and nobody has gone on with it since."""
     head = next(runs_of(store, job, now, tell), None)
     if head is None or head.live or (head.end is not None and head.end.exit == Reason.OK):
         return None
@@ -118,10 +125,11 @@ def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
         ledger = store.replay(head.run_id).ledger
     except AcctopsError:
         return None
-    if ledger.pause is None or any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
-        return None
     left = Unfinished(run_id=head.run_id, ledger=ledger)
-    return left if left.open_calls else None
+    is_paused = ledger.pause is not None and left.open_calls
+    if not is_paused and left.red is None:
+        return None
+    return None if any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo) else left
 
 
 def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:

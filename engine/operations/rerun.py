@@ -24,7 +24,14 @@ from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
 from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.terms import Terms
-from engine.operations.today import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
+from engine.operations.today import (
+    check_endpoint,
+    check_gate_program,
+    check_passwords,
+    guard_home,
+    guards_of,
+    refuse_strange_run,
+)
 from engine.planning.plan import plan_again
 
 if TYPE_CHECKING:
@@ -74,6 +81,7 @@ async def plan_rerun(
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
     check_passwords(ref, ledger, guards.trust)
+    check_gate_program(ref, ledger, guards.trust)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=exclude)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.journal import records
 from engine.report.documents import plain
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Pause
+    from engine.journal.records import WaveLine
     from engine.journal.standing import Progress
 
 
@@ -23,6 +25,8 @@ def line(progress: Progress, width: int | None = None) -> str:
     ]
     if progress.already:
         parts.append((6, f"{progress.already:,} not to be sent"))
+    if progress.wave is not None:
+        parts.insert(0, (1, wave_words(progress.wave, progress.waves)))
     if progress.pause is not None:
         parts.append((1, pause_words(progress.pause)))
     if progress.stopping is not None:
@@ -43,6 +47,14 @@ def line(progress: Progress, width: int | None = None) -> str:
     if progress.eta_s is not None:
         parts.append((5, f"ETA {duration(max(1.0, progress.eta_s))}"))
     return _fitting([(rank, plain(words)) for rank, words in parts], width)
+
+
+def wave_words(wave: WaveLine, waves: int) -> str:
+    """Return in which wave a live run is, and what it waits for: `wave 2 of 3 SOAKS until 15:01:00Z`."""
+    words = f"wave {wave.n} of {waves}"
+    if wave.state == records.SOAKING and wave.until is not None:
+        return f"{words} SOAKS until {wave.until[11:19]}Z"
+    return words if wave.state == records.BEGUN else f"{words} not begun"
 
 
 def pause_words(pause: Pause) -> str:
