@@ -331,7 +331,8 @@ def _waves(new: Proposal) -> WavesSpec | None:
         return None
     from engine.operations.gates import waves_of  # here: most runs have no waves
 
-    return waves_of(new.frozen)
+    spec = waves_of(new.frozen)
+    return replace(spec, place=new.waves_at) if spec is not None and new.waves_at is not None else spec
 
 
 def _wave_lines(new: Proposal) -> Iterator[records.WaveLine]:

@@ -6,6 +6,7 @@ as one that is green. Of what it prints only that word is kept.
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,15 @@ from engine.errors import ConfigError, CredentialsError, UsageError
 from engine.inputs.job import WavesSpec
 from engine.model import Place
 from engine.operations.reach import password_source
+from engine.operations.terms import operator
+from engine.outside.foreign import pasted
 from engine.outside.programs import run_program
 from engine.run.bounds import GREEN, RED, SILENT, WaveTerms, Word
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from engine.inputs.job import GateSpec
+    from engine.inputs.job import GateSpec, Job
     from engine.journal.ledger import Ledger
     from engine.journal.records import RunSettings
     from engine.model import Call
@@ -46,11 +49,16 @@ def check_gate(settings: RunSettings, *, simulated: bool) -> None:
     spec = waves_of(settings)
     if spec is None or spec.gate is None or (simulated and not spec.gate.is_real):
         return
+    if (why := gate_problem(spec.gate.command[0])) is not None:
+        raise ConfigError(f"{why}; nothing was sent")
+
+
+def gate_problem(program: str) -> str | None:
+    """Return why a gate cannot be started, in words; None if it looks as if it could."""
     import shutil  # here: most runs have no gate
 
-    program = spec.gate.command[0]
     if shutil.which(program) is not None:
-        return
+        return None
     if "/" not in program:
         why = "is not found on PATH; name it with its path, such as ./check-logins.sh"
     elif not Path(program).exists():
@@ -58,8 +66,30 @@ def check_gate(settings: RunSettings, *, simulated: bool) -> None:
     elif Path(program).is_dir():
         why = "is a directory"
     else:
-        why = f"may not be executed; chmod +x {program}"
-    raise ConfigError(f"gate.command: {program}: {why}; nothing was sent")
+        why = f"may not be executed: chmod +x {pasted((program,))}"
+    return f"gate.command: {program}: {why}"
+
+
+_NAMED_LOGIN = re.compile(
+    r"(?:^|[\s;])(?:-U\s*|--username[=\s]|user=|PGUSER=)([A-Za-z0-9_.$-]{1,64})|://([A-Za-z0-9_.$-]{1,64})[:@]"
+)
+"""A login in the arguments of a gate: `psql -U name`, `user=name`, `postgresql://name@host`."""
+
+
+def logins_of(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the logins that a run of the job may need while it goes → whose they are, as far as that shows."""
+    found: dict[str, str] = {}
+    gate = job.waves.gate if job.waves is not None else None
+    if gate is not None:
+        said = " ".join(gate.command)
+        for hit in _NAMED_LOGIN.finditer(said):
+            found[hit[1] or hit[2]] = "a login of the gate"
+    if environ.get("PGUSER"):
+        found.setdefault(environ["PGUSER"], "a login of the gate" if gate is not None else "your login (PGUSER)")
+    for name in (environ.get("SUDO_USER"), operator().partition(" ")[0]):
+        if name and name != "root":
+            found.setdefault(name, "your login")
+    return found
 
 
 def wave_terms(ledger: Ledger, world: World | None, trust: Trust) -> WaveTerms | None:

@@ -67,7 +67,7 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
 
 def _refuse_what_a_person_stopped(store: Runs, job: Job, terms: Terms) -> None:
     """Raise RefusedError if the last run of the job ended paused or red: only a person who names it goes on with it."""
-    left = left_to_a_person(store, job, terms.clock(), terms.tell)
+    left = left_to_a_person(store, job, terms.clock(), terms.tell) if not terms.simulate else None
     if left is None:
         return
     pause, red, flags = left.ledger.pause, left.red, terms.repeat(store.state_dir)
@@ -103,6 +103,7 @@ async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
             terms=terms,
             settings=settings,
             frozen=run_settings(settings, job, job.action, regions, real_gate=terms.real_gate),
+            waves_at=job.waves.place if job.waves is not None else None,
             plan=plan,
             job=records.JobRef(job.name, job_place(job), job.digest),
             reason=job.reason,

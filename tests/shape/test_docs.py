@@ -465,7 +465,11 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
         told = desk.work / "told.json"
-        telling = desk.job("postgres-aaaaaaaa/bob", extra=f"waves: [{{take: rest}}]\nnotify: {{command: [tee, {told}]}}", name="telling.yaml")
+        telling = desk.job(
+            "postgres-aaaaaaaa/bob",
+            extra=f"waves: [{{take: rest}}]\nnotify: {{command: [tee, {told}]}}",
+            name="telling.yaml",
+        )
         backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
         desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
         found["pending"] = _with_one_unreadable(desk, "pending", "--format", "json")
