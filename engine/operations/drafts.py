@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from engine.cloud.clients import Reach
-    from engine.inputs.job import HoldSpec, Job, WavesSpec
+    from engine.inputs.job import HoldSpec, Job
     from engine.inputs.match import InstanceRow
     from engine.inputs.settings import Settings
-    from engine.inputs.window import Window
     from engine.model import Where
     from engine.operations.discovering import Discovered
     from engine.operations.preparing import Prepared
@@ -80,8 +79,7 @@ def settings_of(terms: Terms, job: Job) -> Settings:
     if job.hold is not None:
         _refuse_end(job.hold, terms.clock())
     settings = terms.settings(job)
-    if job.waves is not None and job.window is not None:
-        _tell_of_long_soaks(job.waves, job.window, terms)
+    check_soaks(job, terms)
     chosen = {str(guess) for guess in job.guesses if guess.choice}
     for warning in (*settings.warnings, *job.warnings):
         terms.tell(Warned(warning, always=terms.yes and warning in chosen))  # nobody is asked: a quiet run says it, too
@@ -90,8 +88,11 @@ def settings_of(terms: Terms, job: Job) -> Settings:
     return settings
 
 
-def _tell_of_long_soaks(waves: WavesSpec, window: Window, terms: Terms) -> None:
+def check_soaks(job: Job, terms: Terms) -> None:
     """Warn if the soaks take longer than the window is open; JobError if one alone does: it could never end."""
+    waves, window = job.waves, job.window
+    if waves is None or window is None:
+        return
     from engine.report.afterwards import span  # here: most jobs have none
     from engine.schedule.units import minutes_open
 

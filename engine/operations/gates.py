@@ -15,6 +15,7 @@ import msgspec
 
 from engine.api.actions import ACTIONS
 from engine.errors import ConfigError, CredentialsError, UsageError
+from engine.inputs.files import job_file
 from engine.inputs.job import WavesSpec
 from engine.model import Place
 from engine.operations.reach import password_source
@@ -106,7 +107,8 @@ def wave_terms(ledger: Ledger, world: World | None, trust: Trust) -> WaveTerms |
     every_s = 300.0
     if spec.gate is not None:
         every_s = spec.gate.every_s
-        ask = ProgramGate(ledger.run.run, spec.gate).ask
+        file = job_file(ledger.run.job.path)
+        ask = ProgramGate(ledger.run.run, spec.gate, file.parent if file is not None else None).ask
         if is_simulated and not spec.gate.is_real:
             ask = SimulatedGate(world).ask
     return WaveTerms(
@@ -138,11 +140,12 @@ def _may_undo(ledger: Ledger, trust: Trust) -> Callable[[Sequence[Call]], Awaita
 
 
 class ProgramGate:
-    """A gate that is a program."""
+    """A gate that is a program. It starts in the folder of the job, whoever goes on with the run from wherever."""
 
-    def __init__(self, run: str, spec: GateSpec) -> None:
+    def __init__(self, run: str, spec: GateSpec, folder: Path | None) -> None:
         self._run = run
         self._spec = spec
+        self._folder = folder
 
     async def ask(self, wave: int, calls: Sequence[Call]) -> Word:
         """Return the word of the program about a wave; it is silent unless it says a word that counts."""
@@ -163,6 +166,7 @@ class ProgramGate:
                 most=MOST_OUTPUT,
                 given=msgspec.json.encode(question),
                 ends_alone=True,
+                folder=self._folder,
             )
         except TimeoutError:  # an OSError too, so first
             return Word(SILENT, f"no word within {self._spec.timeout_s:g} s, and it was killed")

@@ -61,19 +61,30 @@ def program_path(program: str, file: str) -> str:
 
 
 async def run_program(
-    argv: Sequence[str], *, limit_s: float, most: int, given: bytes | None = None, ends_alone: bool = False
+    argv: Sequence[str],
+    *,
+    limit_s: float,
+    most: int,
+    given: bytes | None = None,
+    ends_alone: bool = False,
+    folder: Path | None = None,
 ) -> Printed:
     """Run `argv` to its end, for at most `limit_s`, keeping `most` bytes; OSError or ValueError if it cannot start.
 
     TimeoutError when it does not end: it and what it started are killed, as they are when the waiting is cancelled.
-    `given` stands on its standard input. With `ends_alone` what it started ends with it.
+    `given` stands on its standard input. With `ends_alone` what it started ends with it. It starts in `folder`.
     """
     import asyncio  # here: what only looks must start without asyncio
 
     # Not asyncio's own subprocesses: up to Python 3.11 one that is cancelled while it starts is waited for for ever.
     with _standing(given) as standard_input:
         process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio starts its own just so; the operator's own program
-            argv, stdin=standard_input, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            argv,
+            stdin=standard_input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=folder,
         )
     assert process.stdout is not None and process.stderr is not None
     try:
