@@ -35,6 +35,8 @@ IDLE = (
          words="--faults goes with --simulate; a server takes it as `acctops simulate --faults FILE`"),
     Idle("run", "--fleet", needs="--simulate",
          words="--fleet goes with --simulate; a server takes it as `acctops simulate --fleet FILE`"),
+    Idle("run", "--real-gate", needs="--simulate",
+         words="--real-gate goes with --simulate; any other run asks the gate of its job"),
     Idle("run", "--once", never="--now"),
     Idle("lock unlock cam-on", "--for", never="--until"),
     Idle("lock unlock cam-on", "--then", needs="--for --until"),
@@ -178,6 +180,9 @@ FLEET = click.option(
     "--fleet",
     metavar="FILE",
     help="With --simulate: let these instances and accounts exist: a file, or random:400x8 (instances x accounts).",
+)
+REAL_GATE = click.option(
+    "--real-gate", is_flag=True, help="With --simulate: ask the gate of the job. Default: the simulator says green."
 )
 EXCLUDE = click.option(
     "--exclude",

@@ -10,7 +10,7 @@ from engine.cli.ask import can_ask, confirm
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.screens import screen
-from engine.cli.sending import carry_out, show
+from engine.cli.sending import carry_out, show_all
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason
@@ -42,7 +42,7 @@ async def go_on_with(options: Options, found: Resumption | Finished) -> int:
     if isinstance(found, Finished):
         return _show_finished(options, found)
     approval = confirm(found.question, found.open_calls, yes=options.yes) if found.changes else None
-    return show(options, await go_on(found, approval, Terminal(quiet=options.quiet)))
+    return await show_all(options, await go_on(found, approval, Terminal(quiet=options.quiet)))
 
 
 def _show_finished(options: Options, found: Finished) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from engine.operations.events import Warned
 from engine.operations.frozen import check_metrics, run_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
@@ -124,10 +125,11 @@ def _held(options: Options, made: Draft, found: Prepared) -> str | None:
 def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
     plan = prepared.plan
     shown = plan.calls if show_all else plan.calls[:SHOWN]
-    for call in shown:
+    waves = _waves_of(prepared)
+    for call, wave in zip(shown, waves, strict=False):
         standing = prepared.outlook.standings[call.id] if prepared.found is not None else ""
         whose = f"{call.account}  " if call.account else ""
-        out.lines(f"  {whose}{call.label}  {call.region}  {standing}".rstrip())
+        out.lines(f"  {wave}{whose}{call.label}  {call.region}  {standing}".rstrip())
     if len(shown) < len(plan.calls):
         out(f"  … and {len(plan.calls) - len(shown):,} more (--all, or --json)")
     for omit in plan.omits if show_all else plan.omits[:SHOWN]:
@@ -136,9 +138,20 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
         out(f"  … and {len(plan.omits) - SHOWN:,} more left out")
 
 
+def _waves_of(prepared: Prepared) -> Iterator[str]:
+    """Yield for each call of a plan the words that name its wave; nothing where there are no waves."""
+    if prepared.waves is None:
+        return repeat("")
+    from engine.report.waves import waves_of
+
+    return (f"wave {wave}  " for wave in waves_of(prepared.waves, len(prepared.plan.calls)))
+
+
 def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
     """The `plan --json` document (engine/json.md). Any: JSON values."""
     from engine.report.afterwards import plan_keys  # here: only the document needs it
+    from engine.report.waves import plan_keys as wave_keys
+    from engine.report.waves import waves_of
 
     job, settings, plan, found = made.job, made.settings, prepared.plan, prepared.found
     rate, routes = settings.rate_for(plan.action), routes_for(settings, plan)
@@ -162,6 +175,7 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
         "seconds_at_quota": round(routes.seconds(rate, signers), 1),
         "guards": list(made.guards()),
         **plan_keys(job),
+        "waves": wave_keys(job.waves, len(plan.calls)),
         "would_refuse": list(prepared.refusals),
         "guesses": [
             {"where": str(guess.place), "what": guess.what, "count": guess.count, "choice": guess.choice}
@@ -191,8 +205,9 @@ def plan_document(made: Draft, prepared: Prepared) -> dict[str, Any]:
                 "instance": call.instance,
                 "user": call.user,
                 "standing": str(prepared.outlook.standings[call.id]) if found is not None else None,
+                "wave": wave,
             }
-            for call in plan.calls
+            for call, wave in zip(plan.calls, waves_of(job.waves, len(plan.calls)), strict=True)
         ],
         "omits": [
             {

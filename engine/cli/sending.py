@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.ask import confirm
 from engine.cli.screens import screen
@@ -28,7 +28,16 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
     also = plan.proposal.to_change or None
     count = len(plan.calls)
     approval = confirm(plan.question, count, also=also, yes=options.yes, stdin_is_list=stdin_is_list)
-    return show(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
+    return await show_all(options, await begin(plan, approval, Terminal(quiet=options.quiet)))
+
+
+async def show_all(options: Options, ended: Ended) -> int:
+    """Print how a session ended, and undo its red wave first if its job asks for that; returns the exit code."""
+    if ended.ledger.settings.waves is not None:
+        from engine.operations.reds import undo_if_red  # here: most runs have no waves
+
+        ended = await undo_if_red(ended, options, Terminal(quiet=options.quiet))
+    return show(options, ended)
 
 
 def show(options: Options, ended: Ended) -> int:
@@ -45,11 +54,21 @@ def show(options: Options, ended: Ended) -> int:
         first_send_ms = round((since - _PROCESS_START) * 1000) if since is not None else None
         whole = document(ledger, journal=place, head=head, first_send_ms=first_send_ms, way=way)
         whole["exit"] = int(ended.reason)
+        whole["undone"] = _undone(ended)
         if unrecorded is not None:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
         out_json(whole)
     elif not (options.quiet and ended.reason is Reason.OK):
         out(text(ledger, journal=place, head=head, way=way, screen=screen()))
+        if (undone := ended.undone) is not None:
+            out(text(undone.ledger, journal=undone.journal, head=undone.head, way=undone.way, screen=screen()))
     elif way.open_calls:  # done as asked, and not all of what it is a part of
         out("\n".join(way.lines()))
     return ended.reason
+
+
+def _undone(ended: Ended) -> dict[str, Any] | None:
+    """Return how the undo of a red wave ended (engine/json.md). Any: JSON values."""
+    if (undone := ended.undone) is None:
+        return None
+    return {"run": undone.ledger.run.run, "counts": undone.ledger.counts(), "exit": int(undone.reason)}

@@ -19,6 +19,7 @@ def undo_run(
     run: str,
     *,
     family: bool,
+    wave: int | None,
     targets: tuple[str, ...],
     include_edited: bool,
     rotated: bool,
@@ -32,6 +33,7 @@ def undo_run(
     """The `undo` command. Any: the flags, by name."""
     chosen = Selection(
         family=family,
+        wave=wave,
         targets=targets,
         include_edited=include_edited,
         rotated=rotated,

@@ -108,7 +108,7 @@ def head_document(head: RunHead) -> dict[str, Any]:
 
 def needed_ledger(options: Options, head: RunHead) -> Ledger | None:
     """Return the state of a run of a listing if its first and last line do not tell all; None too if it is damaged."""
-    is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
+    is_good = head.end is not None and head.end.exit == Reason.OK and not any(map(head.end.counts.get, BAD))
     is_told = is_good and not head.live and head.run is not None and head.run.parent is None
     if head.problem is not None or is_told:
         return None
@@ -123,7 +123,7 @@ def next_command(options: Options, head: RunHead, ledger: Ledger | None, flags: 
     if head.live or head.problem is not None or head.watched is not None:
         return None
     if ledger is None:
-        is_good = head.end is not None and not any(head.end.counts.get(kind) for kind in BAD)
+        is_good = head.end is not None and head.end.exit == Reason.OK and not any(map(head.end.counts.get, BAD))
         return None if is_good else f"acctops status {head.run_id}{flags}"
     from engine.operations.family import way_of  # late: most runs end well
 

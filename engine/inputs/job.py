@@ -9,6 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,8 +150,113 @@ class WatchSpec(Struct, frozen=True, kw_only=True):
         )
 
 
-NOTICES = ("start", "finish", "failure")
-"""Events of a run that a notice can tell: it begins, it has ended, it has ended with another exit code than 0."""
+class Wave(Struct, frozen=True, kw_only=True):
+    """A part of a run that must prove itself before the next begins. Neither `count` nor `share`: all that is left."""
+
+    count: int | None = None
+    share: float | None = None
+    """Of the run's plan (0–1); rounded up."""
+    soak_s: float = 0.0
+    """Seconds to wait, once its calls are settled and read."""
+
+    @property
+    def is_rest(self) -> bool:
+        """Whether it takes all that is left."""
+        return self.count is None and self.share is None
+
+    def of(self, calls: int) -> int:
+        """Return how many calls of a plan of `calls` it takes, if they are there."""
+        if self.count is not None:
+            return self.count
+        return calls if self.share is None else ceil(round(self.share * calls, 6))
+
+    def __str__(self) -> str:
+        if self.is_rest:
+            return "rest"
+        return str(self.count) if self.share is None else f"{self.share * 100:g}%"
+
+
+def wave_of(text: str) -> Wave | None:
+    """Return the wave that takes so many accounts (`3`, `10%`, `rest`), without its soak; None for any other text."""
+    if text == "rest":
+        return Wave()
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) > 0:
+        return Wave(count=int(text))
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", text)
+    if found is not None and 0 < float(found[1]) <= 100:
+        return Wave(share=float(found[1]) / 100)
+    return None
+
+
+class GateSpec(Struct, frozen=True, kw_only=True):
+    """The check that says green or red."""
+
+    command: tuple[str, ...]
+    """Program and arguments."""
+    every_s: float = 300.0
+    """Seconds between two questions while a wave soaks."""
+    timeout_s: float = 120.0
+    """Seconds after which it is silent."""
+    is_real: bool = False
+    """Whether a simulated run asks it, and not the simulator's."""
+
+    @property
+    def label(self) -> str:
+        """The words for plan and report: only the program, as arguments may hold a secret."""
+        return self.command[0]
+
+
+class WavesSpec(Struct, frozen=True, kw_only=True):
+    """The waves of a run, and what judges them."""
+
+    waves: tuple[Wave, ...]
+    gate: GateSpec | None = None
+    on_red: str = "stop"
+    """stop or undo."""
+    place: Place
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the waves for the journal; `from_record` reads them. Any: text and numbers, nested."""
+        gate = self.gate
+        return {
+            "waves": [{"take": str(wave), "soak": wave.soak_s} for wave in self.waves],
+            "gate": {
+                "command": list(gate.command),
+                "every": gate.every_s,
+                "timeout": gate.timeout_s,
+                "real": gate.is_real,
+            }
+            if gate
+            else None,
+            "on_red": self.on_red,
+        }
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any], place: Place) -> WavesSpec:
+        """Return the waves that a journal holds. Any: text and numbers, as `journal.sense` has checked."""
+        gate = record.get("gate")
+        return WavesSpec(
+            waves=tuple(
+                replace(wave, soak_s=float(each["soak"]))
+                for each in record["waves"]
+                if (wave := wave_of(each["take"])) is not None
+            ),
+            gate=GateSpec(
+                command=tuple(gate["command"]),
+                every_s=gate["every"],
+                timeout_s=gate["timeout"],
+                is_real=bool(gate.get("real")),
+            )
+            if gate
+            else None,
+            on_red=record["on_red"],
+            place=place,
+        )
+
+
+NOTICES = ("start", "wave", "finish", "failure")
+"""Events of a run that a notice can tell: it begins, a wave of it has passed, it has ended, it has ended with another
+exit code than 0."""
 
 
 class NotifySpec(Struct, frozen=True, kw_only=True):
@@ -234,6 +340,8 @@ class Job(Struct, frozen=True, kw_only=True):
     hold: HoldSpec | None = None
     """When its hold on the accounts ends; None: never."""
     watch: WatchSpec | None = None
+    waves: WavesSpec | None = None
+    """The parts of a run, each of which must prove itself before the next; None: it has no parts."""
     on_unfinished: str = "resume"
     """What `run` does if an earlier run of the job was cut off: resume, new or refuse."""
     notify: NotifySpec | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -342,6 +343,10 @@ class Ledger:
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
         self.pause: Pause | None = None
         """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
+        self.waves: dict[int, records.WaveLine] = {}
+        """The waves by number, as they stand; 0, if it is there, is the question before the first. Empty: no waves."""
+        self.wave_of: dict[CallId, int] = {}
+        """Call → its wave; empty if the run has no waves."""
         self._changed: records.RunSettings | None = None
         """The settings, as a person changed them while the run was live."""
         self.links: list[Link] = []
@@ -501,6 +506,11 @@ class Ledger:
                 if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
                     self._entries.pop(record.call, None)
+            case records.WaveLine():
+                if record.state == records.PLANNED:
+                    start = len(self.wave_of)
+                    self.wave_of.update(dict.fromkeys(islice(self.calls, start, start + record.calls), record.n))
+                self.waves[record.n] = record
             case records.Confirmed():
                 self.confirmed = record
             case records.Session():
@@ -613,6 +623,15 @@ class Ledger:
         for call_id, call in self.calls.items():
             entry = self.entry(call_id)
             yield call, entry, entry.derived()
+
+    def calls_of(self, wave: int) -> Iterator[Call]:
+        """Yield the calls of a wave that were not left out since, in plan order."""
+        return (call for call_id, call in self.calls.items() if self.wave_of.get(call_id) == wave)
+
+    @property
+    def wave(self) -> records.WaveLine | None:
+        """The wave that the run is in: the first that has not passed; None if all have, or if it has none."""
+        return next((line for n, line in sorted(self.waves.items()) if n and line.state != records.PASSED), None)
 
     def is_undone(self, call: Call) -> bool:
         """Return whether an undo has brought the account back since."""

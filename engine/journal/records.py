@@ -123,6 +123,8 @@ class RunSettings(Struct, frozen=True, kw_only=True):
     """What is done at that time: `tell`, `unlock` or `unlock_rotated`; None: tell."""
     watch: dict[str, Any] | None = None
     """When its accounts are read again after the run (`job.WatchSpec.as_record`). Any: numbers, and a list of them."""
+    waves: dict[str, Any] | None = None
+    """Its waves and their gate (`job.WavesSpec.as_record`); None: it has none. Any: text and numbers, nested."""
     window: dict[str, Any] | None = None
     """When it may send, in the words of the job file (`window.Window.as_record`). Any: text, and a list of days."""
 
@@ -218,6 +220,33 @@ class OmitLine(Record, tag="omit", kw_only=True):
     where: str
     call: CallId | None = None
     """Id of a call of the plan that was left out later (by a resume, `keep_admins` or the rule of an undo)."""
+
+
+class WaveLine(Record, tag="wave", kw_only=True):
+    """How a wave of the run stands now. Number 0 stands for the question of the gate before the first wave."""
+
+    n: Count
+    calls: Count
+    """Number of its calls. The waves divide the plan in its order."""
+    state: str
+    """One of `WAVE_STATES`."""
+    until: str | None = None
+    """When its soak ends."""
+    why: str | None = None
+    """Why it is red, silent or failed, in words."""
+
+
+PLANNED, BEGUN, SOAKING, PASSED, RED, SILENT, FAILED = (
+    "planned",
+    "begun",
+    "soaking",
+    "passed",
+    "red",
+    "silent",
+    "failed",
+)
+"""States of a wave. `failed`: a call of it is not as asked. `silent`: its gate did not say a word that counts."""
+WAVE_STATES = (PLANNED, BEGUN, SOAKING, PASSED, RED, SILENT, FAILED)
 
 
 class Confirmed(Record, tag="confirmed", kw_only=True):
@@ -326,8 +355,8 @@ class Note(Record, tag="note", kw_only=True):
 
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
-    keys_refreshed, keys_not_refreshed, identity, signal, stopping, control, control_refused, paused, unpaused, changed,
-    notice_failed, metrics_failed, slots_reset, continued_by, undone_by, watched_by, told, seen."""
+    keys_refreshed, keys_not_refreshed, identity, signal, stopping, gate, control, control_refused, paused, unpaused,
+    changed, notice_failed, metrics_failed, slots_reset, continued_by, undone_by, watched_by, told, seen."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 
@@ -403,6 +432,7 @@ AnyRecord = (
     | End
     | Released
     | HoldLine
+    | WaveLine
 )
 
 
@@ -466,6 +496,7 @@ __all__ = [
     "Settled",
     "Stopped",
     "Verified",
+    "WaveLine",
     "call_line",
     "rfc3339",
     "unix_seconds",

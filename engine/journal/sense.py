@@ -23,6 +23,8 @@ _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
 _MOST_NAMES = 1024
 _FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
 _MOST_DEPTH = 6
+_MOST_WAVES = 100
+_TAKE = re.compile(r"rest|0*[1-9][0-9]{0,8}|(?!0+(?:[.]0+)?%)[0-9]{1,3}(?:[.][0-9]{1,3})?%").fullmatch
 _MOST_AFTER, _LEAST_EVERY_S, _MOST_SPAN_S = 100, 60, 366 * 86400
 """Bounds of a watch, as a job is held to them."""
 _ASIDE = frozenset({records.Note, records.Released, records.HoldLine})
@@ -38,6 +40,8 @@ class Sense:
         self._run = of
         self._is_aside = of is not None
         self._calls: set[str] = set()
+        self._waves: dict[int, int] = {}
+        """Number of a wave → how many calls it has."""
         self._second = ""
         """The text of the last valid time up to its dot."""
 
@@ -100,6 +104,19 @@ class Sense:
     def _of_session(self, line: records.Session) -> str | None:
         return _of_settings(line.settings) if line.settings is not None else None
 
+    def _of_wave(self, line: records.WaveLine) -> str | None:
+        if line.state not in records.WAVE_STATES:
+            return f"state {line.state[:40]!r} is none of a wave"
+        if line.until is not None and not is_time(line.until):
+            return f"the end of a soak is no time: {line.until[:40]!r}"
+        if line.state == records.PLANNED:
+            self._waves[line.n] = line.calls
+            if line.n != len(self._waves) or not line.calls or sum(self._waves.values()) > len(self._calls):
+                return f"wave {line.n} is none of a plan of {len(self._calls):,} calls"
+        elif self._waves.get(line.n, 0) != line.calls or (line.n and line.n not in self._waves):
+            return f"wave {line.n} was not planned so"
+        return None
+
     def _of_released(self, line: records.Released) -> str | None:
         if not all(map(_RUN_ID, line.runs)):
             return "runs are none"
@@ -152,6 +169,8 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         return why
     if settings.watch is not None and not _is_watch(settings.watch):
         return "the watch is none"
+    if settings.waves is not None and not _is_waves(settings.waves):
+        return "the waves are none"
     if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
         return "passwords name no source"
     if settings.window is not None:
@@ -171,6 +190,24 @@ def _is_watch(watch: Mapping[str, Any]) -> bool:
     if every is None:
         return bool(after) and last is None
     return _is_span(every) and every >= _LEAST_EVERY_S and _is_span(last) and last >= every
+
+
+def _is_waves(found: Mapping[str, Any]) -> bool:
+    # Any: JSON values.
+    waves, gate = found.get("waves"), found.get("gate")
+    if not isinstance(waves, list) or not 0 < len(waves) <= _MOST_WAVES or found.get("on_red") not in ("stop", "undo"):
+        return False
+    for wave in waves:
+        if not isinstance(wave, dict) or not isinstance(wave.get("take"), str) or not _TAKE(wave["take"]):
+            return False
+        if wave.get("soak") != 0 and not _is_span(wave.get("soak")):
+            return False
+    if gate is None:
+        return True
+    if not isinstance(gate, dict) or not all(_is_span(gate.get(key)) for key in ("every", "timeout")):
+        return False
+    command = gate.get("command")
+    return isinstance(command, list) and bool(command) and _is_words(command)
 
 
 def _is_span(value: object) -> bool:
@@ -236,5 +273,6 @@ _CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = 
     records.Note: Sense._of_note,
     records.Released: Sense._of_released,
     records.HoldLine: Sense._of_hold,
+    records.WaveLine: Sense._of_wave,
 }
 """Kind of record → its check. Any: each check takes its own kind."""

@@ -13,6 +13,7 @@ from engine.model import Outcome, Verdict, Where
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger, Pause
+    from engine.journal.records import WaveLine
 
 RECENT_S = 10.0
 """Seconds over which the present rate is measured."""
@@ -59,6 +60,10 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Taken out of the live run by somebody."""
     pause: Pause | None = None
     """Who paused the run, if somebody did."""
+    wave: WaveLine | None = None
+    """The wave that the run is in; None if all have passed, or if it has none."""
+    waves: int = 0
+    """How many waves the run has."""
 
     @property
     def eta_s(self) -> float | None:
@@ -68,8 +73,9 @@ class Progress(Struct, frozen=True, kw_only=True):
         """
         unsent = self.total - self.sent - self.already - self.held
         rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
+        is_halted = self.pause is not None or (self.wave is not None and self.wave.n < self.waves)
         is_cut_off = any(not wait[:1].isdigit() for wait in self.waits)  # no lane, no disk
-        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None or self.pause is not None:
+        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None or is_halted:
             return None
         return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
 
@@ -111,6 +117,8 @@ def standing(
         stopping=_stopping(ledger),
         dropped=ledger.dropped,
         pause=ledger.pause,
+        wave=ledger.wave,
+        waves=max(ledger.waves, default=0),
     )
 
 

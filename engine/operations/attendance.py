@@ -52,26 +52,36 @@ class Attendance:
         self._clock = clock
         self._tell_who_started = tell
         self._note: Callable[[str, dict[str, object]], None] | None = None
-        self._beginning: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+        """Notices that are being sent while the session works."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
         """Send the notice of the start and keep metrics while the session works; `note` writes into its journal."""
         self._note = note
-        if self._spec is not None and self._spec.wants("start"):
-            self._beginning = asyncio.create_task(self._tell(self._spec, "start"))
+        self._begin("start")
         measuring = asyncio.create_task(self._metrics.keep())
         try:
             yield
         except BaseException:
-            if self._beginning is not None:
-                self._beginning.cancel()
+            for task in self._under_way:
+                task.cancel()
             raise
         finally:
             measuring.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await measuring
+
+    def passed(self, _wave: records.WaveLine) -> None:
+        """Send the notice that a wave has passed."""
+        self._begin("wave")
+
+    def _begin(self, event: str) -> None:
+        if self._spec is not None and self._spec.wants(event):
+            task = asyncio.create_task(self._tell(self._spec, event))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
 
     async def after(self, reason: Reason, stopped: records.Stopped | None) -> None:
         """Send the notice of the end, whose `end` is on disk. Takes as long as a notice may, or until cancelled."""
@@ -82,7 +92,7 @@ class Attendance:
         if self._spec is not None and self._spec.wants(event):
             ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
         try:
-            await asyncio.gather(*ways, *([self._beginning] if self._beginning is not None else []))
+            await asyncio.gather(*ways, *self._under_way)
         except asyncio.CancelledError:
             for way in self._spec.ways if self._spec is not None else ():
                 self._failed(event, way, "given up, by a signal")
@@ -94,7 +104,8 @@ class Attendance:
 
     async def after_a_fall(self, reason: Reason, stopped: records.Stopped | None) -> None:
         """Send the notice of a session that failed with an error; its journal is closed, so nothing is noted."""
-        self._note = self._beginning = None
+        self._note = None
+        self._under_way.clear()
         await self.after(reason, stopped)
 
     async def _tell(

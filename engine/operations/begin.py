@@ -39,6 +39,7 @@ from engine.outside.foreign import pasted
 from engine.planning.plan import Plan
 
 if TYPE_CHECKING:
+    from engine.inputs.job import WavesSpec
     from engine.journal.protocols import Journal
     from engine.operations.session import Watch
 
@@ -61,6 +62,10 @@ async def planned(new: Proposal) -> Planned:
     run_id = store.new_run_id(terms.clock(), random.Random())
     tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
+    if new.frozen.waves is not None:
+        from engine.operations.gates import check_gate  # here: most runs have no waves
+
+        check_gate(new.frozen, simulated=terms.simulate)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
@@ -97,6 +102,8 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
         expect=terms.expect,
         take=new.take,
         exclude=new.exclude,
+        waves=_waves(new),
+        simulated=terms.simulate,
         way=_fix_command(new) if world is None else "",
     )
     refuse_strangers(reach.keyring, new.uins)
@@ -316,6 +323,27 @@ def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> 
         yield records.call_line(call)
     for omit in new.plan.omits:
         yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
+    yield from _wave_lines(new)
+
+
+def _waves(new: Proposal) -> WavesSpec | None:
+    if new.frozen.waves is None:
+        return None
+    from engine.operations.gates import waves_of  # here: most runs have no waves
+
+    spec = waves_of(new.frozen)
+    return replace(spec, place=new.waves_at) if spec is not None and new.waves_at is not None else spec
+
+
+def _wave_lines(new: Proposal) -> Iterator[records.WaveLine]:
+    spec = _waves(new)
+    if spec is None:
+        return
+    from engine.planning.waves import sizes
+
+    for n, calls in enumerate(sizes(spec.waves, len(new.plan.calls)), start=1):
+        if calls:
+            yield records.WaveLine(n=n, calls=calls, state=records.PLANNED)
 
 
 def claim(

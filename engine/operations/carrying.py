@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
     from engine.planning.holds import HeldNow
     from engine.report.nextstep import WayOn
+    from engine.run.bounds import WaveTerms
     from engine.simulator.world import World
 
 
@@ -43,6 +44,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """UNIX time of its first send, if any."""
     unrecorded: records.Stopped | None = None
     """Why it stopped, if the journal has no `end` that says so."""
+    undone: Ended | None = None
+    """How the undo of its red wave ended; None if there was none."""
     is_meddled: bool = False
     """Whether somebody else has changed the journal, so that what was recorded does not stand."""
 
@@ -77,9 +80,11 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
     flags = terms.repeat(session.store.state_dir)
     attendance = Attendance(settings, ledger, journal, session.store, flags=flags, clock=terms.clock, tell=terms.tell)
     terms.tell(Began(ledger.run.run, journal.place, flags))
+    world = session.world if session.world is not None or not ledger.run.simulated else _world(ledger)
     session = replace(
         session,
-        world=session.world if session.world is not None or not ledger.run.simulated else _world(ledger),
+        world=world,
+        waves=_waves(ledger, world, settings),
         clock=terms.clock,
         time_left=partial(time_left, window_of(ledger.settings), terms),
         attendance=attendance,
@@ -102,6 +107,14 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
         unrecorded=ended.unrecorded,
         is_meddled=journal.is_meddled,
     )
+
+
+def _waves(ledger: Ledger, world: World | None, settings: Settings) -> WaveTerms | None:
+    if ledger.settings.waves is None:
+        return None
+    from engine.operations.gates import wave_terms  # here: most runs have no waves
+
+    return wave_terms(ledger, world, settings.trust)
 
 
 def _world(ledger: Ledger) -> World:

@@ -79,12 +79,31 @@ def settings_of(terms: Terms, job: Job) -> Settings:
     if job.hold is not None:
         _refuse_end(job.hold, terms.clock())
     settings = terms.settings(job)
+    check_soaks(job, terms)
     chosen = {str(guess) for guess in job.guesses if guess.choice}
     for warning in (*settings.warnings, *job.warnings):
         terms.tell(Warned(warning, always=terms.yes and warning in chosen))  # nobody is asked: a quiet run says it, too
     for odd in job.remarks:
         terms.tell(Remarked(odd))
     return settings
+
+
+def check_soaks(job: Job, terms: Terms) -> None:
+    """Warn if the soaks take longer than the window is open; JobError if one alone does: it could never end."""
+    waves, window = job.waves, job.window
+    if waves is None or window is None:
+        return
+    from engine.report.afterwards import span  # here: most jobs have none
+    from engine.schedule.units import minutes_open
+
+    longest = max(wave.soak_s for wave in waves.waves)
+    soaks_s, open_s = sum(wave.soak_s for wave in waves.waves), minutes_open(window) * 60
+    if longest >= open_s:
+        what = f"a soak of {span(longest)} never ends in a window that is open for {span(open_s)}"
+        raise JobError([f"{waves.place}: waves: {what}"])
+    if soaks_s >= open_s:
+        what = f"the waves soak {span(soaks_s)}, and the window is open for {span(open_s)}: one opening is not enough"
+        terms.tell(Warned(f"{waves.place}: {what}, and each goes on where the one before stopped"))
 
 
 def _refuse_end(hold: HoldSpec, now: float) -> None:
@@ -148,6 +167,7 @@ def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
         expect=terms.expect,
         take=take,
         exclude=(*job.exclude, *terms.excludes()),
+        waves=job.waves,
         way=fix_command(job.path, terms, made.settings) if job.is_file else "",
     )
 

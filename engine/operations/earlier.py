@@ -12,6 +12,7 @@ from msgspec import Struct
 from engine.errors import AcctopsError, BusyError, Reason
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
+from engine.journal.records import RED
 from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
 from engine.operations.stores import store_of
@@ -110,8 +111,8 @@ class Unfinished(Struct, frozen=True, kw_only=True):
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
 
 
-def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
-    """Return the last run of a job, if its process ended while it was paused, and nobody has gone on with it."""
+def left_to_a_person(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
+    """Return the last run of a job, if it ended paused or with a red wave, and nobody has gone on with it since."""
     head = next(runs_of(store, job, now, tell), None)
     if head is None or head.live or (head.end is not None and head.end.exit == Reason.OK):
         return None
@@ -119,10 +120,27 @@ def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
         ledger = store.replay(head.run_id).ledger
     except AcctopsError:
         return None
-    if ledger.pause is None or any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
+    return Unfinished(run_id=head.run_id, ledger=ledger) if only_a_person(store, ledger) is not None else None
+
+
+def only_a_person(store: Runs | None, ledger: Ledger, flags: str = "") -> str | None:
+    """Return why only a person who names a run goes on with it, and how; None if that is not so.
+
+    It ended paused, or with a red wave, and no run has taken up or taken back anything of it since.
+    """
+    if any(store is not None and store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
         return None
-    left = Unfinished(run_id=head.run_id, ledger=ledger)
-    return left if left.open_calls else None
+    run, pause = ledger.run.run, ledger.pause
+    red = next((line for line in ledger.waves.values() if line.n and line.state == RED), None)
+    open_calls = sum(not entry.settled for _, entry, _ in ledger.outcomes())
+    if pause is not None and open_calls:
+        what = f"was paused by {pause.by} at {pause.since[:19]}Z, with {open_calls:,} calls open"
+    elif red is not None:
+        what = f"ended with a red gate, at wave {red.n} ({red.at[:19]}Z)"
+    else:
+        return None
+    undo = f"; or take the wave back: acctops undo {run} --wave {red.n}{flags}" if red is not None else ""
+    return f"{what}; nothing was sent; only this goes on with it: acctops resume {run}{flags}{undo}"
 
 
 def _live_words(store: Runs, run_id: str) -> str:

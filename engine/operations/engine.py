@@ -141,7 +141,7 @@ class Engine:
 
         def work(handle: _Handle) -> Coroutine[Any, Any, Ended]:
             terms = replace(new.terms, tell=handle.hearing(new.terms.tell))
-            return begin(replace(planned, proposal=replace(new, terms=terms)), approval, handle)
+            return _to_its_end(begin(replace(planned, proposal=replace(new, terms=terms)), approval, handle), terms)
 
         return await self._begun(work)
 
@@ -158,7 +158,7 @@ class Engine:
 
         def work(handle: _Handle) -> Coroutine[Any, Any, Ended]:
             heard = replace(found.terms, tell=handle.hearing(found.terms.tell))
-            return go_on(replace(found, terms=heard), approval, handle)
+            return _to_its_end(go_on(replace(found, terms=heard), approval, handle), heard)
 
         return await self._begun(work)
 
@@ -394,3 +394,10 @@ def _loaded(job: str | Path) -> Job:
 
 def _several(said: str | Sequence[str]) -> tuple[str, ...]:
     return (said,) if isinstance(said, str) else tuple(said)
+
+
+async def _to_its_end(run: Coroutine[None, None, Ended], terms: Terms) -> Ended:
+    """Wait for the end of a run, and undo its red wave if its job asks for that."""
+    from engine.operations.reds import undo_if_red
+
+    return await undo_if_red(await run, terms)

@@ -74,9 +74,11 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
         matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
         checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
         checks += _hold(job, terms.clock())
+        checks += _waves(job)
     settings = terms.settings(job)
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
+    checks += _logins(settings, job) if job is not None else ()
     checks.append(_state_dir(settings))
     checks += _notify(settings)
     checks += _metrics(settings)
@@ -189,6 +191,43 @@ def _hold(job: Job, now: float) -> list[Check]:
 
     problem = end_problem(job.hold, now)
     return [Check("hold", "ok" if problem is None else "fail", problem or hold_words(job.hold, now))]
+
+
+def _waves(job: Job) -> list[Check]:
+    """Check whether the job's targets fit into its waves, and whether its gate can be started."""
+    if job.waves is None:
+        return []
+    from engine.operations.gates import gate_problem
+    from engine.outside.programs import program_path
+    from engine.planning.waves import problem
+    from engine.report.waves import plan_lines
+
+    count = len({(each.account, each.region, each.instance, each.user) for each in job.targets})
+    why = problem(job.waves, min(count, job.take or count)) if not job.matches else None
+    first = next(iter(plan_lines(job.waves, count)), "")
+    words = f"{len(job.waves.waves):,}, {first} …" if not job.matches else f"{len(job.waves.waves):,}"
+    checks = [Check("waves", "ok" if why is None else "fail", why or words)]
+    if (gate := job.waves.gate) is not None:
+        program = program_path(gate.command[0], job.path)
+        bad = gate_problem(program)
+        checks.append(Check("gate", "fail", bad) if bad else Check("gate", "ok", f"{program} can be started"))
+    return checks
+
+
+def _logins(settings: Settings, job: Job) -> list[Check]:
+    """Check whether the login of the operator, or of the gate, is an account that the job may act on."""
+    from engine.operations.gates import logins_of
+
+    found = []
+    for name, whose in logins_of(job, os.environ).items():
+        named = [target for target in job.targets if target.user.lower() == name.lower()]
+        bare = [each for each in named if not any(glob.matches(each.instance, each.user) for glob in settings.protect)]
+        may_be = bool(job.matches) and not any(glob.matches("postgres-00000000", name) for glob in settings.protect)
+        if bare or may_be:
+            which = f"{bare[0].label} is among the targets" if bare else "a match may find it"
+            what = f'{name} is {whose}, {which}, and no rule protects it: protect: ["*/{name}"]'
+            found.append(Check("logins", "warn", what))
+    return found
 
 
 def _notify(settings: Settings) -> list[Check]:

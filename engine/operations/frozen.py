@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
 
 
-def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[str]) -> RunSettings:
-    """Return the settings that go into the journal of a new run."""
+def run_settings(
+    settings: Settings, job: Job, action: str, regions: Iterable[str], *, real_gate: bool = False
+) -> RunSettings:
+    """Return the settings that go into the journal of a new run. `real_gate`: a simulated one asks the job's gate."""
     stop_after = settings.stop_after_for(action)
     access = settings.access(regions)
     return RunSettings(
@@ -43,6 +45,7 @@ def run_settings(settings: Settings, job: Job, action: str, regions: Iterable[st
         window=job.window.as_record() if job.window is not None else None,
         hold_then=job.hold.then if job.hold is not None else None,  # and its end once the run is confirmed: `begin`
         watch=job.watch.as_record() if job.watch is not None else None,
+        waves=waves_record(job, real_gate=real_gate),
     )
 
 
@@ -57,6 +60,22 @@ def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
         from engine.report.metrics import check_installed
 
         check_installed(settings.metrics_file, settings.origin["metrics_file"])
+
+
+def waves_record(job: Job, *, real_gate: bool = False) -> dict[str, Any] | None:
+    """Return the waves as the journal keeps them: the gate by its absolute path, unless it is looked for on PATH.
+
+    Any: text and numbers, nested.
+    """
+    if job.waves is None:
+        return None
+    waves = job.waves
+    if (gate := waves.gate) is not None:
+        from engine.outside.programs import program_path  # here: most jobs have no gate
+
+        command = (program_path(gate.command[0], job.path), *gate.command[1:])
+        waves = replace(waves, gate=replace(gate, command=command, is_real=real_gate))
+    return waves.as_record()
 
 
 def password_record(job: Job) -> dict[str, object] | None:
@@ -130,6 +149,7 @@ def undo_settings(
         passwords=passwords,
         resend_already=False,
         window=None,  # an undo may be urgent
+        waves=None,
         hold_until=None,
         hold_then=None,
         watch=None,

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from engine.api.actions import ACTIONS
 from engine.api.names import REGIONS, did_you_mean, is_unusual
-from engine.errors import CredentialsError, RefusedError, UsageError
+from engine.errors import CredentialsError, JobError, RefusedError, UsageError
 from engine.inputs.guards import need_readings
 from engine.model import OmitReason, Target
 from engine.operations.events import Event
@@ -19,7 +19,7 @@ from engine.planning.refusals import refusals
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
-    from engine.inputs.job import Glob
+    from engine.inputs.job import Glob, WavesSpec
     from engine.inputs.settings import Settings
     from engine.journal.records import RunSettings
     from engine.model import Call, Reading, Where
@@ -41,6 +41,9 @@ class Prepared(Struct, frozen=True, kw_only=True):
     """None: nothing was read (`--offline`, `--no-verify`, an action without a readable state)."""
     refusals: tuple[str, ...]
     """Why guards would refuse the plan, in words."""
+    waves: WavesSpec | None = None
+    """The waves in which it goes, if the job has any."""
+    is_simulated: bool = False
     way: str = ""
     """The command that corrects the regions of instances that are found elsewhere; empty: no command does."""
     warnings: tuple[str, ...] = ()
@@ -52,6 +55,10 @@ class Prepared(Struct, frozen=True, kw_only=True):
         later = [omit for omit in self.plan.omits if omit.reason is OmitReason.LATER]
         if later:
             lines.append(f"  later  {len(later):,}, first in line next time  ({later[0].rule}, {later[0].where})")
+        if self.waves is not None:
+            from engine.report.waves import plan_lines  # here: most plans have no waves
+
+            lines += [f"  {line}" for line in plan_lines(self.waves, len(self.plan.calls), simulated=self.is_simulated)]
         return lines + [f"  WOULD REFUSE  {why}" for why in self.refusals]
 
     def elsewhere(self) -> list[Call]:
@@ -110,9 +117,13 @@ def prepare(
     expect: int | None = None,
     take: Take | None = None,
     exclude: Sequence[Glob] = (),
+    waves: WavesSpec | None = None,
+    simulated: bool = False,
     way: str = "",
 ) -> Prepared:
     """Compare a plan with what was `found` (None: nothing was read). UsageError for a region the API does not know.
+
+    JobError if the `waves` leave accounts out.
 
     `way` is the command that writes the job's list with the regions in which instances were found.
     """
@@ -139,7 +150,21 @@ def prepare(
     reads = settings.verify and ACTIONS[plan.action].is_desired is not None
     by = plan.action if settings.verify else settings.origin.get("verify", "")
     odd = (*(() if reads else unshown(outlook.plan, by)), *_idle(plan, settings, found, exclude))
-    return Prepared(plan=outlook.plan, outlook=outlook, found=found, refusals=tuple(refused), way=way, warnings=odd)
+    if waves is not None:
+        from engine.planning.waves import problem
+
+        if (why := problem(waves, len(outlook.plan.calls))) is not None:
+            raise JobError([why])
+    return Prepared(
+        plan=outlook.plan,
+        outlook=outlook,
+        found=found,
+        refusals=tuple(refused),
+        waves=waves,
+        is_simulated=simulated,
+        way=way,
+        warnings=odd,
+    )
 
 
 def unshown(plan: Plan, by: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from engine.inputs.job import Glob, HoldSpec, StopAfter
 from engine.journal import records
 from engine.journal.protocols import RunRef, Runs
 from engine.journal.records import unix_seconds
-from engine.model import STAYS, Call, Omit, RunId
+from engine.model import STAYS, Call, Omit, Place, RunId
 from engine.operations.earlier import Take
 from engine.operations.terms import Terms, operator
 from engine.planning.plan import Plan
@@ -89,6 +89,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """Returns the guards as their files have them when it is called."""
     undone: Undone | None = None
     """What an undo, or a rerun of one, brings back."""
+    waves_at: Place | None = None
+    """Where its waves stand."""
     hold: HoldSpec | None = None
     """When its hold ends, as its job says; a rerun has that of its parent in `frozen`."""
 

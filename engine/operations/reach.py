@@ -15,7 +15,7 @@ from engine.errors import CredentialsError, UsageError
 from engine.inputs.job import password_spec
 from engine.inputs.passwords import PasswordSource, open_passwords
 from engine.model import Keys, Place
-from engine.operations.events import Tell, Warned
+from engine.operations.events import Tell, Warned, nobody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,11 +127,22 @@ def network_of(settings: Settings, access: Access, wire: Wire) -> Network:
 def passwords_of(frozen: records.RunSettings, action: str, trust: Trust, *, tell: Tell) -> PasswordSource | None:
     """Return where new passwords come from, by the run's settings; None for an action that takes none. `tell` guesses.
 
+    CredentialsError for a source that cannot be used, also for one that only the undo of a red wave would ask.
+    """
+    source = password_source(frozen, trust, tell=tell)
+    if not ACTIONS[action].needs_password:
+        return None
+    if source is None:
+        raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
+    return source
+
+
+def password_source(frozen: records.RunSettings, trust: Trust, *, tell: Tell = nobody) -> PasswordSource | None:
+    """Return the source of new passwords that a run's settings name, ready to be asked; None if they name none.
+
     CredentialsError for a file that an untrusted user could have written, who would then know the passwords.
     """
     if frozen.passwords is None:
-        if ACTIONS[action].needs_password:
-            raise UsageError(f"{action} needs new passwords; name their source in the job: passwords: {{command: […]}}")
         return None
     spec = password_spec(frozen.passwords, Place("passwords"))
     with suppress(OSError):  # it is told where the file is read

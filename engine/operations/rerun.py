@@ -16,6 +16,7 @@ from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
 from engine.model import GOOD, Call, CallId, Outcome
 from engine.operations.begin import planned
+from engine.operations.earlier import only_a_person
 from engine.operations.events import News, Warned
 from engine.operations.family import end_of_holds, undone_of, way_of
 from engine.operations.frozen import overridden, stop_after_of, stricter
@@ -24,7 +25,14 @@ from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
 from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.terms import Terms
-from engine.operations.today import check_endpoint, check_passwords, guard_home, guards_of, refuse_strange_run
+from engine.operations.today import (
+    check_endpoint,
+    check_gate_program,
+    check_passwords,
+    guard_home,
+    guards_of,
+    refuse_strange_run,
+)
 from engine.planning.plan import plan_again
 
 if TYPE_CHECKING:
@@ -71,17 +79,17 @@ async def plan_rerun(
         _name_lacking(terms, ledger, ref)
     if not calls:
         return _nothing_to_repeat(terms, ref, ledger, only, codes, len(meant))
+    if not ledger.run.simulated and (why := only_a_person(ref.store, ledger, flags_of(terms, ref))) is not None:
+        raise RefusedError(f"run {ref.run_id} {why}")
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
     check_passwords(ref, ledger, guards.trust)
+    check_gate_program(ref, ledger, guards.trust)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, ledger)
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=exclude)
     left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
     terms.tell(News(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}"))
-    if ledger.pause is not None:
-        paused = f"{ledger.pause.by} paused it at {ledger.pause.since[:19]}Z, and nobody lifted that"
-        terms.tell(Warned(f"run {ref.run_id}: {paused}", always=True))
     refuse_empty(plan)
     until, then = end_of_holds(ref.store, ledger, guards.trust)
     frozen = stricter(overridden(terms, ledger.settings), guards)

@@ -22,7 +22,7 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
-from engine.journal.records import unix_seconds
+from engine.journal.records import FAILED, RED, unix_seconds
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
 from engine.operations.begin import claim, omit_line
 from engine.operations.carrying import Ended, carry_out
@@ -37,6 +37,7 @@ from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.terms import Terms, operator
 from engine.operations.today import (
     check_endpoint,
+    check_gate_program,
     check_passwords,
     guards_of,
     has_new_share,
@@ -84,7 +85,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
     job: Job | None
     """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
-    """What has changed since the run began, in words: its job file, the operator, the owner of the keys, a pause."""
+    """What has changed since the run began, in words: its job file, the operator, the owner of the keys, a pause, a
+    red gate."""
 
     @property
     def open_calls(self) -> int:
@@ -118,6 +120,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     guards = guards_of(terms, seen, job)
     refuse_strange_run(ref, guards.trust)
     check_passwords(ref, seen, guards.trust, job)
+    check_gate_program(ref, seen, guards.trust, job)
     check_metrics(guards, simulated=seen.run.simulated)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, seen)
@@ -258,10 +261,20 @@ def _session_line(replayed: Replay, settings: records.RunSettings) -> records.Se
 def _is_finished(ledger: Ledger, kin: Kin) -> bool:
     """Whether nothing is left for this run: it has an `end`, and every call is settled or a later rerun has it."""
     later = _in_later_hands(kin, ledger)
-    return ledger.end is not None and all(
-        entry.settled or (call.id in later and not _reads(ledger, call.id, later[call.id][1]))
-        for call, entry, _ in ledger.outcomes()
+    return (
+        ledger.end is not None
+        and (ledger.wave is None or _is_spent(ledger))
+        and all(
+            entry.settled or (call.id in later and not _reads(ledger, call.id, later[call.id][1]))
+            for call, entry, _ in ledger.outcomes()
+        )
     )
+
+
+def _is_spent(ledger: Ledger) -> bool:
+    """Whether the last wave has ended with failed calls: a rerun repeats them, and nothing waits for them."""
+    wave = ledger.wave
+    return wave is not None and wave.state == FAILED and wave.n == max(ledger.waves)
 
 
 def _in_later_hands(kin: Kin, ledger: Ledger) -> dict[CallId, tuple[str, Outcome]]:
@@ -332,6 +345,8 @@ def _changes(ledger: Ledger, reach: Reach) -> list[str]:
     """Return in words which of job file, operator and identity are not those of the run."""
     run = ledger.run
     changes = []
+    if (red := next((line for line in ledger.waves.values() if line.n and line.state == RED), None)) is not None:
+        changes.append(f"its gate called wave {red.n} red at {red.at[:19]}Z; it is asked again before anything is sent")
     if ledger.pause is not None:
         changes.append(f"it was paused by {ledger.pause.by} at {ledger.pause.since[:19]}Z, and nobody lifted that")
     job_path = job_file(run.job.path)

@@ -24,6 +24,7 @@ from engine.inputs.files import STDIN, homes_of, is_stream, load_job
 from engine.inputs.settings import Flags, effective
 from engine.inputs.settingtable import WITH_FLAG
 from engine.inputs.window import Skipped, clock_text, skipped, zone_files
+from engine.operations.drafts import check_soaks
 from engine.operations.earlier import place_of
 from engine.operations.events import Tell, Warned
 from engine.operations.overdue import TEND_EVERY
@@ -98,6 +99,7 @@ def units_of(terms: Terms, job_path: str, wish: Wish) -> Units:
         raise UsageError(f"{job_path}: is a stream, and nobody is there to give it at night; put the job into a file")
     form, job = wish.form, load_job(job_path)
     settings = terms.settings(job)
+    check_soaks(job, terms)
     _need_image(wish)
     skips = list(skipped(job.window, terms.clock(), _AHEAD_DAYS)) if job.window is not None else []
     schedule = _schedule(job, terms, settings, skips, wish)
@@ -490,6 +492,9 @@ def _not_mounted(form: str, job: Job | None, settings: Settings) -> list[str]:
         found.append(f"{settings.origin['notify']}: notify.command {notify.command[0]} must be in the image")
     if job is not None and job.passwords is not None and not job.passwords.env:
         found.append(f"{job.passwords.place}: the source of passwords is not in the pod")
+    gate = job.waves.gate if job is not None and job.waves is not None else None
+    if gate is not None and "/" in gate.command[0]:
+        found.append(f"gate.command {gate.command[0]} must be in the image")
     if settings.profiles:
         named = ", ".join(settings.profiles)
         found.append(f"profile {named} ({settings.origin['profiles']}) is not in the pod; give keys as env")

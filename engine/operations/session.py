@@ -34,7 +34,7 @@ from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
 from engine.pacing.slots import SharedSlots
 from engine.planning.routes import Routes, routes_of
-from engine.run.bounds import Bounds, TimeLeft
+from engine.run.bounds import Bounds, TimeLeft, WaveTerms
 from engine.run.lanes import lane_name, lanes_of
 from engine.run.recorder import Recorder
 from engine.run.runner import Runner
@@ -155,6 +155,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """Other runs that lock accounts right now."""
     stays: Callable[[Call, Reading], Omit | None] = nothing_stays
     """The rule of an undo: returns by a newer reading why an account must stay as it is, or None."""
+    waves: WaveTerms | None = None
+    """What the waves of the run go by; None: it has none."""
     clock: Callable[[], float] = time.time
     time_left: Callable[[float], TimeLeft] = TimeLeft
     """The session's own deadline → how long it may send: the window may close before."""
@@ -193,6 +195,8 @@ class Session(Struct, frozen=True, kw_only=True):
     async def _watched(self, runner: Runner) -> SessionEnd:
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
+        if self.attendance is not None and runner.waves is not None:
+            runner.waves.told = self.attendance.passed
         runner.tell = lambda text: self.tell(News(text))
         beside = [
             asyncio.ensure_future(self._keep_keys(runner)),
@@ -313,6 +317,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 asked=partial(self.store.asked, run.run),
                 most_rate=self._most_rate(),
                 forget_asked=partial(self.store.forget_asked, run.run),
+                waves=self.waves,
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
                 no_send=self.no_send,
                 elsewhere=self.elsewhere,

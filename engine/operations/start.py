@@ -14,7 +14,7 @@ from engine.inputs.files import recorded
 from engine.journal import records
 from engine.operations.begin import planned
 from engine.operations.drafts import Drafted, draft, settings_of
-from engine.operations.earlier import Unfinished, job_place, paused, take_of, unfinished
+from engine.operations.earlier import Unfinished, job_place, left_to_a_person, only_a_person, take_of, unfinished
 from engine.operations.events import Changed
 from engine.operations.frozen import run_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
@@ -57,7 +57,7 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
     terms = hold(job.window, terms)
     settings = terms.settings(job)
     store = trusted_store(settings, simulated=terms.simulate)
-    _refuse_paused(store, job, terms)
+    _refuse_what_a_person_stopped(store, job, terms)
     left = unfinished(store, job, terms.clock(), terms.tell)
     if left is not None and _goes_on(left, job, terms, store):
         _refuse_lost_flags(left, terms)
@@ -65,16 +65,12 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
     return await plan_new(terms, job)
 
 
-def _refuse_paused(store: Runs, job: Job, terms: Terms) -> None:
-    """Raise RefusedError if a person paused the last run of the job: only a person who names it goes on with it."""
-    left = paused(store, job, terms.clock(), terms.tell)
-    if left is not None and left.ledger.pause is not None:
-        pause, flags = left.ledger.pause, terms.repeat(store.state_dir)
-        raise RefusedError(
-            f"run {left.run_id} of this job was paused by {pause.by} at {pause.since[:19]}Z, with {left.open_calls:,} "
-            f"calls open; nothing was sent; whatever on_unfinished says, only this goes on with it: "
-            f"acctops resume {left.run_id}{flags}"
-        )
+def _refuse_what_a_person_stopped(store: Runs, job: Job, terms: Terms) -> None:
+    """Raise RefusedError if the last run of the job ended paused or red: only a person who names it goes on with it."""
+    left = left_to_a_person(store, job, terms.clock(), terms.tell) if not terms.simulate else None
+    if left is not None:
+        why = only_a_person(store, left.ledger, terms.repeat(store.state_dir))
+        raise RefusedError(f"run {left.run_id} of this job {why}; on_unfinished does not decide that")
 
 
 async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
@@ -96,7 +92,8 @@ async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:
         Proposal(
             terms=terms,
             settings=settings,
-            frozen=run_settings(settings, job, job.action, regions),
+            frozen=run_settings(settings, job, job.action, regions, real_gate=terms.real_gate),
+            waves_at=job.waves.place if job.waves is not None else None,
             plan=plan,
             job=records.JobRef(job.name, job_place(job), job.digest),
             reason=job.reason,

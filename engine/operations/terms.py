@@ -42,6 +42,8 @@ class Terms(Flags, frozen=True, kw_only=True):
     ticket: str | None = None
     expect: int | None = None
     on_unfinished: str | None = None
+    real_gate: bool = False
+    """Whether a simulated run asks the job's own gate, and not the simulator's."""
     now: bool = False
     """Whether a person says not to hold to the job's window."""
     yes: bool = False
@@ -141,6 +143,12 @@ def _strange_tools(settings: Settings, job: Job | None, trust: Trust) -> tuple[s
     """Return warnings of programs and certificates that others could change; the user who named them answers for it."""
     named = [("credentials.command", part) for part in settings.credentials.command[:1]]
     passwords = job.passwords if job is not None else None
+    gate = job.waves.gate if job is not None and job.waves is not None else None
+    if gate is not None:
+        from engine.outside.programs import program_path  # here: few name a program
+
+        assert job is not None
+        named.append(("gate.command", program_path(gate.command[0], job.path)))
     for key, spec in (("notify.command", settings.notify), ("passwords.command", passwords)):
         if spec is not None and spec.command:
             from engine.outside.programs import program_path  # here: few name a program

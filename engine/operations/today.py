@@ -18,7 +18,7 @@ from engine.inputs.config import mistrust
 from engine.inputs.files import from_recorded, homes, homes_of, job_file, load_job
 from engine.inputs.settings import with_guards
 from engine.operations.events import Warned
-from engine.operations.frozen import password_record
+from engine.operations.frozen import password_record, waves_record
 from engine.operations.terms import refuse_strange
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust
@@ -242,6 +242,34 @@ def check_passwords(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None =
     raise UsageError(
         f"run {ledger.run.run}: where new passwords come from is said by its journal alone, which is not enough to run "
         f"a program or to believe a file; {way_on}"
+    )
+
+
+def check_gate_program(ref: RunRef, ledger: Ledger, trust: Trust, job: Job | None = None) -> None:
+    """Raise UsageError for a gate that the journal names and today's job (`job`) does not; also one with lost waves."""
+    record = ledger.settings.waves
+    if record is None:
+        return
+    if not ledger.waves and ledger.calls:
+        raise UsageError(
+            f"run {ref.run_id}: its settings have waves, and its journal does not say which calls are in which; "
+            "run its job again: acctops run JOB"
+        )
+    gate = record["gate"]
+    if gate is None or (ledger.run.simulated and not gate.get("real")):
+        return
+    job = job or _job_today(ledger, trust)
+    today = waves_record(job, real_gate=bool(gate.get("real"))) if job is not None else None
+    named = today["gate"] if today is not None else None
+    if named is not None and _plain({"command": named["command"]}) == _plain({"command": gate["command"]}):
+        return
+    if job is None:
+        way_on = f"put {ledger.run.job.path} back, or run its job again: acctops run JOB"
+    else:
+        way_on = f"the job names {'none' if named is None else 'another'} today; run it again: "
+        way_on += f"acctops run {pasted((job.path,))}"
+    raise UsageError(
+        f"run {ledger.run.run}: its gate is named by its journal alone, which is not enough to run a program; {way_on}"
     )
 
 

@@ -73,6 +73,8 @@ class Selection(Struct, frozen=True, kw_only=True):
     """Also its reruns, and the runs it reran."""
     targets: tuple[str, ...] = ()
     """Only these: `instance/user`, globs of them, or `@FILE` with one a line."""
+    wave: int | None = None
+    """Only the accounts of this wave."""
     include_edited: bool = False
     """Also accounts that somebody edited since."""
     rotated: bool = False
@@ -85,6 +87,8 @@ class Selection(Struct, frozen=True, kw_only=True):
     """Only accounts whose last limit has passed, and that may then be opened without a person (`Holds.bar`)."""
     password_command: str | None = None
     password_file: str | None = None
+    passwords: dict[str, object] | None = None
+    """The source of new passwords as a journal names it, in place of the two."""
 
 
 class NothingToUndo(Nothing, frozen=True, kw_only=True):
@@ -189,7 +193,7 @@ async def plan_undo(
             settings=guards,
             frozen=undo_settings(frozen, stop_after, passwords),
             plan=plan,
-            job=_undo_job(ledger.run, chosen.targets),
+            job=_undo_job(ledger.run, chosen),
             reason=terms.reason or ledger.run.reason,
             ticket=terms.ticket or ledger.run.ticket,
             stop_after=stop_after,
@@ -224,6 +228,7 @@ def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[
     )
     named = (("--password-command", chosen.password_command), ("--password-file", chosen.password_file))
     words = [flag for flag, is_on in switches if is_on]
+    words += ["--wave", str(chosen.wave)] if chosen.wave is not None else []
     for text in chosen.targets:
         words += ["--target", f"@{Path(text[1:]).absolute()}" if text.startswith("@") else text]
     words += [word for run in released for word in ("--release", run)]
@@ -278,8 +283,11 @@ def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bo
     excluded = terms.excludes()
     tell_of_idle(terms, excluded, ledger)
     named = choosing.chosen(chosen.targets, ledger.calls.values())
+    wave = _wave(ledger, chosen.wave)
 
     def wanted(call: Call) -> bool:
+        if wave is not None and ledger.wave_of.get(call.id) != wave:
+            return False
         return named.has(call) and not any(glob.matches(call.instance, call.user) for glob in excluded)
 
     by_list = bool(named.names) and not named.globs
@@ -287,8 +295,19 @@ def _choice(terms: Terms, ledger: Ledger, chosen: Selection) -> tuple[Choice, bo
     return choice, bool(named.names)
 
 
+def _wave(ledger: Ledger, wave: int | None) -> int | None:
+    """Return the wave that is named; UsageError if the run has no such wave."""
+    if wave is None or (wave and wave in ledger.waves):
+        return wave
+    last = max(ledger.waves, default=0)
+    there = f"has waves 1 to {last}" if last > 1 else "has one wave, 1" if last else "has no waves"
+    raise UsageError(f"--wave {wave}: run {ledger.run.run} {there}")
+
+
 def _password_record(chosen: Selection, inverse: str) -> dict[str, object] | None:
     """Return the source of new passwords, which an undo of CAM needs before anything is sent; None for any other."""
+    if chosen.passwords is not None and ACTIONS[inverse].needs_password:
+        return chosen.passwords
     command, file = chosen.password_command, chosen.password_file
     if not ACTIONS[inverse].needs_password:
         if command or file:
@@ -322,8 +341,9 @@ def _stays(undo: UndoPlan, ref: RunRef) -> Iterator[Omit]:
             yield stays(kept.call, kept.why, kept.words, kept.holder or f"undo of {ref.run_id}")
 
 
-def _undo_job(run: records.Run, targets: tuple[str, ...]) -> records.JobRef:
-    digest = hashlib.sha256("\n".join(("undo", run.run, *targets)).encode()).hexdigest()
+def _undo_job(run: records.Run, chosen: Selection) -> records.JobRef:
+    wave = (f"wave {chosen.wave}",) if chosen.wave is not None else ()
+    digest = hashlib.sha256("\n".join(("undo", run.run, *wave, *chosen.targets)).encode()).hexdigest()
     return records.JobRef(f"undo of {run.job.name}"[:100], f"undo of run {run.run}", digest)
 
 

@@ -1,7 +1,8 @@
-"""Runs a program of the operator's and takes what it prints. No shell, nothing on standard input.
+"""Runs a program of the operator's and takes what it prints. No shell.
 
-Used for what an operator keeps elsewhere: passwords, API keys. What it prints is a secret: nothing here shows it. It
-gets the environment as it is: a vault's login, an agent, keys to ask the vendor's own store with are in there.
+Used for what an operator keeps elsewhere, passwords and API keys, and for what only the operator can judge, the gate of
+a wave. What it prints may be a secret: nothing here shows it. It gets the environment as it is: a vault's login, an
+agent, keys to ask the vendor's own store with are in there.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from engine.outside.foreign import Secrets, without_userinfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _LOOK_S = 0.01
 _REST_S = 0.2
@@ -58,17 +60,32 @@ def program_path(program: str, file: str) -> str:
     return str(Path(file).absolute().parent / program) if "/" in program else program
 
 
-async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Printed:
+async def run_program(
+    argv: Sequence[str],
+    *,
+    limit_s: float,
+    most: int,
+    given: bytes | None = None,
+    ends_alone: bool = False,
+    folder: Path | None = None,
+) -> Printed:
     """Run `argv` to its end, for at most `limit_s`, keeping `most` bytes; OSError or ValueError if it cannot start.
 
     TimeoutError when it does not end: it and what it started are killed, as they are when the waiting is cancelled.
+    `given` stands on its standard input. With `ends_alone` what it started ends with it. It starts in `folder`.
     """
     import asyncio  # here: what only looks must start without asyncio
 
     # Not asyncio's own subprocesses: up to Python 3.11 one that is cancelled while it starts is waited for for ever.
-    process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio starts its own just so; the operator's own program
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+    with _standing(given) as standard_input:
+        process = subprocess.Popen(  # noqa: ASYNC220, S603 - asyncio starts its own just so; the operator's own program
+            argv,
+            stdin=standard_input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=folder,
+        )
     assert process.stdout is not None and process.stderr is not None
     try:
         async with asyncio.timeout(limit_s):
@@ -76,16 +93,18 @@ async def run_program(argv: Sequence[str], *, limit_s: float, most: int) -> Prin
             pipes = (process.stdout, process.stderr)
             reading = [asyncio.ensure_future(each.fill(pipe)) for each, pipe in zip(kept, pipes, strict=True)]
             try:
-                while process.poll() is None:
+                while not _has_ended(process):
                     if not (await asyncio.wait(reading, timeout=_LOOK_S))[1]:
                         await asyncio.sleep(_LOOK_S)  # it closed its output, and is about to end
                 # What it started may hold its output open for hours: its own answer is there by now.
                 await asyncio.wait(reading, timeout=_REST_S)
+                if ends_alone:
+                    _kill(process)
             finally:
                 for task in reading:
                     task.cancel()
                 await asyncio.gather(*reading, return_exceptions=True)
-            return Printed(bytes(kept[0].data), bytes(kept[1].data), process.returncode)
+            return Printed(bytes(kept[0].data), bytes(kept[1].data), process.wait())
     finally:
         _end(process)
         process.stdout.close()
@@ -112,9 +131,35 @@ class _Kept:
             transport.close()
 
 
+@contextlib.contextmanager
+def _standing(given: bytes | None) -> Iterator[IO[bytes] | int]:
+    """Give a file with these bytes, which no directory names: a program that does not read them stops nobody."""
+    if given is None:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(given)
+        file.seek(0)
+        yield file
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Return whether a program has ended. Its number is kept until somebody waits for it, and with it its group's."""
+    if process.returncode is not None:
+        return True
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that nobody has waited for, with what it started: it leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program that still runs, with what it started: it leads a session of its own."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    """End a program that still runs, with what it started."""
+    if process.returncode is None and not _has_ended(process):
+        _kill(process)
+    process.wait()

@@ -308,7 +308,7 @@ def _why_keep(
     if is_mine is False and outcome is not Outcome.ALREADY:
         return Keep.NOT_CHANGED, f"the run left it {outcome}"
     if not choice.wanted(call):
-        return Keep.NOT_ASKED, "left out by --target or --exclude"
+        return Keep.NOT_ASKED, "left out by --target, --wave or --exclude"
     if bar is not None:
         return Keep.HELD, bar.words
     if is_mine is False:

@@ -205,7 +205,17 @@ def document(
         "go_on": way.command,
         "watch": watch,
         "paused": asdict(ledger.pause) if ledger.pause is not None else None,
+        "waves": wave_keys(ledger),
+        "undone": None,
     }
+
+
+def wave_keys(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return `waves` of a document: how each wave stands, 0 for the question before the first. Any: JSON values."""
+    return [
+        {"n": line.n, "calls": line.calls, "state": line.state, "until": line.until, "why": line.why}
+        for _, line in sorted(ledger.waves.items())
+    ]
 
 
 def identities(ledger: Ledger) -> list[dict[str, str | None]]:

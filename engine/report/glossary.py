@@ -142,6 +142,29 @@ _HOLDS: Final = {
     ),
 }
 """Words about holds, and what is done after a run: in `holds`, `status`, `tend` and the preview of an undo."""
+_GATE = "acctops status RUN says why; acctops resume RUN asks the gate again."
+_WAVES: Final = {
+    "wave": ("A part of a run, which must prove itself before the next part begins.", "acctops plan JOB shows them."),
+    "gate": (
+        "The program that says whether a wave may be followed by the next: green or red.",
+        "It is named in the job.",
+    ),
+    "soak": ("The time that a wave gets to prove itself, once all of it is changed and read.", _NOTHING),
+    "soaking": (
+        "A wave is changed and read, and its time to prove itself is not over.",
+        "acctops status RUN says until.",
+    ),
+    "green": ("The gate says that all is well: the next wave may begin.", _NOTHING),
+    "red": (
+        "The gate says that all is not well: nothing more is sent. Earlier waves stay.",
+        "Find out why; acctops undo RUN --wave N takes the wave back, acctops resume RUN asks the gate again.",
+    ),
+    "silent": ("The gate said no word that counts: it failed, or took too long. Nothing more is sent.", _GATE),
+    "passed": ("All of the wave is as asked, its soak is over, and the gate is green.", _NOTHING),
+    "planned": ("The wave has not begun.", _NOTHING),
+    "begun": ("Calls of the wave may be sent.", _NOTHING),
+}
+"""Words about waves: in a plan, `status` and a report."""
 _EXITS: Final = {
     "0": ("Every selected account is as asked.", _NOTHING),
     "1": ("It went to its end; some accounts failed, or are unknown.", "Take the command behind `go on:`."),
@@ -154,7 +177,7 @@ _EXITS: Final = {
     "130": ("Ctrl-C ended it in order.", "acctops resume RUN."),
     "143": ("SIGTERM ended it in order.", "acctops resume RUN."),
 }
-_SHOWN: Final = {"holds": "hold", "release": "released", "limits": "limit", "watched": "watch"} | {
+_SHOWN: Final = {"holds": "hold", "release": "released", "limits": "limit", "watched": "watch", "waves": "wave"} | {
     "no_such_instance": "no_instance",
     "no_such_account": "no_account",
     "not_read_yet": "unread",
@@ -176,7 +199,8 @@ def senses(word: str) -> tuple[Sense, ...]:
     folded = _SHOWN.get(folded, folded)
     folded = folded.removeprefix("stays,_") or folded
     found = tuple(Sense(kind, *row) for kind, table in _TABLES for each, row in table.items() if each.value == folded)
-    return (*found, *(Sense("holds, and what comes after a run", *row) for row in _some(_HOLDS.get(folded))))
+    more = (("holds, and what comes after a run", _HOLDS), ("waves of a run", _WAVES))
+    return (*found, *(Sense(kind, *row) for kind, table in more for row in _some(table.get(folded))))
 
 
 def _some(row: tuple[str, str] | None) -> tuple[tuple[str, str], ...]:
@@ -185,7 +209,7 @@ def _some(row: tuple[str, str] | None) -> tuple[tuple[str, str], ...]:
 
 def words() -> tuple[str, ...]:
     """Return all of them."""
-    return tuple(dict.fromkeys([*(each.value for _, table in _TABLES for each in table), *_HOLDS]))
+    return tuple(dict.fromkeys([*(each.value for _, table in _TABLES for each in table), *_HOLDS, *_WAVES]))
 
 
 def explained(word: str) -> str | None:

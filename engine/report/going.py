@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.journal import records
 from engine.report.documents import plain
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Pause
+    from engine.journal.records import WaveLine
     from engine.journal.standing import Progress
 
 
@@ -21,6 +23,8 @@ def line(progress: Progress, width: int | None = None) -> str:
         (0, f"{'verified' if progress.is_verified else 'accepted'} {progress.verified:,}"),
         (0, f"sent {progress.sent:,} of {progress.total:,}"),
     ]
+    if progress.wave is not None:
+        parts.insert(0, (1, wave_words(progress.wave, progress.waves)))
     if progress.pause is not None:  # the first, so that it is never cut; to the minute, as a line has few columns
         parts.insert(0, (1, _paused(progress.pause, progress.pause.since, _TO_MINUTE)))
         parts += [(5, _THEN)] if progress.pause.until is not None else []
@@ -44,6 +48,14 @@ def line(progress: Progress, width: int | None = None) -> str:
     if progress.eta_s is not None:
         parts.append((5, f"ETA {duration(max(1.0, progress.eta_s))}"))
     return _fitting([(rank, plain(words)) for rank, words in parts], width)
+
+
+def wave_words(wave: WaveLine, waves: int) -> str:
+    """Return in which wave a live run is, and what it waits for: `wave 2 of 3 SOAKS until 15:01:00Z`."""
+    words = f"wave {wave.n} of {waves}"
+    if wave.state == records.SOAKING and wave.until is not None:
+        return f"{words} SOAKS until {wave.until[11:19]}Z"
+    return words if wave.state == records.BEGUN else f"{words} not begun"
 
 
 def pause_words(pause: Pause, today: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.errors import ConfigError
-from engine.journal.records import unix_seconds
+from engine.journal.records import PASSED, SOAKING, unix_seconds
 from engine.outside.trust import read_regular, replace_whole
 from engine.report.documents import pace
 
@@ -53,6 +53,12 @@ _GAUGES = {
         "1 while somebody has paused the job's latest run, and once its process ended so; else 0.",
     ),
     "acctops_run_exit_code": (("job",), "How the job's latest run ended; absent while it goes."),
+    "acctops_run_waves": (("job",), "How many waves the job's latest run has; absent without waves."),
+    "acctops_run_waves_passed": (("job",), "How many waves of the job's latest run have passed; absent without waves."),
+    "acctops_run_soak_end_time_seconds": (
+        ("job",),
+        "When the soak of the job's latest run ends, in Unix time; absent when none goes.",
+    ),
     _SUCCESS: (("job",), "When a run of the job last ended with exit 0, in Unix time."),
     _TENDED: ((), "When `acctops tend` last ended with exit 0, in Unix time."),
 }
@@ -94,6 +100,13 @@ def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | 
         ("acctops_run_live", {}, exit_code is None),
         ("acctops_run_paused", {}, ledger.pause is not None),
     ]
+    if ledger.waves:
+        states = [line.state for n, line in ledger.waves.items() if n]
+        samples.append(("acctops_run_waves", {}, len(states)))
+        samples.append(("acctops_run_waves_passed", {}, states.count(PASSED)))
+        wave = ledger.wave
+        if exit_code is None and wave is not None and wave.state == SOAKING and wave.until is not None:
+            samples.append(("acctops_run_soak_end_time_seconds", {}, unix_seconds(wave.until)))
     if exit_code is not None:
         samples.append(("acctops_run_exit_code", {}, exit_code))
     return RunMetrics(job=run.job.name, at=now, exit_code=exit_code, samples=tuple(samples))

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.api.codes import UNREAD, row_of
+from engine.journal.records import FAILED, RED
 from engine.model import GOOD, OmitReason, Outcome
 from engine.outside.foreign import pasted, with_its_bytes
 
@@ -203,6 +204,10 @@ def way_on(
         elif step is not None and blind and len(blind) == mine.total() and (named := by_name(*_asked(ledger, blind))):
             steps += named  # they read; a rerun reads as little as the run did
             step = None
+        if ledger.waves and name not in (undone or {}):
+            before, step, other = _wave_steps(ledger, mine, step)
+            steps += before
+            choices += other
         if step is not None:
             (choices if step.why else steps).append(step)
         more, other = _undo_again(ledger)
@@ -283,6 +288,32 @@ def _step_of(run: str, mine: Counter[Outcome], *, is_unsettled: bool, undone_by:
     if undone_by is not None:
         why = f"run {run} was undone by {undone_by}; to do all the same what it did not ({takes:,})"
     return Step(words=("rerun", run, "--only", kinds), takes=takes, why=why)
+
+
+def _wave_steps(
+    ledger: Ledger, mine: Counter[Outcome], step: Step | None
+) -> tuple[list[Step], Step | None, list[Step]]:
+    """Return what comes before the next step of a run in waves, that step, and what may be done instead.
+
+    A wave with a failed call keeps the next one from beginning until a rerun has done that call.
+    """
+    wave, run = ledger.wave, ledger.run.run
+    if wave is None:
+        return [], step, []
+    if wave.state == FAILED and mine[Outcome.FAILED] and step is not None and step.words[0] == "resume":
+        return [Step(words=("rerun", run, "--only", Outcome.FAILED), takes=mine[Outcome.FAILED])], step, []
+    if step is None and wave.state != FAILED:
+        step = Step(words=("resume", run), takes=0)
+    red = [
+        Step(
+            words=("undo", run, "--wave", str(line.n)),
+            takes=line.calls,
+            why=f"wave {line.n} is red; to take it back",
+        )
+        for line in ledger.waves.values()
+        if line.state == RED and line.n
+    ]
+    return [], step, red
 
 
 def _undo_again(ledger: Ledger) -> tuple[list[Step], list[Step]]:

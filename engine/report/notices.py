@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from engine.journal.records import PASSED
 from engine.model import Outcome
-from engine.report.documents import plain, verified
+from engine.report.documents import plain, verified, wave_keys
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.text import closing_line
 
@@ -43,7 +44,7 @@ def notice(
     return {
         "event": event,
         "at": at,
-        "text": _text(ledger, at, exit_code, stopped, go_on),
+        "text": _text(event, ledger, at, exit_code, stopped, go_on),
         **_facts(ledger.run),
         "journal": journal,
         "journal_head": head,
@@ -55,6 +56,7 @@ def notice(
         "seconds": ledger.end.seconds if ledger.end is not None else None,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "codes": [{"code": code, "targets": count} for code, count in codes.most_common()],
+        "waves": wave_keys(ledger),
         "go_on": go_on,
         "error": None,
         "exit": exit_code,
@@ -96,6 +98,7 @@ def bare_notice(
         "simulated": False,
         **nothing,
         "codes": [],
+        "waves": [],
         "go_on": None,
         "error": error,
         "exit": exit_code,
@@ -147,11 +150,16 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
+def _text(
+    event: str, ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None
+) -> str:
     """Return one line for a person, such as a chat shows."""
     name = f"{ledger.run.job.name} ({ledger.run.run})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)
+        passed = [line.n for line in ledger.waves.values() if line.state == PASSED]
+        if event == "wave" and passed:
+            return plain(f"{name}: wave {max(passed)} of {max(ledger.waves)} has passed, {calls:,} still to do")
         return plain(f"{name}: {ledger.run.action} begins, {calls:,} to do")
     words = f"{name}: exit {exit_code}, {closing_line(ledger, today=at[:10])}"
     if stopped is not None:

@@ -53,8 +53,9 @@ def text(
         again = f"acctops status {ledger.run.run}{way.flags}"
         tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
     top = [_title(ledger, live=live is not None)]
+    waves = _wave_lines(ledger, is_live=live is not None)
     if screen is None:
-        notes = [*_account_lines(ledger), *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+        notes = [*waves, *_account_lines(ledger), *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
     report = f"acctops report {ledger.run.run}{way.flags}"
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
@@ -70,13 +71,21 @@ def text(
     room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
     needed = min(len(groups), 3) + bool(groups)
     accounts = _first(_account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
-    notes = [*accounts, *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+    notes = [*waves, *accounts, *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
     notes = [each for one in notes for each in screen.fold(one)]
     while notes and screen.height(notes) > room - needed:
         notes.pop()
     rest = f"all of them: acctops report {ledger.run.run} --stuck{way.flags}"
     shown = fitted(groups, screen, max(needed, room - screen.height(notes)), rest) if groups else []
     return "\n".join([*top, *notes, *stop, *shown, *tail]) + "\n"
+
+
+def _wave_lines(ledger: Ledger, *, is_live: bool) -> list[str]:
+    if not ledger.waves:
+        return []
+    from engine.report.waves import lines  # here: most runs have no waves
+
+    return [plain(each) for each in lines(ledger, is_live=is_live)]
 
 
 def _some(line: str) -> tuple[str, ...]:

@@ -24,6 +24,31 @@ class TimeLeft(NamedTuple):
     """What to say then."""
 
 
+GREEN, RED, SILENT = "green", "red", "silent"
+
+
+class Word(NamedTuple):
+    """What a gate said."""
+
+    word: str
+    """GREEN, RED or SILENT."""
+    why: str = ""
+    """Why it is silent."""
+
+
+class WaveTerms(Struct, frozen=True, kw_only=True):
+    """What the waves of a session go by."""
+
+    soaks_s: Sequence[float]
+    """Seconds of each soak, of wave 1 first."""
+    every_s: float
+    """Seconds between two questions while a wave soaks."""
+    ask: Callable[[int, Sequence[Call]], Awaitable[Word]] | None = None
+    """Asks the gate about a wave and its calls; None: there is no gate."""
+    may_undo: Callable[[Sequence[Call]], Awaitable[str | None]] | None = None
+    """Says why a wave could not be undone, if it came to that; None: it is not asked before a wave begins."""
+
+
 class Bounds(Struct, frozen=True, kw_only=True):
     """The bounds of one session."""
 
@@ -43,6 +68,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Calls a second and lane that nobody may ask for more than."""
     forget_asked: Callable[[str], None] = lambda _id: None
     """Removes one of these requests, by its name."""
+    waves: WaveTerms | None = None
+    """What the waves of the run go by; None: it has none."""
     ask_secret: Callable[[Call], Awaitable[str]] | None = None
     """Returns the password of a call; None: the action takes none."""
     no_send: frozenset[CallId] = frozenset()

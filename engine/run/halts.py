@@ -24,7 +24,8 @@ class Halts:
         self.is_set = False
         """Whether no new call may begin."""
         self.keeps_open = False
-        """Whether the session goes on even if no call is left: a reason is to be waited for."""
+        """Whether the session goes on even if no call is left: a reason is to be waited for, or `more` come."""
+        self._more = False
         self.told: list[Callable[[], None]] = []
         """Called whenever new calls may not begin any more, or may again, and when what keeps the session open ends."""
 
@@ -49,9 +50,18 @@ class Halts:
             self._over.append((self._since, self._now()))
         self._tell()
 
+    def set_more(self, *, are_to_come: bool) -> None:
+        """Say whether further calls will be let in later, so that the session is not over when no call is left."""
+        self._more = are_to_come
+        self._tell()
+
     def holds(self, reason: str) -> bool:
         """Return whether this reason holds."""
         return reason in self._reasons
+
+    def is_set_by_others(self, reason: str) -> bool:
+        """Return whether a reason holds beside this one."""
+        return any(each != reason for each in self._reasons)
 
     def counted(self, since: float) -> float:
         """Return the seconds from `since` until now that count: those in which new calls could begin."""
@@ -66,6 +76,6 @@ class Halts:
 
     def _tell(self) -> None:
         self.is_set = bool(self._reasons)
-        self.keeps_open = any(self._reasons.values())
+        self.keeps_open = self._more or any(self._reasons.values())
         for tell in self.told:
             tell()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -101,19 +102,40 @@ class Opening:
                 look.is_due = True
                 late.append(where)
         readings.clear()
-        self._under_way = len(late)
-        instances = iter(late)
-        for _ in range(min(READERS, len(late))):
+        self._read_all(late)
+
+    def admit(self, unsent: Sequence[int]) -> None:
+        """Read the instances of further calls, none of which was ever sent, and queue them."""
+        works, late = self._calls.works, []
+        for route, indexes in self._by_route(unsent).items():
+            self._next[route] = chain(self._next.get(route, ()), indexes)
+        for index in sorted(unsent):
+            work = works[index]
+            self._groups.setdefault(work.where, []).append(work)
+            look = self._resting.looks.setdefault(work.where, Look())
+            look.aside.append(work)
+            if not look.is_due:
+                look.is_due = True
+                late.append(work.where)
+        self._read_all(late)
+
+    def _read_all(self, places: Sequence[Where]) -> None:
+        self._under_way += len(places)
+        instances = iter(places)
+        for _ in range(min(READERS, len(places))):
             self._tasks.spawn(self._read_on(instances))
 
     def _sort(self, unsent: Sequence[int], guarded: Sequence[int]) -> None:
-        routes, works = self._lanes.routes.of, self._calls.works
-        by_route: dict[int, list[int]] = {}
-        for index in sorted(unsent):
-            by_route.setdefault(routes[index], []).append(index)
-        self._next = {route: iter(indexes) for route, indexes in by_route.items()}
+        works = self._calls.works
+        self._next = {route: iter(indexes) for route, indexes in self._by_route(unsent).items()}
         for index in sorted([*unsent, *guarded]):
             self._groups.setdefault(works[index].where, []).append(works[index])
+
+    def _by_route(self, unsent: Sequence[int]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for index in sorted(unsent):
+            found.setdefault(self._lanes.routes.of[index], []).append(index)
+        return found
 
     async def _read_on(self, instances: Iterator[Where]) -> None:
         for where in instances:  # shared by all readers

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,11 +43,13 @@ from engine.run.resting import Resting
 from engine.run.resumed import Resumed
 from engine.run.settling import Settling
 from engine.run.stopping import Stopping, Tasks
+from engine.run.waves import Waves
 from engine.run.work import Work, works_of
 
 if TYPE_CHECKING:
     from engine.credentials import KeySource
     from engine.journal.standing import Progress
+    from engine.model import CallId
 
 WATCH_EVERY_S = 0.25
 CLOCK_GAP_S = 60.0
@@ -59,7 +61,7 @@ STARVED_S = 600.0
 class _Sorted:
     """The calls of a session as plan indexes, sorted by what is to be done with them first."""
 
-    def __init__(self, recorder: Recorder, works: list[Work], guard: AdminGuard | None) -> None:
+    def __init__(self, recorder: Recorder, works: list[Work], guard: AdminGuard | None, *, in_waves: bool) -> None:
         begun: list[int] = []
         unsent: list[int] = []
         unsettled: list[int] = []
@@ -75,9 +77,14 @@ class _Sorted:
         self.guarded = begun + unsettled if guard is not None else []
         """Calls that an earlier session has sent, and that the guard on admins looks at first."""
         goes_on = [] if guard is not None else unsettled
-        self.unread = unsent if recorder.reads_back else []
-        """Calls that are surely not applied: their accounts are read before they are sent."""
-        blind = [] if recorder.reads_back else unsent
+        rests = unsent if recorder.reads_back else []
+        self.resting = rests
+        """Calls that are surely not applied: they rest on a reading of their account, also those of later waves."""
+        self.unread = rests if not in_waves else []
+        """Those of them that may begin at once: their accounts are read before they are sent."""
+        self.held = unsent if in_waves else []
+        """Calls that begin with their wave."""
+        blind = [] if in_waves or recorder.reads_back else unsent
         self.unshown = [index for index in blind if is_unusual(works[index].call.user)]
         """Calls that only a reading would let be sent, in a session that reads none."""
         unshown = set(self.unshown)
@@ -107,7 +114,7 @@ class Runner:
         self._clock = clock
         self._works = works = works_of(self._ledger, bounds.no_send)
         guard = self._admin_guard(works)
-        self._sorted = found = _Sorted(recorder, works, guard)
+        self._sorted = found = _Sorted(recorder, works, guard, in_waves=bounds.waves is not None)
         instances = [work.where for work in works]
         settings, policy = self._ledger.settings, bounds.policy
         self._queue = CallQueues(instances, found.waiting, routes.of, per_instance=settings.per_instance)
@@ -134,7 +141,8 @@ class Runner:
         )
         calls = OpenCalls(works, self._queue, self._read_back)
         self._lanes.holders.append(calls)
-        resting = Resting(works, found.unread)
+        self._calls = calls
+        resting = Resting(works, found.resting)
         patience = Patience(policy, rng, self._queue, self.halts)
         self._judge = Judge(
             recorder, self._queue, self._lanes, self._stopping, looks, self._settling, self._read_back, patience
@@ -180,6 +188,8 @@ class Runner:
             most_rate=bounds.most_rate,
             clock=clock,
         )
+        self.waves = self._waves_of(bounds, calls)
+        """What lets one wave after the other begin; None: the run has no waves."""
         self._overview = Overview(
             recorder,
             self._queue,
@@ -192,6 +202,37 @@ class Runner:
         self._started = 0.0
         self._deadline_s = bounds.left.deadline_s
         self._attend(inventory)
+
+    def _waves_of(self, bounds: Bounds, calls: OpenCalls) -> Waves | None:
+        if bounds.waves is None:
+            return None
+        return Waves(
+            self.recorder,
+            self.halts,
+            calls,
+            self._opening,
+            self._settling,
+            self._stopping,
+            bounds.waves,
+            admit=self._admit,
+            elsewhere=bounds.elsewhere,
+            clock=self._clock,
+        )
+
+    def _admit(self, wave: Collection[CallId]) -> None:
+        """Let the calls of a wave begin that were never sent, and that nobody has dropped."""
+        wanted = frozenset(wave)
+        held = [work for work in map(self._works.__getitem__, self._sorted.held) if work.id in wanted]
+        held = [work for work in held if not work.is_dropped]
+        if self.recorder.reads_back:
+            self._opening.admit([work.index for work in held])
+            return
+        for work in held:
+            if is_unusual(work.call.user):
+                self._fail_unshown(work.index)
+            else:
+                self._calls.put_back(work)
+        self._queue.wake.set()
 
     def _attend(self, inventory: Inventory) -> None:
         """Connect the inventory, clients and pacers to the session: they tell what they see and learn of a stop."""
@@ -229,6 +270,9 @@ class Runner:
             async with self._tasks:
                 for index in self._sorted.unshown:
                     self._fail_unshown(index)
+                if self.waves is not None:
+                    self.waves.hold()
+                    self._tasks.spawn(self.waves.go())
                 self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
@@ -305,7 +349,7 @@ class Runner:
     def _reason(self) -> Reason:
         counts = self._ledger.counts()
         good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY] + self._proofs.done_elsewhere
-        if good == len(self._ledger.calls):
+        if good == len(self._ledger.calls) and self._ledger.wave is None:
             return Reason.INCOMPLETE if self._ledger.lacking() else Reason.OK
         if self._stopping.reason is None and self._lanes.why is not None:
             return Reason.STOPPED

@@ -22,6 +22,9 @@ Besides `times`, `times_each`, `probability` (0-1) and `after` (first matches th
     accepted_not_applied: true   success, and nothing happens
     wrong_clock: 600      the server's clock is so many seconds ahead (signature check and Date header)
 
+    gate: red             the gate of a wave says so, or `silent`; with `wave: 2` only about that wave (0: before the
+                          first). No request is meant.
+
 `apply: true|false` overrides "applied" or "not applied" above. Four keys stand alone or beside an effect that allows
 them: `no_request_id: true` (answer without RequestId), `slow: 3` (answer so many seconds late), `effect_delay: 5`
 (accepted now, effective later, status 3 meanwhile) and `apply_after: 5` (the same without a sign in the status).
@@ -64,11 +67,14 @@ class Effect(StrEnum):
     HANG = "hang"
     ACCEPTED_NOT_APPLIED = "accepted_not_applied"
     WRONG_CLOCK = "wrong_clock"
+    GATE = "gate"
 
 
 _APPLIES = frozenset({Effect.NONE, Effect.TRUNCATED, Effect.GARBAGE, Effect.EMPTY, Effect.RESET_AFTER})
 """Effects under which the request is carried out unless `apply` says otherwise."""
-_FIXED = frozenset({Effect.RESET_BEFORE, Effect.RESET_AFTER, Effect.ACCEPTED_NOT_APPLIED, Effect.WRONG_CLOCK})
+_FIXED = frozenset(
+    {Effect.RESET_BEFORE, Effect.RESET_AFTER, Effect.ACCEPTED_NOT_APPLIED, Effect.WRONG_CLOCK, Effect.GATE}
+)
 """Effects whose name already says whether the request is carried out: `apply` is not allowed beside them."""
 
 
@@ -104,6 +110,10 @@ class FaultRule:
     effect_delay_s: float = 0.0
     is_delay_shown: bool = True
     clock_s: float = 0.0
+    gate: str = ""
+    """red or silent."""
+    wave: int | None = None
+    """The wave that the gate is asked about; None: any."""
 
 
 class FaultScript:
@@ -112,12 +122,20 @@ class FaultScript:
     def __init__(self, rules: Sequence[FaultRule], rng: Random) -> None:
         self._rng = rng
         self._clocks = [_Counter(rule) for rule in rules if rule.effect is Effect.WRONG_CLOCK]
-        self._others = [_Counter(rule) for rule in rules if rule.effect is not Effect.WRONG_CLOCK]
+        self._gates = [_Counter(rule) for rule in rules if rule.effect is Effect.GATE]
+        apart = (Effect.WRONG_CLOCK, Effect.GATE)
+        self._others = [_Counter(rule) for rule in rules if rule.effect not in apart]
 
     def clock_shift_s(self, shot: Shot) -> float:
         """Return the seconds by which the server's clock is ahead for this request, before its signature is checked."""
         rule = _first(self._clocks, shot, self._rng) if self._clocks else None
         return rule.clock_s if rule is not None else 0.0
+
+    def gate(self, wave: int) -> str:
+        """Return what the gate says about a wave: green, red or silent."""
+        about = [each for each in self._gates if each.rule.wave in (None, wave)]
+        rule = _first(about, Shot("", "", "", ""), self._rng)
+        return rule.gate if rule is not None else "green"
 
     def pick(self, shot: Shot) -> FaultRule | None:
         """Return the rule that strikes this request, or None; called once for each request that passed the gate."""
@@ -187,10 +205,11 @@ _CODE = re.compile(r"[A-Za-z0-9]+(?:\.[A-Za-z0-9]+)*")
 _FLAGS = ("html", "truncated", "garbage", "empty", "reset_before", "reset_after", "hang", "accepted_not_applied")
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("action", "instance", "user", "region", "code", "message"), "text"),
-    **dict.fromkeys(("times", "times_each", "after", "status"), "whole"),
+    **dict.fromkeys(("times", "times_each", "after", "status", "wave"), "whole"),
     **dict.fromkeys(("slow", "effect_delay", "apply_after"), "seconds"),
     **dict.fromkeys((*_FLAGS, "no_request_id", "apply"), "flag"),
     "probability": "share",
+    "gate": "word",
     "wrong_clock": "shift",
 }
 
@@ -201,6 +220,8 @@ def _kind_problem(kind: str, value: object) -> str | None:
     match kind:
         case "text":
             return None if isinstance(value, str) and value else "must be a text"
+        case "word":
+            return None if value in ("red", "silent") else "must be red or silent"
         case "flag":
             return None if isinstance(value, bool) else "must be true or false"
         case "whole":
@@ -245,6 +266,8 @@ def _read_rule(entry: object, at: str, problems: list[str]) -> FaultRule:
         effect_delay_s=float(given.get("effect_delay", given.get("apply_after", 0.0))),
         is_delay_shown="apply_after" not in given,
         clock_s=float(given.get("wrong_clock", 0.0)),
+        gate=given.get("gate", ""),
+        wave=given.get("wave"),
     )
 
 
@@ -264,6 +287,11 @@ def _check_company(given: Mapping[str, object], effect: Effect, at: str, problem
     """Report keys that contradict each other, or that would do nothing."""
     if "times" in given and "times_each" in given:
         problems.append(f"{at}: times and times_each exclude each other")
+    if "wave" in given and effect is not Effect.GATE:
+        problems.append(f"{at}.wave: only beside gate")
+    of_requests = [key for key in ("action", "instance", "user", "region", "times_each", "slow") if key in given]
+    if effect is Effect.GATE and of_requests:
+        problems.append(f"{at}.{of_requests[0]}: a gate is no request; it knows wave, times, after, probability")
     if "message" in given and effect is not Effect.CODE:
         problems.append(f"{at}.message: only beside code")
     if "apply" in given and effect in _FIXED:

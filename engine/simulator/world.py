@@ -98,6 +98,10 @@ class World:
         """Roles by ARN; callers may change them between requests."""
         return self._issuer.roles
 
+    def gate(self, wave: int) -> str:
+        """Return what the gate of a wave says, by the fault script: green, red or silent."""
+        return self._faults.gate(wave)
+
     def seed(
         self,
         instance: str,
@@ -303,7 +307,7 @@ class World:
                 return WireAnswer(body=b'{"Response":' + self._rng.randbytes(64), date=date, delay_s=delay_s)
             case Effect.EMPTY:
                 return WireAnswer(date=date, delay_s=delay_s)
-            case Effect.NONE | Effect.CODE | Effect.ACCEPTED_NOT_APPLIED | Effect.WRONG_CLOCK:
+            case Effect.NONE | Effect.CODE | Effect.ACCEPTED_NOT_APPLIED | Effect.WRONG_CLOCK | Effect.GATE:
                 return WireAnswer(body=body, date=date, delay_s=delay_s)
 
     def _make_request_id(self) -> str:

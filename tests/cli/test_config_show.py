@@ -179,7 +179,7 @@ def text_of(value: Any) -> str:
 
 def test_no_setting_is_forgotten_here() -> None:
     """Every key of config, job and command line is one of these, and every one of these is shown."""
-    of_the_job = {"passwords", "accounts", "hold", "watch"}
+    of_the_job = {"passwords", "accounts", "hold", "watch", "waves", "gate", "on_red"}
     assert set(SETTINGS) | set(GUARDS) | TRUST == (IN_CONFIG | IN_JOB) - NO_SETTING - of_the_job
     assert {FLAGS.get(key, key) for key in SETTINGS if "flag" in layers_of(key)} == BY_FLAG
     shown = {line.key for line in lines_of(*_none())}

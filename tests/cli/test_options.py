@@ -53,6 +53,16 @@ def fleet_file(desk: Desk) -> object:
     return desk.write("fleet.yaml", "instances:\n  - {id: postgres-aaaaaaaa, region: ap-singapore, accounts: [ann]}\n")
 
 
+WAVES = "waves: [{take: rest}]\ngate: {command: [./gate.sh]}\n"
+
+
+def red_gate(desk: Desk) -> object:
+    """A gate that never says green."""
+    path = desk.write("gate.sh", "#!/bin/sh\nexit 1\n")
+    path.chmod(0o755)
+    return path
+
+
 def cut_off(desk: Desk) -> object:
     """The run of the job, as a crash leaves it: without its last line."""
     desk.run("run", "job.yaml", "--yes")
@@ -162,6 +172,7 @@ CASES: dict[str, dict[str, Case]] = {
         skip_bad_rows=Case(("--skip-bad-rows",), ("--yes",), prepare=bad_list),
         on_unfinished=Case(("--on-unfinished", "refuse"), ("--yes",), prepare=cut_off),
         now=Case(("--now",), ("--yes",), job=SHUT),
+        real_gate=Case(("--real-gate",), ("--yes", "--simulate"), job=WAVES, prepare=red_gate),
         once=Case(("--once",), ("--yes",), job=NIGHT, prepare=lambda desk: desk.run("run", "job.yaml", "--yes",
                                                                                     "--once")),
     ),
@@ -183,6 +194,7 @@ CASES: dict[str, dict[str, Case]] = {
     ), "--exclude": Case(("--exclude", "*/bob"), ("--yes",))},
     "undo": sending(
         reason=REASON, ticket=TICKET, family=Case(("--family",), prepare=rerun), target=Case(("--target", "*/bob")),
+        wave=Case(("--wave", "2"), ("--yes",)),
         include_edited=Case(("--include-edited",), ("--yes",), prepare=edited),
         rotated=Case(("--rotated",), ("--yes",)), due=Case(("--due",), ("--yes",)),
         release=Case(("--release", "20200101T000000Z-aaaa"), ("--yes",)),

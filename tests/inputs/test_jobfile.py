@@ -63,7 +63,7 @@ def test_the_simple_case_of_the_design():
     ]
     assert (job.name, job.action, job.region, job.path) == ("x", "LockAccount", "ap-singapore", "jobs/x.yaml")
     unsaid = {"reason", "ticket", "profiles", "endpoints", "passwords", "notify", "protect", "keep_admins",
-              "max_targets", "max_share", "window", "take", "hold", "watch"}  # fmt: skip
+              "max_targets", "max_share", "window", "take", "hold", "watch", "waves"}  # fmt: skip
     assert job.settings == {}
     assert {name for name in Job.__struct_fields__ if getattr(job, name) is None} == unsaid
     assert job.exclude == job.warnings == job.sources == ()

@@ -179,7 +179,7 @@ def test_j1_a_bad_line_says_why(line: bytes, why: str) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [GOOD | {"v": 2}, GOOD | {"kind": "wave"}, GOOD | {"v": 2, "kind": "wave", "seq": "x"}],
+    [GOOD | {"v": 2}, GOOD | {"kind": "tide"}, GOOD | {"v": 2, "kind": "tide", "seq": "x"}],
 )
 def test_a_line_that_is_right_but_unknown_is_of_a_newer_version(fields: dict[str, Any]) -> None:
     """The chain is checked first, so an edit is never taken for a newer version."""

@@ -137,6 +137,7 @@ def why(plan: UndoPlan) -> dict[str, Keep]:
     return {kept.call.user: kept.why for kept in plan.kept}
 
 
+NOT_NAMED = "left out by --target, --wave or --exclude"
 SAME_PASSWORD = Keep.NOT_ROTATED, "has the password it was locked with"
 
 # ---- what is undone ------------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def test_only_what_the_run_changed_is_undone(outcome: Outcome) -> None:
         # between `before` and the lock: it was locked with that password
         (locked(password_update_time=T0), {"rotated_only": True}, SAME_PASSWORD),
         (locked(update_time=T2), {"rotated_only": True, "include_edited": True}, SAME_PASSWORD),
-        (locked(), {"wanted": lambda call: call.user == "b"}, (Keep.NOT_ASKED, "left out by --target or --exclude")),
+        (locked(), {"wanted": lambda call: call.user == "b"}, (Keep.NOT_ASKED, NOT_NAMED)),
         (locked(), {"wanted": lambda call: call.user == "a"}, None),
     ],
 )  # fmt: skip

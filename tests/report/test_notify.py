@@ -51,12 +51,21 @@ def told(timeout_s: float = 20.0, environ: dict[str, str] | None = None, **spec:
         ("notify: {webhook: {}}", "c.yaml:1:19: notify.webhook: expected one of url_file, url_env, got neither"),
         ("notify: {webhook: {url_file: a, url_env: B}}", "got url_file and url_env together"),
         ("notify: {webhook: {url_env: a-b}}", "c.yaml:1:29: notify.webhook.url_env: expected the name of an environ"),
-        ("notify: {command: [x], on: [star]}", "notify.on[0]: 'star' is not one of start, finish, failure; did you me"),
+        (
+            "notify: {command: [x], on: [star]}",
+            "notify.on[0]: 'star' is not one of start, wave, finish, failure; did you me",
+        ),
         ("notify: {command: [x], env: PAGER}", "notify.env: expected a list of names of environment variables"),
         ("notify: {command: [x], env: [a-b]}", "c.yaml:1:30: notify.env[0]: expected the name of an environment vari"),
         ("notify: {command: [x], env: [TENCENTCLOUD_TOKEN]}", "notify.env[0]: API keys are never passed on"),
-        ("notify: {command: [x], on: never}", "c.yaml:1:28: notify.on: 'never' is not one of start, finish, failure"),
-        ("notify: {command: [x], on: []}", "c.yaml:1:28: notify.on: expected one of start, finish, failure, got a li"),
+        (
+            "notify: {command: [x], on: never}",
+            "c.yaml:1:28: notify.on: 'never' is not one of start, wave, finish, failure",
+        ),
+        (
+            "notify: {command: [x], on: []}",
+            "c.yaml:1:28: notify.on: expected one of start, wave, finish, failure, got a li",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_place(text: str, said: str) -> None:

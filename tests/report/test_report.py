@@ -69,6 +69,8 @@ DOCUMENT_KEYS = [
     "go_on",
     "watch",
     "paused",
+    "waves",
+    "undone",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -952,6 +954,8 @@ def test_the_document_of_a_finished_run() -> None:
         "go_on": f"acctops resume {RUN}",
         "watch": None,
         "paused": None,
+        "waves": [],
+        "undone": None,
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]

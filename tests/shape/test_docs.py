@@ -296,6 +296,8 @@ def test_every_key_has_an_example_that_loads(tmp_path: Path) -> None:
         more = {key: example}
         if key == "passwords":
             more["action"] = "CloseAccountCAM"
+        if key in ("gate", "on_red"):
+            more |= {"waves": "[{take: rest}]"} | ({"gate": "{command: [true]}"} if key == "on_red" else {})
         if key == "accounts":
             more["targets"] = "[{instance: postgres-4sfuv15b, user: app_user, account: prod-a}]"
         (tmp_path / "job.yaml").write_text(as_job(**more))
@@ -451,11 +453,23 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         backend.world.seed("postgres-cccccccc", "ap-singapore", ["ann"])
         script = desk.write("faults.yaml", '[{code: "InvalidParameterValue.AccountNotExistError"}]')
         stopped = desk.run("run", stopping, "--simulate", "--faults", script, "--yes", "--json").json
+        script = desk.write("red.yaml", "[{gate: red, wave: 1}]")
+        waved = desk.job(
+            "postgres-cccccccc/ann",
+            extra="waves: [{take: rest}]\ngate: {command: [true]}\non_red: undo",
+            name="waved.yaml",
+        )
+        found["plan"].append(desk.run("plan", waved, *api, "--json").json)
+        red = desk.run("run", waved, "--simulate", "--faults", script, "--yes", "--json").json
         found |= _of_holds(desk, api, done["run"])
         desk.run("undo", done["run"], *api, "--yes", "--json")
         found["undo"] = desk.run("undo", done["run"], *api, "--yes", "--json").json
         told = desk.work / "told.json"
-        telling = desk.job("postgres-aaaaaaaa/bob", extra=f"notify: {{command: [tee, {told}]}}", name="telling.yaml")
+        telling = desk.job(
+            "postgres-aaaaaaaa/bob",
+            extra=f"waves: [{{take: rest}}]\nnotify: {{command: [tee, {told}]}}",
+            name="telling.yaml",
+        )
         backend.script({"code": "InvalidParameterValue.AccountNotExistError"})
         desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
         found["pending"] = _with_one_unreadable(desk, "pending", "--format", "json")
@@ -470,7 +484,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         and verified["back"]
         and found["report"][1]["parent"]
     ), "not all was seen"
-    found["run"] = [done, stopped, found["run"], paused]
+    found["run"] = [done, stopped, found["run"], paused, red]
     live = desk.run("status", done["run"], "--json").json
     assert keys({**live, "watch": None}) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
@@ -591,7 +605,7 @@ def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
     fleet, accounts, faults = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
     assert len(parse_fleet(fleet)) == 2
     assert len(parse_tenants(accounts).roles) == 2
-    assert len(parse_faults(faults)) == 5
+    assert len(parse_faults(faults)) == 6
     with pytest.raises(ValueError, match="known are ") as wrong:
         rules_from([{"nonsense": 1}])
     known = str(wrong.value).partition("known are ")[2].split(", ")

@@ -15,15 +15,16 @@ from msgspec.structs import replace
 from engine.api.endpoints import Access
 from engine.cloud.clients import Reach, Signer
 from engine.errors import Reason
-from engine.inputs.job import StopAfter
+from engine.inputs.job import StopAfter, WavesSpec
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.store import RunStore
 from engine.journal.writer import FileJournal
-from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
+from engine.model import Call, CallId, Keys, Omit, Place, Reading, RunId, Target, Transport
 from engine.operations.session import Devices, Session
 from engine.planning.plan import Plan, make_plan
-from engine.run.bounds import TimeLeft
+from engine.planning.waves import sizes
+from engine.run.bounds import TimeLeft, WaveTerms
 from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
@@ -117,6 +118,13 @@ def first_lines(plan: Plan, ledger: Ledger) -> Iterable[records.AnyRecord]:
         )
         yield line
         ledger.apply(line)
+    spec = ledger.settings.waves
+    waves = WavesSpec.from_record(spec, Place("test")).waves if spec is not None else ()
+    for n, calls in enumerate(sizes(waves, len(plan.calls)), start=1):
+        if calls:
+            wave = records.WaveLine(n=n, calls=calls, state=records.PLANNED)
+            yield wave
+            ledger.apply(wave)
 
 
 @dataclass
@@ -147,6 +155,7 @@ class Drill:
     closes_s: float = math.inf
     """Seconds until the window closes."""
     stop_after: int | None = None
+    waves: WaveTerms | None = None
     seed: int = 0
     secret: Callable[[Call], Awaitable[str]] | None = None
     no_send: frozenset[CallId] = frozenset()
@@ -236,6 +245,7 @@ class Drill:
             stop_after=StopAfter(count=self.stop_after) if self.stop_after is not None else None,
             no_send=self.no_send,
             stays=self.stays,
+            waves=self.waves,
             clock=clock,
             time_left=lambda _deadline_s: TimeLeft(self.deadline_s, self.closes_s, "the window closed"),
             devices=Devices(transport=transport, rng=rng, clock=clock, workers=settings.workers),

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, get_args
 
 from engine.journal import records
-from engine.journal.records import AnyRecord
+from engine.journal.records import AnyRecord, rfc3339
 from engine.journal.store import RunStore
 from engine.journal.writer import FileJournal
 from engine.model import CallId, Outcome, Proof, RunId, Verdict
@@ -156,6 +156,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
         ms=12,
     )
     story: list[AnyRecord] = list(plan(calls))
+    story.append(records.WaveLine(n=1, calls=calls, state=records.PLANNED))
     story.append(
         records.OmitLine(
             account="",
@@ -169,6 +170,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
     )
     story.append(records.Confirmed(how="--yes", by="ann", terminal=None))
     story.append(read)
+    story.append(records.WaveLine(n=1, calls=calls, state=records.SOAKING, until=rfc3339(NOW), why="so"))
     for number in range(calls):
         story += [before(number), sent(number)]
         if number % 3 == 0:

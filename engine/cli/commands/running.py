@@ -17,6 +17,7 @@ from engine.cli.flags import (
     NOW,
     ONCE,
     READING,
+    REAL_GATE,
     REASON,
     SENDING,
     SIMULATE,
@@ -44,6 +45,7 @@ from engine.cli.flags import (
 @SIMULATE
 @FAULTS
 @FLEET
+@REAL_GATE
 @REASON
 @TICKET
 def run(job: str, **options: Any) -> int:
@@ -188,6 +190,7 @@ def rerun(run: str, **options: Any) -> int:
     multiple=True,
     help="Undo only these accounts, written instance/user, or listed in a file.",
 )
+@click.option("--wave", metavar="N", type=click.IntRange(min=1), help="Undo only the accounts of this wave of the run.")
 @click.option("--include-edited", is_flag=True, help="Undo accounts too that somebody has edited since.")
 @click.option("--rotated", is_flag=True, help="Undo only accounts whose password was changed after the run.")
 @click.option(

@@ -26,11 +26,13 @@ from engine.inputs.jobfile.values import (
     rare_enough,
     region_name,
     role_duration,
+    second_or_more,
     seconds,
     share,
     some_seconds,
     stop_after,
     true_or_false,
+    wave_share,
 )
 
 if TYPE_CHECKING:
@@ -425,6 +427,71 @@ class WatchKeys(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = field(default=UNSET, name="for")
 
 
+OnRed = Literal["stop", "undo"]
+
+
+class WaveKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A part of the run that must prove itself before the next one begins."""
+
+    take: Annotated[
+        str,
+        Meta(
+            description="How many accounts: a number, a share of this run's plan such as 10% (rounded up), or rest, "
+            "which stands last.",
+            extra_json_schema={"pattern": r"^(?:rest|0*[1-9][0-9]{0,8}|[0-9]{1,3}(?:[.][0-9]{1,3})?%)$"},
+            examples=[3, "10%", "rest"],
+            extra=_rule("a number of accounts above 0, a share such as 10%, or rest", wave_share),
+        ),
+    ]
+    soak: (
+        Annotated[
+            str,
+            Meta(
+                description="How long to wait, once its accounts are changed and read, before the next (default 0).",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration", seconds, "soak_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class GateKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The check that says green or red: asked before the first wave, while a wave soaks, and after every wave."""
+
+    command: Annotated[
+        list[str],
+        Meta(
+            min_length=1,
+            description="Program and arguments, run without a shell; JSON on its standard input. Green: it prints the "
+            "line `green NONCE` and exits 0. Red: `red NONCE` and 1. Anything else stops the run.",
+            examples=[["./check-logins.sh"]],
+        ),
+    ]
+    every: (
+        Annotated[
+            str,
+            Meta(
+                description="How often it is asked while a wave soaks (default 5m).",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration of at least 1s", second_or_more, "every_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    timeout: (
+        Annotated[
+            str,
+            Meta(
+                description="Longest wait for its word (default 2m).",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration of at least 1s", second_or_more, "timeout_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where the URL of a webhook is found, which is a secret and stands in neither job nor config: exactly one key."""
 
@@ -444,7 +511,7 @@ class Webhook(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
-Event = Literal["start", "finish", "failure"]
+Event = Literal["start", "wave", "finish", "failure"]
 
 
 class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -478,8 +545,8 @@ class Notify(Struct, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             Event | Annotated[list[Event], Meta(min_length=1)],
             Meta(
-                description="start: a run begins; finish: it has ended; failure (default): it has ended with another "
-                "exit code than 0, or was refused.",
+                description="start: a run begins; wave: one of its waves has passed; finish: it has ended; failure "
+                "(default): it has ended with another exit code than 0, or was refused.",
             ),
         ]
         | UnsetType
@@ -828,6 +895,28 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     window: WindowKeys | UnsetType = UNSET
     hold: HoldKeys | UnsetType = UNSET
     watch: WatchKeys | UnsetType = UNSET
+    waves: (
+        Annotated[
+            list[WaveKeys],
+            Meta(
+                min_length=1,
+                max_length=100,
+                description="Parts of the run, in this order; each must prove itself before the next one begins.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    gate: GateKeys | UnsetType = UNSET
+    on_red: (
+        Annotated[
+            OnRed,
+            Meta(
+                description="What follows a red word of the gate: stop (default), or undo of the wave it is about.",
+                extra=_rule("stop or undo"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     on_unfinished: (
         Annotated[
             Literal["resume", "new", "refuse"],
@@ -910,5 +999,5 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
-JOB_ONLY = ("window", "accounts", "verify", "hold", "watch")
+JOB_ONLY = ("window", "accounts", "verify", "hold", "watch", "waves", "gate", "on_red")
 """Keys of a job that somebody may write into a config by mistake: an error, never ignored."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from engine.inputs.guesses import Guess
-    from engine.inputs.job import HoldSpec, NotifySpec, WatchSpec
+    from engine.inputs.job import HoldSpec, NotifySpec, WatchSpec, WavesSpec
     from engine.inputs.jobfile.nodes import Node
     from engine.inputs.match import Match
     from engine.inputs.window import Window
@@ -45,8 +45,8 @@ __all__ = ["COMMAND_LINE", "Glob", "Job", "PasswordSpec", "StopAfter", "parse_jo
 
 COMMAND_LINE = "command line"
 """The "file" of targets given as arguments."""
-_READ_BY_THEMSELVES = ("window", "hold", "watch", "notify")
-"""Mappings that a module of their own reads."""
+_READ_BY_THEMSELVES = ("window", "hold", "watch", "waves", "gate", "on_red", "notify")
+"""Keys that a module of their own reads."""
 _PLACEHOLDERS = frozenset({"instance", "user", "region"})
 
 
@@ -119,7 +119,8 @@ class _JobReader:
         action = values.get("action")
         if action is not None:
             warnings += self._together(action, values, places)
-        passwords = self._passwords(table, action, targets, matches, warnings)
+        waves = self._waves(table, values)
+        passwords = self._passwords(table, action, targets, matches, warnings, waves)
         window = self._window(table)
         hold = self._hold(table, action, places)
         watch = self._watch(table, action, places)
@@ -144,6 +145,7 @@ class _JobReader:
             window=window,
             hold=hold,
             watch=watch,
+            waves=waves,
             notify=notify,
             places=places,
             warnings=tuple(warnings),
@@ -187,6 +189,13 @@ class _JobReader:
 
         places["watch"] = self._fields.place(entry.value)
         return read_watch(self._fields, entry.value, action)
+
+    def _waves(self, table: Table, values: dict[str, Any]) -> WavesSpec | None:
+        if not table.entries.keys() & {"waves", "gate", "on_red"}:
+            return None
+        from engine.inputs.jobfile.wavekeys import read_waves  # here: most jobs have none
+
+        return read_waves(self._fields, table, values.get("action"), verify=values.get("verify", True))
 
     def _notify(self, table: Table, places: dict[str, Place]) -> NotifySpec | None:
         if "notify" not in table.entries:
@@ -304,15 +313,18 @@ class _JobReader:
         targets: Sequence[Target],
         matches: Sequence[Match],
         warnings: list[str],
+        waves: WavesSpec | None,
     ) -> PasswordSpec | None:
-        needed = action is not None and ACTIONS[action].needs_password
+        setter = setter_of_passwords(action, waves)
+        needed = setter is not None
         entry = table.entries.get("passwords")
         if entry is None:
             if needed:
-                what = f"is missing; {action} sets a new password: passwords: {{command: [program, …]}}, file or env"
+                what = f"is missing; {setter} sets a new password: passwords: {{command: [program, …]}}, file or env"
                 self._problems.add(Place(self._file, table.line, table.column), "passwords", what)
             return None
-        if action is not None and not needed:
+        is_unknown = waves is None and "on_red" in table.entries  # what is wrong with the waves is noted
+        if action is not None and not needed and not is_unknown:
             place = Place(self._file, entry.key.line, entry.key.column)
             self._problems.add(place, "passwords", f"{action} takes no password; remove it")
             return None
@@ -327,6 +339,16 @@ class _JobReader:
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
             )
         return spec
+
+
+def setter_of_passwords(action: str | None, waves: WavesSpec | None) -> str | None:
+    """Return in words what sets new passwords: the job's action, or the undo of a red wave; None if nothing does."""
+    if action is None:
+        return None
+    inverse = ACTIONS[action].inverse
+    if waves is not None and waves.on_red == "undo" and inverse is not None and ACTIONS[inverse].needs_password:
+        return f"on_red: undo ({inverse})"
+    return action if ACTIONS[action].needs_password else None
 
 
 def _lines_inside(job: Table) -> dict[str, str]:

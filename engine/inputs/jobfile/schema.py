@@ -64,7 +64,17 @@ def job_schema() -> dict[str, Any]:
     for key in ("name", "reason", "ticket", "stop_after"):  # we read them as text; an editor reads an unquoted number
         top["properties"][key]["type"] = ["string", "integer"]
     with_password = [name for name, action in ACTIONS.items() if action.needs_password]
-    top["if"] = {"properties": {"action": {"enum": with_password}}, "required": ["action"]}
+    undone_with = [
+        name
+        for name, action in ACTIONS.items()
+        if action.inverse is not None and ACTIONS[action.inverse].needs_password
+    ]
+    sets = {"properties": {"action": {"enum": with_password}}, "required": ["action"]}
+    takes_back = {
+        "properties": {"action": {"enum": undone_with}, "on_red": {"const": "undo"}},
+        "required": ["action", "on_red"],
+    }
+    top["if"] = {"anyOf": [sets, takes_back]}
     top["then"] = {"required": ["passwords"]}
     top["else"] = {"properties": {"passwords": False}}
     parts["Webhook"]["minProperties"] = parts["Webhook"]["maxProperties"] = 1
@@ -72,6 +82,8 @@ def job_schema() -> dict[str, Any]:
     parts["HoldKeys"]["oneOf"] = [{"required": ["for"]}, {"required": ["until"]}]
     parts["WatchKeys"]["anyOf"] = [{"required": ["after"]}, {"required": ["every"]}]
     parts["WatchKeys"]["dependentRequired"] = {"every": ["for"], "for": ["every"]}
+    parts["WaveKeys"]["properties"]["take"]["type"] = ["string", "integer"]
+    top["dependentRequired"] = {"gate": ["waves"], "on_red": ["gate"]}
     parts["Passwords"]["minProperties"] = parts["Passwords"]["maxProperties"] = 1
     return {"$schema": DRAFT, **top, "title": "acctops job", "$defs": parts}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engine.api import names
 from engine.api.actions import ACTIONS
-from engine.inputs.job import StopAfter
+from engine.inputs.job import StopAfter, Wave, wave_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,14 @@ def some_seconds(text: str) -> float:
     total = seconds(text)
     if total <= 0:
         raise ValueError("expected a duration longer than 0s")
+    return total
+
+
+def second_or_more(text: str) -> float:
+    """Return a duration of at least a second in seconds; ValueError with words otherwise."""
+    total = seconds(text)
+    if total < 1.0:
+        raise ValueError("expected a duration of at least 1s")
     return total
 
 
@@ -102,6 +110,14 @@ def stop_after(text: str) -> StopAfter:
     if int(text) < 1:
         raise ValueError("expected at least 1 failed call")
     return StopAfter(count=int(text))
+
+
+def wave_share(text: str) -> Wave:
+    """Return how many accounts a wave takes (`3`, `10%`, `rest`), without its soak; ValueError with words otherwise."""
+    found = wave_of(text)
+    if found is None:
+        raise ValueError("expected a number of accounts above 0, a share from 0.001% to 100%, or rest")
+    return found
 
 
 def share(text: str) -> float:

@@ -1,0 +1,60 @@
+"""What follows a red word of the gate where the job says `on_red: undo`: an ordinary undo of the wave it is about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from engine.errors import AcctopsError, Reason
+from engine.journal.records import RED
+from engine.operations.begin import begin
+from engine.operations.events import News, Warned
+from engine.operations.family import undone_since, way_and_holds
+from engine.operations.gates import waves_of
+from engine.operations.proposal import Approval
+from engine.operations.stores import find, flags_of
+from engine.operations.undo import NothingToUndo, Selection, plan_undo
+
+if TYPE_CHECKING:
+    from engine.operations.carrying import Ended
+    from engine.operations.session import Watch
+    from engine.operations.terms import Terms
+
+
+async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) -> Ended:
+    """Undo the red wave of a session that has ended, if its job asks for that; return how all of it ended.
+
+    Whoever begins a run, or goes on with one, calls this at its end: an undo begins where no run is live any more.
+
+    The reason stays that of the session if the wave is undone, and is INCOMPLETE if it is not.
+    """
+    ledger = ended.ledger
+    if ledger.settings.waves is None:
+        return ended
+    red = next((line for line in ledger.waves.values() if line.n and line.state == RED), None)
+    spec = waves_of(ledger.settings)
+    if red is None or spec is None or spec.on_red != "undo" or ended.unrecorded is not None or ended.is_meddled:
+        return ended
+    run = ledger.run.run
+    quiet = replace(terms, yes=True, attended=False, expect=None, exclude=(), no_verify=False, rate=None, deadline=None)
+    terms.tell(News(f"wave {red.n} is red: it is undone, as on_red: undo says"))
+    reason, undone = Reason.INCOMPLETE, None
+    ref = find(terms, run)
+    try:
+        chosen = Selection(wave=red.n, passwords=ledger.settings.passwords)
+        plan = await plan_undo(quiet, run, chosen)
+        if isinstance(plan, NothingToUndo):
+            reason = ended.reason if plan.reason is Reason.OK else plan.reason
+            terms.tell(News(f"run {run}: {plan.why}"))
+        else:
+            undone = await begin(plan, Approval(how=f"on_red: undo, wave {red.n} of run {run}"), watch)
+            reason = ended.reason if undone.reason is Reason.OK else Reason.INCOMPLETE
+    except AcctopsError as error:
+        again = f"acctops undo {run} --wave {red.n}{flags_of(terms, ref)}"
+        terms.tell(Warned(f"wave {red.n} is NOT undone: {error}; to undo it: {again}", always=True))
+    found = ref.replay()
+    trust = terms.settings(None).trust
+    found.ledger.undone = frozenset(undone_since(ref, found.ledger, trust))
+    way = way_and_holds(ref.store, found.ledger, trust, clock=terms.clock, flags=flags_of(terms, ref))
+    return replace(ended, reason=reason, ledger=found.ledger, way=way, undone=undone)
