@@ -157,7 +157,17 @@ def question_of(new: Proposal) -> str:
     if new.to_change is not None and new.to_change != count:
         accounts += f" ({new.to_change:,} of them change now)"
     mark = " (SIMULATED)" if new.terms.simulate else ""
-    return f"About to {action.verb} {accounts}{action.effect}{mark}{_afterwards(new)}{unread}{missing}"
+    waves = _waves(new.frozen)
+    return f"About to {action.verb} {accounts}{action.effect}{mark}{waves}{_afterwards(new)}{unread}{missing}"
+
+
+def _waves(frozen: records.RunSettings) -> str:
+    """Return in how many waves a run goes, as a part of the question."""
+    if frozen.waves is None:
+        return ""
+    count, gate = len(frozen.waves["waves"]), frozen.waves["gate"]
+    red = ", each undone if its gate says red" if frozen.waves["on_red"] == "undo" else ""
+    return f"; in {count:,} wave{'s' * (count != 1)} {'with' if gate else 'without'} a gate{red}"
 
 
 def _afterwards(new: Proposal) -> str:

@@ -75,6 +75,8 @@ class Waves:
     async def go(self) -> None:
         """Let one wave after the other go; return when all have passed, or when the session stops."""
         try:
+            if self._terms.ask is not None:
+                self._recorder.tell("the gate is asked before anything is sent")
             if await self._is_green(self._judged_first()):
                 while (wave := self._ledger.wave) is not None and await self._goes(wave):
                     pass

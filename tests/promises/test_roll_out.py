@@ -52,8 +52,8 @@ class Office:
         path.chmod(mode)
         return path
 
-    def job(self, extra: str = WAVES + GATE, *, action: str = "LockAccount", users: list[str] | None = None) -> Path:
-        return self.desk.job(*(users or USERS), action=action, extra=extra)
+    def job(self, extra: str = WAVES + GATE, *, action: str = "LockAccount") -> Path:
+        return self.desk.job(*USERS, action=action, extra=extra)
 
     def run(self, *words: object, code: int | None = None, **more: Any) -> Any:
         done = self.desk.run(*map(str, words), **more)
@@ -109,6 +109,7 @@ def test_the_gate_gets_run_wave_targets_and_a_new_nonce_and_all_of_it_goes_well(
     shown = office.run("plan", "job.yaml", code=0).out
     assert "wave 2  3 accounts" in shown and "if the gate says red, the run ends" in shown
     assert f"  wave 1  {plan['calls'][0]['instance']}/{plan['calls'][0]['user']}" in shown
+    assert "; in 3 waves with a gate." in office.run("run", "job.yaml", typed="n\n", code=3).err
     done = office.begin(code=0)
     assert [wave["state"] for wave in done["waves"]] == ["passed"] * 4
     assert [each["wave"] for each in office.asked] == [0, 1, 2, 3]
