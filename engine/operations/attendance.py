@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import JournalWriteError, Reason
 from engine.journal import records
@@ -52,15 +52,19 @@ class Attendance:
         self._clock = clock
         self._tell_who_started = tell
         self._note: Callable[[str, dict[str, object]], None] | None = None
-        self._beginning: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Future[Any] | None = None
+        """The notices of the start. Any: they return nothing."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
         """Send the notice of the start and keep metrics while the session works; `note` writes into its journal."""
         self._note = note
-        if self._spec is not None and self._spec.wants("start"):
-            self._beginning = asyncio.create_task(self._tell(self._spec, "start"))
+        if self._spec is not None:
+            events = ["start"] if self._spec.wants("start") else []
+            events += ["unapproved"] if self._ledger.unapproved is not None else []  # whatever `on` says
+            tellings = [self._tell(self._spec, event) for event in events]
+            self._beginning = asyncio.gather(*tellings) if tellings else None
         measuring = asyncio.create_task(self._metrics.keep())
         try:
             yield

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -81,6 +83,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
     reach: Reach
     passwords: PasswordSource | None
     exclude: tuple[Glob, ...]
+    is_unapproved: bool
+    """Whether a person says now why it goes on without the signatures that a config asks for."""
     job: Job | None
     """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
@@ -119,6 +123,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     refuse_strange_run(ref, guards.trust)
     check_passwords(ref, seen, guards.trust, job)
     check_metrics(guards, simulated=seen.run.simulated)
+    is_unapproved = await _refuse_unsigned(terms, ref, seen, guards)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
@@ -143,6 +148,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
         reach=reach,
         passwords=passwords,
         exclude=exclude,
+        is_unapproved=is_unapproved,
         job=job,
         changes=tuple(_changes(seen, reach)),
     )
@@ -158,6 +164,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
         hold(window_of(seen.settings), terms)
         guards = guards_of(terms, seen, this.job)
         settings = stricter(settings, guards)
+        await _refuse_unsigned(terms, ref, seen, guards)
         refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
@@ -167,6 +174,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             kin = kin_of(ref.store, ledger)
             _refuse_undone(terms, kin, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
+            if this.is_unapproved:
+                said = records.Note(what="unapproved", data={"reason": terms.unapproved, "by": operator()})
+                journal.append(said, ledger.apply)
             taken = _leave_to_later(kin, ledger, journal)
             undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
             held = undone.held() if undone is not None else {}
@@ -184,8 +194,42 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 elsewhere=_done_elsewhere(kin, ledger),
                 rivals=rivals,
                 stays=undone.still_so() if undone is not None else nothing_stays,
+                may_begin=_until_expired(ledger, guards, terms),
             )
             return await carry_out(session, terms, guards, watch)
+
+
+async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
+    """Refuse a run without the signatures that a config asks for; return whether it goes on without, for a reason."""
+    if guards.approvals is None and terms.unapproved is None:
+        return False
+    from engine.operations.permits import refuse_unapproved_run  # here: most operators ask for none
+
+    return await asyncio.to_thread(
+        refuse_unapproved_run,
+        ref,
+        ledger,
+        guards.approvals,
+        now=terms.clock(),
+        unapproved=terms.unapproved,
+        way=f"acctops rerun {ref.run_id}{flags_of(terms, ref)}",
+        tell=terms.tell,
+    )
+
+
+def _until_expired(ledger: Ledger, guards: Settings, terms: Terms) -> Callable[[], None]:
+    """Return what is asked before the first call of the run is sent: whether its approval still counts."""
+    rules = guards.approvals
+    if rules is None or not ledger.approved or ledger.run.simulated:
+        return lambda: None
+    from engine.operations.permits import calls_of, refuse_expired
+
+    if not rules.asks(ledger.run.action, calls_of(ledger)):
+        return lambda: None
+    from engine.planning.approvals import Signed
+
+    signed = tuple(Signed(each.statement, each.signature) for each in ledger.approved)
+    return partial(refuse_expired, signed, rules.keys, terms.clock)
 
 
 def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:

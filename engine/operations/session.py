@@ -152,6 +152,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """Other runs that lock accounts right now."""
     stays: Callable[[Call, Reading], Omit | None] = nothing_stays
     """The rule of an undo: returns by a newer reading why an account must stay as it is, or None."""
+    may_begin: Callable[[], None] = lambda: None
+    """Raises RefusedError if the first call of the run may not be sent any more."""
     clock: Callable[[], float] = time.time
     time_left: Callable[[float], tuple[float, str]] = lambda deadline_s: (deadline_s, "")
     """The session's own deadline → seconds it may send, and why it stops then: the window may close before."""
@@ -316,6 +318,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 keep_admins=settings.keep_admins,
                 rivals=self.rivals,
                 stays=self.stays,
+                may_begin=self.may_begin,
                 resend_already=settings.resend_already,
             ),
             rng=rng,

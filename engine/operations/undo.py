@@ -161,6 +161,8 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
+    if not undo.plan.calls and terms.is_saving:
+        raise RefusedError("nothing is to be sent, so there is no plan to save; leave --save away to end its holds")
     if not undo.plan.calls:
         undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
         return _nothing_to_undo(terms, ref, undo, asked)

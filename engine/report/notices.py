@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from engine.model import Outcome
-from engine.report.documents import plain, verified
+from engine.report.documents import plain, unapproved, verified
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.text import closing_line
 
@@ -63,6 +63,7 @@ def notice(
         "seconds": ledger.end.seconds if ledger.end is not None else None,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "codes": [{"code": code, "targets": count} for code, count in codes.most_common()],
+        "unapproved": unapproved(ledger),
         "go_on": go_on,
         "error": None,
         "exit": exit_code,
@@ -104,6 +105,7 @@ def bare_notice(
         "simulated": False,
         **nothing,
         "codes": [],
+        "unapproved": None,
         "go_on": None,
         "error": error,
         "exit": exit_code,
@@ -151,6 +153,8 @@ def hold_notice(
 def _text(ledger: Ledger, at: str, exit_code: int | None, stopped: Stopped | None, go_on: str | None) -> str:
     """Return one line for a person, such as a chat shows."""
     name = f"{ledger.run.job.name} ({ledger.run.run})"
+    if (why := unapproved(ledger)) is not None:
+        name += f", WITHOUT THE APPROVAL that was asked for ({why})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)
         return plain(f"{name}: {ledger.run.action} begins, {calls:,} to do")

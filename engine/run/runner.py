@@ -143,7 +143,15 @@ class Runner:
         )
         passwords = Passwords(bounds.ask_secret, calls, self._settling, self._tasks, self._stopping)
         self._dispatch = Dispatch(
-            recorder, calls, self._opening, self._attempts, self._lanes, passwords, self._tasks, self._stopping
+            recorder,
+            calls,
+            self._opening,
+            self._attempts,
+            self._lanes,
+            passwords,
+            self._tasks,
+            self._stopping,
+            may_begin=bounds.may_begin,
         )
         self._overview = Overview(
             recorder,

@@ -369,6 +369,7 @@ def test_the_notes_are_those_that_are_written() -> None:
         "lane_down",
         "lane_up",
         "slots_reset",
+        "unapproved",
     }  # composed where they are written
     assert set(re.findall("`([^`]+)`", cells[2])) == written
 

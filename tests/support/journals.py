@@ -168,6 +168,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
         )
     )
     story.append(records.Confirmed(how="--yes", by="ann", terminal=None))
+    story.append(records.Approved(statement="{}", signature="none\n", fingerprint=f"SHA256:{'A' * 43}"))
     story.append(read)
     for number in range(calls):
         story += [before(number), sent(number)]

@@ -1,0 +1,230 @@
+"""Whether a plan may be sent: who has signed it, where a config asks for the signatures of several people.
+
+Nothing here plans or sends. `begin` and `resume` ask here before they do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from engine.errors import ConfigError, RefusedError
+from engine.journal import records
+from engine.journal.records import unix_seconds
+from engine.operations.events import Warned
+from engine.outside.sshkeys import SshKeyError, check_by, read_signers
+from engine.planning.approvals import (
+    PlanError,
+    PlanFile,
+    Proven,
+    Signed,
+    different_keys,
+    digest_of,
+    lacking_words,
+    read_statement,
+    why_not,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from engine.inputs.approvals import ApprovalRules
+    from engine.journal.ledger import Ledger
+    from engine.journal.protocols import RunRef, Runs
+    from engine.model import CallId
+    from engine.operations.events import Tell
+    from engine.operations.terms import Terms
+    from engine.outside.sshkeys import Signers
+
+
+class NeedsApprovalError(RefusedError):
+    """A config asks for the signatures of several people, and the plan has none; nothing was sent."""
+
+
+class Permit(Struct, frozen=True, kw_only=True):
+    """A plan that was signed by as many different keys as a config asks for."""
+
+    file: PlanFile
+    proven: tuple[Proven, ...]
+    """A statement of each key."""
+
+    def lines(self) -> tuple[records.Approved, ...]:
+        """Return the signatures as the journal keeps them."""
+        return tuple(
+            records.Approved(
+                statement=each.signed.statement, signature=each.signed.signature, fingerprint=each.fingerprint
+            )
+            for each in self.proven
+        )
+
+    def refuse_beyond(self, action: str, calls: Iterable[CallId]) -> None:
+        """Raise RefusedError if a call is not one of those that were signed."""
+        signed = set(self.file.plan.ids)
+        if action != self.file.plan.action or any(call not in signed for call in calls):
+            raise RefusedError("refused: this is not what was signed; nothing was sent")
+
+
+def signers_of(rules: ApprovalRules) -> tuple[Signers, ...]:
+    """Return the files of allowed signers; ConfigError if there is none, or one that cannot be read or believed."""
+    if not rules.signers:
+        places = ", ".join(map(str, rules.places))
+        raise ConfigError(f"{places}: approvals: no file of signers is named, so nobody can approve; add `signers:`")
+    try:
+        return tuple(read_signers(Path(file)) for file in rules.signers)
+    except SshKeyError as error:
+        raise ConfigError(f"approvals.signers: {error}") from error
+
+
+def prove(file: PlanFile, rules: ApprovalRules, now: float) -> tuple[list[Proven], list[str]]:
+    """Return the statements of a plan that count now, and in words why the others do not."""
+    signers = signers_of(rules)
+    proven: list[Proven] = []
+    others: list[str] = []
+    for at, signed in enumerate(file.signed, 1):
+        try:
+            statement = read_statement(signed.statement)
+            if (why := why_not(statement, file, valid_s=rules.valid_s, now=now)) is not None:
+                others.append(f"statement {at}: {why}")
+                continue
+            fingerprint, name = check_by(signed.statement.encode(), signed.signature, signers, now)
+        except (PlanError, SshKeyError) as error:
+            others.append(f"statement {at}: {error}")
+            continue
+        proven.append(Proven(signed=signed, fingerprint=fingerprint, name=name))
+    return proven, others
+
+
+def permit_of(file: PlanFile, rules: ApprovalRules, now: float) -> Permit:
+    """Return the permit of a plan; RefusedError unless as many different keys have signed it as the config asks for."""
+    proven, others = prove(file, rules, now)
+    if (lacking := lacking_words(proven, rules, others)) is not None:
+        raise RefusedError(f"refused: the plan is not approved: {lacking}; nothing was sent")
+    return Permit(file=file, proven=tuple(different_keys(proven)))
+
+
+def refuse_expired(signed: Sequence[Signed], keys: int, clock: Callable[[], float]) -> None:
+    """Raise RefusedError unless so many of the statements still count: asked before the first call is sent."""
+    now = clock()
+    ends = [read_statement(each.statement).not_after for each in signed]
+    if sum(unix_seconds(end) > now for end in ends) < keys:
+        raise RefusedError(
+            f"refused: the approval has expired at {min(ends)[:19]}Z, before anything was sent; plan and approve anew"
+        )
+
+
+def refuse_unapproved(
+    rules: ApprovalRules | None, action: str, count: int, *, unapproved: str | None, way: str, tell: Tell
+) -> bool:
+    """Return whether a plan goes on without the signatures that a config asks for, as a person says why.
+
+    NeedsApprovalError if nobody does, RefusedError if the config does not let him. `way`: the command that saves it.
+    """
+    if rules is None or not rules.asks(action, count):
+        if unapproved is not None:
+            tell(Warned("--unapproved: no config asks for an approval of this plan; it is not noted"))
+        return False
+    places = ", ".join(map(str, rules.places))
+    if unapproved is None:
+        raise NeedsApprovalError(
+            f"refused: {action} of {count:,} accounts needs the signatures of {rules.keys} different keys ({places}); "
+            f"nothing was sent; save and sign the plan: {way} --save plan.json --key KEY; then, somebody else: "
+            "acctops approve plan.json --key KEY; then: acctops apply plan.json"
+        )
+    if not rules.unapproved:
+        raise RefusedError(
+            f"refused: --unapproved is not allowed here (approvals.unapproved, {places}); nothing was sent"
+        )
+    tell(Warned(f"WITHOUT THE APPROVAL that {places} asks for: {unapproved}", always=True))
+    return True
+
+
+def used_words(store: Runs, by: str, terms: Terms) -> str:
+    """Return the words for a plan that was used up by a run."""
+    if store.has(by):
+        return f"used by {by}: acctops resume {by}{terms.repeat(store.state_dir)}; nothing was sent"
+    return (
+        f"this plan was used up by run {by or 'of an unknown id'}, which is not here: it broke off before it began, or "
+        "was moved away; nothing was sent; plan and approve anew"
+    )
+
+
+# ---- of a run that exists --------------------------------------------------------------------------------------------
+
+
+def recorded_problem(ref: RunRef, ledger: Ledger) -> str | None:
+    """Return why what is signed in a journal is not about its plan, in words; None if it is. Looks at no signature."""
+    run = ledger.run
+    digest = digest_of([line.call for line in ref.records() if isinstance(line, records.CallLine)])
+    for each in ledger.approved:
+        try:
+            said = read_statement(each.statement)
+        except PlanError as error:
+            return str(error)
+        if digest != run.plan_digest or said.plan_digest != digest:
+            return "a statement is of other calls than those of the journal"
+        if said.action != run.action or said.count != run.counts.get("calls"):
+            return "a statement is of another action, or of another number of calls"
+        if each.at and unix_seconds(said.not_after) <= unix_seconds(each.at):
+            return f"a statement had expired at {said.not_after[:19]}Z, before the run began"
+    return None
+
+
+def refuse_unapproved_run(
+    ref: RunRef,
+    ledger: Ledger,
+    rules: ApprovalRules | None,
+    *,
+    now: float,
+    unapproved: str | None,
+    way: str,
+    tell: Tell,
+) -> bool:
+    """Refuse to go on with a run that a config asks an approval for and that has none of its own.
+
+    Return whether it goes on without, as a person says why now. Its signatures must be of keys that still stand in
+    today's files of signers, and were valid when the run began; how long they count matters only until the first call
+    is sent (`refuse_expired`).
+    """
+    run = ledger.run
+    count = calls_of(ledger)
+    if run.simulated:
+        return False
+    if rules is None or not rules.asks(run.action, count) or not ledger.approved:
+        noted = ledger.unapproved is not None and rules is not None and rules.unapproved
+        if noted and unapproved is None:
+            return False
+        return refuse_unapproved(rules, run.action, count, unapproved=unapproved, way=way, tell=tell)
+    others: list[str] = []
+    proven: list[Proven] = []
+    if (problem := recorded_problem(ref, ledger)) is not None:
+        others.append(problem)
+    else:
+        signers = signers_of(rules)
+        for each in ledger.approved:
+            try:
+                fingerprint, name = check_by(
+                    each.statement.encode(), each.signature, signers, unix_seconds(each.at or run.at)
+                )
+            except SshKeyError as error:
+                others.append(str(error))
+            else:
+                signed = Signed(each.statement, each.signature)
+                proven.append(Proven(signed=signed, fingerprint=fingerprint, name=name))
+    if (lacking := lacking_words(proven, rules, others)) is not None:
+        raise NeedsApprovalError(
+            f"refused: what is signed in the journal of run {run.run} does not count: {lacking}; nothing was sent; "
+            f"plan what is open anew: {way} --save plan.json --key KEY"
+        )
+    if not ledger.sent_calls:
+        try:
+            refuse_expired([each.signed for each in proven], rules.keys, lambda: now)
+        except RefusedError as error:
+            raise NeedsApprovalError(f"{error}: {way} --save plan.json --key KEY") from error
+    return False
+
+
+def calls_of(ledger: Ledger) -> int:
+    """Return how many calls the plan of a run had, whatever its first line says."""
+    return max(ledger.run.counts.get("calls", 0), len(ledger.calls))
