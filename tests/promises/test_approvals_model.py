@@ -1,0 +1,217 @@
+"""Plans, signatures, expiries, edits, replays in any order: what is sent, two different keys have signed byte for byte.
+
+`Book` knows only who signed which bytes and when: it reads the files itself, and asks nothing of the engine. After each
+command the server's own record of it must be what the book allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk, Done
+from tests.support.signing import People, needs_ssh_keygen
+
+pytestmark = needs_ssh_keygen
+
+EVERY = [("postgres-aaaaaaaa", "ann"), ("postgres-aaaaaaaa", "bob"), ("postgres-bbbbbbbb", "eve")]
+SIGNERS = ["ana", "bob", "eve"]
+STORIES = int(os.environ.get("ACCTOPS_APPROVAL_STORIES", "4"))
+STEPS = 40
+DEEDS = [
+    *("save", "save", "approve", "approve", "approve", "apply", "apply", "apply", "edit", "copy", "mix"),
+    *("run", "resume", "rerun", "undo", "wait", "who_may"),
+]
+
+
+def named(plan: object) -> str:
+    """The hash of a plan, by the page's words alone."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class Book:
+    """Who signed which bytes."""
+
+    allowed: set[str] = field(default_factory=lambda: set(SIGNERS))
+    signed: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Statement and signature → who made it."""
+    used: set[str] = field(default_factory=set)
+
+    def note(self, path: Path, who: str) -> None:
+        """Somebody has just signed what stands in a file."""
+        for each in json.loads(path.read_text())["statements"]:
+            self.signed.setdefault((each["statement"], each["signature"]), who)
+
+    def accounts(self, path: Path, now: float) -> set[tuple[str, str]]:
+        """What may be sent by this file; empty if nothing may."""
+        try:
+            file = json.loads(path.read_text())
+            name = named(file["plan"])
+        except (ValueError, KeyError):
+            return set()
+        who = set()
+        for each in file["statements"]:
+            person = self.signed.get((each["statement"], each["signature"]))
+            if person is None or person not in self.allowed:
+                continue
+            said = json.loads(each["statement"])
+            if said["plan"] == name and datetime.fromisoformat(said["not_after"]).timestamp() > now:
+                who.add(person)
+        if len(who) < 2 or name in self.used:
+            return set()
+        return {(each["instance"], each["user"]) for each in file["plan"]["calls"]}
+
+
+class Story:
+    """One desk, and people who do this and that."""
+
+    def __init__(self, place: Path, seed: int) -> None:
+        self.rng = Random(seed)
+        self.desk = Desk(place)
+        self.people = People(self.desk, above=0, actions="[LockAccount, UnlockAccount]")
+        self.book = Book()
+        self.ahead_s = 0.0
+        self.plans: list[Path] = []
+        self.applied = 0
+        self.jobs = [
+            self.desk.job(*(f"{instance}/{user}" for instance, user in EVERY[: 1 + at]), name=f"job{at}.yaml")
+            for at in range(len(EVERY))
+        ]
+
+    def now(self) -> float:
+        return time.time() + self.ahead_s
+
+    def some(self) -> Path | None:
+        return self.rng.choice(self.plans) if self.plans else None
+
+    def step(self, backend: Backend) -> None:
+        before = len(backend.writes())
+        name = self.rng.choice(DEEDS)
+        may_send: set[tuple[str, str]] = getattr(self, name)() or set()
+        sent = {(each.instance, each.user) for each in backend.writes()[before:]}
+        assert sent <= may_send, f"{name} sent {sent - may_send}"
+
+    # ---- what people do: each returns what may be sent meanwhile -------------------------------------------------
+
+    def save(self) -> None:
+        path = self.desk.work / f"plan{len(self.plans)}.json"
+        who = self.rng.choice([*SIGNERS, "mallory"])
+        done = self.people.save(self.rng.choice(self.jobs), str(path), who, at=self.now())
+        assert (done.code == 0) == (who in self.book.allowed) == path.exists(), done.text
+        if path.exists():
+            self.plans.append(path)
+            self.book.note(path, who)
+
+    def approve(self) -> None:
+        if (path := self.some()) is not None:
+            who = self.rng.choice([*SIGNERS, "mallory"])
+            if self.people.approve(str(path), who, at=self.now()).code == 0:
+                self.book.note(path, who)
+
+    def apply(self) -> set[tuple[str, str]]:
+        if (path := self.some()) is None:
+            return set()
+        may = self.book.accounts(path, self.now())
+        done = self.people.apply(str(path), at=self.now())
+        assert (done.code == 0) == bool(may), (may, done.text)
+        if done.code == 0:
+            self.applied += 1
+            self.book.used.add(named(json.loads(path.read_text())["plan"]))
+        return may
+
+    def edit(self) -> None:
+        """Somebody changes a file as he likes, and well enough that it agrees with itself."""
+        if (path := self.some()) is None:
+            return
+        file: dict[str, Any] = json.loads(path.read_text())
+        kind = self.rng.randrange(5)
+        if kind == 0:
+            file["plan"]["reason"] = self.rng.choice(["why not", None, "x"])
+        elif kind == 1 and file["statements"]:
+            each = self.rng.choice(file["statements"])
+            said = json.loads(each["statement"])
+            said["not_after"] = "2099-01-01T00:00:00.000Z"
+            each["statement"] = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        elif kind == 2 and file["statements"]:
+            file["statements"].append(dict(file["statements"][0]))
+        elif kind == 3 and file["statements"]:
+            file["statements"].pop()
+        else:
+            file["plan"]["made_at"] = "2026-01-01T00:00:00.000Z"
+        path.write_text(json.dumps(file, indent=self.rng.choice([None, 4])))
+
+    def copy(self) -> None:
+        if (path := self.some()) is not None:
+            other = self.desk.work / f"plan{len(self.plans)}.json"
+            other.write_bytes(path.read_bytes())
+            self.plans.append(other)
+
+    def mix(self) -> None:
+        """Signatures of one plan are put to another."""
+        one, other = self.some(), self.some()
+        if one is not None and other is not None:
+            file, from_there = json.loads(one.read_text()), json.loads(other.read_text())
+            file["statements"] += from_there["statements"][:2]
+            one.write_text(json.dumps(file))
+
+    def run(self) -> None:
+        self._refused(self.desk.run("run", self.rng.choice(self.jobs), "--yes", at=self.now()))
+
+    def resume(self) -> None:
+        if self.desk.journals():
+            self.desk.run("resume", self._latest(), "--yes", at=self.now())
+
+    def rerun(self) -> None:
+        if self.desk.journals():
+            self.desk.run("rerun", self._latest(), "--yes", at=self.now())
+
+    def undo(self) -> None:
+        if self.desk.journals():
+            self.desk.run("undo", self._latest(), "--yes", at=self.now())
+
+    def wait(self) -> None:
+        self.ahead_s += self.rng.choice([60.0, 700.0, 2000.0])
+
+    def who_may(self) -> None:
+        """Somebody leaves, or comes back."""
+        who = self.rng.choice(SIGNERS)
+        self.book.allowed ^= {who}
+        self.people.allow(*sorted(self.book.allowed))
+
+    def _refused(self, done: Done) -> None:
+        assert done.code == 3, done.text
+
+    def _latest(self) -> str:
+        return self.desk.journals()[-1].parent.name
+
+
+@pytest.mark.parametrize("seed", range(STORIES))
+def test_nothing_is_sent_that_two_keys_have_not_signed(tmp_path: Path, seed: int) -> None:
+    """And what two have signed, and still may, is sent once."""
+    story = Story(tmp_path, seed)
+    world = World(quotas={"*": None})
+    for instance in dict.fromkeys(instance for instance, _ in EVERY):
+        world.seed(instance, "ap-singapore", [user for where, user in EVERY if where == instance])
+    with Backend(world) as backend:
+        story.desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        for _ in range(STEPS):
+            story.step(backend)
+        story.book.allowed = set(SIGNERS)
+        story.people.allow(*SIGNERS)
+        fresh = story.desk.work / "fresh.json"
+        assert story.people.save(story.jobs[-1], str(fresh), at=story.now()).code == 0
+        assert story.people.approve(str(fresh), at=story.now()).code == 0
+        assert story.people.apply(str(fresh), at=story.now()).code == 0, (
+            "no story ends with a gate that nobody can pass"
+        )
