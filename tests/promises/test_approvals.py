@@ -15,10 +15,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine import Approval, Engine
+from engine.errors import RefusedError
+from engine.operations.proposal import Planned
 from engine.outside.sshkeys import sign
 from engine.planning.approvals import PlanFile, SavedPlan, Signed, file_of, read_plan
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, records
+from tests.support.command import Backend, Desk, Done, environment, records
 from tests.support.signing import People, needs_ssh_keygen
 
 pytestmark = needs_ssh_keygen
@@ -662,6 +665,28 @@ def test_tend_opens_nothing_that_people_must_sign(desk: Desk, backend: Backend, 
     people.ask(actions="UnlockAccount")
     before, late = len(backend.writes()), time.time() + 3660
     told = desk.run("tend", at=late)
+
+    assert told.code == 0 and "needs the signatures of 2 different keys" in told.text, told.text
+    assert "signatures" not in desk.run("tend", at=late + 300).text, "it is told once"
     assert len(backend.writes()) == before
     assert locked(backend) == ALL
-    assert told.code in (0, 1), told.text
+    run = _latest(desk)
+    saved = desk.run("undo", run, "--family", "--due", "--save", "u.json", "--key", people.key("ana"), at=late)
+    assert saved.code == 0, saved.text
+    assert people.approve("u.json", at=late).code == 0
+    assert people.apply("u.json", at=late).code == 0
+    assert locked(backend) == set()
+
+
+async def test_a_program_needs_one_too(desk: Desk, backend: Backend, people: People) -> None:
+    """An approval that a program makes is a value, and no signature."""
+    job = desk.job()
+    with environment(desk.env, desk.work):
+        async with Engine() as acctops:
+            with pytest.raises(RefusedError, match="signatures of 2 different keys"):
+                await acctops.plan(job)
+            planned = await acctops.plan(job, is_applying=True)
+            assert isinstance(planned, Planned)
+            with pytest.raises(RefusedError, match="signatures of 2 different keys"):
+                await acctops.begin(planned, Approval(how="I say so"))
+    assert not backend.writes() and not desk.journals()
