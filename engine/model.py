@@ -94,6 +94,8 @@ class OmitReason(StrEnum):
     """A row of a list that is no target; with `--skip-bad-rows` the job is sent without it."""
     RERUN = "rerun"
     """A later rerun has it, and a resume leaves it to that rerun."""
+    DROPPED = "dropped"
+    """Somebody took it out of the live run (`acctops change --drop`)."""
     BEFORE_UNKNOWN = "before_unknown"
     """This and the next four: an undo leaves it as it is (`undo.Keep`)."""
     EDITED = "edited"
@@ -104,8 +106,8 @@ class OmitReason(StrEnum):
 
 STAYS = (OmitReason.BEFORE_UNKNOWN, OmitReason.EDITED, OmitReason.GONE, OmitReason.UNPROVEN)
 """What an undo leaves as it is though the run may have changed it."""
-LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, *STAYS)
-"""Asked for, and neither done nor left out on purpose: these count as failed."""
+LACKING = (OmitReason.UNSEEN, OmitReason.BAD_ROW, OmitReason.DROPPED, *STAYS)
+"""Asked for, and not done, nor left out before the plan was approved: these count as failed."""
 
 
 class Place(Struct, frozen=True, gc=False):

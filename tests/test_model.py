@@ -53,7 +53,7 @@ VALUES = [
         (
             OmitReason,
             "protected excluded duplicate reserved later skipped unseen bad_row rerun "
-            "before_unknown edited gone held unproven",
+            "dropped before_unknown edited gone held unproven",
         ),
         (Stage, "before_send after_send"),
     ],

@@ -174,6 +174,7 @@ NO_ACCOUNT = "Local.NoAccount"
 UNREAD = "Local.Unread"
 UNSEEN = "Local.Unseen"
 BAD_ROW = "Local.BadRow"
+DROPPED = "Local.Dropped"
 NOT_APPLIED = "Local.NotApplied"
 CHANGED_BACK = "Local.ChangedBack"
 NO_SUCH_KEY = "AuthFailure.SecretIdNotFound"
@@ -771,6 +772,12 @@ _LOCAL = (
         _T.REJECTED,
         "This row of a list is no target; --skip-bad-rows sent the others.",
         "Correct the row, then (what is done stays done): acctops run JOB",
+    ),
+    _row(
+        DROPPED,
+        _T.REJECTED,
+        "Somebody took it out of the run while that was going on; nothing was sent for it.",
+        "If it is wanted after all, run the job again (what is done stays done): acctops run JOB",
     ),
     *(
         _row(f"Local.{name}", _T.REJECTED, f"The undo leaves it as it is: {words}.", _STAYS)

@@ -124,8 +124,8 @@ def user_problem(name: str) -> str | None:
     if _VENDORS_ID(name) or name in REGIONS:
         what = "a region" if name in REGIONS else "an instance id"
         return f"{shown(name)} is {what}, not an account name; are columns swapped?"
-    rule = "it has 1–63 letters, digits and _ and does not begin with a digit"
-    by_sql = f"one made by SQL may, and have {' '.join(_SIGNS)} inside"
+    rule = "it has 1–63 letters, digits and _, and no digit first"
+    by_sql = f"if SQL made it, also a digit first, and {' '.join(_SIGNS)} inside"
     return f"{shown(name)} is not an account name{_foreign(name)}; {rule} ({by_sql})"
 
 

@@ -25,7 +25,7 @@ Exit codes:
 """
 
 _PLANNING = ("plan", "discover")
-_RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "stop")
+_RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "pause", "change", "stop")
 _APPROVING = ("approve", "apply")
 _HOLDING = ("holds", "release", "hold", "tend")
 _LOOKING = ("status", "pending", "report", "verify", "explain", "journal")

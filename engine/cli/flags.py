@@ -63,6 +63,7 @@ IDLE = (
     ),
     Idle("schedule", "--no-tend", never="--tend"),
     Idle("schedule", "JOB", never="--tend", words="give a job, whose units have those of --tend with them, or --tend"),
+    Idle("holds", "--due", never="--owed", words="give --due or --owed, not both: nobody holds what is owed"),
     Idle("overdue", "JOB", never="--tend", words="give a job or --tend, not both"),
     Idle("doctor", "--policy", needs="JOB", words="--policy says what a job needs: name the job"),
     Idle("undo", "--password-command", never="--password-file",

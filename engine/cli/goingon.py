@@ -14,6 +14,7 @@ from engine.cli.sending import carry_out, show
 from engine.cli.talk import out, out_json, say
 from engine.cli.watching import Terminal
 from engine.errors import Reason
+from engine.operations.control import lift
 from engine.operations.rerun import NothingToRepeat, kinds_of, plan_rerun
 from engine.operations.resume import Finished, Resumption, go_on, resumption
 from engine.report.documents import document
@@ -34,6 +35,11 @@ def resume_run(run: str, **flags: Any) -> int:
 
 async def _resume(options: Options, run: str) -> int:
     options = replace(options, attended=can_ask())
+    lifted = await lift(options, run)
+    if lifted is not None:
+        from engine.cli.steering import show_steered  # here: few runs are paused
+
+        return show_steered(options, lifted)
     return await go_on_with(options, await resumption(options, run))
 
 

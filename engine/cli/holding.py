@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
 
+from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.screens import folded
 from engine.cli.talk import out, out_json, printed, say, warn
@@ -15,6 +15,7 @@ from engine.journal.records import unix_seconds
 from engine.operations.holds import Held, Holding, Owed, limit_holds, release_holds, who_holds
 from engine.operations.undo import accounts
 from engine.planning.holds import Key, label_of
+from engine.report.afterwards import moment
 from engine.report.documents import plain
 from engine.report.spans import duration
 from engine.report.text import THEN
@@ -52,6 +53,9 @@ def show_holds(targets: tuple[str, ...], *, due: bool, owed: bool, **flags: Any)
             _print_held(each, now)
         if not owed:
             out(_sum(found, held, due=due))
+            for each in held:
+                for step in _for_a_person(each, found.flags):
+                    out.lines(step)
         _print_owed(loose, found.flags, when_none="nothing is owed" if owed else "")
     for run, why in found.damaged.items():
         what = "nobody knows what it holds" if run in found.blind else "every account of its plan counts as held"
@@ -81,28 +85,49 @@ def _print_held(each: Held, now: float) -> None:
         out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
 
 
+def _for_a_person(each: Held, flags: str) -> list[str]:
+    """Return the commands for a hold whose end has come: with `then: unlock` too, as `tend` may have to leave it."""
+    if not each.is_due:
+        return []
+    run, whole = each.family.run, " --family" if len(each.family.members) > 1 else ""
+    return [
+        f"give them back: acctops undo {run}{whole}{flags}",
+        f"or hold them longer: acctops hold {run} --for 4h{flags}",
+    ]
+
+
 def ends_words(until: str | None, then: str, now: float) -> str:
     """Return in words when holds end, and what is done then."""
     if until is None:
         return "without end"
     left = unix_seconds(until) - now
-    local = time.strftime("%H:%M %Z", time.localtime(unix_seconds(until)))
     when = f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
-    return f"until {until[:16]}Z ({local}), {when}; {THEN[then]}"
+    return f"until {moment(unix_seconds(until))}, {when}; {THEN[then]}"
 
 
 def _print_owed(owed: tuple[Owed, ...], flags: str, *, when_none: str = "") -> None:
     for each in owed:
         ticket = f" ({each.ticket})" if each.ticket else ""
-        out(plain(f"owed: {accounts(len(each.accounts))}, locked by {each.run}{ticket}, and held by nobody"))
+        still = f"{accounts(len(each.accounts))} still {ACTIONS[each.action].done_word}"
+        them = "it" if len(each.accounts) == 1 else "them"
+        out.lines(plain(f"owed: {still}, as run {each.run}{ticket} left {them}, and held by nobody any more"))
         for key in each.accounts[:SHOWN]:
             out(plain(f"  {_named(key)}"))
         if len(each.accounts) > SHOWN:
             out(f"  … and {len(each.accounts) - SHOWN:,} more (--json lists all)")
     if not owed and when_none:
         out(when_none)
-    for step in (step for each in owed for step in each.steps):
-        out(f"open them: {step.command(flags)}")
+    steps = [(step, _needs(each.action)) for each in owed for step in each.steps]
+    for step, needs in steps[:SHOWN]:
+        out(f"open them{needs}: {step.command(flags)}")
+    if len(steps) > SHOWN:
+        out(f"  … and {len(steps) - SHOWN:,} more commands (--json has all)")
+
+
+def _needs(action: str) -> str:
+    inverse = ACTIONS[action].inverse
+    needs = inverse is not None and ACTIONS[inverse].needs_password
+    return " with --password-command … or --password-file …" if needs else ""
 
 
 def release_run(run: str, targets: tuple[str, ...], **flags: Any) -> int:
@@ -128,12 +153,13 @@ def release_run(run: str, targets: tuple[str, ...], **flags: Any) -> int:
     if options.quiet:
         return printed()
     if done.count:
-        out(f"run {done.run} no longer holds {accounts(done.count)}; nothing was sent, and they stay as they are")
+        stay = "it stays as it is" if done.count == 1 else "they stay as they are"
+        out.lines(f"run {done.run} no longer holds {accounts(done.count)}; nothing was sent, and {stay}")
     else:
-        out(f"run {done.run} holds none of these any more; nothing was sent")
+        out.lines(f"run {done.run} holds none of these any more; nothing was sent")
     for family, count in done.held:
         end = f" until {family.until[:16]}Z" if family.until is not None else ""
-        out(plain(f"  {accounts(count)} still held by {family}{end}"))
+        out.lines(plain(f"  {accounts(count)} still held by {family}{end}"))
     _print_owed(done.owed, done.flags)
     return printed()
 
@@ -151,9 +177,9 @@ def set_hold(run: str, for_: str | None, until: str | None, *, none: bool, then:
     if options.as_json:
         out_json({"run": done.run, "until": done.until, "then": done.then, "accounts": done.count, "exit": 0})
     elif not options.quiet:
-        out(f"run {done.run} holds {accounts(done.count)} {words}")
+        out.lines(f"run {done.run} holds {accounts(done.count)} {words}")
         if done.until is not None:
-            say(f"a limit needs `acctops tend` every few minutes: acctops schedule --tend --format systemd{done.flags}")
+            say.lines(f"a limit needs a timer for `tend`: acctops schedule --tend --format systemd{done.flags}")
     return printed()
 
 
@@ -223,7 +249,7 @@ async def _tend(options: Options, *, adopt: bool) -> int:
         say("another `acctops tend` is at work in this state directory; nothing was done")
     for deed in done.deeds:
         if deed.what == "failed":
-            warn(f"FAILED  run {deed.run}: {deed.words}")
+            warn(plain(f"FAILED  run {deed.run}: {deed.words}"))
         elif not options.quiet or deed.what not in ("waits", "read"):
             child = f" ({deed.child})" if deed.child else ""
             for part in folded(plain(f"{deed.what}  run {deed.run}: {deed.words}{child}")):

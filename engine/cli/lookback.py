@@ -104,7 +104,7 @@ def show_overdue(job: str | None, every: str | None, notify: bool = False, tend:
             }
         )
     elif code is not Reason.OK or not options.quiet:
-        out(found.words)
+        out.lines(found.words)
     if notify and code is not Reason.OK:
         from engine.cli.loops import run_loop
         from engine.cli.watching import Terminal
@@ -131,7 +131,7 @@ def _show_tend_overdue(options: Options, every: str, notify: bool) -> int:
             }
         )
     elif code is not Reason.OK or not options.quiet:
-        out(found.words)
+        out.lines(found.words)
     if notify and code is not Reason.OK:
         from engine.cli.loops import run_loop
         from engine.cli.watching import Terminal

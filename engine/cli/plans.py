@@ -97,7 +97,7 @@ async def _look(
 
 def _show_head(options: Options, made: Draft) -> None:
     if not options.as_json and not options.quiet:
-        out(_head(made))
+        out.lines(_head(made))
 
 
 def _head(made: Draft) -> str:
@@ -116,9 +116,9 @@ def _show(options: Options, made: Draft, found: Prepared, *, show_all: bool) -> 
         if not found.refusals:  # nothing stands in the way of a run
             return printed()
         tell_remarks()
-        out(_head(made))
+        out.lines(_head(made))
     for line in found.lines():
-        out(line)
+        out.lines(line)
     _list_calls(found, show_all=show_all)
     return printed()
 
@@ -141,11 +141,11 @@ def _list_calls(prepared: Prepared, *, show_all: bool) -> None:
     for call in shown:
         standing = prepared.outlook.standings[call.id] if prepared.found is not None else ""
         whose = f"{call.account}  " if call.account else ""
-        out(f"  {whose}{call.label}  {call.region}  {standing}".rstrip())
+        out.lines(f"  {whose}{call.label}  {call.region}  {standing}".rstrip())
     if len(shown) < len(plan.calls):
         out(f"  … and {len(plan.calls) - len(shown):,} more (--all, or --json)")
     for omit in plan.omits if show_all else plan.omits[:SHOWN]:
-        out(f"  left out, {omit.reason}: {omit.target.named}  {omit.rule} ({omit.where})")
+        out.lines(f"  left out, {omit.reason}: {omit.target.named}  {omit.rule} ({omit.where})")
     if not show_all and len(plan.omits) > SHOWN:
         out(f"  … and {len(plan.omits) - SHOWN:,} more left out")
 

@@ -47,7 +47,7 @@ def summary(made: Draft, *, simulated: bool = False, said: bool = False) -> str:
     if job.hold is not None or job.watch is not None:
         from engine.report.afterwards import plan_lines  # here: most jobs have none
 
-        lines += [f"  {line}" for line in plan_lines(job, made.at)]
+        lines += [f"  {line}" for line in plan_lines(job, made.at, simulated=simulated)]
     lines += [f"  {bound}" for bound in (_bounds(settings) if said else ())]
     if asked and not plan.calls:  # found out by nobody yet, or nothing
         return "\n".join(lines)

@@ -71,6 +71,15 @@ class Stream:
             if isinstance(error, OSError) and error.errno not in _READER_GONE:
                 self.trouble = error
 
+    def lines(self, text: str) -> None:
+        """Print lines for a person: on a terminal each is broken between words."""
+        size = self.size
+        if size is not None:
+            from engine.report.screen import Screen  # here: hardly a command without a terminal folds
+
+            text = "\n".join(part for line in text.split("\n") for part in Screen(*size).fold(line))
+        self(text)
+
     @property
     def gone(self) -> bool:
         """Whether nobody reads it any more."""
@@ -110,7 +119,7 @@ say = Stream("stderr")
 def warn(text: str) -> None:
     """Talk that names the speaker: what stands in a cron mail must."""
     for line in text.splitlines():
-        say(f"acctops: {line}")
+        say.lines(f"acctops: {line}")
 
 
 _held: list[str] = []

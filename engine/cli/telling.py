@@ -24,7 +24,7 @@ def teller(*, quiet: bool) -> Tell:
                 note_run(run)
         if not quiet:
             for line in _lines(event):
-                say(line)
+                say.lines(line)
 
     return tell
 

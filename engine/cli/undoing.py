@@ -88,10 +88,10 @@ def _show_nothing(options: Options, nothing: NothingToUndo) -> int:
         }
         out_json({"run": None, **found, "exit": int(nothing.reason)})
     elif nothing.open:
-        out(f"run {nothing.parent}: {nothing.why}")
-        out(
+        out.lines(f"run {nothing.parent}: {nothing.why}")
+        out.lines(
             "\n".join([*(f"{each.why}: {each.command(flags)}" for each in nothing.choices), *go_on_lines(steps, flags)])
         )
     if not nothing.open and not options.quiet:
-        say(f"run {nothing.parent}: {nothing.why}")
+        say.lines(f"run {nothing.parent}: {nothing.why}")
     return nothing.reason

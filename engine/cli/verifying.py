@@ -42,7 +42,7 @@ async def _verify(options: Options, run: str, times: list[float], *, family: boo
         held = this.held() if not options.quiet else None
         if held is not None and (held.others or held.until or held.released):
             for line in hold_lines(this.ledger, held):
-                say(line)
+                say.lines(line)
         for line in this.advice(found[-1].recheck):
             warn(line)
     return printed() or code

@@ -167,7 +167,7 @@ def _watch_words(options: Options, head: RunHead, ledger: Ledger | None) -> str:
     if ledger is not None:
         counts = ledger.counts()
         good = sum(counts[kind] for kind in GOOD)
-        parts.append(f"{good:,} of {len(ledger.calls):,} as left")
+        parts.append(f"{good:,} of {len(ledger.calls):,} as we left them")
         named = ((Outcome.FAILED, "back"), (Outcome.UNKNOWN, "unread"))
         parts += [f"{counts[kind]:,} {word}" for kind, word in named if counts[kind]]
     if head.end is None:

@@ -64,10 +64,15 @@ def add_aside(store: RunDirectory, run_id: str, lines: Sequence[AnyRecord], *, c
 def _locked(store: RunDirectory, run_id: str, path: Path) -> int:
     """Open the file, made if missing, and lock it; return its descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(path, flags, 0o640 if store.group else 0o600)
-    if locks.take_within(fd, _LOCK_WAIT_S) is Hold.THEIRS or not locks.is_at(fd, path):
+    fd = os.open(path, flags, 0o600)
+    try:
+        if locks.take_within(fd, _LOCK_WAIT_S) is Hold.THEIRS or not locks.is_at(fd, path):
+            raise store.busy(run_id)
+        if not os.fstat(fd).st_size:  # new, or made by a command that died before it wrote
+            store.set_modes(fd)
+    except BaseException:
         os.close(fd)
-        raise store.busy(run_id)
+        raise
     return fd
 
 

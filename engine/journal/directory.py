@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.errors import BusyError, ConfigError, UsageError
 from engine.journal import locks
 from engine.journal.locks import Hold
-from engine.journal.reader import last_holder
+from engine.journal.reader import ASIDE, last_holder
 from engine.journal.records import Session
 from engine.outside.trust import Trust, gid_of
 
@@ -74,6 +74,20 @@ class RunDirectory:
         except OSError as error:
             raise UsageError(f"{self.runs_dir}: cannot be read: {error.strerror}; see --state-dir") from error
         return tuple(sorted((name for name in names if self.path(name).is_file()), reverse=True))
+
+    def lost(self) -> tuple[str, ...]:
+        """Return the runs whose journals were removed, while their directories are there.
+
+        The directory of a run that is being created, or that died so, has the journal's `.new`.
+        """
+        found = []
+        with suppress(OSError), os.scandir(self.runs_dir) as entries:
+            for entry in entries:
+                path = self.path(entry.name)
+                is_left = os.path.lexists(path.with_name("lock")) or os.path.lexists(path.with_name(ASIDE))
+                if is_left and not os.path.lexists(path) and not os.path.lexists(f"{path}.new"):
+                    found.append(entry.name)
+        return tuple(sorted(found))
 
     def is_live(self, run_id: str) -> bool:
         """Return whether a process works on the run; does not block and does not create the lock file."""
@@ -145,12 +159,16 @@ class RunDirectory:
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.fchown(fd, -1, _gid(self.group) if self.group else -1)
-                os.fchmod(fd, 0o640 if self.group else 0o600)
+                self.set_modes(fd)
             except BaseException:
                 os.close(fd)
                 raise
             return fd
+
+    def set_modes(self, fd: int) -> None:
+        """Give a new file of a journal the store's group and mode, whatever the umask."""
+        os.fchown(fd, -1, _gid(self.group) if self.group else -1)
+        os.fchmod(fd, 0o640 if self.group else 0o600)
 
     def sync_run_dir(self, run_id: str) -> None:
         """Make the names in the run's directory durable; a rename is durable only after this."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec.structs
 from msgspec import Struct
 
 from engine.api import codes
@@ -172,7 +173,7 @@ _ANSWERED_BADLY = (Verdict.TRANSIENT, Verdict.REJECTED)
 def _is_said_later(record: records.AnyRecord) -> bool:
     """Return whether a later command wrote the record, and not a session of the run."""
     if isinstance(record, records.Note):
-        return record.what in records.LINKS or record.what == "told"
+        return record.what in records.LINKS or record.what in records.SAID_LATER
     return isinstance(record, records.Released | records.HoldLine)
 
 
@@ -307,6 +308,20 @@ class Link(Struct, frozen=True):
         return self.what == "watched_by"
 
 
+class Pause(Struct, frozen=True, kw_only=True):
+    """A pause of the run that nobody has lifted."""
+
+    by: str
+    since: str
+    """When it came into effect; before that, when it was asked for."""
+    until: str | None = None
+    """When it runs out; None: never."""
+    last_sent_at: str | None = None
+    """When the last call of its session left; None: none did."""
+    in_effect: bool = False
+    """Whether nothing is under way any more: no call leaves from then on."""
+
+
 class Ledger:
     """The state of one run: its calls in plan order, and what is known of each."""
 
@@ -317,6 +332,8 @@ class Ledger:
         """How the accounts of a watch stand; None for any other run."""
         self.calls: dict[CallId, Call] = {}
         self.omits: list[records.OmitLine] = []
+        self.dropped = 0
+        """Targets that somebody took out of the live run."""
         self.confirmed: records.Confirmed | None = None
         self.approved: list[records.Approved] = []
         """What was signed of its plan."""
@@ -327,6 +344,10 @@ class Ledger:
         self.notes: deque[records.Note] = deque(maxlen=1000)
         self.given_up: dict[str, str] = {}
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
+        self.pause: Pause | None = None
+        """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
+        self._changed: records.RunSettings | None = None
+        """The settings, as a person changed them while the run was live."""
         self.links: list[Link] = []
         """Its reruns, undos and watch, as far as this journal names them."""
         self.releases: list[records.Released] = []
@@ -334,7 +355,7 @@ class Ledger:
         self.limits: list[records.HoldLine] = []
         """New ends of the family's holds, the last one counts."""
         self.told: list[records.Note] = []
-        """What `tend` has told of this run."""
+        """What `tend` has told of this run, and what later commands have seen of its accounts."""
         self.identities: list[dict[str, Any]] = []
         """Identities whose keys signed, in the order in which they were learnt. Any: facts of a note."""
         self.uins: dict[str, str] = {}
@@ -477,6 +498,7 @@ class Ledger:
                 self.limits.append(record)
             case records.OmitLine():
                 self.omits.append(record)
+                self.dropped += record.reason == OmitReason.DROPPED
                 if record.call is not None and not self.entry(record.call).settled:
                     self.calls.pop(record.call, None)
                     self._entries.pop(record.call, None)
@@ -490,6 +512,9 @@ class Ledger:
                 self.sessions.append(record)
                 self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
+                self.pause = None
+                if record.settings is not None:
+                    self._changed = None
             case records.End():
                 self.end = record
                 if self.watched is not None:
@@ -510,15 +535,32 @@ class Ledger:
                 if data.get("uin"):  # the first one counts: later keys may be those of another cloud account
                     self.uins.setdefault(str(data.get("account")), str(data["uin"]))
                 self.notes.append(record)
+            case records.Note(what="changed", data=data):
+                if data.get("rate") is not None:
+                    self._changed = msgspec.structs.replace(self.settings, rate=data["rate"], quota=data["quota"])
+                self.notes.append(record)
+            case records.Note(what="control" | "paused" | "unpaused", data=data):
+                self._apply_control(record, data)
+                self.notes.append(record)
             case records.Note():
                 if record.what in records.LINKS:
                     self.links.append(Link(str(record.data.get("run", "")), record.what))
-                elif record.what == "told":
+                elif record.what in records.SAID_LATER:
                     self.told.append(record)
                 else:
                     self.notes.append(record)
             case _:  # Read: for people and audits; the ledger does not need it.
                 pass
+
+    def _apply_control(self, record: records.Note, data: dict[str, Any]) -> None:
+        # Any: facts of a note, which `sense` has checked.
+        if record.what == "unpaused":
+            self.pause = None
+        elif record.what == "paused":
+            until, last = data.get("until"), data.get("last_sent_at")
+            self.pause = Pause(by=str(data.get("by")), since=record.at, until=until, last_sent_at=last, in_effect=True)
+        elif data.get("what") == "pause" and self.pause is None:
+            self.pause = Pause(by=str(data.get("by")), since=record.at)
 
     def has_accepted(self) -> bool:
         """Return whether the API has accepted any call of this run."""
@@ -600,7 +642,7 @@ class Ledger:
         for omit in self.lacking():
             entry = Entry()
             entry.outcome, entry.code = Outcome.FAILED, lacking_code(omit.reason)
-            entry.message = omit.rule if omit.reason in STAYS else f"{omit.where}: {omit.rule}"
+            entry.message = omit.rule if omit.reason in (*STAYS, OmitReason.DROPPED) else f"{omit.where}: {omit.rule}"
             yield Call(CallId(""), action, omit.account, omit.region, omit.instance, omit.user), entry, Outcome.FAILED
 
     def counts(self) -> dict[str, int]:
@@ -643,7 +685,9 @@ class Ledger:
 
     @property
     def settings(self) -> records.RunSettings:
-        """The settings in force: those of the last session that changed them, else those of the run."""
+        """The settings in force: those of the last session or person that changed them, else those of the run."""
+        if self._changed is not None:
+            return self._changed
         for session in reversed(self.sessions):
             if session.settings is not None:
                 return session.settings

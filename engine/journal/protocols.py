@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from engine.errors import JournalWriteError
+    from engine.journal.control import Asked
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
@@ -217,6 +218,9 @@ class Runs(Protocol):
     def version(self, run_id: str) -> object:
         """Return a value that differs once the journal of a run, or what stands beside it, has changed."""
 
+    def lost(self) -> tuple[str, ...]:
+        """Return the runs whose journals were removed, as far as what is left of them shows it."""
+
     def has_aside(self, run_id: str) -> bool:
         """Return whether anything stands beside the journal of a run; cheap."""
 
@@ -228,6 +232,9 @@ class Runs(Protocol):
 
     def stop_requested(self, run_id: str) -> bool:
         """Return whether a user asked this run to drain; cheap enough to poll."""
+
+    def asked(self, run_id: str) -> tuple[Asked, ...]:
+        """Return what users ask of the process that works on the run, in order; cheap enough to poll."""
 
     # Which runs to trust.
 
@@ -268,8 +275,14 @@ class Runs(Protocol):
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
 
-    def clear_stop(self, run_id: str) -> None:
-        """Remove that request."""
+    def ask(self, run_id: str, **wish: Any) -> str:
+        """Ask something of the process that works on the run (`control.Asked`); return the id of the request."""
+
+    def forget_asked(self, run_id: str, name: str) -> None:
+        """Remove such a request, which the process has taken in."""
+
+    def clear_requests(self, run_id: str) -> None:
+        """Remove all that was asked, before a session begins and once it has ended."""
 
     def home(self, *, adopt: bool = False) -> Home:
         """Return which host the store belongs to; written down if nothing says so yet, or to `adopt` it here."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from engine.api.endpoints import Access
-from engine.model import AccountSpec, CallId, Outcome, Proof, RunId, Verdict
+from engine.model import AccountSpec, Call, CallId, Outcome, Proof, RunId, Verdict
 
 FORMAT = 1
 """`v` of the lines this version writes, and the newest it reads."""
@@ -194,6 +194,18 @@ class CallLine(Record, tag="call", kw_only=True):
     user: str
 
 
+def call_line(call: Call) -> CallLine:
+    """Return the record of a call of the plan."""
+    return CallLine(
+        call=call.id,
+        action=call.action,
+        account=call.account,
+        region=call.region,
+        instance=call.instance,
+        user=call.user,
+    )
+
+
 class OmitLine(Record, tag="omit", kw_only=True):
     """A target left out of the plan."""
 
@@ -326,8 +338,8 @@ class Note(Record, tag="note", kw_only=True):
 
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
-    keys_refreshed, keys_not_refreshed, identity, signal, stopping, notice_failed, metrics_failed, slots_reset,
-    unapproved, continued_by, undone_by, watched_by, told."""
+    keys_refreshed, keys_not_refreshed, identity, signal, stopping, control, control_refused, paused, unpaused, changed,
+    notice_failed, metrics_failed, slots_reset, unapproved, continued_by, undone_by, watched_by, told, seen."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 
@@ -367,7 +379,9 @@ THENS = ("tell", "unlock_rotated", "unlock")
 WATCH = "watch"
 """Verb of the parent, and of the sessions, of a run that watches another."""
 LINKS = ("continued_by", "undone_by", "watched_by")
-"""Notes that a later run leaves in the journal of the one it continues or undoes."""
+"""Notes that a later run leaves beside the journal of the one it continues, undoes or watches."""
+SAID_LATER = ("told", "seen")
+"""Notes beside a journal: what `tend` has told of the run, and which of its accounts were read as no longer so."""
 
 
 class End(Record, tag="end", kw_only=True):
@@ -466,6 +480,7 @@ __all__ = [
     "Settled",
     "Stopped",
     "Verified",
+    "call_line",
     "rfc3339",
     "unix_seconds",
 ]

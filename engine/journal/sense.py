@@ -200,6 +200,19 @@ def _is_link(data: Mapping[str, Any]) -> bool:
     return _RUN_ID(str(data.get("run"))) is not None
 
 
+def _has_rate(data: Mapping[str, Any]) -> bool:
+    found = (data.get("rate"), data.get("quota"))
+    return found == (None, None) or all(_is_span(each) for each in found)
+
+
+def _is_time_or_none(key: str) -> Callable[[Mapping[str, Any]], bool]:
+    def is_right(data: Mapping[str, Any]) -> bool:
+        at = data.get(key)
+        return at is None or (isinstance(at, str) and is_time(at[:23] + at[-1:]))
+
+    return is_right
+
+
 def _has_endpoints(data: Mapping[str, Any]) -> bool:
     return _is_words(data.get("endpoints", []))
 
@@ -207,6 +220,8 @@ def _has_endpoints(data: Mapping[str, Any]) -> bool:
 _NOTES: Mapping[str, tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...]] = {
     "lane_slowed": (("guard", _is_guard),),
     "lane_recovered": (("guard", _is_guard),),
+    "changed": (("rate", _has_rate),),
+    "paused": (("until", _is_time_or_none("until")), ("last_sent_at", _is_time_or_none("last_sent_at"))),
     "route_closed": (("endpoints", _has_endpoints),),
     **dict.fromkeys(records.LINKS, (("run", _is_link),)),
 }

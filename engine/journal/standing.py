@@ -12,7 +12,7 @@ from engine.journal import records
 from engine.model import Outcome, Verdict, Where
 
 if TYPE_CHECKING:
-    from engine.journal.ledger import Ledger
+    from engine.journal.ledger import Ledger, Pause
 
 RECENT_S = 10.0
 """Seconds over which the present rate is measured."""
@@ -55,6 +55,10 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Calls that are tried again after a pause."""
     stopping: str | None = None
     """Why the session drains, if it does."""
+    dropped: int = 0
+    """Taken out of the live run by somebody."""
+    pause: Pause | None = None
+    """Who paused the run, if somebody did."""
 
     @property
     def eta_s(self) -> float | None:
@@ -65,7 +69,7 @@ class Progress(Struct, frozen=True, kw_only=True):
         unsent = self.total - self.sent - self.already - self.held
         rate = self.rate if self.seconds >= RECENT_S else max(self.rate, self.quota)
         is_cut_off = any(not wait[:1].isdigit() for wait in self.waits)  # no lane, no disk
-        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None:
+        if unsent <= 0 or rate <= 0 or is_cut_off or self.stopping is not None or self.pause is not None:
             return None
         return unsent / rate + (_READ_BACK_S + (self.behind_s or 0.0) if self.is_verified else 0.0)
 
@@ -105,6 +109,8 @@ def standing(
         waits=waits.words,
         held=waits.held,
         stopping=_stopping(ledger),
+        dropped=ledger.dropped,
+        pause=ledger.pause,
     )
 
 

@@ -1,6 +1,6 @@
 """The directory of runs: their places, ids, locks and stop requests. Imports no asyncio.
 
-    <state_dir>/runs/<run id>/journal.jsonl, lock, stop      real runs
+    <state_dir>/runs/<run id>/journal.jsonl, lock, stop, control/   real runs
     <state_dir>/live/                                        which runs work now, and on what (`live`)
     <state_dir>/simulated/…                                  the same for simulated runs
 
@@ -17,13 +17,13 @@ import time
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec.structs
 from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
-from engine.journal import locks
+from engine.journal import control, locks
 from engine.journal.directory import JOURNAL, RunDirectory
 from engine.journal.locks import Hold
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from engine.journal.control import Asked
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord
@@ -60,6 +61,8 @@ _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
 _USED = "used"
 """Directory of a file for each approved plan that was used up; its name is the plan's hash, it names the run."""
+CONTROL = "control"
+"""Directory of a run in which requests lie."""
 _FILES = 8
 """Files that a run makes: its journal, its lock, its claim, and the directories that hold them."""
 _NO_ONE_ELSE = Trust()
@@ -96,7 +99,13 @@ class FileRef(Struct, frozen=True, kw_only=True):
 
     def doubt(self, trust: Trust) -> Doubt | None:
         """Return why its journal is not trusted: which other users could have written it. None if it is."""
-        return trust.doubt(self.path)
+        return _doubt(self.path, trust)
+
+
+def _doubt(path: Path, trust: Trust) -> Doubt | None:
+    """Return why a journal, or what stands beside it, is not trusted; None if both are."""
+    beside = path.with_name(ASIDE)
+    return trust.doubt(path) or (trust.doubt(beside) if os.path.lexists(beside) else None)
 
 
 class RunStore(RunDirectory):
@@ -204,7 +213,8 @@ class RunStore(RunDirectory):
 
     def doubt(self, run_id: str, trust: Trust | None = None) -> str | None:
         """Return why a run is not trusted, by `trust` or else by the store's own trust; None if it is."""
-        return (trust or self.trust).why_not(self.path(run_id))
+        doubt = _doubt(self.path(run_id), trust or self.trust)
+        return doubt.words if doubt is not None else None
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
         """Return the run of this store that `text` names: see `find_run`."""
@@ -217,6 +227,10 @@ class RunStore(RunDirectory):
         except OSError:
             return False
         return True
+
+    def asked(self, run_id: str) -> tuple[Asked, ...]:
+        """Return what users ask of the process that works on the run; one listing, cheap enough to poll."""
+        return control.read_all(self.run_dir(run_id) / CONTROL, self.trust)
 
     def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
         """Return what stands beside the journal of a run; raises what reading a journal does."""
@@ -270,7 +284,8 @@ class RunStore(RunDirectory):
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
         """Create a run with its first lines, whole or not at all; return its journal."""
-        self.home()
+        with suppress(ConfigError):  # only `tend` needs it, and says so: it keeps nobody from locking accounts now
+            self.home()
         from engine.journal.writer import FileJournal  # imported here, as commands that only read do not need it
 
         return FileJournal.create(self, run_id, first, clock=clock)
@@ -387,9 +402,24 @@ class RunStore(RunDirectory):
         except OSError as error:
             raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def clear_stop(self, run_id: str) -> None:
-        """Remove a request to stop, before a session begins or once the session has obeyed it."""
+    def ask(self, run_id: str, **wish: Any) -> str:
+        """Ask something of the process that works on the run; return the id. Any: the fields of `control.Asked`."""
+        directory = self.run_dir(run_id) / CONTROL
+        self.refuse_strangers(directory)
+        name = f"{time.time_ns():020d}-{''.join(random.Random().choices(_SUFFIX, k=4))}"
+        with self.writable():
+            self.make_dir(directory)
+            control.write(directory, name, 0o640 if self.group else 0o600, **wish)
+        return name
+
+    def forget_asked(self, run_id: str, name: str) -> None:
+        """Remove such a request, which the process has taken in."""
+        control.forget(self.run_dir(run_id) / CONTROL, name)
+
+    def clear_requests(self, run_id: str) -> None:
+        """Remove what was asked of a session, before one begins and once it has ended."""
         (self.run_dir(run_id) / "stop").unlink(missing_ok=True)
+        control.forget(self.run_dir(run_id) / CONTROL)
 
 
 def runs_at(state_dir: Path, *, simulated: bool, group: str | None = None, trust: Trust = _NO_ONE_ELSE) -> Runs:

@@ -199,8 +199,9 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         if new.permit is not None:
             _use_up(this, new.permit)
         parent = _link_parent(new, this.run_id)
+        _end_holds(new)
         if new.undone is not None:
-            new.undone.end_holds(new.released, new.undone.originals({call.id for call in new.plan.calls}), terms.clock)
+            new.undone.note_seen(new.seen, terms.clock)
         lines = _first_lines(new, this.reach, parent, is_unapproved=is_unapproved)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
@@ -331,10 +332,20 @@ def _refuse_held(new: Proposal) -> None:
     if new.undone is None or new.plan.calls:
         return
     if not new.undone.is_by_limit:
-        new.undone.end_holds(new.released, (), new.terms.clock)
+        _end_holds(new)
     if new.plan.lacking:
         raise NothingLeftError("all that was to be brought back must stay by now, as said above; nothing was sent")
     raise AllHeldError("all that was to be brought back is held by others by now, as said above; nothing was sent")
+
+
+def _end_holds(new: Proposal) -> None:
+    """End the holds of an undo's run on what it does not open; tell what nobody holds now, as others ended theirs."""
+    if new.undone is None:
+        return
+    opening = new.undone.originals({call.id for call in new.plan.calls})
+    if owed := new.undone.end_holds(new.released, opening, new.terms.clock):
+        flags = new.terms.repeat(new.settings.state_dir)
+        new.terms.tell(Warned(new.undone.owed_words(owed, flags), always=True))
 
 
 def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
@@ -386,22 +397,16 @@ def _first_lines(
         guarded_by=new.guarded_by,
         asked=tuple(map(recorded, new.asked)),
     )
-    for each in plan.calls:
-        yield records.CallLine(
-            call=each.id,
-            action=each.action,
-            account=each.account,
-            region=each.region,
-            instance=each.instance,
-            user=each.user,
-        )
-    yield from (omit_line(omit.target, str(omit.reason), omit.rule, omit.where) for omit in plan.omits)
+    for call in plan.calls:
+        yield records.call_line(call)
+    for omit in plan.omits:
+        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
     if new.permit is not None:
         yield from new.permit.lines()
     if is_unapproved:
         yield records.Note(what="unapproved", data={"reason": new.terms.unapproved, "by": operator()})
-    for call, omit in left:
-        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call)
+    for closed, omit in left:
+        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where, closed)
 
 
 def _as_signed(plan: Plan, permit: Permit) -> tuple[Plan, tuple[tuple[CallId, Omit], ...]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from engine.errors import AcctopsError, BusyError
+from engine.errors import AcctopsError, BusyError, Reason
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
 from engine.journal.store import to_come_words
@@ -107,6 +107,21 @@ class Unfinished(Struct, frozen=True, kw_only=True):
     def open_calls(self) -> int:
         """How many calls are not settled."""
         return sum(not entry.settled for _, entry, _ in self.ledger.outcomes())
+
+
+def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
+    """Return the last run of a job, if its process ended while it was paused, and nobody has gone on with it."""
+    head = next(runs_of(store, job, now, tell), None)
+    if head is None or head.live or (head.end is not None and head.end.exit == Reason.OK):
+        return None
+    try:
+        ledger = store.replay(head.run_id).ledger
+    except AcctopsError:
+        return None
+    if ledger.pause is None or any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
+        return None
+    left = Unfinished(run_id=head.run_id, ledger=ledger)
+    return left if left.open_calls else None
 
 
 def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from engine.journal.standing import Progress
     from engine.model import Outcome
     from engine.operations.carrying import Ended
+    from engine.operations.control import Steered
     from engine.operations.drafts import Draft
     from engine.operations.examine import Examined
     from engine.operations.holds import Holding, Limited, Released
@@ -246,6 +247,26 @@ class Engine:
         from engine.operations.tend import tend
 
         return await tend(self._terms, adopt=adopt)
+
+    async def pause(self, run: str, *, for_: str | None = None) -> Steered:
+        """Have a live run of any process begin no new call, and wait until its journal says that none leaves."""
+        from engine.operations.control import pause
+
+        return await pause(self._terms, run, for_)
+
+    async def lift(self, run: str) -> Steered | None:
+        """Lift the pause of a live run; None if there is none: then `resume` goes on with a run."""
+        from engine.operations.control import lift
+
+        return await lift(self._terms, run)
+
+    async def change(
+        self, run: str, *, rate: float | None = None, drop: Sequence[str] = (), first: Sequence[str] = ()
+    ) -> Steered:
+        """Change a live run: its rate, what is left out, what goes first; each as `acctops change` does."""
+        from engine.operations.control import change
+
+        return await change(self._with({"rate": repr(rate)} if rate is not None else {}), run, drop=drop, first=first)
 
     async def stop(self, run: str) -> Drained:
         """Have a live run of any process drain, and wait as long as an orderly end may take."""

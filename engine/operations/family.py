@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
-from engine.errors import AcctopsError, JournalCorruptError
+from engine.errors import AcctopsError, JournalCorruptError, NotYetError, RefusedError
 from engine.journal.ledger import Ledger
 from engine.journal.reader import Replay
-from engine.journal.records import Run
+from engine.journal.records import Note, Run
 from engine.model import Omit, Outcome
-from engine.operations.holding import Gathered, gather, release
+from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
-from engine.planning.holds import HeldNow, Holds, Part, end_of, key_of, part_of
+from engine.outside.foreign import pasted
+from engine.planning.holds import HeldNow, Holds, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
+from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.protocols import RunRef, Runs
     from engine.model import Call, CallId
     from engine.outside.trust import Trust
-    from engine.planning.holds import Key
 
 
 class Kin(Struct, frozen=True, kw_only=True):
@@ -100,7 +101,7 @@ def end_of_holds(store: Runs | None, ledger: Ledger, trust: Trust) -> tuple[str 
         family = kin_of(store, ledger, trust).ledgers
         parent = family[0].run.parent
         if parent is None or parent.verb != "undo":
-            return end_of([_without_accounts(each) for each in family])
+            return end_of([part_of(each, ()) for each in family])
         # The undo of an undo goes on with the incident that the first of the two had ended.
         seen |= {each.run.run for each in family}
         if store is None or not store.has(parent.run) or parent.run in seen:
@@ -111,14 +112,6 @@ def end_of_holds(store: Runs | None, ledger: Ledger, trust: Trust) -> tuple[str 
         if undone is None or undone.verb != "undo" or not store.has(undone.run) or undone.run in seen:
             return None, None
         ledger = store.replay(undone.run).ledger
-
-
-def _without_accounts(ledger: Ledger) -> Part:
-    run, settings = ledger.run, ledger.settings
-    limits = tuple(ledger.limits)
-    return Part(
-        run_id=run.run, action=run.action, had={}, until=settings.hold_until, then=settings.hold_then, limits=limits
-    )
 
 
 def changed_by_reruns(kin: Kin, ledger: Ledger) -> int:
@@ -157,6 +150,10 @@ def _age(ledger: Ledger, family: Mapping[str, Ledger]) -> tuple[str, int, str]:
     return latest, depth, ledger.run.run
 
 
+CLOCKS_S = 60.0
+"""Seconds by which this machine's clock and the server's may differ, for a limit that ends by itself."""
+
+
 class Undone(Struct, kw_only=True):
     """The run that an undo, or a rerun of that undo, brings back; and which other runs hold its accounts."""
 
@@ -169,6 +166,8 @@ class Undone(Struct, kw_only=True):
     clock: Callable[[], float]
     gathered: Gathered | None = None
     """Who holds its accounts, as it was when that was last looked up."""
+    waiting: set[CallId] = field(default_factory=set)
+    """Calls of the run whose accounts others held at any look, so that this undo does not open them."""
 
     @property
     def released(self) -> tuple[str, ...]:
@@ -190,13 +189,16 @@ class Undone(Struct, kw_only=True):
         due_at = self.clock() if self.is_by_limit else None
         return Owing(self.ledger, self.gathered.holds, self.released, due_at=due_at)
 
-    def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> None:
+    def end_holds(self, calls: Iterable[Call], undone: Iterable[Call], clock: Callable[[], float]) -> list[Call]:
         """End the run's holds on the accounts of its `calls`, and those of `--release` on `calls` and `undone`, too.
 
-        By the journals as they were when `owing` last looked.
+        By the journals as they were when `owing` last looked. Return those of `calls` that wait for others and that
+        nobody holds now, as somebody else ended his hold at the same time: now it is ours to open them.
         """
         if self.gathered is None or self.store is None:
-            return
+            return []
+        calls = list(calls)
+        held = [call for call in calls if call.id in self.waiting]
         mine = {key_of(call) for call in calls}
         all_keys = mine | {key_of(call) for call in undone}
         family = self.gathered.holds.family_of(self.ledger.run.run)
@@ -206,11 +208,56 @@ class Undone(Struct, kw_only=True):
         for run in self.released:
             if (other := self.gathered.holds.family_of(run)) is not None:
                 release(self.store, other, all_keys, why=f"{why} --release {run}", by=operator(), clock=clock)
+        if not held:
+            return []
+        after = self.owing()
+        return [call for call in held if after.bar(call) is None and after.entry(call) is not None]
+
+    def owed_words(self, calls: Collection[Call], flags: str) -> str:
+        """Return in words that others ended their holds on accounts meanwhile, with the command that opens them."""
+        first = next(iter(calls)).label
+        return (
+            f"{len(calls):,} of these accounts, such as {first}, are held by nobody any more, as their other holds "
+            f"ended at the same time; open them: acctops {pasted(('undo', self.run_id, *self.asked))}{flags}"
+        )
+
+    def note_seen(self, calls: Iterable[Call], clock: Callable[[], float]) -> None:
+        """Note of accounts that they were read as not standing as a run had left them: they are owed no more."""
+        if self.gathered is None or self.store is None:
+            return
+        seen: dict[str, list[str]] = {}
+        for call in calls:
+            if (change := self.gathered.holds.change(key_of(call))) is not None:
+                seen.setdefault(change.run, []).append(call.label)
+        for run, labels in seen.items():
+            notes = [Note(what="seen", data={"targets": part}) for part in batched(labels)]
+            self.store.add_aside(run, notes, clock=clock)
 
     @property
     def is_by_limit(self) -> bool:
         """Whether it opens only what a limit lets a machine open; then it releases nothing that others hold."""
         return "--due" in self.asked
+
+    def on_time(self, owing: Owing, ahead_s: Collection[float]) -> Owing:
+        """Return what an undo by limit takes back by both clocks; `ahead_s`: by how much the server's are ahead.
+
+        RefusedError unless this machine's clock and the server's agree; NotYetError if it has not passed by both.
+        """
+        if not any(owing.bar(call) is None for call in self.ledger.calls.values()):
+            return owing
+        if not ahead_s:
+            raise RefusedError("the server did not say what time it is, so nobody knows that the limit has passed")
+        worst = max(ahead_s, key=abs)
+        if abs(worst) > CLOCKS_S:
+            way = "ahead of" if worst < 0 else "behind"
+            raise RefusedError(
+                f"the clock of this machine is {duration(abs(worst))} {way} the server's: nothing is opened by a limit "
+                "until the clock is right (timedatectl); nothing was sent"
+            )
+        now = self.clock() + min(0.0, *ahead_s)
+        if (end := owing.ends_at) is not None and now < end:
+            raise NotYetError("by the server's clock the limit has not passed yet; nothing was sent")
+        return owing.at(now)
 
     def originals(self, inverse: Collection[CallId]) -> list[Call]:
         """Return the calls of the run that the calls `inverse` would take back."""
@@ -223,12 +270,9 @@ class Undone(Struct, kw_only=True):
     def held(self) -> dict[CallId, Omit]:
         """Return the calls of the undo whose accounts another run holds by now, each with its omit."""
         owing = self.owing()
-        found = ((call, owing.bar(call)) for call in self.ledger.calls.values())
-        return {
-            inverse_id(call): stays(call, Keep.HELD, bar.words, bar.run or "holds")
-            for call, bar in found
-            if bar is not None
-        }
+        found = {call: bar for call in self.ledger.calls.values() if (bar := owing.bar(call)) is not None}
+        self.waiting |= {call.id for call in found}
+        return {inverse_id(call): stays(call, Keep.HELD, bar.words, bar.run or "holds") for call, bar in found.items()}
 
 
 def undone_of(store: Runs | None, run: Run, trust: Trust, clock: Callable[[], float]) -> Undone | None:
@@ -278,11 +322,17 @@ def with_family(ref: RunRef, found: Replay, trust: Trust) -> Ledger:
     return whole
 
 
-def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[Key]:
-    """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back."""
+def undone_since(ref: RunRef, ledger: Ledger, trust: Trust) -> set[tuple[str, str, str, str]]:
+    """Return the accounts that undos of a run, or of the runs merged into its ledger, have brought back.
+
+    Each is named as the run names it: cloud account, region, instance, user.
+    """
     if ref.store is None or ACTIONS[ledger.run.action].inverse is None:
         return set()
     keys = {key_of(call) for call in ledger.calls.values()}
     holds = gather(ref.store, ledger.run.action, trust, keys).holds
     family = holds.family_of(ledger.run.run)
-    return holds.given_back(family) if family is not None else set()
+    found = holds.given_back(family) if family is not None else set()
+    return {
+        (call.account, call.region, call.instance, call.user) for call in ledger.calls.values() if key_of(call) in found
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -11,7 +11,7 @@ from engine.api.actions import ACTIONS
 from engine.errors import AcctopsError
 from engine.journal import records
 from engine.journal.ledger import Entry
-from engine.model import Outcome, call_id
+from engine.model import Outcome
 from engine.planning.holds import Family, Had, Holds, Key, Part, key_of, label_of, part_of
 
 if TYPE_CHECKING:
@@ -30,13 +30,20 @@ class Gathered(Struct, frozen=True, kw_only=True):
     """Run whose journal cannot be read, or is not believed → why. The accounts of its plan count as held."""
     blind: Mapping[str, str]
     """Those of the damaged ones whose plan cannot be read whole: nobody knows what they hold."""
-    read: Mapping[str, tuple[object, Part]] = field(default_factory=dict)
-    """Run → its journal's version when it was read, and what it says."""
+    read: Mapping[str, tuple[object, Part | None]] = field(default_factory=dict)
+    """Run → its journal's version when it was read, and what it says; None: nothing of the accounts in question."""
+    watches: frozenset[str] = frozenset()
+    """The runs among them that only watch others."""
 
 
 _NAMED = 3
 _MOST_TARGETS = 1000
 """Accounts that one `released` record names, so that its line stays short."""
+
+
+def batched(labels: Sequence[str]) -> list[list[str]]:
+    """Return accounts in parts that one record can name."""
+    return [list(labels[at : at + _MOST_TARGETS]) for at in range(0, len(labels), _MOST_TARGETS)]
 
 
 def release(
@@ -48,9 +55,9 @@ def release(
         if family.holds(key):
             groups.setdefault(tuple(family.holders(key)), []).append(label_of(key))
     lines = [
-        records.Released(targets=tuple(labels[at : at + _MOST_TARGETS]), by=by, why=why, runs=runs)
+        records.Released(targets=tuple(part), by=by, why=why, runs=runs)
         for runs, labels in groups.items()
-        for at in range(0, len(labels), _MOST_TARGETS)
+        for part in batched(labels)
     ]
     if lines:
         store.add_aside(family.run, lines, clock=clock)
@@ -69,44 +76,56 @@ def gather(
     """Return who holds the accounts `keys` (None: all) of an action, by every run of it and of its inverse.
 
     Only journals whose plan has one of the accounts are read whole. A journal that has not changed since `known`, which
-    was gathered for the same accounts, is not read again. `ignored` are damaged journals that count for nothing.
+    was gathered for these accounts or more of the same action, is not read again. `ignored` are damaged journals that
+    count for nothing.
     """
     inverse = ACTIONS[action].inverse
     actions = {action, inverse}
-    wanted = None if keys is None else {call_id(*key, each) for key in keys for each in actions if each is not None}
-    read: dict[str, tuple[object, Part]] = {}
+    wanted = None if keys is None else frozenset(keys)
+    read: dict[str, tuple[object, Part | None]] = {}
     damaged: dict[str, str] = {}
     blind: dict[str, str] = {}
     parts: list[Part] = []
     looked_at = 0
-    for head in store.heads():
-        looked_at += 1
-        if head.problem is None and head.action not in actions:
+    for run_id in store.lost():
+        if run_id not in ignored:
+            damaged[run_id] = blind[run_id] = "its journal was removed, and its directory is there"
+    watches: set[str] = set()
+    if known is not None and known.holds.action not in actions:
+        known = None  # it passed over the runs of this action
+    for run_id in store.names():
+        version = store.version(run_id)
+        before = known.read.get(run_id) if known is not None else None
+        if known is not None and before is not None and before[0] == version:  # two stats: no more for each look
+            read[run_id] = before
+            parts += [before[1]] if before[1] is not None else []
+            looked_at += run_id not in known.watches
+            watches |= {run_id} & known.watches
             continue
-        why = head.problem or _doubt(store, head, trust)
+        head = store.head(run_id)
+        if head.watched is not None:
+            read[run_id] = version, None
+            watches.add(run_id)
+            continue
+        looked_at += 1
+        part, why = _read(store, head, actions, wanted, trust)
         if why is None:
-            version = store.version(head.run_id)
-            before = known.read.get(head.run_id) if known is not None else None
-            if before is not None and before[0] == version:
-                read[head.run_id] = before
-                parts.append(before[1])
-                continue
-            if wanted is not None and not _has_any(store, head.run_id, wanted):
-                continue
-            try:
-                part = part_of(store.replay(head.run_id).ledger, keys)
-            except (AcctopsError, OSError) as error:
-                why = str(error)
-            else:
-                read[head.run_id] = version, part
-                parts.append(part)
-        if why is not None and head.run_id not in ignored:
-            damaged[head.run_id] = why
-            part, is_all = _readable(store, head, keys, why)
+            read[run_id] = version, part
+            parts += [part] if part is not None else []
+        elif run_id not in ignored:
+            damaged[run_id] = why
+            part, is_all = _readable(store, head, wanted, why)
             parts.append(part)
             if not is_all:
-                blind[head.run_id] = why
-    return Gathered(holds=Holds(action, parts), looked_at=looked_at, damaged=damaged, blind=blind, read=read)
+                blind[run_id] = why
+    return Gathered(
+        holds=Holds(action, parts),
+        looked_at=looked_at,
+        damaged=damaged,
+        blind=blind,
+        read=read,
+        watches=frozenset(watches),
+    )
 
 
 def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, flags: str = "") -> str | None:
@@ -133,14 +152,26 @@ def held_words(store: Runs, action: str, calls: Collection[Call], trust: Trust, 
     return f"held, so somebody wants them {done}: {named}. This ends no hold; to give back what a run holds: {way}"
 
 
-def _doubt(store: Runs, head: RunHead, trust: Trust) -> str | None:
-    why = store.doubt(head.run_id, trust)
-    return None if why is None else f"is not believed, as {why}"
+def _read(
+    store: Runs, head: RunHead, actions: Collection[str | None], keys: Collection[Key] | None, trust: Trust
+) -> tuple[Part | None, str | None]:
+    """Return what a run says of the accounts, None if nothing; or why nothing is known: unreadable, or not believed."""
+    if head.problem is not None:
+        return None, head.problem
+    if head.action not in actions or (keys is not None and not _has_any(store, head.run_id, keys)):
+        return None, None
+    # Whom the journal may be of is looked up last: it costs as much as all the rest.
+    if (why := store.doubt(head.run_id, trust)) is not None:
+        return None, f"is not believed, as {why}"
+    try:
+        return part_of(store.replay(head.run_id).ledger, keys), None
+    except (AcctopsError, OSError) as error:
+        return None, str(error)
 
 
-def _has_any(store: Runs, run_id: str, wanted: Collection[str]) -> bool:
+def _has_any(store: Runs, run_id: str, wanted: Collection[Key]) -> bool:
     found = store.readable_calls(run_id)
-    return not found.is_all or any(call.id in wanted for call in found.calls)
+    return not found.is_all or any(key_of(call) in wanted for call in found.calls)
 
 
 def _readable(store: Runs, head: RunHead, keys: Collection[Key] | None, why: str) -> tuple[Part, bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS
-from engine.errors import JobError, UsageError
+from engine.errors import BusyError, JobError, UsageError
 from engine.inputs.jobfile.afterwards import hold_of_flags
 from engine.inputs.jobfile.parse import COMMAND_LINE
 from engine.inputs.jobfile.problems import Problems
@@ -16,11 +16,13 @@ from engine.journal import records
 from engine.journal.records import rfc3339
 from engine.model import Place
 from engine.operations.choosing import chosen
+from engine.operations.family import kin_of
 from engine.operations.holding import Gathered, gather, release
-from engine.operations.stores import find, flags_of, refuse_watch, store_of
+from engine.operations.stores import find, refuse_watch, store_of
 from engine.operations.terms import Terms, globs_of, operator
 from engine.operations.today import refuse_strange_run
-from engine.planning.holds import TELL, Family, Holds, Key, key_of, label_of
+from engine.planning.holds import TELL, Family, Holds, Key, end_of, key_of, label_of, part_of
+from engine.planning.undo import is_before_known
 from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
@@ -82,7 +84,8 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 
     Runs of UnlockAccount and CloseAccountCAM keep nobody out: they are listed only if their holds have an end.
     """
-    store = store_of(terms.settings(None), simulated=False)
+    settings = terms.settings(None)
+    store = store_of(settings, simulated=False)
     globs = globs_of(targets, "--target")
 
     def is_meant(key: Key) -> bool:
@@ -97,7 +100,7 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
     for action in ACTIONS.values():
         if action.inverse is None:
             continue
-        gathered = gather(store, action.name, terms.settings(None).trust, known=gathered)
+        gathered = gather(store, action.name, settings.trust, known=gathered)
         damaged |= gathered.damaged
         blind |= set(gathered.blind)
         for family in gathered.holds.families:
@@ -122,9 +125,12 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
 def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
     """Return the accounts of `keys` that are owed, by the run that changed them, with the commands that open them."""
     groups: dict[str, list[Key]] = {}
-    for key in keys:
+    named: set[str] = set()
+    for key in sorted(keys):
         if not holds.holding(key) and (change := holds.change(key)) is not None:
             groups.setdefault(change.run, []).append(key)
+            if not is_before_known(change.entry):  # an undo takes such an account only by its name
+                named.add(change.run)
     found = []
     for run, accounts in groups.items():
         family = holds.family_of(run)
@@ -134,14 +140,14 @@ def owed_by(holds: Holds, keys: Iterable[Key]) -> list[Owed]:
                 run=run,
                 ticket=family.head.ticket if family is not None else None,
                 accounts=tuple(accounts),
-                steps=_opening(run, accounts, is_all=family is None or not family.held()),
+                steps=_opening(run, accounts, is_all=run not in named and (family is None or not family.held())),
             )
         )
     return found
 
 
 def _opening(run: str, accounts: Sequence[Key], *, is_all: bool) -> tuple[Step, ...]:
-    """Return the undo commands for accounts; named one by one where the run still holds others."""
+    """Return the undo commands for accounts, which name them one by one unless `is_all`: the run holds no others."""
     if is_all:
         return (Step(words=("undo", run), takes=len(accounts)),)
     steps = []
@@ -167,19 +173,29 @@ class Released(Struct, frozen=True, kw_only=True):
 
 def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Released:
     """End the holds of a run and its reruns on `targets` (none: all). UsageError for a run that never held anything."""
-    ledger, store, gathered, family = _found(terms, run, "release")
+    ledger, store, gathered = _found(terms, run, "release")
+    family = gathered.holds.family_of(ledger.run.run)
+    if family is None:
+        raise _held_nothing(ledger, terms.repeat(store.state_dir))
+    if (live := next((each for each in sorted(family.names) if store.is_live(each)), None)) is not None:
+        flags = terms.repeat(store.state_dir)
+        raise BusyError(
+            f"run {live} is still going on, and would hold what it does after this; stop it first: "
+            f"acctops stop {live}{flags}"
+        )
     meant = chosen(targets, list(ledger.calls.values()))
     keys = [key_of(call) for call in ledger.calls.values() if meant.has(call)]
     why = terms.reason or "released"
     count = release(store, family, keys, why=why, by=operator(), clock=terms.clock)
-    after = gather(store, ledger.run.action, terms.settings(None).trust, _keys(ledger), known=gathered)
-    others = [each for each in after.holds.families if run not in each.names]
+    # All accounts, not only those of this run: the undo of another run must name what is owed if that run holds more.
+    after = gather(store, ledger.run.action, terms.settings(None).trust)
+    others = [each for each in after.holds.families if ledger.run.run not in each.names]
     held = tuple((each, sum(map(each.holds, keys))) for each in others)
     return Released(
         run=ledger.run.run,
         count=count,
         held=tuple((each, number) for each, number in held if number),
-        owed=tuple(owed_by(after.holds, keys)),
+        owed=tuple(owed_by(after.holds, keys)) if ACTIONS[ledger.run.action].keeps_out else (),
         flags=terms.repeat(store.state_dir),
     )
 
@@ -201,12 +217,16 @@ def limit_holds(
 ) -> Limited:
     """Give the holds of a run and its reruns a new end, none if neither `for_` nor `until` says one; texts as typed.
 
-    UsageError for a run that holds nothing; JobError for an end or a `then` that cannot be.
+    UsageError for a run that holds nothing, unless its end has passed: what goes on with it then takes accounts again.
+    JobError for an end or a `then` that cannot be.
     """
-    ledger, store, _, family = _found(terms, run, "hold")
+    ledger, store, gathered = _found(terms, run, "hold")
+    family = gathered.holds.family_of(ledger.run.run) or _empty_family(terms, store, ledger)
     held = family.held()
     flags = terms.repeat(store.state_dir)
-    if not held:
+    if not held and not family.is_past(terms.clock()):
+        if not any(part.had for part in family.members):
+            raise _held_nothing(ledger, flags)
         raise UsageError(
             f"run {ledger.run.run} holds nothing any more: its accounts were released or undone; see acctops status "
             f"{ledger.run.run}{flags}"
@@ -230,8 +250,8 @@ def _keys(ledger: Ledger) -> set[Key]:
     return {key_of(call) for call in ledger.calls.values()}
 
 
-def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, Family]:
-    """Return a run with its incident; UsageError if it never held anything."""
+def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered]:
+    """Return a run, and who holds its accounts; UsageError for a run that cannot hold any."""
     ref = find(terms, run)
     ledger = ref.replay().ledger
     refuse_watch(terms, ref, ledger.run, verb)
@@ -239,14 +259,30 @@ def _found(terms: Terms, run: str, verb: str) -> tuple[Ledger, Runs, Gathered, F
         raise UsageError(f"{ref.place}: lies outside a state directory, so its holds cannot be changed")
     settings = terms.settings(None)
     refuse_strange_run(ref, settings.trust)
-    action, parent = ACTIONS[ledger.run.action], ledger.run.parent
+    action = ACTIONS[ledger.run.action]
+    if ledger.run.simulated:
+        raise UsageError(f"run {ledger.run.run} was simulated: it holds nothing real")
     if action.inverse is None:
         raise UsageError(f"run {ledger.run.run}: {action.name} cannot be undone, so no run of it holds anything")
-    gathered = gather(ref.store, action.name, settings.trust, _keys(ledger))
-    family = gathered.holds.family_of(ledger.run.run)
-    if family is None:
-        what = "an undo holds nothing" if parent is not None and parent.verb == "undo" else "it left no account so"
-        raise UsageError(
-            f"run {ledger.run.run} holds nothing: {what}; see acctops status {ledger.run.run}{flags_of(terms, ref)}"
-        )
-    return ledger, ref.store, gathered, family
+    return ledger, ref.store, gather(ref.store, action.name, settings.trust, _keys(ledger))
+
+
+def _empty_family(terms: Terms, store: Runs, ledger: Ledger) -> Family:
+    """Return the incident of a run that left no account so yet. UsageError for an undo, which begins none."""
+    members = kin_of(store, ledger, terms.settings(None).trust).ledgers
+    parent = members[0].run.parent
+    if parent is not None and parent.verb == "undo":
+        raise _held_nothing(ledger, terms.repeat(store.state_dir))
+    parts = tuple(part_of(each, ()) for each in members)
+    until, then = end_of(parts)
+    return Family(run=parts[0].run_id, members=parts, until=until, then=then or TELL)
+
+
+def _held_nothing(ledger: Ledger, flags: str) -> UsageError:
+    run, parent = ledger.run.run, ledger.run.parent
+    if parent is not None and parent.verb == "undo":
+        what = f"it is the undo of run {parent.run}, and an undo holds nothing; who holds what: acctops holds{flags}"
+    else:
+        done = ACTIONS[ledger.run.action].done_word
+        what = f"none of its accounts was read as {done}; see acctops status {run}{flags}"
+    return UsageError(f"run {run} holds nothing: {what}")

@@ -63,6 +63,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """How many of its calls change an account, by the readings; None if it was not read."""
     released: tuple[Call, ...] = ()
     """Calls of the run to undo that are not taken back, and whose holds end nevertheless."""
+    seen: tuple[Call, ...] = ()
+    """Calls of the run to undo whose accounts do not stand any more as a run had left them."""
     verb: str = "rerun"
     """How it is linked to its parent: rerun or undo; also the name of the command."""
     uins: Mapping[str, str] = field(default_factory=dict)

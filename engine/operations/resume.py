@@ -88,7 +88,7 @@ class Resumption(Struct, frozen=True, kw_only=True):
     job: Job | None
     """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
-    """What has changed since the run began, in words: its job file, the operator, the owner of the keys."""
+    """What has changed since the run began, in words: its job file, the operator, the owner of the keys, a pause."""
 
     @property
     def open_calls(self) -> int:
@@ -135,6 +135,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     await ask_whose(reach, limit_s=IDENTITY_S)
     refuse_strangers(reach.keyring, seen.uins)
     await refuse_beyond(terms, seen, guards, reach, exclude, whole=job is not None)
+    await _refuse_early(ref, seen, guards, reach, settings, terms)
     passwords = passwords_of(seen.settings, seen.run.action, guards.trust, tell=terms.tell)
     scarce = ref.store.check_room(sum(not entry.settled for _, entry, _ in seen.outcomes()))
     if scarce is not None:
@@ -181,7 +182,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
             held = undone.held() if undone is not None else {}
             if undone is not None and held and not undone.is_by_limit:
-                undone.end_holds(undone.originals(held), (), terms.clock)
+                owed = undone.end_holds(undone.originals(held), (), terms.clock)
+                if owed:
+                    terms.tell(Warned(undone.owed_words(owed, flags_of(terms, ref)), always=True))
             no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
             session = Session(
                 store=ref.store,
@@ -197,6 +200,23 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 may_begin=_until_expired(ledger, guards, terms),
             )
             return await carry_out(session, terms, guards, watch)
+
+
+async def _refuse_early(
+    ref: RunRef, seen: Ledger, guards: Settings, reach: Reach, settings: records.RunSettings, terms: Terms
+) -> None:
+    """Refuse an undo by limit that was cut off, unless the limit has passed by both clocks: it may have been moved."""
+    undone = undone_of(ref.store, seen.run, guards.trust, terms.clock)
+    if undone is None or not undone.is_by_limit or seen.run.simulated:
+        return
+    from engine.operations.survey import survey  # here: few runs are undone by a limit
+
+    one_each = {call.region: call for call, entry, _ in seen.outcomes() if not entry.settled}
+    if one_each:
+        read = await survey(
+            list(one_each.values()), reach=reach, timeout_s=settings.timeout_s, world=None, limit_s=None, purpose="undo"
+        )
+        undone.on_time(undone.owing(), read.ahead_s)
 
 
 async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
@@ -255,7 +275,12 @@ def tell_inherited(terms: Terms, ref: RunRef, settings: records.RunSettings) -> 
         said += lines_of(settings)
     if said:
         terms.tell(News(f"as run {ref.run_id} was told: {', '.join(said)}"))
-    if settings.hold_until is not None and unix_seconds(settings.hold_until) <= terms.clock():
+    tell_of_past(terms, ref, settings.hold_until)
+
+
+def tell_of_past(terms: Terms, ref: RunRef, until: str | None) -> None:
+    """Warn if the holds of a run ended at `until`: what is changed now is due at once."""
+    if until is not None and unix_seconds(until) <= terms.clock():
         longer = f"acctops hold {ref.run_id} --for 4h{flags_of(terms, ref)}"
         what = f"the hold of run {ref.run_id} has ended, and what is changed now is due at once; first: {longer}"
         terms.tell(Warned(what, always=True))
@@ -351,6 +376,8 @@ def _changes(ledger: Ledger, reach: Reach) -> list[str]:
     """Return in words which of job file, operator and identity are not those of the run."""
     run = ledger.run
     changes = []
+    if ledger.pause is not None:
+        changes.append(f"it was paused by {ledger.pause.by} at {ledger.pause.since[:19]}Z, and nobody lifted that")
     job_path = job_file(run.job.path)
     if job_path is not None:
         try:

@@ -365,7 +365,7 @@ def _untold(settings: Settings) -> list[str]:
     if settings.notify is not None:
         return []
     return [
-        "no `notify` in a config: that what is due after runs is not done shows only where the scheduler reports it"
+        "no `notify` in a config: if `acctops tend` stops, nobody is told; only the scheduler's own log or mail has it"
     ]
 
 

@@ -31,7 +31,7 @@ from engine.pacing.backoff import Policy
 from engine.pacing.pacer import Pacer
 from engine.pacing.slots import SharedSlots
 from engine.planning.routes import Routes, routes_of
-from engine.run.bounds import Bounds
+from engine.run.bounds import Bounds, TimeLeft
 from engine.run.lanes import lane_name, lanes_of
 from engine.run.recorder import Recorder
 from engine.run.runner import Runner
@@ -155,8 +155,8 @@ class Session(Struct, frozen=True, kw_only=True):
     may_begin: Callable[[], None] = lambda: None
     """Raises RefusedError if the first call of the run may not be sent any more."""
     clock: Callable[[], float] = time.time
-    time_left: Callable[[float], tuple[float, str]] = lambda deadline_s: (deadline_s, "")
-    """The session's own deadline → seconds it may send, and why it stops then: the window may close before."""
+    time_left: Callable[[float], TimeLeft] = TimeLeft
+    """The session's own deadline → how long it may send: the window may close before."""
     attendance: Attendance | None = None
     """The session's notices and metrics, if any."""
     tell: Tell = nobody
@@ -168,7 +168,7 @@ class Session(Struct, frozen=True, kw_only=True):
     async def work(self) -> SessionEnd:
         """Work until the run is done, stopped or left at once by its watcher, close the journal, and return the end."""
         run_id = self.ledger.run.run
-        self.store.clear_stop(run_id)
+        self.store.clear_requests(run_id)
         try:
             return await self._work()
         except LeftAtOnceError as left:
@@ -178,7 +178,7 @@ class Session(Struct, frozen=True, kw_only=True):
             return SessionEnd(left.reason, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
-            self.store.clear_stop(run_id)
+            self.store.clear_requests(run_id)
 
     async def _work(self) -> SessionEnd:
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
@@ -297,7 +297,6 @@ class Session(Struct, frozen=True, kw_only=True):
         recorder = Recorder(self.journal, self.ledger)
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
-        until_s, why_then = self.time_left(deadline_s(settings, seconds))
         pacer = partial(self._pacer, settings)
         return Runner(
             recorder,
@@ -306,10 +305,12 @@ class Session(Struct, frozen=True, kw_only=True):
             Inventory(clients.reading, record=recorder.append, rng=rng, concurrency=room.readers),
             bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
-                deadline_s=until_s,
-                deadline_why=why_then,
+                left=self.time_left(deadline_s(settings, seconds)),
+                deadline_at=lambda rate: deadline_s(settings, routes.seconds(rate, signers(self.reach.keyring))),
                 stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
                 stop_requested=partial(self.store.stop_requested, run.run),
+                asked=partial(self.store.asked, run.run),
+                forget_asked=partial(self.store.forget_asked, run.run),
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
                 no_send=self.no_send,
                 elsewhere=self.elsewhere,

@@ -14,7 +14,7 @@ from engine.inputs.files import recorded
 from engine.journal import records
 from engine.operations.begin import planned
 from engine.operations.drafts import Drafted, draft, settings_of
-from engine.operations.earlier import Unfinished, job_place, take_of, unfinished
+from engine.operations.earlier import Unfinished, job_place, paused, take_of, unfinished
 from engine.operations.events import Changed
 from engine.operations.frozen import run_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
@@ -57,11 +57,24 @@ async def plan_run(terms: Terms, job: Job) -> Planned | CutOff | Nothing:
     terms = hold(job.window, terms)
     settings = terms.settings(job)
     store = trusted_store(settings, simulated=terms.simulate)
+    _refuse_paused(store, job, terms)
     left = unfinished(store, job, terms.clock(), terms.tell)
     if left is not None and _goes_on(left, job, terms, store):
         _refuse_lost_flags(left, terms)
         return CutOff(left=left, job=job, terms=replace(terms, **_NOT_OF_RESUME))
     return await plan_new(terms, job)
+
+
+def _refuse_paused(store: Runs, job: Job, terms: Terms) -> None:
+    """Raise RefusedError if a person paused the last run of the job: only a person who names it goes on with it."""
+    left = paused(store, job, terms.clock(), terms.tell)
+    if left is not None and left.ledger.pause is not None:
+        pause, flags = left.ledger.pause, terms.repeat(store.state_dir)
+        raise RefusedError(
+            f"run {left.run_id} of this job was paused by {pause.by} at {pause.since[:19]}Z, with {left.open_calls:,} "
+            f"calls open; nothing was sent; whatever on_unfinished says, only this goes on with it: "
+            f"acctops resume {left.run_id}{flags}"
+        )
 
 
 async def plan_new(terms: Terms, job: Job) -> Planned | Nothing:

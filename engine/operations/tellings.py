@@ -57,18 +57,15 @@ class Telling:
         line = records.Note(what="told", data={"what": what, "until": self._until, **facts})
         self._store.add_aside(self._ledger.run.run, [line], clock=self._terms.clock)
 
-    async def once(
-        self, what: str, words: str, count: int, *, mark: str = "", targets: Sequence[str] = (), again_s: float = 0.0
-    ) -> bool:
+    async def once(self, what: str, words: str, count: int, *, mark: str) -> bool:
         """Tell something, unless it was told before with the same `mark`; return whether it was told now.
 
-        `again_s`: it is told again after so many seconds. It is noted once it was delivered, or nobody is to be told.
+        It is noted once it was delivered, or nobody is to be told.
         """
         before = self.told(what)
-        is_same = bool(before) and before[-1].data.get("mark", "") == mark
-        if is_same and (not again_s or self._terms.clock() < unix_seconds(before[-1].at) + again_s):
+        if before and before[-1].data.get("mark", "") == mark:
             return False
-        await self.deliver(f"hold_{what}", words, count, targets)
+        await self.deliver(f"hold_{what}", words, count)
         self.note(what, mark=mark)
         return True
 
@@ -86,7 +83,9 @@ class Telling:
         self.note("tried", number=len(tries) + 1, is_told=is_told, why=clean(words, _MOST_WHY))
 
     def _tries(self, since: str) -> list[records.Note]:
-        return [note for note in self.told("tried") if note.at > since]
+        """Return the tries since the last success, without those of a time to come: the clock was wrong then."""
+        now = self._terms.clock()
+        return [note for note in self.told("tried") if note.at > since and unix_seconds(note.at) <= now]
 
     def put_off(self, since: str = "") -> str | None:
         """Return in words that a failed try is too recent for another; None if it may be tried."""
@@ -96,9 +95,8 @@ class Telling:
         next_at = unix_seconds(tries[-1].at) + min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** (len(tries) - 1))
         if self._terms.clock() >= next_at:
             return None
-        return (
-            f"tried {len(tries):,} times, again after {rfc3339(next_at)[:16]}Z; the last: {tries[-1].data.get('why')}"
-        )
+        often, last = f"{len(tries):,} time{'s' * (len(tries) != 1)}", tries[-1].data.get("why")
+        return f"tried {often}, again after {rfc3339(next_at)[:16]}Z; the last: {last}"
 
     async def deliver(self, event: str, words: str, count: int, targets: Sequence[str] = ()) -> None:
         """Send a notice to those whom the job or its config names; UndeliveredError if that fails."""

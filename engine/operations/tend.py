@@ -97,12 +97,13 @@ class _Tender:
     """One pass over the runs of a state directory."""
 
     def __init__(self, terms: Terms, store: Runs, *, adopt: bool, watch: Watch | None) -> None:
-        self._asked = terms
         self._terms = replace(terms, yes=True, attended=False, tell=nobody)
         self._store = store
+        self._flags = terms.repeat(store.state_dir)
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._home = store.home(adopt=adopt)
+        self._adopts = adopt
         self.stopped: Reason | None = None
         """The signal that ended a session, and with it this pass."""
 
@@ -138,10 +139,21 @@ class _Tender:
         """Return the runs whose holds end within the hour, or have ended, and about which something is left to do."""
         found: dict[str, Ledger] = {}
         until_s = self._terms.clock() + SOON_S
-        for head in self._store.heads():
+        worked: dict[str, str] = {}
+        """Run → when the last rerun or undo after it, or after one of these, ended."""
+        for run_id in self._store.lost():
+            words = "its journal was removed, so nobody knows whether a limit of it has passed"
+            deeds.append(Deed(run=run_id, what="failed", words=words))
+        for head in self._store.heads():  # the newest first, so what came after a run before the run
             run = head.run
             if run is None or head.problem is not None:
+                words = f"nobody knows whether a limit of it has passed: {head.problem}"
+                deeds += [] if head.live else [Deed(run=head.run_id, what="failed", words=words)]
                 continue
+            if run.parent is not None:
+                ended = head.end.at if head.end is not None and not head.live else _NOT_YET
+                known = worked.get(run.parent.run, "")
+                worked[run.parent.run] = max(known, ended, worked.get(head.run_id, ""))
             if run.parent is not None and run.parent.verb == "rerun" and self._store.has(run.parent.run):
                 continue  # its family is tended by its oldest run
             has_aside = self._store.has_aside(head.run_id)
@@ -150,9 +162,16 @@ class _Tender:
             try:
                 lines = self._store.aside(head.run_id) if has_aside else ()
                 until, then = _limit(run.settings, lines)
-                if until is None or unix_seconds(until) > until_s or _is_over(lines, until, then):
+                if (
+                    until is None
+                    or unix_seconds(until) > until_s
+                    or _is_over(lines, until, then, after=worked.get(head.run_id, ""))
+                ):
                     continue
-                if self._store.doubt(head.run_id, self._trust) is None:
+                if (doubt := self._store.doubt(head.run_id, self._trust)) is not None:
+                    words = f"ends at {until[:16]}Z, and is not believed, as {doubt}; nothing of it is opened"
+                    deeds.append(Deed(run=head.run_id, what="failed", words=words))
+                else:
                     found[head.run_id] = self._store.replay(head.run_id).ledger
             except AcctopsError as error:
                 deeds.append(Deed(run=head.run_id, what="failed", words=str(error)))
@@ -172,17 +191,21 @@ class _Tender:
         ended = f"the hold on {count} ended at {family.until[:16]}Z"
         ended += f", {duration(-left_s)} ago: late" if -left_s > LATE_S else ""
         if family.then == TELL:
-            words = f"{ended}; they stay as they are until somebody undoes or releases the run"
+            whole = " --family" if len(family.members) > 1 else ""
+            way = f"acctops undo {family.run}{whole}{self._flags}"
+            words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
             raise _NotOpenedError(
                 f"{ended}; this state directory belongs to another host ({self._home.host}), so nothing is opened "
-                "here; if it has moved here for good: acctops tend --adopt"
+                f"here; if it has moved here for good: acctops tend --adopt{self._flags}"
             )
         if gathered.blind:
             run, why = next(iter(gathered.blind.items()))
+            ignored = " ".join(f"--ignore {each}" for each in gathered.blind)
             raise _NotOpenedError(
-                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}"
+                f"{ended}; nothing is opened in this state directory while nobody knows what run {run} holds: {why}; "
+                f"once you know that it holds none of these: acctops undo {family.run} {ignored}{self._flags}"
             )
         bars = Counter(bar.words for key in held if (bar := gathered.holds.bar(key, now)) is not None)
         deeds = [
@@ -191,10 +214,10 @@ class _Tender:
         ]
         if sum(bars.values()) == len(held):
             return deeds
-        if (put_off := telling.put_off()) is not None:
+        if not self._adopts and (put_off := telling.put_off()) is not None:
             return [*deeds, Deed(run=family.run, what="failed", words=put_off)]
         try:
-            return [*deeds, *await self._open(family, ledger, telling, ended)]
+            return [*deeds, *await self._open(family, ledger, telling, ended, gathered)]
         except NeedsApprovalError as error:  # a machine has no key: it tells, and people decide
             return [*deeds, *await self._tell(telling, family, "stays", f"{ended}; {error}", len(held), "approval")]
 
@@ -204,24 +227,29 @@ class _Tender:
         is_told = await telling.once(what, words, count, mark=mark)
         return [Deed(run=family.run, what="told", words=words, count=count)] if is_told else []
 
-    async def _open(self, family: Family, ledger: Ledger, telling: Telling, ended: str) -> list[Deed]:
-        """Open what may be opened, by an undo of the run: first one that was cut off, then a new one."""
+    async def _open(
+        self, family: Family, ledger: Ledger, telling: Telling, ended: str, gathered: Gathered
+    ) -> list[Deed]:
+        """Open what may be opened, by an undo of the run: first one that was cut off, then a new one.
+
+        `gathered` was read for the accounts of the family's oldest run, which has all of its reruns' as well.
+        """
         deeds = []
+        why = f"the hold of {family.run} ended at {family.until}"
+        approval = Approval(how=f"tend: {why}", by="acctops tend")
         cut_off = self._cut_off(ledger)
         if cut_off is not None:
             found = await resumption(self._terms, cut_off)
             if not isinstance(found, Finished):
-                approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")
                 deeds += await self._result(family, telling, ended, await go_on(found, approval, self._watch))
-        terms = replace(self._terms, reason=f"the hold of {family.run} ended at {family.until}")
-        plan = await plan_undo(terms, family.run, Selection(family=True, due=True))
+        terms = replace(self._terms, reason=why)
+        plan = await plan_undo(terms, family.run, Selection(family=True, due=True), gathered)
         if isinstance(plan, NothingToUndo):
             if plan.released:
                 words = f"{ended}; {accounts(plan.released)} stand as before the run, or were opened since"
                 deeds.append(Deed(run=family.run, what="told", words=words, count=plan.released))
             return [*deeds, *await self._stays(family, telling, ended, Counter(plan.kept))]
         assert isinstance(plan, Planned)
-        approval = Approval(how=f"tend: the hold of {family.run} ended at {family.until}", by="acctops tend")
         return [*deeds, *await self._result(family, telling, ended, await begin(plan, approval, self._watch))]
 
     async def _result(self, family: Family, telling: Telling, ended: str, done: Ended) -> list[Deed]:
@@ -303,10 +331,17 @@ def _limit(settings: records.RunSettings, lines: Sequence[records.AnyRecord]) ->
     return until, then or TELL
 
 
-def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str) -> bool:
-    """Return whether nothing is left to do at this end of a hold."""
+_NOT_YET = "~"
+"""Sorts behind every time."""
+
+
+def _is_over(lines: Sequence[records.AnyRecord], until: str, then: str, *, after: str) -> bool:
+    """Return whether nothing is left to do at this end of a hold, by what was noted since `after`.
+
+    A rerun inherits the end of its run, even a past one: what it locks is to be looked at.
+    """
     ends = {"over", "due"} if then == TELL else {"over"}
-    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told")
+    told = (line.data for line in lines if isinstance(line, records.Note) and line.what == "told" and line.at > after)
     return any(data.get("until") == until and data.get("what") in ends for data in told)
 
 

@@ -15,19 +15,19 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, NotYetError, Reason, RefusedError, UsageError
+from engine.errors import BusyError, Reason, RefusedError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
-from engine.model import GOOD, LACKING, Call, Omit, Outcome
+from engine.model import GOOD, LACKING, Call, Omit, OmitReason, Outcome
 from engine.operations import choosing
 from engine.operations.begin import planned
 from engine.operations.events import News
-from engine.operations.family import Kin, Undone, changed_by_reruns, kin_of, with_family
+from engine.operations.family import Kin, Undone, changed_by_reruns, end_of_holds, kin_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
-from engine.operations.resume import tell_of_idle
+from engine.operations.resume import tell_of_idle, tell_of_past
 from engine.operations.simulated import faults_of, simulated_world
 from engine.operations.stores import find, flags_of, refuse_watch
 from engine.operations.survey import Survey, survey
@@ -41,7 +41,6 @@ from engine.planning.undo import (
     STAYS,
     Choice,
     Keep,
-    Owing,
     UndoPlan,
     found_so_late,
     in_question,
@@ -50,11 +49,12 @@ from engine.planning.undo import (
     undo_plan,
 )
 from engine.report.nextstep import Step, later_words, undo_steps
-from engine.report.spans import duration
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef
+    from engine.operations.holding import Gathered
+    from engine.outside.trust import Trust
     from engine.planning.plan import Plan
     from engine.simulator.world import World
 
@@ -106,8 +106,13 @@ class NothingToUndo(Nothing, frozen=True, kw_only=True):
     """INCOMPLETE if something stays that a complete undo would have brought back, else OK."""
 
 
-async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | NothingToUndo:
-    """Plan a run that brings back what a run changed, where it still stands as the run left it."""
+async def plan_undo(
+    terms: Terms, run: str, chosen: Selection, known: Gathered | None = None
+) -> Planned | NothingToUndo:
+    """Plan a run that brings back what a run changed, where it still stands as the run left it.
+
+    `known`: what was gathered of holds before, of its accounts and more: only what changed since is read again.
+    """
     refuse_latest(terms, run)
     if terms.no_verify:
         raise UsageError("an undo goes by what it reads; remove --no-verify")
@@ -121,7 +126,7 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     faults_of(terms)
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
-    chosen = replace(chosen, ignored=tuple(find(terms, name).run_id for name in chosen.ignored))
+    chosen = replace(chosen, ignored=tuple(_ignored(terms, ref, name) for name in chosen.ignored))
     released = tuple(find(terms, name).run_id for name in chosen.released)
     choice, named = _choice(terms, ledger, chosen)
     _refuse_without_before(ledger, named=named)
@@ -134,7 +139,13 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     check_identity(reach.keyring, ledger)
     questioned = in_question(kin.ledgers)
     undone = Undone(
-        run_id=ref.run_id, ledger=ledger, store=ref.store, trust=guards.trust, asked=asked, clock=terms.clock
+        run_id=ref.run_id,
+        ledger=ledger,
+        store=ref.store,
+        trust=guards.trust,
+        asked=asked,
+        clock=terms.clock,
+        gathered=known,
     )
     owing = undone.owing()
     _refuse_blind_holds(terms, undone)
@@ -148,8 +159,9 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
     read, world = await _read(terms, ledger, changed, reach, frozen)
     check_identity(reach.keyring, ledger, is_asked=True)
     if chosen.due:
-        _refuse_clock(ledger, owing, read, terms.clock())
+        owing = undone.on_time(owing, read.ahead_s)
     undo = undo_plan(ledger, read.readings, owing, choice, questioned)
+    undone.waiting |= {kept.call.id for kept in undo.kept if kept.why is Keep.HELD}
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
     refused = refusals(
@@ -161,12 +173,17 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
         terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
-    if not undo.plan.calls and terms.is_saving:
+    if not plan.calls and terms.is_saving:
         raise RefusedError("nothing is to be sent, so there is no plan to save; leave --save away to end its holds")
-    if not undo.plan.calls:
-        undone.end_holds(undo.released, (), terms.clock)  # what sends nothing asks nothing
-        return _nothing_to_undo(terms, ref, undo, asked)
+    if not plan.calls:  # what sends nothing asks nothing; what others hold is theirs nevertheless
+        owed = undone.end_holds(undo.released, (), terms.clock)
+        if not undo.plan.calls:
+            undone.note_seen(undo.seen, terms.clock)
+            return await plan_undo(terms, run, chosen) if owed else _nothing_to_undo(terms, ref, undo, asked)
+        if chosen.due:
+            return _all_protected(_nothing_to_undo(terms, ref, undo, asked), plan)
     refuse_empty(plan)
+    _tell_of_incident(terms, kin, ref, guards.trust)
     stop_after = guards.stop_after_for(inverse)
     return await planned(
         Proposal(
@@ -184,11 +201,19 @@ async def plan_undo(terms: Terms, run: str, chosen: Selection) -> Planned | Noth
             verb="undo",
             undone=undone,
             released=undo.released,
+            seen=undo.seen,
             guards=partial(guards_of, terms, ledger),
             found=read,
             world=world,
         )
     )
+
+
+def _ignored(terms: Terms, ref: RunRef, name: str) -> str:
+    """Return the run that `--ignore` names, also one whose journal was removed."""
+    if ref.store is not None and name in ref.store.lost():
+        return name
+    return find(terms, name).run_id
 
 
 def _asked(terms: Terms, chosen: Selection, released: tuple[str, ...]) -> tuple[str, ...]:
@@ -228,6 +253,16 @@ def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None
             f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
             f"first: acctops resume {whose}{flags_of(terms, ref)}"
         )
+
+
+def _tell_of_incident(terms: Terms, kin: Kin, ref: RunRef, trust: Trust) -> None:
+    """Warn if the undo of an undo goes on with an incident whose holds have ended."""
+    parent = kin.ledgers[0].run.parent
+    if parent is None or parent.verb != "undo" or ref.store is None or not ref.store.has(parent.run):
+        return
+    incident = ref.store.find(parent.run)
+    until, _ = end_of_holds(ref.store, incident.replay().ledger, trust)
+    tell_of_past(terms, incident, until)
 
 
 def _refuse_without_before(ledger: Ledger, *, named: bool) -> None:
@@ -303,7 +338,8 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         f"  to {action.verb}  {len(plan.calls):,}",
     ]
     if plan.calls:
-        lines.append(f"  {undo.same_password:,} of these still have the password they had before the run")
+        still = "has the password it" if undo.same_password == 1 else "have the password they"
+        lines.append(f"  {undo.same_password:,} of these still {still} had before the run")
     for why, count in undo.counts().items():
         if count and why != Keep.NOT_CHANGED:
             kept = [kept for kept in undo.kept if kept.why == why]
@@ -324,7 +360,8 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
         lines.append("  the journal lies outside a state directory: no other run was looked at")
     else:
         assert ref.store is not None
-        lines.append(f"  {gathered.looked_at - 1:,} other journals looked at for holds, in {ref.store.place}")
+        others = gathered.looked_at - 1
+        lines.append(f"  {others:,} other journal{'s' * (others != 1)} looked at for holds, in {ref.store.place}")
         lines += [
             f"  DAMAGED, what it says of its accounts counts as a hold without end: {run}: {why}"
             for run, why in gathered.damaged.items()
@@ -332,27 +369,6 @@ def _preview(undone: Undone, ref: RunRef, undo: UndoPlan, plan: Plan, read: Surv
     if undo.released:
         lines.append(f"  the run's holds end on {accounts(len(undo.released))} that this undo does not {action.verb}")
     return lines
-
-
-CLOCKS_S = 60.0
-"""Seconds by which this machine's clock and the server's may differ, for a limit that ends by itself."""
-
-
-def _refuse_clock(ledger: Ledger, owing: Owing, read: Survey, now: float) -> None:
-    """Raise RefusedError unless this machine's clock and the server's agree that the limit has passed."""
-    if not any(owing.bar(call) is None for call in ledger.calls.values()):
-        return
-    if not read.ahead_s:
-        raise RefusedError("the server did not say what time it is, so nobody knows that the limit has passed")
-    worst = max(read.ahead_s, key=abs)
-    if abs(worst) > CLOCKS_S:
-        way = "ahead of" if worst < 0 else "behind"
-        raise RefusedError(
-            f"the clock of this machine is {duration(abs(worst))} {way} the server's: nothing is opened by a limit "
-            "until the clock is right (timedatectl); nothing was sent"
-        )
-    if (end := owing.ends_at) is not None and now + min(read.ahead_s) < end:
-        raise NotYetError("by the server's clock the limit has not passed yet; nothing was sent")
 
 
 def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
@@ -370,14 +386,28 @@ def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
     )
 
 
+def _all_protected(nothing: NothingToUndo, plan: Plan) -> NothingToUndo:
+    """Return the end of an undo by limit that may open nothing: a person is told, and the limit is no failure."""
+    count = plan.left_out()[OmitReason.PROTECTED]
+    kept = {**nothing.kept, OmitReason.PROTECTED: count}
+    why = f"{accounts(count)} stay as they are, protected today; nothing was sent"
+    return replace(nothing, kept=kept, why=why, reason=Reason.INCOMPLETE)
+
+
+def _as_it_is(count: int) -> str:
+    return "stays as it is" if count == 1 else "stay as they are"
+
+
 def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
     left = [(STAYS[kept.why], kept.call.label) for kept in undo.kept if kept.why in STAYS]
     steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
     why = "nothing is left to undo"
     if undo.released:
         why = f"its holds have ended on {accounts(len(undo.released))}, and nothing is to be sent"
-    if by := Counter(kept.holder for kept in undo.kept if kept.why is Keep.HELD):
-        why += "; " + ", ".join(f"{accounts(count)} stay as they are, held by {run}" for run, count in by.items())
+    bars = [f"held by {kept.holder}" if kept.holder else kept.words for kept in undo.kept if kept.why is Keep.HELD]
+    if bars:
+        stay = [f"{accounts(count)} {_as_it_is(count)}, {words}" for words, count in Counter(bars).items()]
+        why += "; " + "; ".join(stay)
     if left:
         reasons = [(count, why) for why, count in undo.counts().items() if count and why in STAYS]
         named = ", ".join(f"{count:,} {why.replace('_', ' ')}" for count, why in reasons)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RefusedError, UsageError
 from engine.operations.events import Tell, Warned
+from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, read_regular, replace_whole
 from engine.schedule.units import MADE, Schedule, Tending, UnitFile, job_file_of, state_dir_of
 
@@ -56,7 +57,8 @@ def write(
         try:
             replace_whole(path, file.text.encode("utf-8", "surrogateescape"), 0o644)
         except OSError as error:
-            raise UsageError(f"--into {into}: {path.name} cannot be written: {error.strerror}") from error
+            way = f"; make the directory first: mkdir -p {pasted((str(into),))}" if not into.is_dir() else ""
+            raise UsageError(f"--into {into}: {path.name} cannot be written: {error.strerror}{way}") from error
     try:
         if (why := Trust().why_not(into)) is not None:
             tell(Warned(f"{why}, and so what is started at night", always=True))

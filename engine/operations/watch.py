@@ -204,7 +204,7 @@ class Watches:
             said = _watched(known)
             for call in calls:
                 if call.id not in known.calls:  # a resume of the run has done more since
-                    journal.append(_call_line(call))
+                    journal.append(records.call_line(call))
             for where, reading in read.readings.items():
                 journal.append(read_line(where, records.WATCH, reading))
             for call_id, look in found.items():
@@ -239,7 +239,7 @@ class Watches:
             counts={"calls": len(calls)},
             guarded_by=run.guarded_by,
         )
-        return run_id, self._store.create(run_id, [first, *map(_call_line, calls)], clock=clock)
+        return run_id, self._store.create(run_id, [first, *map(records.call_line, calls)], clock=clock)
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
@@ -346,7 +346,7 @@ def _named(labels: Sequence[str]) -> str:
 def _read_deed(ledger: Ledger, found: Mapping[CallId, Look], watch: str) -> Deed:
     counts = {word: sum(look.word is word for look in found.values()) for word in Word}
     done_word = ACTIONS[ledger.run.action].done_word
-    words = f"read again: {counts[Word.AS_LEFT]:,} of {accounts(len(found))} still {done_word}"
+    words = f"{counts[Word.AS_LEFT]:,} of {accounts(len(found))} still {done_word}"
     others = ((Word.OPENED, "opened by us since"), (Word.BACK, "back"), (Word.UNREAD, "unread"))
     words += "".join(f", {counts[word]:,} {text}" for word, text in others if counts[word])
     return Deed(run=ledger.run.run, what="read", words=words, count=len(found), child=watch)
@@ -366,17 +366,6 @@ def _failures(ledger: Ledger, calls: Sequence[Call], read: Survey, found: Mappin
             codes.add("shown only in part, or as being changed")
     words = f"{accounts(len(lost))} could not be read again ({', '.join(sorted(codes))}): "
     return Deed(run=ledger.run.run, what="failed", words=words + _named([call.label for call in lost]), count=len(lost))
-
-
-def _call_line(call: Call) -> records.CallLine:
-    return records.CallLine(
-        call=call.id,
-        action=call.action,
-        account=call.account,
-        region=call.region,
-        instance=call.instance,
-        user=call.user,
-    )
 
 
 def _session_line(cut_bytes: int, offset_s: float) -> records.Session:

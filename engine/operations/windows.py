@@ -11,6 +11,7 @@ from engine.inputs.window import Window, closes_at, from_record, moment, next_op
 from engine.model import Place
 from engine.operations.events import News
 from engine.report.spans import duration
+from engine.run.bounds import TimeLeft
 
 if TYPE_CHECKING:
     from engine.journal.records import RunSettings
@@ -58,14 +59,12 @@ def _when(window: Window, now: float) -> str:
     return f"; it next opens {moment(window, opens)}, in {duration(opens - now)}"
 
 
-def time_left(window: Window | None, terms: Terms, deadline_s: float) -> tuple[float, str]:
-    """Return the seconds a session may send, and what to say then: until its deadline, or the end of the window."""
-    own = deadline_s, f"deadline of {deadline_s:.0f} s reached"
+def time_left(window: Window | None, terms: Terms, deadline_s: float) -> TimeLeft:
+    """Return how long a session may send: until its deadline, which a pause puts off, or the end of the window."""
     if window is None or terms.now:
-        return own
+        return TimeLeft(deadline_s)
     now = terms.clock()
     left_s = (closes_at(window, now) or now) - now  # if closed by now, nothing more is sent
-    if left_s >= deadline_s:
-        return own
     again = moment(window, next_opening(window, now))
-    return left_s, f"the window {window.label} closed; it next opens {again}, and resume goes on then"
+    why = f"the window {window.label} closed; it next opens {again}, and resume goes on then"
+    return TimeLeft(deadline_s, left_s, why)

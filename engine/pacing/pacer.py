@@ -73,6 +73,13 @@ class Gear:
         self._left: list[float] = []
         """When the sends of the last second and a half left, by the loop's time, in order."""
 
+    def set_rate(self, rate: float) -> None:
+        """Keep another rate from now on; what was learnt of the guard stays."""
+        self.rate = rate
+        self._depth = max(1, int(rate))
+        if rate > _COARSE:
+            self._left.clear()
+
     @property
     def interval_s(self) -> float:
         """Seconds between two sends."""
@@ -167,6 +174,13 @@ class Pacer:
         """Set when the run stops: `slot` then returns soon, and its caller must not use that slot."""
         self._limiter: AsyncLimiter | None = None
         self._limiter_guard = 0.0
+
+    def set_rate(self, rate: float, quota: float) -> None:
+        """Give out `rate` slots a second from now on; all processes of this host share `quota`."""
+        self.gear.set_rate(rate)
+        self._quota = max(rate, quota)
+        self.share(self._shared)
+        self._limiter_guard = float("-inf")
 
     def share(self, shared: SharedSlots | None) -> None:
         """Use these shared slots from now on; called again once it is known whose quota the lane draws on."""

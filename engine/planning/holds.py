@@ -21,14 +21,32 @@ if TYPE_CHECKING:
     from engine.journal import records
     from engine.journal.ledger import Entry, Ledger
 
-Key = tuple[str, str, str, str]
-"""An account: cloud account, region, instance, user."""
+
+class Key(tuple[str, str, str, str]):
+    """An account: cloud account, region, instance, user.
+
+    Two keys are the same whatever the cloud account is called: jobs name it as they like, or not at all, and an
+    instance has its id alone in its region.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self[1:] == other[1:]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[1:])
+
+
 UNLOCK, UNLOCK_ROTATED, TELL = THENS[2], THENS[1], THENS[0]
 
 
 def key_of(call: Call) -> Key:
     """Return the account of a call."""
-    return call.account, call.region, call.instance, call.user
+    return Key((call.account, call.region, call.instance, call.user))
 
 
 def label_of(key: Key) -> str:
@@ -278,7 +296,24 @@ class Holds:
                 latest = part.run_id, entry
         if latest is None or any(_is_later(each, latest[1]) for each in self._opened(key)):
             return None
+        if self._was_seen_otherwise(key, *latest):
+            return None
         return Change(run=latest[0], entry=latest[1])
+
+    def _was_seen_otherwise(self, key: Key, run: str, entry: Entry) -> bool:
+        """Return whether an undo has read the account as not standing as the run left it, after that."""
+        return self._seen.get(run, {}).get(label_of(key), "") > (entry.settled_at or "")
+
+    @cached_property
+    def _seen(self) -> dict[str, dict[str, str]]:
+        """Run → account → when it was last read as not standing as the run left it."""
+        found: dict[str, dict[str, str]] = {}
+        for part in self._by_run.values():
+            for note in part.told:
+                targets = note.data.get("targets") if note.what == "seen" else None
+                if isinstance(targets, list):
+                    found.setdefault(part.run_id, {}).update({str(label): note.at for label in targets})
+        return found
 
     def now(self, run: str, keys: Collection[Key]) -> HeldNow:
         """Return who holds the accounts `keys` of a run."""
@@ -332,7 +367,9 @@ class Holds:
                 words = f"held by {family}, whose limit has passed, until a person releases it (then: tell)"
                 return Bar(words, family.run, is_for_a_person=True)
         if not holding:
-            return Bar("its last hold was released, and no limit ran out: a person opens it", "", is_for_a_person=True)
+            return Bar(
+                "its last hold was ended by a person, not by a limit: a person opens it", "", is_for_a_person=True
+            )
         return None
 
     def is_opened(self, key: Key) -> bool:

@@ -79,6 +79,8 @@ class UndoPlan(Struct, frozen=True, kw_only=True):
     """Number of accounts to be undone that still have the password they had before the run."""
     released: tuple[Call, ...] = ()
     """Calls whose accounts are not opened, and that the run shall not hold any more."""
+    seen: tuple[Call, ...] = ()
+    """Calls whose accounts were read as not standing any more as a run had left them: nothing of them is owed."""
 
     def counts(self) -> dict[str, int]:
         """Return reason → number of calls that are not undone for it; every reason is named."""
@@ -145,6 +147,10 @@ class Owing:
         self._ending = [family for run in ignored if (family := holds.family_of(run)) is not None]
         self._due_at = due_at
 
+    def at(self, due_at: float) -> Owing:
+        """Return the same for an undo by limit at another UNIX time."""
+        return Owing(self._ledger, self._holds, self._ignored, due_at=due_at)
+
     @property
     def is_by_limit(self) -> bool:
         """Whether the undo opens only accounts whose limit has passed: then it releases nothing."""
@@ -208,6 +214,7 @@ def undo_plan(
     inverse: list[Call] = []
     kept: list[Kept] = []
     released: list[Call] = []
+    seen: list[Call] = []
     same_password = 0
     for call, mine, outcome in ledger.outcomes():
         reading = readings.get(call.where)
@@ -223,15 +230,19 @@ def undo_plan(
             holder = bar.run if bar is not None and found[0] is Keep.HELD else ""
             kept.append(Kept(call=call, why=found[0], words=found[1], holder=holder))
             ends = found[0] in _ENDS and not (found[0] is Keep.HELD and owing.is_by_limit)
-            if ends and owing.holds(call):
+            if ends and outcome in GOOD and owing.holds(call):
                 released.append(call)
+            if found[0] is Keep.CHANGED_SINCE and owed is not None:
+                seen.append(call)
             continue
         state = reading.find(call.user) if reading is not None else None
         same_password += state is not None and not _is_rotated(entry, state)
         inverse.append(Call(inverse_id(call), action.inverse, call.account, call.region, call.instance, call.user))
     calls = interleave(inverse, key=lambda call: call.where)
     plan = Plan(action=action.inverse, calls=calls, omits=(), digest=plan_digest(calls))
-    return UndoPlan(plan=plan, kept=tuple(kept), same_password=same_password, released=tuple(released))
+    return UndoPlan(
+        plan=plan, kept=tuple(kept), same_password=same_password, released=tuple(released), seen=tuple(seen)
+    )
 
 
 def is_before_known(entry: Entry) -> bool:

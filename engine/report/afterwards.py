@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from engine.inputs.job import HoldSpec, Job
     from engine.journal.records import RunSettings
 
-TENDED = "acctops tend must run (acctops schedule --tend)"
+TENDED = "needs its timer: acctops schedule --tend --format systemd"
 """What all of it rests on."""
 _THEN = {
-    "tell": "only tell: a person decides",
+    "tell": "a person is told, and decides",
     "unlock": "unlock what nobody else holds",
-    "unlock_rotated": "unlock what nobody else holds, if its password is new",
+    "unlock_rotated": "unlock what nobody else holds, if its password was changed after the lock",
 }
 
 
@@ -64,7 +64,9 @@ def end_problem(hold: HoldSpec, now: float) -> str | None:
     if until <= now:
         what = f"is past: it was {moment(until)}, and it is {moment(now)} now"
     elif until > now + MOST_S:
-        what = f"is {(until - now) / 86400:,.0f} days ahead, and 366 is the most; without `hold` it has no end"
+        none = " (acctops hold: --none)" if hold.said.startswith("--") else ""
+        days = f"{(until - now) / 86400:,.0f} days ahead, and 366 is the most"
+        what = f"is {days}; for a hold without end leave it out{none}"
     else:
         return None
     return f"{hold.place}: {hold.said}: {what}"
@@ -94,12 +96,14 @@ def lines_of(settings: RunSettings) -> list[str]:
     return lines
 
 
-def plan_lines(job: Job, now: float) -> Iterator[str]:
+def plan_lines(job: Job, now: float, *, simulated: bool = False) -> Iterator[str]:
     """Yield the lines of a plan that is confirmed about now."""
     if job.hold is not None:
-        yield f"hold  {hold_words(job.hold, now)}; {TENDED}"
+        yield f"hold  {hold_words(job.hold, now)}"
     if job.watch is not None:
-        yield f"watch  {watch_words(job.watch)}{'' if job.hold is not None else f'; {TENDED}'}"
+        yield f"watch  {watch_words(job.watch)}"
+    if job.hold is not None or job.watch is not None:
+        yield "simulated: nothing real is held, and nothing is watched" if simulated else TENDED
 
 
 def plan_keys(job: Job) -> dict[str, Any]:

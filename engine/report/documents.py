@@ -10,6 +10,8 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.api.verdicts import rule
 from engine.journal import records
@@ -204,6 +206,7 @@ def document(
         "open": way.open_calls,
         "go_on": way.command,
         "watch": watch,
+        "paused": asdict(ledger.pause) if ledger.pause is not None else None,
     }
 
 

@@ -75,6 +75,10 @@ _OMITS: Final = {
     ),
     OmitReason.BAD_ROW: ("A row of a list is no target. It counts as failed.", _LIST),
     OmitReason.RERUN: ("A later rerun has it, and does it.", "acctops status RUN names that rerun."),
+    OmitReason.DROPPED: (
+        "Somebody took it out of the live run (change --drop). It counts as failed.",
+        "If it is wanted after all: run the job again, what is done stays done.",
+    ),
     OmitReason.BEFORE_UNKNOWN: ("It is not known how the account was before the run, so undo leaves it.", _UNDO),
     OmitReason.EDITED: ("Somebody has edited the account since, so undo leaves it.", _UNDO),
     OmitReason.GONE: ("The account or its instance does not exist any more, so undo leaves it.", _UNDO),
@@ -91,6 +95,53 @@ _KEPT: Final = {
     Keep.NOT_ASKED: ("--target or --exclude leaves it out.", _NOTHING),
     Keep.UNREAD: ("Its instance cannot be read now, or not to the end of its list.", "Repeat undo; acctops doctor."),
 }
+_HOLDS: Final = {
+    "hold": (
+        "A run holds what it locked, and what it found locked: no undo of another run opens these accounts.",
+        "acctops undo RUN gives them back; acctops release RUN only ends the hold.",
+    ),
+    "owed": (
+        "The account stays as the run left it, and nobody holds it any more: a person should open it.",
+        "acctops holds --owed prints the undo that opens it.",
+    ),
+    "due": (
+        "The limit of a hold has passed.",
+        "acctops holds --due names the accounts; acctops tend does what `then` says.",
+    ),
+    "released": (
+        "The hold was ended and nothing was sent: the account stays as it was.",
+        "acctops holds --owed lists those that nobody holds any more.",
+    ),
+    "limit": (
+        "The time at which a hold ends: --for, --until, or `hold` in a job.",
+        "acctops hold RUN --for 4h sets another, --none takes it away.",
+    ),
+    "tell": ("When the limit has passed, a person is told, and nothing is changed.", "acctops undo RUN, or hold RUN."),
+    "unlock_rotated": (
+        "When the limit has passed, only accounts whose password was changed after the lock are opened.",
+        "Change the passwords; acctops undo RUN opens the others.",
+    ),
+    "tend": (
+        "The command that a timer starts every few minutes: it ends holds, reads watched accounts again, and tells.",
+        "acctops schedule --tend --format systemd prints its timer; acctops overdue --tend checks it.",
+    ),
+    "watch": (
+        "The accounts of a run are read again later, and those that came back are told.",
+        "acctops status RUN shows how its watch stands.",
+    ),
+    "back": (
+        "A watched account is no longer as the run left it, and no run here did that.",
+        "Find out who did it; acctops rerun RUN does it again.",
+    ),
+    "opened": ("A run here has opened the account again: its limit has passed, or somebody asked.", _NOTHING),
+    "told": ("`tend` has told those whom `notify` names, once.", "Read what stands behind it."),
+    "waits": ("The limit has passed, and the account is not opened yet.", "It says what it waits for."),
+    "stays": (
+        "An undo, or `tend`, leaves the account as it is; the reason stands behind it.",
+        "acctops explain, with that reason, such as held or edited.",
+    ),
+}
+"""Words about holds, and what is done after a run: in `holds`, `status`, `tend` and the preview of an undo."""
 _EXITS: Final = {
     "0": ("Every selected account is as asked.", _NOTHING),
     "1": ("It went to its end; some accounts failed, or are unknown.", "Take the command behind `go on:`."),
@@ -103,7 +154,11 @@ _EXITS: Final = {
     "130": ("Ctrl-C ended it in order.", "acctops resume RUN."),
     "143": ("SIGTERM ended it in order.", "acctops resume RUN."),
 }
-_SHOWN: Final = {"no_such_instance": "no_instance", "no_such_account": "no_account", "not_read_yet": "unread"}
+_SHOWN: Final = {"holds": "hold", "release": "released", "limits": "limit", "watched": "watch"} | {
+    "no_such_instance": "no_instance",
+    "no_such_account": "no_account",
+    "not_read_yet": "unread",
+}
 """Words as a plan shows them → the word."""
 _TABLES: Final = (
     ("an outcome of a call", _OUTCOMES),
@@ -119,12 +174,18 @@ def senses(word: str) -> tuple[Sense, ...]:
     """Return what a word of ours means; empty if it is none. Case, blanks and hyphens do not matter."""
     folded = "_".join(word.lower().replace("-", " ").replace("_", " ").split())
     folded = _SHOWN.get(folded, folded)
-    return tuple(Sense(kind, *row) for kind, table in _TABLES for each, row in table.items() if each.value == folded)
+    folded = folded.removeprefix("stays,_") or folded
+    found = tuple(Sense(kind, *row) for kind, table in _TABLES for each, row in table.items() if each.value == folded)
+    return (*found, *(Sense("holds, and what comes after a run", *row) for row in _some(_HOLDS.get(folded))))
+
+
+def _some(row: tuple[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return (row,) if row is not None else ()
 
 
 def words() -> tuple[str, ...]:
     """Return all of them."""
-    return tuple(dict.fromkeys(each.value for _, table in _TABLES for each in table))
+    return tuple(dict.fromkeys([*(each.value for _, table in _TABLES for each in table), *_HOLDS]))
 
 
 def explained(word: str) -> str | None:

@@ -8,6 +8,7 @@ from engine.report.documents import plain
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
+    from engine.journal.ledger import Pause
     from engine.journal.standing import Progress
 
 
@@ -22,8 +23,12 @@ def line(progress: Progress, width: int | None = None) -> str:
     ]
     if progress.already:
         parts.append((6, f"{progress.already:,} not to be sent"))
+    if progress.pause is not None:
+        parts.append((1, pause_words(progress.pause)))
     if progress.stopping is not None:
         parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
+    if progress.dropped:
+        parts.append((1, f"dropped {progress.dropped:,}"))
     if progress.failed:
         parts.append((1, f"failed {progress.failed:,}"))
     parts += [(2, f"waiting{' ' if wait[:1].isdigit() else ': '}{wait}") for wait in progress.waits]
@@ -38,6 +43,13 @@ def line(progress: Progress, width: int | None = None) -> str:
     if progress.eta_s is not None:
         parts.append((5, f"ETA {duration(max(1.0, progress.eta_s))}"))
     return _fitting([(rank, plain(words)) for rank, words in parts], width)
+
+
+def pause_words(pause: Pause) -> str:
+    """Return who paused a run, since when and until when: `PAUSED by ann since 12:30:05Z until 13:00:05Z`."""
+    word = "PAUSED" if pause.in_effect else "PAUSING, as asked"
+    until = f" until {pause.until[11:19]}Z, then it stops" if pause.until is not None else ""
+    return plain(f"{word} by {pause.by} since {pause.since[11:19]}Z{until}")
 
 
 def _fitting(parts: list[tuple[int, str]], width: int | None) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.journal.ledger import Ledger
-    from engine.journal.records import JobRef, Stopped
+    from engine.journal.records import JobRef, Run, Stopped
 
 _NAMED = (Outcome.FAILED, Outcome.UNKNOWN)
 
@@ -38,21 +38,13 @@ def notice(
 
     `exit_code` is None while the run is live; `way` is what is open of its family.
     """
-    run = ledger.run
     codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
     go_on = (way or way_on([ledger])).command if exit_code is not None else None
     return {
         "event": event,
         "at": at,
         "text": _text(ledger, at, exit_code, stopped, go_on),
-        "run": run.run,
-        "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
-        "action": run.action,
-        "reason": run.reason,
-        "ticket": run.ticket,
-        "operator": run.operator,
-        "host": run.host,
-        "simulated": run.simulated,
+        **_facts(ledger.run),
         "journal": journal,
         "journal_head": head,
         "counts": ledger.counts(),
@@ -134,6 +126,18 @@ def hold_notice(
         "event": event,
         "at": at,
         "text": plain(f"{run.job.name} ({run.run}): {words}"),
+        **_facts(run),
+        "until": until,
+        "then": then,
+        "accounts": count,
+        "targets": list(targets),
+        "go_on": go_on,
+    }
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Return what all notices of a run say of it. Any: JSON values."""
+    return {
         "run": run.run,
         "job": {"name": run.job.name, "path": run.job.path, "digest": run.job.digest},
         "action": run.action,
@@ -142,11 +146,6 @@ def hold_notice(
         "operator": run.operator,
         "host": run.host,
         "simulated": run.simulated,
-        "until": until,
-        "then": then,
-        "accounts": count,
-        "targets": list(targets),
-        "go_on": go_on,
     }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 
 from msgspec import Struct
+
+_COMMAND = re.compile(r"(.*?(?:^|\s))([^\s`]*acctops .*)").fullmatch
+"""A line with a command: what stands before it, and from its first sign on. In backquotes it is only named."""
 
 
 class Screen(Struct, frozen=True):
@@ -20,13 +24,21 @@ class Screen(Struct, frozen=True):
         return sum(max(1, -(-cells(line) // self.columns)) for line in lines)
 
     def fold(self, line: str) -> list[str]:
-        """Break a line between words. One that holds a command stays whole, so that it can be pasted."""
-        if cells(line) <= self.columns or "acctops " in line:
+        """Break a line between words. A command stays whole, in a line of its own, so that it can be pasted."""
+        if cells(line) <= self.columns:
             return [line]
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        return textwrap.wrap(
-            line, self.columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
+        words, command = line, []
+        if (found := _COMMAND(line)) is not None:
+            words, command = found[1], [indent + found[2]]
+            if not words.strip() or words.strip() == "→":
+                return [line]
+        return [
+            *textwrap.wrap(
+                words, self.columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            ),
+            *command,
+        ]
 
     def cut(self, line: str) -> str:
         """Return as much of a line as one row holds, with `…` at its end if it is not the whole."""

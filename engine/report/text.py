@@ -14,7 +14,7 @@ from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
 from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
 from engine.report.documents import every_target, explain, pace, plain, verified
-from engine.report.going import line
+from engine.report.going import line, pause_words
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.screen import Group, Screen, fitted
 from engine.report.spans import duration
@@ -85,6 +85,16 @@ def _some(line: str) -> tuple[str, ...]:
 
 def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
     """Return why a run ended early, and what to do about it; nothing if it did not."""
+    return [*_paused_lines(ledger), *_why_lines(ledger, way)]
+
+
+def _paused_lines(ledger: Ledger) -> list[str]:
+    if ledger.pause is None or not any(not entry.settled for _, entry, _ in ledger.outcomes()):
+        return []
+    return [f"{pause_words(ledger.pause)}; its process has ended, and only `acctops resume` goes on with it"]
+
+
+def _why_lines(ledger: Ledger, way: WayOn) -> list[str]:
     if ledger.end is None or ledger.end.stopped is None:
         return []
     stopped = ledger.end.stopped
@@ -136,7 +146,7 @@ def _account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
 THEN = {
     "tell": "then a person decides",
     "unlock": "then unlocked, if nobody else holds it",
-    "unlock_rotated": "then unlocked, if its password was changed and nobody else holds it",
+    "unlock_rotated": "then unlocked, if the password was changed after the lock and nobody else holds it",
 }
 """What is done once a hold has ended, in words."""
 
@@ -144,6 +154,10 @@ THEN = {
 def ends_words(until: str | None, then: str) -> str:
     """Return in words when holds end, and what is done then."""
     return "without end" if until is None else f"until {until[:10]} {until[11:16]} UTC; {THEN[then]}"
+
+
+def _accounts(count: int) -> str:
+    return f"{count:,} account{'s' * (count != 1)}"
 
 
 def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
@@ -155,16 +169,17 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     others = ", ".join(f"{count:,} by {run}{f' ({ticket})' if ticket else ''}" for run, ticket, count in shown)
     others += f" and {len(held.others) - _FEW:,} more runs" if len(held.others) > _FEW else ""
     if ledger.run.parent is not None and ledger.run.parent.verb == "undo":
-        return [plain(f"stay as they are, held by others: {others}")] if others else []
+        return [plain(f"held by others: {others}; these stay as they are")] if others else []
     if not (action.keeps_out or held.until):
         return []
     lines = []
     if held.accounts:
-        lines.append(f"holds {held.accounts:,} {ends_words(held.until, held.then)}")
+        lines.append(f"holds {_accounts(held.accounts)} {ends_words(held.until, held.then)}")
     if held.released:
-        lines.append(f"holds {held.released:,} of them no longer: released")
+        ended = "its hold has ended and it stays" if held.released == 1 else "their hold has ended and they stay"
+        lines.append(f"no longer holds {_accounts(held.released)}: {ended} as before")
     if others:
-        lines.append(plain(f"held by others, too: {others}"))
+        lines.append(plain(f"some are held by other runs, too: {others}"))
     return lines
 
 
@@ -279,7 +294,17 @@ def closing_line(ledger: Ledger, *, today: str = "") -> str:
     if back:
         sentence += f"; {back:,} of these {'was' if back == 1 else 'were'} proven, and then read as changed back"
     protected = ledger.left_out()["protected"]
+    sentence += _dropped_words(ledger)
     return sentence + (f"; {protected:,} protected, NOT {action.done_word}" if protected else "")
+
+
+def _dropped_words(ledger: Ledger) -> str:
+    """Return how many targets were taken out of the live run, and by whom."""
+    dropped = [omit for omit in ledger.omits if omit.reason == OmitReason.DROPPED]
+    if not dropped:
+        return ""
+    who = ", ".join(sorted({omit.where for omit in dropped}))
+    return plain(f"; {len(dropped):,} of these dropped by {who}")
 
 
 def _proof_words(ledger: Ledger, today: str) -> str:
@@ -302,7 +327,7 @@ def _pace_line(ledger: Ledger) -> str:
     worst = max(ledger.worst_second().values(), default=0)
     throttled = f" · {ledger.throttled:,} throttled (not failures)" if ledger.throttled else ""
     seconds = f"{duration(ledger.end.seconds)} · " if ledger.end else ""
-    return f"{seconds}{ledger.attempts:,} attempts · worst second {worst}{throttled}"
+    return f"{seconds}{ledger.attempts:,} attempt{'s' * (ledger.attempts != 1)} · worst second {worst}{throttled}"
 
 
 _FEW = 3

@@ -55,6 +55,8 @@ class Attempts:
         """Calls that wait before they are tried again."""
         self.first_send_at: float | None = None
         """UNIX time of the first write handed to the transport in this session; None before it."""
+        self.last_sent_at: float | None = None
+        """UNIX time of the last write of this session that left."""
         self.has_sent = asyncio.Event()
         """Set when `first_send_at` is known."""
 
@@ -112,7 +114,7 @@ class Attempts:
     async def _turn(self, work: Work, *, retry: bool) -> Ticket | None:
         """Wait in the queue for a worker, a durable `sent` and a slot; return None if the run stops first."""
         queue = self._queue.of(work.index)
-        if self._stopping.is_set or queue.is_closed:
+        if self._stopping.is_set or queue.is_closed or work.is_dropped:
             return None
         work.ticket = self._loop.create_future()
         queue.put_back(work.index, self._now(), retry=retry)
@@ -153,6 +155,8 @@ class Attempts:
     def _record_reply(self, work: Work, attempt: Attempt, ruling: Ruling) -> None:
         answer = attempt.answer
         unsent = row_of(answer.code).not_sent
+        if not unsent and (self.last_sent_at is None or attempt.sent_at > self.last_sent_at):
+            self.last_sent_at = attempt.sent_at
         work.already = answer.code if ruling.verdict is Verdict.ALREADY else None
         self._recorder.append(
             records.ReplyLine(

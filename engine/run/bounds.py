@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
+from engine.journal.control import Asked
 from engine.model import Call, CallId, Omit, Reading, Rival, Where
 from engine.pacing.backoff import Policy
+
+
+class TimeLeft(NamedTuple):
+    """How long a session may send, in seconds from its start."""
+
+    deadline_s: float
+    """Without the time in which no new call may begin (`halts`)."""
+    closes_s: float = math.inf
+    """Until the window closes, whatever happens meanwhile."""
+    closes_why: str = ""
+    """What to say then."""
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -15,14 +29,18 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
     policy: Policy
     """How long calls are tried again."""
-    deadline_s: float
-    """Seconds from the start of the session, after which nothing more is sent."""
-    deadline_why: str = ""
-    """Why the session stops at the deadline, in words; empty: the standard words."""
+    left: TimeLeft
+    """How long the session may send."""
+    deadline_at: Callable[[float], float] = lambda _rate: 0.0
+    """Returns the least deadline of a session that sends so many calls a second and lane, in seconds."""
     stop_after: int | None = None
     """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False
     """Returns whether another process asks the session to stop; called a few times a second."""
+    asked: Callable[[], Sequence[Asked]] = tuple
+    """Returns what people ask of the session; called a few times a second."""
+    forget_asked: Callable[[str], None] = lambda _id: None
+    """Removes one of these requests, by its id."""
     ask_secret: Callable[[Call], Awaitable[str]] | None = None
     """Returns the password of a call; None: the action takes none."""
     no_send: frozenset[CallId] = frozenset()

@@ -52,7 +52,7 @@ class _Line:
     def __init__(self, key: Where, limit: int) -> None:
         self.key = key
         self.bands: tuple[list[int], list[int]] = ([], [])
-        """Heaps of plan indexes: untried calls, and retries."""
+        """Heaps of keys (`CallQueue._key`): untried calls, and retries."""
         self.in_flight = 0
         self.limit = limit
         self.streak = 0
@@ -61,7 +61,7 @@ class _Line:
 
 
 _Offer: TypeAlias = tuple[int, int, _Line]
-"""Plan index, tie-breaker, line of the call."""
+"""Key, tie-breaker, line of the call."""
 _FRESH, _RETRY = 0, 1
 
 
@@ -71,6 +71,8 @@ class CallQueue:
     def __init__(self, instances: Sequence[Where], waiting: Iterable[int], *, per_instance: int) -> None:
         """Take `instances`, by plan index the instance of each call; `waiting` are the calls to send, in plan order."""
         self.is_closed = False
+        self._first: set[int] = set()
+        """Calls that somebody moved ahead: their key is the plan index less the number of calls."""
         self._per_instance = per_instance
         self._lines: dict[Where, _Line] = {}
         self._of = instances
@@ -92,6 +94,29 @@ class CallQueue:
         if line is None:
             line = self._lines[key] = _Line(key, self._per_instance)
         return line
+
+    def _key(self, index: int) -> int:
+        return index - len(self._of) if index in self._first else index
+
+    def move_ahead(self, indexes: Iterable[int], now: float) -> None:
+        """Let these calls go before all others from now on, among themselves in plan order."""
+        moved = set(indexes) - self._first
+        self._first |= moved
+        for line in {id(found): found for found in map(self._line, moved)}.values():
+            for band in line.bands:
+                band[:] = [self._key(key % len(self._of)) for key in band]
+                heapq.heapify(band)
+            self._offer(line, now)
+
+    def remove(self, index: int, now: float) -> None:
+        """Take a call out, if it waits here."""
+        line, key = self._line(index), self._key(index)
+        for number, band in enumerate(line.bands):
+            if key in band:
+                band.remove(key)
+                heapq.heapify(band)
+                self._waiting[number] -= 1
+        self._offer(line, now)
 
     def __len__(self) -> int:
         """Return how many calls wait here."""
@@ -120,9 +145,9 @@ class CallQueue:
     def _take_from(self, band: int, now: float) -> int | None:
         offers = self._offers[band]
         while offers:
-            index, _, line = heapq.heappop(offers)
+            key, _, line = heapq.heappop(offers)
             calls = line.bands[band]
-            if not calls or calls[0] != index or line.held_until > now:
+            if not calls or calls[0] != key or line.held_until > now:
                 continue  # stale: the call was taken, or its line is held back and is offered again after that
             if line.in_flight >= line.limit:
                 self._crowded[line.key] = line
@@ -142,7 +167,7 @@ class CallQueue:
         return None
 
     def _pop(self, line: _Line, band: int, now: float) -> int:
-        index = heapq.heappop(line.bands[band])
+        index = heapq.heappop(line.bands[band]) % len(self._of)
         self._waiting[band] -= 1
         line.in_flight += 1
         self._offer(line, now)
@@ -186,14 +211,14 @@ class CallQueue:
             return
         line = self._line(index)
         band = _RETRY if retry else _FRESH
-        heapq.heappush(line.bands[band], index)
+        heapq.heappush(line.bands[band], self._key(index))
         self._waiting[band] += 1
         self._offer(line, now)
 
     def close(self) -> list[int]:
         """Close the queue of a route that has no lane left; return the calls that wait. Calls put back are ignored."""
         self.is_closed = True
-        waiting = [index for line in self._lines.values() for band in line.bands for index in band]
+        waiting = [key % len(self._of) for line in self._lines.values() for band in line.bands for key in band]
         for line in self._lines.values():
             line.bands = ([], [])
         self._waiting = [0, 0]

@@ -21,6 +21,7 @@ from engine.journal import records
 from engine.model import Keys, Verdict
 from engine.run.attempts import Attempts
 from engine.run.before import Turn
+from engine.run.halts import Halts
 from engine.run.lanes import Lane, Lanes, Ticket
 from engine.run.opencalls import OpenCalls
 from engine.run.opening import Opening
@@ -61,6 +62,7 @@ class Dispatch:
         passwords: Passwords,
         tasks: Tasks,
         stopping: Stopping,
+        halts: Halts,
         *,
         may_begin: Callable[[], None],
     ) -> None:
@@ -80,6 +82,8 @@ class Dispatch:
         self._tasks = tasks
         self._stopping = stopping
         stopping.waiters.append(self)
+        self._halts = halts
+        halts.told.append(self._look_again)
         self._feeding = 0
         self._waits: set[asyncio.Timeout] = set()
         """Dispatchers that wait for a slot."""
@@ -88,7 +92,7 @@ class Dispatch:
 
     def _is_over(self) -> bool:
         """Return whether no call can come any more."""
-        return self._calls.is_over and self._opening.is_over
+        return self._calls.is_over and self._opening.is_over and not self._halts.keeps_open
 
     async def _carry(self, work: Work, ticket: Ticket) -> None:
         """Bring a call to its end, then each next one that is handed over.
@@ -119,23 +123,27 @@ class Dispatch:
             if self._is_keyless(lane):
                 return
             while not (self._stopping.is_set or lane.closed):
-                if lane.down_since is not None:
+                if lane.down_since is not None or self._halts.is_set:
                     while intents:
                         self._not_sent(lane, intents.popleft())
-                    await self._wait_while_down(lane)
+                    if self._halts.is_set:
+                        slot_at = None
+                        await self._wait_while_halted(lane)
+                    if lane.down_since is not None:
+                        await self._wait_while_down(lane)
                 await self._intend(lane, intents)
                 if not intents:
-                    if lane.down_since is None or self._is_over():
+                    if (lane.down_since is None and not self._halts.is_set) or self._is_over():
                         return
                     continue
                 await self._journal.durable(intents[0].sequence)
                 if slot_at is None or self._now() - slot_at > FRESH_S:
                     slot_at = await self._slot(lane)
-                if slot_at is None:
-                    return
+                if slot_at is None:  # the run stops, or no call may begin for a while
+                    continue
                 if self._journal.broken is not None:
                     raise self._journal.broken
-                if not lane.may_send or self._stopping.is_set:
+                if not lane.may_send or self._halts.is_set or self._stopping.is_set:
                     slot_at = None
                 elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
@@ -154,8 +162,8 @@ class Dispatch:
                         handed.set_result(None)
 
     async def _slot(self, lane: Lane) -> float | None:
-        """Wait for the lane's slot; return None if the run stops first, as at a low rate the slot is minutes away."""
-        if self._stopping.is_set:
+        """Wait for the lane's slot, which may be minutes away; return None if the run stops or is halted first."""
+        if self._stopping.is_set or self._halts.is_set:
             return None
         if lane.pacer.gear.interval_s < _SOON_S and not lane.pacer.paused_for():
             return await lane.pacer.slot()  # profiled: a timeout that ends next to no wait was 2 % of a call's cost
@@ -171,9 +179,26 @@ class Dispatch:
     def turn_away(self) -> None:
         """End all waits for a slot or a turn: the session stops."""
         self._calls.turn_away()
+        self._end_waits_for_slots()
+
+    def _end_waits_for_slots(self) -> None:
         waits, self._waits = self._waits, set()
         for wait in waits:
             wait.reschedule(self._now())
+
+    def _look_again(self) -> None:
+        """Have all lanes see whether they may begin calls."""
+        if self._halts.is_set:
+            self._end_waits_for_slots()
+        self._wake.set()
+
+    async def _wait_while_halted(self, lane: Lane) -> None:
+        """Wait while no new call may begin, without a call."""
+        while self._halts.is_set:
+            self._wake.clear()
+            if self._stopping.is_set or lane.closed or self._is_over():
+                return
+            await self._wake.wait()
 
     async def _wait_while_down(self, lane: Lane) -> None:
         """Wait while a lane cannot reach its endpoint, without a call: other lanes can send the calls now.
@@ -237,10 +262,12 @@ class Dispatch:
             self._may_begin = None
         work.attempt += 1
         sent = records.Sent(call=work.id, attempt=work.attempt, lane=lane.name, trace=trace, key=keys.fingerprint)
+        lane.ahead += 1
         return _Intent(work, keys, trace, self._recorder.append(sent))
 
     def _hand_over(self, lane: Lane, intent: _Intent, slot_at: float) -> None:
         work, ticket = intent.work, Ticket(lane, intent.keys, intent.trace, slot_at)
+        lane.ahead -= 1
         lane.in_flight += 1
         self._calls.secret_used(work)
         if work.ticket is not None and not work.ticket.done():
@@ -251,8 +278,12 @@ class Dispatch:
             self._tasks.start(self._carry(work, ticket))
 
     def _not_sent(self, lane: Lane, intent: _Intent) -> None:
-        """Take back a call between its `sent` and its slot: the run stops, its lane is out, or it is read again."""
+        """Take back a call between its `sent` and its slot: the run stops, its lane is out, or it is read again.
+
+        Or no new call may begin for a while.
+        """
         work = intent.work
+        lane.ahead -= 1
         self._give_back(work, lane)
         if self._stopping.is_set or self._queue.of(work.index).is_closed:
             self._calls.abandon(work)
@@ -267,7 +298,7 @@ class Dispatch:
                     sent_at=None,
                     request_id=None,
                     code=NOT_SENT,
-                    message="stopped, its lane closed or unreachable, or to be read again, before it was sent",
+                    message="stopped, paused, its lane closed or unreachable, or to be read again, before it was sent",
                     http=None,
                     ms=0,
                     verdict=Verdict.TRANSIENT,
@@ -279,9 +310,9 @@ class Dispatch:
         lane.permits.release()
 
     async def _next(self, lane: Lane) -> Work | None:
-        """Wait for the lane's next call; return None if none is left, the run stops, or the lane closes or is down."""
+        """Wait for the lane's next call; return None if none is left, the run stops or halts, or the lane is out."""
         was_up = lane.down_since is None
-        while not (self._stopping.is_set or lane.closed):
+        while not (self._stopping.is_set or lane.closed or self._halts.is_set):
             self._wake.clear()
             if was_up and lane.down_since is not None:
                 return None

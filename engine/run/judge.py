@@ -29,6 +29,7 @@ from engine.run.decide import (
     decide_uncured,
     health_of,
 )
+from engine.run.halts import Halts
 from engine.run.lanes import Lane, Lanes, Ticket
 from engine.run.looks import Looks
 from engine.run.queues import CallQueues
@@ -56,11 +57,12 @@ AT_ONCE = Step(again=True)
 class Patience:
     """How long a call waits before it is tried again, and when the session gives it up."""
 
-    def __init__(self, policy: Policy, rng: random.Random, queue: CallQueues) -> None:
+    def __init__(self, policy: Policy, rng: random.Random, queue: CallQueues, halts: Halts) -> None:
         self._now = asyncio.get_running_loop().time
         self._policy = policy
         self._rng = rng
         self._queue = queue
+        self._counted = halts.counted
 
     def draw(self, work: Work, budget: Budget) -> float | None:
         """Count an attempt of a call on a budget; return the seconds to wait, None if the budget is spent."""
@@ -69,7 +71,7 @@ class Patience:
         work.started = now if work.started is None else work.started
         # If the instance was sick before the call's first try, the budget counts from when it fell sick.
         since = min(work.started, self._queue.of(work.index).sick_since(work.index) or work.started)
-        return next_delay(budget, tries=work.tries, elapsed_s=now - since, policy=self._policy, rng=self._rng)
+        return next_delay(budget, tries=work.tries, elapsed_s=self._counted(since), policy=self._policy, rng=self._rng)
 
 
 class Judge:

@@ -22,6 +22,7 @@ from engine.journal import records
 from engine.model import Answer, Keys, Reading, Verdict, Where
 from engine.pacing.pacer import Pacer
 from engine.planning.routes import Routes
+from engine.run.halts import Halts
 from engine.run.queues import CallQueues
 from engine.run.recorder import Recorder
 from engine.run.stopping import Stopping, stopped
@@ -68,6 +69,8 @@ class Lane(Struct):
     """Whether the API has accepted any call by it in this session."""
     in_flight: int = 0
     """Attempts under way."""
+    ahead: int = 0
+    """Calls whose `sent` is written and that have not left."""
     _down_count: int = 0
 
     @property
@@ -90,15 +93,14 @@ class Lane(Struct):
         self.unanswered.clear()
         self.reached()
 
-    def unreachable(self, why: str, now: float, *, since: float) -> float:
-        """Pause after an attempt that left at `since` and did not reach the server; return the seconds it is down."""
+    def unreachable(self, why: str, now: float, *, since: float) -> None:
+        """Pause after an attempt that left at `since` and did not reach the server."""
         if self.down_since is None:
             self.down_since = since
         self.probe_s = now - since
         self.down_why = why
         self._down_count += 1
         self.pacer.pause(min(DOWN_PAUSE_CAP_S, 0.2 * 2 ** min(self._down_count, 10)))
-        return now - self.down_since
 
 
 class Ticket(Struct):
@@ -146,6 +148,7 @@ class Lanes:
         recorder: Recorder,
         stopping: Stopping,
         queue: CallQueues,
+        halts: Halts,
         *,
         patience_s: float,
     ) -> None:
@@ -156,6 +159,7 @@ class Lanes:
         self._recorder = recorder
         self._stopping = stopping
         self._queue = queue
+        self._counted = halts.counted
         self._patience_s = patience_s
         self._given_up: set[int] = set()
         """Routes that have no lane left."""
@@ -197,6 +201,16 @@ class Lanes:
     def in_flight(self) -> int:
         """How many attempts are under way."""
         return sum(lane.in_flight for lane in self.every)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no `sent` stands for a call that has not left."""
+        return not any(lane.ahead for lane in self.every)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no attempt is under way, and no `sent` stands for a call that has not left."""
+        return not any(lane.in_flight or lane.ahead for lane in self.every)
 
     def others_may(self, denied: Collection[str], lane: Lane) -> bool:
         """Return whether a lane of another sub-account takes a call that CAM has `denied` to these identities."""
@@ -251,7 +265,8 @@ class Lanes:
     def down(self, lane: Lane, answer: Answer, *, since: float) -> bool:
         """Pause a lane that cannot reach the API, or close it after a while; return whether a lane takes its calls."""
         is_new = lane.down_since is None
-        down_s = lane.unreachable(answer.message or str(answer.code), self._now(), since=since)
+        lane.unreachable(answer.message or str(answer.code), self._now(), since=since)
+        down_s = self._counted(since if lane.down_since is None else lane.down_since)
         if down_s >= (self._patience_s if lane.answered else min(FIRST_CONTACT_S, self._patience_s)):
             why = f"cannot reach the API for {down_s:.0f} s: {lane.down_why}"
             return self.close(lane, why, answer)

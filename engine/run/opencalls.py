@@ -56,8 +56,17 @@ class OpenCalls:
         if work.index in self._open:
             self.abandon(work)
 
+    def take_out(self, work: Work) -> None:
+        """Do nothing more about a call that was never sent, wherever it waits."""
+        work.is_dropped = True
+        self.queue.of(work.index).remove(work.index, self._now())
+        self.over_unsent(work)
+        self.queue.wake.set()
+
     def put_back(self, work: Work) -> None:
         """Put a call back in the queue where it waited before."""
+        if work.is_dropped:
+            return
         queue = self.queue.of(work.index)
         is_open = work.index in self._open
         queue.put_back(work.index, self._now(), retry=is_open and work.tries > 0)
@@ -66,6 +75,8 @@ class OpenCalls:
 
     def put_first(self, work: Work) -> None:
         """Put an open call back in the queue as an untried one; abandon it if its route has no lane left."""
+        if work.is_dropped:
+            return
         queue = self.queue.of(work.index)
         queue.put_back(work.index, self._now(), retry=False)
         if queue.is_closed:

@@ -232,7 +232,7 @@ class Opening:
         look.reading, look.at = reading, at
         if reading.accounts is not None:
             look.known, look.known_at = reading, at
-        waiting, look.aside = look.aside, []
+        waiting, look.aside = [work for work in look.aside if not work.is_dropped], []
         for work in waiting:
             if self._resumed.is_guarded(work):
                 if self._now() - at > FRESH_S:

@@ -34,9 +34,12 @@ class Overview:
         *,
         policy: Policy,
         clock: Callable[[], float],
-        deadline_s: float,
+        ends_at: Callable[[], float],
     ) -> None:
-        """Take `policy`, which says how long a sick or an unreadable instance is tried."""
+        """Take `policy`, which says how long a sick or an unreadable instance is tried.
+
+        `ends_at` returns the loop time after which the session sends nothing.
+        """
         self._journal = recorder.journal
         self._ledger = ledger = recorder.ledger
         self._queue = queue
@@ -44,7 +47,7 @@ class Overview:
         self._read_back = read_back
         self._policy = policy
         self._clock = clock
-        self._deadline_s = deadline_s
+        self._ends_at = ends_at
         done_word = recorder.action.done_word
         self._proven = f"verified {done_word}" if ledger.settings.verify else f"accepted as {done_word}"
         self._started = 0.0
@@ -116,7 +119,7 @@ class Overview:
             ends = unread[where] + self._policy.transient_s
         else:
             ends = (now if since is None else since) + self._policy.busy_s
-        return min(ends, self._started + self._deadline_s)
+        return min(ends, self._ends_at())
 
     def only_the_sick_are_left(self, now: float) -> str | None:
         """Return news, once: only calls of instances that take none or cannot be read are unsettled (issue 3 §2)."""
@@ -136,7 +139,7 @@ class Overview:
         ends = [
             at + (self._policy.transient_s if where in unread else self._policy.busy_s) for where, at in since.items()
         ]
-        until = min(max(ends), self._started + self._deadline_s)
+        until = min(max(ends), self._ends_at())
         at, settled = self._clock(), self._ledger.settled_counts()
         proofs = self._ledger.proof_times()
         proven_at = proofs[1] if proofs is not None else rfc3339(at)

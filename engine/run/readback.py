@@ -18,6 +18,7 @@ from engine.cloud.inventory import Inventory
 from engine.model import Reading, Where
 from engine.planning.outlook import shown
 from engine.run.endings import DRAIN_S
+from engine.run.halts import Halts
 from engine.run.queues import CallQueues
 from engine.run.settling import Settling
 from engine.run.stopping import Stopping, Tasks
@@ -69,6 +70,7 @@ class ReadBack:
         inventory: Inventory,
         tasks: Tasks,
         stopping: Stopping,
+        halts: Halts,
         *,
         patience_s: float,
     ) -> None:
@@ -87,6 +89,8 @@ class ReadBack:
         self._active = 0
         self._drain_until: float | None = None
         stopping.readers.append(self)
+        self._halts = halts
+        halts.told.append(self._read_what_is_left)
 
     def __len__(self) -> int:
         """Return how many calls are accepted and not proven."""
@@ -125,8 +129,16 @@ class ReadBack:
     def touch(self, work: Work) -> None:
         """See whether it is time to read the instance of a call, as one of its calls is over."""
         ward = self._wards.get(work.where)
-        if ward is not None and (self._stopping.is_set or not self._queue.of(work.index).is_busy(work.index)):
+        if ward is None:
+            return
+        if self._stopping.is_set or self._halts.is_set or not self._queue.of(work.index).is_busy(work.index):
             self._make_due(ward)
+
+    def _read_what_is_left(self) -> None:
+        """Read what was accepted once no new call may begin: no other call of its instance is to be waited for."""
+        if self._halts.is_set:
+            for ward in list(self._wards.values()):
+                self._make_due(ward)
 
     def drain(self, until: float) -> None:
         """Read everything that waits by this loop time, as the run stops; a later call may move the time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.api.actions import takes_admins
@@ -24,7 +25,9 @@ from engine.planning.routes import Routes
 from engine.run.attempts import Attempts
 from engine.run.before import Before
 from engine.run.bounds import Bounds
+from engine.run.control import Control
 from engine.run.dispatch import Dispatch
+from engine.run.halts import Halts
 from engine.run.judge import Judge, Patience
 from engine.run.lanes import Lane, Lanes
 from engine.run.looks import Looks
@@ -110,19 +113,29 @@ class Runner:
         self._queue = CallQueues(instances, found.waiting, routes.of, per_instance=settings.per_instance)
         self._stopping = Stopping(recorder, self._queue)
         self._tasks = Tasks(self._stopping, self._queue)
-        self._lanes = Lanes(lanes, routes, recorder, self._stopping, self._queue, patience_s=policy.transient_s)
+        self.halts = Halts(self._now)
+        """Why no new call is begun, if so."""
+        self._lanes = Lanes(
+            lanes, routes, recorder, self._stopping, self._queue, self.halts, patience_s=policy.transient_s
+        )
         looks = Looks(inventory, self._stopping)
         self._proofs = Proofs(recorder, bounds.elsewhere)
         self._settling = Settling(
             recorder, self._lanes, self._stopping, looks, self._proofs, stop_after=bounds.stop_after
         )
         self._read_back = ReadBack(
-            self._settling, self._queue, inventory, self._tasks, self._stopping, patience_s=policy.transient_s
+            self._settling,
+            self._queue,
+            inventory,
+            self._tasks,
+            self._stopping,
+            self.halts,
+            patience_s=policy.transient_s,
         )
         calls = OpenCalls(works, self._queue, self._read_back)
         self._lanes.holders.append(calls)
         resting = Resting(works, found.unread)
-        patience = Patience(policy, rng, self._queue)
+        patience = Patience(policy, rng, self._queue, self.halts)
         self._judge = Judge(
             recorder, self._queue, self._lanes, self._stopping, looks, self._settling, self._read_back, patience
         )
@@ -151,7 +164,21 @@ class Runner:
             passwords,
             self._tasks,
             self._stopping,
+            self.halts,
             may_begin=bounds.may_begin,
+        )
+        self._control = Control(
+            recorder,
+            self.halts,
+            self._lanes,
+            self._attempts,
+            calls,
+            resting,
+            self._stopping,
+            changed_pace=partial(self._keep_pace, inventory),
+            asked=bounds.asked,
+            forget=bounds.forget_asked,
+            clock=clock,
         )
         self._overview = Overview(
             recorder,
@@ -160,9 +187,10 @@ class Runner:
             self._read_back,
             policy=policy,
             clock=clock,
-            deadline_s=bounds.deadline_s,
+            ends_at=self._ends_at,
         )
         self._started = 0.0
+        self._deadline_s = bounds.left.deadline_s
         self._attend(inventory)
 
     def _attend(self, inventory: Inventory) -> None:
@@ -173,6 +201,11 @@ class Runner:
         for lane in self._lanes.every:
             lane.client.note = self.recorder.note
             lane.pacer.stopping = self._stopping.event
+
+    def _keep_pace(self, inventory: Inventory, rate: float) -> None:
+        """Read as fast as calls are sent at another rate, and give a slower run the time that it takes."""
+        inventory.keep_up_with(sum(self._lanes.paces().values()))
+        self._deadline_s = max(self._deadline_s, self._bounds.deadline_at(rate))
 
     def _is_sending(self) -> bool:
         return bool(len(self._queue) or self._lanes.in_flight)
@@ -223,17 +256,29 @@ class Runner:
             self._overview.sample(now)
             if self._stopping.is_set:
                 continue
+            self._control.look()
             if self._opening.is_over and (news := self._overview.only_the_sick_are_left(now)):
                 self.tell(news)
-            if now - self._started >= bounds.deadline_s:
-                stop(bounds.deadline_why or f"deadline of {bounds.deadline_s:.0f} s reached", Reason.STOPPED)
+            if self.halts.counted(self._started) >= self._deadline_s:
+                stop(f"deadline of {self._deadline_s:.0f} s reached", Reason.STOPPED)
+            elif now - self._started >= bounds.left.closes_s:
+                stop(bounds.left.closes_why, Reason.STOPPED)
             elif bounds.stop_requested():
                 stop("`acctops stop` from another shell", Reason.STOPPED)
             elif abs(self._clock() - now - offset) > CLOCK_GAP_S:
                 gap = self._clock() - now - offset
                 stop(f"the clock jumped by {gap:.0f} s: did this machine sleep?", Reason.STOPPED)
-            elif now - self._judge.accepted_at > STARVED_S and now - self._judge.throttled_at < STARVED_S / 10:
+            elif self._is_starved():
                 stop("throttled for 10 min with no call accepted: who else uses this quota?", Reason.STOPPED)
+
+    def _is_starved(self) -> bool:
+        counted, judge = self.halts.counted, self._judge
+        return counted(judge.accepted_at) > STARVED_S and counted(judge.throttled_at) < STARVED_S / 10
+
+    def _ends_at(self) -> float:
+        """Return the loop time after which nothing more is sent, as far as it is known."""
+        left, now = self._bounds.left, self._now()
+        return min(now + self._deadline_s - self.halts.counted(self._started), self._started + left.closes_s)
 
     async def _finish(self, seconds: float) -> Reason:
         try:

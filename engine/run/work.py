@@ -35,6 +35,8 @@ class Work(Struct, eq=False):
     already: str | None = None
     """Code of the last answer, if it said that the account was so already. The ledger gets an answer only once the
     disk has it, and a reading may be faster: so the code is kept here, too."""
+    is_dropped: bool = False
+    """Whether somebody took it out of the run before it was sent."""
     no_send: bool = False
     """Whether it is only read and settled: a guard forbids sending it again, or a later rerun has it."""
     resends: int = 0

@@ -156,7 +156,6 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         stop_after=None,
         no_send=frozenset(),
         clock=time.time,
-        time_left=lambda left_s: (left_s, "the deadline"),
         watch=Terminal(quiet=False),
     )
     ended = run_loop(session.work())

@@ -196,6 +196,11 @@ CASES: dict[str, dict[str, Case]] = {
         faults=Case(("--faults", "faults.yaml"), ("--yes",)),
     ),
     "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
+    "change": {
+        **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items()},
+        "--rate": RATE, "--drop": Case(("--drop", "*/bob")), "--first": Case(("--first", "*/bob")),
+    },
+    "pause": {**AMONG_RUNS, "--for": Case(("--for", "soon"))},
     "holds": {
         **{name: case for name, case in AMONG_RUNS.items() if name != "--config"},
         "--config": Case(("--config", "gone.yaml")),
@@ -270,6 +275,8 @@ BASE = {
     "rerun": ["rerun", "RUN"],
     "undo": ["undo", "RUN"],
     "stop": ["stop", "RUN"],
+    "pause": ["pause", "RUN"],
+    "change": ["change", "RUN"],
     "holds": ["holds"],
     "release": ["release", "RUN"],
     "hold": ["hold", "RUN"],
@@ -286,8 +293,8 @@ BASE = {
 }
 OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain"}
 """They need keys to sign with, they serve, or have no options: tried in tests of their own."""
-RUN_FIRST = {"resume", "rerun", "undo", "stop", "status", "pending", "report", "verify", "journal verify", "overdue",
-             "holds", "release", "hold", "tend"}  # fmt: skip
+RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "verify",
+             "journal verify", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
 
 

@@ -123,8 +123,8 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
         "jobs/x.yaml:3:11: accounts: expected a list of accounts such as {name: prod-a, profile: prod-a}, or "
         "{role_arn: qcs::cam::uin/UIN:roleName/NAME}, got a single value",
-        "jobs/x.yaml:5:5: targets[0].user: 'app!user' is not an account name; it has 1–63 letters, digits and _ and "
-        "does not begin with a digit (one made by SQL may, and have . $ + # - inside)",
+        "jobs/x.yaml:5:5: targets[0].user: 'app!user' is not an account name; it has 1–63 letters, digits and _, and "
+        "no digit first (if SQL made it, also a digit first, and . $ + # - inside)",
         "jobs/x.yaml:5:5: region: 1 target without a region, the first here; set `region:` for all, or on the target "
         "(--region on the command line)",
         "jobs/x.yaml:6:5: targets[1]: user is missing; write {instance: …, user: …}",

@@ -243,8 +243,8 @@ class TestLocks:
         real.request_stop(run_id)
         real.request_stop(run_id)
         assert real.stop_requested(run_id)
-        real.clear_stop(run_id)
-        real.clear_stop(run_id)
+        real.clear_requests(run_id)
+        real.clear_requests(run_id)
         assert not real.stop_requested(run_id)
         with pytest.raises(UsageError, match="cannot be written"):
             real.request_stop("no-such-run")

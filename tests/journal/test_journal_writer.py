@@ -795,10 +795,13 @@ class TestCreation:
         try:
             journal = create(store)
             journal.close()
+            store.add_aside(run_of(journal), [Note(what="told", data={})], clock=ticking())
+            store.add_aside(run_of(journal), [Note(what="told", data={})], clock=ticking())
         finally:
             os.umask(before)
         path = journal.path
         assert path.stat().st_mode & 0o7777 == 0o600
+        assert path.with_name(reader.ASIDE).stat().st_mode & 0o7777 == 0o600
         assert path.with_name("lock").stat().st_mode & 0o7777 == 0o600
         for directory in (path.parent, path.parent.parent, store.state_dir):
             assert directory.stat().st_mode & 0o7777 == 0o700
@@ -808,9 +811,21 @@ class TestCreation:
         import grp
 
         group = grp.getgrgid(os.getgid())
-        journal = create(RunStore(tmp_path / "state", group=group.gr_name))
+        store = RunStore(tmp_path / "state", group=group.gr_name)
+        journal = create(store)
         journal.close()
-        for path, mode in ((journal.path, 0o640), (journal.path.parent, 0o2750), (tmp_path / "state", 0o2750)):
+        before = os.umask(0o077)
+        try:
+            store.add_aside(run_of(journal), [Note(what="told", data={})], clock=ticking())
+        finally:
+            os.umask(before)
+        aside = journal.path.with_name(reader.ASIDE)
+        for path, mode in (
+            (journal.path, 0o640),
+            (aside, 0o640),
+            (journal.path.parent, 0o2750),
+            (tmp_path / "state", 0o2750),
+        ):
             assert path.stat().st_mode & 0o7777 == mode
             assert path.stat().st_gid == group.gr_gid
         with pytest.raises(ConfigError, match="state_group: there is no group 'nosuch'"):

@@ -240,6 +240,7 @@ def test_left_out_targets_are_counted_by_reason() -> None:
         "unseen": 0,
         "bad_row": 0,
         "rerun": 0,
+        "dropped": 0,
         "before_unknown": 0,
         "edited": 0,
         "gone": 0,

@@ -15,7 +15,7 @@ from engine.api.actions import ACTIONS
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.model import AccountState, Call, CallId, Outcome, Proof, Reading, Verdict, Where, call_id
-from engine.planning.holds import Holds, label_of, part_of
+from engine.planning.holds import Holds, Key, label_of, part_of
 from engine.planning.undo import Choice, Keep, UndoPlan, found_so_late, merged, recheck, undo_plan
 from tests.support.drill import run_settings
 from tests.support.holds import owing
@@ -50,9 +50,9 @@ def identity(user: str, action: str = LOCK) -> CallId:
     return call_id("", REGION, instance, name, action)
 
 
-def key(user: str) -> tuple[str, str, str, str]:
+def key(user: str) -> Key:
     name, instance = place(user)
-    return "", REGION, instance, name
+    return Key(("", REGION, instance, name))
 
 
 def began(
@@ -125,7 +125,7 @@ def undo(ledger: Ledger, *states: AccountState, others: Sequence[Ledger] = (), *
     return undo_plan(ledger, read(*states), owing(ledger, others), Choice(**choice))
 
 
-def undone(of: str, *ledgers: Ledger) -> set[tuple[str, str, str, str]]:
+def undone(of: str, *ledgers: Ledger) -> set[Key]:
     return among(*ledgers).undone_keys(of)
 
 
@@ -476,7 +476,7 @@ def test_recheck_puts_every_account_that_was_so_in_one_place() -> None:
     users = {"a": CHANGED, "b": ALREADY, "c": CHANGED, "d": CHANGED, "e": CHANGED, "f": FAILED, "g": UNKNOWN}
     ledger = ledger_of("one", users | {"h@postgres-00000002": CHANGED, "i": UNATTEMPTED})
     states = [locked("a"), locked("b"), locked("c", status=2), locked("d", status=2), locked("f", status=2)]
-    found = recheck(ledger, read(*states), {key("d"), key("a")})
+    found = recheck(ledger, read(*states), {tuple(key("d")), tuple(key("a"))})
     assert (found.agree, found.undone) == (2, 1)
     assert [call.user for call in found.back] == ["c"]
     assert [call.user for call in found.unread] == ["e", "h"]

@@ -283,6 +283,7 @@ def test_the_document_says_the_same(story: Story) -> None:
         "unseen": 0,
         "bad_row": 0,
         "rerun": 0,
+        "dropped": 0,
         "before_unknown": 0,
         "edited": 0,
         "gone": 0,

@@ -438,7 +438,7 @@ def test_a_planted_rerun_adds_nothing_to_a_family(site: Site) -> None:
     site.rewrite(planted / "journal.jsonl", forged)
     os.chown(planted / "journal.jsonl", STRANGER, -1)
     done = site.run("undo", run, "--family", "--yes")
-    assert "is not believed" in done.err and site.locked() == {"eve"}
+    assert done.code == 0 and site.locked() == {"eve"}
 
 
 # ---- selections without effect -------------------------------------------------------------------------------------

@@ -278,9 +278,10 @@ def test_plan_and_question_say_the_end_and_what_happens_then(office: Office, mon
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert f"\n  hold  {hold}; acctops tend must run (acctops schedule --tend)\n" in plan.out
+    assert f"\n  hold  {hold}\n" in plan.out
+    assert plan.out.count("\n  needs its timer: acctops schedule --tend --format systemd\n") == 1, "a whole command"
     assert "\n  watch  after 5m and 30m\n" in plan.out
-    assert f"\n  hold  {hold}; acctops tend must run" in asked.err
+    assert f"\n  hold  {hold}\n" in asked.err and "\n  needs its timer: acctops schedule" in asked.err
     assert f"drop their sessions; hold: {hold}; watch: after 5m and 30m.\n" in asked.err
     assert document["hold"] == {"for_s": None, "until": "2033-05-18T03:30:00.000Z", "then": "unlock"}
     assert document["watch"] == {"after": [300.0, 1800.0], "every": None, "for": None}
@@ -289,16 +290,19 @@ def test_plan_and_question_say_the_end_and_what_happens_then(office: Office, mon
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ("hold: {for: 1h30m}", "hold  for 1h30m, until about 2033-05-18 05:03 UTC, then only tell: a person decides; "),
+        (
+            "hold: {for: 1h30m}",
+            "hold  for 1h30m, until about 2033-05-18 05:03 UTC, then a person is told, and decides\n",
+        ),
         (
             "hold: {for: 30d, then: unlock_rotated}",
-            "hold  for 30d, until about 2033-06-17 03:33 UTC, then unlock what nobody else holds, if its password is ",
+            "hold  for 30d, until about 2033-06-17 03:33 UTC, then unlock what nobody else holds, if its password was ",
         ),
         (
             "watch: {after: [90s, 5m, 1d12h], every: 12h, for: 7d}",
-            "watch  after 1m30s, 5m and 1d12h, then every 12h for 7d; acctops tend must run (acctops schedule --tend)",
+            "watch  after 1m30s, 5m and 1d12h, then every 12h for 7d\n  needs its timer: acctops schedule --tend",
         ),
-        ("watch: {every: 1d, for: 30d}", "watch  every 1d for 30d; acctops tend must run"),
+        ("watch: {every: 1d, for: 30d}", "watch  every 1d for 30d\n  needs its timer: acctops schedule --tend"),
     ],
 )
 def test_a_plan_says_spans_as_a_job_does(office: Office, keys: str, line: str) -> None:

@@ -25,7 +25,7 @@ from tests.promises.test_undo_cli import Office, fleet
 from tests.support.command import Backend, Desk
 from tests.support.room import Room, closed
 
-DUE = int(os.environ.get("ACCTOPS_DUE", "1500"))
+DUE = int(os.environ.get("ACCTOPS_DUE", "1000"))
 A_HUNDRED = 100
 ONE = "postgres-00000000/first"
 pytestmark = pytest.mark.timeout(180 + DUE // 10)
@@ -162,7 +162,7 @@ def test_all_are_opened_within_the_quota(tmp_path: Path, a_run: int) -> None:
         assert not due.at[DUE:]
 
 
-@pytest.mark.parametrize(("a_run", "seed"), [(400, 1), (400, 2), (25, 3), (25, 4)])
+@pytest.mark.parametrize(("a_run", "seed"), [(400, 1), (400, 2), (25, 3)])
 def test_a_death_in_the_middle_opens_nothing_twice_and_forgets_nothing(tmp_path: Path, a_run: int, seed: int) -> None:
     """The machine is rebooted while it opens hundreds: the next timers go on, three times over."""
     rng = Random(seed)
@@ -182,7 +182,7 @@ def test_tend_killed_over_sockets_goes_on_with_the_next_timer(desk: Desk) -> Non
         office = Office(desk, backend)
         run = office.lock(*(f"postgres-aaaaaaaa/{user}" for user in users), flags=("--rate", "150"))
         office.run("hold", run, "--for", "1s", "--then", "unlock")
-        time.sleep(2.2)  # the server's Date has whole seconds
+        time.sleep(2.5)  # the Date of answers has whole seconds: by it the limit may be a second away
         for count in (60, 160):
             process = desk.popen("tend", "--quiet")
             while len(office.unlocks()) < count:

@@ -262,7 +262,7 @@ def test_what_another_incident_holds_stays_until_that_is_undone(overlapping: tup
     office, first, second = overlapping
     done = office.run("undo", first, "--yes")
     assert f"stays, held  1  {BOB}: held by {second} (INC-2)" in done.err
-    assert f"1 other journals looked at for holds, in {office.desk.state / 'runs'}" in done.err
+    assert f"1 other journal looked at for holds, in {office.desk.state / 'runs'}" in done.err
     assert office.unlocks() == ["ann"] and office.locked() == {"bob", "eve", "carl"}
     assert "nothing is left to undo" in office.run("undo", first, "--yes").err
     assert office.undo(second)["counts"]["changed"] == 2, "eve, and bob, whom only the first had changed"
@@ -294,6 +294,26 @@ def test_a_journal_that_cannot_be_read_may_hold_anything(overlapping: tuple[Offi
     done = office.run("undo", first, code=3)
     assert f"acctops undo {first} --ignore {second}" in done.err and not office.unlocks()
     assert "to unlock  2" in office.run("undo", first, "--ignore", second, code=3).err
+
+
+def test_a_journal_that_was_removed_may_have_held_anything(overlapping: tuple[Office, str, str]) -> None:
+    """Its directory is there: nobody knows what it held, and `rm` must not open accounts."""
+    office, first, second = overlapping
+    office.path(second).unlink()
+    done = office.run("undo", first, "--yes", code=3)
+    assert f"--ignore {second}" in done.err and not office.unlocks()
+    assert office.undo(first, "--ignore", second)["counts"]["changed"] == 2
+
+
+def test_an_undo_leaves_the_holds_of_its_reruns(desk: Desk) -> None:
+    """Only the rerun locked eve: an undo of the first run, without --family, does not give her up."""
+    denied = {"action": "LockAccount", "user": "eve", "code": DENIED, "times": 1}
+    for office in inside(desk, fleet(denied)):
+        run = office.apply(code=1)["run"]
+        office.run("rerun", run, "--yes", "--quiet")
+        office.undo(run)
+        (held,) = office.run("holds", "--json").json["holds"]
+        assert [each["user"] for each in held["targets"]] == ["eve"]
 
 
 def test_a_damaged_journal_holds_every_account_of_its_plan(overlapping: tuple[Office, str, str]) -> None:

@@ -24,7 +24,7 @@ from engine.simulator.estate import Account
 from engine.simulator.faults import rules_from
 from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, _environment, records
+from tests.support.command import Backend, Desk, Done, environment, records
 from tests.support.journals import end
 
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
@@ -73,7 +73,7 @@ class Guard:
             await terms.wire.aclose()
             return ended.ledger.run.run
 
-        with _environment(self.desk.env, self.desk.work):
+        with environment(self.desk.env, self.desk.work):
             return asyncio.run(work())
 
     def tend(self, after: float | None = None, *flags: str, code: int = 0) -> dict[str, list[str]]:
@@ -136,7 +136,7 @@ def test_accounts_are_read_again_when_the_job_says_and_not_before(guard: Guard) 
     """Each time once; the watch has a journal of its own, with the RequestId of every reading."""
     run = guard.lock()
     assert guard.tend(4 * MINUTE) == {}
-    assert guard.tend(6 * MINUTE) == {"read": ["read again: 3 of 3 accounts still locked"]}
+    assert guard.tend(6 * MINUTE) == {"read": ["3 of 3 accounts still locked"]}
     assert guard.tend(11 * MINUTE) == {}
     assert guard.tend(31 * MINUTE)["read"] and guard.tend(36 * MINUTE) == {}
     lines = records(guard.watch(run))
@@ -173,14 +173,14 @@ def test_a_run_that_is_not_over_is_not_watched_yet(guard: Guard) -> None:
     assert "watch: not read yet; begins once the run has ended" in guard.run("status", run).out
     guard.run("resume", run, "--yes")
     assert guard.tend(DAY + 4 * MINUTE) == {}
-    assert guard.tend(DAY + 6 * MINUTE)["read"] == ["read again: 3 of 3 accounts still locked"]
+    assert guard.tend(DAY + 6 * MINUTE)["read"] == ["3 of 3 accounts still locked"]
 
 
 def test_only_what_the_run_left_as_asked_is_watched(guard: Guard) -> None:
     """A failed account is open work, not one that came back; an account found so is watched, too."""
     guard.locked(BOB)
     guard.lock(ANN, BOB, f"{A}/nobody")
-    assert guard.tend(6 * MINUTE) == {"read": ["read again: 2 of 2 accounts still locked"]}
+    assert guard.tend(6 * MINUTE) == {"read": ["2 of 2 accounts still locked"]}
 
 
 # ---- what came back --------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_an_account_that_came_back_is_told_once_by_name(guard: Guard) -> None:
     guard.opened(EVE)
     found = guard.tend(6 * MINUTE)
     words = f"1 account no longer locked, and no run here opened them: {EVE}"
-    assert found == {"read": ["read again: 2 of 3 accounts still locked, 1 back"], "told": [words]}
+    assert found == {"read": ["2 of 3 accounts still locked, 1 back"], "told": [words]}
     (notice,) = guard.told()
     assert (notice["event"], notice["targets"], notice["accounts"]) == ("watch_back", [EVE], 1)
     assert notice["run"] == run and words in notice["text"] and notice["go_on"].startswith(f"acctops verify {run}")
@@ -270,7 +270,7 @@ def test_what_an_undo_opened_is_silent(guard: Guard) -> None:
     run = guard.lock()
     guard.run("undo", run, "--yes", "--target", ANN)
     found = guard.tend(6 * MINUTE)
-    assert found == {"read": ["read again: 2 of 3 accounts still locked, 1 opened by us since"]}
+    assert found == {"read": ["2 of 3 accounts still locked, 1 opened by us since"]}
     assert guard.told() == []
     assert "2 of 3 still locked, 1 opened by us since" in guard.run("status", run).out
     guard.opened(EVE)
@@ -281,7 +281,7 @@ def test_what_another_of_our_runs_opened_is_silent(guard: Guard) -> None:
     """`acctops unlock`, by hand: it is in a journal here."""
     guard.lock()
     guard.run("unlock", EVE, "--region", "ap-singapore", "--yes")
-    assert guard.tend(6 * MINUTE)["read"] == ["read again: 2 of 3 accounts still locked, 1 opened by us since"]
+    assert guard.tend(6 * MINUTE)["read"] == ["2 of 3 accounts still locked, 1 opened by us since"]
     assert guard.told() == []
 
 
@@ -295,7 +295,7 @@ def test_what_an_undo_has_just_sent_is_silent(guard: Guard) -> None:
     first = min(number for number, line in enumerate(lines) if b'"kind":"reply"' in line)
     assert first > last or last > 0
     path.write_bytes(b"".join(lines[: max(first, last + 1)]))
-    assert guard.tend(6 * MINUTE)["read"] == ["read again: 0 of 3 accounts still locked, 3 opened by us since"]
+    assert guard.tend(6 * MINUTE)["read"] == ["0 of 3 accounts still locked, 3 opened by us since"]
     assert guard.told() == []
 
 
@@ -312,7 +312,7 @@ def test_an_account_we_opened_and_locked_again_is_watched_again(guard: Guard) ->
     run = guard.lock()
     undo = guard.run("undo", run, "--yes", "--json").json["run"]
     guard.run("undo", undo, "--yes")
-    assert guard.tend(6 * MINUTE)["read"] == ["read again: 3 of 3 accounts still locked"]
+    assert guard.tend(6 * MINUTE)["read"] == ["3 of 3 accounts still locked"]
     guard.opened(BOB)
     assert BOB in guard.tend(31 * MINUTE)["told"][0]
 
@@ -326,7 +326,7 @@ def test_unread_is_told_when_it_was_so_twice_in_a_row(guard: Guard) -> None:
     instance = guard.backend.world.instance(A)
     assert instance is not None
     gone = instance.accounts.pop("bob")
-    assert guard.tend(6 * MINUTE)["read"] == ["read again: 2 of 3 accounts still locked, 1 unread"]
+    assert guard.tend(6 * MINUTE)["read"] == ["2 of 3 accounts still locked, 1 unread"]
     instance.accounts["bob"] = gone
     guard.tend(31 * MINUTE)
     del instance.accounts["bob"]
@@ -345,7 +345,7 @@ def test_an_instance_that_cannot_be_read_is_a_failure_of_tend(guard: Guard) -> N
     guard.opened(EVE)
     guard.backend.script({"action": "DescribeAccounts", "instance": A, "code": "InvalidParameter"})
     found = guard.tend(6 * MINUTE, code=1)
-    assert found["read"] == ["read again: 0 of 3 accounts still locked, 1 back, 2 unread"]
+    assert found["read"] == ["0 of 3 accounts still locked, 1 back, 2 unread"]
     assert f"2 accounts could not be read again (InvalidParameter): {ANN}, {BOB}" in found["failed"]
     assert EVE in found["told"][0]
 
@@ -360,7 +360,7 @@ def test_refused_keys_are_tried_again_and_told_the_second_time(guard: Guard) -> 
     assert [notice["event"] for notice in guard.told()] == ["watch_unread"]
     assert "tried 2 times, again after" in guard.tend(13 * MINUTE, code=1)["failed"][0]
     guard.desk.env["TENCENTCLOUD_SECRET_KEY"] = good
-    assert guard.tend(25 * MINUTE) == {"read": ["read again: 3 of 3 accounts still locked"]}
+    assert guard.tend(25 * MINUTE) == {"read": ["3 of 3 accounts still locked"]}
     assert len(records(guard.watch(run), "end")) == 1
 
 
@@ -392,7 +392,7 @@ def test_a_watch_is_no_run_of_its_job(guard: Guard) -> None:
     assert guard.run("pending", "--json").json["open"] == 0
     assert watch not in guard.run("holds", "--json").out
     listed = guard.run("status").out
-    assert f"{watch}  watch of {run}  LockAccount  job  2 of 3 as left  1 back  last read" in listed
+    assert f"{watch}  watch of {run}  LockAccount  job  2 of 3 as we left them  1 back  last read" in listed
     assert "continued by" not in listed and "rerun" not in listed
     since = guard.run("status", "--since", "1d", "--json").json
     assert [each["run"] for each in since["runs"]] == [run] and since["open"] == 0
@@ -510,9 +510,9 @@ def test_a_resume_that_does_more_has_it_watched_too(guard: Guard) -> None:
     assert settled == 2
     journal.append_now(end(counts=found.ledger.counts()))
     journal.close()
-    assert guard.tend(6 * MINUTE)["read"] == ["read again: 2 of 2 accounts still locked"]
+    assert guard.tend(6 * MINUTE)["read"] == ["2 of 2 accounts still locked"]
     guard.run("resume", run, "--yes")
     assert guard.tend(10 * MINUTE) == {}, "five minutes after its new end"
-    assert guard.tend(12 * MINUTE)["read"] == ["read again: 3 of 3 accounts still locked"]
+    assert guard.tend(12 * MINUTE)["read"] == ["3 of 3 accounts still locked"]
     assert len(records(guard.watch(run), "call")) == 3
     assert "3 of 3 still locked" in guard.run("status", run).out

@@ -40,6 +40,13 @@ def test_each_meaning_of_a_word_is_told(kind):
         ("BAD_ROW", "A row of a list is no target"),
         ("faild", "Nearest of acctops' own words: failed"),
         ("Local.BadRow", "every action"),
+        ("owed", "acctops holds --owed prints the undo"),
+        ("holds", "acctops release RUN only ends the hold"),
+        ("stays, held", "Another run holds the account"),
+        ("unlock_rotated", "whose password was changed after the lock"),
+        ("due", "The limit of a hold has passed"),
+        ("tend", "acctops overdue --tend checks it"),
+        ("back", "no longer as the run left it"),
     ],
 )
 def test_explain_takes_words_as_they_are_shown(tmp_path: Path, typed, words):

@@ -42,7 +42,7 @@ from tests.support.journals import verified as verified_line
 RUN = "20261122T031300Z-q7c2"
 JOURNAL = "/var/lib/acctops/runs/x/journal.jsonl"
 HEAD = "3be1" * 16
-NEWER = dict.fromkeys(("skipped", "unseen", "bad_row", "rerun"), 0)
+NEWER = dict.fromkeys(("skipped", "unseen", "bad_row", "rerun", "dropped"), 0)
 NEWER |= dict.fromkeys(("before_unknown", "edited", "gone", "held", "unproven"), 0)
 """Reasons of leaving out that a match and a list add."""
 DOCUMENT_KEYS = [
@@ -70,6 +70,7 @@ DOCUMENT_KEYS = [
     "open",
     "go_on",
     "watch",
+    "paused",
 ]
 FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "message", "request_id", "advice"]
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
@@ -795,6 +796,21 @@ def test_a_line_that_is_cut_fits_its_row(words: str, columns: int) -> None:
         assert "".join("".join(screen.fold(line)).split()) == "".join(line.split())
 
 
+def test_a_command_stands_whole_in_its_own_row_and_the_words_before_it_break_between_words() -> None:
+    """A terminal breaks inside a word, and a command that is broken cannot be pasted."""
+    line = "  held, so somebody wants them locked; to give back what a run holds: acctops undo 20261129T121901Z-4vbt"
+    assert Screen(60, 24).fold(line) == [
+        "  held, so somebody wants them locked; to give back what a",
+        "    run holds:",
+        "    acctops undo 20261129T121901Z-4vbt",
+    ]
+    assert Screen(40, 24).fold("if `acctops tend` stops, nobody is told of it") == [
+        "if `acctops tend` stops, nobody is told",
+        "  of it",
+    ]
+    assert Screen(40, 24).fold(f"  → acctops rerun {'x' * 60}") == [f"  → acctops rerun {'x' * 60}"]
+
+
 def test_a_live_run_is_marked_and_not_told_to_go_on() -> None:
     """Its journal says how it stood; a resume beside it would be refused."""
     ledger = ledger_of([*changed(0), end()])
@@ -939,6 +955,7 @@ def test_the_document_of_a_finished_run() -> None:
         "open": 2,
         "go_on": f"acctops resume {RUN}",
         "watch": None,
+        "paused": None,
     }
     assert failure["user"] == "user_2"
     assert failure["advice"]

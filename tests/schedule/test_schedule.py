@@ -353,7 +353,7 @@ def test_the_user_s_own_config_is_found_at_night_too(desk: Desk) -> None:
         ),
         (f"window: {WINDOW}", ["--format", "k8s", "--image", "i", "--user", "xyz"], "--user xyz: no such user here"),
         (f"window: {WINDOW}", ["--format", "at"], "'at' is not one of 'cron', 'systemd', 'k8s'"),
-        (f"window: {WINDOW}", ["--into", "nowhere"], "cannot be written: No such file or directory"),
+        (f"window: {WINDOW}", ["--into", "nowhere"], "No such file or directory; make the directory first: mkdir -p "),
     ],
 )
 def test_what_cannot_be_scheduled_is_refused(desk: Desk, extra: str, flags: list[str], words: str) -> None:

@@ -343,7 +343,7 @@ def test_what_a_tend_will_miss_at_night_is_said_by_day(desk: Desk) -> None:
     said = desk.run("schedule", "--tend", "--format", "cron").err
     assert "TENCENTCLOUD_SECRET_ID: set in this shell, and not at night" in said
     untold = (
-        "no `notify` in a config: that what is due after runs is not done shows only where the scheduler reports it"
+        "no `notify` in a config: if `acctops tend` stops, nobody is told; only the scheduler's own log or mail has it"
     )
     assert said.count(untold) == 1
     told = job(desk, extra="notify: {command: [page]}")

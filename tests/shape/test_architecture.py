@@ -63,6 +63,7 @@ MORE_RULES = {
     "run.callqueue",
     "run.decide",
     "run.endings",
+    "run.halts",
 }
 """Modules of other packages that have none either."""
 

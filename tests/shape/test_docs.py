@@ -364,6 +364,7 @@ def test_the_notes_are_those_that_are_written() -> None:
         "undone_by",
         "watched_by",
         "told",
+        "seen",
         "lane_slowed",
         "lane_recovered",
         "lane_down",
@@ -460,6 +461,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         desk.run("run", telling, *api, "--yes", "--no-verify", "--deadline", "60s")
         found["pending"] = _with_one_unreadable(desk, "pending", "--format", "json")
         found["notice"] = {**json.loads(told.read_text()), "stopped": stopped["stopped"]}
+    found["pause"], paused = _paused(Desk(tmp_path_factory.mktemp("paused")))
     assert (
         found["overdue"]["last_good"]
         and found["overdue --tend"]["last_good"]
@@ -469,10 +471,26 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         and verified["back"]
         and found["report"][1]["parent"]
     ), "not all was seen"
-    found["run"] = [done, stopped, found["run"]]
+    found["run"] = [done, stopped, found["run"], paused]
     live = desk.run("status", done["run"], "--json").json
     assert keys({**live, "watch": None}) == keys(done) | {"live"}
     return {name: keys(document) for name, document in found.items()}
+
+
+def _paused(desk: Desk) -> tuple[Any, Any]:  # Any: JSON
+    """What `pause`, `change` and `resume` print of a live run, and the run itself while it is paused."""
+    with Backend(World(quotas={"*": None})) as backend:
+        job = desk.job(*(f"postgres-{number:08}/app" for number in range(60)), name="long.yaml")
+        process = desk.popen("run", job, "--yes", "--rate", "20", "--endpoint", backend.endpoint)
+        desk.wait_for("settled")
+        paused = desk.run("pause", "latest", "--for", "1h", "--json").json
+        document = desk.run("status", "latest", "--json").json
+        changed = desk.run("change", "latest", "--rate", "5", "--json").json
+        lifted = desk.run("resume", "latest", "--json").json
+        process.terminate()
+        desk.end(process)
+    document.pop("live")
+    return [paused, changed, lifted], document
 
 
 def _tended(desk: Desk, *argv: str) -> Any:  # Any: JSON

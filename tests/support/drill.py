@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from engine.journal.writer import FileJournal
 from engine.model import Call, CallId, Keys, Omit, Reading, RunId, Target, Transport
 from engine.operations.session import Devices, Session
 from engine.planning.plan import Plan, make_plan
+from engine.run.bounds import TimeLeft
 from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
@@ -142,6 +144,8 @@ class Drill:
     """Instead of so many `lanes` on loopback."""
     unreachable: Mapping[str, str] | None = None
     deadline_s: float = 3600.0
+    closes_s: float = math.inf
+    """Seconds until the window closes."""
     stop_after: int | None = None
     seed: int = 0
     secret: Callable[[Call], Awaitable[str]] | None = None
@@ -233,7 +237,7 @@ class Drill:
             no_send=self.no_send,
             stays=self.stays,
             clock=clock,
-            time_left=lambda _deadline_s: (self.deadline_s, ""),
+            time_left=lambda _deadline_s: TimeLeft(self.deadline_s, self.closes_s, "the window closed"),
             devices=Devices(transport=transport, rng=rng, clock=clock, workers=settings.workers),
             watch=self,
         )

@@ -159,8 +159,8 @@ def explain(code: str) -> int:
       acctops explain FailedOperation.CheckAccountCAMCloseError
       acctops explain unattempted
     """
-    from engine.cli.explaining import explained
+    from engine.cli.explaining import shown
     from engine.cli.talk import out
 
-    out(explained(code))
+    out(shown(code))
     return 0

@@ -100,9 +100,7 @@ def _ad_hoc(action: str) -> click.Command:
         f"acctops {row.command} @list.csv",
     )
     @click.argument("targets", nargs=-1, required=True, metavar="INSTANCE/USER|@FILE…")
-    @click.option(
-        "--region", metavar="REGION", help="The region of the instances, such as ap-singapore. A list may name its own."
-    )
+    @click.option("--region", metavar="REGION", help="The region of the instances. A list may name its own.")
     @flags(*SENDING)
     @_afterwards
     @EXCLUDE
@@ -131,7 +129,9 @@ cam_on = _ad_hoc("OpenAccountCAM")
 @NOW
 @EXCLUDE
 def resume(run: str, **options: Any) -> int:
-    """Go on with a run that was interrupted. Its journal is enough.
+    """Go on with a run that was interrupted, or lift the pause of a live one. Its journal is enough.
+
+    Which of the two was done is said. Going on with a run whose process ended in a pause asks first.
 
     RUN is a run id, the beginning of one, `latest`, `latest:JOBNAME`, or a journal's path.
 
@@ -194,7 +194,9 @@ def rerun(run: str, **options: Any) -> int:
 @click.option("--include-edited", is_flag=True, help="Undo accounts too that somebody has edited since.")
 @click.option("--rotated", is_flag=True, help="Undo only accounts whose password was changed after the run.")
 @click.option(
-    "--due", is_flag=True, help="Undo only accounts that a limit lets open without a person, as `acctops tend` does."
+    "--due",
+    is_flag=True,
+    help="Undo only accounts whose limit has passed and that need no person, as `acctops tend` does.",
 )
 @click.option(
     "--release",
@@ -242,6 +244,52 @@ def undo(run: str, **options: Any) -> int:
     from engine.cli.undoing import undo_run
 
     return undo_run(run, clock=clock(), **options)
+
+
+@command()
+@click.argument("run")
+@click.option(
+    "--for", "for_", metavar="SPAN", help="Stop the run in order (exit 4) if nobody lifts the pause within it: 30m."
+)
+@flags("config", "state_dir", "json")
+def pause(run: str, for_: str | None, **common: Any) -> int:
+    """Hold a live run from another shell: it begins no new call until `resume`.
+
+    It returns once the journal says so: calls in flight have ended then, and no call leaves any more.
+
+    \b
+    Examples:
+      acctops pause latest
+      acctops pause latest --for 30m
+    """
+    from engine.cli.steering import pause_run
+
+    return pause_run(run, for_, **common)
+
+
+@command()
+@click.argument("run")
+@click.option(
+    "--drop",
+    metavar="GLOB|@FILE",
+    multiple=True,
+    help="Leave out these accounts, written instance/user, or listed in a file. They count as failed.",
+)
+@click.option("--first", metavar="GLOB|@FILE", multiple=True, help="Send these accounts before all others.")
+@flags("config", "state_dir", "rate", "json")
+def change(run: str, drop: tuple[str, ...], first: tuple[str, ...], **common: Any) -> int:
+    """Change a live run from another shell, also while it is paused.
+
+    It returns once the journal says so. An account for which a call was sent cannot be dropped: undo it.
+
+    \b
+    Examples:
+      acctops change latest --rate 5
+      acctops change latest --drop 'postgres-4sfuv15b/*' --first @urgent.txt
+    """
+    from engine.cli.steering import change_run
+
+    return change_run(run, drop, first, **common)
 
 
 @command()
