@@ -15,10 +15,12 @@ from engine.cli.options import Options, options_of
 from engine.cli.sending import carry_out
 from engine.cli.talk import out, out_json, printed, say
 from engine.errors import Reason, UsageError
+from engine.journal.records import unix_seconds
 from engine.operations.approving import (
     Request,
     load_plan,
     signed_by,
+    signed_words,
     still_lacking,
     terms_beside,
     to_apply,
@@ -27,11 +29,12 @@ from engine.operations.approving import (
 )
 from engine.operations.proposal import Nothing, Planned
 from engine.outside.foreign import clean, pasted
+from engine.planning.approvals import then_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from engine.planning.approvals import PlanFile
+    from engine.planning.approvals import PlanFile, SavedPlan
 
 SHOWN = 20
 """Calls that `approve` prints without `--all`."""
@@ -82,7 +85,7 @@ def approve_plan(path_text: str, key_text: str, *, show_all: bool, **flags: Any)
     terms.settings(None)  # a config that cannot be used stops it before anybody reads and agrees
     if not (options.yes and (options.quiet or options.as_json)):  # nobody signs what he has not been shown
         show = say if options.as_json else out
-        show("\n".join(_lines(file, show_all=show_all)))
+        show("\n".join(_lines(file, signed_words(terms, file), show_all=show_all)))
     count = len(file.plan.calls)
     action = ACTIONS[file.plan.action]
     confirm(f"About to sign that {count:,} accounts are to be sent {action.name}", count, yes=options.yes)
@@ -134,7 +137,32 @@ def _show_signed(options: Options, path: Path, file: PlanFile, lacking: str | No
     return printed()
 
 
-def _lines(file: PlanFile, *, show_all: bool) -> list[str]:
+def _afterwards(plan: SavedPlan) -> Iterator[tuple[str, str]]:
+    """Yield what a plan says beside its calls: how fast, with which passwords, when, and what comes after it."""
+    from engine.report.afterwards import span, until_words, watch_of, watch_words
+
+    settings = plan.settings
+    if plan.asked:
+        yield "asked for with", pasted(plan.asked)
+    yield "rate", f"{settings.rate:g} a second, in each lane"
+    if settings.passwords is not None:
+        yield "passwords", " ".join(f"{name}: {value}" for name, value in settings.passwords.items())
+    if settings.window is not None:
+        yield "window", "as its job says"
+    hold = plan.hold
+    if hold is not None and hold.for_s is not None:
+        yield "hold", f"for {span(hold.for_s)} from the confirmation on, then: {hold.then}"
+    elif hold is not None and hold.until is not None:
+        yield "hold", until_words(hold.until, hold.then)
+    elif settings.hold_until is not None:
+        yield "hold", until_words(unix_seconds(settings.hold_until), settings.hold_then)
+    if (watch := watch_of(settings)) is not None:
+        yield "watch", watch_words(watch)
+    for text in then_of(plan.action, settings):
+        yield "LATER, BY A MACHINE, without a further approval:", text
+
+
+def _lines(file: PlanFile, signed: Sequence[str], *, show_all: bool) -> list[str]:
     """Return a plan for a person, all of it from the file. Its text is foreign: somebody else may have written it."""
     plan = file.plan
     whose = ", ".join(f"{name} {uin}".strip() for name, uin in plan.uins.items()) or "an unknown account"
@@ -147,11 +175,16 @@ def _lines(file: PlanFile, *, show_all: bool) -> list[str]:
     ]
     lines += [f"  {name}  {text}" for name, text in (("reason", plan.reason), ("ticket", plan.ticket)) if text]
     lines += [f"  goes back to run  {plan.parent}"] if plan.parent is not None else []
-    lines += [f"  hold  {plan.hold}"] if plan.hold is not None else []
+    try:
+        lines += [f"  {name}  {text}" for name, text in _afterwards(plan)]
+    except (ValueError, TypeError, LookupError, OverflowError, OSError, AttributeError) as error:
+        raise UsageError(
+            f"the plan is none that acctops saved: what comes after it makes no sense ({error})"
+        ) from error
     lines += [] if plan.settings.verify else ["  UNREAD: nothing will be proven"]
     left = ", ".join(f"{count:,} {reason}" for reason, count in plan.left_out.items() if count)
     lines.append(f"  accounts  {len(plan.calls):,}{f'  (left out: {left})' if left else ''}")
-    lines.append(f"  signed by {len(file.signed)} so far")
+    lines += [f"  signed by  {text}" for text in signed or ["nobody"]]
     shown = plan.calls if show_all else plan.calls[:SHOWN]
     for each in shown:
         account = f"{each.account}  " if each.account else ""

@@ -194,7 +194,7 @@ def find_configs(
     search.warn_of_unread(caller_home or _caller_home, environ)
     return Configs(
         files=tuple(search.found),
-        looked_in=tuple(search.looked),
+        looked_in=tuple(dict.fromkeys(search.looked)),
         warnings=tuple(search.warnings),
         trust=search.trust,
     )

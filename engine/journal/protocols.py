@@ -299,6 +299,9 @@ class Runs(Protocol):
     def used_by(self, plan: str) -> str | None:
         """Return the run that used up an approved plan, by the plan's hash; None if it is not used up."""
 
+    def is_used_here(self, plan: str, run_id: str) -> bool:
+        """Return whether this run used up a plan in this very store, of which it is no copy."""
+
     def use_up(self, plan: str, run_id: str) -> str | None:
         """Use up an approved plan for a run, durably, once; return the run that did so before, None if none did."""
 

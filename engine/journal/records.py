@@ -232,8 +232,8 @@ class Approved(Record, tag="approved", kw_only=True):
     """A statement about the plan, as somebody signed it; it stands among the first lines, before anything is sent."""
 
     statement: str
-    """Canonical JSON: hash and digest of the plan, number of calls, action, cloud accounts, and until when it counts.
-    Its bytes are what was signed."""
+    """Canonical JSON: hash and digest of the plan, number of calls, action, cloud accounts, until when it counts, and
+    what machines may do later without a further approval. Its bytes are what was signed."""
     signature: str
     """The signature by `ssh-keygen -Y sign`, in the namespace `acctops-approve@1`."""
     fingerprint: str

@@ -60,7 +60,9 @@ _ROOM = 3
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
 _USED = "used"
-"""Directory of a file for each approved plan that was used up; its name is the plan's hash, it names the run."""
+"""Directory of a file for each approved plan that was used up: its name is the plan's hash, its lines are the run and
+the real path of the store, which a copy does not have."""
+_MOST_USED = 8192
 CONTROL = "control"
 """Directory of a run in which requests lie."""
 _FILES = 8
@@ -251,16 +253,25 @@ class RunStore(RunDirectory):
 
         It is empty if a crash came while that was written down: the plan is used up all the same.
         """
+        used = self._used(plan)
+        return used[0] if used is not None else None
+
+    def is_used_here(self, plan: str, run_id: str) -> bool:
+        """Return whether this run used up a plan in this very directory, of which it is no copy."""
+        return self._used(plan) == (run_id, str(self.root.resolve()))
+
+    def _used(self, plan: str) -> tuple[str, str] | None:
         path = self.root / _USED / plan
         self.refuse_strangers(path)
         try:
-            return read_regular(path, _MOST_MARK, follow=False).decode("ascii", "replace").strip()
+            data = read_regular(path, _MOST_USED, follow=False)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error.strerror}), so nobody knows whether that plan was used"
-            ) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"{path}: cannot be read ({why}), so nobody knows whether that plan was used") from error
+        run_id, _, place = data.decode(errors="surrogateescape").partition("\n")
+        return run_id[:_MOST_MARK].strip(), place.removesuffix("\n")
 
     # Writing.
 
@@ -275,7 +286,7 @@ class RunStore(RunDirectory):
             except FileExistsError:
                 return self.used_by(plan) or ""
             with os.fdopen(fd, "wb") as file:
-                file.write(f"{run_id}\n".encode())
+                file.write(f"{run_id}\n{self.root.resolve()}\n".encode(errors="surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
             _sync(path.parent)

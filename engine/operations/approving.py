@@ -25,6 +25,7 @@ from engine.operations.permits import permit_of, signers_of, used_words
 from engine.operations.proposal import Planned
 from engine.operations.stores import store_of
 from engine.operations.terms import operator
+from engine.outside.foreign import clean
 from engine.outside.sshkeys import SshKeyError, check, check_by, sign
 from engine.outside.trust import read_regular, replace_whole
 from engine.planning.approvals import (
@@ -33,6 +34,7 @@ from engine.planning.approvals import (
     PlanError,
     PlanFile,
     PlannedCall,
+    PlannedHold,
     SavedPlan,
     Signed,
     changed_setting,
@@ -44,11 +46,14 @@ from engine.planning.plan import Plan, plan_digest
 
 if TYPE_CHECKING:
     from engine.inputs.approvals import ApprovalRules
+    from engine.journal.protocols import Runs
     from engine.model import Call
     from engine.operations.permits import Permit
     from engine.operations.proposal import Nothing, Proposal
     from engine.operations.terms import Terms
 
+_BY_HAND = ("lock", "unlock", "cam-on")
+"""Commands whose guards are those of the directory in which they were typed."""
 WHOSE_S = 3.0
 """Seconds to learn whose the keys are: a signature is about one cloud account."""
 
@@ -98,11 +103,11 @@ async def to_save(planned: Planned, request: Request) -> PlanFile:
         raise UsageError("a plan that is saved is made again when it is applied, and standard input is gone then; "
                          "put the list into a file")  # fmt: skip
     await ask_whose(planned.reach, limit_s=WHOSE_S)
-    hold = new.hold
     plan = SavedPlan(
         v=FORMAT,
         version=__version__,
         state=planned.store.home().id,
+        state_at=_real(planned.store),
         made_at=rfc3339(new.terms.clock()),
         by=operator(),
         host=os.uname().nodename,
@@ -111,6 +116,7 @@ async def to_save(planned: Planned, request: Request) -> PlanFile:
             **request.said,
             "terms": {name: msgspec.to_builtins(getattr(new.terms, name)) for name in _Said.__struct_fields__},
         },
+        asked=new.asked,
         job=new.job,
         action=new.plan.action,
         reason=new.reason,
@@ -119,12 +125,21 @@ async def to_save(planned: Planned, request: Request) -> PlanFile:
         guarded_by=new.guarded_by,
         uins=_uins(planned),
         settings=new.frozen,
-        hold={"for_s": hold.for_s, "until": hold.until, "then": hold.then} if hold is not None else None,
+        hold=_hold(new),
         plan_digest=plan_digest(planned.calls),
         calls=tuple(PlannedCall(each.account, each.region, each.instance, each.user) for each in planned.calls),
         left_out=new.plan.left_out(),
     )
     return file_of(plan)
+
+
+def _hold(new: Proposal) -> PlannedHold | None:
+    hold = new.hold
+    return PlannedHold(for_s=hold.for_s, until=hold.until, then=hold.then) if hold is not None else None
+
+
+def _real(store: Runs) -> str:
+    return str(store.state_dir.resolve())
 
 
 def _uins(planned: Planned) -> dict[str, str]:
@@ -166,7 +181,8 @@ def terms_beside(terms: Terms, path: Path, file: PlanFile) -> Terms:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{home}: {why}; the guards beside the job cannot be known") from error
-    return replace(terms, beside=tuple(dict.fromkeys((path.absolute().parent, *beside, Path()))))
+    places = (path.absolute().parent, *beside, Path.cwd())
+    return replace(terms, beside=tuple(dict.fromkeys(Path(os.path.normpath(each.absolute())) for each in places)))
 
 
 def signed_by(terms: Terms, file: PlanFile, key: Path) -> PlanFile:
@@ -225,6 +241,19 @@ def still_lacking(terms: Terms, file: PlanFile) -> str | None:
     return lacking_words(proven, rules, others)
 
 
+def signed_words(terms: Terms, file: PlanFile) -> list[str]:
+    """Return in words who has signed a plan, and until when; and why a signature does not count."""
+    from engine.operations.permits import prove
+    from engine.planning.approvals import read_statement
+
+    rules = terms.settings(None).approvals
+    if rules is None or not rules.signers:
+        return [f"{len(file.signed)} so far; no config found from here says whose signatures count"]
+    proven, others = prove(file, rules, terms.clock())
+    ends = {each.fingerprint: read_statement(each.signed.statement).not_after for each in proven}
+    return [*(f"{each.name} ({each.fingerprint}) until {ends[each.fingerprint][:19]}Z" for each in proven), *others]
+
+
 # ---- apply -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,10 +271,13 @@ async def to_apply(terms: Terms, path: Path) -> Planned:
     permit = _permit(terms, file, settings.approvals)
     store = store_of(settings, simulated=False)
     home = store.home()
-    if home.id != plan.state or not home.is_here:
+    if (home.id, _real(store)) != (plan.state, plan.state_at) or not home.is_here:
+        there = f"{clean(plan.state_at, 1000)} on {clean(plan.host, 100)}"
+        since = ", which was made anew or moved since" if plan.state_at == _real(store) else ""
         raise RefusedError(
-            f"refused: {path} was made for another state directory than {store.state_dir}, or for one of another host, "
-            "so nobody knows whether it was used; nothing was sent; name it: --state-dir DIR"
+            f"refused: {path} was made for another state directory than {store.state_dir}, for {there}{since}, so "
+            "nobody knows whether it was used; nothing was sent; apply it there (--state-dir DIR), or plan and approve "
+            "anew"
         )
     if (by := store.used_by(file.hash)) is not None:
         raise RefusedError(f"refused: {path}: {used_words(store, by, terms)}")
@@ -362,7 +394,13 @@ def _refuse_changed(new: Proposal, plan: SavedPlan) -> None:
         what = f"{new.job.path} is no longer as it was"
     elif new.plan.action != plan.action or parent != plan.parent:
         what = "the action, or the run that it goes back to, is another one"
-    elif (setting := changed_setting(plan.settings, new.frozen)) is not None:
+    elif (new.reason, new.ticket, new.asked) != (plan.reason, plan.ticket, plan.asked):
+        what = "the reason, the ticket or a flag is another one"
+    elif _hold(new) != plan.hold:
+        what = "the end of its hold is another one"
+    elif new.guarded_by != plan.guarded_by and plan.verb not in _BY_HAND:
+        what = "the place of its guards is another one"
+    elif (setting := changed_setting(plan, new.frozen)) is not None:
         what = f"{setting} is no longer as it was"
     if what is not None:
         raise RefusedError(f"refused: since it was signed, {what}; nothing was sent; plan and approve anew")

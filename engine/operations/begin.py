@@ -69,7 +69,7 @@ async def planned(new: Proposal) -> Planned:
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if not terms.simulate and not terms.is_saving and not terms.is_applying:  # before anybody is asked for nothing
-        _goes_unapproved(new, new.settings, len(new.plan.calls), tell=nobody)
+        await _goes_unapproved(new, new.settings, new.plan.calls, tell=nobody)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
         terms.tell(Warned(scarce))
     return Planned(
@@ -134,19 +134,24 @@ def _fix_command(new: Proposal) -> str:
     return fix_command(from_recorded(new.job.path), new.terms, new.settings)
 
 
-def _goes_unapproved(new: Proposal, settings: Settings, count: int, *, tell: Tell) -> bool:
-    """Return whether it goes on without the signatures that a config asks for; RefusedError if it must not."""
+async def _goes_unapproved(new: Proposal, settings: Settings, calls: Sequence[Call], *, tell: Tell) -> bool:
+    """Return whether it goes on without the signatures that a config asks for, as a person says why.
+
+    RefusedError if it must not. An undo at the end of a hold may under the approval of the run that it undoes.
+    """
     if settings.approvals is None and new.terms.unapproved is None:
         return False
-    from engine.operations.permits import refuse_unapproved  # here: most operators ask for none
+    from engine.operations.permits import refuse_unapproved, under_parent  # here: most operators ask for none
 
-    return refuse_unapproved(
+    return await asyncio.to_thread(
+        refuse_unapproved,
         settings.approvals,
         new.plan.action,
-        count,
+        len(calls),
         unapproved=new.terms.unapproved,
         way=_saving_command(new),
         tell=tell,
+        under=under_parent(new.undone, new.plan.action, calls, now=new.terms.clock()),
     )
 
 
@@ -191,7 +196,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
     if abs(terms.clock() - this.at) > LATE_S:
         settings = new.guards() if new.guards is not None else new.settings
         new = await _looked_at_again(new, settings, this.reach)
-    is_unapproved = await _refuse_unsigned(new, settings, len(this.plan.calls))
+    is_unapproved = await _refuse_unsigned(new, settings, this.plan.calls)
     keep_admins = new.frozen.keep_admins
     with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
         new = _standing_back(new, rivals)
@@ -222,15 +227,15 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
             return await carry_out(session, terms, new.settings, watch)
 
 
-async def _refuse_unsigned(new: Proposal, settings: Settings, count: int) -> bool:
+async def _refuse_unsigned(new: Proposal, settings: Settings, calls: Sequence[Call]) -> bool:
     """Refuse a plan without the signatures that a config asks for; return whether it goes on without, for a reason.
 
-    This is the last look at them before the run exists: signers and clock as they are now. `count`: calls as planned.
+    This is the last look at them before the run exists: signers and clock as they are now. `calls`: as planned.
     """
     if new.terms.simulate:
         return False
     if new.permit is None:
-        return _goes_unapproved(new, settings, count, tell=new.terms.tell)
+        return await _goes_unapproved(new, settings, calls, tell=new.terms.tell)
     from engine.operations.permits import permit_of
 
     new.permit.refuse_beyond(new.plan.action, (call.id for call in new.plan.calls))

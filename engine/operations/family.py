@@ -17,7 +17,7 @@ from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
 from engine.outside.foreign import pasted
-from engine.planning.holds import HeldNow, Holds, end_of, key_of, part_of
+from engine.planning.holds import TELL, HeldNow, Holds, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 from engine.report.spans import duration
@@ -232,6 +232,11 @@ class Undone(Struct, kw_only=True):
         for run, labels in seen.items():
             notes = [Note(what="seen", data={"targets": part}) for part in batched(labels)]
             self.store.add_aside(run, notes, clock=clock)
+
+    def then(self) -> str:
+        """Return what is to be done when the hold of its run ends, as it stands now."""
+        ledger = self.store.replay(self.run_id).ledger if self.store is not None else self.ledger  # not a merged one
+        return end_of_holds(self.store, ledger, self.trust)[1] or TELL
 
     @property
     def is_by_limit(self) -> bool:

@@ -5,17 +5,22 @@ Nothing here plans or sends. `begin` and `resume` ask here before they do.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine.api.actions import ACTIONS
 from engine.errors import ConfigError, RefusedError
 from engine.journal import records
 from engine.journal.records import unix_seconds
 from engine.operations.events import Warned
+from engine.operations.family import kin_of
 from engine.outside.sshkeys import SshKeyError, check_by, read_signers
 from engine.planning.approvals import (
+    HOLD_ENDS,
+    HOLD_ENDS_ROTATED,
     PlanError,
     PlanFile,
     Proven,
@@ -23,9 +28,12 @@ from engine.planning.approvals import (
     different_keys,
     digest_of,
     lacking_words,
+    names,
     read_statement,
+    then_of,
     why_not,
 )
+from engine.planning.holds import UNLOCK_ROTATED, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,10 +41,12 @@ if TYPE_CHECKING:
     from engine.inputs.approvals import ApprovalRules
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef, Runs
-    from engine.model import CallId
+    from engine.model import Call, CallId
     from engine.operations.events import Tell
+    from engine.operations.family import Undone
     from engine.operations.terms import Terms
     from engine.outside.sshkeys import Signers
+    from engine.outside.trust import Trust
 
 
 class NeedsApprovalError(RefusedError):
@@ -115,11 +125,19 @@ def refuse_expired(signed: Sequence[Signed], keys: int, clock: Callable[[], floa
 
 
 def refuse_unapproved(
-    rules: ApprovalRules | None, action: str, count: int, *, unapproved: str | None, way: str, tell: Tell
+    rules: ApprovalRules | None,
+    action: str,
+    count: int,
+    *,
+    unapproved: str | None,
+    way: str,
+    tell: Tell,
+    under: Callable[[ApprovalRules], str | None] | None = None,
 ) -> bool:
     """Return whether a plan goes on without the signatures that a config asks for, as a person says why.
 
     NeedsApprovalError if nobody does, RefusedError if the config does not let him. `way`: the command that saves it.
+    `under` returns why the plan is not covered by the approval of an earlier run (`why_not_under`), None if it is.
     """
     if rules is None or not rules.asks(action, count):
         if unapproved is not None:
@@ -127,10 +145,14 @@ def refuse_unapproved(
         return False
     places = ", ".join(map(str, rules.places))
     if unapproved is None:
+        why = under(rules) if under is not None else ""
+        if why is None:
+            return False
+        what = f"{action} of {count:,} account{'s' * (count != 1)}"
         raise NeedsApprovalError(
-            f"refused: {action} of {count:,} accounts needs the signatures of {rules.keys} different keys ({places}); "
-            f"nothing was sent; save and sign the plan: {way} --save plan.json --key KEY; then, somebody else: "
-            "acctops approve plan.json --key KEY; then: acctops apply plan.json"
+            f"refused: {what} needs the signatures of {rules.keys} different keys ({places})"
+            f"{f', and {why}' if why else ''}; nothing was sent; save and sign the plan: {way} --save plan.json "
+            "--key KEY; then, somebody else: acctops approve plan.json --key KEY; then: acctops apply plan.json"
         )
     if not rules.unapproved:
         raise RefusedError(
@@ -166,8 +188,111 @@ def recorded_problem(ref: RunRef, ledger: Ledger) -> str | None:
             return "a statement is of other calls than those of the journal"
         if said.action != run.action or said.count != run.counts.get("calls"):
             return "a statement is of another action, or of another number of calls"
+        if said.then != then_of(run.action, run.settings):
+            return "a statement lets machines do something else later than the run says"
         if each.at and unix_seconds(said.not_after) <= unix_seconds(each.at):
             return f"a statement had expired at {said.not_after[:19]}Z, before the run began"
+    return None
+
+
+def _proven_in(ref: RunRef, ledger: Ledger, rules: ApprovalRules) -> tuple[list[Proven], list[str]]:
+    """Return the statements in the journal of a run that counted when it began, and in words why the others do not.
+
+    Their keys must still stand in today's files of signers, and the plan must have been used up here, by this run.
+    """
+    if (problem := recorded_problem(ref, ledger)) is not None:
+        return [], [problem]
+    others: list[str] = []
+    proven: list[Proven] = []
+    signers = signers_of(rules)
+    for each in ledger.approved:
+        plan = read_statement(each.statement).plan
+        if ref.store is None or not ref.store.is_used_here(plan, ref.run_id):
+            others.append(f"plan {plan[:12]} was not used up here by this run: it, or its state directory, is a copy")
+            continue
+        at = unix_seconds(each.at or ledger.run.at)
+        try:
+            fingerprint, name = check_by(each.statement.encode(), each.signature, signers, at)
+        except SshKeyError as error:
+            others.append(str(error))
+        else:
+            signed = Signed(each.statement, each.signature)
+            proven.append(Proven(signed=signed, fingerprint=fingerprint, name=name))
+    return proven, others
+
+
+class Child(Struct, frozen=True, kw_only=True):
+    """What is to be sent for an earlier run, by its approval."""
+
+    action: str
+    calls: tuple[Call, ...]
+    occasion: str
+    """`planning.approvals.HOLD_ENDS` and its like: on which the statement of the earlier run must let it."""
+
+
+def child_of(undone: Undone | None, action: str, calls: Iterable[Call]) -> Child | None:
+    """Return what an undo does for its run on an occasion that a statement can name; None for any other run.
+
+    An undo by limit does, also if a person asks for it, unless it takes more than a machine may.
+    """
+    if undone is None or not undone.is_by_limit or not _BEYOND.isdisjoint(undone.asked):
+        return None
+    then = undone.then()
+    return Child(action=action, calls=tuple(calls), occasion=HOLD_ENDS_ROTATED if then == UNLOCK_ROTATED else HOLD_ENDS)
+
+
+_BEYOND = {"--include-edited", "--release", "--ignore"}
+"""Flags of an undo by which it takes what no machine may open."""
+
+
+def under_parent(
+    undone: Undone | None, action: str, calls: Iterable[Call], *, now: float
+) -> Callable[[ApprovalRules], str | None] | None:
+    """Return what says why an undo may not act under the approval of its run (`why_not_under`); None if none can."""
+    if undone is None or undone.store is None or (child := child_of(undone, action, calls)) is None:
+        return None
+    return partial(why_not_under, undone.store.find(undone.run_id), child, trust=undone.trust, now=now)
+
+
+def why_not_under(parent: RunRef, child: Child, rules: ApprovalRules, *, trust: Trust, now: float) -> str | None:
+    """Return why a child run may not act under the approval of its parent run, in words; None if it may.
+
+    It may if each of its accounts was signed for in the parent's plan, or in that of a run that its family repeats or
+    is repeated by, and if that run's approval counts and names the child's action and occasion. The approval is proven
+    again, as at a resume: enough different keys that today's files of signers have, of the plan that this run used up.
+    A hold that was shortened since counts to the end that was signed.
+    """
+    left = {key_of(call) for call in child.calls}
+    whys: dict[str, None] = {}
+    for ledger in kin_of(parent.store, parent.replay().ledger, trust).ledgers:
+        mine = {key_of(call) for call in ledger.calls.values()} & left
+        if not mine:
+            continue
+        ref = parent.store.find(ledger.run.run) if parent.store is not None else parent
+        why = _why_not_for(ref, ledger, child, rules, now)
+        if why is None:
+            left -= mine
+        else:
+            whys[f"run {ledger.run.run} {why}"] = None
+    if not left:
+        return None
+    return "; ".join(whys) or f"run {parent.run_id} has other accounts than these"
+
+
+def _why_not_for(ref: RunRef, ledger: Ledger, child: Child, rules: ApprovalRules, now: float) -> str | None:
+    if not ledger.approved:
+        return "was begun without an approval that could let a machine do it"
+    inverse = ACTIONS[ledger.run.action].inverse if ledger.run.action in ACTIONS else None
+    if child.action != inverse:
+        return "is of another action"
+    proven, others = _proven_in(ref, ledger, rules)
+    if (lacking := lacking_words(proven, rules, others)) is not None:
+        return f"does not let a machine do it: {lacking}"
+    if not all(names(read_statement(each.signed.statement), child.action, child.occasion) for each in proven):
+        return f"was approved without the words “{child.action} {child.occasion}”"
+    until = ledger.run.settings.hold_until
+    if child.occasion in (HOLD_ENDS, HOLD_ENDS_ROTATED) and (until is None or unix_seconds(until) > now):
+        return f"was approved for a hold until {until[:16]}Z, which was shortened since" if until else "has no end"
     return None
 
 
@@ -180,6 +305,7 @@ def refuse_unapproved_run(
     unapproved: str | None,
     way: str,
     tell: Tell,
+    under: Callable[[ApprovalRules], str | None] | None = None,
 ) -> bool:
     """Refuse to go on with a run that a config asks an approval for and that has none of its own.
 
@@ -195,23 +321,8 @@ def refuse_unapproved_run(
         noted = ledger.unapproved is not None and rules is not None and rules.unapproved
         if noted and unapproved is None:
             return False
-        return refuse_unapproved(rules, run.action, count, unapproved=unapproved, way=way, tell=tell)
-    others: list[str] = []
-    proven: list[Proven] = []
-    if (problem := recorded_problem(ref, ledger)) is not None:
-        others.append(problem)
-    else:
-        signers = signers_of(rules)
-        for each in ledger.approved:
-            try:
-                fingerprint, name = check_by(
-                    each.statement.encode(), each.signature, signers, unix_seconds(each.at or run.at)
-                )
-            except SshKeyError as error:
-                others.append(str(error))
-            else:
-                signed = Signed(each.statement, each.signature)
-                proven.append(Proven(signed=signed, fingerprint=fingerprint, name=name))
+        return refuse_unapproved(rules, run.action, count, unapproved=unapproved, way=way, tell=tell, under=under)
+    proven, others = _proven_in(ref, ledger, rules)
     if (lacking := lacking_words(proven, rules, others)) is not None:
         raise NeedsApprovalError(
             f"refused: what is signed in the journal of run {run.run} does not count: {lacking}; nothing was sent; "

@@ -128,6 +128,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
     settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
+    _refuse_beyond_approval(seen, settings)
     until, then = end_of_holds(ref.store, seen, guards.trust)
     tell_inherited(terms, ref, replace(settings, hold_until=until, hold_then=then))
     refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
@@ -219,12 +220,25 @@ async def _refuse_early(
         undone.on_time(undone.owing(), read.ahead_s)
 
 
+def _refuse_beyond_approval(seen: Ledger, settings: records.RunSettings) -> None:
+    """Raise UsageError for a faster pace, or less proof, than what was signed with the plan of the run."""
+    if not seen.approved:
+        return
+    signed = seen.run.settings
+    if settings.rate > signed.rate:
+        raise UsageError(f"--rate {settings.rate:g}: its plan was approved for {signed.rate:g} a second; a faster one "
+                         "is a new plan")  # fmt: skip
+    if signed.verify and not settings.verify:
+        raise UsageError("--no-verify: its plan was approved with readings; leave the flag away")
+
+
 async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
     """Refuse a run without the signatures that a config asks for; return whether it goes on without, for a reason."""
     if guards.approvals is None and terms.unapproved is None:
         return False
-    from engine.operations.permits import refuse_unapproved_run  # here: most operators ask for none
+    from engine.operations.permits import refuse_unapproved_run, under_parent  # here: most operators ask for none
 
+    undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
     return await asyncio.to_thread(
         refuse_unapproved_run,
         ref,
@@ -234,6 +248,7 @@ async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Se
         unapproved=terms.unapproved,
         way=f"acctops rerun {ref.run_id}{flags_of(terms, ref)}",
         tell=terms.tell,
+        under=under_parent(undone, ledger.run.action, ledger.calls.values(), now=terms.clock()),
     )
 
 

@@ -153,7 +153,12 @@ def sign(message: bytes, key: Path) -> str:
         except (OSError, UnicodeDecodeError):
             signature = ""
     if said.returncode != 0 or not signature:
-        raise SshKeyError(f"{key}: nothing was signed: {_complaint(said)}")
+        way = (
+            "; plug in its token, add it to your agent (ssh-add), or name the private half"
+            if key.suffix == ".pub"
+            else ""
+        )
+        raise SshKeyError(f"{key}: nothing was signed: {_complaint(said)}{way}")
     return signature
 
 

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from engine.api.actions import ACTIONS
-from engine.journal.records import JobRef, RunSettings, rfc3339, unix_seconds
+from engine.journal.records import THENS, JobRef, RunSettings, rfc3339, unix_seconds
 from engine.model import Call, CallId, call_id
+from engine.planning.holds import TELL, UNLOCK, UNLOCK_ROTATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,14 @@ class PlannedCall(Struct, frozen=True, forbid_unknown_fields=True):
     user: str
 
 
+class PlannedHold(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The end of a hold: one of a span from the confirmation and a UNIX time, and what is done then."""
+
+    for_s: float | None
+    until: float | None
+    then: str
+
+
 class SavedPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is to be sent, all of it, and how it is asked for again: the `plan` of a file."""
 
@@ -51,6 +60,8 @@ class SavedPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The version of acctops that made it; another one does not apply it."""
     state: str
     """Id of the state directory in which it is used up."""
+    state_at: str
+    """Real path of that directory: a copy of it has the same id."""
     made_at: str
     by: str
     host: str
@@ -58,6 +69,8 @@ class SavedPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """plan, rerun, undo, lock, unlock or cam-on."""
     request: dict[str, Any]
     """What was typed, by the names of the use case. Any: texts, switches and lists of texts."""
+    asked: tuple[str, ...]
+    """Its flags that say what is taken, as the run's journal has them."""
     job: JobRef
     action: str
     reason: str | None
@@ -68,8 +81,8 @@ class SavedPlan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     uins: dict[str, str]
     """Account → the cloud account that its keys belong to."""
     settings: RunSettings
-    hold: dict[str, Any] | None
-    """When its hold ends: `for_s` or `until`, and `then`. Any: numbers and text."""
+    hold: PlannedHold | None
+    """When its hold ends, as the job says; a rerun has that of its parent in `settings`."""
     plan_digest: str
     calls: tuple[PlannedCall, ...]
     left_out: dict[str, int]
@@ -107,6 +120,8 @@ class Statement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     uins: dict[str, str]
     not_after: str
     """UTC time from which on it does not count any more."""
+    then: tuple[str, ...]
+    """What machines may do later without a further approval (`then_of`)."""
 
     @property
     def text(self) -> str:
@@ -138,6 +153,7 @@ class PlanFile(Struct, frozen=True, kw_only=True):
             action=self.plan.action,
             uins=self.plan.uins,
             not_after=rfc3339(not_after),
+            then=then_of(self.plan.action, self.plan.settings),
         )
 
 
@@ -148,6 +164,28 @@ class Proven(Struct, frozen=True, kw_only=True):
     fingerprint: str
     name: str
     """The name of the key in the file of signers: for people. Two names of one key are one key."""
+
+
+HOLD_ENDS = "when its hold ends"
+HOLD_ENDS_ROTATED = "when its hold ends, where the password was changed"
+WAVE_IS_RED = "when a wave is red"
+"""Occasions on which a machine acts for a run that was approved, behind the name of the action."""
+
+
+def then_of(action: str, settings: RunSettings) -> tuple[str, ...]:
+    """Return what machines may do later under the approval of a run: sorted texts of an action and its occasion."""
+    inverse = ACTIONS[action].inverse
+    if inverse is None or ACTIONS[inverse].needs_password:
+        return ()  # no machine has the passwords
+    on = {UNLOCK: [HOLD_ENDS], UNLOCK_ROTATED: [HOLD_ENDS_ROTATED]}.get(settings.hold_then or "", [])
+    # A setting by which the undo of a red wave is asked for adds WAVE_IS_RED here.
+    return tuple(sorted(f"{inverse} {occasion}" for occasion in on))
+
+
+def names(said: Statement, action: str, occasion: str) -> bool:
+    """Return whether a statement lets a machine do this later. Who lets it open all lets it open the changed ones."""
+    wider = {HOLD_ENDS_ROTATED: HOLD_ENDS}.get(occasion, occasion)
+    return f"{action} {occasion}" in said.then or f"{action} {wider}" in said.then
 
 
 def canonical(value: Any) -> bytes:
@@ -197,6 +235,8 @@ def _senseless(plan: SavedPlan, signed: Sequence[Signed]) -> str | None:
         return f"action {plan.action[:40]!r} is none of this version"
     if not plan.calls:
         return "it has no calls"
+    if {plan.hold.then if plan.hold is not None else TELL, plan.settings.hold_then or TELL} - {*THENS}:
+        return "its hold ends as no hold does"
     if any(
         len(names := each.account + each.region + each.instance + each.user) > _MOST_NAME or not names.isprintable()
         for each in plan.calls
@@ -249,6 +289,7 @@ def differs(statement: Statement, file: PlanFile) -> str | None:
         ("count", "it is of another number of calls"),
         ("action", "it is of another action"),
         ("uins", "it is of another cloud account"),
+        ("then", "it lets machines do something else later"),
     ):
         if getattr(statement, name) != getattr(right, name):
             return what
@@ -270,20 +311,19 @@ def lacking_words(proven: Sequence[Proven], rules: ApprovalRules, others: Sequen
         return None
     by = ", ".join(f"{each.name} ({each.fingerprint})" for each in found) or "nobody"
     words = f"it needs the signatures of {rules.keys} different keys, and is signed by {by}"
-    return words + "".join(f"; not counted: {other}" for other in others)
+    return words + "".join(f"; not counted: {other}" for other in dict.fromkeys(others))
 
 
-MAY_DIFFER = frozenset(
-    {"protect", "protect_waived", "keep_admins", "max_targets", "max_share", "session_deadline_s", "hold_until"}
-)
-"""Settings that may be others when a plan is applied: guards, of which the stricter holds, and an end that counts from
-the confirmation."""
+MAY_DIFFER = frozenset({"protect", "protect_waived", "keep_admins", "max_targets", "max_share", "session_deadline_s"})
+"""Settings that may be others when a plan is applied: guards, of which the stricter holds. So may the end of a hold
+that the job gives, as it counts from the confirmation."""
 
 
-def changed_setting(then: RunSettings, now: RunSettings) -> str | None:
+def changed_setting(plan: SavedPlan, now: RunSettings) -> str | None:
     """Return the name of a setting that is no longer as it was approved; None if none is."""
+    then, may_differ = plan.settings, MAY_DIFFER if plan.hold is None else MAY_DIFFER | {"hold_until"}
     for name in RunSettings.__struct_fields__:
-        if name not in MAY_DIFFER and msgspec.to_builtins(getattr(then, name)) != msgspec.to_builtins(
+        if name not in may_differ and msgspec.to_builtins(getattr(then, name)) != msgspec.to_builtins(
             getattr(now, name)
         ):
             return name

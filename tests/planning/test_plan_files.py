@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.inputs.approvals import ApprovalRules
 from engine.planning.approvals import (
+    HOLD_ENDS,
+    HOLD_ENDS_ROTATED,
+    WAVE_IS_RED,
     PlanError,
     Proven,
     Signed,
@@ -18,10 +22,13 @@ from engine.planning.approvals import (
     canonical,
     different_keys,
     lacking_words,
+    names,
     plan_hash,
     read_plan,
     read_statement,
+    then_of,
 )
+from tests.support.drill import run_settings
 
 JSON = st.recursive(
     st.none()
@@ -39,6 +46,7 @@ SAID = Statement(
     action="LockAccount",
     uins={"": "100000000001"},
     not_after="2026-12-01T08:00:00.000Z",
+    then=(),
 )
 
 
@@ -88,3 +96,31 @@ def test_keys_are_counted_and_not_names() -> None:
     assert words is not None and "2 different keys" in words and "it has expired" in words
     assert lacking_words([one, other], rules, ["any"]) is None
     assert lacking_words([one, other], ApprovalRules(approvers=2), []) is not None
+
+
+@pytest.mark.parametrize(
+    ("action", "then", "texts"),
+    [
+        ("LockAccount", None, ()),
+        ("LockAccount", "tell", ()),
+        ("LockAccount", "unlock", ("UnlockAccount when its hold ends",)),
+        (
+            "LockAccount",
+            "unlock_rotated",
+            ("UnlockAccount when its hold ends, where the password was changed",),
+        ),
+        ("OpenAccountCAM", "unlock", ()),
+    ],
+)
+def test_a_statement_names_what_a_machine_may_do_later(action: str, then: str | None, texts: tuple[str, ...]) -> None:
+    """Nothing where a person decides, and where a password is needed that no machine has."""
+    assert then_of(action, run_settings(hold_then=then)) == texts
+
+
+def test_who_lets_all_be_opened_lets_those_with_a_new_password() -> None:
+    """And not the other way round."""
+    all_of_them = replace(SAID, then=("UnlockAccount when its hold ends",))
+    rotated = replace(SAID, then=("UnlockAccount when its hold ends, where the password was changed",))
+    assert names(all_of_them, "UnlockAccount", HOLD_ENDS) and names(all_of_them, "UnlockAccount", HOLD_ENDS_ROTATED)
+    assert names(rotated, "UnlockAccount", HOLD_ENDS_ROTATED) and not names(rotated, "UnlockAccount", HOLD_ENDS)
+    assert not names(all_of_them, "LockAccount", HOLD_ENDS) and not names(all_of_them, "UnlockAccount", WAVE_IS_RED)

@@ -102,7 +102,8 @@ def test_a_plan_is_saved_approved_and_applied(desk: Desk, backend: Backend, peop
     assert run["plan_digest"] == load(desk).plan.plan_digest
     verified = desk.run("journal", "verify", "latest", "--json")
     assert verified.json["approved"] == keys
-    assert (desk.state / "used" / load(desk).hash).read_text().strip() == run["run"]
+    used = (desk.state / "used" / load(desk).hash).read_text().splitlines()
+    assert used == [run["run"], str(desk.state.resolve())]
 
 
 def test_a_public_key_signs_by_an_agent(desk: Desk, backend: Backend, people: People) -> None:
