@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,8 +31,13 @@ STORIES = int(os.environ.get("ACCTOPS_APPROVAL_STORIES", "6"))
 STEPS = 60
 DEEDS = [
     *("save", "approve", "approve", "approve", "apply", "apply", "apply", "edit", "copy", "mix"),
-    *("run", "resume", "rerun", "undo", "wait", "wait", "who_may"),
+    *("run", "resume", "rerun", "undo", "wait", "wait", "who_may", "hold", "tend", "undo_due", "elsewhere"),
 ]
+HOLDS = ["", "hold: {for: 1h, then: tell}", "hold: {for: 1h, then: unlock}"]
+LATER = "UnlockAccount when its hold ends"
+HOUR = 3600.0
+Sent = set[tuple[str, str, str]]
+"""Action, instance and user."""
 
 
 def named(plan: object) -> str:
@@ -47,30 +53,50 @@ class Book:
     signed: dict[tuple[str, str], str] = field(default_factory=dict)
     """Statement and signature → who made it."""
     used: set[str] = field(default_factory=set)
+    later: list[tuple[Sent, set[str], float]] = field(default_factory=list)
+    """What machines may send later, who has signed that, and from when on."""
 
     def note(self, path: Path, who: str) -> None:
         """Somebody has just signed what stands in a file."""
         for each in json.loads(path.read_text())["statements"]:
             self.signed.setdefault((each["statement"], each["signature"]), who)
 
-    def accounts(self, path: Path, now: float) -> set[tuple[str, str]]:
-        """What may be sent by this file; empty if nothing may."""
-        try:
-            file = json.loads(path.read_text())
-            name = named(file["plan"])
-        except (ValueError, KeyError):
-            return set()
+    def signers(self, file: Any, name: str, now: float, *words: str) -> set[str]:
+        """Whose signatures of a plan count now, of statements with these words."""
         who = set()
         for each in file["statements"]:
             person = self.signed.get((each["statement"], each["signature"]))
             if person is None or person not in self.allowed:
                 continue
             said = json.loads(each["statement"])
-            if said["plan"] == name and datetime.fromisoformat(said["not_after"]).timestamp() > now:
+            is_now = datetime.fromisoformat(said["not_after"]).timestamp() > now
+            if said["plan"] == name and is_now and set(words) <= set(said["then"]):
                 who.add(person)
-        if len(who) < 2 or name in self.used:
+        return who
+
+    def may_apply(self, path: Path, now: float) -> Sent:
+        """What may be sent by this file; empty if nothing may."""
+        try:
+            file = json.loads(path.read_text())
+            name = named(file["plan"])
+        except (ValueError, KeyError):
             return set()
-        return {(each["instance"], each["user"]) for each in file["plan"]["calls"]}
+        if len(self.signers(file, name, now)) < 2 or name in self.used:
+            return set()
+        return {(file["plan"]["action"], each["instance"], each["user"]) for each in file["plan"]["calls"]}
+
+    def note_applied(self, path: Path, now: float) -> None:
+        """A plan was applied: it is used up, and its signatures may let machines do something later."""
+        file = json.loads(path.read_text())
+        name = named(file["plan"])
+        self.used.add(name)
+        opens = {("UnlockAccount", each["instance"], each["user"]) for each in file["plan"]["calls"]}
+        self.later.append((opens, self.signers(file, name, now, LATER), now + HOUR))
+
+    def may_later(self, now: float) -> Sent:
+        """What machines may send now."""
+        counts = (opens for opens, who, at in self.later if at <= now and len(who & self.allowed) >= 2)
+        return set().union(*counts)
 
 
 class Story:
@@ -83,10 +109,11 @@ class Story:
         self.book = Book()
         self.ahead_s = 0.0
         self.plans: list[Path] = []
-        self.applied = 0
         self.jobs = [
-            self.desk.job(*(f"{instance}/{user}" for instance, user in EVERY[: 1 + at]), name=f"job{at}.yaml")
-            for at in range(len(EVERY))
+            self.desk.job(
+                *(f"{instance}/{user}" for instance, user in EVERY[: 1 + at]), name=f"job{at}.yaml", extra=extra
+            )
+            for at, extra in enumerate(HOLDS)
         ]
 
     def now(self) -> float:
@@ -98,8 +125,8 @@ class Story:
     def step(self, backend: Backend) -> None:
         before = len(backend.writes())
         name = self.rng.choice(DEEDS)
-        may_send: set[tuple[str, str]] = getattr(self, name)() or set()
-        sent = {(each.instance, each.user) for each in backend.writes()[before:]}
+        may_send: Sent = getattr(self, name)() or set()
+        sent = {(each.action, each.instance, each.user) for each in backend.writes()[before:]}
         assert sent <= may_send, f"{name} sent {sent - may_send}"
 
     # ---- what people do: each returns what may be sent meanwhile -------------------------------------------------
@@ -119,15 +146,15 @@ class Story:
             if self.people.approve(str(path), who, at=self.now()).code == 0:
                 self.book.note(path, who)
 
-    def apply(self) -> set[tuple[str, str]]:
+    def apply(self) -> Sent:
         if (path := self.some()) is None:
             return set()
-        may = self.book.accounts(path, self.now())
-        done = self.people.apply(str(path), at=self.now())
+        now = self.now()
+        may = self.book.may_apply(path, now)
+        done = self.people.apply(str(path), at=now)
         assert (done.code == 0) == bool(may), (may, done.text)
         if done.code == 0:
-            self.applied += 1
-            self.book.used.add(named(json.loads(path.read_text())["plan"]))
+            self.book.note_applied(path, now)
         return may
 
     def edit(self) -> None:
@@ -180,6 +207,42 @@ class Story:
         if self.desk.journals():
             self.desk.run("undo", self._latest(), "--yes", at=self.now())
 
+    def hold(self) -> None:
+        """Somebody alone changes the end of a hold."""
+        if self.desk.journals():
+            ends = [
+                ("--for", "1m"),
+                ("--for", "1m", "--then", "unlock"),
+                ("--for", "2h", "--then", "unlock"),
+                ("--none",),
+            ]
+            self.desk.run("hold", self._any(), *self.rng.choice(ends), "--reason", "alone", at=self.now())
+
+    def tend(self) -> Sent:
+        may = self.book.may_later(self.now())
+        done = self.desk.run("tend", at=self.now())
+        assert done.code == 0, done.text
+        return may
+
+    def undo_due(self) -> Sent:
+        """A person does by hand what `tend` does, or more."""
+        may = self.book.may_later(self.now())
+        if self.desk.journals():
+            more = self.rng.choice([(), ("--family",), ("--include-edited",), ("--rotated",)])
+            self.desk.run("undo", self._any(), "--due", *more, "--yes", at=self.now())
+        return may
+
+    def elsewhere(self) -> None:
+        """Somebody copies the state directory, and sends from the copy, or from a new one."""
+        other = self.desk.place / f"copy{self.rng.randrange(10**9)}"
+        if self.desk.state.exists() and self.rng.randrange(2):
+            shutil.copytree(self.desk.state, other)
+        there = ("--state-dir", str(other))
+        if (path := self.some()) is not None:
+            assert self.people.apply(str(path), *there, at=self.now()).code != 0
+        if self.desk.journals() and other.exists():
+            self.desk.run("resume", self._latest(), *there, "--yes", at=self.now())
+
     def wait(self) -> None:
         self.ahead_s += self.rng.choice([60.0, 2000.0])
 
@@ -191,6 +254,9 @@ class Story:
 
     def _refused(self, done: Done) -> None:
         assert done.code == 3, done.text
+
+    def _any(self) -> str:
+        return self.rng.choice(self.desk.journals()).parent.name
 
     def _latest(self) -> str:
         return self.desk.journals()[-1].parent.name
