@@ -227,7 +227,8 @@ def write_plan(path: Path, file: PlanFile, *, is_new: bool) -> None:
             raise UsageError(f"{path}: was replaced by another plan meanwhile; look at it again")
         replace_whole(path.resolve() if not is_new else path, file.data, 0o644)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        copy = "" if is_new else "; copy it to where you may write, sign the copy, and give that back"
+        raise UsageError(f"{path}: cannot be written: {error.strerror}{copy}") from error
 
 
 def still_lacking(terms: Terms, file: PlanFile) -> str | None:

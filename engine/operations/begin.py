@@ -70,6 +70,7 @@ async def planned(new: Proposal) -> Planned:
     new = await _read(new, reach)
     if not terms.simulate and not terms.is_saving and not terms.is_applying:  # before anybody is asked for nothing
         await _goes_unapproved(new, new.settings, new.plan.calls, tell=nobody)
+        _warn_of_later(new)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
         terms.tell(Warned(scarce))
     return Planned(
@@ -153,6 +154,17 @@ async def _goes_unapproved(new: Proposal, settings: Settings, calls: Sequence[Ca
         tell=tell,
         under=under_parent(new.undone, new.plan.action, calls, now=new.terms.clock()),
     )
+
+
+def _warn_of_later(new: Proposal) -> None:
+    """Warn if the hold of the run is to be ended by a machine, and nobody has signed that."""
+    rules = new.settings.approvals
+    if rules is None or new.parent is not None or new.frozen.hold_then is None:
+        return
+    from engine.operations.permits import later_words
+
+    if (words := later_words(rules, new.plan.action, len(new.plan.calls), new.frozen)) is not None:
+        new.terms.tell(Warned(words))
 
 
 def _saving_command(new: Proposal) -> str:

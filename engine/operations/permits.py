@@ -110,7 +110,8 @@ def permit_of(file: PlanFile, rules: ApprovalRules, now: float) -> Permit:
     """Return the permit of a plan; RefusedError unless as many different keys have signed it as the config asks for."""
     proven, others = prove(file, rules, now)
     if (lacking := lacking_words(proven, rules, others)) is not None:
-        raise RefusedError(f"refused: the plan is not approved: {lacking}; nothing was sent")
+        way = f"somebody else: acctops approve PLAN --key KEY{', or plan and sign it anew' if others else ''}"
+        raise RefusedError(f"refused: the plan is not approved: {lacking}; nothing was sent; {way}")
     return Permit(file=file, proven=tuple(different_keys(proven)))
 
 
@@ -160,6 +161,19 @@ def refuse_unapproved(
         )
     tell(Warned(f"WITHOUT THE APPROVAL that {places} asks for: {unapproved}", always=True))
     return True
+
+
+def later_words(rules: ApprovalRules, action: str, count: int, settings: records.RunSettings) -> str | None:
+    """Return that no machine may open what a run without an approval locks, as its hold says; None if one may."""
+    inverse = ACTIONS[action].inverse
+    if inverse is None or not then_of(action, settings) or not rules.asks(inverse, count):
+        return None
+    places = ", ".join(map(str, rules.places))
+    return (
+        f"hold: {inverse} of {count:,} accounts needs the signatures of {rules.keys} different keys ({places}), and "
+        "this run has none: at the end of the hold `tend` only tells, unless the plan is saved and signed first: "
+        "--save plan.json --key KEY"
+    )
 
 
 def used_words(store: Runs, by: str, terms: Terms) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from engine.model import call_id
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done
 from tests.support.signing import People, needs_ssh_keygen
@@ -28,14 +29,17 @@ pytestmark = needs_ssh_keygen
 EVERY = [("postgres-aaaaaaaa", "ann"), ("postgres-aaaaaaaa", "bob"), ("postgres-bbbbbbbb", "eve")]
 SIGNERS = ["ana", "bob", "eve"]
 STORIES = int(os.environ.get("ACCTOPS_APPROVAL_STORIES", "6"))
-STEPS = 60
+STEPS = 50
 DEEDS = [
-    *("save", "approve", "approve", "approve", "apply", "apply", "apply", "edit", "copy", "mix"),
-    *("run", "resume", "rerun", "undo", "wait", "wait", "who_may", "hold", "tend", "undo_due", "elsewhere"),
+    *("save", "approve", "approve", "approve", "apply", "apply", "apply", "whole", "whole", "whole"),
+    *("edit", "copy", "mix", "run", "resume", "rerun", "undo", "wait", "wait", "who_may", "opened"),
+    *("hold", "tend", "tend", "undo_due", "elsewhere"),
 ]
 HOLDS = ["", "hold: {for: 1h, then: tell}", "hold: {for: 1h, then: unlock}"]
 LATER = "UnlockAccount when its hold ends"
 HOUR = 3600.0
+OPEN = 2
+"""Status of an account that is not locked."""
 Sent = set[tuple[str, str, str]]
 """Action, instance and user."""
 
@@ -108,6 +112,9 @@ class Story:
         self.people = People(self.desk, above=0, actions="[LockAccount, UnlockAccount]")
         self.book = Book()
         self.ahead_s = 0.0
+        self.world = World(quotas={"*": None})
+        for instance in dict.fromkeys(instance for instance, _ in EVERY):
+            self.world.seed(instance, "ap-singapore", [user for where, user in EVERY if where == instance])
         self.plans: list[Path] = []
         self.jobs = [
             self.desk.job(
@@ -120,7 +127,14 @@ class Story:
         return time.time() + self.ahead_s
 
     def some(self) -> Path | None:
-        return self.rng.choice(self.plans[-2:]) if self.plans else None
+        return self.rng.choice(self.plans[-3:]) if self.plans else None
+
+    def who(self) -> str:
+        return self.rng.choice([*SIGNERS * 4, "mallory"])
+
+    def new(self) -> Path:
+        self.plans.append(self.desk.work / f"plan{len(self.plans)}.json")
+        return self.plans[-1]
 
     def step(self, backend: Backend) -> None:
         before = len(backend.writes())
@@ -133,21 +147,33 @@ class Story:
 
     def save(self) -> None:
         path = self.desk.work / f"plan{len(self.plans)}.json"
-        who = self.rng.choice([*SIGNERS, "mallory"])
+        who = self.who()
         done = self.people.save(self.rng.choice(self.jobs), str(path), who, at=self.now())
         assert (done.code == 0) == (who in self.book.allowed) == path.exists(), done.text
         if path.exists():
             self.plans.append(path)
             self.book.note(path, who)
 
-    def approve(self) -> None:
-        if (path := self.some()) is not None:
-            who = self.rng.choice([*SIGNERS, "mallory"])
+    def approve(self, path: Path | None = None) -> None:
+        if (path := path or self.some()) is not None:
+            who = self.who()
             if self.people.approve(str(path), who, at=self.now()).code == 0:
                 self.book.note(path, who)
 
-    def apply(self) -> Sent:
-        if (path := self.some()) is None:
+    def whole(self) -> Sent:
+        """A plan goes its way, and somebody applies it once more, also from a copy of its file."""
+        self.save()
+        if not self.plans:
+            return set()
+        path = self.plans[-1]
+        self.approve(path)
+        self.approve(path)
+        copy = self.new()
+        copy.write_bytes(path.read_bytes())
+        return self.apply(path) | self.apply(self.rng.choice([path, copy]))
+
+    def apply(self, path: Path | None = None) -> Sent:
+        if (path := path or self.some()) is None:
             return set()
         now = self.now()
         may = self.book.may_apply(path, now)
@@ -158,12 +184,19 @@ class Story:
         return may
 
     def edit(self) -> None:
-        """Somebody changes a file as he likes, and well enough that it agrees with itself."""
+        """Somebody changes a copy of a file as he likes, and well enough that it agrees with itself."""
         if (path := self.some()) is None:
             return
         file: dict[str, Any] = json.loads(path.read_text())
-        kind = self.rng.randrange(5)
-        if kind == 0:
+        path = self.new()
+        kind = self.rng.randrange(7)
+        if kind == 5:  # one account less, and the digest of what is left
+            file["plan"]["calls"] = file["plan"]["calls"][:1]
+            self.seal(file["plan"])
+        elif kind == 6:  # another account
+            file["plan"]["calls"][0]["user"] = "eve"
+            self.seal(file["plan"])
+        elif kind == 0:
             file["plan"]["reason"] = self.rng.choice(["why not", None, "x"])
         elif kind == 1 and file["statements"]:
             each = self.rng.choice(file["statements"])
@@ -178,11 +211,14 @@ class Story:
             file["plan"]["made_at"] = "2026-01-01T00:00:00.000Z"
         path.write_text(json.dumps(file, indent=self.rng.choice([None, 4])))
 
+    def seal(self, plan: dict[str, Any]) -> None:
+        ids = (call_id(each["account"], each["region"], each["instance"], each["user"], plan["action"])
+               for each in plan["calls"])  # fmt: skip
+        plan["plan_digest"] = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
     def copy(self) -> None:
         if (path := self.some()) is not None:
-            other = self.desk.work / f"plan{len(self.plans)}.json"
-            other.write_bytes(path.read_bytes())
-            self.plans.append(other)
+            self.new().write_bytes(path.read_bytes())
 
     def mix(self) -> None:
         """Signatures of one plan are put to another."""
@@ -190,7 +226,7 @@ class Story:
         if one is not None and other is not None:
             file, from_there = json.loads(one.read_text()), json.loads(other.read_text())
             file["statements"] += from_there["statements"][:2]
-            one.write_text(json.dumps(file))
+            self.new().write_text(json.dumps(file))
 
     def run(self) -> None:
         self._refused(self.desk.run("run", self.rng.choice(self.jobs), "--yes", at=self.now()))
@@ -243,13 +279,19 @@ class Story:
         if self.desk.journals() and other.exists():
             self.desk.run("resume", self._latest(), *there, "--yes", at=self.now())
 
+    def opened(self) -> None:
+        """Somebody opens all accounts in the console."""
+        for where, user in EVERY:
+            instance = self.world.instance(where)
+            assert instance is not None
+            instance.accounts[user].status = OPEN
+
     def wait(self) -> None:
-        self.ahead_s += self.rng.choice([60.0, 2000.0])
+        self.ahead_s += self.rng.choice([60.0, 600.0, 2000.0, HOUR])
 
     def who_may(self) -> None:
         """Somebody leaves, or comes back."""
-        who = self.rng.choice(SIGNERS)
-        self.book.allowed ^= {who}
+        self.book.allowed = {*SIGNERS} - {self.rng.choice([*SIGNERS, "nobody"])}
         self.people.allow(*sorted(self.book.allowed))
 
     def _refused(self, done: Done) -> None:
@@ -266,13 +308,11 @@ class Story:
 def test_nothing_is_sent_that_two_keys_have_not_signed(tmp_path: Path, seed: int) -> None:
     """And what two have signed, and still may, is sent once."""
     story = Story(tmp_path, seed)
-    world = World(quotas={"*": None})
-    for instance in dict.fromkeys(instance for instance, _ in EVERY):
-        world.seed(instance, "ap-singapore", [user for where, user in EVERY if where == instance])
-    with Backend(world) as backend:
+    with Backend(story.world) as backend:
         story.desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
         for _ in range(STEPS):
             story.step(backend)
+        assert story.book.used, "a story in which nothing is sent shows nothing"
         story.book.allowed = set(SIGNERS)
         story.people.allow(*SIGNERS)
         fresh = story.desk.work / "fresh.json"

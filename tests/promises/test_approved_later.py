@@ -157,7 +157,8 @@ def test_more_keys_than_have_signed_are_asked_for_by_now(desk: Desk, backend: Ba
 def test_a_lock_without_an_approval_lets_no_machine_open(desk: Desk, backend: Backend, people: People) -> None:
     """A lock does not wait for signatures, and so nobody has signed for its end."""
     people.ask(actions="UnlockAccount")
-    assert desk.run("run", job(desk, HOLD), "--yes").code == 0
+    done = desk.run("run", job(desk, HOLD), "--yes")
+    assert done.code == 0 and "at the end of the hold `tend` only tells" in done.err, done.text
     only_told(desk.run("tend", at=time.time() + HOUR + 60), backend, "was begun without an approval")
 
 
