@@ -223,8 +223,12 @@ def write_plan(path: Path, file: PlanFile, *, is_new: bool) -> None:
     try:
         if is_new and os.path.lexists(path):
             raise UsageError(f"{path}: is there already; name a new file, or remove that one")
-        if not is_new and load_plan(path).hash != file.hash:
-            raise UsageError(f"{path}: was replaced by another plan meanwhile; look at it again")
+        if not is_new:
+            there = load_plan(path)
+            if there.hash != file.hash:
+                raise UsageError(f"{path}: was replaced by another plan meanwhile; look at it again")
+            meanwhile = tuple(each for each in there.signed if each not in file.signed)
+            file = replace(file, signed=(*file.signed, *meanwhile))
         replace_whole(path.resolve() if not is_new else path, file.data, 0o644)
     except OSError as error:
         copy = "" if is_new else "; copy it to where you may write, sign the copy, and give that back"

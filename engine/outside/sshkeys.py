@@ -98,13 +98,15 @@ def _writer(found: os.stat_result) -> str | None:
 def _doubts(path: Path, found: os.stat_result) -> list[str]:
     """Return why the mode alone keeps nobody out: who runs this owns the file, or may write a directory above it."""
     me = os.geteuid()
-    if me == 0:
-        return []  # root may write everything: its mode says what others may
+    if me == 0:  # root may write everything: only what its owner may counts
+        owner = owner_words(found.st_uid)
+        is_own = found.st_uid == 0 or not found.st_mode & stat.S_IWUSR
+        return [] if is_own else [f"{path} belongs to {owner}, who may write it and may be the one who sends as root"]
     who, doubts = owner_words(me), []
     if found.st_uid == me:
         doubts.append(f"{path} belongs to {who}, who runs this and can make it writable")
-    if os.access(path.parent, os.W_OK):
-        doubts.append(f"{path.parent} may be written by {who}, who runs this and can replace the file")
+    places = [each for each in dict.fromkeys((path.parent, path.resolve().parent)) if os.access(each, os.W_OK)]
+    doubts += [f"{each} may be written by {who}, who runs this and can replace the file" for each in places]
     return doubts
 
 

@@ -168,6 +168,8 @@ class Story:
         path = self.plans[-1]
         self.approve(path)
         self.approve(path)
+        if self.rng.randrange(3) == 0:
+            self.rng.choice([self.wait, self.who_may])()
         copy = self.new()
         copy.write_bytes(path.read_bytes())
         return self.apply(path) | self.apply(self.rng.choice([path, copy]))

@@ -185,6 +185,23 @@ def test_a_release_opens_nothing_by_itself(desk: Desk, backend: Backend, people:
     assert refused.code == 3 and locked(backend) == ALL, refused.text
 
 
+def test_an_undo_under_it_that_died_is_gone_on_with_by_the_next(desk: Desk, backend: Backend, people: People) -> None:
+    """A machine that stopped in the middle leaves nothing for which somebody has to sign."""
+    applied(people, job(desk, "hold: {for: 2s, then: unlock}\nrate: 1\n"))
+    time.sleep(2.5)
+    dying = desk.popen("tend")
+    until = time.monotonic() + 20
+    while len(locked(backend)) == len(ALL) and time.monotonic() < until:
+        time.sleep(0.02)
+    dying.kill()
+    desk.end(dying)
+    assert locked(backend)
+    assert len(desk.journals()) == 2
+    done = desk.run("tend", at=time.time() + 5)
+    assert done.code == 0 and locked(backend) == set(), done.text
+    assert len(desk.journals()) == 2, "it goes on in the journal of the first"
+
+
 # ---- one person, at a run that was approved --------------------------------------------------------------------------
 
 
@@ -294,6 +311,20 @@ def test_an_approver_sees_who_has_signed_and_how_fast(desk: Desk, backend: Backe
     assert "rate  7 a second" in shown and "signed by  ana (SHA256:" in shown
     people.allow("ana", "bob")
     assert "statement 2: key SHA256:" in people.approve().out
+
+
+def test_two_who_sign_at_once_both_count(desk: Desk, backend: Backend, people: People) -> None:
+    """Eve signs while Bob still reads: his signature is put beside hers."""
+    people.ask(actions="[LockAccount, UnlockAccount]", approvers=2)
+    assert people.save(job(desk)).code == 0
+
+    def meanwhile() -> str:
+        assert people.approve(who="eve").code == 0
+        return "3\n"
+
+    assert desk.run("approve", "plan.json", "--key", people.key("bob"), typed=meanwhile).code == 0
+    assert people.apply().code == 0
+    assert locked(backend) == ALL
 
 
 def test_a_schedule_says_that_a_timer_has_no_key(desk: Desk, backend: Backend, people: People) -> None:
