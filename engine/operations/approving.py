@@ -178,9 +178,16 @@ def terms_beside(terms: Terms, path: Path, file: PlanFile) -> Terms:
     home = Path(from_recorded(file.plan.guarded_by))
     try:
         beside = (home,) if home.is_dir() else homes(home)
+        if not all(each.is_dir() for each in beside):
+            raise FileNotFoundError(2, "its directory is not here, or cannot be read")
+        for each in beside:
+            os.listdir(each)  # noqa: PTH208 - whether it can be read
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{home}: {why}; the guards beside the job cannot be known") from error
+        raise ConfigError(
+            f"{clean(str(home), 1000)}: {why}; so nobody knows the guards beside the job that the plan names; nothing "
+            f"was signed or sent; do it where the job is ({clean(file.plan.host, 100)})"
+        ) from error
     places = (path.absolute().parent, *beside, Path.cwd())
     return replace(terms, beside=tuple(dict.fromkeys(Path(os.path.normpath(each.absolute())) for each in places)))
 

@@ -247,7 +247,8 @@ class Child(Struct, frozen=True, kw_only=True):
 def child_of(undone: Undone | None, action: str, calls: Iterable[Call]) -> Child | None:
     """Return what an undo does for its run on an occasion that a statement can name; None for any other run.
 
-    An undo by limit does, also if a person asks for it, unless it takes more than a machine may.
+    An undo by limit does, also if a person asks for it, unless it takes more than a machine may. What else a machine may
+    undo, such as a red wave (`planning.approvals.WAVE_IS_RED`), is to be told from its `asked` here, for `resume`, too.
     """
     if undone is None or not undone.is_by_limit or not _BEYOND.isdisjoint(undone.asked):
         return None
@@ -274,7 +275,8 @@ def why_not_under(parent: RunRef, child: Child, rules: ApprovalRules, *, trust: 
     It may if each of its accounts was signed for in the parent's plan, or in that of a run that its family repeats or
     is repeated by, and if that run's approval counts and names the child's action and occasion. The approval is proven
     again, as at a resume: enough different keys that today's files of signers have, of the plan that this run used up.
-    A hold that was shortened since counts to the end that was signed.
+    A hold that was shortened since counts to the end that was signed. Whether another occasion is there is for the
+    caller to know.
     """
     left = {key_of(call) for call in child.calls}
     whys: dict[str, None] = {}

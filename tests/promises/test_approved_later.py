@@ -313,6 +313,24 @@ def test_an_approver_sees_who_has_signed_and_how_fast(desk: Desk, backend: Backe
     assert "statement 2: key SHA256:" in people.approve().out
 
 
+@pytest.mark.parametrize("verb", ["approve", "apply"])
+def test_without_the_directory_of_the_job_nobody_knows_its_guards(
+    desk: Desk, backend: Backend, people: People, verb: str
+) -> None:
+    """A config beside the job may ask for more, so it must be there to be read."""
+    place = desk.work / "jobs"
+    place.mkdir()
+    inner = place / "job.yaml"
+    inner.write_bytes(job(desk).read_bytes())
+    assert people.save(inner).code == 0
+    if verb == "apply":
+        assert people.approve().code == 0
+    shutil.rmtree(place)
+    done = people.approve() if verb == "approve" else people.apply()
+    assert done.code == 2 and "do it where the job is" in done.text, done.text
+    assert not backend.writes()
+
+
 def test_two_who_sign_at_once_both_count(desk: Desk, backend: Backend, people: People) -> None:
     """Eve signs while Bob still reads: his signature is put beside hers."""
     people.ask(actions="[LockAccount, UnlockAccount]", approvers=2)
