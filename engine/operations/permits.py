@@ -247,8 +247,9 @@ class Child(Struct, frozen=True, kw_only=True):
 def child_of(undone: Undone | None, action: str, calls: Iterable[Call]) -> Child | None:
     """Return what an undo does for its run on an occasion that a statement can name; None for any other run.
 
-    An undo by limit does, also if a person asks for it, unless it takes more than a machine may. What else a machine may
-    undo, such as a red wave (`planning.approvals.WAVE_IS_RED`), is to be told from its `asked` here, for `resume`, too.
+    An undo by limit does, also if a person asks for it, unless it takes more than a machine may. What else a machine
+    may undo, such as a red wave (`planning.approvals.WAVE_IS_RED`), is to be told from its `asked` here, for `resume`,
+    too.
     """
     if undone is None or not undone.is_by_limit or not _BEYOND.isdisjoint(undone.asked):
         return None

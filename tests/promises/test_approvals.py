@@ -403,7 +403,13 @@ def test_a_key_must_stand_in_every_file_of_signers(desk: Desk, backend: Backend,
     (other / "config.yaml").write_text("approvals: {actions: LockAccount, signers: signers}\n")
     plan = str(desk.work / "plan.json")
     refused(people.apply(plan, cwd=other), backend, "is not one of", str(signers))
+    people.allow("ana", "bob")
+    refused(people.approve(plan, "eve", cwd=other), backend, "is not one of", str(people.signers))
+    people.allow("ana", "bob", "eve")
     assert people.approve(plan, "eve", cwd=other).code == 0
+    people.allow("ana", "bob")
+    refused(people.apply(plan, cwd=other), backend, "is not one of", str(people.signers), str(signers))
+    people.allow("ana", "bob", "eve")
     assert people.apply(plan, cwd=other).code == 0
 
 
