@@ -228,8 +228,14 @@ def _refuse_beyond_approval(seen: Ledger, settings: records.RunSettings) -> None
     if settings.rate > signed.rate:
         raise UsageError(f"--rate {settings.rate:g}: its plan was approved for {signed.rate:g} a second; a faster one "
                          "is a new plan")  # fmt: skip
+    if _lanes(settings.profile) > _lanes(signed.profile):
+        raise UsageError("--profile: its plan was approved for fewer keys at a time, each with a rate; name fewer")
     if signed.verify and not settings.verify:
         raise UsageError("--no-verify: its plan was approved with readings; leave the flag away")
+
+
+def _lanes(profile: str | tuple[str, ...] | None) -> int:
+    return len(profile) if isinstance(profile, tuple) else 1
 
 
 async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:

@@ -391,6 +391,21 @@ def test_a_key_that_was_taken_out_does_not_count_any_more(desk: Desk, backend: B
     refused(people.apply(), backend, "is not one of")
 
 
+def test_a_key_that_is_taken_out_while_the_question_stands(desk: Desk, backend: Backend, people: People) -> None:
+    """The last look at the signatures is behind the confirmation, and costs the plan nothing."""
+    assert people.save(desk.job()).code == 0
+    assert people.approve().code == 0
+
+    def meanwhile() -> str:
+        people.allow("ana", "eve")
+        return "3\n"
+
+    refused(desk.run("apply", "plan.json", typed=meanwhile), backend, "is not one of")
+    assert not desk.journals()
+    people.allow("ana", "bob")
+    assert people.apply().code == 0
+
+
 def test_a_key_must_stand_in_every_file_of_signers(desk: Desk, backend: Backend, people: People) -> None:
     """Configs add up: one beside where the command is typed names who else must agree."""
     assert people.save(desk.job()).code == 0

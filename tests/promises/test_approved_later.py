@@ -223,7 +223,11 @@ def test_nobody_makes_an_approved_run_faster_alone(desk: Desk, backend: Backend,
     assert desk.run("stop", run).code in {0, 4, 5, 130, 143}
     desk.end(process)
     before = len(backend.writes())
-    for flags, words in ((("--rate", "5"), "approved for 1 a second"), (("--no-verify",), "approved with readings")):
+    for flags, words in (
+        (("--rate", "5"), "approved for 1 a second"),
+        (("--no-verify",), "approved with readings"),
+        (("--profile", "x", "--profile", "y"), "fewer keys"),
+    ):
         done = desk.run("resume", run, *flags, "--yes")
         assert done.code == 2 and words in done.text, done.text
     assert len(backend.writes()) == before
