@@ -17,12 +17,13 @@ import pytest
 
 from engine import Approval, Engine
 from engine.errors import RefusedError
+from engine.model import call_id
 from engine.operations.proposal import Planned
 from engine.outside.sshkeys import sign
 from engine.planning.approvals import PlanFile, SavedPlan, Signed, file_of, read_plan
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, environment, records
-from tests.support.signing import People, needs_ssh_keygen
+from tests.support.signing import People, make_key, needs_ssh_keygen
 
 pytestmark = needs_ssh_keygen
 
@@ -276,6 +277,7 @@ def statement(old: str, new: str) -> Change:
         (statement('"count":3', '"count":2'), 3, "of another number of calls"),
         (statement('"count":3', '"count": 3'), 3, "not spelled"),
         (statement("LockAccount", "UnlockAccount"), 3, "of another action"),
+        (statement('"then":[]', '"then":["UnlockAccount when its hold ends"]'), 3, "something else later"),
         (lambda file: file["statements"].extend(file["statements"] * 40), 2, "more than 50 statements"),
         (lambda file: file.pop("statements"), 2, "no JSON object of plan and statements"),
     ],
@@ -608,6 +610,71 @@ def test_the_journal_shows_a_signature_that_is_not_of_its_plan(desk: Desk, backe
         path.write_bytes(sealed(bent))
         found = desk.run("journal", "verify", "latest")
         assert found.code == 7 and "`approved`" in found.text, found.text
+
+
+Rewrite = Callable[[list[dict[str, Any]]], object]
+
+
+def first(lines: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(line for line in lines if line["kind"] == kind)
+
+
+def other_calls(lines: list[dict[str, Any]]) -> None:
+    calls = [line for line in lines if line["kind"] == "call"]
+    calls[-1].update(user="root2", call=call_id("", "ap-singapore", calls[-1]["instance"], "root2", "LockAccount"))
+    ids = "\n".join(line["call"] for line in calls)
+    first(lines, "run")["plan_digest"] = hashlib.sha256(ids.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "words"),
+    [
+        (other_calls, "of other calls"),
+        (lambda lines: first(lines, "run").update(action="UnlockAccount"), "of"),
+        (lambda lines: first(lines, "run")["settings"].update(hold_then="unlock"), "something else later"),
+        (lambda lines: first(lines, "approved").update(at="2099-01-01T00:00:00.000Z"), "had expired"),
+    ],
+)
+def test_signatures_in_a_journal_are_of_nothing_else(
+    desk: Desk, backend: Backend, people: People, rewrite: Rewrite, words: str
+) -> None:
+    """Good signatures under another plan, or of another time, are worth nothing: to a resume, and to who verifies."""
+    assert people.save(desk.job()).code == 0
+    assert people.approve().code == 0
+    late = people.apply(clock=lambda: time.time() + (3600 if desk.journals() else 0))
+    assert late.code == 3 and not backend.writes(), late.text
+    path = desk.journal()
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = lines[: next(at for at, line in enumerate(lines) if line["kind"] == "confirmed") + 1]
+    rewrite(lines)
+    path.write_bytes(sealed(lines))
+    verified = desk.run("journal", "verify", "latest")
+    assert verified.code == 7 and words in verified.text, verified.text
+    resumed = desk.run("resume", _latest(desk), "--yes")
+    assert resumed.code in {2, 3, 7} and "Traceback" not in resumed.text, resumed.text
+    assert not backend.writes()
+
+
+def test_a_certificate_is_no_key(desk: Desk, backend: Backend, people: People) -> None:
+    """Two certificates can be of one key, so they do not count as two people."""
+    authority = desk.place / "keys" / "authority"
+    make_key(authority)
+    public = authority.with_suffix(".pub").read_text().strip()
+    argv = ["ssh-keygen", "-q", "-s", authority, "-I", "ana again", "-n", "bob", desk.place / "keys" / "ana.pub"]
+    subprocess.run(argv, check=True, timeout=30)
+    people.allow("ana", lines=(f"bob cert-authority {public}",))
+    assert people.save(desk.job()).code == 0
+    done = desk.run("approve", "plan.json", "--key", desk.place / "keys" / "ana-cert.pub", "--yes")
+    refused(done, backend, "ertificate")
+    refused(people.apply(), backend, "signed by ana")
+
+
+def test_a_plan_of_another_host_is_refused(desk: Desk, backend: Backend, people: People) -> None:
+    """A state directory on a shared disk belongs to one host: two would not see each other's use."""
+    assert people.save(desk.job()).code == 0
+    assert people.approve().code == 0
+    desk.env["ACCTOPS_HOST_ID"] = "another"
+    refused(people.apply(), backend, "another state directory")
 
 
 def sealed(lines: list[dict[str, Any]]) -> bytes:

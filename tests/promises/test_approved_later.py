@@ -116,6 +116,24 @@ def test_one_person_cannot_have_a_machine_open_what_was_not_signed(
     only_told(desk.run("tend", at=late), backend, "was approved without the words “UnlockAccount when its hold ends”")
 
 
+def test_a_rerun_that_was_signed_has_the_end_that_was_signed(desk: Desk, backend: Backend, people: People) -> None:
+    """It inherits the end of its run's hold: who shortens that before it is applied changes what was signed."""
+    people.ask(actions="UnlockAccount")
+    backend.script({"user": "bob", "times": 1, "code": "InvalidParameterValue.AccountNotExistError"})
+    assert desk.run("run", job(desk, HOLD), "--yes").code == 1
+    backend.script()
+    people.ask(actions="[LockAccount, UnlockAccount]", above=0)
+    run = latest(desk)
+    saved = desk.run("rerun", run, "--save", "plan.json", "--key", people.key("ana"))
+    assert saved.code == 0, saved.text
+    assert people.approve().code == 0
+    before = len(backend.writes())
+    assert desk.run("hold", run, "--for", "1m", "--reason", "alone").code == 0
+    done = people.apply()
+    assert done.code == 3 and "hold_until is no longer as it was" in done.text, done.text
+    assert len(backend.writes()) == before
+
+
 def test_a_hold_that_one_person_shortened_ends_when_it_was_signed_to(
     desk: Desk, backend: Backend, people: People
 ) -> None:
