@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +386,23 @@ def test_a_key_counts_only_as_the_signers_say(
     refused(people.apply(), backend, words, code=code)
 
 
+def test_a_key_counts_by_the_clock_of_the_command(desk: Desk, backend: Backend, people: People) -> None:
+    """An approval is checked at its time: a key that ends tonight signs nothing tomorrow, and its run goes on then."""
+    tonight = datetime.fromtimestamp(time.time() + 3600, UTC).strftime("%Y%m%d%H%M%SZ")
+    people.allow("ana", lines=(people.line("bob", f'valid-before="{tonight}"'),))
+    assert people.save(desk.job(), "late.json", at=time.time() + 7200).code == 0
+    refused(people.approve("late.json", at=time.time() + 7200), backend, "does not count now")
+
+    def carry_out(job: Path) -> Done:
+        assert people.save(job).code == 0
+        assert people.approve().code == 0
+        return people.apply()
+
+    stopped_early(desk, backend, carry_out)
+    assert desk.run("resume", _latest(desk), "--yes", "--deadline", "1m", at=time.time() + 7200).code == 0
+    assert locked(backend) == ALL
+
+
 def test_a_key_that_was_taken_out_does_not_count_any_more(desk: Desk, backend: Backend, people: People) -> None:
     """Somebody's laptop was stolen between the signature and the send."""
     assert people.save(desk.job()).code == 0
@@ -665,7 +683,7 @@ def test_a_certificate_is_no_key(desk: Desk, backend: Backend, people: People) -
     people.allow("ana", lines=(f"bob cert-authority {public}",))
     assert people.save(desk.job()).code == 0
     done = desk.run("approve", "plan.json", "--key", desk.place / "keys" / "ana-cert.pub", "--yes")
-    refused(done, backend, "ertificate")
+    refused(done, backend, "two certificates can be of one key")
     refused(people.apply(), backend, "signed by ana")
 
 
