@@ -8,7 +8,7 @@ from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.talk import out, out_json
 from engine.errors import Reason
-from engine.operations.control import Steered, change, pause
+from engine.operations.control import FEW, Steered, change, pause
 from engine.operations.stores import flags_of
 from engine.report.going import pause_words
 
@@ -52,6 +52,8 @@ def _words(options: Options, done: Steered, effect: Note) -> str:
     if effect.what == "changed":
         return _change_words(options, done, effect)
     if effect.what == "unpaused":
+        if not effect.data.get("was_paused"):
+            return "was not paused any more: somebody lifted the pause before; it goes on in its own process"
         return f"its pause is lifted by {effect.data.get('by')}, and it goes on in its own process"
     return f"{effect.what}, and lifted since"
 
@@ -63,6 +65,8 @@ def _change_words(options: Options, done: Steered, effect: Note) -> str:
         if data.get(key):
             parts.append(f"{data[key]:,} {words}")
     if data.get("sent"):
-        again = f"acctops undo {done.ref.run_id} --target …{flags_of(options, done.ref)}"
-        parts.append(f"{data['sent']:,} were sent already and cannot be dropped: undo them once it has ended: {again}")
+        targets = "".join(f" --target {call.label}" for call in done.sent[:FEW])
+        more = f", and so on for the other {len(done.sent) - FEW:,}" if len(done.sent) > FEW else ""
+        again = f"acctops undo {done.ref.run_id}{targets}{flags_of(options, done.ref)}{more}"
+        parts.append(f"{data['sent']:,} sent before, which cannot be dropped; undo once the run has ended: {again}")
     return "changed: " + ("; ".join(parts) or "nothing: all of them were sent meanwhile")

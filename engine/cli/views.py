@@ -12,9 +12,10 @@ from engine.cli.options import Options, options_of
 from engine.cli.screens import folded, screen
 from engine.cli.talk import out, out_json, printed, say, warn
 from engine.errors import AcctopsError, Reason
+from engine.journal.ledger import Pause
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
-from engine.journal.records import Run, unix_seconds
+from engine.journal.records import Run, rfc3339, unix_seconds
 from engine.journal.standing import RECENT_S, Progress, standing
 from engine.model import GOOD, Outcome
 from engine.operations.stores import find, flags_of, runs_in, store_of
@@ -29,6 +30,7 @@ from engine.report.documents import (
     pace,
     row,
 )
+from engine.report.going import pause_words
 from engine.report.nextstep import BAD
 from engine.report.spans import rough
 from engine.report.text import closing_line, open_counts, pace_text, stuck_text, text
@@ -150,6 +152,8 @@ def head_line(
     parts = [f"{head.run_id}  {mark}{head.action}  {head.job}", _done_words(options, head, head.run, ledger)]
     if head.live:
         parts.append("LIVE")
+        if ledger is not None and ledger.pause is not None:
+            parts.append(pause_words(ledger.pause, rfc3339(options.clock())))
     elif head.end is None:
         parts.append("CUT OFF")
     else:
@@ -198,6 +202,10 @@ def _text(
         say(f"{ref.place}: its last line is unfinished ({found.torn_bytes} bytes) and not counted")
     way = way or _way(options, ref, found)
     live = going(options, found.ledger) if _is_live(ref) else None
+    if live is not None and live.pause is None and ref.store is not None:
+        asked = next((each for each in ref.store.asked(ref.run_id) if each.what == "pause"), None)
+        if asked is not None:
+            live = replace(live, pause=Pause(by=asked.by, since=rfc3339(asked.at or options.clock())))
     out(
         text(
             found.ledger,

@@ -469,6 +469,9 @@ class Ledger:
         entry.unanswered = False
         if record.code == codes.NOT_SENT:
             self.attempts -= 1  # the intent was written, but no byte left
+            if entry.first_sent_at is not None and not (entry.spent or entry.was_in_doubt or entry.request_id):
+                entry.first_sent_at = None
+                self.sent_calls -= 1
         entry.verdict = record.verdict
         entry.code, entry.message = record.code, record.message
         entry.request_id = record.request_id or entry.request_id

@@ -6,7 +6,7 @@ A store of another kind (rows of a database) implements `Runs`, `RunRef` and `Jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -233,8 +233,11 @@ class Runs(Protocol):
     def stop_requested(self, run_id: str) -> bool:
         """Return whether a user asked this run to drain; cheap enough to poll."""
 
-    def asked(self, run_id: str) -> tuple[Asked, ...]:
-        """Return what users ask of the process that works on the run, in order; cheap enough to poll."""
+    def asked(self, run_id: str, known: Container[str] = ()) -> tuple[Asked, ...]:
+        """Return what users ask of the process that works on the run, but for those whose names are `known`, in order.
+
+        Cheap enough to poll.
+        """
 
     # Which runs to trust.
 

@@ -39,10 +39,10 @@ from engine.journal.reader import (
 )
 from engine.model import RunId
 from engine.outside.foreign import pasted
-from engine.outside.trust import Trust, create_new, read_regular, replace_whole
+from engine.outside.trust import Trust, create_new, owner_words, read_regular, replace_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from engine.journal.control import Asked
@@ -230,9 +230,12 @@ class RunStore(RunDirectory):
             return False
         return True
 
-    def asked(self, run_id: str) -> tuple[Asked, ...]:
-        """Return what users ask of the process that works on the run; one listing, cheap enough to poll."""
-        return control.read_all(self.run_dir(run_id) / CONTROL, self.trust)
+    def asked(self, run_id: str, known: Container[str] = ()) -> tuple[Asked, ...]:
+        """Return what users ask of the process that works on the run, but for those whose names are `known`.
+
+        One listing, cheap enough to poll.
+        """
+        return control.read_all(self.run_dir(run_id) / CONTROL, self.trust, known)
 
     def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
         """Return what stands beside the journal of a run; raises what reading a journal does."""
@@ -418,9 +421,14 @@ class RunStore(RunDirectory):
         directory = self.run_dir(run_id) / CONTROL
         self.refuse_strangers(directory)
         name = f"{time.time_ns():020d}-{''.join(random.Random().choices(_SUFFIX, k=4))}"
-        with self.writable():
+        try:
             self.make_dir(directory)
-            control.write(directory, name, 0o640 if self.group else 0o600, **wish)
+            control.write(directory, name, **wish)
+        except OSError as error:
+            raise UsageError(
+                f"{error.filename or directory}: cannot be written: {error.strerror}; only who can write there steers "
+                f"the run: {owner_words(self.run_dir(run_id).stat().st_uid)}, who runs it; nothing was asked"
+            ) from error
         return name
 
     def forget_asked(self, run_id: str, name: str) -> None:

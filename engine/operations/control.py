@@ -14,13 +14,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from engine.errors import UsageError
+from engine.errors import BusyError, UsageError
 from engine.inputs.jobfile.values import seconds
 from engine.inputs.settings import check_rate
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import RunRef, Runs
 from engine.journal.records import Note
-from engine.model import CallId
+from engine.model import Call, CallId, OmitReason
 from engine.operations.choosing import chosen
 from engine.operations.events import News, Warned
 from engine.operations.stores import find, flags_of, refuse_watch
@@ -28,6 +28,8 @@ from engine.operations.terms import Terms
 from engine.operations.today import refuse_strange_run
 from engine.run.endings import orderly_end_s
 
+FEW = 3
+"""Accounts that are named."""
 POLL_S = 0.1
 _SHARE = 3
 """The journal of a large run is read as long as a third of the time at most."""
@@ -39,6 +41,8 @@ class Steered(Struct, frozen=True, kw_only=True):
     ref: RunRef
     ledger: Ledger
     """The run as it stood when the effect was seen, or when it was given up."""
+    sent: tuple[Call, ...] = ()
+    """Calls that were to be dropped, and had been sent meanwhile."""
     effect: Note | None
     """The note that acknowledges it; None: it is not in effect yet."""
     is_live: bool
@@ -66,7 +70,7 @@ async def change(terms: Terms, run: str, *, drop: Sequence[str] = (), first: Seq
     if both := out & ahead:
         call = ledger.calls[min(both)]
         raise UsageError(f"{call.label} is named by --drop and by --first: leave it out of one of them")
-    return await _ask(
+    done = await _ask(
         terms,
         ref,
         store,
@@ -75,16 +79,23 @@ async def change(terms: Terms, run: str, *, drop: Sequence[str] = (), first: Seq
         drop=tuple(sorted(out)),
         first=tuple(sorted(ahead)),
     )
+    return replace(done, sent=tuple(call for call in done.ledger.calls.values() if call.id in out))
 
 
 def _open_of(ledger: Ledger, texts: Sequence[str], flag: str) -> frozenset[CallId]:
     """Return the calls that are named; UsageError if nothing of them is open any more."""
     if not texts:
         return frozenset()
-    wanted = chosen(texts, ledger.calls.values(), flag=flag)
+    dropped = _dropped(ledger)
+    wanted = chosen(texts, [*ledger.calls.values(), *dropped], flag=flag)
     named = [call for call in ledger.calls.values() if wanted.has(call)]
+    if not named:
+        who = ", ".join(sorted({by for call, by in dropped.items() if wanted.has(call)}))
+        raise UsageError(f"{flag} {texts[0]}: dropped already, by {who}; this run sends nothing for it any more")
     if all(not ledger.entry(call.id).is_unsent for call in named):
-        undo = f"; undo it, once the run has ended: acctops undo {ledger.run.run} --target {named[0].label}"
+        targets = "".join(f" --target {call.label}" for call in named[:FEW])
+        more = f", and so on for the other {len(named) - FEW:,}" if len(named) > FEW else ""
+        undo = f"; undo it, once the run has ended: acctops undo {ledger.run.run}{targets}{more}"
         raise UsageError(
             f"{flag} {texts[0]}: sent or settled already, and a call that was sent cannot be "
             f"{'dropped' + undo if flag == '--drop' else 'moved ahead'}"
@@ -92,17 +103,30 @@ def _open_of(ledger: Ledger, texts: Sequence[str], flag: str) -> frozenset[CallI
     return frozenset(call.id for call in named if flag == "--drop" or ledger.entry(call.id).is_unsent)
 
 
-async def lift(terms: Terms, run: str) -> Steered | None:
-    """Lift the pause of a live run; None for a run that is not live, or that nobody has paused.
+def _dropped(ledger: Ledger) -> dict[Call, str]:
+    """Return the calls that were dropped already, and by whom."""
+    action = ledger.run.action
+    return {
+        Call(omit.call, action, omit.account, omit.region, omit.instance, omit.user): omit.where
+        for omit in ledger.omits
+        if omit.reason == OmitReason.DROPPED and omit.call is not None
+    }
 
-    UsageError for a flag that a live run does not take here.
+
+async def lift(terms: Terms, run: str) -> Steered | None:
+    """Lift the pause of a live run, also one that is only asked for yet; None for a run that is not live.
+
+    BusyError for a live run that nobody has paused, UsageError for a flag that a live run does not take here.
     """
     ref = find(terms, run)
     if ref.store is None or not ref.store.is_live(ref.run_id):
         return None
-    ledger = ref.replay().ledger
-    if ledger.pause is None:
-        return None
+    ledger, asked, flags = ref.replay().ledger, ref.store.asked(ref.run_id), flags_of(terms, ref)
+    if ledger.pause is None and not any(each.what == "pause" for each in asked):
+        raise BusyError(
+            f"run {ref.run_id} is being run already, and nobody has paused it: it goes on by itself; how it stands: "
+            f"acctops status {ref.run_id}{flags}; to stop it: acctops stop {ref.run_id}{flags}"
+        )
     _refuse_others(terms, ref, ledger, "resume")
     lost = [flag for flag, said in (("--rate", terms.rate), ("--exclude", terms.exclude or None)) if said is not None]
     if lost:
@@ -173,10 +197,19 @@ async def _ask(terms: Terms, ref: RunRef, store: Runs, **wish: Any) -> Steered:
     if effect is not None and effect.what == "control_refused":
         raise UsageError(f"run {ref.run_id} refuses to {wish['what']}: {effect.data.get('why')}")
     if effect is None:
-        why = "" if is_live else "; it has ended meanwhile"
-        words = f"run {ref.run_id}: asked to {wish['what']}, not yet in effect{why}; acctops status {ref.run_id}{flags}"
-        terms.tell(Warned(words, always=True))
+        terms.tell(Warned(_not_yet(ref.run_id, wish["what"], flags, is_live=is_live), always=True))
     return Steered(ref=ref, ledger=ledger, effect=effect, is_live=is_live)
+
+
+def _not_yet(run: str, what: str, flags: str, *, is_live: bool) -> str:
+    words = f"run {run}: asked to {what}, not yet in effect"
+    if not is_live:
+        return f"{words}, and it has ended meanwhile: nothing comes of it; what it did: acctops report {run}{flags}"
+    back = f"; to take the pause back: acctops resume {run}{flags}" if what == "pause" else ""
+    return (
+        f"{words}: its process has not answered, and calls may still leave. It stays asked for, and counts as soon as "
+        f"the process answers. See acctops status {run}{flags}{back}"
+    )
 
 
 def _effect(ledger: Ledger, request: str) -> Note | None:

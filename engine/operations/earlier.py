@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,17 @@ def paused(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
     return left if left.open_calls else None
 
 
+def _live_words(store: Runs, run_id: str) -> str:
+    with suppress(AcctopsError):
+        pause = store.replay(run_id).ledger.pause
+        if pause is not None:
+            return (
+                f"the same job is being run already, as {run_id}, which {pause.by} paused at {pause.since[:19]}Z; it "
+                f"waits until somebody lifts that: acctops resume {run_id}, or stops it: acctops stop {run_id}"
+            )
+    return same_job_words(run_id)
+
+
 def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
     """Return the cut-off last run of a job; None if it ended in order or was continued, BusyError if it is live.
 
@@ -131,7 +143,7 @@ def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | No
     """
     head = next(runs_of(store, job, now, tell), None)
     if head is not None and head.live:
-        raise BusyError(same_job_words(head.run_id))
+        raise BusyError(_live_words(store, head.run_id))
     if head is None or head.end is not None:
         return None
     newer = (each for each in store.heads() if each.run_id > head.run_id)

@@ -79,6 +79,9 @@ async def plan_rerun(
     plan = plan_again(ledger.run.action, calls, protect=guards.protect, exclude=exclude)
     left = "".join(f", {count:,} {reason}" for reason, count in plan.left_out().items() if count)
     terms.tell(News(f"rerun of {ref.run_id} ({ledger.run.job.name}): {len(plan.calls):,} calls{left}"))
+    if ledger.pause is not None:
+        paused = f"{ledger.pause.by} paused it at {ledger.pause.since[:19]}Z, and nobody lifted that"
+        terms.tell(Warned(f"run {ref.run_id}: {paused}", always=True))
     refuse_empty(plan)
     until, then = end_of_holds(ref.store, ledger, guards.trust)
     frozen = stricter(overridden(terms, ledger.settings), guards)

@@ -6,6 +6,7 @@ This is the only place where a session is put together, for the command, a libra
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from msgspec import Struct
 
 from engine import __version__
+from engine.api.actions import ACTIONS
+from engine.api.endpoints import is_loopback
 from engine.cloud.clients import Clients, Reach, Signer, every_signer, signers
 from engine.cloud.inventory import Inventory
 from engine.credentials.keeper import keep_fresh
@@ -310,6 +313,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
                 stop_requested=partial(self.store.stop_requested, run.run),
                 asked=partial(self.store.asked, run.run),
+                most_rate=self._most_rate(),
                 forget_asked=partial(self.store.forget_asked, run.run),
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
                 no_send=self.no_send,
@@ -325,6 +329,13 @@ class Session(Struct, frozen=True, kw_only=True):
             rng=rng,
             clock=self.clock,
         )
+
+    def _most_rate(self) -> float:
+        """Return the calls a second and lane up to which the rate of the live run may be raised: as at its start."""
+        settings, action = self.ledger.settings, self.ledger.run.action
+        if all(map(is_loopback, settings.access.every)):
+            return math.inf
+        return max(settings.rate, settings.quota or 0.0, ACTIONS[action].quota)
 
     def _pacer(self, settings: records.RunSettings, lane: str) -> Pacer:
         return Pacer(settings.rate, self._shared(lane), quota=settings.quota)

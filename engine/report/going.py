@@ -21,10 +21,11 @@ def line(progress: Progress, width: int | None = None) -> str:
         (0, f"{'verified' if progress.is_verified else 'accepted'} {progress.verified:,}"),
         (0, f"sent {progress.sent:,} of {progress.total:,}"),
     ]
+    if progress.pause is not None:  # the first, so that it is never cut; to the minute, as a line has few columns
+        parts.insert(0, (1, _paused(progress.pause, progress.pause.since, _TO_MINUTE)))
+        parts += [(5, _THEN)] if progress.pause.until is not None else []
     if progress.already:
         parts.append((6, f"{progress.already:,} not to be sent"))
-    if progress.pause is not None:
-        parts.append((1, pause_words(progress.pause)))
     if progress.stopping is not None:
         parts.append((1, f"DRAINING, {progress.in_flight} in flight: {progress.stopping}"))
     if progress.dropped:
@@ -45,11 +46,27 @@ def line(progress: Progress, width: int | None = None) -> str:
     return _fitting([(rank, plain(words)) for rank, words in parts], width)
 
 
-def pause_words(pause: Pause) -> str:
-    """Return who paused a run, since when and until when: `PAUSED by ann since 12:30:05Z until 13:00:05Z`."""
+def pause_words(pause: Pause, today: str = "") -> str:
+    """Return who paused a run, since when and until when: `PAUSED by ann since 12:30:05Z until 13:00:05Z, then …`.
+
+    The day is named where it is not the day of `today` (a time of RFC 3339), and where the pause ends on another one.
+    """
+    return plain(_paused(pause, today or pause.since, _TO_SECOND) + (f", {_THEN}" if pause.until is not None else ""))
+
+
+_THEN = "then it stops"
+_TO_MINUTE, _TO_SECOND = 16, 19
+"""Characters of a time of RFC 3339."""
+
+
+def _paused(pause: Pause, today: str, digits: int) -> str:
+    def moment(at: str, today: str) -> str:
+        day = "" if at[:10] == today[:10] else f"{at[:10] if digits == _TO_SECOND else at[5:10]} "
+        return f"{day}{at[11:digits]}Z"
+
     word = "PAUSED" if pause.in_effect else "PAUSING, as asked"
-    until = f" until {pause.until[11:19]}Z, then it stops" if pause.until is not None else ""
-    return plain(f"{word} by {pause.by} since {pause.since[11:19]}Z{until}")
+    until = f" until {moment(pause.until, pause.since)}" if pause.until is not None else ""
+    return f"{word} by {pause.by} since {moment(pause.since, today)}{until}"
 
 
 def _fitting(parts: list[tuple[int, str]], width: int | None) -> str:

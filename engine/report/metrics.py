@@ -48,6 +48,10 @@ _GAUGES = {
     "acctops_run_start_time_seconds": (("job",), "When the job's latest run began, in Unix time."),
     "acctops_run_update_time_seconds": (("job",), "When these samples of the job were written, in Unix time."),
     "acctops_run_live": (("job",), "1 while the job's latest run goes, else 0."),
+    "acctops_run_paused": (
+        ("job",),
+        "1 while somebody has paused the job's latest run, and once its process ended so; else 0.",
+    ),
     "acctops_run_exit_code": (("job",), "How the job's latest run ended; absent while it goes."),
     _SUCCESS: (("job",), "When a run of the job last ended with exit 0, in Unix time."),
     _TENDED: ((), "When `acctops tend` last ended with exit 0, in Unix time."),
@@ -88,6 +92,7 @@ def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | 
         ("acctops_run_start_time_seconds", {}, unix_seconds(run.at)),
         ("acctops_run_update_time_seconds", {}, round(now, 3)),
         ("acctops_run_live", {}, exit_code is None),
+        ("acctops_run_paused", {}, ledger.pause is not None),
     ]
     if exit_code is not None:
         samples.append(("acctops_run_exit_code", {}, exit_code))

@@ -85,13 +85,15 @@ def _some(line: str) -> tuple[str, ...]:
 
 def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
     """Return why a run ended early, and what to do about it; nothing if it did not."""
-    return [*_paused_lines(ledger), *_why_lines(ledger, way)]
+    return [*_paused_lines(ledger, way), *_why_lines(ledger, way)]
 
 
-def _paused_lines(ledger: Ledger) -> list[str]:
+def _paused_lines(ledger: Ledger, way: WayOn) -> list[str]:
     if ledger.pause is None or not any(not entry.settled for _, entry, _ in ledger.outcomes()):
         return []
-    return [f"{pause_words(ledger.pause)}; its process has ended, and only `acctops resume` goes on with it"]
+    again = f"acctops resume {ledger.run.run}{way.flags}"
+    paused = pause_words(ledger.pause, "another day")
+    return [f"{paused}; its process has ended, and only this goes on with it: {again}"]
 
 
 def _why_lines(ledger: Ledger, way: WayOn) -> list[str]:

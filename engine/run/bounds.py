@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -37,10 +37,12 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Number of failed calls that stops the run; None: no number does."""
     stop_requested: Callable[[], bool] = lambda: False
     """Returns whether another process asks the session to stop; called a few times a second."""
-    asked: Callable[[], Sequence[Asked]] = tuple
-    """Returns what people ask of the session; called a few times a second."""
+    asked: Callable[[Container[str]], Sequence[Asked]] = lambda _known: ()
+    """Returns what people ask of the session, but for those of these names; called a few times a second."""
+    most_rate: float = math.inf
+    """Calls a second and lane that nobody may ask for more than."""
     forget_asked: Callable[[str], None] = lambda _id: None
-    """Removes one of these requests, by its id."""
+    """Removes one of these requests, by its name."""
     ask_secret: Callable[[Call], Awaitable[str]] | None = None
     """Returns the password of a call; None: the action takes none."""
     no_send: frozenset[CallId] = frozenset()

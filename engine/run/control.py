@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import Reason
@@ -46,11 +46,15 @@ class Control:
         stopping: Stopping,
         *,
         changed_pace: Callable[[float], None],
-        asked: Callable[[], Sequence[Asked]],
+        asked: Callable[[Container[str]], Sequence[Asked]],
         forget: Callable[[str], None],
+        most_rate: float,
         clock: Callable[[], float],
     ) -> None:
-        """`asked` returns the requests that lie there, `forget` removes one, `changed_pace` is told of a new rate."""
+        """`asked` returns the requests that lie there, but for those whose names it gets; `forget` removes one.
+
+        `changed_pace` is told of a new rate. A rate above `most_rate` is refused, whoever wrote the request.
+        """
         self._now = asyncio.get_running_loop().time
         self._recorder = recorder
         self._halts = halts
@@ -62,21 +66,25 @@ class Control:
         self._stopping = stopping
         self._asked = asked
         self._forget = forget
+        self._most_rate = most_rate
+        settings = recorder.ledger.settings
+        self._quota = settings.quota or settings.rate
         self._clock = clock
         self._known: set[str] = set()
         self._waiting: deque[Asked] = deque()
         self._under_way: Asked | None = None
         """The request whose effect is not there yet."""
+        self._caught_up: asyncio.Future[None] | None = None
+        """Done once the ledger knows what was written before a change."""
         self._ends_at: float | None = None
         """Loop time at which the pause runs out."""
         self._paused_by = ""
 
     def look(self) -> None:
         """Take in what was asked, and carry out as much as can be carried out now. Called a few times a second."""
-        for asked in self._asked():
-            if asked.id not in self._known:
-                self._known.add(asked.id)
-                self._waiting.append(asked)
+        for asked in self._asked(self._known):
+            self._known.add(asked.name)
+            self._waiting.append(asked)
         while self._under_way is not None or self._waiting:
             if self._under_way is None:
                 self._under_way = self._begin(self._waiting.popleft())
@@ -87,14 +95,20 @@ class Control:
                 (self._note_paused if is_pause else self._change)(self._under_way)
                 self._under_way = None
         if self._ends_at is not None and self._now() >= self._ends_at:
-            self._stopping.stop(f"the pause by {self._paused_by} ran out; acctops resume goes on", Reason.STOPPED)
+            self._stopping.stop(f"the pause by {self._paused_by} ran out, and nobody lifted it", Reason.STOPPED)
 
     def _begin(self, asked: Asked) -> Asked | None:
         """Begin what was asked; return it if its effect is to be waited for."""
         note = self._recorder.note
-        self._forget(asked.id)
-        if (why := asked.refused or self._beyond_approval(asked)) is not None:
-            note("control_refused", {"id": asked.id, "by": asked.by, "why": why})
+        self._forget(asked.name)
+        refused = asked.refused or self._beyond_approval(asked)
+        if refused is None and asked.rate is not None and asked.rate > self._most_rate:
+            refused = (
+                f"rate {asked.rate:g} is above {self._most_rate:g} calls a second, the quota with which this session "
+                "was begun; stop it and resume it at that rate"
+            )
+        if refused is not None:
+            note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None
         note("control", {"id": asked.id, "what": asked.what, "by": asked.by})
         if asked.what == PAUSE:
@@ -122,26 +136,34 @@ class Control:
         return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
 
     def _is_still(self) -> bool:
-        """Return whether nothing is written ahead, and the ledger knows all that was written."""
-        journal = self._recorder.journal
-        return self._lanes.holds_nothing and journal.head == journal.durable_head
+        """Return whether nothing is written ahead, and the ledger knows all that was written until then.
+
+        Readings are written meanwhile: on a slow disk there is no moment at which the ledger knows everything.
+        """
+        if not self._lanes.holds_nothing:
+            return False
+        if self._caught_up is None:
+            self._caught_up = asyncio.ensure_future(self._recorder.journal.durable())
+            self._caught_up.add_done_callback(_is_over)
+        return self._caught_up.done() and not self._recorder.is_broken
 
     def _change(self, asked: Asked) -> None:
         """Change the rate, and which calls are sent and which of them first. Nothing is written ahead now."""
-        ledger, now = self._recorder.ledger, self._now()
-        quota = None
+        now, quota = self._now(), None
         if asked.rate is not None:
-            quota = max(asked.rate, ledger.settings.quota or ledger.settings.rate)
+            quota = max(asked.rate, self._quota)
             for lane in self._lanes.every:
                 lane.pacer.set_rate(asked.rate, quota)
             self._changed_pace(asked.rate)
-        dropped = [work for work in self._named(asked.drop) if self._drop(work, asked.by)]
+        named = self._named(asked.drop)
+        dropped = [work for work in named if self._drop(work, asked.by)]
         ahead = [work for work in self._named(asked.first) if self._is_open(work)]
         for work in ahead:
             self._calls.queue.of(work.index).move_ahead([work.index], now)
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
-        facts |= {"dropped": len(dropped), "sent": len(asked.drop) - len(dropped), "first": len(ahead)}
+        facts |= {"dropped": len(dropped), "sent": sum(not work.is_dropped for work in named), "first": len(ahead)}
         self._recorder.note("changed", facts)
+        self._caught_up = None
         self._halts.end(CHANGE)
 
     def _named(self, names: Sequence[str]) -> list[Work]:
@@ -151,7 +173,7 @@ class Control:
     def _is_open(self, work: Work) -> bool:
         """Return whether nothing was sent for a call yet, and it is still to be sent."""
         ledger = self._recorder.ledger
-        return not work.is_dropped and work.id in ledger.calls and ledger.entry(work.id).is_unsent
+        return not (work.is_dropped or work.is_settled) and work.id in ledger.calls and ledger.entry(work.id).is_unsent
 
     def _drop(self, work: Work, by: str) -> bool:
         """Take a call out of the run, if nothing was sent for it."""
@@ -188,3 +210,9 @@ class Control:
             "in_flight": 0,
         }
         self._recorder.note("paused", facts)
+
+
+def _is_over(waited: asyncio.Future[None]) -> None:
+    """Look at an error of the journal, which the session's own waits raise, too."""
+    if not waited.cancelled():
+        waited.exception()

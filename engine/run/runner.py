@@ -178,6 +178,7 @@ class Runner:
             changed_pace=partial(self._keep_pace, inventory),
             asked=bounds.asked,
             forget=bounds.forget_asked,
+            most_rate=bounds.most_rate,
             clock=clock,
         )
         self._overview = Overview(

@@ -146,7 +146,7 @@ class Settling:
                 message=words,
             )
         )
-        work.secret = None
+        work.secret, work.is_settled = None, True
         self._proofs.settled(work, outcome, proof)
 
     def _count(self, outcome: Outcome, work: Work, answer: Answer) -> None:

@@ -37,6 +37,8 @@ class Work(Struct, eq=False):
     disk has it, and a reading may be faster: so the code is kept here, too."""
     is_dropped: bool = False
     """Whether somebody took it out of the run before it was sent."""
+    is_settled: bool = False
+    """Whether its outcome was written in this session."""
     no_send: bool = False
     """Whether it is only read and settled: a guard forbids sending it again, or a later rerun has it."""
     resends: int = 0

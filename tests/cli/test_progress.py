@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from engine.cli.progress import drawn
 from engine.errors import Reason
 from engine.journal import records
-from engine.journal.ledger import Ledger
+from engine.journal.ledger import Ledger, Pause
 from engine.journal.standing import Progress, standing
-from engine.report.going import line
+from engine.report.going import line, pause_words
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet
@@ -43,6 +43,19 @@ def progress(**said: object) -> Progress:
         "is_verified": True,
     }
     return Progress(**{**usual, **said})  # type: ignore[arg-type]
+
+
+def test_a_pause_is_told_within_80_columns() -> None:
+    """By whom, since when and until when, with the day where it ends on another one; the rest goes first."""
+    until = "2026-11-30T03:04:05.000Z"
+    pause = Pause(by="ann", since="2026-11-29T15:03:59.000Z", until=until, in_effect=True)
+    paused = progress(total=3200, verified=101, sent=112, pause=pause, throttled=5)
+    short = "PAUSED by ann since 15:03Z until 11-30 03:04Z · verified 101 · sent 112 of 3,200"
+    assert line(paused, 80) == short
+    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · verified")
+    assert " · then it stops" in line(paused, 132)
+    whole = "PAUSED by ann since 2026-11-29 15:03:59Z until 2026-11-30 03:04:05Z, then it stops"
+    assert pause_words(pause, today=until) == whole
 
 
 def test_each_number_has_its_word() -> None:

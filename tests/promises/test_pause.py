@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from engine.journal.ledger import Ledger
 from engine.journal.records import unix_seconds
+from engine.journal.store import RunStore
+from engine.journal.writer import FileJournal
+from engine.planning.plan import make_plan
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, on_terminal, records, wait_until
+from tests.support.drill import Drill, first_lines, fleet, run_line, run_settings
 
 
 @pytest.fixture
@@ -86,6 +93,59 @@ def test_a_stopped_process_acknowledges_nothing_and_then_holds_to_it(desk: Desk,
     assert desk.end(process).code == 0
 
 
+def test_a_pause_that_is_asked_for_is_shown_and_can_be_taken_back(desk: Desk, backend: Backend) -> None:
+    """The process hangs: status says what is asked, resume takes it back, and later the run goes on by itself."""
+    process = begin(desk, backend)
+    never = desk.run("resume", "latest")
+    assert never.code == 6 and "nobody has paused it" in never.err and "acctops status " in never.err
+    os.kill(process.pid, signal.SIGSTOP)
+    asking = desk.popen("pause", "latest")
+    control = desk.journal().parent / "control"
+    wait_until(lambda: control.is_dir() and any(control.glob("*.json")))
+    assert "PAUSING, as asked by " in desk.run("status", "latest").out
+    lifting = desk.popen("resume", "latest")
+    wait_until(lambda: len(list(control.glob("*.json"))) == 2)
+    os.kill(process.pid, signal.SIGCONT)
+    assert (desk.end(asking).code, desk.end(lifting).code) == (0, 0)
+    assert desk.end(process).code == 0
+    assert [note["what"] for note in notes(desk, "paused", "unpaused")] == ["paused", "unpaused"]
+
+
+def test_nothing_arrives_after_an_acknowledged_pause(desk: Desk) -> None:
+    """Two lanes, twenty pauses, SIGSTOP at a random moment before each word: the server's own record stands still."""
+    rng = random.Random(15)
+    with Backend(World(quotas={"*": None}, latency=0.15), ports=2) as backend:
+        desk.job(*(f"postgres-{number:08}/user{number}" for number in range(600)))
+        endpoints = [word for endpoint in backend.endpoints for word in ("--endpoint", endpoint)]
+        process = desk.popen("run", "job.yaml", "--yes", "--rate", "20", *endpoints)
+        desk.wait_for("settled", 3)
+        run, store = run_id(desk), RunStore(desk.journal().parent.parent.parent, simulated=False)
+
+        def said(request: str) -> bool:
+            return any(note.data.get("id") == request and note.what != "control" for note in replayed().notes)
+
+        def replayed() -> Ledger:
+            return store.replay(run).ledger
+
+        for number in range(20):
+            time.sleep(rng.uniform(0.0, 0.2))
+            request = store.ask(run, what="pause")
+            time.sleep(rng.uniform(0.0, 0.3))
+            os.kill(process.pid, signal.SIGSTOP)
+            was_acknowledged = said(request)
+            time.sleep(rng.uniform(0.0, 0.3))
+            os.kill(process.pid, signal.SIGCONT)
+            wait_until(lambda request=request: said(request))  # type: ignore[misc]
+            there = len(backend.writes())
+            time.sleep(0.3)
+            assert len(backend.writes()) == there, (number, was_acknowledged)
+            lift = store.ask(run, what="resume")
+            wait_until(lambda lift=lift: said(lift))  # type: ignore[misc]
+        assert len(backend.writes()) > 100
+        assert desk.run("stop", "latest").code == 0
+        desk.end(process)
+
+
 def test_a_run_whose_process_ended_in_a_pause_is_gone_on_with_by_resume_only(desk: Desk, backend: Backend) -> None:
     """Somebody paused it for a reason: neither a schedule nor `--on-unfinished` overrides that, a person may."""
     process = begin(desk, backend)
@@ -98,7 +158,7 @@ def test_a_run_whose_process_ended_in_a_pause_is_gone_on_with_by_resume_only(des
         assert again.code == 3 and f"acctops resume {run}" in again.err and "paused by" in again.err
     alone = desk.run("resume", "latest")
     assert alone.code == 3 and "it was paused by" in alone.err
-    assert "only `acctops resume` goes on" in desk.run("status", "latest").out
+    assert f"only this goes on with it: acctops resume {run}" in desk.run("status", "latest").out
     assert len(backend.writes()) == there
     with on_terminal(desk, "resume", "latest") as terminal:
         terminal.wait_for("it was paused by")
@@ -111,7 +171,7 @@ def test_a_signal_ends_a_paused_run_at_once(desk: Desk, backend: Backend) -> Non
     """Ctrl-C means now, paused or not; what was paused stays paused for whoever comes next."""
     process = begin(desk, backend)
     assert desk.run("pause", "latest", "--for", "1h").code == 0
-    assert "then it stops" in desk.run("status", "latest").out
+    assert " · then it stops" in desk.run("status", "latest").out
     process.send_signal(signal.SIGTERM)
     done = desk.end(process)
     assert done.code == 143
@@ -137,6 +197,21 @@ def test_what_cannot_be_paused_is_refused_with_the_right_command(desk: Desk, bac
     assert missing.code == 2
 
 
+def test_a_run_of_the_real_api_is_held_to_the_quota_and_named_by_its_host(desk: Desk) -> None:
+    """Above it only with `quotas`, as at the start; who types it on another host learns where the run is."""
+    store = RunStore(desk.state, simulated=False)
+    calls = make_plan("LockAccount", fleet(2, 2))
+    settings = run_settings(endpoint=("https://postgres.tencentcloudapi.com",))
+    ledger = Ledger(replace(run_line(calls, settings), run=Drill.run_id, simulated=False))
+    journal = FileJournal.create(store, Drill.run_id, first_lines(calls, ledger), clock=time.time)
+    above = desk.run("change", Drill.run_id, "--rate", "21")
+    assert above.code == 2 and "above the quota" in above.err and "quotas:" in above.err
+    assert not list(store.run_dir(Drill.run_id).glob("control/*"))
+    journal.close()
+    elsewhere = desk.run("pause", Drill.run_id)
+    assert elsewhere.code == 2 and "is not live on this host; it was begun on here" in elsewhere.err
+
+
 def test_a_live_run_is_changed_from_another_shell(desk: Desk, backend: Backend) -> None:
     """Rate, what is left out and what goes first: acknowledged, reported by whom, and counted against exit 0."""
     process = begin(desk, backend)
@@ -144,12 +219,21 @@ def test_a_live_run_is_changed_from_another_shell(desk: Desk, backend: Backend) 
     changed = desk.run("change", "latest", "--rate", "50", "--drop", "*/user59", "--first", "*/user58")
     assert changed.code == 0, changed.text
     assert " · dropped 1 · " in desk.run("status", "latest").out
+    again = desk.run("change", "latest", "--drop", "postgres-00000059/user59")
+    assert again.code == 2 and "dropped already, by " in again.err and "did you mean" not in again.err
+    both = desk.run("change", "latest", "--drop", "*/user59", "--drop", "*/user57", "--drop", "*/user0")
+    assert both.code == 1 and "1 dropped; 1 sent before, which cannot be dropped" in both.out
+    assert "--target postgres-00000000/user0" in both.out
+    listed = desk.run("status").out
+    assert "LIVE" in listed and "PAUSED by " in listed
+    waits = desk.run("run", "job.yaml", "--yes", "--endpoint", backend.endpoint)
+    assert waits.code == 6 and " paused at " in waits.err and "acctops resume " in waits.err
     assert "rate 50 a second" in changed.out and "1 dropped" in changed.out and "1 go first" in changed.out
     assert desk.run("resume", "latest").code == 0
     done = desk.end(process)
-    assert done.code == 1 and done.json["left_out"]["dropped"] == 1 and done.json["counts"]["failed"] == 1
+    assert done.code == 1 and done.json["left_out"]["dropped"] == 2 and done.json["counts"]["failed"] == 2
     assert done.json["failures"][0]["code"] == "Local.Dropped"
-    assert "1 of these dropped by " in desk.run("report", "latest").out
+    assert "2 of these dropped by " in desk.run("report", "latest").out
     assert not [write for write in backend.writes() if "user59" in str(write)]
 
 

@@ -52,6 +52,21 @@ def _job_first(label: str) -> tuple[bool, str]:
     return label != "job", label
 
 
+def test_a_paused_run_is_told_from_one_that_hangs(desk: Desk, backend: Backend) -> None:
+    """An alarm on a run that makes no progress leaves it out: while it is paused, and once its process ended so."""
+    backend.world.latency = 0.05
+    desk.job(*(f"postgres-{number:08}/app" for number in range(100)), extra="name: long")
+    process = desk.popen("run", "job.yaml", "--yes", "--rate", "5")
+    desk.wait_for("settled", 1)
+    file = desk.work / "out/acctops.prom"
+    assert samples(file)["run_paused", "long"] == 0
+    assert desk.run("pause", "latest").code == 0
+    wait_until(lambda: samples(file)["run_paused", "long"] == 1)
+    assert desk.run("stop", "latest").code == 0
+    desk.end(process)
+    assert (samples(file)["run_paused", "long"], samples(file)["run_live", "long"]) == (1, 0)
+
+
 def test_a_run_is_measured(desk: Desk, backend: Backend) -> None:
     """The figures are those of its report, by job."""
     backend.script(NOBODY)
