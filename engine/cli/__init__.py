@@ -94,7 +94,9 @@ def _to_be_pasted(text: str, arguments: Sequence[str]) -> str:
     ]
     if not given:
         return text
-    command = r"(acctops (?:resume|rerun|undo|stop|status|report|verify) \d{8}T\d{6}Z-\w+)(?! --(?:state-dir|config)\b)"
+    command = (
+        r"(acctops (?:resume|rerun|undo|stop|status|report|verify) \d{8}T\d{6}Z-\w+\b)(?! --(?:state-dir|config)\b)"
+    )
     return re.sub(command, lambda found: f"{found[1]} {pasted(given)}", text)
 
 

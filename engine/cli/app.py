@@ -26,6 +26,7 @@ Exit codes:
 
 _PLANNING = ("plan", "discover")
 _RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "pause", "change", "stop")
+_APPROVING = ("approve", "apply")
 _HOLDING = ("holds", "release", "hold", "tend")
 _LOOKING = ("status", "pending", "report", "verify", "explain", "journal")
 _NIGHTLY = ("schedule", "overdue")
@@ -33,6 +34,7 @@ _EQUIPPING = ("doctor", "config", "simulate", "schema", "completion")
 _GROUPS = (
     ("Before a run (nothing is sent)", _PLANNING),
     ("Run, go on, take back", _RUNNING),
+    ("Four eyes", _APPROVING),
     ("Give accounts back", _HOLDING),
     ("See what happened", _LOOKING),
     ("Every night", _NIGHTLY),
@@ -98,6 +100,10 @@ def _family(name: str) -> ModuleType | None:
         from engine.cli.commands import running
 
         return running
+    if name in _APPROVING:
+        from engine.cli.commands import approving
+
+        return approving
     if name in _HOLDING:
         from engine.cli.commands import holding
 

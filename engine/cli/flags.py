@@ -30,6 +30,7 @@ class Idle(NamedTuple):
 
 
 _BEGINS = "run lock unlock cam-on"
+_SAVES = "plan lock unlock cam-on rerun undo"
 IDLE = (
     Idle(_BEGINS, "--faults", needs="--simulate",
          words="--faults goes with --simulate; a server takes it as `acctops simulate --faults FILE`"),
@@ -38,6 +39,15 @@ IDLE = (
     Idle("run", "--real-gate", needs="--simulate",
          words="--real-gate goes with --simulate; any other run asks the gate of its job"),
     Idle("run", "--once", never="--now"),
+    Idle("plan", "--save", never="--offline --fix --all"),
+    Idle("lock unlock cam-on", "--save", never="--yes --simulate --unapproved"),
+    Idle("rerun undo", "--save", never="--yes --unapproved"),
+    Idle(_SAVES, "--key", needs="--save", words="--key signs the plan that --save writes; name that file, too"),
+    Idle(_SAVES, "--save", needs="--key",
+         words="a saved plan is signed by who asks for it; name your SSH key: --key FILE"),
+    Idle("plan", "--reason", needs="--save"),
+    Idle("plan", "--ticket", needs="--save"),
+    Idle("plan", "--no-verify", needs="--save"),
     Idle("lock unlock cam-on", "--for", never="--until"),
     Idle("lock unlock cam-on", "--then", needs="--for --until"),
     Idle("report", "--since", never="--attempts --pace --stuck --family",
@@ -124,6 +134,14 @@ def _said(ctx: click.Context) -> set[str]:
     return said
 
 
+def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    from engine.api.names import text_problem  # here: few commands are given a reason
+
+    if value is not None and (problem := text_problem(value)) is not None:
+        raise click.BadParameter(problem)
+    return value
+
+
 _SHARED: dict[str, Callable[[_F], _F]] = {
     "config": click.option(
         "--config", metavar="FILE", help="Read this config file too. Its guards add to those of the files found."
@@ -149,13 +167,19 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     "quiet": click.option("--quiet", is_flag=True, help="Print nothing on success, and the full report otherwise."),
+    "unapproved": click.option(
+        "--unapproved",
+        metavar="REASON",
+        callback=_shown_text,
+        help="Go on without the signatures that the config asks for, if it lets you. Everybody is told.",
+    ),
     "no_verify": click.option(
         "--no-verify", is_flag=True, help="Do not read the accounts back. What the API said is then the only proof."
     ),
 }
 READING = ("config", "state_dir", "json", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "quiet")
-SENDING = (*PLANNING, "yes", "no_verify")
+SENDING = (*PLANNING, "yes", "no_verify", "unapproved")
 
 
 def clock() -> Callable[[], float]:
@@ -172,6 +196,17 @@ def flags(*names: str) -> Callable[[_F], _F]:
         return command
 
     return add
+
+
+def saves(command: _F) -> _F:
+    """The flags of a command that can save its plan, to be approved."""
+    save = click.option("--save", metavar="PLAN", help="Write the signed plan to this file, and send nothing.")
+    key = click.option(
+        "--key",
+        metavar="KEY",
+        help="With --save: sign with this SSH key: a private one's file, or a public one's if an agent has the other.",
+    )
+    return save(key(command))
 
 
 SIMULATE = click.option("--simulate", is_flag=True, help="Run against the built-in simulator. Needs no account.")
@@ -213,14 +248,6 @@ FAMILY = click.option(
 NOW = click.option(
     "--now", is_flag=True, help="Send outside of the job's window too. Only a person at a terminal can say this."
 )
-
-
-def _shown_text(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    from engine.api.names import text_problem  # here: few commands are given a reason
-
-    if value is not None and (problem := text_problem(value)) is not None:
-        raise click.BadParameter(problem)
-    return value
 
 
 ONCE = click.option(

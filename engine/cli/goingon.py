@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -19,6 +19,12 @@ from engine.operations.rerun import NothingToRepeat, kinds_of, plan_rerun
 from engine.operations.resume import Finished, Resumption, go_on, resumption
 from engine.report.documents import document
 from engine.report.text import text
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from engine.model import Outcome
+    from engine.operations.proposal import Nothing, Planned
 
 
 def resume_run(run: str, **flags: Any) -> int:
@@ -59,12 +65,20 @@ def _show_finished(options: Options, found: Finished) -> int:
 def rerun_run(run: str, only: str, codes: tuple[str, ...], **flags: Any) -> int:
     """The `rerun` command. Any: the flags, by name."""
     options = options_of(flags)
-    return run_loop(_rerun(options, run, only, codes), options)
+    kinds = kinds_of(only.split(","))
+    if options.save is not None:
+        from engine.cli.approving import save_plan
+
+        def plan(options: Options) -> Awaitable[Planned | Nothing]:
+            return plan_rerun(options, run, kinds, codes)
+
+        return save_plan(options, "rerun", {"only": sorted(kinds), "codes": list(codes)}, plan)
+    return run_loop(_rerun(options, run, kinds, codes), options)
 
 
-async def _rerun(options: Options, run: str, only: str, codes: tuple[str, ...]) -> int:
+async def _rerun(options: Options, run: str, only: frozenset[Outcome], codes: tuple[str, ...]) -> int:
     options = replace(options, attended=can_ask())
-    plan = await plan_rerun(options, run, kinds_of(only.split(",")), codes)
+    plan = await plan_rerun(options, run, only, codes)
     if isinstance(plan, NothingToRepeat):
         return _show_nothing(options, plan)
     return await carry_out(options, plan)

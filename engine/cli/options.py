@@ -13,10 +13,14 @@ class Options(Terms, frozen=True, kw_only=True):
 
     as_json: bool = False
     quiet: bool = False
+    save: str | None = None
+    """The file that a plan is saved to; nothing is sent then."""
+    key: str | None = None
+    """The file of the SSH key that signs it."""
     once: bool = False
     """Of several starts in one opening of the window only the first runs the job."""
 
 
 def options_of(flags: dict[str, Any]) -> Options:
     """The options of a command, told on its terminal. Any: the flags, by name."""
-    return Options(**flags, tell=teller(quiet=bool(flags.get("quiet"))))
+    return Options(**flags, is_saving=flags.get("save") is not None, tell=teller(quiet=bool(flags.get("quiet"))))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
     from engine.operations.preparing import Prepared
+    from engine.operations.proposal import Nothing, Planned
     from engine.operations.survey import Survey
 
 SHOWN = 20
@@ -38,6 +39,8 @@ def show_plan(
 ) -> int:
     """The `plan` command. Any: the flags, by name."""
     options = options_of({"exclude": exclude, "expect": expect, **common})
+    if options.save is not None:
+        return _save(options, job_path)
     job = load_job(job_path, skip_bad_rows=options.skip_bad_rows or fix is not None)
     if fix is not None:
         from engine.cli.fixing import Fixing  # here: hardly a plan writes a list
@@ -48,6 +51,17 @@ def show_plan(
         finally:  # also where nothing could be read: the list is corrected as far as it is known
             fixing.write()
     return _plan(options, job, offline=offline, show_all=show_all, found=lambda _: None)
+
+
+def _save(options: Options, job_path: str) -> int:
+    from engine.cli.approving import save_plan  # here: most plans are only looked at
+    from engine.operations.earlier import place_of
+    from engine.operations.start import plan_new
+
+    async def plan(options: Options) -> Planned | Nothing:
+        return await plan_new(options, load_job(job_path, skip_bad_rows=options.skip_bad_rows))
+
+    return save_plan(options, "plan", {"job": place_of(job_path)}, plan)
 
 
 def _plan(options: Options, job: Job, *, offline: bool, show_all: bool, found: Callable[[Survey | None], None]) -> int:

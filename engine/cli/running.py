@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from engine.api.actions import ACTIONS
 from engine.cli.ask import can_ask, confirm
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
@@ -22,6 +23,8 @@ from engine.operations.start import CutOff, plan_new, plan_run
 from engine.operations.unbegun import Unbegun
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from engine.inputs.job import Job
     from engine.operations.proposal import Planned
 
@@ -77,6 +80,11 @@ def run_ad_hoc(
 ) -> int:
     """`lock`, `unlock`, `cam-on`. Any: the flags, by name."""
     options = options_of(flags)
+    said = {"region": region, "for_": for_, "until": until, "then": then, "watch": watch}
+    if options.save is not None:
+        from engine.cli.approving import whole_paths
+
+        targets = whole_paths(targets)
     job = ad_hoc_job(
         action,
         targets,
@@ -90,6 +98,13 @@ def run_ad_hoc(
         then=then,
         watch=watch,
     )
+    if options.save is not None:
+        from engine.cli.approving import save_plan
+
+        def plan(options: Options) -> Awaitable[Planned | Nothing]:
+            return plan_new(options, job)
+
+        return save_plan(options, ACTIONS[action].command or action, {"targets": list(targets), **said}, plan)
     return run_loop(_run_ad_hoc(options, job), options)
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from engine.cli.ask import can_ask
 from engine.cli.loops import run_loop
 from engine.cli.options import Options, options_of
 from engine.cli.sending import carry_out
 from engine.cli.talk import out, out_json, say
+from engine.errors import UsageError
 from engine.operations.undo import NothingToUndo, Selection, plan_undo
 from engine.report.nextstep import go_on_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from engine.operations.proposal import Nothing, Planned
 
 
 def undo_run(
@@ -44,7 +51,24 @@ def undo_run(
         password_file=password_file,
     )
     options = options_of(flags)
+    if options.save is not None:
+        return _save(options, run, chosen)
     return run_loop(_undo(options, run, chosen), options)
+
+
+def _save(options: Options, run: str, chosen: Selection) -> int:
+    from engine.cli.approving import save_plan, whole_paths  # here: most undos are begun at once
+
+    program, file = (chosen.password_command or "").partition(" ")[0], chosen.password_file
+    if "/" in program and not program.startswith("/"):
+        raise UsageError(f"--password-command {program}: name it by its whole path, as it is started from elsewhere")
+    file = str(Path(file).expanduser().absolute()) if file is not None else None
+    chosen = replace(chosen, targets=whole_paths(chosen.targets), password_file=file)
+
+    def plan(options: Options) -> Awaitable[Planned | Nothing]:
+        return plan_undo(options, run, chosen)
+
+    return save_plan(options, "undo", {"chosen": asdict(chosen)}, plan)
 
 
 async def _undo(options: Options, run: str, chosen: Selection) -> int:

@@ -332,8 +332,14 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     options = options_of(flags)
     ref = find(options, run)
     found = ref.verify(head)
+    keys: tuple[str, ...] = ()
+    if found.approved:
+        from engine.operations.approving import check_recorded  # here: most runs need no approval
+
+        keys = check_recorded(options, run)
     if options.as_json:
-        out_json({**{key: str(value) if key == "path" else value for key, value in asdict(found).items()}, "exit": 0})
+        said = {key: str(value) if key == "path" else value for key, value in asdict(found).items()}
+        out_json({**said, "approved": list(keys), "exit": 0})
         return printed()
     if options.quiet:
         return printed()
@@ -342,6 +348,8 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     if found.torn_bytes:
         say(f"remark: the last line is unfinished ({found.torn_bytes} bytes); a resume cuts it")
     out(f"{found.path}: {found.lines:,} lines, the chain holds\nhead {found.head}")
+    if keys:
+        out(f"its plan was signed by {', '.join(keys)}; each signature holds and is of this plan")
     if found.aside_lines:
         out(f"beside it {found.aside_lines:,} lines of links, releases and holds, whose chain holds")
     if found.after:

@@ -1,7 +1,8 @@
 """Finds `config.yaml`, reads and checks it. Never writes one.
 
 The search goes from the job's directory upward, then to the user's, then to the system's config directory. For most
-keys the nearest file's value counts; guards (`protect`, `keep_admins`, `limits`) of all files add up (promise P2). A
+keys the nearest file's value counts; guards (`protect`, `keep_admins`, `limits`, `approvals`) of all files add up
+(promise P2). A
 file that exists and cannot be read stops the command, as its guards cannot be known. So does a file that somebody who
 is not trusted could have written.
 """
@@ -97,7 +98,9 @@ def parse_config(data: bytes, file: str) -> Config:
     table = fields.table(root, "", "keys such as site: and protect:") if root is not None else None
     if table is not None:
         fields.keys(table, "", kinds(ConfigFile), JOB_ONLY)
-        values, places = fields.values(table, ConfigFile, skip=("protect", "quotas", "credentials", "notify"))
+        values, places = fields.values(
+            table, ConfigFile, skip=("protect", "quotas", "credentials", "notify", "approvals")
+        )
         if "protect" in table.entries:
             protect = fields.globs(table.entries["protect"].value, "protect", fold=True)
         if "quotas" in table.entries:
@@ -111,6 +114,11 @@ def parse_config(data: bytes, file: str) -> Config:
             node = table.entries["credentials"].value
             values["credentials"] = _credentials(fields, node)
             places["credentials"] = fields.place(node)
+        if "approvals" in table.entries:
+            from engine.inputs.approvals import read_approvals  # here: few configs ask for any
+
+            node = table.entries["approvals"].value
+            values["approvals"], places["approvals"] = read_approvals(fields, node), fields.place(node)
         if "notify" in table.entries:
             from engine.inputs.jobfile.notifying import read_notify
 
@@ -120,6 +128,10 @@ def parse_config(data: bytes, file: str) -> Config:
         raise ConfigError("\n".join(problems.lines()))
     warnings = tuple(empty_plan_warnings(protect, "protects"))
     return Config(path=file, values=values, places=places, protect=protect, warnings=warnings)
+
+
+_APART = ("protect", "quotas", "credentials", "notify", "approvals")
+"""Keys that are read by rules of their own."""
 
 
 def _credentials(fields: Fields, node: Node) -> Credentials:
@@ -182,7 +194,7 @@ def find_configs(
     search.warn_of_unread(caller_home or _caller_home, environ)
     return Configs(
         files=tuple(search.found),
-        looked_in=tuple(search.looked),
+        looked_in=tuple(dict.fromkeys(search.looked)),
         warnings=tuple(search.warnings),
         trust=search.trust,
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from engine.api.endpoints import Access
+    from engine.inputs.approvals import ApprovalRules
     from engine.inputs.job import Glob, Job, NotifySpec
 
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
@@ -97,6 +98,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Calls of a plan, at most; the least value set."""
     max_share: float | None = None
     """Calls of a plan as a share (0–1) of the accounts read, at most; the least value set."""
+    approvals: ApprovalRules | None = None
+    """Which plans need the signatures of further people: what all config files say, added up. None: none says any."""
     protect: tuple[Glob, ...] = ()
     """All protect rules of all config files and the job; each has its place."""
     protect_waived: bool = False
@@ -146,6 +149,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         if not self.protect and not self.protect_waived:
             found.append(f"no protect rules; looked in {', '.join(self.looked_in)}")
         found += [self.guard(name) for name in STRICTER if getattr(self, name)]
+        if self.approvals is not None:
+            found.append(f"approvals {self.approvals.words} ({', '.join(map(str, self.approvals.places))})")
         if self.stop_after is not None:
             found.append(f"stop_after {self.stop_after} ({self.origin.get('stop_after', 'default')})")
         return tuple(found)
@@ -198,6 +203,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     origin |= {name: values["way_out"].origin.get(name, "default") for name in _NETWORK}
     settings = Settings(
         **values,
+        approvals=_approvals(configs),
         protect=configs.protect + (job.protect or () if job is not None else ()),
         protect_waived=job is not None and job.protect_waived,
         said={name: every for name, every in words.items() if every},
@@ -234,12 +240,23 @@ def with_guards(settings: Settings, configs: Configs, job: Job | None = None) ->
     return replace(
         settings,
         **held,
+        approvals=_approvals(configs, settings.approvals),
         said=said,
         origin=origin,
         protect=tuple(dict.fromkeys((*settings.protect, *configs.protect, *((job and job.protect) or ())))),
         looked_in=tuple(dict.fromkeys((*settings.looked_in, *configs.looked_in, *([job.path] if job else [])))),
         warnings=tuple(dict.fromkeys((*settings.warnings, *configs.warnings))),
     )
+
+
+def _approvals(configs: Configs, held: ApprovalRules | None = None) -> ApprovalRules | None:
+    """Return what `held` and all config files ask for, added up; None if nothing does."""
+    said = [file.values["approvals"] for file in configs.files if file.values.get("approvals") is not None]
+    if not said:
+        return held
+    from engine.inputs.approvals import added_up  # here: most operators have none
+
+    return added_up([*([held] if held is not None else []), *said])
 
 
 def _idle_profile(origin: str, job: Job | None) -> tuple[str, ...]:

@@ -171,6 +171,10 @@ def _guards(settings: Settings) -> Iterator[Line]:
         places = tuple((words(each), str(place)) for each, place in settings.said.get(name, ()))
         held = words(value) if value is not None else None
         yield Line(key=guard.group + name, value=held, origin=settings.origin[name], places=places)
+    asked = settings.approvals
+    places = tuple((asked.words, str(place)) for place in asked.places) if asked is not None else ()
+    at = places[0][1] if places else DEFAULT
+    yield Line(key="approvals", value=asked.words if asked is not None else None, origin=at, places=places)
 
 
 def _as_is(value: Any) -> Any:

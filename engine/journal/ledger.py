@@ -336,6 +336,10 @@ class Ledger:
         self.dropped = 0
         """Targets that somebody took out of the live run."""
         self.confirmed: records.Confirmed | None = None
+        self.approved: list[records.Approved] = []
+        """What was signed of its plan."""
+        self.unapproved: records.Note | None = None
+        """Who went on without the signatures that a config asks for, and why; None if nobody did."""
         self.sessions: list[records.Session] = []
         self.end: records.End | None = None
         self.notes: deque[records.Note] = deque(maxlen=1000)
@@ -513,6 +517,10 @@ class Ledger:
                 self.waves[record.n] = record
             case records.Confirmed():
                 self.confirmed = record
+            case records.Approved():
+                self.approved.append(record)
+            case records.Note(what="unapproved"):
+                self.unapproved = record
             case records.Session():
                 self.sessions.append(record)
                 self.end = None  # an `end` before it is that of an earlier session

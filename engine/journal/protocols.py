@@ -299,6 +299,15 @@ class Runs(Protocol):
     def mark(self, name: str) -> str:
         """Return what `set_mark` last wrote, or ""; raise ConfigError if untrusted users could have written it."""
 
+    def used_by(self, plan: str) -> str | None:
+        """Return the run that used up an approved plan, by the plan's hash; None if it is not used up."""
+
+    def is_used_here(self, plan: str, run_id: str) -> bool:
+        """Return whether this run used up a plan in this very store, of which it is no copy."""
+
+    def use_up(self, plan: str, run_id: str) -> str | None:
+        """Use up an approved plan for a run, durably, once; return the run that did so before, None if none did."""
+
     def set_mark(self, name: str, text: str) -> None:
         """Write a short text under a name, for later commands to read; raise ConfigError if that fails."""
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.ledger import Ledger
 from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
-from engine.journal.records import CallLine, End, Note, Run, Session, Settled
+from engine.journal.records import Approved, CallLine, End, Note, Run, Session, Settled
 from engine.journal.sense import Sense, is_time
 from engine.model import Call
 from engine.outside.trust import open_regular
@@ -66,6 +66,8 @@ class Verification(Struct, frozen=True, kw_only=True):
     """Lines of the journal beside it, which holds links, releases and new ends of holds."""
     after: int
     """Lines that follow the line whose head was given; 0 if none was."""
+    approved: int
+    """Signatures of its plan that it has."""
     settled_twice: tuple[CallId, ...]
     """Calls with more than one `settled`; empty unless the writer broke J3."""
 
@@ -241,7 +243,7 @@ def verify(path: Path, head: str | None = None) -> Verification:
         if len(head) != len(GENESIS) or not _HEX.issuperset(head):
             raise UsageError(f"--head: {head!r} is not a head: 64 hexadecimal digits are")
     walk = Walk(path)
-    calls = 0
+    calls = approved = 0
     head_line: int | None = None
     settled: set[CallId] = set()
     twice: dict[CallId, None] = {}
@@ -250,6 +252,8 @@ def verify(path: Path, head: str | None = None) -> Verification:
             head_line = record.seq
         if isinstance(record, CallLine):
             calls += 1
+        elif isinstance(record, Approved):
+            approved += 1
         elif isinstance(record, Settled):
             if record.call in settled:
                 twice[record.call] = None
@@ -270,6 +274,7 @@ def verify(path: Path, head: str | None = None) -> Verification:
         torn_bytes=walk.torn_bytes,
         aside_lines=aside,
         after=walk.seq - head_line if head_line is not None else 0,
+        approved=approved,
         settled_twice=tuple(twice),
     )
 

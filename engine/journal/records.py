@@ -257,6 +257,18 @@ class Confirmed(Record, tag="confirmed", kw_only=True):
     terminal: str | None
 
 
+class Approved(Record, tag="approved", kw_only=True):
+    """A statement about the plan, as somebody signed it; it stands among the first lines, before anything is sent."""
+
+    statement: str
+    """Canonical JSON: hash and digest of the plan, number of calls, action, cloud accounts, until when it counts, and
+    what machines may do later without a further approval. Its bytes are what was signed."""
+    signature: str
+    """The signature by `ssh-keygen -Y sign`, in the namespace `acctops-approve@1`."""
+    fingerprint: str
+    """Of the key that signed, as ssh-keygen prints it."""
+
+
 class Read(Record, tag="read", kw_only=True):
     """One reading of an instance's accounts (all its pages)."""
 
@@ -356,7 +368,7 @@ class Note(Record, tag="note", kw_only=True):
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
     keys_refreshed, keys_not_refreshed, identity, signal, stopping, gate, control, control_refused, paused, unpaused,
-    changed, notice_failed, metrics_failed, slots_reset, continued_by, undone_by, watched_by, told, seen."""
+    changed, notice_failed, metrics_failed, slots_reset, unapproved, continued_by, undone_by, watched_by, told, seen."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 
@@ -421,6 +433,7 @@ AnyRecord = (
     | CallLine
     | OmitLine
     | Confirmed
+    | Approved
     | Read
     | Before
     | Sent
@@ -474,6 +487,7 @@ __all__ = [
     "THENS",
     "WATCH",
     "AnyRecord",
+    "Approved",
     "Before",
     "CallLine",
     "Confirmed",

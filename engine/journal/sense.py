@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}").fullmatch
 _MOST_NAMES = 1024
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}").fullmatch
+_MOST_SIGNED = 1 << 16
+"""Characters of a statement, and of a signature, at most."""
 _FRACTIONS = frozenset(f"{milliseconds:03}Z" for milliseconds in range(1000))
 _MOST_DEPTH = 6
 _MOST_WAVES = 100
@@ -100,6 +103,11 @@ class Sense:
         if line.call is not None and line.call not in self._calls:
             return f"call {line.call[:40]!r} is not of the plan"
         return None
+
+    def _of_approved(self, line: records.Approved) -> str | None:
+        if max(len(line.statement), len(line.signature)) > _MOST_SIGNED or not line.statement.isprintable():
+            return "a statement that nobody signs"
+        return None if _FINGERPRINT(line.fingerprint) else "the fingerprint is none"
 
     def _of_session(self, line: records.Session) -> str | None:
         return _of_settings(line.settings) if line.settings is not None else None
@@ -269,6 +277,7 @@ _CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = 
     records.Run: Sense._of_run,
     records.CallLine: Sense._of_call,
     records.OmitLine: Sense._of_omit,
+    records.Approved: Sense._of_approved,
     records.Session: Sense._of_session,
     records.Note: Sense._of_note,
     records.Released: Sense._of_released,

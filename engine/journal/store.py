@@ -39,7 +39,7 @@ from engine.journal.reader import (
 )
 from engine.model import RunId
 from engine.outside.foreign import pasted
-from engine.outside.trust import Trust, owner_words, read_regular, replace_whole
+from engine.outside.trust import Trust, create_new, owner_words, read_regular, replace_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -59,6 +59,10 @@ _ROOM = 3
 """With less room than this many times the journal's size `check_room` warns, as retries need some, too."""
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
+_USED = "used"
+"""Directory of a file for each approved plan that was used up: its name is the plan's hash, its lines are the run and
+the real path of the store, which a copy does not have."""
+_MOST_USED = 8192
 CONTROL = "control"
 """Directory of a run in which requests lie."""
 _FILES = 8
@@ -247,7 +251,50 @@ class RunStore(RunDirectory):
         except OSError:
             return ""
 
+    def used_by(self, plan: str) -> str | None:
+        """Return the run that used up an approved plan, by the plan's hash; None if it is not used up.
+
+        It is empty if a crash came while that was written down: the plan is used up all the same.
+        """
+        used = self._used(plan)
+        return used[0] if used is not None else None
+
+    def is_used_here(self, plan: str, run_id: str) -> bool:
+        """Return whether this run used up a plan in this very directory, of which it is no copy."""
+        return self._used(plan) == (run_id, str(self.root.resolve()))
+
+    def _used(self, plan: str) -> tuple[str, str] | None:
+        path = self.root / _USED / plan
+        self.refuse_strangers(path)
+        try:
+            data = read_regular(path, _MOST_USED, follow=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"{path}: cannot be read ({why}), so nobody knows whether that plan was used") from error
+        run_id, _, place = data.decode(errors="surrogateescape").partition("\n")
+        return run_id[:_MOST_MARK].strip(), place.removesuffix("\n")
+
     # Writing.
+
+    def use_up(self, plan: str, run_id: str) -> str | None:
+        """Use up an approved plan for a run, durably, once; return the run that did so before, None if none did."""
+        path = self.root / _USED / plan
+        self.refuse_strangers(path)
+        with self.writable():
+            self.make_dir(path.parent)
+            try:
+                fd = create_new(path, 0o640 if self.group else 0o600)
+            except FileExistsError:
+                return self.used_by(plan) or ""
+            with os.fdopen(fd, "wb") as file:
+                file.write(f"{run_id}\n{self.root.resolve()}\n".encode(errors="surrogateescape"))
+                file.flush()
+                os.fsync(file.fileno())
+            _sync(path.parent)
+            _sync(self.root)
+        return None
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
         """Create a run with its first lines, whole or not at all; return its journal."""
@@ -516,6 +563,14 @@ def to_come_words(runs: Sequence[str]) -> str:
     """Return the message that runs say they began later than now, and are passed over."""
     verb = "says it" if len(runs) == 1 else "say they"
     return f"{_few(runs)} {verb} began later than now: the clock of this machine was wrong then, or is now; passed over"
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _stamp(name: str) -> str:

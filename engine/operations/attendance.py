@@ -61,6 +61,8 @@ class Attendance:
         """Send the notice of the start and keep metrics while the session works; `note` writes into its journal."""
         self._note = note
         self._begin("start")
+        if self._ledger.unapproved is not None:
+            self._begin("unapproved", always=True)
         measuring = asyncio.create_task(self._metrics.keep())
         try:
             yield
@@ -77,8 +79,9 @@ class Attendance:
         """Send the notice that a wave has passed."""
         self._begin("wave")
 
-    def _begin(self, event: str) -> None:
-        if self._spec is not None and self._spec.wants(event):
+    def _begin(self, event: str, *, always: bool = False) -> None:
+        """Send a notice while the session works; with `always` whatever `on` says."""
+        if self._spec is not None and (always or self._spec.wants(event)):
             task = asyncio.create_task(self._tell(self._spec, event))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)

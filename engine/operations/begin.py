@@ -6,10 +6,12 @@ creates the run under its claim, and works on it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -22,7 +24,7 @@ from engine.inputs.files import from_recorded, job_file, recorded
 from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.journal.protocols import Claim, Runs
-from engine.model import Call, CallId, Rival, RunId, Target, call_id
+from engine.model import Call, CallId, Omit, OmitReason, Rival, RunId, Target, call_id
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.drafts import fix_command
 from engine.operations.events import Warned, nobody
@@ -40,7 +42,10 @@ from engine.planning.plan import Plan
 
 if TYPE_CHECKING:
     from engine.inputs.job import WavesSpec
+    from engine.inputs.settings import Settings
     from engine.journal.protocols import Journal
+    from engine.operations.events import Tell
+    from engine.operations.permits import Permit
     from engine.operations.session import Watch
 
 LATE_S = 5.0
@@ -68,6 +73,9 @@ async def planned(new: Proposal) -> Planned:
         check_gate(new.frozen, simulated=terms.simulate)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
+    if not terms.simulate and not terms.is_saving and not terms.is_applying:  # before anybody is asked for nothing
+        await _goes_unapproved(new, new.settings, new.plan.calls, tell=nobody)
+        _warn_of_later(new)
     if (scarce := store.check_room(len(new.plan.calls))) is not None:
         terms.tell(Warned(scarce))
     return Planned(
@@ -134,6 +142,49 @@ def _fix_command(new: Proposal) -> str:
     return fix_command(from_recorded(new.job.path), new.terms, new.settings)
 
 
+async def _goes_unapproved(new: Proposal, settings: Settings, calls: Sequence[Call], *, tell: Tell) -> bool:
+    """Return whether it goes on without the signatures that a config asks for, as a person says why.
+
+    RefusedError if it must not. An undo at the end of a hold may under the approval of the run that it undoes.
+    """
+    if settings.approvals is None and new.terms.unapproved is None:
+        return False
+    from engine.operations.permits import refuse_unapproved, under_parent  # here: most operators ask for none
+
+    return await asyncio.to_thread(
+        refuse_unapproved,
+        settings.approvals,
+        new.plan.action,
+        len(calls),
+        unapproved=new.terms.unapproved,
+        way=_saving_command(new),
+        tell=tell,
+        under=under_parent(new.undone, new.plan.action, calls, now=new.terms.clock()),
+    )
+
+
+def _warn_of_later(new: Proposal) -> None:
+    """Warn if a machine is to take back what the run does, and nobody has signed that."""
+    rules, frozen = new.settings.approvals, new.frozen
+    if rules is None or new.parent is not None or (frozen.hold_then is None and frozen.waves is None):
+        return
+    from engine.operations.permits import later_words
+
+    if (words := later_words(rules, new.plan.action, len(new.plan.calls), new.frozen)) is not None:
+        new.terms.tell(Warned(words))
+
+
+def _saving_command(new: Proposal) -> str:
+    """Return the command that plans the same for a file, up to `--save`."""
+    flags = new.terms.repeat(new.settings.state_dir)
+    if new.parent is not None:
+        asked = new.asked if new.verb == "undo" else ()
+        return f"acctops {pasted((new.verb, new.parent.run_id, *asked))}{flags}"
+    if job_file(new.job.path) is not None:
+        return f"acctops plan {pasted((from_recorded(new.job.path), *new.asked))}{flags}"
+    return "this command with"
+
+
 def _held_words(new: Proposal, store: Runs, plan: Plan) -> str | None:
     flags = new.terms.repeat(store.state_dir)
     return held_words(store, plan.action, plan.calls, new.settings.trust, flags)
@@ -160,17 +211,22 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
     terms = this.proposal.terms
     new = _with_end(this.proposal, terms.clock())
     hold(window_of(new.frozen), terms, rerun=new.parent is not None)  # it may have closed meanwhile
+    settings = new.settings
     if abs(terms.clock() - this.at) > LATE_S:
-        new = await _looked_at_again(new, this.reach)
+        settings = new.guards() if new.guards is not None else new.settings
+        new = await _looked_at_again(new, settings, this.reach)
+    is_unapproved = await _refuse_unsigned(new, settings, this.plan.calls)
     keep_admins = new.frozen.keep_admins
     with claim(this.store, this.run_id, new.job, new.plan.action, new.plan.calls, keep_admins=keep_admins) as rivals:
         new = _standing_back(new, rivals)
         _refuse_held(new)
+        if new.permit is not None:
+            _use_up(this, new.permit)
         parent = _link_parent(new, this.run_id)
         _end_holds(new)
         if new.undone is not None:
             new.undone.note_seen(new.seen, terms.clock)
-        lines = _first_lines(new, this.reach, parent)
+        lines = _first_lines(new, this.reach, parent, is_unapproved=is_unapproved)
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
             journal.append(approval.as_record(), ledger.apply)
@@ -185,8 +241,46 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
                 found=new.found,
                 rivals=rivals,
                 stays=new.undone.still_so() if new.undone is not None else nothing_stays,
+                may_begin=_until_expired(new, settings),
             )
             return await carry_out(session, terms, new.settings, watch)
+
+
+async def _refuse_unsigned(new: Proposal, settings: Settings, calls: Sequence[Call]) -> bool:
+    """Refuse a plan without the signatures that a config asks for; return whether it goes on without, for a reason.
+
+    This is the last look at them before the run exists: signers and clock as they are now. `calls`: as planned.
+    """
+    if new.terms.simulate:
+        return False
+    if new.permit is None:
+        return await _goes_unapproved(new, settings, calls, tell=new.terms.tell)
+    from engine.operations.permits import permit_of
+
+    new.permit.refuse_beyond(new.plan.action, (call.id for call in new.plan.calls))
+    if settings.approvals is not None:
+        await asyncio.to_thread(permit_of, new.permit.file, settings.approvals, new.terms.clock())
+    return False
+
+
+def _use_up(this: Planned, permit: Permit) -> None:
+    """Use up an approved plan for this run, durably; RefusedError if another run did so before."""
+    by = this.store.use_up(permit.file.hash, this.run_id)
+    if by is not None:
+        from engine.operations.permits import used_words
+
+        raise RefusedError(used_words(this.store, by, this.proposal.terms))
+
+
+def _until_expired(new: Proposal, settings: Settings) -> Callable[[], None]:
+    """Return what is asked before the first call is sent: whether the approval still counts."""
+    if new.permit is None:
+        return lambda: None
+    from engine.operations.permits import refuse_expired
+
+    signed = tuple(each.signed for each in new.permit.proven)
+    rules = settings.approvals
+    return partial(refuse_expired, signed, rules.keys if rules is not None else len(signed), new.terms.clock)
 
 
 def _with_end(new: Proposal, confirmed_at: float) -> Proposal:
@@ -204,11 +298,10 @@ def _with_end(new: Proposal, confirmed_at: float) -> Proposal:
     return replace(new, frozen=replace(new.frozen, hold_until=records.rfc3339(until)))
 
 
-async def _looked_at_again(new: Proposal, reach: Reach) -> Proposal:
-    """Return the proposal with guards and accounts as they are now, some time after they were shown."""
+async def _looked_at_again(new: Proposal, settings: Settings, reach: Reach) -> Proposal:
+    """Return the proposal with accounts as they are now, some time after they were shown, under today's `settings`."""
     from engine.operations.anew import look_again  # here: an approval in time does not need it
 
-    settings = new.guards() if new.guards is not None else new.settings
     if new.verb == "undo":
         settings = replace(settings, max_share=None)  # an undo takes back: no share bounds it
     frozen = replace(new.frozen, keep_admins=max(new.frozen.keep_admins, settings.keep_admins))
@@ -299,7 +392,16 @@ def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
         journal.close()
 
 
-def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> Iterator[records.AnyRecord]:
+def _first_lines(
+    new: Proposal, reach: Reach, parent: records.Parent | None, *, is_unapproved: bool
+) -> Iterator[records.AnyRecord]:
+    """Yield the lines with which a run comes to exist. Of a plan that was approved all calls stand there, as signed;
+    each that is not open any more is left out by a line of its own.
+    """
+    plan = new.plan
+    left: tuple[tuple[CallId, Omit], ...] = ()
+    if new.permit is not None:
+        plan, left = _as_signed(new.plan, new.permit)
     yield records.Run(
         job=new.job,
         action=new.plan.action,
@@ -313,17 +415,23 @@ def _first_lines(new: Proposal, reach: Reach, parent: records.Parent | None) -> 
         simulated=new.terms.simulate,
         parent=parent,
         settings=new.frozen,
-        plan_digest=new.plan.digest,
-        counts={"calls": len(new.plan.calls), **new.plan.left_out()},
+        plan_digest=plan.digest,
+        counts={"calls": len(plan.calls), **plan.left_out()},
         match=new.matched,
         guarded_by=new.guarded_by,
         asked=tuple(map(recorded, new.asked)),
     )
-    for call in new.plan.calls:
+    for call in plan.calls:
         yield records.call_line(call)
-    for omit in new.plan.omits:
+    for omit in plan.omits:
         yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
-    yield from _wave_lines(new)
+    yield from _wave_lines(new, len(plan.calls))
+    if new.permit is not None:
+        yield from new.permit.lines()
+    if is_unapproved:
+        yield records.Note(what="unapproved", data={"reason": new.terms.unapproved, "by": operator()})
+    for closed, omit in left:
+        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where, closed)
 
 
 def _waves(new: Proposal) -> WavesSpec | None:
@@ -335,15 +443,39 @@ def _waves(new: Proposal) -> WavesSpec | None:
     return replace(spec, place=new.waves_at) if spec is not None and new.waves_at is not None else spec
 
 
-def _wave_lines(new: Proposal) -> Iterator[records.WaveLine]:
+def _wave_lines(new: Proposal, calls: int) -> Iterator[records.WaveLine]:
     spec = _waves(new)
     if spec is None:
         return
     from engine.planning.waves import sizes
 
-    for n, calls in enumerate(sizes(spec.waves, len(new.plan.calls)), start=1):
-        if calls:
-            yield records.WaveLine(n=n, calls=calls, state=records.PLANNED)
+    for n, count in enumerate(sizes(spec.waves, calls), start=1):
+        if count:
+            yield records.WaveLine(n=n, calls=count, state=records.PLANNED)
+
+
+def _as_signed(plan: Plan, permit: Permit) -> tuple[Plan, tuple[tuple[CallId, Omit], ...]]:
+    """Return the plan with all calls that were signed, and those of them that are not open now, each with the reason.
+
+    What the plan of today leaves out beside them stays as it is.
+    """
+    signed = permit.file.plan
+    sent = {call.id for call in plan.calls}
+    omits = {_key(omit.target): omit for omit in plan.omits}
+    left = []
+    for call in signed.whole:
+        key = (call.account, call.region, call.instance, call.user)
+        if call.id not in sent:
+            target = Target(call.instance, call.user, call.region, call.account)
+            closed = Omit(target, OmitReason.EXCLUDED, "not open any more", "the plan as it is applied")
+            left.append((call.id, omits.pop(key, closed)))
+    beside = tuple(omit for omit in plan.omits if _key(omit.target) in omits)
+    whole = Plan(action=plan.action, calls=signed.whole, omits=beside, digest=signed.plan_digest)
+    return whole, tuple(left)
+
+
+def _key(target: Target) -> tuple[str, str, str, str]:
+    return target.account, target.region, target.instance, target.user
 
 
 def claim(

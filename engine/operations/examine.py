@@ -80,6 +80,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
     checks.append(_guards(settings))
     checks += _logins(settings, job) if job is not None else ()
     checks.append(_state_dir(settings))
+    checks += _approvals(settings, terms.clock())
     checks += _notify(settings)
     checks += _metrics(settings)
     checks += (network := _network(settings))
@@ -240,6 +241,28 @@ def _notify(settings: Settings) -> list[Check]:
     ways = " and ".join(settings.notify.ways)
     ready = Check("notify", "ok", f"{ways}, on {', '.join(settings.notify.on)} ({settings.origin['notify']})")
     return [Check("notify", "fail", f"{words} ({settings.origin['notify']})") for words in found] or [ready]
+
+
+def _approvals(settings: Settings, now: float) -> list[Check]:
+    """Check whether anybody could approve a plan, and whether who runs this could decide who may."""
+    rules = settings.approvals
+    if rules is None:
+        return []
+    from engine.operations.permits import signers_of
+    from engine.outside.sshkeys import SshKeyError, keys_in
+
+    try:
+        signers = signers_of(rules)
+        every = [set(keys_in(each, now)) for each in signers]
+    except (AcctopsError, SshKeyError) as error:
+        return [Check("approvals", "fail", str(error))]
+    warned = [Check("approvals", "warn", doubt) for each in signers for doubt in each.doubts]
+    count = len(set.intersection(*every))
+    files = " and ".join(rules.signers)
+    if count < rules.keys:
+        words = f"{rules.words}, and {files} {'have' if len(signers) > 1 else 'has'} {count} that count today: nobody"
+        return [*warned, Check("approvals", "fail", f"{words} can pass this gate; add the keys of further people")]
+    return [*warned, Check("approvals", "ok", f"{rules.words}; {count} of {files} count today")]
 
 
 def _metrics(settings: Settings) -> list[Check]:

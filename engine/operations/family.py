@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -17,12 +18,13 @@ from engine.model import Omit, Outcome
 from engine.operations.holding import Gathered, batched, gather, release
 from engine.operations.terms import operator
 from engine.outside.foreign import pasted
-from engine.planning.holds import HeldNow, Holds, end_of, key_of, part_of
+from engine.planning.holds import TELL, HeldNow, Holds, end_of, key_of, part_of
 from engine.planning.undo import Keep, Owing, StillSo, inverse_id, merged, stays
 from engine.report.nextstep import Step, WayOn, way_on
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
+    from engine.journal import records
     from engine.journal.protocols import RunRef, Runs
     from engine.model import Call, CallId
     from engine.outside.trust import Trust
@@ -175,6 +177,12 @@ class Undone(Struct, kw_only=True):
         return tuple(run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--release")
 
     @property
+    def wave(self) -> records.WaveLine | None:
+        """The wave of the run that this undo is about, as it stands; None if it is about no single wave."""
+        named = next((int(n) for flag, n in pairwise(self.asked) if flag == "--wave"), 0)
+        return self.ledger.waves.get(named) if named else None
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         """The damaged journals that count for nothing, as the operator says."""
         return tuple(run for flag, run in zip(self.asked, self.asked[1:], strict=False) if flag == "--ignore")
@@ -232,6 +240,11 @@ class Undone(Struct, kw_only=True):
         for run, labels in seen.items():
             notes = [Note(what="seen", data={"targets": part}) for part in batched(labels)]
             self.store.add_aside(run, notes, clock=clock)
+
+    def then(self) -> str:
+        """Return what is to be done when the hold of its run ends, as it stands now."""
+        ledger = self.store.replay(self.run_id).ledger if self.store is not None else self.ledger  # not a merged one
+        return end_of_holds(self.store, ledger, self.trust)[1] or TELL
 
     @property
     def is_by_limit(self) -> bool:

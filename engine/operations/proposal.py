@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
     from engine.operations.family import Undone
+    from engine.operations.permits import Permit
     from engine.operations.survey import Survey
     from engine.simulator.faults import FaultRule
     from engine.simulator.world import World
@@ -91,6 +92,8 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """What an undo, or a rerun of one, brings back."""
     waves_at: Place | None = None
     """Where its waves stand."""
+    permit: Permit | None = None
+    """Who has signed it, if it comes from the file of a plan."""
     hold: HoldSpec | None = None
     """When its hold ends, as its job says; a rerun has that of its parent in `frozen`."""
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -82,6 +84,8 @@ class Resumption(Struct, frozen=True, kw_only=True):
     reach: Reach
     passwords: PasswordSource | None
     exclude: tuple[Glob, ...]
+    is_unapproved: bool
+    """Whether a person says now why it goes on without the signatures that a config asks for."""
     job: Job | None
     """The job of the command, if the command is `run`."""
     changes: tuple[str, ...]
@@ -122,10 +126,12 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     check_passwords(ref, seen, guards.trust, job)
     check_gate_program(ref, seen, guards.trust, job)
     check_metrics(guards, simulated=seen.run.simulated)
+    is_unapproved = await _refuse_unsigned(terms, ref, seen, guards)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
     settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
+    _refuse_beyond_approval(seen, settings)
     until, then = end_of_holds(ref.store, seen, guards.trust)
     tell_inherited(terms, ref, replace(settings, hold_until=until, hold_then=then))
     refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
@@ -147,6 +153,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
         reach=reach,
         passwords=passwords,
         exclude=exclude,
+        is_unapproved=is_unapproved,
         job=job,
         changes=tuple(_changes(seen, reach)),
     )
@@ -162,6 +169,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
         hold(window_of(seen.settings), terms)
         guards = guards_of(terms, seen, this.job)
         settings = stricter(settings, guards)
+        await _refuse_unsigned(terms, ref, seen, guards)
         refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
@@ -171,6 +179,9 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
             kin = kin_of(ref.store, ledger)
             _refuse_undone(terms, kin, ref)
             journal.append(_session_line(replayed, settings), ledger.apply)
+            if this.is_unapproved:
+                said = records.Note(what="unapproved", data={"reason": terms.unapproved, "by": operator()})
+                journal.append(said, ledger.apply)
             taken = _leave_to_later(kin, ledger, journal)
             undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
             held = undone.held() if undone is not None else {}
@@ -190,6 +201,7 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 elsewhere=_done_elsewhere(kin, ledger),
                 rivals=rivals,
                 stays=undone.still_so() if undone is not None else nothing_stays,
+                may_begin=_until_expired(ledger, guards, terms),
             )
             return await carry_out(session, terms, guards, watch)
 
@@ -209,6 +221,59 @@ async def _refuse_early(
             list(one_each.values()), reach=reach, timeout_s=settings.timeout_s, world=None, limit_s=None, purpose="undo"
         )
         undone.on_time(undone.owing(), read.ahead_s)
+
+
+def _refuse_beyond_approval(seen: Ledger, settings: records.RunSettings) -> None:
+    """Raise UsageError for a faster pace, or less proof, than what was signed with the plan of the run."""
+    if not seen.approved:
+        return
+    signed = seen.run.settings
+    if settings.rate > signed.rate:
+        raise UsageError(f"--rate {settings.rate:g}: its plan was approved for {signed.rate:g} a second; a faster one "
+                         "is a new plan")  # fmt: skip
+    if _lanes(settings.profile) > _lanes(signed.profile):
+        raise UsageError("--profile: its plan was approved for fewer keys at a time, each with a rate; name fewer")
+    if signed.verify and not settings.verify:
+        raise UsageError("--no-verify: its plan was approved with readings; leave the flag away")
+
+
+def _lanes(profile: str | tuple[str, ...] | None) -> int:
+    return len(profile) if isinstance(profile, tuple) else 1
+
+
+async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
+    """Refuse a run without the signatures that a config asks for; return whether it goes on without, for a reason."""
+    if guards.approvals is None and terms.unapproved is None:
+        return False
+    from engine.operations.permits import refuse_unapproved_run, under_parent  # here: most operators ask for none
+
+    undone = undone_of(ref.store, ledger.run, guards.trust, terms.clock)
+    return await asyncio.to_thread(
+        refuse_unapproved_run,
+        ref,
+        ledger,
+        guards.approvals,
+        now=terms.clock(),
+        unapproved=terms.unapproved,
+        way=f"acctops rerun {ref.run_id}{flags_of(terms, ref)}",
+        tell=terms.tell,
+        under=under_parent(undone, ledger.run.action, ledger.calls.values(), now=terms.clock()),
+    )
+
+
+def _until_expired(ledger: Ledger, guards: Settings, terms: Terms) -> Callable[[], None]:
+    """Return what is asked before the first call of the run is sent: whether its approval still counts."""
+    rules = guards.approvals
+    if rules is None or not ledger.approved or ledger.run.simulated:
+        return lambda: None
+    from engine.operations.permits import calls_of, refuse_expired
+
+    if not rules.asks(ledger.run.action, calls_of(ledger)):
+        return lambda: None
+    from engine.planning.approvals import Signed
+
+    signed = tuple(Signed(each.statement, each.signature) for each in ledger.approved)
+    return partial(refuse_expired, signed, rules.keys, terms.clock)
 
 
 def tell_of_idle(terms: Terms, exclude: Sequence[Glob], ledger: Ledger) -> None:

@@ -380,6 +380,15 @@ def _warnings(job: Job, settings: Settings, schedule: Schedule) -> list[str]:
     if job.hold is not None and job.hold.until is not None:
         again = "a job that starts again and again says hold: {for: …}"
         found.append(f"{job.hold.place}: {job.hold.said}: each start after that time is refused; {again}")
+    rules = settings.approvals
+    if rules is not None and job.action in rules.actions:
+        size = f" with more than {rules.above:,} accounts" if rules.above else ""
+        found.append(
+            f"{', '.join(map(str, rules.places))}: a plan of {job.action}{size} needs the signatures of {rules.keys} "
+            "different keys, and a timer has no key: a start that plans one is refused (exit 3), a start that goes on "
+            "with an approved run is not; for one window, sign the plan before it (`valid` must reach to its start) "
+            "and have `acctops apply PLAN --yes` started in it: README, Four eyes"
+        )
     return found
 
 

@@ -157,6 +157,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """The rule of an undo: returns by a newer reading why an account must stay as it is, or None."""
     waves: WaveTerms | None = None
     """What the waves of the run go by; None: it has none."""
+    may_begin: Callable[[], None] = lambda: None
+    """Raises RefusedError if the first call of the run may not be sent any more."""
     clock: Callable[[], float] = time.time
     time_left: Callable[[float], TimeLeft] = TimeLeft
     """The session's own deadline → how long it may send: the window may close before."""
@@ -326,6 +328,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 keep_admins=settings.keep_admins,
                 rivals=self.rivals,
                 stays=self.stays,
+                may_begin=self.may_begin,
                 resend_already=settings.resend_already,
             ),
             rng=rng,

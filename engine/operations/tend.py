@@ -24,6 +24,7 @@ from engine.operations.events import Warned, nobody
 from engine.operations.holding import gather
 from engine.operations.measuring import measure_tend
 from engine.operations.overdue import TENDED
+from engine.operations.permits import NeedsApprovalError
 from engine.operations.proposal import Approval, Planned
 from engine.operations.resume import Finished, go_on, resumption
 from engine.operations.stores import store_of
@@ -215,7 +216,10 @@ class _Tender:
             return deeds
         if not self._adopts and (put_off := telling.put_off()) is not None:
             return [*deeds, Deed(run=family.run, what="failed", words=put_off)]
-        return [*deeds, *await self._open(family, ledger, telling, ended, gathered)]
+        try:
+            return [*deeds, *await self._open(family, ledger, telling, ended, gathered)]
+        except NeedsApprovalError as error:  # a machine has no key: it tells, and people decide
+            return [*deeds, *await self._tell(telling, family, "stays", f"{ended}; {error}", len(held), "approval")]
 
     async def _tell(
         self, telling: Telling, family: Family, what: str, words: str, count: int, mark: str = ""

@@ -44,6 +44,14 @@ class Terms(Flags, frozen=True, kw_only=True):
     on_unfinished: str | None = None
     real_gate: bool = False
     """Whether a simulated run asks the job's own gate, and not the simulator's."""
+    unapproved: str | None = None
+    """Why a person goes on without the signatures that a config asks for; None: nobody says so."""
+    is_saving: bool = False
+    """Whether it is only planned, for a file that is to be approved: that waits for neither window nor signature."""
+    is_applying: bool = False
+    """Whether a plan from such a file is carried out: its signatures are looked at before anything is begun."""
+    beside: tuple[Path, ...] = ()
+    """Further places whose configs hold: beside the file of a plan, and where its command was typed."""
     now: bool = False
     """Whether a person says not to hold to the job's window."""
     yes: bool = False
@@ -59,7 +67,7 @@ class Terms(Flags, frozen=True, kw_only=True):
 
     def configs(self, *places: Path) -> Configs:
         """Return the config files of a command about what lies in `places`."""
-        return find_configs(*places, environ=os.environ, explicit=self.config)
+        return find_configs(*places, *self.beside, environ=os.environ, explicit=self.config)
 
     def settings(self, job: Job | None, *more: Path) -> Settings:
         """Return what holds by flags, environment, job and config files, those above `more` included.

@@ -177,6 +177,8 @@ async def plan_undo(
         terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
     if refused:
         raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
+    if not plan.calls and terms.is_saving:
+        raise RefusedError("nothing is to be sent, so there is no plan to save; leave --save away to end its holds")
     if not plan.calls:  # what sends nothing asks nothing; what others hold is theirs nevertheless
         owed = undone.end_holds(undo.released, (), terms.clock)
         if not undo.plan.calls:

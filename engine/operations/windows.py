@@ -33,7 +33,7 @@ def hold(window: Window | None, terms: Terms, *, rerun: bool = False) -> Terms:
 
     A rerun, which a person starts by naming a run, needs only that person; the returned terms then have `now` set.
     """
-    if window is None:
+    if window is None or terms.is_saving:
         return terms
     now = terms.clock()
     if terms.now:

@@ -201,6 +201,8 @@ def document(
         "pace": pace(ledger),
         "identities": identities(ledger),
         "holds": holds_document(way.held),
+        "approved": list(dict.fromkeys(each.fingerprint for each in ledger.approved)),
+        "unapproved": unapproved(ledger),
         "open": way.open_calls,
         "go_on": way.command,
         "watch": watch,
@@ -216,6 +218,11 @@ def wave_keys(ledger: Ledger) -> list[dict[str, Any]]:
         {"n": line.n, "calls": line.calls, "state": line.state, "until": line.until, "why": line.why}
         for _, line in sorted(ledger.waves.items())
     ]
+
+
+def unapproved(ledger: Ledger) -> str | None:
+    """Return why somebody went on without the signatures that a config asks for; None if nobody did."""
+    return str(ledger.unapproved.data.get("reason")) if ledger.unapproved is not None else None
 
 
 def identities(ledger: Ledger) -> list[dict[str, str | None]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.journal.records import PASSED
 from engine.model import Outcome
-from engine.report.documents import plain, verified, wave_keys
+from engine.report.documents import plain, unapproved, verified, wave_keys
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.text import closing_line
 
@@ -57,6 +57,7 @@ def notice(
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "codes": [{"code": code, "targets": count} for code, count in codes.most_common()],
         "waves": wave_keys(ledger),
+        "unapproved": unapproved(ledger),
         "go_on": go_on,
         "error": None,
         "exit": exit_code,
@@ -99,6 +100,7 @@ def bare_notice(
         **nothing,
         "codes": [],
         "waves": [],
+        "unapproved": None,
         "go_on": None,
         "error": error,
         "exit": exit_code,
@@ -155,6 +157,8 @@ def _text(
 ) -> str:
     """Return one line for a person, such as a chat shows."""
     name = f"{ledger.run.job.name} ({ledger.run.run})"
+    if (why := unapproved(ledger)) is not None:
+        name += f", WITHOUT THE APPROVAL that was asked for ({why})"
     if exit_code is None:
         calls = sum(ledger.counts()[kind] for kind in BAD)
         passed = [line.n for line in ledger.waves.values() if line.state == PASSED]

@@ -263,6 +263,10 @@ def _title(ledger: Ledger, *, live: bool) -> str:
     marks = ("SIMULATED  " if run.simulated else "") + ("LIVE  " if live else "")
     extra = "".join(f"  {value}" for value in (run.ticket, run.reason) if value)
     what = f"run {run.run}" if run.watched is None else f"run {run.run}, the watch of {run.watched}"
+    if ledger.unapproved is not None:
+        extra += f"  WITHOUT THE APPROVAL that was asked for: {ledger.unapproved.data.get('reason')}"
+    elif ledger.approved:
+        extra += f"  approved by {len({each.fingerprint for each in ledger.approved}):,} keys"
     return plain(f"{marks}{what}  {run.action}  {run.job.name}{extra}")
 
 

@@ -86,5 +86,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Other runs that lock accounts at the same time."""
     stays: Callable[[Call, Reading], Omit | None] = lambda _call, _reading: None
     """Returns why an account must stay as it is, by a newer reading (an undo's rule); None: it may be changed."""
+    may_begin: Callable[[], None] = lambda: None
+    """Raises AcctopsError if the first call of the run may not be sent any more: its approval has expired."""
     resend_already: bool = False
     """Whether calls are sent even where the account is already as desired."""

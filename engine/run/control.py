@@ -101,8 +101,8 @@ class Control:
         """Begin what was asked; return it if its effect is to be waited for."""
         note = self._recorder.note
         self._forget(asked.name)
-        refused = asked.refused
-        if asked.rate is not None and asked.rate > self._most_rate:
+        refused = asked.refused or self._beyond_approval(asked)
+        if refused is None and asked.rate is not None and asked.rate > self._most_rate:
             refused = (
                 f"rate {asked.rate:g} is above {self._most_rate:g} calls a second, the quota with which this session "
                 "was begun; stop it and resume it at that rate"
@@ -123,6 +123,17 @@ class Control:
             note("unpaused", {"id": asked.id, "by": asked.by, "was_paused": was})
             self._halts.end(PAUSE)
         return None
+
+    def _beyond_approval(self, asked: Asked) -> str | None:
+        """Return why a request goes beyond what was signed, in words; None if it does not, or nothing was signed.
+
+        Fewer calls, a lower rate and another order of the calls that were signed need no further signature.
+        """
+        ledger = self._recorder.ledger
+        signed = ledger.run.settings.rate
+        if not ledger.approved or asked.rate is None or asked.rate <= signed:
+            return None
+        return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
 
     def _is_still(self) -> bool:
         """Return whether nothing is written ahead, and the ledger knows all that was written until then.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -62,7 +63,11 @@ class Dispatch:
         tasks: Tasks,
         stopping: Stopping,
         halts: Halts,
+        *,
+        may_begin: Callable[[], None],
     ) -> None:
+        self._may_begin: Callable[[], None] | None = may_begin if not recorder.ledger.sent_calls else None
+        """Asked before the first `sent` of a run, and never again."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._recorder = recorder
@@ -252,6 +257,9 @@ class Dispatch:
 
     def _intent(self, lane: Lane, work: Work) -> _Intent:
         keys, trace = lane.client.keys.get(), _trace()
+        if self._may_begin is not None:
+            self._may_begin()
+            self._may_begin = None
         work.attempt += 1
         sent = records.Sent(call=work.id, attempt=work.attempt, lane=lane.name, trace=trace, key=keys.fingerprint)
         lane.ahead += 1

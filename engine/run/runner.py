@@ -173,6 +173,7 @@ class Runner:
             self._tasks,
             self._stopping,
             self.halts,
+            may_begin=bounds.may_begin,
         )
         self._control = Control(
             recorder,

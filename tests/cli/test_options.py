@@ -125,6 +125,8 @@ ENDPOINT = Case(("--endpoint", "OTHER"))
 EXCLUDE = Case(("--exclude", "*/ann"))
 QUIET, YES = Case(("--quiet",), ("--yes",)), Case(("--yes",))
 NO_VERIFY = Case(("--no-verify",), ("--yes",))
+UNAPPROVED = Case(("--unapproved", "fire"), ("--yes",))
+SAVING = {"--save": Case(("--save", "p"), ("--key", "k")), "--key": Case(("--key", "k"), ("--save", "p"))}
 REASON, TICKET = Case(("--reason", "why"), ("--yes",)), Case(("--ticket", "CHG-1"), ("--yes",))
 SIMULATED = Case(("--simulate",), ("--yes",))
 FAULTS = Case(("--faults", "faults.yaml"), ("--yes", "--simulate"))
@@ -142,7 +144,7 @@ def sending(**more: Case) -> dict[str, Case]:
     found = {**AMONG_RUNS, "--endpoint": ENDPOINT, "--profile": PROFILE, **bounds, "--exclude": EXCLUDE}
     found = {name: case._replace(base=(*case.base, "--yes")) for name, case in found.items()}
     named = {f"--{name.replace('_', '-')}": case for name, case in more.items()}
-    return {**found, "--yes": YES, "--quiet": QUIET, "--no-verify": NO_VERIFY, **named}
+    return {**found, "--yes": YES, "--quiet": QUIET, "--no-verify": NO_VERIFY, "--unapproved": UNAPPROVED, **named}
 
 
 SHUT = 'window: {days: [mon], from: "00:00", until: "00:01", timezone: UTC}'
@@ -157,6 +159,8 @@ CASES: dict[str, dict[str, Case]] = {
         "--offline": Case(("--offline",)), "--fix": Case(("--fix", "fixed.csv")),
         "--all": Case(("--all",), job="exclude: ['*/x']", prepare=lambda desk: [
             desk.job(*(f"postgres-aaaaaaaa/u{number}" for number in range(30)))]),
+        **SAVING, "--no-verify": Case(("--no-verify",)), "--reason": Case(("--reason", "why")),
+        "--ticket": Case(("--ticket", "CHG-1")),
     },
     "discover": {
         "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE,
@@ -177,7 +181,7 @@ CASES: dict[str, dict[str, Case]] = {
                                                                                     "--once")),
     ),
     **{
-        verb: AFTERWARDS | sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
+        verb: AFTERWARDS | SAVING | sending(reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
                       region=Case(("--region", "ap-tokyo"), ("--yes",)), skip_bad_rows=Case(("--skip-bad-rows",),
                       ("@list.csv", "--yes"), prepare=lambda desk: desk.write("list.csv", BAD_LIST)))
         for verb in ("lock", "unlock", "cam-on")
@@ -191,8 +195,8 @@ CASES: dict[str, dict[str, Case]] = {
         reason=REASON, ticket=TICKET, only=Case(("--only", "unknown"), ("--yes",)), code=Case(("--code", "X"),
         ("--yes",)), faults=Case(("--faults", "faults.yaml"), ("--yes",)),
         now=Case(("--now",), ("--yes",), job=SHUT),
-    ), "--exclude": Case(("--exclude", "*/bob"), ("--yes",))},
-    "undo": sending(
+    ), **SAVING, "--exclude": Case(("--exclude", "*/bob"), ("--yes",))},
+    "undo": SAVING | sending(
         reason=REASON, ticket=TICKET, family=Case(("--family",), prepare=rerun), target=Case(("--target", "*/bob")),
         wave=Case(("--wave", "2"), ("--yes",)),
         include_edited=Case(("--include-edited",), ("--yes",), prepare=edited),
@@ -299,8 +303,8 @@ BASE = {
     "doctor": ["doctor", "job.yaml"],
     "config show": ["config", "show", "job.yaml"],
 }
-OTHERWISE = {"simulate", "completion", "schema", "explain"}
-"""They serve, or have no options: tried in tests of their own."""
+OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain"}
+"""They need keys to sign with, they serve, or have no options: tried in tests of their own."""
 RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "verify",
              "journal verify", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
@@ -411,7 +415,9 @@ def test_options_that_would_do_nothing_together_are_refused(tmp_path: Path, row:
     desk = Desk(tmp_path)
     values = {"--fleet": "f", "--faults": "f", "--since": "7d", "--image": "i", "--password-command": "x",
               "--password-file": "x", "--endpoint": "nearest", "--rate": "7", "--workers": "3", "--timeout": "9s",
-              "--deadline": "9m", "--for": "4h", "--until": "2026-12-01T08:00Z", "--then": "tell"}  # fmt: skip
+              "--deadline": "9m", "--for": "4h", "--until": "2026-12-01T08:00Z", "--then": "tell",
+              "--save": "p", "--key": "k", "--fix": "f",
+              "--unapproved": "why", "--reason": "why", "--ticket": "CHG-1"}  # fmt: skip
 
     def typed(flag: str) -> list[str]:
         if flag == "JOB":

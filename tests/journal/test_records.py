@@ -20,7 +20,11 @@ SECONDS = st.floats(0, 4_000_000_000)
 def test_the_kinds_are_those_of_the_readme() -> None:
     """One word a kind, and every kind in the union that is read."""
     tags = " ".join(str(kind.__struct_config__.tag) for kind in KINDS)
-    assert tags == "run call omit confirmed read before sent reply verified settled session note end released hold wave"
+    assert (
+        tags
+        == "run call omit confirmed approved read before sent reply verified settled session note end released hold "
+        "wave"
+    )
     assert set(KINDS) == set(records.Record.__subclasses__())
 
 

@@ -67,7 +67,7 @@ MORE_RULES = {
 }
 """Modules of other packages that have none either."""
 
-COMMANDS = ("equipping", "holding", "looking", "nightly", "planning", "running")
+COMMANDS = ("approving", "equipping", "holding", "looking", "nightly", "planning", "running")
 
 ONLY = {
     # library: the modules that alone may import it

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, clock, command, flags
+from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, REASON, SKIP_BAD_ROWS, TICKET, clock, command, flags, saves
 
 
 @command()
@@ -22,6 +22,10 @@ from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, SKIP_BAD_ROWS, clock, co
     metavar="FILE",
     help="Write the targets to a new CSV list, as they were read. Leaves out bad rows, as --skip-bad-rows does.",
 )
+@flags("no_verify")
+@REASON
+@TICKET
+@saves
 def plan(job: str, **options: Any) -> int:
     """Show what `run` would do, and send nothing.
 
@@ -31,6 +35,7 @@ def plan(job: str, **options: Any) -> int:
     Examples:
       acctops plan lockdown.yaml
       acctops plan lockdown.yaml --fix corrected.csv
+      acctops plan jobs/cam-enablement.yaml --save plan.json --key ~/.ssh/id_ed25519
       cut -d, -f1,2 list.csv | acctops plan job-that-reads-stdin.yaml --json
     """
     from engine.cli.plans import show_plan

@@ -26,6 +26,7 @@ from engine.cli.flags import (
     clock,
     command,
     flags,
+    saves,
 )
 
 
@@ -110,6 +111,7 @@ def _ad_hoc(action: str) -> click.Command:
     @FAULTS
     @REASON
     @TICKET
+    @saves
     def act(targets: tuple[str, ...], region: str | None, **options: Any) -> int:
         from engine.cli.running import run_ad_hoc
 
@@ -167,6 +169,7 @@ def resume(run: str, **options: Any) -> int:
 @FAULTS
 @REASON
 @TICKET
+@saves
 def rerun(run: str, **options: Any) -> int:
     """Try again what an older run did not achieve, in a new run that is linked to it.
 
@@ -227,6 +230,7 @@ def rerun(run: str, **options: Any) -> int:
 @FAULTS
 @REASON
 @TICKET
+@saves
 def undo(run: str, **options: Any) -> int:
     """Take back what a run changed, where the account still is as the run left it.
 

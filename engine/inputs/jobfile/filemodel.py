@@ -932,6 +932,77 @@ class JobFile(Struct, forbid_unknown_fields=True, kw_only=True):
     notify: Notify | UnsetType = UNSET
 
 
+class ApprovalsKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which plans need the signatures of further people. Of all files found each adds to it."""
+
+    actions: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Actions whose plans need it (default OpenAccountCAM and UnlockAccount).",
+                extra=_several("an action, or a list of actions", ActionName, distinct, "actions"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    above: (
+        Annotated[
+            int,
+            Meta(
+                description="A plan of more calls than this needs it (default 200; 0: every plan).",
+                ge=0,
+                le=1_000_000_000,
+                extra=_rule("a whole number from 0 to 1000000000"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    approvers: (
+        Annotated[
+            int,
+            Meta(
+                description="Keys that must sign beside the requester's (default 1).",
+                ge=1,
+                le=20,
+                extra=_rule("a whole number from 1 to 20"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    signers: (
+        Annotated[
+            Text,
+            Meta(
+                description="File of the keys that may sign, as ssh-keygen reads it (ALLOWED SIGNERS).",
+                extra=_rule("the path of a file, such as /etc/acctops/allowed_signers"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    valid: (
+        Annotated[
+            str,
+            Meta(
+                description="How long a signature counts (default 30m).",
+                extra_json_schema={"pattern": _duration},
+                extra=_rule("a duration longer than 0s", some_seconds, "valid_s"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    unapproved: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether --unapproved REASON may be said (default false); every file that has `approvals` "
+                "must allow it.",
+                extra=_rule("true or false", true_or_false),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     """How acctops works here: `config.yaml`."""
 
@@ -972,6 +1043,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     protect: Annotated[Globs, Meta(description="Accounts no job may touch.")] | UnsetType = UNSET
     keep_admins: KeepAdmins | UnsetType = UNSET
     limits: Limits | UnsetType = UNSET
+    approvals: ApprovalsKeys | UnsetType = UNSET
     quotas: (
         Annotated[
             dict[str, Rate],
