@@ -12,10 +12,11 @@ from msgspec import Struct
 from engine.errors import AcctopsError, BusyError, Reason
 from engine.inputs.files import STDIN_NAME, recorded
 from engine.journal.live import same_job_words
-from engine.journal.records import RED
+from engine.journal.records import BEGUN, PLANNED, RED, SOAKING
 from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
 from engine.operations.stores import store_of
+from engine.operations.windows import is_closed
 from engine.planning.turns import line_after
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def take_of(job: Job, settings: Settings, *, simulated: bool, now: float, tell: 
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
-    """The last run of a job, which was cut off: its last session has no `end`, and no run continued it."""
+    """The last run of a job, which was cut off, and which no run continued."""
 
     run_id: str
     ledger: Ledger
@@ -154,20 +155,37 @@ def _live_words(store: Runs, run_id: str) -> str:
     return same_job_words(run_id)
 
 
+def _is_cut_by_window(head: RunHead) -> bool:
+    stopped = head.end.stopped if head.end is not None else None
+    return stopped is not None and is_closed(stopped.why)
+
+
+def _may_go_on(ledger: Ledger) -> bool:
+    """Return whether the next opening of its window goes on with a run: a new one would begin its waves anew, or would
+    not be the one that was approved."""
+    wave = ledger.wave
+    is_open = any(not entry.settled for _, entry, _ in ledger.outcomes())
+    return wave.state in (PLANNED, BEGUN, SOAKING) if wave is not None else bool(ledger.approved) and is_open
+
+
 def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | None:
     """Return the cut-off last run of a job; None if it ended in order or was continued, BusyError if it is live.
+
+    A run in waves, or one that was approved, is cut off by the end of its window, too.
 
     Two runs that start at once are told apart later, by their claims. This check spares the reading and the question.
     """
     head = next(runs_of(store, job, now, tell), None)
     if head is not None and head.live:
         raise BusyError(_live_words(store, head.run_id))
-    if head is None or head.end is not None:
+    if head is None or (head.end is not None and not _is_cut_by_window(head)):
         return None
     newer = (each for each in store.heads() if each.run_id > head.run_id)
     if any(each.problem is not None for each in newer):
         return None  # that may be the job's last run: a new run reads the accounts in any case
     ledger = store.replay(head.run_id).ledger
-    if ledger.end is not None or any(store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
+    if (ledger.end is not None and not _may_go_on(ledger)) or any(
+        store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo
+    ):
         return None
     return Unfinished(run_id=head.run_id, ledger=ledger)

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
 
 
+_CLOSED = "the window "
+"""How the reason of a session begins whose window has closed."""
+
+
+def is_closed(why: str) -> bool:
+    """Return whether a session ended as its window closed, by the reason in its `end`."""
+    return why.startswith(_CLOSED)
+
+
 def window_of(settings: RunSettings) -> Window | None:
     """Return the window to which a journal holds its run, if any; ConfigError if it cannot be read."""
     if settings.window is None:
@@ -66,5 +75,5 @@ def time_left(window: Window | None, terms: Terms, deadline_s: float) -> TimeLef
     now = terms.clock()
     left_s = (closes_at(window, now) or now) - now  # if closed by now, nothing more is sent
     again = moment(window, next_opening(window, now))
-    why = f"the window {window.label} closed; it next opens {again}, and resume goes on then"
+    why = f"{_CLOSED}{window.label} closed; it next opens {again}, and resume goes on then"
     return TimeLeft(deadline_s, left_s, why)

@@ -432,3 +432,29 @@ def test_waves_in_a_config_are_an_error(office: Office) -> None:
     office.job("")
     office.desk.write("config.yaml", "waves: [{take: rest}]\n")
     assert "belongs to a job" in office.run("plan", "job.yaml", code=2).err
+
+
+def test_the_next_opening_goes_on_with_the_waves_that_a_window_cut_off(office: Office) -> None:
+    """A new run would begin at wave 1, with accounts that are done already as its canaries."""
+    window = 'window: {days: [sat, sun], from: "01:00", until: "02:00", timezone: UTC}\n'
+    office.job("waves: [{take: 2, soak: 10m}, {take: rest}]\n" + GATE.replace("1s", "20m") + window)
+    saturday = 1_796_436_000.0  # 2026-12-05 02:00 UTC
+    cut = office.run("run", "job.yaml", "--once", "--yes", "--json", at=saturday - 4, code=4).json
+    assert "the window" in cut["stopped"]["why"] and cut["waves"][1]["state"] == "soaking"
+    assert len(office.written()) == 2
+    office.job("waves: [{take: 2, soak: 1s}, {take: rest}]\n" + GATE + window)
+    other = office.run("run", "job.yaml", "--once", "--yes", "--json", at=saturday + 23.5 * 3600, code=0)
+    assert "beginning anew (the job has changed since)" in other.err
+    assert other.json["run"] != cut["run"] and other.json["counts"]["already"] == 2
+
+
+def test_the_next_opening_soaks_anew_and_ends_well(office: Office) -> None:
+    """What the window cut off is the same run, asked about again."""
+    window = 'window: {days: [sat, sun], from: "01:00", until: "02:00", timezone: UTC}\n'
+    office.job("waves: [{take: 2, soak: 6s}, {take: rest}]\n" + GATE + window)
+    saturday = 1_796_436_000.0  # 2026-12-05 02:00 UTC
+    cut = office.run("run", "job.yaml", "--once", "--yes", "--json", at=saturday - 3, code=4).json
+    asked = len(office.asked)
+    again = office.run("run", "job.yaml", "--once", "--yes", "--json", at=saturday + 23.5 * 3600, code=0)
+    assert again.json["run"] == cut["run"] and "going on with it" in again.err
+    assert office.asked[asked]["wave"] == 1 and len(office.written()) == 8

@@ -14,13 +14,14 @@ from engine.errors import Reason
 from engine.inputs.job import GateSpec, Wave, WavesSpec
 from engine.journal import records
 from engine.journal.reader import read
-from engine.model import Call, Place
+from engine.model import Call, Keys, Place, Target
 from engine.planning.waves import sizes
 from engine.run.bounds import GREEN, RED, SILENT, WaveTerms, Word
 from engine.run.runner import Runner
 from engine.simulator.faults import rules_from
+from engine.simulator.gate import KeyRecord
 from engine.simulator.world import World
-from tests.support.drill import Drill, fleet, run_settings
+from tests.support.drill import Drill, FixedKeys, fleet, run_settings
 
 
 class Gate:
@@ -265,6 +266,26 @@ def test_without_readings_waves_go_one_after_the_other_all_the_same(tmp_path: Pa
     left = sent(drill)
     assert drill.reason is Reason.OK and len(left) == 40
     assert min(at for n, at in left if n == 2) - max(at for n, at in left if n == 1) > 60
+
+
+def test_waves_go_through_the_lanes_of_several_accounts(tmp_path: Path) -> None:
+    """A wave is over when all of its lanes are; the next one uses all of them again."""
+    targets = [Target(f"postgres-{n:08d}", f"u{user}", "ap-singapore", name)
+               for n, name in enumerate("abab") for user in range(5)]  # fmt: skip
+    known = {name: Keys(secret_id=f"AKID{name}", secret_key=f"secret of {name}") for name in "ab"}
+    drill = drilled(tmp_path, Wave(count=4, soak_s=30.0), Wave(share=0.5), Wave(), gate=(gate := Gate()), lanes=2)
+    drill.targets = targets
+    drill.keyring = {name: [FixedKeys(keys, label=name, identity=name)] for name, keys in known.items()}
+    drill.world = World(
+        keys={each.secret_id: KeyRecord(secret_key=each.secret_key, identity=name) for name, each in known.items()},
+        latency=0.05,
+    )
+    drill.go()
+    assert drill.reason is Reason.OK and gate.waves == [0, 1, 2, 3]
+    left = sent(drill)
+    assert [sum(n == wave for n, _ in left) for wave in (1, 2, 3)] == [4, 10, 6]
+    assert all(max(at for n, at in left if n == wave) < min(at for n, at in left if n == wave + 1) for wave in (1, 2))
+    assert len(drill.ledger.lanes) == 4
 
 
 def test_superusers_that_must_stay_stay_in_waves_too(tmp_path: Path) -> None:
