@@ -292,6 +292,8 @@ class Link(Struct, frozen=True):
     run: str
     what: str
     """The kind of its note: one of `records.LINKS`."""
+    at: str = ""
+    """When it was written."""
 
     @property
     def is_undo(self) -> bool:
@@ -557,7 +559,7 @@ class Ledger:
                 self.notes.append(record)
             case records.Note():
                 if record.what in records.LINKS:
-                    self.links.append(Link(str(record.data.get("run", "")), record.what))
+                    self.links.append(Link(str(record.data.get("run", "")), record.what, record.at))
                 elif record.what in records.SAID_LATER:
                     self.told.append(record)
                 else:

@@ -167,8 +167,16 @@ class Walk:
         return JournalCorruptError(f"{self.path}:{number}: makes no sense: {why}")
 
     def check_plan(self, calls: int) -> None:
-        """Raise JournalCorruptError if the file ends within the plan: it was renamed into place with all of it (J1)."""
+        """Raise JournalCorruptError if the file ends within the plan: it was renamed into place with all of it (J1).
+
+        Its waves are of the plan: a call in no wave would never begin.
+        """
         due = self.run.counts.get("calls", 0) if self.run else 0
+        if self.run is not None and self.run.settings.waves is not None and self._sense.in_waves < calls:
+            raise JournalCorruptError(
+                f"{self.path}:{self.seq}: ends within the plan: {self._sense.in_waves} of {calls} calls are in a wave; "
+                "the file was cut"
+            )
         if calls < due:
             raise JournalCorruptError(
                 f"{self.path}:{self.seq}: ends within the plan: {calls} of {due} calls; the file was cut"

@@ -43,8 +43,10 @@ class Sense:
         self._run = of
         self._is_aside = of is not None
         self._calls: set[str] = set()
-        self._waves: dict[int, int] = {}
-        """Number of a wave → how many calls it has."""
+        self._waves: dict[int, records.WaveLine] = {}
+        """Number of a wave → how it stands."""
+        self.in_waves = 0
+        """How many calls are in a wave."""
         self._second = ""
         """The text of the last valid time up to its dot."""
 
@@ -110,20 +112,59 @@ class Sense:
         return None if _FINGERPRINT(line.fingerprint) else "the fingerprint is none"
 
     def _of_session(self, line: records.Session) -> str | None:
-        return _of_settings(line.settings) if line.settings is not None else None
+        if line.settings is None:
+            return None
+        if self._run is not None and line.settings.waves != self._run.settings.waves:
+            return "its waves are not those of the run"
+        return _of_settings(line.settings)
 
     def _of_wave(self, line: records.WaveLine) -> str | None:
+        spec = self._run.settings.waves if self._run is not None else None
+        if spec is None:
+            return "a wave of a run that has none"
         if line.state not in records.WAVE_STATES:
             return f"state {line.state[:40]!r} is none of a wave"
+        if (line.until is not None) != (line.state == records.SOAKING):
+            return "the end of a soak, and no soak, or a soak without its end"
         if line.until is not None and not is_time(line.until):
             return f"the end of a soak is no time: {line.until[:40]!r}"
         if line.state == records.PLANNED:
-            self._waves[line.n] = line.calls
-            if line.n != len(self._waves) or not line.calls or sum(self._waves.values()) > len(self._calls):
-                return f"wave {line.n} is none of a plan of {len(self._calls):,} calls"
-        elif self._waves.get(line.n, 0) != line.calls or (line.n and line.n not in self._waves):
+            return self._of_planned(line, most=len(spec["waves"]))
+        before = self._waves.get(line.n)
+        if (before.calls if before is not None else 0) != line.calls or (line.n and before is None):
             return f"wave {line.n} was not planned so"
+        if not self._may_become(line, before, has_gate=spec["gate"] is not None):
+            return f"wave {line.n} cannot be {line.state} yet"
+        self._waves[line.n] = line
         return None
+
+    def _of_planned(self, line: records.WaveLine, *, most: int) -> str | None:
+        self.in_waves += line.calls
+        is_next = line.n == len(self._waves) + 1 <= most and all(
+            each.state == records.PLANNED for each in self._waves.values()
+        )
+        if not is_next or not line.calls or self.in_waves > len(self._calls):
+            return f"wave {line.n} is none of a plan of {len(self._calls):,} calls"
+        self._waves[line.n] = line
+        return None
+
+    def _may_become(self, line: records.WaveLine, before: records.WaveLine | None, *, has_gate: bool) -> bool:
+        """Return whether a wave may stand so now: it begins once the one before has passed, and passes once begun."""
+        is_word = line.state in (records.RED, records.SILENT)
+        if is_word and not has_gate:
+            return False
+        if before is None:  # of 0: only the gate's word before wave 1 is written
+            return has_gate and (is_word or line.state == records.PASSED)
+        if line.n == 0:
+            return is_word or line.state == records.PASSED
+        if line.state == records.BEGUN:
+            ready = self._waves.get(line.n - 1)
+            return ready.state == records.PASSED if ready is not None else not has_gate
+        if line.state in (records.SOAKING,):
+            return before.state == records.BEGUN
+        if line.state in (records.PASSED, records.FAILED):
+            return before.state in (records.BEGUN, records.SOAKING)
+        return before.state != records.PLANNED
 
     def _of_released(self, line: records.Released) -> str | None:
         if not all(map(_RUN_ID, line.runs)):

@@ -68,9 +68,9 @@ async def planned(new: Proposal) -> Planned:
     tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)
     if new.frozen.waves is not None:
-        from engine.operations.gates import check_gate  # here: most runs have no waves
+        from engine.operations.gates import check_waves  # here: most runs have no waves
 
-        check_gate(new.frozen, simulated=terms.simulate)
+        check_waves(new.frozen, simulated=terms.simulate)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if not terms.simulate and not terms.is_saving and not terms.is_applying:  # before anybody is asked for nothing

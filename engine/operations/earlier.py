@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from engine.inputs.job import Job
     from engine.inputs.settings import Settings
-    from engine.journal.ledger import Ledger
+    from engine.journal.ledger import Ledger, Link
     from engine.journal.protocols import RunHead, Runs
     from engine.model import CallId
 
@@ -127,21 +127,44 @@ def left_to_a_person(store: Runs, job: Job, now: float, tell: Tell) -> Unfinishe
 def only_a_person(store: Runs | None, ledger: Ledger, flags: str = "") -> str | None:
     """Return why only a person who names a run goes on with it, and how; None if that is not so.
 
-    It ended paused, or with a red wave, and no run has taken up or taken back anything of it since.
+    It ended paused, or with a red wave, and since then no run has taken up anything of it, or taken it back to the end.
     """
-    if any(store is not None and store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo):
-        return None
     run, pause = ledger.run.run, ledger.pause
     red = next((line for line in ledger.waves.values() if line.n and line.state == RED), None)
     open_calls = sum(not entry.settled for _, entry, _ in ledger.outcomes())
     if pause is not None and open_calls:
-        what = f"was paused by {pause.by} at {pause.since[:19]}Z, with {open_calls:,} calls open"
+        since, what = pause.since, f"was paused by {pause.by} at {pause.since[:19]}Z, with {open_calls:,} calls open"
     elif red is not None:
-        what = f"ended with a red gate, at wave {red.n} ({red.at[:19]}Z)"
+        since, what = red.at, f"ended with a red gate, at wave {red.n} ({red.at[:19]}Z)"
     else:
         return None
+    later = [link for link in _followers(store, ledger) if link.at >= since]
+    if later:
+        if store is None or not later[-1].is_undo or (way := _rest_of(store, later[-1].run, flags)) is None:
+            return None
+        return f"{what}; its undo {later[-1].run} is not finished; nothing was sent; first: {way}"
     undo = f"; or take the wave back: acctops undo {run} --wave {red.n}{flags}" if red is not None else ""
     return f"{what}; nothing was sent; only this goes on with it: acctops resume {run}{flags}{undo}"
+
+
+def _followers(store: Runs | None, ledger: Ledger) -> list[Link]:
+    """Return the reruns and undos of a run that exist, in the order in which they were begun."""
+    return [
+        link for link in ledger.links if (link.is_rerun or link.is_undo) and store is not None and store.has(link.run)
+    ]
+
+
+def _rest_of(store: Runs, undo: str, flags: str) -> str | None:
+    """Return the command that finishes an undo; None if nothing of it is left, or if nobody can know."""
+    from engine.operations.family import way_of  # here: few runs are undone
+
+    try:
+        ledger = store.replay(undo).ledger
+        if ledger.end is None:
+            return f"acctops resume {undo}{flags}"
+        return way_of(store, ledger, flags=flags).command
+    except AcctopsError:  # whoever undoes again is told which journal stands in the way
+        return None
 
 
 def _live_words(store: Runs, run_id: str) -> str:
@@ -184,8 +207,8 @@ def unfinished(store: Runs, job: Job, now: float, tell: Tell) -> Unfinished | No
     if any(each.problem is not None for each in newer):
         return None  # that may be the job's last run: a new run reads the accounts in any case
     ledger = store.replay(head.run_id).ledger
-    if (ledger.end is not None and not _may_go_on(ledger)) or any(
-        store.has(link.run) for link in ledger.links if link.is_rerun or link.is_undo
-    ):
+    began_at = ledger.sessions[-1].at if ledger.sessions else ""
+    later = (link for link in _followers(store, ledger) if link.is_undo or link.at >= began_at)
+    if (ledger.end is not None and not _may_go_on(ledger)) or any(later):
         return None
     return Unfinished(run_id=head.run_id, ledger=ledger)

@@ -45,9 +45,11 @@ def waves_of(settings: RunSettings) -> WavesSpec | None:
     return WavesSpec.from_record(settings.waves, Place("the journal")) if settings.waves is not None else None
 
 
-def check_gate(settings: RunSettings, *, simulated: bool) -> None:
-    """Raise ConfigError for a gate that is no program, before anything is sent."""
+def check_waves(settings: RunSettings, *, simulated: bool) -> None:
+    """Raise an error for waves that cannot be undone, and for a gate that is no program, before anything is sent."""
     spec = waves_of(settings)
+    if spec is not None and spec.on_red == "undo" and not settings.verify:
+        raise UsageError("on_red: undo brings back what a reading showed before the change; leave --no-verify away")
     if spec is None or spec.gate is None or (simulated and not spec.gate.is_real):
         return
     if (why := gate_problem(spec.gate.command[0])) is not None:

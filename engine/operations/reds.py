@@ -26,13 +26,15 @@ async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) ->
     """Undo the red wave of a session that has ended, if its job asks for that; return how all of it ended.
 
     Whoever begins a run, or goes on with one, calls this at its end: an undo begins where no run is live any more.
+    A word of an earlier session does not count: this one was stopped before the gate said another.
 
     The reason stays that of the session if the wave is undone, and is INCOMPLETE if it is not.
     """
     ledger = ended.ledger
     if ledger.settings.waves is None:
         return ended
-    red = next((line for line in ledger.waves.values() if line.n and line.state == RED), None)
+    began_at = ledger.sessions[-1].at if ledger.sessions else ""
+    red = next((line for line in ledger.waves.values() if line.n and line.state == RED and line.at >= began_at), None)
     spec = waves_of(ledger.settings)
     if red is None or spec is None or spec.on_red != "undo" or ended.unrecorded is not None or ended.is_meddled:
         return ended
@@ -52,7 +54,8 @@ async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) ->
             reason = ended.reason if undone.reason is Reason.OK else Reason.INCOMPLETE
     except AcctopsError as error:
         again = f"acctops undo {run} --wave {red.n}{flags_of(terms, ref)}"
-        terms.tell(Warned(f"wave {red.n} is NOT undone: {error}; to undo it: {again}", always=True))
+        then = "" if again in str(error) else f"; to undo it: {again}"
+        terms.tell(Warned(f"wave {red.n} is NOT undone: {error}{then}", always=True))
     found = ref.replay()
     trust = terms.settings(None).trust
     found.ledger.undone = frozenset(undone_since(ref, found.ledger, trust))

@@ -131,6 +131,10 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
     settings = stricter(frozen if job is None else as_said(frozen, guards), guards)
+    if settings.waves is not None:
+        from engine.operations.gates import check_waves  # here: most runs have no waves
+
+        check_waves(settings, simulated=seen.run.simulated)
     _refuse_beyond_approval(seen, settings)
     until, then = end_of_holds(ref.store, seen, guards.trust)
     tell_inherited(terms, ref, replace(settings, hold_until=until, hold_then=then))

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from engine.simulator.world import World
 
 _SHOWN = 10
+_LATE_S = 60.0
+"""Seconds after which a call that was given up takes effect no more."""
 
 
 def accounts(count: int) -> str:
@@ -253,10 +255,33 @@ def _check_undoable(terms: Terms, ref: RunRef, ledger: Ledger, kin: Kin) -> None
         if entry.needs_reading and (call.id not in later or later[call.id][1] is not Outcome.CHANGED)
     ]
     if unread and ref.run_id not in kin.undone:
+        _refuse_so_soon(terms, ref, ledger, len(unread))
+        if _red(ledger) is not None:
+            return
         whose = next(each.run.run for each in reversed(kin.ledgers) if each.entry(unread[0]).needs_reading)
         raise RefusedError(
             f"of {len(unread):,} calls of run {ref.run_id} nobody knows whether they were applied; "
             f"first: acctops resume {whose}{flags_of(terms, ref)}"
+        )
+
+
+def _red(ledger: Ledger) -> records.WaveLine | None:
+    """Return the red wave of a run; None if there is none."""
+    return next((line for line in ledger.waves.values() if line.n and line.state == records.RED), None)
+
+
+def _refuse_so_soon(terms: Terms, ref: RunRef, ledger: Ledger, unread: int) -> None:
+    """Raise RefusedError for calls in doubt of a red wave, as long as what was sent may still take effect.
+
+    A resume sends none of them again while the gate is red. So this undo reads them, and goes by that.
+    """
+    if (red := _red(ledger)) is None:
+        return
+    until = records.unix_seconds(red.at) + ledger.settings.timeout_s + _LATE_S
+    if terms.clock() < until:
+        raise RefusedError(
+            f"of {unread:,} calls of run {ref.run_id} nobody knows whether they were applied, and they may still be; "
+            f"from {records.rfc3339(until)[11:19]}Z on: acctops undo {ref.run_id} --wave {red.n}{flags_of(terms, ref)}"
         )
 
 

@@ -33,6 +33,12 @@ class OpenCalls:
         """Whether no call waits, is open, or is to be judged or read back."""
         return not (len(self.queue) or self._open or self.to_take_up) and self._read_back.is_idle
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether each open call only waits for its turn, and none of earlier sessions is about to be opened."""
+        is_waiting = all(work.ticket is not None for work in self._open.values())
+        return is_waiting and (bool(self._open) or not self.to_take_up) and self._read_back.is_idle
+
     def begin(self, index: int) -> Work:
         """Open the call of a plan index and return it."""
         work = self._open[index] = self.works[index]

@@ -32,6 +32,8 @@ WAVES = "waves"
 """The reason in `Halts` while a wave soaks or the gate is asked."""
 LOOK_S = 0.1
 """Seconds between two looks at whether a wave, or a pause, is over."""
+MOST_JUDGING_S = 30.0
+"""Seconds that calls of earlier sessions are read before the gate is asked, at most."""
 
 
 class Waves:
@@ -75,6 +77,7 @@ class Waves:
     async def go(self) -> None:
         """Let one wave after the other go; return when all have passed, or when the session stops."""
         try:
+            await self._judges_what_was_sent()
             if self._terms.ask is not None:
                 self._recorder.tell("the gate is asked before anything is sent")
             if await self._is_green(self._judged_first()):
@@ -83,6 +86,15 @@ class Waves:
         finally:
             self._halts.set_more(are_to_come=False)
             self._calls.queue.wake.set()
+
+    async def _judges_what_was_sent(self) -> None:
+        """Wait until the calls that an earlier session has left in doubt are read, so that a red wave can be undone.
+
+        Not for ever: an instance that cannot be read keeps nobody from hearing the gate.
+        """
+        until = self._now() + MOST_JUDGING_S
+        while not self._calls.is_judged and self._now() < until and not self._stopping.is_set:
+            await self._stopping.rest(LOOK_S)
 
     def _judged_first(self) -> int:
         """Return the number of the wave that the gate judges first: the last one of which anything was sent."""

@@ -69,7 +69,7 @@ def test_j1_cut_at_every_byte_it_replays_to_a_prefix_of_the_truth(tmp_path: Path
     for line in text.splitlines(keepends=True):
         ends.append(ends[-1] + len(line))
     whole = len(ends) - 1
-    plan_lines = 1 + 3
+    plan_lines = 1 + 3 + 1
     truths = [settled_calls(records[:count]) for count in range(len(records) + 1)]
     for cut in range(len(text), -1, -1):
         os.truncate(path, cut)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import AcctopsError
+from engine.errors import AcctopsError, JournalCorruptError
 from engine.journal import reader
 from engine.journal.store import RunStore
 from engine.operations.success import first_of
@@ -263,3 +263,44 @@ def test_a_watch_that_no_job_can_ask_for_is_no_journal(tmp_path: Path, watch: An
     else:
         with pytest.raises(AcctopsError, match="the watch is none"):
             list(reader.read(path))
+
+
+FORGED_WAVES: dict[str, dict[str, Any]] = {
+    "another number of calls": {"calls": 1},
+    "a wave that was not planned": {"n": 2},
+    "the question of a gate that the run has not": {"n": 0, "calls": 0, "state": "passed", "until": None},
+    "a red word without a gate": {"state": "red", "until": None},
+    "a second plan": {"state": "planned", "until": None},
+    "a state that is none": {"state": "skipped", "until": None},
+    "a soak without its end": {"until": None},
+    "an end without a soak": {"state": "passed"},
+    "an end that is no time": {"until": "soon"},
+}
+
+
+@pytest.mark.parametrize("name", FORGED_WAVES)
+def test_a_wave_that_no_run_writes_is_no_journal(tmp_path: Path, name: str) -> None:
+    """What decides which calls may begin is believed only as far as a run can have written it."""
+    store = RunStore(tmp_path)
+    run, text = write_run(store, story(3))
+    lines = [json.loads(line) for line in text.splitlines()]
+    soak = next(line for line in lines if line.get("state") == "soaking")
+    soak |= FORGED_WAVES[name]
+    store.path(run).write_bytes(sealed([{key: v for key, v in line.items() if v is not None} for line in lines]))
+    with pytest.raises(JournalCorruptError, match="makes no sense"):
+        reader.replay(store.path(run))
+
+
+def test_a_wave_passes_only_once_it_has_begun_and_a_session_keeps_the_waves(tmp_path: Path) -> None:
+    """A line that skips a wave, or settings without waves, would let the rest go at once."""
+    store = RunStore(tmp_path)
+    run, text = write_run(store, story(3))
+    lines = [json.loads(line) for line in text.splitlines()]
+    for number, change in enumerate(({"state": "passed"}, {"waves": None})):
+        forged = json.loads(json.dumps(lines))
+        begun = next(line for line in forged if line.get("state") == "begun")
+        session = next(line for line in forged if line["kind"] == "session" and line.get("settings"))
+        (begun, session["settings"])[number].update(change)
+        store.path(run).write_bytes(sealed(forged))
+        with pytest.raises(JournalCorruptError, match=r"makes no sense: (wave 1 cannot be passed yet|its waves)"):
+            reader.replay(store.path(run))

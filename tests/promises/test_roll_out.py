@@ -458,3 +458,10 @@ def test_the_next_opening_soaks_anew_and_ends_well(office: Office) -> None:
     again = office.run("run", "job.yaml", "--once", "--yes", "--json", at=saturday + 23.5 * 3600, code=0)
     assert again.json["run"] == cut["run"] and "going on with it" in again.err
     assert office.asked[asked]["wave"] == 1 and len(office.written()) == 8
+
+
+def test_a_wave_that_is_to_be_undone_is_read(office: Office) -> None:
+    """Without readings nobody knows what to bring back: it is said before anything is sent, not at the red wave."""
+    office.job(WAVES + GATE + "on_red: undo\n")
+    assert "leave --no-verify away" in office.run("run", "job.yaml", "--no-verify", "--yes", code=2).err
+    assert not office.written()

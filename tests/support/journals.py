@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
+from msgspec.structs import replace
+
 from engine.journal import records
 from engine.journal.records import AnyRecord, rfc3339
 from engine.journal.store import RunStore
@@ -155,7 +157,9 @@ def story(calls: int = 6) -> list[AnyRecord]:
         rows=4,
         ms=12,
     )
-    story: list[AnyRecord] = list(plan(calls))
+    waves = {"waves": [{"take": "rest", "soak": 60.0}], "gate": None, "on_red": "stop"}
+    run, *lines = plan(calls)
+    story: list[AnyRecord] = [replace(run, settings=replace(settings(), waves=waves)), *lines]
     story.append(records.WaveLine(n=1, calls=calls, state=records.PLANNED))
     story.append(
         records.OmitLine(
@@ -171,6 +175,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
     story.append(records.Confirmed(how="--yes", by="ann", terminal=None))
     story.append(records.Approved(statement="{}", signature="none\n", fingerprint=f"SHA256:{'A' * 43}"))
     story.append(read)
+    story.append(records.WaveLine(n=1, calls=calls, state=records.BEGUN))
     story.append(records.WaveLine(n=1, calls=calls, state=records.SOAKING, until=rfc3339(NOW), why="so"))
     for number in range(calls):
         story += [before(number), sent(number)]
@@ -184,7 +189,7 @@ def story(calls: int = 6) -> list[AnyRecord]:
                 settled(number, Outcome.FAILED, proof=Proof.CODE, code="InvalidParameter", message="no such user"),
             ]
     story += [records.Note(what="signal", data={"name": "SIGTERM", "n": [1, 2.5, None]}), end()]
-    story += [session(), session("resume", settings=settings(10.0))]
+    story += [session(), session("resume", settings=replace(settings(10.0), waves=waves))]
     for number in range(2, calls, 3):
         story += [verified(number, agrees=False), sent(number, 2), reply(number, attempt=2), settled(number)]
     story += [
