@@ -172,7 +172,7 @@ class RunDirectory:
 
     def sync_run_dir(self, run_id: str) -> None:
         """Make the names in the run's directory durable; a rename is durable only after this."""
-        _sync_dir(self.run_dir(run_id))
+        sync_dir(self.run_dir(run_id))
 
     def discard_unborn(self, run_id: str) -> None:
         """Remove the files of a run that has no journal; leave a run that exists untouched."""
@@ -197,7 +197,7 @@ class RunDirectory:
             path.mkdir(0o700)
             os.chown(path, -1, gid)
             path.chmod(0o2750 if self.group else 0o700)
-            _sync_dir(path.parent)
+            sync_dir(path.parent)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
@@ -226,7 +226,8 @@ def _is_free_of_older(fd: int, until: float) -> bool:
     return True
 
 
-def _sync_dir(path: Path) -> None:
+def sync_dir(path: Path) -> None:
+    """Have the names in a directory on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from engine.api.endpoints import Access
-from engine.model import AccountSpec, Call, CallId, Outcome, Proof, RunId, Verdict
+from engine.model import AccountSpec, Call, CallId, Outcome, Proof, RunId, Target, Verdict
 
 FORMAT = 1
 """`v` of the lines this version writes, and the newest it reads."""
@@ -220,6 +220,20 @@ class OmitLine(Record, tag="omit", kw_only=True):
     where: str
     call: CallId | None = None
     """Id of a call of the plan that was left out later (by a resume, `keep_admins` or the rule of an undo)."""
+
+
+def omit_line(target: Target | Call, reason: str, rule: str, where: str, call: CallId | None = None) -> OmitLine:
+    """Return the record of a target that is left out; `call`: its call, if the plan has it."""
+    return OmitLine(
+        account=target.account,
+        region=target.region,
+        instance=target.instance,
+        user=target.user,
+        reason=reason,
+        rule=rule,
+        where=where,
+        call=call,
+    )
 
 
 class WaveLine(Record, tag="wave", kw_only=True):
@@ -512,6 +526,7 @@ __all__ = [
     "Verified",
     "WaveLine",
     "call_line",
+    "omit_line",
     "rfc3339",
     "unix_seconds",
 ]

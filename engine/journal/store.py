@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal import control, locks
-from engine.journal.directory import JOURNAL, RunDirectory
+from engine.journal.directory import JOURNAL, RunDirectory, sync_dir
 from engine.journal.locks import Hold
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
 from engine.journal.reader import (
@@ -292,8 +292,8 @@ class RunStore(RunDirectory):
                 file.write(f"{run_id}\n{self.root.resolve()}\n".encode(errors="surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(path.parent)
-            _sync(self.root)
+            sync_dir(path.parent)
+            sync_dir(self.root)
         return None
 
     def create(self, run_id: RunId, first: Iterable[AnyRecord], *, clock: Callable[[], float]) -> FileJournal:
@@ -563,14 +563,6 @@ def to_come_words(runs: Sequence[str]) -> str:
     """Return the message that runs say they began later than now, and are passed over."""
     verb = "says it" if len(runs) == 1 else "say they"
     return f"{_few(runs)} {verb} began later than now: the clock of this machine was wrong then, or is now; passed over"
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _stamp(name: str) -> str:

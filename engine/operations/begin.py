@@ -424,14 +424,14 @@ def _first_lines(
     for call in plan.calls:
         yield records.call_line(call)
     for omit in plan.omits:
-        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
+        yield records.omit_line(omit.target, str(omit.reason), omit.rule, omit.where)
     yield from _wave_lines(new, len(plan.calls))
     if new.permit is not None:
         yield from new.permit.lines()
     if is_unapproved:
         yield records.Note(what="unapproved", data={"reason": new.terms.unapproved, "by": operator()})
     for closed, omit in left:
-        yield omit_line(omit.target, str(omit.reason), omit.rule, omit.where, closed)
+        yield records.omit_line(omit.target, str(omit.reason), omit.rule, omit.where, closed)
 
 
 def _waves(new: Proposal) -> WavesSpec | None:
@@ -497,20 +497,6 @@ def claim(
         return {call_id(call.account, call.region, call.instance, call.user, inverse): call.label for call in calls}
 
     return store.claim(mine, inverse=inverse, undone_by=undone_by)
-
-
-def omit_line(target: Target, reason: str, rule: str, where: str, call: CallId | None = None) -> records.OmitLine:
-    """Return a left-out target as the journal keeps it."""
-    return records.OmitLine(
-        account=target.account,
-        region=target.region,
-        instance=target.instance,
-        user=target.user,
-        reason=reason,
-        rule=rule,
-        where=where,
-        call=call,
-    )
 
 
 def _create(

@@ -6,6 +6,7 @@ as one that is green. Of what it prints only that word is kept.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 MOST_OUTPUT = 64 << 10
 """Bytes of a gate's output in which its word is looked for."""
+ASKED_AT_ONCE = 8
+"""Passwords that are asked for at a time, before a wave begins."""
 SIMULATED_SOAK_S = 1.0
 """The longest soak of a simulated run, in seconds."""
 
@@ -132,8 +135,8 @@ def _may_undo(ledger: Ledger, trust: Trust) -> Callable[[Sequence[Call]], Awaita
             source = password_source(ledger.settings, trust)
             if source is None:
                 return "no source of new passwords is named"
-            for call in calls:
-                await source.ask(call)
+            for at in range(0, len(calls), ASKED_AT_ONCE):
+                await asyncio.gather(*map(source.ask, calls[at : at + ASKED_AT_ONCE]))
         except (CredentialsError, UsageError) as error:
             return str(error)
         return None

@@ -26,7 +26,7 @@ from engine.journal.protocols import RunRef
 from engine.journal.reader import Replay
 from engine.journal.records import FAILED, RED, unix_seconds
 from engine.model import GOOD, LACKING, Call, CallId, Omit, OmitReason, Outcome, Target
-from engine.operations.begin import claim, omit_line
+from engine.operations.begin import claim
 from engine.operations.carrying import Ended, carry_out
 from engine.operations.events import News, Warned
 from engine.operations.family import Kin, end_of_holds, held_now, kin_of, undone_of, way_of
@@ -374,8 +374,9 @@ def _leave_to_later(kin: Kin, ledger: Ledger, journal: Journal) -> frozenset[Cal
         if outcome not in GOOD or _reads(ledger, call_id, outcome):
             unsent.add(call_id)
         else:
-            target = _target(ledger.calls[call_id])
-            line = omit_line(target, str(OmitReason.RERUN), "as asked since a later rerun", later, call_id)
+            line = records.omit_line(
+                ledger.calls[call_id], str(OmitReason.RERUN), "as asked since a later rerun", later, call_id
+            )
             journal.append(line, ledger.apply)
     return frozenset(unsent)
 
@@ -466,7 +467,9 @@ def _drop_guarded(
         if entry.spent or entry.needs_reading:
             no_send.add(call.id)
         else:
-            journal.append(omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call.id), ledger.apply)
+            journal.append(
+                records.omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call.id), ledger.apply
+            )
     journal.flush()
     return frozenset(no_send)
 

@@ -161,18 +161,7 @@ class Before:
             words = f"{omit.rule} ({omit.where}): not sent again, and it was not applied before"
             self._end(work, Outcome.FAILED, None, code, words, reading)
             return
-        self._recorder.append(
-            records.OmitLine(
-                account=call.account,
-                region=call.region,
-                instance=call.instance,
-                user=call.user,
-                reason=str(omit.reason),
-                rule=omit.rule,
-                where=omit.where,
-                call=call.id,
-            )
-        )
+        self._recorder.append(records.omit_line(call, str(omit.reason), omit.rule, omit.where, call.id))
         self._resting.over(work)
         self._calls.over_unsent(work)
 

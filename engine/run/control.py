@@ -179,19 +179,8 @@ class Control:
         """Take a call out of the run, if nothing was sent for it."""
         if not self._is_open(work):
             return False
-        call = work.call
-        self._recorder.append(
-            records.OmitLine(
-                account=call.account,
-                region=call.region,
-                instance=call.instance,
-                user=call.user,
-                reason=str(OmitReason.DROPPED),
-                rule=f"dropped by {by} while the run was going on",
-                where=by,
-                call=call.id,
-            )
-        )
+        words = f"dropped by {by} while the run was going on"
+        self._recorder.append(records.omit_line(work.call, str(OmitReason.DROPPED), words, by, work.id))
         self._resting.over(work)
         self._calls.take_out(work)
         return True

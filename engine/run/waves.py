@@ -109,7 +109,8 @@ class Waves:
         if not (await self._is_unpaused(wave.n) and await self._can_be_undone(wave)):
             return False
         await self._write(wave, records.BEGUN)
-        self._tell(wave, f"begins: {wave.calls:,} account{'s' * (wave.calls != 1)}")
+        words = "begins" if wave.state == records.PLANNED else "goes on"
+        self._tell(wave, f"{words}: {wave.calls:,} account{'s' * (wave.calls != 1)}")
         self._admit([call.id for call in self._ledger.calls_of(wave.n)])
         self._halts.end(WAVES)
         while not (self._calls.is_over and self._opening.is_over):

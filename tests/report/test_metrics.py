@@ -59,7 +59,7 @@ def test_a_paused_run_is_told_from_one_that_hangs(desk: Desk, backend: Backend) 
     process = desk.popen("run", "job.yaml", "--yes", "--rate", "5")
     desk.wait_for("settled", 1)
     file = desk.work / "out/acctops.prom"
-    assert samples(file)["run_paused", "long"] == 0
+    wait_until(lambda: file.exists() and samples(file).get(("run_paused", "long")) == 0)
     assert desk.run("pause", "latest").code == 0
     wait_until(lambda: samples(file)["run_paused", "long"] == 1)
     assert desk.run("stop", "latest").code == 0
