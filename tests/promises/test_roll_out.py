@@ -92,7 +92,6 @@ class Office:
 @pytest.fixture
 def office(desk: Desk, backend: Backend) -> Office:
     desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
-    os.chdir(desk.work)
     return Office(desk, backend)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -52,7 +51,6 @@ class Wreck:
         self.desk = desk
         self.backend = backend
         desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
-        os.chdir(desk.work)
         desk.write("gate.sh", GATE).chmod(0o755)
         desk.job(*USERS, extra=EXTRA)
         self.red(2)
