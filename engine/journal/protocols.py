@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engine.errors import JournalWriteError
     from engine.journal.control import Asked
+    from engine.journal.heads import HeadLine, Seal
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
@@ -307,6 +308,31 @@ class Runs(Protocol):
 
     def use_up(self, plan: str, run_id: str) -> str | None:
         """Use up an approved plan for a run, durably, once; return the run that did so before, None if none did."""
+
+    def listed(self) -> tuple[HeadLine, ...]:
+        """Return the list of the ends of runs, oldest first; JournalCorruptError if its chain does not hold."""
+
+    def last_listed(self, run_id: str) -> HeadLine | None:
+        """Return the last line of that list about a run, whether or not its chain holds; None if there is none."""
+
+    def list_end(
+        self,
+        run_id: str,
+        *,
+        head: str,
+        lines: int,
+        exit_code: int | None,
+        late: bool = False,
+        seal: str | None = None,
+        clock: Callable[[], float],
+    ) -> HeadLine:
+        """Add to that list how a run's journal stands, durably; return the line. JournalWriteError if that fails."""
+
+    def seals(self) -> tuple[Seal, ...]:
+        """Return the signatures and stamps of the lines of that list; JournalCorruptError for what is none."""
+
+    def add_seal(self, seal: Seal) -> None:
+        """Add a signature or a stamp of a line of that list, durably; JournalWriteError if that fails."""
 
     def set_mark(self, name: str, text: str) -> None:
         """Write a short text under a name, for later commands to read; raise ConfigError if that fails."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from engine.journal.control import Asked
+    from engine.journal.heads import HeadLine, Seal
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord
@@ -275,6 +276,48 @@ class RunStore(RunDirectory):
             raise ConfigError(f"{path}: cannot be read ({why}), so nobody knows whether that plan was used") from error
         run_id, _, place = data.decode(errors="surrogateescape").partition("\n")
         return run_id[:_MOST_MARK].strip(), place.removesuffix("\n")
+
+    # The list of the ends of runs.
+
+    def listed(self) -> tuple[HeadLine, ...]:
+        """Return the list of the ends of runs, oldest first; JournalCorruptError if its chain does not hold."""
+        from engine.journal.heads import read_heads  # imported here, as few commands need it
+
+        return read_heads(self.root)
+
+    def last_listed(self, run_id: str) -> HeadLine | None:
+        """Return the last line of that list about a run, whether or not its chain holds; None if there is none."""
+        from engine.journal.heads import last_of
+
+        return last_of(self.root, run_id)
+
+    def seals(self) -> tuple[Seal, ...]:
+        """Return the signatures and stamps of the lines of that list; JournalCorruptError for what is none."""
+        from engine.journal.heads import read_seals
+
+        return read_seals(self.root)
+
+    def list_end(
+        self,
+        run_id: str,
+        *,
+        head: str,
+        lines: int,
+        exit_code: int | None,
+        late: bool = False,
+        seal: str | None = None,
+        clock: Callable[[], float],
+    ) -> HeadLine:
+        """Add to that list how a run's journal stands, durably; return the line. JournalWriteError if that fails."""
+        from engine.journal.heads import add_head
+
+        return add_head(self, run_id, head=head, lines=lines, exit_code=exit_code, late=late, seal=seal, clock=clock)
+
+    def add_seal(self, seal: Seal) -> None:
+        """Add a signature or a stamp of a line of that list, durably; JournalWriteError if that fails."""
+        from engine.journal.heads import add_seal
+
+        add_seal(self, seal)
 
     # Writing.
 
