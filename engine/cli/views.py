@@ -11,7 +11,7 @@ from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.screens import folded, screen
 from engine.cli.talk import out, out_json, printed, say, warn
-from engine.errors import AcctopsError, Reason
+from engine.errors import AcctopsError, JournalCorruptError, Reason
 from engine.journal.ledger import Pause
 from engine.journal.protocols import RunHead, RunRef
 from engine.journal.reader import Replay
@@ -332,6 +332,12 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     options = options_of(flags)
     ref = find(options, run)
     found = ref.verify(head)
+    from engine.operations.proving import listing_of  # here: only this command needs it
+
+    listing = listing_of(ref)
+    if listing.problem is not None:
+        raise JournalCorruptError(listing.problem)
+    line = listing.line
     keys: tuple[str, ...] = ()
     if found.approved:
         from engine.operations.approving import check_recorded  # here: most runs need no approval
@@ -339,7 +345,8 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
         keys = check_recorded(options, run)
     if options.as_json:
         said = {key: str(value) if key == "path" else value for key, value in asdict(found).items()}
-        out_json({**said, "approved": list(keys), "exit": 0})
+        place = {"seq": line.seq, "lines": line.lines, "late": line.late} if line is not None else None
+        out_json({**said, "approved": list(keys), "listed": place, "exit": 0})
         return printed()
     if options.quiet:
         return printed()
@@ -354,7 +361,11 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
         out(f"beside it {found.aside_lines:,} lines of links, releases and holds, whose chain holds")
     if found.after:
         out(f"the given head is that of line {found.lines - found.after:,}; {found.after:,} lines follow it")
-    if head is None:
+    if line is not None:
+        late = ", late: what was done before that does not show" if line.late else ""
+        behind = f"; {found.lines - line.lines:,} lines follow" if found.lines > line.lines else ""
+        out(f"it is as line {line.seq:,} of heads.jsonl lists it, up to line {line.lines:,}{late}{behind}")
+    elif head is None:
         say("a rewritten whole or a cut end does not show without the head that the run printed: --head HASH")
     return printed()
 

@@ -148,8 +148,10 @@ class HttpTransport:
         await asyncio.sleep(0)
 
 
-async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Reply | Fault:
-    """Send a POST of JSON on a new connection, within `timeout_s`; read only the status of the answer.
+async def post_once(
+    url: str, body: bytes, timeout_s: float, way: WayOut, *, kind: str = "application/json", most: int = 0
+) -> Reply | Fault:
+    """Send a POST on a new connection, within `timeout_s`; read the status of the answer, and `most` bytes and one.
 
     `way` gives proxy and certificates; ConfigError if they cannot be used.
 
@@ -165,13 +167,16 @@ async def post_once(url: str, body: bytes, timeout_s: float, way: WayOut) -> Rep
             session.post(
                 url,
                 data=body,
-                headers={"Content-Type": "application/json"},
+                headers={"Content-Type": kind},
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s)),
                 allow_redirects=False,
                 proxy=proxy,
             ) as response,
         ):
-            return Reply(status=response.status, body=b"", date=None, opening_s=exchange.opening_s)
+            found = b""
+            while most and len(found) <= most and (part := await response.content.read(most + 1 - len(found))):
+                found += part
+            return Reply(status=response.status, body=found, date=None, opening_s=exchange.opening_s)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         if exchange.connected:
             return Fault(stage=Stage.AFTER_SEND, code=_after_send(error), message="")

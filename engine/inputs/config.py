@@ -99,7 +99,7 @@ def parse_config(data: bytes, file: str) -> Config:
     if table is not None:
         fields.keys(table, "", kinds(ConfigFile), JOB_ONLY)
         values, places = fields.values(
-            table, ConfigFile, skip=("protect", "quotas", "credentials", "notify", "approvals")
+            table, ConfigFile, skip=("protect", "quotas", "credentials", "notify", "approvals", "seal")
         )
         if "protect" in table.entries:
             protect = fields.globs(table.entries["protect"].value, "protect", fold=True)
@@ -119,6 +119,11 @@ def parse_config(data: bytes, file: str) -> Config:
 
             node = table.entries["approvals"].value
             values["approvals"], places["approvals"] = read_approvals(fields, node), fields.place(node)
+        if "seal" in table.entries:
+            from engine.inputs.sealing import read_seal  # here: few configs have it
+
+            node = table.entries["seal"].value
+            values["seal"], places["seal"] = read_seal(fields, node), fields.place(node)
         if "notify" in table.entries:
             from engine.inputs.jobfile.notifying import read_notify
 
@@ -130,7 +135,7 @@ def parse_config(data: bytes, file: str) -> Config:
     return Config(path=file, values=values, places=places, protect=protect, warnings=warnings)
 
 
-_APART = ("protect", "quotas", "credentials", "notify", "approvals")
+_APART = ("protect", "quotas", "credentials", "notify", "approvals", "seal")
 """Keys that are read by rules of their own."""
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.api.endpoints import Access
     from engine.inputs.approvals import ApprovalRules
     from engine.inputs.job import Glob, Job, NotifySpec
+    from engine.inputs.sealing import SealSpec
 
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
 
@@ -100,6 +101,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Calls of a plan as a share (0–1) of the accounts read, at most; the least value set."""
     approvals: ApprovalRules | None = None
     """Which plans need the signatures of further people: what all config files say, added up. None: none says any."""
+    seal: SealSpec | None = None
+    """What seals the end of a run: all of it comes from the nearest config that has the key."""
     protect: tuple[Glob, ...] = ()
     """All protect rules of all config files and the job; each has its place."""
     protect_waived: bool = False
@@ -204,6 +207,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     settings = Settings(
         **values,
         approvals=_approvals(configs),
+        seal=next((file.values["seal"] for file in configs.files if file.values.get("seal") is not None), None),
         protect=configs.protect + (job.protect or () if job is not None else ()),
         protect_waived=job is not None and job.protect_waived,
         said={name: every for name, every in words.items() if every},

@@ -175,6 +175,9 @@ def _guards(settings: Settings) -> Iterator[Line]:
     places = tuple((asked.words, str(place)) for place in asked.places) if asked is not None else ()
     at = places[0][1] if places else DEFAULT
     yield Line(key="approvals", value=asked.words if asked is not None else None, origin=at, places=places)
+    seal = settings.seal
+    where = str(seal.place) if seal is not None else DEFAULT
+    yield Line(key="seal", value=seal.words if seal is not None else None, origin=where)
 
 
 def _as_is(value: Any) -> Any:

@@ -113,8 +113,11 @@ class RunRef(Protocol):
     def records(self) -> Iterator[AnyRecord]:
         """Yield the records of its journal."""
 
-    def verify(self, head: str | None) -> Verification:
-        """Check the chain of its journal, and that it ends with the printed `head` if one is given."""
+    def verify(self, head: str | None, *, each: Callable[[AnyRecord], None] = ...) -> Verification:
+        """Check the chain of its journal, and that it ends with the printed `head` if one is given.
+
+        `each` is called with each record, in order.
+        """
 
     def doubt(self, trust: Trust) -> Doubt | None:
         """Return why its journal is not trusted: which other users could have written it. None if it is."""
@@ -127,6 +130,8 @@ class Journal(Protocol):
     """Why nothing can be appended any more; None while it can."""
     durable_head: str
     """Hash of the last record that is on disk."""
+    durable_seq: int
+    """Its number."""
     commit_s: float
     """Seconds that a commit takes, as a moving average."""
 

@@ -23,7 +23,7 @@ from engine.model import Call
 from engine.outside.trust import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from engine.journal.records import AnyRecord
@@ -241,8 +241,10 @@ def replay(path: Path) -> Replay:
     )
 
 
-def verify(path: Path, head: str | None = None) -> Verification:
+def verify(path: Path, head: str | None = None, *, each: Callable[[AnyRecord], None] = lambda _: None) -> Verification:
     """Check every line of a journal and of the one beside it, and that `head`, if given, is the head of a line.
+
+    `each` is called with each record, in order.
 
     The chain alone cannot show that the end was cut or the whole rewritten; a head kept elsewhere can.
     """
@@ -256,6 +258,7 @@ def verify(path: Path, head: str | None = None) -> Verification:
     settled: set[CallId] = set()
     twice: dict[CallId, None] = {}
     for record in walk.records():
+        each(record)
         if record.hash == head:
             head_line = record.seq
         if isinstance(record, CallLine):

@@ -96,9 +96,12 @@ class FileRef(Struct, frozen=True, kw_only=True):
         """Yield the records of its journal."""
         return read(self.path)
 
-    def verify(self, head: str | None) -> Verification:
-        """Check the chain of its journal, and that it ends with the printed `head` if one is given."""
-        return verify(self.path, head)
+    def verify(self, head: str | None, *, each: Callable[[AnyRecord], None] = lambda _: None) -> Verification:
+        """Check the chain of its journal, and that it ends with the printed `head` if one is given.
+
+        `each` is called with each record, in order.
+        """
+        return verify(self.path, head, each=each)
 
     def doubt(self, trust: Trust) -> Doubt | None:
         """Return why its journal is not trusted: which other users could have written it. None if it is."""

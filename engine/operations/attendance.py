@@ -1,4 +1,4 @@
-"""The notices and the metrics of a run, beside its sending.
+"""The notices, the metrics and the seal of a run, beside its sending.
 
 Nothing here may fail, stop or delay a run. The notice of a start goes out while calls are being sent. The notice of an
 end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`) and metrics
@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import JournalWriteError, Reason
+from engine.errors import AcctopsError, JournalWriteError, Reason
 from engine.journal import records
 from engine.operations.events import News, Tell, Warned
 from engine.operations.measuring import Measuring
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Journal, Runs
+    from engine.operations.sealing import Sealed
 
 _PATIENCE_S = 2.0
 """Seconds after which a person is told that a notice is still waited for."""
@@ -54,6 +55,9 @@ class Attendance:
         self._note: Callable[[str, dict[str, object]], None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         """Notices that are being sent while the session works."""
+        self._seal = settings.seal
+        self._sealed: Sealed | None = None
+        """The line of the list of ends for this session, once it is written."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
 
     @contextlib.asynccontextmanager
@@ -91,10 +95,11 @@ class Attendance:
         event = _event(reason)
         end = self._ledger.end  # it counts, if there is one: a signal after it stopped nothing
         waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
-        ways = [self._metrics.last(reason)]
-        if self._spec is not None and self._spec.wants(event):
-            ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
         try:
+            await self._list_end()
+            ways = [self._metrics.last(reason), self._stamp()]
+            if self._spec is not None and self._spec.wants(event):
+                ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
             await asyncio.gather(*ways, *self._under_way)
         except asyncio.CancelledError:
             for way in self._spec.ways if self._spec is not None else ():
@@ -104,6 +109,44 @@ class Attendance:
         if self._note is not None and self._journal.broken is None:
             with contextlib.suppress(JournalWriteError):  # already told, or only the note of a failed notice is lost
                 await self._journal.durable()
+
+    async def _list_end(self) -> None:
+        """List the `end` of this session, and sign that line. A session that fell has none: its journal is closed."""
+        end = self._ledger.end
+        if self._note is None or end is None or self._journal.broken is not None:
+            return
+        from engine.operations.sealing import LATER, list_end  # here: not needed before the first call
+
+        # A session that ended without `end` of its own must not list the one of an earlier session.
+        known = await asyncio.to_thread(self._store.last_listed, self._ledger.run.run)
+        if known is not None and known.lines >= end.seq:
+            return
+        try:
+            sealed = self._sealed = await asyncio.to_thread(
+                list_end,
+                self._store,
+                self._ledger.run.run,
+                head=self._journal.durable_head,
+                lines=self._journal.durable_seq,
+                exit_code=end.exit,
+                spec=self._seal,
+                clock=self._clock,
+            )
+        except AcctopsError as error:
+            self._tell_who_started(Warned(f"the end of the run is not listed: {error}; {LATER}"))
+        else:
+            if sealed.why is not None:
+                self._tell_who_started(Warned(f"the end of the run is listed, and not sealed: {sealed.why}; {LATER}"))
+
+    async def _stamp(self) -> None:
+        """Have the line of this session stamped, if an authority is named."""
+        if self._sealed is None or self._seal is None or not self._seal.tsa:
+            return
+        from engine.operations.sealing import stamp
+
+        why = await stamp(self._store, self._sealed.line, self._seal, self._way_out)
+        if why is not None:
+            self._tell_who_started(Warned(f"the end of the run has no time stamp: {why}"))
 
     async def after_a_fall(self, reason: Reason, stopped: records.Stopped | None) -> None:
         """Send the notice of a session that failed with an error; its journal is closed, so nothing is noted."""
@@ -127,6 +170,7 @@ class Attendance:
             exit_code=reason,
             stopped=stopped,
             way=way_of(self._store, self._ledger, flags=self._flags) if reason is not None else None,
+            seal=self._sealed if reason is not None else None,
         )
         for undelivered in await deliver(spec, document, os.environ, way=self._way_out):
             self._failed(event, undelivered.to, undelivered.why)

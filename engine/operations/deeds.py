@@ -10,7 +10,7 @@ class Deed(Struct, frozen=True, kw_only=True):
 
     run: str
     what: str
-    """`opened`, `told`, `waits`, `read` or `failed`."""
+    """`opened`, `told`, `waits`, `read`, `listed`, `sealed` or `failed`."""
     words: str
     count: int = 0
     """Accounts it is about."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -81,6 +83,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
     checks += _logins(settings, job) if job is not None else ()
     checks.append(_state_dir(settings))
     checks += _approvals(settings, terms.clock())
+    checks += _seal(settings)
     checks += _notify(settings)
     checks += _metrics(settings)
     checks += (network := _network(settings))
@@ -263,6 +266,36 @@ def _approvals(settings: Settings, now: float) -> list[Check]:
         words = f"{rules.words}, and {files} {'have' if len(signers) > 1 else 'has'} {count} that count today: nobody"
         return [*warned, Check("approvals", "fail", f"{words} can pass this gate; add the keys of further people")]
     return [*warned, Check("approvals", "ok", f"{rules.words}; {count} of {files} count today")]
+
+
+def _seal(settings: Settings) -> list[Check]:
+    """Check whether the end of a run could be sealed now: the key signs, and its file of signers names it."""
+    spec = settings.seal
+    if spec is None:
+        return []
+    from engine.outside.sshkeys import SEALS, SshKeyError, fingerprint_of, keys_in, read_signers, sign_alone
+
+    found = []
+    if spec.key is not None:
+        try:
+            sign_alone(b"a trial", Path(spec.key), SEALS)
+            fingerprint = fingerprint_of(Path(spec.key))
+            found.append(Check("seal", "ok", f"{spec.key} signs ({fingerprint})"))
+            if spec.signers is not None:
+                signers = read_signers(Path(spec.signers), of_others=False)
+                if fingerprint not in keys_in(signers, time.time(), SEALS):
+                    words = f"{spec.signers} does not name that key, so what it signs counts for nothing"
+                    found.append(Check("seal", "fail", words))
+        except SshKeyError as error:
+            found.append(Check("seal", "fail", str(error)))
+    if spec.tsa and shutil.which("openssl") is None:
+        found.append(Check("seal", "fail", "openssl is not here: it asks for time stamps; install openssl"))
+    elif spec.tsa and spec.tsa_ca is None:
+        words = "seal.tsa_ca names no certificates, so nobody here vouches for a time stamp"
+        found.append(Check("seal", "warn", words))
+    elif spec.tsa_ca is not None and not Path(spec.tsa_ca).is_file():
+        found.append(Check("seal", "fail", f"{spec.tsa_ca}: no such file of certificates"))
+    return found
 
 
 def _metrics(settings: Settings) -> list[Check]:

@@ -23,7 +23,7 @@ from engine.operations.frozen import overridden, stop_after_of, stricter
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
 from engine.operations.resume import tell_inherited, tell_of_idle
 from engine.operations.simulated import faults_of
-from engine.operations.stores import find, flags_of, refuse_watch
+from engine.operations.stores import find, flags_of, older_copy, refuse_watch
 from engine.operations.terms import Terms
 from engine.operations.today import (
     check_endpoint,
@@ -66,8 +66,11 @@ async def plan_rerun(
     """Plan a run of the calls that ended as `only` says, and with one of `codes` if any are given."""
     refuse_latest(terms, run)
     ref = find(terms, run)
-    ledger = ref.replay().ledger
+    found = ref.replay()
+    ledger = found.ledger
     refuse_watch(terms, ref, ledger.run, "rerun")
+    if (older := older_copy(ref.store, ref.run_id, lines=found.seq, head=found.head)) is not None:
+        terms.tell(Warned(older, always=True))
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)
     faults = faults_of(terms)

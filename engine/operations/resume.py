@@ -35,7 +35,7 @@ from engine.operations.preparing import refuse_blind
 from engine.operations.proposal import Approval
 from engine.operations.reach import passwords_of, reach_of
 from engine.operations.session import Session, nothing_stays
-from engine.operations.stores import find, flags_of, refuse_watch
+from engine.operations.stores import find, flags_of, older_copy, refuse_watch
 from engine.operations.terms import Terms, operator
 from engine.operations.today import (
     check_endpoint,
@@ -112,8 +112,11 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     ref = find(terms, run)
     if ref.store is None:
         raise UsageError(f"{ref.place}: lies outside a state directory, so it can only be read; move it back to resume")
-    seen = ref.replay().ledger
+    replayed = ref.replay()
+    seen = replayed.ledger
     refuse_watch(terms, ref, seen.run, "resume")
+    if (older := older_copy(ref.store, ref.run_id, lines=replayed.seq, head=replayed.head)) is not None:
+        terms.tell(Warned(older, always=True))
     terms = replace(terms, simulate=seen.run.simulated)
     kin = kin_of(ref.store, seen)
     _refuse_undone(terms, kin, ref)

@@ -68,6 +68,18 @@ def refuse_watch(terms: Terms, ref: RunRef, run: Run, verb: str) -> None:
         )
 
 
+def older_copy(store: Runs | None, run_id: str, *, lines: int, head: str) -> str | None:
+    """Return words if a journal is an older copy of itself: the list of ends knows more lines of it. Else None."""
+    listed = store.last_listed(run_id) if store is not None else None
+    if listed is None or listed.lines < lines or (listed.lines == lines and listed.head == head):
+        return None
+    what = f"had {listed.lines:,} lines when it ended at {listed.at}" if listed.lines > lines else "had another end"
+    return (
+        f"run {run_id}: its journal {what}, by heads.jsonl, and has {lines:,} now: it is an older copy, or was cut, so "
+        f"what was done later is not known here; look: acctops journal verify {run_id}"
+    )
+
+
 def flags_of(terms: Terms, ref: RunRef) -> str:
     """Return the flags that an exact command needs to find a run, with a space before them; empty for a lone file."""
     return terms.repeat(ref.store.state_dir) if ref.store is not None else ""

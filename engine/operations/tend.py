@@ -7,6 +7,7 @@ one that fails stops no other.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from engine.operations.stores import store_of
 from engine.operations.tellings import Telling
 from engine.operations.terms import Terms
 from engine.operations.undo import NothingToUndo, Selection, accounts, plan_undo
+from engine.operations.unlisted import list_late
 from engine.operations.watch import Watches
 from engine.planning.holds import TELL, Family, Key, key_of
 from engine.report.spans import duration
@@ -85,6 +87,7 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
         deeds = await tender.limits()
         if tender.stopped is None:
             deeds += await tender.watches()
+        deeds += await asyncio.to_thread(tender.ends)
         done = replace(nothing, deeds=tuple(deeds), stopped=tender.stopped)
         if done.reason is Reason.OK:
             store.set_mark(TENDED, rfc3339(terms.clock()))
@@ -102,6 +105,7 @@ class _Tender:
         self._flags = terms.repeat(store.state_dir)
         self._watch = watch
         self._trust = terms.settings(None).trust
+        self._seal = terms.settings(None).seal
         self._home = store.home(adopt=adopt)
         self._adopts = adopt
         self.stopped: Reason | None = None
@@ -110,6 +114,10 @@ class _Tender:
     async def watches(self) -> list[Deed]:
         """Read again what is due of the runs that are watched, and tell what came back."""
         return await Watches(self._terms, self._store, self._trust).tend()
+
+    def ends(self) -> list[Deed]:
+        """List the ends of runs that their own sessions did not list."""
+        return list(list_late(self._store, self._seal, self._terms.clock))
 
     # ---- holds whose limit has passed --------------------------------------------------------------------------------
 

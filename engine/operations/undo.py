@@ -21,7 +21,7 @@ from engine.journal import records
 from engine.model import GOOD, LACKING, Call, Omit, OmitReason, Outcome
 from engine.operations import choosing
 from engine.operations.begin import planned
-from engine.operations.events import News
+from engine.operations.events import News, Warned
 from engine.operations.family import Kin, Undone, changed_by_reruns, end_of_holds, kin_of, with_family
 from engine.operations.frozen import overridden, stricter, undo_settings
 from engine.operations.proposal import Nothing, Planned, Proposal, refuse_empty
@@ -29,7 +29,7 @@ from engine.operations.reach import reach_of
 from engine.operations.rerun import refuse_latest
 from engine.operations.resume import tell_of_idle, tell_of_past
 from engine.operations.simulated import faults_of, simulated_world
-from engine.operations.stores import find, flags_of, refuse_watch
+from engine.operations.stores import find, flags_of, older_copy, refuse_watch
 from engine.operations.survey import Survey, survey
 from engine.operations.terms import Terms
 from engine.operations.today import check_endpoint, guard_home, guards_of, refuse_strange_run
@@ -53,6 +53,7 @@ from engine.report.nextstep import Step, later_words, undo_steps
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef
+    from engine.journal.reader import Replay
     from engine.operations.holding import Gathered
     from engine.outside.trust import Trust
     from engine.planning.plan import Plan
@@ -128,6 +129,7 @@ async def plan_undo(
     ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
     kin = kin_of(ref.store, found.ledger)
     terms = replace(terms, simulate=ledger.run.simulated)
+    _refuse_older(terms, ref, found, tuple(_ignored(terms, ref, name) for name in chosen.ignored))
     _check_undoable(terms, ref, ledger, kin)
     faults_of(terms)
     guards = guards_of(terms, ledger)
@@ -213,6 +215,23 @@ async def plan_undo(
             world=world,
         )
     )
+
+
+def _refuse_older(terms: Terms, ref: RunRef, found: Replay, ignored: tuple[str, ...]) -> None:
+    """Raise RefusedError if the journal is an older copy of itself, unless `--ignore` names the run: then it is told.
+
+    An undo goes by what its journal says was changed. An older copy says less, and the rest would stay as it is.
+    """
+    older = older_copy(ref.store, ref.run_id, lines=found.seq, head=found.head)
+    if older is None:
+        return
+    if ref.run_id not in ignored:
+        way = f"acctops undo {ref.run_id} --ignore {ref.run_id}{flags_of(terms, ref)}"
+        raise RefusedError(
+            f"refused: {older}. Put the newer journal back; if it is lost, undo what this one knows: {way}; nothing "
+            "was sent"
+        )
+    terms.tell(Warned(older, always=True))
 
 
 def _ignored(terms: Terms, ref: RunRef, name: str) -> str:

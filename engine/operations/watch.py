@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -28,6 +28,7 @@ from engine.operations.deeds import Deed
 from engine.operations.frozen import overridden
 from engine.operations.holding import gather
 from engine.operations.reach import reach_of
+from engine.operations.sealing import list_end
 from engine.operations.survey import survey
 from engine.operations.tellings import Telling
 from engine.operations.terms import operator
@@ -210,8 +211,19 @@ class Watches:
             for call_id, look in found.items():
                 if look.word is not said.said(call_id).word:
                     journal.append(_verified_line(call_id, look))
-            journal.append(_end_line(found, max(0.0, self._terms.clock() - began)))
+            end = _end_line(found, max(0.0, self._terms.clock() - began))
+            journal.append(end)
             journal.flush()
+            with suppress(AcctopsError):  # then the pass that goes on lists it, late, or says why it cannot
+                list_end(
+                    self._store,
+                    run_id,
+                    head=journal.durable_head,
+                    lines=journal.durable_seq,
+                    exit_code=end.exit,
+                    spec=self._terms.settings(None).seal,
+                    clock=self._terms.clock,
+                )
         return self._store.replay(run_id).ledger
 
     def _create(self, ledger: Ledger, calls: Sequence[Call], reach: Reach) -> tuple[RunId, Journal]:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAMESPACE = "acctops-approve@1"
+"""What signatures of approvals are for: one of another namespace never counts as one."""
+SEALS = "acctops-seal@1"
+"""What signatures of the ends of runs are for."""
 PROGRAM = "ssh-keygen"
 MOST_SIGNERS = 1 << 20
 """Bytes of a file of allowed signers, at most."""
@@ -56,9 +60,10 @@ class Signers(Struct, frozen=True, kw_only=True):
     """Why who runs the command could change it all the same: he owns it, or may write its directory."""
 
 
-def read_signers(path: Path) -> Signers:
-    """Return a file of allowed signers; SshKeyError if it cannot be read, or if who runs this may write it by its mode.
+def read_signers(path: Path, *, of_others: bool = True) -> Signers:
+    """Return a file of allowed signers; SshKeyError if it cannot be read.
 
+    With `of_others` also if who runs this may write it by its mode: then he could decide whose word counts.
     A time in it that does not end in Z is refused: ssh-keygen would take it for local time.
     """
     try:
@@ -70,7 +75,7 @@ def read_signers(path: Path) -> Signers:
         raise SshKeyError(f"{path}: the signers cannot be read: {why}") from error
     if len(data) > MOST_SIGNERS:
         raise SshKeyError(f"{path}: larger than {MOST_SIGNERS >> 20} MiB; this is no file of allowed signers")
-    if (who := _writer(found)) is not None:
+    if of_others and (who := _writer(found)) is not None:
         raise SshKeyError(
             f"{path}: {who} may write it, and so could decide who approves; have it written by somebody else: "
             f"chown root {path}; chmod 644 {path}"
@@ -110,8 +115,8 @@ def _doubts(path: Path, found: os.stat_result) -> list[str]:
     return doubts
 
 
-def keys_in(signers: Signers, at: float) -> tuple[str, ...]:
-    """Return the fingerprints of the keys in a file of signers that can sign an approval at UNIX time `at`, each once.
+def keys_in(signers: Signers, at: float, namespace: str = NAMESPACE) -> tuple[str, ...]:
+    """Return the fingerprints of the keys in a file of signers that can sign at UNIX time `at`, each once.
 
     A certificate authority is none of them.
     """
@@ -121,7 +126,7 @@ def keys_in(signers: Signers, at: float) -> tuple[str, ...]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         spaces = re.search(r'namespaces="?([^"\s]+)', line, re.IGNORECASE)
-        if "cert-authority" in line or (spaces is not None and NAMESPACE not in spaces.group(1).split(",")):
+        if "cert-authority" in line or (spaces is not None and namespace not in spaces.group(1).split(",")):
             continue
         found = dict(re.findall(r'valid-(after|before)="?([0-9]+)z', line.lower()))
         if found.get("before", "9").ljust(14, "0") <= now or found.get("after", "0").ljust(14, "0") > now:
@@ -142,14 +147,56 @@ def keys_in(signers: Signers, at: float) -> tuple[str, ...]:
 _MOST_KEYS = 200
 
 
-def sign(message: bytes, key: Path) -> str:
-    """Return the signature of a message by a key; SshKeyError in words. ssh-keygen may ask on the terminal."""
+def fingerprint_of(key: Path) -> str:
+    """Return the fingerprint of the key in a file, private or public; SshKeyError in words."""
+    if not key.is_file():
+        raise SshKeyError(f"{key}: no such file of a key")
+    said = _run([PROGRAM, "-l", "-E", "sha256", "-f", str(key.absolute())], _CHECK_S, alone=True)
+    hit = re.search(rb"SHA256:[A-Za-z0-9+/]{43}", said.stdout)
+    if said.returncode != 0 or hit is None:
+        raise SshKeyError(f"{key}: is no SSH key: {_complaint(said)}")
+    return hit.group().decode()
+
+
+def public_line(key: Path) -> str:
+    """Return the public half of the key in a file, as one line of text; SshKeyError in words. It never asks."""
+    said = _run([PROGRAM, "-y", "-P", "", "-f", str(key.absolute())], _CHECK_S, alone=True)
+    text = said.stdout.decode("ascii", "replace")
+    if said.returncode != 0 or (hit := _KEY.search(text)) is None:
+        with suppress(OSError, UnicodeDecodeError):  # its public half lies beside it, or it is one
+            beside = key if key.suffix == ".pub" else key.with_name(f"{key.name}.pub")
+            if (hit := _KEY.search(beside.read_text(encoding="ascii"))) is not None:
+                return hit.group()
+        raise SshKeyError(f"{key}: its public half cannot be read: {_complaint(said)}")
+    return hit.group()
+
+
+def sign_alone(message: bytes, key: Path, namespace: str) -> str:
+    """Return the signature of a message by a key that needs nobody: no passphrase, no touch. SshKeyError in words.
+
+    Nobody is asked, and it takes 10 s at most. A private key that others may read is refused.
+    """
+    try:
+        mode = key.stat().st_mode
+    except OSError as error:
+        raise SshKeyError(f"{key}: the key cannot be read: {error.strerror}") from error
+    if key.suffix != ".pub" and mode & 0o077:
+        raise SshKeyError(f"{key}: others may read this key, so it proves nothing; chmod 600 {key}")
+    return sign(message, key, namespace, alone=True)
+
+
+def sign(message: bytes, key: Path, namespace: str = NAMESPACE, *, alone: bool = False) -> str:
+    """Return the signature of a message by a key; SshKeyError in words. ssh-keygen may ask on the terminal.
+
+    With `alone` it cannot: a key that needs a passphrase is an error then.
+    """
     if not key.is_file():
         raise SshKeyError(f"{key}: no such file of a key")
     with tempfile.TemporaryDirectory(prefix="acctops-") as place:
         file = Path(place, "statement")
         file.write_bytes(message)
-        said = _run([PROGRAM, "-Y", "sign", "-f", str(key.absolute()), "-n", NAMESPACE, str(file)], _SIGN_S)
+        argv = [PROGRAM, "-Y", "sign", "-f", str(key.absolute()), "-n", namespace, str(file)]
+        said = _run(argv, _CHECK_S if alone else _SIGN_S, alone=alone)
         try:
             signature = Path(place, "statement.sig").read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError):
@@ -164,15 +211,17 @@ def sign(message: bytes, key: Path) -> str:
     return signature
 
 
-def check(message: bytes, signature: str) -> str:
+def check(message: bytes, signature: str, namespace: str = NAMESPACE) -> str:
     """Return the fingerprint of the key that signed a message, whosever it is; SshKeyError if the signature is none."""
     with tempfile.TemporaryDirectory(prefix="acctops-") as place:
         file = _signature_file(place, signature)
-        argv = [PROGRAM, "-Y", "check-novalidate", "-n", NAMESPACE, "-s", str(file)]
-        return _good(_run(argv, _CHECK_S, message))
+        argv = [PROGRAM, "-Y", "check-novalidate", "-n", namespace, "-s", str(file)]
+        return _good(_run(argv, _CHECK_S, message), namespace)
 
 
-def check_by(message: bytes, signature: str, signers: Sequence[Signers], at: float) -> tuple[str, str]:
+def check_by(
+    message: bytes, signature: str, signers: Sequence[Signers], at: float, namespace: str = NAMESPACE
+) -> tuple[str, str]:
     """Return the fingerprint of the key that signed a message, and its name in the first file of signers.
 
     SshKeyError unless the signature is good, and the key stands in every one of these files and counts at `at`, in
@@ -180,7 +229,7 @@ def check_by(message: bytes, signature: str, signers: Sequence[Signers], at: flo
     """
     if not signers:
         raise SshKeyError("no config names a file of signers (approvals.signers), so nobody's word counts")
-    fingerprint = check(message, signature)
+    fingerprint = check(message, signature, namespace)
     names = []
     when = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(at))
     with tempfile.TemporaryDirectory(prefix="acctops-") as place:
@@ -194,8 +243,8 @@ def check_by(message: bytes, signature: str, signers: Sequence[Signers], at: flo
             if said.returncode != 0 or not found:
                 why = _complaint(said).replace(f"{allowed}:", "line ")
                 raise SshKeyError(f"key {fingerprint} is not one of {each.path}, or does not count now ({why})")
-            argv = [PROGRAM, "-Y", "verify", "-f", str(allowed), "-I", found, "-n", NAMESPACE, *common]
-            if _good(_run(argv, _CHECK_S, message)) != fingerprint:
+            argv = [PROGRAM, "-Y", "verify", "-f", str(allowed), "-I", found, "-n", namespace, *common]
+            if _good(_run(argv, _CHECK_S, message), namespace) != fingerprint:
                 raise SshKeyError("ssh-keygen names two keys for one signature")
             names.append(clean(found, 100))
     return fingerprint, names[0]
@@ -209,10 +258,10 @@ def _signature_file(place: str, signature: str) -> Path:
     return file
 
 
-def _good(said: subprocess.CompletedProcess[bytes]) -> str:
+def _good(said: subprocess.CompletedProcess[bytes], namespace: str) -> str:
     """Return the fingerprint that ssh-keygen names in its word of a good signature; SshKeyError without one."""
     found = _GOOD.search(said.stdout.decode("utf-8", "replace"))
-    if said.returncode != 0 or found is None or found.group(1) != NAMESPACE:
+    if said.returncode != 0 or found is None or found.group(1) != namespace:
         raise SshKeyError(f"the signature does not hold: {_complaint(said)}")
     if "CERT" in found.group(2):
         raise SshKeyError(
@@ -221,15 +270,20 @@ def _good(said: subprocess.CompletedProcess[bytes]) -> str:
     return found.group(3)
 
 
-def _run(argv: Sequence[str], limit_s: float, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "LC_ALL": "C"}
+def _run(
+    argv: Sequence[str], limit_s: float, given: bytes = b"", *, alone: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ssh-keygen to its end. With `alone` it has no terminal and no program to ask for a passphrase."""
+    env = {**os.environ, "LC_ALL": "C"} | ({"SSH_ASKPASS_REQUIRE": "never"} if alone else {})
+    if alone:
+        env.pop("DISPLAY", None)
     try:
         return subprocess.run(  # noqa: S603 - no shell; our own arguments, and files that we made
-            argv, input=given, capture_output=True, timeout=limit_s, check=False, env=env
+            argv, input=given, capture_output=True, timeout=limit_s, check=False, env=env, start_new_session=alone
         )
     except FileNotFoundError as error:
         raise SshKeyError(
-            f"{PROGRAM} is not here: approvals are signed and checked with it; install openssh-client (8.9 or newer)"
+            f"{PROGRAM} is not here: it signs and checks approvals and seals; install openssh-client (8.9 or newer)"
         ) from error
     except OSError as error:
         raise SshKeyError(f"{PROGRAM} cannot be started: {error.strerror}") from error

@@ -7,7 +7,7 @@ command that goes on. engine/json.md lists the keys.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.journal.records import PASSED
 from engine.model import Outcome
@@ -18,8 +18,22 @@ from engine.report.text import closing_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.journal.heads import HeadLine
     from engine.journal.ledger import Ledger
     from engine.journal.records import JobRef, Run, Stopped
+
+
+class Listed(Protocol):
+    """A line of the list of ends, and its signature if it has one."""
+
+    @property
+    def line(self) -> HeadLine:
+        """The line."""
+
+    @property
+    def signature(self) -> str | None:
+        """The signature of its bytes."""
+
 
 _NAMED = (Outcome.FAILED, Outcome.UNKNOWN)
 
@@ -34,10 +48,11 @@ def notice(
     exit_code: int | None = None,
     stopped: Stopped | None = None,
     way: WayOn | None = None,
+    seal: Listed | None = None,
 ) -> dict[str, Any]:
     """Return the notice of a run that exists, at UTC time `at` (RFC 3339). Any: JSON values.
 
-    `exit_code` is None while the run is live; `way` is what is open of its family.
+    `exit_code` is None while the run is live; `way` is what is open of its family; `seal` is its line in `heads.jsonl`.
     """
     codes = Counter(entry.code for _, entry, outcome in ledger.outcomes() if outcome in _NAMED and entry.code)
     go_on = (way or way_on([ledger])).command if exit_code is not None else None
@@ -59,6 +74,7 @@ def notice(
         "waves": wave_keys(ledger),
         "unapproved": unapproved(ledger),
         "go_on": go_on,
+        "seal": {"line": seal.line.raw.decode(), "signature": seal.signature} if seal is not None else None,
         "error": None,
         "exit": exit_code,
     }
@@ -102,6 +118,7 @@ def bare_notice(
         "waves": [],
         "unapproved": None,
         "go_on": None,
+        "seal": None,
         "error": error,
         "exit": exit_code,
     }

@@ -126,13 +126,20 @@ def journal() -> None:
 
 
 @journal.command("verify", cls=Command)
-@click.argument("run")
+@click.argument("run", required=False)
+@click.option("--all", "is_all", is_flag=True, help="Check every run, the list of their ends, and its seals.")
 @click.option(
-    "--head", metavar="HASH", help="Compare with this head, which the run printed, or which was kept elsewhere."
+    "--head",
+    metavar="HASH",
+    help="Compare with this head, which the run printed, or which was kept elsewhere; with --all, with the hash of a "
+    "line of heads.jsonl.",
 )
 @flags(*READING)
-def journal_verify(run: str, head: str | None, **common: Any) -> int:
+def journal_verify(run: str | None, is_all: bool, head: str | None, **common: Any) -> int:
     """Check the chain of a journal, and name the first bad line.
+
+    With --all it checks all journals of the state directory, and compares them with heads.jsonl, the list of the ends
+    of runs: a run that was removed, cut, written anew or replaced by an older copy is named (exit 7).
 
     The chain shows any edit inside of the file. Only the head that the run printed can show that the whole file was
     rewritten, or that its end was cut off: give it with --head.
@@ -141,7 +148,14 @@ def journal_verify(run: str, head: str | None, **common: Any) -> int:
     Examples:
       acctops journal verify latest
       acctops journal verify latest --head 3be1…
+      acctops journal verify --all
     """
+    if is_all == (run is not None):
+        raise click.UsageError("name a run, or say --all")
+    if run is None:
+        from engine.cli.proving import verify_all
+
+        return verify_all(head=head, **common)
     from engine.cli.views import verify_journal
 
     return verify_journal(run, head=head, **common)

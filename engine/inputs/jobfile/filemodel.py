@@ -17,6 +17,7 @@ from engine.inputs import window
 from engine.inputs.jobfile.values import (
     DURATION_PATTERN,
     action_name,
+    day_or_moment,
     distinct,
     is_listed_order,
     moment,
@@ -30,6 +31,7 @@ from engine.inputs.jobfile.values import (
     seconds,
     share,
     some_seconds,
+    stamp_url,
     stop_after,
     true_or_false,
     wave_share,
@@ -1003,6 +1005,73 @@ class ApprovalsKeys(Struct, forbid_unknown_fields=True, kw_only=True):
     ) = UNSET
 
 
+TsaUrl = Annotated[
+    str,
+    Meta(
+        description="URL of a time-stamping authority (RFC 3161).",
+        extra_json_schema={"pattern": "^https?://[^\\s@?#]+$"},
+        extra=_rule("a URL, such as https://tsa.example.org/tsr", stamp_url),
+    ),
+]
+
+
+class SealKeys(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What seals the end of a run in `heads.jsonl`. All of it comes from the nearest file that has it."""
+
+    key: (
+        Annotated[
+            Text,
+            Meta(
+                description="SSH key that signs each line, without a passphrase, or its .pub if an agent has the key.",
+                extra=_rule("the path of a file, such as /etc/acctops/seal_key"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    tsa: (
+        Annotated[
+            str | list[str],
+            Meta(
+                description="Time-stamping authorities (RFC 3161); the first that answers stamps the line.",
+                extra=_several("a URL, or a list of URLs", TsaUrl, distinct, "tsa"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    tsa_ca: (
+        Annotated[
+            Text,
+            Meta(
+                description="File of the certificates (PEM) that vouch for stamps. Without it nobody vouches for one.",
+                extra=_rule("the path of a file, such as /etc/acctops/tsa.pem"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    signers: (
+        Annotated[
+            Text,
+            Meta(
+                description="File of all keys that seal or have sealed, as ssh-keygen reads it (ALLOWED SIGNERS). "
+                "Without it only the key of today counts.",
+                extra=_rule("the path of a file, such as /etc/acctops/seal_signers"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    required_since: (
+        Annotated[
+            str,
+            Meta(
+                description="From this day (UTC) or moment on, an end without a seal is a fault (exit 7) for journal "
+                "verify --all.",
+                extra=_rule("a day, or a time with its zone, such as 2026-12-01", day_or_moment),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
 class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     """How acctops works here: `config.yaml`."""
 
@@ -1044,6 +1113,7 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     keep_admins: KeepAdmins | UnsetType = UNSET
     limits: Limits | UnsetType = UNSET
     approvals: ApprovalsKeys | UnsetType = UNSET
+    seal: SealKeys | UnsetType = UNSET
     quotas: (
         Annotated[
             dict[str, Rate],

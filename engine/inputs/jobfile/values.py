@@ -93,6 +93,22 @@ def moment(text: str) -> float:
     raise ValueError(f"{names.shown(text)} has no time zone; write {day}T{clock}{meant}{example}")
 
 
+def day_or_moment(text: str) -> float:
+    """Return a day (`2026-12-01`, from its first second in UTC on) or a moment in UNIX seconds; else ValueError."""
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return moment(f"{text}T00:00Z")
+    return moment(text)
+
+
+def stamp_url(text: str) -> str:
+    """Return the URL of a time-stamping authority; else ValueError, whose words never repeat a name or a password."""
+    if "@" in text or "?" in text or "#" in text:
+        raise ValueError("a URL of a time-stamping authority has no user, question mark or # in it")
+    if re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(?:/[!-~]*)?", text) is None:
+        raise ValueError("expected a URL, such as https://tsa.example.org/tsr")
+    return text
+
+
 def role_duration(text: str) -> int:
     """Return how long a role's session lives, in whole seconds, within the limits of STS (PY-COMMON)."""
     total = round(seconds(text))
