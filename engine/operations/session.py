@@ -52,7 +52,7 @@ DEADLINE_BASE_S = 600.0
 DEADLINE_FACTOR = 3.0
 """Default deadline: 10 min + 3 × the time the quota needs."""
 
-_OURS_RARE = ("engine.api.names", "engine.report.notices", "engine.report.notify")
+_OURS_RARE = ("engine.api.names", "engine.operations.sealing", "engine.report.notices", "engine.report.notify")
 """Our modules that a run needs only if something goes wrong, or at its end."""
 _LAST_COMMIT_S = 0.7
 """Seconds that a session which is left at once waits for the disk."""

@@ -180,13 +180,13 @@ def text_of(value: Any) -> str:
 def test_no_setting_is_forgotten_here() -> None:
     """Every key of config, job and command line is one of these, and every one of these is shown."""
     of_the_job = {"passwords", "accounts", "hold", "watch", "waves", "gate", "on_red"}
-    assert set(SETTINGS) | set(GUARDS) | TRUST | {"approvals"} == (IN_CONFIG | IN_JOB) - NO_SETTING - of_the_job
+    assert set(SETTINGS) | set(GUARDS) | TRUST | {"approvals", "seal"} == (IN_CONFIG | IN_JOB) - NO_SETTING - of_the_job
     assert {FLAGS.get(key, key) for key in SETTINGS if "flag" in layers_of(key)} == BY_FLAG
     shown = {line.key for line in lines_of(*_none())}
     named = set().union(*(word(key, 0).shown for key in SETTINGS)) | set(GUARDS)
-    assert named | TRUST | {"approvals", "credentials", "passwords"} == shown
+    assert named | TRUST | {"approvals", "seal", "credentials", "passwords"} == shown
     fields = set(Settings.__struct_fields__) - {"protect", "protect_waived", "looked_in", "origin", "said", "warnings"}
-    hidden = {"approvals", "way_out", "trust", "written_deadline_s"}
+    hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s"}
     assert fields - hidden - TRUST == set(_none()[0].origin) - {"proxy", "no_proxy", "ca_bundle"}
 
 

@@ -250,7 +250,9 @@ CASES: dict[str, dict[str, Case]] = {
         "--watch": Case(("--watch", "10ms")), "--profile": PROFILE, "--timeout": Case(("--timeout", "1ms")),
         "--endpoint": ENDPOINT, "--quiet": Case(("--quiet",), ("--family",), prepare=rerun),
     },
-    "journal verify": {**AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",))},
+    "journal verify": {
+        **AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",)), "--all": Case(("--all",)),
+    },
     "overdue": {
         **AMONG_RUNS, "--every": Case(("--every", "1s")), "--quiet": Case(("--quiet",), ("--every", "1d")),
         "--notify": Case(("--notify",), ("--every", "1s"), prepare=notifier), "--tend": Case(("--tend",)),

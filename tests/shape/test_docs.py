@@ -458,6 +458,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
             "overdue --tend": _tended(desk, "overdue", "--tend", "--json"),
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
+            "journal verify --all": _with_one_unreadable(desk, "journal", "verify", "--all", "--json"),
             "doctor": desk.run("doctor", *api, "--json").json,
             "config show": desk.run("config", "show", job, "--json").json,
             "refusal": desk.run("run", job, *api, "--json").json,
