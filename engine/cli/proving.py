@@ -76,6 +76,9 @@ def lines(found: Proven) -> Iterator[str]:
     """Yield what the check of one store has shown, for a person: the faults first."""
     yield from fault_lines(found)
     kind = "simulated run" if found.simulated else "run"
+    if not found.runs and not found.faults and found.last is None:
+        yield f"{found.place}: no runs"
+        return
     yield f"{found.place}: the chains of {_count(found.runs, kind)} hold"
     if found.last is None:
         yield "no list of ends (heads.jsonl): none of these runs ended under this version, or the list was removed"
