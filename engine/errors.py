@@ -82,6 +82,15 @@ class NotYetError(AcctopsError):
     reason = Reason.REFUSED
 
 
+class TooSoonError(RefusedError):
+    """What is asked for may be asked again from a certain time on; nothing was sent."""
+
+    def __init__(self, words: str, at: float) -> None:
+        """`at`: that time, in UNIX seconds."""
+        super().__init__(words)
+        self.at = at
+
+
 class AllHeldError(AcctopsError):
     """By the time it was to be sent, others hold all that an undo was to bring back: as asked, and nothing was sent."""
 

@@ -87,8 +87,11 @@ def homes_of(job: Job | None) -> tuple[Path, ...]:
 
 
 def job_file(path: str) -> Path | None:
-    """Return the job file that a journal names; None if it does not exist. A job without a file has a word there."""
-    file = Path(from_recorded(path))
+    """Return the job file that a journal names; None if it does not exist. A job without a file has a word there.
+
+    Where a list of the job came on standard input, that stands behind the file's name.
+    """
+    file = Path(from_recorded(path.removesuffix(f" and {STDIN_NAME}")))
     return file if file.is_absolute() and file.is_file() else None
 
 

@@ -70,7 +70,7 @@ async def planned(new: Proposal) -> Planned:
     if new.frozen.waves is not None:
         from engine.operations.gates import check_waves  # here: most runs have no waves
 
-        check_waves(new.frozen, simulated=terms.simulate)
+        check_waves(new.frozen, simulated=terms.simulate, job_path=new.job.path)
     passwords = passwords_of(new.frozen, new.plan.action, new.settings.trust, tell=terms.tell)
     new = await _read(new, reach)
     if not terms.simulate and not terms.is_saving and not terms.is_applying:  # before anybody is asked for nothing

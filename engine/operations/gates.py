@@ -16,11 +16,12 @@ import msgspec
 
 from engine.api.actions import ACTIONS
 from engine.errors import ConfigError, CredentialsError, UsageError
-from engine.inputs.files import job_file
+from engine.inputs.files import STDIN_NAME, job_file
 from engine.inputs.job import WavesSpec
 from engine.model import Place
 from engine.operations.reach import password_source
 from engine.operations.terms import operator
+from engine.operations.today import guard_home
 from engine.outside.foreign import pasted
 from engine.outside.programs import run_program
 from engine.run.bounds import GREEN, RED, SILENT, WaveTerms, Word
@@ -48,13 +49,21 @@ def waves_of(settings: RunSettings) -> WavesSpec | None:
     return WavesSpec.from_record(settings.waves, Place("the journal")) if settings.waves is not None else None
 
 
-def check_waves(settings: RunSettings, *, simulated: bool) -> None:
-    """Raise an error for waves that cannot be undone, and for a gate that is no program, before anything is sent."""
+def check_waves(settings: RunSettings, *, simulated: bool, job_path: str | None = None) -> None:
+    """Raise an error for waves that cannot be undone, and for a gate that is no program, before anything is sent.
+
+    `job_path`: where the job of a new run is. A gate needs a file: a resume starts it only if today's job names it.
+    """
     spec = waves_of(settings)
     if spec is not None and spec.on_red == "undo" and not settings.verify:
         raise UsageError("on_red: undo brings back what a reading showed before the change; leave --no-verify away")
     if spec is None or spec.gate is None or (simulated and not spec.gate.is_real):
         return
+    if job_path == STDIN_NAME:
+        raise UsageError(
+            "gate: a job on standard input can have none, as a run that its gate has stopped is gone on with only if a "
+            "job file names the same gate; save the job to a file, and run that; nothing was sent"
+        )
     if (why := gate_problem(spec.gate.command[0])) is not None:
         raise ConfigError(f"{why}; nothing was sent")
 
@@ -112,8 +121,7 @@ def wave_terms(ledger: Ledger, world: World | None, trust: Trust) -> WaveTerms |
     every_s = 300.0
     if spec.gate is not None:
         every_s = spec.gate.every_s
-        file = job_file(ledger.run.job.path)
-        ask = ProgramGate(ledger.run.run, spec.gate, file.parent if file is not None else None).ask
+        ask = ProgramGate(ledger.run.run, spec.gate, _folder(ledger)).ask
         if is_simulated and not spec.gate.is_real:
             ask = SimulatedGate(world).ask
     return WaveTerms(
@@ -122,6 +130,13 @@ def wave_terms(ledger: Ledger, world: World | None, trust: Trust) -> WaveTerms |
         ask=ask,
         may_undo=_may_undo(ledger, trust) if spec.on_red == "undo" else None,
     )
+
+
+def _folder(ledger: Ledger) -> Path | None:
+    """Return the folder of the job of a run, or the one whose guards hold for it; None if it is gone."""
+    file = job_file(ledger.run.job.path) or guard_home(ledger)
+    folder = file if file.is_dir() else file.parent
+    return folder if folder.is_dir() else None
 
 
 def _may_undo(ledger: Ledger, trust: Trust) -> Callable[[Sequence[Call]], Awaitable[str | None]] | None:

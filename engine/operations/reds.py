@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from engine.errors import AcctopsError, Reason
-from engine.journal.records import RED
+from engine.errors import AcctopsError, Reason, TooSoonError
+from engine.journal.records import RED, rfc3339
 from engine.operations.begin import begin
 from engine.operations.events import News, Warned
 from engine.operations.family import undone_since, way_and_holds
 from engine.operations.gates import waves_of
 from engine.operations.proposal import Approval
+from engine.operations.session import Unwatched
 from engine.operations.stores import find, flags_of
 from engine.operations.undo import NothingToUndo, Selection, plan_undo
 
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
     from engine.operations.carrying import Ended
     from engine.operations.session import Watch
     from engine.operations.terms import Terms
+
+
+_A_BIT_S = 0.05
+"""Seconds more, as a sleep may end early by another clock."""
+
+
+async def _until(soon: TooSoonError, terms: Terms, wave: int) -> None:
+    """Wait until the undo may be planned: calls in doubt can still take effect, and are read only after that."""
+    words = f"calls of wave {wave} are in doubt, so its undo waits until {rfc3339(soon.at)[11:19]}Z, then reads them"
+    terms.tell(News(words))
+    await asyncio.sleep(max(0.0, soon.at - terms.clock()) + _A_BIT_S)
 
 
 async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) -> Ended:
@@ -45,7 +58,11 @@ async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) ->
     ref = find(terms, run)
     try:
         chosen = Selection(wave=red.n, passwords=ledger.settings.passwords)
-        plan = await plan_undo(quiet, run, chosen)
+        try:
+            plan = await plan_undo(quiet, run, chosen)
+        except TooSoonError as soon:
+            await (watch or Unwatched()).last(_until(soon, terms, red.n))
+            plan = await plan_undo(quiet, run, chosen)
         if isinstance(plan, NothingToUndo):
             reason = ended.reason if plan.reason is Reason.OK else plan.reason
             terms.tell(News(f"run {run}: {plan.why}"))

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, check_identity
-from engine.errors import BusyError, Reason, RefusedError, UsageError
+from engine.errors import BusyError, Reason, RefusedError, TooSoonError, UsageError
 from engine.inputs.files import recorded
 from engine.journal import records
 from engine.model import GOOD, LACKING, Call, Omit, OmitReason, Outcome
@@ -290,7 +290,7 @@ def _red(ledger: Ledger) -> records.WaveLine | None:
 
 
 def _refuse_so_soon(terms: Terms, ref: RunRef, ledger: Ledger, unread: int) -> None:
-    """Raise RefusedError for calls in doubt of a red wave, as long as what was sent may still take effect.
+    """Raise TooSoonError for calls in doubt of a red wave, as long as what was sent may still take effect.
 
     A resume sends none of them again while the gate is red. So this undo reads them, and goes by that.
     """
@@ -298,9 +298,10 @@ def _refuse_so_soon(terms: Terms, ref: RunRef, ledger: Ledger, unread: int) -> N
         return
     until = records.unix_seconds(red.at) + ledger.settings.timeout_s + _LATE_S
     if terms.clock() < until:
-        raise RefusedError(
+        raise TooSoonError(
             f"of {unread:,} calls of run {ref.run_id} nobody knows whether they were applied, and they may still be; "
-            f"from {records.rfc3339(until)[11:19]}Z on: acctops undo {ref.run_id} --wave {red.n}{flags_of(terms, ref)}"
+            f"from {records.rfc3339(until)[11:19]}Z on: acctops undo {ref.run_id} --wave {red.n}{flags_of(terms, ref)}",
+            until,
         )
 
 

@@ -32,6 +32,8 @@ WAVES = "waves"
 """The reason in `Halts` while a wave soaks or the gate is asked."""
 LOOK_S = 0.1
 """Seconds between two looks at whether a wave, or a pause, is over."""
+FRESH_S = 60.0
+"""Seconds for which a green word counts for a wave that has not begun yet: passwords may be asked for meanwhile."""
 MOST_JUDGING_S = 30.0
 """Seconds that calls of earlier sessions are read before the gate is asked, at most."""
 
@@ -66,6 +68,8 @@ class Waves:
         self._admit = admit
         self._elsewhere = elsewhere
         self._clock = clock
+        self._green_at = 0.0
+        """When the gate was green last, on the loop's clock."""
         self.told: Callable[[records.WaveLine], None] = lambda _: None
         """Called when a wave has passed."""
 
@@ -108,6 +112,9 @@ class Waves:
         """Carry out a wave, and return whether it has passed."""
         if not (await self._is_unpaused(wave.n) and await self._can_be_undone(wave)):
             return False
+        while (is_paused := self._halts.is_set_by_others(WAVES)) or self._now() - self._green_at > FRESH_S:
+            if not await (self._is_unpaused(wave.n) if is_paused else self._is_green(wave.n - 1)):
+                return False
         await self._write(wave, records.BEGUN)
         words = "begins" if wave.state == records.PLANNED else "goes on"
         self._tell(wave, f"{words}: {wave.calls:,} account{'s' * (wave.calls != 1)}")
@@ -185,6 +192,7 @@ class Waves:
     async def _is_green(self, wave: int) -> bool:
         """Ask the gate about a wave, and return whether it is green; any other word stops the session."""
         if self._terms.ask is None:
+            self._green_at = self._now()
             return not self._stopping.is_set
         word = await self._unless_stopping(self._terms.ask(wave, list(self._ledger.calls_of(wave)) if wave else []))
         if word is None or self._stopping.is_set:
@@ -192,6 +200,7 @@ class Waves:
         self._recorder.note("gate", {"wave": wave, "word": word.word, "why": word.why or None})
         line = self._ledger.waves.get(wave) or records.WaveLine(n=0, calls=0, state=records.PLANNED)
         if word.word == GREEN:
+            self._green_at = self._now()
             if not wave and line.state != records.PASSED:
                 await self._write(line, records.PASSED)
             return True

@@ -302,6 +302,30 @@ def test_a_kill_in_a_soak_is_resumed_by_asking_again_and_soaking_anew(office: Of
     ]
 
 
+def test_a_gate_needs_a_job_file(office: Office) -> None:
+    """A run that its gate has stopped could not be gone on with otherwise; simulated there is nothing to go on with."""
+    text = office.job().read_bytes()
+    refused = office.run("run", "-", "--yes", stdin=text, code=2)
+    assert "save the job to a file" in refused.err and not office.asked and not office.written()
+    office.run("run", "-", "--yes", "--simulate", stdin=text, code=0)
+
+
+def test_the_gate_of_a_job_with_a_list_on_standard_input_starts_in_its_folder(office: Office) -> None:
+    """A resume from another directory starts the same program in the same place, where its own files are."""
+    office.gate(GOOD.replace("#!/bin/sh\n", '#!/bin/sh\npwd >> "$(dirname "$0")/places"\n'))
+    targets = "".join(f"{name.replace('/', ',')}\n" for name in USERS)
+    job = f"action: LockAccount\nregion: ap-singapore\n{WAVES}{GATE}targets: [{{csv: '-'}}]\n"
+    office.desk.write("job.yaml", job)
+    office.red(2)
+    office.run("run", "job.yaml", "--yes", stdin=f"instance,user\n{targets}".encode(), code=4)
+    office.red(None)
+    elsewhere = office.desk.place / "elsewhere"
+    elsewhere.mkdir()
+    office.run("resume", office.desk.journal().parent.name, "--yes", cwd=elsewhere, code=0)
+    places = (office.desk.work / "places").read_text().splitlines()
+    assert set(places) == {str(office.desk.work)} and len(places) > 4
+
+
 def test_a_failed_account_is_rerun_and_then_the_waves_go_on(office: Office) -> None:
     """The commands that the report prints, followed literally, lead to the end."""
     office.job(WAVES)

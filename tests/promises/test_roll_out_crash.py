@@ -70,6 +70,7 @@ class Wreck:
         """Put things as they are if the process dies after so many lines; what is under way is applied, or not."""
         shutil.rmtree(self.desk.state)
         shutil.copytree(self.whole, self.desk.state)
+        (self.desk.state / "heads.jsonl").unlink()  # written at the end that did not come
         runs = self.desk.state / "runs"
         if run == self.run:  # its undo has not begun
             shutil.rmtree(runs / self.undo)

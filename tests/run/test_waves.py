@@ -246,6 +246,25 @@ def test_dropped_accounts_leave_their_wave(tmp_path: Path) -> None:
     assert len(gate.asked[-1][2]) == 1
 
 
+@pytest.mark.parametrize(("takes_s", "pause_s", "asked"), [(40.0, None, 1), (70.0, None, 2), (40.0, 100.0, 2)])
+def test_a_green_word_counts_for_a_minute_and_for_no_pause(
+    tmp_path: Path, takes_s: float, pause_s: float | None, asked: int
+) -> None:
+    """Between the word and the wave passwords are asked for: who waits long, or is paused, asks the gate again."""
+    gate = Gate()
+
+    async def may_undo(calls: Sequence[Call]) -> str | None:
+        await asyncio.sleep(takes_s if len(calls) > 3 else 0.0)
+        return None
+
+    drill = drilled(tmp_path, Wave(count=3, soak_s=60.0), Wave(), gate=gate, every_s=1e6, may_undo=may_undo)
+    if pause_s is not None:
+        drill.during = lambda _: paused_during(drill, 80.0, pause_s)
+    drill.go()
+    assert drill.reason is Reason.OK
+    assert gate.waves == [0, *[1] * asked, 2]
+
+
 def test_a_wave_that_could_not_be_undone_does_not_begin(tmp_path: Path) -> None:
     """With `on_red: undo` the passwords of the whole wave are there before its first call."""
     asked: list[int] = []
