@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
 
 
-_A_BIT_S = 0.05
-"""Seconds more, as a sleep may end early by another clock."""
+_LOOK_S = 0.2
+"""Seconds between two looks at the clock."""
 
 
 async def _until(soon: TooSoonError, terms: Terms, wave: int) -> None:
     """Wait until the undo may be planned: calls in doubt can still take effect, and are read only after that."""
     words = f"calls of wave {wave} are in doubt, so its undo waits until {rfc3339(soon.at)[11:19]}Z, then reads them"
     terms.tell(News(words))
-    await asyncio.sleep(max(0.0, soon.at - terms.clock()) + _A_BIT_S)
+    while terms.clock() < soon.at:  # noqa: ASYNC110 - time passes, by the clock of the command; no event tells of it
+        await asyncio.sleep(_LOOK_S)
 
 
 async def undo_if_red(ended: Ended, terms: Terms, watch: Watch | None = None) -> Ended:
