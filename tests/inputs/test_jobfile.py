@@ -119,7 +119,7 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
     )
     assert found == [
         "jobs/x.yaml:1:9: action: 'LockAcount' is not an action; did you mean LockAccount? there are "
-        "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword",
+        "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword, ResetAccountPassword",
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
         "jobs/x.yaml:3:11: accounts: expected a list of accounts such as {name: prod-a, profile: prod-a}, or "
         "{role_arn: qcs::cam::uin/UIN:roleName/NAME}, got a single value",
