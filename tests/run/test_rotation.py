@@ -100,7 +100,7 @@ def test_a_lost_answer_is_settled_by_the_time_of_the_password(tmp_path: Path, pa
 def test_only_a_store_lets_a_doubt_be_sent_again(
     tmp_path: Path, passwords: dict[str, Any], outcome: Outcome, sends: int
 ) -> None:
-    """The answer is lost and the password unchanged. A store has what is sent; else it could be a value nobody keeps."""
+    """The answer is lost and the password unchanged. A store has what is sent; else nobody may have it."""
     run = Rotation(tmp_path, world({"action": RESET, "reset_before": True, "times": 1}), passwords=passwords).go()
     assert (run.outcomes, run.sends) == ([outcome], sends)
     if outcome is Outcome.FAILED:
