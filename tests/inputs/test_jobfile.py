@@ -356,6 +356,9 @@ CAM = "action: CloseAccountCAM\nregion: ap-tokyo\ntargets: [a-1/u]\n"
         (CAM + "passwords: {command: [pass, [x]]}\n", "passwords.command[1]: expected one argument, got a list"),
         (CAM + "passwords: {command: ['']}\n", "passwords.command[0]: expected the program to run"),
         (CAM + "passwords: {command: ['{user}']}\n", "passwords.command[0]: expected the program to run"),
+        (CAM + "passwords: {file: x, stored: true}\n", "passwords.stored: is for a command; file is asked as it is"),
+        (CAM + "passwords: {stored: true}\n", "got none of them"),
+        (CAM + "passwords: {command: [x, '{user}'], stored: maybe}\n", "passwords.stored: expected true or false"),
         (CAM + "passwords: {file: }\n", "passwords.file: has no value"),
         (CAM + "passwords: {env: }\n", "passwords.env: has no value"),
         (CAM + "passwords: {env: 'A B'}\n", "passwords.env: expected the name of an environment variable"),
@@ -389,6 +392,9 @@ def test_a_command_that_gives_all_accounts_one_password_is_a_warning():
         "jobs/x.yaml:4:22: passwords.command does not use {user}: accounts may get the same password",
     )
     assert parse(many + "passwords: {command: [pass, '{user}']}\n").warnings == ()
+    reset = many.replace("CloseAccountCAM", "ResetAccountPassword")
+    assert "does not say stored: true" in parse(reset + "passwords: {command: [pass, '{user}']}\n").warnings[0]
+    assert parse(reset + "passwords: {command: [pass, '{user}'], stored: true}\n").warnings == ()
 
 
 @pytest.mark.parametrize(
