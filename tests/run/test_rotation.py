@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections import Counter
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Reason
-from engine.model import Call, Outcome
+from engine.model import Call, Fault, Outcome, Reply, Transport
 from engine.run.decide import MAYBE_OTHERS, NOT_AGAIN
 from engine.simulator.faults import rules_from
 from engine.simulator.world import World
@@ -151,3 +154,72 @@ def test_somebody_elses_change_is_not_taken_for_ours(tmp_path: Path) -> None:
     it = world({"action": RESET, "code": "FailedOperation.PreCheckError"})
     run = Rotation(tmp_path, it, passwords=STORED).go()
     assert (run.outcomes, run.said[0][0]) == ([Outcome.FAILED], "FailedOperation.PreCheckError")
+
+
+FAULTS = (
+    {"reset_after": True},
+    {"reset_before": True},
+    {"truncated": True},
+    {"garbage": True},
+    {"accepted_not_applied": True},
+    {"code": "InternalError"},
+    {"code": "InternalError", "apply": True},
+    {"code": "RequestLimitExceeded"},
+    {"code": "FailedOperation.DatabaseAccessError", "apply": True},
+)
+
+
+class Watched:
+    """A wire that knows which password each account was sent, in order."""
+
+    def __init__(self, inner: Transport, sent: dict[str, list[str]]) -> None:
+        self._inner, self._sent = inner, sent
+
+    async def send(self, endpoint: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply | Fault:
+        asked = json.loads(body)
+        if "Password" in asked:
+            self._sent.setdefault(asked["UserName"], []).append(asked["Password"])
+        return await self._inner.send(endpoint, headers, body, timeout_s)
+
+    async def get(self, url: str, timeout_s: float) -> Reply | Fault:
+        return await self._inner.get(url, timeout_s)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+@pytest.mark.parametrize("passwords", [PLAIN, STORED], ids=["plain", "store"])
+@pytest.mark.parametrize("seed", range(12))
+def test_no_password_that_was_set_is_replaced_by_another(tmp_path: Path, seed: int, passwords: dict[str, Any]) -> None:
+    """Whatever is lost, and however often the run is cut off: a plain source sends one account one password once it
+    may be set, and a store's accounts have what it has.
+    """
+    rng = random.Random(seed)
+    it = world(*({"action": RESET, "probability": 0.12, **fault} for fault in rng.sample(FAULTS, 6)))
+    run = Rotation(tmp_path, it, passwords=passwords, users=12)
+    sent: dict[str, list[str]] = {}
+    run.drill.transport = lambda inner: Watched(inner, sent)
+    if passwords is STORED:
+
+        async def ask(call: Call) -> str:
+            return f"Pass-{call.user}-9xyz"
+
+        run.drill.secret = ask
+    for _ in range(4):
+        run.drill.deadline_s = rng.choice([0.2, 0.5, 2.0])
+        run.go()
+        if run.drill.reason is Reason.OK:
+            break
+    run.drill.deadline_s = 3600.0
+    run.go()
+    for call, entry, outcome in run.drill.ledger.outcomes():
+        account = it.account(call.instance, call.user)
+        assert account is not None
+        applied = [each.applied for each in it.audit if each.action == RESET and each.user == call.user]
+        assert (account.passwords_set > 0) == (outcome is Outcome.CHANGED), (call.user, entry.code, entry.message)
+        if passwords is STORED:
+            # What an earlier session was told is accepted, and never was, is a rerun's to send again.
+            assert outcome is Outcome.CHANGED or entry.code == "Local.NotApplied"
+            assert account.password in (None, f"Pass-{call.user}-9xyz")
+        elif True in applied:
+            assert len(set(sent[call.user][applied.index(True) :])) == 1
