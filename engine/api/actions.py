@@ -3,15 +3,17 @@
 It also needs a row in `simulator.catalog`, which says what the server does, and, if it has a command of its own, a line
 in `cli.app` and in `cli.commands.running`.
 
-Sources: SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH (parameters and limits).
+Sources: SEED-LOCK, D-UNLOCK, SEED-CAM, D-CLOSE, D-REFRESH, D-RESET (parameters and limits).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.model import AccountState
 
@@ -29,6 +31,18 @@ NORMAL = 2
 TRANSITIONAL = frozenset({1, 3, 4, -1})
 """AccountInfo.Status while the server changes the account: creating, modifying, password resetting, deleting."""
 _DOCUMENTED = TRANSITIONAL | {LOCKED, NORMAL}
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
+"""A time in DescribeAccounts, the zero date too; as texts they stand in the order of time (D-ACCTS)."""
+
+
+def _has_newer_password(before: AccountState, after: AccountState) -> bool | None:
+    """Return whether the password was changed between two readings; None if one of them does not tell.
+
+    It shows a change, not the value, and not whose it is. The times are the server's, of whole seconds: two changes in
+    one second look like one.
+    """
+    was, now = before.password_update_time, after.password_update_time
+    return now > was if _TIME.fullmatch(was) and _TIME.fullmatch(now) else None
 
 
 class Action(Struct, frozen=True, kw_only=True):
@@ -44,7 +58,10 @@ class Action(Struct, frozen=True, kw_only=True):
     inverse: str | None
     """Name of the action that undoes this one, if any."""
     is_desired: Callable[[AccountState], bool] | None
-    """Tells of an account whether it is as this action leaves it; None: DescribeAccounts does not show it."""
+    """Tells of an account whether it is as this action leaves it; None: no state shows it."""
+    proof: Callable[[AccountState, AccountState], bool | None] | None = None
+    """For an action that leaves no state of its own: tells by the account (before, after) whether it was changed since;
+    None if they do not tell. Such an account is never "already" as asked."""
     is_told: Callable[[AccountState], bool] = lambda account: account.status in _DOCUMENTED
     """Tells whether the reading of an account can be judged: an undocumented status or a missing field cannot."""
     resendable: bool
@@ -55,6 +72,8 @@ class Action(Struct, frozen=True, kw_only=True):
     """What the operator must know of a target that was in the desired state before."""
     secret_parameter: str | None = None
     """Name of a parameter that must never be recorded."""
+    bars_cam: bool = False
+    """Whether the API refuses this for an account with CAM verification on."""
     takes_admins: bool = False
     """Whether this action can leave an instance without a superuser that can log in."""
     effect: str = ""
@@ -75,8 +94,23 @@ class Action(Struct, frozen=True, kw_only=True):
         """Whether each call needs a new password."""
         return self.secret_parameter is not None
 
-    def shows(self, account: AccountState) -> bool | None:
-        """Return whether `account` is as this action leaves it; None if the reading does not tell."""
+    @property
+    def is_readable(self) -> bool:
+        """Whether readings show that this was done."""
+        return self.is_desired is not None or self.proof is not None
+
+    @property
+    def is_sent_once(self) -> bool:
+        """Whether a call that may have been applied must not be sent again, even if a reading denies that."""
+        return self.proof is not None and not self.resendable
+
+    def shows(self, account: AccountState, before: AccountState | None = None) -> bool | None:
+        """Return whether `account` is as this action leaves it; None if the reading does not tell.
+
+        `before` is the account as it was read before the call: without it, nothing shows a change.
+        """
+        if self.proof is not None:
+            return None if before is None or account.status in TRANSITIONAL else self.proof(before, account)
         if self.is_desired is None:
             return None
         if self.is_desired(account):
@@ -161,9 +195,38 @@ ACTIONS: Mapping[str, Action] = MappingProxyType(
                 resendable=False,
                 stop_after=20,
             ),
+            Action(
+                name="ResetAccountPassword",
+                verb="set a new password for",
+                done_word="with a new password",
+                quota=100,  # D-RESET
+                inverse=None,
+                is_desired=None,
+                proof=_has_newer_password,
+                # A repeat with another value could lose the one that was set; `stored_by` lifts this.
+                resendable=False,
+                stop_after=20,
+                secret_parameter="Password",  # noqa: S106 - the parameter's name
+                bars_cam=True,
+                effect=" (the old ones stop working, open sessions stay)",
+                keeps_out=True,
+            ),
         )
     }
 )
+
+
+def stored_by(action: Action, passwords: Mapping[str, object] | None) -> Action:
+    """Return the action as a run may send it whose source of `passwords` has each value before it gives it.
+
+    Then a repeat sets the value that the store has: a lost answer loses no password.
+    """
+    return replace(action, resendable=True) if action.needs_password and is_stored(passwords) else action
+
+
+def is_stored(passwords: Mapping[str, object] | None) -> bool:
+    """Return whether a source of passwords, as a journal names it, is a store: a file, a variable, or said so."""
+    return passwords is not None and ("command" not in passwords or passwords.get("stored") is True)
 
 
 def takes_admins(action: str) -> bool:

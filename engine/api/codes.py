@@ -126,6 +126,11 @@ _LOST = "acctops reads the account to decide. If it stays unknown: acctops rerun
 
 
 _T = Treatment
+_PERHAPS_PASSWORD = Meaning(
+    _T.REJECTED,
+    "The API does not accept a parameter of this call; it may be the new password.",
+    "Password: 8 to 32 characters, lower, upper, digit, symbol, no / first. Mend its source, " + _RERUN,
+)
 _MAY_BE_APPLIED = (_T.RETRY, _T.RETRY_LANE, _T.RETRY_FEW, _T.LOST)
 """Treatments of answers that do not say at which step the server, or the way to it, failed. A row whose check comes
 before anything is done says `may_be_applied=False`."""
@@ -175,6 +180,7 @@ UNREAD = "Local.Unread"
 UNSEEN = "Local.Unseen"
 BAD_ROW = "Local.BadRow"
 DROPPED = "Local.Dropped"
+CAM_ON = "Local.CamOn"
 NOT_APPLIED = "Local.NotApplied"
 CHANGED_BACK = "Local.ChangedBack"
 NO_SUCH_KEY = "AuthFailure.SecretIdNotFound"
@@ -414,11 +420,8 @@ _REQUEST = (
         "The API does not accept a parameter of this call.",
         _PARAMETERS,
         # CloseAccountCAM documents no code for a bad password, so it probably answers with one of these (inferred).
-        CloseAccountCAM=Meaning(
-            _T.REJECTED,
-            "The API does not accept a parameter of this call; it may be the new password.",
-            "Password: 8 to 32 characters, lower, upper, digit, symbol, no / first. Mend its source, " + _RERUN,
-        ),
+        CloseAccountCAM=_PERHAPS_PASSWORD,
+        ResetAccountPassword=_PERHAPS_PASSWORD,
     ),
     *_same(
         (
@@ -489,6 +492,11 @@ _ACCOUNTS = (
         "Turn it off first if that is wanted (job with CloseAccountCAM), " + _RERUN,
         OpenAccountCAM=Meaning(
             _T.ALREADY, "CAM verification was on already.", "Nothing to do: the account is as asked."
+        ),
+        ResetAccountPassword=Meaning(
+            _T.REJECTED,
+            "CAM verification is on for this account; the password was NOT set.",
+            "For a new one: a job with RefreshAccountPassword; or CloseAccountCAM, which turns CAM off and sets one.",
         ),
     ),
     _row(
@@ -760,6 +768,12 @@ _LOCAL = (
         _T.REJECTED,
         "There is no such account on this instance.",
         "Correct the name in the list (a near one is named, if there is one), then: acctops run JOB",
+    ),
+    _row(
+        CAM_ON,
+        _T.REJECTED,
+        "CAM verification is on for this account, so no password was sent.",
+        "For a new one: a job with RefreshAccountPassword; or CloseAccountCAM, which turns CAM off and sets one.",
     ),
     _row(
         UNSEEN,

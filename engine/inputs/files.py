@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO
 from msgspec.structs import replace
 
 from engine.errors import JobError
-from engine.inputs.job import PasswordSpec
 from engine.outside.foreign import with_its_bytes
 from engine.outside.trust import ways_to
 
@@ -155,7 +154,7 @@ def load_job(
         return job
     # Absolute, as a resume may run in another directory.
     whole = Path(job.passwords.file).expanduser().absolute()
-    return replace(job, passwords=PasswordSpec(place=job.passwords.place, file=str(whole)))
+    return replace(job, passwords=replace(job.passwords, file=str(whole)))
 
 
 def _list_words(name: str) -> str:

@@ -82,6 +82,8 @@ class PasswordSpec(Struct, frozen=True, kw_only=True):
     file: str = ""
     """Path: the job file's directory as the operator named it, then the path as written in the job."""
     env: str = ""
+    stored: bool = False
+    """Whether the command is a store: it has each password before it prints it, and prints the same one twice."""
 
     @property
     def label(self) -> str:
@@ -90,17 +92,18 @@ class PasswordSpec(Struct, frozen=True, kw_only=True):
             return f"command {self.command[0]}"
         return f"file {self.file}" if self.file else f"environment {self.env}"
 
-    def as_record(self) -> dict[str, list[str] | str]:
+    def as_record(self) -> dict[str, list[str] | str | bool]:
         """Return the source for the journal, so that a resume can ask it again; `password_spec` reads it."""
         if self.command:
-            return {"command": list(self.command)}
+            return {"command": list(self.command), "stored": True} if self.stored else {"command": list(self.command)}
         return {"file": self.file} if self.file else {"env": self.env}
 
 
-def password_spec(record: Mapping[str, list[str] | str], place: Place) -> PasswordSpec:
-    """Return the source that a journal names."""
+def password_spec(record: Mapping[str, Any], place: Place) -> PasswordSpec:
+    """Return the source that a journal names. Any: a list of words, a text, or whether it is a store."""
     command, file, env = (record.get(key, "") for key in ("command", "file", "env"))
-    return PasswordSpec(place=place, command=tuple(command), file=str(file), env=str(env))
+    stored = record.get("stored") is True
+    return PasswordSpec(place=place, command=tuple(command), file=str(file), env=str(env), stored=stored)
 
 
 class HoldSpec(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""New passwords for CloseAccountCAM, asked for one call at a time. No text that this module makes holds a password.
+"""New passwords, asked for one call at a time. No text that this module makes holds a password.
 
 A password is never in a job file, a flag or the journal. It comes from a program, from a file that only its owner can
 read, or from an environment variable. It is used once and not kept.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from hmac import compare_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,7 +73,7 @@ def password_problem(password: str) -> str | None:
 def open_passwords(spec: PasswordSpec, environ: Mapping[str, str]) -> PasswordSource:
     """Return the source a job names, ready to be asked; CredentialsError if it cannot be used."""
     if spec.command:
-        return CommandPasswords(spec.command, spec.label)
+        return CommandPasswords(spec.command, spec.label, stored=spec.stored)
     if spec.file:
         return FilePasswords(Path(spec.file), spec.label)
     return EnvironmentPassword(spec.env, spec.label, environ)
@@ -118,15 +119,28 @@ class FilePasswords:
 
 
 class CommandPasswords:
-    """A program that is run once per call: no shell, nothing on standard input, one line on standard output."""
+    """A program that is run once per call: no shell, nothing on standard input, one line on standard output.
 
-    def __init__(self, command: tuple[str, ...], label: str) -> None:
+    One that is a store is run twice: a password that it does not give again is not used.
+    """
+
+    def __init__(self, command: tuple[str, ...], label: str, *, stored: bool = False) -> None:
         self.label = label
         self.warnings: tuple[str, ...] = ()
         self._command = command
+        self._stored = stored
 
     async def ask(self, call: Call) -> str:
         """Return the line that the program prints for this account."""
+        password = await self._ask_once(call)
+        if self._stored and not compare_digest(password.encode(), (await self._ask_once(call)).encode()):
+            raise CredentialsError(
+                f"{self.label} for {call.label}: asked twice, it gave two passwords, and the job says stored: true; "
+                "a store has a password before it gives it, and gives the same one again"
+            )
+        return password
+
+    async def _ask_once(self, call: Call) -> str:
         parts = {"{instance}": call.instance, "{user}": call.user, "{region}": call.region}
         argv = [re.sub(r"\{(?:instance|user|region)\}", lambda found: parts[found[0]], arg) for arg in self._command]
         where = f"{self.label} for {call.label}"

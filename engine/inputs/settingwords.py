@@ -205,7 +205,9 @@ def _of_job(job: Job) -> Iterator[Line]:
     )
     yield Line(key="on_unfinished", value=job.on_unfinished, origin=at("on_unfinished"))
     source = job.passwords
-    value, where = (source.label, str(source.place)) if source is not None else (None, DEFAULT)
+    value, where = (None, DEFAULT)
+    if source is not None:
+        value, where = source.label + ", stored" * source.stored, str(source.place)
     yield Line(key="passwords", value=value, origin=where)
 
 

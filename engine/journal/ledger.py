@@ -130,6 +130,16 @@ class Entry:
         return action.is_desired(AccountState(user="", status=before.status, cam=before.cam))
 
     @property
+    def state_before(self) -> AccountState | None:
+        """The account as it was read before the call; None if it was not."""
+        before = self.before
+        if before is None or before.status is None:
+            return None
+        return AccountState(
+            user="", status=before.status, cam=before.cam, password_update_time=before.password_update_time or ""
+        )
+
+    @property
     def is_unsent(self) -> bool:
         """Whether no attempt was spent, in doubt or unanswered, so that the call's `before` may still be read.
 

@@ -220,8 +220,10 @@ def _of_settings(settings: records.RunSettings) -> str | None:
         return "the watch is none"
     if settings.waves is not None and not _is_waves(settings.waves):
         return "the waves are none"
-    if settings.passwords is not None and not all(map(_is_words, settings.passwords.values())):
-        return "passwords name no source"
+    if settings.passwords is not None:
+        source = {name: said for name, said in settings.passwords.items() if (name, said) != ("stored", True)}
+        if not all(map(_is_words, source.values())):
+            return "passwords name no source"
     if settings.window is not None:
         days, *others = (settings.window.get(key) for key in ("days", "from", "until", "timezone"))
         if not isinstance(days, list) or not _is_words(days) or not all(isinstance(text, str) for text in others):

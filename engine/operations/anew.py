@@ -134,6 +134,10 @@ def _changes(
         ),
         (count(lambda was: was not in _GONE, lambda is_: is_ in _GONE), "{} not there any more"),
         (
+            count(lambda was: was is not Standing.CAM_ON, lambda is_: is_ is Standing.CAM_ON),
+            "{} given CAM verification by somebody else, and nothing will be sent for that",
+        ),
+        (
             count(lambda was: was is not Standing.UNREAD, lambda is_: is_ is Standing.UNREAD),
             "{} not read again yet, and read before anything is sent",
         ),

@@ -76,7 +76,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
         matches = f" and {len(job.matches)} to be found by match" if job.matches else ""
         checks.append(Check("job", "ok", f"{job_path}: {job.action}, {len(job.targets):,} targets{matches}"))
         checks += _hold(job, terms.clock())
-        checks += _waves(job)
+        checks += [*_waves(job), *_passwords(job)]
     settings = terms.settings(job)
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
@@ -195,6 +195,18 @@ def _hold(job: Job, now: float) -> list[Check]:
 
     problem = end_problem(job.hold, now)
     return [Check("hold", "ok" if problem is None else "fail", problem or hold_words(job.hold, now))]
+
+
+def _passwords(job: Job) -> list[Check]:
+    """Check whether the program that gives new passwords can be started; it is not asked for any."""
+    if job.passwords is None or not job.passwords.command:
+        return []
+    from engine.operations.gates import gate_problem
+    from engine.outside.programs import program_path
+
+    program = program_path(job.passwords.command[0], job.path)
+    bad = gate_problem(program, "passwords.command")
+    return [Check("passwords", "fail", bad) if bad else Check("passwords", "ok", f"{program} can be started")]
 
 
 def _waves(job: Job) -> list[Check]:

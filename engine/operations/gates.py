@@ -68,8 +68,8 @@ def check_waves(settings: RunSettings, *, simulated: bool, job_path: str | None 
         raise ConfigError(f"{why}; nothing was sent")
 
 
-def gate_problem(program: str) -> str | None:
-    """Return why a gate cannot be started, in words; None if it looks as if it could."""
+def gate_problem(program: str, key: str = "gate.command") -> str | None:
+    """Return why the program of a `key` cannot be started, in words; None if it looks as if it could."""
     import shutil  # here: most runs have no gate
 
     if shutil.which(program) is not None:
@@ -82,7 +82,7 @@ def gate_problem(program: str) -> str | None:
         why = "is a directory"
     else:
         why = f"may not be executed: chmod +x {pasted((program,))}"
-    return f"gate.command: {program}: {why}"
+    return f"{key}: {program}: {why}"
 
 
 _NAMED_LOGIN = re.compile(

@@ -80,7 +80,7 @@ class Looked(Event, frozen=True):
 
 def is_read(plan: Plan, settings: Settings) -> bool:
     """Whether a plan's accounts are read: it has calls, the operator wants it, and the state can be read."""
-    return bool(plan.calls) and settings.verify and ACTIONS[plan.action].is_desired is not None
+    return bool(plan.calls) and settings.verify and ACTIONS[plan.action].is_readable
 
 
 async def read_for(
@@ -147,7 +147,7 @@ def prepare(
     )
     if found is not None:
         refuse_unknown_regions(plan, found.readings)
-    reads = settings.verify and ACTIONS[plan.action].is_desired is not None
+    reads = settings.verify and ACTIONS[plan.action].is_readable
     by = plan.action if settings.verify else settings.origin.get("verify", "")
     odd = (*(() if reads else unshown(outlook.plan, by)), *_idle(plan, settings, found, exclude))
     if waves is not None:
@@ -268,6 +268,13 @@ def refuse_blind(action: str, frozen: RunSettings, *, max_share: float | None) -
         raise RefusedError(f"refused: without readings {' and '.join(needy)} cannot hold; nothing was sent")
 
 
+_ENDED = (
+    (Standing.NO_ACCOUNT, "no such account"),
+    (Standing.NO_INSTANCE, "no such instance"),
+    (Standing.CAM_ON, "CAM verification on, so not sent"),
+)
+
+
 def _standing_lines(prepared: Prepared) -> list[str]:
     assert prepared.found is not None
     outlook = prepared.outlook
@@ -276,7 +283,7 @@ def _standing_lines(prepared: Prepared) -> list[str]:
     lines = [f"  to change  {outlook.to_change:,}"]
     if counts[Standing.ALREADY]:
         lines.append(f"  already {action.done_word}  {counts[Standing.ALREADY]:,}")
-    for kind, words in ((Standing.NO_ACCOUNT, "no such account"), (Standing.NO_INSTANCE, "no such instance")):
+    for kind, words in _ENDED:
         if counts[kind]:
             lines.append(f"  {words}  {counts[kind]:,}  {_examples(prepared, kind)}")
     if elsewhere := prepared.elsewhere():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from engine.api.actions import ACTIONS, stored_by
 from engine.api.names import did_you_mean
 from engine.api.verdicts import ALL_CODES
 from engine.errors import Reason, RefusedError, UsageError
@@ -84,6 +85,7 @@ async def plan_rerun(
         return _nothing_to_repeat(terms, ref, ledger, only, codes, len(meant))
     if not ledger.run.simulated and (why := only_a_person(ref.store, ledger, flags_of(terms, ref))) is not None:
         raise RefusedError(f"run {ref.run_id} {why}")
+    _refuse_doubt(ledger, calls)
     guards = guards_of(terms, ledger)
     refuse_strange_run(ref, guards.trust)
     check_passwords(ref, ledger, guards.trust)
@@ -142,6 +144,20 @@ def _nothing_to_repeat(
         why += f", but {lacking:,} of what was asked for never became a call: only {again}"
     reason = Reason.INCOMPLETE if lacking else Reason.OK
     return NothingToRepeat(parent=ref.run_id, why=why, way=way, reason=reason)
+
+
+def _refuse_doubt(ledger: Ledger, calls: list[Call]) -> None:
+    """Raise RefusedError for calls that may have set a password, if another one could be sent in its place."""
+    if not stored_by(ACTIONS[ledger.run.action], ledger.settings.passwords).is_sent_once:
+        return
+    count = sum(ledger.entry(call.id).derived() is Outcome.UNKNOWN for call in calls)
+    if count:
+        run = ledger.run.run
+        raise RefusedError(
+            f"whether {count:,} of these got a new password is not known, and the source of passwords is no store "
+            f"(stored: true): it could give another one; acctops resume {run} reads them, or take the others alone: "
+            f"acctops rerun {run} --only failed,unattempted; nothing was sent"
+        )
 
 
 def _name_lacking(terms: Terms, ledger: Ledger, ref: RunRef) -> None:

@@ -111,7 +111,7 @@ async def verifying(terms: Terms, run: str, *, family: bool = False) -> Verifyin
     refuse_watch(terms, ref, found.ledger.run, "verify")
     settings = terms.settings(None)
     ledger = with_family(ref, found, settings.trust) if family else found.ledger
-    if ACTIONS[ledger.run.action].is_desired is None:
+    if not ACTIONS[ledger.run.action].is_readable:
         raise UsageError(f"nothing readable tells what {ledger.run.action} has done; there is nothing to verify")
     terms = replace(terms, simulate=ledger.run.simulated)
     check_endpoint(terms, ledger)

@@ -14,12 +14,13 @@ from msgspec import Struct
 
 from engine.api.actions import ACTIONS, TRANSITIONAL, Action, takes_admins
 from engine.journal import records
-from engine.model import Call, CallId, Omit, Reading, Where
+from engine.model import AccountState, Call, CallId, Omit, Reading, Where
 from engine.planning.admins import SUPERUSER, admin_omit, admins_to_keep, usable_admins
 from engine.planning.plan import Plan, interleave, plan_digest
 
 NO_ACCOUNT_CODE = "Local.NoAccount"
 UNREAD_CODE = "Local.Unread"
+CAM_ON_CODE = "Local.CamOn"
 
 Readings = Mapping[Where, Reading]
 
@@ -34,6 +35,8 @@ class Standing(StrEnum):
     """In a transitional state: waiting a short time may be enough."""
     NO_ACCOUNT = "no_account"
     NO_INSTANCE = "no_instance"
+    CAM_ON = "cam_on"
+    """CAM verification is on, and the API refuses the action then."""
     UNREAD = "unread"
 
 
@@ -55,12 +58,15 @@ def standing(action: Action, reading: Reading | None, user: str) -> Standing:
         return Standing.NO_ACCOUNT if reading.complete else Standing.UNREAD
     if action.shows(state):
         return Standing.ALREADY
+    if action.bars_cam and state.cam is True:
+        return Standing.CAM_ON
     return Standing.CHANGING if state.status in TRANSITIONAL else Standing.OPEN
 
 
-def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
+def shown(action: Action, reading: Reading | None, user: str, before: AccountState | None = None) -> bool | None:
     """Return whether a reading shows the account `user` as `action` leaves it; None if the reading does not tell.
 
+    `before`: the account as it was read before the call, for an action that only a change proves.
     A reading does not tell of an account that is missing from an incomplete list, nor of a state that no page
     documents. A caller that needs proof that the account is not so may act on False, never on None.
     """
@@ -71,7 +77,7 @@ def shown(action: Action, reading: Reading | None, user: str) -> bool | None:
     state = reading.accounts.get(user)
     if state is None:
         return False if reading.complete else None
-    return action.shows(state)
+    return action.shows(state, before)
 
 
 def before_line(call: Call, reading: Reading | None) -> records.Before:
@@ -114,6 +120,17 @@ def unshown_words(call: Call, reading: Reading | None) -> str:
     if reading.accounts is None:
         return f"{words}, and {call.instance} cannot be read ({reading.code})"
     return f"{words}, and the list of {call.instance} is not whole"
+
+
+def unprovable_words(call: Call, reading: Reading) -> str:
+    """Return why a call is not sent whose change no reading could prove, as the one before it tells too little."""
+    if reading.accounts is None:
+        why = f"{call.instance} cannot be read ({reading.code})"
+    elif reading.find(call.user) is None:
+        why = f"the list of {call.instance} is not whole"
+    else:
+        why = f"{call.instance} does not say when its password was changed last"
+    return f"not sent: {why}, so nothing could prove a change; --no-verify sends it all the same"
 
 
 def no_instance_words(call: Call, region: str | None) -> str:

@@ -379,7 +379,7 @@ class Recheck(Struct, frozen=True, kw_only=True):
 def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, str, str, str]] = frozenset()) -> Recheck:
     """Compare what a run left with readings made now; `undone` are accounts that undos have brought back."""
     run = ledger.run
-    assert ACTIONS[run.action].is_desired is not None, "checked by the caller"
+    assert ACTIONS[run.action].is_readable, "checked by the caller"
     agree = on_purpose = since = 0
     back: list[Call] = []
     unread: list[Call] = []
@@ -388,7 +388,7 @@ def recheck(ledger: Ledger, readings: Readings, undone: Collection[tuple[str, st
         was_so = outcome in (Outcome.CHANGED, Outcome.ALREADY) or entry.is_back
         reading = readings.get(call.where)
         state = reading.find(call.user) if reading is not None else None
-        is_so = None if state is None else ACTIONS[run.action].shows(state)
+        is_so = None if state is None else ACTIONS[run.action].shows(state, entry.state_before)
         if is_so:
             agree += was_so
             since += not was_so

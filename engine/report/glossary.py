@@ -56,6 +56,10 @@ _STANDINGS: Final = {
     Standing.CHANGING: ("The account is being changed by somebody else; waiting a short time may be enough.", _NOTHING),
     Standing.NO_ACCOUNT: ("The instance has no account of that name.", "Correct the name in the job or the list."),
     Standing.NO_INSTANCE: ("There is no such instance in that region.", "Correct its id, or its region."),
+    Standing.CAM_ON: (
+        "CAM verification is on, and the API refuses the action then: nothing is sent for it.",
+        "acctops explain Local.CamOn.",
+    ),
     Standing.UNREAD: (
         "The instance could not be read, so it is not known how the account stands.",
         "acctops doctor JOB.",

@@ -233,7 +233,7 @@ def way_on(
 def _reads(ledger: Ledger) -> bool:
     """Return whether a run reads accounts before it sends."""
     action = ACTIONS.get(ledger.run.action)
-    return ledger.settings.verify and action is not None and action.is_desired is not None
+    return ledger.settings.verify and action is not None and action.is_readable
 
 
 def _asked(ledger: Ledger, calls: list[Call]) -> tuple[str, list[Call], Sequence[str]]:
@@ -244,7 +244,7 @@ def _once_corrected(ledger: Ledger, elsewhere: int, blind: int) -> str:
     """Return when the job can do what a rerun cannot: a rerun has the regions of the run, and reads as little as it."""
     whys = [f"{elsewhere:,} on an instance that is not in its region"] if elsewhere else []
     whys += [f"{blind:,} whose unusual name a run without readings cannot prove"] if blind else []
-    may_read = blind and not elsewhere and ACTIONS[ledger.run.action].is_desired is not None
+    may_read = blind and not elsewhere and ACTIONS[ledger.run.action].is_readable
     how = "reads again (no --no-verify, no verify: false)" if may_read else "is corrected"
     return f"{', '.join(whys)}; once the job {how}"
 

@@ -181,7 +181,7 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     others += f" and {len(held.others) - _FEW:,} more runs" if len(held.others) > _FEW else ""
     if ledger.run.parent is not None and ledger.run.parent.verb == "undo":
         return [plain(f"held by others: {others}; these stay as they are")] if others else []
-    if not (action.keeps_out or held.until):
+    if action.inverse is None or not (action.keeps_out or held.until):
         return []
     lines = []
     if held.accounts:

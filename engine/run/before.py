@@ -21,6 +21,7 @@ from engine.journal.ledger import lacking_code
 from engine.model import LACKING, Answer, Call, Omit, Outcome, Proof, Reading, Where
 from engine.planning.admins import SUPERUSER, AdminGuard, admin_omit
 from engine.planning.outlook import (
+    CAM_ON_CODE,
     NO_ACCOUNT_CODE,
     UNREAD_CODE,
     Standing,
@@ -28,6 +29,7 @@ from engine.planning.outlook import (
     no_account_words,
     no_instance_words,
     standing,
+    unprovable_words,
     unshown_words,
 )
 from engine.run.opencalls import OpenCalls
@@ -105,6 +107,11 @@ class Before:
         elif how is Standing.NO_INSTANCE:
             words = no_instance_words(call, self._located.get(call.where))
             self._end(work, Outcome.FAILED, Proof.BEFORE, reading.code, words, reading)
+        elif how is Standing.CAM_ON:
+            words = "not sent: CAM verification is on for it, and its password is not set in this way then"
+            self._end(work, Outcome.FAILED, Proof.BEFORE, CAM_ON_CODE, words, reading)
+        elif not self._is_provable(call, look):
+            self._end(work, Outcome.FAILED, None, UNREAD_CODE, unprovable_words(call, reading), reading)
         elif how is Standing.UNREAD and is_unusual(call.user) and not _is_known(call, look):
             self._end(work, Outcome.FAILED, None, UNREAD_CODE, unshown_words(call, reading), reading)
         elif how is not Standing.UNREAD and (omit := self._stays(call, reading)) is not None:
@@ -118,6 +125,13 @@ class Before:
         else:
             self._keep_admin(work, reading)
         return Turn.OUT
+
+    def _is_provable(self, call: Call, look: Look) -> bool:
+        """Return whether a later reading can prove the call, by what is known of its account now."""
+        if self._action.proof is None:
+            return True
+        state = look.known.find(call.user) if look.known is not None else None
+        return state is not None and self._action.proof(state, state) is not None
 
     def _note_before(self, call: Call, how: Standing, look: Look) -> None:
         """Journal how the account is before the call, unless the journal says the same already."""
@@ -179,6 +193,6 @@ def _is_known(call: Call, look: Look) -> bool:
     return look.known is not None and look.known.find(call.user) is not None
 
 
-_ENDS = frozenset({Standing.ALREADY, Standing.NO_ACCOUNT, Standing.NO_INSTANCE})
+_ENDS = frozenset({Standing.ALREADY, Standing.NO_ACCOUNT, Standing.NO_INSTANCE, Standing.CAM_ON})
 """Standings that end a call without a send."""
 _OF_ACCOUNT = ("status", "cam", "type", "update_time", "password_update_time", "why")

@@ -32,6 +32,13 @@ MOST_STALE = 3
 FORBIDDEN = "read as not done; a guard, or a later rerun, forbids it"
 """The journal's words for a call that would be sent again if it were allowed."""
 
+NOT_AGAIN = (
+    "no clear answer, and read at the end as not applied; not sent again, as passwords does not say stored: true"
+)
+"""The journal's words for a call that would be sent again if its password were sure to be the same."""
+MAYBE_OTHERS = "no clear answer; read as changed since it was sent: by this call, or by somebody else just then"
+"""The journal's words for a call that a change proves, where no answer says that the change is ours."""
+
 
 class Then(Enum):
     """What becomes of a call."""
@@ -162,7 +169,9 @@ def decide(
         return replace(_doubtful(action), lane=Fate.DOWN)
     match ruling.verdict:
         case Verdict.DONE:
-            return _PROVE if reads_back else _TAKEN
+            if not reads_back:
+                return _TAKEN
+            return _PROVE_ONLY if action.is_sent_once else _PROVE
         case Verdict.ALREADY:
             return _already(work, ruling, reads_back)
         case Verdict.REJECTED:
@@ -237,7 +246,7 @@ def _rejected(work: Work, answer: Answer, ruling: Ruling, action: Action, beside
 
 def _failed(work: Work, action: Action) -> Decision:
     """Return what becomes of a call that is not sent again: failed, unless a reading shows an attempt as applied."""
-    if not work.may_be_applied or work.was_in_doubt or action.is_desired is None:
+    if not work.may_be_applied or work.was_in_doubt or not action.is_readable:
         return settle_failed(work)
     return _FAILED
 
@@ -250,13 +259,15 @@ def settle_failed(work: Work, words: str | None = None, *, agrees: bool | None =
 
 
 def _doubtful(action: Action) -> Decision:
-    if action.is_desired is None:
+    if not action.is_readable:
         words = "no reading can tell whether it was applied"
         return Decision(then=Then.SETTLE, outcome=Outcome.UNKNOWN, words=words, doubt=True)
     return _DOUBT
 
 
 def _hold(action: Action) -> Decision:
+    if action.is_sent_once:
+        return Decision(then=Then.HOLD, words=NOT_AGAIN)
     return Decision(then=Then.HOLD, words=f"in doubt, and read at the end as not {action.done_word}")
 
 
@@ -275,7 +286,7 @@ def decide_read(
     question: Question, work: Work, entry: Entry, answer: Answer, reading: Reading, action: Action
 ) -> Decision:
     """Return what a reading leads to that was made for `question` after `answer`."""
-    is_so = shown(action, reading, work.call.user)
+    is_so = shown(action, reading, work.call.user, entry.state_before)
     match question:
         case Question.REFUSAL:
             return _read_for_refusal(work, entry, answer, reading, action)
@@ -298,10 +309,12 @@ def decide_read(
 
 def _read_for_refusal(work: Work, entry: Entry, answer: Answer, reading: Reading, action: Action) -> Decision:
     """Decide about a refusal that may mean "already so", "busy" or "no such account", such as PreCheckError."""
-    state, is_so = reading.find(work.call.user), shown(action, reading, work.call.user)
+    state, is_so = reading.find(work.call.user), shown(action, reading, work.call.user, entry.state_before)
     words = rule(action.name, answer).words
+    is_ours = work.may_have_done_it
+    if is_so and action.proof is not None and not is_ours:  # somebody else's change is not what was asked for
+        return settle_failed(work)
     if is_so:
-        is_ours = work.may_have_done_it
         return Decision(
             then=Then.SETTLE,
             outcome=success(work, entry, action) if is_ours else Outcome.ALREADY,
@@ -326,6 +339,8 @@ def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None
         return _LATER if action.resendable and not work.no_send else _hold(action)
     if work.no_send:
         return replace(settle_failed(work, FORBIDDEN, agrees=False), doubt=False)
+    if action.is_sent_once:
+        return replace(_hold(action), agrees=False)
     if answer.stale_connection and work.stale < MOST_STALE:
         return Decision(then=Then.AGAIN, is_stale=True, agrees=False, doubt=False)
     return Decision(then=Then.AGAIN, budget=Budget.NORMAL, agrees=False, doubt=False)
@@ -334,7 +349,12 @@ def _read_for_doubt(work: Work, entry: Entry, answer: Answer, is_so: bool | None
 def _it_was_so(work: Work, entry: Entry, action: Action) -> Decision:
     """Settle a call as done: a reading shows that an attempt of ours was applied, whatever the API answered."""
     return Decision(
-        then=Then.SETTLE, outcome=success(work, entry, action), proof=Proof.READ, is_refuted=True, agrees=True
+        then=Then.SETTLE,
+        outcome=success(work, entry, action),
+        proof=Proof.READ,
+        words=MAYBE_OTHERS if action.proof is not None else None,
+        is_refuted=True,
+        agrees=True,
     )
 
 

@@ -66,7 +66,8 @@ class Proofs:
         """
         for call_id, since in self._proven.get(where, _NOBODY).items():
             user = self._ledger.calls[call_id].user
-            is_so = shown(self._action, reading, user) if since <= began_at else None
+            before = self._ledger.entry(call_id).state_before
+            is_so = shown(self._action, reading, user, before) if since <= began_at else None
             state = reading.find(user)
             if is_so is None or is_so is not (call_id in self.back) or self._is_older(call_id, state):
                 continue

@@ -16,7 +16,6 @@ from msgspec import Struct, field
 from engine.api.codes import row_of
 from engine.cloud.inventory import Inventory
 from engine.model import Reading, Where
-from engine.planning.outlook import shown
 from engine.run.endings import DRAIN_S
 from engine.run.halts import Halts
 from engine.run.queues import CallQueues
@@ -77,7 +76,6 @@ class ReadBack:
         """Try an instance that cannot be read, or whose readings do not tell, for `patience_s` seconds."""
         self._now = asyncio.get_running_loop().time
         self._settling = settling
-        self._action = settling.action
         self._queue = queue
         self._inventory = inventory
         self._tasks = tasks
@@ -211,7 +209,7 @@ class ReadBack:
     def _weigh(self, ward: _Ward, each: _Accepted, reading: Reading, now: float) -> None:
         """Settle one call that waits, send it again or let it wait on, by a reading."""
         work = each.work
-        state, is_so = reading.find(work.call.user), shown(self._action, reading, work.call.user)
+        state, is_so = reading.find(work.call.user), self._settling.is_shown(work, reading)
         if is_so is None:
             if each.unshown_since is None:
                 each.unshown_since = now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.api.actions import ACTIONS, Action
+from engine.api.actions import ACTIONS, Action, stored_by
 from engine.journal import records
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ class Recorder:
     def __init__(self, journal: Journal, ledger: Ledger) -> None:
         self.journal = journal
         self.ledger = ledger
-        self.action: Action = ACTIONS[ledger.run.action]
+        self.action: Action = stored_by(ACTIONS[ledger.run.action], ledger.settings.passwords)
         """What the run does to each of its accounts."""
-        self.reads_back = ledger.settings.verify and self.action.is_desired is not None
+        self.reads_back = ledger.settings.verify and self.action.is_readable
         """Whether an accepted call is done only once a reading shows it."""
         self.tell: Callable[[str], None] = _nobody
         """Called with each piece of news for the user before the run is over, once each."""

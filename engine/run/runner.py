@@ -67,7 +67,8 @@ class _Sorted:
         unsettled: list[int] = []
         for work in works:
             entry = recorder.ledger.entry(work.id)
-            if entry.needs_reading:
+            is_once = recorder.action.is_sent_once and entry.may_be_applied and not entry.settled
+            if entry.needs_reading or is_once:
                 begun.append(work.index)
             elif not entry.settled and not work.no_send:
                 # A call that was only refused has changed nothing; others may have changed its account since.

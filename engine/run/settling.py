@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from engine.errors import Reason
 from engine.journal import records
-from engine.model import AccountState, Answer, Call, Outcome, Proof, Where
+from engine.model import AccountState, Answer, Call, Outcome, Proof, Reading, Where
+from engine.planning.outlook import shown
 from engine.run.decide import Decision, Question, Then, decide_disproved, decide_proved, decide_read, settle_failed
 from engine.run.lanes import Lanes
 from engine.run.looks import Looks
@@ -102,6 +103,10 @@ class Settling:
         """Write that a call was read back as not so for half a minute; `again`: whether it is sent once more."""
         decision, answer = decide_disproved(work, self._ledger.entry(work.id), request_id, self.action, again=again)
         self.carry_out(work, decision, answer, state)
+
+    def is_shown(self, work: Work, reading: Reading) -> bool | None:
+        """Return whether a reading shows that a call was applied; None if it does not tell."""
+        return shown(self.action, reading, work.call.user, self._ledger.entry(work.id).state_before)
 
     # ---- the last reading of a session -----------------------------------------------------------------------------
 

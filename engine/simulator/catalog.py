@@ -49,6 +49,10 @@ class ActionSpec(NamedTuple):
     """Whether the action makes a new CAM password."""
     lists_old_names: bool = False
     """Whether the action's list of codes has the older rule for names, too (SEED-LOCK, D-CREATE)."""
+    bad_length: str = "InvalidParameter.ParameterCheckError"
+    """Code for a password that is too short or too long; CloseAccountCAM lists none for passwords (SEED-LOCK)."""
+    bad_password: str = "InvalidParameter.ParameterCheckError"  # noqa: S105 - a code
+    """Code for a password that breaks another rule."""
 
     @property
     def is_write(self) -> bool:
@@ -132,6 +136,19 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 refused="FailedOperation.CheckAccountCAMOpenError",
                 refreshes=True,
             ),
+            ActionSpec(  # D-RESET: no code for the instance's status, so PreCheckError is inferred
+                "ResetAccountPassword",
+                100,
+                {**_TARGET, "Password": Parameter(str, required=True)},
+                True,
+                _NOT_EXIST,
+                _PRECHECK,
+                _PRECHECK,
+                refused="FailedOperation.CheckAccountCAMCloseError",
+                lists_old_names=True,
+                bad_length="InvalidParameterValue.InvalidPasswordLengthError",
+                bad_password="InvalidParameterValue.InvalidPasswordValueError",  # noqa: S106 - a code
+            ),
             ActionSpec("DescribeAccounts", 1000, {"DBInstanceId": Parameter(str, required=True), **_PAGE}),  # D-ACCTS
             ActionSpec("DescribeDBInstances", 1000, {"Filters": Parameter(list), **_PAGE}),  # D-INST
             ActionSpec("DescribeRegions", 1000, {}, needs_region=False),  # D-REGIONS
@@ -188,6 +205,8 @@ MESSAGES: Mapping[str, str] = MappingProxyType(
         "rules: it must consist of letters (a-z, a-z), digits (0-9), and underscores (_), start with a letter or "
         "underscore (_), and be no more than 63 characters. system reserved keywords cannot be used, 'postgres' is not "
         "allowed, and it cannot start with 'pg_' or 'tencentdb_'.",
+        "InvalidParameterValue.InvalidPasswordLengthError": "The password length is invalid.",
+        "InvalidParameterValue.InvalidPasswordValueError": "The password value is invalid.",
         "InvalidParameterValue.InvalidParameterValueError": "Invalid parameter value.",
         "InvalidParameterValue.UnsupportedRegionError": "The incoming region does not support this API feature.",
         "OperationDenied.InstanceAccessDeniedError": "You do not have the permission to operate this resource.",
@@ -246,11 +265,13 @@ def name_refusal(spec: ActionSpec, user: str, *, refuse_long: bool, by_sql: bool
     return None
 
 
-def is_password(password: str) -> bool:
-    """Return whether a password is as documented (SEED-LOCK): 8-32, no leading `/`, lower, upper, digit and special."""
-    if not 8 <= len(password) <= 32 or password.startswith("/"):
-        return False
-    return all(part.search(password) for part in _PASSWORD)
+def password_refusal(spec: ActionSpec, password: str) -> Refusal | None:
+    """Return the refusal of a password, or None: 8-32, no leading `/`, lower, upper, digit and special (SEED-LOCK)."""
+    if not 8 <= len(password) <= 32:
+        return refusal(spec.bad_length)
+    if password.startswith("/") or not all(part.search(password) for part in _PASSWORD):
+        return refusal(spec.bad_password)
+    return None
 
 
 def check_parameters(spec: ActionSpec, parameters: dict[str, Any], *, from_query: bool) -> Refusal | None:

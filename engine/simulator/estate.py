@@ -68,9 +68,9 @@ class Account:
     update_time: float = ORIGIN
     password_update_time: float | None = None
     password: str | None = field(default=None, repr=False)
-    """The last password set through CloseAccountCAM, for tests to compare."""
+    """The last password set through CloseAccountCAM or ResetAccountPassword, for tests to compare."""
     passwords_set: int = 0
-    """How often CloseAccountCAM or RefreshAccountPassword changed the password: it shows a repeated call."""
+    """How often a call changed the password: it shows a repeated call."""
     pending: tuple[_Pending, ...] = ()
 
     def settle(self, now: float) -> None:
@@ -207,10 +207,9 @@ def name_or_password_refusal(
     refused = catalog.name_refusal(spec, parameters["UserName"], refuse_long=refuse_long, by_sql=by_sql)
     if refused is not None or "Password" not in spec.parameters:
         return refused
-    # The action's list has no code for passwords (SEED-LOCK). No page says how to encrypt one, so nobody can have.
-    if parameters.get("PasswordEncrypt") or not catalog.is_password(parameters["Password"]):
+    if parameters.get("PasswordEncrypt"):  # no page says how to encrypt one, so nobody can have
         return catalog.refusal("InvalidParameter.ParameterCheckError")
-    return None
+    return catalog.password_refusal(spec, parameters["Password"])
 
 
 def decide(spec: catalog.ActionSpec, account: Account, parameters: dict[str, str], repeat: Repeat) -> Change | Refusal:

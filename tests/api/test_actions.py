@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from msgspec.structs import replace
 
-from engine.api.actions import ACTIONS, SERVICE, TRANSITIONAL, VERSION, Action
+from engine.api.actions import ACTIONS, SERVICE, TRANSITIONAL, VERSION, Action, stored_by
 from engine.model import AccountState
 
 STATUSES = {1: "creating", 2: "normal", 3: "modifying", 4: "password resetting", 5: "locked", -1: "deleting"}
@@ -16,11 +17,14 @@ def account(status: int = 2, cam: bool | None = False) -> AccountState:
     return AccountState(user="app_user", status=status, cam=cam)
 
 
-def test_the_actions_are_the_five_that_take_one_account() -> None:
-    """Each at 20 a second, as its page says."""
-    assert {name: action.quota for name, action in ACTIONS.items()} == dict.fromkeys(
-        ("LockAccount", "UnlockAccount", "OpenAccountCAM", "CloseAccountCAM", "RefreshAccountPassword"), 20
-    )
+def test_the_actions_are_the_six_that_take_one_account() -> None:
+    """As many a second as its page says."""
+    assert {name: action.quota for name, action in ACTIONS.items()} == {
+        **dict.fromkeys(
+            ("LockAccount", "UnlockAccount", "OpenAccountCAM", "CloseAccountCAM", "RefreshAccountPassword"), 20
+        ),
+        "ResetAccountPassword": 100,
+    }
     assert all(action.name == name for name, action in ACTIONS.items())
 
 
@@ -83,9 +87,10 @@ def test_transitional_statuses_are_those_between_normal_and_locked() -> None:
 
 
 def test_inverses_come_in_pairs() -> None:
-    """Undo of undo is the action itself; a refreshed password has no way back."""
+    """Undo of undo is the action itself; a password that is gone has no way back."""
     pairs = {name: action.inverse for name, action in ACTIONS.items()}
     assert pairs.pop("RefreshAccountPassword") is None
+    assert pairs.pop("ResetAccountPassword") is None
     for name, inverse in pairs.items():
         assert inverse is not None
         assert pairs[inverse] == name
@@ -111,7 +116,56 @@ def test_only_actions_that_set_a_state_are_sent_again_unseen() -> None:
         "UnlockAccount",
         "OpenAccountCAM",
     }
-    assert {name for name, action in ACTIONS.items() if action.needs_password} == {"CloseAccountCAM"}
+    needy = {"CloseAccountCAM", "ResetAccountPassword"}
+    assert {name for name, action in ACTIONS.items() if action.needs_password} == needy
+
+
+@pytest.mark.parametrize(
+    ("passwords", "stored"),
+    [
+        (None, False),
+        ({"command": ["give"]}, False),
+        ({"command": ["give"], "stored": False}, False),
+        ({"command": ["give"], "stored": "yes"}, False),
+        ({"command": ["give"], "stored": True}, True),
+        ({"file": "/new.csv"}, True),
+        ({"env": "NEW"}, True),
+    ],
+)
+def test_only_a_store_of_passwords_lets_a_doubt_be_sent_again(
+    passwords: dict[str, object] | None, stored: bool
+) -> None:
+    """Its second answer is the first one: a repeat loses no password. Actions without passwords are as they were."""
+    reset = stored_by(ACTIONS["ResetAccountPassword"], passwords)
+    assert (reset.resendable, reset.is_sent_once) == (stored, not stored)
+    assert stored_by(ACTIONS["RefreshAccountPassword"], passwords) is ACTIONS["RefreshAccountPassword"]
+
+
+NEVER, EARLIER, LATER = "0000-00-00 00:00:00", "2026-11-28 09:00:00", "2026-11-28 09:00:01"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shows"),
+    [
+        (NEVER, NEVER, False),
+        (NEVER, EARLIER, True),
+        (EARLIER, LATER, True),
+        (EARLIER, EARLIER, False),  # perhaps a second change within one second: the times are of whole seconds
+        (LATER, EARLIER, False),  # a copy that is behind, or a clock set back
+        (EARLIER, NEVER, False),
+        ("", EARLIER, None),
+        (EARLIER, "", None),
+        (EARLIER, "yesterday", None),
+        ("2026-11-28T09:00:00Z", LATER, None),
+    ],
+)
+def test_a_newer_password_time_proves_a_change(before: str, after: str, shows: bool | None) -> None:
+    """By the server's words alone; what is no such time proves nothing, nor does an account that still changes."""
+    reset = ACTIONS["ResetAccountPassword"]
+    was, now = (AccountState(user="", status=5, cam=False, password_update_time=time) for time in (before, after))
+    assert reset.shows(now, was) is shows
+    assert reset.shows(now) is None
+    assert reset.shows(replace(now, status=4), was) is None
 
 
 def test_every_row_reads_as_a_sentence() -> None:

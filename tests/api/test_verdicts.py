@@ -18,7 +18,7 @@ from engine.api.codes import Treatment
 from engine.api.verdicts import ALL_CODES, READS, Budget, Cure, RequestIds, Ruling, Scope, explain, read_reply, rule
 from engine.model import Answer, Fault, Reply, Stage, Verdict
 
-LOCK, UNLOCK, OPEN, CLOSE, REFRESH = ACTIONS
+LOCK, UNLOCK, OPEN, CLOSE, REFRESH, RESET = ACTIONS
 EVERY_ACTION = (*ACTIONS, *READS)
 
 # --- expectations, copied from the API's pages by hand, not from the table under test ------------------------
@@ -111,6 +111,34 @@ DOCUMENTED: dict[str, dict[str, str]] = {
         "OperationDenied.UserNotInWhiteListError": "F",
         "ResourceNotFound.InstanceNotFoundError": "P",
     },
+    RESET: {
+        "AuthFailure.UnauthorizedOperation": "P",
+        "FailedOperation.CamSigAndAuthError": "T",
+        "FailedOperation.CheckAccountCAMCloseError": "P",
+        "FailedOperation.DatabaseAccessError": "T",
+        "FailedOperation.FailedOperationError": "T",
+        "FailedOperation.OssAccessError": "T",
+        "FailedOperation.OssOperationFailed": "T few",
+        "FailedOperation.PreCheckError": "P",
+        "InternalError.DBError": "T few",
+        "InternalError.InternalHttpServerError": "T",
+        "InternalError.SystemError": "T",
+        "InvalidAccountPassword": "P",
+        "InvalidParameter": "P",
+        "InvalidParameter.ParameterCheckError": "P",
+        "InvalidParameterValue.AccountNotExistError": "P",
+        "InvalidParameterValue.DecryptPasswordFailed": "P",
+        "InvalidParameterValue.InstanceNotExist": "P",
+        "InvalidParameterValue.InvalidAccountNameError": "P",
+        "InvalidParameterValue.InvalidAccountNameFormatError": "P",
+        "InvalidParameterValue.InvalidParameterValueError": "P",
+        "InvalidParameterValue.InvalidPasswordFormat": "P",
+        "InvalidParameterValue.InvalidPasswordLengthError": "P",
+        "InvalidParameterValue.InvalidPasswordValueError": "P",
+        "InvalidParameterValue.ParameterHandleError": "P",
+        "OperationDenied.CamDeniedError": "P",
+        "ResourceNotFound.InstanceNotFoundError": "P",
+    },
     "DescribeAccounts": {
         "AuthFailure.UnauthorizedOperation": "P",
         "DBError": "T few",
@@ -160,7 +188,7 @@ DOCUMENTED: dict[str, dict[str, str]] = {
         "UnsupportedOperation": "P",
     },
 }
-DOCUMENTED_NUMBERS = (11, 13, 10, 10, 10, 17, 27)
+DOCUMENTED_NUMBERS = (11, 13, 10, 10, 10, 26, 17, 27)
 
 # The 38 of CN-ERR / EN-ERR, with keys that cannot be refreshed.
 COMMON = {
@@ -837,7 +865,13 @@ def test_explain_reads_well() -> None:
         "OpenAccountCAM\n"
         "  means    CAM verification was on already.\n"
         "  verdict  already as asked\n"
-        "  do       Nothing to do: the account is as asked."
+        "  do       Nothing to do: the account is as asked.\n"
+        "\n"
+        "ResetAccountPassword\n"
+        "  means    CAM verification is on for this account; the password was NOT set.\n"
+        "  verdict  rejected: this target fails, the others go on\n"
+        "  do       For a new one: a job with RefreshAccountPassword; or CloseAccountCAM, which turns CAM off and sets "
+        "one."
     )
 
 

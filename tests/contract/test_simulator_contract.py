@@ -107,7 +107,7 @@ class Rig:
 
     async def code(self, action: str = "LockAccount", user: str = USER, **options: Any) -> str | None:
         parameters = {"DBInstanceId": INSTANCE, "UserName": user}
-        if action == "CloseAccountCAM":
+        if action in ("CloseAccountCAM", "ResetAccountPassword"):
             parameters["Password"] = "Abcdef1!"
         error = (await self.response(action, parameters, **options)).get("Error")
         return error["Code"] if error else None
@@ -135,12 +135,17 @@ async def test_lock_read_unlock(rig: Rig) -> None:
 async def test_cam_and_password_actions(rig: Rig) -> None:
     await rig.open()
     actions = ["CloseAccountCAM", "OpenAccountCAM", "OpenAccountCAM", "RefreshAccountPassword", "CloseAccountCAM"]
+    actions = ["ResetAccountPassword", *actions, "ResetAccountPassword", "OpenAccountCAM", "ResetAccountPassword"]
     assert [await rig.code(action) for action in actions] == [
+        None,
         "FailedOperation.CheckAccountCAMOpenError",
         None,
         "FailedOperation.CheckAccountCAMCloseError",
         None,
         None,
+        None,
+        None,
+        "FailedOperation.CheckAccountCAMCloseError",
     ]
 
 

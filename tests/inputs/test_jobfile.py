@@ -119,7 +119,7 @@ def test_all_problems_in_one_go_in_the_order_of_the_file():
     )
     assert found == [
         "jobs/x.yaml:1:9: action: 'LockAcount' is not an action; did you mean LockAccount? there are "
-        "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword",
+        "LockAccount, UnlockAccount, OpenAccountCAM, CloseAccountCAM, RefreshAccountPassword, ResetAccountPassword",
         "jobs/x.yaml:2:1: regio: unknown key; did you mean region?",
         "jobs/x.yaml:3:11: accounts: expected a list of accounts such as {name: prod-a, profile: prod-a}, or "
         "{role_arn: qcs::cam::uin/UIN:roleName/NAME}, got a single value",
@@ -356,6 +356,9 @@ CAM = "action: CloseAccountCAM\nregion: ap-tokyo\ntargets: [a-1/u]\n"
         (CAM + "passwords: {command: [pass, [x]]}\n", "passwords.command[1]: expected one argument, got a list"),
         (CAM + "passwords: {command: ['']}\n", "passwords.command[0]: expected the program to run"),
         (CAM + "passwords: {command: ['{user}']}\n", "passwords.command[0]: expected the program to run"),
+        (CAM + "passwords: {file: x, stored: true}\n", "passwords.stored: is for a command; file is asked as it is"),
+        (CAM + "passwords: {stored: true}\n", "got none of them"),
+        (CAM + "passwords: {command: [x, '{user}'], stored: maybe}\n", "passwords.stored: expected true or false"),
         (CAM + "passwords: {file: }\n", "passwords.file: has no value"),
         (CAM + "passwords: {env: }\n", "passwords.env: has no value"),
         (CAM + "passwords: {env: 'A B'}\n", "passwords.env: expected the name of an environment variable"),
@@ -389,6 +392,9 @@ def test_a_command_that_gives_all_accounts_one_password_is_a_warning():
         "jobs/x.yaml:4:22: passwords.command does not use {user}: accounts may get the same password",
     )
     assert parse(many + "passwords: {command: [pass, '{user}']}\n").warnings == ()
+    reset = many.replace("CloseAccountCAM", "ResetAccountPassword")
+    assert "does not say stored: true" in parse(reset + "passwords: {command: [pass, '{user}']}\n").warnings[0]
+    assert parse(reset + "passwords: {command: [pass, '{user}'], stored: true}\n").warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.errors import CredentialsError
 from engine.inputs import passwords
-from engine.inputs.job import PasswordSpec
+from engine.inputs.job import PasswordSpec, password_spec
 from engine.inputs.passwords import CommandPasswords, open_passwords, password_problem
 from engine.model import Call, CallId, Place
 from engine.outside import programs
@@ -331,3 +331,42 @@ async def test_a_command_from_a_job():
     assert source.label == "command echo"
     assert await source.ask(call("user")) == "Aa1~user"
     assert Path(sys.executable).exists()
+
+
+COUNTING = "import sys; f = open(sys.argv[1], 'a+'); f.write('x'); f.flush(); print(f'Corr3ct-Hor{f.tell()}')"
+
+
+async def test_a_store_gives_the_same_password_twice(tmp_path):
+    """It is asked twice; one that makes a new password each time is refused, and neither is in any words."""
+    count = tmp_path / "count"
+    source = CommandPasswords((sys.executable, "-c", COUNTING, str(count)), "command make", stored=True)
+    with pytest.raises(CredentialsError) as caught:
+        await source.ask(call())
+    said = "".join(traceback.format_exception(caught.value))
+    assert "asked twice, it gave two passwords" in said and "Corr3ct" not in said
+    assert count.read_text() == "xx"
+    assert "Corr3ct-Hor1" not in repr(vars(source))
+
+
+async def test_only_a_store_is_asked_twice(tmp_path):
+    """A program that makes a password would make two, and the second would be the one that it keeps."""
+    count = tmp_path / "count"
+    source = CommandPasswords((sys.executable, "-c", COUNTING, str(count)), "command make")
+    assert await source.ask(call()) == "Corr3ct-Hor1"
+    assert count.read_text() == "x"
+
+
+async def test_a_store_that_breaks_the_rule_or_fails_the_second_time_gives_nothing(tmp_path):
+    """Each of the two answers is checked as any."""
+    count = tmp_path / "count"
+    code = COUNTING + "; sys.exit(f.tell() > 1)"
+    source = CommandPasswords((sys.executable, "-c", code, str(count)), "command make", stored=True)
+    assert "exit status 1" in await refused(source)
+
+
+def test_a_source_is_the_same_from_its_journal():
+    """Also whether it is a store: a resume must not take a plain one for a store."""
+    for stored in (True, False):
+        spec = PasswordSpec(place=PLACE, command=("give", "{user}"), stored=stored)
+        assert password_spec(spec.as_record(), PLACE) == spec
+    assert not password_spec({"command": ["give"], "stored": "yes"}, PLACE).stored

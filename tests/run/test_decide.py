@@ -18,7 +18,9 @@ from engine.run.callqueue import Health
 from engine.run.decide import (
     END,
     FORBIDDEN,
+    MAYBE_OTHERS,
     MOST_STALE,
+    NOT_AGAIN,
     Beside,
     Decision,
     Fate,
@@ -326,6 +328,53 @@ AFTER_A_READING: list[tuple[Question, dict[str, object], str, Action, Decision]]
     (Q.LAST, IN_DOUBT, "unread", LOCK, END),
     (Q.LAST, IN_DOUBT, "not seen", LOCK, END),
 ]
+
+
+RESET = ACTIONS["ResetAccountPassword"]
+"""A newer time of the password shows what it did; it may be sent twice only with a store of passwords."""
+STORE = replace(RESET, resendable=True)
+ROTATED = replace(PROVEN, words=MAYBE_OTHERS)
+ONCE = Decision(then=Then.HOLD, words=NOT_AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("question", "known", "now", "action", "expected"),
+    [
+        (Q.REFUSAL, UNTRIED, "newer", RESET, FAILED),  # somebody else's change
+        (Q.REFUSAL, SUSPECT, "newer", RESET, replace(SO_NOW, agrees=True)),
+        (Q.REFUSAL, UNTRIED, "same", RESET, FAILED),
+        (Q.FAILURE, SUSPECT, "newer", RESET, ROTATED),
+        (Q.FAILURE, SUSPECT, "same", RESET, replace(FAILED, agrees=False)),
+        (Q.DOUBT, IN_DOUBT, "newer", RESET, ROTATED),
+        (Q.DOUBT, IN_DOUBT, "newer", STORE, ROTATED),
+        (Q.DOUBT, IN_DOUBT, "same", RESET, replace(ONCE, agrees=False)),
+        (Q.DOUBT, IN_DOUBT, "same", STORE, NOT_SO),
+        (Q.DOUBT, IN_DOUBT, "none", RESET, ONCE),
+        (Q.DOUBT, IN_DOUBT, "none", STORE, again(B.NORMAL)),
+        (Q.LAST, IN_DOUBT, "newer", RESET, ROTATED),
+        (Q.LAST, IN_DOUBT, "same", RESET, replace(FAILED, agrees=False)),
+        (Q.LAST, IN_DOUBT, "none", RESET, END),
+    ],
+)
+def test_what_the_time_of_a_password_leads_to(
+    question: Question, known: dict[str, object], now: str, action: Action, expected: Decision
+) -> None:
+    """A newer one proves a change; one that is the same denies it; and only a store lets it be sent again."""
+    time = {"newer": "2026-11-29 10:00:01", "same": "2026-11-29 10:00:00", "none": ""}[now]
+    row = AccountState(user="app_user", status=5, cam=False, password_update_time=time)
+    entry = Entry()
+    entry.before = records.Before(
+        call=CallId("0"), status=5, cam=False, type=None, update_time=None,
+        password_update_time="2026-11-29 10:00:00", why=None,
+    )  # fmt: skip
+    found = decide_read(question, work_of(**known), entry, SAID, Reading(accounts={"app_user": row}), action)
+    assert found == expected
+
+
+def test_what_was_accepted_is_proven_and_sent_again_only_with_a_store() -> None:
+    """Read back as not so for half a minute, a plain source's call fails: its password may be lost, not replaced."""
+    for action, expected in ((RESET, replace(PROVE, resend=False)), (STORE, PROVE)):
+        assert decide(work_of(), SAID, DONE, action=action, reads_back=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_what_the_first_minute_promises_is_what_happens(desk: Desk) -> None:
 
 
 SATURDAY = "## Every Saturday"
+ROTATION = "## New passwords"
 ROLL_OUT = "## Turn CAM on without an outage"
 
 
@@ -238,6 +239,14 @@ def follow(title: str, tmp_path: Path) -> None:
 def test_every_saturday_is_as_the_page_says(tmp_path: Path) -> None:
     """From nothing to a verified schedule."""
     follow(SATURDAY, tmp_path)
+
+
+@pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="openssl is not here; the page's store makes passwords by it"
+)
+def test_new_passwords_are_set_as_the_page_says(tmp_path: Path) -> None:
+    """From leaked credentials to open accounts with new passwords: lock, rotate, undo --rotated."""
+    follow(ROTATION, tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not here; it signs and checks approvals")

@@ -91,6 +91,34 @@ def test_refresh_needs_cam_and_dates_the_password() -> None:
     assert row["PasswordUpdateTime"] == row["UpdateTime"] != row["CreateTime"]
 
 
+def test_a_reset_dates_the_password_of_a_locked_account_too() -> None:
+    """Status and lock stay; with CAM on it is refused, and the password stays."""
+    caller = Caller(World())
+    caller.write("LockAccount")
+    for at in (NOW + 2, NOW + 3):
+        assert caller.write("ResetAccountPassword", at=at) is None
+        row = caller.rows(at=at)[0]
+        assert row["PasswordUpdateTime"] == row["UpdateTime"] != row["CreateTime"]
+        assert row["Status"] == 5
+    account = caller.world.account(INSTANCE, USER)
+    assert account is not None and (account.password, account.passwords_set) == ("Abcdef1!", 2)
+    caller.write("UnlockAccount", at=NOW + 4)
+    caller.write("OpenAccountCAM", at=NOW + 4)
+    assert caller.write("ResetAccountPassword", at=NOW + 5) == "FailedOperation.CheckAccountCAMCloseError"
+    assert account.passwords_set == 2
+
+
+@pytest.mark.parametrize(
+    ("password", "word"),
+    [("Abcde1!", "Length"), ("Abcdef1!" * 4 + "x", "Length"), ("/Abcdef1!", "Value"), ("abcdef1!", "Value")],
+)
+def test_a_reset_has_codes_for_bad_passwords(password: str, word: str) -> None:
+    """Other than CloseAccountCAM, which lists none."""
+    parameters = {"DBInstanceId": INSTANCE, "UserName": USER, "Password": password}
+    code = f"InvalidParameterValue.InvalidPassword{word}Error"
+    assert Caller(World()).code("ResetAccountPassword", parameters) == code
+
+
 def test_a_repeated_lock_succeeds_and_changes_nothing() -> None:
     caller = Caller(World())
     caller.write("LockAccount", at=NOW)

@@ -43,7 +43,7 @@ class Caller:
     ) -> str | None:
         """The code of a write with well-formed parameters."""
         parameters = {"DBInstanceId": instance, "UserName": user}
-        if action == "CloseAccountCAM":
+        if action in ("CloseAccountCAM", "ResetAccountPassword"):
             parameters["Password"] = "Abcdef1!"
         return self.code(action, parameters, at=at, **signing)
 

@@ -280,7 +280,7 @@ class JobLimits(Limits, forbid_unknown_fields=True, kw_only=True):
 
 
 class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where the new password of each account comes from (CloseAccountCAM only): exactly one key."""
+    """Where the new password of each account comes from: one of command, file, env."""
 
     command: (
         Annotated[
@@ -304,6 +304,17 @@ class Passwords(Struct, forbid_unknown_fields=True, kw_only=True):
                 extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,99}$"},
                 description="Environment variable holding the password; for a job with one target.",
                 extra=_rule("the name of an environment variable"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    stored: (
+        Annotated[
+            bool,
+            Meta(
+                description="Whether the command is a store: it has each password before it prints it, and prints the "
+                "same one twice. It is asked twice, and a call whose answer is lost may be sent again.",
+                extra=_rule("true or false", true_or_false),
             ),
         ]
         | UnsetType

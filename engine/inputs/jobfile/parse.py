@@ -334,6 +334,11 @@ class _JobReader:
         if spec.env and (matches or len({(t.region, t.instance, t.user) for t in targets}) > 1):
             what = "one password for several accounts; use command or file"
             self._problems.add(spec.place, "passwords.env", what)
+        if spec.command and not spec.stored and action is not None and ACTIONS[action].proof is not None:
+            warnings.append(
+                f"{spec.place}: passwords.command does not say stored: true: a call whose answer is lost is not sent "
+                "again, and only the program knows which password it has then"
+            )
         if spec.command and (matches or len(targets) > 1) and not any("{user}" in part for part in spec.command):
             warnings.append(
                 f"{spec.place}: passwords.command does not use {{user}}: accounts may get the same password"
@@ -434,7 +439,7 @@ def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
     if table is None:
         return None
     fields.keys(table, "passwords", kinds(Passwords))
-    given = [name for name in kinds(Passwords) if name in table.entries]
+    given = [name for name in ("command", "file", "env") if name in table.entries]
     if len(given) != 1:
         found = f"{', '.join(given)} together" if given else "none of them"
         fields.wrong(node, "passwords", f"expected {words}, got {found}")
@@ -443,8 +448,12 @@ def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
     place = fields.place(entry.value)
     here = f"passwords.{given[0]}"
     if given[0] == "command":
-        command = _command(fields, entry.value, here)
-        return PasswordSpec(place=place, command=command) if command else None
+        command, stored = _command(fields, entry.value, here), _stored(fields, table)
+        return PasswordSpec(place=place, command=command, stored=stored) if command else None
+    if "stored" in table.entries:
+        what = f"is for a command; {given[0]} is asked as it is, and counts as a store; remove it"
+        fields.wrong(table.entries["stored"].value, "passwords.stored", what)
+        return None
     if given[0] == "file":
         file = fields.text(entry.value, here, "the path of a CSV file instance,user,password")
         # `~/` is the home directory, as in paths of lists; `load_job` expands it.
@@ -457,6 +466,11 @@ def read_passwords(fields: Fields, node: Node) -> PasswordSpec | None:
         fields.wrong(entry.value, here, "expected the name of an environment variable, such as NEW_PASSWORD")
         return None
     return PasswordSpec(place=place, env=env)
+
+
+def _stored(fields: Fields, table: Table) -> bool:
+    entry = table.entries.get("stored")
+    return entry is not None and fields.value(entry.value, kinds(Passwords)["stored"], "passwords.stored") is True
 
 
 def _command(fields: Fields, node: Node, path: str) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def job_schema() -> dict[str, Any]:
     parts["WatchKeys"]["dependentRequired"] = {"every": ["for"], "for": ["every"]}
     parts["WaveKeys"]["properties"]["take"]["type"] = ["string", "integer"]
     top["dependentRequired"] = {"gate": ["waves"], "on_red": ["gate"]}
-    parts["Passwords"]["minProperties"] = parts["Passwords"]["maxProperties"] = 1
+    parts["Passwords"]["oneOf"] = [{"required": [key]} for key in ("command", "file", "env")]
+    parts["Passwords"]["dependentRequired"] = {"stored": ["command"]}
     return {"$schema": DRAFT, **top, "title": "acctops job", "$defs": parts}
 
 
