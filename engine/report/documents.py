@@ -17,6 +17,7 @@ from engine.api.verdicts import rule
 from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
 from engine.model import GOOD, Answer, Call, Outcome, Proof
+from engine.report.contained import contained
 from engine.report.nextstep import WayOn, way_on
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def document(
         "throttled": ledger.throttled,
         "worst_second": max(ledger.worst_second().values(), default=0),
         "seconds": end.seconds if end else None,
+        "contained": contained(ledger) if run.watched is None else None,
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "exit": end.exit if end else None,
