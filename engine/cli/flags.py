@@ -52,11 +52,13 @@ IDLE = (
     Idle("lock unlock cam-on", "--then", needs="--for --until"),
     Idle("report", "--since", never="--attempts --pace --stuck --family",
          words="--attempts, --pace, --stuck and --family go with one run, not with --since"),
-    Idle("report", "--attempts", needs="--json --format=json --format=csv",
+    Idle("report", "--attempts", needs="--json --format=json --format=csv --excel",
          words="--attempts needs --json, --format json or csv"),
     Idle("report", "--attempts", never="--pace --stuck --family"),
-    Idle("report", "--pace", never="--stuck --family --format=csv"),
-    Idle("report", "--stuck", never="--json --format=json --format=csv"),
+    Idle("report", "--pace", never="--stuck --family --format=csv --excel"),
+    Idle("report", "--stuck", never="--json --format=json"),
+    Idle("report pending", "--excel", never="--json --format=json --format=text"),
+    Idle("discover", "--excel", never="--format=table --format=yaml --format=jsonl"),
     Idle("report", "--json", never="--format=csv --format=text"),
     Idle("schedule", "--image", needs="--format=k8s"),
     *(
@@ -241,6 +243,12 @@ FORMAT = click.option(
     default="text",
     show_default=True,
     help="Print it so.",
+)
+EXCEL = click.option(
+    "--excel", is_flag=True, help="Print CSV as Excel opens it by a double click: semicolons, and a mark for UTF-8."
+)
+OUTPUT = click.option(
+    "-o", "--output", metavar="FILE", help="Write it to this file, which only you can read, and not to stdout."
 )
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."

@@ -165,7 +165,7 @@ CASES: dict[str, dict[str, Case]] = {
     "discover": {
         "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE,
         "--timeout": Case(("--timeout", "1ms")), "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
-        "--format": Case(("--format", "csv")),
+        "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
         "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=lambda desk: [desk.write("list.csv", BAD_LIST),
             desk.write("job.yaml", (desk.work / "job.yaml").read_text() + "  - {csv: list.csv}\n")]),
     },
@@ -238,10 +238,11 @@ CASES: dict[str, dict[str, Case]] = {
     "status": {**AMONG_RUNS, "--since": Case(("--since", "7d"))},
     "pending": {
         **AMONG_RUNS, "--since": Case(("--since", "1ms")), "--ticket": Case(("--ticket", "CHG-9")),
-        "--format": Case(("--format", "csv")),
+        "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
     },
     "report": {
         **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
+        "--excel": Case(("--excel",), ("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,10 @@ from engine.report.contained import Containment, contained
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
+    RUN_COLUMNS,
+    attempt_rows,
     attempts,
+    csv_rows,
     csv_text,
     document,
     full_document,
@@ -80,6 +84,18 @@ FAILURE_KEYS = ["outcome", "account", "region", "instance", "user", "code", "mes
 FAILED, UNKNOWN, ALREADY = Outcome.FAILED, Outcome.UNKNOWN, Outcome.ALREADY
 NOT_FOUND = "ResourceNotFound.InstanceNotFoundError"
 REFUSED = "InvalidParameterValue.InvalidAccountNameError"
+HOSTILE = (
+    *(
+        "<script>alert(1)</script>",
+        "'\"><img src=x onerror=alert(1)>",
+        '"',
+        "=cmd|' /C calc'!A0",
+        "+1;=1+1",
+        "x,@SUM(A1)",
+    ),
+    *("\u202egnp.exe", "a\r\nb", "\x1b[2J", "{{7*7}}", "%s%n", "\\", "x" * 10_240, "=" * 10_240, "用户名"),
+)
+"""What a user name, a job's name, a ticket or a server's message may hold."""
 MOVES = "\x1b[2J\x1b]0;owned\x07\r\nrm -rf /\x9b31m\u202egnp.exe\u2028"
 """Clears a screen, names a window, begins a line, colours, turns the writing round."""
 
@@ -861,7 +877,7 @@ def test_a_live_run_is_marked_and_not_told_to_go_on() -> None:
     assert found.startswith(f"LIVE  run {RUN}")
     assert "go on:" not in found
     assert "STOPPED EARLY" not in found
-    assert found.endswith("\nverified 1 · sent 1 of 4 · 1.0/s of 20 · ETA 5.0 s\n")
+    assert found.endswith("\nlocked 1 · sent 1 of 4 · 1.0/s of 20 · ETA 5.0 s\n")
 
 
 def test_a_simulated_run_says_so_first() -> None:
@@ -1036,7 +1052,7 @@ def test_the_full_document_lists_every_target_and_every_omit() -> None:
     assert found["parent"] == {"run": "20261121T000000Z-aaaa", "verb": "rerun", "head": "ab" * 32}
     assert found["started_at"].startswith("2026-11-22T")
     assert [each["outcome"] for each in found["targets"]] == ["changed", "failed", "unattempted", "unattempted"]
-    assert [tuple(each) for each in found["targets"]] == [CSV_COLUMNS] * 4
+    assert [(*RUN_COLUMNS, *each) for each in found["targets"]] == [CSV_COLUMNS] * 4
     assert found["omits"] == [
         {
             "account": "",
@@ -1073,7 +1089,7 @@ def test_verified(lines: list[AnyRecord], counts: tuple[int, int, int]) -> None:
 
 def read_back(lines: Sequence[AnyRecord], calls: int = 4) -> list[dict[str, str]]:
     made = ledger_of(lines, calls=calls)
-    written = "".join(csv_text((row(*each, way_on([made])) for each in made.outcomes()), CSV_COLUMNS))
+    written = "".join(csv_text(csv_rows(made, way_on([made])), CSV_COLUMNS))
     return list(csv.DictReader(io.StringIO(written, newline=""), strict=True))
 
 
@@ -1113,8 +1129,43 @@ def test_no_cell_begins_a_formula_or_moves_a_cursor(message: str) -> None:
     assert all(line.isprintable() for line in written.split("\r\n"))
     (cell, number) = list(csv.reader(io.StringIO(written, newline=""), strict=True))[1]
     assert cell.lstrip()[:1] not in set("=+-@")
-    assert cell.removeprefix("'") == plain(message).removeprefix("'")
+    assert cell.replace("'", "") == plain(message).replace("'", "")
     assert number == "-3"
+
+
+@given(st.text(alphabet="=+-@,; \"'x＝\t\n\u202e", max_size=12), st.booleans())
+def test_no_formula_begins_where_another_spreadsheet_cuts_a_cell(message: str, excel: bool) -> None:
+    """One that takes semicolons for commas, or the other way round, sees other cells in the same file."""
+    written = "".join(csv_text([{"user": "ann", "message": message}], ("user", "message"), excel=excel))
+    for part in re.split("[,;]", written.splitlines()[1]):
+        assert part.strip(' "')[:1] not in set("=+-@＝"), written
+
+
+@pytest.mark.parametrize("excel", [False, True])
+@given(
+    reason=st.text(max_size=40),
+    name=st.sampled_from(HOSTILE),
+    user=st.sampled_from(HOSTILE),
+    message=st.sampled_from(HOSTILE),
+)
+def test_whatever_people_and_servers_write_is_text_in_every_report(
+    excel: bool, reason: str, name: str, user: str, message: str
+) -> None:
+    """Markup, quotes, writing that turns round, formulas, 10 kB: one row a target, one line a row, JSON that loads."""
+    job = records.JobRef(name, f"/jobs/{name}.yaml", "ab" * 32)
+    made = ledger_of(
+        [*failed(0, message=message), *changed(1)], calls=2, job=job, ticket=name, reason=reason, operator=user
+    )
+    way = way_on([made])
+    written = "".join(csv_text(csv_rows(made, way), CSV_COLUMNS, excel=excel))
+    found = list(csv.reader(io.StringIO(written, newline=""), strict=True, delimiter=";" if excel else ","))
+    assert [len(cells) for cells in found] == [len(CSV_COLUMNS)] * 3
+    assert len(written.splitlines()) == 3 and all(line.isprintable() for line in written.splitlines())
+    assert not any(cell.lstrip(' "')[:1] in "=+-@" for cells in found[1:] for cell in cells if cell.strip(' "'))
+    whole = json.loads(json.dumps(full_document(made, journal=JOURNAL, head=HEAD, live=False)))
+    assert (whole["job"]["name"], whole["ticket"], whole["operator"]) == (name, name, user)
+    for shown in (report(made), stuck_text(made), closing_line(made)):
+        assert all(line.isprintable() for line in shown.splitlines())
 
 
 def test_a_big_csv_comes_in_pieces() -> None:
@@ -1139,7 +1190,10 @@ def test_one_row_an_attempt() -> None:
         reply(1, attempt=2),
     ]
     found = list(attempts(lines))
-    assert [tuple(each) for each in found] == [ATTEMPT_COLUMNS] * 3
+    rows = list(attempt_rows(Ledger.of(lines), lines))
+    assert [tuple(each) for each in rows] == [ATTEMPT_COLUMNS] * 3
+    assert [each["settled_at"] is None for each in rows] == [True, False, True]
+    assert [{key: each[key] for key in found[0]} for each in rows] == found
     assert [(each["user"], each["attempt"], each["verdict"], each["code"]) for each in found] == [
         ("user_1", 1, "throttled", "RequestLimitExceeded"),
         ("user_0", 1, "done", None),

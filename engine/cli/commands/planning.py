@@ -6,7 +6,19 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, REASON, SKIP_BAD_ROWS, TICKET, clock, command, flags, saves
+from engine.cli.flags import (
+    EXCEL,
+    EXCLUDE,
+    EXPECT,
+    PLANNING,
+    REASON,
+    SKIP_BAD_ROWS,
+    TICKET,
+    clock,
+    command,
+    flags,
+    saves,
+)
 
 
 @command()
@@ -56,6 +68,7 @@ def plan(job: str, **options: Any) -> int:
 @flags("config", "endpoint", "profile", "timeout", "quiet")
 @EXCLUDE
 @SKIP_BAD_ROWS
+@EXCEL
 def discover(job: str, form: str, **options: Any) -> int:
     """List the accounts that the matches of a job find. Sends nothing.
 
