@@ -169,6 +169,12 @@ CASES: dict[str, dict[str, Case]] = {
         "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=lambda desk: [desk.write("list.csv", BAD_LIST),
             desk.write("job.yaml", (desk.work / "job.yaml").read_text() + "  - {csv: list.csv}\n")]),
     },
+    "drill": {
+        "--config": CONFIG, "--state-dir": STATE, "--json": JSON, "--exclude": EXCLUDE, "--quiet": QUIET, "--yes": YES,
+        "--seed": Case(("--seed", "8")), "--faults": Case(("--faults", "faults.yaml"), ("--yes",)),
+        "--fleet": Case(("--fleet", "fleet.yaml"), prepare=fleet_file), "--contain": Case(("--contain", "95%:1ms")),
+        "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
+    },
     "run": sending(
         reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
         fleet=Case(("--fleet", "fleet.yaml"), ("--yes", "--simulate"), prepare=fleet_file),
@@ -280,6 +286,7 @@ CASES: dict[str, dict[str, Case]] = {
 BASE = {
     "plan": ["plan", "job.yaml"],
     "discover": ["discover", "job.yaml"],
+    "drill": ["drill", "job.yaml", "--seed", "7"],
     "run": ["run", "job.yaml"],
     "lock": ["lock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],
     "unlock": ["unlock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],

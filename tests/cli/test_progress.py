@@ -53,7 +53,7 @@ def test_a_pause_is_told_within_80_columns() -> None:
     paused = progress(total=3200, verified=101, sent=112, pause=pause, throttled=5)
     short = "PAUSED by ann since 15:03Z until 11-30 03:04Z · locked 101 · sent 112 of 3,200"
     assert line(paused, 80) == short
-    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · verified")
+    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · locked")
     assert " · then it stops" in line(paused, 132)
     whole = "PAUSED by ann since 2026-11-29 15:03:59Z until 2026-11-30 03:04:05Z, then it stops"
     assert pause_words(pause, today=until) == whole
@@ -101,7 +101,7 @@ def test_the_bar_goes_before_any_word() -> None:
         assert (said in drawn(progress(waits=("6 for postgres-m3vq90sj until 15:01Z",), failed=3), width)) is (
             width >= len(said)
         )
-    assert drawn(progress(verified=150), 199).startswith("━" * 12 + "─" * 12 + " verified 150")
+    assert drawn(progress(verified=150), 199).startswith("━" * 12 + "─" * 12 + " locked 150")
 
 
 @given(st.integers(30, 200), st.booleans(), st.integers(0, 9), st.integers(0, 3))

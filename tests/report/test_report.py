@@ -761,6 +761,7 @@ LIVE = Progress(
     quota=20.0,
     seconds=60.0,
     is_verified=True,  # type: ignore[arg-type]
+    done_word="locked",
 )
 
 
