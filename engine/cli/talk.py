@@ -19,7 +19,7 @@ from engine.outside.foreign import clean, clean_lines, environment_secrets, with
 from engine.outside.trust import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _UTF8_MARK = "\ufeff"
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
@@ -103,17 +103,23 @@ class Stream:
         self(text)
 
     @contextmanager
+    def kept(self) -> Iterator[list[str]]:
+        """Keep what is printed meanwhile, and print none of it."""
+        parts: list[str] = []
+        self._kept = parts
+        try:
+            yield parts
+        finally:
+            self._kept = None
+
+    @contextmanager
     def into(self, path: str | None) -> Iterator[None]:
         """Put what is printed meanwhile into a file (`-o`), whole, once all of it is known; None: print it."""
         if path is None:
             yield
             return
-        parts: list[str] = []
-        self._kept = parts
-        try:
+        with self.kept() as parts:
             yield
-        finally:
-            self._kept = None
         write_out(path, parts)
 
     @property
@@ -144,6 +150,26 @@ class Stream:
     def can_redraw(self) -> bool:
         """Return whether a line can be written again in its place."""
         return self.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
+
+def written_to(path: str, work: Callable[[], Any], *, is_sending: bool) -> Any:
+    """Do the work of a command, and put what it prints on stdout into the file of `-o`; returns its exit code.
+
+    What cannot be a file is refused before anything is done. If it cannot be written in the end, the result is printed,
+    so that it is not lost; a command that sends has its own exit code then, too. Any: as click has it.
+    """
+    place = Path(path)
+    if place.is_dir() or place.is_symlink() or (place.exists() and not place.is_file()) or not place.parent.is_dir():
+        write_out(path, ())  # its words say what is wrong, and it writes nothing
+    with out.kept() as parts:
+        code = work()
+    try:
+        write_out(path, parts)
+    except UsageError as error:
+        warn(f"{error}, so it stands here")
+        out("".join(parts))
+        return code or (Reason.OK if is_sending else Reason.STOPPED)
+    return code
 
 
 def write_out(path: str, parts: str | Iterable[str]) -> None:

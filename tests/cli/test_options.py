@@ -136,7 +136,8 @@ AFTERWARDS = {
     "--then": Case(("--then", "unlock"), ("--for", "4h", "--yes")),
     "--watch": Case(("--watch", "3d"), ("--yes",)),
 }
-AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON}
+OUTPUT = Case(("-o", "out.txt"))
+AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "-o": OUTPUT}
 
 
 def sending(**more: Case) -> dict[str, Case]:
@@ -163,14 +164,14 @@ CASES: dict[str, dict[str, Case]] = {
         "--ticket": Case(("--ticket", "CHG-1")),
     },
     "discover": {
-        "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE,
+        "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE, "-o": OUTPUT,
         "--timeout": Case(("--timeout", "1ms")), "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
         "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
         "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=lambda desk: [desk.write("list.csv", BAD_LIST),
             desk.write("job.yaml", (desk.work / "job.yaml").read_text() + "  - {csv: list.csv}\n")]),
     },
     "drill": {
-        "--config": CONFIG, "--state-dir": STATE, "--json": JSON, "--exclude": EXCLUDE, "--quiet": QUIET, "--yes": YES,
+        **AMONG_RUNS, "--exclude": EXCLUDE, "--quiet": QUIET, "--yes": YES,
         "--seed": Case(("--seed", "8")), "--faults": Case(("--faults", "faults.yaml"), ("--yes",)),
         "--fleet": Case(("--fleet", "fleet.yaml"), prepare=fleet_file), "--contain": Case(("--contain", "95%:1ms")),
         "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
@@ -247,7 +248,8 @@ CASES: dict[str, dict[str, Case]] = {
         "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
     },
     "report": {
-        **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
+        **{name: case for name, case in AMONG_RUNS.items() if name != "-o"},
+        "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
         "--excel": Case(("--excel",), ("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
@@ -274,13 +276,13 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "doctor": {
         "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE,
-        "--timeout": Case(("--timeout", "1ms")), "--json": JSON,
+        "--timeout": Case(("--timeout", "1ms")), "--json": JSON, "-o": OUTPUT,
         "--policy": Case(("--policy",), ("--profile", "nobody")),
     },
     "config show": {
         "--origin": Case(("--origin",)), "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE,
         "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE,
-        "--no-verify": Case(("--no-verify",)), "--json": JSON,
+        "--no-verify": Case(("--no-verify",)), "--json": JSON, "-o": OUTPUT,
     },
 }  # fmt: skip
 BASE = {

@@ -12,7 +12,7 @@ from engine.cli.flags import EXCEL, FAMILY, FORMAT, READING, SINCE, Command, clo
 @command()
 @click.argument("run", required=False)
 @SINCE
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "json", "output")
 def status(run: str | None, since: str | None, **common: Any) -> int:
     """List the runs, or show how one stands, also while it works.
 
@@ -37,7 +37,7 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 @click.option("--ticket", metavar="ID", help="Show only runs with this change or incident.")
 @FORMAT
 @EXCEL
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "json", "output")
 def pending(since: str | None, ticket: str | None, form: str, excel: bool, **common: Any) -> int:
     """List the accounts that are not as asked, over all runs.
 
@@ -113,7 +113,7 @@ def report(
 @click.argument("run")
 @FAMILY
 @click.option("--watch", metavar="5m,30m", help="Read again after each of these times from now.")
-@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "quiet")
+@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "output", "quiet")
 def verify(run: str, **options: Any) -> int:
     """Read the accounts of a run again, and name those that are not as asked any more. Changes nothing.
 

@@ -66,7 +66,7 @@ def plan(job: str, **options: Any) -> int:
     show_default=True,
     help="Print a table to read, or a list to edit and to name in a job.",
 )
-@flags("config", "endpoint", "profile", "timeout", "quiet")
+@flags("config", "endpoint", "profile", "timeout", "output", "quiet")
 @EXCLUDE
 @SKIP_BAD_ROWS
 @EXCEL
@@ -88,7 +88,7 @@ def discover(job: str, form: str, **options: Any) -> int:
 
 @command()
 @click.argument("job")
-@flags("config", "state_dir", "json", "quiet", "yes")
+@flags("config", "state_dir", "json", "output", "quiet", "yes")
 @EXCLUDE
 @SKIP_BAD_ROWS
 @click.option(
