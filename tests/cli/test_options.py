@@ -216,10 +216,10 @@ CASES: dict[str, dict[str, Case]] = {
     ),
     "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
     "change": {
-        **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items()},
+        **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items() if name != "-o"},
         "--rate": RATE, "--drop": Case(("--drop", "*/bob")), "--first": Case(("--first", "*/bob")),
     },
-    "pause": {**AMONG_RUNS, "--for": Case(("--for", "soon"))},
+    "pause": {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "--for": Case(("--for", "soon"))},
     "holds": {
         **{name: case for name, case in AMONG_RUNS.items() if name != "--config"},
         "--config": Case(("--config", "gone.yaml")),
