@@ -48,6 +48,7 @@ class Entry:
         "back",
         "before",
         "code",
+        "denied_at",
         "doubt",
         "first_sent_at",
         "message",
@@ -90,6 +91,8 @@ class Entry:
         self.first_sent_at: str | None = None
         self.accepted_at: str | None = None
         """When the API accepted the call; None if it has not."""
+        self.denied_at: str | None = None
+        """When the last reading before the call was settled showed the account as not desired; None: none did."""
         self.settled_at: str | None = None
         self.back: Back | None = None
         """Set once a later reading shows the account as changed back."""
@@ -430,6 +433,7 @@ class Ledger:
         entry.verified = record
         # A reading that agrees leaves the doubt: `settled` follows, or a resume reads again. It is never sent again.
         if not record.agrees:
+            entry.denied_at = record.at
             entry.doubt = entry.unanswered = False
             if entry.verdict in (Verdict.IN_DOUBT, None):
                 entry.verdict = Verdict.TRANSIENT

@@ -61,7 +61,7 @@ def limit_of(text: str) -> Limit:
         problem = "give a share from 1% to 100%, a colon, and a time"
     except ValueError as error:
         problem = str(error)
-    raise UsageError(f"--contain {text}: {problem}, such as 95%:60s: 95 % of all accounts proven within 60 s")
+    raise UsageError(f"--contain {text}: {problem}, such as 95%:60s: 95 % of all accounts contained within 60 s")
 
 
 def measured(ledger: Ledger, limit: Limit) -> Measured:

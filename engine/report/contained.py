@@ -1,9 +1,11 @@
-"""When a share of a run's accounts was proven to be as asked, in seconds from its beginning. Pure.
+"""When a share of a run's accounts was as asked, and is proven to be, in seconds from its beginning. Pure.
 
-A run begins when it is confirmed. An account counts from the reading that settled it as changed. One that was so before
-counts from the beginning. A target that failed, is unknown, was dropped, or could not become a call is never contained,
-so a run with one of these has no time for 100 %. Time in which somebody had paused the run does not count; the time
-between two sessions does, unless the earlier one ended in a pause.
+A run begins when it is confirmed. An account counts only if a reading proves it, and then from the moment at which the
+API accepted its call: it was shut by then, and how soon acctops comes to read it says nothing of that. If the answer
+was lost, or a reading in between denied the change, it counts from the reading that proved it. An account that was so
+before counts from the beginning. A target that failed, is unknown, was dropped, or could not become a call is never
+contained, so a run with one of these has no time for 100 %. Time in which somebody had paused the run does not count;
+the time between two sessions does, unless the earlier one ended in a pause.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ SHARES = (50, 95, 100)
 
 
 class Containment:
-    """The times at which the accounts of a run were proven to be as asked."""
+    """The times from which on the accounts of a run were as asked, each proven by a reading."""
 
     def __init__(self, ledger: Ledger) -> None:
         """`ledger`: of the run, or of a run and its reruns, which then count as its sessions."""
@@ -44,7 +46,7 @@ class Containment:
                 continue
             if outcome is Outcome.ALREADY:
                 self.seconds.append(0.0)
-            elif outcome is Outcome.CHANGED and (at := _proven_at(entry)) is not None:
+            elif outcome is Outcome.CHANGED and (at := _contained_at(entry)) is not None:
                 end = unix_seconds(at)
                 paused = sum(max(0.0, min(until, end) - max(since, begun)) for since, until in pauses)
                 self.seconds.append(max(0.0, end - begun - paused))
@@ -56,8 +58,10 @@ class Containment:
         return self.seconds[needed - 1] if 0 < needed <= len(self.seconds) else None
 
 
-def _proven_at(entry: Entry) -> str | None:
-    """Return when a changed account was first read as changed: by the reading that settled its call."""
+def _contained_at(entry: Entry) -> str | None:
+    """Return from when on a changed account was as asked, as far as anybody knows."""
+    if entry.accepted_at is not None and (entry.denied_at is None or entry.denied_at < entry.accepted_at):
+        return entry.accepted_at
     if entry.verified is not None and entry.verified.agrees:
         return entry.verified.at or entry.settled_at
     return entry.settled_at

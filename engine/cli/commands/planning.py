@@ -97,7 +97,9 @@ def discover(job: str, form: str, **options: Any) -> int:
 @click.option("--faults", metavar="FILE", help="Let the faults in this script happen.")
 @FLEET
 @click.option(
-    "--contain", metavar="95%:60s", help="Exit 1 unless so many percent of the accounts are proven within this time."
+    "--contain",
+    metavar="95%:60s",
+    help="Exit 1 unless so many percent of the accounts are contained within this time.",
 )
 def drill(job: str, **options: Any) -> int:
     """Rehearse a job against the built-in simulator, at the real pace, and time it. Nothing real is touched.
