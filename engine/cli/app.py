@@ -24,7 +24,7 @@ Exit codes:
   130/143  interrupted / terminated; resumable
 """
 
-_PLANNING = ("plan", "discover")
+_PLANNING = ("plan", "discover", "drill")
 _RUNNING = ("run", "lock", "unlock", "cam-on", "resume", "rerun", "undo", "pause", "change", "stop")
 _APPROVING = ("approve", "apply")
 _HOLDING = ("holds", "release", "hold", "tend")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -52,11 +53,13 @@ IDLE = (
     Idle("lock unlock cam-on", "--then", needs="--for --until"),
     Idle("report", "--since", never="--attempts --pace --stuck --family",
          words="--attempts, --pace, --stuck and --family go with one run, not with --since"),
-    Idle("report", "--attempts", needs="--json --format=json --format=csv",
+    Idle("report", "--attempts", needs="--json --format=json --format=csv --excel",
          words="--attempts needs --json, --format json or csv"),
     Idle("report", "--attempts", never="--pace --stuck --family"),
-    Idle("report", "--pace", never="--stuck --family --format=csv"),
-    Idle("report", "--stuck", never="--json --format=json --format=csv"),
+    Idle("report", "--pace", never="--stuck --family --format=csv --excel"),
+    Idle("report", "--stuck", never="--json --format=json"),
+    Idle("report pending", "--excel", never="--json --format=json --format=text"),
+    Idle("discover", "--excel", never="--format=table --format=yaml --format=jsonl"),
     Idle("report", "--json", never="--format=csv --format=text"),
     Idle("schedule", "--image", needs="--format=k8s"),
     *(
@@ -115,7 +118,12 @@ class Command(click.Command):
             if clash := sorted(said & set(row.never.split())):
                 words = row.words or f"{row.flag} and {clash[0]} do not go together; leave one of them away"
                 raise click.UsageError(words.replace("=", " "), ctx)
-        return super().invoke(ctx)
+        path = ctx.params.pop("output_file", None)
+        if path in (None, "-"):
+            return super().invoke(ctx)
+        from engine.cli.talk import written_to  # here: most results go to stdout
+
+        return written_to(path, partial(super().invoke, ctx), is_sending="yes" in ctx.params)
 
 
 def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -166,6 +174,13 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     **{key: click.option(each.flag, metavar=each.metavar, help=each.help) for key, each in WITH_FLAG.items()},
     "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    "output": click.option(
+        "-o",
+        "--output",
+        "output_file",
+        metavar="FILE",
+        help="Write the result to this file, which only you can read, and not to stdout.",
+    ),
     "quiet": click.option("--quiet", is_flag=True, help="Print nothing on success, and the full report otherwise."),
     "unapproved": click.option(
         "--unapproved",
@@ -177,8 +192,8 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
         "--no-verify", is_flag=True, help="Do not read the accounts back. What the API said is then the only proof."
     ),
 }
-READING = ("config", "state_dir", "json", "quiet")
-PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "quiet")
+READING = ("config", "state_dir", "json", "output", "quiet")
+PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "output", "quiet")
 SENDING = (*PLANNING, "yes", "no_verify", "unapproved")
 
 
@@ -241,6 +256,12 @@ FORMAT = click.option(
     default="text",
     show_default=True,
     help="Print it so.",
+)
+EXCEL = click.option(
+    "--excel", is_flag=True, help="Print CSV as Excel opens it by a double click: semicolons, and a mark for UTF-8."
+)
+OUTPUT = click.option(
+    "-o", "--output", metavar="FILE", help="Write it to this file, which only you can read, and not to stdout."
 )
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."

@@ -10,7 +10,7 @@ from engine.api.actions import LOCKED
 from engine.cli.loops import run_loop
 from engine.cli.options import options_of
 from engine.cli.summary import match_line
-from engine.cli.talk import out, printed, say, warn
+from engine.cli.talk import out, out_csv, printed, say, warn
 from engine.errors import Reason, UsageError
 from engine.inputs.files import load_job
 from engine.inputs.jobfile.columns import TOLD
@@ -26,7 +26,7 @@ _STATES = {1: "creating", 2: "normal", 3: "modifying", 4: "resetting", LOCKED: "
 _NAMED = 20
 
 
-def show_found(job_path: str, *, form: str, **flags: Any) -> int:
+def show_found(job_path: str, *, form: str, excel: bool, **flags: Any) -> int:
     """The `discover` command. Any: the flags, by name."""
     options = options_of(flags)
     job = load_job(job_path, skip_bad_rows=options.skip_bad_rows)
@@ -42,8 +42,11 @@ def show_found(job_path: str, *, form: str, **flags: Any) -> int:
     hidden = () if job.accounts else ("account",)
     calls = sorted(plan.calls, key=lambda each: (each.account, each.region, each.instance))
     rows = [_row(made, call, hidden) for call in calls]
-    for part in _FORMS[form](rows):
-        out(part)
+    if excel:
+        out_csv(rows, _columns(rows), excel=True)
+    else:
+        for part in _FORMS[form](rows):
+            out(part)
     if not options.quiet:
         for asked in made.matched:
             say(match_line(asked).strip())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.options import Options, options_of
-from engine.cli.talk import out, out_json, printed, say, warn
+from engine.cli.talk import out, out_csv, out_json, printed, say, warn
 from engine.cli.views import (
     going,
     head_document,
@@ -26,15 +26,12 @@ from engine.operations.family import way_of
 from engine.operations.overdue import TEND_EVERY, overdue, tend_overdue
 from engine.operations.pending import open_work
 from engine.operations.stores import runs_in, store_of
-from engine.report.documents import CSV_COLUMNS, csv_text, full_document, row
+from engine.report.documents import CSV_COLUMNS, csv_rows, full_document
 from engine.report.text import text
 
 if TYPE_CHECKING:
     from engine.journal.reader import Replay
     from engine.report.nextstep import WayOn
-
-RUN_COLUMNS = ("run", "job", "ticket", "operator", "started_at")
-"""What `report --since` says of the run, before what `report` says of a target."""
 
 
 def span(value: str, flag: str) -> float:
@@ -178,7 +175,7 @@ def show_status_since(since: str, **flags: Any) -> int:
     return printed()
 
 
-def show_report_since(since: str, form: str, **flags: Any) -> int:
+def show_report_since(since: str, form: str, excel: bool, **flags: Any) -> int:
     """`report --since`: every target of every run of a span of time, for a change record. Simulated runs change nothing
     and are left out. Any: the flags, by name.
     """
@@ -212,9 +209,8 @@ def show_report_since(since: str, form: str, **flags: Any) -> int:
         ]
         out_json({"since": _utc(begin), "runs": runs, "unreadable": unreadable})
     elif form == "csv":
-        for part in csv_text(_rows(options, found()), (*RUN_COLUMNS, *CSV_COLUMNS)):
-            if part:
-                out(part)
+        rows = (target for head, each in found() for target in csv_rows(each.ledger, _way(options, head, each)))
+        out_csv(rows, CSV_COLUMNS, excel=excel)
     else:
         for head, each in found():
             way = _way(options, head, each)
@@ -232,16 +228,6 @@ def _way(options: Options, head: RunHead, found: Replay) -> WayOn:
     """What is open of a run and its reruns, and how to go on."""
     store = _store(options, simulated=head.simulated)
     return way_of(store, found.ledger, flags=options.repeat(store.state_dir))
-
-
-def _rows(options: Options, found: Iterator[tuple[RunHead, Replay]]) -> Iterator[dict[str, Any]]:
-    """Any: JSON values."""
-    for head, each in found:
-        way = _way(options, head, each)
-        run = each.ledger.run
-        about = (run.run, run.job.name, run.ticket, run.operator, run.at)
-        for target in each.ledger.outcomes():
-            yield {**dict(zip(RUN_COLUMNS, about, strict=True)), **row(*target, way)}
 
 
 def _since_line(head: RunHead, line: str, open_calls: int, problem: str | None, command: str | None) -> str:

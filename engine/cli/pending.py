@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.cli.lookback import RUN_COLUMNS, begin_of
+from engine.cli.lookback import begin_of
 from engine.cli.options import options_of
-from engine.cli.talk import out, out_json, printed, say, warn
+from engine.cli.talk import out, out_csv, out_json, printed, say, warn
 from engine.errors import Reason
 from engine.operations.pending import OpenRun, pending
-from engine.report.documents import CSV_COLUMNS, csv_text, plain, row
+from engine.report.documents import CSV_COLUMNS, about, plain, row
 from engine.report.text import kind_of
 
 SHOWN = 20
 """Accounts of a run that the text names."""
 
 
-def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any) -> int:
+def show_pending(since: str | None, ticket: str | None, form: str, excel: bool, **flags: Any) -> int:
     """Print what is open, and what goes on with it. Any: the flags, by name."""
     options = options_of(flags)
     form = "json" if options.as_json else form
@@ -34,9 +34,7 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
         )
     elif form == "csv":
         rows = ({**_about(each), **row(*target, each.way)} for each in found.runs for target in each.targets)
-        for part in csv_text(rows, (*RUN_COLUMNS, *CSV_COLUMNS)):
-            if part:
-                out(part)
+        out_csv(rows, CSV_COLUMNS, excel=excel)
     else:
         say(f"runs in {found.state_dir}")
         for each in found.runs:
@@ -51,9 +49,8 @@ def show_pending(since: str | None, ticket: str | None, form: str, **flags: Any)
 
 
 def _about(each: OpenRun) -> dict[str, Any]:
-    run = each.head.run
-    assert run is not None
-    return dict(zip(RUN_COLUMNS, (run.run, run.job.name, run.ticket, run.operator, run.at), strict=True))
+    assert each.head.run is not None
+    return about(each.head.run)
 
 
 def _document(each: OpenRun) -> dict[str, Any]:
@@ -70,17 +67,17 @@ def _document(each: OpenRun) -> dict[str, Any]:
 
 
 def _print(each: OpenRun) -> None:
-    about = _about(each)
-    more = "".join(f"  {about[key]}" for key in ("ticket", "operator") if about[key])
+    told = _about(each)
+    more = "".join(f"  {told[key]}" for key in ("ticket", "operator") if told[key])
     live = f"  LIVE, works on {each.working:,} more" if each.head.live else ""
     count = f"{len(each.targets):,} open"
-    out(plain(f"{about['run']}  {each.head.action}  {about['job']}{more}  {count}{live}"))
+    out(plain(f"{told['run']}  {each.head.action}  {told['job']}{more}  {count}{live}"))
     for target in each.targets[:SHOWN]:
         call, entry, _ = target
         code = f"  {entry.code}" if entry.code else ""
         out(plain(f"  {call.placed}  {kind_of(target)}{code}"))
     if each.unnamed:
-        out(f"  {each.unnamed:,} of what was asked for named no account: acctops report {about['run']} --stuck")
+        out(f"  {each.unnamed:,} of what was asked for named no account: acctops report {told['run']} --stuck")
     if len(each.targets) > SHOWN:
         out(f"  … and {len(each.targets) - SHOWN:,} more (--format csv lists all)")
     if not each.head.live:

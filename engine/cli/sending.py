@@ -33,15 +33,20 @@ async def carry_out(options: Options, plan: Planned, *, stdin_is_list: bool = Fa
 
 async def show_all(options: Options, ended: Ended) -> int:
     """Print how a session ended, and undo its red wave first if its job asks for that; returns the exit code."""
-    if ended.ledger.settings.waves is not None:
-        from engine.operations.reds import undo_if_red  # here: most runs have no waves
-
-        ended = await undo_if_red(ended, options, Terminal(quiet=options.quiet))
-    return show(options, ended)
+    return show(options, await ended_by_undo(options, ended))
 
 
-def show(options: Options, ended: Ended) -> int:
-    """Print how a session ended; returns its exit code."""
+async def ended_by_undo(options: Options, ended: Ended) -> Ended:
+    """Undo the red wave of a session if its job asks for that; returns how all of it ended."""
+    if ended.ledger.settings.waves is None:
+        return ended
+    from engine.operations.reds import undo_if_red  # here: most runs have no waves
+
+    return await undo_if_red(ended, options, Terminal(quiet=options.quiet))
+
+
+def show(options: Options, ended: Ended, *, more: dict[str, Any] | None = None) -> int:
+    """Print how a session ended, with `more` keys in its document; returns its exit code. Any: JSON values."""
     ledger, place, head, way = ended.ledger, ended.journal, ended.head, ended.way
     if ended.reason is not Reason.OK:
         tell_remarks()
@@ -57,7 +62,7 @@ def show(options: Options, ended: Ended) -> int:
         whole["undone"] = _undone(ended)
         if unrecorded is not None:
             whole["stopped"] = {"why": unrecorded.why, "code": unrecorded.code, "request_id": unrecorded.request_id}
-        out_json(whole)
+        out_json(whole | (more or {}))
     elif not (options.quiet and ended.reason is Reason.OK):
         out(text(ledger, journal=place, head=head, way=way, screen=screen()))
         if (undone := ended.undone) is not None:

@@ -10,12 +10,18 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from engine.errors import Reason
+from engine.errors import Reason, UsageError
 from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
+from engine.outside.trust import write_whole
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_UTF8_MARK = "\ufeff"
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
@@ -51,6 +57,7 @@ class Stream:
         self._gone = False
         self.trouble: OSError | None = None
         """What went wrong with it, other than that nobody reads it: a full disk behind `> file`."""
+        self._kept: list[str] | None = None
 
     @property
     def _stream(self) -> TextIO | None:
@@ -59,6 +66,10 @@ class Stream:
 
     def __call__(self, text: str) -> None:
         """Print a text, with a newline if it has none."""
+        if self._kept is not None:
+            text = "\r\n".join(map(clean_lines, text.split("\r\n")))
+            self._kept.append(text if text.endswith("\n") else text + "\n")
+            return
         stream = self._stream
         if self._gone or stream is None:
             return
@@ -71,6 +82,17 @@ class Stream:
             if isinstance(error, OSError) and error.errno not in _READER_GONE:
                 self.trouble = error
 
+    def mark(self) -> None:
+        """Begin a text with the mark by which Excel knows UTF-8, whatever encoding the environment asks for."""
+        stream = self._stream
+        if self._kept is not None:
+            self._kept.append(_UTF8_MARK)
+        elif stream is not None and not self._gone:
+            with suppress(OSError, ValueError):  # what follows finds out why
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(encoding="utf-8")
+                stream.write(_UTF8_MARK)
+
     def lines(self, text: str) -> None:
         """Print lines for a person: on a terminal each is broken between words."""
         size = self.size
@@ -80,6 +102,26 @@ class Stream:
             text = "\n".join(part for line in text.split("\n") for part in Screen(*size).fold(line))
         self(text)
 
+    @contextmanager
+    def kept(self) -> Iterator[list[str]]:
+        """Keep what is printed meanwhile, and print none of it."""
+        parts: list[str] = []
+        self._kept = parts
+        try:
+            yield parts
+        finally:
+            self._kept = None
+
+    @contextmanager
+    def into(self, path: str | None) -> Iterator[None]:
+        """Put what is printed meanwhile into a file (`-o`), whole, once all of it is known; None: print it."""
+        if path is None:
+            yield
+            return
+        with self.kept() as parts:
+            yield
+        write_out(path, parts)
+
     @property
     def gone(self) -> bool:
         """Whether nobody reads it any more."""
@@ -87,7 +129,7 @@ class Stream:
 
     def isatty(self) -> bool:
         """Whether a person looks at it."""
-        stream = self._stream
+        stream = self._stream if self._kept is None else None
         try:
             return not self._gone and stream is not None and stream.isatty()
         except ValueError:
@@ -108,6 +150,34 @@ class Stream:
     def can_redraw(self) -> bool:
         """Return whether a line can be written again in its place."""
         return self.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
+
+def written_to(path: str, work: Callable[[], Any], *, is_sending: bool) -> Any:
+    """Do the work of a command, and put what it prints on stdout into the file of `-o`; returns its exit code.
+
+    What cannot be a file is refused before anything is done. If it cannot be written in the end, the result is printed,
+    so that it is not lost; a command that sends has its own exit code then, too. Any: as click has it.
+    """
+    place = Path(path)
+    if place.is_dir() or place.is_symlink() or (place.exists() and not place.is_file()) or not place.parent.is_dir():
+        write_out(path, ())  # its words say what is wrong, and it writes nothing
+    with out.kept() as parts:
+        code = work()
+    try:
+        write_out(path, parts)
+    except UsageError as error:
+        warn(f"{error}, so it stands here")
+        out("".join(parts))
+        return code or (Reason.OK if is_sending else Reason.STOPPED)
+    return code
+
+
+def write_out(path: str, parts: str | Iterable[str]) -> None:
+    """Write a report to the file of `-o`, whole, for its owner alone; UsageError, with what to do, if that fails."""
+    try:
+        write_whole(Path(path), parts)
+    except OSError as error:
+        raise UsageError(f"-o {path}: cannot be written: {error.strerror or error}; nothing was written") from error
 
 
 out = Stream("stdout")
@@ -146,6 +216,17 @@ def out_json(document: dict[str, Any]) -> None:
     import json  # late: what a person reads needs none of it
 
     out(json.dumps(document, indent=2))
+
+
+def out_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], *, excel: bool) -> None:
+    """A table on stdout; with `excel` as that program opens it by a double click. Any: JSON values."""
+    from engine.report.documents import csv_text  # here: most commands print no table
+
+    if excel:
+        out.mark()
+    for part in csv_text(rows, columns, excel=excel):
+        if part:
+            out(part)
 
 
 def printed() -> Reason:

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from engine.api.actions import ACTIONS
 from engine.cli.options import Options, options_of
 from engine.cli.screens import folded, screen
-from engine.cli.talk import out, out_json, printed, say, warn
+from engine.cli.talk import out, out_csv, out_json, printed, say, warn
 from engine.errors import AcctopsError, JournalCorruptError, Reason
 from engine.journal.ledger import Pause
 from engine.journal.protocols import RunHead, RunRef
@@ -22,13 +22,12 @@ from engine.operations.stores import find, flags_of, runs_in, store_of
 from engine.report.documents import (
     ATTEMPT_COLUMNS,
     CSV_COLUMNS,
+    attempt_rows,
     attempts,
-    csv_text,
+    csv_rows,
     document,
-    every_target,
     full_document,
     pace,
-    row,
 )
 from engine.report.going import pause_words
 from engine.report.nextstep import BAD
@@ -282,7 +281,7 @@ def _document(options: Options, ref: RunRef, found: Replay, *, live: bool) -> di
 
 
 def show_report(
-    run: str, *, form: str, by_attempt: bool, by_lane: bool, stuck: bool, family: bool, **flags: Any
+    run: str, *, form: str, excel: bool, by_attempt: bool, by_lane: bool, stuck: bool, family: bool, **flags: Any
 ) -> int:
     """The `report` command. Any: the flags, by name."""
     options = options_of(flags)
@@ -290,11 +289,10 @@ def show_report(
     if options.as_json:
         form = "json"
     if by_attempt:
-        rows = attempts(ref.records())
         if form == "csv":
-            _print(csv_text(rows, ATTEMPT_COLUMNS))
+            out_csv(attempt_rows(ref.replay().ledger, ref.records()), ATTEMPT_COLUMNS, excel=excel)
         else:
-            out_json({"run": ref.run_id, "attempts": list(rows)})
+            out_json({"run": ref.run_id, "attempts": list(attempts(ref.records()))})
         return printed()
     found = ref.replay()
     way = _way(options, ref, found)
@@ -304,24 +302,17 @@ def show_report(
         found = replace(found, ledger=with_family(ref, found, options.settings(None).trust))
     if by_lane and form == "json":
         out_json({"run": ref.run_id, "pace": pace(found.ledger)})
+    elif form == "csv":
+        out_csv(csv_rows(found.ledger, way, only=BAD if stuck else tuple(Outcome)), CSV_COLUMNS, excel=excel)
     elif by_lane or stuck:
         out(pace_text(found.ledger) if by_lane else stuck_text(found.ledger, way, today=_today()))
     elif form == "json":
         live = _is_live(ref)
         watch = watch_json(ref.store, found.ledger)
         out_json(full_document(found.ledger, journal=ref.place, head=found.head, live=live, way=way, watch=watch))
-    elif form == "csv":
-        _print(csv_text((row(*each, way) for each in every_target(found.ledger)), CSV_COLUMNS))
     else:
         _text(options, ref, found, way)
     return printed()
-
-
-def _print(parts: Any) -> None:
-    # Any: an iterator of str; the csv module wrote the line ends.
-    for part in parts:
-        if part:
-            out(part)
 
 
 # ---- journal verify ------------------------------------------------------------------------------------------------

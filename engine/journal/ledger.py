@@ -48,6 +48,7 @@ class Entry:
         "back",
         "before",
         "code",
+        "denied_at",
         "doubt",
         "first_sent_at",
         "message",
@@ -90,6 +91,8 @@ class Entry:
         self.first_sent_at: str | None = None
         self.accepted_at: str | None = None
         """When the API accepted the call; None if it has not."""
+        self.denied_at: str | None = None
+        """When the last reading before the call was settled showed the account as not desired; None: none did."""
         self.settled_at: str | None = None
         self.back: Back | None = None
         """Set once a later reading shows the account as changed back."""
@@ -359,6 +362,8 @@ class Ledger:
         """Account (or access point, if there is one account) → why this session sends nothing more to it."""
         self.pause: Pause | None = None
         """The pause that holds, or in which its last process ended; None: nobody paused it, or it goes on."""
+        self.pauses: list[tuple[str, str | None]] = []
+        """When each pause of the run was asked for, and when it ended; None: it holds. All in order."""
         self.waves: dict[int, records.WaveLine] = {}
         """The waves by number, as they stand; 0, if it is there, is the question before the first. Empty: no waves."""
         self.wave_of: dict[CallId, int] = {}
@@ -438,6 +443,7 @@ class Ledger:
         entry.verified = record
         # A reading that agrees leaves the doubt: `settled` follows, or a resume reads again. It is never sent again.
         if not record.agrees:
+            entry.denied_at = record.at
             entry.doubt = entry.unanswered = False
             if entry.verdict in (Verdict.IN_DOUBT, None):
                 entry.verdict = Verdict.TRANSIENT
@@ -537,7 +543,7 @@ class Ledger:
                 self.sessions.append(record)
                 self.end = None  # an `end` before it is that of an earlier session
                 self.given_up.clear()
-                self.pause = None
+                self._end_pause(record.at)
                 if record.settings is not None:
                     self._changed = None
             case records.End():
@@ -580,12 +586,21 @@ class Ledger:
     def _apply_control(self, record: records.Note, data: dict[str, Any]) -> None:
         # Any: facts of a note, which `sense` has checked.
         if record.what == "unpaused":
-            self.pause = None
-        elif record.what == "paused":
+            self._end_pause(record.at)
+            return
+        is_new = self.pause is None
+        if record.what == "paused":
             until, last = data.get("until"), data.get("last_sent_at")
             self.pause = Pause(by=str(data.get("by")), since=record.at, until=until, last_sent_at=last, in_effect=True)
-        elif data.get("what") == "pause" and self.pause is None:
+        elif data.get("what") == "pause" and is_new:
             self.pause = Pause(by=str(data.get("by")), since=record.at)
+        if is_new and self.pause is not None:
+            self.pauses.append((record.at, None))
+
+    def _end_pause(self, at: str) -> None:
+        if self.pause is not None:
+            self.pauses[-1] = (self.pauses[-1][0], at)
+            self.pause = None
 
     def has_accepted(self) -> bool:
         """Return whether the API has accepted any call of this run."""
@@ -620,6 +635,7 @@ class Ledger:
         self.omits = [omit for omit in self.omits if omit.reason != OmitReason.RERUN or omit.call not in self.calls]
         self.identities += [facts for facts in later.identities if facts not in self.identities]
         self.uins = later.uins | self.uins
+        self.pauses += later.pauses
         self.lanes |= {f"{lane} of {later.run.run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts
         self.throttled += later.throttled

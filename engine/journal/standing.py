@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine.api.actions import ACTIONS
 from engine.journal import records
 from engine.model import Outcome, Verdict, Where
 
@@ -45,6 +46,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Since the session began."""
     is_verified: bool
     """Whether accounts are read back."""
+    done_word: str = "verified"
+    """One word for what the accounts are that are verified: locked."""
     waits: tuple[str, ...] = ()
     """What the run waits for, and until when."""
     held: int = 0
@@ -112,6 +115,7 @@ def standing(
         quota=quota,
         seconds=seconds,
         is_verified=ledger.settings.verify,
+        done_word=_done_word(ledger.run.action),
         waits=waits.words,
         held=waits.held,
         stopping=_stopping(ledger),
@@ -120,6 +124,11 @@ def standing(
         wave=ledger.wave,
         waves=max(ledger.waves, default=0),
     )
+
+
+def _done_word(action: str) -> str:
+    words = ACTIONS[action].done_word if action in ACTIONS else ""
+    return words if words and " " not in words else "verified"  # a line has few columns
 
 
 def _session_at(ledger: Ledger) -> float:

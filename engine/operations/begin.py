@@ -96,7 +96,7 @@ async def _read(new: Proposal, reach: Reach) -> Proposal:
     if terms.simulate and world is None:
         from engine.operations.simulated import simulated_world
 
-        world = simulated_world(new.plan.action, new.plan.calls, (), new.faults)
+        world = simulated_world(new.plan.action, new.plan.calls, (), new.faults, seed=terms.seed or 0)
     found = None
     if new.frozen.verify and is_read(new.plan, new.settings):
         found = await read_for(new.plan, new.settings, reach=reach, world=world, known=new.known)
@@ -238,6 +238,7 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
                 passwords=this.passwords,
                 stop_after=new.stop_after,
                 world=new.world,
+                seed=terms.seed,
                 found=new.found,
                 rivals=rivals,
                 stays=new.undone.still_so() if new.undone is not None else nothing_stays,

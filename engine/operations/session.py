@@ -144,6 +144,8 @@ class Session(Struct, frozen=True, kw_only=True):
     passwords: PasswordSource | None
     world: World | None = None
     """The simulated world, if the run is simulated."""
+    seed: int | None = None
+    """Of the pauses between attempts; None: a new one each time."""
     stop_after: StopAfter | None
     no_send: frozenset[CallId] = frozenset()
     """Calls that are only read and settled."""
@@ -300,7 +302,7 @@ class Session(Struct, frozen=True, kw_only=True):
             offset_s=self.found.offset_s if self.found is not None else 0.0,
             clock=self.devices.clock if self.devices is not None else None,
         )
-        rng = self.devices.rng if self.devices is not None else random.Random()
+        rng = self.devices.rng if self.devices is not None else random.Random(self.seed)
         recorder = Recorder(self.journal, self.ledger)
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))

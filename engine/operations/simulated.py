@@ -38,7 +38,12 @@ def simulated_keys(accounts: Collection[str]) -> dict[str, KeyRecord] | None:
 
 
 def simulated_world(
-    action: str, calls: Iterable[Call], changed: Collection[CallId] = (), faults: tuple[FaultRule, ...] = ()
+    action: str,
+    calls: Iterable[Call],
+    changed: Collection[CallId] = (),
+    faults: tuple[FaultRule, ...] = (),
+    *,
+    seed: int = 0,
 ) -> World:
     """Return a world with the targets of a run as they were before it, except for what the run has `changed`."""
     from engine.simulator import catalog
@@ -46,7 +51,7 @@ def simulated_world(
 
     calls = list(calls)
     keys = simulated_keys({call.account for call in calls})
-    world = World(faults=faults, latency=0.04, jitter=0.02, keys=keys)
+    world = World(faults=faults, latency=0.04, jitter=0.02, keys=keys, seed=seed)
     row = catalog.ACTIONS[action]
     for call in calls:
         status, cam = row.after if call.id in changed else row.before
@@ -83,8 +88,8 @@ def fleet_of(terms: Terms, job: Job, faults: tuple[FaultRule, ...]) -> World | N
 
     keys = simulated_keys([account.name for account in job.accounts])
     owners = [record.uin for record in (keys or {}).values()]
-    fleet = fleet_from(text, owners=owners, tell=terms.tell)
-    world = World(fleet=fleet, faults=faults, latency=0.04, jitter=0.02, keys=keys)
+    fleet = fleet_from(text, terms.seed or 0, owners, tell=terms.tell)
+    world = World(fleet=fleet, faults=faults, latency=0.04, jitter=0.02, keys=keys, seed=terms.seed or 0)
     from engine.simulator import catalog
 
     status, cam = catalog.ACTIONS[job.action].before

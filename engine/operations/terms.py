@@ -36,6 +36,8 @@ class Terms(Flags, frozen=True, kw_only=True):
 
     faults: str | None = None
     fleet: str | None = None
+    seed: int | None = None
+    """Of all that is random in a simulated run; None: the world is always the same, and our waits are not."""
     skip_bad_rows: bool = False
     exclude: tuple[str, ...] = ()
     reason: str | None = None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import asdict
@@ -16,17 +17,22 @@ from engine.api.codes import CHANGED_BACK, NOT_APPLIED
 from engine.api.verdicts import rule
 from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
-from engine.model import GOOD, Answer, Call, Outcome, Proof
+from engine.model import GOOD, Answer, Call, CallId, Outcome, Proof
+from engine.report.contained import contained
 from engine.report.nextstep import WayOn, way_on
 
 if TYPE_CHECKING:
     from engine.planning.holds import HeldNow
 
-_FORMULA = tuple("=+-@＝＋－＠")
-"""Characters with which a formula begins in a spreadsheet, in half and full width."""
+_FORMULA = re.compile(r"(^|[,;])([\s\"]*[=+\-@＝＋－＠])")
+"""How a formula begins in a spreadsheet, in half and full width: at the begin of a cell, or behind what another
+spreadsheet takes for the end of one."""
+RUN_COLUMNS = ("run", "job", "ticket", "operator", "started_at")
+"""What every CSV says of the run, before what it says of a target."""
 _NO_ANSWER = "Local.NoAnswer"
 """The code by which a call without a code is explained: its attempt was lost on the way."""
 CSV_COLUMNS = (
+    *RUN_COLUMNS,
     "outcome",
     "account",
     "region",
@@ -42,6 +48,7 @@ CSV_COLUMNS = (
     "settled_at",
 )
 ATTEMPT_COLUMNS = (
+    *RUN_COLUMNS,
     "account",
     "region",
     "instance",
@@ -54,6 +61,7 @@ ATTEMPT_COLUMNS = (
     "http",
     "ms",
     "request_id",
+    "settled_at",
 )
 
 
@@ -119,26 +127,34 @@ def _explained(call: Call, entry: Entry, outcome: Outcome) -> tuple[str | None, 
 
 def attempts(lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
     """Yield every attempt that has a reply, in the order of the journal. Any: JSON values."""
+    return (found for _, found in _attempts(lines))
+
+
+def _attempts(lines: Iterable[records.AnyRecord]) -> Iterator[tuple[CallId, dict[str, Any]]]:
+    """Yield every attempt with the id of its call. Any: JSON values."""
     calls: dict[str, records.CallLine] = {}
     for line in lines:
         if isinstance(line, records.CallLine):
             calls[line.call] = line
         elif isinstance(line, records.ReplyLine):
             call = calls[line.call]
-            yield {
-                "account": call.account,
-                "region": call.region,
-                "instance": call.instance,
-                "user": call.user,
-                "attempt": line.attempt,
-                "sent_at": line.sent_at,
-                "verdict": str(line.verdict),
-                "code": line.code,
-                "message": line.message,
-                "http": line.http,
-                "ms": line.ms,
-                "request_id": line.request_id,
-            }
+            yield (
+                line.call,
+                {
+                    "account": call.account,
+                    "region": call.region,
+                    "instance": call.instance,
+                    "user": call.user,
+                    "attempt": line.attempt,
+                    "sent_at": line.sent_at,
+                    "verdict": str(line.verdict),
+                    "code": line.code,
+                    "message": line.message,
+                    "http": line.http,
+                    "ms": line.ms,
+                    "request_id": line.request_id,
+                },
+            )
 
 
 # ---- a run as JSON -------------------------------------------------------------------------------------------------
@@ -194,6 +210,7 @@ def document(
         "throttled": ledger.throttled,
         "worst_second": max(ledger.worst_second().values(), default=0),
         "seconds": end.seconds if end else None,
+        "contained": contained(ledger) if run.watched is None else None,
         "first_send_ms": first_send_ms,
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "exit": end.exit if end else None,
@@ -331,10 +348,31 @@ def verified(ledger: Ledger) -> dict[str, int]:
     return counts
 
 
-def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """Yield CSV text (RFC 4180) in parts, with a header. Any: JSON values."""
+def about(run: records.Run) -> dict[str, Any]:
+    """Return what every CSV says of the run. Any: JSON values."""
+    return dict(zip(RUN_COLUMNS, (run.run, run.job.name, run.ticket, run.operator, run.at), strict=True))
+
+
+def csv_rows(ledger: Ledger, way: WayOn, *, only: Collection[Outcome] = tuple(Outcome)) -> Iterator[dict[str, Any]]:
+    """Yield the targets of a run with these outcomes, as `CSV_COLUMNS` says. Any: JSON values."""
+    told = about(ledger.run)
+    return ({**told, **row(*each, way)} for each in every_target(ledger) if each[2] in only)
+
+
+def attempt_rows(ledger: Ledger, lines: Iterable[records.AnyRecord]) -> Iterator[dict[str, Any]]:
+    """Yield every attempt of a run, as `ATTEMPT_COLUMNS` says. Any: JSON values."""
+    told = about(ledger.run)
+    for call, found in _attempts(lines):
+        yield {**told, **found, "settled_at": ledger.entry(call).settled_at}
+
+
+def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str], *, excel: bool = False) -> Iterator[str]:
+    """Yield CSV text (RFC 4180) in parts, with a header. Any: JSON values.
+
+    `excel`: with semicolons, as Excel takes it where a comma separates decimals.
+    """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\r\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\r\n", delimiter=";" if excel else ",")
     writer.writeheader()
     for each in rows:
         writer.writerow({key: _cell(each[key]) for key in columns})
@@ -347,10 +385,7 @@ def csv_text(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator
 
 def _cell(value: Any) -> Any:
     # A server's message must neither move the cursor of a terminal nor run as a formula in a spreadsheet.
-    if not isinstance(value, str):
-        return value
-    cell = plain(value)
-    return "'" + cell if cell.lstrip()[:1] in _FORMULA else cell
+    return _FORMULA.sub(r"\1'\2", plain(value)) if isinstance(value, str) else value
 
 
 def plain(value: str) -> str:

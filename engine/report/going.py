@@ -20,7 +20,7 @@ def line(progress: Progress, width: int | None = None) -> str:
     Where it does not fit into `width` columns, the parts that matter least are left away.
     """
     parts = [
-        (0, f"{'verified' if progress.is_verified else 'accepted'} {progress.verified:,}"),
+        (0, f"{progress.done_word if progress.is_verified else 'accepted'} {progress.verified:,}"),
         (0, f"sent {progress.sent:,} of {progress.total:,}"),
     ]
     if progress.wave is not None:

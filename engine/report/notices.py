@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.journal.records import PASSED
 from engine.model import Outcome
+from engine.report.contained import contained
 from engine.report.documents import plain, unapproved, verified, wave_keys
 from engine.report.nextstep import BAD, WayOn, way_on
 from engine.report.text import closing_line
@@ -69,6 +70,7 @@ def notice(
         "attempts": ledger.attempts,
         "throttled": ledger.throttled,
         "seconds": ledger.end.seconds if ledger.end is not None else None,
+        "contained": contained(ledger),
         "stopped": {"why": stopped.why, "code": stopped.code, "request_id": stopped.request_id} if stopped else None,
         "codes": [{"code": code, "targets": count} for code, count in codes.most_common()],
         "waves": wave_keys(ledger),
@@ -99,7 +101,10 @@ def bare_notice(
     `text` is for a chat, `error` is the full message. Any: JSON values.
     """
     nothing = dict.fromkeys(
-        ("journal", "journal_head", "counts", "left_out", "verified", "attempts", "throttled", "seconds", "stopped")
+        (
+            *("journal", "journal_head", "counts", "left_out", "verified", "attempts", "throttled", "seconds"),
+            *("contained", "stopped"),
+        )
     )
     return {
         "event": event,

@@ -12,7 +12,8 @@ from engine.api.actions import ACTIONS
 from engine.api.verdicts import rule
 from engine.journal import records
 from engine.journal.ledger import Entry, Ledger
-from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Proof, Verdict
+from engine.model import LACKING, Answer, Call, OmitReason, Outcome, Verdict
+from engine.report.contained import contained_line
 from engine.report.documents import every_target, explain, pace, plain, verified
 from engine.report.going import line, pause_words
 from engine.report.nextstep import BAD, WayOn, way_on
@@ -48,10 +49,11 @@ def text(
     way = way or way_on([ledger])
     stop = _stop_lines(ledger, way) if live is None else []
     if live is None:
-        tail = [f"journal {journal}", f"head    {head}", *way.lines(), *_some(watch), closing_line(ledger, today=today)]
+        last = (*_some(watch), *_some(contained_line(ledger)), closing_line(ledger, today=today))
+        tail = [f"journal {journal}", f"head    {head}", *way.lines(), *last]
     else:
         again = f"acctops status {ledger.run.run}{way.flags}"
-        tail = [f"journal {journal}", f"from any terminal: {again}", line(live)]
+        tail = [f"journal {journal}", f"from any terminal: {again}", *_some(contained_line(ledger)), line(live)]
     top = [_title(ledger, live=live is not None)]
     waves = _wave_lines(ledger, is_live=live is not None)
     if screen is None:
@@ -61,7 +63,7 @@ def text(
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
     top = screen.fold(top[0])
     if live is None:
-        lines = [fold for each in (*_some(watch), tail[-1]) for fold in screen.fold(each)]
+        lines = [fold for each in last for fold in screen.fold(each)]
         tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *lines]
     groups = [
         _group(kind, cause, members, way)
@@ -195,44 +197,16 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
 
 
 def _notes(ledger: Ledger) -> list[str]:
-    """Return the lines on what was left out, on containment, and on a missing protect rule."""
+    """Return the lines on what was left out, and on a missing protect rule."""
     lines = []
     elsewhere = (OmitReason.PROTECTED, *LACKING)  # these stand in `closing_line`, and among the failed
     left = {reason: count for reason, count in ledger.left_out().items() if count and reason not in elsewhere}
     if left:
         lines.append("left out: " + "; ".join(f"{count:,} {reason}" for reason, count in left.items()))
-    times = containment(ledger)
-    if times:
-        lines.append("contained: " + ", ".join(f"{share} % after {duration(after)}" for share, after in times.items()))
     is_guarded = ledger.settings.protect or ledger.settings.protect_waived or ledger.left_out()[OmitReason.PROTECTED]
     if not is_guarded:
         lines.append("no protect rule was in force: name your break-glass accounts in config.yaml, protect: […]")
     return lines
-
-
-def containment(ledger: Ledger) -> dict[int, float]:
-    """Return the seconds from a lockdown's beginning until 50, 95 and 100 % of its accounts were locked, if reached.
-
-    A proven account counts from when the API accepted its call; one that was locked before counts from the beginning.
-    Empty for an action that is no lockdown.
-    """
-    run = ledger.run
-    if run.action not in ACTIONS or not ACTIONS[run.action].is_incident:
-        return {}
-    begun = records.unix_seconds(run.at)
-    after: list[float] = []
-    for _, entry, outcome in ledger.outcomes():
-        if entry.proof not in (Proof.READ, Proof.BEFORE):
-            continue
-        if outcome is Outcome.ALREADY:
-            after.append(0.0)
-        elif outcome is Outcome.CHANGED:
-            at = entry.accepted_at or entry.settled_at
-            after.append(records.unix_seconds(at) - begun if at else 0.0)
-    after.sort()
-    total = len(ledger.calls) + len(ledger.lacking())
-    needed = {share: -(-total * share // 100) for share in (50, 95, 100)}
-    return {share: after[count - 1] for share, count in needed.items() if 0 < count <= len(after)}
 
 
 def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> str:

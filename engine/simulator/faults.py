@@ -8,7 +8,8 @@ A script is a list of rules, in YAML, JSON or plain values. The first rule that 
     - {user: "app_*", probability: 0.05, reset_after: true}
     - {instance: postgres-busy*, after: 10, status: 502, html: true}
 
-Besides `times`, `times_each`, `probability` (0-1) and `after` (first matches that pass), a rule has one effect:
+Besides `times`, `times_each`, `probability` (0-1), `after` (first matches that pass) and `for` (seconds from its first
+strike, and then all is mended), a rule has one effect:
 
     code: CODE            an error answer                      not applied
     status: 502           that HTTP status, a short text       not applied   (html: true for a page)
@@ -100,6 +101,8 @@ class FaultRule:
     times_each: int | None = None
     probability: float = 1.0
     after: int = 0
+    for_s: float | None = None
+    """Seconds from the first strike, after which it strikes no more; None: no such end."""
     apply: bool = True
     code: str = ""
     message: str = ""
@@ -126,26 +129,26 @@ class FaultScript:
         apart = (Effect.WRONG_CLOCK, Effect.GATE)
         self._others = [_Counter(rule) for rule in rules if rule.effect not in apart]
 
-    def clock_shift_s(self, shot: Shot) -> float:
+    def clock_shift_s(self, shot: Shot, now: float = 0.0) -> float:
         """Return the seconds by which the server's clock is ahead for this request, before its signature is checked."""
-        rule = _first(self._clocks, shot, self._rng) if self._clocks else None
+        rule = _first(self._clocks, shot, self._rng, now) if self._clocks else None
         return rule.clock_s if rule is not None else 0.0
 
     def gate(self, wave: int) -> str:
         """Return what the gate says about a wave: green, red or silent."""
         about = [each for each in self._gates if each.rule.wave in (None, wave)]
-        rule = _first(about, Shot("", "", "", ""), self._rng)
+        rule = _first(about, Shot("", "", "", ""), self._rng, 0.0)
         return rule.gate if rule is not None else "green"
 
-    def pick(self, shot: Shot) -> FaultRule | None:
+    def pick(self, shot: Shot, now: float = 0.0) -> FaultRule | None:
         """Return the rule that strikes this request, or None; called once for each request that passed the gate."""
-        return _first(self._others, shot, self._rng) if self._others else None
+        return _first(self._others, shot, self._rng, now) if self._others else None
 
 
 class _Counter:
     """One rule with its compiled globs and its counts."""
 
-    __slots__ = ("_each", "_matched", "_patterns", "_struck", "rule")
+    __slots__ = ("_each", "_matched", "_patterns", "_since", "_struck", "rule")
 
     def __init__(self, rule: FaultRule) -> None:
         self.rule = rule
@@ -153,10 +156,11 @@ class _Counter:
         self._patterns = tuple(None if glob == "*" else re.compile(fnmatch.translate(glob)).match for glob in globs)
         self._matched = 0
         self._struck = 0
+        self._since: float | None = None
         self._each: dict[tuple[str, str], int] = {}
 
-    def strike(self, shot: Shot, rng: Random) -> bool:
-        """Return whether the rule strikes this request, and count that."""
+    def strike(self, shot: Shot, rng: Random, now: float) -> bool:
+        """Return whether the rule strikes this request at `now`, and count that."""
         for matches, value in zip(self._patterns, shot, strict=True):
             if matches is not None and matches(value) is None:
                 return False
@@ -164,19 +168,23 @@ class _Counter:
         self._matched += 1
         if self._matched <= rule.after or (rule.times is not None and self._struck >= rule.times):
             return False
+        if rule.for_s is not None and self._since is not None and now >= self._since + rule.for_s:
+            return False
         target = (shot.instance, shot.user)
         if rule.times_each is not None and self._each.get(target, 0) >= rule.times_each:
             return False
         if rule.probability < 1 and rng.random() >= rule.probability:
             return False
         self._struck += 1
+        if self._since is None:
+            self._since = now
         if rule.times_each is not None:
             self._each[target] = self._each.get(target, 0) + 1
         return True
 
 
-def _first(counters: list[_Counter], shot: Shot, rng: Random) -> FaultRule | None:
-    return next((counter.rule for counter in counters if counter.strike(shot, rng)), None)
+def _first(counters: list[_Counter], shot: Shot, rng: Random, now: float) -> FaultRule | None:
+    return next((counter.rule for counter in counters if counter.strike(shot, rng, now)), None)
 
 
 def parse_faults(text: str) -> tuple[FaultRule, ...]:
@@ -206,7 +214,7 @@ _FLAGS = ("html", "truncated", "garbage", "empty", "reset_before", "reset_after"
 _KINDS: Mapping[str, str] = {
     **dict.fromkeys(("action", "instance", "user", "region", "code", "message"), "text"),
     **dict.fromkeys(("times", "times_each", "after", "status", "wave"), "whole"),
-    **dict.fromkeys(("slow", "effect_delay", "apply_after"), "seconds"),
+    **dict.fromkeys(("slow", "effect_delay", "apply_after", "for"), "seconds"),
     **dict.fromkeys((*_FLAGS, "no_request_id", "apply"), "flag"),
     "probability": "share",
     "gate": "word",
@@ -256,6 +264,7 @@ def _read_rule(entry: object, at: str, problems: list[str]) -> FaultRule:
         **{key: given[key] for key in ("action", "instance", "user", "region", "times", "times_each") if key in given},
         probability=given.get("probability", 1.0),
         after=given.get("after", 0),
+        for_s=given.get("for"),
         apply=given.get("apply", effect in _APPLIES),
         code=given.get("code", ""),
         message=given.get("message", ""),
@@ -289,7 +298,7 @@ def _check_company(given: Mapping[str, object], effect: Effect, at: str, problem
         problems.append(f"{at}: times and times_each exclude each other")
     if "wave" in given and effect is not Effect.GATE:
         problems.append(f"{at}.wave: only beside gate")
-    of_requests = [key for key in ("action", "instance", "user", "region", "times_each", "slow") if key in given]
+    of_requests = [key for key in ("action", "instance", "user", "region", "times_each", "slow", "for") if key in given]
     if effect is Effect.GATE and of_requests:
         problems.append(f"{at}.{of_requests[0]}: a gate is no request; it knows wave, times, after, probability")
     if "message" in given and effect is not Effect.CODE:

@@ -159,7 +159,7 @@ class World:
         lowered = {name.lower(): value for name, value in headers.items()}
         parameters = read_parameters(method, query, lowered.get("content-type", ""), body)
         shot = _shot(lowered, parameters)
-        clock = now + self._faults.clock_shift_s(shot)
+        clock = now + self._faults.clock_shift_s(shot, now)
         request = Request(method, query, lowered, body, access, clock)
         self._count(shot.action, access, now)
         caller: Caller | Refusal = (
@@ -174,7 +174,7 @@ class World:
             result, applied = spec, False
         else:
             assert not isinstance(caller, Refusal)
-            rule = self._faults.pick(shot)
+            rule = self._faults.pick(shot, now)
             result, applied = self._carry_out(spec, caller, request, parameters, rule, now)
         request_id = self._make_request_id()
         answer = self._answer(result, rule, request_id, int(clock))
@@ -199,7 +199,7 @@ class World:
     def metadata(self, path: str, *, access: str, now: float) -> WireAnswer:
         """Answer a GET of the instance metadata service, which is plain HTTP and knows no keys."""
         shot = Shot(sts.METADATA_ACTION, "", "", "")
-        rule = self._faults.pick(shot)
+        rule = self._faults.pick(shot, now)
         said = self._issuer.metadata(path, now)
         if self.audit.maxlen != 0:
             arrival = Arrival(

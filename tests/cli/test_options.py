@@ -136,7 +136,8 @@ AFTERWARDS = {
     "--then": Case(("--then", "unlock"), ("--for", "4h", "--yes")),
     "--watch": Case(("--watch", "3d"), ("--yes",)),
 }
-AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON}
+OUTPUT = Case(("-o", "out.txt"))
+AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "-o": OUTPUT}
 
 
 def sending(**more: Case) -> dict[str, Case]:
@@ -163,11 +164,17 @@ CASES: dict[str, dict[str, Case]] = {
         "--ticket": Case(("--ticket", "CHG-1")),
     },
     "discover": {
-        "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE,
+        "--config": CONFIG, "--endpoint": ENDPOINT, "--profile": PROFILE, "-o": OUTPUT,
         "--timeout": Case(("--timeout", "1ms")), "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
-        "--format": Case(("--format", "csv")),
+        "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
         "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=lambda desk: [desk.write("list.csv", BAD_LIST),
             desk.write("job.yaml", (desk.work / "job.yaml").read_text() + "  - {csv: list.csv}\n")]),
+    },
+    "drill": {
+        **AMONG_RUNS, "--exclude": EXCLUDE, "--quiet": QUIET, "--yes": YES,
+        "--seed": Case(("--seed", "8")), "--faults": Case(("--faults", "faults.yaml"), ("--yes",)),
+        "--fleet": Case(("--fleet", "fleet.yaml"), prepare=fleet_file), "--contain": Case(("--contain", "95%:1ms")),
+        "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
     },
     "run": sending(
         reason=REASON, ticket=TICKET, simulate=SIMULATED, faults=FAULTS,
@@ -209,10 +216,10 @@ CASES: dict[str, dict[str, Case]] = {
     ),
     "stop": {**AMONG_RUNS, "--quiet": Case(("--quiet",))},
     "change": {
-        **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items()},
+        **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items() if name != "-o"},
         "--rate": RATE, "--drop": Case(("--drop", "*/bob")), "--first": Case(("--first", "*/bob")),
     },
-    "pause": {**AMONG_RUNS, "--for": Case(("--for", "soon"))},
+    "pause": {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "--for": Case(("--for", "soon"))},
     "holds": {
         **{name: case for name, case in AMONG_RUNS.items() if name != "--config"},
         "--config": Case(("--config", "gone.yaml")),
@@ -238,10 +245,12 @@ CASES: dict[str, dict[str, Case]] = {
     "status": {**AMONG_RUNS, "--since": Case(("--since", "7d"))},
     "pending": {
         **AMONG_RUNS, "--since": Case(("--since", "1ms")), "--ticket": Case(("--ticket", "CHG-9")),
-        "--format": Case(("--format", "csv")),
+        "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
     },
     "report": {
-        **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
+        **{name: case for name, case in AMONG_RUNS.items() if name != "-o"},
+        "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
+        "--excel": Case(("--excel",), ("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
     },
@@ -269,18 +278,19 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "doctor": {
         "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE,
-        "--timeout": Case(("--timeout", "1ms")), "--json": JSON,
+        "--timeout": Case(("--timeout", "1ms")), "--json": JSON, "-o": OUTPUT,
         "--policy": Case(("--policy",), ("--profile", "nobody")),
     },
     "config show": {
         "--origin": Case(("--origin",)), "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE,
         "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE,
-        "--no-verify": Case(("--no-verify",)), "--json": JSON,
+        "--no-verify": Case(("--no-verify",)), "--json": JSON, "-o": OUTPUT,
     },
 }  # fmt: skip
 BASE = {
     "plan": ["plan", "job.yaml"],
     "discover": ["discover", "job.yaml"],
+    "drill": ["drill", "job.yaml", "--seed", "7"],
     "run": ["run", "job.yaml"],
     "lock": ["lock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],
     "unlock": ["unlock", "postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob", "--region", "ap-singapore"],

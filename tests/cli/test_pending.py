@@ -109,3 +109,39 @@ def test_a_listing_says_which_run_was_undone(desk: Desk) -> None:
     undo = desk.run("undo", run, "--yes", "--json").json["run"]
     lines = {line.split()[0]: line for line in desk.run("status").out.splitlines()}
     assert f"  undone by {undo}" in lines[run]
+
+
+TOLD = ("run", "job", "ticket", "operator", "region", "settled_at")
+
+
+def test_every_csv_names_run_ticket_and_operator(desk: Desk, backend: Backend) -> None:
+    """Sheets of several runs are put together, and a row alone must say where it comes from."""
+    run = prepared(desk, backend)
+    for words in (
+        ("report", run),
+        ("report", run, "--stuck"),
+        ("report", run, "--attempts"),
+        ("report", run, "--family"),
+        ("report", "--since", "1h"),
+        ("pending",),
+    ):
+        rows = list(csv.DictReader(io.StringIO(desk.run(*words, "--format", "csv").out)))
+        assert rows and all(row["run"] == run and row["ticket"] == "INC-7" and row["operator"] for row in rows), words
+        assert set(TOLD) <= set(rows[0]) and all(row["region"] == "ap-singapore" for row in rows)
+        assert [row["user"] for row in rows] == (
+            ["eve"] if words[0] == "pending" or "--stuck" in words else ["app", "eve"]
+        )
+        assert all(row["settled_at"].startswith("20") for row in rows)
+
+
+def test_excel_opens_what_excel_writes(desk: Desk, backend: Backend) -> None:
+    """A double click shows columns and every script; the same table otherwise."""
+    run = prepared(desk, backend)
+    for words in (("report", run), ("report", run, "--attempts"), ("pending",), ("report", "--since", "1h")):
+        plain = desk.run(*words, "--format", "csv").out
+        marked = desk.run(*words, "--excel").out
+        assert marked.startswith("\ufeffrun;job;ticket;operator;")
+        cells = [list(csv.reader(io.StringIO(text, newline=""), delimiter=sign)) for text, sign in
+                 ((plain, ","), (marked[1:], ";"))]  # fmt: skip
+        assert cells[0] == cells[1]
+    assert desk.run("report", run, "--excel", "--format", "json").code == 2

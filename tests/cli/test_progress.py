@@ -41,6 +41,7 @@ def progress(**said: object) -> Progress:
         "quota": 20.0,
         "seconds": 60.0,
         "is_verified": True,
+        "done_word": "locked",
     }
     return Progress(**{**usual, **said})  # type: ignore[arg-type]
 
@@ -50,9 +51,9 @@ def test_a_pause_is_told_within_80_columns() -> None:
     until = "2026-11-30T03:04:05.000Z"
     pause = Pause(by="ann", since="2026-11-29T15:03:59.000Z", until=until, in_effect=True)
     paused = progress(total=3200, verified=101, sent=112, pause=pause, throttled=5)
-    short = "PAUSED by ann since 15:03Z until 11-30 03:04Z · verified 101 · sent 112 of 3,200"
+    short = "PAUSED by ann since 15:03Z until 11-30 03:04Z · locked 101 · sent 112 of 3,200"
     assert line(paused, 80) == short
-    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · verified")
+    assert line(paused, 60).startswith("PAUSED by ann since 15:03Z until 11-30 03:04Z · locked")
     assert " · then it stops" in line(paused, 132)
     whole = "PAUSED by ann since 2026-11-29 15:03:59Z until 2026-11-30 03:04:05Z, then it stops"
     assert pause_words(pause, today=until) == whole
@@ -60,7 +61,7 @@ def test_a_pause_is_told_within_80_columns() -> None:
 
 def test_each_number_has_its_word() -> None:
     """At night nobody knows by heart what a bare number means."""
-    assert line(progress()) == "verified 47 · sent 81 of 300 · 19.8/s of 20 · ETA 13 s"
+    assert line(progress()) == "locked 47 · sent 81 of 300 · 19.8/s of 20 · ETA 13 s"
     waits = ("6 for postgres-m3vq90sj until 15:01Z",)
     said = line(progress(waits=waits, failed=3, throttled=2, awaiting=6, behind_s=7.0))
     for words in (
@@ -79,7 +80,7 @@ def test_what_matters_least_goes_first_on_a_narrow_screen(width: int) -> None:
     waits = ("6 for postgres-m3vq90sj until 15:01Z",)
     said = line(progress(waits=waits, throttled=2, awaiting=6, already=12, backing_off=3), width)
     assert len(said) <= width
-    assert said.startswith("verified 47 · sent 81 of 300")
+    assert said.startswith("locked 47 · sent 81 of 300")
     assert width < 80 or waits[0] in said
     assert width < 200 or "throttled 2" in said
 
@@ -100,7 +101,7 @@ def test_the_bar_goes_before_any_word() -> None:
         assert (said in drawn(progress(waits=("6 for postgres-m3vq90sj until 15:01Z",), failed=3), width)) is (
             width >= len(said)
         )
-    assert drawn(progress(verified=150), 199).startswith("━" * 12 + "─" * 12 + " verified 150")
+    assert drawn(progress(verified=150), 199).startswith("━" * 12 + "─" * 12 + " locked 150")
 
 
 @given(st.integers(30, 200), st.booleans(), st.integers(0, 9), st.integers(0, 3))

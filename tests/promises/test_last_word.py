@@ -455,8 +455,8 @@ def test_progress_says_what_waits_for_its_proof_and_how_far_the_readings_are_beh
 
     drill = Drill(tmp_path, it, fleet(1, 2), during=look).go()
     assert drill.reason is Reason.OK
-    assert seen[0].startswith("verified 0 · sent 2 of 2 · accepted and to be read back 2 · ")
-    assert seen[1].startswith("verified 0 · sent 2 of 2 · accepted and to be read back 2, readings 20 s behind · ")
+    assert seen[0].startswith("locked 0 · sent 2 of 2 · accepted and to be read back 2 · ")
+    assert seen[1].startswith("locked 0 · sent 2 of 2 · accepted and to be read back 2, readings 20 s behind · ")
 
 
 # ---- verify --------------------------------------------------------------------------------------------------------

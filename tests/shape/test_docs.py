@@ -482,6 +482,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             extra="waves: [{take: rest}]\ngate: {command: [true]}\non_red: undo",
             name="waved.yaml",
         )
+        found["drill"] = desk.run("drill", waved, "--contain", "95%:1h", "--json").json
         found["plan"].append(desk.run("plan", waved, *api, "--json").json)
         red = desk.run("run", waved, "--simulate", "--faults", script, "--yes", "--json").json
         found |= _of_holds(desk, api, done["run"])
@@ -569,7 +570,7 @@ DESCRIBED = {cells[0]: cells[1] for cells in rows(section(page("engine/json.md")
 def test_every_json_key_is_described(documents: dict[str, set[str]], name: str) -> None:
     """No more and no less, for each document."""
     described = set(re.findall(r"\w+", " ".join(re.findall("`([^`]+)`", DESCRIBED[name]))))
-    inherited = {"report": ("run",), "report --since": ("run", "report")}.get(name, ())
+    inherited = {"report": ("run",), "drill": ("run",), "report --since": ("run", "report")}.get(name, ())
     printed = documents[name] - set().union(*(documents[each] for each in inherited))
     missing, gone = printed - described, described - documents[name]
     assert (missing, gone) == (set(), set())
@@ -628,7 +629,7 @@ def test_the_faults_and_the_fleet_of_the_page_are_valid() -> None:
     fleet, accounts, faults = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
     assert len(parse_fleet(fleet)) == 2
     assert len(parse_tenants(accounts).roles) == 2
-    assert len(parse_faults(faults)) == 6
+    assert len(parse_faults(faults)) == 7
     with pytest.raises(ValueError, match="known are ") as wrong:
         rules_from([{"nonsense": 1}])
     known = str(wrong.value).partition("known are ")[2].split(", ")

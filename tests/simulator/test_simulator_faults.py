@@ -70,6 +70,13 @@ def test_after_lets_the_first_matches_through() -> None:
     assert strikes({"action": "LockAccount", "after": 2, "times": 1}, shots) == [False] * 3 + [True, False]
 
 
+def test_an_instance_is_mended_so_many_seconds_after_its_first_fault() -> None:
+    """A drill goes on while somebody repairs the instance; the time counts from when anybody could notice."""
+    running = script({"code": "X", "after": 1, "for": 30})
+    struck = [running.pick(LOCK, now) is not None for now in (1000.0, 1010.0, 1039.9, 1040.0, 1041.0)]
+    assert struck == [False, True, True, False, False]
+
+
 def test_probability_is_a_share_of_the_matches() -> None:
     assert 400 < sum(strikes({"probability": 0.5}, [LOCK] * 1_000)) < 600
     assert sum(strikes({"probability": 0}, [LOCK] * 100)) == 0

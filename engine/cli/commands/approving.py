@@ -18,7 +18,7 @@ from engine.cli.flags import NOW, clock, command, flags
     help="Sign with this SSH key: the file of a private one, or of a public one whose private half an agent has.",
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every call. Default: the first ones.")
-@flags("config", "yes", "json", "quiet")
+@flags("config", "yes", "json", "output", "quiet")
 def approve(plan: str, key: str, *, show_all: bool, **options: Any) -> int:
     """Show a saved plan, ask, and sign it with a key of your own. Sends nothing.
 
@@ -37,7 +37,7 @@ def approve(plan: str, key: str, *, show_all: bool, **options: Any) -> int:
 
 @command()
 @click.argument("plan")
-@flags("config", "state_dir", "json", "quiet", "yes")
+@flags("config", "state_dir", "json", "output", "quiet", "yes")
 @NOW
 def apply(plan: str, **options: Any) -> int:
     """Carry out a saved plan that enough people have signed: check, ask, send, read back, report.

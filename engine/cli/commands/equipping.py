@@ -23,7 +23,7 @@ def config() -> None:
     is_flag=True,
     help="Show where each value comes from, and all words that make up a guard.",
 )
-@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "no_verify", "json")
+@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "no_verify", "json", "output")
 def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
     """Show every setting that holds here, or for a job.
 
@@ -43,7 +43,7 @@ def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
 @command()
 @click.argument("job", required=False)
 @click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
-@flags("config", "endpoint", "state_dir", "profile", "timeout", "json")
+@flags("config", "endpoint", "state_dir", "profile", "timeout", "json", "output")
 def doctor(job: str | None, policy: bool, **common: Any) -> int:
     """Check keys, clock, endpoint and state directory; with a job, its permissions too.
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import EXCEL, FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
 
 
 @command()
 @click.argument("run", required=False)
 @SINCE
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "json", "output")
 def status(run: str | None, since: str | None, **common: Any) -> int:
     """List the runs, or show how one stands, also while it works.
 
@@ -36,8 +36,9 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 @SINCE
 @click.option("--ticket", metavar="ID", help="Show only runs with this change or incident.")
 @FORMAT
-@flags("config", "state_dir", "json")
-def pending(since: str | None, ticket: str | None, form: str, **common: Any) -> int:
+@EXCEL
+@flags("config", "state_dir", "json", "output")
+def pending(since: str | None, ticket: str | None, form: str, excel: bool, **common: Any) -> int:
     """List the accounts that are not as asked, over all runs.
 
     Each account is listed with the last run that has it, and with the command that goes on. The answer comes from
@@ -50,7 +51,7 @@ def pending(since: str | None, ticket: str | None, form: str, **common: Any) -> 
     """
     from engine.cli.pending import show_pending
 
-    return show_pending(since, ticket, form, clock=clock(), **common)
+    return show_pending(since, ticket, "csv" if excel else form, excel, clock=clock(), **common)
 
 
 def _one_or_many(run: str | None, since: str | None) -> None:
@@ -62,6 +63,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.argument("run", required=False)
 @SINCE
 @FORMAT
+@EXCEL
 @click.option(
     "--attempts", is_flag=True, help="Print one row for each attempt, not for each account. With json or csv."
 )
@@ -73,6 +75,7 @@ def report(
     run: str | None,
     since: str | None,
     form: str,
+    excel: bool,
     attempts: bool,
     pace: bool,
     stuck: bool,
@@ -88,25 +91,29 @@ def report(
       acctops report latest
       acctops report latest --format csv > outcomes.csv
       acctops report latest --format csv --attempts
-      acctops report --since 7d --format csv > week.csv
+      acctops report latest --stuck --format csv > stuck.csv
+      acctops report --since 7d --excel > week.csv
     """
     _one_or_many(run, since)
+    form = "csv" if excel else form
     if since is not None:
         from engine.cli.lookback import show_report_since
 
-        return show_report_since(since, form, clock=clock(), **common)
+        return show_report_since(since, form, excel, clock=clock(), **common)
     from engine.cli.views import show_report
 
     assert run is not None
 
-    return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
+    return show_report(
+        run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
+    )
 
 
 @command()
 @click.argument("run")
 @FAMILY
 @click.option("--watch", metavar="5m,30m", help="Read again after each of these times from now.")
-@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "quiet")
+@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "output", "quiet")
 def verify(run: str, **options: Any) -> int:
     """Read the accounts of a run again, and name those that are not as asked any more. Changes nothing.
 

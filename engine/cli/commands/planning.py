@@ -6,7 +6,20 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCLUDE, EXPECT, PLANNING, REASON, SKIP_BAD_ROWS, TICKET, clock, command, flags, saves
+from engine.cli.flags import (
+    EXCEL,
+    EXCLUDE,
+    EXPECT,
+    FLEET,
+    PLANNING,
+    REASON,
+    SKIP_BAD_ROWS,
+    TICKET,
+    clock,
+    command,
+    flags,
+    saves,
+)
 
 
 @command()
@@ -53,9 +66,10 @@ def plan(job: str, **options: Any) -> int:
     show_default=True,
     help="Print a table to read, or a list to edit and to name in a job.",
 )
-@flags("config", "endpoint", "profile", "timeout", "quiet")
+@flags("config", "endpoint", "profile", "timeout", "output", "quiet")
 @EXCLUDE
 @SKIP_BAD_ROWS
+@EXCEL
 def discover(job: str, form: str, **options: Any) -> int:
     """List the accounts that the matches of a job find. Sends nothing.
 
@@ -70,3 +84,33 @@ def discover(job: str, form: str, **options: Any) -> int:
     from engine.cli.found import show_found
 
     return show_found(job, form=form, **options)
+
+
+@command()
+@click.argument("job")
+@flags("config", "state_dir", "json", "output", "quiet", "yes")
+@EXCLUDE
+@SKIP_BAD_ROWS
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0), help="Seed of all that is random. Default: a new one, which is said."
+)
+@click.option("--faults", metavar="FILE", help="Let the faults in this script happen.")
+@FLEET
+@click.option(
+    "--contain",
+    metavar="95%:60s",
+    help="Exit 1 unless so many percent of the accounts are contained within this time.",
+)
+def drill(job: str, **options: Any) -> int:
+    """Rehearse a job against the built-in simulator, at the real pace, and time it. Nothing real is touched.
+
+    It needs no keys and holds to no window. At a terminal it asks as `run` does; elsewhere nobody is asked.
+
+    \b
+    Examples:
+      acctops drill jobs/incident-lockdown.yaml
+      acctops drill jobs/incident-lockdown.yaml --seed 7 --contain 95%:60s
+    """
+    from engine.cli.drilling import drill_job
+
+    return drill_job(job, clock=clock(), **options)
