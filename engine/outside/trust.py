@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class Doubt(Struct, frozen=True, kw_only=True):
@@ -276,13 +276,37 @@ def create_new(path: Path, mode: int) -> int:
 
 def replace_whole(path: Path, data: bytes, mode: int) -> None:
     """Put a file with `data` at `path`, whole or not at all; nothing that was planted there is written through."""
+    _replace(path, (data,), mode, durable=True)
+
+
+def write_whole(path: Path, text: str | Iterable[str], *, mode: int = 0o600, durable: bool = True) -> None:
+    """Put a text, which may come in parts, into a file at `path`, whole or not at all.
+
+    A file that is there is replaced. Anything else that is there is left alone, and OSError says what it is: a
+    directory, a link, a named pipe, a device. `durable` false: the file may be lost when the machine loses power.
+    """
+    with suppress(FileNotFoundError):
+        found = os.lstat(path).st_mode
+        if stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, "is a directory; name a file", str(path))
+        if stat.S_ISLNK(found):
+            raise OSError(errno.ELOOP, "is a link; name the file itself", str(path))
+        if not stat.S_ISREG(found):
+            raise OSError(errno.EINVAL, f"is {kind_words(found)}, no file", str(path))
+    parts = (text,) if isinstance(text, str) else text
+    _replace(path, (part.encode("utf-8", "replace") for part in parts), mode, durable=durable)
+
+
+def _replace(path: Path, parts: Iterable[bytes], mode: int, *, durable: bool) -> None:
     new = path.with_name(f".{path.name[:80]}.{os.urandom(8).hex()}")
     fd = create_new(new, mode)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         new.replace(path)
     except BaseException:
         with suppress(OSError):

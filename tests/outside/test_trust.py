@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.outside.trust import Trust, create_new, open_regular, read_regular, replace_whole, ways_to
+from engine.outside.trust import Trust, create_new, open_regular, read_regular, replace_whole, ways_to, write_whole
 
 STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -171,3 +173,49 @@ def test_nothing_is_written_through_a_planted_link(config: Path, tmp_path: Path)
     assert (link.read_bytes(), link.is_symlink(), link.stat().st_mode & 0o777) == (b"ours", False, 0o640)
     assert config.read_text() == "protect: none\n"
     assert sorted(tmp_path.iterdir()) == sorted([link, config.parent])
+
+
+def test_a_report_is_written_whole_for_its_owner_alone(tmp_path: Path) -> None:
+    """What is attached to a ticket names accounts: nobody else may read it, and no half of it is ever there."""
+    path = tmp_path / "run.html"
+    write_whole(path, "first")
+    path.chmod(0o644)
+    write_whole(path, iter(["sec", "ond \udcff"]))
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("second ?", 0o600)
+
+    def breaks() -> Iterator[str]:
+        yield "third"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_whole(path, breaks())
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("second ?", [path])
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "dangling", "pipe", "socket", "no directory", "full"])
+def test_a_report_goes_into_a_file_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    """Whatever else stands at its place stays as it is, and the words say what it is."""
+    path, other = tmp_path / "run.html", tmp_path / "other"
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "link":
+            other.write_text("theirs")
+            path.symlink_to(other)
+        case "dangling":
+            path.symlink_to(other)
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(str(path))
+        case "no directory":
+            path = tmp_path / "nowhere" / "run.html"
+        case "full":
+            path = Path("/dev/full")
+    before = sorted(tmp_path.iterdir())
+    words = {"directory": "is a directory", "pipe": "a named pipe", "socket": "a socket", "full": "a device"}
+    with pytest.raises(OSError, match=words.get(kind, "No such" if kind == "no directory" else "is a link")):
+        write_whole(path, "ours")
+    assert sorted(tmp_path.iterdir()) == before
+    assert not other.exists() or other.read_text() == "theirs"
