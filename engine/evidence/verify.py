@@ -603,11 +603,17 @@ def _der(data: bytes) -> tuple[int, bytes, bytes]:
 
 def imprint_of(stamp: bytes) -> tuple[bytes, str]:
     """Return the SHA-256 that a time stamp is about, and its time; ValueError if it is none, or of another digest."""
-    at = stamp.find(TST_INFO_OID)
-    if at < 0:
+    _, answer, more = _der(stamp)
+    _, _, content_info = _der(answer)  # behind the status
+    _, content_info, _ = _der(content_info)
+    _, _, explicit = _der(content_info)  # behind the kind of content
+    _, signed, _ = _der(_der(explicit)[1])
+    _, _, signed = _der(signed)  # version
+    _, _, signed = _der(signed)  # digests
+    _, encapsulated, _ = _der(signed)
+    if more or not encapsulated.startswith(TST_INFO_OID):
         raise ValueError("it holds no TSTInfo")
-    _, explicit, _ = _der(stamp[at + len(TST_INFO_OID) :])
-    _, octets, _ = _der(explicit)
+    _, octets, _ = _der(_der(encapsulated[len(TST_INFO_OID) :])[1])
     _, info, _ = _der(octets)
     _, _, info = _der(info)  # version
     _, _, info = _der(info)  # policy
