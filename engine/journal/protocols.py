@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engine.errors import JournalWriteError
     from engine.journal.control import Asked
+    from engine.journal.copies import Copy
     from engine.journal.heads import HeadLine, Seal
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
@@ -229,6 +230,9 @@ class Runs(Protocol):
 
     def has_aside(self, run_id: str) -> bool:
         """Return whether anything stands beside the journal of a run; cheap."""
+
+    def copy(self, run_id: str, into: Path) -> Copy:
+        """Copy what is written of a run, up to the last whole line, into a new directory; UsageError if unreadable."""
 
     def readable_calls(self, run_id: str) -> ReadableCalls:
         """Return what can be read of the plan of a run, even if its journal is damaged; raises nothing."""

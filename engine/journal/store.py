@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from engine.journal.control import Asked
+    from engine.journal.copies import Copy
     from engine.journal.heads import HeadLine, Seal
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
@@ -212,6 +213,12 @@ class RunStore(RunDirectory):
     def has_aside(self, run_id: str) -> bool:
         """Return whether anything stands beside the journal of a run; one stat."""
         return os.path.lexists(self.path(run_id).with_name(ASIDE))
+
+    def copy(self, run_id: str, into: Path) -> Copy:
+        """Copy what is written of a run, up to the last whole line, into a new directory; UsageError if unreadable."""
+        from engine.journal.copies import copy_run  # imported here, as one command needs it
+
+        return copy_run(self.run_dir(run_id), into)
 
     def readable_calls(self, run_id: str) -> ReadableCalls:
         """Return what can be read of the plan of a run, even if its journal is damaged; raises nothing."""

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import BinaryIO
 
 
 class Doubt(Struct, frozen=True, kw_only=True):
@@ -312,6 +313,30 @@ def _replace(path: Path, parts: Iterable[bytes], mode: int, *, durable: bool) ->
         with suppress(OSError):
             new.unlink()
         raise
+
+
+def add_whole(path: Path, write: Callable[[BinaryIO], None], mode: int) -> None:
+    """Put what `write` writes into a new file at `path`, whole or not at all; FileExistsError if anything is there."""
+    new = path.with_name(f".{path.name[:80]}.{os.urandom(8).hex()}")
+    fd = create_new(new, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(new, path, follow_symlinks=False)  # unlike a rename it replaces nothing
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.close(create_new(path, mode))  # a file system without hard links: the name is taken, then replaced
+            new.replace(path)
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def kind_words(mode: int) -> str:

@@ -254,6 +254,10 @@ CASES: dict[str, dict[str, Case]] = {
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
     },
+    "evidence": {
+        **{name: case._replace(base=("--out", "b.zip")) for name, case in AMONG_RUNS.items()},
+        "--out": Case(("--out", "b.zip")), "--ticket": Case(("--ticket", "CHG-9"), ("--out", "b.zip")),
+    },
     "verify": {
         **AMONG_RUNS, "--family": Case(("--family",), prepare=rerun),
         "--watch": Case(("--watch", "10ms")), "--profile": PROFILE, "--timeout": Case(("--timeout", "1ms")),
@@ -308,6 +312,7 @@ BASE = {
     "status": ["status"],
     "pending": ["pending"],
     "report": ["report", "RUN"],
+    "evidence": ["evidence", "RUN"],
     "verify": ["verify", "RUN"],
     "journal verify": ["journal", "verify", "RUN"],
     "overdue": ["overdue", "job.yaml", "--every", "1d"],
@@ -317,7 +322,7 @@ BASE = {
 }
 OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain"}
 """They need keys to sign with, they serve, or have no options: tried in tests of their own."""
-RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "verify",
+RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "evidence", "verify",
              "journal verify", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
 

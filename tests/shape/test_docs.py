@@ -466,6 +466,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "report --since": _with_one_unreadable(desk, "report", "--since", "1d", "--format", "json"),
             "overdue": desk.run("overdue", "UnlockAccount-by-hand", "--every", "1d", "--json").json,
             "overdue --tend": _tended(desk, "overdue", "--tend", "--json"),
+            "evidence": _evidence(desk, done["run"]),
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
             "journal verify --all": _with_one_unreadable(desk, "journal", "verify", "--all", "--json"),
             "doctor": desk.run("doctor", *api, "--json").json,
@@ -551,6 +552,25 @@ def _of_holds(desk: Desk, api: tuple[str, ...], run: str) -> dict[str, Any]:  # 
     found["holds"] = [*holds, desk.run("holds", "--json").json]
     (desk.work / "config.yaml").unlink()
     return {**found, "run": third}
+
+
+def _evidence(desk: Desk, run: str) -> Any:  # Any: JSON
+    """What `evidence` prints of a damaged run, of one whose job is gone, and of a job with a secret."""
+    job, journal = desk.work / "job.yaml", desk.state / "runs" / run / "journal.jsonl"
+    text, whole = job.read_text(), journal.read_bytes()
+    job.unlink()
+    journal.write_bytes(whole + b"damaged\n")
+    try:
+        damaged = desk.run("evidence", run, "--out", "a.zip", "--json").json
+        journal.write_bytes(whole)
+        missing = desk.run("evidence", run, "--out", "b.zip", "--json").json
+    finally:
+        job.write_text(text)
+        journal.write_bytes(whole)
+    noted = desk.job("postgres-aaaaaaaa/ann", extra="# password: hunter22", name="noted.yaml")
+    noted_run = desk.run("run", noted, "--simulate", "--yes", "--json").json["run"]
+    redacted = desk.run("evidence", noted_run, "--out", "c.zip", "--json").json
+    return [damaged, missing, redacted]
 
 
 def _with_one_unreadable(desk: Desk, *argv: str) -> Any:  # Any: JSON

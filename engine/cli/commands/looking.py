@@ -127,6 +127,29 @@ def verify(run: str, **options: Any) -> int:
     return verify_run(run, **options)
 
 
+@command()
+@click.argument("run", required=False)
+@click.option("--ticket", metavar="ID", help="Take all runs with this change or incident, and what belongs to them.")
+@click.option("--out", "file", metavar="F.zip", required=True, help="Write the bundle to this new file.")
+@flags("config", "state_dir", "json")
+def evidence(run: str | None, ticket: str | None, file: str, **common: Any) -> int:
+    """Write all that proves a run, or a ticket, into one file for an auditor. Sends nothing.
+
+    It has the journals of the run, its reruns, undos and watches, their reports, approvals and seals, and a verify.py
+    that checks all of it with Python alone. It holds no secret. What was recorded and cannot be had is named (exit 1).
+
+    \b
+    Examples:
+      acctops evidence latest --out run.zip
+      acctops evidence --ticket INC-20417 --out INC-20417.zip
+    """
+    if (run is None) == (ticket is None):
+        raise click.UsageError("name a run, or give --ticket, not both" if run else "name a run, or give --ticket ID")
+    from engine.cli.evidence import show_evidence
+
+    return show_evidence(run, ticket, file, **common)
+
+
 @click.group()
 def journal() -> None:
     """Check journals."""

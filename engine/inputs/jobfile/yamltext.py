@@ -295,3 +295,27 @@ def _words(exc: yaml.YAMLError, text: str, quoted: yaml.ScalarEvent | None) -> s
         line, column = _at(quoted)
         hint = f"a quote that opens at {line}:{column} closes here: is one missing there?"
     return f"not valid YAML ({said or 'unreadable'}); {hint}"
+
+
+def argument_spans(text: str) -> list[tuple[int, int]]:
+    """Return where the arguments of each `command` list stand: where each begins and ends; its program is none.
+
+    Of a text that is no YAML: of what stands before the mistake.
+    """
+    spans: list[tuple[int, int]] = []
+    is_command, inside, count = False, 0, 0
+    try:
+        for event in yaml.parse(text, Loader=Loader):
+            is_list = isinstance(event, yaml.SequenceStartEvent)
+            if inside:
+                inside += is_list - isinstance(event, yaml.SequenceEndEvent)
+                if isinstance(event, yaml.ScalarEvent):
+                    count += 1
+                    if count > 1 and event.start_mark is not None and event.end_mark is not None:
+                        spans.append((event.start_mark.index, event.end_mark.index))
+            elif is_command and is_list:
+                inside, count = 1, 0
+            is_command = isinstance(event, yaml.ScalarEvent) and event.value == "command"
+    except (yaml.YAMLError, ValueError):
+        return spans
+    return spans

@@ -1,0 +1,742 @@
+"""Check an evidence bundle of acctops. Needs Python 3.8 or newer, and nothing else: no acctops, no network.
+
+    python3 -I -S verify.py                    checks the folder in which this file lies
+    python3 -I -S verify.py FOLDER             checks another folder: a bundle that you do not trust
+    python3 -I -S verify.py --with-ssh-keygen  has ssh-keygen check the signatures, too
+
+It changes nothing. It exits 0 if all is as it was written, 1 if something is not (each is named), 2 if it cannot look.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Lines = dict[int, tuple[bytes, dict[str, Any]]]
+    Point = tuple[int, int, int, int]
+
+GENESIS = "0" * 64
+SUMS = "SHA256SUMS"
+MANIFEST = "MANIFEST.json"
+JOURNAL = "journal.jsonl"
+TOP = ("MANIFEST.json", "README.txt", "SHA256SUMS", "heads.jsonl", "seals.jsonl", "signers", "verify.py")
+OF_RUN = re.compile(
+    r"runs/[^/]+/(?:journal\.jsonl|aside\.jsonl|job\.yaml|job\.redacted\.yaml|report\.(?:json|csv|html)"
+    r"|approved-[0-9]+\.(?:json|sig))"
+)
+OF_SEAL = re.compile(r"seals/[0-9]{6,}(?:-[0-9]+)?\.(?:line|sig|tsr)")
+SEAL_SPACE, APPROVAL_SPACE = "acctops-seal@1", "acctops-approve@1"
+MOST_LINE = 1 << 26
+
+
+class Found:
+    """What was found: what is wrong, and what should be known."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.remarks: list[str] = []
+        self.by_hand: list[tuple[str, str, tuple[str, str], str, str]] = []
+        self.manifest: dict[str, Any] = {}
+        self.runs = 0
+
+    def bad(self, text: str) -> None:
+        """Note something that is not as it was written."""
+        self.problems.append(text)
+
+    def note(self, text: str) -> None:
+        """Note something that is no fault."""
+        self.remarks.append(text)
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------
+
+
+def members(folder: str, found: Found) -> list[str]:
+    """Return the names of all files of the folder, sorted; what is no plain file is named."""
+    names = []
+    for place, directories, files in os.walk(folder):
+        for name in sorted(directories + files):
+            path = os.path.join(place, name)
+            shown = os.path.relpath(path, folder).replace(os.sep, "/")
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode):
+                names.append(shown)
+            elif not stat.S_ISDIR(mode):
+                found.bad(f"{shown}: is no plain file")
+            elif not os.listdir(path):
+                found.bad(f"{shown}: an empty folder, which no bundle has")
+    return sorted(names)
+
+
+def content(folder: str, name: str) -> bytes:
+    """Return the bytes of a member."""
+    with open(os.path.join(folder, *name.split("/")), "rb") as file:
+        return file.read()
+
+
+def digest_of(folder: str, name: str) -> str:
+    """Return the SHA-256 of a member in hex."""
+    digest = hashlib.sha256()
+    with open(os.path.join(folder, *name.split("/")), "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def check_sums(folder: str, names: list[str], found: Found) -> None:
+    """Name every member that is not what SHA256SUMS lists, is missing, or was added."""
+    if SUMS not in names:
+        found.bad(f"{SUMS}: is missing, so no member can be compared")
+        return
+    listed: dict[str, str] = {}
+    order: list[str] = []
+    for number, line in enumerate(content(folder, SUMS).decode("utf-8", "replace").split("\n")[:-1], 1):
+        said = re.fullmatch(r"([0-9a-f]{64})  ([^\x00-\x1f]+)", line)
+        if said is None or said.group(2) in listed:
+            found.bad(f"{SUMS}:{number}: is no line of this list: {line[:100]!r}")
+            continue
+        listed[said.group(2)] = said.group(1)
+        order.append(said.group(2))
+    text = "".join(f"{listed[name]}  {name}\n" for name in order).encode()
+    if order != sorted(order) or text != content(folder, SUMS):
+        found.bad(f"{SUMS}: is not written as acctops writes it")
+    for name in sorted(set(names) | set(listed)):
+        if name == SUMS:
+            continue
+        if name not in listed:
+            found.bad(f"{name}: was added: {SUMS} does not list it")
+        elif name not in names:
+            found.bad(f"{name}: is missing: {SUMS} lists it")
+        elif digest_of(folder, name) != listed[name]:
+            found.bad(f"{name}: is not what was written: its SHA-256 differs from {SUMS}")
+    for name in names:
+        if name not in TOP and not OF_RUN.fullmatch(name) and not OF_SEAL.fullmatch(name):
+            found.bad(f"{name}: no bundle has a member of this name")
+
+
+# ---- journals --------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """What a pass over a journal found."""
+
+    def __init__(self) -> None:
+        self.hashes: list[str] = []
+        self.first: dict[str, Any] = {}
+        self.approved: list[dict[str, Any]] = []
+        self.last_at = ""
+        self.torn = 0
+        self.calls = 0
+        self.problem = ""
+
+
+def read_journal(data: bytes, run: str, start: str = GENESIS) -> Journal:
+    """Return what stands in the bytes of a journal of a run, whose chain begins at the hash `start`."""
+    read = Journal()
+    last = start
+    lines = data.split(b"\n")
+    read.torn = len(lines.pop())
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            said = fields["hash"]
+            envelope = (fields["seq"], fields["run"], fields["kind"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            read.problem = f"line {number} is no record: it was edited or damaged"
+            return read
+        ending = f',"hash":"{said}"}}'.encode("utf-8", "replace")
+        last = hashlib.sha256(last.encode() + line[: -len(ending)] + b"}").hexdigest()
+        if not line.endswith(ending) or said != last or envelope[0] != number:
+            read.problem = f"line {number} is not what was written there: lines were edited, removed, added or moved"
+            return read
+        if envelope[1] != run:
+            read.problem = f"line {number} is of run {str(envelope[1])[:60]!r}, not of {run}"
+            return read
+        if number == 1:
+            read.first = fields
+            if start == GENESIS and envelope[2] != "run":
+                read.problem = "line 1 is no `run`, with which every journal begins"
+                return read
+        if envelope[2] == "approved":
+            read.approved.append(fields)
+        read.calls += envelope[2] == "call"
+        read.last_at = str(fields.get("at"))
+        read.hashes.append(said)
+    if start == GENESIS and not read.hashes:
+        read.problem = "holds no whole line"
+    elif start == GENESIS and read.calls < _whole(read.first.get("counts"), "calls"):
+        read.problem = f"ends within its plan: {read.calls} of {read.first['counts']['calls']} calls; it was cut"
+    return read
+
+
+def _whole(fields: Any, key: str) -> int:
+    value = fields.get(key) if isinstance(fields, dict) else None
+    return value if isinstance(value, int) else 0
+
+
+def check_runs(folder: str, names: list[str], manifest: dict[str, Any], found: Found) -> dict[str, Journal]:
+    """Check each journal, what lies beside it, and that it belongs here; return what was read, by run."""
+    entries: dict[str, dict[str, Any]] = {}
+    for each in _all(manifest.get("runs")):
+        if isinstance(each, dict):
+            entries[str(each.get("run"))] = each
+    there = {name.split("/")[1] for name in names if name.startswith("runs/")}
+    for run in sorted(there - set(entries)):
+        found.bad(f"runs/{run}: {MANIFEST} does not name this run")
+    reads: dict[str, Journal] = {}
+    for run, entry in sorted(entries.items()):
+        name = f"runs/{run}/journal.jsonl"
+        if name not in names:
+            found.bad(f"{name}: is missing: {MANIFEST} names the run")
+            continue
+        read = reads[run] = read_journal(content(folder, name), run)
+        check_run(folder, names, run, entry, read, found)
+    check_belonging(manifest, entries, reads, found)
+    return reads
+
+
+def check_run(folder: str, names: list[str], run: str, entry: dict[str, Any], read: Journal, found: Found) -> None:
+    """Check one journal and the members beside it."""
+    name = f"runs/{run}/journal.jsonl"
+    if read.problem:
+        known = " (so it was already when the bundle was made)" if entry.get("state") == "damaged" else ""
+        found.bad(f"{name}: {read.problem}{known}")
+        return
+    if entry.get("state") == "damaged":
+        found.bad(f"{name}: acctops could not read it when the bundle was made: {entry.get('why_damaged')}")
+    if read.torn:
+        found.bad(f"{name}: {read.torn} bytes follow its last line")
+    end = read.hashes[-1]
+    if (entry.get("lines"), entry.get("head")) != (len(read.hashes), end):
+        found.bad(f"{name}: has {len(read.hashes)} lines and the head {end}; {MANIFEST} says {entry.get('lines')} "
+                  f"lines and {entry.get('head')}")  # fmt: skip
+    if entry.get("state") not in ("ended", "damaged"):
+        found.note(f"run {run}: {entry.get('state')}: its journal has no end of its last session")
+    beside = f"runs/{run}/aside.jsonl"
+    has_aside = entry.get("aside_lines") is not None
+    if (beside in names) != has_aside:
+        found.bad(f"{beside}: {'is missing' if has_aside else 'was added'}, by {MANIFEST}")
+    elif has_aside:
+        side = read_journal(content(folder, beside), run, read.hashes[0])
+        if side.problem or side.torn:
+            found.bad(f"{beside}: {side.problem or 'bytes follow its last line'}")
+        elif len(side.hashes) != entry.get("aside_lines") or [entry.get("aside_head")] != side.hashes[-1:]:
+            found.bad(f"{beside}: has {len(side.hashes)} lines; {MANIFEST} says {entry.get('aside_lines')}")
+    check_report(folder, names, run, end, found)
+    check_job(folder, names, run, entry, read, found)
+
+
+def check_report(folder: str, names: list[str], run: str, head: str, found: Found) -> None:
+    """Check that the report of a run is about this journal."""
+    name = f"runs/{run}/report.json"
+    if name not in names:
+        return
+    try:
+        said = json.loads(content(folder, name))
+        about = (said["run"], said["journal_head"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found.bad(f"{name}: is no report")
+        return
+    if about != (run, head):
+        found.bad(f"{name}: is of run {about[0]} with the head {about[1]}, not of this journal")
+
+
+def check_job(folder: str, names: list[str], run: str, entry: dict[str, Any], read: Journal, found: Found) -> None:
+    """Check the text of the job by the digest in the journal, where it can be."""
+    job = read.first.get("job")
+    digest = job.get("digest") if isinstance(job, dict) else None
+    name = f"runs/{run}/job.yaml"
+    if name in names and entry.get("job_lists"):
+        found.note(f"{name}: not compared: the digest in the journal is of this text and {entry['job_lists']} "
+                   "list(s), which are not in the bundle")  # fmt: skip
+    elif name in names and digest_of(folder, name) != digest:
+        found.bad(f"{name}: is not the job of the journal: its SHA-256 is not {digest}")
+    if f"runs/{run}/job.redacted.yaml" in names:
+        found.note(f"runs/{run}/job.redacted.yaml: not compared: secrets were taken out of it")
+
+
+def check_belonging(
+    manifest: dict[str, Any], entries: dict[str, dict[str, Any]], reads: dict[str, Journal], found: Found
+) -> None:
+    """Name each run that is neither what the bundle is about nor linked to a run of it."""
+    about = manifest.get("about")
+    about = about if isinstance(about, dict) else {}
+    parents: dict[str, Any] = {}
+    for run, read in reads.items():
+        parent = read.first.get("parent")
+        parents[run] = parent.get("run") if isinstance(parent, dict) else None
+    inside = set()
+    for run, read in reads.items():
+        is_asked = run == about.get("run") if "run" in about else read.first.get("ticket") == about.get("ticket")
+        if is_asked or not read.first:
+            inside.add(run)
+    if not inside:
+        found.bad(f"{MANIFEST}: no run in the bundle is what it is about: {json.dumps(about, sort_keys=True)}")
+    links: dict[str, set[str]] = {}
+    for run in entries:
+        for other in (parents.get(run), *_listed(entries[run].get("links"))):
+            if other in entries:
+                links.setdefault(run, set()).add(other)
+                links.setdefault(other, set()).add(run)
+    left = list(inside)
+    while left:
+        for other in links.get(left.pop(), ()):
+            if other not in inside:
+                inside.add(other)
+                left.append(other)
+    for run in sorted(set(reads) - inside):
+        found.bad(f"runs/{run}: does not belong here: it is of ticket {reads[run].first.get('ticket')!r}, and no run "
+                  "of the bundle is linked to it")  # fmt: skip
+
+
+def _all(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _listed(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+# ---- the list of the ends of runs, and what seals it -----------------------------------------------------------------
+
+
+def check_heads(
+    folder: str, names: list[str], manifest: dict[str, Any], reads: dict[str, Journal], found: Found
+) -> Lines:
+    """Check the chain of the list and that each journal is as its line says; return the lines by number."""
+    said = manifest.get("heads")
+    said = said if isinstance(said, dict) else {}
+    if "heads.jsonl" not in names:
+        if said:
+            found.bad(f"heads.jsonl: is missing, by {MANIFEST}")
+        return {}
+    lines: Lines = {}
+    previous, seq, seen = None, None, set()
+    data = content(folder, "heads.jsonl")
+    for number, raw in enumerate(data.split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(raw)
+            ending = f',"hash":"{line["hash"]}"}}'.encode()
+            before, run = line["previous"], line["run"]
+            digest = hashlib.sha256(before.encode() + raw[: -len(ending)] + b"}").hexdigest()
+            is_next = seq is None or (line["seq"] == seq + 1 and before == previous)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            found.bad(f"heads.jsonl:{number}: is no line of this list")
+            return lines
+        if not raw.endswith(ending) or digest != line["hash"] or not is_next or not isinstance(line["seq"], int):
+            found.bad(f"heads.jsonl:{number}: is not what was written there: a line was edited, removed or moved")
+            return lines
+        if line["seq"] == 1 and before != GENESIS:
+            found.bad(f"heads.jsonl:{number}: is not the first line of the list")
+        seq, previous = line["seq"], line["hash"]
+        lines[seq] = (raw, line)
+        seen.add(run)
+        read = reads.get(run)
+        if read is not None and not read.problem:
+            count = line["lines"]
+            if not isinstance(count, int) or not 0 < count <= len(read.hashes):
+                found.bad(f"runs/{run}/journal.jsonl: was cut: heads.jsonl:{number} says {count} lines, and it has "
+                          f"{len(read.hashes)}")  # fmt: skip
+            elif read.hashes[count - 1] != line["head"]:
+                found.bad(f"runs/{run}/journal.jsonl: is another one: heads.jsonl:{number} has {line['head']} for line "
+                          f"{count}")  # fmt: skip
+            if line.get("late"):
+                found.note(f"run {run}: heads.jsonl:{number} was added late, and not by the session itself")
+    first = min(lines, default=None)
+    if data and not data.endswith(b"\n"):
+        found.bad("heads.jsonl: its last line is cut")
+    if (said.get("first"), said.get("last"), said.get("hash")) != (first, seq, previous):
+        found.bad(f"heads.jsonl: has the lines {first} to {seq} ({previous}); {MANIFEST} says {said.get('first')} to "
+                  f"{said.get('last')} ({said.get('hash')})")  # fmt: skip
+    for run in sorted(set(reads) - seen):
+        found.note(f"run {run}: no line of heads.jsonl is about it")
+    return lines
+
+
+def check_seals(
+    folder: str,
+    names: list[str],
+    manifest: dict[str, Any],
+    reads: dict[str, Journal],
+    lines: Lines,
+    keys: dict[str, str],
+    found: Found,
+) -> None:
+    """Check each signature and each time stamp of a line of the list."""
+    sealed = set()
+    due: dict[str, bytes] = {}
+    if "seals.jsonl" in names:
+        for number, raw in enumerate(content(folder, "seals.jsonl").split(b"\n")[:-1], 1):
+            try:
+                seal = json.loads(raw)
+                seq, digest, signature, stamp = seal["seq"], seal["hash"], seal["signature"], seal["stamp"]
+                message, line = lines.get(seq) or (b"", {})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                found.bad(f"seals.jsonl:{number}: is no seal")
+                continue
+            here = f"seals.jsonl:{number}"
+            if line.get("hash") != digest or line.get("run") != seal.get("run"):
+                found.bad(f"{here}: is of no line of heads.jsonl")
+                continue
+            stem = f"seals/{seq:06d}"
+            due[f"{stem}.line"] = message
+            if signature is not None:
+                due[f"{stem}-{number}.sig"] = signature.encode()
+                key = check_signature(here, message, signature, SEAL_SPACE, keys, found,
+                                      (f"{stem}.line", f"{stem}-{number}.sig"))  # fmt: skip
+                if key is not None and key != line.get("seal"):
+                    found.bad(f"{here}: was signed by {key}; the line names {line.get('seal')}")
+                elif key is not None:
+                    sealed.add(seq)
+            elif stamp is not None:
+                due[f"{stem}-{number}.tsr"] = unbase64(stamp)
+                check_stamp(here, message, stamp, seal.get("tsa"), (f"{stem}.line", f"{stem}-{number}.tsr"), found)
+            else:
+                found.bad(f"{here}: has neither a signature nor a stamp")
+    compare(folder, names, "seals/", due, "seals.jsonl", found)
+    missing = {str(each.get("what")) for each in _all(manifest.get("missing")) if isinstance(each, dict)}
+    for seq, (_, line) in sorted(lines.items()):
+        if line.get("run") in reads and line.get("seal") and seq not in sealed and f"seal of line {seq}" not in missing:
+            found.bad(
+                f"heads.jsonl: line {seq} of run {line['run']} names the key {line['seal']}, and has no seal of it"
+            )
+
+
+def compare(folder: str, names: list[str], prefix: str, due: dict[str, bytes], of: str, found: Found) -> None:
+    """Name each member below a prefix that is not what another member says it is."""
+    for name in sorted(set(due) | {each for each in names if each.startswith(prefix)}):
+        if name not in due:
+            found.bad(f"{name}: {of} has nothing of this name")
+        elif name not in names or content(folder, name) != due[name]:
+            found.bad(f"{name}: is not as {of} has it")
+
+
+def check_approvals(
+    folder: str, names: list[str], reads: dict[str, Journal], keys: dict[str, str], found: Found
+) -> None:
+    """Check each signature of a plan that a journal has."""
+    due: dict[str, bytes] = {}
+    for run, read in sorted(reads.items()):
+        for number, each in enumerate(read.approved if not read.problem else (), 1):
+            stem = f"runs/{run}/approved-{number}"
+            try:
+                statement, signature = each["statement"].encode(), each["signature"]
+                due[f"{stem}.json"], due[f"{stem}.sig"] = statement, signature.encode()
+            except (KeyError, AttributeError, UnicodeError):
+                found.bad(f"runs/{run}: an `approved` record is none")
+                continue
+            key = check_signature(f"{stem}.sig", statement, signature, APPROVAL_SPACE, keys, found,
+                                  (f"{stem}.json", f"{stem}.sig"))  # fmt: skip
+            if key is not None and key != each.get("fingerprint"):
+                found.bad(f"{stem}.sig: was signed by {key}; the journal says {each.get('fingerprint')}")
+    for name in names:
+        if re.match(r"runs/[^/]+/approved-", name) and name not in due and name.split("/")[1] in reads:
+            found.bad(f"{name}: the journal has no such approval")
+    for name, data in sorted(due.items()):
+        if name not in names or content(folder, name) != data:
+            found.bad(f"{name}: is not as the journal has it")
+
+
+# ---- signatures of SSH keys ------------------------------------------------------------------------------------------
+
+
+def check_signature(
+    here: str, message: bytes, signature: str, space: str, keys: dict[str, str], found: Found, files: tuple[str, str]
+) -> str | None:
+    """Check a signature of OpenSSH over a message; return the fingerprint of its key, None if it is none."""
+    try:
+        body = re.fullmatch(
+            r"-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=\n]+)\n-----END SSH SIGNATURE-----\n?", signature
+        )
+        if body is None:
+            raise ValueError("no signature")
+        blob = base64.b64decode(body.group(1).replace("\n", ""), validate=True)
+        if blob[:10] != b"SSHSIG\0\0\0\1":
+            raise ValueError("no SSHSIG")
+        key, rest = _string(blob[10:])
+        namespace, rest = _string(rest)
+        reserved, rest = _string(rest)
+        algorithm, rest = _string(rest)
+        signed, rest = _string(rest)
+        kind = _string(key)[0].decode("ascii")
+        hashed = {b"sha256": hashlib.sha256, b"sha512": hashlib.sha512}[algorithm](message).digest()
+    except (ValueError, AttributeError, KeyError, TypeError):
+        found.bad(f"{here}: the signature is none")
+        return None
+    fingerprint = "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+    if namespace != space.encode() or rest:
+        found.bad(f"{here}: the signature is for something else: {namespace!r}")
+        return None
+    names = keys.get(fingerprint)
+    who = f"key {fingerprint}, " + (f"of {names} in signers" if names else "which `signers` does not name")
+    name = names or "NAME"
+    by_hand = f"ssh-keygen -Y verify -f signers -I {name} -n {space} -s {files[1]} < {files[0]}"
+    if kind == "ssh-ed25519":
+        whole = b"SSHSIG" + b"".join(map(_packed, (namespace, reserved, algorithm, hashed)))
+        try:
+            is_good = _string(signed)[0] == b"ssh-ed25519" and ed25519_holds(
+                _string(_string(key)[1])[0], whole, _string(_string(signed)[1])[0]
+            )
+        except ValueError:
+            is_good = False
+        if not is_good:
+            found.bad(f"{here}: the signature does not hold ({who})")
+            return None
+        found.note(f"{here}: the signature holds: {who}")
+    else:
+        found.note(f"{here}: signature not checked, as it is of a key of kind {kind}: {who}; check it: {by_hand}")
+    found.by_hand.append((here, by_hand, files, name, space))
+    return fingerprint
+
+
+def _string(data: bytes) -> tuple[bytes, bytes]:
+    size = int.from_bytes(data[:4], "big")
+    if len(data) < 4 + size:
+        raise ValueError("cut")
+    return data[4 : 4 + size], data[4 + size :]
+
+
+def _packed(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def read_keys(folder: str, names: list[str]) -> dict[str, str]:
+    """Return the keys of `signers`: fingerprint → name."""
+    keys: dict[str, str] = {}
+    for line in content(folder, "signers").decode("utf-8", "replace").split("\n") if "signers" in names else ():
+        said = re.search(r"(?:^|\s)(?:ssh-|ecdsa-|sk-)\S+ (AAAA[A-Za-z0-9+/=]+)", line)
+        if said is None or line.lstrip().startswith("#"):
+            continue
+        digest = hashlib.sha256(unbase64(said.group(1))).digest()
+        name = re.sub(r"[^A-Za-z0-9@._+-]", "?", line.split()[0].split(",")[0])[:100]
+        keys.setdefault("SHA256:" + base64.b64encode(digest).decode().rstrip("="), name)
+    return keys
+
+
+def unbase64(text: str) -> bytes:
+    """Return the bytes of base64; none if it is not."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        return b""
+
+
+# Ed25519 by RFC 8032, 5.1.7 and 6: points are (X, Y, Z, T) with x = X/Z, y = Y/Z, x*y = T/Z.
+P = 2**255 - 19
+Q = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+ROOT = pow(2, (P - 1) // 4, P)
+
+
+def _add(one: Point, two: Point) -> Point:
+    a, b = (one[1] - one[0]) * (two[1] - two[0]) % P, (one[1] + one[0]) * (two[1] + two[0]) % P
+    c, d = 2 * one[3] * two[3] * D % P, 2 * one[2] * two[2] % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % P, g * h % P, f * g % P, e * h % P
+
+
+def _times(factor: int, point: Point) -> Point:
+    result = (0, 1, 1, 0)
+    while factor:
+        if factor & 1:
+            result = _add(result, point)
+        point = _add(point, point)
+        factor >>= 1
+    return result
+
+
+def _point(data: bytes) -> Point | None:
+    """Return the point that 32 bytes stand for; None if they stand for none."""
+    y = int.from_bytes(data, "little")
+    sign, y = y >> 255, y & ((1 << 255) - 1)
+    if len(data) != 32 or y >= P:
+        return None
+    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * ROOT % P
+    if (x * x - square) % P or (not x and sign):
+        return None
+    x = P - x if x & 1 != sign else x
+    return x, y, 1, x * y % P
+
+
+def ed25519_holds(key: bytes, message: bytes, signature: bytes) -> bool:
+    """Return whether a signature of 64 bytes over a message is of this public key of 32 bytes."""
+    base = _point((4 * pow(5, P - 2, P) % P).to_bytes(32, "little"))
+    point, r = _point(key), _point(signature[:32])
+    s = int.from_bytes(signature[32:], "little")
+    if base is None or point is None or r is None or len(signature) != 64 or s >= Q:
+        return False
+    h = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % Q
+    left, right = _times(s, base), _add(r, _times(h, point))
+    return not (left[0] * right[2] - right[0] * left[2]) % P and not (left[1] * right[2] - right[1] * left[2]) % P
+
+
+# ---- time stamps (RFC 3161) ------------------------------------------------------------------------------------------
+
+SHA256_OID = bytes.fromhex("0609608648016503040201")
+TST_INFO_OID = bytes.fromhex("060b2a864886f70d0109100104")
+
+
+def _der(data: bytes) -> tuple[int, bytes, bytes]:
+    """Return tag, content and rest of the first value of DER; ValueError if it is none."""
+    if len(data) < 2:
+        raise ValueError("cut")
+    size, at = data[1], 2
+    if size & 0x80:
+        at += size & 0x7F
+        size = int.from_bytes(data[2:at], "big")
+    if at > len(data) or size > len(data) - at:
+        raise ValueError("cut")
+    return data[0], data[at : at + size], data[at + size :]
+
+
+def imprint_of(stamp: bytes) -> tuple[bytes, str]:
+    """Return the SHA-256 that a time stamp is about, and its time; ValueError if it is none, or of another digest."""
+    _, answer, more = _der(stamp)
+    _, _, content_info = _der(answer)  # behind the status
+    _, content_info, _ = _der(content_info)
+    _, _, explicit = _der(content_info)  # behind the kind of content
+    _, signed, _ = _der(_der(explicit)[1])
+    _, _, signed = _der(signed)  # version
+    _, _, signed = _der(signed)  # digests
+    _, encapsulated, _ = _der(signed)
+    if more or not encapsulated.startswith(TST_INFO_OID):
+        raise ValueError("it holds no TSTInfo")
+    _, octets, _ = _der(_der(encapsulated[len(TST_INFO_OID) :])[1])
+    _, info, _ = _der(octets)
+    _, _, info = _der(info)  # version
+    _, _, info = _der(info)  # policy
+    _, imprint, info = _der(info)
+    _, algorithm, rest = _der(imprint)
+    _, digest, _ = _der(rest)
+    if not algorithm.startswith(SHA256_OID):
+        raise ValueError("it is of another digest than SHA-256")
+    _, _, info = _der(info)  # serial number
+    return digest, _der(info)[1].decode("ascii", "replace")
+
+
+def check_stamp(here: str, message: bytes, stamp: str, tsa: object, files: tuple[str, str], found: Found) -> None:
+    """Check that a time stamp is about a line. Whether its authority signed it Python alone cannot tell."""
+    try:
+        digest, when = imprint_of(unbase64(stamp))
+    except ValueError as error:
+        found.bad(f"{here}: the time stamp is none: {error}")
+        return
+    if digest != hashlib.sha256(message).digest():
+        found.bad(f"{here}: the time stamp is not of this line")
+        return
+    when = re.sub("[^0-9Z.]", "?", when)[:30]
+    found.note(f"{here}: a time stamp of this line, which says {when}, from {str(tsa)[:200]!r}; its signature: "
+               f"openssl ts -verify -in {files[1]} -data {files[0]} -CAfile CA.pem (the certificate of that authority)"
+               )  # fmt: skip
+
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str, names: list[str], found: Found) -> dict[str, Any]:
+    """Return MANIFEST.json; empty, and named, if it is none."""
+    try:
+        said = json.loads(content(folder, MANIFEST)) if MANIFEST in names else None
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not said:
+        found.bad(f"{MANIFEST}: is missing, or is none")
+        return {}
+    return said
+
+
+def check(folder: str) -> Found:
+    """Return what is found in the folder of a bundle."""
+    found = Found()
+    names = members(folder, found)
+    check_sums(folder, names, found)
+    manifest = read_manifest(folder, names, found)
+    for name in ("README.txt", "verify.py"):
+        if name not in names:
+            found.bad(f"{name}: is missing")
+    keys = read_keys(folder, names)
+    reads = check_runs(folder, names, manifest, found)
+    lines = check_heads(folder, names, manifest, reads, found)
+    check_seals(folder, names, manifest, reads, lines, keys, found)
+    check_approvals(folder, names, reads, keys, found)
+    for each in _all(manifest.get("missing")):
+        if isinstance(each, dict):
+            found.note(f"not in the bundle: {each.get('what')}: {each.get('why')}")
+    found.manifest, found.runs = manifest, len(reads)
+    return found
+
+
+def ask_ssh_keygen(folder: str, found: Found) -> None:
+    """Have ssh-keygen check each signature; name what it does not find good."""
+    import subprocess
+
+    for here, by_hand, files, name, space in found.by_hand:
+        argv = ["ssh-keygen", "-Y", "verify", "-f", os.path.join(folder, "signers"), "-I", name, "-n", space, "-s",
+                os.path.join(folder, *files[1].split("/"))]  # fmt: skip
+        try:
+            said = subprocess.run(  # noqa: S603 - no shell, and files of this folder
+                argv, input=content(folder, files[0]), capture_output=True, timeout=30, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            found.bad(f"{here}: ssh-keygen cannot be asked: {error}")
+            return
+        if said.returncode:
+            found.bad(f"{here}: ssh-keygen does not find it good: {by_hand}")
+        else:
+            found.note(f"{here}: ssh-keygen finds it good")
+
+
+def shown(text: str) -> str:
+    """Return a text on one line that no terminal obeys."""
+    return "".join(char if char.isprintable() and char.isascii() else "?" for char in text)[:2000]
+
+
+def main(argv: list[str]) -> int:
+    """Check the folder and say what is found; return the exit code."""
+    words = [each for each in argv if each != "--with-ssh-keygen"]
+    if len(words) > 1 or any(each.startswith("-") for each in words):
+        print(__doc__)
+        return 2
+    folder = words[0] if words else os.path.dirname(os.path.abspath(__file__))
+    if not os.path.isdir(folder):
+        print(shown(f"{folder}: no such folder; unpack the bundle, and name its folder"))
+        return 2
+    try:
+        found = check(folder)
+        if "--with-ssh-keygen" in argv:
+            ask_ssh_keygen(folder, found)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        print(shown(f"WRONG: {folder}: a member is not of the form that acctops writes: {error!r}"))
+        return 1
+    except OSError as error:
+        print(shown(f"{error.filename}: cannot be read: {error.strerror}"))
+        return 2
+    for text in found.remarks:
+        print(shown(f"note: {text}"))
+    for text in found.problems:
+        print(shown(f"WRONG: {text}"))
+    about = shown(json.dumps(found.manifest.get("about"), sort_keys=True))
+    if found.problems:
+        print(f"NOT as it was written: {len(found.problems)} wrong, {found.runs} runs, about {about}")
+        return 1
+    print(
+        f"all is as it was written: {found.runs} runs, about {about}, as of {shown(str(found.manifest.get('as_of')))}"
+    )
+    print("This compares the bundle with itself. Compare its SHA-256 with one that was kept elsewhere.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
