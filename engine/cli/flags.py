@@ -242,6 +242,9 @@ FORMAT = click.option(
     show_default=True,
     help="Print it so.",
 )
+OUTPUT = click.option(
+    "-o", "--output", metavar="FILE", help="Write it to this file, which only you can read, and not to stdout."
+)
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )

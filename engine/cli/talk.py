@@ -10,11 +10,16 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from engine.errors import Reason
+from engine.errors import Reason, UsageError
 from engine.outside.foreign import clean, clean_lines, environment_secrets, without_userinfo
+from engine.outside.trust import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _READER_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
@@ -51,6 +56,7 @@ class Stream:
         self._gone = False
         self.trouble: OSError | None = None
         """What went wrong with it, other than that nobody reads it: a full disk behind `> file`."""
+        self._kept: list[str] | None = None
 
     @property
     def _stream(self) -> TextIO | None:
@@ -59,6 +65,10 @@ class Stream:
 
     def __call__(self, text: str) -> None:
         """Print a text, with a newline if it has none."""
+        if self._kept is not None:
+            text = "\r\n".join(map(clean_lines, text.split("\r\n")))
+            self._kept.append(text if text.endswith("\n") else text + "\n")
+            return
         stream = self._stream
         if self._gone or stream is None:
             return
@@ -80,6 +90,19 @@ class Stream:
             text = "\n".join(part for line in text.split("\n") for part in Screen(*size).fold(line))
         self(text)
 
+    @contextmanager
+    def into(self, path: str | None) -> Iterator[None]:
+        """Put what is printed meanwhile into a file (`-o`), whole, once all of it is known; None: print it."""
+        if path is None:
+            yield
+            return
+        self._kept = parts = []
+        try:
+            yield
+        finally:
+            self._kept = None
+        write_out(path, parts)
+
     @property
     def gone(self) -> bool:
         """Whether nobody reads it any more."""
@@ -87,7 +110,7 @@ class Stream:
 
     def isatty(self) -> bool:
         """Whether a person looks at it."""
-        stream = self._stream
+        stream = self._stream if self._kept is None else None
         try:
             return not self._gone and stream is not None and stream.isatty()
         except ValueError:
@@ -108,6 +131,14 @@ class Stream:
     def can_redraw(self) -> bool:
         """Return whether a line can be written again in its place."""
         return self.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
+
+
+def write_out(path: str, parts: str | Iterable[str]) -> None:
+    """Write a report to the file of `-o`, whole, for its owner alone; UsageError, with what to do, if that fails."""
+    try:
+        write_whole(Path(path), parts)
+    except OSError as error:
+        raise UsageError(f"-o {path}: cannot be written: {error.strerror or error}; nothing was written") from error
 
 
 out = Stream("stdout")

@@ -244,6 +244,7 @@ CASES: dict[str, dict[str, Case]] = {
         **AMONG_RUNS, "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
+        "-o": Case(("-o", "report.txt")),
     },
     "verify": {
         **AMONG_RUNS, "--family": Case(("--family",), prepare=rerun),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import FAMILY, FORMAT, OUTPUT, READING, SINCE, Command, clock, command, flags
 
 
 @command()
@@ -68,6 +68,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.option("--pace", is_flag=True, help="Show how each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Show only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
+@OUTPUT
 @flags("config", "state_dir", "json")
 def report(
     run: str | None,
@@ -77,6 +78,7 @@ def report(
     pace: bool,
     stuck: bool,
     family: bool,
+    output: str | None,
     **common: Any,
 ) -> int:
     """Show the outcome of each account of a run, from its journal.
@@ -86,20 +88,23 @@ def report(
     \b
     Examples:
       acctops report latest
-      acctops report latest --format csv > outcomes.csv
+      acctops report latest --format csv -o outcomes.csv
       acctops report latest --format csv --attempts
       acctops report --since 7d --format csv > week.csv
     """
     _one_or_many(run, since)
-    if since is not None:
-        from engine.cli.lookback import show_report_since
+    from engine.cli.talk import out
 
-        return show_report_since(since, form, clock=clock(), **common)
-    from engine.cli.views import show_report
+    with out.into(output):
+        if since is not None:
+            from engine.cli.lookback import show_report_since
 
-    assert run is not None
+            return show_report_since(since, form, clock=clock(), **common)
+        from engine.cli.views import show_report
 
-    return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
+        assert run is not None
+
+        return show_report(run, form=form, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common)
 
 
 @command()
