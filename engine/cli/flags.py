@@ -57,7 +57,10 @@ IDLE = (
     Idle("report", "--attempts", never="--pace --stuck --family"),
     Idle("report", "--pace", never="--stuck --family --format=csv"),
     Idle("report", "--stuck", never="--json --format=json --format=csv"),
-    Idle("report", "--json", never="--format=csv --format=text"),
+    Idle("report", "--json", never="--format=csv --format=text --format=html"),
+    Idle("report", "--format=html", never="--attempts --pace --stuck",
+         words="--attempts, --pace and --stuck do not go with --format html, which has all of it"),
+    Idle("report", "--ticket", needs="--format=html", words="--ticket goes with --format html"),
     Idle("schedule", "--image", needs="--format=k8s"),
     *(
         Idle("schedule", flag, never="--tend", words=f"{flag} is for the runs of a job, and --tend has none")

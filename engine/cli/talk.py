@@ -96,7 +96,8 @@ class Stream:
         if path is None:
             yield
             return
-        self._kept = parts = []
+        parts: list[str] = []
+        self._kept = parts
         try:
             yield
         finally:

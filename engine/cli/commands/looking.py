@@ -59,9 +59,17 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 
 
 @command()
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @SINCE
-@FORMAT
+@click.option("--ticket", metavar="ID", help="With html: all runs with this change or incident, on one timeline.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv", "html"]),
+    default="text",
+    show_default=True,
+    help="Print it so. html: one file to look at, to print and to attach.",
+)
 @click.option(
     "--attempts", is_flag=True, help="Print one row for each attempt, not for each account. With json or csv."
 )
@@ -71,8 +79,9 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @OUTPUT
 @flags("config", "state_dir", "json")
 def report(
-    run: str | None,
+    runs: tuple[str, ...],
     since: str | None,
+    ticket: str | None,
     form: str,
     attempts: bool,
     pace: bool,
@@ -90,8 +99,19 @@ def report(
       acctops report latest
       acctops report latest --format csv -o outcomes.csv
       acctops report latest --format csv --attempts
+      acctops report latest --format html -o run.html
+      acctops report --ticket INC-20417 --format html -o incident.html
       acctops report --since 7d --format csv > week.csv
     """
+    if form == "html" and not common.get("as_json"):
+        if bool(runs) == bool(since or ticket):
+            raise click.UsageError("name runs, or give --ticket or --since 7d, not both")
+        from engine.cli.picturing import show_page
+
+        return show_page(runs, family=family, ticket=ticket, since=since, output=output, clock=clock(), **common)
+    if len(runs) > 1:
+        raise click.UsageError("several runs go with --format html; name one run")
+    run = runs[0] if runs else None
     _one_or_many(run, since)
     from engine.cli.talk import out
 
