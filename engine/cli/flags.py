@@ -167,6 +167,12 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
         help="Sign with this profile of the vendor's CLI. Repeat it to use several, each with a quota.",
     ),
     **{key: click.option(each.flag, metavar=each.metavar, help=each.help) for key, each in WITH_FLAG.items()},
+    "page": click.option(
+        "--page", metavar="FILE", help="Write a page for browsers to this file, every 2 s while the run goes."
+    ),
+    "page_names": click.option(
+        "--page-names", is_flag=True, help="Name the accounts in that page. Default: only counts and codes."
+    ),
     "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     "quiet": click.option("--quiet", is_flag=True, help="Print nothing on success, and the full report otherwise."),
@@ -182,7 +188,7 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
 }
 READING = ("config", "state_dir", "json", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "quiet")
-SENDING = (*PLANNING, "yes", "no_verify", "unapproved")
+SENDING = (*PLANNING, "yes", "no_verify", "unapproved", "page", "page_names")
 
 
 def clock() -> Callable[[], float]:

@@ -1,8 +1,8 @@
-"""The notices and the metrics of a run, beside its sending.
+"""The notices, the metrics and the page of a run, beside its sending.
 
 Nothing here may fail, stop or delay a run. The notice of a start goes out while calls are being sent. The notice of an
-end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`) and metrics
-that cannot be written (`metrics_failed`).
+end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`), and metrics
+or a page that cannot be written (`metrics_failed`, `page_failed`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from engine.errors import JournalWriteError, Reason
 from engine.journal import records
 from engine.operations.events import News, Tell, Warned
+from engine.operations.livepage import LivePage
 from engine.operations.measuring import Measuring
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Attendance:
         self._under_way: set[asyncio.Task[None]] = set()
         """Notices that are being sent while the session works."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
+        self._page = LivePage(settings, ledger, journal, store, self._no_page, flags=flags, clock=clock)
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
@@ -63,7 +65,7 @@ class Attendance:
         self._begin("start")
         if self._ledger.unapproved is not None:
             self._begin("unapproved", always=True)
-        measuring = asyncio.create_task(self._metrics.keep())
+        beside = [asyncio.create_task(self._metrics.keep()), asyncio.create_task(self._page.keep())]
         try:
             yield
         except BaseException:
@@ -71,9 +73,9 @@ class Attendance:
                 task.cancel()
             raise
         finally:
-            measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await measuring
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     def passed(self, _wave: records.WaveLine) -> None:
         """Send the notice that a wave has passed."""
@@ -91,7 +93,7 @@ class Attendance:
         event = _event(reason)
         end = self._ledger.end  # it counts, if there is one: a signal after it stopped nothing
         waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
-        ways = [self._metrics.last(reason)]
+        ways = [self._metrics.last(reason), self._page.last()]
         if self._spec is not None and self._spec.wants(event):
             ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
         try:
@@ -141,6 +143,12 @@ class Attendance:
         if (note := self._note) is not None:
             note("metrics_failed", {"why": why})
         self._tell_who_started(Warned(f"metrics: {why}"))
+
+    def _no_page(self, why: str) -> None:
+        """Note and tell, once a session, why its page cannot be written."""
+        if (note := self._note) is not None:
+            note("page_failed", {"why": why})
+        self._tell_who_started(Warned(f"page: {why}"))
 
     def _say_what_is_waited_for(self) -> None:
         self._tell_who_started(

@@ -161,6 +161,11 @@ class Page(Struct, frozen=True, kw_only=True):
     live: Live | None = None
     remarks: tuple[str, ...] = ()
 
+    @property
+    def with_accounts(self) -> bool:
+        """Whether any row names a cloud account."""
+        return any(each["account"] for each in self.rows)
+
 
 DONE, OPEN, GOING, CUT = "done", "open", "going", "cut"
 _STATES = {
