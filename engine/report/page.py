@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ from engine.report.text import (
 )
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from engine.journal.ledger import Entry, Ledger
     from engine.journal.standing import Progress
     from engine.model import Call
@@ -418,6 +421,15 @@ def _clean(value: Any) -> Any:
 
 def html(page: Page) -> Iterator[str]:
     """Yield the text of a page, in parts."""
+    template, known = _template()
+    stream = template.stream(page=page, **known)
+    stream.enable_buffering(500)
+    yield from stream
+
+
+@cache
+def _template() -> tuple[Template, dict[str, Any]]:
+    """Return the template, compiled once a process, and what all pages have in common. Any: text, and a table of it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("engine.report", "templates")
@@ -435,15 +447,8 @@ def html(page: Page) -> Iterator[str]:
         "base-uri 'none'; form-action 'none'"
     )
     states = {name: {"sign": sign, "words": words} for name, (sign, words) in _STATES.items()}
-    stream = environment.get_template("page.html").stream(
-        page=page,
-        policy=policy,
-        style=style,
-        script=script,
-        states=states,
-    )
-    stream.enable_buffering(500)
-    yield from stream
+    known = {"policy": policy, "style": style, "script": script, "states": states}
+    return environment.get_template("page.html"), known
 
 
 def _hash(text: str) -> str:
