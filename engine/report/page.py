@@ -21,7 +21,7 @@ from engine.journal.records import unix_seconds
 from engine.model import GOOD, Outcome, Proof
 from engine.report.documents import every_target, pace, plain, row
 from engine.report.going import line
-from engine.report.plots import LanePlot, Marks, bar, lane_plots, marks, steps
+from engine.report.plots import LanePlot, Marks, Shape, bar, lane_plots, marks, steps
 from engine.report.spans import duration
 from engine.report.text import (
     account_lines,
@@ -52,7 +52,9 @@ SHOWN = 20
 """Targets of a cause that are named above the table of all."""
 _CAUSES = 100
 _MOST_WORDS = 600
-"""Signs of one text of others."""
+"""Signs of one text of others, where there are thousands of them."""
+_MOST_LINE = 4000
+"""Signs of any other line."""
 
 Zone = Callable[[float], str]
 """UNIX time → the same moment by the clock on the wall, with its zone."""
@@ -104,7 +106,7 @@ class Part(Struct, frozen=True, kw_only=True):
     total: int
     reached: tuple[tuple[str, str], ...]
     """How many targets were as asked, and after how long."""
-    curve: str
+    curve: Shape
     axis: tuple[Moment, Moment]
     marks: Marks
     sessions: tuple[tuple[str, Moment], ...]
@@ -347,7 +349,7 @@ def _causes(ledger: Ledger, way: WayOn, *, names: bool, is_live: bool) -> Iterat
                 count=len(members),
                 words=words if names or not members[0][1].code else "",
                 advice=advice if names else None,
-                targets=tuple((call.placed, entry.request_id) for call, entry, _ in shown),
+                targets=tuple((_clean(call.placed, _MOST_WORDS), entry.request_id) for call, entry, _ in shown),
             )
 
 
@@ -408,15 +410,16 @@ class Rows:
         at = found["settled_at"]
         found["settled"] = moment(at, self._zone) if at else None
         found["run"] = run
-        return {key: _clean(value) if isinstance(value, str) else value for key, value in found.items()}
+        return {key: _clean(value, _MOST_WORDS) if isinstance(value, str) else value for key, value in found.items()}
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, most: int = _MOST_LINE) -> Any:
     """Return words of others as one line without control signs, not endless. Any: whatever a template prints."""
     if type(value) is not str:
         return value
     value = plain(value)
-    return value if len(value) <= _MOST_WORDS else f"{value[:_MOST_WORDS]}… ({len(value):,} signs)"
+    # What was cut once, with the words on it, stays as it is.
+    return value if len(value) <= most + 30 else f"{value[:most]}… ({len(value):,} signs)"
 
 
 def html(page: Page) -> Iterator[str]:

@@ -18,6 +18,12 @@ WIDE, HIGH = 1000, 100
 _COLUMNS = 200
 
 
+class Shape(str):
+    """A path of ours: no word of others, and never cut."""
+
+    __slots__ = ()
+
+
 class Marks(Struct, frozen=True):
     """What happened to a run as a whole, on the time axis."""
 
@@ -31,9 +37,9 @@ class LanePlot(Struct, frozen=True, kw_only=True):
     """Calls a second of a lane, over time."""
 
     name: str
-    sent: str
+    sent: Shape
     """Path of all that left."""
-    throttled: str
+    throttled: Shape
     """Path of those that were throttled, on the ground."""
     quota_y: float
     top: float
@@ -53,10 +59,10 @@ def marks(course: Course, begin: float, end: float) -> Marks:
     return Marks(tuple(found), tuple(_x(at, begin, end) for at, _ in course.sessions[1:]))
 
 
-def steps(times: Sequence[float], total: int, begin: float, end: float) -> str:
+def steps(times: Sequence[float], total: int, begin: float, end: float) -> Shape:
     """Return the area under how many of `total` were reached at each time; `times` are sorted."""
     if not times or not total:
-        return ""
+        return Shape()
     points = ["M0 100"]
     last = -1.0
     for count, at in enumerate(times, 1):
@@ -65,7 +71,7 @@ def steps(times: Sequence[float], total: int, begin: float, end: float) -> str:
         if is_last or x - last >= 1:
             points.append(f"H{x:g} V{HIGH - HIGH * count / total:.2f}")
             last = x
-    return " ".join((*points, f"H{WIDE} V{HIGH} Z"))
+    return Shape(" ".join((*points, f"H{WIDE} V{HIGH} Z")))
 
 
 def lane_plots(course: Course, quota: float, begin: float, end: float) -> tuple[LanePlot, ...]:
@@ -94,8 +100,8 @@ def lane_plots(course: Course, quota: float, begin: float, end: float) -> tuple[
         found.append(
             LanePlot(
                 name=name,
-                sent=" ".join(paths[0]),
-                throttled=" ".join(paths[1]),
+                sent=Shape(" ".join(paths[0])),
+                throttled=Shape(" ".join(paths[1])),
                 quota_y=round(HIGH - HIGH * quota / top, 2),
                 top=top,
                 most=round(most, 1),
