@@ -58,9 +58,12 @@ IDLE = (
     Idle("report", "--attempts", never="--pace --stuck --family"),
     Idle("report", "--pace", never="--stuck --family --format=csv --excel"),
     Idle("report", "--stuck", never="--json --format=json"),
-    Idle("report pending", "--excel", never="--json --format=json --format=text"),
+    Idle("report pending", "--excel", never="--json --format=json --format=text --format=html"),
     Idle("discover", "--excel", never="--format=table --format=yaml --format=jsonl"),
-    Idle("report", "--json", never="--format=csv --format=text"),
+    Idle("report", "--json", never="--format=csv --format=text --format=html"),
+    Idle("report", "--format=html", never="--attempts --pace --stuck",
+         words="--attempts, --pace and --stuck do not go with --format html, which has all of it"),
+    Idle("report", "--ticket", needs="--format=html", words="--ticket goes with --format html"),
     Idle("schedule", "--image", needs="--format=k8s"),
     *(
         Idle("schedule", flag, never="--tend", words=f"{flag} is for the runs of a job, and --tend has none")
@@ -172,6 +175,12 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
         help="Sign with this profile of the vendor's CLI. Repeat it to use several, each with a quota.",
     ),
     **{key: click.option(each.flag, metavar=each.metavar, help=each.help) for key, each in WITH_FLAG.items()},
+    "page": click.option(
+        "--page", metavar="FILE", help="Write a page for browsers to this file, every 2 s while the run goes."
+    ),
+    "page_names": click.option(
+        "--page-names", is_flag=True, help="Name the accounts in that page. Default: only counts and codes."
+    ),
     "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     "output": click.option(
@@ -194,7 +203,7 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
 }
 READING = ("config", "state_dir", "json", "output", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "output", "quiet")
-SENDING = (*PLANNING, "yes", "no_verify", "unapproved")
+SENDING = (*PLANNING, "yes", "no_verify", "unapproved", "page", "page_names")
 
 
 def clock() -> Callable[[], float]:

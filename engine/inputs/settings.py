@@ -52,6 +52,10 @@ class Flags(Struct, frozen=True, kw_only=True):
     deadline: str | None = None
     no_verify: bool = False
     """Whether accounts are read neither before nor after."""
+    page: str | None = None
+    """The file of the page that is written while the run goes."""
+    page_names: bool = False
+    """Whether that page names accounts."""
     simulate: bool = False
     """Whether the in-process simulator answers: then the quota of the API does not apply."""
 
@@ -89,6 +93,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Who is told; all of it comes from one file, the job or the nearest config that has the key."""
     metrics_file: Path | None = None
     """Absolute path of a Prometheus textfile."""
+    page_file: Path | None = None
+    """Absolute path of the page that is written while a run goes."""
+    page_names: bool = False
+    """Whether that page names accounts, and not only counts and codes."""
     way_out: WayOut = WayOut()
     """Proxy and certificates, for the API, STS and a webhook; `origin` has the origin of each."""
     language: str = LANGUAGE
@@ -202,6 +210,8 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
     values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
+    values["page_file"], origin["page_file"] = _page_file(flags, environ, configs)
+    values["page_names"] = flags.page_names
     values["way_out"] = _way_out(environ, configs)
     origin |= {name: values["way_out"].origin.get(name, "default") for name in _NETWORK}
     settings = Settings(
@@ -405,6 +415,18 @@ def _config_path(name: str, environ: Mapping[str, str], configs: Configs) -> tup
             path = _whole(Path(config.path), origin).parent / _expanded(config.values[name], environ, origin)
             return path, origin
     return None, "default"
+
+
+def _page_file(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[Path | None, str]:
+    """Return where the page of a run is written, by `--page` or config, and its origin; UsageError if only its names
+    are asked for.
+    """
+    if flags.page is not None:
+        return _whole(Path(flags.page), "--page"), "--page"
+    path, origin = _config_path("page_file", environ, configs)
+    if path is None and flags.page_names:
+        raise UsageError("--page-names: there is no page; give --page FILE, or page_file in config.yaml")
+    return path, origin
 
 
 _NETWORK = ("proxy", "no_proxy", "ca_bundle")

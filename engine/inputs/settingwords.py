@@ -64,6 +64,7 @@ def _plain(settings: Settings) -> Iterator[Line]:
         "network.ca_bundle": ("ca_bundle", way.ca_bundle or None),
         "state_dir": ("state_dir", str(settings.state_dir)),
         "metrics_file": ("metrics_file", metrics),
+        "page_file": ("page_file", str(settings.page_file) if settings.page_file else None),
         **{each.key: (each.name, _value(settings, each)) for each in SETTINGS if each.shown},
         "quotas": ("quotas", [f"{action}: {quota:g}" for action, quota in settings.quotas.items()]),
         "quotas.share": ("quota_share", _percent(settings.quota_share)),
@@ -75,7 +76,7 @@ def _plain(settings: Settings) -> Iterator[Line]:
 
 _FIRST = (
     *("site", "endpoint", "network.proxy", "network.no_proxy", "network.ca_bundle", "network.language"),
-    *("state_dir", "state_group", "metrics_file"),
+    *("state_dir", "state_group", "metrics_file", "page_file"),
 )
 """Keys that are shown first; the rest follow in the order of the table."""
 

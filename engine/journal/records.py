@@ -382,7 +382,8 @@ class Note(Record, tag="note", kw_only=True):
     what: str
     """lane_slowed, lane_recovered, lane_down, lane_up, lane_closed, lanes_not_compared, route_closed, clock_learned,
     keys_refreshed, keys_not_refreshed, identity, signal, stopping, gate, control, control_refused, paused, unpaused,
-    changed, notice_failed, metrics_failed, slots_reset, unapproved, continued_by, undone_by, watched_by, told, seen."""
+    changed, notice_failed, metrics_failed, page_failed, slots_reset, unapproved, continued_by, undone_by, watched_by,
+    told, seen."""
     data: dict[str, Any] = field(default_factory=dict)
     """Facts of the note. Any: each kind of note has its own; `sense` checks some of them."""
 

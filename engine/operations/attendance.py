@@ -1,8 +1,8 @@
-"""The notices, the metrics and the seal of a run, beside its sending.
+"""The notices, the metrics, the page and the seal of a run, beside its sending.
 
 Nothing here may fail, stop or delay a run. The notice of a start goes out while calls are being sent. The notice of an
-end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`) and metrics
-that cannot be written (`metrics_failed`).
+end goes out once the `end` is on disk. The journal notes a notice that was not delivered (`notice_failed`), and metrics
+or a page that cannot be written (`metrics_failed`, `page_failed`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from engine.errors import AcctopsError, JournalWriteError, Reason
 from engine.journal import records
 from engine.operations.events import News, Tell, Warned
+from engine.operations.livepage import LivePage
 from engine.operations.measuring import Measuring
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Attendance:
         self._sealed: Sealed | None = None
         """The line of the list of ends for this session, once it is written."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
+        self._page = LivePage(settings, ledger, journal, store, self._no_page, flags=flags, clock=clock)
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:
@@ -67,7 +69,7 @@ class Attendance:
         self._begin("start")
         if self._ledger.unapproved is not None:
             self._begin("unapproved", always=True)
-        measuring = asyncio.create_task(self._metrics.keep())
+        beside = [asyncio.create_task(self._metrics.keep()), asyncio.create_task(self._page.keep())]
         try:
             yield
         except BaseException:
@@ -75,9 +77,9 @@ class Attendance:
                 task.cancel()
             raise
         finally:
-            measuring.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await measuring
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     def passed(self, _wave: records.WaveLine) -> None:
         """Send the notice that a wave has passed."""
@@ -97,7 +99,7 @@ class Attendance:
         waited = asyncio.get_running_loop().call_later(_PATIENCE_S, self._say_what_is_waited_for)
         try:
             await self._list_end()
-            ways = [self._metrics.last(reason), self._stamp()]
+            ways = [self._metrics.last(reason), self._page.last(), self._stamp()]
             if self._spec is not None and self._spec.wants(event):
                 ways.append(self._tell(self._spec, event, reason, end.stopped if end is not None else stopped))
             await asyncio.gather(*ways, *self._under_way)
@@ -185,6 +187,12 @@ class Attendance:
         if (note := self._note) is not None:
             note("metrics_failed", {"why": why})
         self._tell_who_started(Warned(f"metrics: {why}"))
+
+    def _no_page(self, why: str) -> None:
+        """Note and tell, once a session, why its page cannot be written."""
+        if (note := self._note) is not None:
+            note("page_failed", {"why": why})
+        self._tell_who_started(Warned(f"page: {why}"))
 
     def _say_what_is_waited_for(self) -> None:
         self._tell_who_started(

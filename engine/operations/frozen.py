@@ -55,7 +55,11 @@ _SAME = {*RunSettings.__struct_fields__} & {*Settings.__struct_fields__} - _OTHE
 
 
 def check_metrics(settings: Settings, *, simulated: bool = False) -> None:
-    """Raise ConfigError if metrics are asked for and cannot be made; a simulated run has none."""
+    """Raise ConfigError if metrics or a page are asked for and cannot be made; a simulated run has no metrics."""
+    if settings.page_file is not None and not (simulated and settings.origin["page_file"] != "--page"):
+        from engine.report.page import check_installed as check_pages
+
+        check_pages(f"{settings.origin['page_file']}: a page")
     if settings.metrics_file is not None and not simulated:
         from engine.report.metrics import check_installed
 

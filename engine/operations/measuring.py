@@ -74,7 +74,7 @@ class Measuring:
         )
         try:
             async with asyncio.timeout(_DISK_S):
-                await _aside(lambda: self._put(metrics))
+                await aside(lambda: self._put(metrics))
         except TimeoutError:
             self._failed(f"{self._path} cannot be written: the disk does not answer")
         except MetricsError as error:
@@ -150,7 +150,7 @@ def measure_tend(settings: Settings, at: float) -> str | None:
     return next(iter(found), None)
 
 
-async def _aside(call: Callable[[], None]) -> None:
+async def aside(call: Callable[[], None]) -> None:
     """Make a blocking call in a daemon thread, for which nobody has to wait, not even the interpreter's exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()

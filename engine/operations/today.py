@@ -104,7 +104,7 @@ def _not_taken(found: Configs, known: Configs) -> Iterator[str]:
 
 
 _DECIDING: Mapping[str, str] = {
-    **{name: name for name in ("site", "credentials", "notify", "metrics_file")},
+    **{name: name for name in ("site", "credentials", "notify", "metrics_file", "page_file")},
     **dict.fromkeys(("proxy", "no_proxy", "ca_bundle"), "network"),
 }
 """Setting of a config, besides guards, that a run which goes on may need → its key in the file."""

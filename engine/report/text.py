@@ -47,7 +47,7 @@ def text(
     `report` has what is left away.
     """
     way = way or way_on([ledger])
-    stop = _stop_lines(ledger, way) if live is None else []
+    stop = stop_lines(ledger, way) if live is None else []
     if live is None:
         last = (*_some(watch), *_some(contained_line(ledger)), closing_line(ledger, today=today))
         tail = [f"journal {journal}", f"head    {head}", *way.lines(), *last]
@@ -55,9 +55,9 @@ def text(
         again = f"acctops status {ledger.run.run}{way.flags}"
         tail = [f"journal {journal}", f"from any terminal: {again}", *_some(contained_line(ledger)), line(live)]
     top = [_title(ledger, live=live is not None)]
-    waves = _wave_lines(ledger, is_live=live is not None)
+    waves = wave_lines(ledger, is_live=live is not None)
     if screen is None:
-        notes = [*waves, *_account_lines(ledger), *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+        notes = [*waves, *account_lines(ledger), *hold_lines(ledger, way.held), *note_lines(ledger), pace_line(ledger)]
         return "\n".join([*top, *notes, *stop, *_bad_lines(ledger, way, is_live=live is not None), *tail]) + "\n"
     report = f"acctops report {ledger.run.run}{way.flags}"
     stop = [each for one in _first(stop, _FEW + 1, f"  … and {{}} more: {report}") for each in screen.fold(one)]
@@ -67,13 +67,13 @@ def text(
         tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *lines]
     groups = [
         _group(kind, cause, members, way)
-        for kind, causes in _open(ledger, is_live=live is not None).items()
+        for kind, causes in open_causes(ledger, is_live=live is not None).items()
         for cause, members in causes
     ]
     room = screen.rows - 1 - screen.height([*top, *stop, *tail])  # the shell's prompt takes a row
     needed = min(len(groups), 3) + bool(groups)
-    accounts = _first(_account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
-    notes = [*waves, *accounts, *hold_lines(ledger, way.held), *_notes(ledger), _pace_line(ledger)]
+    accounts = _first(account_lines(ledger, worst_first=True), _FEW, f"  … and {{}} more accounts: {report}")
+    notes = [*waves, *accounts, *hold_lines(ledger, way.held), *note_lines(ledger), pace_line(ledger)]
     notes = [each for one in notes for each in screen.fold(one)]
     while notes and screen.height(notes) > room - needed:
         notes.pop()
@@ -82,7 +82,8 @@ def text(
     return "\n".join([*top, *notes, *stop, *shown, *tail]) + "\n"
 
 
-def _wave_lines(ledger: Ledger, *, is_live: bool) -> list[str]:
+def wave_lines(ledger: Ledger, *, is_live: bool) -> list[str]:
+    """Return how the waves of a run stand; nothing for a run without waves."""
     if not ledger.waves:
         return []
     from engine.report.waves import lines  # here: most runs have no waves
@@ -94,7 +95,7 @@ def _some(line: str) -> tuple[str, ...]:
     return (line,) if line else ()
 
 
-def _stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
+def stop_lines(ledger: Ledger, way: WayOn) -> list[str]:
     """Return why a run ended early, and what to do about it; nothing if it did not."""
     return [*_paused_lines(ledger, way), *_why_lines(ledger, way)]
 
@@ -132,7 +133,7 @@ def _first(lines: list[str], most: int, more: str) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], more.format(len(lines) - most + 1)]
 
 
-def _account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
+def account_lines(ledger: Ledger, *, worst_first: bool = False) -> list[str]:
     """Return how each cloud account stands, with its uin if STS gave another; empty for a run over one account.
 
     With `worst_first` those with the most targets that are not as asked are the first.
@@ -196,7 +197,7 @@ def hold_lines(ledger: Ledger, held: HeldNow | None) -> list[str]:
     return lines
 
 
-def _notes(ledger: Ledger) -> list[str]:
+def note_lines(ledger: Ledger) -> list[str]:
     """Return the lines on what was left out, and on a missing protect rule."""
     lines = []
     elsewhere = (OmitReason.PROTECTED, *LACKING)  # these stand in `closing_line`, and among the failed
@@ -215,10 +216,10 @@ def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> 
     groups: dict[str, list[tuple[Call, Entry, Outcome]]] = {}
     for call, entry, outcome in every_target(ledger):
         if outcome in BAD:
-            groups.setdefault(_cause(entry), []).append((call, entry, outcome))
+            groups.setdefault(cause_of(entry), []).append((call, entry, outcome))
     lines = [_title(ledger, live=False), closing_line(ledger, today=today)]
     for cause, members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        words, advice = _told(members, way)
+        words, advice = told(members, way)
         lines += ["", f"{len(members):,} × {cause}: {words}"]
         if advice:
             lines.append(f"  → {advice}")
@@ -226,7 +227,7 @@ def stuck_text(ledger: Ledger, way: WayOn | None = None, *, today: str = "") -> 
             call, entry, _ = member
             request = f"  RequestId {entry.request_id}" if entry.request_id else ""
             account = f"{call.account}  " if call.account else ""
-            lines.append(f"  {call.label}  {account}{call.region}{request}{_own(member, words, way)}")
+            lines.append(f"  {call.label}  {account}{call.region}{request}{own_words(member, words, way)}")
     if not groups:
         lines.append("nothing is stuck")
     return "\n".join(lines) + "\n"
@@ -308,7 +309,8 @@ def _stamp(at: str, today: str) -> str:
     return f"{at[11:19]}Z" if at[:10] == today else f"{at[:10]} {at[11:19]}Z"
 
 
-def _pace_line(ledger: Ledger) -> str:
+def pace_line(ledger: Ledger) -> str:
+    """Return how long the last session took, and how often it sent."""
     worst = max(ledger.worst_second().values(), default=0)
     throttled = f" · {ledger.throttled:,} throttled (not failures)" if ledger.throttled else ""
     seconds = f"{duration(ledger.end.seconds)} · " if ledger.end else ""
@@ -321,7 +323,7 @@ _CAUSES = 5
 """Causes that are named before they are told one by one."""
 
 
-def _open(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_Member]]]]:
+def open_causes(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_Member]]]]:
     """Return what is not as asked: in which words → by cause, the most frequent first.
 
     Of a live run these are the calls that failed or are tried again: its line has the number of the others.
@@ -331,7 +333,7 @@ def _open(ledger: Ledger, *, is_live: bool) -> dict[str, list[tuple[str, list[_M
         _, entry, outcome = member
         if outcome in BAD and (not is_live or entry.settled or outcome is Outcome.FAILED):
             causes = kinds.setdefault(kind_of(member, is_live=is_live), {})
-            causes.setdefault(_cause(member[1]), []).append(member)
+            causes.setdefault(cause_of(member[1]), []).append(member)
     return {kind: sorted(kinds[kind].items(), key=lambda one: -len(one[1])) for kind in sorted(kinds, key=_KINDS.index)}
 
 
@@ -353,7 +355,7 @@ def kind_of(member: _Member, *, is_live: bool = False) -> str:
     return str(outcome)
 
 
-def _told(members: list[_Member], way: WayOn) -> tuple[str, str | None]:
+def told(members: list[_Member], way: WayOn) -> tuple[str, str | None]:
     """Return the words and the advice for targets of one cause: in general words where each has words of its own."""
     words, advice = explain(*members[0], way)
     entry = members[0][1]
@@ -362,14 +364,14 @@ def _told(members: list[_Member], way: WayOn) -> tuple[str, str | None]:
     return plain(words or ""), advice
 
 
-def _own(member: _Member, words: str, way: WayOn) -> str:
+def own_words(member: _Member, words: str, way: WayOn) -> str:
     """Return what is said of one target beside what is said of all; empty if nothing is."""
     own = plain(explain(*member, way)[0] or "").removeprefix(words).strip()
     return f"  {own}" if own else ""
 
 
 def _group(kind: str, cause: str, members: list[_Member], way: WayOn) -> Group:
-    words, advice = _told(members, way)
+    words, advice = told(members, way)
     code = f"{cause}: " if cause == members[0][1].code else ""
     if advice and way.command and advice.startswith(f"{way.command} "):
         advice = None  # what the report ends with
@@ -384,7 +386,7 @@ def _group(kind: str, cause: str, members: list[_Member], way: WayOn) -> Group:
 def _bad_lines(ledger: Ledger, way: WayOn, *, is_live: bool) -> list[str]:
     """Return what is not as asked, by cause: words, advice, and the first targets with their RequestIds."""
     lines: list[str] = []
-    for kind, causes in _open(ledger, is_live=is_live).items():
+    for kind, causes in open_causes(ledger, is_live=is_live).items():
         named = ", ".join(f"{len(members):,} × {cause}" for cause, members in causes[:_CAUSES])
         is_sent = kind != Outcome.UNATTEMPTED
         total = sum(len(members) for _, members in causes)
@@ -392,18 +394,18 @@ def _bad_lines(ledger: Ledger, way: WayOn, *, is_live: bool) -> list[str]:
         for cause, members in causes:
             group = _group(kind, cause, members, way)
             lines += [f"  {group.head.removeprefix(kind).strip()}", *(f"  {each}" for each in group.advice)]
-            words = _told(members, way)[0]
+            words = told(members, way)[0]
             for member in members[:SHOWN]:
                 call, entry, _ = member
                 request = f"  RequestId {entry.request_id}" if entry.request_id else ""
-                lines.append(f"      {call.placed}{request}{_own(member, words, way)}")
+                lines.append(f"      {call.placed}{request}{own_words(member, words, way)}")
             if more := len(members) - SHOWN:
                 rest = f"acctops report {ledger.run.run} --stuck{way.flags}"
                 lines += [f"      … and {more:,} more: {rest}"] if more > 0 else []
     return [*lines, ""] if lines else []
 
 
-def _cause(entry: Entry) -> str:
+def cause_of(entry: Entry) -> str:
     """Return the cause under which a target that is not as asked is counted.
 
     This is its code, unless the code is that of an older attempt.

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.bench import cost, pace
+from tests.bench import cost, pace, pages
 from tests.bench.machine import Row, machine
 
 SECTIONS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
@@ -16,6 +16,7 @@ SECTIONS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
     "cost": ("A call with the limit lifted, journal durable", cost.calls),
     "million": ("A million", cost.million),
     "start": ("Starting", cost.start),
+    "page": ("A page while the run goes", pages.measure),
 }
 
 

@@ -125,6 +125,7 @@ ENDPOINT = Case(("--endpoint", "OTHER"))
 EXCLUDE = Case(("--exclude", "*/ann"))
 QUIET, YES = Case(("--quiet",), ("--yes",)), Case(("--yes",))
 NO_VERIFY = Case(("--no-verify",), ("--yes",))
+PAGE = Case(("--page", "page.html"), ("--yes",))
 UNAPPROVED = Case(("--unapproved", "fire"), ("--yes",))
 SAVING = {"--save": Case(("--save", "p"), ("--key", "k")), "--key": Case(("--key", "k"), ("--save", "p"))}
 REASON, TICKET = Case(("--reason", "why"), ("--yes",)), Case(("--ticket", "CHG-1"), ("--yes",))
@@ -145,7 +146,16 @@ def sending(**more: Case) -> dict[str, Case]:
     found = {**AMONG_RUNS, "--endpoint": ENDPOINT, "--profile": PROFILE, **bounds, "--exclude": EXCLUDE}
     found = {name: case._replace(base=(*case.base, "--yes")) for name, case in found.items()}
     named = {f"--{name.replace('_', '-')}": case for name, case in more.items()}
-    return {**found, "--yes": YES, "--quiet": QUIET, "--no-verify": NO_VERIFY, "--unapproved": UNAPPROVED, **named}
+    return {
+        **found,
+        "--yes": YES,
+        "--quiet": QUIET,
+        "--no-verify": NO_VERIFY,
+        "--unapproved": UNAPPROVED,
+        "--page": PAGE,
+        "--page-names": Case(("--page-names",), ("--yes",)),
+        **named,
+    }
 
 
 SHUT = 'window: {days: [mon], from: "00:00", until: "00:01", timezone: UTC}'
@@ -253,6 +263,8 @@ CASES: dict[str, dict[str, Case]] = {
         "--excel": Case(("--excel",), ("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),
         "--stuck": Case(("--stuck",)), "--family": Case(("--family",), prepare=rerun),
+        "-o": Case(("-o", "report.txt")),
+        "--ticket": Case(("--ticket", "CHG-1"), ("--format", "html")),
     },
     "evidence": {
         **{name: case._replace(base=("--out", "b.zip")) for name, case in AMONG_RUNS.items()},

@@ -80,6 +80,7 @@ ONLY = {
     "tenacity": {"run.attempts"},
     "yaml": {"inputs.jobfile.yamltext", "simulator.documents"},
     "click": {"cli", "cli.app", "cli.flags", *(f"cli.commands.{family}" for family in COMMANDS)},
+    "jinja2": {"report.page"},
     "prometheus_client": {"report.metrics"},
     "rich": {"cli.progress"},
     "zoneinfo": {"inputs.window"},

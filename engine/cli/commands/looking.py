@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCEL, FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import EXCEL, FAMILY, FORMAT, OUTPUT, READING, SINCE, Command, clock, command, flags
 
 
 @command()
@@ -60,26 +60,37 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 
 
 @command()
-@click.argument("run", required=False)
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @SINCE
-@FORMAT
 @EXCEL
+@click.option("--ticket", metavar="ID", help="With html: all runs with this change or incident, on one timeline.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv", "html"]),
+    default="text",
+    show_default=True,
+    help="Print it so. html: one file to look at, to print and to attach.",
+)
 @click.option(
     "--attempts", is_flag=True, help="Print one row for each attempt, not for each account. With json or csv."
 )
 @click.option("--pace", is_flag=True, help="Show how each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Show only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
+@OUTPUT
 @flags("config", "state_dir", "json")
 def report(
-    run: str | None,
+    runs: tuple[str, ...],
     since: str | None,
+    ticket: str | None,
     form: str,
     excel: bool,
     attempts: bool,
     pace: bool,
     stuck: bool,
     family: bool,
+    output: str | None,
     **common: Any,
 ) -> int:
     """Show the outcome of each account of a run, from its journal.
@@ -89,24 +100,38 @@ def report(
     \b
     Examples:
       acctops report latest
-      acctops report latest --format csv > outcomes.csv
+      acctops report latest --format csv -o outcomes.csv
       acctops report latest --format csv --attempts
-      acctops report latest --stuck --format csv > stuck.csv
-      acctops report --since 7d --excel > week.csv
+      acctops report latest --stuck --format csv -o stuck.csv
+      acctops report latest --format html -o run.html
+      acctops report --ticket INC-20417 --format html -o incident.html
+      acctops report --since 7d --excel -o week.csv
     """
+    if form == "html" and not common.get("as_json"):
+        if bool(runs) == bool(since or ticket):
+            raise click.UsageError("name runs, or give --ticket or --since 7d, not both")
+        from engine.cli.picturing import show_page
+
+        return show_page(runs, family=family, ticket=ticket, since=since, output=output, clock=clock(), **common)
+    if len(runs) > 1:
+        raise click.UsageError("several runs go with --format html; name one run")
+    run = runs[0] if runs else None
     _one_or_many(run, since)
     form = "csv" if excel else form
-    if since is not None:
-        from engine.cli.lookback import show_report_since
+    from engine.cli.talk import out
 
-        return show_report_since(since, form, excel, clock=clock(), **common)
-    from engine.cli.views import show_report
+    with out.into(output):
+        if since is not None:
+            from engine.cli.lookback import show_report_since
 
-    assert run is not None
+            return show_report_since(since, form, excel, clock=clock(), **common)
+        from engine.cli.views import show_report
 
-    return show_report(
-        run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
-    )
+        assert run is not None
+
+        return show_report(
+            run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
+        )
 
 
 @command()

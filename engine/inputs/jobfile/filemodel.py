@@ -1150,6 +1150,16 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
+    page_file: (
+        Annotated[
+            Text,
+            Meta(
+                description="HTML page to write every 2 s while a run goes, and at its end.",
+                extra=_rule("the path of a file, such as /var/www/acctops.html"),
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 JOB_ONLY = ("window", "accounts", "verify", "hold", "watch", "waves", "gate", "on_red")

@@ -1,0 +1,313 @@
+"""The HTML report: what hostile words, sizes and states do to it, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from engine.journal import records
+from engine.journal.ledger import Ledger
+from engine.model import CallId, Outcome, Proof, Target, Verdict
+from engine.planning.plan import make_plan
+from engine.report.course import Course
+from engine.report.nextstep import way_on
+from engine.report.page import MOST_ROWS, Live, Page, Rows, html, moment, part
+from engine.simulator.world import World
+from tests.support.browser import chromium
+from tests.support.command import Backend, Desk
+from tests.support.drill import first_lines, run_line, run_settings
+
+EVIL = (
+    "</script><script>alert(1)</script>",
+    '"><img src=http://x.invalid/a onerror=alert(2)>',
+    "<svg/onload=alert(3)>",
+    "'; alert(4) //",
+    "\u202egnp.exe\u2066",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(5)",
+    "]]><!-- &lt;b&gt; &amp;",
+    "=HYPERLINK(1)",
+    "x" * 10_000,
+)
+
+
+def zone(at: float) -> str:
+    return f"wall {at:.0f}"
+
+
+def lines_of(users: list[str], *, failed: int = 0, words: str = "no such account", end: bool = True, **run: object):
+    """The journal of a run of these users; the first `failed` of them failed."""
+    plan = make_plan("LockAccount", [Target("postgres-aaaaaaaa", user, "ap-singapore") for user in users])
+    first = replace(run_line(plan, run_settings()), **{"simulated": False, **run})  # type: ignore[arg-type]
+    at = 1_790_000_000.0
+    found: list[records.AnyRecord] = list(first_lines(plan, Ledger(first)))
+    for number, call in enumerate(plan.calls):
+        stamp, known = records.rfc3339(at + number / 20, digits=6), CallId(call.id)
+        bad = number < failed
+        code = "InvalidParameterValue.AccountNotExistError" if bad else None
+        found += [
+            records.Sent(call=known, attempt=1, lane="a/LockAccount/b", trace="t", key="…0000"),
+            records.ReplyLine(call=known, attempt=1, sent_at=stamp, request_id=f"id-{number}", code=code, message=words
+                              if bad else None, http=200, ms=40, verdict=Verdict.REJECTED if bad else Verdict.DONE),
+            records.Settled(call=known, outcome=Outcome.FAILED if bad else Outcome.CHANGED, proof=None if bad
+                            else Proof.READ, attempts=1, request_id=f"id-{number}", code=code),
+        ]  # fmt: skip
+    if end:
+        counts = {"failed": failed, "changed": len(users) - failed}
+        found.append(records.End(counts=counts, attempts=len(users), throttled=0, worst_second={}, seconds=1.0,
+                                 exit=1 if failed else 0, stopped=None))  # fmt: skip
+    for number, line in enumerate(found):
+        line.at = records.rfc3339(at + number / 60)
+    return found
+
+
+def page_text(lines: list[records.AnyRecord], *, live: Live | None = None) -> str:
+    ledger = Ledger.of(lines)
+    way = way_on([ledger])
+    rows = Rows(zone)
+    rows.add(ledger.run.run, ledger, way)
+    one = part(ledger, Course().fold(lines), way, journal="j", head="h" * 64, zone=zone, now=1_790_000_100.0,
+               seals=("sealed by ana",))  # fmt: skip
+    page = Page(title=f"{ledger.run.job.name} {ledger.run.ticket}", made=moment(0.0, zone), parts=(one,),
+                rows=rows.shown(), rows_said=rows.said("The CSV has all."), live=live)  # fmt: skip
+    return "".join(html(page))
+
+
+def evil_lines() -> list[records.AnyRecord]:
+    every = " ".join(EVIL[:-1])
+    return lines_of(
+        [*EVIL, "plain_one", "plain_two"], failed=6, words=every, reason=every, ticket=EVIL[0], operator=EVIL[1],
+        host=EVIL[2], job=records.JobRef(EVIL[0] + EVIL[4], EVIL[1], "0" * 64),
+    )  # fmt: skip
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_words_of_others_stay_words() -> None:
+    """No name, reason, ticket or message adds a tag, an attribute or a link, turns the text around, or is endless."""
+    tags, plain = _Tags(), _Tags()
+    text = page_text(evil_lines())
+    tags.feed(text)
+    plain.feed(page_text(lines_of(["a", "b"], failed=1)))
+    assert {tag for tag, _ in tags.found} <= {tag for tag, _ in plain.found} | {"p"}
+    assert sum(tag == "script" for tag, _ in tags.found) == 1
+    assert not [attrs for _, attrs in tags.found if {name for name in attrs if name.startswith("on") or name == "src"}]
+    assert "\u202e" not in text and "\u2066" not in text and "{{ 7 * 7 }}" in text
+    assert "x" * 700 not in text and "(10,000 signs)" in text
+
+
+def test_a_page_says_all_that_an_auditor_asks_for() -> None:
+    """Who, when (UTC and local), why, what is open with RequestIds and advice, the numbers of each picture, head."""
+    text = page_text(lines_of(["a", "b", "c", "d"], failed=1, ticket="INC-1", reason="leak"))
+    said = ("INC-1", "leak", "tester on here", "wall 1790000000", "2026-09-21 14:13:20 UTC", "id-0", "What to do:",
+            "50 % (2)", "not reached", "quota 20.0/s",
+            "h" * 64, "sealed by ana", "failed: InvalidParameterValue")  # fmt: skip
+    assert [words for words in said if words not in text] == []
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    assert len(re.findall(r"<h1\b", text)) == 1 and '<html lang="en">' in text
+
+
+def test_pictures_are_whole() -> None:
+    """A path is of ours and is never cut, however long the run was."""
+    shapes = re.findall(r' d="([^"]*)"', page_text(lines_of([f"u{number}" for number in range(3000)], failed=9)))
+    assert max(map(len, shapes)) > 5000
+    assert [shape for shape in shapes if not re.fullmatch(r"[MHVZ0-9. ]*", shape)] == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_run_that_was_cut_off_is_not_called_done(count: int) -> None:
+    """Without an `end` the first words say so, also where nothing was settled."""
+    lines = lines_of(["a"] * count or ["b"], end=False)
+    text = page_text(lines if count else lines[:2])
+    assert "Cut off" in text and "Done: all as asked" not in text
+
+
+def test_ten_thousand_failures_are_bounded() -> None:
+    """The page has the first five thousand, says so, and stays a size that a ticket takes."""
+    text = page_text(lines_of([f"u{number}" for number in range(10_001)], failed=10_001))
+    assert text.count('data-of="Outcome"') == MOST_ROWS
+    assert "Here are the first 5,000 of 10,001 that failed" in text
+    assert len(text) < 6_000_000
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    asked: list[str]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A directory over http, and what was asked for."""
+    asked: list[str] = []
+    handler = type("Handler", (_Quiet,), {"asked": asked})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("way", ["file", "http"])
+def test_in_a_browser(tmp_path: Path, served: tuple[str, list[str]], way: str) -> None:
+    """Nothing is fetched, asked or run; filter and sort work; it fits a phone, at 200 % too."""
+    (tmp_path / "run.html").write_text(page_text(evil_lines()))
+    url = f"{served[0]}/run.html" if way == "http" else f"file://{tmp_path}/run.html"
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(url)
+        console = [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+        assert console == []
+        sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = [
+            each["params"]["request"]["url"]
+            for each in sent
+            if each["method"] == "Network.requestWillBeSent" and each["params"]["documentURL"] == url
+        ]  # the browser's own first page has requests, too
+        assert [one for one in asked if one != url and not one.startswith("chrome:")] == []
+        assert set(served[1]) <= {"/run.html", "/favicon.ico"}  # the second is a browser's own habit
+        shown = "return [...document.querySelectorAll('#targets tbody tr')].filter(r => !r.hidden)"
+        assert len(browser.execute_script(shown)) == 12
+        names = browser.execute_script(f"{shown}.map(r => r.querySelector('[data-of=User]').textContent)")
+        assert EVIL[0] in names and EVIL[2] in names
+        browser.find_element("id", "filter").send_keys("plain_")
+        assert len(browser.execute_script(shown)) == 2
+        assert "2 of 12 rows" in browser.find_element("id", "shown").text
+        browser.find_element("id", "filter").clear()
+        browser.find_element("css selector", "#filter").send_keys(" ")
+        order = f"{shown}.map(r => r.cells[4-1].textContent)"
+        heads = browser.find_elements("css selector", "#targets thead th button")
+        user = next(head for head in heads if head.text.startswith("User"))
+        user.click()
+        up = browser.execute_script(order)
+        user.click()
+        assert browser.execute_script(order) == up[::-1] != up
+        for wide in (390, 640):  # 640 is a laptop's 1280 at 200 %
+            size = {"width": wide, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get(url)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= wide
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        browser.get(url)
+        assert len(browser.find_elements("css selector", "#targets tbody tr")) == 12
+        assert browser.find_elements("id", "filter") == []
+
+
+def test_an_old_page_turns_red(tmp_path: Path) -> None:
+    """A run that hangs or was killed leaves a page that would look alive for ever; the words say it, too."""
+    for name, at in (("old", 1_000_000_000.0), ("over", 1_000_000_000.0)):
+        live = Live(at=at, every_s=2.0, over=name == "over")
+        (tmp_path / f"{name}.html").write_text(page_text(lines_of(["a"]), live=live))
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(f"file://{tmp_path}/old.html")
+        written = browser.find_element("id", "written")
+        assert "old" in (written.get_attribute("class") or "").split() and "OLD: written" in written.text
+        browser.get(f"file://{tmp_path}/over.html")
+        assert "OLD" not in browser.find_element("id", "written").text
+
+
+def world() -> World:
+    found = World(latency=0.002, quotas={"*": None})
+    found.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
+    return found
+
+
+def test_reports_of_runs_tickets_and_weeks(tmp_path: Path) -> None:
+    """One file, for its owner alone; a ticket takes the undo of its run in; what does not exist is said."""
+    desk = Desk(tmp_path)
+    desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob")
+    with Backend(world()) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        run = desk.run("run", "job.yaml", "--yes", "--ticket", "INC-9", "--json").json["run"]
+        undo = desk.run("undo", run, "--yes", "--json").json["run"]
+    for words in ((run,), (run, undo), (run, "--family"), ("--ticket", "INC-9"), ("--since", "1d")):
+        done = desk.run("report", *words, "--format", "html", "-o", "out.html")
+        assert done.code == 0, done.text
+        text = (desk.work / "out.html").read_text()
+        assert run in text and (undo in text) == (words not in ((run,), (run, "--family")) or undo in text)
+        assert (desk.work / "out.html").stat().st_mode & 0o777 == 0o600
+        if words[0] == "--ticket":
+            assert "2 runs on one timeline" in text and f"undo of {run}" in text
+    assert "no run with the ticket INC-8" in desk.run("report", "--ticket", "INC-8", "--format", "html").err
+    (desk.work / "there").mkdir()
+    refused = desk.run("report", run, "--format", "html", "-o", "there")
+    assert refused.code == 2 and "is a directory; name a file" in refused.err
+
+
+def test_without_jinja2_the_pip_command_is_said(tmp_path: Path) -> None:
+    """Before anything is sent, exit 2."""
+    code = (
+        "import sys; sys.modules['jinja2'] = None; import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'jinja2' else find(name, *more)\n"
+        "from engine.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    desk = Desk(tmp_path)
+    desk.job("postgres-aaaaaaaa/ann")
+    for words in (("report", "x", "--format", "html"), ("run", "job.yaml", "--simulate", "--yes", "--page", "p.html")):
+        argv = [sys.executable, "-c", code, *words]
+        done = subprocess.run(argv, cwd=desk.work, env=desk.env, capture_output=True, text=True)
+        assert done.returncode == 2 and "pip install 'acctops[report]'" in done.stderr, done.stderr
+    assert desk.journals(simulated=True) == []
+
+
+def test_a_page_while_the_run_goes_and_after_it(tmp_path: Path) -> None:
+    """Counts and codes alone, unless names are asked for; the last page says how it ended; its mode is kept."""
+    desk = Desk(tmp_path)
+    desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob")
+    with Backend(world()) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        backend.script({"action": "LockAccount", "user": "bob", "code": "InvalidParameterValue.AccountNotExistError"})
+        run = desk.run("run", "job.yaml", "--yes", "--json", "--page", "page.html").json["run"]
+        page = desk.work / "page.html"
+        text = page.read_text()
+        assert "its last page" in text and "1 of 2 verified locked" in text and "AccountNotExistError" in text
+        assert "postgres-aaaaaaaa" not in text and page.stat().st_mode & 0o777 == 0o644
+        page.chmod(0o640)
+        desk.write("config.yaml", "page_file: page.html\n")
+        desk.run("rerun", run, "--yes", "--page-names", "--config", "config.yaml")
+        assert "postgres-aaaaaaaa" in page.read_text() and page.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "no directory", "full"])
+def test_a_page_that_cannot_be_written_stops_nothing(tmp_path: Path, kind: str) -> None:
+    """One warning, one note, and the run ends as it would have."""
+    desk = Desk(tmp_path)
+    desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob")
+    path = desk.work / "page.html"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to(desk.write("theirs", "theirs"))
+    elif kind == "full":
+        path = Path("/dev/full")
+    else:
+        path = desk.work / "nowhere" / "page.html"
+    with Backend(world()) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        done = desk.run("run", "job.yaml", "--yes", "--page", path)
+    assert done.code == 0 and done.err.count("cannot be written") == 1, done.text
+    assert [each["what"] for each in desk.records("note") if "failed" in each["what"]] == ["page_failed"]
+    assert kind != "link" or (desk.work / "theirs").read_text() == "theirs"
