@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCEL, FAMILY, FORMAT, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import EXCEL, FAMILY, FORMAT, OUTPUT, READING, SINCE, Command, clock, command, flags
 
 
 @command()
@@ -70,6 +70,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.option("--pace", is_flag=True, help="Show how each lane used its quota.")
 @click.option("--stuck", is_flag=True, help="Show only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
+@OUTPUT
 @flags("config", "state_dir", "json")
 def report(
     run: str | None,
@@ -80,6 +81,7 @@ def report(
     pace: bool,
     stuck: bool,
     family: bool,
+    output: str | None,
     **common: Any,
 ) -> int:
     """Show the outcome of each account of a run, from its journal.
@@ -89,24 +91,27 @@ def report(
     \b
     Examples:
       acctops report latest
-      acctops report latest --format csv > outcomes.csv
+      acctops report latest --format csv -o outcomes.csv
       acctops report latest --format csv --attempts
-      acctops report latest --stuck --format csv > stuck.csv
-      acctops report --since 7d --excel > week.csv
+      acctops report latest --stuck --format csv -o stuck.csv
+      acctops report --since 7d --excel -o week.csv
     """
     _one_or_many(run, since)
     form = "csv" if excel else form
-    if since is not None:
-        from engine.cli.lookback import show_report_since
+    from engine.cli.talk import out
 
-        return show_report_since(since, form, excel, clock=clock(), **common)
-    from engine.cli.views import show_report
+    with out.into(output):
+        if since is not None:
+            from engine.cli.lookback import show_report_since
 
-    assert run is not None
+            return show_report_since(since, form, excel, clock=clock(), **common)
+        from engine.cli.views import show_report
 
-    return show_report(
-        run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
-    )
+        assert run is not None
+
+        return show_report(
+            run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
+        )
 
 
 @command()
