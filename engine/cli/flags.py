@@ -122,6 +122,8 @@ class Command(click.Command):
                 words = row.words or f"{row.flag} and {clash[0]} do not go together; leave one of them away"
                 raise click.UsageError(words.replace("=", " "), ctx)
         path = ctx.params.pop("output_file", None)
+        if path in ("json", "yaml"):  # as kubectl has it
+            raise click.UsageError(f"-o {path} would name a file; for JSON type --json", ctx)
         if path in (None, "-"):
             return super().invoke(ctx)
         from engine.cli.talk import written_to  # here: most results go to stdout

@@ -49,8 +49,9 @@ def text(
     way = way or way_on([ledger])
     stop = stop_lines(ledger, way) if live is None else []
     if live is None:
-        last = (*_some(watch), *_some(contained_line(ledger)), closing_line(ledger, today=today))
-        tail = [f"journal {journal}", f"head    {head}", *way.lines(), *last]
+        found = (f"journal {journal}", f"head    {head}", *_some(contained_line(ledger)))
+        last = (*_some(watch), closing_line(ledger, today=today))
+        tail = [*found, *way.lines(), *last]
     else:
         again = f"acctops status {ledger.run.run}{way.flags}"
         tail = [f"journal {journal}", f"from any terminal: {again}", *_some(contained_line(ledger)), line(live)]
@@ -64,7 +65,7 @@ def text(
     top = screen.fold(top[0])
     if live is None:
         lines = [fold for each in last for fold in screen.fold(each)]
-        tail = [f"journal {journal}", f"head    {head}", *way.lines(_FEW), *lines]
+        tail = [*found, *way.lines(_FEW), *lines]
     groups = [
         _group(kind, cause, members, way)
         for kind, causes in open_causes(ledger, is_live=live is not None).items()

@@ -319,6 +319,7 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
             "throttled",
             "worst_second",
             "seconds",
+            "contained",
             "first_send_ms",
             "stopped",
             "exit",

@@ -258,7 +258,7 @@ CASES: dict[str, dict[str, Case]] = {
         "--format": Case(("--format", "csv")), "--excel": Case(("--excel",)),
     },
     "report": {
-        **{name: case for name, case in AMONG_RUNS.items() if name != "-o"},
+        **AMONG_RUNS,
         "--since": Case(("--since", "7d")), "--format": Case(("--format", "csv")),
         "--excel": Case(("--excel",), ("--format", "csv")),
         "--attempts": Case(("--attempts",), ("--format", "csv")), "--pace": Case(("--pace",)),

@@ -22,6 +22,15 @@ def test_what_is_printed_stands_in_the_file_and_nowhere_else(desk: Desk) -> None
     assert late.code == 1 and "OVERDUE" in path.read_text()
 
 
+def test_a_table_for_excel_is_the_same_in_a_file(desk: Desk) -> None:
+    """With its mark, its semicolons and its line ends."""
+    path = desk.work / "outcomes.csv"
+    run = desk.run("run", desk.job(), "--simulate", "--yes", "--json").json["run"]
+    assert desk.run("report", run, "--excel", "-o", path).out == ""
+    written = path.read_bytes().decode("utf-8")
+    assert written == desk.run("report", run, "--excel").out and written.startswith("\ufeffrun;") and "\r\n" in written
+
+
 @pytest.mark.parametrize("kind", ["a directory", "a link", "nowhere"])
 def test_a_place_for_no_file_is_refused_before_anything_is_sent(desk: Desk, kind: str, tmp_path: Path) -> None:
     """A lockdown is not begun for a report that cannot be kept."""

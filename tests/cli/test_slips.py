@@ -195,7 +195,7 @@ def test_a_list_that_cannot_be_used_is_named(desk, argument, words):
 def test_an_option_that_would_be_dropped_is_named(ran):
     """`--quiet`, `--stuck` and a second format either do what they say, or stop the command by their name."""
     run = ran.journal(simulated=True).parent.name
-    for words in ("--format csv --stuck", "--json --format csv", "--quiet"):
+    for words in ("--format json --stuck", "--json --format csv", "--quiet"):
         done = ran.run("report", run, *words.split())
         assert done.code == 2
         assert words.split()[-1] in done.err

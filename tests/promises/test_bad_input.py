@@ -604,7 +604,7 @@ def test_a_report_into_head_ends_quietly(desk: Desk) -> None:
     command = " ".join(desk.argv("report", run, "--format", "csv")) + " | head -1; echo ${PIPESTATUS[0]}"
     answer = subprocess.run(["bash", "-c", command], cwd=desk.work, env=desk.env, capture_output=True, text=True)
     header, code = answer.stdout.split()
-    assert header.startswith("outcome,account") and code == "0"
+    assert header.startswith("run,job,ticket") and code == "0"
     assert answer.stderr == ""
 
 
