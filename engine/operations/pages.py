@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,14 @@ def page_of(
     bars: list[tuple[RunRef, Ledger, bool, str | None]] = []
     rows = Rows(wall)
     shown = {ref.run_id for ref in found.refs[-MOST_PARTS:]}
+    kin: tuple[Ledger, ...] = ()
+    store = found.refs[0].store
+    if found.whole is not None and store is not None:
+        kin = kin_of(store, found.refs[0].replay().ledger, terms.settings(None).trust).ledgers
     for ref in found.refs:
         try:
-            one = _part(terms, ref, found.whole, rows, is_shown=ref.run_id in shown)
+            all_refs = [store.find(each.run.run) for each in kin] if store is not None else []
+            one = _part(terms, ref, found.whole, rows, is_shown=ref.run_id in shown, kin=all_refs)
         except AcctopsError as error:
             if len(found.refs) == 1:
                 raise
@@ -84,9 +90,7 @@ def page_of(
         if one.part is not None:
             parts.append(one.part)
         bars.append((ref, one.ledger, one.live, one.part.anchor if one.part is not None else None))
-    if found.whole is not None:
-        store = found.refs[0].store
-        kin = kin_of(store, found.refs[0].replay().ledger, terms.settings(None).trust).ledgers
+    if kin:
         bars = [(found.refs[0], each, store is not None and store.is_live(each.run.run), None) for each in kin]
     rest = ""
     if not rows.are_all:
@@ -99,6 +103,7 @@ def page_of(
         parts=tuple(parts),
         bars=drawn if several or len(drawn) > 1 else (),
         axis=axis,
+        sums=tuple(Counter(bar.state for bar in drawn).items()) if several else (),
         rows=rows.shown(),
         rows_said=rows.said(rest),
         several=several,
@@ -122,7 +127,9 @@ class _One(Struct, kw_only=True):
     live: bool
 
 
-def _part(terms: Terms, ref: RunRef, whole: Ledger | None, rows: Rows, *, is_shown: bool) -> _One:
+def _part(
+    terms: Terms, ref: RunRef, whole: Ledger | None, rows: Rows, *, is_shown: bool, kin: Sequence[RunRef] = ()
+) -> _One:
     found = ref.replay()
     flags = flags_of(terms, ref)
     way = way_and_holds(ref.store, found.ledger, terms.settings(None).trust, clock=terms.clock, flags=flags)
@@ -131,7 +138,9 @@ def _part(terms: Terms, ref: RunRef, whole: Ledger | None, rows: Rows, *, is_sho
     live = ref.store is not None and ref.store.is_live(ref.run_id)
     made = None
     if is_shown:
-        course = Course().fold(ref.records())
+        course = Course()
+        for each in kin or (ref,):
+            course.fold(each.records())
         made = part(
             ledger,
             course,

@@ -31,6 +31,7 @@ from engine.report.text import (
     kind_of,
     note_lines,
     open_causes,
+    open_counts,
     pace_line,
     stop_lines,
     told,
@@ -158,6 +159,8 @@ class Page(Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
     bars: tuple[Bar, ...] = ()
     axis: tuple[Moment, Moment] | None = None
+    sums: tuple[tuple[str, int], ...] = ()
+    """How many of several runs stand in each of `_STATES`."""
     rows: Sequence[dict[str, Any]] = ()
     """Any: JSON values (`row`)."""
     rows_said: str = ""
@@ -201,7 +204,7 @@ def state_of(ledger: Ledger, *, live: bool) -> str:
         return GOING
     if ledger.end is None:
         return CUT
-    return DONE if ledger.end.exit == 0 else OPEN
+    return DONE if ledger.end.exit == 0 and not open_counts(ledger) else OPEN
 
 
 def part(

@@ -132,6 +132,14 @@ def test_pictures_are_whole() -> None:
     assert [shape for shape in shapes if not re.fullmatch(r"[MHVZ0-9. ]*", shape)] == []
 
 
+def test_a_good_exit_of_the_last_run_hides_nothing_of_its_family() -> None:
+    """A rerun of three accounts ends with exit 0; the family whose other accounts are open is not done."""
+    lines = lines_of(["a", "b", "c"], failed=1)
+    lines[-1] = replace(lines[-1], exit=0)
+    text = page_text(lines)
+    assert "Ended: not all as asked" in text and "Done: all as asked" not in text
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_run_that_was_cut_off_is_not_called_done(count: int) -> None:
     """Without an `end` the first words say so, also where nothing was settled."""
@@ -250,7 +258,7 @@ def test_reports_of_runs_tickets_and_weeks(tmp_path: Path) -> None:
         assert run in text and (undo in text) == (words not in ((run,), (run, "--family")) or undo in text)
         assert (desk.work / "out.html").stat().st_mode & 0o777 == 0o600
         if words[0] == "--ticket":
-            assert "2 runs on one timeline" in text and f"undo of {run}" in text
+            assert "2 runs on one timeline" in text and "2 × ✓ Done" in text and f"undo of {run}" in text
     assert "no run with the ticket INC-8" in desk.run("report", "--ticket", "INC-8", "--format", "html").err
     (desk.work / "there").mkdir()
     refused = desk.run("report", run, "--format", "html", "-o", "there")
