@@ -29,9 +29,9 @@ def show_evidence(run: str | None, ticket: str | None, file: str, **flags: Any) 
         warn(text)
     runs, members = len(bundle.runs), bundle.members
     out(f"{bundle.path}: {runs:,} run{'s' * (runs != 1)}, {members:,} members, as of {bundle.as_of}")
-    out(f"SHA-256 of the file       {bundle.sha256}")
-    out(f"SHA-256 of its verify.py  {bundle.verify_sha256}")
-    say("keep these elsewhere; to check it: unpack it, then python3 -I -S verify.py in its folder")
+    out(f"{bundle.sha256}  {bundle.path.name}")
+    out(f"{bundle.verify_sha256}  verify.py")
+    say.lines("keep these two SHA-256 elsewhere; to check it: unpack it, then in its folder: python3 -I -S verify.py")
     return printed() or bundle.reason
 
 

@@ -102,8 +102,8 @@ class _Run(Struct, kw_only=True):
 
     @property
     def links(self) -> tuple[str, ...]:
-        """The later runs that stand beside its journal."""
-        return tuple(link.run for link in self.replay.ledger.links) if self.replay is not None else ()
+        """The later runs that its journal names, or what stands beside it."""
+        return (*self.read.links, *(self.aside.links if self.aside is not None else ()))
 
 
 class _Bundling(Struct, kw_only=True):
@@ -492,6 +492,5 @@ def _entry(each: _Run) -> dict[str, Any]:
         "head": hashes[-1] if hashes else None,
         "aside_lines": len(aside.hashes) if aside is not None else None,
         "aside_head": aside.hashes[-1] if aside is not None and aside.hashes else None,
-        "links": sorted(each.links),
         "job_lists": each.job_lists,
     }

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,18 @@ def test_a_run_of_another_ticket_is_named(story: Story, good: Path, tmp_path: Pa
     assert code == 1 and f"runs/{story.other}: does not belong here: it is of ticket 'INC-2'" in text
 
 
+def test_a_run_taken_out_with_all_that_lists_it_is_named(story: Story, good: Path, tmp_path: Path) -> None:
+    """Out of the manifest and the sums, too: the journals of the others name it."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    shutil.rmtree(folder / "runs" / story.undo)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["runs"] = [each for each in manifest["runs"] if each["run"] != story.undo]
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    mended(folder)
+    code, text = asked(folder)
+    assert code == 1 and f"runs/{story.undo}: is missing" in text
+
+
 def test_two_calls_give_the_same_bytes(story: Story, tmp_path: Path) -> None:
     """In another zone, locale, directory and with another umask."""
     one = story.bundle(story.first, name="one.zip").read_bytes()
@@ -302,6 +315,25 @@ def test_a_job_that_was_edited_is_named(alone: Alone) -> None:
     done = alone.story.desk.run("evidence", alone.story.first, "--out", "b.zip")
     assert done.code == 1 and "its digest differs" in done.err
     assert not list(unpacked(alone.story.desk.work / "b.zip", alone.out).rglob("job*.yaml"))
+
+
+def test_a_watch_belongs_to_its_run(alone: Alone) -> None:
+    """By the link beside the run's journal, and by its parent; from either side the bundle has both."""
+    desk = alone.story.desk
+    with Backend(World(latency=0, quotas={"*": None})) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        words = ("lock", "postgres-cccccccc/zoe", "--region", "ap-singapore", "--watch", "1h", "--yes", "--json")
+        run = desk.run(*words).json["run"]
+        watched = desk.run("tend", at=time.time() + 400)
+        assert watched.code == 0, watched.text
+    parents = {path.parent.name: records(path, "run")[0]["parent"] or {} for path in desk.journals()}
+    (watch,) = [each for each, parent in parents.items() if parent.get("run") == run and parent["verb"] == "watch"]
+    for asked_for in (run, watch):
+        assert desk.run("evidence", asked_for, "--out", f"{asked_for}.zip", "--json").json["runs"] == sorted(
+            (run, watch)
+        )
+    code, text = asked(unpacked(desk.work / f"{run}.zip", alone.out))
+    assert code == 0, text
 
 
 def test_what_was_typed_was_never_a_job_file(alone: Alone) -> None:
