@@ -44,10 +44,13 @@ def _notes(bundle: Bundle) -> list[str]:
         + (" …" if len(lines) > 9 else "")
         for name, lines in sorted(bundle.redacted.items())
     ]
+    kept = [
+        f"the journal of run {run} keeps arguments of commands: look that none is a secret" for run in bundle.arguments
+    ]
     live = [f"run {run} is live: it is taken up to its last whole line" for run in bundle.live]
     cut_off = [f"run {run} has no end: go on with it, or stay with what it has" for run in bundle.cut_off]
     found = []
-    for lines in (damaged, missing, redacted, live, cut_off):
+    for lines in (damaged, missing, redacted, kept, live, cut_off):
         found += lines[:_SHOWN]
         if len(lines) > _SHOWN:
             found.append(f"… and {len(lines) - _SHOWN:,} more of these (--json lists all)")
@@ -70,5 +73,6 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "live": list(bundle.live),
         "cut_off": list(bundle.cut_off),
         "redacted": [{"member": name, "lines": list(lines)} for name, lines in sorted(bundle.redacted.items())],
+        "arguments": list(bundle.arguments),
         "exit": int(bundle.reason),
     }

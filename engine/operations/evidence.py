@@ -76,6 +76,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
     """Runs that nobody works on, and whose last session has no end."""
     redacted: Mapping[str, tuple[int, ...]]
     """Member → the lines from which something was taken."""
+    arguments: tuple[str, ...]
+    """Runs whose journals keep arguments of commands (a gate's, of passwords): a journal is handed on as it is."""
 
     @property
     def reason(self) -> Reason:
@@ -103,6 +105,18 @@ class _Run(Struct, kw_only=True):
     def links(self) -> tuple[str, ...]:
         """The later runs that its journal names, or what stands beside it."""
         return (*self.read.links, *(self.aside.links if self.aside is not None else ()))
+
+    @property
+    def keeps_arguments(self) -> bool:
+        """Whether its journal has arguments of commands."""
+        if self.replay is None:
+            return False
+        settings = self.replay.ledger.settings
+        gate = (settings.waves or {}).get("gate") or {}
+        commands = [(settings.passwords or {}).get("command"), gate.get("command")]
+        return "--password-command" in self.replay.ledger.run.asked or any(
+            isinstance(command, list) and len(command) > 1 for command in commands
+        )
 
 
 class _Bundling(Struct, kw_only=True):
@@ -178,6 +192,7 @@ def write_evidence(terms: Terms, run: str | None, ticket: str | None, out: Path)
         live=tuple(sorted(each.run_id for each in this.runs.values() if each.state == "live")),
         cut_off=tuple(sorted(each.run_id for each in this.runs.values() if each.state == "cut off")),
         redacted=this.redacted,
+        arguments=tuple(sorted(each.run_id for each in this.runs.values() if each.keeps_arguments)),
     )
 
 

@@ -388,3 +388,12 @@ def test_any_manifest_is_named_and_no_traceback(good: Path, tmp_path: Path, text
     mended(folder)
     code, said = asked(folder)
     assert code == 1 and "WRONG" in said
+
+
+def test_arguments_that_a_journal_keeps_are_said(desk: Desk) -> None:
+    """A journal is handed on as it is: what its gate is called with must be looked at."""
+    job = desk.job("postgres-aaaaaaaa/ann", extra="waves: [{take: rest}]\ngate: {command: [./gate.sh, --token, x1]}")
+    desk.write("gate.sh", "#!/bin/sh\n").chmod(0o755)
+    run = desk.run("run", job, "--simulate", "--yes", "--json").json["run"]
+    done = desk.run("evidence", run, "--out", "b.zip")
+    assert done.code == 0 and "keeps arguments of commands" in done.err, done.text
