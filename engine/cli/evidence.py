@@ -29,9 +29,9 @@ def show_evidence(run: str | None, ticket: str | None, file: str, **flags: Any) 
         warn(text)
     runs, members = len(bundle.runs), bundle.members
     out(f"{bundle.path}: {runs:,} run{'s' * (runs != 1)}, {members:,} members, as of {bundle.as_of}")
-    out(f"SHA-256 of the file       {bundle.sha256}")
-    out(f"SHA-256 of its verify.py  {bundle.verify_sha256}")
-    say("keep these elsewhere; to check it: unpack it, then python3 -I -S verify.py in its folder")
+    out(f"{bundle.sha256}  {bundle.path.name}")
+    out(f"{bundle.verify_sha256}  verify.py")
+    say.lines("keep these two SHA-256 elsewhere; to check it: unpack it, then in its folder: python3 -I -S verify.py")
     return printed() or bundle.reason
 
 
@@ -44,10 +44,13 @@ def _notes(bundle: Bundle) -> list[str]:
         + (" …" if len(lines) > 9 else "")
         for name, lines in sorted(bundle.redacted.items())
     ]
+    kept = [
+        f"the journal of run {run} keeps arguments of commands: look that none is a secret" for run in bundle.arguments
+    ]
     live = [f"run {run} is live: it is taken up to its last whole line" for run in bundle.live]
     cut_off = [f"run {run} has no end: go on with it, or stay with what it has" for run in bundle.cut_off]
     found = []
-    for lines in (damaged, missing, redacted, live, cut_off):
+    for lines in (damaged, missing, redacted, kept, live, cut_off):
         found += lines[:_SHOWN]
         if len(lines) > _SHOWN:
             found.append(f"… and {len(lines) - _SHOWN:,} more of these (--json lists all)")
@@ -70,5 +73,6 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "live": list(bundle.live),
         "cut_off": list(bundle.cut_off),
         "redacted": [{"member": name, "lines": list(lines)} for name, lines in sorted(bundle.redacted.items())],
+        "arguments": list(bundle.arguments),
         "exit": int(bundle.reason),
     }

@@ -34,6 +34,7 @@ OF_RUN = re.compile(
     r"|approved-[0-9]+\.(?:json|sig))"
 )
 OF_SEAL = re.compile(r"seals/[0-9]{6,}(?:-[0-9]+)?\.(?:line|sig|tsr)")
+LINKS = ("continued_by", "undone_by", "watched_by")
 SEAL_SPACE, APPROVAL_SPACE = "acctops-seal@1", "acctops-approve@1"
 MOST_LINE = 1 << 26
 
@@ -133,6 +134,7 @@ class Journal:
         self.hashes: list[str] = []
         self.first: dict[str, Any] = {}
         self.approved: list[dict[str, Any]] = []
+        self.links: list[str] = []
         self.last_at = ""
         self.torn = 0
         self.calls = 0
@@ -169,6 +171,8 @@ def read_journal(data: bytes, run: str, start: str = GENESIS) -> Journal:
         if envelope[2] == "approved":
             read.approved.append(fields)
         read.calls += envelope[2] == "call"
+        if envelope[2] == "note" and fields.get("what") in LINKS and isinstance(fields.get("data"), dict):
+            read.links.append(str(fields["data"].get("run")))
         read.last_at = str(fields.get("at"))
         read.hashes.append(said)
     if start == GENESIS and not read.hashes:
@@ -227,6 +231,7 @@ def check_run(folder: str, names: list[str], run: str, entry: dict[str, Any], re
         found.bad(f"{beside}: {'is missing' if has_aside else 'was added'}, by {MANIFEST}")
     elif has_aside:
         side = read_journal(content(folder, beside), run, read.hashes[0])
+        read.links += side.links
         if side.problem or side.torn:
             found.bad(f"{beside}: {side.problem or 'bytes follow its last line'}")
         elif len(side.hashes) != entry.get("aside_lines") or [entry.get("aside_head")] != side.hashes[-1:]:
@@ -270,10 +275,14 @@ def check_belonging(
     """Name each run that is neither what the bundle is about nor linked to a run of it."""
     about = manifest.get("about")
     about = about if isinstance(about, dict) else {}
-    parents: dict[str, Any] = {}
+    gone = json.dumps([manifest.get("missing"), manifest.get("left_out")])
+    near: dict[str, list[str]] = {}
     for run, read in reads.items():
         parent = read.first.get("parent")
-        parents[run] = parent.get("run") if isinstance(parent, dict) else None
+        near[run] = read.links + ([str(parent.get("run"))] if isinstance(parent, dict) else [])
+        for other in near[run]:
+            if other not in entries and (not other or other not in gone):
+                found.bad(f"runs/{other}: is missing: the journal of {run} names this run, and {MANIFEST} does not")
     inside = set()
     for run, read in reads.items():
         is_asked = run == about.get("run") if "run" in about else read.first.get("ticket") == about.get("ticket")
@@ -282,15 +291,14 @@ def check_belonging(
     if not inside:
         found.bad(f"{MANIFEST}: no run in the bundle is what it is about: {json.dumps(about, sort_keys=True)}")
     links: dict[str, set[str]] = {}
-    for run in entries:
-        for other in (parents.get(run), *_listed(entries[run].get("links"))):
-            if other in entries:
-                links.setdefault(run, set()).add(other)
-                links.setdefault(other, set()).add(run)
+    for run, others in near.items():
+        for other in others:
+            links.setdefault(run, set()).add(other)
+            links.setdefault(other, set()).add(run)
     left = list(inside)
     while left:
         for other in links.get(left.pop(), ()):
-            if other not in inside:
+            if other in entries and other not in inside:
                 inside.add(other)
                 left.append(other)
     for run in sorted(set(reads) - inside):
@@ -300,10 +308,6 @@ def check_belonging(
 
 def _all(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _listed(value: Any) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 # ---- the list of the ends of runs, and what seals it -----------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from engine.errors import Reason, RefusedError
+from engine.errors import Reason, RefusedError, UsageError
 from engine.inputs.files import STDIN, load_job
 from engine.inputs.job import Job
 from engine.operations.begin import begin
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from engine.operations.carrying import Ended
     from engine.operations.control import Steered
     from engine.operations.drafts import Draft
+    from engine.operations.evidence import Bundle
     from engine.operations.examine import Examined
     from engine.operations.holds import Holding, Limited, Released
     from engine.operations.overdue import Lateness, TendLateness
@@ -221,6 +222,14 @@ class Engine:
         from engine.operations.holds import who_holds
 
         return who_holds(self._terms, targets)
+
+    def evidence(self, out: str | Path, *, run: str | None = None, ticket: str | None = None) -> Bundle:
+        """Write all that proves a run, or a ticket, into a new zip file; name one of the two."""
+        from engine.operations.evidence import write_evidence
+
+        if (run is None) == (ticket is None):
+            raise UsageError("name a run or a ticket, and not both")
+        return write_evidence(self._terms, run, ticket, Path(out))
 
     def release(self, run: str, *, targets: Iterable[str] = (), reason: str | None = None) -> Released:
         """End the holds of a run and its reruns on `targets` (none: all), without a call to the API."""

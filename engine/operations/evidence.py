@@ -18,9 +18,9 @@ from msgspec import Struct, field
 from engine import __version__
 from engine.errors import AcctopsError, JournalCorruptError, Reason, UsageError
 from engine.evidence import verify as checker
-from engine.inputs.files import MOST_JOB, job_file, load_job, read_bytes
+from engine.inputs.files import MOST_JOB, from_recorded, job_file, load_job, read_bytes
 from engine.inputs.jobfile.yamltext import argument_spans
-from engine.operations.family import kin_of
+from engine.operations.family import Kin, kin_of
 from engine.operations.stores import find, store_of
 from engine.operations.watched import standing
 from engine.outside.foreign import environment_secrets
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunHead, Runs
     from engine.journal.reader import Replay
-    from engine.operations.family import Kin
     from engine.operations.terms import Terms
 
 _MODE = 0o600
@@ -77,6 +76,8 @@ class Bundle(Struct, frozen=True, kw_only=True):
     """Runs that nobody works on, and whose last session has no end."""
     redacted: Mapping[str, tuple[int, ...]]
     """Member → the lines from which something was taken."""
+    arguments: tuple[str, ...]
+    """Runs whose journals keep arguments of commands (a gate's, of passwords): a journal is handed on as it is."""
 
     @property
     def reason(self) -> Reason:
@@ -102,8 +103,20 @@ class _Run(Struct, kw_only=True):
 
     @property
     def links(self) -> tuple[str, ...]:
-        """The later runs that stand beside its journal."""
-        return tuple(link.run for link in self.replay.ledger.links) if self.replay is not None else ()
+        """The later runs that its journal names, or what stands beside it."""
+        return (*self.read.links, *(self.aside.links if self.aside is not None else ()))
+
+    @property
+    def keeps_arguments(self) -> bool:
+        """Whether its journal has arguments of commands."""
+        if self.replay is None:
+            return False
+        settings = self.replay.ledger.settings
+        gate = (settings.waves or {}).get("gate") or {}
+        commands = [(settings.passwords or {}).get("command"), gate.get("command")]
+        return "--password-command" in self.replay.ledger.run.asked or any(
+            isinstance(command, list) and len(command) > 1 for command in commands
+        )
 
 
 class _Bundling(Struct, kw_only=True):
@@ -179,6 +192,7 @@ def write_evidence(terms: Terms, run: str | None, ticket: str | None, out: Path)
         live=tuple(sorted(each.run_id for each in this.runs.values() if each.state == "live")),
         cut_off=tuple(sorted(each.run_id for each in this.runs.values() if each.state == "cut off")),
         redacted=this.redacted,
+        arguments=tuple(sorted(each.run_id for each in this.runs.values() if each.keeps_arguments)),
     )
 
 
@@ -344,7 +358,11 @@ def _add_seals(this: _Bundling) -> None:
 
 
 def _add_signers(this: _Bundling) -> None:
-    rules = this.terms.settings(None).approvals
+    try:
+        rules = this.terms.settings(None, *_homes(this)).approvals
+    except AcctopsError as error:
+        this.miss(made.SIGNERS, f"the config that names them is not used: {error}", "acctops doctor")
+        return
     kept = ""
     for path in sorted(rules.signers) if rules is not None else ():
         try:
@@ -354,6 +372,16 @@ def _add_signers(this: _Bundling) -> None:
             this.miss(made.SIGNERS, f"{path} cannot be read: {why}", "acctops doctor")
     if kept:
         this.add(made.SIGNERS, "".join(dict.fromkeys(kept.splitlines(keepends=True))))
+
+
+def _homes(this: _Bundling) -> tuple[Path, ...]:
+    """Return the directories of the jobs of these runs: the configs above them name who may sign, too."""
+    places = set()
+    for each in this.runs.values():
+        if each.replay is not None and (guarded := each.replay.ledger.run.guarded_by):
+            path = Path(from_recorded(guarded))
+            places.add(path if path.is_dir() else path.parent)
+    return tuple(sorted(place for place in places if place.is_dir()))
 
 
 # ---- what is told of each run ----------------------------------------------------------------------------------------
@@ -371,7 +399,10 @@ def _tell(this: _Bundling) -> None:
             this.add(f"runs/{run}/approved-{number}.sig", approved.signature)
         _add_job(this, each, ledger)
         if run not in kins:
-            kin = kin_of(this.store, ledger, this.store.trust)
+            try:
+                kin = kin_of(this.store, ledger)
+            except AcctopsError:  # one of the family cannot be read
+                kin = Kin(ledgers=(ledger,), undone={})
             kins |= {known.run.run: kin for known in kin.ledgers}
         watch = standing(this.store, ledger)
         told = made.Told(
@@ -492,6 +523,5 @@ def _entry(each: _Run) -> dict[str, Any]:
         "head": hashes[-1] if hashes else None,
         "aside_lines": len(aside.hashes) if aside is not None else None,
         "aside_head": aside.hashes[-1] if aside is not None and aside.hashes else None,
-        "links": sorted(each.links),
         "job_lists": each.job_lists,
     }

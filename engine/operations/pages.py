@@ -17,7 +17,7 @@ from engine.operations.family import kin_of, way_and_holds, with_family
 from engine.operations.stores import find, flags_of, runs_in
 from engine.report import plots
 from engine.report.course import Course
-from engine.report.documents import CSV_COLUMNS, csv_text, every_target, row
+from engine.report.documents import CSV_COLUMNS, csv_rows, csv_text
 from engine.report.page import Bar, Page, Part, Rows, moment, part, state_of
 from engine.report.text import closing_line
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MOST_PARTS = 30
 """Runs of which a page says all; of the others it has a line each."""
 MOST_BARS = 500
-_COLUMNS = ("run", "job", "ticket", "operator", "started_at", *CSV_COLUMNS)
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -109,7 +108,7 @@ def page_of(
         several=several,
         remarks=tuple(_remarks(found, len(shown))),
     )
-    return Made(page=page, csv=None if rows.are_all else lambda: csv_text(_csv_rows(terms, found), _COLUMNS))
+    return Made(page=page, csv=None if rows.are_all else lambda: csv_text(_csv_rows(terms, found), CSV_COLUMNS))
 
 
 def _remarks(found: _Found, shown: int) -> Iterator[str]:
@@ -249,14 +248,4 @@ def _csv_rows(terms: Terms, found: _Found) -> Iterator[dict[str, Any]]:
         except AcctopsError:
             continue  # named in the page
         way = way_and_holds(ref.store, replay.ledger, terms.settings(None).trust, clock=terms.clock)
-        ledger = found.whole or replay.ledger
-        run = ledger.run
-        about = {
-            "run": run.run,
-            "job": run.job.name,
-            "ticket": run.ticket,
-            "operator": run.operator,
-            "started_at": run.at,
-        }
-        for target in every_target(ledger):
-            yield {**about, **row(*target, way)}
+        yield from csv_rows(found.whole or replay.ledger, way)

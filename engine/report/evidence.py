@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from engine.journal.records import unix_seconds
 from engine.outside.foreign import REDACTED
-from engine.report.documents import CSV_COLUMNS, csv_text, every_target, full_document, row
+from engine.report.documents import CSV_COLUMNS, csv_rows, csv_text, full_document
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
@@ -49,7 +49,7 @@ def _json_report(told: Told) -> str:
 
 
 def _csv_report(told: Told) -> str:
-    return "".join(csv_text((row(*each, told.way) for each in every_target(told.ledger)), CSV_COLUMNS))
+    return "".join(csv_text(csv_rows(told.ledger, told.way), CSV_COLUMNS))
 
 
 REPORTS: Mapping[str, Callable[[Told], str | None]] = {

@@ -225,3 +225,14 @@ def test_every_name_is_there() -> None:
     code = "import sys, engine; print([name for name in sys.modules if name.startswith(('engine.', 'asyncio'))])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
+
+
+async def test_evidence_is_a_value(desk: Desk) -> None:
+    """A service of one's own makes the bundle, and learns what is in it."""
+    async with Engine(simulate=True) as acctops:
+        planned = await acctops.plan(job(2))
+        assert isinstance(planned, Planned)
+        run = await acctops.begin(planned, YES)
+        await run.result()
+        bundle = acctops.evidence(desk.work / "b.zip", run=run.id)
+        assert bundle.reason is Reason.OK and bundle.runs == (run.id,) and (desk.work / "b.zip").is_file()

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,12 +205,23 @@ def test_a_run_of_another_ticket_is_named(story: Story, good: Path, tmp_path: Pa
     assert code == 1 and f"runs/{story.other}: does not belong here: it is of ticket 'INC-2'" in text
 
 
+def test_a_run_taken_out_with_all_that_lists_it_is_named(story: Story, good: Path, tmp_path: Path) -> None:
+    """Out of the manifest and the sums, too: the journals of the others name it."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    shutil.rmtree(folder / "runs" / story.undo)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest["runs"] = [each for each in manifest["runs"] if each["run"] != story.undo]
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    mended(folder)
+    code, text = asked(folder)
+    assert code == 1 and f"runs/{story.undo}: is missing" in text
+
+
 def test_two_calls_give_the_same_bytes(story: Story, tmp_path: Path) -> None:
     """In another zone, locale, directory and with another umask."""
     one = story.bundle(story.first, name="one.zip").read_bytes()
     env = {**story.desk.env, "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "C"}
-    config = ["--config", story.desk.work / "config.yaml"] if (story.desk.work / "config.yaml").exists() else []
-    process = story.desk.popen("evidence", story.first, "--out", "two.zip", *config, env=env, cwd=tmp_path, umask=0o277)
+    process = story.desk.popen("evidence", story.first, "--out", "two.zip", env=env, cwd=tmp_path, umask=0o277)
     assert story.desk.end(process).code == 0
     two = tmp_path / "two.zip"
     assert two.read_bytes() == one and two.stat().st_mode & 0o777 == 0o600
@@ -304,6 +316,25 @@ def test_a_job_that_was_edited_is_named(alone: Alone) -> None:
     assert not list(unpacked(alone.story.desk.work / "b.zip", alone.out).rglob("job*.yaml"))
 
 
+def test_a_watch_belongs_to_its_run(alone: Alone) -> None:
+    """By the link beside the run's journal, and by its parent; from either side the bundle has both."""
+    desk = alone.story.desk
+    with Backend(World(latency=0, quotas={"*": None})) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        words = ("lock", "postgres-cccccccc/zoe", "--region", "ap-singapore", "--watch", "1h", "--yes", "--json")
+        run = desk.run(*words).json["run"]
+        watched = desk.run("tend", at=time.time() + 400)
+        assert watched.code == 0, watched.text
+    parents = {path.parent.name: records(path, "run")[0]["parent"] or {} for path in desk.journals()}
+    (watch,) = [each for each, parent in parents.items() if parent.get("run") == run and parent["verb"] == "watch"]
+    for asked_for in (run, watch):
+        assert desk.run("evidence", asked_for, "--out", f"{asked_for}.zip", "--json").json["runs"] == sorted(
+            (run, watch)
+        )
+    code, text = asked(unpacked(desk.work / f"{run}.zip", alone.out))
+    assert code == 0, text
+
+
 def test_what_was_typed_was_never_a_job_file(alone: Alone) -> None:
     """So it is not missing: exit 0."""
     assert alone.story.desk.run("evidence", alone.story.other, "--out", "b.zip").code == 0
@@ -357,3 +388,12 @@ def test_any_manifest_is_named_and_no_traceback(good: Path, tmp_path: Path, text
     mended(folder)
     code, said = asked(folder)
     assert code == 1 and "WRONG" in said
+
+
+def test_arguments_that_a_journal_keeps_are_said(desk: Desk) -> None:
+    """A journal is handed on as it is: what its gate is called with must be looked at."""
+    job = desk.job("postgres-aaaaaaaa/ann", extra="waves: [{take: rest}]\ngate: {command: [./gate.sh, --token, x1]}")
+    desk.write("gate.sh", "#!/bin/sh\n").chmod(0o755)
+    run = desk.run("run", job, "--simulate", "--yes", "--json").json["run"]
+    done = desk.run("evidence", run, "--out", "b.zip")
+    assert done.code == 0 and "keeps arguments of commands" in done.err, done.text
