@@ -9,13 +9,15 @@ from msgspec import Struct
 
 from engine.errors import UsageError
 from engine.journal.directory import JOURNAL
-from engine.journal.reader import ASIDE, last_end, replay
+from engine.journal.reader import ASIDE, last_end, read, replay
 from engine.outside.trust import create_new, open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from engine.journal.reader import Replay
+    from engine.journal.records import AnyRecord
 
 _BLOCK = 1 << 20
 
@@ -35,6 +37,10 @@ class Copy(Struct, frozen=True, kw_only=True):
     def replay(self) -> Replay:
         """Return it, folded into a ledger; raises what `reader.replay` raises."""
         return replay(self.journal)
+
+    def records(self) -> Iterator[AnyRecord]:
+        """Yield its records; raises what `reader.read` raises."""
+        return read(self.journal)
 
     def has_end(self) -> bool:
         """Return whether its last session wrote an `end`."""

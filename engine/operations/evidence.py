@@ -21,10 +21,11 @@ from engine.evidence import verify as checker
 from engine.inputs.files import MOST_JOB, from_recorded, job_file, load_job, read_bytes
 from engine.inputs.jobfile.yamltext import argument_spans
 from engine.operations.family import Kin, kin_of
+from engine.operations.sealing import seal_words
 from engine.operations.stores import find, store_of
 from engine.operations.watched import standing
 from engine.outside.foreign import environment_secrets
-from engine.outside.sshkeys import MOST_SIGNERS
+from engine.outside.sshkeys import MOST_SIGNERS, SEALS, SshKeyError, public_line
 from engine.outside.trust import add_whole, kind_words, read_regular
 from engine.report import evidence as made
 from engine.report.nextstep import way_on
@@ -359,17 +360,23 @@ def _add_seals(this: _Bundling) -> None:
 
 def _add_signers(this: _Bundling) -> None:
     try:
-        rules = this.terms.settings(None, *_homes(this)).approvals
+        settings = this.terms.settings(None, *_homes(this))
     except AcctopsError as error:
         this.miss(made.SIGNERS, f"the config that names them is not used: {error}", "acctops doctor")
         return
-    kept = ""
-    for path in sorted(rules.signers) if rules is not None else ():
+    rules, seal, kept = settings.approvals, settings.seal, ""
+    paths = {*(rules.signers if rules is not None else ()), *([seal.signers] if seal and seal.signers else [])}
+    for path in sorted(paths):
         try:
             kept += made.only_keys(read_regular(Path(path), MOST_SIGNERS))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             this.miss(made.SIGNERS, f"{path} cannot be read: {why}", "acctops doctor")
+    if seal is not None and seal.signers is None and seal.key is not None:
+        try:
+            kept += f'acctops-seal namespaces="{SEALS}" {public_line(Path(seal.key))}\n'
+        except SshKeyError as error:
+            this.miss(made.SIGNERS, str(error), "acctops doctor")
     if kept:
         this.add(made.SIGNERS, "".join(dict.fromkeys(kept.splitlines(keepends=True))))
 
@@ -412,6 +419,8 @@ def _tell(this: _Bundling) -> None:
             live=each.state == "live",
             way=way_on(_with(kins[run], ledger), run, undone=kins[run].undone),
             watch=watch_document(watch) if watch is not None else None,
+            records=each.copy.records,
+            seals=seal_words(this.store, run),
         )
         for name, make in made.REPORTS.items():
             text = make(told)

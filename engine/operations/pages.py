@@ -14,6 +14,7 @@ from engine.errors import AcctopsError, UsageError
 from engine.journal.records import unix_seconds
 from engine.journal.standing import RECENT_S, Progress, standing
 from engine.operations.family import kin_of, way_and_holds, with_family
+from engine.operations.sealing import seal_words
 from engine.operations.stores import find, flags_of, runs_in
 from engine.report import plots
 from engine.report.course import Course
@@ -150,6 +151,7 @@ def _part(
             now=terms.clock(),
             live=going(ledger, terms.clock()) if live else None,
             watch=_watch(terms, ref, found.ledger, flags),
+            seals=seal_words(ref.store, ref.run_id),
         )
     return _One(part=made, ledger=ledger, live=live)
 

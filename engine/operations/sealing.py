@@ -69,6 +69,25 @@ def list_end(
     return Sealed(line=line, signature=signature)
 
 
+def seal_words(store: Runs | None, run_id: str) -> tuple[str, ...]:
+    """Return how the end of a run is listed and sealed, in words; empty if it is not listed. Checks no signature."""
+    line = store.last_listed(run_id) if store is not None else None
+    if store is None or line is None:
+        return ()
+    late = ", late" if line.late else ""
+    found = [f"line {line.seq} of heads.jsonl ({line.at}{late}): {line.lines:,} lines, head {line.head}"]
+    try:
+        seals = [seal for seal in store.seals() if seal.hash == line.hash]
+    except AcctopsError as error:
+        return (*found, f"its seals cannot be read: {error}")
+    if any(seal.signature is not None for seal in seals):
+        found.append(f"signed by {line.seal}")
+    elif line.seal is not None:
+        found.append(f"was to be signed by {line.seal}, and is NOT")
+    found += [f"time stamp of {seal.tsa}" for seal in seals if seal.stamp is not None]
+    return (*found, "whether all of it holds: acctops journal verify --all")
+
+
 async def stamp(store: Runs, line: HeadLine, spec: SealSpec, way: WayOut) -> str | None:
     """Have a line stamped by the first authority that does so; return why none did, or None. Raises no AcctopsError."""
     from engine.outside import stamps  # here: few configs name an authority

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct
 
-from engine.journal.records import unix_seconds
+from engine.errors import ConfigError
+from engine.journal.records import rfc3339, unix_seconds
 from engine.outside.foreign import REDACTED
+from engine.report.course import Course
 from engine.report.documents import CSV_COLUMNS, csv_rows, csv_text, full_document
+from engine.report.page import Page, Rows, check_installed, html, moment, part
 
 if TYPE_CHECKING:
     from engine.journal.ledger import Ledger
+    from engine.journal.records import AnyRecord
     from engine.outside.foreign import Secrets
     from engine.report.nextstep import WayOn
 
@@ -39,6 +43,10 @@ class Told(Struct, frozen=True, kw_only=True):
     way: WayOn
     watch: dict[str, Any] | None
     """How its watch stands. Any: JSON values."""
+    records: Callable[[], Iterable[AnyRecord]]
+    """Reads its journal."""
+    seals: tuple[str, ...]
+    """How its end is listed and sealed, in words."""
 
 
 def _json_report(told: Told) -> str:
@@ -52,10 +60,46 @@ def _csv_report(told: Told) -> str:
     return "".join(csv_text(csv_rows(told.ledger, told.way), CSV_COLUMNS))
 
 
+def _html_report(told: Told) -> str | None:
+    """Return the page of the run, as of its last record and in UTC alone; None if its extra is not installed."""
+    try:
+        check_installed("report.html")
+    except ConfigError:
+        return None
+    course, at = Course(), told.ledger.last_at
+    course.fold(told.records())
+    rows = Rows(_utc)
+    rows.add(told.ledger.run.run, told.ledger, told.way)
+    run = told.ledger.run
+    page = Page(
+        title=f"{run.action} {run.job.name}" + (f" · {run.ticket}" if run.ticket else ""),
+        made=moment(at, _utc),
+        parts=(
+            part(
+                told.ledger,
+                course,
+                told.way,
+                journal=told.journal,
+                head=told.head,
+                zone=_utc,
+                now=unix_seconds(at),
+                seals=told.seals,
+            ),
+        ),
+        rows=rows.shown(),
+        rows_said=rows.said("All of them are in report.csv, beside this file."),
+    )
+    return "".join(html(page))
+
+
+def _utc(at: float) -> str:
+    return f"{rfc3339(at)[:19].replace('T', ' ')} UTC"
+
+
 REPORTS: Mapping[str, Callable[[Told], str | None]] = {
     "report.json": _json_report,
     "report.csv": _csv_report,
-    # "report.html": the page; None where its extra is not installed
+    "report.html": _html_report,
 }
 """Member of a run → how it is made; None if it cannot be made here, which the manifest says."""
 
