@@ -397,3 +397,25 @@ def test_arguments_that_a_journal_keeps_are_said(desk: Desk) -> None:
     run = desk.run("run", job, "--simulate", "--yes", "--json").json["run"]
     done = desk.run("evidence", run, "--out", "b.zip")
     assert done.code == 0 and "keeps arguments of commands" in done.err, done.text
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_members_of_any_shape_give_no_traceback(good: Path, tmp_path: Path, seed: int) -> None:
+    """Whatever stands where a number, a text or a list should, with the sums mended: it is wrong, and said in words."""
+    rng = Random(seed)
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    names = [path for path in sorted(folder.rglob("*.json*")) if path.is_file()]
+    path = rng.choice(names)
+    rows = [path.read_bytes()] if path.suffix == ".json" else path.read_bytes().splitlines()
+    at = rng.randrange(len(rows))
+    row = json.loads(rows[at])
+    for _ in range(3):
+        value = rng.choice([None, -1, 10**30, 1.5, "", "x", [], [[]], {}, {"run": []}, True])
+        row[rng.choice(sorted(row))] = value
+    rows[at] = json.dumps(row).encode()
+    path.write_bytes(b"".join(each + b"\n" for each in rows))
+    mended(folder)
+    code, said = asked(folder)
+    assert code in (0, 1) and said, said
+    # What is no proof is compared with SHA256SUMS alone: words of the manifest and of a report, the URL of a seal.
+    assert code == 1 or path.name in ("report.json", "MANIFEST.json", "seals.jsonl"), said

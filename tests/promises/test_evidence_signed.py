@@ -113,7 +113,8 @@ def test_a_line_that_names_a_key_and_has_no_seal_is_missing(desk: Desk) -> None:
     key, fingerprint = key_of(desk, "ed25519")
     store, seal, raw = listed(desk, run, fingerprint)
     _, code, text = opened(desk, run)
-    assert code == 1 and "missing: seal of line 1" in text and "not in the bundle: seal of line 1" in text
+    assert code == 1 and f"missing: seal of line {seal.seq}" in text
+    assert f"not in the bundle: seal of line {seal.seq}" in text
     store.add_seal(replaced(seal, signature=signed(raw, key)))
     folder, code, text = opened(desk, run)
     assert code == 0 and "the signature holds" in text and "which `signers` does not name" in text
