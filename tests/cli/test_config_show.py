@@ -86,6 +86,7 @@ VALUES = {
     "state_dir": _numbered("/s{}"),
     "state_group": _numbered("g{}"),
     "metrics_file": _numbered("/m{}.prom"),
+    "page_file": _numbered("/p{}.html"),
     "rate": _numbered("{}"),
     "workers": _numbered("{}"),
     "per_instance": _numbered("{}"),
@@ -103,7 +104,7 @@ VALUES = {
 SETTINGS = (*VALUES, "credentials", "notify", "quotas", "window", "exclude")
 GUARDS = ("protect", "keep_admins", "limits.max_targets", "limits.max_share")
 """They add up: a property of their own."""
-FLAGS = {"endpoint": "endpoints", "profile": "profiles", "verify": "no_verify"}
+FLAGS = {"endpoint": "endpoints", "profile": "profiles", "verify": "no_verify", "page_file": "page"}
 """Key → its name in Flags, where it has another there."""
 VARIABLES = {
     "network.proxy": "HTTPS_PROXY",
@@ -127,7 +128,7 @@ def flat(model: type[msgspec.Struct]) -> Iterator[str]:
 TRUST = {"trust_owners"}
 """Counts in two files alone, which are looked for: tests/test_guard_homes.py."""
 IN_JOB, IN_CONFIG = set(flat(JobFile)), set(flat(ConfigFile))
-BY_FLAG = {name for name in Flags.__struct_fields__ if name not in ("config", "simulate")}
+BY_FLAG = {name for name in Flags.__struct_fields__ if name not in ("config", "simulate", "page_names")}
 
 
 def layers_of(key: str) -> list[str]:
@@ -186,7 +187,7 @@ def test_no_setting_is_forgotten_here() -> None:
     named = set().union(*(word(key, 0).shown for key in SETTINGS)) | set(GUARDS)
     assert named | TRUST | {"approvals", "seal", "credentials", "passwords"} == shown
     fields = set(Settings.__struct_fields__) - {"protect", "protect_waived", "looked_in", "origin", "said", "warnings"}
-    hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s"}
+    hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s", "page_names"}
     assert fields - hidden - TRUST == set(_none()[0].origin) - {"proxy", "no_proxy", "ca_bundle"}
 
 

@@ -89,6 +89,7 @@ def test_every_setting_can_be_said_in_a_config():
         "credentials: {command: [k, -x], role_arn: 'qcs::cam::uin/1:roleName/r', duration: 30m, metadata: false,\n"
         "  sts: 'http://127.0.0.1:9/'}\n"
         "limits: {max_targets: 500, max_share: 7%}\nnotify: {command: [page]}\nmetrics_file: acctops.prom\n"
+        "page_file: page.html\n"
         "network: {proxy: 'http://proxy:3128/', no_proxy: [10.1.2.3/8, .lan], ca_bundle: ca.pem, language: zh-CN}\n"
     )
     settings = effective(Flags(), HOME, job(), configs(text))
