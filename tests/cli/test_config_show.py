@@ -216,7 +216,11 @@ def test_flags_then_variables_then_the_job_then_the_nearest_config(said: dict[st
                 assert line.value == defaults[shown].value or shown == "rate"
                 continue
             assert text_of(line.value) == value, shown
-            said_by = {"flag": "--no-verify" if key == "verify" else f"--{key.replace('_', '-')}"}
+            said_by = {
+                "flag": "--no-verify"
+                if key == "verify"
+                else f"--{FLAGS.get(key, key) if key == 'page_file' else key.replace('_', '-')}"
+            }
             said_by |= {"variable": VARIABLES.get(key, ""), "job": "job.yaml:1:"}
             assert line.origin.startswith(said_by.get(first, f"/{first}/config.yaml:1:")), shown
 
