@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -319,3 +322,56 @@ def test_a_page_that_cannot_be_written_stops_nothing(tmp_path: Path, kind: str) 
     assert done.code == 0 and done.err.count("cannot be written") == 1, done.text
     assert [each["what"] for each in desk.records("note") if "failed" in each["what"]] == ["page_failed"]
     assert kind != "link" or (desk.work / "theirs").read_text() == "theirs"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="a full disk is made by mounting one")
+def test_a_full_disk_keeps_the_last_page_and_ends_no_run(tmp_path: Path) -> None:
+    """Whoever looks has the last whole page, which shows its age; the run goes on, and is told once."""
+    desk = Desk(tmp_path)
+    desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        page = small / "page.html"
+        page.write_text("the page before")
+        (small / "filler").write_bytes(b"x" * 56_000)
+        with Backend(world()) as backend:
+            desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+            done = desk.run("run", "job.yaml", "--yes", "--page", page)
+        assert done.code == 0 and done.err.count("No space left") == 1, done.text
+        assert page.read_text() == "the page before"
+        assert {path.name for path in small.iterdir()} == {"page.html", "filler"}, "no half page is left"
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_a_reader_never_sees_half_a_page(tmp_path: Path) -> None:
+    """A web server that reads all the time, and one that reads slowly, get whole pages, whichever one they get."""
+    desk = Desk(tmp_path)
+    users = [f"u{number:03}" for number in range(80)]
+    desk.job(*(f"postgres-aaaaaaaa/{user}" for user in users))
+    backed = World(latency=0)
+    backed.seed("postgres-aaaaaaaa", "ap-singapore", users)
+    page, over, seen = desk.work / "page.html", threading.Event(), []
+
+    def read() -> None:
+        while not over.is_set():
+            with contextlib.suppress(FileNotFoundError), page.open(encoding="utf-8") as file:
+                head = file.read(1000)
+                over.wait(0.01)  # it may be replaced just now
+                seen.append(head + file.read())
+            over.wait(0.001)
+
+    reader = threading.Thread(target=read)
+    with Backend(backed) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        reader.start()
+        try:
+            done = desk.run("run", "job.yaml", "--yes", "--page", page, "--page-names")
+        finally:
+            over.set()
+            reader.join()
+    assert done.code == 0, done.text
+    assert len(set(seen)) > 1 and all(text.startswith("<!") and text.rstrip().endswith("</html>") for text in seen)
