@@ -652,7 +652,7 @@ def test_an_end_is_stamped(desk: Desk, backend: Backend, authority: Authority) -
 
 
 @needs_openssl
-@pytest.mark.parametrize("how", ["garbage", "empty", "huge", "again", "other", "busy"])
+@pytest.mark.parametrize("how", ["garbage", "empty", "huge", "again", "other", "busy", "hangs"])
 def test_an_authority_that_lies_is_told_and_fails_no_run(
     desk: Desk, backend: Backend, authority: Authority, how: str
 ) -> None:
