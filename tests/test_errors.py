@@ -33,6 +33,7 @@ ERRORS = {
     "JournalWriteError": Reason.STOPPED,
     "AllHeldError": Reason.OK,
     "NotYetError": Reason.REFUSED,
+    "TooSoonError": Reason.REFUSED,
     "NothingLeftError": Reason.INCOMPLETE,
     "RefusedError": Reason.REFUSED,
     "UsageError": Reason.USAGE,

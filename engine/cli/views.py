@@ -323,17 +323,17 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     options = options_of(flags)
     ref = find(options, run)
     found = ref.verify(head)
+    keys: tuple[str, ...] = ()
+    if found.approved:
+        from engine.operations.approving import check_recorded  # here: most runs need no approval
+
+        keys = check_recorded(options, run)
     from engine.operations.proving import listing_of  # here: only this command needs it
 
     listing = listing_of(ref)
     if listing.problem is not None:
         raise JournalCorruptError(listing.problem)
     line = listing.line
-    keys: tuple[str, ...] = ()
-    if found.approved:
-        from engine.operations.approving import check_recorded  # here: most runs need no approval
-
-        keys = check_recorded(options, run)
     if options.as_json:
         said = {key: str(value) if key == "path" else value for key, value in asdict(found).items()}
         place = {"seq": line.seq, "lines": line.lines, "late": line.late} if line is not None else None

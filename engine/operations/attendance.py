@@ -119,10 +119,6 @@ class Attendance:
             return
         from engine.operations.sealing import LATER, list_end  # here: not needed before the first call
 
-        # A session that ended without `end` of its own must not list the one of an earlier session.
-        known = await asyncio.to_thread(self._store.last_listed, self._ledger.run.run)
-        if known is not None and known.lines >= end.seq:
-            return
         try:
             sealed = self._sealed = await asyncio.to_thread(
                 list_end,

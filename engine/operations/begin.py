@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from engine import __version__
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import Reach, identity, refuse_strangers
-from engine.errors import AllHeldError, NothingLeftError, RefusedError
+from engine.errors import AllHeldError, NothingLeftError, Reason, RefusedError
 from engine.inputs.files import from_recorded, job_file, recorded
 from engine.journal import records
 from engine.journal.ledger import Ledger
@@ -244,7 +244,9 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
                 stays=new.undone.still_so() if new.undone is not None else nothing_stays,
                 may_begin=_until_expired(new, settings),
             )
-            return await carry_out(session, terms, new.settings, watch)
+            ended = await carry_out(session, terms, new.settings, watch)
+            is_partial = new.undone is not None and new.undone.older is not None
+            return replace(ended, reason=Reason.INCOMPLETE) if is_partial and ended.reason is Reason.OK else ended
 
 
 async def _refuse_unsigned(new: Proposal, settings: Settings, calls: Sequence[Call]) -> bool:

@@ -168,6 +168,8 @@ class Undone(Struct, kw_only=True):
     clock: Callable[[], float]
     gathered: Gathered | None = None
     """Who holds its accounts, as it was when that was last looked up."""
+    older: str | None = None
+    """Why its journal is known to say less than was done; None if it is not."""
     waiting: set[CallId] = field(default_factory=set)
     """Calls of the run whose accounts others held at any look, so that this undo does not open them."""
 

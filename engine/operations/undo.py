@@ -129,7 +129,7 @@ async def plan_undo(
     ledger = with_family(ref, found, terms.settings(None).trust) if chosen.family else found.ledger
     kin = kin_of(ref.store, found.ledger)
     terms = replace(terms, simulate=ledger.run.simulated)
-    _refuse_older(terms, ref, found, tuple(_ignored(terms, ref, name) for name in chosen.ignored))
+    older = _tell_older(terms, ref, found, tuple(_ignored(terms, ref, name) for name in chosen.ignored))
     _check_undoable(terms, ref, ledger, kin)
     faults_of(terms)
     guards = guards_of(terms, ledger)
@@ -154,6 +154,7 @@ async def plan_undo(
         asked=asked,
         clock=terms.clock,
         gathered=known,
+        older=older,
     )
     owing = undone.owing()
     _refuse_blind_holds(terms, undone)
@@ -187,9 +188,9 @@ async def plan_undo(
         owed = undone.end_holds(undo.released, (), terms.clock)
         if not undo.plan.calls:
             undone.note_seen(undo.seen, terms.clock)
-            return await plan_undo(terms, run, chosen) if owed else _nothing_to_undo(terms, ref, undo, asked)
+            return await plan_undo(terms, run, chosen) if owed else _nothing_to_undo(terms, ref, undo, asked, older)
         if chosen.due:
-            return _all_protected(_nothing_to_undo(terms, ref, undo, asked), plan)
+            return _all_protected(_nothing_to_undo(terms, ref, undo, asked, older), plan)
     refuse_empty(plan)
     _tell_of_incident(terms, kin, ref, guards.trust)
     stop_after = guards.stop_after_for(inverse)
@@ -217,21 +218,24 @@ async def plan_undo(
     )
 
 
-def _refuse_older(terms: Terms, ref: RunRef, found: Replay, ignored: tuple[str, ...]) -> None:
-    """Raise RefusedError if the journal is an older copy of itself, unless `--ignore` names the run: then it is told.
+def _tell_older(terms: Terms, ref: RunRef, found: Replay, ignored: tuple[str, ...]) -> str | None:
+    """Tell if the journal is an older copy of itself, and return why; None if it is none, or `--ignore` names the run.
 
-    An undo goes by what its journal says was changed. An older copy says less, and the rest would stay as it is.
+    An undo goes by what its journal says was changed. An older copy says less, and the rest stays as it is: so the undo
+    is not whole, whatever it brings back.
     """
     older = older_copy(ref.store, ref.run_id, lines=found.seq, head=found.head)
     if older is None:
-        return
-    if ref.run_id not in ignored:
-        way = f"acctops undo {ref.run_id} --ignore {ref.run_id}{flags_of(terms, ref)}"
-        raise RefusedError(
-            f"refused: {older}. Put the newer journal back; if it is lost, undo what this one knows: {way}; nothing "
-            "was sent"
+        return None
+    way = f"acctops undo {ref.run_id} --ignore {ref.run_id}{flags_of(terms, ref)}"
+    terms.tell(
+        Warned(
+            f"{older}. Only what it says is undone, and the exit code is 1. Put the newer journal back and undo again; "
+            f"if you know that nothing else was changed: {way}",
+            always=True,
         )
-    terms.tell(Warned(older, always=True))
+    )
+    return None if ref.run_id in ignored else older
 
 
 def _ignored(terms: Terms, ref: RunRef, name: str) -> str:
@@ -463,7 +467,9 @@ def _as_it_is(count: int) -> str:
     return "stays as it is" if count == 1 else "stay as they are"
 
 
-def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...]) -> NothingToUndo:
+def _nothing_to_undo(
+    terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str, ...], older: str | None
+) -> NothingToUndo:
     left = [(STAYS[kept.why], kept.call.label) for kept in undo.kept if kept.why in STAYS]
     steps, choices = undo_steps(("undo", ref.run_id, *asked), left)
     why = "nothing is left to undo"
@@ -486,5 +492,5 @@ def _nothing_to_undo(terms: Terms, ref: RunRef, undo: UndoPlan, asked: tuple[str
         steps=tuple(steps),
         choices=tuple(choices),
         flags=flags_of(terms, ref),
-        reason=Reason.INCOMPLETE if left else Reason.OK,
+        reason=Reason.INCOMPLETE if left or older is not None else Reason.OK,
     )

