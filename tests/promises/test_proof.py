@@ -19,6 +19,7 @@ import pytest
 
 from engine.journal.heads import read_heads, read_seals
 from engine.journal.lines import Chain, decode_unchecked
+from engine.outside.sshkeys import sign
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done
 from tests.support.signing import make_key, needs_ssh_keygen
@@ -266,7 +267,7 @@ def test_a_run_that_is_verified_alone_is_compared_with_the_list(desk: Desk, thre
 
 
 def test_an_older_copy_of_a_journal_is_told(desk: Desk, backend: Backend) -> None:
-    """T18: an undo that knows a part says so, and never exits 0, until its reader says that the rest does not matter."""
+    """T18: an undo that knows a part says so, and never exits 0 until its reader says that no more was changed."""
     ran(desk, f"{A}/ann", f"{A}/bob", f"{B}/eve", f"{B}/kim")
     (listed,) = read_heads(desk.state)
     path = journal(desk, listed.run)
@@ -451,6 +452,13 @@ def test_another_key_does_not_count(desk: Desk, backend: Backend) -> None:
     assert proof(desk).code == 7
     signers.write_text("".join(name.replace("ops ", 'ops namespaces="git" ') for name in names))
     assert proof(desk).code == 7
+    signers.write_text("".join(names))
+    path = desk.state / "seals.jsonl"
+    seals, before = [json.loads(line) for line in path.read_bytes().splitlines()], path.read_bytes()
+    seals[0]["signature"] = sign(read_heads(desk.state)[0].raw, second, "acctops-seal@1")
+    path.write_text("".join(json.dumps(line) + "\n" for line in seals))
+    assert "the line names SHA256:" in proof(desk).out, "a key that counts, and not the one that was to sign"
+    path.write_bytes(before)
     (desk.work / "config.yaml").unlink()
     nobody = proof(desk)
     assert nobody.code == 0 and "2 by keys that no config names" in nobody.out
@@ -475,6 +483,7 @@ def test_a_key_that_does_not_sign_fails_no_run(desk: Desk, backend: Backend, wha
             key.chmod(0o600)
     done = ran(desk, f"{A}/ann")
     assert "not sealed" in done.err and str(key) in done.err
+    assert what != "readable" or "others may read this key" in done.err
     missed = proof(desk)
     assert missed.code == 7, missed.text
     doctor = desk.run("doctor")
@@ -655,6 +664,8 @@ def test_an_end_is_stamped(desk: Desk, backend: Backend, authority: Authority) -
     other = json.dumps({"tsa": [authority.url], "tsa_ca": str(authority.place / "tsa.pem")})
     desk.write("config.yaml", f"seal: {other}\n")
     assert proof(desk).code == 7
+    assert "nobody in" in ran(desk, f"{A}/bob").err, "and such a stamp is not kept"
+    assert len(read_seals(desk.state)) == 1
 
 
 @needs_openssl
