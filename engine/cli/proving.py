@@ -34,7 +34,7 @@ def verify_all(*, head: str | None, **flags: Any) -> int:
     for each in found:
         for line in lines(each) if not options.quiet else fault_lines(each):
             out(line)
-    if not options.quiet:
+    if not options.quiet and any(each.last is not None for each in found):
         say(
             "Keep the hash of the last line elsewhere: only it shows that the last lines were removed together with "
             "their runs. Compare: acctops journal verify --all --head HASH"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from engine.operations.holds import Holding, Limited, Released
     from engine.operations.overdue import Lateness, TendLateness
     from engine.operations.pending import Pending
+    from engine.operations.proving import Proven
     from engine.operations.resume import Finished
     from engine.operations.stop import Drained
     from engine.operations.tend import Tended
@@ -230,6 +231,37 @@ class Engine:
         if (run is None) == (ticket is None):
             raise UsageError("name a run or a ticket, and not both")
         return write_evidence(self._terms, run, ticket, Path(out))
+
+    def prove(self, line: str | None = None) -> tuple[Proven, ...]:
+        """Check all runs against the list of their ends, and that list against its seals.
+
+        `line` is the hash of a line of the list that was kept elsewhere.
+        """
+        from engine.operations.proving import prove_all
+
+        return prove_all(self._terms, line)
+
+    def page(
+        self,
+        out: str | Path,
+        *runs: str,
+        family: bool = False,
+        ticket: str | None = None,
+        since: float | None = None,
+    ) -> None:
+        """Write the HTML report of runs, of a ticket, or of all since a UNIX time, to a file that only its owner reads.
+
+        ConfigError without the extra `report`. A page with too many targets has a CSV of all beside it.
+        """
+        from engine.operations.pages import csv_beside, page_of
+        from engine.outside.trust import write_whole
+        from engine.report.page import check_installed, html
+
+        check_installed("a page")
+        made = page_of(self._terms, runs, family=family, ticket=ticket, since=since, output=str(out))
+        write_whole(Path(out), html(made.page))
+        if made.csv is not None:
+            write_whole(csv_beside(Path(out)), made.csv())
 
     def release(self, run: str, *, targets: Iterable[str] = (), reason: str | None = None) -> Released:
         """End the holds of a run and its reruns on `targets` (none: all), without a call to the API."""

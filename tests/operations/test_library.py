@@ -236,3 +236,17 @@ async def test_evidence_is_a_value(desk: Desk) -> None:
         await run.result()
         bundle = acctops.evidence(desk.work / "b.zip", run=run.id)
         assert bundle.reason is Reason.OK and bundle.runs == (run.id,) and (desk.work / "b.zip").is_file()
+
+
+async def test_the_proof_and_the_page_are_values_too(desk: Desk) -> None:
+    """A service of one's own checks all runs, and makes the page that is attached to a ticket."""
+    async with Engine(simulate=True) as acctops:
+        planned = await acctops.plan(job(2))
+        assert isinstance(planned, Planned)
+        run = await acctops.begin(planned, YES)
+        await run.result()
+        real, practice = acctops.prove()
+        assert (real.runs, practice.runs, practice.reason) == (0, 1, Reason.OK)
+        assert practice.last is not None and practice.last.run == run.id
+        acctops.page(desk.work / "run.html", run.id)
+        assert run.id in (desk.work / "run.html").read_text()
