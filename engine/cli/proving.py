@@ -81,7 +81,8 @@ def lines(found: Proven) -> Iterator[str]:
         return
     yield f"{found.place}: the chains of {_count(found.runs, kind)} hold"
     if found.last is None:
-        yield "no list of ends (heads.jsonl): none of these runs ended under this version, or the list was removed"
+        if all(fault.run is not None for fault in found.faults):
+            yield "no list of ends (heads.jsonl): none of these runs ended under this version, or the list was removed"
         return
     last = found.last
     yield f"heads.jsonl: {_count(last.seq, 'line')}; the last is of run {last.run}, at {last.at}"

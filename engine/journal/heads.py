@@ -262,8 +262,7 @@ def _append(store: RunDirectory, name: str, line_of: Callable[[bytes], tuple[byt
 def _lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; none if it is missing. JournalCorruptError if it cannot be read."""
     try:
-        size = path.stat().st_size
-        data = read_regular(path, min(size, _MOST), follow=False) if size else b""
+        data = read_regular(path, _MOST, follow=False)
     except FileNotFoundError:
         return []
     except OSError as error:

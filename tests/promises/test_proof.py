@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -329,6 +330,22 @@ def test_a_list_that_cannot_be_written_fails_no_run(desk: Desk, backend: Backend
     assert "its last line is damaged" in ran(desk, f"{A}/bob").err
     assert (desk.state / "heads.jsonl").read_bytes() == b"not a list\n", "nothing is added behind it"
     assert proof(desk).code == 7
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "directory", "device"])
+def test_a_list_that_is_no_file_is_a_fault(desk: Desk, three: list[str], what: str) -> None:
+    """Nobody who looks waits for it, and it does not pass for an empty list."""
+    path = desk.state / "heads.jsonl"
+    path.rename(desk.state / "kept")
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("kept" if what == "link" else "/dev/zero")
+    done = proof(desk)
+    assert done.code == 7 and f"{path}: cannot be read" in done.out and three, done.text
+    assert desk.run("status").code == 0
 
 
 def test_a_torn_line_is_cut_and_lost_nothing(desk: Desk, three: list[str]) -> None:
