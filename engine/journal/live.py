@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from engine.api.actions import takes_admins
 from engine.errors import AcctopsError, BusyError
 from engine.journal import locks
+from engine.journal.directory import LOCK_WAIT_S
 from engine.journal.locks import Hold
 from engine.journal.protocols import Claim
 from engine.journal.reader import replay
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 CLAIM_WAIT_S = 30.0
 """Seconds to wait for another process that claims: it needs less than one, or more with a million calls."""
+_LOOK_S = 0.02
 _ID_BYTES = 8
 _MOST_BYTES = 64 << 20
 """Largest claim that is read: eight million calls."""
@@ -133,10 +136,20 @@ def _others(store: RunDirectory, live: Path, mine: str, meant: Collection[str | 
             claimed.add(run_id)
             yield claim
     for run_id in store.names():
-        if run_id != mine and run_id not in claimed and store.is_live(run_id):
+        if run_id != mine and run_id not in claimed and _stays_live(store, run_id):
             claim = _of_journal(store, run_id)
             if claim is not None:
                 yield claim
+
+
+def _stays_live(store: RunDirectory, run_id: str) -> bool:
+    """Return whether a run without a claim is worked on; a command that only links a later run to it is waited for."""
+    until = time.monotonic() + LOCK_WAIT_S
+    while store.is_live(run_id):
+        if time.monotonic() >= until:
+            return True
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _read(path: Path, meant: Collection[str | None]) -> Claim | None:

@@ -204,7 +204,7 @@ def test_two_that_end_at_the_same_time_leave_nothing_locked_unsaid(office: Offic
             runs.append(str(office.desk.run("run", f"{name}.yaml", "--yes", "--json").json["run"]))
         processes = [office.desk.popen("undo", run, "--yes") for run in runs]
         ends = [office.desk.end(process) for process in processes]
-        assert [done.code for done in ends] == [0, 0]
+        assert [done.code for done in ends] == [0, 0], "\n".join(done.err for done in ends)
         said = "".join(done.err for done in ends)
         left = office.desk.run("holds", "--json").json
         assert not left["holds"]
