@@ -20,6 +20,7 @@ from engine.errors import AcctopsError, JournalCorruptError, Reason, UsageError
 from engine.evidence import verify as checker
 from engine.inputs.files import MOST_JOB, from_recorded, job_file, load_job, read_bytes
 from engine.inputs.jobfile.yamltext import argument_spans
+from engine.journal.records import unix_seconds
 from engine.operations.family import Kin, kin_of
 from engine.operations.sealing import seal_words
 from engine.operations.stores import find, store_of
@@ -353,10 +354,14 @@ def _list(this: _Bundling) -> None:
 
 
 def _name_unlisted(this: _Bundling) -> None:
-    """Note the ends of runs that the list does not have, though it has earlier ones of them."""
+    """Note the ends of runs that the list does not have, and that are not from before its first line."""
     listed = {line.run: line.lines for line in this.heads}
+    first_at = unix_seconds(this.listed[0].at) if this.listed else None
     for run, each in sorted(this.runs.items()):
-        if each.state == "ended" and run in listed and each.read.end > listed[run]:
+        if each.state != "ended" or each.replay is None or (end := each.replay.ledger.end) is None:
+            continue
+        is_before = run not in listed and (first_at is None or unix_seconds(end.at) < first_at)
+        if not is_before and each.read.end > listed.get(run, 0):
             this.miss(f"end of run {run} in {made.HEADS}", "its line was removed, the end is forged, or the process "
                       "died just then", "acctops journal verify --all")  # fmt: skip
 
