@@ -34,7 +34,7 @@ def verify_all(*, head: str | None, **flags: Any) -> int:
     for each in found:
         for line in lines(each) if not options.quiet else fault_lines(each):
             out(line)
-    if not options.quiet and any(each.last is not None for each in found):
+    if not options.quiet and any(each.last is not None and not each.simulated for each in found):
         say(
             "Keep the hash of the last line elsewhere: only it shows that the last lines were removed together with "
             "their runs. Compare: acctops journal verify --all --head HASH"
@@ -86,7 +86,7 @@ def lines(found: Proven) -> Iterator[str]:
         return
     last = found.last
     yield f"heads.jsonl: {_count(last.seq, 'line')}; the last is of run {last.run}, at {last.at}"
-    yield f"hash {last.hash}"
+    yield f"hash {last.hash}" if not found.simulated else f"hash {last.hash} (--head compares that of real runs alone)"
     if found.sealed or found.unvouched:
         words = f"signed: {found.sealed:,} of {_count(last.seq, 'line')}, by a key that counts"
         if found.unvouched:

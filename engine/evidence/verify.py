@@ -10,6 +10,7 @@ It changes nothing. It exits 0 if all is as it was written, 1 if something is no
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
+    from typing import Any, BinaryIO
 
     Lines = dict[int, tuple[bytes, dict[str, Any]]]
     Point = tuple[int, int, int, int]
@@ -36,7 +38,16 @@ OF_RUN = re.compile(
 OF_SEAL = re.compile(r"seals/[0-9]{6,}(?:-[0-9]+)?\.(?:line|sig|tsr)")
 LINKS = ("continued_by", "undone_by", "watched_by")
 SEAL_SPACE, APPROVAL_SPACE = "acctops-seal@1", "acctops-approve@1"
-MOST_LINE = 1 << 26
+MOST_LINE, MOST_HEAD = 1 << 26, 1 << 16
+MOST_PROBLEMS = 1000
+LARGE = re.compile(r"heads\.jsonl|runs/[^/]+/(?:journal\.jsonl|aside\.jsonl|report\.(?:json|csv|html))")
+"""Members that are read line by line, or in parts. Others are read at once, so that one of a size that no bundle has
+would fill the memory."""
+MOST_WHOLE = {"MANIFEST.json": 1 << 22, "SHA256SUMS": 1 << 22, "signers": 1 << 22}
+
+
+class TooManyError(Exception):
+    """So much is wrong that no more need be looked for."""
 
 
 class Found:
@@ -48,10 +59,14 @@ class Found:
         self.by_hand: list[tuple[str, str, tuple[str, str], str, str]] = []
         self.manifest: dict[str, Any] = {}
         self.runs = 0
+        self.simulated = False
+        """Whether a run in the bundle was against the simulator."""
 
     def bad(self, text: str) -> None:
         """Note something that is not as it was written."""
         self.problems.append(text)
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise TooManyError
 
     def note(self, text: str) -> None:
         """Note something that is no fault."""
@@ -68,8 +83,11 @@ def members(folder: str, found: Found) -> list[str]:
         for name in sorted(directories + files):
             path = os.path.join(place, name)
             shown = os.path.relpath(path, folder).replace(os.sep, "/")
-            mode = os.lstat(path).st_mode
-            if stat.S_ISREG(mode):
+            found_there = os.lstat(path)
+            mode = found_there.st_mode
+            if stat.S_ISREG(mode) and not LARGE.fullmatch(shown) and found_there.st_size > _most(shown):
+                found.bad(f"{shown}: has {found_there.st_size:,} bytes, as no bundle has; it is not read")
+            elif stat.S_ISREG(mode):
                 names.append(shown)
             elif not stat.S_ISDIR(mode):
                 found.bad(f"{shown}: is no plain file")
@@ -78,16 +96,34 @@ def members(folder: str, found: Found) -> list[str]:
     return sorted(names)
 
 
+def _most(name: str) -> int:
+    return MOST_WHOLE.get(name, MOST_LINE)
+
+
+def opened(folder: str, name: str) -> BinaryIO:
+    """Return a member, open for reading."""
+    return open(os.path.join(folder, *name.split("/")), "rb")
+
+
+def whole_lines(file: BinaryIO, most: int = MOST_LINE) -> Iterator[bytes | None]:
+    """Yield each line without its end; None for what is no whole line, or is longer than `most`, and then no more."""
+    while line := file.readline(most + 1):
+        if not line.endswith(b"\n"):
+            yield None
+            return
+        yield line[:-1]
+
+
 def content(folder: str, name: str) -> bytes:
     """Return the bytes of a member."""
-    with open(os.path.join(folder, *name.split("/")), "rb") as file:
+    with opened(folder, name) as file:
         return file.read()
 
 
 def digest_of(folder: str, name: str) -> str:
     """Return the SHA-256 of a member in hex."""
     digest = hashlib.sha256()
-    with open(os.path.join(folder, *name.split("/")), "rb") as file:
+    with opened(folder, name) as file:
         for part in iter(lambda: file.read(1 << 20), b""):
             digest.update(part)
     return digest.hexdigest()
@@ -136,18 +172,22 @@ class Journal:
         self.approved: list[dict[str, Any]] = []
         self.links: list[str] = []
         self.last_at = ""
+        self.end = 0
+        """The number of its last `end`; 0 if it has none, or if more than notes follows it."""
         self.torn = 0
         self.calls = 0
         self.problem = ""
 
 
-def read_journal(data: bytes, run: str, start: str = GENESIS) -> Journal:
-    """Return what stands in the bytes of a journal of a run, whose chain begins at the hash `start`."""
+def read_journal(file: BinaryIO, run: str, start: str = GENESIS) -> Journal:
+    """Return what stands in a journal of a run, whose chain begins at the hash `start`."""
     read = Journal()
-    last = start
-    lines = data.split(b"\n")
-    read.torn = len(lines.pop())
-    for number, line in enumerate(lines, 1):
+    last, at = start, 0
+    for number, line in enumerate(whole_lines(file), 1):
+        if line is None:
+            read.torn = file.seek(0, os.SEEK_END) - at
+            break
+        at += len(line) + 1
         try:
             fields = json.loads(line)
             said = fields["hash"]
@@ -168,6 +208,8 @@ def read_journal(data: bytes, run: str, start: str = GENESIS) -> Journal:
             if start == GENESIS and envelope[2] != "run":
                 read.problem = "line 1 is no `run`, with which every journal begins"
                 return read
+        if envelope[2] != "note":
+            read.end = number if envelope[2] == "end" else 0
         if envelope[2] == "approved":
             read.approved.append(fields)
         read.calls += envelope[2] == "call"
@@ -202,13 +244,25 @@ def check_runs(folder: str, names: list[str], manifest: dict[str, Any], found: F
         if name not in names:
             found.bad(f"{name}: is missing: {MANIFEST} names the run")
             continue
-        read = reads[run] = read_journal(content(folder, name), run)
-        check_run(folder, names, run, entry, read, found)
+        with opened(folder, name) as file:
+            read = reads[run] = read_journal(file, run)
+        check_run(folder, names, run, entry, read, manifest, found)
     check_belonging(manifest, entries, reads, found)
+    check_whole(manifest, reads, found)
+    if any(OF_RUN.fullmatch(name) and "/report." in name for name in names):
+        found.note("reports are not compared with the journals: they are for reading, and the journals are what counts")
     return reads
 
 
-def check_run(folder: str, names: list[str], run: str, entry: dict[str, Any], read: Journal, found: Found) -> None:
+def check_run(
+    folder: str,
+    names: list[str],
+    run: str,
+    entry: dict[str, Any],
+    read: Journal,
+    manifest: dict[str, Any],
+    found: Found,
+) -> None:
     """Check one journal and the members beside it."""
     name = f"runs/{run}/journal.jsonl"
     if read.problem:
@@ -223,15 +277,18 @@ def check_run(folder: str, names: list[str], run: str, entry: dict[str, Any], re
     if (entry.get("lines"), entry.get("head")) != (len(read.hashes), end):
         found.bad(f"{name}: has {len(read.hashes)} lines and the head {end}; {MANIFEST} says {entry.get('lines')} "
                   f"lines and {entry.get('head')}")  # fmt: skip
-    if entry.get("state") not in ("ended", "damaged"):
-        found.note(f"run {run}: {entry.get('state')}: its journal has no end of its last session")
+    if entry.get("state") != "damaged":
+        check_entry(run, entry, read, found)
+        check_there(names, run, manifest, read, found)
     beside = f"runs/{run}/aside.jsonl"
     has_aside = entry.get("aside_lines") is not None
     if (beside in names) != has_aside:
         found.bad(f"{beside}: {'is missing' if has_aside else 'was added'}, by {MANIFEST}")
     elif has_aside:
-        side = read_journal(content(folder, beside), run, read.hashes[0])
+        with opened(folder, beside) as file:
+            side = read_journal(file, run, read.hashes[0])
         read.links += side.links
+        read.last_at = max(read.last_at, side.last_at)
         if side.problem or side.torn:
             found.bad(f"{beside}: {side.problem or 'bytes follow its last line'}")
         elif len(side.hashes) != entry.get("aside_lines") or [entry.get("aside_head")] != side.hashes[-1:]:
@@ -240,19 +297,61 @@ def check_run(folder: str, names: list[str], run: str, entry: dict[str, Any], re
     check_job(folder, names, run, entry, read, found)
 
 
+def check_entry(run: str, entry: dict[str, Any], read: Journal, found: Found) -> None:
+    """Compare what the manifest tells of a run with its journal."""
+    job = read.first.get("job")
+    told = {
+        "action": read.first.get("action"),
+        "ticket": read.first.get("ticket"),
+        "job": job.get("name") if isinstance(job, dict) else None,
+    }
+    for key, said in told.items():
+        if entry.get(key) != said:
+            found.bad(f"{MANIFEST}: says of run {run} that its {key} is {entry.get(key)!r}; its journal says {said!r}")
+    state = entry.get("state")
+    if not read.end:
+        found.note(f"run {run}: {state}: its journal has no end of its last session")
+    elif state == "live":
+        found.note(f"run {run}: live: somebody worked on it when the bundle was made")
+    if state not in (("ended", "live") if read.end else ("cut off", "live")):
+        how = f"it ended with line {read.end}" if read.end else "it has no end"
+        found.bad(f"{MANIFEST}: says of run {run} that it is {state!r}; by its journal {how}")
+
+
+def check_there(names: list[str], run: str, manifest: dict[str, Any], read: Journal, found: Found) -> None:
+    """Name each member that is in every bundle beside a journal that can be read, and is not in this one."""
+    left_out, missing = json.dumps(manifest.get("left_out")), missing_of(manifest)
+    job = read.first.get("job")
+    is_file = isinstance(job, dict) and str(job.get("path")).startswith("/")
+    due: list[tuple[str, ...]] = [("report.json",), ("report.csv",)]
+    due += [("report.html",)] if "report.html of any run" not in left_out else []
+    due += [("job.yaml", "job.redacted.yaml")] if is_file and f"runs/{run}/job.yaml" not in missing else []
+    for each in due:
+        if not any(f"runs/{run}/{name}" in names for name in each):
+            found.bad(f"runs/{run}/{each[0]}: is missing: every bundle has it, or says why not")
+
+
+def missing_of(manifest: dict[str, Any]) -> set[str]:
+    """Return what the manifest says could not be had."""
+    return {str(each.get("what")) for each in _all(manifest.get("missing")) if isinstance(each, dict)}
+
+
 def check_report(folder: str, names: list[str], run: str, head: str, found: Found) -> None:
     """Check that the report of a run is about this journal."""
     name = f"runs/{run}/report.json"
     if name not in names:
         return
-    try:
-        said = json.loads(content(folder, name))
-        about = (said["run"], said["journal_head"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    about: dict[bytes, str] = {}
+    with opened(folder, name) as file:  # line by line, as one of 100,000 targets has 60 MB
+        for line in whole_lines(file):
+            at = re.fullmatch(rb' "(run|journal_head)": "([ -~]*)",?', line or b"")
+            if at is not None:
+                about[at.group(1)] = "?" if at.group(1) in about else at.group(2).decode()
+    if len(about) < 2:
         found.bad(f"{name}: is no report")
         return
-    if about != (run, head):
-        found.bad(f"{name}: is of run {about[0]} with the head {about[1]}, not of this journal")
+    if (about[b"run"], about[b"journal_head"]) != (run, head):
+        found.bad(f"{name}: is of run {about[b'run']} with the head {about[b'journal_head']}, not of this journal")
 
 
 def check_job(folder: str, names: list[str], run: str, entry: dict[str, Any], read: Journal, found: Found) -> None:
@@ -306,6 +405,18 @@ def check_belonging(
                   "of the bundle is linked to it")  # fmt: skip
 
 
+def check_whole(manifest: dict[str, Any], reads: dict[str, Journal], found: Found) -> None:
+    """Check what the manifest says of all runs together."""
+    for run, read in sorted(reads.items()):
+        found.simulated = found.simulated or bool(read.first.get("simulated"))
+        if read.first and bool(read.first.get("simulated")) != manifest.get("simulated"):
+            is_so = "was simulated: nothing real was touched" if read.first.get("simulated") else "was not simulated"
+            found.bad(f"{MANIFEST}: says simulated: {json.dumps(manifest.get('simulated'))}; run {run} {is_so}")
+    last = max((read.last_at for read in reads.values()), default="")
+    if not any(read.problem for read in reads.values()) and last != manifest.get("as_of"):
+        found.bad(f"{MANIFEST}: says as of {manifest.get('as_of')}; the last record is of {last}")
+
+
 def _all(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -324,9 +435,13 @@ def check_heads(
             found.bad(f"heads.jsonl: is missing, by {MANIFEST}")
         return {}
     lines: Lines = {}
-    previous, seq, seen = None, None, set()
-    data = content(folder, "heads.jsonl")
-    for number, raw in enumerate(data.split(b"\n")[:-1], 1):
+    first, previous, seq, other = None, None, None, set()
+    listed: dict[str, Any] = {}
+    file = opened(folder, "heads.jsonl")
+    for number, raw in enumerate(whole_lines(file, MOST_HEAD), 1):
+        if raw is None:
+            found.bad("heads.jsonl: its last line is cut, or one is longer than any")
+            break
         try:
             line = json.loads(raw)
             ending = f',"hash":"{line["hash"]}"}}'.encode()
@@ -335,17 +450,21 @@ def check_heads(
             is_next = seq is None or (line["seq"] == seq + 1 and before == previous)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             found.bad(f"heads.jsonl:{number}: is no line of this list")
-            return lines
+            break
         if not raw.endswith(ending) or digest != line["hash"] or not is_next or not isinstance(line["seq"], int):
             found.bad(f"heads.jsonl:{number}: is not what was written there: a line was edited, removed or moved")
-            return lines
+            break
         if line["seq"] == 1 and before != GENESIS:
             found.bad(f"heads.jsonl:{number}: is not the first line of the list")
         seq, previous = line["seq"], line["hash"]
-        lines[seq] = (raw, line)
-        seen.add(run)
+        first = first or seq
         read = reads.get(run)
-        if read is not None and not read.problem:
+        if read is None:
+            other.add(str(run))
+            continue
+        lines[seq] = (raw, line)
+        listed[run] = line["lines"]
+        if not read.problem:
             count = line["lines"]
             if not isinstance(count, int) or not 0 < count <= len(read.hashes):
                 found.bad(f"runs/{run}/journal.jsonl: was cut: heads.jsonl:{number} says {count} lines, and it has "
@@ -355,15 +474,37 @@ def check_heads(
                           f"{count}")  # fmt: skip
             if line.get("late"):
                 found.note(f"run {run}: heads.jsonl:{number} was added late, and not by the session itself")
-    first = min(lines, default=None)
-    if data and not data.endswith(b"\n"):
-        found.bad("heads.jsonl: its last line is cut")
+    file.close()
     if (said.get("first"), said.get("last"), said.get("hash")) != (first, seq, previous):
         found.bad(f"heads.jsonl: has the lines {first} to {seq} ({previous}); {MANIFEST} says {said.get('first')} to "
                   f"{said.get('last')} ({said.get('hash')})")  # fmt: skip
-    for run in sorted(set(reads) - seen):
-        found.note(f"run {run}: no line of heads.jsonl is about it")
+    for run, read in sorted(reads.items()):
+        count = listed.get(run)
+        if count is None:
+            found.note(f"run {run}: no line of heads.jsonl is about it")
+        elif (
+            not read.problem
+            and isinstance(count, int)
+            and read.end > count
+            and run not in live_of(manifest)
+            and f"end of run {run} in heads.jsonl" not in missing_of(manifest)
+        ):
+            found.bad(f"runs/{run}/journal.jsonl: line {read.end} is an end that heads.jsonl does not list: its "
+                          "line was removed, or the end is forged")  # fmt: skip
+    if other:
+        few = ", ".join(sorted(other)[:20])
+        found.note(f"heads.jsonl lists {len(other)} runs whose journals are not in the bundle, and should be of other "
+                   f"incidents: {few}")  # fmt: skip
     return lines
+
+
+def live_of(manifest: dict[str, Any]) -> set[str]:
+    """Return the runs that were live when the bundle was made."""
+    return {
+        str(each.get("run"))
+        for each in _all(manifest.get("runs"))
+        if isinstance(each, dict) and each.get("state") == "live"
+    }
 
 
 def check_seals(
@@ -407,7 +548,7 @@ def check_seals(
             else:
                 found.bad(f"{here}: has neither a signature nor a stamp")
     compare(folder, names, "seals/", due, "seals.jsonl", found)
-    missing = {str(each.get("what")) for each in _all(manifest.get("missing")) if isinstance(each, dict)}
+    missing = missing_of(manifest)
     for seq, (_, line) in sorted(lines.items()):
         if line.get("run") in reads and line.get("seal") and seq not in sealed and f"seal of line {seq}" not in missing:
             found.bad(
@@ -664,22 +805,29 @@ def read_manifest(folder: str, names: list[str], found: Found) -> dict[str, Any]
 def check(folder: str) -> Found:
     """Return what is found in the folder of a bundle."""
     found = Found()
+    with contextlib.suppress(TooManyError):
+        look(folder, found)
+    return found
+
+
+def look(folder: str, found: Found) -> None:
+    """Check the folder of a bundle, and note what is found."""
     names = members(folder, found)
     check_sums(folder, names, found)
     manifest = read_manifest(folder, names, found)
     for name in ("README.txt", "verify.py"):
         if name not in names:
             found.bad(f"{name}: is missing")
+    found.manifest = manifest
     keys = read_keys(folder, names)
     reads = check_runs(folder, names, manifest, found)
+    found.runs = len(reads)
     lines = check_heads(folder, names, manifest, reads, found)
     check_seals(folder, names, manifest, reads, lines, keys, found)
     check_approvals(folder, names, reads, keys, found)
     for each in _all(manifest.get("missing")):
         if isinstance(each, dict):
             found.note(f"not in the bundle: {each.get('what')}: {each.get('why')}")
-    found.manifest, found.runs = manifest, len(reads)
-    return found
 
 
 def ask_ssh_keygen(folder: str, found: Found) -> None:
@@ -724,6 +872,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(shown(f"{error.filename}: cannot be read: {error.strerror}"))
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing is known")
+        return 2
     except Exception as error:  # noqa: BLE001 - whatever somebody wrote into a member, no traceback
         print(shown(f"WRONG: {folder}: a member is not of the form that acctops writes: {error!r}"))
         return 1
@@ -732,12 +883,15 @@ def main(argv: list[str]) -> int:
     for text in found.problems:
         print(shown(f"WRONG: {text}"))
     about = shown(json.dumps(found.manifest.get("about"), sort_keys=True))
+    runs = f"{found.runs} runs{', SIMULATED' if found.simulated else ''}"
     if found.problems:
-        print(f"NOT as it was written: {len(found.problems)} wrong, {found.runs} runs, about {about}")
+        more = " or more; the rest was not looked at" if len(found.problems) >= MOST_PROBLEMS else ""
+        print(f"NOT as it was written: {len(found.problems)} wrong{more}, {runs}, about {about}")
         return 1
-    print(
-        f"all is as it was written: {found.runs} runs, about {about}, as of {shown(str(found.manifest.get('as_of')))}"
-    )
+    gone = len(_all(found.manifest.get("missing")))
+    print(f"all is as it was written: {runs}, about {about}, as of {shown(str(found.manifest.get('as_of')))}")
+    if gone:
+        print(f"{gone} things that were recorded are not in it: the notes above name them")
     print("This compares the bundle with itself. Compare its SHA-256 with one that was kept elsewhere.")
     return 0
 

@@ -636,6 +636,9 @@ class Ledger:
         self.identities += [facts for facts in later.identities if facts not in self.identities]
         self.uins = later.uins | self.uins
         self.pauses += later.pauses
+        self.confirmed = self.confirmed or later.confirmed
+        self.approved += later.approved
+        self.unapproved = self.unapproved or later.unapproved
         self.lanes |= {f"{lane} of {later.run.run}": pace for lane, pace in later.lanes.items()}
         self.attempts += later.attempts
         self.throttled += later.throttled

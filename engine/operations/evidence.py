@@ -20,6 +20,7 @@ from engine.errors import AcctopsError, JournalCorruptError, Reason, UsageError
 from engine.evidence import verify as checker
 from engine.inputs.files import MOST_JOB, from_recorded, job_file, load_job, read_bytes
 from engine.inputs.jobfile.yamltext import argument_spans
+from engine.journal.records import unix_seconds
 from engine.operations.family import Kin, kin_of
 from engine.operations.sealing import seal_words
 from engine.operations.stores import find, store_of
@@ -32,7 +33,7 @@ from engine.report.nextstep import way_on
 from engine.report.watches import watch_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from engine.journal.copies import Copy
     from engine.journal.heads import HeadLine
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 _MODE = 0o600
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a run must be called to become a folder of the bundle."""
+_TRIES = 5
+"""How often all is copied anew because a run ended meanwhile."""
 _OFTEN = 100
 """Runs that a message names, at most."""
 
@@ -135,7 +138,9 @@ class _Bundling(Struct, kw_only=True):
     redacted: dict[str, tuple[int, ...]] = field(default_factory=dict)
     never: set[str] = field(default_factory=set)
     """What is not in the bundle and was never recorded, or cannot be made here, in words."""
+    listed: Sequence[HeadLine] = ()
     heads: list[HeadLine] = field(default_factory=list)
+    """The part of the list that is about these runs."""
     jobs: dict[tuple[str, str], tuple[bytes, int] | str] = field(default_factory=dict)
 
     def add(self, name: str, data: bytes | str) -> None:
@@ -159,9 +164,7 @@ def write_evidence(terms: Terms, run: str | None, ticket: str | None, out: Path)
     about = {"run": start[0]} if run is not None else {"ticket": ticket or ""}
     try:
         with tempfile.TemporaryDirectory(prefix="acctops-") as place:
-            this = _Bundling(terms=terms, store=store, place=Path(place), about=about)
-            (this.place / "runs").mkdir()
-            _gather(this, start)
+            this = _gathered(terms, store, Path(place), about, start)
             _list(this)
             _tell(this)
             as_of = _finish(this)
@@ -234,6 +237,17 @@ def _asked(terms: Terms, run: str | None, ticket: str | None) -> tuple[Runs, lis
     raise UsageError(f"no run has the ticket {ticket!r} in {terms.settings(None).state_dir}; all runs: acctops status")
 
 
+def _gathered(terms: Terms, store: Runs, place: Path, about: dict[str, str], start: Iterable[str]) -> _Bundling:
+    """Return the runs, and the list of ends as it was when no run had ended since it was copied."""
+    for number in range(_TRIES):
+        this = _Bundling(terms=terms, store=store, place=place / str(number), about=about)
+        (this.place / "runs").mkdir(parents=True)
+        _gather(this, start)
+        if not _is_overtaken(this):
+            break
+    return this
+
+
 def _gather(this: _Bundling, start: Iterable[str]) -> None:
     """Copy the runs that are asked for and all that are linked with them: reruns, undos, watches, in both ways."""
     heads: dict[str, RunHead] = {head.run_id: head for head in this.store.heads(watches=True)}
@@ -275,10 +289,12 @@ def _have(this: _Bundling, run: str, why: str) -> bool:
     except UsageError as error:
         this.miss(f"runs/{run}/{checker.JOURNAL}", str(error), f"acctops journal verify {run}")
         return False
-    read = checker.read_journal(copy.journal.read_bytes(), run)
+    with copy.journal.open("rb") as file:
+        read = checker.read_journal(file, run)
     aside = None
     if copy.aside is not None and read.hashes:
-        aside = checker.read_journal(copy.aside.read_bytes(), run, read.hashes[0])
+        with copy.aside.open("rb") as file:
+            aside = checker.read_journal(file, run, read.hashes[0])
     found = this.runs[run] = _Run(run_id=run, why=why, copy=copy, read=read, aside=aside)
     try:
         found.replay = copy.replay()
@@ -306,13 +322,19 @@ def _name_unreadable(this: _Bundling, heads: Mapping[str, RunHead]) -> None:
 # ---- the list of the ends of runs ------------------------------------------------------------------------------------
 
 
-def _list(this: _Bundling) -> None:
-    """Add the part of the list of ends that is about these runs, its seals, and the keys that may sign."""
+def _is_overtaken(this: _Bundling) -> bool:
+    """Read the list of ends; return whether a run that was live has ended since its journal was copied."""
     try:
-        lines = this.store.listed()
+        this.listed = this.store.listed()
     except JournalCorruptError as error:
         this.damaged[made.HEADS] = str(error)
-        lines = ()
+    live = {run: len(each.read.hashes) for run, each in this.runs.items() if each.state == "live"}
+    return any(line.lines > live.get(line.run, line.lines) for line in this.listed)
+
+
+def _list(this: _Bundling) -> None:
+    """Add the part of the list of ends that is about these runs, its seals, and the keys that may sign."""
+    lines = this.listed
     mine = [at for at, line in enumerate(lines) if line.run in this.runs]
     this.heads = list(lines[mine[0] : mine[-1] + 1]) if mine else []
     if this.heads:
@@ -326,8 +348,22 @@ def _list(this: _Bundling) -> None:
             run.state = "damaged"
             run.problem = f"is not as line {line.seq} of the list of ends says: it was cut or replaced"
             this.damaged[f"runs/{line.run}/{checker.JOURNAL}"] = run.problem
+    _name_unlisted(this)
     _add_seals(this)
     _add_signers(this)
+
+
+def _name_unlisted(this: _Bundling) -> None:
+    """Note the ends of runs that the list does not have, and that are not from before its first line."""
+    listed = {line.run: line.lines for line in this.heads}
+    first_at = unix_seconds(this.listed[0].at) if this.listed else None
+    for run, each in sorted(this.runs.items()):
+        if each.state != "ended" or each.replay is None or (end := each.replay.ledger.end) is None:
+            continue
+        is_before = run not in listed and (first_at is None or unix_seconds(end.at) < first_at)
+        if not is_before and each.read.end > listed.get(run, 0):
+            this.miss(f"end of run {run} in {made.HEADS}", "its line was removed, the end is forged, or the process "
+                      "died just then", "acctops journal verify --all")  # fmt: skip
 
 
 def _add_seals(this: _Bundling) -> None:

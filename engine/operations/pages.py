@@ -80,8 +80,7 @@ def page_of(
         kin = kin_of(store, found.refs[0].replay().ledger, terms.settings(None).trust).ledgers
     for ref in found.refs:
         try:
-            all_refs = [store.find(each.run.run) for each in kin] if store is not None else []
-            one = _part(terms, ref, found.whole, rows, is_shown=ref.run_id in shown, kin=all_refs)
+            one = _part(terms, ref, found.whole, rows, is_shown=ref.run_id in shown, kin=kin)
         except AcctopsError as error:
             if len(found.refs) == 1:
                 raise
@@ -128,7 +127,7 @@ class _One(Struct, kw_only=True):
 
 
 def _part(
-    terms: Terms, ref: RunRef, whole: Ledger | None, rows: Rows, *, is_shown: bool, kin: Sequence[RunRef] = ()
+    terms: Terms, ref: RunRef, whole: Ledger | None, rows: Rows, *, is_shown: bool, kin: Sequence[Ledger] = ()
 ) -> _One:
     found = ref.replay()
     flags = flags_of(terms, ref)
@@ -139,7 +138,7 @@ def _part(
     made = None
     if is_shown:
         course = Course()
-        for each in kin or (ref,):
+        for each in [ref.store.find(each.run.run) for each in kin] if ref.store is not None and kin else (ref,):
             course.fold(each.records())
         made = part(
             ledger,
@@ -151,6 +150,7 @@ def _part(
             now=terms.clock(),
             live=going(ledger, terms.clock()) if live else None,
             watch=_watch(terms, ref, found.ledger, flags),
+            kin=kin,
             seals=seal_words(ref.store, ref.run_id),
         )
     return _One(part=made, ledger=ledger, live=live)

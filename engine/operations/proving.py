@@ -168,7 +168,10 @@ def _prove(terms: Terms, store: Runs, spec: SealSpec | None, kept: str | None) -
     faults += sealing.faults
     after = next((listed[-1].seq - line.seq for line in listed if line.hash == kept), None)
     if kept is not None and after is None:
-        what = f"the line with the hash {kept} is not in {HEADS}: lines were removed, or it was written anew"
+        what = (
+            f"the line with the hash {kept} is not in {HEADS} of the real runs: lines were removed, it was written "
+            "anew, or the hash is that of simulated ones"
+        )
         faults.append(Fault(run=None, words=what))
     return Proven(
         place=store.place,

@@ -29,10 +29,10 @@ def watched_calls(ledger: Ledger) -> list[Call]:
 
 
 def standing(store: Runs | None, ledger: Ledger) -> Standing | None:
-    """Return how the watch of a run stands; None if it asks for none. An undo is not watched."""
+    """Return how the watch of a run stands; None for an undo, a simulated run, and one that asks for none."""
     run = ledger.run
     schedule = schedule_of(run.settings.watch)
-    if store is None or schedule is None or run.watched is not None:
+    if store is None or schedule is None or run.watched is not None or run.simulated:
         return None
     if run.parent is not None and run.parent.verb == "undo":
         return None

@@ -19,6 +19,7 @@ from msgspec import Struct
 from engine.errors import ConfigError
 from engine.journal.records import unix_seconds
 from engine.model import GOOD, Outcome, Proof
+from engine.report.contained import contained_line
 from engine.report.documents import every_target, pace, plain, row
 from engine.report.going import line
 from engine.report.plots import LanePlot, Marks, Shape, bar, lane_plots, marks, steps
@@ -219,9 +220,13 @@ def part(
     live: Progress | None = None,
     names: bool = True,
     watch: str = "",
+    kin: Sequence[Ledger] = (),
     seals: Iterable[str] = (),
 ) -> Part:
-    """Return what a page says of one run. `live`: how it stands, if it goes on; `names`: whether accounts are named."""
+    """Return what a page says of one run. `live`: how it stands, if it goes on; `names`: whether accounts are named.
+
+    `kin`: the runs that are merged in `ledger`, as a merged one has no waves.
+    """
     run = ledger.run
     begin = unix_seconds(run.at)
     until = now if live is not None else max(begin, unix_seconds(ledger.last_at))
@@ -255,14 +260,20 @@ def part(
         causes_more=max(0, len(causes) - _CAUSES),
         go_on=tuple(way.lines()) if live is None else (f"acctops status {run.run}{way.flags}",),
         stops=tuple(stop_lines(ledger, way)) if live is None else (),
-        waves=tuple(wave_lines(ledger, is_live=live is not None)),
+        waves=tuple(_waves(ledger, kin, is_live=live is not None)),
         holds=(*hold_lines(ledger, way.held), *([watch] if watch else [])),
-        notes=(*account_lines(ledger), *note_lines(ledger), pace_line(ledger)),
+        notes=(*filter(None, [contained_line(ledger)]), *account_lines(ledger), *note_lines(ledger), pace_line(ledger)),
         approvals=tuple(_approvals(ledger)),
         seals=tuple(seals),
         journal=journal,
         head=head,
     )
+
+
+def _waves(ledger: Ledger, kin: Sequence[Ledger], *, is_live: bool) -> Iterator[str]:
+    for each in kin or (ledger,):
+        of = f"{each.run.run}: " if len(kin) > 1 else ""
+        yield from (f"{of}{words}" for words in wave_lines(each, is_live=is_live and each is (kin or (ledger,))[-1]))
 
 
 def _done_at(ledger: Ledger, begin: float) -> list[float]:

@@ -419,3 +419,107 @@ def test_members_of_any_shape_give_no_traceback(good: Path, tmp_path: Path, seed
     assert code in (0, 1) and said, said
     # What is no proof is compared with SHA256SUMS alone: words of the manifest and of a report, the URL of a seal.
     assert code == 1 or path.name in ("report.json", "MANIFEST.json", "seals.jsonl"), said
+
+
+def in_manifest(folder: Path, run: str | None, **changes: object) -> None:
+    """Alter the manifest, or what it says of a run, and mend the sums."""
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    (manifest if run is None else next(each for each in manifest["runs"] if each["run"] == run)).update(changes)
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    mended(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("as_of", "2020-01-01T00:00:00.000Z", "says as of 2020-01-01T00:00:00.000Z"),
+        ("simulated", True, "says simulated: true"),
+        ("action", "UnlockAccount", "its action is 'UnlockAccount'; its journal says 'LockAccount'"),
+        ("ticket", "INC-9", "its ticket is 'INC-9'"),
+        ("job", "another", "its job is 'another'"),
+        ("state", "cut off", "that it is 'cut off'; by its journal it ended with line"),
+    ],
+)
+def test_what_the_manifest_tells_is_compared_with_the_journals(
+    story: Story, good: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    """A reader looks at the manifest and the last line, and not into journals: they must not say something else."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    in_manifest(folder, None if key in ("as_of", "simulated") else story.first, **{key: value})
+    code, text = asked(folder)
+    assert code == 1 and "WRONG: MANIFEST.json: says " in text and said in text, text
+
+
+@pytest.mark.parametrize("member", ["report.json", "report.csv", "report.html", "job.yaml"])
+def test_a_member_taken_out_of_the_sums_as_well_is_missing(
+    story: Story, good: Path, tmp_path: Path, member: str
+) -> None:
+    """Every bundle has these beside a journal, unless the manifest says why not."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    path = folder / "runs" / story.first / member
+    if not path.exists():
+        pytest.skip("what makes this report is not installed")
+    path.unlink()
+    mended(folder)
+    code, text = asked(folder)
+    assert code == 1 and f"WRONG: runs/{story.first}/{member}: is missing" in text, text
+
+
+def test_a_session_forged_behind_the_last_listed_end_is_wrong(story: Story, good: Path, tmp_path: Path) -> None:
+    """With a good chain, the manifest and the sums mended: the list of ends does not have that end."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    place = folder / "runs" / story.undo
+    lines = (place / "journal.jsonl").read_bytes().splitlines()
+    last = json.loads(lines[-1])
+    more = {key: value for key, value in last.items() if key != "hash"} | {"seq": len(lines) + 1}
+    body = json.dumps(more, separators=(",", ":")).encode()
+    new = hashlib.sha256(last["hash"].encode() + body).hexdigest()
+    lines.append(body[:-1] + f',"hash":"{new}"}}'.encode())
+    (place / "journal.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    report = place / "report.json"
+    report.write_text(report.read_text().replace(last["hash"], new))
+    in_manifest(folder, story.undo, lines=len(lines), head=new)
+    code, text = asked(folder)
+    assert code == 1 and f"line {len(lines)} is an end that heads.jsonl does not list" in text, text
+
+
+def test_a_bundle_of_simulated_runs_says_so_in_its_last_line(desk: Desk) -> None:
+    """Nobody takes a rehearsal for the real thing."""
+    run = desk.run("run", desk.job("postgres-aaaaaaaa/ann"), "--simulate", "--yes", "--json").json["run"]
+    assert desk.run("evidence", run, "--out", "b.zip").code == 0
+    code, text = asked(unpacked(desk.work / "b.zip", desk.work / "out"))
+    assert code == 0 and "all is as it was written: 1 runs, SIMULATED" in text, text
+
+
+def test_runs_of_the_list_that_are_not_in_the_bundle_are_named(story: Story, good: Path) -> None:
+    """The auditor can ask for them: only their owner knows that they are of another incident."""
+    assert f"heads.jsonl lists 1 runs whose journals are not in the bundle, and should be of other incidents: " \
+           f"{story.other}" in asked(good)[1]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sparse files and /proc are Linux's")
+@pytest.mark.parametrize("name", ["MANIFEST.json", "SHA256SUMS", "heads.jsonl", "README.txt", "journal", "report.json"])
+def test_a_member_without_end_fills_no_memory(story: Story, good: Path, tmp_path: Path, name: str) -> None:
+    """Half a gigabyte of nothing in any member: wrong, and in words, within 200 MB."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    inside = {"journal": f"runs/{story.first}/journal.jsonl", "report.json": f"runs/{story.first}/report.json"}
+    path = folder / inside.get(name, name)
+    os.truncate(path, 500 << 20)
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_AS, (230 << 20, 230 << 20)); "
+        "program = sys.argv.pop(1); runpy.run_path(program, run_name='__main__')"
+    )
+    argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", limited, str(PROGRAM), str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "WRONG" in done.stdout and "MemoryError" not in done.stdout, done
+    assert not done.stderr, done.stderr
+
+
+def test_thousands_of_faults_end_the_search(good: Path, tmp_path: Path) -> None:
+    """A forger's list of a million seals, each of no line, neither hangs it nor fills the screen."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    with (folder / "seals.jsonl").open("ab") as file:
+        file.write(b'{"seq":1,"run":"x","hash":"x","signature":"x","stamp":null}\n' * 100_000)
+    mended(folder)
+    code, text = asked(folder)
+    assert code == 1 and len(text.splitlines()) < 1100 and "or more; the rest was not looked at" in text

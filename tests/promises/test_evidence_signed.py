@@ -202,6 +202,35 @@ def test_a_live_run_is_taken_as_it_is(desk: Desk) -> None:
         desk.end(process)
 
 
+def test_an_end_that_the_list_does_not_have_is_missing(desk: Desk) -> None:
+    """As `journal verify --all` says it: the end may be forged. Until somebody lists it, the bundle is not whole."""
+    a_run(desk)
+    run = a_run(desk)
+    heads = desk.state / "heads.jsonl"
+    heads.write_bytes(b"".join(heads.read_bytes().splitlines(keepends=True)[:-1]))
+    done = desk.run("evidence", run, "--out", "b.zip", "--json")
+    assert done.code == 1, done.text
+    assert [each["what"] for each in done.json["missing"]] == [f"end of run {run} in heads.jsonl"]
+    assert desk.run("journal", "verify", "--all").code == 7
+    assert desk.run("tend").code == 0
+    assert desk.run("evidence", run, "--out", "c.zip").code == 0
+
+
+def test_a_run_that_ends_while_it_is_copied_is_not_called_cut(desk: Desk) -> None:
+    """Many bundles while runs end: each is good, whichever moment it met."""
+    with Backend(World(quotas={"*": None})) as backend:
+        job = desk.job(*(f"postgres-{number:08}/app" for number in range(20)))
+        process = desk.popen("run", job, "--yes", "--rate", "20", "--endpoint", backend.endpoint, "--ticket", "INC-5")
+        desk.wait_for("settled", 1)
+        number = 0
+        while process.poll() is None:
+            number += 1
+            done = desk.run("evidence", "--ticket", "INC-5", "--out", f"{number}.zip")
+            assert done.code == 0, done.text
+        assert desk.run("evidence", "--ticket", "INC-5", "--out", "last.zip").code == 0
+        desk.end(process)
+
+
 VECTORS = (  # RFC 8032, 7.1
     ("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
      "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe246"

@@ -729,3 +729,15 @@ def test_any_byte_of_the_list_and_its_seals_counts(desk: Desk, three: list[str])
         assert proof(desk, "--quiet").code == 7, (at, data[at], other)
     path.write_bytes(data)
     assert proof(desk).code == 0 and three
+
+
+def test_only_a_hash_of_real_runs_is_told_to_be_kept(desk: Desk) -> None:
+    """Who has only rehearsed is not told to compare a hash, as that would call the state directory corrupt."""
+    ran_once = desk.run("run", desk.job(f"{A}/ann"), "--simulate", "--yes")
+    assert ran_once.code == 0, ran_once.text
+    done = desk.run("journal", "verify", "--all")
+    assert done.code == 0 and "--all --head HASH" not in done.text, done.text
+    line = next(line for line in done.out.splitlines() if line.startswith("hash "))
+    assert line.endswith("(--head compares that of real runs alone)"), line
+    compared = desk.run("journal", "verify", "--all", "--head", line.split()[1])
+    assert compared.code == 7 and "or the hash is that of simulated ones" in compared.out, compared.text

@@ -23,6 +23,8 @@ from engine.journal import records
 from engine.journal.ledger import Ledger
 from engine.model import CallId, Outcome, Proof, Target, Verdict
 from engine.planning.plan import make_plan
+from engine.planning.undo import merged
+from engine.report.contained import contained, contained_line
 from engine.report.course import Course
 from engine.report.nextstep import way_on
 from engine.report.page import MOST_ROWS, Live, Page, Rows, html, moment, part
@@ -238,6 +240,38 @@ def test_an_old_page_turns_red(tmp_path: Path) -> None:
         assert "old" in (written.get_attribute("class") or "").split() and "OLD: written" in written.text
         browser.get(f"file://{tmp_path}/over.html")
         assert "OLD" not in browser.find_element("id", "written").text
+
+
+def test_a_family_keeps_what_its_first_run_was_confirmed_and_approved_by() -> None:
+    """Who looks at a run with its reruns sees that it went on without an approval, and times from the confirmation."""
+    lines = lines_of(["a", "b"], failed=0)
+    at = next(line.at for line in lines if isinstance(line, records.Sent))
+    said = records.Note(what="unapproved", data={"reason": "nobody was awake", "by": "ann"})
+    confirmed = records.Confirmed(how="--yes", by="ann", terminal=None)
+    said.at = confirmed.at = at
+    first = next(number for number, line in enumerate(lines) if isinstance(line, records.Sent))
+    alone = Ledger.of([*lines[:first], said, confirmed, *lines[first:]])
+    whole = merged([alone])
+    assert whole.unapproved is said and whole.confirmed is confirmed and whole.approved == alone.approved
+    assert contained(whole) == contained(alone)
+
+
+def test_a_page_says_when_the_accounts_were_contained() -> None:
+    """In the same words as the last lines of a report: a ticket needs one number, and the same everywhere."""
+    lines = lines_of(["a", "b", "c"])
+    assert contained_line(Ledger.of(lines)) in page_text(lines) and "all after" in contained_line(Ledger.of(lines))
+
+
+def test_a_page_of_a_family_tells_of_waves_and_a_simulated_run_of_no_watch(tmp_path: Path) -> None:
+    """Reports with `--family` have what those without have; nobody is sent to tend what nothing tends."""
+    desk = Desk(tmp_path)
+    job = desk.job("postgres-aaaaaaaa/ann", "postgres-aaaaaaaa/bob",
+                   extra="waves: [{take: 1, soak: 1s}, {take: rest}]\nwatch: {after: [1s]}")  # fmt: skip
+    run = desk.run("run", job, "--simulate", "--yes", "--json").json["run"]
+    for words in ((run,), (run, "--family")):
+        text = desk.run("report", *words, "--format", "html").out
+        assert "wave 2  1 account  passed" in text and "watch: " not in text
+    assert desk.run("report", run, "--json").json["watch"] is None
 
 
 def world() -> World:
