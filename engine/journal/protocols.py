@@ -137,6 +137,14 @@ class Journal(Protocol):
     """Seconds that a commit takes, as a moving average."""
 
     @property
+    def may_send(self) -> bool:
+        """Whether a write may leave now: nobody else can have taken the run meanwhile."""
+
+    @property
+    def waits_for(self) -> str:
+        """What a commit waits for, and why, in words."""
+
+    @property
     def place(self) -> str:
         """Where it is, for a person."""
 

@@ -36,6 +36,8 @@ MOST_OPEN = 2000
 _RANDOM = random.Random()
 _SOON_S = 0.2
 """Seconds between slots, below which even a stop waits for the next one."""
+_LEAVE_S = 0.05
+"""Seconds after which a lane looks again whether it has leave to send."""
 MOST_AHEAD = 64
 """Most calls of a lane whose `sent` is written and whose slot has not come."""
 
@@ -145,6 +147,9 @@ class Dispatch:
                     raise self._journal.broken
                 if not lane.may_send or self._halts.is_set or self._stopping.is_set:
                     slot_at = None
+                elif not self._journal.may_send:  # the database is silent, so somebody else may have taken the run
+                    slot_at = None
+                    await self._stopping.rest(_LEAVE_S)
                 elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
                     slot_at = None
