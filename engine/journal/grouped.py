@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Executor, Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import JournalWriteError
@@ -37,7 +37,10 @@ class Batch(NamedTuple):
 class JournalThread(Executor):
     """One daemon thread, started when needed, that does its work in order. Unlike a pool's, no exit waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, idle: Callable[[], None] = lambda: None, every_s: float | None = None) -> None:
+        """`idle` is called whenever there was no work for `every_s`."""
+        self._idle = idle
+        self._every_s = every_s
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -54,10 +57,14 @@ class JournalThread(Executor):
                 done.set_result(result)
 
         self._work.put(work)
+        self.start()
+        return done
+
+    def start(self) -> None:
+        """Start the thread, unless it goes already."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._go_on, name="journal", daemon=True)
             self._thread.start()
-        return done
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the thread once it has done its work; wait for that if `wait`."""
@@ -67,7 +74,14 @@ class JournalThread(Executor):
                 self._thread.join()
 
     def _go_on(self) -> None:
-        while (work := self._work.get()) is not None:
+        while True:
+            try:
+                work = self._work.get(timeout=self._every_s)
+            except Empty:
+                self._idle()
+                continue
+            if work is None:
+                return
             work()
 
 
@@ -76,10 +90,6 @@ class GroupedJournal:
 
     One thread and one event loop at a time may use it. What is below `_commit` runs in the thread.
     """
-
-    may_send = True
-    """Whether a write may leave now: files belong to whoever holds the lock, and the kernel sees to that."""
-    waits_for = "the journal's disk"
 
     def __init__(self, chain: Chain, clock: Callable[[], float]) -> None:
         self.broken: JournalWriteError | None = None

@@ -187,6 +187,8 @@ class Runs(Protocol):
 
     simulated: bool
 
+    database: str | None
+    """URL of the database that has the runs; None: files have them."""
     state_dir: Path
     """The directory that `--state-dir` names; it also holds what the commands of one host share."""
     group: str | None

@@ -255,7 +255,9 @@ def replay(path: Path | Stored) -> Replay:
     )
 
 
-def verify(path: Path | Stored, head: str | None = None, *, each: Callable[[AnyRecord], None] = lambda _: None) -> Verification:
+def verify(
+    path: Path | Stored, head: str | None = None, *, each: Callable[[AnyRecord], None] = lambda _: None
+) -> Verification:
     """Check every line of a journal and of the one beside it, and that `head`, if given, is the head of a line.
 
     `each` is called with each record, in order.

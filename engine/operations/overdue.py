@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from engine.api.names import did_you_mean, shown
 from engine.errors import ConfigError, Reason
 from engine.inputs.files import recorded
+from engine.journal.finding import to_come_words
 from engine.journal.protocols import AHEAD_S, RunHead, Runs
 from engine.journal.records import unix_seconds
-from engine.journal.store import to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of
 from engine.operations.success import is_to_come, last_good

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import UsageError
+from engine.journal.finding import to_come_words
 from engine.journal.protocols import RunHead, RunRef, stamp
-from engine.journal.store import find_run, runs_at, to_come_words
+from engine.journal.store import find_run, runs_at
 from engine.operations.events import Warned
 
 if TYPE_CHECKING:
