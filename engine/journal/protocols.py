@@ -200,6 +200,10 @@ class Runs(Protocol):
     def place(self) -> str:
         """Where the runs are, for a person."""
 
+    @property
+    def kept_in(self) -> str:
+        """The state directory, or the database, for a person."""
+
     # Reading: creates nothing.
 
     def names(self) -> tuple[str, ...]:

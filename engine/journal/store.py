@@ -124,6 +124,11 @@ class RunStore(RunDirectory):
         """The directory of the runs."""
         return str(self.runs_dir)
 
+    @property
+    def kept_in(self) -> str:
+        """The state directory."""
+        return str(self.state_dir)
+
     def new_run_id(self, now: float, rng: random.Random) -> RunId:
         """Return an id that no run has, real or simulated. It starts with the UTC time, so that names sort by age."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

@@ -82,6 +82,7 @@ ONLY = {
     "click": {"cli", "cli.app", "cli.flags", *(f"cli.commands.{family}" for family in COMMANDS)},
     "jinja2": {"report.page"},
     "prometheus_client": {"report.metrics"},
+    "psycopg": {"journal.database.link"},
     "rich": {"cli.progress"},
     "zoneinfo": {"inputs.window"},
 }

@@ -84,11 +84,12 @@ class Postgres:
         while True:
             try:
                 psycopg.connect(self.url("postgres"), connect_timeout=2).close()
-                return
             except psycopg.OperationalError:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.05)
+            else:
+                return
 
     def stop(self, *, mode: str = "fast") -> None:
         """Stop it: `fast`, or `immediate`, as if the machine had lost its power."""

@@ -124,6 +124,11 @@ class DatabaseRuns:
         """The database, for a person."""
         return url_words(self._url) + (" (simulated)" if self.simulated else "")
 
+    @property
+    def kept_in(self) -> str:
+        """The database, for a person."""
+        return url_words(self._url)
+
     def _rows(self, sql: str, *args: Any) -> Rows:
         with told(self._url):
             return link_to(self._url).rows(sql, *args)
