@@ -192,6 +192,11 @@ class DatabaseJournal(GroupedJournal):
         """Whether somebody changed its rows."""
         return isinstance(self._failure, _MeddledError)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was let go."""
+        return self._closed
+
     def asked(self, known: Container[str]) -> tuple[Asked, ...]:
         """Return what people ask of the run, but for those whose names are `known`."""
         return tuple(each for each in self.requests if each.name not in known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import re
@@ -196,7 +197,15 @@ _LINKS: dict[str, Link] = {}
 
 def link_to(url: str) -> Link:
     """Return the connection of this process for all but commits."""
+    if not _LINKS:
+        atexit.register(close_links)
     return _LINKS.setdefault(url, Link(url))
+
+
+def close_links() -> None:
+    """Close the connections that `link_to` has made; the next statement makes a new one."""
+    for link in _LINKS.values():
+        link.close()
 
 
 @contextmanager

@@ -137,6 +137,11 @@ class DatabaseRuns:
         rows = self._rows(sql, *args)
         return rows[0][0] if rows else None
 
+    def _open_here(self, run_id: str) -> DatabaseJournal | None:
+        """Return the journal of a run, if this process has it open: then what is asked of it is known."""
+        journal = _LIVE_JOURNALS.get((self._url, run_id))
+        return journal if journal is not None and not journal.is_closed else None
+
     # Reading.
 
     def lines(self, run_id: str) -> StoredLines:
@@ -257,13 +262,13 @@ class DatabaseRuns:
 
     def stop_requested(self, run_id: str) -> bool:
         """Return whether a user asked this run to drain; of a run of this process, as of the last answer."""
-        if (journal := _LIVE_JOURNALS.get((self._url, run_id))) is not None:
+        if (journal := self._open_here(run_id)) is not None:
             return journal.stop_asked
         return bool(self._one("select stop from acctops.run where id = %s", run_id))
 
     def asked(self, run_id: str, known: Container[str] = ()) -> tuple[Asked, ...]:
         """Return what users ask of the process that works on the run, but for those whose names are `known`."""
-        if (journal := _LIVE_JOURNALS.get((self._url, run_id))) is not None:
+        if (journal := self._open_here(run_id)) is not None:
             return journal.asked(known)
         with told(self._url):
             return tuple(each for each in _requests(link_to(self._url), run_id) if each.name not in known)
@@ -390,7 +395,7 @@ class DatabaseRuns:
 
     def forget_asked(self, run_id: str, name: str) -> None:
         """Remove such a request, which the process has taken in."""
-        if (journal := _LIVE_JOURNALS.get((self._url, run_id))) is not None:
+        if (journal := self._open_here(run_id)) is not None:
             journal.forget(name)
         else:
             self._rows("select acctops.forget(%s, %s)", run_id, name)
@@ -399,7 +404,7 @@ class DatabaseRuns:
         """Remove all that was asked, before a session begins and once it has ended."""
         with suppress(LostError):
             link_to(self._url).rows("select acctops.forget(%s, null)", run_id)
-        if (journal := _LIVE_JOURNALS.get((self._url, run_id))) is not None:
+        if (journal := self._open_here(run_id)) is not None:
             journal.stop_asked, journal.requests = False, ()
 
     def home(self, *, adopt: bool = False) -> Home:
