@@ -35,6 +35,8 @@ LEAVE_S = 1.0
 """Seconds for which a commit, or a permit, is leave to send."""
 SILENT_S = 3.0
 """Seconds of silence after which a run may be taken: its owner's leave has ended, and so has the quota's second."""
+HEARD_S = 1.5
+"""Seconds within which an owner was heard of who is said to be alive: a pulse may be late."""
 _PULSE_S = 0.3
 """Seconds without a commit after which a permit is asked for."""
 _TAKE_S = 1.0

@@ -18,7 +18,7 @@ from msgspec import Struct
 from engine.errors import ConfigError, JournalWriteError, UsageError
 from engine.journal import control
 from engine.journal.database.claims import claimed
-from engine.journal.database.journal import SILENT_S, DatabaseJournal
+from engine.journal.database.journal import HEARD_S, DatabaseJournal
 from engine.journal.database.link import Link, LostError, Rows, link_to, names_of, told, who
 from engine.journal.database.stored import ASIDE, Kept, StoredLines
 from engine.journal.database.versions import check_version
@@ -189,7 +189,7 @@ class DatabaseRuns:
 
     def _heads(self, names: Sequence[str]) -> dict[str, RunHead]:
         found = {}
-        for run_id, live, first, tail in self._rows(_HEADS, SILENT_S, _TAIL, list(names)):
+        for run_id, live, first, tail in self._rows(_HEADS, HEARD_S, _TAIL, list(names)):
             place = self.place_of(run_id)
 
             def read_ends(
@@ -258,7 +258,7 @@ class DatabaseRuns:
 
     def is_live(self, run_id: str) -> bool:
         """Return whether a process works on the run: it was heard of lately, by the server's clock."""
-        return bool(self._one("select acctops.is_live(%s, %s)", run_id, SILENT_S))
+        return bool(self._one("select acctops.is_live(%s, %s)", run_id, HEARD_S))
 
     def stop_requested(self, run_id: str) -> bool:
         """Return whether a user asked this run to drain; of a run of this process, as of the last answer."""
