@@ -137,8 +137,8 @@ class Journal(Protocol):
     """Seconds that a commit takes, as a moving average."""
 
     @property
-    def may_send(self) -> bool:
-        """Whether a write may leave now: nobody else can have taken the run meanwhile."""
+    def may_send(self) -> Callable[[], bool] | None:
+        """What says whether a write may leave now, as nobody else can have taken the run; None: it always may."""
 
     @property
     def waits_for(self) -> str:

@@ -47,8 +47,8 @@ class _MeddledError(Exception):
 class FileJournal(GroupedJournal):
     """The open journal of a run, with its lock (J5). One thread and one event loop at a time may use it."""
 
-    may_send = True
-    """Whether a write may leave now: the kernel lets nobody else have the lock."""
+    may_send = None
+    """A write may always leave: the kernel lets nobody else have the lock."""
     waits_for = "the journal's disk"
 
     def __init__(

@@ -74,6 +74,7 @@ class Dispatch:
         self._now = self._loop.time
         self._recorder = recorder
         self._journal = recorder.journal
+        self._may_send = recorder.journal.may_send
         self._calls = calls
         self._queue = calls.queue
         self._wake = calls.queue.wake
@@ -147,7 +148,7 @@ class Dispatch:
                     raise self._journal.broken
                 if not lane.may_send or self._halts.is_set or self._stopping.is_set:
                     slot_at = None
-                elif not self._journal.may_send:  # the database is silent, so somebody else may have taken the run
+                elif self._may_send is not None and not self._may_send():  # it may have been taken over
                     slot_at = None
                     await self._stopping.rest(_LEAVE_S)
                 elif self._opening.stands(intents[0].work):

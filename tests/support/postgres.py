@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from engine.journal.database.versions import migrate
+
+SUPERUSER = "hunter2"
+"""Not to be shown: nobody asks for the name of a role."""
 
 
 def programs() -> Path | None:
@@ -36,13 +40,13 @@ class Postgres:
         if programs_at is None:
             pytest.skip("no PostgreSQL here: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
         self._bin = programs_at
-        self._as: list[str] = []
+        self._as: dict[str, Any] = {}  # Any: as subprocess has it
         if os.geteuid() == 0:
             try:
                 owner = pwd.getpwnam("postgres")
             except KeyError:
                 pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-            self._as = ["runuser", "-u", "postgres", "--"]
+            self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
         self.place = Path(tempfile.mkdtemp(prefix="acctops-pg-", dir="/tmp"))
         if self._as:
             os.chown(self.place, owner.pw_uid, owner.pw_gid)
@@ -51,13 +55,18 @@ class Postgres:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "root", "--no-instructions", "-E", "UTF8")
+        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", SUPERUSER, "--no-instructions", "-E", "UTF8")
         self.server: subprocess.Popen[bytes] | None = None
         self.start()
 
     def _run(self, name: str, *args: str) -> None:
         subprocess.run(
-            [*self._as, str(self._bin / name), *args], check=True, cwd="/", stdout=subprocess.DEVNULL, timeout=120
+            [str(self._bin / name), *args],
+            check=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            timeout=120,
+            **self._as,
         )
 
     def start(self, *options: str) -> None:
@@ -73,11 +82,12 @@ class Postgres:
         words += ["-c", "max_connections=80", "-c", "shared_buffers=32MB", *options]
         log = (self.place / "log").open("ab")
         self.server = subprocess.Popen(
-            [*self._as, str(self._bin / "postgres"), "-D", str(self.data), *words],
+            [str(self._bin / "postgres"), "-D", str(self.data), *words],
             cwd="/",
             stdout=log,
             stderr=log,
             start_new_session=True,
+            **self._as,
         )
         log.close()
         until = time.monotonic() + 60
@@ -98,7 +108,7 @@ class Postgres:
             self.server.wait(30)
             self.server = None
 
-    def url(self, database: str, user: str = "root") -> str:
+    def url(self, database: str, user: str = SUPERUSER) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def sql(self, database: str, *statements: str) -> list[tuple[object, ...]]:

@@ -173,9 +173,8 @@ class DatabaseJournal(GroupedJournal):
         """Where it is, for a person."""
         return self._place
 
-    @property
     def may_send(self) -> bool:
-        """Whether a write may leave now: nobody else can have taken the run."""
+        """Return whether a write may leave now: nobody else can have taken the run."""
         return boot_s() < self._leave_until
 
     @property
@@ -327,6 +326,7 @@ class DatabaseJournal(GroupedJournal):
 
     def _fenced(self) -> None:
         """Raise the error that says who has the run now."""
+        self._leave_until = 0.0
         found = self._link.rows(_STANDS, self._run_id, JOURNAL)
         epoch, _, _, owner, at = found[0] if found else (0, 0, "", "", "")
         if not found or epoch == self._epoch:

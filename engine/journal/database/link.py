@@ -6,6 +6,7 @@ import atexit
 import os
 import pwd
 import re
+import select
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,8 @@ class Link:
                 connection.close()
 
     def _ready(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is not None and self._pid == os.getpid() and _has_ended(self._connection):
+            self.close()
         if self._connection is None or self._connection.closed or self._pid != os.getpid():
             options = "-c synchronous_commit=on -c client_encoding=UTF8 -c timezone=UTC"
             options += (
@@ -167,6 +170,15 @@ class Link:
         text = re.sub(r"\buser \"[^\"]*\"|\brole \"[^\"]*\"", "the role", text)
         last = [line for line in text.splitlines() if line.strip() and "running on that host" not in line]
         return clean("; ".join(line.strip() for line in last), _MOST_WORDS)
+
+
+def _has_ended(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the server has ended an idle connection: it says so, or has closed it. Any: what rows are."""
+    if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        return bool(connection.closed)
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 _PASSING = ("25006", "40001", "40P01", "55P03", "57014")
