@@ -20,7 +20,7 @@ from engine.journal.database.runs import DatabaseRuns
 from engine.journal.database.versions import migrate
 from engine.model import RunId
 from engine.outside.trust import Trust
-from tests.support.command import wait_until
+from tests.support.command import Desk, wait_until
 from tests.support.cutting import Cutter, cutting
 from tests.support.journals import NOW, plan, sent, settled, ticking
 from tests.support.postgres import Postgres
@@ -411,3 +411,45 @@ def test_a_copy_of_the_database_is_another_place(postgres: Postgres, database: s
     assert here.is_used_here("a" * 64, run_id)
     assert copied.home(adopt=True).is_here and copied.home().is_here
     close_links()
+
+
+# ---- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_the_database(desk: Desk, postgres: Postgres, database: str) -> None:
+    """Version, role, TLS, and what the server promises; what cannot be used is a failure, in one sentence."""
+
+    def checks(url: str) -> list[tuple[str, str]]:
+        desk.env["ACCTOPS_DATABASE"] = url
+        found = desk.run("doctor", "--json").json["checks"]
+        return [(each["result"], each["words"]) for each in found if each["check"] == "database"]
+
+    def said(url: str, result: str, words: str) -> bool:
+        return any(got == result and words in text for got, text in checks(url))
+
+    assert said(database, "ok", f"{name_of(database)}: PostgreSQL ")
+    assert said(database, "warn", "is not encrypted; it goes to this machine alone")
+    assert not said(database, "warn", "superuser")
+    assert said(postgres.url(name_of(database)), "warn", "the role is a superuser, and could change")
+    assert said(postgres.url(name_of(database), "looker"), "fail", "this role may only look")
+    assert said("postgresql://127.0.0.1:9/x", "fail", "cannot be used now")
+    assert said(postgres.url(postgres.empty()), "fail", "acctops database migrate")
+    postgres.sql("postgres", "alter system set fsync = off", "select pg_reload_conf()")
+    try:
+        wait_until(lambda: said(database, "warn", "fsync is off"))
+    finally:
+        postgres.sql("postgres", "alter system reset fsync", "select pg_reload_conf()")
+    close_links()
+
+
+def test_migrate_says_what_it_did(desk: Desk, postgres: Postgres) -> None:
+    """Made, or there already; a URL with a password is refused, and not repeated."""
+    url = postgres.url(postgres.empty())
+    assert "has the tables of acctops now, version 1" in desk.run("database", "migrate", "--database", url).out
+    again = desk.run("database", "migrate", "--database", url, "--json").json
+    assert (again["before"], again["after"], again["exit"]) == (1, 1, 0)
+    refused = desk.run("database", "migrate", "--database", url.replace("@", ":hunter2@"))
+    assert refused.code == 2 and "has a password in it" in refused.err and "hunter2" not in refused.text
+    desk.env["ACCTOPS_DATABASE"] = postgres.url(postgres.empty())
+    early = desk.run("status")
+    assert early.code == 2 and "acctops database migrate --database URL" in early.err

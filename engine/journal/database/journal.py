@@ -49,7 +49,7 @@ _APPEND = (
     "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[])"
 )
 _PERMIT = "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[])"
-_STANDS = "select epoch, seq, head, coalesce(owner, ''), taken_at::text from acctops.shard where run = %s and no = %s"
+_STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
 
 
 def boot_s() -> float:
@@ -328,10 +328,10 @@ class DatabaseJournal(GroupedJournal):
         """Raise the error that says who has the run now."""
         self._leave_until = 0.0
         found = self._link.rows(_STANDS, self._run_id, JOURNAL)
-        epoch, _, _, owner, at = found[0] if found else (0, 0, "", "", "")
+        epoch, _, _, taken_by, at = found[0] if found else (0, 0, "", "", "")
         if not found or epoch == self._epoch:
             raise _MeddledError("was changed by somebody else while the run went on: its rows are not what was written")
-        raise _FencedError(f"was taken by {owner or 'another run, which may meet it'} at {at[:19]}Z, as it was silent")
+        raise _FencedError(f"was taken by {taken_by} at {at[:19]}Z, as it was silent")
 
     def _advice(self, error: BaseException) -> str:
         if isinstance(error, _FencedError):

@@ -19,6 +19,7 @@ create table acctops.shard (              -- one hash chain of a run; number 0 i
   seq bigint not null default 0,
   head text not null,
   owner text,                             -- null: given back in order
+  taken_by text not null default '',      -- who had it last, or fenced it
   taken_at timestamptz not null default clock_timestamp(),
   at timestamptz not null default clock_timestamp(),  -- when its owner was last heard of, by this server's clock
   primary key (run, no)
@@ -110,7 +111,7 @@ language plpgsql security definer set search_path = acctops, pg_temp as $$
 begin
   if the_token is not null and holds_claim(the_run, the_token) is null then return null; end if;
   insert into run (id, simulated) values (the_run, is_simulated);
-  insert into shard (run, no, epoch, head, owner) values (the_run, 0, 1, repeat('0', 64), who);
+  insert into shard (run, no, epoch, head, owner, taken_by) values (the_run, 0, 1, repeat('0', 64), who, who);
   insert into shard (run, no, epoch, head) values (the_run, -1, 0, '');
   return 1;
 end $$;
@@ -162,7 +163,7 @@ begin
      or the_token is not null and acctops.holds_claim(the_run, the_token) is null then
     return query select null::bigint, s.seq, s.head, s.owner, quiet, s.at::text;
   else
-    update acctops.shard x set epoch = x.epoch + 1, owner = who, taken_at = clock_timestamp(), at = clock_timestamp()
+    update acctops.shard x set epoch = x.epoch + 1, owner = who, taken_by = who, taken_at = clock_timestamp(), at = clock_timestamp()
      where x.run = the_run and x.no = the_no;
     return query select s.epoch + 1, s.seq, s.head, s.owner, quiet, s.at::text;
   end if;
@@ -180,7 +181,8 @@ begin
   perform 1 from shard s where s.run = the_run and s.no = 0 and s.owner is not null and silent_s(s.at) < patience_s
      for update;
   if found then return false; end if;
-  update shard s set epoch = s.epoch + 1, owner = null, taken_at = clock_timestamp() where s.run = the_run and s.no = 0;
+  update shard s set epoch = s.epoch + 1, owner = null, taken_by = who, taken_at = clock_timestamp()
+   where s.run = the_run and s.no = 0;
   delete from claim c where c.run = the_run;
   return true;
 end $$;
