@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
-    from engine.model import CallId, Rival, RunId
+    from engine.model import CallId, LaneSlots, Rival, RunId
     from engine.outside.trust import Doubt, Trust
 
 AHEAD_S = 300.0
@@ -298,6 +298,9 @@ class Runs(Protocol):
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
         """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
+
+    def lane_slots(self, lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
+        """Return the slots that a lane shares with all hosts; None: it shares a file with the others of its host."""
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""

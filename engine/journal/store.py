@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
     from engine.journal.writer import FileJournal
-    from engine.model import CallId, Rival
+    from engine.model import CallId, LaneSlots, Rival
     from engine.outside.trust import Doubt
 
 BYTES_A_CALL = 2000
@@ -449,6 +449,10 @@ class RunStore(RunDirectory):
             few = "" if free < need else f", in {disk.f_favail:,} files more"
             raise ConfigError(f"{figures}{few}; free space there, or name another place with --state-dir")
         return f"{figures}; a run that retries much takes more" if free < _ROOM * need else None
+
+    def lane_slots(self, _lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
+        """Return None: a lane shares its slots by a file of this host."""
+        return None
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""

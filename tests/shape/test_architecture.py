@@ -21,7 +21,7 @@ PACKAGES: dict[str, str] = {
     "outside": "model",
     "api": "model outside",
     "journal": "errors model outside api",
-    "pacing": "errors outside api",
+    "pacing": "errors model outside api",
     "credentials": "errors model outside api",
     "cloud": "errors model outside api journal pacing credentials",
     "inputs": "errors model outside api cloud",

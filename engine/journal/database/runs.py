@@ -1,6 +1,6 @@
 """The runs of a database: the real ones, or the simulated ones, behind the protocol that files have.
 
-What belongs to one host stays below its state directory: the slots of its lanes.
+What belongs to one host stays below its state directory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.journal import control
 from engine.journal.database.claims import claimed
 from engine.journal.database.journal import HEARD_S, DatabaseJournal
 from engine.journal.database.link import Link, LostError, Rows, link_to, names_of, told, who
+from engine.journal.database.slots import DatabaseSlots
 from engine.journal.database.stored import ASIDE, Kept, StoredLines
 from engine.journal.database.versions import check_version
 from engine.journal.finding import find_among, head_of, newest_first
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from engine.journal.protocols import Claim, RunRef
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
-    from engine.model import CallId, Rival
+    from engine.model import CallId, LaneSlots, Rival
     from engine.outside.trust import Doubt
 
 _SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
@@ -382,6 +383,10 @@ class DatabaseRuns:
     ) -> AbstractContextManager[tuple[Rival, ...]]:
         """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
         return claimed(self._url, mine, simulated=self.simulated, inverse=inverse, undone_by=undone_by, tokens=_TOKENS)
+
+    def lane_slots(self, lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
+        """Return the slots that a lane shares with all hosts."""
+        return DatabaseSlots(link_to(self._url), f"{'simulated ' * self.simulated}{lane}", clock=clock)
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""

@@ -44,6 +44,11 @@ create table acctops.claim (              -- what a live run works on
   calls bytea not null,
   at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
+create table acctops.lane (               -- the slots of one quota, for all processes of all hosts
+  name text primary key,
+  schedule float8 not null,               -- the last slot of the schedule, in seconds of this server's clock
+  leaving float8[] not null               -- when the last sends leave at the latest, in order
+) with (fillfactor = 50);
 create table acctops.request (            -- what people ask of a live run
   no bigint generated always as identity primary key,
   run text not null,
@@ -199,6 +204,27 @@ create function acctops.unclaim(the_run text, the_token text) returns void
 language sql security definer set search_path = acctops, pg_temp as $$
   delete from claim where run = the_run and token = the_token
 $$;
+
+-- Take the next slot of a lane; returns how many seconds from now it is. A send counts as late_s later than its slot.
+create function acctops.slot(the_lane text, depth int, interval_s float8, window_s float8, late_s float8)
+returns float8 language plpgsql security definer set search_path = acctops, pg_temp as $$
+declare l lane; t float8; at float8; n int;
+begin
+  insert into lane (name, schedule, leaving) values (the_lane, '-infinity', '{}') on conflict do nothing;
+  select x.* into l from lane x where x.name = the_lane for update;
+  t := extract(epoch from clock_timestamp());
+  if l.schedule > t + greatest(60, 100 * interval_s) then  -- the clock was set back
+    l.schedule := '-infinity'; l.leaving := '{}';
+  end if;
+  l.schedule := greatest(l.schedule + interval_s, t);
+  at := l.schedule;
+  n := coalesce(array_length(l.leaving, 1), 0);
+  if n >= depth then at := greatest(at, l.leaving[n - depth + 1] + window_s); end if;
+  l.leaving := l.leaving || greatest(at + late_s, l.leaving[n]);
+  if n >= 256 then l.leaving := l.leaving[n - 254 :]; end if;
+  update lane x set schedule = greatest(l.schedule, at), leaving = l.leaving where x.name = the_lane;
+  return at - t;
+end $$;
 
 create function acctops.ask(the_run text, the_name text, who text, the_wish bytea) returns void
 language sql security definer set search_path = acctops, pg_temp as $$
