@@ -355,3 +355,16 @@ class Rival(Struct, frozen=True, kw_only=True):
     def takes(self, where: Where, user: str) -> bool:
         """Whether it locks an account, or has locked it just now."""
         return bytes.fromhex(call_id(where.account, where.region, where.instance, user, "LockAccount")) in self.calls
+
+
+class LaneSlots(Protocol):
+    """The slots of one lane among all processes that use it."""
+
+    now: Callable[[], float]
+    """The clock by which they are."""
+
+    async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
+        """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`."""
+
+    def left_late(self, slot_at: float, late_s: float) -> None:
+        """Note that the call in the slot of `slot_at` left `late_s` later."""

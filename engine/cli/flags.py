@@ -169,6 +169,11 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "state_dir": click.option(
         "--state-dir", metavar="DIR", help="Keep journals in this directory. Default: ~/.local/state/acctops."
     ),
+    "database": click.option(
+        "--database",
+        metavar="URL",
+        help="Keep journals in this PostgreSQL database, such as postgresql://db/acctops?sslmode=verify-full.",
+    ),
     "profile": click.option(
         "--profile",
         "profiles",
@@ -203,8 +208,8 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
         "--no-verify", is_flag=True, help="Do not read the accounts back. What the API said is then the only proof."
     ),
 }
-READING = ("config", "state_dir", "json", "output", "quiet")
-PLANNING = ("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "json", "output", "quiet")
+READING = ("config", "state_dir", "database", "json", "output", "quiet")
+PLANNING = ("config", "endpoint", "state_dir", "database", "profile", *WITH_FLAG, "json", "output", "quiet")
 SENDING = (*PLANNING, "yes", "no_verify", "unapproved", "page", "page_names")
 
 

@@ -36,7 +36,7 @@ def show_holds(targets: tuple[str, ...], *, due: bool, owed: bool, **flags: Any)
     if options.as_json:
         out_json(
             {
-                "state_dir": str(found.state_dir),
+                "state_dir": found.state_dir,
                 "at": found.at,
                 "holds": [_held_document(each) for each in held],
                 "owed": [_owed_document(each, found.flags) for each in loose],
@@ -237,7 +237,7 @@ async def _tend(options: Options, *, adopt: bool) -> int:
     if options.as_json:
         out_json(
             {
-                "state_dir": str(done.state_dir),
+                "state_dir": done.state_dir,
                 "at": done.at,
                 "busy": done.is_busy,
                 "deeds": [asdict(deed) for deed in done.deeds],

@@ -85,7 +85,7 @@ def show_overdue(job: str | None, every: str | None, notify: bool = False, tend:
             {
                 "job": job,
                 "every_s": found.every_s,
-                "state_dir": str(found.state_dir),
+                "state_dir": found.state_dir,
                 "last_good": {"run": good.run_id, "ended_at": good.end.at, "age_s": round(found.age_s or 0.0)}
                 if good is not None and good.end is not None
                 else None,
@@ -121,7 +121,7 @@ def _show_tend_overdue(options: Options, every: str, notify: bool) -> int:
                 "job": None,
                 "tend": True,
                 "every_s": found.every_s,
-                "state_dir": str(found.state_dir),
+                "state_dir": found.state_dir,
                 "last_good": good if found.good_at is not None else None,
                 "last": None,
                 "exit": int(code),
@@ -149,8 +149,8 @@ def show_status_since(since: str, **flags: Any) -> int:
     heads.sort(key=lambda head: (head.started_at, head.run_id))
     work, problems = open_work(_store(options), (head for head in heads if not head.simulated))
     by_run = work.by_run()
-    state_dir = options.settings(None).state_dir
-    given = options.repeat(state_dir)
+    settings = options.settings(None)
+    given, state_dir = options.repeat(settings), settings.kept_in
     if options.as_json:
         runs = [
             {
@@ -162,7 +162,7 @@ def show_status_since(since: str, **flags: Any) -> int:
             }
             for head in reversed(heads)
         ]
-        out_json({"state_dir": str(state_dir), "since": _utc(begin), "runs": runs, "open": by_run.total()})
+        out_json({"state_dir": state_dir, "since": _utc(begin), "runs": runs, "open": by_run.total()})
         return printed()
     say(f"runs in {state_dir} since {_utc(begin)}")
     later = later_runs(heads[::-1])
@@ -227,7 +227,7 @@ def show_report_since(since: str, form: str, excel: bool, **flags: Any) -> int:
 def _way(options: Options, head: RunHead, found: Replay) -> WayOn:
     """What is open of a run and its reruns, and how to go on."""
     store = _store(options, simulated=head.simulated)
-    return way_of(store, found.ledger, flags=options.repeat(store.state_dir))
+    return way_of(store, found.ledger, flags=options.repeat(store))
 
 
 def _since_line(head: RunHead, line: str, open_calls: int, problem: str | None, command: str | None) -> str:

@@ -25,7 +25,7 @@ def show_pending(since: str | None, ticket: str | None, form: str, excel: bool, 
     if form == "json":
         out_json(
             {
-                "state_dir": str(found.state_dir),
+                "state_dir": found.state_dir,
                 "open": found.count,
                 "unnamed": found.unnamed,
                 "runs": [_document(each) for each in found.runs],

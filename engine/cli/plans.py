@@ -132,7 +132,7 @@ def _held(options: Options, made: Draft, found: Prepared) -> str | None:
     from engine.operations.stores import store_of
 
     store = store_of(made.settings, simulated=False)
-    flags = options.repeat(store.state_dir)
+    flags = options.repeat(store)
     return held_words(store, found.plan.action, found.plan.calls, made.settings.trust, flags)
 
 

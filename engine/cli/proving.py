@@ -27,7 +27,7 @@ def verify_all(*, head: str | None, **flags: Any) -> int:
     found = prove_all(options, head)
     reason = max((each.reason for each in found), key=int, default=Reason.OK)
     if options.as_json:
-        state_dir = str(options.settings(None).state_dir)
+        state_dir = options.settings(None).kept_in
         out_json({"state_dir": state_dir, "stores": [document(each) for each in found], "exit": int(reason)})
         printed()
         return reason

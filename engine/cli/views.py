@@ -66,12 +66,12 @@ def show_status(run: str | None, **flags: Any) -> int:
         else:
             _text(options, ref, found, screen=screen())
         return printed()
-    state_dir = options.settings(None).state_dir
-    given = options.repeat(state_dir)
+    settings = options.settings(None)
+    given, state_dir = options.repeat(settings), settings.kept_in
     heads = [head for simulated in (False, True) for head in runs_in(options, simulated=simulated, watches=True)]
     heads.sort(key=lambda head: head.run_id, reverse=True)
     if options.as_json:
-        out_json({"state_dir": str(state_dir), "runs": [head_document(head) for head in heads]})
+        out_json({"state_dir": state_dir, "runs": [head_document(head) for head in heads]})
         return printed()
     say(f"runs in {state_dir}")
     later = later_runs(heads)
@@ -229,7 +229,7 @@ def _watch(store: Runs | None, ledger: Ledger) -> Standing | None:
 
 def watch_text(options: Options, store: Runs | None, ledger: Ledger) -> str:
     """Return how the watch of a run stands, or of which run a watch is; empty for any other run."""
-    flags = options.repeat(store.state_dir) if store is not None else ""
+    flags = options.repeat(store) if store is not None else ""
     if ledger.run.watched is not None:
         return f"go by the run that it watches: acctops status {ledger.run.watched}{flags}"
     watch = _watch(store, ledger)

@@ -28,6 +28,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from engine.cloud.leave import MAY_LEAVE
 from engine.cloud.proxy import WayOut
 from engine.model import Fault, Reply, Stage
 from engine.outside.foreign import clean, proxy_secrets, without_userinfo
@@ -183,6 +184,10 @@ async def post_once(
         return Fault(stage=Stage.BEFORE_SEND, code=_before_send(error), message="")
 
 
+class NoLeaveError(aiohttp.ClientError):
+    """The sender has lost the right to send while a connection was made: the request has not left."""
+
+
 class TooMuchError(aiohttp.ClientError):
     """An answer is larger than the bounds allow."""
 
@@ -301,6 +306,9 @@ class _Connector(aiohttp.TCPConnector):
         exchange = _EXCHANGE.get()
         exchange.key, asked_at = req.connection_key, self._loop.time()
         connection = await super().connect(req, traces, timeout)
+        if (may_leave := MAY_LEAVE.get()) is not None and not may_leave():
+            connection.release()
+            raise NoLeaveError("there was no leave to send any more when there was a connection; nothing was sent")
         wire = connection.protocol
         assert isinstance(wire, _Wire)
         exchange.wire, exchange.reused = wire, wire.is_idle
@@ -402,6 +410,8 @@ def _address(proxy: str) -> str:
 
 
 def _before_send(error: Exception) -> str:
+    if isinstance(error, NoLeaveError):
+        return "Local.NotSent"
     if isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror):
         return "Local.Dns"
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerFingerprintMismatch):

@@ -26,6 +26,7 @@ from engine.inputs.jobfile.fields import convert, kinds, rule
 from engine.inputs.jobfile.filemodel import ConfigFile
 from engine.inputs.settingtable import SETTINGS, WITH_FLAG, Setting
 from engine.model import AccountSpec, Place
+from engine.outside.databaseurls import url_problem, url_words
 from engine.outside.trust import Trust
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Flags(Struct, frozen=True, kw_only=True):
     config: str | None = None
     endpoints: tuple[str, ...] = ()
     state_dir: str | None = None
+    database: str | None = None
+    """URL of the database that has the runs."""
     profiles: tuple[str, ...] = ()
     rate: str | None = None
     workers: str | None = None
@@ -64,6 +67,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How a run works. Times in seconds, rates in calls a second."""
 
     state_dir: Path
+    """Directory of the runs; with a database only of what belongs to this host."""
+    database: str | None = None
+    """URL of the database that has the runs; None: the state directory has them."""
     site: str = DEFAULT_SITE
     endpoints: tuple[str, ...] = ()
     """Access points as written (`endpoints.endpoint_word`), each a lane of its own; empty: the site's nearest."""
@@ -149,6 +155,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.stop_after or default
 
     @property
+    def kept_in(self) -> str:
+        """The state directory, or the database that has the runs, for a person."""
+        return url_words(self.database) if self.database is not None else str(self.state_dir)
+
+    @property
     def session_deadline_s(self) -> float | None:
         """The deadline in seconds that a flag or the environment sets for this session alone; None if neither does."""
         return self.deadline_s if self.origin.get("deadline_s") in ("--deadline", "ACCTOPS_DEADLINE") else None
@@ -173,7 +184,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 _OURS = "ACCTOPS_"
 _VARIABLES = {
-    f"{_OURS}{name}" for name in ("CONFIG", "STATE_DIR", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG", "HOST_ID")
+    f"{_OURS}{name}"
+    for name in ("CONFIG", "STATE_DIR", "DATABASE", "ENDPOINT", "PROFILE", "CA_BUNDLE", "DEBUG", "HOST_ID")
 } | {each.variable for each in WITH_FLAG.values()}
 
 
@@ -209,6 +221,7 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
     for name, key, asked in (("endpoints", "endpoint", flags.endpoints), ("profiles", "profile", flags.profiles)):
         values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
+    values["database"], origin["database"] = _database(flags, environ, configs)
     values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
     values["page_file"], origin["page_file"] = _page_file(flags, environ, configs)
     values["page_names"] = flags.page_names
@@ -398,6 +411,28 @@ def _state_dir(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tu
             "--state-dir DIR"
         )
     return base / "acctops", "default"
+
+
+def _database(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tuple[str | None, str]:
+    """Return the URL of the database that has the runs, and its origin; None if the state directory has them.
+
+    A state directory that a flag names has its own runs, whatever environment and config say.
+    """
+    if flags.database is not None and flags.state_dir is not None:
+        raise UsageError("--database and --state-dir: the runs are in one of the two; give one")
+    if flags.state_dir is not None:
+        return None, "--state-dir"
+    written = _written("state", None, configs)
+    for said, origin in (
+        (flags.database, "--database"),
+        (environ.get("ACCTOPS_DATABASE") or None, "ACCTOPS_DATABASE"),
+        written or (None, ""),
+    ):
+        if said is not None:
+            if (problem := url_problem(said)) is not None:
+                raise (UsageError if origin.startswith("--") else ConfigError)(f"{origin}: the URL {problem}")
+            return said, origin
+    return None, "default"
 
 
 def _whole(path: Path, origin: str) -> Path:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from engine.api.endpoints import NEAREST_WORD
 from engine.inputs.guards import STRICTER
 from engine.inputs.settingtable import SETTINGS, Setting
+from engine.outside.databaseurls import url_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ def _plain(settings: Settings) -> Iterator[Line]:
         "network.no_proxy": ("no_proxy", list(way.no_proxy)),
         "network.ca_bundle": ("ca_bundle", way.ca_bundle or None),
         "state_dir": ("state_dir", str(settings.state_dir)),
+        "state": ("database", url_words(settings.database) if settings.database is not None else None),
         "metrics_file": ("metrics_file", metrics),
         "page_file": ("page_file", str(settings.page_file) if settings.page_file else None),
         **{each.key: (each.name, _value(settings, each)) for each in SETTINGS if each.shown},
@@ -76,7 +78,7 @@ def _plain(settings: Settings) -> Iterator[Line]:
 
 _FIRST = (
     *("site", "endpoint", "network.proxy", "network.no_proxy", "network.ca_bundle", "network.language"),
-    *("state_dir", "state_group", "metrics_file", "page_file"),
+    *("state", "state_dir", "state_group", "metrics_file", "page_file"),
 )
 """Keys that are shown first; the rest follow in the order of the table."""
 

@@ -82,9 +82,7 @@ def write(directory: Path, name: str, **wish: Any) -> None:
     Who runs the run can read and remove it, also if root asks: `directory` is made to belong to whom the run does.
     UsageError if it names more accounts than a request can, or if `directory` is a link.
     """
-    text = msgspec.json.encode(_Wish(**wish))
-    if len(text) > MOST_BYTES:
-        raise UsageError("this names too many accounts for one request: ask for a part of them, then for the rest")
+    text = text_of(**wish)
     try:
         with _opened(directory) as fd:
             if os.fstat(fd).st_uid == os.geteuid() == 0:
@@ -92,6 +90,14 @@ def write(directory: Path, name: str, **wish: Any) -> None:
     except NotADirectoryError:
         raise UsageError(f"{directory}: is no directory, or a link to one; remove it, then ask again") from None
     replace_whole(directory / (name + _END), text, _MODE)
+
+
+def text_of(**wish: Any) -> bytes:
+    """Return a request as it is written. Any: the fields of `Asked` but for `by`. UsageError if it is too long."""
+    text = msgspec.json.encode(_Wish(**wish))
+    if len(text) > MOST_BYTES:
+        raise UsageError("this names too many accounts for one request: ask for a part of them, then for the rest")
+    return text
 
 
 def read_all(directory: Path, trust: Trust, known: Container[str] = ()) -> tuple[Asked, ...]:
@@ -134,6 +140,11 @@ def _read(directory: Path, name: str, trust: Trust) -> Asked | None:
         if doubt is not None:
             return Asked(name=name, what="?", by=by, refused=f"it is not believed, as {doubt.words}")
         text = file.read(MOST_BYTES + 1)
+    return asked_of(name, by, text)
+
+
+def asked_of(name: str, by: str, text: bytes) -> Asked:
+    """Return the request that somebody wrote; one that is none is `refused`."""
     if len(text) > MOST_BYTES:
         return Asked(name=name, what="?", by=by, refused=f"it is larger than {MOST_BYTES >> 20} MiB")
     try:

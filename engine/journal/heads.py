@@ -29,7 +29,7 @@ from engine.journal.records import rfc3339
 from engine.outside.trust import read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from engine.journal.directory import RunDirectory
@@ -93,10 +93,14 @@ def read_heads(root: Path) -> tuple[HeadLine, ...]:
 
     Raises JournalCorruptError, naming the line, if its chain does not hold.
     """
-    path = root / HEADS
+    return checked_heads(_lines(root / HEADS), str(root / HEADS))
+
+
+def checked_heads(lines: Iterable[bytes], path: str) -> tuple[HeadLine, ...]:
+    """Return the lines of the list at `path`; JournalCorruptError, naming the line, if the chain does not hold."""
     found: list[HeadLine] = []
     previous = GENESIS
-    for number, raw in enumerate(_lines(path), 1):
+    for number, raw in enumerate(lines, 1):
         try:
             line = _HEAD.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -114,9 +118,13 @@ def read_heads(root: Path) -> tuple[HeadLine, ...]:
 
 def read_seals(root: Path) -> tuple[Seal, ...]:
     """Return the seals of a store; empty if there are none. JournalCorruptError for a line that is no seal."""
-    path = root / SEALS
+    return checked_seals(_lines(root / SEALS), str(root / SEALS))
+
+
+def checked_seals(lines: Iterable[bytes], path: str) -> tuple[Seal, ...]:
+    """Return seals from their lines; JournalCorruptError, naming the line in `path`, for one that is no seal."""
     found = []
-    for number, raw in enumerate(_lines(path), 1):
+    for number, raw in enumerate(lines, 1):
         try:
             found.append(_SEAL.decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -129,17 +137,22 @@ def last_of(root: Path, run_id: str) -> HeadLine | None:
 
     For commands that go on with a run: one pass over the file, and only lines with the run's id are looked at.
     """
-    wanted, found = run_id.encode(), None
     try:
-        for raw in _lines(root / HEADS):
-            if wanted in raw:
-                try:
-                    line = _HEAD.decode(raw)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    continue
-                found = line if line.run == run_id else found
+        return last_among(_lines(root / HEADS), run_id)
     except JournalCorruptError:
-        return found
+        return None
+
+
+def last_among(lines: Iterable[bytes], run_id: str) -> HeadLine | None:
+    """Return the last of the lines that is about a run; lines that are none are passed over."""
+    wanted, found = run_id.encode(), None
+    for raw in lines:
+        if wanted in raw:
+            try:
+                line = _HEAD.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            found = line if line.run == run_id else found
     return found
 
 
@@ -160,27 +173,42 @@ def add_head(
     """
 
     def next_line(tail: bytes) -> tuple[bytes, HeadLine]:
-        before = _last_line(store.root / HEADS, tail)
-        line = HeadLine(
-            v=FORMAT,
-            seq=before.seq + 1 if before is not None else 1,
-            at=rfc3339(clock()),
-            run=run_id,
-            head=head,
-            lines=lines,
-            exit=exit_code,
-            late=late,
-            seal=seal,
-            previous=before.hash if before is not None else GENESIS,
-            hash="",
-        )
-        fields = {name: getattr(line, name) for name in _FIELDS}
-        content = _ENCODER.encode(fields)
-        digest = sha256(line.previous.encode() + content).hexdigest()
-        raw = content[:-1] + b',"hash":"%b"}' % digest.encode()
-        return raw + b"\n", msgspec.structs.replace(line, hash=digest, raw=raw)
+        before = last_line(str(store.root / HEADS), tail)
+        line = next_head(before, run_id, head, lines, exit_code, late=late, seal=seal, at=rfc3339(clock()))
+        return line.raw + b"\n", line
 
     return _append(store, HEADS, next_line)
+
+
+def next_head(
+    before: HeadLine | None,
+    run_id: str,
+    head: str,
+    lines: int,
+    exit_code: int | None,
+    *,
+    late: bool,
+    seal: str | None,
+    at: str,
+) -> HeadLine:
+    """Return the line about a run that follows the last one of the list."""
+    line = HeadLine(
+        v=FORMAT,
+        seq=before.seq + 1 if before is not None else 1,
+        at=at,
+        run=run_id,
+        head=head,
+        lines=lines,
+        exit=exit_code,
+        late=late,
+        seal=seal,
+        previous=before.hash if before is not None else GENESIS,
+        hash="",
+    )
+    content = _ENCODER.encode({name: getattr(line, name) for name in _FIELDS})
+    digest = sha256(line.previous.encode() + content).hexdigest()
+    raw = content[:-1] + b',"hash":"%b"}' % digest.encode()
+    return msgspec.structs.replace(line, hash=digest, raw=raw)
 
 
 _FIELDS = tuple(name for name in HeadLine.__struct_fields__ if name not in ("hash", "raw"))
@@ -188,7 +216,12 @@ _FIELDS = tuple(name for name in HeadLine.__struct_fields__ if name not in ("has
 
 def add_seal(store: RunDirectory, seal: Seal) -> None:
     """Add a signature or a stamp of a line, durably. JournalWriteError if that cannot be done."""
-    _append(store, SEALS, lambda _tail: (_ENCODER.encode(seal) + b"\n", None))
+    _append(store, SEALS, lambda _tail: (seal_line(seal) + b"\n", None))
+
+
+def seal_line(seal: Seal) -> bytes:
+    """Return a seal as it is written, without newline."""
+    return _ENCODER.encode(seal)
 
 
 def _why_bad(line: HeadLine, raw: bytes, number: int, previous: str) -> str | None:
@@ -204,7 +237,7 @@ def _why_bad(line: HeadLine, raw: bytes, number: int, previous: str) -> str | No
     return None
 
 
-def _last_line(path: Path, tail: bytes) -> HeadLine | None:
+def last_line(path: str, tail: bytes) -> HeadLine | None:
     """Return the last whole line of the list; None if it is empty."""
     if not tail:
         return None

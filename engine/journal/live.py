@@ -56,7 +56,7 @@ def claimed(
     """
     path = store.root / "live" / f"{mine.run_id}{_SUFFIX}"
     rivals: list[Rival] = []
-    fd = _register(store, path, mine, inverse, lambda other: _look_at(other, mine, inverse, undone_by, rivals))
+    fd = _register(store, path, mine, inverse, lambda other: look_at(other, mine, inverse, undone_by, rivals))
     try:
         yield tuple(rivals)
     finally:
@@ -66,9 +66,7 @@ def claimed(
         os.close(fd)
 
 
-def _register(
-    store: RunDirectory, path: Path, mine: Claim, inverse: str | None, look_at: Callable[[Claim], None]
-) -> int:
+def _register(store: RunDirectory, path: Path, mine: Claim, inverse: str | None, each: Callable[[Claim], None]) -> int:
     """Write the claim, then look at the others, both under the lock; return the claim's descriptor."""
     live = path.parent
     store.refuse_strangers(live)
@@ -82,7 +80,7 @@ def _register(
             try:
                 meant = (inverse, mine.action if takes_admins(mine.action) else None)
                 for other in _others(store, live, mine.run_id, meant):
-                    look_at(other)
+                    each(other)
             except BaseException:
                 path.unlink(missing_ok=True)
                 os.close(fd)
@@ -199,7 +197,7 @@ def _of_journal(store: RunDirectory, run_id: str) -> Claim | None:
     )
 
 
-def _look_at(
+def look_at(
     other: Claim,
     mine: Claim,
     inverse: str | None,

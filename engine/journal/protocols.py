@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
-    from engine.model import CallId, Rival, RunId
+    from engine.model import CallId, LaneSlots, Rival, RunId
     from engine.outside.trust import Doubt, Trust
 
 AHEAD_S = 300.0
@@ -137,6 +137,14 @@ class Journal(Protocol):
     """Seconds that a commit takes, as a moving average."""
 
     @property
+    def may_send(self) -> Callable[[], bool] | None:
+        """What says whether a write may leave now, as nobody else can have taken the run; None: it always may."""
+
+    @property
+    def waits_for(self) -> str:
+        """What a commit waits for, and why, in words."""
+
+    @property
     def place(self) -> str:
         """Where it is, for a person."""
 
@@ -179,6 +187,8 @@ class Runs(Protocol):
 
     simulated: bool
 
+    database: str | None
+    """URL of the database that has the runs; None: files have them."""
     state_dir: Path
     """The directory that `--state-dir` names; it also holds what the commands of one host share."""
     group: str | None
@@ -189,6 +199,10 @@ class Runs(Protocol):
     @property
     def place(self) -> str:
         """Where the runs are, for a person."""
+
+    @property
+    def kept_in(self) -> str:
+        """The state directory, or the database, for a person."""
 
     # Reading: creates nothing.
 
@@ -284,6 +298,9 @@ class Runs(Protocol):
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
         """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
+
+    def lane_slots(self, lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
+        """Return the slots that a lane shares with all hosts; None: it shares a file with the others of its host."""
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""

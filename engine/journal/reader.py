@@ -40,6 +40,18 @@ _TAIL_BYTES = 1 << 16
 _HEX = frozenset("0123456789abcdef")
 
 
+class Stored:
+    """The lines of a journal that is no file; its text says where they are, for a person."""
+
+    def open(self) -> int:
+        """Return the descriptor of a file with its lines; raise UsageError if they cannot be read."""
+        raise NotImplementedError
+
+    def beside(self) -> Stored | None:
+        """Return what stands beside it; None if nothing does."""
+        raise NotImplementedError
+
+
 class Replay(Struct, kw_only=True):
     """A journal folded into a ledger, and where it ends."""
 
@@ -51,13 +63,13 @@ class Replay(Struct, kw_only=True):
     """Bytes up to and with the last newline."""
     torn_bytes: int
     """Bytes after the last newline: a write that a crash cut short, or one under way."""
-    path: Path
+    path: Path | Stored
 
 
 class Verification(Struct, frozen=True, kw_only=True):
     """What `journal verify` found in a journal whose chain holds."""
 
-    path: Path
+    path: Path | Stored
     run: str
     lines: int
     head: str
@@ -83,7 +95,7 @@ class ReadableCalls(Struct, frozen=True, kw_only=True):
 class Walk:
     """One pass over the lines of a journal; afterwards its attributes say where the lines end."""
 
-    def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES, *, of: Run | None = None) -> None:
+    def __init__(self, path: Path | Stored, block_bytes: int = BLOCK_BYTES, *, of: Run | None = None) -> None:
         """`of`: the first line of the run, if `path` is the journal beside its own: the chain begins there."""
         self.path = path
         self.head = of.hash if of is not None else GENESIS
@@ -183,7 +195,9 @@ class Walk:
             )
 
 
-def _open(path: Path) -> int:
+def _open(path: Path | Stored) -> int:
+    if isinstance(path, Stored):
+        return path.open()
     try:
         return open_regular(path)
     except FileNotFoundError as error:
@@ -194,7 +208,7 @@ def _open(path: Path) -> int:
         raise UsageError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
-def read(path: Path) -> Iterator[AnyRecord]:
+def read(path: Path | Stored) -> Iterator[AnyRecord]:
     """Yield the records of a journal, verified, in order; ignore a torn tail (J1).
 
     Raises UsageError if there is nothing to read, JournalCorruptError at the first bad line, JournalVersionError at
@@ -203,17 +217,17 @@ def read(path: Path) -> Iterator[AnyRecord]:
     return Walk(path).records()
 
 
-def read_aside(path: Path, of: Run) -> Iterator[AnyRecord]:
+def read_aside(path: Path | Stored, of: Run) -> Iterator[AnyRecord]:
     """Yield the records beside the journal at `path`, whose first line is `of`; none if there is no such file.
 
     Raises what `read` raises.
     """
-    beside = path.with_name(ASIDE)
-    if os.path.lexists(beside):
+    beside = path.beside() if isinstance(path, Stored) else path.with_name(ASIDE)
+    if beside is not None and (isinstance(beside, Stored) or os.path.lexists(beside)):
         yield from Walk(beside, of=of).records()
 
 
-def replay(path: Path) -> Replay:
+def replay(path: Path | Stored) -> Replay:
     """Verify a journal and fold it into a ledger, with what stands beside it; raise what `read` raises."""
     walk = Walk(path)
     collecting = gc.isenabled()
@@ -241,7 +255,9 @@ def replay(path: Path) -> Replay:
     )
 
 
-def verify(path: Path, head: str | None = None, *, each: Callable[[AnyRecord], None] = lambda _: None) -> Verification:
+def verify(
+    path: Path | Stored, head: str | None = None, *, each: Callable[[AnyRecord], None] = lambda _: None
+) -> Verification:
     """Check every line of a journal and of the one beside it, and that `head`, if given, is the head of a line.
 
     `each` is called with each record, in order.
@@ -290,7 +306,7 @@ def verify(path: Path, head: str | None = None, *, each: Callable[[AnyRecord], N
     )
 
 
-def readable_calls(path: Path) -> ReadableCalls:
+def readable_calls(path: Path | Stored) -> ReadableCalls:
     """Return the calls of the plan that can be read line by line; what is no line of a plan is passed over.
 
     For a journal whose chain does not hold: what its run may hold must be known nevertheless. Stops behind the plan.
@@ -334,7 +350,7 @@ def _calls_due(line: bytes) -> int | None:
     return first.counts.get("calls", 0) if isinstance(first, Run) else None
 
 
-def first_record(path: Path) -> Run:
+def first_record(path: Path | Stored) -> Run:
     """Return the `run` line alone, verified: cheap, whatever the size of the journal."""
     with closing(Walk(path, _END_BYTES).records()) as lines:
         record = next(lines)
@@ -342,7 +358,7 @@ def first_record(path: Path) -> Run:
     return record
 
 
-def last_end(path: Path) -> End | None:
+def last_end(path: Path | Stored) -> End | None:
     """Return the `end` of the last session; None if it wrote none.
 
     Notes may follow an `end`: a notice of it that failed, or the link of a later rerun or undo. Any other record
@@ -365,7 +381,7 @@ def last_end(path: Path) -> End | None:
     return None
 
 
-def last_holder(path: Path) -> Run | Session | None:
+def last_holder(path: Path | Stored) -> Run | Session | None:
     """Return the last `session` line, else the `run` line; None if neither is found. Unchecked, for messages (J5)."""
     fd = _open(path)
     holder: Run | Session | None = None

@@ -15,7 +15,6 @@ import pwd
 import random
 import time
 from contextlib import contextmanager, suppress
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from msgspec import Struct
 from engine.errors import AcctopsError, ConfigError, UsageError
 from engine.journal import control, locks
 from engine.journal.directory import JOURNAL, RunDirectory, sync_dir
+from engine.journal.finding import find_among, head_of, newest_first
 from engine.journal.locks import Hold
 from engine.journal.protocols import Claim, RunHead, RunRef, Runs
 from engine.journal.reader import (
@@ -38,7 +38,6 @@ from engine.journal.reader import (
     verify,
 )
 from engine.model import RunId
-from engine.outside.foreign import pasted
 from engine.outside.trust import Trust, create_new, owner_words, read_regular, replace_whole
 
 if TYPE_CHECKING:
@@ -50,9 +49,9 @@ if TYPE_CHECKING:
     from engine.journal.heads import HeadLine, Seal
     from engine.journal.home import Home
     from engine.journal.reader import ReadableCalls, Replay, Verification
-    from engine.journal.records import AnyRecord
+    from engine.journal.records import AnyRecord, End, Run
     from engine.journal.writer import FileJournal
-    from engine.model import CallId, Rival
+    from engine.model import CallId, LaneSlots, Rival
     from engine.outside.trust import Doubt
 
 BYTES_A_CALL = 2000
@@ -118,10 +117,17 @@ def _doubt(path: Path, trust: Trust) -> Doubt | None:
 class RunStore(RunDirectory):
     """The runs of one state directory: the real ones, or the simulated ones."""
 
+    database: str | None = None
+
     @property
     def place(self) -> str:
         """The directory of the runs."""
         return str(self.runs_dir)
+
+    @property
+    def kept_in(self) -> str:
+        """The state directory."""
+        return str(self.state_dir)
 
     def new_run_id(self, now: float, rng: random.Random) -> RunId:
         """Return an id that no run has, real or simulated. It starts with the UTC time, so that names sort by age."""
@@ -139,39 +145,22 @@ class RunStore(RunDirectory):
 
     def heads(self, *, watches: bool = False) -> Iterator[RunHead]:
         """Yield the head of every run, newest first; each is read when it is asked for. Without `watches`, no watch."""
-        for _, names in groupby(self.names(), key=_stamp):
-            # The time in the name has whole seconds; within one second the time of the first record decides.
-            found = sorted(map(self.head, names), key=lambda head: (head.started_at, head.run_id), reverse=True)
-            yield from (head for head in found if watches or head.watched is None)
+        yield from newest_first(self.names(), self.head, watches=watches)
 
     def head(self, run_id: str) -> RunHead:
         """Return what the first line and the last `end` of a run say; an unreadable journal is its `problem`."""
         path = self.path(run_id)
-        live = self.is_live(run_id)
-        try:
+
+        def read_ends() -> tuple[Run, End | None]:
             first = first_record(path)
             if first.run != run_id:
                 raise UsageError(
                     f"{path}: is run {first.run} by its first line, so {run_id} is a copy of it, or was moved; keep it "
                     f"outside of {self.runs_dir}"
                 )
-            end = last_end(path)
-        except AcctopsError as error:
-            return RunHead(
-                run_id=RunId(run_id), place=str(path), simulated=self.simulated, live=live, problem=str(error)
-            )
-        return RunHead(
-            run_id=RunId(run_id),
-            place=str(path),
-            simulated=self.simulated,
-            live=live,
-            job=first.job.name,
-            action=first.action,
-            started_at=first.at,
-            calls=first.counts.get("calls", 0),
-            end=end,
-            run=first,
-        )
+            return first, last_end(path)
+
+        return head_of(run_id, str(path), read_ends, simulated=self.simulated, live=self.is_live(run_id))
 
     def ref(self, run_id: str, *, passed_over: tuple[RunId, ...] = ()) -> FileRef:
         """Return a run of this store; one whose first line has another id is a copy, and can only be read."""
@@ -231,7 +220,7 @@ class RunStore(RunDirectory):
 
     def find(self, text: str, *, now: float | None = None) -> RunRef:
         """Return the run of this store that `text` names: see `find_run`."""
-        return _find((self,), text, now)
+        return find_among((self,), text, now, _at_path)
 
     def stop_requested(self, run_id: str) -> bool:
         """Return whether `acctops stop` asked this run to drain; one stat, cheap enough to poll."""
@@ -461,6 +450,10 @@ class RunStore(RunDirectory):
             raise ConfigError(f"{figures}{few}; free space there, or name another place with --state-dir")
         return f"{figures}; a run that retries much takes more" if free < _ROOM * need else None
 
+    def lane_slots(self, _lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
+        """Return None: a lane shares its slots by a file of this host."""
+        return None
+
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
         path = self.run_dir(run_id) / "stop"
@@ -494,97 +487,40 @@ class RunStore(RunDirectory):
         control.forget(self.run_dir(run_id) / CONTROL)
 
 
-def runs_at(state_dir: Path, *, simulated: bool, group: str | None = None, trust: Trust = _NO_ONE_ELSE) -> Runs:
-    """Return the store with the runs of a state directory. A store of another kind would be chosen here."""
+def runs_at(
+    state_dir: Path,
+    *,
+    simulated: bool,
+    group: str | None = None,
+    trust: Trust = _NO_ONE_ELSE,
+    database: str | None = None,
+) -> Runs:
+    """Return the store with the runs of a state directory; or those of the database of this URL, if one is given."""
+    if database is not None:
+        from engine.journal.database.runs import DatabaseRuns  # here: who has no database needs no psycopg
+
+        return DatabaseRuns(database, state_dir, simulated=simulated, trust=trust)
     return RunStore(state_dir, simulated=simulated, group=group, trust=trust)
 
 
 def find_run(
-    state_dir: Path, text: str, *, group: str | None = None, trust: Trust = _NO_ONE_ELSE, now: float | None = None
+    state_dir: Path,
+    text: str,
+    *,
+    group: str | None = None,
+    trust: Trust = _NO_ONE_ELSE,
+    now: float | None = None,
+    database: str | None = None,
 ) -> RunRef:
     """Return the run that `text` names: its id, a unique prefix, its path or its journal's, `latest`, `latest:JOBNAME`.
 
     Real runs come first. `latest` is never a simulated run, nor one that says it began later than `now` unless it is
     live. Raises UsageError, which names the candidates and the directories searched.
     """
-    stores = [runs_at(state_dir, simulated=which, group=group, trust=trust) for which in (False, True)]
-    return _find(stores, text, now)
-
-
-def _find(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
-    if text == "latest" or text.startswith("latest:"):
-        return _latest(stores, text, now)
-    if "/" in text or text.endswith(".jsonl"):
-        return _at_path(stores, Path(text))
-    for store in stores:
-        matching = [name for name in store.names() if text and name.startswith(text)]
-        if text in matching:
-            matching = [text]
-        if len(matching) > 1:
-            raise UsageError(f"{text!r} is the beginning of {len(matching)} runs in {store.place}: {_few(matching)}")
-        if matching:
-            return store.ref(matching[0])
-    if text and Path(text).is_dir():
-        return _at_path(stores, Path(text))
-    names = [name for store in stores for name in store.names()]
-    looked = " and ".join(store.place for store in stores)
-    known = f"; there are {_few(names)}" if names else "; there are none"
-    raise UsageError(f"no run {text!r} in {looked}{_meant(stores, text, names) or known}")
-
-
-def _meant(stores: Sequence[Runs], text: str, names: Sequence[str]) -> str:
-    """Return the words for the run that was probably meant: that of a job's name or file, or of a misspelt id."""
-    from engine.api.names import did_you_mean, nearest  # here: only a slip pays for the import
-
-    if not text:
-        return ""
-    jobs: dict[str, str] = {}
-    for store in stores:
-        for head in store.heads():
-            if head.run is None:
-                continue
-            newest = head.run_id if store.simulated else f"latest:{head.job}"
-            for word in (head.job, Path(head.run.job.path).name, Path(head.run.job.path).stem):
-                jobs.setdefault(word, newest)
-    if nearest(text, ("latest",), cutoff=_ALIKE) is not None and text not in jobs:
-        return "; did you mean latest?"
-    job = text if text in jobs else nearest(text, jobs, cutoff=_ALIKE)
-    if job is not None:
-        return f"; did you mean {pasted((jobs[job],))}?"
-    return did_you_mean(text, [name for name in names if text[:1].isdigit() and len(text) >= _WHOLE_DATE])
-
-
-_ALIKE = 0.75
-"""How alike (0-1) what was typed must be to a job's name, to call that meant."""
-_WHOLE_DATE = len("20261122T03")
-"""As much of an id is needed, to look for one that is near: all of them begin with a date."""
-
-
-def _latest(stores: Sequence[Runs], text: str, now: float | None) -> RunRef:
-    job = text.partition(":")[2]
-    jobs: dict[str, None] = {}
-    early: list[RunId] = []
-    real = [store for store in stores if not store.simulated]
-    for store in real:
-        for head in store.heads():
-            if job and head.job != job:
-                jobs[head.job] = None
-            elif now is not None and not head.live and head.is_to_come(now):
-                early.append(head.run_id)
-            else:
-                return store.ref(head.run_id, passed_over=tuple(early))
-    looked = " and ".join(store.place for store in real) or "a simulated store"
-    if early:
-        raise UsageError(f"{to_come_words(early)}; there is no other in {looked}; name the one you mean")
-    if jobs:
-        from engine.api.names import nearest  # here: only a slip pays for the import
-
-        near = nearest(job, jobs, cutoff=_ALIKE)
-        hint = (
-            f"did you mean {pasted((f'latest:{near}',))}?" if near is not None else f"there are runs of {_few([*jobs])}"
-        )
-        raise UsageError(f"no run of job {job!r} in {looked}; {hint}")
-    raise UsageError(f"no runs in {looked} (simulated ones are never `latest`)")
+    stores = [
+        runs_at(state_dir, simulated=which, group=group, trust=trust, database=database) for which in (False, True)
+    ]
+    return find_among(stores, text, now, _at_path)
 
 
 def _at_path(stores: Sequence[Runs], path: Path) -> RunRef:
@@ -605,21 +541,6 @@ def _at_path(stores: Sequence[Runs], path: Path) -> RunRef:
         if known.runs_dir.resolve() == store.runs_dir:
             store = known  # unlike the new one it has its group
     return FileRef(run_id=RunId(run.run), path=path, simulated=run.simulated, store=store)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def to_come_words(runs: Sequence[str]) -> str:
-    """Return the message that runs say they began later than now, and are passed over."""
-    verb = "says it" if len(runs) == 1 else "say they"
-    return f"{_few(runs)} {verb} began later than now: the clock of this machine was wrong then, or is now; passed over"
-
-
-def _stamp(name: str) -> str:
-    return name.partition("-")[0]
 
 
 def _mib(size: int) -> str:

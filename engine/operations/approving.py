@@ -139,7 +139,7 @@ def _hold(new: Proposal) -> PlannedHold | None:
 
 
 def _real(store: Runs) -> str:
-    return str(store.state_dir.resolve())
+    return str(store.state_dir.resolve()) if store.database is None else store.kept_in
 
 
 def _uins(planned: Planned) -> dict[str, str]:
@@ -286,10 +286,11 @@ async def to_apply(terms: Terms, path: Path) -> Planned:
     if (home.id, _real(store)) != (plan.state, plan.state_at) or not home.is_here:
         there = f"{clean(plan.state_at, 1000)} on {clean(plan.host, 100)}"
         since = ", which was made anew or moved since" if plan.state_at == _real(store) else ""
+        kind = "state directory" if store.database is None else "database"
         raise RefusedError(
-            f"refused: {path} was made for another state directory than {store.state_dir}, for {there}{since}, so "
-            "nobody knows whether it was used; nothing was sent; apply it there (--state-dir DIR), or plan and approve "
-            "anew"
+            f"refused: {path} was made for another {kind} than {store.kept_in}, for {there}{since}, so "
+            "nobody knows whether it was used; nothing was sent; apply it there (--state-dir DIR or --database URL), "
+            "or plan and approve anew"
         )
     if (by := store.used_by(file.hash)) is not None:
         raise RefusedError(f"refused: {path}: {used_words(store, by, terms)}")

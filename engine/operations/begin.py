@@ -176,7 +176,7 @@ def _warn_of_later(new: Proposal) -> None:
 
 def _saving_command(new: Proposal) -> str:
     """Return the command that plans the same for a file, up to `--save`."""
-    flags = new.terms.repeat(new.settings.state_dir)
+    flags = new.terms.repeat(new.settings)
     if new.parent is not None:
         asked = new.asked if new.verb == "undo" else ()
         return f"acctops {pasted((new.verb, new.parent.run_id, *asked))}{flags}"
@@ -186,13 +186,13 @@ def _saving_command(new: Proposal) -> str:
 
 
 def _held_words(new: Proposal, store: Runs, plan: Plan) -> str | None:
-    flags = new.terms.repeat(store.state_dir)
+    flags = new.terms.repeat(store)
     return held_words(store, plan.action, plan.calls, new.settings.trust, flags)
 
 
 def _unread_command(new: Proposal) -> str:
     """Return the command that starts this run without readings."""
-    flags = f"{new.terms.repeat(new.settings.state_dir)} --no-verify"
+    flags = f"{new.terms.repeat(new.settings)} --no-verify"
     if new.parent is not None:
         return f"acctops {new.verb} {new.parent.run_id}{flags}"
     is_file = job_file(new.job.path) is not None
@@ -371,7 +371,7 @@ def _end_holds(new: Proposal) -> None:
         return
     opening = new.undone.originals({call.id for call in new.plan.calls})
     if owed := new.undone.end_holds(new.released, opening, new.terms.clock):
-        flags = new.terms.repeat(new.settings.state_dir)
+        flags = new.terms.repeat(new.settings)
         new.terms.tell(Warned(new.undone.owed_words(owed, flags), always=True))
 
 

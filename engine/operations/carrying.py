@@ -77,7 +77,7 @@ async def carry_out(session: Session, terms: Terms, settings: Settings, watch: W
     `session` has what its run needs. The clock of `terms`, the notices of `settings` and `watch` are added here.
     """
     ledger, journal, watch = session.ledger, session.journal, watch or Unwatched()
-    flags = terms.repeat(session.store.state_dir)
+    flags = terms.repeat(session.store)
     attendance = Attendance(settings, ledger, journal, session.store, flags=flags, clock=terms.clock, tell=terms.tell)
     terms.tell(Began(ledger.run.run, journal.place, flags))
     world = session.world if session.world is not None or not ledger.run.simulated else _world(ledger)

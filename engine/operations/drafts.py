@@ -174,4 +174,4 @@ def prepared(terms: Terms, made: Draft, found: Survey | None) -> Prepared:
 
 def fix_command(path: str, terms: Terms, settings: Settings) -> str:
     """Return the command that writes the list of a job file as it should be."""
-    return f"acctops plan {pasted((path, *terms.asked()))}{terms.repeat(settings.state_dir)} --fix fixed.csv"
+    return f"acctops plan {pasted((path, *terms.asked()))}{terms.repeat(settings)} --fix fixed.csv"

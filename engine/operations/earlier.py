@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from engine.errors import AcctopsError, BusyError, Reason
 from engine.inputs.files import STDIN_NAME, recorded
+from engine.journal.finding import to_come_words
 from engine.journal.live import same_job_words
 from engine.journal.records import BEGUN, PLANNED, RED, SOAKING
-from engine.journal.store import to_come_words
 from engine.operations.events import Tell, Warned
 from engine.operations.stores import store_of
 from engine.operations.windows import is_closed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine import __version__
 from engine.api.codes import NO_SUCH_KEY, row_of
@@ -81,6 +82,7 @@ async def examine(terms: Terms, job_path: str | None, *, policy: bool = False) -
     checks += [Check("config", "warn", warning) for warning in (*settings.warnings, *(job.warnings if job else ()))]
     checks.append(_guards(settings))
     checks += _logins(settings, job) if job is not None else ()
+    checks += _database(settings)
     checks.append(_state_dir(settings))
     checks += _approvals(settings, terms.clock())
     checks += _seal(settings)
@@ -347,9 +349,25 @@ def _network(settings: Settings) -> list[Check]:
     return [Check("network", "ok", "; ".join(words) or "no proxy")]
 
 
-def _state_dir(settings: Settings) -> Check:
+def _database(settings: Settings) -> list[Check]:
+    """Check the database that has the runs, if one has them, and try to write there."""
+    if settings.database is None:
+        return []
+    from engine.operations.databases import findings  # here: most have none
+
+    checks = [Check("database", result, words) for result, words in findings(settings.database)]
+    if any(check.result == "fail" for check in checks):
+        return checks
     try:
         store_of(settings, simulated=False).try_out()
+    except AcctopsError as error:
+        checks.append(Check("database", "fail", str(error)))
+    return checks
+
+
+def _state_dir(settings: Settings) -> Check:
+    try:
+        store_of(replace(settings, database=None), simulated=False).try_out()
     except OSError as error:
         return Check("state dir", "fail", f"{settings.state_dir}: {error.strerror}; free space, or pass --state-dir")
     except AcctopsError as error:

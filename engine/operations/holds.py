@@ -27,8 +27,6 @@ from engine.report.afterwards import end_problem
 from engine.report.nextstep import Step
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Runs
 
@@ -67,7 +65,8 @@ class Owed(Struct, frozen=True, kw_only=True):
 class Holding(Struct, frozen=True, kw_only=True):
     """Who holds what in a state directory."""
 
-    state_dir: Path
+    state_dir: str
+    """The state directory, or the database."""
     at: str
     held: tuple[Held, ...]
     """By incident, the oldest first."""
@@ -112,13 +111,13 @@ def who_holds(terms: Terms, targets: Sequence[str] = ()) -> Holding:
         if action.keeps_out:
             owed += owed_by(gathered.holds, filter(is_meant, gathered.holds.owed()))
     return Holding(
-        state_dir=store.state_dir,
+        state_dir=store.kept_in,
         at=rfc3339(now),
         held=tuple(sorted(held, key=lambda each: (each.family.head.at, each.family.run))),
         owed=tuple(owed),
         damaged=damaged,
         blind=frozenset(blind),
-        flags=terms.repeat(store.state_dir),
+        flags=terms.repeat(store),
     )
 
 
@@ -176,9 +175,9 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
     ledger, store, gathered = _found(terms, run, "release")
     family = gathered.holds.family_of(ledger.run.run)
     if family is None:
-        raise _held_nothing(ledger, terms.repeat(store.state_dir))
+        raise _held_nothing(ledger, terms.repeat(store))
     if (live := next((each for each in sorted(family.names) if store.is_live(each)), None)) is not None:
-        flags = terms.repeat(store.state_dir)
+        flags = terms.repeat(store)
         raise BusyError(
             f"run {live} is still going on, and would hold what it does after this; stop it first: "
             f"acctops stop {live}{flags}"
@@ -196,7 +195,7 @@ def release_holds(terms: Terms, run: str, targets: Sequence[str] = ()) -> Releas
         count=count,
         held=tuple((each, number) for each, number in held if number),
         owed=tuple(owed_by(after.holds, keys)) if ACTIONS[ledger.run.action].keeps_out else (),
-        flags=terms.repeat(store.state_dir),
+        flags=terms.repeat(store),
     )
 
 
@@ -223,7 +222,7 @@ def limit_holds(
     ledger, store, gathered = _found(terms, run, "hold")
     family = gathered.holds.family_of(ledger.run.run) or _empty_family(terms, store, ledger)
     held = family.held()
-    flags = terms.repeat(store.state_dir)
+    flags = terms.repeat(store)
     if not held and not family.is_past(terms.clock()):
         if not any(part.had for part in family.members):
             raise _held_nothing(ledger, flags)
@@ -272,7 +271,7 @@ def _empty_family(terms: Terms, store: Runs, ledger: Ledger) -> Family:
     members = kin_of(store, ledger, terms.settings(None).trust).ledgers
     parent = members[0].run.parent
     if parent is not None and parent.verb == "undo":
-        raise _held_nothing(ledger, terms.repeat(store.state_dir))
+        raise _held_nothing(ledger, terms.repeat(store))
     parts = tuple(part_of(each, ()) for each in members)
     until, then = end_of(parts)
     return Family(run=parts[0].run_id, members=parts, until=until, then=then or TELL)

@@ -100,6 +100,8 @@ def _store_without(path: str, terms: Terms) -> Runs | None:
     try:
         settings = terms.settings(None, *homes(path))
     except AcctopsError:
+        if terms.database or os.environ.get("ACCTOPS_DATABASE"):
+            return None
         said = terms.state_dir or os.environ.get("ACCTOPS_STATE_DIR") or ""
         return store_at(Path(said), simulated=terms.simulate) if Path(said).is_absolute() else None
     return store_of(settings, simulated=terms.simulate)

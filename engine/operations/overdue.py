@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from engine.api.names import did_you_mean, shown
 from engine.errors import ConfigError, Reason
 from engine.inputs.files import recorded
+from engine.journal.finding import to_come_words
 from engine.journal.protocols import AHEAD_S, RunHead, Runs
 from engine.journal.records import unix_seconds
-from engine.journal.store import to_come_words
 from engine.operations.earlier import place_of
 from engine.operations.stores import store_of
 from engine.operations.success import is_to_come, last_good
@@ -40,7 +40,8 @@ class Lateness(Struct, frozen=True, kw_only=True):
     job: str
     """Its file, or its name, as given."""
     every_s: float
-    state_dir: Path
+    state_dir: str
+    """The state directory, or the database."""
     good: RunHead | None
     """The last run of the job that counts as good: it ended with exit 0."""
     age_s: float | None
@@ -65,11 +66,11 @@ def overdue(terms: Terms, job: str, every_s: float) -> Lateness:
     good = last_good(store, runs, now)
     age_s = now - good.ended_at if good is not None else None
     last = next((head for head in runs if head.live or not head.is_to_come(now)), None)
-    words = _words(store, job, every_s, good, age_s, last, heads, terms.repeat(store.state_dir))
+    words = _words(store, job, every_s, good, age_s, last, heads, terms.repeat(store))
     if age_s is None or age_s > every_s:
         words += _doubts(heads, runs, now)
         words += "".join(f"\nrun {run} does not count: it is not believed, as {why}" for run, why in strange.items())
-    return Lateness(job=job, every_s=every_s, state_dir=store.state_dir, good=good, age_s=age_s, last=last, words=words)
+    return Lateness(job=job, every_s=every_s, state_dir=store.kept_in, good=good, age_s=age_s, last=last, words=words)
 
 
 def _is_of(head: RunHead, job: str) -> bool:
@@ -132,7 +133,8 @@ class TendLateness(Struct, frozen=True, kw_only=True):
     """How long ago what is due after runs was done."""
 
     every_s: float
-    state_dir: Path
+    state_dir: str
+    """The state directory, or the database."""
     good_at: str | None
     """When `tend` last ended with exit 0, as RFC 3339 text; None if nobody knows."""
     age_s: float | None
@@ -162,10 +164,8 @@ def tend_overdue(terms: Terms, every_s: float) -> TendLateness:
         words = f"tend: in time: the last good `acctops tend` {when}"
     else:
         late = f"within {duration(every_s)}; the last good one {when}" if when else f"that is known: {doubt}"
-        words = (
-            f"OVERDUE  tend: no `acctops tend` ended with exit 0 {late}; acctops tend{terms.repeat(store.state_dir)}"
-        )
-    return TendLateness(every_s=every_s, state_dir=store.state_dir, good_at=good_at, age_s=age_s, words=words)
+        words = f"OVERDUE  tend: no `acctops tend` ended with exit 0 {late}; acctops tend{terms.repeat(store)}"
+    return TendLateness(every_s=every_s, state_dir=store.kept_in, good_at=good_at, age_s=age_s, words=words)
 
 
 def _tended(store: Runs, now: float) -> tuple[str | None, str]:
@@ -175,6 +175,8 @@ def _tended(store: Runs, now: float) -> tuple[str | None, str]:
         said = store.mark(TENDED)
     except ConfigError as error:
         return None, str(error)
+    if store.database is not None:
+        return _time_of(said, f"{store.kept_in}: the mark {TENDED}", now) if said else (None, "none ever did")
     try:
         store.state_dir.stat()
     except FileNotFoundError:
@@ -184,6 +186,11 @@ def _tended(store: Runs, now: float) -> tuple[str | None, str]:
     if not said:
         there = os.path.lexists(path)
         return None, f"{path} cannot be read" if there else f"there is no {path}, so none ever did"
+    return _time_of(said, str(path), now)
+
+
+def _time_of(said: str, path: str, now: float) -> tuple[str | None, str]:
+    """Return the time that a mark says; None if it says none that can be, and in words why not."""
     try:
         at = unix_seconds(said) if _TIME.fullmatch(said) else None
     except ValueError:

@@ -13,7 +13,6 @@ from engine.report.history import OpenWork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from engine.journal.ledger import Entry
     from engine.journal.protocols import RunHead, Runs
@@ -39,7 +38,8 @@ class OpenRun(Struct, frozen=True, kw_only=True):
 class Pending(Struct, frozen=True, kw_only=True):
     """What is still open."""
 
-    state_dir: Path
+    state_dir: str
+    """The state directory, or the database."""
     runs: tuple[OpenRun, ...]
     """The newest first."""
     looked_at: int
@@ -86,7 +86,7 @@ def pending(terms: Terms, *, since: float | None = None, ticket: str | None = No
     heads.sort(key=lambda head: (head.started_at, head.run_id))
     work, unreadable = open_work(store, heads)
     counts = work.by_run()
-    runs, flags = [], terms.repeat(store.state_dir)
+    runs, flags = [], terms.repeat(store)
     for head in reversed(heads):
         is_asked = head.run is not None and (ticket is None or head.run.ticket == ticket)
         unnamed = work.unnamed_of(head.run_id)
@@ -98,7 +98,7 @@ def pending(terms: Terms, *, since: float | None = None, ticket: str | None = No
             way = way_of(store, ledger, flags=flags)
             runs.append(OpenRun(head=head, way=way, targets=told, unnamed=unnamed, working=len(mine) - len(told)))
     return Pending(
-        state_dir=store.state_dir,
+        state_dir=store.kept_in,
         runs=tuple(runs),
         looked_at=len(heads) - len(unreadable),
         unreadable=tuple(unreadable.items()),

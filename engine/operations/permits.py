@@ -186,7 +186,7 @@ def later_words(rules: ApprovalRules, action: str, count: int, settings: records
 def used_words(store: Runs, by: str, terms: Terms) -> str:
     """Return the words for a plan that was used up by a run."""
     if store.has(by):
-        return f"used by {by}: acctops resume {by}{terms.repeat(store.state_dir)}; nothing was sent"
+        return f"used by {by}: acctops resume {by}{terms.repeat(store)}; nothing was sent"
     return (
         f"this plan was used up by run {by or 'of an unknown id'}, which is not here: it broke off before it began, or "
         "was moved away; nothing was sent; plan and approve anew"

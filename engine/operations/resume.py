@@ -389,7 +389,7 @@ def _finished(terms: Terms, kin: Kin, ref: RunRef) -> Finished:
     assert ref.store is not None
     found = ref.replay()
     assert found.ledger.end is not None
-    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store.state_dir))
+    way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=terms.repeat(ref.store))
     way = replace(way, held=held_now(ref.store, found.ledger, terms.settings(None).trust, terms.clock))
     reason = Reason(found.ledger.end.exit)
     if len(kin.ledgers) > 1:
@@ -403,7 +403,7 @@ def _refuse_undone(terms: Terms, kin: Kin, ref: RunRef) -> None:
     undo = kin.undone.get(ref.run_id)
     if undo is None:
         return
-    flags = terms.repeat(ref.store.state_dir)
+    flags = terms.repeat(ref.store)
     ways = [way_of(ref.store, ref.store.replay(undo).ledger, flags=flags).command]
     way = way_on(kin.ledgers, ref.run_id, undone=kin.undone, flags=flags)
     ways += [step.command(flags) for step in way.choices if step.words[1] == ref.run_id]

@@ -177,7 +177,7 @@ def _check_every(every: str | None) -> None:
 
 def _settings_of_tend(terms: Terms, folder: Path, settings: Settings) -> Settings:
     """Return what holds for `tend`: as for what lies in `folder`, but nothing that only a job or its flags say."""
-    flags = Flags(config=terms.config, state_dir=str(settings.state_dir), profiles=terms.profiles)
+    flags = Flags(config=terms.config, profiles=terms.profiles)
     return effective(flags, os.environ, None, terms.configs(folder))
 
 
@@ -192,7 +192,7 @@ def _tending(terms: Terms, folder: Path, settings: Settings, every: str, wish: W
     found = Tending(
         tend=(*program, "tend", "--quiet", *common, *profiles),
         overdue=(*program, "overdue", "--tend", "--every", every, "--quiet", "--notify", *common),
-        state_dir=_canonical(settings.state_dir),
+        state_dir=settings.kept_in if settings.database is not None else _canonical(settings.state_dir),
         directory=_home_of_configs(folder),
         stop_s=orderly_end_s(_settings_of_tend(terms, folder, settings).timeout_s),
         **_environs(wish),
@@ -295,6 +295,8 @@ def _common(terms: Terms, settings: Settings) -> list[str]:
     """Return flags that say where state and config are: cron's directory is anywhere, its environment almost empty."""
     config = terms.config or os.environ.get("ACCTOPS_CONFIG")
     found = ["--state-dir", _canonical(settings.state_dir)]
+    if settings.database is not None:
+        found = ["--database", settings.database]
     return [*found, "--config", _canonical(config)] if config else found
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Journal, Runs
-    from engine.model import Call, CallId, Omit, Reading, Transport
+    from engine.model import Call, CallId, LaneSlots, Omit, Reading, Transport
     from engine.operations.attendance import Attendance
     from engine.simulator.world import World
 
@@ -262,10 +262,16 @@ class Session(Struct, frozen=True, kw_only=True):
         self.tell(Warned(f"{words}{wanted + reserve:,} or more"))
         return _Room(fewer * lanes + readers, fewer, readers)
 
-    def _shared(self, lane: str) -> SharedSlots | None:
-        """Return the slots a lane shares with all runs of this host and state directory; None: it shares with none."""
+    def _shared(self, lane: str) -> LaneSlots | None:
+        """Return the slots a lane shares with all runs of this host and state directory, or of the database.
+
+        None: it shares with none.
+        """
         if self.world is not None:
             return None
+        clock = asyncio.get_running_loop().time  # the host's monotonic clock
+        if (slots := self.store.lane_slots(lane, clock=clock)) is not None:
+            return slots
         try:
             return SharedSlots(
                 self.store.state_dir / "lanes",
@@ -273,7 +279,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 group=self.store.group,
                 trust=self.store.trust,
                 tell=self._slots_trouble,
-                clock=asyncio.get_running_loop().time,  # the host's monotonic clock
+                clock=clock,
             )
         except ConfigError as error:  # no reason to stop a run: the server still throttles
             self._warn(f"{error}; other runs on this host are not known to this one")

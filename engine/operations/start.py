@@ -69,7 +69,7 @@ def _refuse_what_a_person_stopped(store: Runs, job: Job, terms: Terms) -> None:
     """Raise RefusedError if the last run of the job ended paused or red: only a person who names it goes on with it."""
     left = left_to_a_person(store, job, terms.clock(), terms.tell) if not terms.simulate else None
     if left is not None:
-        why = only_a_person(store, left.ledger, terms.repeat(store.state_dir))
+        why = only_a_person(store, left.ledger, terms.repeat(store))
         raise RefusedError(f"run {left.run_id} of this job {why}; on_unfinished does not decide that")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.errors import UsageError
+from engine.journal.finding import to_come_words
 from engine.journal.protocols import RunHead, RunRef, stamp
-from engine.journal.store import find_run, runs_at, to_come_words
+from engine.journal.store import find_run, runs_at
 from engine.operations.events import Warned
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ def store_at(state_dir: Path, *, simulated: bool) -> Runs:
 
 def store_of(settings: Settings, *, simulated: bool) -> Runs:
     """Return the runs of the state directory that are simulated, or those that are not."""
-    return runs_at(settings.state_dir, simulated=simulated, group=settings.state_group, trust=settings.trust)
+    return runs_at(
+        settings.state_dir,
+        simulated=simulated,
+        group=settings.state_group,
+        trust=settings.trust,
+        database=settings.database,
+    )
 
 
 def trusted_store(settings: Settings, *, simulated: bool) -> Runs:
@@ -53,7 +60,14 @@ def runs_in(terms: Terms, *, simulated: bool, since: float | None = None, watche
 def find(terms: Terms, run: str) -> RunRef:
     """Return the run that somebody names, simulated or not; UsageError if there is none, or more than one."""
     settings = terms.settings(None)
-    ref = find_run(settings.state_dir, run, group=settings.state_group, trust=settings.trust, now=terms.clock())
+    ref = find_run(
+        settings.state_dir,
+        run,
+        group=settings.state_group,
+        trust=settings.trust,
+        now=terms.clock(),
+        database=settings.database,
+    )
     if ref.passed_over:
         terms.tell(Warned(to_come_words(ref.passed_over), always=True))
     return ref
@@ -82,4 +96,4 @@ def older_copy(store: Runs | None, run_id: str, *, lines: int, head: str) -> str
 
 def flags_of(terms: Terms, ref: RunRef) -> str:
     """Return the flags that an exact command needs to find a run, with a space before them; empty for a lone file."""
-    return terms.repeat(ref.store.state_dir) if ref.store is not None else ""
+    return terms.repeat(ref.store) if ref.store is not None else ""

@@ -42,7 +42,7 @@ class Telling:
         self._until = until
         self._then = then
         self._verb = verb
-        self._flags = terms.repeat(store.state_dir)
+        self._flags = terms.repeat(store)
 
     def told(self, what: str) -> list[records.Note]:
         """Return the notes that this was told, at this end of the holds."""

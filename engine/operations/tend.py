@@ -38,8 +38,6 @@ from engine.planning.holds import TELL, Family, Key, key_of
 from engine.report.spans import duration
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Runs
     from engine.operations.carrying import Ended
@@ -55,7 +53,8 @@ LATE_S = 600.0
 class Tended(Struct, frozen=True, kw_only=True):
     """What `tend` has done."""
 
-    state_dir: Path
+    state_dir: str
+    """The state directory, or the database."""
     at: str
     deeds: tuple[Deed, ...]
     is_busy: bool = False
@@ -78,7 +77,7 @@ async def tend(terms: Terms, *, adopt: bool = False, watch: Watch | None = None)
     """Do what is due after runs in a state directory. `adopt`: from now on it belongs to this host."""
     settings = terms.settings(None)
     store = store_of(settings, simulated=False)
-    nothing = Tended(state_dir=store.state_dir, at=rfc3339(terms.clock()), deeds=())
+    nothing = Tended(state_dir=store.kept_in, at=rfc3339(terms.clock()), deeds=())
     store.check_place()
     with store.tending() as is_free:
         if not is_free:
@@ -102,7 +101,7 @@ class _Tender:
     def __init__(self, terms: Terms, store: Runs, *, adopt: bool, watch: Watch | None) -> None:
         self._terms = replace(terms, yes=True, attended=False, tell=nobody)
         self._store = store
-        self._flags = terms.repeat(store.state_dir)
+        self._flags = terms.repeat(store)
         self._watch = watch
         self._trust = terms.settings(None).trust
         self._seal = terms.settings(None).seal

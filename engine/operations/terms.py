@@ -10,7 +10,7 @@ import pwd
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import field
 from msgspec.structs import replace
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.inputs.config import Configs
+
+
+class Kept(Protocol):
+    """What says where runs are kept: settings, or a store."""
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory."""
+
+    @property
+    def database(self) -> str | None:
+        """URL of the database; None: the state directory has the runs."""
 
 
 class Terms(Flags, frozen=True, kw_only=True):
@@ -88,20 +100,22 @@ class Terms(Flags, frozen=True, kw_only=True):
         """Return `--exclude` as rules; JobError for one that is no glob."""
         return globs_of(self.exclude, "--exclude")
 
-    def repeat(self, state_dir: Path) -> str:
-        """Return the flags a follow-up command needs to find a run of `state_dir`, with the config that was named.
+    def repeat(self, kept: Kept) -> str:
+        """Return the flags a follow-up command needs to find a run of a store, with the config that was named.
 
         The command works here or, if a flag named the directory, anywhere: the report of a schedule is read on Monday,
         from another directory and with another user's config.
         """
         config = _flag("config", Path(self.config).absolute()) if self.config is not None else ""
-        if self.state_dir is not None:
-            return _flag("state-dir", state_dir) + config
+        flag = _flag("database", kept.database) if kept.database is not None else _flag("state-dir", kept.state_dir)
+        if (self.state_dir if kept.database is None else self.database) is not None:
+            return flag + config
         try:
-            found = Terms(config=self.config).settings(None).state_dir
+            found = Terms(config=self.config).settings(None)
         except AcctopsError:
-            found = None
-        return ("" if found == state_dir else _flag("state-dir", state_dir)) + config
+            return flag + config
+        is_found = found.database == kept.database and (kept.database is not None or found.state_dir == kept.state_dir)
+        return ("" if is_found else flag) + config
 
     def asked(self) -> tuple[str, ...]:
         """Return the flags that say what this run is, so that it can be asked for again: `records.Run.asked`."""

@@ -146,7 +146,8 @@ async def _tell_of_tend(terms: Terms, settings: Settings, late: TendLateness) ->
 
 
 def _note_told(terms: Terms, settings: Settings) -> None:
-    if not os.path.lexists(settings.state_dir):  # a disk that is not mounted gets no directory under its place
+    # A disk that is not mounted gets no directory under its place.
+    if settings.database is None and not os.path.lexists(settings.state_dir):
         return
     try:
         store_of(settings, simulated=False).set_mark(_TOLD, records.rfc3339(terms.clock()))

@@ -447,7 +447,7 @@ def _refuse_blind_holds(terms: Terms, undone: Undone) -> None:
     run, why = next(iter(undone.gathered.blind.items()))
     more = len(undone.gathered.blind) - 1
     assert undone.store is not None
-    flags = terms.repeat(undone.store.state_dir)
+    flags = terms.repeat(undone.store)
     asked = pasted(("undo", undone.run_id, *undone.asked, "--ignore", run))
     raise RefusedError(
         f"run {run}{f' and {more:,} more' if more else ''}: its journal cannot be read, so nobody knows which accounts "

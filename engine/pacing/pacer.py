@@ -17,10 +17,13 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
-from engine.pacing.slots import SharedSlots
+if TYPE_CHECKING:
+    from engine.model import LaneSlots
+
 
 GUARD_START = 0.022
 """The guard at first, as a share of the interval: 20 sends take just over a second, with 22 ms to spare for jitter."""
@@ -158,14 +161,14 @@ class Gear:
 class Pacer:
     """Gives out the slots of one lane, in the order of asking. One task asks at a time (the lane's dispatcher)."""
 
-    def __init__(self, rate: float, shared: SharedSlots | None = None, *, quota: float | None = None) -> None:
+    def __init__(self, rate: float, shared: LaneSlots | None = None, *, quota: float | None = None) -> None:
         """Make a pacer of `rate` slots a second. All processes of this host share `shared`: `quota` slots a second.
 
         If `rate` is below `quota`, the other processes may use the rest.
         """
         self.gear = Gear(rate)
         self._quota = max(rate, quota or rate)
-        self._shared: SharedSlots | None = None
+        self._shared: LaneSlots | None = None
         self.share(shared)
         self._taken: dict[float, float] = {}
         """When a slot was given out → the moment reserved for it among all processes; only of the latest slots."""
@@ -182,7 +185,7 @@ class Pacer:
         self.share(self._shared)
         self._limiter_guard = float("-inf")
 
-    def share(self, shared: SharedSlots | None) -> None:
+    def share(self, shared: LaneSlots | None) -> None:
         """Use these shared slots from now on; called again once it is known whose quota the lane draws on."""
         self._shared = shared if self._quota <= _COARSE else None
 
@@ -218,7 +221,7 @@ class Pacer:
                     del self._taken[next(iter(self._taken))]
                 return now
 
-    async def _turn(self, shared: SharedSlots) -> float:
+    async def _turn(self, shared: LaneSlots) -> float:
         """Wait for a slot that no other process of this host has; return the moment reserved for it."""
         guard, quota = self.gear.guard, self._quota
         window_s = (1 + guard * _WINDOW_SHARE) * max(1, int(quota)) / quota

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.api.codes import row_of
 from engine.api.verdicts import Ruling
+from engine.cloud.leave import MAY_LEAVE
 from engine.journal import records
 from engine.model import Verdict
 from engine.run.callqueue import Health
@@ -51,6 +52,7 @@ class Attempts:
         self._resting = resting
         self._stopping = stopping
         self._clock = clock
+        self._may_send = recorder.journal.may_send
         self.backing_off = 0
         """Calls that wait before they are tried again."""
         self.first_send_at: float | None = None
@@ -134,6 +136,8 @@ class Attempts:
         begun_at = self._now()
         try:
             parameters = self._action.parameters(call.instance, call.user, work.secret)
+            if self._may_send is not None:
+                MAY_LEAVE.set(self._may_send)  # asked once more when there is a connection, which may take seconds
             attempt = await lane.client.attempt(
                 self._action.name, call.region, parameters, keys=ticket.keys, trace=ticket.trace, secret=work.secret
             )
@@ -144,6 +148,8 @@ class Attempts:
                 self._resting.sent(work)
             self._record_reply(work, attempt, ruling)
         finally:
+            if self._may_send is not None:
+                MAY_LEAVE.set(None)
             lane.in_flight -= 1
             lane.permits.release()
             self._queue.of(work.index).release(work.index, health, self._now())

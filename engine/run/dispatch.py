@@ -36,6 +36,8 @@ MOST_OPEN = 2000
 _RANDOM = random.Random()
 _SOON_S = 0.2
 """Seconds between slots, below which even a stop waits for the next one."""
+_LEAVE_S = 0.05
+"""Seconds after which a lane looks again whether it has leave to send."""
 MOST_AHEAD = 64
 """Most calls of a lane whose `sent` is written and whose slot has not come."""
 
@@ -72,6 +74,7 @@ class Dispatch:
         self._now = self._loop.time
         self._recorder = recorder
         self._journal = recorder.journal
+        self._may_send = recorder.journal.may_send
         self._calls = calls
         self._queue = calls.queue
         self._wake = calls.queue.wake
@@ -145,6 +148,9 @@ class Dispatch:
                     raise self._journal.broken
                 if not lane.may_send or self._halts.is_set or self._stopping.is_set:
                     slot_at = None
+                elif self._may_send is not None and not self._may_send():  # it may have been taken over
+                    slot_at = None
+                    await self._stopping.rest(_LEAVE_S)
                 elif self._opening.stands(intents[0].work):
                     self._hand_over(lane, intents.popleft(), slot_at)
                     slot_at = None

@@ -84,7 +84,8 @@ class Overview:
         )
 
     def _waits(self, now: float) -> list[str]:
-        waits = [f"the journal's disk ({disk_s:.0f} s)"] if (disk_s := self._journal.waiting_s) >= _SLOW_DISK_S else []
+        disk_s = self._journal.waiting_s
+        waits = [f"{self._journal.waits_for} ({disk_s:.0f} s)"] if disk_s >= _SLOW_DISK_S else []
         waits += [
             f"cannot reach {lane.client.endpoint}: {lane.down_why} ({now - lane.down_since:.0f} s)"
             for lane in self._lanes.every

@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.bench import cost, pace, pages
+from tests.bench import cost, pace, pages, stores
 from tests.bench.machine import Row, machine
 
 SECTIONS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
     "pace": ("Quota used and calls throttled, 20/s", pace.measure),
     "lanes": ("Fifty lanes in one process", pace.lanes),
     "cost": ("A call with the limit lifted, journal durable", cost.calls),
+    "stores": ("Journals in files and in a database", stores.measure),
     "million": ("A million", cost.million),
     "start": ("Starting", cost.start),
     "page": ("A page while the run goes", pages.measure),

@@ -11,6 +11,8 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
+import random
 import resource
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from typing import Any
 import aiohttp
 from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from tests.bench.machine import Row
 
 ACTION, REGION = "LockAccount", "ap-singapore"
 WORKERS = 100
@@ -128,24 +132,54 @@ async def obvious(url: str, calls: int, rate: float, place: Path) -> None:
 
 def engine(urls: str, calls: int, rate: float, place: Path) -> None:
     """One run over these endpoints (separated by commas), each a lane: plan, journal, session, as the command."""
+    _run(urls, calls, rate, place)
+
+
+def in_store(urls: str, calls: int, rate: float, place: Path) -> Row:
+    """The same, in the database that `ACCTOPS_DATABASE` names, else in files; how late each `sent` was durable."""
+    late_s: list[float] = []
+    _run(urls, calls, rate, place, os.environ.get("ACCTOPS_DATABASE"), late_s)
+    late_s.sort()
+    return {f"sent_p{share}_ms": late_s[len(late_s) * share // 100] * 1000 for share in (50, 99)} if late_s else {}
+
+
+def _run(
+    urls: str, calls: int, rate: float, place: Path, database: str | None = None, late_s: list[float] | None = None
+) -> None:
     from engine.cli.loops import run_loop
     from engine.cli.watching import Terminal
     from engine.cloud.clients import Reach, Signer
     from engine.journal.ledger import Ledger
-    from engine.journal.store import RunStore
-    from engine.journal.writer import FileJournal
-    from engine.model import RunId, Target
+    from engine.journal.records import AnyRecord, Sent
+    from engine.journal.store import runs_at
+    from engine.model import Target
     from engine.operations.session import Session
     from engine.planning.plan import make_plan
     from tests.support.drill import FixedKeys, first_lines, run_line, run_settings
 
     endpoints = tuple(urls.split(","))
-    store = RunStore(place)
+    store = runs_at(place, simulated=False, database=database)
     settings = run_settings(endpoint=endpoints, rate=rate, workers=WORKERS, verify=False)
     plan = make_plan(ACTION, [Target(instance, user, REGION) for instance, user in targets(calls)])
     ledger = Ledger(run_line(plan, settings))
     lines = first_lines(plan, ledger)
-    journal = FileJournal.create(store, RunId("20261122T000000Z-bench"), lines, clock=time.time)
+    journal: Any = store.create(store.new_run_id(time.time(), random.Random()), lines, clock=time.time)
+    append = journal.append
+
+    def noted(record: AnyRecord, then: Callable[[Any], None] | None = None) -> int:
+        if not isinstance(record, Sent) or late_s is None:
+            return append(record, then)  # type: ignore[no-any-return]
+        began = time.perf_counter()
+
+        def landed(done: Any) -> None:
+            late_s.append(time.perf_counter() - began)
+            if then is not None:
+                then(done)
+
+        return append(record, landed)  # type: ignore[no-any-return]
+
+    if late_s is not None:
+        journal.append = noted
     session = Session(
         store=store,
         journal=journal,
@@ -159,6 +193,7 @@ def engine(urls: str, calls: int, rate: float, place: Path) -> None:
         watch=Terminal(quiet=False),
     )
     ended = run_loop(session.work())
+    journal.close()
     if ended.reason != 0:
         raise SystemExit(f"the run ended with {ended.reason!r}: {ended.unrecorded}")
 
@@ -168,19 +203,21 @@ CONTENDERS: dict[str, Callable[[str, int, float, Path], Any]] = {
     "obvious": lambda *how: asyncio.run(obvious(*how)),
     "engine": engine,
 }
+STORES: dict[str, Callable[[str, int, float, Path], Row]] = {"store": in_store}
+"""Measured beside each other in a section of their own."""
 
 
 def main(name: str, url: str, calls: str, rate: str = str(LIFTED), start: str = "warm") -> dict[str, Any]:
     """Send one call, so that all is imported and warm (unless `start` is `cold`), then so many."""
-    contender = CONTENDERS[name]
+    contender = (CONTENDERS | STORES)[name]
     with tempfile.TemporaryDirectory(prefix="acctops-bench-") as place:
         for part in ("warm", "run"):
             Path(place, part).mkdir()
         if start == "warm":
             contender(url, 1, LIFTED, Path(place, "warm"))
         began, cpu = time.perf_counter(), time.process_time()
-        contender(url, int(calls), float(rate), Path(place, "run"))
-        return {
+        seen = contender(url, int(calls), float(rate), Path(place, "run"))
+        return (seen or {}) | {
             "cpu_s": time.process_time() - cpu,
             "wall_s": time.perf_counter() - began,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -127,8 +127,9 @@ def flat(model: type[msgspec.Struct]) -> Iterator[str]:
 
 TRUST = {"trust_owners"}
 """Counts in two files alone, which are looked for: tests/test_guard_homes.py."""
-IN_JOB, IN_CONFIG = set(flat(JobFile)), set(flat(ConfigFile))
-BY_FLAG = {name for name in Flags.__struct_fields__ if name not in ("config", "simulate", "page_names")}
+IN_JOB, IN_CONFIG = set(flat(JobFile)), set(flat(ConfigFile)) - {"state"}
+BY_FLAG = {name for name in Flags.__struct_fields__ if name not in ("config", "simulate", "page_names", "database")}
+"""`state` and `--database` exclude `--state-dir`: tests/inputs/test_settings.py."""
 
 
 def layers_of(key: str) -> list[str]:
@@ -185,7 +186,7 @@ def test_no_setting_is_forgotten_here() -> None:
     assert {FLAGS.get(key, key) for key in SETTINGS if "flag" in layers_of(key)} == BY_FLAG
     shown = {line.key for line in lines_of(*_none())}
     named = set().union(*(word(key, 0).shown for key in SETTINGS)) | set(GUARDS)
-    assert named | TRUST | {"approvals", "seal", "credentials", "passwords"} == shown
+    assert named | TRUST | {"approvals", "seal", "credentials", "passwords", "state"} == shown
     fields = set(Settings.__struct_fields__) - {"protect", "protect_waived", "looked_in", "origin", "said", "warnings"}
     hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s", "page_names"}
     assert fields - hidden - TRUST == set(_none()[0].origin) - {"proxy", "no_proxy", "ca_bundle"}
@@ -435,6 +436,7 @@ def test_every_variable_that_is_read_stands_in_one_table() -> None:
     assert len(described) == len(set(described))
     assert set(described) == read_variables()
     valid = {"ACCTOPS_ENDPOINT": "nearest", "ACCTOPS_TIMEOUT": "1s", "ACCTOPS_DEADLINE": "1m"}
+    valid["ACCTOPS_DATABASE"] = "postgresql://db/acctops"
     every = {name: valid.get(name, "1") for name in described if name.startswith("ACCTOPS_")}
     assert not effective(Flags(), HOME | every, None, Configs()).warnings, "none of them is called unknown"
     by_key = {key: cells[0] for cells in table for key in re.findall("`([a-z_.]+)`", cells[1])}

@@ -117,6 +117,7 @@ def elsewhere(desk: Desk) -> object:
 
 CONFIG = Case(("--config", "more.yaml"))
 STATE = Case(("--state-dir", "elsewhere"))
+DATABASE = Case(("--database", "postgresql://127.0.0.1:9/nobody-listens"))
 JSON = Case(("--json",))
 RATE, WORKERS = Case(("--rate", "7")), Case(("--workers", "3"))
 TIMEOUT, DEADLINE = Case(("--timeout", "9s")), Case(("--deadline", "9m"))
@@ -138,7 +139,7 @@ AFTERWARDS = {
     "--watch": Case(("--watch", "3d"), ("--yes",)),
 }
 OUTPUT = Case(("-o", "out.txt"))
-AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "-o": OUTPUT}
+AMONG_RUNS = {"--config": CONFIG, "--state-dir": STATE, "--database": DATABASE, "--json": JSON, "-o": OUTPUT}
 
 
 def sending(**more: Case) -> dict[str, Case]:
@@ -163,7 +164,7 @@ NIGHT = f"window: {WINDOW}"
 CASES: dict[str, dict[str, Case]] = {
     "plan": {
         **AMONG_RUNS,
-        "--state-dir": STATE._replace(prepare=has_take),
+        "--state-dir": STATE._replace(prepare=has_take), "--database": DATABASE._replace(prepare=has_take),
         "--endpoint": ENDPOINT, "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT,
         "--deadline": DEADLINE, "--quiet": Case(("--quiet",)), "--exclude": EXCLUDE,
         "--expect": Case(("--expect", "9")), "--skip-bad-rows": Case(("--skip-bad-rows",), prepare=bad_list),
@@ -229,7 +230,10 @@ CASES: dict[str, dict[str, Case]] = {
         **{name: case._replace(base=("--rate", "7")) for name, case in AMONG_RUNS.items() if name != "-o"},
         "--rate": RATE, "--drop": Case(("--drop", "*/bob")), "--first": Case(("--first", "*/bob")),
     },
-    "pause": {"--config": CONFIG, "--state-dir": STATE, "--json": JSON, "--for": Case(("--for", "soon"))},
+    "pause": {
+        "--config": CONFIG, "--state-dir": STATE, "--database": DATABASE, "--json": JSON,
+        "--for": Case(("--for", "soon")),
+    },
     "holds": {
         **{name: case for name, case in AMONG_RUNS.items() if name != "--config"},
         "--config": Case(("--config", "gone.yaml")),
@@ -275,6 +279,16 @@ CASES: dict[str, dict[str, Case]] = {
         "--watch": Case(("--watch", "10ms")), "--profile": PROFILE, "--timeout": Case(("--timeout", "1ms")),
         "--endpoint": ENDPOINT, "--quiet": Case(("--quiet",), ("--family",), prepare=rerun),
     },
+    "journal export": {
+        **{
+            name: Case(case.option, ("--into", "there"), case.job, case.prepare)
+            for name, case in AMONG_RUNS.items()
+            if name != "-o"
+        },
+        "--config": Case(("--config", "gone.yaml"), ("--into", "there")),
+        "--quiet": Case(("--quiet",), ("--into", "there")),
+        "--into": Case(("--into", "there")),
+    },
     "journal verify": {
         **AMONG_RUNS, "--head": Case(("--head", "0" * 64)), "--quiet": Case(("--quiet",)), "--all": Case(("--all",)),
     },
@@ -284,7 +298,8 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "schedule": {
         **{name: case._replace(base=("--format", "cron")) for name, case in {
-            "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE, "--rate": RATE,
+            "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--database": DATABASE,
+            "--profile": PROFILE, "--rate": RATE,
             "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE, "--user": Case(("--user", "dba")),
             "--env-file": Case(("--env-file", "keys.env")), "--every": Case(("--every", "36h")),
             "--into": Case(("--into", ".")), "--image": Case(("--image", "i")),
@@ -293,13 +308,14 @@ CASES: dict[str, dict[str, Case]] = {
         "--format": Case(("--format", "systemd")),
     },
     "doctor": {
-        "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--profile": PROFILE,
+        "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE, "--database": DATABASE, "--profile": PROFILE,
         "--timeout": Case(("--timeout", "1ms")), "--json": JSON, "-o": OUTPUT,
         "--policy": Case(("--policy",), ("--profile", "nobody")),
     },
     "config show": {
         "--origin": Case(("--origin",)), "--config": CONFIG, "--endpoint": ENDPOINT, "--state-dir": STATE,
-        "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT, "--deadline": DEADLINE,
+        "--database": DATABASE, "--profile": PROFILE, "--rate": RATE, "--workers": WORKERS, "--timeout": TIMEOUT,
+        "--deadline": DEADLINE,
         "--no-verify": Case(("--no-verify",)), "--json": JSON, "-o": OUTPUT,
     },
 }  # fmt: skip
@@ -326,16 +342,17 @@ BASE = {
     "report": ["report", "RUN"],
     "evidence": ["evidence", "RUN"],
     "verify": ["verify", "RUN"],
+    "journal export": ["journal", "export", "RUN"],
     "journal verify": ["journal", "verify", "RUN"],
     "overdue": ["overdue", "job.yaml", "--every", "1d"],
     "schedule": ["schedule", "job.yaml"],
     "doctor": ["doctor", "job.yaml"],
     "config show": ["config", "show", "job.yaml"],
 }
-OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain"}
-"""They need keys to sign with, they serve, or have no options: tried in tests of their own."""
+OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain", "database migrate"}
+"""They need keys to sign with, a database, they serve, or have no options: tried in tests of their own."""
 RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "evidence", "verify",
-             "journal verify", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip
+             "journal verify", "journal export", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip
 MATCH = "  - {match: {regions: [ap-singapore], users: {glob: '*'}}}\n"
 
 

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cloud.leave import MAY_LEAVE
 from engine.cloud.transport import LOST_IN_A_ROW, MOST_BODY, HttpTransport, _date, _seconds
 from engine.model import Fault, Reply, Stage
 
@@ -183,6 +184,22 @@ async def test_a_reply_is_status_whole_body_and_the_servers_clock() -> None:
     """What the rest of the engine works with."""
     outcome, _ = await ask(answer)
     assert said(outcome) == Reply(status=200, body=b"{}", date=DATE)
+
+
+async def test_without_leave_nothing_leaves() -> None:
+    """Asked when there is a connection: who has lost the right to send meanwhile sends no byte; then it goes on."""
+    leaves = iter([False, False, True])
+
+    async def talk(line: Line) -> None:
+        peer.requests.append(await line.request())
+        await line.say(OK)
+
+    async with serving(talk) as (peer, endpoint), transport() as way:
+        MAY_LEAVE.set(lambda: next(leaves))
+        assert [kind(await send(way, endpoint)) for _ in range(2)] == [(BEFORE, "Local.NotSent")] * 2
+        assert said(await send(way, endpoint)).status == 200
+        MAY_LEAVE.set(None)
+    assert len(peer.requests) == 1
 
 
 async def test_exactly_the_given_headers_leave_and_the_body_is_untouched() -> None:

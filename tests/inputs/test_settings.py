@@ -84,6 +84,7 @@ def test_every_setting_can_be_said_in_a_config():
     """And arrives, in seconds where it is a time."""
     text = (
         "site: mainland\nendpoint: https://x.example/\nprofile: prod\nstate_dir: ~/st\nstate_group: dba\n"
+        "state: postgresql://db/acctops\n"
         'protect: ["*/root"]\nquotas: {LockAccount: 40}\nrate: 30\nworkers: 3\nper_instance: 2\ntimeout: 5s\n'
         "deadline: 1h\nretry: {transient: 1m, busy: 2m}\nstop_after: 3\nkeep_admins: 2\n"
         "credentials: {command: [k, -x], role_arn: 'qcs::cam::uin/1:roleName/r', duration: 30m, metadata: false,\n"
@@ -94,6 +95,7 @@ def test_every_setting_can_be_said_in_a_config():
     )
     settings = effective(Flags(), HOME, job(), configs(text))
     assert settings.site == "mainland"
+    assert settings.database == "postgresql://db/acctops"
     assert settings.endpoints == ("https://x.example",)
     assert (settings.profiles, settings.state_dir, settings.state_group) == (("prod",), Path("/home/op/st"), "dba")
     assert [rule.pattern for rule in settings.protect] == ["*/root"]
@@ -224,6 +226,47 @@ def test_a_share_of_the_quota_leaves_room_for_others():
     with pytest.raises(UsageError, match="above the quota"):
         effective(Flags(rate=41), HOME, job(), shared)
     assert effective(Flags(), HOME, job(), NONE).rate_for("LockAccount") == 20
+
+
+def test_the_database():
+    """Flag, variable, config, in that order; a directory that a flag names has its own runs, whatever others say."""
+    file = configs("state: postgresql://of-config/a\n")
+    every = {**HOME, "ACCTOPS_DATABASE": "postgresql://of-env/a"}
+    assert effective(Flags(database="postgresql://of-flag/a"), every, None, file).database == "postgresql://of-flag/a"
+    assert effective(Flags(), every, None, file).database == "postgresql://of-env/a"
+    assert effective(Flags(), HOME, None, file).database == "postgresql://of-config/a"
+    assert effective(Flags(state_dir="/x"), every, None, file).database is None
+    assert effective(Flags(), HOME, None, NONE).database is None
+    with pytest.raises(UsageError, match="--database and --state-dir: the runs are in one of the two"):
+        effective(Flags(state_dir="/x", database="postgresql://of-flag/a"), HOME, None, NONE)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://ann:hunter2@db/acctops", "has a password in it"),
+        ("postgresql://ann@db/acctops?password=hunter2", "has a password in it"),
+        ("postgresql://db/acctops?sslpassword=hunter2", "has a password in it"),
+        ("postgresql://db/acctops?PASSWORD=hunter2", "has a password in it"),
+        ("mysql://hunter2/acctops", "is no URL such as postgresql://host/database"),
+        ("hunter2", "is no URL such as postgresql://host/database"),
+        ("postgresql:/hunter2", "is no URL such as postgresql://host/database"),
+        ("postgresql://db/acctops?options=-csynchronous_commit=off", "sets options, which acctops sets itself"),
+        ("postgresql://db/acct ops", "has a character that nobody sees, or a space"),
+        ("postgresql://[hunter2/x", "is no URL such as"),
+    ],
+)
+def test_a_url_of_a_database_that_cannot_be_is_refused(url, why):
+    """By where it was said; and what may be a password is not repeated."""
+    for flags, environ, file, origin, kind in (
+        (Flags(database=url), HOME, NONE, "--database", UsageError),
+        (Flags(), {**HOME, "ACCTOPS_DATABASE": url}, NONE, "ACCTOPS_DATABASE", ConfigError),
+        (Flags(), HOME, configs(f"state: '{url}'\n"), "config.yaml:1", ConfigError),
+    ):
+        with pytest.raises(kind) as error:
+            effective(flags, environ, None, file)
+        assert origin in str(error.value) and why in str(error.value)
+        assert "hunter2" not in str(error.value)
 
 
 def test_the_state_directory(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ PACKAGES: dict[str, str] = {
     "outside": "model",
     "api": "model outside",
     "journal": "errors model outside api",
-    "pacing": "errors outside api",
+    "pacing": "errors model outside api",
     "credentials": "errors model outside api",
     "cloud": "errors model outside api journal pacing credentials",
     "inputs": "errors model outside api cloud",
@@ -82,6 +82,7 @@ ONLY = {
     "click": {"cli", "cli.app", "cli.flags", *(f"cli.commands.{family}" for family in COMMANDS)},
     "jinja2": {"report.page"},
     "prometheus_client": {"report.metrics"},
+    "psycopg": {"journal.database.link"},
     "rich": {"cli.progress"},
     "zoneinfo": {"inputs.window"},
 }

@@ -468,6 +468,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             "overdue --tend": _tended(desk, "overdue", "--tend", "--json"),
             "evidence": _evidence(desk, done["run"]),
             "journal verify": desk.run("journal", "verify", done["run"], "--json").json,
+            "journal export": desk.run("journal", "export", done["run"], "--into", "out", "--json").json,
             "journal verify --all": _with_one_unreadable(desk, "journal", "verify", "--all", "--json"),
             "doctor": desk.run("doctor", *api, "--json").json,
             "config show": desk.run("config", "show", job, "--json").json,

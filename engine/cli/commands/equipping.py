@@ -23,7 +23,7 @@ def config() -> None:
     is_flag=True,
     help="Show where each value comes from, and all words that make up a guard.",
 )
-@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG, "no_verify", "json", "output")
+@flags("config", "endpoint", "state_dir", "database", "profile", *WITH_FLAG, "no_verify", "json", "output")
 def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
     """Show every setting that holds here, or for a job.
 
@@ -40,10 +40,39 @@ def config_show(job: str | None, with_origin: bool, **common: Any) -> int:
     return show_config(job, with_origin=with_origin, **common)
 
 
+@click.group()
+def database() -> None:
+    """Make the tables of a PostgreSQL database in which several hosts keep their journals."""
+
+
+@database.command("migrate", cls=Command)
+@click.option(
+    "--database",
+    "url",
+    metavar="URL",
+    required=True,
+    help="The database, such as postgresql://db/acctops?sslmode=verify-full, with the role that owns the tables.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def database_migrate(url: str, as_json: bool) -> int:
+    """Make the tables of acctops in a database, or bring them to this version. Keeps all runs.
+
+    The role must be able to make a schema. It makes the roles acctops_worker and acctops_reader, or an administrator
+    makes them before. A password does not stand in the URL: use ~/.pgpass, a service file or a client certificate.
+
+    \b
+    Example:
+      acctops database migrate --database postgresql://owner@db/acctops?sslmode=verify-full
+    """
+    from engine.cli.databases import migrate_database
+
+    return migrate_database(url, as_json=as_json)
+
+
 @command()
 @click.argument("job", required=False)
 @click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
-@flags("config", "endpoint", "state_dir", "profile", "timeout", "json", "output")
+@flags("config", "endpoint", "state_dir", "database", "profile", "timeout", "json", "output")
 def doctor(job: str | None, policy: bool, **common: Any) -> int:
     """Check keys, clock, endpoint and state directory; with a job, its permissions too.
 

@@ -27,7 +27,7 @@ _TARGET = click.option(
     multiple=True,
     help="Show only these accounts, written instance/user, such as '*/app_*'. Repeat it for more.",
 )
-@flags("config", "state_dir", "json", "output")
+@flags("config", "state_dir", "database", "json", "output")
 def holds(due: bool, owed: bool, targets: tuple[str, ...], **common: Any) -> int:
     """Show who holds which accounts, since when, and until when.
 
@@ -94,7 +94,7 @@ def hold(run: str, for_: str | None, until: str | None, none: bool, then: str | 
 
 @command()
 @click.option("--adopt", is_flag=True, help="Let this state directory belong to this host from now on.")
-@flags("config", "state_dir", "profile", "json", "output", "quiet")
+@flags("config", "state_dir", "database", "profile", "json", "output", "quiet")
 def tend(adopt: bool, **common: Any) -> int:
     """Do what is due after runs: end holds whose limit has passed, read watched accounts again, and tell of it.
 

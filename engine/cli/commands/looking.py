@@ -12,7 +12,7 @@ from engine.cli.flags import EXCEL, FAMILY, FORMAT, OUTPUT, READING, SINCE, Comm
 @command()
 @click.argument("run", required=False)
 @SINCE
-@flags("config", "state_dir", "json", "output")
+@flags("config", "state_dir", "database", "json", "output")
 def status(run: str | None, since: str | None, **common: Any) -> int:
     """List the runs, or show how one stands, also while it works.
 
@@ -37,7 +37,7 @@ def status(run: str | None, since: str | None, **common: Any) -> int:
 @click.option("--ticket", metavar="ID", help="Show only runs with this change or incident.")
 @FORMAT
 @EXCEL
-@flags("config", "state_dir", "json", "output")
+@flags("config", "state_dir", "database", "json", "output")
 def pending(since: str | None, ticket: str | None, form: str, excel: bool, **common: Any) -> int:
     """List the accounts that are not as asked, over all runs.
 
@@ -79,7 +79,7 @@ def _one_or_many(run: str | None, since: str | None) -> None:
 @click.option("--stuck", is_flag=True, help="Show only what is not as asked, grouped by cause, ready for a ticket.")
 @FAMILY
 @OUTPUT
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "database", "json")
 def report(
     runs: tuple[str, ...],
     since: str | None,
@@ -138,7 +138,7 @@ def report(
 @click.argument("run")
 @FAMILY
 @click.option("--watch", metavar="5m,30m", help="Read again after each of these times from now.")
-@flags("config", "state_dir", "profile", "timeout", "endpoint", "json", "output", "quiet")
+@flags("config", "state_dir", "database", "profile", "timeout", "endpoint", "json", "output", "quiet")
 def verify(run: str, **options: Any) -> int:
     """Read the accounts of a run again, and name those that are not as asked any more. Changes nothing.
 
@@ -156,7 +156,7 @@ def verify(run: str, **options: Any) -> int:
 @click.argument("run", required=False)
 @click.option("--ticket", metavar="ID", help="Take all runs with this change or incident, and what belongs to them.")
 @click.option("--out", "file", metavar="F.zip", required=True, help="Write the bundle to this new file.")
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "database", "json")
 def evidence(run: str | None, ticket: str | None, file: str, **common: Any) -> int:
     """Write all that proves a run, or a ticket, into one file for an auditor. Sends nothing.
 
@@ -233,3 +233,20 @@ def explain(code: str) -> int:
 
     out(shown(code))
     return 0
+
+
+@journal.command("export", cls=Command)
+@click.argument("run")
+@click.option("--into", metavar="DIR", required=True, help="Write them into a new directory of the run's name there.")
+@flags("config", "state_dir", "database", "json", "quiet")
+def journal_export(run: str, into: str, **common: Any) -> int:
+    """Write the journal of a run as files, which every command that reads takes by their path.
+
+    \b
+    Examples:
+      acctops journal export latest --into /mnt/archive
+      acctops journal verify /mnt/archive/20261122T031300Z-q7c2
+    """
+    from engine.cli.databases import export_journal
+
+    return export_journal(run, into, **common)

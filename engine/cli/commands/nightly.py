@@ -38,7 +38,7 @@ from engine.inputs.settingtable import WITH_FLAG
 @click.option(
     "--into", metavar="DIR", help="Write the files to this directory, such as /etc/systemd/system. Default: print them."
 )
-@flags("config", "endpoint", "state_dir", "profile", *WITH_FLAG)
+@flags("config", "endpoint", "state_dir", "database", "profile", *WITH_FLAG)
 def schedule(job: str | None, **options: Any) -> int:
     """Print units that run a job in its window, and units that do what is due after runs.
 

@@ -88,7 +88,7 @@ def discover(job: str, form: str, **options: Any) -> int:
 
 @command()
 @click.argument("job")
-@flags("config", "state_dir", "json", "output", "quiet", "yes")
+@flags("config", "state_dir", "database", "json", "output", "quiet", "yes")
 @EXCLUDE
 @SKIP_BAD_ROWS
 @click.option(

@@ -254,7 +254,7 @@ def undo(run: str, **options: Any) -> int:
 @click.option(
     "--for", "for_", metavar="SPAN", help="Stop the run in order (exit 4) if nobody lifts the pause within it: 30m."
 )
-@flags("config", "state_dir", "json")
+@flags("config", "state_dir", "database", "json")
 def pause(run: str, for_: str | None, **common: Any) -> int:
     """Hold a live run from another shell: it begins no new call until `resume`.
 
@@ -279,7 +279,7 @@ def pause(run: str, for_: str | None, **common: Any) -> int:
     help="Leave out these accounts, written instance/user, or listed in a file. They count as failed.",
 )
 @click.option("--first", metavar="GLOB|@FILE", multiple=True, help="Send these accounts before all others.")
-@flags("config", "state_dir", "rate", "json")
+@flags("config", "state_dir", "database", "rate", "json")
 def change(run: str, drop: tuple[str, ...], first: tuple[str, ...], **common: Any) -> int:
     """Change a live run from another shell, also while it is paused.
 

@@ -1097,6 +1097,13 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     profile: Profiles | UnsetType = UNSET
     credentials: Credentials | UnsetType = UNSET
     network: Network | UnsetType = UNSET
+    state: (
+        Annotated[
+            Text,
+            Meta(description="URL of the PostgreSQL database that has the journals, in place of a directory."),
+        ]
+        | UnsetType
+    ) = UNSET
     state_dir: Annotated[Text, Meta(description="Directory of the journals.")] | UnsetType = UNSET
     state_group: (
         Annotated[

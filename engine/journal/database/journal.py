@@ -1,0 +1,432 @@
+"""Appends to the journal of a run in the database, fenced: who was taken over can append nothing, and sends nothing.
+
+A commit moves the run's chain only if its epoch, number and head are still as we know them. An accepted commit is leave
+to send for `LEAVE_S` from when it was asked for, by this host's clock alone; where nothing is to be written, a permit
+is asked for instead. Whoever takes the run waits until its owner has been silent for `SILENT_S` by the server's clock.
+So no two clocks are compared. A database that is gone pauses sending; only a fence is final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import BusyError, JournalCorruptError, JournalWriteError, UsageError
+from engine.journal.database.link import COMMIT_S, Link, LostError, RefusesError, told, who
+from engine.journal.database.stored import JOURNAL, StoredLines
+from engine.journal.grouped import Batch, GroupedJournal, JournalThread
+from engine.journal.lines import Chain
+from engine.journal.reader import replay
+from engine.journal.records import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable, Iterator
+
+    from engine.journal.control import Asked
+    from engine.journal.reader import Replay
+    from engine.journal.records import AnyRecord
+    from engine.model import RunId
+
+LEAVE_S = 1.0
+"""Seconds for which a commit, or a permit, is leave to send."""
+SILENT_S = 3.0
+"""Seconds of silence after which a run may be taken: its owner's leave has ended, and so has the quota's second."""
+HEARD_S = 1.5
+"""Seconds within which an owner was heard of who is said to be alive: a pulse may be late."""
+_PULSE_S = 0.3
+"""Seconds without a commit after which a permit is asked for."""
+_TAKE_S = 1.0
+"""Seconds to wait for a run whose owner is alive, as files do."""
+_FOUND_OUT_S = 15.0
+"""Seconds to find out whether a run exists whose creation got no answer."""
+_PART_BYTES = 1 << 20
+_APPEND = (
+    "select stop, asked from acctops.append(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[], "
+    "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[])"
+)
+_PERMIT = "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[])"
+_STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
+
+
+def boot_s() -> float:
+    """Return seconds since this host started, sleep included: what leave is counted by."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class _FencedError(Exception):
+    """Somebody else has taken the run; the text says who, and when."""
+
+
+class _MeddledError(Exception):
+    """The rows are not what this process wrote."""
+
+
+class DatabaseJournal(GroupedJournal):
+    """The open journal of a run in the database. One thread and one event loop at a time may use it."""
+
+    def __init__(
+        self, link: Link, run_id: str, chain: Chain, epoch: int, place: str, clock: Callable[[], float]
+    ) -> None:
+        """`link` is its own from now on."""
+        super().__init__(chain, clock)
+        self._thread = JournalThread(idle=self._pulse, every_s=_PULSE_S)
+        self._link = link
+        self._run_id = run_id
+        self._epoch = epoch
+        self._place = place
+        # The thread writes these, too.
+        self._leave_until = 0.0
+        self._trouble = ""
+        self._lost_at: float | None = None
+        self._digest = sha256()
+        self.stop_asked = False
+        """Whether somebody asked the run to drain, as of the last answer."""
+        self.requests: tuple[Asked, ...] = ()
+        """What people ask of the run, as of the last answer."""
+        self._asked_no = 0
+        self.read_requests: Callable[[Link], tuple[Asked, ...]] = lambda _link: ()
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        run_id: RunId,
+        first: Iterable[AnyRecord],
+        *,
+        simulated: bool,
+        token: str | None,
+        place: str,
+        clock: Callable[[], float],
+    ) -> DatabaseJournal:
+        """Create a run with its `run` line and its whole plan: it exists from the commit on, or not at all (J1).
+
+        `token`: of the claim that it is created under; BusyError if that was taken away.
+        """
+        link = Link(url, statement_s=COMMIT_S)
+        chain = Chain(run_id)
+        digest = sha256()
+        asked = boot_s()
+        try:
+            try:
+                with link.transaction():
+                    sql = "select acctops.create_run(%s, %s, %s, %s)"
+                    if link.rows(sql, run_id, simulated, who(), token)[0][0] is None:
+                        raise BusyError(f"run {run_id}: another run has begun meanwhile; nothing was sent; try again")
+                    for before, data in _parts(chain, first, clock):
+                        digest.update(data)
+                        found = link.rows(_APPEND, run_id, JOURNAL, 1, *before, chain.seq, chain.head, data)
+                        assert found, "a new chain is nobody else's"
+            except LostError as error:
+                if not _exists(link, run_id, chain):
+                    raise JournalWriteError(
+                        f"{place}: the journal cannot be written: {error}. Nothing was sent; look at the server, then "
+                        "run again"
+                    ) from None
+            except RefusesError as error:
+                if "(23505)" in str(error):
+                    raise UsageError(f"{place}: the run exists already") from None
+                raise
+        except BaseException:
+            link.close()
+            raise
+        journal = cls(link, run_id, chain, 1, place, clock)
+        journal._digest = digest
+        journal._heard(asked, None)
+        journal._thread.start()
+        return journal
+
+    @classmethod
+    def open(
+        cls, url: str, run_id: RunId, *, token: str | None, place: str, clock: Callable[[], float]
+    ) -> tuple[DatabaseJournal, Replay]:
+        """Take the run (J5) and replay it; return its journal and the replay. BusyError while its owner is alive."""
+        link = Link(url, statement_s=COMMIT_S)
+        try:
+            with told(url):
+                asked, epoch, seq, head = _take(link, run_id, token, place)
+        except BaseException:
+            link.close()
+            raise
+        journal = cls(link, run_id, Chain(run_id, seq, head), epoch, place, clock)
+        journal._heard(asked, None)
+        journal._thread.start()  # it stays ours however long the replay takes
+        try:
+            stored = _Digesting(url, run_id, place, digest=journal._digest)
+            found = replay(stored)
+            if found.ledger.run.run != run_id:
+                raise JournalCorruptError(f"{place}:1: is the journal of run {found.ledger.run.run}, not of {run_id}")
+            if (found.seq, found.head) != (seq, head):
+                raise JournalCorruptError(
+                    f"{place}:{found.seq}: ends otherwise than its row says, with line {seq}: rows were removed"
+                )
+        except BaseException:
+            journal.close()
+            raise
+        return journal, found
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a person."""
+        return self._place
+
+    def may_send(self) -> bool:
+        """Return whether a write may leave now: nobody else can have taken the run."""
+        return boot_s() < self._leave_until
+
+    @property
+    def waits_for(self) -> str:
+        """What a commit waits for, and why."""
+        return f"the database: {self._trouble}" if self._trouble else "the database"
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds that the commit under way has taken, or for which the database has been gone."""
+        gone_s = time.monotonic() - lost_at if (lost_at := self._lost_at) is not None else 0.0
+        return max(super().waiting_s, gone_s)
+
+    @property
+    def is_meddled(self) -> bool:
+        """Whether somebody changed its rows."""
+        return isinstance(self._failure, _MeddledError)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was let go."""
+        return self._closed
+
+    def asked(self, known: Container[str]) -> tuple[Asked, ...]:
+        """Return what people ask of the run, but for those whose names are `known`."""
+        return tuple(each for each in self.requests if each.name not in known)
+
+    def forget(self, name: str) -> None:
+        """Remove a request, in the background: the loop waits for no database."""
+
+        def work() -> None:
+            with suppress(LostError, RefusesError):
+                self._link.rows("select acctops.forget(%s, %s)", self._run_id, name)
+
+        if not self._closed:
+            self._thread.submit(work)
+
+    async def is_as_written(self) -> bool:
+        """Read all rows once more; return whether they hold what was written, byte for byte. If not, it is `broken`."""
+        await self.durable()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._compare)
+        self._settle()
+        return self.broken is None
+
+    def _compare(self) -> None:
+        digest = sha256()
+        try:
+            while True:
+                try:
+                    sql = "select lines from acctops.batch where run = %s and no = %s order by first"
+                    for (lines,) in self._link.stream(sql, self._run_id, JOURNAL):
+                        digest.update(lines)
+                    break
+                except LostError as error:
+                    digest = sha256()
+                    self._wait(error)
+            if digest.digest() != self._digest.digest():
+                look = f"look at it: acctops journal verify {self._run_id}"
+                raise _MeddledError(f"was changed in place while the run went on; {look}")
+        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
+            self._failure = error
+
+    def _write_out(self, batch: Batch) -> None:
+        before = self._on_disk
+        while True:
+            asked = boot_s()
+            try:
+                found = self._link.rows(
+                    _APPEND, self._run_id, JOURNAL, self._epoch, *before, batch.seq, batch.head, batch.data
+                )
+                if not found:
+                    self._fenced()
+                break
+            except LostError as error:
+                self._wait(error)
+                if self._is_there(before, batch):
+                    asked = boot_s()
+                    found = self._permit()
+                    break
+        self._digest.update(batch.data)
+        self._heard(asked, found[0])
+
+    def _is_there(self, before: tuple[int, str], batch: Batch) -> bool:
+        """Return whether a commit happened whose answer was lost: the head says so."""
+        while True:
+            try:
+                epoch, seq, head = self._link.rows(_STANDS, self._run_id, JOURNAL)[0][:3]
+            except LostError as error:
+                self._wait(error)
+                continue
+            if (epoch, seq, head) == (self._epoch, batch.seq, batch.head):
+                return True
+            if (epoch, seq, head) == (self._epoch, *before):
+                return False
+            self._fenced()
+
+    def _permit(self) -> list[tuple[Any, ...]]:
+        while True:
+            try:
+                found = self._link.rows(_PERMIT, self._run_id, JOURNAL, self._epoch)
+            except LostError as error:
+                self._wait(error)
+            else:
+                if not found:
+                    self._fenced()
+                return found
+
+    def _pulse(self) -> None:
+        """Ask for a permit: nothing was written for a while. Runs in the thread."""
+        if self._failure is not None or self._closed:
+            return
+        asked = boot_s()
+        try:
+            found = self._link.rows(_PERMIT, self._run_id, JOURNAL, self._epoch)
+            if not found:
+                self._fenced()
+            self._heard(asked, found[0])
+        except LostError as error:
+            self._lost(error)
+        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
+            self._failure = error
+            if (loop := self._loop) is not None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._settle)
+
+    def _heard(self, asked: float, row: tuple[Any, ...] | None) -> None:
+        """Take in an answer: leave to send, and what people ask."""
+        self._leave_until = asked + LEAVE_S
+        self._trouble, self._lost_at = "", None
+        if row is None:
+            return
+        self.stop_asked = bool(row[0])
+        if row[1] != self._asked_no:
+            with suppress(LostError):  # the next answer says it again
+                self.requests = self.read_requests(self._link)
+                self._asked_no = row[1]
+
+    def _lost(self, error: LostError) -> None:
+        self._trouble = str(error)
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+
+    def _wait(self, error: LostError) -> None:
+        """Wait a moment for the database to be back; raise if the journal was left meanwhile."""
+        self._lost(error)
+        if self._closed:
+            raise error
+        time.sleep(min(1.0, 0.1 + (time.monotonic() - (self._lost_at or 0.0)) / 5))
+
+    def _fenced(self) -> None:
+        """Raise the error that says who has the run now."""
+        self._leave_until = 0.0
+        found = self._link.rows(_STANDS, self._run_id, JOURNAL)
+        epoch, _, _, taken_by, at = found[0] if found else (0, 0, "", "", "")
+        if not found or epoch == self._epoch:
+            raise _MeddledError("was changed by somebody else while the run went on: its rows are not what was written")
+        raise _FencedError(f"was taken by {taken_by} at {at[:19]}Z, as it was silent")
+
+    def _advice(self, error: BaseException) -> str:
+        if isinstance(error, _FencedError):
+            return f"{self._place}: the run {error}. Nothing further is sent here; see: acctops status {self._run_id}"
+        if isinstance(error, _MeddledError):
+            return f"{self._place}: the journal {error}. Nothing further is sent"
+        return (
+            f"{self._place}: the journal cannot be written: {error}. Nothing further is sent; look at the database, "
+            f"then go on with: acctops resume {self._run_id}"
+        )
+
+    def _let_go(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._leave_until = 0.0
+        gone = self._thread.submit(self._close_files)
+        with suppress(NotYet):  # the database does not answer; the owner is silent from now on
+            gone.result(1.0 if self._idle.is_set() else 0.0)
+        self._thread.shutdown(wait=False)
+
+    def _close_files(self) -> None:
+        with suppress(LostError, RefusesError):
+            if self._failure is None:
+                self._link.rows("select acctops.release(%s, %s, %s)", self._run_id, JOURNAL, self._epoch)
+        self._link.close()
+
+
+class _Digesting(StoredLines):
+    """The lines of a run, of which a digest is made as they are read."""
+
+    def __init__(self, url: str, run_id: str, place: str, *, digest: Any) -> None:
+        """`digest` has an `update`. Any: hashlib's type has no public name."""
+        super().__init__(url, run_id, place)
+        self._digest = digest
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the lines, those of one commit at a time."""
+        for lines in super().blocks():
+            self._digest.update(lines)
+            yield lines
+
+
+def _parts(
+    chain: Chain, first: Iterable[AnyRecord], clock: Callable[[], float]
+) -> Iterator[tuple[tuple[int, str], bytes]]:
+    """Yield the first lines in parts, each with the end of the chain before it. The first part is the first line."""
+    before, lines, size = (chain.seq, chain.head), list[bytes](), 0
+    for record in first:
+        lines.append(chain.add(record, rfc3339(clock())))
+        size += len(lines[-1])
+        if size >= _PART_BYTES or chain.seq == 1:
+            yield before, b"".join(lines)
+            before, size = (chain.seq, chain.head), 0
+            lines.clear()
+    if lines:
+        yield before, b"".join(lines)
+
+
+def _exists(link: Link, run_id: str, chain: Chain) -> bool:
+    """Return whether a run was created whose commit got no answer. JournalWriteError if nobody can say."""
+    until = time.monotonic() + _FOUND_OUT_S
+    while True:
+        try:
+            found = link.rows(_STANDS, run_id, JOURNAL)
+        except LostError as error:
+            if time.monotonic() < until:
+                time.sleep(0.3)
+                continue
+            raise JournalWriteError(
+                f"{link.words}: the journal cannot be written: {error}. Nothing was sent, and nobody knows whether run "
+                f"{run_id} exists; once the database is back: acctops status {run_id}"
+            ) from None
+        return bool(found) and tuple(found[0][:3]) == (1, chain.seq, chain.head)
+
+
+def _take(link: Link, run_id: str, token: str | None, place: str) -> tuple[float, int, int, str]:
+    """Take a run; return when that was asked for, its epoch, and the end of its chain. BusyError while it is worked on.
+
+    An owner who is heard of again lives. One who is silent for long enough is taken over.
+    """
+    began, heard = time.monotonic(), ""
+    while True:
+        asked = boot_s()
+        sql = "select epoch, seq, head, owner, silent_s, heard from acctops.take(%s, %s, %s, %s, %s)"
+        found = link.rows(sql, run_id, JOURNAL, who(), SILENT_S, token)
+        if not found:
+            raise UsageError(f"{place}: no such journal")
+        epoch, seq, head, owner, _, at = found[0]
+        if epoch is not None:
+            return asked, int(epoch), int(seq), str(head)
+        if owner is None:
+            raise BusyError(f"run {run_id}: another run has begun meanwhile; try again")
+        waited = time.monotonic() - began
+        if (heard and at != heard and waited >= _TAKE_S) or waited >= SILENT_S + _TAKE_S:
+            raise BusyError(f"run {run_id} is being worked on by {owner}; wait for it, or stop it first")
+        heard = heard or at
+        time.sleep(0.1)
