@@ -20,6 +20,7 @@ from engine.errors import AcctopsError, JournalCorruptError, Reason
 from engine.journal.heads import HEADS
 from engine.journal.heads import SEALS as SEALS_FILE
 from engine.journal.records import End, unix_seconds
+from engine.operations.events import Looking
 from engine.operations.stores import store_of
 from engine.outside.sshkeys import SEALS, Signers, SshKeyError, check, check_by, fingerprint_of, keys_in, read_signers
 
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from engine.journal.heads import HeadLine, Seal
     from engine.journal.protocols import RunRef, Runs
     from engine.journal.records import AnyRecord
+    from engine.operations.events import Tell
     from engine.operations.terms import Terms
 
+_OFTEN = 500
+"""After so many signatures a sign of life is told."""
 _AT_A_TIME = 4
 """Signatures that are checked at a time: each starts a program of some milliseconds."""
 
@@ -163,7 +167,7 @@ def _prove(terms: Terms, store: Runs, spec: SealSpec | None, kept: str | None) -
     faults += [Fault(run=each.run, words=each.fault, is_corrupt=each.is_corrupt) for each in words if each.fault]
     if is_known:
         faults += _gone(store, of_run, names)
-    sealing = _Sealing(spec)
+    sealing = _Sealing(spec, terms.tell)
     sealing.check(listed, seals)
     faults += sealing.faults
     after = next((listed[-1].seq - line.seq for line in listed if line.hash == kept), None)
@@ -265,8 +269,9 @@ def _gone(store: Runs, of_run: Mapping[str, Sequence[HeadLine]], names: Iterable
 class _Sealing:
     """Checks signatures and stamps of a list, and counts them."""
 
-    def __init__(self, spec: SealSpec | None) -> None:
+    def __init__(self, spec: SealSpec | None, tell: Tell) -> None:
         self._spec = spec
+        self._tell = tell
         self.sealed = self.unvouched = self.stamped = self.unvouched_stamps = 0
         self.faults: list[Fault] = []
 
@@ -283,8 +288,10 @@ class _Sealing:
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             to_check = [line for line in listed if line.hash in signed]
             signers = pool.map(lambda each: _signer(each, signed[each.hash]), to_check)
-            for line, by in zip(to_check, signers, strict=True):
+            for number, (line, by) in enumerate(zip(to_check, signers, strict=True), 1):
                 self._signed(line, by, signed[line.hash], counts)
+                if number % _OFTEN == 0:  # one takes some milliseconds
+                    self._tell(Looking(f"checked {number:,} of {len(to_check):,} signatures"))
             for (line, _), why in zip(stamps, pool.map(self._stamp, stamps), strict=True):
                 if why is not None:
                     self._fault(line.run, f"line {line.seq} of {HEADS}: its time stamp: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -523,3 +524,16 @@ def test_thousands_of_faults_end_the_search(good: Path, tmp_path: Path) -> None:
     mended(folder)
     code, text = asked(folder)
     assert code == 1 and len(text.splitlines()) < 1100 and "or more; the rest was not looked at" in text
+
+
+def test_the_journal_of_another_run_in_its_place_is_wrong(story: Story, good: Path, tmp_path: Path) -> None:
+    """With its own good chain, and manifest, report and sums mended: each line says whose it is."""
+    folder = shutil.copytree(good, tmp_path / "bundle")
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    theirs = next(each for each in manifest["runs"] if each["run"] == story.undo)
+    shutil.copy(folder / "runs" / story.undo / "journal.jsonl", folder / "runs" / story.rerun / "journal.jsonl")
+    report = folder / "runs" / story.rerun / "report.json"
+    report.write_text(re.sub(r'"journal_head": "[0-9a-f]*"', f'"journal_head": "{theirs["head"]}"', report.read_text()))
+    in_manifest(folder, story.rerun, **{key: theirs[key] for key in ("lines", "head", "action", "job", "ticket")})
+    code, text = asked(folder)
+    assert code == 1 and f"line 1 is of run '{story.undo}', not of {story.rerun}" in text, text

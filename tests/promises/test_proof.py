@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from engine.journal.heads import read_heads, read_seals
+from engine.journal.heads import Seal, read_heads, read_seals
 from engine.journal.lines import Chain, decode_unchecked
+from engine.journal.store import RunStore
 from engine.outside.sshkeys import sign
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done
@@ -741,3 +742,15 @@ def test_only_a_hash_of_real_runs_is_told_to_be_kept(desk: Desk) -> None:
     assert line.endswith("(--head compares that of real runs alone)"), line
     compared = desk.run("journal", "verify", "--all", "--head", line.split()[1])
     assert compared.code == 7 and "or the hash is that of simulated ones" in compared.out, compared.text
+
+
+@needs_ssh_keygen
+def test_a_long_check_of_signatures_shows_that_it_goes_on(desk: Desk, three: list[str]) -> None:
+    """A list of years takes minutes: nobody takes that for a hang, and `--quiet` stays quiet."""
+    store, last = RunStore(desk.state), read_heads(desk.state)[-1]
+    for _ in range(500):
+        line = store.list_end(last.run, head=last.head, lines=last.lines, exit_code=0, clock=time.time)
+        store.add_seal(Seal(seq=line.seq, run=line.run, hash=line.hash, signature="none"))
+    done = desk.run("journal", "verify", "--all")
+    assert done.code == 7 and "checked 500 of 500 signatures" in done.err, done.text[-2000:]
+    assert "checked" not in desk.run("journal", "verify", "--all", "--quiet").err

@@ -336,6 +336,48 @@ def test_a_page_while_the_run_goes_and_after_it(tmp_path: Path) -> None:
         assert "postgres-aaaaaaaa" in page.read_text() and page.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_rehearsal_replaces_no_page_of_a_config(tmp_path: Path) -> None:
+    """People look at that page for the real run; `--page` on the command line is meant for this one."""
+    desk = Desk(tmp_path)
+    job = desk.job("postgres-aaaaaaaa/ann")
+    wall = desk.write("wall.html", "the page of the real run")
+    desk.write("config.yaml", "page_file: wall.html\n")
+    for words in (("run", job, "--simulate", "--yes"), ("drill", job)):
+        assert desk.run(*words, "--config", "config.yaml").code == 0
+        assert wall.read_text() == "the page of the real run"
+    assert desk.run("run", job, "--simulate", "--yes", "--config", "config.yaml", "--page", "mine.html").code == 0
+    assert "SIMULATED" in (desk.work / "mine.html").read_text() and wall.read_text() == "the page of the real run"
+
+
+def test_a_new_page_with_names_is_for_its_owner_and_its_last_one_has_the_head(tmp_path: Path) -> None:
+    """Nobody else reads who is locked; who kept the page can check the journal by it."""
+    desk = Desk(tmp_path)
+    done = desk.run("run", desk.job("postgres-aaaaaaaa/ann"), "--simulate", "--yes", "--page", "page.html",
+                    "--page-names", "--json")  # fmt: skip
+    page = desk.work / "page.html"
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert f"--head {done.json['journal_head']}" in page.read_text()
+
+
+def test_the_page_of_a_resume_tells_of_the_session_before(tmp_path: Path) -> None:
+    """Calls, times and sessions from the beginning on, as the report after it has them."""
+    desk = Desk(tmp_path)
+    users = [f"u{number:02}" for number in range(12)]
+    backed = World(quotas={"*": None})
+    backed.seed("postgres-aaaaaaaa", "ap-singapore", users)
+    with Backend(backed) as backend:
+        desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
+        job = desk.job(*(f"postgres-aaaaaaaa/{user}" for user in users))
+        process = desk.popen("run", job, "--yes", "--rate", "5")
+        desk.wait_for("reply", 2)
+        process.terminate()
+        desk.end(process)
+        assert desk.run("resume", "latest", "--yes", "--rate", "100", "--page", "page.html").code == 0
+    text, report = (desk.work / "page.html").read_text(), desk.run("report", "latest", "--format", "html").out
+    told = re.search(r"<p>Sessions: run [^<]*, resume [^<]*</p>", text)
+    assert told is not None and told[0] in report, text
+
+
 @pytest.mark.parametrize("kind", ["directory", "link", "no directory", "full"])
 def test_a_page_that_cannot_be_written_stops_nothing(tmp_path: Path, kind: str) -> None:
     """One warning, one note, and the run ends as it would have."""

@@ -524,6 +524,8 @@ def test_a_pause_does_not_count_and_a_gap_does() -> None:
     assert reached(lifted) == {50: 1.0, 95: 4.0, 100: 4.0}
     drained = timed(*locked(0, 1.0, 2.0), *begin[3:], *locked(1, 3.5, 3.6), note(9.0, "unpaused"), calls=2)
     assert reached(drained) == {50: 1.0, 95: 3.0, 100: 3.0}, "what was in flight is done while it is paused"
+    kept = timed(*locked(0, 1.0, 2.0), *begin[3:], *locked(1, 3.5, 3.6), calls=2)
+    assert reached(kept) == {50: 1.0, 95: 3.0, 100: 3.0}, "nobody has lifted the pause yet"
     resumed = timed(*begin, (100.0, session()), *locked(1, 101.0, 103.0), calls=2)
     assert reached(resumed) == {50: 1.0, 95: 4.0, 100: 4.0}, "its process ended in the pause"
     died = timed(*locked(0, 1.0, 2.0), (100.0, session()), *locked(1, 101.0, 103.0), calls=2)
