@@ -375,6 +375,26 @@ def test_a_read_only_database_begins_nothing(postgres: Postgres, database: str) 
             act()
 
 
+def test_a_standby_is_looked_at_and_nothing_more(desk: Desk, postgres: Postgres, database: str) -> None:
+    """All that reads works there; what writes is refused in one sentence, before anything is sent."""
+    run_id, journal = begin(database)
+    journal.close()
+    with postgres.standby() as port:
+        url = database.replace(f":{postgres.port}/", f":{port}/")
+        desk.env["ACCTOPS_DATABASE"] = url
+        wait_until(lambda: run_id in desk.run("status").out)
+        assert desk.run("journal", "verify", run_id).code == 0
+        for words in (["run", desk.job(), "--simulate", "--yes"], ["tend"], ["resume", run_id, "--yes"]):
+            refused = desk.run(*words)
+            assert refused.code == 2 and "is a read-only standby; name the primary" in refused.err, refused.text
+        found = desk.run("doctor", "--json").json["checks"]
+        assert [each["result"] for each in found if "read-only standby" in each["words"]] == ["fail"]
+        desk.env["ACCTOPS_DATABASE"] = postgres.url(name_of(database))
+        found = desk.run("doctor", "--json").json["checks"]
+        assert any("its standby is asynchronous" in each["words"] for each in found)
+    close_links()
+
+
 def test_rows_that_were_removed_or_added_are_found(postgres: Postgres, database: str) -> None:
     """By whoever opens the run; and a session that goes on finds that its rows were changed."""
     run_id, journal = begin(database)

@@ -381,6 +381,7 @@ class DatabaseRuns:
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
         """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
+        self.check_place()
         return claimed(self._url, mine, simulated=self.simulated, inverse=inverse, undone_by=undone_by, tokens=_TOKENS)
 
     def request_stop(self, run_id: str) -> None:
