@@ -172,6 +172,14 @@ class Postgres:
             self._run("pg_ctl", "-D", str(place), "-m", "immediate", "-w", "stop")
             shutil.rmtree(place, ignore_errors=True)
 
+    def write(self, name: str, text: str) -> None:
+        """Write a file into its data directory, as it wants them."""
+        path = self.data / name
+        path.write_text(text)
+        path.chmod(0o600)
+        if self._as:
+            shutil.chown(path, "postgres", "postgres")
+
     def freeze(self) -> None:
         """Let it answer nobody, and accept nobody, until `thaw`."""
         self._signal(signal.SIGSTOP)
