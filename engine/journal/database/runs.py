@@ -64,7 +64,8 @@ _MOST_MARK = 64
 _HEADS = (
     "select r.id, acctops.is_live(r.id, %s), "
     "(select b.lines from acctops.batch b where b.run = r.id and b.no = 0 and b.first = 1), "
-    "(select string_agg(t.lines, ''::bytea order by t.first) from (select b.first, b.lines from acctops.batch b "
+    "(select string_agg(substr(t.lines, greatest(1, length(t.lines) - 65535)), ''::bytea order by t.first) "
+    "from (select b.first, b.lines from acctops.batch b "
     "where b.run = r.id and b.no = 0 order by b.first desc limit %s) t) "
     "from acctops.run r where r.id = any(%s)"
 )
