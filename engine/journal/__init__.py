@@ -1,8 +1,9 @@
-"""The run files. After a crash, the journal of a run is the only truth; no other package writes below `runs/`.
+"""The runs that are stored. After a crash, the journal of a run is the only truth; no other package writes it.
 
-`protocols` says what the rest of the engine knows of stored runs; files are one way to store them. `lines` turns one
-record into one line and chains the lines (pure). `reader` replays and verifies; it needs no asyncio, no lock and no
-write permission. `writer` appends with group commit. `store` is the directory of runs, their locks and ids.
+`protocols` says what the rest of the engine knows of stored runs; files are one way to store them, `database`
+another. `lines` turns one record into one line and chains the lines (pure). `reader` replays and verifies; it needs
+no asyncio, no lock and no write permission. `writer` appends with group commit. `store` is the directory of runs,
+their locks and ids.
 
 The invariants, each with tests of that name:
 

@@ -203,9 +203,12 @@ class _Tender:
             words = f"{ended}; they stay as they are until a person gives them back or holds them longer: {way}"
             return await self._tell(telling, family, "due", words, len(held))
         if not self._home.is_here:
+            whose = f"state directory belongs to another host ({self._home.host})"
+            if self._store.database is not None:
+                whose = f"database was made elsewhere ({self._home.host}): it is a copy, or was restored"
             raise _NotOpenedError(
-                f"{ended}; this state directory belongs to another host ({self._home.host}), so nothing is opened "
-                f"here; if it has moved here for good: acctops tend --adopt{self._flags}"
+                f"{ended}; this {whose}, so nothing is opened here; if it has moved here for good: "
+                f"acctops tend --adopt{self._flags}"
             )
         if gathered.blind:
             run, why = next(iter(gathered.blind.items()))

@@ -22,6 +22,7 @@ from engine.inputs.files import STDIN_NAME, homes_of
 from engine.inputs.job import Glob, Job
 from engine.inputs.settings import Flags, Settings, effective, find_configs
 from engine.operations.events import Tell, nobody
+from engine.outside.databaseurls import without_user
 from engine.outside.foreign import pasted
 from engine.outside.trust import Trust
 
@@ -107,7 +108,11 @@ class Terms(Flags, frozen=True, kw_only=True):
         from another directory and with another user's config.
         """
         config = _flag("config", Path(self.config).absolute()) if self.config is not None else ""
-        flag = _flag("database", kept.database) if kept.database is not None else _flag("state-dir", kept.state_dir)
+        flag = (
+            _flag("database", without_user(kept.database))
+            if kept.database is not None
+            else _flag("state-dir", kept.state_dir)
+        )
         if (self.state_dir if kept.database is None else self.database) is not None:
             return flag + config
         try:

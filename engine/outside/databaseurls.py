@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 _SCHEMES = ("postgresql", "postgres")
 _SECRETS = ("password", "sslpassword")
@@ -38,6 +38,13 @@ def url_words(url: str) -> str:
     place = parts.netloc.rpartition("@")[2] or asked.get("host", "")
     service = f"?service={asked['service']}" if "service" in asked else ""
     return f"postgresql://{place}{parts.path}{service}"
+
+
+def without_user(url: str) -> str:
+    """Return a URL without the user's name, to be typed again: PGUSER or a service file says it there."""
+    parts = urlsplit(url)
+    asked = "&".join(word for word in parts.query.split("&") if word and not word.lower().startswith("user="))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=asked))
 
 
 def user_of(url: str) -> str:

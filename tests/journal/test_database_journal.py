@@ -375,6 +375,75 @@ def test_a_read_only_database_begins_nothing(postgres: Postgres, database: str) 
             act()
 
 
+def test_a_standby_is_looked_at_and_nothing_more(desk: Desk, postgres: Postgres, database: str) -> None:
+    """All that reads works there; what writes is refused in one sentence, before anything is sent."""
+    run_id, journal = begin(database)
+    journal.close()
+    with postgres.standby() as port:
+        url = database.replace(f":{postgres.port}/", f":{port}/")
+        desk.env["ACCTOPS_DATABASE"] = url
+        wait_until(lambda: run_id in desk.run("status").out)
+        assert desk.run("journal", "verify", run_id).code == 0
+        for words in (["run", desk.job(), "--simulate", "--yes"], ["tend"], ["resume", run_id, "--yes"]):
+            refused = desk.run(*words)
+            assert refused.code == 2 and "is a read-only standby; name the primary" in refused.err, refused.text
+        found = desk.run("doctor", "--json").json["checks"]
+        assert [each["result"] for each in found if "read-only standby" in each["words"]] == ["fail"]
+        desk.env["ACCTOPS_DATABASE"] = postgres.url(name_of(database))
+        found = desk.run("doctor", "--json").json["checks"]
+        assert any("its standby is asynchronous" in each["words"] for each in found)
+    close_links()
+
+
+def test_tls_is_checked_as_the_url_says(desk: Desk, postgres: Postgres, database: str, tmp_path: Path) -> None:
+    """verify-full with the right authority connects, and doctor has no word about it; with another one nothing does."""
+    from tests.cloud.test_transport import CERTIFICATE, KEY
+
+    authority = tmp_path / "ca.pem"
+    authority.write_text(CERTIFICATE)
+    for name, text in (("server.crt", CERTIFICATE), ("server.key", KEY)):
+        postgres.write(name, text)
+    postgres.stop()
+    postgres.start("-c", "ssl=on")
+    try:
+        url = database.replace("127.0.0.1", "localhost") + f"?sslmode=verify-full&sslrootcert={authority}"
+        desk.env["ACCTOPS_DATABASE"] = url
+        done = desk.run("run", desk.job(), "--simulate", "--yes", "--json")
+        assert done.code == 0, done.text
+        found = [each for each in desk.run("doctor", "--json").json["checks"] if each["check"] == "database"]
+        assert [each["result"] for each in found] == ["ok"], found
+        authority.write_text("of nobody\n")
+        close_links()
+        refused = desk.run("status")
+        assert refused.code == 2 and "look at sslmode, sslrootcert" in refused.err, refused.text
+    finally:
+        postgres.stop()
+        postgres.start()
+
+
+def test_without_its_library_it_is_said_how_to_get_it(desk: Desk) -> None:
+    """psycopg is an extra: whoever names a database without it is told, and no traceback."""
+    hidden = desk.write("hidden/psycopg.py", "raise ImportError('hidden')\n")
+    desk.env |= {"ACCTOPS_DATABASE": "postgresql://127.0.0.1:9/x"}
+    desk.env["PYTHONPATH"] = f"{hidden.parent}:{desk.env['PYTHONPATH']}"
+    done = desk.end(desk.popen("status"))
+    assert done.code == 2 and "pip install 'acctops[workers]'" in done.err and "Traceback" not in done.err
+
+
+def test_commands_to_paste_leave_out_the_role(desk: Desk, database: str) -> None:
+    """They find the database again; who one is there says PGUSER or a service file."""
+    desk.env["PGUSER"] = "worker"
+    desk.write("faults.yaml", "[{action: LockAccount, code: InvalidParameterValue.AccountNotExistError, times: 1}]")
+    flags = ("--simulate", "--faults", "faults.yaml", "--yes", "--database", f"{database}?sslmode=prefer&user=worker")
+    done = desk.run("run", desk.job(), *flags)
+    place = database.replace("worker@", "")
+    assert done.code == 1 and f"--database '{place}?sslmode=prefer'" in done.text, done.text
+    assert "worker@" not in done.text and "user=worker" not in done.text
+    again = desk.run("status", "--database", f"{place}?sslmode=prefer", "--json").json
+    assert again["state_dir"] == place and len(again["runs"]) == 1
+    close_links()
+
+
 def test_rows_that_were_removed_or_added_are_found(postgres: Postgres, database: str) -> None:
     """By whoever opens the run; and a session that goes on finds that its rows were changed."""
     run_id, journal = begin(database)

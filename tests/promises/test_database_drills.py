@@ -103,6 +103,24 @@ def test_a_process_that_was_stopped_sends_nothing_when_it_wakes(site: Site) -> N
     site.account_for(run)
 
 
+def test_a_stopped_run_that_would_meet_a_new_one_is_fenced_first(site: Site) -> None:
+    """The opposite on one of its accounts begins once it has been silent; when it wakes, it sends nothing."""
+    process, run = site.start()
+    opposite = ("unlock", f"{INSTANCES[9]}/{USERS[5]}", "--region", "ap-singapore", "--yes")
+    assert site.there.run(*opposite).code == 6
+    os.kill(process.pid, signal.SIGSTOP)
+    done = site.there.run(*opposite)
+    assert done.code == 0, done.text
+    there = len(site.backend.writes())
+    os.kill(process.pid, signal.SIGCONT)
+    woken = site.here.end(process)
+    assert len(site.backend.writes()) == there
+    assert woken.code == 4 and "the run was taken by process" in woken.text, woken.text
+    resumed = site.there.run("resume", run, "--yes")
+    assert resumed.code == 0, resumed.text
+    site.account_for(run)
+
+
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_server_that_restarts_pauses_the_run(site: Site, postgres: Postgres, mode: str) -> None:
     """Sending stops within a second and goes on by itself; no person is needed."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from engine import Approval, Engine
 from engine.simulator.world import World
-from tests.support.command import Backend, Desk, Done, wait_until
+from tests.support.command import Backend, Desk, Done, environment, wait_until
 from tests.support.stores import Kept
 
 USERS = [f"app_{number}" for number in range(12)]
@@ -192,3 +193,19 @@ def test_two_places_know_nothing_of_each_other(office: Office) -> None:
     office.desk.job("postgres-aaaaaaaa/app_1", name="other.yaml")
     done = office("run", "other.yaml", "--yes", "--state-dir", there, "--json")
     assert re.search("already", done.out) and office("status", "--json").json["runs"][0]["run"] == run
+
+
+async def test_a_program_does_the_same(office: Office) -> None:
+    """The library: planned, begun, looked at while it goes, taken back."""
+    kept = office.kept
+    where = {"database": kept.database} if kept.database is not None else {"state_dir": kept.state_dir}
+    with environment(office.desk.env, office.desk.work):
+        async with Engine(**where, endpoint=office.backend.endpoint) as acctops:
+            run = await acctops.begin(await acctops.plan("job.yaml"), Approval(how="test", by="ana"))
+            seen = [progress.settled async for progress in run.progress(every=0.05)]
+            ended = await run.result()
+            assert ended.counts["changed"] == 12 and seen[-1] == 12 and run.id in ended.journal
+            undo = await acctops.begin(await acctops.undo(run.id), Approval(how="test", by="ana"))
+            assert (await undo.result()).counts["changed"] == 12
+            assert [head.run_id for head in acctops.runs()] == [undo.id, run.id]
+    assert office.locked() == []

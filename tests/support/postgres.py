@@ -65,7 +65,7 @@ class Postgres:
             check=True,
             cwd="/",
             stdout=subprocess.DEVNULL,
-            timeout=120,
+            timeout=60,
             **self._as,
         )
 
@@ -142,6 +142,43 @@ class Postgres:
             self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
             self.server.wait(30)
         shutil.rmtree(self.place, ignore_errors=True)
+
+    @contextmanager
+    def standby(self) -> Iterator[int]:
+        """A standby of it, which can be read; its port."""
+        place = self.place / "standby"
+        self._run(
+            "pg_basebackup",
+            "-D",
+            str(place),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            SUPERUSER,
+            "-R",
+            "-c",
+            "fast",
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        words = ["-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.place}"]
+        self._run("pg_ctl", "-D", str(place), *words, "-l", str(self.place / "standby.log"), "-w", "start")
+        try:
+            yield port
+        finally:
+            self._run("pg_ctl", "-D", str(place), "-m", "immediate", "-w", "stop")
+            shutil.rmtree(place, ignore_errors=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file into its data directory, as it wants them."""
+        path = self.data / name
+        path.write_text(text)
+        path.chmod(0o600)
+        if self._as:
+            shutil.chown(path, "postgres", "postgres")
 
     def freeze(self) -> None:
         """Let it answer nobody, and accept nobody, until `thaw`."""

@@ -61,6 +61,10 @@ class _FencedError(Exception):
     """Somebody else has taken the run; the text says who, and when."""
 
 
+class _UndoneError(Exception):
+    """Ends a transaction that is not to be."""
+
+
 class _MeddledError(Exception):
     """The rows are not what this process wrote."""
 
@@ -245,15 +249,16 @@ class DatabaseJournal(GroupedJournal):
                 found = self._link.rows(
                     _APPEND, self._run_id, JOURNAL, self._epoch, *before, batch.seq, batch.head, batch.data
                 )
-                if not found:
-                    self._fenced()
-                break
+                if found:
+                    break
             except LostError as error:
                 self._wait(error)
-                if self._is_there(before, batch):
-                    asked = boot_s()
-                    found = self._permit()
-                    break
+            # The connection was lost before, or just now. What was asked on it may still come true: then the second
+            # asking finds the chain moved.
+            if self._is_there(before, batch):
+                asked = boot_s()
+                found = self._permit()
+                break
         self._digest.update(batch.data)
         self._heard(asked, found[0])
 
@@ -392,11 +397,18 @@ def _parts(
 
 
 def _exists(link: Link, run_id: str, chain: Chain) -> bool:
-    """Return whether a run was created whose commit got no answer. JournalWriteError if nobody can say."""
+    """Return whether a run was created whose commit got no answer. JournalWriteError if nobody can say.
+
+    It is made once more, and that undone: this waits for a commit that is still under way, and fails if it happened.
+    """
     until = time.monotonic() + _FOUND_OUT_S
     while True:
         try:
-            found = link.rows(_STANDS, run_id, JOURNAL)
+            with suppress(_UndoneError), link.transaction():
+                link.rows("select acctops.create_run(%s, false, '', null)", run_id)
+                raise _UndoneError
+        except RefusesError:
+            return tuple(link.rows(_STANDS, run_id, JOURNAL)[0][:3]) == (1, chain.seq, chain.head)
         except LostError as error:
             if time.monotonic() < until:
                 time.sleep(0.3)
@@ -405,7 +417,8 @@ def _exists(link: Link, run_id: str, chain: Chain) -> bool:
                 f"{link.words}: the journal cannot be written: {error}. Nothing was sent, and nobody knows whether run "
                 f"{run_id} exists; once the database is back: acctops status {run_id}"
             ) from None
-        return bool(found) and tuple(found[0][:3]) == (1, chain.seq, chain.head)
+        else:
+            return False
 
 
 def _take(link: Link, run_id: str, token: str | None, place: str) -> tuple[float, int, int, str]:

@@ -162,9 +162,9 @@ class Link:
                 ) from None
             raise RefusesError(f"database {self.words}: {said} ({code})") from None
 
-    def _said(self, error: Exception) -> str:
+    def _said(self, error: psycopg.Error) -> str:
         """Return the words of an error, without the user's name and whatever else a URL says."""
-        text = str(error).replace(self.url, self.words).partition("\nLINE ")[0]
+        text = (error.diag.message_primary or str(error)).replace(self.url, self.words)
         for name in filter(None, (user_of(self.url), os.environ.get("PGUSER", ""))):
             text = text.replace(f'"{name}"', "…")
         text = re.sub(r"\buser \"[^\"]*\"|\brole \"[^\"]*\"", "the role", text)

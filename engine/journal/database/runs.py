@@ -65,7 +65,8 @@ _MOST_MARK = 64
 _HEADS = (
     "select r.id, acctops.is_live(r.id, %s), "
     "(select b.lines from acctops.batch b where b.run = r.id and b.no = 0 and b.first = 1), "
-    "(select string_agg(t.lines, ''::bytea order by t.first) from (select b.first, b.lines from acctops.batch b "
+    "(select string_agg(substr(t.lines, greatest(1, length(t.lines) - 65535)), ''::bytea order by t.first) "
+    "from (select b.first, b.lines from acctops.batch b "
     "where b.run = r.id and b.no = 0 order by b.first desc limit %s) t) "
     "from acctops.run r where r.id = any(%s)"
 )
@@ -382,6 +383,7 @@ class DatabaseRuns:
         self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
     ) -> AbstractContextManager[tuple[Rival, ...]]:
         """Hold the claim `mine` during the block; raise BusyError, naming the run, if a live run forbids it."""
+        self.check_place()
         return claimed(self._url, mine, simulated=self.simulated, inverse=inverse, undone_by=undone_by, tokens=_TOKENS)
 
     def lane_slots(self, lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:

@@ -32,16 +32,18 @@ class StoredLines(Stored):
 
     def open(self) -> int:
         """Return the descriptor of a file with the lines; UsageError if there are none."""
-        file = tempfile.TemporaryFile(prefix="acctops-")  # noqa: SIM115 - its descriptor is handed on
-        with file:
-            found = False
-            for lines in self.blocks():
-                found = True
-                file.write(lines)
-            file.flush()
-            if not found:
-                raise UsageError(f"{self}: no such journal")
-            return os.dup(file.fileno())
+        try:
+            with tempfile.TemporaryFile(prefix="acctops-") as file:
+                for lines in self.blocks():
+                    file.write(lines)
+                file.flush()
+                if not file.tell():
+                    raise UsageError(f"{self}: no such journal")
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise UsageError(
+                f"{self}: cannot be read: {tempfile.gettempdir()}: {error.strerror}; free space there, or set TMPDIR"
+            ) from error
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the lines, those of one commit at a time."""
