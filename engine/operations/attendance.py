@@ -138,8 +138,8 @@ class Attendance:
 
     async def _stamp(self) -> None:
         """Have the line of this session stamped, if an authority is named."""
-        if self._sealed is None or self._seal is None or not self._seal.tsa:
-            return
+        if self._sealed is None or self._seal is None or not self._seal.tsa or self._ledger.run.simulated:
+            return  # a rehearsal asks nobody outside
         from engine.operations.sealing import stamp
 
         why = await stamp(self._store, self._sealed.line, self._seal, self._way_out)
