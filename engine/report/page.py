@@ -68,6 +68,11 @@ class Moment(Struct, frozen=True):
     utc: str
     local: str
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the wall's clock shows another time than UTC."""
+        return self.local[:19] != self.utc[:19]
+
 
 class Cause(Struct, frozen=True, kw_only=True):
     """Targets that are not as asked for one cause."""

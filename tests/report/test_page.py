@@ -451,3 +451,9 @@ def test_a_reader_never_sees_half_a_page(tmp_path: Path) -> None:
             reader.join()
     assert done.code == 0, done.text
     assert len(set(seen)) > 1 and all(text.startswith("<!") and text.rstrip().endswith("</html>") for text in seen)
+
+
+def test_a_time_is_told_twice_only_where_the_wall_shows_another() -> None:
+    """A machine on UTC says each time once."""
+    assert moment(0.0, lambda _at: "1970-01-01 08:00:00 CST (UTC+0800)").is_elsewhere
+    assert not moment(0.0, lambda _at: "1970-01-01 00:00:00 UTC (UTC+0000)").is_elsewhere
