@@ -173,14 +173,14 @@ def test_a_live_run_is_steered_from_elsewhere(office: Office) -> None:
         assert "is being run already" in office("resume", run, "--yes", code=6).text
         assert office("pause", run, "--json").json["effect"] == "paused"
         paused = len(office.backend.writes())
-        assert office("change", run, "--drop", "*/app_11", "--rate", "7", "--json").json["effect"] == "changed"
+        assert office("change", run, "--drop", "*/app_11", "--rate", "1", "--json").json["effect"] == "changed"
         assert len(office.backend.writes()) == paused
         assert office("resume", run, "--json").json["effect"] == "unpaused"
         wait_until(lambda: len(office.backend.writes()) > paused)
         assert "asked to drain" in office("stop", run).err
         ended = office.desk.end(process)
     assert ended.code == 4, ended.text
-    done = office("resume", run, "--yes", "--json", code=1).json
+    done = office("resume", run, "--yes", "--rate", "50", "--json", code=1).json
     assert done["counts"] == {"changed": 11, "already": 0, "failed": 1, "unknown": 0, "unattempted": 0}
     assert "app_11" not in office.locked()
 
