@@ -218,6 +218,11 @@ def test_in_a_browser(tmp_path: Path, served: tuple[str, list[str]], way: str) -
         up = browser.execute_script(order)
         user.click()
         assert browser.execute_script(order) == up[::-1] != up
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        heading = "getComputedStyle(each, '::before').content"
+        printed = f"return [...document.querySelectorAll('#targets thead th')].map(each => {heading})"
+        assert '"User"' in browser.execute_script(printed), "text, as no browser repeats a button on the next page"
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         for wide in (390, 640):  # 640 is a laptop's 1280 at 200 %
             size = {"width": wide, "height": 900, "deviceScaleFactor": 1, "mobile": True}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -45,6 +45,7 @@
     Array.prototype.forEach.call(table.tHead.rows[0].cells, function (head, column) {
       var button = document.createElement("button");
       button.type = "button";
+      head.setAttribute("data-of", head.textContent); // what is printed: no browser repeats a button on the next page
       while (head.firstChild) { button.appendChild(head.firstChild); }
       head.appendChild(button);
       button.addEventListener("click", function () {
