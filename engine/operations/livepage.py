@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from engine.report.course import Course
 
 EVERY_S = 2.0
+_PLAIN, _NAMING = 0o644, 0o600
+"""Modes of new pages: of counts and codes, and of one that names accounts."""
 _COST = 20.0
 """A page that took so long is followed by a pause of this many times that."""
 _DISK_S = 5.0
@@ -181,9 +183,13 @@ def _begun(ledger: Ledger) -> float:
 
 
 def _mode(path: Path, *, names: bool) -> int:
-    """Return the mode of the page: what its own file has, else for all to read, unless it names accounts."""
+    """Return the mode of the page: what its own file has, else for all to read, unless it names accounts.
+
+    A file with the mode that pages without names get was made for all to read: it does not become one with names.
+    """
     with suppress(OSError):
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-            return stat.S_IMODE(found.st_mode) & 0o664
-    return 0o600 if names else 0o644
+            mode = stat.S_IMODE(found.st_mode) & 0o664
+            return _NAMING if names and mode == _PLAIN else mode
+    return _NAMING if names else _PLAIN

@@ -335,6 +335,8 @@ def test_a_page_while_the_run_goes_and_after_it(tmp_path: Path) -> None:
         text = page.read_text()
         assert "its last page" in text and "1 of 2 verified locked" in text and "AccountNotExistError" in text
         assert "postgres-aaaaaaaa" not in text and page.stat().st_mode & 0o777 == 0o644
+        desk.run("rerun", run, "--yes", "--page-names", "--page", "page.html")
+        assert "postgres-aaaaaaaa" in page.read_text() and page.stat().st_mode & 0o777 == 0o600, "made for all to read"
         page.chmod(0o640)
         desk.write("config.yaml", "page_file: page.html\n")
         desk.run("rerun", run, "--yes", "--page-names", "--config", "config.yaml")
