@@ -29,8 +29,10 @@ def postgres() -> Iterator[Postgres]:
 def database(postgres: Postgres) -> Iterator[str]:
     """The URL of a fresh database, for a worker's role."""
     from engine.journal.database.link import close_links
+    from engine.journal.database.slots import close_askers
 
     yield postgres.fresh()
+    close_askers()
     close_links()
 
 

@@ -322,18 +322,16 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     """The `journal verify` command. Any: the flags, by name."""
     options = options_of(flags)
     ref = find(options, run)
-    found = ref.verify(head)
+    from engine.operations.proving import verify_listed  # here: only this command needs it
+
+    found, line, problem = verify_listed(ref, head)
     keys: tuple[str, ...] = ()
     if found.approved:
         from engine.operations.approving import check_recorded  # here: most runs need no approval
 
         keys = check_recorded(options, run)
-    from engine.operations.proving import listing_of  # here: only this command needs it
-
-    listing = listing_of(ref)
-    if listing.problem is not None:
-        raise JournalCorruptError(listing.problem)
-    line = listing.line
+    if problem is not None:
+        raise JournalCorruptError(problem)
     if options.as_json:
         said = {key: str(value) if key == "path" else value for key, value in asdict(found).items()}
         place = {"seq": line.seq, "lines": line.lines, "late": line.late} if line is not None else None

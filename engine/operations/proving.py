@@ -1,4 +1,4 @@
-"""Check all runs of a state directory against the list of their ends, and the list against its seals. Reads only.
+"""Check all runs of a store against the list of their ends, and the list against its seals. Reads only.
 
 What is found is said for each run. A fault is what nobody but an attacker, a defect or a lost disk brings about. What
 has an innocent reason, too, is listed and is no fault: runs from before the list, ends that were listed late, sessions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.inputs.sealing import SealSpec
     from engine.journal.heads import HeadLine, Seal
     from engine.journal.protocols import RunRef, Runs
+    from engine.journal.reader import Verification
     from engine.journal.records import AnyRecord
     from engine.operations.events import Tell
     from engine.operations.terms import Terms
@@ -54,7 +55,7 @@ class Proven(Struct, frozen=True, kw_only=True):
     """What the check of one store has shown: its real runs, or its simulated ones."""
 
     place: str
-    """Directory of the runs."""
+    """Directory of the runs, or their database."""
     simulated: bool
     runs: int
     """Runs whose chains hold."""
@@ -86,39 +87,29 @@ class Proven(Struct, frozen=True, kw_only=True):
         return Reason.INCOMPLETE if self.faults else Reason.OK
 
 
-class Listing(Struct, frozen=True, kw_only=True):
-    """What the list of ends says of one run."""
-
-    line: HeadLine | None
-    """Its last line; None if there is none."""
-    problem: str | None
-    """Why the journal is not as listed; None if it is."""
-
-
 def prove_all(terms: Terms, line: str | None) -> tuple[Proven, ...]:
     """Check the real runs of the state directory, and the simulated ones if there are any.
 
     `line` is the hash of a line of the list that was kept elsewhere; it must be in the list of the real runs.
     """
     settings = terms.settings(None)
-    found = [_prove(terms, store_of(settings, simulated=False), settings.seal, line)]
+    found = [prove(terms, store_of(settings, simulated=False), settings.seal, line)]
     practice = store_of(settings, simulated=True)
     if practice.names() or practice.lost():
-        found.append(_prove(terms, practice, settings.seal, None))
+        found.append(prove(terms, practice, settings.seal, None))
     return tuple(found)
 
 
-def listing_of(ref: RunRef) -> Listing:
-    """Compare the journal of one run with the lines about it in the list of ends, whose own chain must hold."""
-    if ref.store is None:
-        return Listing(line=None, problem=None)
-    lines = [line for line in ref.store.listed() if line.run == ref.run_id]
+def verify_listed(ref: RunRef, head: str | None) -> tuple[Verification, HeadLine | None, str | None]:
+    """Check the chain of one journal in one pass; return what was found, its last line in the list, and a problem.
+
+    The problem is None if the journal is as listed. JournalCorruptError if its chain, or that of the list, does not
+    hold; of a journal outside of a store nothing is listed.
+    """
+    lines = [line for line in ref.store.listed() if line.run == ref.run_id] if ref.store is not None else []
     seen = _Seen(lines)
-    try:
-        ref.verify(None, each=seen.look)
-    except JournalCorruptError as error:
-        return Listing(line=lines[-1] if lines else None, problem=str(error))
-    return Listing(line=lines[-1] if lines else None, problem=seen.problem(ref.place))
+    found = ref.verify(head, each=seen.look)
+    return found, lines[-1] if lines else None, seen.problem(ref.place)
 
 
 class _Seen:
@@ -154,8 +145,8 @@ class _Seen:
         return None
 
 
-def _prove(terms: Terms, store: Runs, spec: SealSpec | None, kept: str | None) -> Proven:
-    """Check one store."""
+def prove(terms: Terms, store: Runs, spec: SealSpec | None, kept: str | None) -> Proven:
+    """Check one store. Runs may end meanwhile: what is listed after the list was read is no fault."""
     faults: list[Fault] = []
     listed, seals, is_known = _lists(store, faults)
     of_run: dict[str, list[HeadLine]] = {}
@@ -167,8 +158,9 @@ def _prove(terms: Terms, store: Runs, spec: SealSpec | None, kept: str | None) -
     faults += [Fault(run=each.run, words=each.fault, is_corrupt=each.is_corrupt) for each in words if each.fault]
     if is_known:
         faults += _gone(store, of_run, names)
-    sealing = _Sealing(spec, terms.tell)
-    sealing.check(listed, seals)
+    sealing = _Sealing(store, spec, terms.tell)
+    if is_known:
+        sealing.check(listed, seals)
     faults += sealing.faults
     after = next((listed[-1].seq - line.seq for line in listed if line.hash == kept), None)
     if kept is not None and after is None:
@@ -241,7 +233,8 @@ def _of_run(terms: Terms, store: Runs, run_id: str, lines: Sequence[HeadLine], f
         return _Word(run=run_id, is_open=is_open)
     if not lines and (first_at is None or unix_seconds(end.at) < first_at):
         return _Word(run=run_id, is_unlisted=True)
-    if is_live:  # it lists its end in a moment
+    now = store.last_listed(run_id)
+    if is_live or (now is not None and now.lines >= end.seq):  # it lists its end in a moment, or has just done so
         return _Word(run=run_id, is_open=True)
     what = (
         f"{ref.place}:{end.seq}: ended at {end.at}, and {HEADS} does not list that end: its line was removed, the "
@@ -269,7 +262,8 @@ def _gone(store: Runs, of_run: Mapping[str, Sequence[HeadLine]], names: Iterable
 class _Sealing:
     """Checks signatures and stamps of a list, and counts them."""
 
-    def __init__(self, spec: SealSpec | None, tell: Tell) -> None:
+    def __init__(self, store: Runs, spec: SealSpec | None, tell: Tell) -> None:
+        self._store = store
         self._spec = spec
         self._tell = tell
         self.sealed = self.unvouched = self.stamped = self.unvouched_stamps = 0
@@ -279,7 +273,7 @@ class _Sealing:
         """Check each line of the list, and each seal."""
         lines = {line.hash: line for line in listed}
         for number, seal in enumerate(seals, 1):
-            if seal.hash not in lines:
+            if seal.hash not in lines and not self._is_new(seal, listed):
                 what = f"{SEALS_FILE}:{number}: is of line {seal.seq} (run {seal.run}), which {HEADS} does not have"
                 self._fault(None, f"{what}: that line was removed")
         signed = {seal.hash: seal.signature for seal in seals if seal.signature is not None}
@@ -299,10 +293,18 @@ class _Sealing:
                     self.stamped += 1
                 else:
                     self.unvouched_stamps += 1
+        unsigned = [line for line in listed if line.hash not in signed]
+        if any(line.seal is not None for line in unsigned):  # a line is written before its signature
+            signed |= {seal.hash: seal.signature for seal in self._store.seals() if seal.signature is not None}
         covered = {line.run: line.seq for line in listed if line.hash in signed}
-        for line in listed:
+        for line in unsigned:
             if line.hash not in signed and covered.get(line.run, 0) < line.seq:
                 self._unsigned(line)
+
+    def _is_new(self, seal: Seal, listed: Sequence[HeadLine]) -> bool:
+        """Return whether a seal is of a line that was added since the list was read."""
+        now = self._store.last_listed(seal.run) if seal.seq > len(listed) else None
+        return now is not None and now.seq > len(listed)
 
     def _fault(self, run: str | None, words: str, *, is_corrupt: bool = True) -> None:
         self.faults.append(Fault(run=run, words=words, is_corrupt=is_corrupt))

@@ -51,6 +51,7 @@ from engine.planning.undo import (
 from engine.report.nextstep import Step, later_words, undo_steps
 
 if TYPE_CHECKING:
+    from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import RunRef
     from engine.journal.reader import Replay
@@ -173,17 +174,11 @@ async def plan_undo(
     undone.waiting |= {kept.call.id for kept in undo.kept if kept.why is Keep.HELD}
     plan = plan_again(inverse, undo.plan.calls, protect=guards.protect, exclude=())
     plan = replace(plan, omits=(*plan.omits, *_stays(undo, ref)))
-    refused = refusals(
-        look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=terms.expect
-    )
     terms.tell(News("\n".join(_preview(undone, ref, undo, plan, read))))
     if not chosen.family and (more := changed_by_reruns(kin, ledger)):
         whole = f"acctops undo {ref.run_id} --family{flags_of(terms, ref)}"
         terms.tell(News(f"  {more:,} more were changed by reruns of it: {whole}"))
-    if refused:
-        raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
-    if not plan.calls and terms.is_saving:
-        raise RefusedError("nothing is to be sent, so there is no plan to save; leave --save away to end its holds")
+    _refuse_beyond(terms, guards, plan, read)
     if not plan.calls:  # what sends nothing asks nothing; what others hold is theirs nevertheless
         owed = undone.end_holds(undo.released, (), terms.clock)
         if not undo.plan.calls:
@@ -216,6 +211,17 @@ async def plan_undo(
             world=world,
         )
     )
+
+
+def _refuse_beyond(terms: Terms, guards: Settings, plan: Plan, read: Survey) -> None:
+    """Raise RefusedError if the guards on size refuse an undo, or if a plan without calls is to be saved."""
+    refused = refusals(
+        look_ahead(plan, read.readings), max_targets=guards.max_targets, max_share=None, expect=terms.expect
+    )
+    if refused:
+        raise RefusedError("refused: " + "; ".join(refused) + "; nothing was sent")
+    if not plan.calls and terms.is_saving:
+        raise RefusedError("nothing is to be sent, so there is no plan to save; leave --save away to end its holds")
 
 
 def _tell_older(terms: Terms, ref: RunRef, found: Replay, ignored: tuple[str, ...]) -> str | None:

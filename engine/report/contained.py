@@ -33,6 +33,8 @@ class Containment:
         """Targets that were asked for."""
         self.seconds: list[float] = []
         """For each account that is contained, after how many seconds it was; the earliest first."""
+        self.moments: list[float] = []
+        """The UNIX times of the same, by the clock: pauses are not left out."""
         if ledger.run.watched is not None:  # a watch changes nothing
             return
         self.total = len(ledger.calls) + len(ledger.lacking())
@@ -46,11 +48,14 @@ class Containment:
                 continue
             if outcome is Outcome.ALREADY:
                 self.seconds.append(0.0)
+                self.moments.append(begun)
             elif outcome is Outcome.CHANGED and (at := _contained_at(entry)) is not None:
                 end = unix_seconds(at)
                 paused = sum(max(0.0, min(until, end) - max(since, begun)) for since, until in pauses)
                 self.seconds.append(max(0.0, end - begun - paused))
+                self.moments.append(max(begun, end))
         self.seconds.sort()
+        self.moments.sort()
 
     def after(self, share: int) -> float | None:
         """Return after how many seconds so many percent were contained; None if they are not."""

@@ -19,7 +19,7 @@ from msgspec import Struct
 from engine.errors import ConfigError
 from engine.journal.records import unix_seconds
 from engine.model import GOOD, Outcome, Proof
-from engine.report.contained import contained_line
+from engine.report.contained import Containment, contained_line
 from engine.report.documents import every_target, pace, plain, row
 from engine.report.going import line
 from engine.report.plots import LanePlot, Marks, Shape, bar, lane_plots, marks, steps
@@ -235,8 +235,8 @@ def part(
     run = ledger.run
     begin = unix_seconds(run.at)
     until = now if live is not None else max(begin, unix_seconds(ledger.last_at))
-    done_at = _done_at(ledger, begin)
-    last = max(until, done_at[-1] if done_at else until)
+    proven = Containment(ledger)
+    last = max([until, *proven.moments[-1:]])
     total = len(ledger.calls) + len(ledger.lacking())
     quota = ledger.settings.quota or ledger.settings.rate
     causes = list(_causes(ledger, way, names=names, is_live=live is not None))
@@ -253,8 +253,8 @@ def part(
         facts=tuple(_facts(ledger)),
         shares=_shares(ledger, total, is_live=live is not None),
         total=total,
-        reached=tuple(_reached(done_at, total, begin)),
-        curve=steps(done_at, total, begin, last),
+        reached=tuple(_reached(proven)),
+        curve=steps(proven.moments, total, begin, last),
         axis=(moment(begin, zone), moment(last, zone)),
         marks=marks(course, begin, last),
         sessions=tuple((verb, moment(at, zone)) for at, verb in course.sessions[:20]),
@@ -281,28 +281,11 @@ def _waves(ledger: Ledger, kin: Sequence[Ledger], *, is_live: bool) -> Iterator[
         yield from (f"{of}{words}" for words in wave_lines(each, is_live=is_live and each is (kin or (ledger,))[-1]))
 
 
-def _done_at(ledger: Ledger, begin: float) -> list[float]:
-    """Return the UNIX times at which targets were as asked, sorted: when the API took the call, or from the begin."""
-    found = []
-    for _, entry, outcome in ledger.outcomes():
-        if outcome not in GOOD or entry.proof is None:
-            continue
-        at = begin if outcome is Outcome.ALREADY and entry.proof is Proof.BEFORE else None
-        said = entry.accepted_at or entry.settled_at
-        if at is None and said is not None:
-            at = unix_seconds(said)
-        if at is not None:
-            found.append(max(begin, at))
-    found.sort()
-    return found
-
-
-def _reached(done_at: list[float], total: int, begin: float) -> Iterator[tuple[str, str]]:
+def _reached(found: Containment) -> Iterator[tuple[str, str]]:
     for share in (10, 25, 50, 75, 90, 95, 100):
-        count = -(-total * share // 100)
-        if count:
-            after = duration(done_at[count - 1] - begin) if count <= len(done_at) else "not reached"
-            yield f"{share} % ({count:,})", after
+        if count := -(-found.total * share // 100):
+            after = found.after(share)
+            yield f"{share} % ({count:,})", duration(after) if after is not None else "not reached"
 
 
 def _marks_words(ledger: Ledger) -> tuple[str, ...]:

@@ -18,9 +18,14 @@ from typing import Any
 
 import pytest
 
-from engine.journal.heads import Seal, read_heads, read_seals
+from engine.errors import Reason
+from engine.inputs.sealing import SealSpec
+from engine.journal.heads import HeadLine, Seal, read_heads, read_seals
 from engine.journal.lines import Chain, decode_unchecked
 from engine.journal.store import RunStore
+from engine.model import Place
+from engine.operations.proving import prove
+from engine.operations.terms import Terms
 from engine.outside.sshkeys import sign
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done
@@ -357,6 +362,40 @@ def test_a_torn_line_is_cut_and_lost_nothing(desk: Desk, three: list[str]) -> No
     ran(desk, f"{B}/kim")
     assert [line.seq for line in read_heads(desk.state)] == [1, 2, 3, 4]
     assert three and proof(desk).code == 0
+
+
+class Moving(RunStore):
+    """A state directory in which a run ends while it is checked."""
+
+    def __init__(self, state_dir: Path, meanwhile: Callable[[], object], at: str) -> None:
+        super().__init__(state_dir)
+        self._meanwhile = {at: meanwhile}
+
+    def listed(self) -> tuple[HeadLine, ...]:
+        found = super().listed()
+        self._meanwhile.pop("behind the list", lambda: None)()
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        self._meanwhile.pop("before the runs", lambda: None)()
+        return super().names()
+
+    def seals(self) -> tuple[Seal, ...]:
+        found = super().seals()
+        return found[:-1] if self._meanwhile.pop("before its seal", None) is not None else found
+
+
+@needs_ssh_keygen
+@pytest.mark.parametrize("at", ["behind the list", "before the runs", "before its seal"])
+def test_a_run_that_ends_while_all_are_checked_is_no_fault(desk: Desk, backend: Backend, at: str) -> None:
+    """A check of thousands of runs takes a while, and somebody is paged for what it says."""
+    key = sealed_with(desk)
+    ran(desk, f"{A}/ann")
+    spec = SealSpec(place=Place("config.yaml"), key=str(key))
+    store = Moving(desk.state, lambda: ran(desk, f"{A}/bob"), at)
+    found = prove(Terms(), store, spec, None)
+    assert found.faults == () and found.reason is Reason.OK
+    assert len(read_heads(desk.state)) == (1 if at == "before its seal" else 2)
 
 
 def test_ends_at_the_same_time_are_all_listed(desk: Desk, backend: Backend) -> None:

@@ -87,13 +87,12 @@ def test_a_host_that_stops_leaves_the_quota_to_the_others(tmp_path: Path, backen
 
 def test_the_slots_of_a_lane_by_themselves(postgres: Postgres, database: str) -> None:
     """Eight askers with ways of different length: what leaves keeps the window, whatever each of them is late by."""
-    from engine.journal.database.link import Link
-    from engine.journal.database.slots import DatabaseSlots
+    from engine.journal.database.slots import Asker, DatabaseSlots
 
-    rng, left, links = Random(17), list[float](), [Link(database) for _ in range(8)]
+    rng, left, askers = Random(17), list[float](), [Asker(database) for _ in range(8)]
 
     async def asker(seed: int) -> None:
-        slots = DatabaseSlots(links[seed], "a/LockAccount/b", clock=time.monotonic)
+        slots = DatabaseSlots(askers[seed], "a/LockAccount/b", clock=time.monotonic)
         for _ in range(15):
             at = await slots.reserve(rate=QUOTA, interval_s=1.02 / QUOTA, window_s=1.01)
             await asyncio.sleep(max(0.0, at - time.monotonic()))
@@ -104,21 +103,20 @@ def test_the_slots_of_a_lane_by_themselves(postgres: Postgres, database: str) ->
         await asyncio.gather(*map(asker, range(8)))
 
     asyncio.run(all_of_them())
-    for link in links:
-        link.close()
+    for each in askers:
+        each.close()
     assert len(left) == 120 and worst_second(sorted(left)) <= QUOTA + 1  # the test's own clock is late, too
 
 
 def test_a_clock_of_the_server_that_was_set_back_stops_nobody(postgres: Postgres, database: str) -> None:
     """A row from the future is begun anew."""
-    from engine.journal.database.link import Link
-    from engine.journal.database.slots import DatabaseSlots
+    from engine.journal.database.slots import Asker, DatabaseSlots
 
-    link = Link(database)
-    slots = DatabaseSlots(link, "lane", clock=time.monotonic)
+    asker = Asker(database)
+    slots = DatabaseSlots(asker, "lane", clock=time.monotonic)
     asyncio.run(slots.reserve(rate=20, interval_s=0.05, window_s=1.0))
     name = database.rpartition("/")[2]
     postgres.sql(name, "update acctops.lane set schedule = schedule + 7200, leaving = array[schedule + 7200]")
     at = asyncio.run(slots.reserve(rate=20, interval_s=0.05, window_s=1.0))
-    link.close()
+    asker.close()
     assert at - time.monotonic() < 0.5

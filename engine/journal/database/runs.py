@@ -20,7 +20,7 @@ from engine.journal import control
 from engine.journal.database.claims import claimed
 from engine.journal.database.journal import HEARD_S, DatabaseJournal
 from engine.journal.database.link import Link, LostError, Rows, link_to, names_of, told, who
-from engine.journal.database.slots import DatabaseSlots
+from engine.journal.database.slots import DatabaseSlots, asker_of
 from engine.journal.database.stored import ASIDE, Kept, StoredLines
 from engine.journal.database.versions import check_version
 from engine.journal.finding import find_among, head_of, newest_first
@@ -388,7 +388,7 @@ class DatabaseRuns:
 
     def lane_slots(self, lane: str, *, clock: Callable[[], float]) -> LaneSlots | None:
         """Return the slots that a lane shares with all hosts."""
-        return DatabaseSlots(link_to(self._url), f"{'simulated ' * self.simulated}{lane}", clock=clock)
+        return DatabaseSlots(asker_of(self._url), f"{'simulated ' * self.simulated}{lane}", clock=clock)
 
     def request_stop(self, run_id: str) -> None:
         """Ask the process that works on the run to drain."""
