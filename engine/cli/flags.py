@@ -122,13 +122,23 @@ class Command(click.Command):
                 words = row.words or f"{row.flag} and {clash[0]} do not go together; leave one of them away"
                 raise click.UsageError(words.replace("=", " "), ctx)
         path = ctx.params.pop("output_file", None)
-        if path in ("json", "yaml"):  # as kubectl has it
-            raise click.UsageError(f"-o {path} would name a file; for JSON type --json", ctx)
-        if path in (None, "-"):
-            return super().invoke(ctx)
-        from engine.cli.talk import written_to  # here: most results go to stdout
+        return into(path, partial(super().invoke, ctx), is_sending="yes" in ctx.params)
 
-        return written_to(path, partial(super().invoke, ctx), is_sending="yes" in ctx.params)
+
+def into(path: str | None, work: Callable[[], Any], *, is_sending: bool = False) -> Any:
+    """Do the work of a command, and put its result into the file of `-o`; None or `-`: print it.
+
+    Any: as click has it.
+    """
+    if path in ("json", "yaml"):  # as kubectl has it
+        raise click.UsageError(
+            f"-o {path} would name a file; for JSON type --json", click.get_current_context(silent=True)
+        )
+    if path in (None, "-"):
+        return work()
+    from engine.cli.talk import written_to  # here: most results go to stdout
+
+    return written_to(path, work, is_sending=is_sending)
 
 
 def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Command]:
@@ -277,8 +287,12 @@ EXCEL = click.option(
     "--excel", is_flag=True, help="Print CSV as Excel opens it by a double click: semicolons, and a mark for UTF-8."
 )
 OUTPUT = click.option(
-    "-o", "--output", metavar="FILE", help="Write it to this file, which only you can read, and not to stdout."
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write the result to this file, which only you can read, and not to stdout.",
 )
+"""For a command that may write a second file beside it; the others have the shared flag."""
 FAMILY = click.option(
     "--family", is_flag=True, help="Take this run and its reruns together: the latest outcome of each account."
 )

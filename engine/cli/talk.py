@@ -112,16 +112,6 @@ class Stream:
         finally:
             self._kept = None
 
-    @contextmanager
-    def into(self, path: str | None) -> Iterator[None]:
-        """Put what is printed meanwhile into a file (`-o`), whole, once all of it is known; None: print it."""
-        if path is None:
-            yield
-            return
-        with self.kept() as parts:
-            yield
-        write_out(path, parts)
-
     @property
     def gone(self) -> bool:
         """Whether nobody reads it any more."""

@@ -364,6 +364,14 @@ class Runs(Protocol):
         """Write a short text under a name, for later commands to read; raise ConfigError if that fails."""
 
 
+_SIGNS = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+def drawn_suffix(rng: Random) -> str:
+    """Return the end of a name of a run, or of a request: four signs that nobody mistakes for one another."""
+    return "".join(rng.choices(_SIGNS, k=4))
+
+
 def stamp(at: float) -> str:
     """Return a UNIX time as the names of runs begin with it."""
     return rfc3339(at)[:19].replace("-", "").replace(":", "") + "Z"

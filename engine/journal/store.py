@@ -26,7 +26,7 @@ from engine.journal import control, locks
 from engine.journal.directory import JOURNAL, RunDirectory, sync_dir
 from engine.journal.finding import find_among, head_of, newest_first
 from engine.journal.locks import Hold
-from engine.journal.protocols import Claim, RunHead, RunRef, Runs
+from engine.journal.protocols import Claim, RunHead, RunRef, Runs, drawn_suffix, stamp
 from engine.journal.reader import (
     ASIDE,
     first_record,
@@ -58,7 +58,6 @@ BYTES_A_CALL = 2000
 """Bytes that a call adds to a journal, its plan included, if the first attempt succeeds (measured: 1,770)."""
 _ROOM = 3
 """With less room than this many times the journal's size `check_room` warns, as retries need some, too."""
-_SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MOST_MARK = 64
 _USED = "used"
 """Directory of a file for each approved plan that was used up: its name is the plan's hash, its lines are the run and
@@ -131,9 +130,8 @@ class RunStore(RunDirectory):
 
     def new_run_id(self, now: float, rng: random.Random) -> RunId:
         """Return an id that no run has, real or simulated. It starts with the UTC time, so that names sort by age."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         while True:
-            run_id = f"{stamp}-{''.join(rng.choices(_SUFFIX, k=4))}"
+            run_id = f"{stamp(now)}-{drawn_suffix(rng)}"
             if not any(RunStore(self.state_dir, simulated=which).run_dir(run_id).exists() for which in (False, True)):
                 return RunId(run_id)
 
@@ -466,7 +464,7 @@ class RunStore(RunDirectory):
         """Ask something of the process that works on the run; return the id. Any: the fields of `control.Asked`."""
         directory = self.run_dir(run_id) / CONTROL
         self.refuse_strangers(directory)
-        name = f"{time.time_ns():020d}-{''.join(random.Random().choices(_SUFFIX, k=4))}"
+        name = f"{time.time_ns():020d}-{drawn_suffix(random.Random())}"
         try:
             self.make_dir(directory)
             control.write(directory, name, **wish)

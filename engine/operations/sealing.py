@@ -48,7 +48,7 @@ def list_end(
     clock: Callable[[], float],
     late: bool = False,
 ) -> Sealed:
-    """List how a run's journal stands, and sign that line if `spec` names a key. Blocks for some seconds at most.
+    """List how a run's journal stands, and sign that line if `spec` names a key. Blocks for half a minute at most, if the key hangs.
 
     Raises JournalWriteError or JournalCorruptError if it cannot be listed. A signature that cannot be made is `why`.
     """

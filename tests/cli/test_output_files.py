@@ -63,3 +63,13 @@ def test_a_refusal_leaves_an_older_file_alone(desk: Desk) -> None:
     path = desk.write("old.json", "{}")
     done = desk.run("status", "20200101T000000Z-aaaa", "--json", "-o", path)
     assert done.code == 2 and done.json["exit"] == 2 and path.read_text() == "{}"
+
+
+def test_a_report_takes_the_flag_as_all_commands_do(desk: Desk) -> None:
+    """`-` is stdout, for a page too; the name of a format is a slip, and makes no file."""
+    run = desk.run("run", desk.job(), "--simulate", "--yes", "--json").json["run"]
+    assert desk.run("report", run, "--format", "csv", "-o", "-").out.startswith("run,job,")
+    assert desk.run("report", run, "--format", "html", "-o", "-").out.startswith("<!doctype html>")
+    slip = desk.run("report", run, "-o", "json")
+    assert slip.code == 2 and "type --json" in slip.err
+    assert {path.name for path in desk.work.iterdir()} == {"job.yaml"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from engine.cli.flags import EXCEL, FAMILY, FORMAT, OUTPUT, READING, SINCE, Command, clock, command, flags
+from engine.cli.flags import EXCEL, FAMILY, FORMAT, OUTPUT, READING, SINCE, Command, clock, command, flags, into
 
 
 @command()
@@ -112,15 +112,15 @@ def report(
             raise click.UsageError("name runs, or give --ticket or --since 7d, not both")
         from engine.cli.picturing import show_page
 
-        return show_page(runs, family=family, ticket=ticket, since=since, output=output, clock=clock(), **common)
+        file = None if output == "-" else output
+        return show_page(runs, family=family, ticket=ticket, since=since, output=file, clock=clock(), **common)
     if len(runs) > 1:
         raise click.UsageError("several runs go with --format html; name one run")
     run = runs[0] if runs else None
     _one_or_many(run, since)
     form = "csv" if excel else form
-    from engine.cli.talk import out
 
-    with out.into(output):
+    def show() -> int:
         if since is not None:
             from engine.cli.lookback import show_report_since
 
@@ -128,10 +128,10 @@ def report(
         from engine.cli.views import show_report
 
         assert run is not None
+        how = {"by_attempt": attempts, "by_lane": pace, "stuck": stuck, "family": family}
+        return show_report(run, form=form, excel=excel, **how, **common)
 
-        return show_report(
-            run, form=form, excel=excel, by_attempt=attempts, by_lane=pace, stuck=stuck, family=family, **common
-        )
+    return int(into(output, show))
 
 
 @command()
@@ -161,7 +161,8 @@ def evidence(run: str | None, ticket: str | None, file: str, **common: Any) -> i
     """Write all that proves a run, or a ticket, into one file for an auditor. Sends nothing.
 
     It has the journals of the run, its reruns, undos and watches, their reports, approvals and seals, and a verify.py
-    that checks all of it with Python alone. It holds no secret. What was recorded and cannot be had is named (exit 1).
+    that checks all of it with Python alone. No key and no password is in it; journals keep the arguments of gates and
+    of password commands, and the command says so. What was recorded and cannot be had is named (exit 1).
 
     \b
     Examples:

@@ -26,7 +26,7 @@ from engine.journal.database.versions import check_version
 from engine.journal.finding import find_among, head_of, newest_first
 from engine.journal.home import Home
 from engine.journal.lines import Chain
-from engine.journal.protocols import RunHead, stamp
+from engine.journal.protocols import RunHead, drawn_suffix, stamp
 from engine.journal.reader import (
     Walk,
     first_record,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from engine.model import CallId, LaneSlots, Rival
     from engine.outside.trust import Doubt
 
-_SUFFIX = "abcdefghijkmnpqrstuvwxyz23456789"
 _MANY = 200
 """Heads of runs that are asked for at once."""
 _TAIL = 12
@@ -319,7 +318,7 @@ class DatabaseRuns:
     def new_run_id(self, now: float, rng: random.Random) -> RunId:
         """Return an id that no run has, real or simulated."""
         while True:
-            run_id = f"{stamp(now)}-{''.join(rng.choices(_SUFFIX, k=4))}"
+            run_id = f"{stamp(now)}-{drawn_suffix(rng)}"
             if not self._one("select exists (select 1 from acctops.run where id = %s)", run_id):
                 return RunId(run_id)
 
@@ -396,7 +395,7 @@ class DatabaseRuns:
 
     def ask(self, run_id: str, **wish: Any) -> str:
         """Ask something of the process that works on the run; return the id. Any: the fields of `control.Asked`."""
-        name = f"{time.time_ns():020d}-{''.join(random.Random().choices(_SUFFIX, k=4))}"
+        name = f"{time.time_ns():020d}-{drawn_suffix(random.Random())}"
         self._rows("select acctops.ask(%s, %s, %s, %s)", run_id, name, who(), control.text_of(**wish))
         return name
 
