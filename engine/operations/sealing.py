@@ -48,7 +48,9 @@ def list_end(
     clock: Callable[[], float],
     late: bool = False,
 ) -> Sealed:
-    """List how a run's journal stands, and sign that line if `spec` names a key. Blocks for half a minute at most, if the key hangs.
+    """List how a run's journal stands, and sign that line if `spec` names a key. Blocks.
+
+    It takes milliseconds, and half a minute at most where the key hangs.
 
     Raises JournalWriteError or JournalCorruptError if it cannot be listed. A signature that cannot be made is `why`.
     """
