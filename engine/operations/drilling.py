@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ class Measured(Struct, frozen=True):
         if self.after_s is None:
             got = f"only {self.contained:,} of {self.total:,} accounts were contained at all"
         else:
-            got = f"{self.limit.share} % were contained after {_exact(self.after_s)}"
+            up = math.ceil(self.after_s * 10) / 10  # else 15.04 s would be told as 15 s, beyond a limit of 15 s
+            got = f"{self.limit.share} % were contained after {_exact(up)}"
         return f"drill: {'' if self.is_within else 'BEYOND THE LIMIT: '}{got}; {asked} was asked for"
 
 
 def _exact(seconds: float) -> str:
-    return f"{round(seconds, 1):,.10g} s"
+    return f"{round(seconds, 3):,.10g} s"
 
 
 def limit_of(text: str) -> Limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import UsageError
-from engine.operations.drilling import Limit, limit_of
+from engine.operations.drilling import Limit, Measured, limit_of
 from tests.support.command import Desk
 
 SHUT = 'window: {days: [mon], from: "00:00", until: "00:01", timezone: UTC}'
@@ -29,7 +29,7 @@ def test_beyond_the_limit_is_exit_1_and_both_figures_are_named(desk: Desk) -> No
     found = done.json["drill"]
     assert (found["seed"], found["share"], found["limit_s"], found["within"]) == (7, 100, 0.001, False)
     assert found["after_s"] == pytest.approx(done.json["contained"]["100"], abs=0.001)
-    assert "BEYOND THE LIMIT: 100 % were contained after " in done.err and "within 0 s" in done.err
+    assert "BEYOND THE LIMIT: 100 % were contained after " in done.err and "within 0.001 s" in done.err
     assert desk.run("drill", desk.job(), "--contain", "100%:1ms", "--quiet").code == 1
 
 
@@ -71,3 +71,13 @@ def test_a_limit_is_a_share_and_a_time() -> None:
     """With the units of every other duration."""
     assert limit_of("95%:60s") == Limit(95, 60.0)
     assert limit_of(" 100 % : 1m30s ") == Limit(100, 90.0)
+
+
+@pytest.mark.parametrize(("after", "limit", "words"), [
+    (15.04, 15.0, "BEYOND THE LIMIT: 95 % were contained after 15.1 s; 95 % within 15 s"),
+    (14.98, 15.0, "95 % were contained after 15 s; 95 % within 15 s"),
+    (0.02, 0.01, "BEYOND THE LIMIT: 95 % were contained after 0.1 s; 95 % within 0.01 s"),
+])  # fmt: skip
+def test_a_limit_that_is_just_missed_reads_as_missed(after: float, limit: float, words: str) -> None:
+    """Nobody is told that 15 s is beyond 15 s."""
+    assert words in Measured(Limit(95, limit), after, 19, 20).words
