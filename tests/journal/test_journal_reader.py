@@ -228,8 +228,8 @@ def test_a_newer_versions_journal_is_no_corruption(
         JournalVersionError, match=r":31: journal from a newer version of acctops \(acctops 0.1.0 began"
     ):
         reader.replay(path)
-    path.write_bytes(rechained([lines[0].replace(b'"v":1', b'"v":2')]))
-    with pytest.raises(JournalVersionError, match=":1: journal from a newer version of acctops: format 2") as error:
+    path.write_bytes(rechained([lines[0].replace(b'"v":1', b'"v":3')]))
+    with pytest.raises(JournalVersionError, match=":1: journal from a newer version of acctops: format 3") as error:
         reader.replay(path)
     assert error.value.reason is Reason.USAGE
 
