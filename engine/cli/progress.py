@@ -13,7 +13,7 @@ from engine.report.going import line
 
 if TYPE_CHECKING:
     from engine.journal.standing import Progress
-    from engine.run.runner import Runner
+    from engine.operations.session import Conductor
 
 HEARTBEAT_S = 10.0
 REDRAW_S = 0.25
@@ -22,7 +22,7 @@ _BAR = 24
 
 
 @contextlib.asynccontextmanager
-async def shown(runner: Runner, *, quiet: bool) -> AsyncIterator[None]:
+async def shown(runner: Conductor, *, quiet: bool) -> AsyncIterator[None]:
     """Show how `runner` goes as long as the context lasts."""
     if quiet:
         yield
@@ -36,19 +36,19 @@ async def shown(runner: Runner, *, quiet: bool) -> AsyncIterator[None]:
             await task
 
 
-async def _heartbeat(runner: Runner) -> None:
+async def _heartbeat(runner: Conductor) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         say(f"{time.strftime('%H:%M:%SZ', time.gmtime())}  {line(runner.progress())}")
 
 
-async def _on_terminal(runner: Runner) -> None:
+async def _on_terminal(runner: Conductor) -> None:
     # A terminal that has gone takes the bar with it, never the run; nobody is left to read a heartbeat.
     with contextlib.suppress(OSError, ValueError):
         await _bar(runner)
 
 
-async def _bar(runner: Runner) -> None:
+async def _bar(runner: Conductor) -> None:
     await asyncio.sleep(REDRAW_S)
     from rich.console import Console  # a terminal only, and after the first calls are under way
     from rich.progress import Progress as Bar

@@ -18,7 +18,7 @@ from engine.errors import Reason
 from engine.operations.session import UNRECORDED, LeftAtOnceError
 
 if TYPE_CHECKING:
-    from engine.run.runner import Runner
+    from engine.operations.session import Conductor
 
 _GC_THRESHOLD = (20_000, 20, 50)
 """Python's own is (700, 10, 10). Cycles come of exceptions only: a few thousand calls' worth may wait."""
@@ -36,13 +36,13 @@ class Terminal:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._runner: Runner | None = None
+        self._runner: Conductor | None = None
         self._working: asyncio.Future[Reason] | None = None
         self._left: LeftAtOnceError | None = None
         self._first = False
 
     @asynccontextmanager
-    async def beside(self, runner: Runner) -> AsyncIterator[None]:
+    async def beside(self, runner: Conductor) -> AsyncIterator[None]:
         """Handle signals, and show how the run goes until it is over."""
         self._runner = runner
         # Profiled: looking for cycles among a run's calls and records, which have none, was a tenth of a call's cost.
@@ -73,11 +73,10 @@ class Terminal:
         with _handled(dict.fromkeys(_EXIT, last.cancel)), suppress(asyncio.CancelledError):
             await last
 
-    def _ask_to_stop(self, runner: Runner, number: signal.Signals) -> None:
+    def _ask_to_stop(self, runner: Conductor, number: signal.Signals) -> None:
         if self._first:
             if self._left is None and self._working is not None:
-                left = f"left at once with {runner.progress().in_flight} in flight; resume reads what they did"
-                self._left = LeftAtOnceError(f"{_WHY[number]} twice, {left}", _EXIT[number])
+                self._left = LeftAtOnceError(f"{_WHY[number]} twice, {runner.leaving}", _EXIT[number])
                 leave_soon(int(_EXIT[number]), f"{self._left}; {UNRECORDED}")
                 self._working.cancel()
             return
@@ -85,7 +84,7 @@ class Terminal:
         say(f"\ndraining: {runner.progress().in_flight} in flight, no new calls; press again to leave at once")
         runner.stop(_WHY[number], _EXIT[number])
 
-    def _hang_up(self, runner: Runner) -> None:
+    def _hang_up(self, runner: Conductor) -> None:
         runner.note("signal", {"signal": "SIGHUP", "effect": "goes on without its terminal"})
 
 

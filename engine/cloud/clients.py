@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -47,6 +48,17 @@ class Signer:
     def identity(self) -> str:
         """Name of its quota: the sub-account, or the source of its keys while their owner is not known."""
         return self.who.sub_account if self.who is not None else self.keys.identity
+
+
+def quota_owner(signer: Signer, salt: str) -> str:
+    """Return by which name the workers of a database know the quota of a signer's keys.
+
+    It is the sub-account, as STS says. Where STS does not answer, it is a fingerprint of the secret id, keyed with the
+    `salt` of the database: it tells keys apart, and nobody finds the id by it.
+    """
+    if signer.who is not None:
+        return signer.who.sub_account
+    return "key " + hmac.new(salt.encode(), signer.keys.get().secret_id.encode(), "sha256").hexdigest()[:24]
 
 
 Keyring = Mapping[str, Sequence[Signer]]

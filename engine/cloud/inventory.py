@@ -77,14 +77,19 @@ class Inventory:
         record: Callable[[records.AnyRecord], object] | None = None,
         rng: random.Random,
         concurrency: int = 64,
+        most: float = PLANNING_RATE,
     ) -> None:
-        """Take clients that can read an account in a region from `clients_of`; journal every reading with `record`."""
+        """Take clients that can read an account in a region from `clients_of`; journal every reading with `record`.
+
+        `most`: reads a second, whatever is sent meanwhile.
+        """
         self._clients_of = clients_of
         self._preferred: dict[tuple[str, str], int] = {}
         """Account and region → number of the client to ask: the first that reaches the API and has good keys."""
         self._record = record
         self._rng = rng
-        self._calm, self._brisk = Pacer(SENDING_RATE), Pacer(PLANNING_RATE)
+        self._most = most
+        self._calm, self._brisk = Pacer(min(SENDING_RATE, most)), Pacer(min(PLANNING_RATE, most))
         self.is_sending: Callable[[], bool] = lambda: False
         """Tells whether writes are being sent, which reads must not disturb."""
         self.saw: Callable[[Where, Reading, float], None] = lambda _where, _reading, _began_at: None
@@ -95,7 +100,7 @@ class Inventory:
 
     def keep_up_with(self, writes: float) -> None:
         """Read at least as fast as `writes` calls a second are sent, as each call needs a fresh reading."""
-        self._calm = Pacer(min(PLANNING_RATE, max(SENDING_RATE, 1.6 * writes)))
+        self._calm = Pacer(min(PLANNING_RATE, self._most, max(SENDING_RATE, 1.6 * writes)))
 
     def clock(self, where: Where) -> float:
         """Return the UNIX time that dates readings of an instance."""

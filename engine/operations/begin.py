@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal.protocols import Journal
     from engine.operations.events import Tell
+    from engine.operations.handing import Handing
     from engine.operations.permits import Permit
     from engine.operations.session import Watch
 
@@ -226,27 +227,52 @@ async def begin(this: Planned, approval: Approval, watch: Watch | None = None) -
         _end_holds(new)
         if new.undone is not None:
             new.undone.note_seen(new.seen, terms.clock)
-        lines = _first_lines(new, this.reach, parent, is_unapproved=is_unapproved)
+        handing = await _handing(this, new)
+        lines = _first_lines(
+            new, this.reach, parent, handing.lines if handing is not None else (), is_unapproved=is_unapproved
+        )
         journal, ledger = _create(this.store, this.run_id, lines, terms.clock)
         with closing(journal):
             journal.append(approval.as_record(), ledger.apply)
-            session = Session(
-                store=this.store,
-                journal=journal,
-                ledger=ledger,
-                reach=this.reach,
-                passwords=this.passwords,
-                stop_after=new.stop_after,
-                world=new.world,
-                seed=terms.seed,
-                found=new.found,
-                rivals=rivals,
-                stays=new.undone.still_so() if new.undone is not None else nothing_stays,
-                may_begin=_until_expired(new, settings),
-            )
-            ended = await carry_out(session, terms, new.settings, watch)
-            is_partial = new.undone is not None and new.undone.older is not None
-            return replace(ended, reason=Reason.INCOMPLETE) if is_partial and ended.reason is Reason.OK else ended
+            if handing is not None:
+                await journal.durable()
+            else:
+                session = Session(
+                    store=this.store,
+                    journal=journal,
+                    ledger=ledger,
+                    reach=this.reach,
+                    passwords=this.passwords,
+                    stop_after=new.stop_after,
+                    world=new.world,
+                    seed=terms.seed,
+                    found=new.found,
+                    rivals=rivals,
+                    stays=new.undone.still_so() if new.undone is not None else nothing_stays,
+                    may_begin=_until_expired(new, settings),
+                )
+                ended = await carry_out(session, terms, new.settings, watch)
+    if handing is not None:  # without the claim, which the worker that leads the run makes anew
+        from engine.operations.handing import hand_over
+
+        ended = await hand_over(handing.board, this.run_id, journal.durable_seq, terms, new.settings, watch)
+    is_partial = new.undone is not None and new.undone.older is not None
+    return replace(ended, reason=Reason.INCOMPLETE) if is_partial and ended.reason is Reason.OK else ended
+
+
+async def _handing(this: Planned, new: Proposal) -> Handing | None:
+    """Return the shards of a run that is handed over to workers; None for one that this process works on."""
+    if this.store.database is None and not new.terms.detach:
+        return None
+    from engine.operations.handing import handing, is_for_workers  # here: most runs have no workers
+
+    board = is_for_workers(this.store, new.terms)
+    if board is None:
+        return None
+    plan = new.plan if new.permit is None else _as_signed(new.plan, new.permit)[0]
+    spec, action = _waves(new), new.plan.action
+    waves = _sizes(spec, len(plan.calls)) if spec is not None else ()
+    return await handing(board, plan.calls, waves, new.frozen, action, this.reach)
 
 
 async def _refuse_unsigned(new: Proposal, settings: Settings, calls: Sequence[Call]) -> bool:
@@ -396,7 +422,12 @@ def _link_parent(new: Proposal, run_id: RunId) -> records.Parent | None:
 
 
 def _first_lines(
-    new: Proposal, reach: Reach, parent: records.Parent | None, *, is_unapproved: bool
+    new: Proposal,
+    reach: Reach,
+    parent: records.Parent | None,
+    shards: Sequence[records.ShardLine],
+    *,
+    is_unapproved: bool,
 ) -> Iterator[records.AnyRecord]:
     """Yield the lines with which a run comes to exist. Of a plan that was approved all calls stand there, as signed;
     each that is not open any more is left out by a line of its own.
@@ -423,6 +454,7 @@ def _first_lines(
         match=new.matched,
         guarded_by=new.guarded_by,
         asked=tuple(map(recorded, new.asked)),
+        shards=len(shards),
     )
     for call in plan.calls:
         yield records.call_line(call)
@@ -435,6 +467,7 @@ def _first_lines(
         yield records.Note(what="unapproved", data={"reason": new.terms.unapproved, "by": operator()})
     for closed, omit in left:
         yield records.omit_line(omit.target, str(omit.reason), omit.rule, omit.where, closed)
+    yield from shards
 
 
 def _waves(new: Proposal) -> WavesSpec | None:
@@ -450,11 +483,16 @@ def _wave_lines(new: Proposal, calls: int) -> Iterator[records.WaveLine]:
     spec = _waves(new)
     if spec is None:
         return
-    from engine.planning.waves import sizes
-
-    for n, count in enumerate(sizes(spec.waves, calls), start=1):
+    for n, count in enumerate(_sizes(spec, calls), start=1):
         if count:
             yield records.WaveLine(n=n, calls=count, state=records.PLANNED)
+
+
+def _sizes(spec: WavesSpec, calls: int) -> Sequence[int]:
+    """Return how many of the calls of a plan are in each wave."""
+    from engine.planning.waves import sizes
+
+    return sizes(spec.waves, calls)
 
 
 def _as_signed(plan: Plan, permit: Permit) -> tuple[Plan, tuple[tuple[CallId, Omit], ...]]:

@@ -21,6 +21,7 @@ from engine.operations.windows import time_left, window_of
 if TYPE_CHECKING:
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
+    from engine.journal.protocols import Runs
     from engine.model import Call
     from engine.operations.terms import Terms
     from engine.planning.holds import HeldNow
@@ -46,6 +47,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     """Why it stopped, if the journal has no `end` that says so."""
     undone: Ended | None = None
     """How the undo of its red wave ended; None if there was none."""
+    is_left: bool = False
+    """Whether the run goes on without this process: workers have it."""
     is_meddled: bool = False
     """Whether somebody else has changed the journal, so that what was recorded does not stand."""
 
@@ -121,6 +124,14 @@ def _world(ledger: Ledger) -> World:
     """Return the simulated world of a run that goes on, as the run has left it."""
     changed = {call.id for call, _, outcome in ledger.outcomes() if outcome is Outcome.CHANGED}
     return simulated_world(ledger.run.action, ledger.calls.values(), changed)
+
+
+def way_now(store: Runs, ledger: Ledger, settings: Settings, terms: Terms) -> WayOn:
+    """Return what is open of a run and its family, how to go on, and what is held."""
+    from engine.operations.family import held_now, way_of  # here: not needed before the first call
+
+    way = way_of(store, ledger, flags=terms.repeat(store))
+    return replace(way, held=held_now(store, ledger, settings.trust, terms.clock))
 
 
 def _held(session: Session, settings: Settings, terms: Terms) -> HeldNow | None:

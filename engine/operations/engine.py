@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from engine.operations.pending import Pending
     from engine.operations.proving import Proven
     from engine.operations.resume import Finished
+    from engine.operations.session import Conductor
     from engine.operations.stop import Drained
     from engine.operations.tend import Tended
     from engine.operations.verify import Verified
-    from engine.run.runner import Runner
 
 __all__ = ["Engine", "Run"]
 
@@ -376,7 +376,7 @@ class _Handle:
     def __init__(self) -> None:
         self.run = self.journal = ""
         self.task: asyncio.Future[Ended]
-        self.runner: Runner | None = None
+        self.runner: Conductor | None = None
         self._works = asyncio.Event()
         self._stopped: str | None = None
 
@@ -412,7 +412,7 @@ class _Handle:
             self.runner.stop(why, Reason.STOPPED)
 
     @asynccontextmanager
-    async def beside(self, runner: Runner) -> AsyncIterator[None]:
+    async def beside(self, runner: Conductor) -> AsyncIterator[None]:
         self.runner = runner
         self._works.set()
         if self._stopped is not None:

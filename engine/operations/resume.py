@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from engine.inputs.passwords import PasswordSource
     from engine.inputs.settings import Settings
     from engine.journal.protocols import Journal
-    from engine.operations.session import Watch
+    from engine.operations.session import Conductor, Requests, Watch
     from engine.report.nextstep import WayOn
 
 IDENTITY_S = 1.5
@@ -166,8 +166,18 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     )
 
 
-async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch | None = None) -> Ended:
-    """Go on with a run to its end. RefusedError if something has changed and nobody has approved that."""
+async def go_on(
+    this: Resumption,
+    approval: Approval | None = None,
+    watch: Watch | None = None,
+    *,
+    lead: Callable[[Session], Conductor] | None = None,
+    requests: Requests | None = None,
+) -> Ended:
+    """Go on with a run to its end. RefusedError if something has changed and nobody has approved that.
+
+    A run with shards is handed over to the workers; `lead` makes who leads it, in the worker that has taken it.
+    """
     terms, ref, seen, guards, settings = this.terms, this.ref, this.seen, this.guards, this.settings
     assert ref.store is not None
     if this.changes and approval is None:
@@ -196,21 +206,30 @@ async def go_on(this: Resumption, approval: Approval | None = None, watch: Watch
                 owed = undone.end_holds(undone.originals(held), (), terms.clock)
                 if owed:
                     terms.tell(Warned(undone.owed_words(owed, flags_of(terms, ref)), always=True))
-            no_send = taken | _drop_guarded(ledger, journal, guards.protect, this.exclude, held)
-            session = Session(
-                store=ref.store,
-                journal=journal,
-                ledger=ledger,
-                reach=this.reach,
-                passwords=this.passwords,
-                stop_after=stop_after_of(ledger.settings),
-                no_send=no_send,
-                elsewhere=_done_elsewhere(kin, ledger),
-                rivals=rivals,
-                stays=undone.still_so() if undone is not None else nothing_stays,
-                may_begin=_until_expired(ledger, guards, terms),
-            )
-            return await carry_out(session, terms, guards, watch)
+            no_send = taken | drop_guarded(ledger, journal, guards.protect, this.exclude, held)
+            if lead is None and ledger.shards:
+                await journal.durable()
+            else:
+                session = Session(
+                    store=ref.store,
+                    journal=journal,
+                    ledger=ledger,
+                    reach=this.reach,
+                    passwords=this.passwords,
+                    stop_after=stop_after_of(ledger.settings),
+                    no_send=no_send,
+                    elsewhere=_done_elsewhere(kin, ledger),
+                    rivals=rivals,
+                    stays=undone.still_so() if undone is not None else nothing_stays,
+                    may_begin=_until_expired(ledger, guards, terms),
+                    lead=lead,
+                    requests=requests,
+                )
+                return await carry_out(session, terms, guards, watch)
+    from engine.operations.handing import check_shards, hand_over, open_shards  # here: most runs have no workers
+
+    board, again = check_shards(seen, ref.store.board()), open_shards(ledger)
+    return await hand_over(board, ref.run_id, journal.durable_seq, terms, guards, watch, again=again)
 
 
 async def _refuse_early(
@@ -451,7 +470,7 @@ def _job_change(job: Job, ledger: Ledger) -> str:
     return f"{job.path} has changed since (+{added:,} −{gone:,} targets); the journal's list is what is sent"
 
 
-def _drop_guarded(
+def drop_guarded(
     ledger: Ledger,
     journal: Journal,
     protect: tuple[Glob, ...],

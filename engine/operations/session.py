@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from engine import __version__
 from engine.api.actions import ACTIONS
 from engine.api.endpoints import is_loopback
 from engine.cloud.clients import Clients, Reach, Signer, every_signer, signers
-from engine.cloud.inventory import Inventory
+from engine.cloud.inventory import PLANNING_RATE, Inventory
 from engine.credentials.keeper import keep_fresh
 from engine.errors import ConfigError, Reason
 from engine.journal import records
@@ -42,10 +42,13 @@ from engine.run.runner import Runner
 if TYPE_CHECKING:
     from engine.inputs.job import StopAfter
     from engine.inputs.passwords import PasswordSource
+    from engine.journal.control import Asked
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Journal, Runs
+    from engine.journal.standing import Progress
     from engine.model import Call, CallId, LaneSlots, Omit, Reading, Transport
     from engine.operations.attendance import Attendance
+    from engine.run.waves import Waves
     from engine.simulator.world import World
 
 DEADLINE_BASE_S = 600.0
@@ -93,7 +96,7 @@ class LeftAtOnceError(Exception):
 class Watch(Protocol):
     """Somebody who looks on while a session works, and may have it stop."""
 
-    def beside(self, runner: Runner) -> AbstractAsyncContextManager[None]:
+    def beside(self, runner: Conductor) -> AbstractAsyncContextManager[None]:
         """Return what goes on beside the session, from before its first call to after its last notice."""
 
     async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
@@ -106,7 +109,7 @@ class Watch(Protocol):
 class Unwatched:
     """A Watch of nobody: the run ends by itself, or by its deadline, or by `acctops stop`."""
 
-    def beside(self, _runner: Runner) -> AbstractAsyncContextManager[None]:
+    def beside(self, _runner: Conductor) -> AbstractAsyncContextManager[None]:
         """Do nothing beside the session."""
         return nullcontext()
 
@@ -124,6 +127,94 @@ def nothing_stays(_call: Call, _reading: Reading) -> Omit | None:
     return None
 
 
+class Requests(Protocol):
+    """What people ask of a session while it works."""
+
+    def stop_requested(self) -> bool:
+        """Return whether the session is asked to drain; called a few times a second."""
+
+    def asked(self, known: Container[str]) -> Sequence[Asked]:
+        """Return what is asked, but for requests of these names; called a few times a second."""
+
+    def forget(self, name: str) -> None:
+        """Take note that the session has taken in a request."""
+
+    def caught_up(self) -> None:
+        """Take note that all that was asked so far is carried out."""
+
+    def clear(self) -> None:
+        """Remove what was asked: called before the session begins, and once it has ended."""
+
+
+class StoreRequests:
+    """What people ask of a run that one session works on: it is the session's alone."""
+
+    def __init__(self, store: Runs, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+
+    def stop_requested(self) -> bool:
+        """Return whether the session is asked to drain."""
+        return self._store.stop_requested(self._run_id)
+
+    def asked(self, known: Container[str]) -> Sequence[Asked]:
+        """Return what is asked, but for requests of these names."""
+        return self._store.asked(self._run_id, known)
+
+    def forget(self, name: str) -> None:
+        """Remove a request."""
+        self._store.forget_asked(self._run_id, name)
+
+    def caught_up(self) -> None:
+        """Do nothing: the journal says what is carried out."""
+
+    def clear(self) -> None:
+        """Remove all requests."""
+        self._store.clear_requests(self._run_id)
+
+
+class Conductor(Protocol):
+    """Who carries out a session: the runner, which sends, or who leads the sessions of other processes."""
+
+    waves: Waves | None
+    """What lets one wave after the other begin; None: the run has no waves."""
+
+    async def run(self) -> Reason:
+        """Work until done or stopped; return the reason for the end. All records are durable then, `end` included."""
+
+    @property
+    def stopped(self) -> records.Stopped | None:
+        """Why the session ended early, as a whole or for some of its calls; None if it did not."""
+
+    @property
+    def back_elsewhere(self) -> int:
+        """How many accounts a later rerun had changed and this session has read as changed back."""
+
+    @property
+    def first_send_at(self) -> float | None:
+        """UNIX time of the first write of this session; None before it."""
+
+    @property
+    def tell(self) -> Callable[[str], None]:
+        """Called with each piece of news for the user before the run is over, once each."""
+
+    @tell.setter
+    def tell(self, tell: Callable[[str], None]) -> None: ...
+
+    def progress(self) -> Progress:
+        """Return how the run stands, from what is durable."""
+
+    @property
+    def leaving(self) -> str:
+        """What becomes of the run if it is left now, in words."""
+
+    def note(self, what: str, data: dict[str, object]) -> None:
+        """Journal something that happened to the run as a whole; do nothing if the journal is broken."""
+
+    def stop(self, why: str, reason: Reason) -> None:
+        """Take no new call; let attempts in flight end and be recorded. The first reason counts."""
+
+
 class Devices(Struct, frozen=True, kw_only=True):
     """What a session gets from outside, if it must not use real network, time or chance, as in a test."""
 
@@ -132,6 +223,19 @@ class Devices(Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]
     """UNIX time of signatures."""
     workers: int
+
+
+class Share(Struct, frozen=True, kw_only=True):
+    """The part of a run that one session of a worker has: calls of one lane."""
+
+    host: str
+    """Host and port of the lane's access point; its keys are the only ones of the session."""
+    slots: LaneSlots
+    """The slots of the lane, for all sessions of all hosts."""
+    connections: int
+    """Room for connections that all sessions of the process share."""
+    reads: float
+    """Most readings a second, as other sessions and other workers draw on the same quota."""
 
 
 class Session(Struct, frozen=True, kw_only=True):
@@ -171,11 +275,17 @@ class Session(Struct, frozen=True, kw_only=True):
     devices: Devices | None = None
     watch: Watch = Unwatched()
     """Who looks on, and may have it stop."""
+    requests: Requests | None = None
+    """What people ask of it; None: what the store has for its run."""
+    lead: Callable[[Session], Conductor] | None = None
+    """Makes who leads the sessions of other processes; None: this session sends, with a `Runner`."""
+    share: Share | None = None
+    """Which lane it works on, if it works on a part of a run; None: on all of them."""
 
     async def work(self) -> SessionEnd:
         """Work until the run is done, stopped or left at once by its watcher, close the journal, and return the end."""
-        run_id = self.ledger.run.run
-        self.store.clear_requests(run_id)
+        requests = self._requests
+        requests.clear()
         try:
             return await self._work()
         except LeftAtOnceError as left:
@@ -185,45 +295,55 @@ class Session(Struct, frozen=True, kw_only=True):
             return SessionEnd(left.reason, unrecorded=records.Stopped(why, None, None))
         finally:
             self.journal.close()
-            self.store.clear_requests(run_id)
+            requests.clear()
+
+    @property
+    def _requests(self) -> Requests:
+        return self.requests or StoreRequests(self.store, self.ledger.run.run)
 
     async def _work(self) -> SessionEnd:
+        if self.lead is not None:
+            return await self._watched(self.lead(self))
         routes = routes_of(self.ledger.calls.values(), self.ledger.settings.access)
         if self.devices is not None:
             room = _Room(0, self.devices.workers, READERS)
-            return await self._watched(self._runner(self.devices.transport, routes, room))
+            return await self._sending(self._runner(self.devices.transport, routes, room))
         room = self._room(routes)
         async with transport_to(self.world, room.connections, self.reach) as transport:
-            return await self._watched(self._runner(transport, routes, room))
+            return await self._sending(self._runner(transport, routes, room))
 
-    async def _watched(self, runner: Runner) -> SessionEnd:
+    async def _sending(self, runner: Runner) -> SessionEnd:
+        """Do what goes on beside a runner: its keys are kept fresh, and it is found out whose they are."""
         if self.found is not None and self.found.offset_s:
             runner.note("clock_learned", {"offset_s": round(self.found.offset_s, 1)})
-        if self.attendance is not None and runner.waves is not None:
-            runner.waves.told = self.attendance.passed
-        runner.tell = lambda text: self.tell(News(text))
         beside = [
-            asyncio.ensure_future(self._keep_keys(runner)),
+            asyncio.ensure_future(self._keep_keys(runner) if self.share is None else _nothing()),
             asyncio.ensure_future(close_twins(runner, self.reach.way_out) if self.world is None else _nothing()),
             asyncio.ensure_future(tell_whose(runner, self.reach, self.ledger, known=partial(self._share, runner))),
         ]
         if self.world is None:
             beside.append(asyncio.ensure_future(_prepare_for_trouble(runner)))
-        async with self.watch.beside(runner):
-            try:
-                async with self._attended(runner):
-                    reason = await self.watch.working(self._run(runner))
-                if self.attendance is not None:
-                    await self.watch.last(self.attendance.after(reason, runner.stopped))
-                unrecorded = None
-                if self.journal.broken is not None:
-                    unrecorded = records.Stopped(str(self.journal.broken), None, None)
-                return SessionEnd(reason, runner.first_send_at, unrecorded, runner.back_elsewhere)
-            finally:
-                for task in beside:
-                    task.cancel()
+        try:
+            return await self._watched(runner)
+        finally:
+            for task in beside:
+                task.cancel()
 
-    async def _run(self, runner: Runner) -> Reason:
+    async def _watched(self, runner: Conductor) -> SessionEnd:
+        if self.attendance is not None and runner.waves is not None:
+            runner.waves.told = self.attendance.passed
+        runner.tell = lambda text: self.tell(News(text))
+        async with self.watch.beside(runner):
+            async with self._attended(runner):
+                reason = await self.watch.working(self._run(runner))
+            if self.attendance is not None:
+                await self.watch.last(self.attendance.after(reason, runner.stopped))
+            unrecorded = None
+            if self.journal.broken is not None:
+                unrecorded = records.Stopped(str(self.journal.broken), None, None)
+            return SessionEnd(reason, runner.first_send_at, unrecorded, runner.back_elsewhere)
+
+    async def _run(self, runner: Conductor) -> Reason:
         """Run to the end, then check the journal, on which all reports rest; STOPPED if others have changed it."""
         reason = await runner.run()
         if self.journal.broken is None and not await self.journal.is_as_written():
@@ -239,7 +359,7 @@ class Session(Struct, frozen=True, kw_only=True):
                     keep_fresh(signer.keys, clock=self.clock, note=runner.note, stop=ended, tell=runner.tell)
                 )
 
-    def _attended(self, runner: Runner) -> AbstractAsyncContextManager[None]:
+    def _attended(self, runner: Conductor) -> AbstractAsyncContextManager[None]:
         return self.attendance.during(runner.note) if self.attendance is not None else nullcontext()
 
     def _room(self, routes: Routes) -> _Room:
@@ -247,6 +367,8 @@ class Session(Struct, frozen=True, kw_only=True):
         count, workers = signers(self.reach.keyring), self.ledger.settings.workers
         lanes = sum(route.lanes(count(route.account)) for route in routes.every)
         wanted = workers * lanes + READERS
+        if self.share is not None:
+            return _Room(self.share.connections, workers, READERS)
         if self.world is not None:
             return _Room(wanted, workers, READERS)
         reserve = RESERVE + _FILES_OF_LANE * lanes
@@ -269,6 +391,8 @@ class Session(Struct, frozen=True, kw_only=True):
         """
         if self.world is not None:
             return None
+        if self.share is not None:
+            return self.share.slots
         clock = asyncio.get_running_loop().time  # the host's monotonic clock
         if (slots := self.store.lane_slots(lane, clock=clock)) is not None:
             return slots
@@ -313,20 +437,29 @@ class Session(Struct, frozen=True, kw_only=True):
         calls = len(self.ledger.calls)
         seconds = routes.seconds(settings.rate, signers(self.reach.keyring))
         pacer = partial(self._pacer, settings)
+        lanes = lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer)
+        requests = self._requests
         return Runner(
             recorder,
-            lanes_of(routes, clients, action=run.action, workers=room.workers, pacer=pacer),
+            lanes if self.share is None else [lane for lane in lanes if lane.client.host == self.share.host],
             routes,
-            Inventory(clients.reading, record=recorder.append, rng=rng, concurrency=room.readers),
+            Inventory(
+                clients.reading,
+                record=recorder.append,
+                rng=rng,
+                concurrency=room.readers,
+                most=self.share.reads if self.share is not None else PLANNING_RATE,
+            ),
             bounds=Bounds(
                 policy=Policy(transient_s=settings.transient_s, busy_s=settings.busy_s),
                 left=self.time_left(deadline_s(settings, seconds)),
                 deadline_at=lambda rate: deadline_s(settings, routes.seconds(rate, signers(self.reach.keyring))),
                 stop_after=self.stop_after.limit(calls) if self.stop_after is not None else None,
-                stop_requested=partial(self.store.stop_requested, run.run),
-                asked=partial(self.store.asked, run.run),
+                stop_requested=requests.stop_requested,
+                asked=requests.asked,
+                caught_up=requests.caught_up,
                 most_rate=self._most_rate(),
-                forget_asked=partial(self.store.forget_asked, run.run),
+                forget_asked=requests.forget,
                 waves=self.waves,
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
                 no_send=self.no_send,

@@ -69,6 +69,8 @@ class Terms(Flags, frozen=True, kw_only=True):
     """Further places whose configs hold: beside the file of a plan, and where its command was typed."""
     now: bool = False
     """Whether a person says not to hold to the job's window."""
+    detach: bool = False
+    """Whether the run is left to the workers of its database, and not followed."""
     yes: bool = False
     """Whether nobody is asked: the user approved the plan before it was known."""
     attended: bool = False

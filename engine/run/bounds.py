@@ -64,6 +64,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """Returns whether another process asks the session to stop; called a few times a second."""
     asked: Callable[[Container[str]], Sequence[Asked]] = lambda _known: ()
     """Returns what people ask of the session, but for those of these names; called a few times a second."""
+    caught_up: Callable[[], None] = lambda: None
+    """Called whenever all that people have asked so far is carried out."""
     most_rate: float = math.inf
     """Calls a second and lane that nobody may ask for more than."""
     forget_asked: Callable[[str], None] = lambda _id: None

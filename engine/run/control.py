@@ -26,10 +26,22 @@ from engine.run.work import Work
 
 if TYPE_CHECKING:
     from engine.journal.control import Asked
+    from engine.journal.ledger import Ledger
 
 PAUSE = "pause"
 CHANGE = "change"
 """Reasons in `Halts`: a change of what is sent takes a moment, in which calls written ahead are given back."""
+
+
+def beyond_approval(ledger: Ledger, asked: Asked) -> str | None:
+    """Return why a request goes beyond what was signed, in words; None if it does not, or nothing was signed.
+
+    Fewer calls, a lower rate and another order of the calls that were signed need no further signature.
+    """
+    signed = ledger.run.settings.rate
+    if not ledger.approved or asked.rate is None or asked.rate <= signed:
+        return None
+    return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
 
 
 class Control:
@@ -48,10 +60,13 @@ class Control:
         changed_pace: Callable[[float], None],
         asked: Callable[[Container[str]], Sequence[Asked]],
         forget: Callable[[str], None],
+        caught_up: Callable[[], None],
         most_rate: float,
         clock: Callable[[], float],
     ) -> None:
         """`asked` returns the requests that lie there, but for those whose names it gets; `forget` removes one.
+
+        `caught_up` is called whenever nothing of what was asked is left to do.
 
         `changed_pace` is told of a new rate. A rate above `most_rate` is refused, whoever wrote the request.
         """
@@ -66,6 +81,7 @@ class Control:
         self._stopping = stopping
         self._asked = asked
         self._forget = forget
+        self._tell_caught_up = caught_up
         self._most_rate = most_rate
         settings = recorder.ledger.settings
         self._quota = settings.quota or settings.rate
@@ -94,6 +110,8 @@ class Control:
                     break
                 (self._note_paused if is_pause else self._change)(self._under_way)
                 self._under_way = None
+        if self._under_way is None:
+            self._tell_caught_up()
         if self._ends_at is not None and self._now() >= self._ends_at:
             self._stopping.stop(f"the pause by {self._paused_by} ran out, and nobody lifted it", Reason.STOPPED)
 
@@ -101,7 +119,7 @@ class Control:
         """Begin what was asked; return it if its effect is to be waited for."""
         note = self._recorder.note
         self._forget(asked.name)
-        refused = asked.refused or self._beyond_approval(asked)
+        refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
         if refused is None and asked.rate is not None and asked.rate > self._most_rate:
             refused = (
                 f"rate {asked.rate:g} is above {self._most_rate:g} calls a second, the quota with which this session "
@@ -123,17 +141,6 @@ class Control:
             note("unpaused", {"id": asked.id, "by": asked.by, "was_paused": was})
             self._halts.end(PAUSE)
         return None
-
-    def _beyond_approval(self, asked: Asked) -> str | None:
-        """Return why a request goes beyond what was signed, in words; None if it does not, or nothing was signed.
-
-        Fewer calls, a lower rate and another order of the calls that were signed need no further signature.
-        """
-        ledger = self._recorder.ledger
-        signed = ledger.run.settings.rate
-        if not ledger.approved or asked.rate is None or asked.rate <= signed:
-            return None
-        return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
 
     def _is_still(self) -> bool:
         """Return whether nothing is written ahead, and the ledger knows all that was written until then.

@@ -167,6 +167,8 @@ class Lanes:
         """Parts that are told of the calls of a route that is given up."""
         self.why: records.Stopped | None = None
         """Why the first route was given up while others went on; None: no route was."""
+        self.are_lost = False
+        """Whether the last lane of a route was closed for what happened to that lane, not to an account."""
 
     # ---- which there are -------------------------------------------------------------------------------------------
 
@@ -286,6 +288,7 @@ class Lanes:
                 self._recorder.note("lane_closed", {"lane": lane.name, "why": why, "code": answer.code})
                 self._recorder.tell(f"{lane.name}: {why}; its calls go to the other lanes")
             else:
+                self.are_lost = True
                 self._give_up([lane.route], why, reason, answer)
         return bool(others)
 
@@ -302,6 +305,7 @@ class Lanes:
                 self._recorder.note("lane_closed", {"lane": lane.name, "why": why, "code": None})
         if any(lane.route in left for lane in closing):
             self._recorder.tell(f"{why}; the other lanes go on")
+        self.are_lost = self.are_lost or any(lane.route not in left for lane in closing)
         self._give_up((lane.route for lane in closing if lane.route not in left), why, Reason.STOPPED, None)
         self._queue.wake.set()
 

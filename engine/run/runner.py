@@ -27,6 +27,7 @@ from engine.run.before import Before
 from engine.run.bounds import Bounds
 from engine.run.control import Control
 from engine.run.dispatch import Dispatch
+from engine.run.endings import end_line, reason_of
 from engine.run.halts import Halts
 from engine.run.judge import Judge, Patience
 from engine.run.lanes import Lane, Lanes
@@ -91,6 +92,29 @@ class _Sorted:
         unshown = set(self.unshown)
         self.waiting = sorted([*goes_on, *(index for index in blind if index not in unshown)])
         """Calls that are sent without a reading before."""
+
+
+class _Going:
+    """The calls of a session, for its waves."""
+
+    def __init__(self, calls: OpenCalls, opening: Opening, settling: Settling) -> None:
+        self._calls = calls
+        self._opening = opening
+        self._settling = settling
+
+    @property
+    def is_over(self) -> bool:
+        return self._calls.is_over and self._opening.is_over
+
+    @property
+    def is_judged(self) -> bool:
+        return self._calls.is_judged
+
+    async def last_looks(self) -> None:
+        await asyncio.gather(*self._settling.last_looks())
+
+    def wake(self) -> None:
+        self._calls.queue.wake.set()
 
 
 class Runner:
@@ -187,6 +211,7 @@ class Runner:
             changed_pace=partial(self._keep_pace, inventory),
             asked=bounds.asked,
             forget=bounds.forget_asked,
+            caught_up=bounds.caught_up,
             most_rate=bounds.most_rate,
             clock=clock,
         )
@@ -211,9 +236,7 @@ class Runner:
         return Waves(
             self.recorder,
             self.halts,
-            calls,
-            self._opening,
-            self._settling,
+            _Going(calls, self._opening, self._settling),
             self._stopping,
             bounds.waves,
             admit=self._admit,
@@ -267,6 +290,7 @@ class Runner:
         """Work until done or stopped; return the reason for the end. All records are durable then, `end` included."""
         self._started = self._judge.accepted_at = self._now()
         self._overview.begin(self._started)
+        self._control.look()  # a pause that was asked for before holds from the first call on
         async with asyncio.TaskGroup() as outer:
             watch = outer.create_task(self._watch())
             async with self._tasks:
@@ -330,17 +354,9 @@ class Runner:
         try:
             await self._journal.durable()
             reason = self._reason()
+            guard = {lane.name: round(lane.pacer.gear.guard, 4) for lane in self._lanes.every}
             self.recorder.append(
-                records.End(
-                    counts=self._ledger.counts(),
-                    attempts=self._ledger.attempts,
-                    throttled=self._ledger.throttled,
-                    worst_second=self._ledger.worst_second(),
-                    seconds=round(seconds, 3),
-                    exit=int(reason),
-                    stopped=self.stopped,
-                    guard={lane.name: round(lane.pacer.gear.guard, 4) for lane in self._lanes.every},
-                )
+                end_line(self._ledger, seconds=seconds, reason=reason, stopped=self.stopped, guard=guard)
             )
             await self._journal.durable()
         except JournalWriteError as error:
@@ -349,13 +365,12 @@ class Runner:
         return reason
 
     def _reason(self) -> Reason:
-        counts = self._ledger.counts()
-        good = counts[Outcome.CHANGED] + counts[Outcome.ALREADY] + self._proofs.done_elsewhere
-        if good == len(self._ledger.calls) and self._ledger.wave is None:
-            return Reason.INCOMPLETE if self._ledger.lacking() else Reason.OK
-        if self._stopping.reason is None and self._lanes.why is not None:
-            return Reason.STOPPED
-        return self._stopping.reason if self._stopping.reason is not None else Reason.INCOMPLETE
+        return reason_of(
+            self._ledger,
+            self._stopping.reason,
+            done_elsewhere=self._proofs.done_elsewhere,
+            is_cut=self._lanes.why is not None,
+        )
 
     # ---- for those who watch -----------------------------------------------------------------------------------
 
@@ -363,6 +378,26 @@ class Runner:
     def stopped(self) -> records.Stopped | None:
         """Why the session ended early, as a whole or for some of its calls; None if it did not."""
         return self._stopping.why or self._lanes.why
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the whole session was stopped early."""
+        return self._stopping.is_set
+
+    @property
+    def has_sent_all_once(self) -> bool:
+        """Whether each of its calls has left once, or needs no attempt: what waits is a retry, or a reading."""
+        return self._opening.is_over and not self._queue.fresh
+
+    @property
+    def rate(self) -> float:
+        """Calls a second and lane that the session may send now."""
+        return min(lane.pacer.gear.rate for lane in self._lanes.every)
+
+    @property
+    def has_lost_its_lanes(self) -> bool:
+        """Whether it stopped because each of its lanes was refused, or cannot reach the API."""
+        return self._lanes.are_lost
 
     @property
     def back_elsewhere(self) -> int:
@@ -395,6 +430,11 @@ class Runner:
             backing_off=self._attempts.backing_off,
             stopping=self._stopping.why.why if self._stopping.why else None,
         )
+
+    @property
+    def leaving(self) -> str:
+        """What becomes of the run if it is left now, in words."""
+        return f"left at once with {self.progress().in_flight} in flight; resume reads what they did"
 
     def note(self, what: str, data: dict[str, object]) -> None:
         """Journal something that happened to the run as a whole; do nothing if the journal is broken."""

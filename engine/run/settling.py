@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,9 +20,45 @@ from engine.run.recorder import Recorder
 from engine.run.stopping import Stopping
 from engine.run.work import Work
 
+if TYPE_CHECKING:
+    from engine.journal.ledger import Ledger
+
 SAME_CODE_CALLS = 20
 SAME_CODE_INSTANCES = 3
 """When the first 20 settled calls over 3 instances all failed with one code, the cause is not in the targets."""
+
+
+class OneCause:
+    """Watches whether the first calls of an account all fail alike: then the cause is not in the targets."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Watch nothing in a run that has settled calls already."""
+        self._first: dict[str, list[tuple[str | None, str]] | None] = {}
+        """Account → code and instance of its first settled calls, as long as all failed with one code; then None."""
+        if any(ledger.settled_counts().values()):
+            self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
+
+    def taken(self, call: Call) -> None:
+        """Take note that the API took a call of an account: not all of its calls fail alike."""
+        self._first[call.account] = None
+
+    def settled(self, outcome: Outcome, call: Call, code: str | None) -> str | None:
+        """Take note of an outcome; return in words why no more calls of its account should be sent, if so."""
+        first = self._first.setdefault(call.account, [])
+        if first is None:
+            return None
+        if outcome is not Outcome.FAILED or (first and first[0][0] != code):
+            self._first[call.account] = None
+            return None
+        first.append((code, call.instance))
+        instances = {instance for _, instance in first}
+        if len(first) < SAME_CODE_CALLS or len(instances) < SAME_CODE_INSTANCES:
+            return None
+        whose = f" of {call.account}" if call.account else ""
+        return (
+            f"the first {len(first)} calls{whose}, on {len(instances)} instances, all failed with {code}: "
+            "look at the region, the permission or the list"
+        )
 
 
 class _Parked(Struct, frozen=True):
@@ -55,10 +92,7 @@ class Settling:
         self._proofs = proofs
         self._stop_after = stop_after
         self._failures = ledger.settled_counts()[Outcome.FAILED]
-        self._first: dict[str, list[tuple[str | None, str]] | None] = {}
-        """Account → code and instance of its first settled calls, as long as all failed with one code; then None."""
-        if any(ledger.settled_counts().values()):
-            self._first = dict.fromkeys({call.account for call in ledger.calls.values()})
+        self._cause = OneCause(ledger)
         self._parked: dict[int, _Parked] = {}
         """Calls that wait for the last reading, by plan index."""
 
@@ -158,27 +192,11 @@ class Settling:
         """Count an outcome, and stop the run if it should stop for it."""
         if outcome is Outcome.FAILED:
             self._failures += 1
-        self._watch_for_one_cause(outcome, work.call, answer)
+        if (why := self._cause.settled(outcome, work.call, answer.code)) is not None:
+            self._lanes.close_account(work.call.account, why, answer)
         if self._stop_after is not None and outcome is Outcome.FAILED and self._failures >= self._stop_after:
             self._stopping.stop(f"stop_after: {self._failures} failed", Reason.STOPPED, answer)
 
     def something_was_taken(self, call: Call) -> None:
         """Take note that the API took a call of an account: not all of its calls fail alike."""
-        self._first[call.account] = None
-
-    def _watch_for_one_cause(self, outcome: Outcome, call: Call, answer: Answer) -> None:
-        first, code = self._first.setdefault(call.account, []), answer.code
-        if first is None:
-            return
-        if outcome is not Outcome.FAILED or (first and first[0][0] != code):
-            self._first[call.account] = None
-            return
-        first.append((code, call.instance))
-        instances = {instance for _, instance in first}
-        if len(first) >= SAME_CODE_CALLS and len(instances) >= SAME_CODE_INSTANCES:
-            whose = f" of {call.account}" if call.account else ""
-            why = (
-                f"the first {len(first)} calls{whose}, on {len(instances)} instances, all failed with {code}: "
-                "look at the region, the permission or the list"
-            )
-            self._lanes.close_account(call.account, why, answer)
+        self._cause.taken(call)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine.errors import Reason
 from engine.journal import records
@@ -17,10 +17,7 @@ from engine.journal.records import rfc3339
 from engine.model import GOOD
 from engine.run.bounds import GREEN, RED, WaveTerms
 from engine.run.halts import Halts
-from engine.run.opencalls import OpenCalls
-from engine.run.opening import Opening
 from engine.run.recorder import Recorder
-from engine.run.settling import Settling
 from engine.run.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -38,6 +35,24 @@ MOST_JUDGING_S = 30.0
 """Seconds that calls of earlier sessions are read before the gate is asked, at most."""
 
 
+class Going(Protocol):
+    """The calls that have been let go, whoever sends them."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no call waits, is open, or is to be judged or read back."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether no call that was sent before waits to be read."""
+
+    async def last_looks(self) -> None:
+        """Read once more where a reading decides."""
+
+    def wake(self) -> None:
+        """Let those who wait for calls look again."""
+
+
 class Waves:
     """The part of a session that decides which calls may begin."""
 
@@ -45,9 +60,7 @@ class Waves:
         self,
         recorder: Recorder,
         halts: Halts,
-        calls: OpenCalls,
-        opening: Opening,
-        settling: Settling,
+        going: Going,
         stopping: Stopping,
         terms: WaveTerms,
         *,
@@ -60,9 +73,7 @@ class Waves:
         self._recorder = recorder
         self._ledger = recorder.ledger
         self._halts = halts
-        self._calls = calls
-        self._opening = opening
-        self._settling = settling
+        self._going = going
         self._stopping = stopping
         self._terms = terms
         self._admit = admit
@@ -89,7 +100,7 @@ class Waves:
                     pass
         finally:
             self._halts.set_more(are_to_come=False)
-            self._calls.queue.wake.set()
+            self._going.wake()
 
     async def _judges_what_was_sent(self) -> None:
         """Wait until the calls that an earlier session has left in doubt are read, so that a red wave can be undone.
@@ -97,7 +108,7 @@ class Waves:
         Not for ever: an instance that cannot be read keeps nobody from hearing the gate.
         """
         until = self._now() + MOST_JUDGING_S
-        while not self._calls.is_judged and self._now() < until and not self._stopping.is_set:
+        while not self._going.is_judged and self._now() < until and not self._stopping.is_set:
             await self._stopping.rest(LOOK_S)
 
     def _judged_first(self) -> int:
@@ -120,12 +131,12 @@ class Waves:
         self._tell(wave, f"{words}: {wave.calls:,} account{'s' * (wave.calls != 1)}")
         self._admit([call.id for call in self._ledger.calls_of(wave.n)])
         self._halts.end(WAVES)
-        while not (self._calls.is_over and self._opening.is_over):
+        while not self._going.is_over:
             await self._stopping.rest(LOOK_S)
             if self._stopping.is_set:
                 return False
         self._halts.begin(WAVES)
-        await asyncio.gather(*self._settling.last_looks())
+        await self._going.last_looks()
         await self._recorder.journal.durable()
         bad = self._bad_words(wave.n)
         is_last = wave.n == max(self._ledger.waves)

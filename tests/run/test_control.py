@@ -529,6 +529,7 @@ def test_a_change_does_not_wait_for_a_moment_without_writing(tmp_path: Path) -> 
             changed_pace=lambda _rate: None,
             asked=lambda known: () if "1" in known else (Asked(name="1", what="change", by="ann", rate=2.0),),
             forget=lambda _name: None,
+            caught_up=lambda: None,
             most_rate=20.0,
             clock=lambda: 0.0,
         )

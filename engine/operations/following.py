@@ -1,0 +1,221 @@
+"""Follow a run that workers carry out: its ledger is kept up with what they write, until its `end` is there.
+
+Who follows changes nothing. Ended by force, it leaves the run to its workers. It asks them to drain when its user wants
+the run to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from engine.errors import AcctopsError, Reason, UnreachableError
+from engine.journal import records
+from engine.journal.shards import counts_for_run
+from engine.journal.standing import Progress, Waits, standing
+from engine.operations.carrying import Ended, way_now
+from engine.operations.events import News
+from engine.operations.session import LeftAtOnceError, SessionEnd, Unwatched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.inputs.settings import Settings
+    from engine.journal.ledger import Ledger
+    from engine.journal.protocols import Board, Tail
+    from engine.operations.session import Watch
+    from engine.operations.terms import Terms
+
+LOOK_S = 0.3
+"""Seconds between two looks at what workers have written."""
+_NOBODY_S = 5.0
+"""Seconds for which no worker has the run, after which this is said."""
+
+
+class Followed:
+    """The ledger of a run, kept up with the lines that others append to its chains."""
+
+    def __init__(self, tail: Tail, ledger: Ledger, ends: Mapping[int, tuple[int, str]]) -> None:
+        """`ends`: number of each chain → its lines that the ledger has, and the hash of the last of them."""
+        self.ledger = ledger
+        self._tail = tail
+        self._ends = dict(ends)
+
+    def seq(self, no: int) -> int:
+        """Return how many lines of a chain the ledger has."""
+        return self._ends.get(no, (0, ""))[0]
+
+    def head(self, no: int) -> str:
+        """Return the hash of the last of them."""
+        return self._ends[no][1]
+
+    async def look(self) -> list[records.AnyRecord]:
+        """Fold in what is new, and return all of it, also what does not count for the run as a whole.
+
+        UnreachableError if the database does not answer; JournalCorruptError for a chain that does not hold.
+        """
+        known = {no: seq for no, (seq, _) in self._ends.items()}
+        found: list[records.AnyRecord] = []
+        for no, lines in await asyncio.to_thread(self._tail.read, known):
+            seq, head = self._ends.get(no) or (0, self._tail.genesis(self.ledger, no))
+            new = self._tail.decoded(lines, no, seq, head)
+            if not new:
+                continue
+            for record in new:
+                if no == 0 or counts_for_run(record):
+                    self.ledger.apply(record)
+            self._ends[no] = (new[-1].seq, new[-1].hash)
+            found += new
+        return found
+
+
+class Follower:
+    """A `Conductor` of a run that workers carry out: it waits for its `end`."""
+
+    waves = None
+
+    def __init__(self, followed: Followed, board: Board, *, since: int, clock: Callable[[], float]) -> None:
+        """`since`: number of the last line of chain 0 before the run was handed over."""
+        self._followed = followed
+        self._board = board
+        self._since = since
+        self._clock = clock
+        self._run = followed.ledger.run.run
+        self._began = time.monotonic()
+        self._asked: Reason | None = None
+        self._why = ""
+        self._waits: tuple[str, ...] = ()
+        self._tell: Callable[[str], None] = lambda _text: None
+        self._asking: asyncio.Future[None] | None = None
+
+    @property
+    def tell(self) -> Callable[[str], None]:
+        """Called with each piece of news for the user."""
+        return self._tell
+
+    @tell.setter
+    def tell(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    stopped = None
+    back_elsewhere = 0
+    first_send_at = None
+
+    @property
+    def leaving(self) -> str:
+        """What it means to leave it now, in words."""
+        return f"it drains on its workers; how it stands: acctops status {self._run}"
+
+    async def run(self) -> Reason:
+        """Wait for the run's end; return its reason, or the one it was stopped for here."""
+        idle_since: float | None = None
+        told = False
+        while True:
+            try:
+                news = await self._followed.look()
+                lead = await asyncio.to_thread(self._board.lead_of, self._run)
+            except UnreachableError as error:
+                self._waits = (str(error),)
+                await asyncio.sleep(1.0)
+                continue
+            self._waits = ()
+            for record in news:
+                self._heed(record)
+            if (end := self._end) is not None and not lead.is_submitted:
+                return self._reason(Reason(end.exit))
+            if not lead.is_submitted and not lead.is_live:
+                raise AcctopsError(f"run {self._run}: was withdrawn by somebody; see: acctops status {self._run}")
+            now = time.monotonic()
+            idle_since = None if lead.is_live else idle_since or now
+            if idle_since is not None and now - idle_since > _NOBODY_S:
+                self._waits = ("no worker has it: start one with acctops worker",)
+                if not told:
+                    told = True
+                    self._tell(
+                        f"no worker has taken run {self._run} for {_NOBODY_S:.0f} s; start one: acctops worker "
+                        "--database URL; nothing is sent until then"
+                    )
+            await asyncio.sleep(LOOK_S)
+
+    @property
+    def _end(self) -> records.End | None:
+        end = self._followed.ledger.end
+        return end if end is not None and end.seq > self._since else None
+
+    def _reason(self, ended: Reason) -> Reason:
+        return self._asked if self._asked is not None and ended is Reason.STOPPED else ended
+
+    def _heed(self, record: records.AnyRecord) -> None:
+        """Tell what a person wants to know at once."""
+        if isinstance(record, records.WaveLine) and not record.shard and record.state != records.PLANNED:
+            waves = max(self._followed.ledger.waves, default=0)
+            about = f"wave {record.n} of {waves}" if record.n else "the gate, before wave 1"
+            why = f": {record.why}" if record.why else ""
+            self._tell(f"{about}: {record.state}{why}")
+        elif isinstance(record, records.Note) and record.what in ("lane_closed", "route_closed"):
+            whose = record.data.get("lane") or record.data.get("account") or record.data.get("endpoints")
+            self._tell(f"{whose}: {record.data.get('why')}")
+
+    def progress(self) -> Progress:
+        """Return how the run stands, from what is durable."""
+        ledger = self._followed.ledger
+        lanes = {lane for line in ledger.shards.values() for lane in line.lanes}
+        how = standing(ledger, self._clock(), quota=ledger.settings.rate * len(lanes))
+        waits = Waits((*self._waits, *how.waits), how.held)
+        stopping = self._why or how.stopping
+        return replace(how, seconds=time.monotonic() - self._began, waits=waits.words, stopping=stopping)
+
+    def note(self, _what: str, _data: dict[str, object]) -> None:
+        """Do nothing: the journal is its workers'."""
+
+    def stop(self, why: str, reason: Reason) -> None:
+        """Ask the workers to drain the run. The first reason counts."""
+        if self._asked is None:
+            self._asked, self._why = reason, why
+            self._asking = asyncio.ensure_future(self._ask())
+
+    async def _ask(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._board.request_stop, self._run)
+            except UnreachableError:
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+
+async def follow(
+    board: Board, run_id: str, followed: Followed, terms: Terms, settings: Settings, watch: Watch | None, *, since: int
+) -> Ended:
+    """Follow a run that was handed over, until its end or until its user leaves it; return how it stands then."""
+    watch = watch or Unwatched()
+    follower = Follower(followed, board, since=since, clock=terms.clock)
+    follower.tell = lambda text: terms.tell(News(text))
+    unrecorded = None
+    async with watch.beside(follower):
+        try:
+            reason = await watch.working(follower.run())
+        except LeftAtOnceError as left:
+            reason = left.reason
+            unrecorded = records.Stopped(str(left), None, None)
+    return ended_of(board, followed, terms, settings, SessionEnd(reason, None, unrecorded))
+
+
+def ended_of(
+    board: Board, followed: Followed, terms: Terms, settings: Settings, end: SessionEnd, *, is_left: bool = False
+) -> Ended:
+    """Return how a run stands that workers have; `is_left`: whether they go on with it."""
+    ledger = followed.ledger
+    return Ended(
+        reason=end.reason,
+        ledger=ledger,
+        journal=board.store.place_of(ledger.run.run),
+        head=followed.head(0),
+        way=way_now(board.store, ledger, settings, terms),
+        unrecorded=end.unrecorded,
+        is_left=is_left,
+    )

@@ -1,0 +1,161 @@
+"""Take a run on to lead it: what must hold is looked at as for a resume, and its session begins under its claim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+
+from engine.errors import AcctopsError, BusyError, Reason, UnreachableError
+from engine.journal import records
+from engine.journal.records import RED
+from engine.model import RunId
+from engine.operations.following import Followed
+from engine.operations.frozen import overridden, stricter
+from engine.operations.proposal import Approval
+from engine.operations.resume import Resumption, go_on
+from engine.operations.session import LeftAtOnceError, Session
+from engine.operations.windows import hold, window_of
+from engine.run.endings import end_line
+from engine.workers.leading import Leader
+from engine.workers.steering import LeadRequests
+
+if TYPE_CHECKING:
+    from engine.journal.reader import Replay
+    from engine.operations.session import Conductor
+    from engine.workers.worker import Host
+
+AGAIN_S = 2.0
+"""Seconds after which a run is tried again that somebody else has, or whose database does not answer."""
+_TRIES = 30
+_BY = Approval(how="submitted to the workers of its database")
+
+
+class Lead:
+    """The session of a run in a worker, and a `Watch` of it."""
+
+    def __init__(self, host: Host, run_id: str) -> None:
+        self._host = host
+        self._run = run_id
+        self._working: asyncio.Future[Reason] | None = None
+        self._is_leaving = False
+
+    def leave(self) -> None:
+        """Let another worker lead the run on."""
+        self._is_leaving = True
+        if self._working is not None:
+            self._working.cancel()
+
+    async def carry_out(self) -> None:
+        """Lead the run to its end, or until this worker leaves."""
+        host = self._host
+        for _ in range(_TRIES):
+            if self._is_leaving:
+                return
+            try:
+                if await self._led():
+                    host.forget(self._run)
+                return
+            except (BusyError, UnreachableError) as error:
+                host.say(f"run {self._run}: {error}; tried again in {AGAIN_S:.0f} s")
+                await asyncio.sleep(AGAIN_S)
+            except AcctopsError as error:
+                host.say(f"run {self._run}: cannot be led: {error}")
+                await asyncio.to_thread(self._end, error)
+                return
+
+    async def _led(self) -> bool:
+        """Lead the run; return whether it has ended."""
+        host = self._host
+        found = await asyncio.to_thread(host.store.replay, self._run)
+        lead = await asyncio.to_thread(host.board.lead_of, self._run)
+        if not lead.is_submitted:
+            return True
+        if (end := found.ledger.end) is not None and end.seq > lead.since:
+            await asyncio.to_thread(host.board.withdraw, self._run)  # who led it died before it said so
+            return True
+        red = next((line for line in found.ledger.waves.values() if line.state == RED and line.seq > lead.since), None)
+        this = await self._resumption(found)
+        requests = LeadRequests(host.store, host.board, self._run)
+
+        def led(session: Session) -> Conductor:
+            board = host.board
+            ends = {0: (2**62, ""), **board.ends_of(session.journal)}
+            leader = Leader(session, board, Followed(board.tail(self._run), session.ledger, ends), requests)
+            if red is not None:
+                leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
+            return leader
+
+        ended = await go_on(this, _BY, self, lead=led, requests=requests)
+        host.say(f"run {self._run}: ended with exit {int(ended.reason)}")
+        return not self._is_leaving
+
+    async def _resumption(self, found: Replay) -> Resumption:
+        """Return the run as this worker may go on with it. AcctopsError if it may not."""
+        host, seen = self._host, found.ledger
+        terms = host.terms
+        hold(window_of(seen.settings), terms)
+        guards = await asyncio.to_thread(host.guards_of, seen)
+        host.check_programs(seen, gate=True)
+        settings = stricter(overridden(terms, seen.settings), guards)
+        return Resumption(
+            terms=terms,
+            ref=host.store.ref(self._run),
+            seen=seen,
+            guards=guards,
+            settings=settings,
+            reach=host.reach,
+            passwords=None,
+            exclude=(),
+            is_unapproved=False,
+            job=None,
+            changes=(),
+        )
+
+    def _end(self, error: AcctopsError) -> None:
+        """Write the `end` of a run that cannot be led, with the reason, so that whoever follows it knows."""
+        host = self._host
+        try:
+            journal, found = host.store.open(RunId(self._run), clock=host.terms.clock)
+        except AcctopsError:
+            return  # somebody else has it
+        try:
+            ledger = found.ledger
+            heads = {str(no): head for no, (seq, head) in found.heads.items() if seq}
+            stopped = records.Stopped(str(error), None, None)
+            host.board.close_idle(self._run, journal.epoch)
+            journal.append_now(
+                end_line(ledger, seconds=0.0, reason=error.reason, stopped=stopped, guard={}, heads=heads)
+            )
+            host.board.finish(self._run, journal.epoch)
+        except AcctopsError as again:
+            host.say(f"run {self._run}: its end cannot be written: {again}")
+        finally:
+            journal.close()
+
+    # ---- a Watch -----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def beside(self, _runner: Conductor) -> AsyncIterator[None]:
+        """Do nothing beside the session."""
+        yield
+
+    async def working(self, run: Coroutine[None, None, Reason]) -> Reason:
+        """Wait for the end of the run; LeftAtOnceError if this worker leaves before."""
+        self._working = asyncio.ensure_future(run)
+        if self._is_leaving:
+            self._working.cancel()
+        try:
+            return await self._working
+        except asyncio.CancelledError:
+            if not self._is_leaving:
+                raise
+            raise LeftAtOnceError("its worker leaves; another leads it on", Reason.STOPPED) from None
+
+    async def last(self, notices: Coroutine[None, None, None]) -> None:
+        """Wait for the notices."""
+        await notices
+
+

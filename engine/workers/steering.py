@@ -1,0 +1,157 @@
+"""What people ask of a run that many sessions work on: each carries it out; the run's journal says when all have.
+
+The sessions of all shards see each request, and say with their commits up to which one they are done. A request is
+noted (`control`) when the leader sees it. Its effect (`paused`, `unpaused`, `changed`) is noted once no session that
+may send has it left to do. A session that begins later sees the requests before its first call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING
+
+from engine.errors import Reason
+
+from engine.journal.records import rfc3339
+from engine.model import OmitReason
+from engine.run.control import CHANGE, PAUSE, beyond_approval
+
+if TYPE_CHECKING:
+    from engine.journal.control import Asked
+    from engine.journal.protocols import Board, Runs, ShardRow
+    from engine.run.halts import Halts
+    from engine.run.recorder import Recorder
+    from engine.run.stopping import Stopping
+
+ALIVE_S = 2.0
+"""Seconds of silence from which a session cannot send: its leave has ended."""
+
+
+class LeadRequests:
+    """What people ask of a run that many sessions work on. The requests stay until the run has ended."""
+
+    def __init__(self, store: Runs, board: Board, run_id: str) -> None:
+        self._store = store
+        self._board = board
+        self._run_id = run_id
+
+    def newest(self) -> int:
+        """Return the number of the newest request, as of the last answer of the database."""
+        return self._board.newest_request(self._run_id)
+
+    def stop_requested(self) -> bool:
+        """Return whether the run is asked to drain."""
+        return self._store.stop_requested(self._run_id)
+
+    def asked(self, known: Container[str]) -> Sequence[Asked]:
+        """Return what is asked, but for requests of these names."""
+        return self._store.asked(self._run_id, known)
+
+    def forget(self, _name: str) -> None:
+        """Do nothing: a session that begins later must see it."""
+
+    def caught_up(self) -> None:
+        """Do nothing: the journal says what is in effect."""
+
+    def clear(self) -> None:
+        """Do nothing: whoever submits the run has begun with none."""
+
+
+class Steering:
+    """The part of a leader that says when what people ask is in effect."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        halts: Halts,
+        stopping: Stopping,
+        requests: LeadRequests,
+        *,
+        changed_pace: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`changed_pace` is told of a new rate."""
+        self._now = asyncio.get_running_loop().time
+        self._recorder = recorder
+        self._halts = halts
+        self._stopping = stopping
+        self._requests = requests
+        self._changed_pace = changed_pace
+        self._clock = clock
+        settings = recorder.ledger.settings
+        self._quota = settings.quota or settings.rate
+        self._known: set[str] = set()
+        self._waiting: deque[Asked] = deque()
+        self._under_way: Asked | None = None
+        self._until_no = 0
+        """Number up to which every session must be done for the request under way to be in effect."""
+        self._ends_at: float | None = None
+        self._paused_by = ""
+
+    def look(self, rows: Sequence[ShardRow]) -> None:
+        """Take in what was asked, and note what is in effect. Called a few times a second."""
+        no = self._requests.newest()
+        for asked in self._requests.asked(self._known):
+            self._known.add(asked.name)
+            self._waiting.append(asked)
+        while self._under_way is not None or self._waiting:
+            if self._under_way is None:
+                self._under_way = self._begun(self._waiting.popleft())
+                self._until_no = no
+            if self._under_way is not None:
+                if not self._are_done(rows):
+                    break
+                (self._note_paused if self._under_way.what == PAUSE else self._note_changed)(self._under_way)
+                self._under_way = None
+        if self._ends_at is not None and self._now() >= self._ends_at:
+            self._stopping.stop(f"the pause by {self._paused_by} ran out, and nobody lifted it", Reason.STOPPED)
+
+    def _are_done(self, rows: Sequence[ShardRow]) -> bool:
+        alive = (row for row in rows if row.is_open and row.owner is not None and row.silent_s < ALIVE_S)
+        return all(row.ack >= self._until_no for row in alive)
+
+    def _begun(self, asked: Asked) -> Asked | None:
+        """Note a request; return it if its effect is to be waited for."""
+        note = self._recorder.note
+        refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
+        if refused is not None:
+            note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
+            return None
+        note("control", {"id": asked.id, "what": asked.what, "by": asked.by})
+        if asked.what == PAUSE:
+            self._halts.begin(PAUSE)
+            return asked
+        if asked.what == CHANGE:
+            return asked
+        if asked.what == "resume":
+            was = self._halts.holds(PAUSE)
+            self._ends_at = None
+            note("unpaused", {"id": asked.id, "by": asked.by, "was_paused": was})
+            self._halts.end(PAUSE)
+        return None
+
+    def _note_paused(self, asked: Asked) -> None:
+        ledger, until = self._recorder.ledger, None
+        self._ends_at, self._paused_by = None, asked.by
+        if asked.for_s is not None:
+            self._ends_at = self._now() + asked.for_s
+            until = rfc3339(self._clock() + asked.for_s)
+        last = max((pace.last_at for pace in ledger.lanes.values() if pace.last_at is not None), default=None)
+        left = rfc3339(last, digits=6) if last is not None else None
+        facts: dict[str, object] = {"id": asked.id, "by": asked.by, "until": until, "last_sent_at": left}
+        self._recorder.note("paused", {**facts, "in_flight": 0})
+
+    def _note_changed(self, asked: Asked) -> None:
+        ledger, quota = self._recorder.ledger, None
+        if asked.rate is not None:
+            quota = max(asked.rate, self._quota)
+            self._changed_pace(asked.rate)
+        gone = {omit.call for omit in ledger.omits if omit.reason == OmitReason.DROPPED}
+        dropped = sum(call in gone for call in asked.drop)
+        facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
+        facts |= {"dropped": dropped, "sent": len(asked.drop) - dropped, "first": len(asked.first)}
+        self._recorder.note("changed", facts)
+
+
