@@ -344,12 +344,15 @@ def verify_journal(run: str, *, head: str | None, **flags: Any) -> int:
     if found.torn_bytes:
         say(f"remark: the last line is unfinished ({found.torn_bytes} bytes); a resume cuts it")
     out(f"{found.path}: {found.lines:,} lines, the chain holds\nhead {found.head}")
+    if found.shards:
+        out(f"its {found.shards:,} shards have {found.shard_lines:,} lines beside, and each of their chains holds")
     if keys:
         out(f"its plan was signed by {', '.join(keys)}; each signature holds and is of this plan")
     if found.aside_lines:
         out(f"beside it {found.aside_lines:,} lines of links, releases and holds, whose chain holds")
     if found.after:
-        out(f"the given head is that of line {found.lines - found.after:,}; {found.after:,} lines follow it")
+        line_of = "of a line" if found.shards else f"that of line {found.lines - found.after:,}"
+        out(f"the given head is {line_of}; {found.after:,} lines follow it")
     if line is not None:
         late = ", late: what was done before that does not show" if line.late else ""
         behind = f"; {found.lines - line.lines:,} lines follow" if found.lines > line.lines else ""

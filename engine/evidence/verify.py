@@ -177,12 +177,24 @@ class Journal:
         self.torn = 0
         self.calls = 0
         self.problem = ""
+        self.shards: dict[int, tuple[int, str]] = {}
+        """Number of each shard of its plan → how many lines its chain has, and the hash of the last one."""
+        self.named = 0
+        """How many shards its plan has named."""
+
+    @property
+    def shard_heads(self) -> dict[str, str]:
+        """Number of each shard that has lines → the hash of the last one."""
+        return {str(no): head for no, (lines, head) in sorted(self.shards.items()) if lines}
 
 
 def read_journal(file: BinaryIO, run: str, start: str = GENESIS) -> Journal:
-    """Return what stands in a journal of a run, whose chain begins at the hash `start`."""
+    """Return what stands in a journal of a run, whose chain begins at the hash `start`.
+
+    A run that was divided into shards (format 2) has a chain for each. The file has the lines of all, interleaved.
+    """
     read = Journal()
-    last, at = start, 0
+    last, at, version = start, 0, 0
     for number, line in enumerate(whole_lines(file), 1):
         if line is None:
             read.torn = file.seek(0, os.SEEK_END) - at
@@ -192,36 +204,77 @@ def read_journal(file: BinaryIO, run: str, start: str = GENESIS) -> Journal:
             fields = json.loads(line)
             said = fields["hash"]
             envelope = (fields["seq"], fields["run"], fields["kind"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            shard = fields.get("shard", 0)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             read.problem = f"line {number} is no record: it was edited or damaged"
             return read
+        where = f" (of shard {shard})" if shard else ""
+        if type(shard) is not int or (shard and shard not in read.shards):
+            read.problem = f"line {number} is of a shard that the plan before it does not have: {str(shard)[:60]!r}"
+            return read
+        seq, last = read.shards[shard] if shard else (len(read.hashes), read.hashes[-1] if read.hashes else start)
         ending = f',"hash":"{said}"}}'.encode("utf-8", "replace")
         last = hashlib.sha256(last.encode() + line[: -len(ending)] + b"}").hexdigest()
-        if not line.endswith(ending) or said != last or envelope[0] != number:
-            read.problem = f"line {number} is not what was written there: lines were edited, removed, added or moved"
+        if not line.endswith(ending) or said != last or envelope[0] != seq + 1:
+            read.problem = (
+                f"line {number}{where} is not what was written there: lines were edited, removed, added or moved"
+            )
             return read
         if envelope[1] != run:
             read.problem = f"line {number} is of run {str(envelope[1])[:60]!r}, not of {run}"
             return read
+        version = version or fields.get("v")
+        if fields.get("v") != version:
+            read.problem = f"line {number} is of another format than the lines before it"
+            return read
+        read.last_at = max(read.last_at, str(fields.get("at"))) if read.named else str(fields.get("at"))
+        if shard:
+            read.shards[shard] = (seq + 1, said)
+            if counts_for_run(envelope[2], fields):
+                read.end = 0
+            continue
         if number == 1:
             read.first = fields
             if start == GENESIS and envelope[2] != "run":
                 read.problem = "line 1 is no `run`, with which every journal begins"
                 return read
         if envelope[2] != "note":
-            read.end = number if envelope[2] == "end" else 0
+            read.end = seq + 1 if envelope[2] == "end" else 0
+        if envelope[2] == "shard":
+            read.named += 1
+            if fields.get("no") != read.named or read.named > _whole(read.first, "shards"):
+                read.problem = f"line {number} names a shard that the plan does not have"
+                return read
+            if read.named == _whole(read.first, "shards"):
+                read.shards = {no: (0, shard_genesis(said, no)) for no in range(1, read.named + 1)}
+        if envelope[2] == "end" and fields.get("heads", {}) not in ({}, read.shard_heads):
+            read.problem = f"line {number}, an end, lists other heads of shards: lines of shards were cut or added"
+            return read
         if envelope[2] == "approved":
             read.approved.append(fields)
         read.calls += envelope[2] == "call"
         if envelope[2] == "note" and fields.get("what") in LINKS and isinstance(fields.get("data"), dict):
             read.links.append(str(fields["data"].get("run")))
-        read.last_at = str(fields.get("at"))
         read.hashes.append(said)
     if start == GENESIS and not read.hashes:
         read.problem = "holds no whole line"
     elif start == GENESIS and read.calls < _whole(read.first.get("counts"), "calls"):
         read.problem = f"ends within its plan: {read.calls} of {read.first['counts']['calls']} calls; it was cut"
+    elif start == GENESIS and read.named != _whole(read.first, "shards"):
+        read.problem = f"ends within its plan: {read.named} of {read.first['shards']} shards; it was cut"
     return read
+
+
+def shard_genesis(plan_head: str, no: int) -> str:
+    """Return the hash that the chain of a shard begins with; `plan_head` is the hash of the last `shard` line."""
+    return hashlib.sha256(f"{plan_head}/{no}".encode()).hexdigest()
+
+
+def counts_for_run(kind: str, fields: dict[str, Any]) -> bool:
+    """Return whether a line of a shard shows that somebody worked on the run: it is of a call or an instance."""
+    return kind in ("sent", "reply", "settled", "verified", "before", "read") or (
+        kind == "omit" and fields.get("call") is not None
+    )
 
 
 def _whole(fields: Any, key: str) -> int:
@@ -277,6 +330,8 @@ def check_run(
     if (entry.get("lines"), entry.get("head")) != (len(read.hashes), end):
         found.bad(f"{name}: has {len(read.hashes)} lines and the head {end}; {MANIFEST} says {entry.get('lines')} "
                   f"lines and {entry.get('head')}")  # fmt: skip
+    if entry.get("shard_heads", {}) != read.shard_heads:
+        found.bad(f"{name}: its shards end otherwise than {MANIFEST} says: lines of shards were cut or added")
     if entry.get("state") != "damaged":
         check_entry(run, entry, read, found)
         check_there(names, run, manifest, read, found)

@@ -43,7 +43,7 @@ def add_aside(store: RunDirectory, run_id: str, lines: Sequence[AnyRecord], *, c
         walk = Walk(path, of=first)
         for _ in walk.records():
             pass
-        chain = Chain(first.run, walk.seq, walk.head)
+        chain = Chain(first.run, walk.seq, walk.head, v=first.v)
         at = rfc3339(clock())
         data = memoryview(b"".join(chain.add(record, at) for record in lines))
         if walk.torn_bytes:

@@ -368,6 +368,8 @@ class Ledger:
         """The waves by number, as they stand; 0, if it is there, is the question before the first. Empty: no waves."""
         self.wave_of: dict[CallId, int] = {}
         """Call → its wave; empty if the run has no waves."""
+        self.shards: dict[int, records.ShardLine] = {}
+        """The shards of its plan by number; empty if one process has all of it."""
         self._changed: records.RunSettings | None = None
         """The settings, as a person changed them while the run was live."""
         self.links: list[Link] = []
@@ -533,6 +535,8 @@ class Ledger:
                     start = len(self.wave_of)
                     self.wave_of.update(dict.fromkeys(islice(self.calls, start, start + record.calls), record.n))
                 self.waves[record.n] = record
+            case records.ShardLine():
+                self.shards[record.no] = record
             case records.Confirmed():
                 self.confirmed = record
             case records.Approved():

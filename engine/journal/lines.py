@@ -5,18 +5,26 @@
 `hash` is hex SHA-256 over the hash of the line before (64 zeros at first) and the line as written without
 `,"hash":"…"` and without newline. The chain is the same in every format: a line with a higher `v` or an unknown kind
 is checked the same way, so "from a newer version" and "edited" are never confused.
+
+A run that is divided into shards (format 2) has a chain for each, beside its own. A line of such a chain has its
+number, `seq` counts within the chain, and the chain begins with `shard_genesis`:
+
+    {"v":2,"seq":1,"at":"2026-11-22T03:13:21.123Z","run":"ID","shard":3,"kind":"sent",…,"hash":"HEX"}
 """
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.journal.records import FORMAT, AnyRecord
+from engine.journal.records import FORMAT, AnyRecord, End, ShardLine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from engine.journal.records import Record
 
 GENESIS = "0" * 64
@@ -25,6 +33,8 @@ GENESIS = "0" * 64
 _HASH = b',"hash":"'
 _SEAL = len(_HASH) + 64 + len(b'"}')
 """Bytes of a line from `,"hash":"` to the closing brace; its own hash covers none of them but the brace."""
+
+_SHARD = re.compile(rb'\{"v":[0-9]+,"seq":[0-9]+,"at":"[^"]*","run":"[^"]*","shard":([0-9]{1,10}),').match
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(AnyRecord)
@@ -38,16 +48,32 @@ class NewerLineError(ValueError):
     """A line was written by a newer version, and its chain holds."""
 
 
+def shard_genesis(plan_head: str, no: int) -> str:
+    """Return the hash that the first line of shard `no` is chained to; `plan_head` is that of the last `shard` line."""
+    return sha256(f"{plan_head}/{no}".encode()).hexdigest()
+
+
+def shard_of(line: bytes) -> int:
+    """Return the number of the shard that a line says it is of, unchecked; 0 if it names none."""
+    found = _SHARD(line)
+    return int(found[1]) if found is not None else 0
+
+
 class Chain:
-    """The end of a journal: the number of its lines, and the hash of the last."""
+    """The end of a chain: the number of its lines, and the hash of the last."""
 
-    __slots__ = ("_run_json", "head", "run", "seq")
+    __slots__ = ("_of", "head", "run", "seq", "shard", "v")
 
-    def __init__(self, run: str, seq: int = 0, head: str = GENESIS) -> None:
+    def __init__(self, run: str, seq: int = 0, head: str = GENESIS, *, shard: int = 0, v: int = 1) -> None:
+        """`shard`: the shard whose chain it is; `v`: the format, 2 for every chain of a run that has shards."""
+        if shard and v < 2:
+            raise ValueError(f"format {v} has no shards")
         self.run = run
         self.seq = seq
         self.head = head
-        self._run_json = _ENCODER.encode(run)
+        self.shard = shard
+        self.v = v
+        self._of = _ENCODER.encode(run) + (b',"shard":%d' % shard if shard else b"")
 
     def add(self, record: Record, at: str) -> bytes:
         """Return the next line, newline included; fill the envelope of `record`, so that it equals what a reader gets.
@@ -57,11 +83,13 @@ class Chain:
         """
         if record.seq:
             raise ValueError(f"{type(record).__name__} was appended before, as line {record.seq}")
+        record.shard = 0  # the envelope below has it
         body = _body(record)
         seq = self.seq + 1
-        content = b'{"v":%d,"seq":%d,"at":"%b","run":%b,%b' % (FORMAT, seq, at.encode(), self._run_json, body[1:])
+        content = b'{"v":%d,"seq":%d,"at":"%b","run":%b,%b' % (self.v, seq, at.encode(), self._of, body[1:])
         head = sha256(self.head.encode() + content).hexdigest()
-        record.v, record.seq, record.at, record.run, record.hash = FORMAT, seq, at, self.run, head
+        record.v, record.seq, record.at, record.run, record.hash = self.v, seq, at, self.run, head
+        record.shard = self.shard
         self.seq, self.head = seq, head
         return b'%b,"hash":"%b"}\n' % (content[:-1], head.encode())
 
@@ -90,10 +118,10 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
-    """Return the record of one line (without newline): number `seq`, chained to `head`, of `run` if given.
+def decode(line: bytes, seq: int, head: str, run: str | None, *, shard: int = 0, v: int | None = None) -> AnyRecord:
+    """Return the record of one line (without newline): number `seq` of the chain of `shard`, chained to `head`.
 
-    Raises BadLineError or NewerLineError.
+    It must be of `run` and of format `v`, if given. Raises BadLineError or NewerLineError.
     """
     found = sha256(head.encode() + line[:-_SEAL] + b"}").hexdigest()
     if line[-_SEAL:] != b'%b%b"}' % (_HASH, found.encode()):
@@ -110,6 +138,10 @@ def decode(line: bytes, seq: int, head: str, run: str | None) -> AnyRecord:
         raise NewerLineError(f"format {record.v}, this version knows {FORMAT}")
     if record.v < 1 or record.seq != seq or (run is not None and record.run != run):
         raise BadLineError(_why_bad(line, seq, run))
+    if v is not None and record.v != v:
+        raise BadLineError(f"is of format {record.v}, in a journal of format {v}")
+    if record.shard != shard:
+        raise BadLineError(f"is of shard {record.shard}, in the chain of {f'shard {shard}' if shard else 'the run'}")
     return record
 
 
@@ -156,11 +188,11 @@ def decode_unchecked(line: bytes) -> AnyRecord | None:
         record: AnyRecord = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return record if record.v == FORMAT else None
+    return record if 1 <= record.v <= FORMAT else None
 
 
-def decode_block(block: bytes, seq: int, head: str, run: str) -> list[AnyRecord] | None:
-    """Return the records of whole lines, the first of which must be number `seq`; None if any line is bad.
+def decode_block(block: bytes, seq: int, head: str, run: str, *, shard: int = 0, v: int = 1) -> list[AnyRecord] | None:
+    """Return the records of whole lines of one chain, the first of which must be number `seq`; None if any is bad.
 
     This is the fast way, for journals of a million lines. `decode` names the bad line.
     """
@@ -175,7 +207,41 @@ def decode_block(block: bytes, seq: int, head: str, run: str) -> list[AnyRecord]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     for record in records:
-        if record.seq != seq or record.run != run or record.v != FORMAT:
+        if record.seq != seq or record.run != run or record.v != v or record.shard != shard:
             return None
         seq += 1
     return records
+
+
+def decode_chains(
+    block: bytes, ends: Mapping[int, tuple[int, str]], run: str
+) -> tuple[list[AnyRecord], dict[int, tuple[int, str]]] | None:
+    """Return the records of whole lines of the many chains of a run with shards, and where the chains end then.
+
+    `ends`: number of each shard → seq and hash of its last line; 0 is the run's own chain. None if any line is bad,
+    or makes chains begin or says where they end: such lines are to be looked at one by one.
+    """
+    heads = {no: head.encode() for no, (_, head) in ends.items()}
+    of: list[int] = []
+    for line in block[:-1].split(b"\n"):
+        found = _SHARD(line)
+        no = int(found[1]) if found is not None else 0
+        if (last := heads.get(no)) is None:
+            return None
+        heads[no] = last = sha256(last + line[:-_SEAL] + b"}").hexdigest().encode()
+        if line[-_SEAL:] != b',"hash":"' + last + b'"}':
+            return None
+        of.append(no)
+    try:
+        records: list[AnyRecord] = _DECODER.decode_lines(block)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    seqs = {no: seq for no, (seq, _) in ends.items()}
+    for record, no in zip(records, of, strict=True):
+        seqs[no] += 1
+        if record.seq != seqs[no] or record.shard != no or record.run != run or record.v != FORMAT:
+            return None
+        kind = type(record)
+        if kind is ShardLine or (kind is End and not no):
+            return None
+    return records, {no: (seqs[no], head.decode()) for no, head in heads.items()}

@@ -2,6 +2,9 @@
 
 Reads in blocks, so memory does not grow with the file. Each block starts at the start of a line, and the bytes after
 its last newline are read again with the next block. So a reader never joins the halves of two different lines.
+
+The journal of a run with shards (format 2) is one stream of the lines of many chains, as they were committed; each
+chain is checked by itself, and an `end` of the run that lists the heads of all is compared with where they stand.
 """
 
 from __future__ import annotations
@@ -16,9 +19,20 @@ from msgspec import Struct
 
 from engine.errors import JournalCorruptError, JournalVersionError, UsageError
 from engine.journal.ledger import Ledger
-from engine.journal.lines import GENESIS, BadLineError, NewerLineError, decode, decode_block, decode_unchecked
-from engine.journal.records import Approved, CallLine, End, Note, Run, Session, Settled
+from engine.journal.lines import (
+    GENESIS,
+    BadLineError,
+    NewerLineError,
+    decode,
+    decode_block,
+    decode_chains,
+    decode_unchecked,
+    shard_genesis,
+    shard_of,
+)
+from engine.journal.records import Approved, CallLine, End, Note, Run, Session, Settled, ShardLine
 from engine.journal.sense import Sense, is_time
+from engine.journal.shards import apply_to_run, counts_for_run
 from engine.model import Call
 from engine.outside.trust import open_regular
 
@@ -57,13 +71,18 @@ class Replay(Struct, kw_only=True):
 
     ledger: Ledger
     head: str
-    """Hash of the last whole line."""
+    """Hash of the last whole line of the run's own chain."""
     seq: int
+    """Number of the lines of the run's own chain."""
     size: int
     """Bytes up to and with the last newline."""
     torn_bytes: int
     """Bytes after the last newline: a write that a crash cut short, or one under way."""
     path: Path | Stored
+    lines: int
+    """Number of the lines of all chains."""
+    heads: dict[int, tuple[int, str]]
+    """Number of each shard → its lines, and the hash that its next line is chained to."""
 
 
 class Verification(Struct, frozen=True, kw_only=True):
@@ -72,16 +91,21 @@ class Verification(Struct, frozen=True, kw_only=True):
     path: Path | Stored
     run: str
     lines: int
+    """Lines of the run's own chain; those of its shards are counted beside."""
     head: str
     torn_bytes: int
     aside_lines: int
     """Lines of the journal beside it, which holds links, releases and new ends of holds."""
     after: int
-    """Lines that follow the line whose head was given; 0 if none was."""
+    """Lines, of shards too, that follow the line whose head was given; 0 if none was."""
     approved: int
     """Signatures of its plan that it has."""
     settled_twice: tuple[CallId, ...]
     """Calls with more than one `settled`; empty unless the writer broke J3."""
+    shards: int
+    """Shards of its plan; 0: it has one chain."""
+    shard_lines: int
+    """Lines of the chains of all shards."""
 
 
 class ReadableCalls(Struct, frozen=True, kw_only=True):
@@ -93,7 +117,11 @@ class ReadableCalls(Struct, frozen=True, kw_only=True):
 
 
 class Walk:
-    """One pass over the lines of a journal; afterwards its attributes say where the lines end."""
+    """One pass over the lines of a journal; afterwards its attributes say where the lines end.
+
+    `seq` and `head` are those of the run's own chain, `heads` those of its shards: number → lines, and the hash that
+    the next line is chained to. `heads` is empty until all shards of the plan are named.
+    """
 
     def __init__(self, path: Path | Stored, block_bytes: int = BLOCK_BYTES, *, of: Run | None = None) -> None:
         """`of`: the first line of the run, if `path` is the journal beside its own: the chain begins there."""
@@ -103,8 +131,18 @@ class Walk:
         self.size = 0
         self.torn_bytes = 0
         self.run = of
+        self.heads: dict[int, tuple[int, str]] = {}
+        self._of_shards = 0
+        """How many lines of shards were read."""
+        self._v = of.v if of is not None else None
+        self._has_shards = False
         self._sense = Sense(of)
         self._block_bytes = block_bytes
+
+    @property
+    def lines(self) -> int:
+        """How many lines of all chains were read."""
+        return self.seq + self._of_shards
 
     def records(self) -> Generator[AnyRecord, None, None]:
         """Yield the record of every whole line, in order."""
@@ -125,7 +163,7 @@ class Walk:
                     self.size += end
                 elif len(block) == length:
                     if length >= MOST_LINE:
-                        raise self.senseless(self.seq + 1, f"it is longer than {MOST_LINE >> 20} MiB")
+                        raise self.senseless(self.lines + 1, f"it is longer than {MOST_LINE >> 20} MiB")
                     length *= 2
                     continue
                 if len(block) < length:
@@ -140,7 +178,11 @@ class Walk:
 
     def _block(self, block: bytes) -> Iterator[Sequence[AnyRecord]]:
         # The whole block at once is fast. One by one finds the run, and the number of a bad line.
-        records = decode_block(block, self.seq + 1, self.head, self.run.run) if self.run else None
+        if self._has_shards:
+            yield from self._block_of_chains(block)
+            return
+        run = self.run
+        records = decode_block(block, self.seq + 1, self.head, run.run, v=self._v or 1) if run is not None else None
         if records is None:
             for record in self._one_by_one(block):
                 yield (record,)
@@ -152,27 +194,92 @@ class Walk:
             yield records
             self.seq, self.head = records[-1].seq, records[-1].hash
 
+    def _block_of_chains(self, block: bytes) -> Iterator[Sequence[AnyRecord]]:
+        assert self.run is not None
+        decoded = decode_chains(block, {0: (self.seq, self.head), **self.heads}, self.run.run)
+        if decoded is None:
+            for record in self._one_by_one(block):
+                yield (record,)
+            return
+        records, ends = decoded
+        if (found := self._first_fault(records)) is not None:
+            at, why = found
+            yield records[:at]
+            raise self.senseless(self.lines + at + 1, _where(records[at].shard, records[at].seq) + why)
+        yield records
+        before = self.seq
+        self.seq, self.head = ends.pop(0)
+        self._of_shards += len(records) - (self.seq - before)
+        self.heads = ends
+
+    def _first_fault(self, records: Sequence[AnyRecord]) -> tuple[int, str] | None:
+        """Return the index of the first record that makes no sense in its chain, and why; None if all do."""
+        found = self._sense.first_problem(records)
+        if self._has_shards:
+            found = self._sense.first_misplaced(records if found is None else records[: found[0]]) or found
+        return found
+
     def _one_by_one(self, block: bytes) -> Iterator[AnyRecord]:
         for line in block[:-1].split(b"\n"):
-            number = self.seq + 1
+            number = self.lines + 1
+            no = shard_of(line) if self._has_shards else 0
+            if no and no not in self.heads:
+                raise JournalCorruptError(f"{self.path}:{number}: a line of shard {no}, which {self._why_unknown()}")
+            seq, head = self.heads[no] if no else (self.seq, self.head)
+            seq += 1
             try:
-                record = decode(line, number, self.head, self.run.run if self.run else None)
+                record = decode(line, seq, head, self.run.run if self.run else None, shard=no, v=self._v)
                 if self.run is None and not isinstance(record, Run):
                     raise BadLineError("not a `run`, which every journal begins with")
             except BadLineError as error:
-                raise JournalCorruptError(f"{self.path}:{number}: {error}") from error
+                raise JournalCorruptError(f"{self.path}:{number}: {_where(no, seq)}{error}") from error
             except NewerLineError as error:
                 by = f" (acctops {self.run.version} began it)" if self.run else ""
                 raise JournalVersionError(
                     f"{self.path}:{number}: journal from a newer version of acctops{by}: {error}; "
                     "use the version that wrote it, or a newer one"
                 ) from error
-            if (found := self._sense.first_problem((record,))) is not None:
-                raise self.senseless(number, found[1])
-            if isinstance(record, Run) and self.run is None:
-                self.run = record
-            self.seq, self.head = number, record.hash
+            if (found := self._first_fault((record,))) is not None:
+                raise self.senseless(number, _where(no, seq) + found[1])
+            self._take(record, number)
             yield record
+
+    def _take(self, record: AnyRecord, number: int) -> None:
+        """Take in where the chain of a record ends now."""
+        if record.shard:
+            self.heads[record.shard] = (record.seq, record.hash)
+            self._of_shards += 1
+            return
+        self.seq, self.head = record.seq, record.hash
+        if isinstance(record, Run):
+            self.run, self._v, self._has_shards = record, record.v, record.shards > 0
+        elif isinstance(record, ShardLine) and self.run is not None and record.no == self.run.shards:
+            self.heads = {no: (0, shard_genesis(record.hash, no)) for no in range(1, record.no + 1)}
+        elif isinstance(record, End) and record.heads:
+            self._check_heads(record, number)
+
+    def _why_unknown(self) -> str:
+        due, named = self.run.shards if self.run is not None else 0, self._sense.shards
+        return "the plan does not have" if named == due else f"stands before the plan has named its {due} shards"
+
+    def _check_heads(self, end: End, number: int) -> None:
+        """Raise JournalCorruptError unless each shard stands where an `end` of the run says."""
+        told = dict(end.heads)
+        for no, (seq, head) in self.heads.items():
+            listed = told.pop(str(no), None)
+            if listed is None and seq:
+                raise JournalCorruptError(
+                    f"{self.path}:{number}: the end lists no head of shard {no}, which has {seq:,} lines"
+                )
+            if listed is not None and (listed != head or not seq):
+                raise JournalCorruptError(
+                    f"{self.path}:{number}: the end lists {listed[:64]} as head of shard {no}, whose {seq:,} lines end "
+                    f"with {head}: lines of shard {no} were cut, or written anew"
+                )
+        if told:
+            raise JournalCorruptError(
+                f"{self.path}:{number}: the end lists shard {next(iter(told))[:40]!r}, which the plan does not have"
+            )
 
     def senseless(self, number: int, why: str) -> JournalCorruptError:
         """Return the error that a line says what no run writes."""
@@ -184,15 +291,25 @@ class Walk:
         Its waves are of the plan: a call in no wave would never begin.
         """
         due = self.run.counts.get("calls", 0) if self.run else 0
+        if self.run is not None and self._sense.shards < self.run.shards:
+            raise JournalCorruptError(
+                f"{self.path}:{self.lines}: ends within the plan: {self._sense.shards} of {self.run.shards} shards; "
+                "the file was cut"
+            )
         if self.run is not None and self.run.settings.waves is not None and self._sense.in_waves < calls:
             raise JournalCorruptError(
-                f"{self.path}:{self.seq}: ends within the plan: {self._sense.in_waves} of {calls} calls are in a wave; "
-                "the file was cut"
+                f"{self.path}:{self.lines}: ends within the plan: {self._sense.in_waves} of {calls} calls are in a "
+                "wave; the file was cut"
             )
         if calls < due:
             raise JournalCorruptError(
-                f"{self.path}:{self.seq}: ends within the plan: {calls} of {due} calls; the file was cut"
+                f"{self.path}:{self.lines}: ends within the plan: {calls} of {due} calls; the file was cut"
             )
+
+
+def _where(no: int, seq: int) -> str:
+    """Return the words for a line of a shard's chain; none for one of the run's own."""
+    return f"shard {no}, line {seq}: " if no else ""
 
 
 def _open(path: Path | Stored) -> int:
@@ -233,25 +350,39 @@ def replay(path: Path | Stored) -> Replay:
     collecting = gc.isenabled()
     gc.disable()  # measured: a million objects are made here and none is dropped, so no pass would free any
     record: AnyRecord | None = None
+    at = 0
+    """The line of the stream, if that is another number than the record's in its chain."""
     try:
         records = chain.from_iterable(walk.blocks())
         record = first = next(records)
         assert isinstance(first, Run), "the walk refuses a journal that begins otherwise"
         ledger = Ledger(first)
         apply = ledger.apply
-        for record in records:
-            apply(record)
+        if first.shards:
+            for at, record in enumerate(records, 2):  # noqa: B007 - the error below names it
+                apply_to_run(ledger, record)
+            at = 0
+        else:
+            for record in records:
+                apply(record)
         for record in read_aside(path, first):
             apply(record)
     except (ValueError, OverflowError) as error:  # a `sent_at` that is no time
-        raise walk.senseless(record.seq if record is not None else 0, str(error)) from error
+        raise walk.senseless(at or (record.seq if record is not None else 0), str(error)) from error
     finally:
         if collecting:
             gc.enable()
     # A call that a resume left out is not in the ledger, but an `omit` names it.
     walk.check_plan(len(ledger.calls) + sum(omit.call is not None for omit in ledger.omits))
     return Replay(
-        ledger=ledger, head=walk.head, seq=walk.seq, size=walk.size, torn_bytes=walk.torn_bytes, path=walk.path
+        ledger=ledger,
+        head=walk.head,
+        seq=walk.seq,
+        size=walk.size,
+        torn_bytes=walk.torn_bytes,
+        path=walk.path,
+        lines=walk.lines,
+        heads=walk.heads,
     )
 
 
@@ -271,12 +402,16 @@ def verify(
     walk = Walk(path)
     calls = approved = 0
     head_line: int | None = None
+    of_shard: AnyRecord | None = None
     settled: set[CallId] = set()
     twice: dict[CallId, None] = {}
-    for record in walk.records():
+    for line, record in enumerate(walk.records(), 1):
         each(record)
         if record.hash == head:
-            head_line = record.seq
+            if record.shard:
+                of_shard = record
+            else:
+                head_line = line
         if isinstance(record, CallLine):
             calls += 1
         elif isinstance(record, Approved):
@@ -288,9 +423,14 @@ def verify(
     walk.check_plan(calls)
     assert walk.run is not None
     aside = sum(1 for _ in read_aside(path, walk.run))
+    if of_shard is not None:
+        raise UsageError(
+            f"--head: {head} is line {of_shard.seq} of shard {of_shard.shard}, and says nothing of the rest: give the "
+            "head that the run printed at its end, or that of another line without a shard"
+        )
     if head is not None and head_line is None:
         raise JournalCorruptError(
-            f"{path}:{walk.seq}: the chain holds, but ends with {walk.head}, and the given {head} is nowhere in it: "
+            f"{path}:{walk.lines}: the chain holds, but ends with {walk.head}, and the given {head} is nowhere in it: "
             "the journal was cut or rewritten, or the head is another journal's"
         )
     return Verification(
@@ -300,9 +440,11 @@ def verify(
         head=walk.head,
         torn_bytes=walk.torn_bytes,
         aside_lines=aside,
-        after=walk.seq - head_line if head_line is not None else 0,
+        after=walk.lines - head_line if head_line is not None else 0,
         approved=approved,
         settled_twice=tuple(twice),
+        shards=walk.run.shards,
+        shard_lines=walk.lines - walk.seq,
     )
 
 
@@ -362,7 +504,8 @@ def last_end(path: Path | Stored) -> End | None:
     """Return the `end` of the last session; None if it wrote none.
 
     Notes may follow an `end`: a notice of it that failed, or the link of a later rerun or undo. Any other record
-    behind the last `end` shows that a later session wrote no `end`.
+    behind the last `end` shows that a later session wrote no `end`. So does a line of a shard that counts for the
+    run and is no note; what else stands in the chain of a shard, its ends too, says nothing of the run's end.
     """
     fd = _open(path)
     try:
@@ -372,6 +515,8 @@ def last_end(path: Path | Stored) -> End | None:
         os.close(fd)
     for line in reversed(lines[:-1]):
         record = decode_unchecked(line)
+        if record is not None and record.shard and (isinstance(record, Note) or not counts_for_run(record)):
+            continue
         if not isinstance(record, Note):
             if not isinstance(record, End):
                 return None
@@ -382,7 +527,10 @@ def last_end(path: Path | Stored) -> End | None:
 
 
 def last_holder(path: Path | Stored) -> Run | Session | None:
-    """Return the last `session` line, else the `run` line; None if neither is found. Unchecked, for messages (J5)."""
+    """Return the last `session` line of the run's chain, else the `run` line; None if neither is found.
+
+    Unchecked, for messages (J5).
+    """
     fd = _open(path)
     holder: Run | Session | None = None
     at = 0
@@ -392,7 +540,9 @@ def last_holder(path: Path | Stored) -> Run | Session | None:
             for line in block[:end].split(b"\n") if not at or b',"kind":"session",' in block else ():
                 if not at or b',"kind":"session",' in line:
                     record = decode_unchecked(line)
-                    if isinstance(record, Session) or (isinstance(record, Run) and holder is None):
+                    if isinstance(record, Session):
+                        holder = holder if record.shard else record
+                    elif isinstance(record, Run) and holder is None:
                         holder = record
             at += end or len(block)
     finally:

@@ -17,8 +17,8 @@ from msgspec import Meta, Struct, field
 from engine.api.endpoints import Access
 from engine.model import AccountSpec, Call, CallId, Outcome, Proof, RunId, Target, Verdict
 
-FORMAT = 1
-"""`v` of the lines this version writes, and the newest it reads."""
+FORMAT = 2
+"""The newest `v` this version reads. A run that is divided into shards is written with it, any other with 1."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
@@ -39,6 +39,8 @@ class Record(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fals
     seq: Whole = 0
     at: str = ""
     run: str = ""
+    shard: Count = 0
+    """Number of the shard whose chain the line is of; 0: the run's own chain."""
     hash: str = ""
 
 
@@ -178,6 +180,8 @@ class Run(Record, tag="run", kw_only=True):
     a command without one was typed. An undo and a rerun have that of the run they go back to."""
     asked: tuple[str, ...] = ()
     """Flags that say what a run or an undo takes, and where (`--endpoint X`, `--rotated`), to ask for it again."""
+    shards: Count = 0
+    """Number of the shards that its plan is divided into, each with a chain of its own; 0: one process has it all."""
 
     @property
     def watched(self) -> str | None:
@@ -261,6 +265,26 @@ PLANNED, BEGUN, SOAKING, PASSED, RED, SILENT, FAILED = (
 )
 """States of a wave. `failed`: a call of it is not as asked. `silent`: its gate did not say a word that counts."""
 WAVE_STATES = (PLANNED, BEGUN, SOAKING, PASSED, RED, SILENT, FAILED)
+
+
+class ShardLine(Record, tag="shard", kw_only=True):
+    """One shard of the plan: whole instances of one route and one wave, which one lane session works on at a time.
+
+    These lines end the plan. The hash of the last one is the head of the plan, which every shard's chain begins from.
+    """
+
+    no: Some
+    wave: Count
+    """The wave of its calls; 0 if the run has none."""
+    account: str
+    endpoints: tuple[str, ...]
+    """URLs of the API that may serve it."""
+    lanes: tuple[str, ...]
+    """Lanes that may take it."""
+    calls: Count
+    """Number of its calls."""
+    instances: tuple[tuple[str, str], ...]
+    """Region and id of each of its instances; the calls of the wave on them are its calls, in plan order."""
 
 
 class Confirmed(Record, tag="confirmed", kw_only=True):
@@ -374,6 +398,8 @@ class Session(Record, tag="session", kw_only=True):
     settings: RunSettings | None
     """The settings from here on, if they changed."""
     clock_offset_s: Annotated[float, Meta(ge=-1e15, le=1e15)]
+    lane: str = ""
+    """In the chain of a shard: the lane whose session took it."""
 
 
 class Note(Record, tag="note", kw_only=True):
@@ -429,7 +455,7 @@ SAID_LATER = ("told", "seen")
 
 
 class End(Record, tag="end", kw_only=True):
-    """The close of one session; the last one counts."""
+    """The close of one session; the last one counts. In a shard's chain it closes the session of that shard alone."""
 
     counts: dict[str, Count]
     attempts: Count
@@ -441,6 +467,8 @@ class End(Record, tag="end", kw_only=True):
     stopped: Stopped | None
     guard: dict[str, Annotated[float, Meta(ge=-1e6, le=1e6)]] = {}
     """The pacer's guard at the end of the session, a share of the interval, by lane."""
+    heads: dict[str, str] = {}
+    """Number of each shard that has lines → the hash of the last one, so that the hash of this line covers all."""
 
 
 AnyRecord = (
@@ -461,6 +489,7 @@ AnyRecord = (
     | Released
     | HoldLine
     | WaveLine
+    | ShardLine
 )
 
 
@@ -523,6 +552,7 @@ __all__ = [
     "Sent",
     "Session",
     "Settled",
+    "ShardLine",
     "Stopped",
     "Verified",
     "WaveLine",

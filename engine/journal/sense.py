@@ -32,6 +32,18 @@ _MOST_AFTER, _LEAST_EVERY_S, _MOST_SPAN_S = 100, 60, 366 * 86400
 """Bounds of a watch, as a job is held to them."""
 _ASIDE = frozenset({records.Note, records.Released, records.HoldLine})
 """The kinds of the journal beside a run's own."""
+_NOT_OF_A_SHARD = frozenset(
+    {
+        records.Run,
+        records.CallLine,
+        records.WaveLine,
+        records.ShardLine,
+        records.Approved,
+        records.Released,
+        records.HoldLine,
+    }
+)
+"""The kinds that stand in the run's own chain, or beside it, and in that of no shard."""
 _OF_A_CALL = frozenset({records.Before, records.Sent, records.ReplyLine, records.Verified, records.Settled})
 
 
@@ -47,6 +59,14 @@ class Sense:
         """Number of a wave → how it stands."""
         self.in_waves = 0
         """How many calls are in a wave."""
+        self.shards = 0
+        """How many shards of the plan are named; a line of theirs may follow once all are."""
+        self._in_shards = 0
+        """How many calls are in a shard."""
+        self._place_of: dict[str, tuple[str, str, str]] = {}
+        """Call → account, region and instance; empty if the run has no shards."""
+        self._shards_of: dict[tuple[str, str, str], dict[int, int]] = {}
+        """Account, region and instance → wave → its shard."""
         self._second = ""
         """The text of the last valid time up to its dot."""
 
@@ -71,10 +91,29 @@ class Sense:
                 return index, why
         return None
 
+    def first_misplaced(self, lines: Sequence[records.AnyRecord]) -> tuple[int, str] | None:
+        """Return the index of the first record that no run writes into the chain it is in, and why; None if all fit.
+
+        For a run that has shards; `first_problem` has found no fault in the records.
+        """
+        for index, record in enumerate(lines):
+            if not record.shard:
+                continue
+            if type(record) in _NOT_OF_A_SHARD:
+                return index, f"a {record.__struct_config__.tag!r}, which stands in no chain of a shard"
+            if isinstance(record, records.End) and record.heads:
+                return index, "the heads of shards at the end of one of them"
+            call: str | None = getattr(record, "call", None)
+            if call is not None and record.shard not in self._shards_of[self._place_of[call]].values():
+                return index, f"call {call} is not of shard {record.shard}"
+        return None
+
     def _of_run(self, run: records.Run) -> str | None:
         if self._run is not None:
             return "a second `run`"
         self._run = run
+        if (run.shards > 0) != (run.v > 1):
+            return f"{run.shards} shards in a journal of format {run.v}"
         if _RUN_ID(run.run) is None:
             return f"run {run.run[:40]!r} is no id of a run"
         if run.action not in ACTIONS:
@@ -98,7 +137,13 @@ class Sense:
             return f"call {line.call[:40]!r} is not the id of {line.instance}/{line.user}"
         if line.call in self._calls:
             return f"call {line.call} a second time"
+        if self.shards:
+            return "a call behind the shards of the plan"
         self._calls.add(line.call)
+        if self._run.shards:
+            place = (account, region, instance)
+            self._shards_of.setdefault(place, {})
+            self._place_of[line.call] = place
         return None
 
     def _of_omit(self, line: records.OmitLine) -> str | None:
@@ -136,6 +181,32 @@ class Sense:
         if not self._may_become(line, before, has_gate=spec["gate"] is not None):
             return f"wave {line.n} cannot be {line.state} yet"
         self._waves[line.n] = line
+        return None
+
+    def _of_shard(self, line: records.ShardLine) -> str | None:
+        due = self._run.shards if self._run is not None else 0
+        if line.no != self.shards + 1 or line.no > due:
+            return f"shard {line.no} is none of a plan of {due} shards, {self.shards} of which stand before it"
+        if not line.lanes or not all(map(_is_url, line.endpoints)):
+            return f"shard {line.no} has no lane, or an endpoint that is none"
+        if line.wave != 0 and line.wave not in self._waves:
+            return f"shard {line.no} is of wave {line.wave}, which was not planned"
+        self._in_shards += line.calls
+        if not 0 < line.calls <= self._in_shards <= len(self._calls):
+            return f"shard {line.no} is none of a plan of {len(self._calls):,} calls"
+        for region, instance in line.instances:
+            waves = self._shards_of.get((line.account, region, instance))
+            if waves is None:
+                return f"shard {line.no} has instance {instance[:40]!r}, on which the plan has no call"
+            if line.wave in waves:
+                return f"shard {line.no} has instance {instance}, which shard {waves[line.wave]} has"
+            waves[line.wave] = line.no
+        self.shards += 1
+        return None
+
+    def _of_end(self, line: records.End) -> str | None:
+        if line.heads and (self._run is None or not self._run.shards):
+            return "heads of shards, and the run has none"
         return None
 
     def _of_planned(self, line: records.WaveLine, *, most: int) -> str | None:
@@ -326,5 +397,7 @@ _CHECKS: Mapping[type[records.AnyRecord], Callable[[Sense, Any], str | None]] = 
     records.Released: Sense._of_released,
     records.HoldLine: Sense._of_hold,
     records.WaveLine: Sense._of_wave,
+    records.ShardLine: Sense._of_shard,
+    records.End: Sense._of_end,
 }
 """Kind of record → its check. Any: each check takes its own kind."""

@@ -556,6 +556,7 @@ def _entry(each: _Run) -> dict[str, Any]:
     run = each.replay.ledger.run if each.replay is not None else None
     hashes = each.read.hashes
     aside = each.aside
+    shard_heads = each.read.shard_heads
     return {
         "run": each.run_id,
         "why": each.why,
@@ -569,4 +570,5 @@ def _entry(each: _Run) -> dict[str, Any]:
         "aside_lines": len(aside.hashes) if aside is not None else None,
         "aside_head": aside.hashes[-1] if aside is not None and aside.hashes else None,
         "job_lists": each.job_lists,
+        **({"shard_heads": shard_heads} if shard_heads else {}),
     }

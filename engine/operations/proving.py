@@ -123,6 +123,8 @@ class _Seen:
 
     def look(self, record: AnyRecord) -> None:
         """Take in the next record."""
+        if record.shard:  # the list names lines of the run's own chain, and its ends cover the others
+            return
         self.count = record.seq
         if record.seq in self._hashes:
             self._hashes[record.seq] = record.hash

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.journal import records
 from engine.journal.records import unix_seconds
+from engine.journal.shards import counts_for_run
 from engine.model import Verdict
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Course:
     def fold(self, lines: Iterable[records.AnyRecord]) -> Course:
         """Fold in the records of a journal, and return itself."""
         for line in lines:
+            if not counts_for_run(line):
+                continue
             match line:
                 case records.Sent():
                     self._lane_of[line.call] = line.lane

@@ -179,7 +179,7 @@ def test_j1_a_bad_line_says_why(line: bytes, why: str) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [GOOD | {"v": 2}, GOOD | {"kind": "tide"}, GOOD | {"v": 2, "kind": "tide", "seq": "x"}],
+    [GOOD | {"v": 3}, GOOD | {"kind": "tide"}, GOOD | {"v": 3, "kind": "tide", "seq": "x"}],
 )
 def test_a_line_that_is_right_but_unknown_is_of_a_newer_version(fields: dict[str, Any]) -> None:
     """The chain is checked first, so an edit is never taken for a newer version."""
@@ -201,5 +201,5 @@ def test_unchecked_reading_never_raises() -> None:
     """Listings show what they can."""
     assert lines.decode_unchecked(b"junk") is None
     assert lines.decode_unchecked(b'"\xff"') is None
-    assert lines.decode_unchecked(forged(GOOD | {"v": 2})) is None
+    assert lines.decode_unchecked(forged(GOOD | {"v": 3})) is None
     assert isinstance(lines.decode_unchecked(forged(GOOD)), records.Note)

@@ -23,7 +23,7 @@ def test_the_kinds_are_those_of_the_readme() -> None:
     assert (
         tags
         == "run call omit confirmed approved read before sent reply verified settled session note end released hold "
-        "wave"
+        "wave shard"
     )
     assert set(KINDS) == set(records.Record.__subclasses__())
 

@@ -59,6 +59,7 @@ MORE_RULES = {
     "journal.ledger",
     "journal.records",
     "journal.sense",
+    "journal.shards",
     "outside.foreign",
     "pacing.backoff",
     "run.callqueue",

@@ -45,7 +45,7 @@ COMMANDS = (
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/pytest",
 )
 """What sets everything up on a fresh machine; `.ci/run` looks for these lines in README.md."""
-ENVELOPE = {"v", "seq", "at", "run", "hash"}
+ENVELOPE = {"v", "seq", "at", "run", "shard", "hash"}
 
 
 def page(name: str) -> str:
