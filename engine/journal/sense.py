@@ -187,8 +187,8 @@ class Sense:
         due = self._run.shards if self._run is not None else 0
         if line.no != self.shards + 1 or line.no > due:
             return f"shard {line.no} is none of a plan of {due} shards, {self.shards} of which stand before it"
-        if not line.lanes or not all(map(_is_url, line.endpoints)):
-            return f"shard {line.no} has no lane, or an endpoint that is none"
+        if not all(map(_is_url, line.endpoints)):
+            return f"shard {line.no} has an endpoint that is none"
         if line.wave != 0 and line.wave not in self._waves:
             return f"shard {line.no} is of wave {line.wave}, which was not planned"
         self._in_shards += line.calls
