@@ -20,13 +20,20 @@ if TYPE_CHECKING:
     from engine.operations.terms import Terms
 
 
-def migrated(url: str) -> Migrated:
-    """Bring the tables of a database to this version; return what was done. UsageError for no URL of a database."""
+def migrated(url: str) -> tuple[Migrated, bool]:
+    """Bring the tables of a database to this version; return what was done, and whether workers can use it.
+
+    They cannot where dbos is not installed here: its tables are made by itself. UsageError for no URL of a database.
+    """
     if (problem := url_problem(url)) is not None:
         raise UsageError(f"--database: the URL {problem}")
     from engine.journal.database.versions import migrate  # here: who has no database needs no psycopg
+    from engine.workers.dispatch import is_installed, migrate_dispatch
 
-    return migrate(url)
+    done = migrate(url)
+    if is_installed():
+        migrate_dispatch(url)
+    return done, is_installed()
 
 
 def findings(url: str) -> Iterator[tuple[str, str]]:
@@ -75,6 +82,10 @@ def findings(url: str) -> Iterator[tuple[str, str]]:
     if abs(found.ahead_s) > _CLOCK_S:
         side = "ahead of" if found.ahead_s > 0 else "behind"
         yield "warn", f"its clock is {abs(found.ahead_s):,.0f} s {side} this one; nothing depends on it but times shown"
+    from engine.workers.dispatch import check_dispatch, is_installed
+
+    if is_installed() and (problem := check_dispatch(url)) is not None:
+        yield "warn", f"no worker can begin here: {problem}"
 
 
 _CLOCK_S = 5.0

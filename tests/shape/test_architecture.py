@@ -21,6 +21,7 @@ PACKAGES: dict[str, str] = {
     "outside": "model",
     "api": "model outside",
     "journal": "errors model outside api",
+    "workers": "errors journal",
     "pacing": "errors model outside api",
     "credentials": "errors model outside api",
     "cloud": "errors model outside api journal pacing credentials",
@@ -30,8 +31,8 @@ PACKAGES: dict[str, str] = {
     "report": "errors model outside api journal cloud inputs planning run",
     "schedule": "inputs",
     "simulator": "model",
-    "operations": "errors model evidence outside api journal pacing credentials cloud inputs planning run report "
-    "schedule simulator",
+    "operations": "errors model evidence outside api journal workers pacing credentials cloud inputs planning run "
+    "report schedule simulator",
     "cli": "errors model outside api journal inputs planning run report simulator operations",
     "__main__": "cli",
 }
@@ -84,6 +85,8 @@ ONLY = {
     "jinja2": {"report.page"},
     "prometheus_client": {"report.metrics"},
     "psycopg": {"journal.database.link"},
+    "dbos": {"workers.dispatch"},
+    "sqlalchemy": {"workers.dispatch"},
     "rich": {"cli.progress"},
     "zoneinfo": {"inputs.window"},
 }

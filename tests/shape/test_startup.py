@@ -92,7 +92,11 @@ def test_status_of_a_run_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 PLAIN = "action: LockAccount\nregion: ap-singapore\ntargets: [postgres-aaaaaaaa/ann]\n"
-NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine.credentials", "engine.inputs.match")
+WITHOUT_DATABASE = ("engine.workers", "engine.journal.database", "dbos", "sqlalchemy", "psycopg")
+NEVER_TO_LOOK = (
+    *("dataclasses", "json", "difflib", "importlib.metadata", "engine.credentials", "engine.inputs.match"),
+    *WITHOUT_DATABASE,
+)
 """`dataclasses`: a value is a msgspec.Struct, as making a dataclass costs every start half a millisecond."""
 
 
@@ -118,6 +122,7 @@ NEVER_TO_LOOK = ("dataclasses", "json", "difflib", "importlib.metadata", "engine
                     "engine.operations.resume",
                     "engine.operations.undo",
                 ),
+                *WITHOUT_DATABASE,
                 *(f"engine.credentials.{family}" for family in ("command", "metadata", "roles", "sts")),
                 *(
                     "engine.report.notices",

@@ -172,6 +172,22 @@ class Link:
         return clean("; ".join(line.strip() for line in last), _MOST_WORDS)
 
 
+def opened(url: str) -> psycopg.Connection[Any]:
+    """Return a new connection, for a library that has a pool of its own; psycopg's errors stay what they are.
+
+    Any: what rows are.
+    """
+    options = "-c client_encoding=UTF8 -c timezone=UTC -c idle_in_transaction_session_timeout=60000"
+    options += "".join(f" -c tcp_{name}={value}" for name, value in _KEEP.items() if name.startswith("keep"))
+    return psycopg.connect(
+        url,
+        connect_timeout=CONNECT_S,
+        application_name=f"acctops dispatcher {os.getpid()}",
+        options=options,
+        **_KEEP,
+    )
+
+
 def _has_ended(connection: psycopg.Connection[Any]) -> bool:
     """Return whether the server has ended an idle connection: it says so, or has closed it. Any: what rows are."""
     if connection.closed or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
