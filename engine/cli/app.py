@@ -30,7 +30,7 @@ _APPROVING = ("approve", "apply")
 _HOLDING = ("holds", "release", "hold", "tend")
 _LOOKING = ("status", "pending", "report", "verify", "evidence", "explain", "journal")
 _NIGHTLY = ("schedule", "overdue")
-_EQUIPPING = ("doctor", "config", "database", "simulate", "schema", "completion")
+_EQUIPPING = ("doctor", "config", "database", "worker", "simulate", "schema", "completion")
 _GROUPS = (
     ("Before a run (nothing is sent)", _PLANNING),
     ("Run, go on, take back", _RUNNING),

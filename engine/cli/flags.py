@@ -198,6 +198,9 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "page_names": click.option(
         "--page-names", is_flag=True, help="Name the accounts in that page. Default: only counts and codes."
     ),
+    "detach": click.option(
+        "--detach", is_flag=True, help="Leave the run to the workers of the database, and return at once."
+    ),
     "yes": click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
     "output": click.option(
@@ -220,7 +223,7 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
 }
 READING = ("config", "state_dir", "database", "json", "output", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "database", "profile", *WITH_FLAG, "json", "output", "quiet")
-SENDING = (*PLANNING, "yes", "no_verify", "unapproved", "page", "page_names")
+SENDING = (*PLANNING, "yes", "detach", "no_verify", "unapproved", "page", "page_names")
 
 
 def clock() -> Callable[[], float]:

@@ -119,6 +119,9 @@ class GroupedJournal:
         self._on_disk = (chain.seq, chain.head)
         self._failure: BaseException | None = None
 
+    epoch = 0
+    """Number of who has it; a file has a lock instead."""
+
     # What a kind of store decides.
 
     @property

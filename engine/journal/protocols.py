@@ -149,6 +149,10 @@ class Journal(Protocol):
         """Where it is, for a person."""
 
     @property
+    def epoch(self) -> int:
+        """Number of who has it, raised by whoever takes it; 0 for a file, whose lock says who has it."""
+
+    @property
     def head(self) -> str:
         """Hash of the last record."""
 
@@ -180,6 +184,175 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Make the records durable, close it, and release the run."""
+
+
+class ShardRow(Struct, frozen=True, kw_only=True):
+    """How a shard stands."""
+
+    no: int
+    wave: int
+    lanes: tuple[str, ...]
+    """Lanes that may take it; one that the API refused there is none of them any more."""
+    lane: str | None
+    """The lane that has it; None: none."""
+    is_open: bool
+    owner: str | None
+    silent_s: float
+    """Seconds since its owner was heard of; of one without an owner, since it was given back or offered."""
+    seq: int
+    head: str
+    ack: int
+    """Number of the last request of people that its session has carried out."""
+    calls: int
+    epoch: int
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A shard that a lane may take now."""
+
+    run: str
+    no: int
+    simulated: bool
+    wave: int
+    calls: int
+    stop: bool
+    """Whether somebody asked the run to drain."""
+
+
+class WorkerRow(Struct, frozen=True, kw_only=True):
+    """A worker that lives."""
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    queues: tuple[str, ...]
+    """The identities whose lanes it takes."""
+    lanes: int
+    """Sessions of lanes that it has."""
+    since: float
+    """UNIX time of the server's clock at which it was first heard of."""
+    silent_s: float
+
+
+class LeadState(Struct, frozen=True, kw_only=True):
+    """Who leads a run that was handed to workers."""
+
+    is_submitted: bool
+    """Whether workers have it: it was submitted, and nobody has ended it since."""
+    is_live: bool
+    """Whether a worker leads it now."""
+    since: int
+    """Number of the last line of chain 0 when it was submitted."""
+
+
+class ShardJournal(Journal, Protocol):
+    """The journal of a shard: its chain, as long as a session has it."""
+
+    parting: str
+    """What becomes of the shard once the journal is closed: `close`, `give back`, `without this lane`."""
+
+    @property
+    def genesis(self) -> str:
+        """The hash that the first line of the chain is chained to."""
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether somebody else has taken it."""
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether somebody asked the run to drain, as of the last answer."""
+
+    @property
+    def asked_no(self) -> int:
+        """Number of the newest request of people, as of the last answer."""
+
+    def asked(self, known: Container[str]) -> tuple[Asked, ...]:
+        """Return what people ask of the run, but for requests whose names are `known`."""
+
+    def acknowledge(self, no: int) -> None:
+        """Say that the requests up to number `no` are carried out here; the next commit or permit tells it."""
+
+
+class Tail(Protocol):
+    """What is appended to a run, by whomever, as it comes."""
+
+    def read(self, known: Mapping[int, int]) -> list[tuple[int, bytes]]:
+        """Return all new lines of all chains, those of one commit at a time, each with the number of its chain.
+
+        `known`: number of the last known line, by chain. Blocks; UnreachableError if the database does not answer.
+        """
+
+
+class Board(Protocol):
+    """Where runs are handed to workers, and where workers find their work. All methods block.
+
+    Each raises UnreachableError if the database does not answer. `epoch` is that of a run's chain 0, of who leads it.
+    """
+
+    @property
+    def store(self) -> Runs:
+        """The runs."""
+
+    def salt(self) -> str:
+        """Return what fingerprints of keys are keyed with here."""
+
+    def submit(self, run_id: str, again: Mapping[int, Sequence[str]]) -> None:
+        """Give a run to the workers; `again`: shards to open once more, each with its lanes."""
+
+    def withdraw(self, run_id: str) -> None:
+        """Offer no shard of a run any more."""
+
+    def request_stop(self, run_id: str) -> None:
+        """Ask all sessions of a run to drain."""
+
+    def lead_of(self, run_id: str) -> LeadState:
+        """Return who leads a run."""
+
+    def newest_request(self, run_id: str) -> int:
+        """Return the number of the newest request of people, as the journal of who leads the run knows it."""
+
+    def let_go(self, run_id: str, epoch: int, wave: int) -> bool:
+        """Let the waves up to `wave` be sent; return False if another session has the run."""
+
+    def finish(self, run_id: str, epoch: int) -> bool:
+        """Offer no shard of the run any more, as it has ended; return False if another session has the run."""
+
+    def close_idle(self, run_id: str, epoch: int) -> int:
+        """Close the shards that nobody works on; return how many are still open."""
+
+    def rows(self, run_id: str) -> list[ShardRow]:
+        """Return how the shards of a run stand, by number."""
+
+    def chain(self, run_id: str, no: int, after: int) -> list[bytes]:
+        """Return the lines of one chain behind line `after`, those of one commit at a time."""
+
+    def tail(self, run_id: str) -> Tail:
+        """Return what is appended to a run, as it comes."""
+
+    def rivals(
+        self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+    ) -> tuple[Rival, ...]:
+        """Return the other runs that work on accounts of the same instances now."""
+
+    def offered(self, lane: str) -> list[Offer]:
+        """Return shards that a lane may take now: first those it has lost, then those of older runs."""
+
+    def take(self, run_id: str, no: int, lane: str) -> tuple[ShardJournal, list[bytes]] | None:
+        """Take a shard for a lane; return its journal and its lines so far; None if somebody was quicker."""
+
+    def stale(self) -> tuple[list[str], dict[str, str]]:
+        """Return the lanes, and the runs with a lane of each, that should have a session and seem to have none."""
+
+    def beat(self, name: str, queues: Sequence[str], lanes: int) -> None:
+        """Say that this worker is there."""
+
+    def leave(self, name: str) -> None:
+        """Say that a worker has gone."""
+
+    def workers(self) -> list[WorkerRow]:
+        """Return the workers that were heard of lately."""
 
 
 class Runs(Protocol):
@@ -273,6 +446,9 @@ class Runs(Protocol):
 
     def check_place(self) -> None:
         """Raise ConfigError for a place where a new run must not be made."""
+
+    def board(self) -> Board | None:
+        """Return where its runs are handed to workers; None: files have none."""
 
     # Writing.
 

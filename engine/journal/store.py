@@ -400,6 +400,9 @@ class RunStore(RunDirectory):
             self.make_dir(path.parent)
             replace_whole(path, f"{text}\n".encode(), 0o640 if self.group else 0o600)
 
+    def board(self) -> None:
+        """Return None: files are one host's, and no other can work on them."""
+
     def check_place(self, owner_of: Callable[[int], pwd.struct_passwd] = pwd.getpwuid) -> None:
         """Raise ConfigError for a place that untrusted users can change, or that root would close to its owner.
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from engine.errors import AcctopsError, Reason, UnreachableError
+from engine.errors import AcctopsError, JournalCorruptError, Reason, UnreachableError
 from engine.journal import records
-from engine.journal.shards import counts_for_run
+from engine.journal.lines import decode_block
+from engine.journal.shards import apply_to_run
 from engine.journal.standing import Progress, Waits, standing
 from engine.operations.carrying import Ended, way_now
 from engine.operations.events import News
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from engine.journal.protocols import Board, Tail
     from engine.operations.session import Watch
     from engine.operations.terms import Terms
+    from engine.run.waves import Waves
 
 LOOK_S = 0.3
 """Seconds between two looks at what workers have written."""
@@ -61,13 +63,15 @@ class Followed:
         known = {no: seq for no, (seq, _) in self._ends.items()}
         found: list[records.AnyRecord] = []
         for no, lines in await asyncio.to_thread(self._tail.read, known):
-            seq, head = self._ends.get(no) or (0, self._tail.genesis(self.ledger, no))
-            new = self._tail.decoded(lines, no, seq, head)
-            if not new:
-                continue
+            seq, head = self._ends[no]
+            new = decode_block(lines, seq + 1, head, self.ledger.run.run, shard=no, v=2)
+            if new is None:
+                raise JournalCorruptError(
+                    f"run {self.ledger.run.run}: {f'shard {no}' if no else 'its chain'} does not hold behind line "
+                    f"{seq}: acctops journal verify {self.ledger.run.run}"
+                )
             for record in new:
-                if no == 0 or counts_for_run(record):
-                    self.ledger.apply(record)
+                apply_to_run(self.ledger, record)
             self._ends[no] = (new[-1].seq, new[-1].hash)
             found += new
         return found
@@ -76,7 +80,10 @@ class Followed:
 class Follower:
     """A `Conductor` of a run that workers carry out: it waits for its `end`."""
 
-    waves = None
+    waves: Waves | None = None
+    stopped: records.Stopped | None = None
+    back_elsewhere = 0
+    first_send_at: float | None = None
 
     def __init__(self, followed: Followed, board: Board, *, since: int, clock: Callable[[], float]) -> None:
         """`since`: number of the last line of chain 0 before the run was handed over."""
@@ -100,10 +107,6 @@ class Follower:
     @tell.setter
     def tell(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-
-    stopped = None
-    back_elsewhere = 0
-    first_send_at = None
 
     @property
     def leaving(self) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.cloud.clients import Reach
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Board, Journal, Runs
+    from engine.journal.protocols import Board, Runs
     from engine.model import Call, RunId
     from engine.operations.carrying import Ended
     from engine.operations.session import Watch
@@ -138,7 +138,7 @@ async def hand_over(
     flags = terms.repeat(board.store)
     terms.tell(Began(run_id, board.store.place_of(run_id), flags))
     found = await asyncio.to_thread(board.store.replay, run_id)
-    followed = Followed(board.tail(run_id), found.ledger, found.ends)
+    followed = Followed(board.tail(run_id), found.ledger, {0: (found.seq, found.head), **found.heads})
     if terms.detach:
         terms.tell(News(f"run {run_id} is left to the workers; how it stands: acctops status {run_id}{flags}"))
         return ended_of(board, followed, terms, settings, SessionEnd(Reason.OK), is_left=True)

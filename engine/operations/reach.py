@@ -14,7 +14,7 @@ from engine.credentials import FixedKeys, KeySpec, NoKeys, Ways, open_keys
 from engine.errors import CredentialsError, UsageError
 from engine.inputs.job import password_spec
 from engine.inputs.passwords import PasswordSource, open_passwords
-from engine.model import Keys, Place
+from engine.model import AccountSpec, Keys, Place
 from engine.operations.events import Tell, Warned, nobody
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from engine.credentials.network import Network
     from engine.inputs.settings import Settings
     from engine.journal import records
-    from engine.model import AccountSpec
     from engine.operations.terms import Terms
     from engine.outside.trust import Trust
 
@@ -47,6 +46,25 @@ async def reach_of(
     network = network_of(settings, access, terms.wire)
     return Reach(
         keyring=await _open(accounts, settings, network, purpose, tell or terms.tell),
+        access=access,
+        network=network,
+        way_out=settings.way_out,
+        wire=terms.wire,
+        language=settings.language,
+    )
+
+
+async def reach_of_worker(settings: Settings, terms: Terms) -> Reach:
+    """Return the keys of a worker, and how it asks whose they are; CredentialsError if it has none.
+
+    It signs for the calls of any account whose lanes are of their sub-accounts.
+    """
+    settings.way_out.check()
+    access = settings.access(())
+    network = network_of(settings, access, terms.wire)
+    accounts = (AccountSpec(name="", profiles=settings.profiles),)
+    return Reach(
+        keyring=await _open(accounts, settings, network, "worker", terms.tell),
         access=access,
         network=network,
         way_out=settings.way_out,

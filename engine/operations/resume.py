@@ -222,6 +222,7 @@ async def go_on(
                     rivals=rivals,
                     stays=undone.still_so() if undone is not None else nothing_stays,
                     may_begin=_until_expired(ledger, guards, terms),
+                    heads=replayed.heads,
                     lead=lead,
                     requests=requests,
                 )

@@ -9,12 +9,12 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Container, Coroutine, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine import __version__
 from engine.api.actions import ACTIONS
@@ -279,6 +279,8 @@ class Session(Struct, frozen=True, kw_only=True):
     """What people ask of it; None: what the store has for its run."""
     lead: Callable[[Session], Conductor] | None = None
     """Makes who leads the sessions of other processes; None: this session sends, with a `Runner`."""
+    heads: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    """Of a run with shards: number of each → how many of its lines the ledger has, and the hash of the last."""
     share: Share | None = None
     """Which lane it works on, if it works on a part of a run; None: on all of them."""
 

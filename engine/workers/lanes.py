@@ -323,4 +323,3 @@ def _facts(account: str, signer: Signer) -> dict[str, object]:
 
 def _words(error: BaseException) -> str:
     return str(error) if isinstance(error, AcctopsError) else f"internal error ({type(error).__name__})"
-

@@ -126,7 +126,9 @@ class Leader:
             else:
                 self._session.may_begin()
                 self._wave = ONLY_WAVE
-            while not await self._looked(is_over=going is None or going.done()):
+            while True:
+                if await self._looked(is_over=going is None or going.done()):
+                    break
                 await asyncio.sleep(LOOK_S)
             if going is not None:
                 going.cancel()
@@ -266,7 +268,7 @@ class Leader:
         return self._stopping.why or (self._lost if self._unattempted() else None)
 
     back_elsewhere = 0
-    first_send_at = None
+    first_send_at: float | None = None
 
     @property
     def tell(self) -> Callable[[str], None]:
@@ -316,6 +318,3 @@ class _Going:
 
     def wake(self) -> None:
         """Do nothing: who takes shards looks by himself."""
-
-
-

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-
 from engine.errors import AcctopsError, BusyError, Reason, UnreachableError
 from engine.journal import records
 from engine.journal.records import RED
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 AGAIN_S = 2.0
 """Seconds after which a run is tried again that somebody else has, or whose database does not answer."""
 _TRIES = 30
+_ALL = 2**62
 _BY = Approval(how="submitted to the workers of its database")
 
 
@@ -55,15 +55,17 @@ class Lead:
             if self._is_leaving:
                 return
             try:
-                if await self._led():
-                    host.forget(self._run)
-                return
+                has_ended = await self._led()
             except (BusyError, UnreachableError) as error:
                 host.say(f"run {self._run}: {error}; tried again in {AGAIN_S:.0f} s")
                 await asyncio.sleep(AGAIN_S)
             except AcctopsError as error:
                 host.say(f"run {self._run}: cannot be led: {error}")
                 await asyncio.to_thread(self._end, error)
+                return
+            else:
+                if has_ended:
+                    host.forget(self._run)
                 return
 
     async def _led(self) -> bool:
@@ -82,7 +84,7 @@ class Lead:
 
         def led(session: Session) -> Conductor:
             board = host.board
-            ends = {0: (2**62, ""), **board.ends_of(session.journal)}
+            ends = {0: (_ALL, ""), **session.heads}  # its own chain it writes itself
             leader = Leader(session, board, Followed(board.tail(self._run), session.ledger, ends), requests)
             if red is not None:
                 leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
@@ -157,5 +159,3 @@ class Lead:
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for the notices."""
         await notices
-
-

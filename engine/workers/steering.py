@@ -13,7 +13,6 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import Reason
-
 from engine.journal.records import rfc3339
 from engine.model import OmitReason
 from engine.run.control import CHANGE, PAUSE, beyond_approval
@@ -153,5 +152,3 @@ class Steering:
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
         facts |= {"dropped": dropped, "sent": len(asked.drop) - dropped, "first": len(asked.first)}
         self._recorder.note("changed", facts)
-
-

@@ -23,9 +23,9 @@ from engine.journal import records
 from engine.journal.lines import decode_block
 from engine.journal.protocols import Claim
 from engine.model import call_id
-from engine.operations.reach import reach_of
-from engine.operations.session import READERS
+from engine.operations.reach import reach_of_worker
 from engine.operations.stores import store_of
+from engine.operations.survey import READERS
 from engine.operations.today import guards_of
 from engine.workers.dispatch import Dispatcher
 from engine.workers.lanes import LaneSession
@@ -145,7 +145,7 @@ class Host:
     def forget(self, run_id: str) -> None:
         """Forget what is kept of a run: it has ended."""
         for known in (self._plans, self._guards, self._rivals):
-            known.pop(run_id, None)  # type: ignore[attr-defined]
+            known.pop(run_id, None)
 
     def guards_of(self, ledger: Ledger) -> Settings:
         """Return today's guards of this host for a run; asked once a run."""
@@ -221,7 +221,8 @@ class Host:
             try:
                 lanes, runs = await asyncio.to_thread(self.board.stale)
                 of_lanes = {lane: lane.rsplit("/", 2)[0] for lane in lanes}
-                for words in await dispatcher.mend(of_lanes, runs):
+                of_runs = {run: lane.rsplit("/", 2)[0] for run, lane in runs.items()}
+                for words in await dispatcher.mend(of_lanes, of_runs):
                     self.say(words)
             except UnreachableError:
                 pass
@@ -242,9 +243,7 @@ class Host:
                     for runner in list(self.runners):
                         runner.close_lanes_of(keys, why)  # type: ignore[arg-type]
 
-                group.create_task(
-                    keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say)
-                )
+                group.create_task(keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say))
 
 
 class _Plan:
@@ -291,12 +290,9 @@ async def work(
     settings = terms.settings(None)
     if settings.database is None:
         raise UsageError("a worker takes its work from a database: add --database URL")
-    access_of = settings.access_for_workers()
-    reach = await reach_of(access_of, settings, terms, purpose="worker")
+    reach = await reach_of_worker(settings, terms)
     await ask_whose(reach, limit_s=IDENTITY_S)
-    host = await asyncio.to_thread(
-        lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs)
-    )
+    host = await asyncio.to_thread(lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs))
     host.store.check_place()
     owners = host.owners()
     dispatcher = Dispatcher(
@@ -325,5 +321,3 @@ async def work(
         await terms.wire.aclose()
     say("left: what it had is given back")
     return Reason.OK
-
-

@@ -70,6 +70,39 @@ def database_migrate(url: str, as_json: bool) -> int:
 
 
 @command()
+@click.option(
+    "--lanes",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=50,
+    help="Serve at most N lanes at a time. Default: 50.",
+)
+@click.option(
+    "--program",
+    "programs",
+    metavar="FILE",
+    multiple=True,
+    help="Run this program if a run names it: its gate, or its source of new passwords. Repeat it for several.",
+)
+@click.option("--lanes-only", is_flag=True, help="Lead no runs: gates, notices and seals are other workers'.")
+@flags("config", "endpoint", "state_dir", "database", "profile", "quiet")
+def worker(lanes: int, programs: tuple[str, ...], lanes_only: bool, **common: Any) -> int:
+    """Carry out the runs that are submitted to a database, together with other workers, until it is stopped.
+
+    Start as many as you like, on any host. Each takes the lanes whose sub-account its own keys are of. If one dies,
+    another takes its lanes within seconds. SIGTERM or Ctrl-C lets it give its lanes back in order. Exit 75: another
+    worker has taken its lanes, as it was silent for too long; start it anew.
+
+    \b
+    Example:
+      acctops worker --database postgresql://db/acctops?sslmode=verify-full
+    """
+    from engine.cli.working import work
+
+    return work(lanes=lanes, programs=programs, leads=not lanes_only, **common)
+
+
+@command()
 @click.argument("job", required=False)
 @click.option("--policy", is_flag=True, help="Print the smallest CAM policy that lets the job run.")
 @flags("config", "endpoint", "state_dir", "database", "profile", "timeout", "json", "output")

@@ -141,6 +141,21 @@ def _look_at_others(
             raise BusyError(same_job_words(run))  # it woke just now
 
 
+def rivals_of(
+    link: Link, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+) -> tuple[Rival, ...]:
+    """Return the live runs that a run may go on beside, with what they work on; those that forbid it are not asked."""
+    found: list[Rival] = []
+    for run, digest, path, action, keep, ids, silent_s, _ in link.rows(_OTHERS, False):
+        if run == mine.run_id or silent_s >= SILENT_S:
+            continue
+        calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in range(0, len(ids), _ID_BYTES)]
+        other = Claim(run_id=clean(run, 60), digest=digest, path=path, action=action, calls=calls, keep_admins=keep)
+        with suppress(BusyError):
+            look_at(other, mine, inverse, undone_by, found)
+    return tuple(found)
+
+
 def _keep(url: str, run_id: str, token: str, ended: threading.Event) -> None:
     """Let the claim be heard of until the block has ended."""
     link = Link(url, statement_s=COMMIT_S)

@@ -54,7 +54,7 @@ _PERMIT = (
     "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[])"
 )
 _HAS_SHARDS = "select exists (select 1 from acctops.shard where run = %s and no > 0)"
-_TAKE_SHARD = "select epoch, seq, head from acctops.take_shard(%s, %s, %s, %s, %s)"
+_TAKE_SHARD = "select epoch, seq, head, genesis from acctops.take_shard(%s, %s, %s, %s, %s)"
 _STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
 
 
@@ -97,8 +97,14 @@ class DatabaseJournal(GroupedJournal):
         self._link = link
         self._run_id = run_id
         self._no = no
-        self._epoch = epoch
+        self.epoch = epoch
         self._ack: int | None = None
+        self._lane = ""
+        self.genesis = chain.head
+        """Of a shard: the hash that its first line is chained to."""
+        self.parting = ""
+        """What becomes of a shard once this is closed: `close`, `give back`, `without this lane`; else it is its
+        lane's."""
         self._place = place
         # The thread writes these, too.
         self._leave_until = 0.0
@@ -223,8 +229,9 @@ class DatabaseJournal(GroupedJournal):
         if not found:
             link.close()
             return None
-        epoch, seq, head = found[0]
+        epoch, seq, head, genesis = found[0]
         journal = cls(link, run_id, Chain(run_id, seq, head, shard=no, v=2), epoch, place, clock, no)
+        journal._lane, journal.genesis = lane, genesis
         journal._heard(asked, None)
         journal._thread.start()
         try:
@@ -247,11 +254,6 @@ class DatabaseJournal(GroupedJournal):
     def no(self) -> int:
         """Which chain of the run it is: 0, or the number of a shard."""
         return self._no
-
-    @property
-    def epoch(self) -> int:
-        """The number of this owner of the chain: whoever takes it has a higher one."""
-        return self._epoch
 
     @property
     def asked_no(self) -> int:
@@ -286,6 +288,11 @@ class DatabaseJournal(GroupedJournal):
     def is_meddled(self) -> bool:
         """Whether somebody changed its rows."""
         return isinstance(self._failure, _MeddledError)
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether somebody else has taken it."""
+        return isinstance(self._failure, _FencedError)
 
     @property
     def is_closed(self) -> bool:
@@ -337,7 +344,7 @@ class DatabaseJournal(GroupedJournal):
             asked = boot_s()
             try:
                 found = self._link.rows(
-                    _APPEND, self._run_id, self._no, self._epoch, *before, batch.seq, batch.head, batch.data, self._ack
+                    _APPEND, self._run_id, self._no, self.epoch, *before, batch.seq, batch.head, batch.data, self._ack
                 )
                 if found:
                     break
@@ -360,16 +367,16 @@ class DatabaseJournal(GroupedJournal):
             except LostError as error:
                 self._wait(error)
                 continue
-            if (epoch, seq, head) == (self._epoch, batch.seq, batch.head):
+            if (epoch, seq, head) == (self.epoch, batch.seq, batch.head):
                 return True
-            if (epoch, seq, head) == (self._epoch, *before):
+            if (epoch, seq, head) == (self.epoch, *before):
                 return False
             self._fenced()
 
     def _permit(self) -> list[tuple[Any, ...]]:
         while True:
             try:
-                found = self._link.rows(_PERMIT, self._run_id, self._no, self._epoch, self._ack)
+                found = self._link.rows(_PERMIT, self._run_id, self._no, self.epoch, self._ack)
             except LostError as error:
                 self._wait(error)
             else:
@@ -383,7 +390,7 @@ class DatabaseJournal(GroupedJournal):
             return
         asked = boot_s()
         try:
-            found = self._link.rows(_PERMIT, self._run_id, self._no, self._epoch, self._ack)
+            found = self._link.rows(_PERMIT, self._run_id, self._no, self.epoch, self._ack)
             if not found:
                 self._fenced()
             self._heard(asked, found[0])
@@ -424,7 +431,7 @@ class DatabaseJournal(GroupedJournal):
         self._leave_until = 0.0
         found = self._link.rows(_STANDS, self._run_id, self._no)
         epoch, _, _, taken_by, at = found[0] if found else (0, 0, "", "", "")
-        if not found or epoch == self._epoch:
+        if not found or epoch == self.epoch:
             raise _MeddledError("was changed by somebody else while the run went on: its rows are not what was written")
         raise _FencedError(f"was taken by {taken_by} at {at[:19]}Z, as it was silent")
 
@@ -448,10 +455,20 @@ class DatabaseJournal(GroupedJournal):
             gone.result(1.0 if self._idle.is_set() else 0.0)
         self._thread.shutdown(wait=False)
 
+    def _farewell(self) -> tuple[Any, ...]:
+        """Return what gives the chain back in order. Any: a statement and its parameters."""
+        mine = (self._run_id, self._no, self.epoch)
+        if self.parting == "close":
+            return ("select acctops.close_shard(%s, %s, %s)", *mine)
+        if self.parting:
+            without = self._lane if self.parting == "without this lane" else None
+            return ("select acctops.give_back(%s, %s, %s, %s)", *mine, without)
+        return ("select acctops.release(%s, %s, %s)", *mine)
+
     def _close_files(self) -> None:
         with suppress(LostError, RefusesError):
             if self._failure is None:
-                self._link.rows("select acctops.release(%s, %s, %s)", self._run_id, self._no, self._epoch)
+                self._link.rows(*self._farewell())
         self._link.close()
 
 

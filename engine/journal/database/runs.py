@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from engine.journal.control import Asked
     from engine.journal.copies import Copy
     from engine.journal.heads import HeadLine, Seal
-    from engine.journal.protocols import Claim, RunRef
+    from engine.journal.protocols import Board, Claim, RunRef
     from engine.journal.reader import ReadableCalls, Replay, Verification
     from engine.journal.records import AnyRecord, End, Run
     from engine.model import CallId, LaneSlots, Rival
@@ -140,8 +140,7 @@ class DatabaseRuns:
 
     def _open_here(self, run_id: str) -> DatabaseJournal | None:
         """Return the journal of a run, if this process has it open: then what is asked of it is known."""
-        journal = _LIVE_JOURNALS.get((self._url, run_id))
-        return journal if journal is not None and not journal.is_closed else None
+        return journal_here(self._url, run_id)
 
     # Reading.
 
@@ -303,6 +302,12 @@ class DatabaseRuns:
                 f"database {self.place}: this role may only look; let its owner say: grant acctops_worker to it; "
                 "nothing was sent"
             )
+
+    def board(self) -> Board | None:
+        """Return where its runs are handed to workers."""
+        from engine.journal.database.shards import Shards
+
+        return Shards(self._url, self)
 
     # Writing.
 
@@ -511,6 +516,12 @@ class DatabaseRuns:
         from engine.journal.heads import seal_line
 
         self._write("select acctops.add_seal(%s, %s)", self.simulated, seal_line(seal))
+
+
+def journal_here(url: str, run_id: str) -> DatabaseJournal | None:
+    """Return the journal of a run, if this process has it open."""
+    journal = _LIVE_JOURNALS.get((url, run_id))
+    return journal if journal is not None and not journal.is_closed else None
 
 
 def requests_of(link: Link, run_id: str) -> tuple[Asked, ...]:

@@ -11,17 +11,20 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
 from engine import __version__
+from engine.errors import UsageError
 from engine.journal.database.journal import DatabaseJournal
 from engine.journal.database.link import COMMIT_S, Link, Rows, names_of, told, who
-from engine.journal.database.runs import requests_of
+from engine.journal.database.runs import journal_here, requests_of
 from engine.journal.database.versions import check_version
+from engine.journal.protocols import LeadState, Offer, ShardRow, WorkerRow
 from engine.outside.databaseurls import url_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from engine.journal.protocols import Claim, Runs
+    from engine.model import CallId, Rival
 
 GONE_S = 2.0
 """Seconds of silence after which a shard may be taken: its owner's leave to send has ended, and so has the quota's
@@ -44,16 +47,23 @@ _HEARD = (
 _STALE_LANES = (
     "with waiting as (select s.owner, case when s.lane is null then s.lanes else array[s.lane] end as lanes "
     "from acctops.run r join acctops.shard s on s.run = r.id "
-    "where r.submitted and s.open and s.no > 0 and r.wave >= greatest(s.wave, 1) and acctops.silent_s(s.at) >= %s), "
+    "where r.submitted and s.open and s.no > 0 and r.wave >= greatest(s.wave, 1) "
+    "and (s.owner is null or acctops.silent_s(s.at) >= %s)), "
     "heard as (select array(select s.lane from acctops.shard s where s.open and s.owner is not null "
     "and acctops.silent_s(s.at) < %s) as lanes) "
     "select distinct l.lane from waiting w cross join heard h, unnest(w.lanes) as l(lane) "
     "where w.owner is not null or not w.lanes && h.lanes order by 1"
 )
 _STALE_RUNS = (
-    "select r.id from acctops.run r join acctops.shard s on s.run = r.id and s.no = 0 "
-    "where r.submitted and acctops.silent_s(s.at) >= %s order by r.created_at, r.id"
+    "select r.id, (select p.planned[1] from acctops.shard p where p.run = r.id and p.no = 1) "
+    "from acctops.run r join acctops.shard s on s.run = r.id and s.no = 0 "
+    "where r.submitted and (s.owner is null or acctops.silent_s(s.at) >= %s) order by r.created_at, r.id"
 )
+_LEAD = (
+    "select r.submitted, s.owner is not null and acctops.silent_s(s.at) < %s, r.since "
+    "from acctops.run r join acctops.shard s on s.run = r.id and s.no = 0 where r.id = %s"
+)
+_CHAIN_AFTER = "select lines from acctops.batch where run = %s and no = %s and first > %s order by first"
 _IS_UP = "select extract(epoch from clock_timestamp() - pg_catalog.pg_postmaster_start_time())::float8 >= %s"
 _ROWS = (
     "select no, wave, lanes, lane, open, owner, acctops.silent_s(at), seq, head, ack, calls, epoch "
@@ -70,55 +80,6 @@ _NEW = (
     "where x.run = s.run and x.no = s.no and x.first > coalesce(k.seq, 0)) b on true "
     "where s.run = %s and s.no >= 0 and s.seq > coalesce(k.seq, 0) order by b.place"
 )
-
-
-class ShardRow(Struct, frozen=True, kw_only=True):
-    """How a shard stands."""
-
-    no: int
-    wave: int
-    lanes: tuple[str, ...]
-    """Lanes that may take it; one that the API refused there is none of them any more."""
-    lane: str | None
-    """The lane that has it; None: none."""
-    is_open: bool
-    owner: str | None
-    silent_s: float
-    """Seconds since its owner was heard of; of one without an owner, since it was given back or offered."""
-    seq: int
-    head: str
-    ack: int
-    """Number of the last request of people that its session has carried out."""
-    calls: int
-    epoch: int
-
-
-class Offer(Struct, frozen=True, kw_only=True):
-    """A shard that a lane may take now."""
-
-    run: str
-    no: int
-    simulated: bool
-    wave: int
-    calls: int
-    stop: bool
-    """Whether somebody asked the run to drain."""
-
-
-class WorkerRow(Struct, frozen=True, kw_only=True):
-    """A worker that lives."""
-
-    name: str
-    host: str
-    pid: int
-    version: str
-    queues: tuple[str, ...]
-    """The identities whose lanes it takes."""
-    lanes: int
-    """Sessions of lanes that it has."""
-    since: float
-    """UNIX time of the server's clock at which it was first heard of."""
-    silent_s: float
 
 
 class _Asking:
@@ -144,12 +105,63 @@ class Shards(_Asking):
 
     # Whoever submits a run.
 
-    def submit(self, run_id: str) -> None:
+    def __init__(self, url: str, store: Runs | None = None) -> None:
+        """`store`: the runs, if whoever uses this asks for them."""
+        super().__init__(url)
+        self._store = store
+
+    @property
+    def store(self) -> Runs:
+        """The runs."""
+        assert self._store is not None
+        return self._store
+
+    def salt(self) -> str:
+        """Return what fingerprints of keys are keyed with here: the name of the database."""
+        return str(self._rows("select id from acctops.home")[0][0])
+
+    def submit(self, run_id: str, again: Mapping[int, Sequence[str]] | None = None) -> None:
         """Give a run to the workers. Nothing is sent before `let_go`; what people had asked of it is forgotten.
 
-        `reopen` before that what has work left.
+        `again`: shards that have work left, to open once more, with the lanes that the plan gave them.
         """
+        if again:
+            self.reopen(run_id, again)
         self._rows("select acctops.submit(%s)", run_id)
+
+    def request_stop(self, run_id: str) -> None:
+        """Ask all sessions of a run to drain."""
+        self._rows("select acctops.request_stop(%s)", run_id)
+
+    def lead_of(self, run_id: str) -> LeadState:
+        """Return who leads a run; UsageError if there is none of this name."""
+        rows = self._rows(_LEAD, GONE_S, run_id)
+        if not rows:
+            raise UsageError(f"database {url_words(self._url)}: no run {run_id}")
+        is_submitted, is_live, since = rows[0]
+        return LeadState(is_submitted=is_submitted, is_live=is_live, since=since)
+
+    def newest_request(self, run_id: str) -> int:
+        """Return the number of the newest request of people, as this process's journal of the run knows it."""
+        journal = journal_here(self._url, run_id)
+        return journal.asked_no if journal is not None else 0
+
+    def chain(self, run_id: str, no: int, after: int) -> list[bytes]:
+        """Return the lines of one chain behind line `after`, those of one commit at a time."""
+        return [bytes(lines) for (lines,) in self._rows(_CHAIN_AFTER, run_id, no, after)]
+
+    def tail(self, run_id: str) -> Tail:
+        """Return what is appended to a run, as it comes."""
+        return Tail(self._url, run_id)
+
+    def rivals(
+        self, mine: Claim, *, inverse: str | None, undone_by: Callable[[], Mapping[CallId, str]]
+    ) -> tuple[Rival, ...]:
+        """Return the other runs that work on accounts of the same instances now."""
+        from engine.journal.database.claims import rivals_of
+
+        with told(self._url):
+            return rivals_of(self._link, mine, inverse=inverse, undone_by=undone_by)
 
     def reopen(self, run_id: str, nos: Iterable[int]) -> int:
         """Open shards, for all lanes that the plan names; return how many there are. Who has one keeps it."""
@@ -245,16 +257,18 @@ class Shards(_Asking):
 
     # Whoever looks for what was left.
 
-    def stale(self, patience_s: float = GONE_S) -> tuple[list[str], list[str]]:
-        """Return the lanes, and the submitted runs, that should have a session and seem to have none.
+    def stale(self, patience_s: float = GONE_S) -> tuple[list[str], dict[str, str]]:
+        """Return the lanes, and the submitted runs with a lane of each, that should have a session and seem to have
+        none.
 
         A lane has none if the owner of its shard is silent, or if nobody has a shard and none of its lanes is heard
         of. It may be wrong: whoever takes a shard fences who had it. Nothing is said of a server that started lately.
         """
         if not self._rows(_IS_UP, UP_S)[0][0]:
-            return [], []
+            return [], {}
         lanes = self._rows(_STALE_LANES, patience_s, patience_s)
-        return list(names_of(lanes)), list(names_of(self._rows(_STALE_RUNS, patience_s)))
+        runs = {str(run): str(lane) for run, lane in self._rows(_STALE_RUNS, patience_s)}
+        return list(names_of(lanes)), runs
 
     def heard_lanes(self, patience_s: float = GONE_S) -> list[str]:
         """Return the lanes that have a shard and were heard of within `patience_s`."""

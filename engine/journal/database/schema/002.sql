@@ -29,10 +29,12 @@ create index batch_by_place on acctops.batch (run, place);
 
 alter table acctops.run
   add column submitted boolean not null default false,  -- workers carry it out
-  add column wave int not null default 0;               -- waves up to this one may be sent; 0: not begun
+  add column wave int not null default 0,               -- waves up to this one may be sent; 0: not begun
+  add column since bigint not null default 0;           -- number of the last line of chain 0 when it was submitted
 create index run_submitted on acctops.run (id) where submitted;
 
 alter table acctops.shard                 -- of what follows, chains 0 and -1 use `ack` alone
+  add column genesis text not null default '',          -- what its chain begins with
   add column wave int not null default 0,
   add column planned text[] not null default '{}',      -- lanes that might take it when the run was made
   add column lanes text[] not null default '{}',        -- lanes that may take it now: some were refused by the API
@@ -90,8 +92,8 @@ $$;
 create function acctops.add_shards(the_run text, the_epoch bigint, the_shards jsonb) returns bigint
 language sql security definer set search_path = acctops, pg_temp as $$
   with added as (
-    insert into shard (run, no, epoch, head, wave, planned, lanes, open, calls)
-    select the_run, x.no, 0, x.head, x.wave, x.lanes, x.lanes, true, x.calls
+    insert into shard (run, no, epoch, head, genesis, wave, planned, lanes, open, calls)
+    select the_run, x.no, 0, x.head, x.head, x.wave, x.lanes, x.lanes, true, x.calls
       from jsonb_to_recordset(the_shards) as x(no int, wave int, lanes text[], calls int, head text)
      where x.no > 0 and exists (select 1 from shard s where s.run = the_run and s.no = 0 and s.epoch = the_epoch)
     returning no)
@@ -103,7 +105,17 @@ create function acctops.submit(the_run text) returns boolean
 language sql security definer set search_path = acctops, pg_temp as $$
   delete from request where run = the_run;
   update shard set at = clock_timestamp() where run = the_run and owner is null and (no = 0 or open);
-  update run set submitted = true, wave = 0, stop = false where id = the_run returning true;
+  update run set submitted = true, wave = 0, stop = false,
+                 since = (select s.seq from shard s where s.run = the_run and s.no = 0)
+   where id = the_run returning true;
+$$;
+
+-- A run that workers have is live, whoever leads it at this moment.
+create or replace function acctops.is_live(the_run text, patience_s float8) returns boolean
+language sql stable set search_path = acctops, pg_temp as $$
+  select exists (select 1 from acctops.shard s
+                  where s.run = the_run and s.no = 0 and s.owner is not null and acctops.silent_s(s.at) < patience_s)
+      or exists (select 1 from acctops.run r where r.id = the_run and r.submitted)
 $$;
 
 create function acctops.withdraw(the_run text) returns boolean
@@ -147,7 +159,7 @@ end $$;
 
 -- Take a shard for a lane that may have it; no row: it may not, or no longer.
 create function acctops.take_shard(the_run text, the_no int, the_lane text, who text, patience_s float8)
-returns table (epoch bigint, seq bigint, head text)
+returns table (epoch bigint, seq bigint, head text, genesis text)
 language plpgsql security definer set search_path = acctops, pg_temp as $$
 declare s acctops.shard;
 begin
@@ -160,7 +172,7 @@ begin
   update acctops.shard x set epoch = x.epoch + 1, owner = who, lane = the_lane, taken_by = who,
                              taken_at = clock_timestamp(), at = clock_timestamp()
    where x.run = the_run and x.no = the_no;
-  return query select s.epoch + 1, s.seq, s.head;
+  return query select s.epoch + 1, s.seq, s.head, s.genesis;
 end $$;
 
 -- Give a shard back, for any of its lanes but one that the API refused; none left: it is closed.
