@@ -399,6 +399,11 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._launch)
 
+    async def ask(self, lanes: Mapping[str, str]) -> list[str]:
+        """As `enqueue_lanes`, off the loop; returns in words what was asked for."""
+        found = await asyncio.to_thread(enqueue_lanes, self._url, lanes, version=self._version)
+        return [f"lane {lane}: a session is asked for" for lane in found]
+
     async def mend(self, lanes: Mapping[str, str], runs: Mapping[str, str]) -> list[str]:
         """As the function `mend`, for this worker, off the loop."""
         return await asyncio.to_thread(

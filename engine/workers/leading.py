@@ -8,7 +8,7 @@ the `end`, which has the heads of all chains. It sends nothing. Who takes the ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from engine.errors import JournalWriteError, Reason, UnreachableError
@@ -40,8 +40,20 @@ ONLY_WAVE = 1
 class Leader:
     """A `Conductor` of a run whose calls the lane sessions of workers send."""
 
-    def __init__(self, session: Session, board: Board, followed: Followed, requests: LeadRequests) -> None:
-        """`followed` has the ledger of `session`, and where each chain of its shards ended for it."""
+    def __init__(
+        self,
+        session: Session,
+        board: Board,
+        followed: Followed,
+        requests: LeadRequests,
+        *,
+        ask: Callable[[Collection[str]], Awaitable[None]],
+    ) -> None:
+        """`followed` has the ledger of `session`, and where each chain of its shards ended for it.
+
+        `ask` has sessions of lanes begun, unless they go on already.
+        """
+        self._ask = ask
         self._now = asyncio.get_running_loop().time
         self._session = session
         self._board = board
@@ -172,6 +184,7 @@ class Leader:
             await self._journal.durable()
             if await asyncio.to_thread(self._board.let_go, self._run, self._journal.epoch, wave):
                 self._let_go = wave
+                await self._ask({lane for row in self._rows if row.is_open for lane in row.lanes})
 
     def _is_all_in(self) -> bool:
         """Whether every shard that was let go is closed, and the ledger has all of its lines."""

@@ -85,7 +85,8 @@ class Lead:
         def led(session: Session) -> Conductor:
             board = host.board
             ends = {0: (_ALL, ""), **session.heads}  # its own chain it writes itself
-            leader = Leader(session, board, Followed(board.tail(self._run), session.ledger, ends), requests)
+            followed = Followed(board.tail(self._run), session.ledger, ends)
+            leader = Leader(session, board, followed, requests, ask=host.ask_for)
             if red is not None:
                 leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
             return leader

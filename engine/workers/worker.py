@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,7 @@ class Host:
         self.leads: set[Lead] = set()
         self.is_leaving = False
         self.why_leaving = ""
+        self.dispatcher: Dispatcher | None = None
         self._programs = frozenset(programs)
         self._plans: dict[str, _Plan] = {}
         self._guards: dict[str, Settings] = {}
@@ -134,6 +135,12 @@ class Host:
         """End this process now: another worker has taken what it had, and it must touch nothing any more."""
         self.say(f"{why}; this worker leaves at once (exit {FENCED}), and is to be started anew")
         os._exit(FENCED)
+
+    async def ask_for(self, lanes: Collection[str]) -> None:
+        """Have sessions of these lanes begun, unless they go on already."""
+        assert self.dispatcher is not None
+        for words in await self.dispatcher.ask({lane: owner_of(lane) for lane in lanes}):
+            self.say(words)
 
     # ---- what sessions ask -------------------------------------------------------------------------------------------
 
@@ -220,8 +227,8 @@ class Host:
         while not self.is_leaving:
             try:
                 lanes, runs = await asyncio.to_thread(self.board.stale)
-                of_lanes = {lane: lane.rsplit("/", 2)[0] for lane in lanes}
-                of_runs = {run: lane.rsplit("/", 2)[0] for run, lane in runs.items()}
+                of_lanes = {lane: owner_of(lane) for lane in lanes}
+                of_runs = {run: owner_of(lane) for run, lane in runs.items()}
                 for words in await dispatcher.mend(of_lanes, of_runs):
                     self.say(words)
             except UnreachableError:
@@ -244,6 +251,11 @@ class Host:
                         runner.close_lanes_of(keys, why)  # type: ignore[arg-type]
 
                 group.create_task(keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say))
+
+
+def owner_of(lane: str) -> str:
+    """Return whose quota a lane is, by its name."""
+    return lane.rsplit("/", 2)[0]
 
 
 class _Plan:
@@ -304,6 +316,7 @@ async def work(
         most_lanes=lanes,
         say=say,
     )
+    host.dispatcher = dispatcher
     await dispatcher.start()
     beside = [asyncio.ensure_future(each) for each in (host.beat(), host.mend(dispatcher), host.keep_keys())]
     say(f"ready: worker {host.name}, {lanes} lanes, for {', '.join(owners)}")

@@ -47,8 +47,7 @@ _HEARD = (
 _STALE_LANES = (
     "with waiting as (select s.owner, case when s.lane is null then s.lanes else array[s.lane] end as lanes "
     "from acctops.run r join acctops.shard s on s.run = r.id "
-    "where r.submitted and s.open and s.no > 0 and r.wave >= greatest(s.wave, 1) "
-    "and (s.owner is null or acctops.silent_s(s.at) >= %s)), "
+    "where r.submitted and s.open and s.no > 0 and r.wave >= greatest(s.wave, 1)  and acctops.silent_s(s.at) >= %s), "
     "heard as (select array(select s.lane from acctops.shard s where s.open and s.owner is not null "
     "and acctops.silent_s(s.at) < %s) as lanes) "
     "select distinct l.lane from waiting w cross join heard h, unnest(w.lanes) as l(lane) "
