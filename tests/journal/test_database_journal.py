@@ -17,7 +17,7 @@ from engine.errors import AcctopsError, BusyError, ConfigError, JournalWriteErro
 from engine.journal.database.journal import LEAVE_S, SILENT_S, DatabaseJournal
 from engine.journal.database.link import close_links
 from engine.journal.database.runs import DatabaseRuns
-from engine.journal.database.versions import migrate
+from engine.journal.database.versions import VERSION, migrate
 from engine.model import RunId
 from engine.outside.trust import Trust
 from tests.support.command import Desk, wait_until
@@ -280,8 +280,8 @@ def test_tables_of_another_version_are_named(postgres: Postgres) -> None:
         with pytest.raises(ConfigError, match=words):
             runs_of(url)
     done = migrate(url)
-    assert (done.before, done.after) == (0, 1)
-    assert migrate(url).before == 1
+    assert (done.before, done.after) == (0, VERSION)
+    assert migrate(url).before == VERSION
     runs_of(url)
     postgres.sql(name, "insert into acctops.version (number) values (99)")
     from engine.journal.database import versions
@@ -289,7 +289,7 @@ def test_tables_of_another_version_are_named(postgres: Postgres) -> None:
     versions._CHECKED.clear()
     with pytest.raises(ConfigError, match="have version 99, which a newer acctops made"):
         runs_of(url)
-    with pytest.raises(ConfigError, match="have version 99, which a newer acctops made; this one knows 1, and changes"):
+    with pytest.raises(ConfigError, match="have version 99, which a newer acctops made; this one knows 2, and changes"):
         migrate(url)
     close_links()
 
@@ -346,7 +346,7 @@ def test_an_owner_who_may_make_no_roles_is_told_how(postgres: Postgres) -> None:
         "do $$ begin create role keeper login; exception when duplicate_object then end $$",
         f"alter database {name} owner to keeper",
     )
-    assert migrate(postgres.url(name, "keeper")).after == 1
+    assert migrate(postgres.url(name, "keeper")).after == VERSION
     postgres.sql(
         name,
         "do $$ begin create role worker login in role acctops_worker; exception when duplicate_object then end $$",
@@ -514,9 +514,9 @@ def test_doctor_looks_at_the_database(desk: Desk, postgres: Postgres, database: 
 def test_migrate_says_what_it_did(desk: Desk, postgres: Postgres) -> None:
     """Made, or there already; a URL with a password is refused, and not repeated."""
     url = postgres.url(postgres.empty())
-    assert "has the tables of acctops now, version 1" in desk.run("database", "migrate", "--database", url).out
+    assert "has the tables of acctops now, version 2" in desk.run("database", "migrate", "--database", url).out
     again = desk.run("database", "migrate", "--database", url, "--json").json
-    assert (again["before"], again["after"], again["exit"]) == (1, 1, 0)
+    assert (again["before"], again["after"], again["exit"]) == (2, 2, 0)
     refused = desk.run("database", "migrate", "--database", url.replace("@", ":hunter2@"))
     assert refused.code == 2 and "has a password in it" in refused.err and "hunter2" not in refused.text
     desk.env["ACCTOPS_DATABASE"] = postgres.url(postgres.empty())

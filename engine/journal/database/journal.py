@@ -15,16 +15,18 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engine.errors import BusyError, JournalCorruptError, JournalWriteError, UsageError
 from engine.journal.database.link import COMMIT_S, Link, LostError, RefusesError, told, who
 from engine.journal.database.stored import JOURNAL, StoredLines
 from engine.journal.grouped import Batch, GroupedJournal, JournalThread
-from engine.journal.lines import Chain
+from engine.journal.lines import Chain, shard_genesis
 from engine.journal.reader import replay
-from engine.journal.records import rfc3339
+from engine.journal.records import Run, ShardLine, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from engine.journal.control import Asked
     from engine.journal.reader import Replay
@@ -46,9 +48,13 @@ _FOUND_OUT_S = 15.0
 _PART_BYTES = 1 << 20
 _APPEND = (
     "select stop, asked from acctops.append(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[], "
-    "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[])"
+    "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[], array[%s]::bigint[])"
 )
-_PERMIT = "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[])"
+_PERMIT = (
+    "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[])"
+)
+_HAS_SHARDS = "select exists (select 1 from acctops.shard where run = %s and no > 0)"
+_TAKE_SHARD = "select epoch, seq, head from acctops.take_shard(%s, %s, %s, %s, %s)"
 _STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
 
 
@@ -70,17 +76,29 @@ class _MeddledError(Exception):
 
 
 class DatabaseJournal(GroupedJournal):
-    """The open journal of a run in the database. One thread and one event loop at a time may use it."""
+    """The open journal of a run in the database, or of one of its shards.
+
+    One thread and one event loop at a time may use it.
+    """
 
     def __init__(
-        self, link: Link, run_id: str, chain: Chain, epoch: int, place: str, clock: Callable[[], float]
+        self,
+        link: Link,
+        run_id: str,
+        chain: Chain,
+        epoch: int,
+        place: str,
+        clock: Callable[[], float],
+        no: int = JOURNAL,
     ) -> None:
-        """`link` is its own from now on."""
+        """`link` is its own from now on; `no`: which chain of the run it is."""
         super().__init__(chain, clock)
         self._thread = JournalThread(idle=self._pulse, every_s=_PULSE_S)
         self._link = link
         self._run_id = run_id
+        self._no = no
         self._epoch = epoch
+        self._ack: int | None = None
         self._place = place
         # The thread writes these, too.
         self._leave_until = 0.0
@@ -111,7 +129,10 @@ class DatabaseJournal(GroupedJournal):
         `token`: of the claim that it is created under; BusyError if that was taken away.
         """
         link = Link(url, statement_s=COMMIT_S)
-        chain = Chain(run_id)
+        lines = iter(first)
+        run = next(lines)
+        shards: list[ShardLine] = []
+        chain = Chain(run_id, v=2 if isinstance(run, Run) and run.shards else 1)
         digest = sha256()
         asked = boot_s()
         try:
@@ -120,10 +141,12 @@ class DatabaseJournal(GroupedJournal):
                     sql = "select acctops.create_run(%s, %s, %s, %s)"
                     if link.rows(sql, run_id, simulated, who(), token)[0][0] is None:
                         raise BusyError(f"run {run_id}: another run has begun meanwhile; nothing was sent; try again")
-                    for before, data in _parts(chain, first, clock):
+                    for before, data in _parts(chain, _noted(run, lines, shards), clock):
                         digest.update(data)
-                        found = link.rows(_APPEND, run_id, JOURNAL, 1, *before, chain.seq, chain.head, data)
+                        found = link.rows(_APPEND, run_id, JOURNAL, 1, *before, chain.seq, chain.head, data, None)
                         assert found, "a new chain is nobody else's"
+                    if shards:
+                        _divide(link, run_id, shards)
             except LostError as error:
                 if not _exists(link, run_id, chain):
                     raise JournalWriteError(
@@ -152,10 +175,11 @@ class DatabaseJournal(GroupedJournal):
         try:
             with told(url):
                 asked, epoch, seq, head = _take(link, run_id, token, place)
+                v = 2 if link.rows(_HAS_SHARDS, run_id)[0][0] else 1
         except BaseException:
             link.close()
             raise
-        journal = cls(link, run_id, Chain(run_id, seq, head), epoch, place, clock)
+        journal = cls(link, run_id, Chain(run_id, seq, head, v=v), epoch, place, clock)
         journal._heard(asked, None)
         journal._thread.start()  # it stays ours however long the replay takes
         try:
@@ -171,6 +195,72 @@ class DatabaseJournal(GroupedJournal):
             journal.close()
             raise
         return journal, found
+
+    @classmethod
+    def open_shard(
+        cls,
+        url: str,
+        run_id: str,
+        no: int,
+        lane: str,
+        patience_s: float,
+        *,
+        place: str,
+        clock: Callable[[], float],
+    ) -> tuple[DatabaseJournal, list[bytes]] | None:
+        """Take a shard for a lane; return its journal and its lines, those of one commit at a time.
+
+        None if the lane may not have it, or somebody was quicker.
+        """
+        link = Link(url, statement_s=COMMIT_S)
+        try:
+            with told(url):
+                asked = boot_s()
+                found = link.rows(_TAKE_SHARD, run_id, no, lane, who(), patience_s)
+        except BaseException:
+            link.close()
+            raise
+        if not found:
+            link.close()
+            return None
+        epoch, seq, head = found[0]
+        journal = cls(link, run_id, Chain(run_id, seq, head, shard=no, v=2), epoch, place, clock, no)
+        journal._heard(asked, None)
+        journal._thread.start()
+        try:
+            commits = list(_Digesting(url, run_id, place, no, digest=journal._digest).blocks())
+            if sum(lines.count(b"\n") for lines in commits) != seq or (
+                commits and not commits[-1].endswith(b'"%b"}\n' % head.encode())
+            ):
+                raise JournalCorruptError(f"{place}: ends otherwise than its row says, with line {seq}")
+        except BaseException:
+            journal.close()
+            raise
+        return journal, commits
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self._run_id
+
+    @property
+    def no(self) -> int:
+        """Which chain of the run it is: 0, or the number of a shard."""
+        return self._no
+
+    @property
+    def epoch(self) -> int:
+        """The number of this owner of the chain: whoever takes it has a higher one."""
+        return self._epoch
+
+    @property
+    def asked_no(self) -> int:
+        """The number of the last request of people, as of the last answer: `requests` has it, and all before it."""
+        return self._asked_no
+
+    def acknowledge(self, no: int) -> None:
+        """Say that the requests up to number `no` were carried out here; stored with the next commit or permit."""
+        self._ack = no
 
     @property
     def place(self) -> str:
@@ -229,7 +319,7 @@ class DatabaseJournal(GroupedJournal):
             while True:
                 try:
                     sql = "select lines from acctops.batch where run = %s and no = %s order by first"
-                    for (lines,) in self._link.stream(sql, self._run_id, JOURNAL):
+                    for (lines,) in self._link.stream(sql, self._run_id, self._no):
                         digest.update(lines)
                     break
                 except LostError as error:
@@ -247,7 +337,7 @@ class DatabaseJournal(GroupedJournal):
             asked = boot_s()
             try:
                 found = self._link.rows(
-                    _APPEND, self._run_id, JOURNAL, self._epoch, *before, batch.seq, batch.head, batch.data
+                    _APPEND, self._run_id, self._no, self._epoch, *before, batch.seq, batch.head, batch.data, self._ack
                 )
                 if found:
                     break
@@ -266,7 +356,7 @@ class DatabaseJournal(GroupedJournal):
         """Return whether a commit happened whose answer was lost: the head says so."""
         while True:
             try:
-                epoch, seq, head = self._link.rows(_STANDS, self._run_id, JOURNAL)[0][:3]
+                epoch, seq, head = self._link.rows(_STANDS, self._run_id, self._no)[0][:3]
             except LostError as error:
                 self._wait(error)
                 continue
@@ -279,7 +369,7 @@ class DatabaseJournal(GroupedJournal):
     def _permit(self) -> list[tuple[Any, ...]]:
         while True:
             try:
-                found = self._link.rows(_PERMIT, self._run_id, JOURNAL, self._epoch)
+                found = self._link.rows(_PERMIT, self._run_id, self._no, self._epoch, self._ack)
             except LostError as error:
                 self._wait(error)
             else:
@@ -293,7 +383,7 @@ class DatabaseJournal(GroupedJournal):
             return
         asked = boot_s()
         try:
-            found = self._link.rows(_PERMIT, self._run_id, JOURNAL, self._epoch)
+            found = self._link.rows(_PERMIT, self._run_id, self._no, self._epoch, self._ack)
             if not found:
                 self._fenced()
             self._heard(asked, found[0])
@@ -332,7 +422,7 @@ class DatabaseJournal(GroupedJournal):
     def _fenced(self) -> None:
         """Raise the error that says who has the run now."""
         self._leave_until = 0.0
-        found = self._link.rows(_STANDS, self._run_id, JOURNAL)
+        found = self._link.rows(_STANDS, self._run_id, self._no)
         epoch, _, _, taken_by, at = found[0] if found else (0, 0, "", "", "")
         if not found or epoch == self._epoch:
             raise _MeddledError("was changed by somebody else while the run went on: its rows are not what was written")
@@ -361,23 +451,50 @@ class DatabaseJournal(GroupedJournal):
     def _close_files(self) -> None:
         with suppress(LostError, RefusesError):
             if self._failure is None:
-                self._link.rows("select acctops.release(%s, %s, %s)", self._run_id, JOURNAL, self._epoch)
+                self._link.rows("select acctops.release(%s, %s, %s)", self._run_id, self._no, self._epoch)
         self._link.close()
 
 
 class _Digesting(StoredLines):
-    """The lines of a run, of which a digest is made as they are read."""
+    """The lines of a run, or of a shard; a digest is made of those of its own chain as they are read."""
 
-    def __init__(self, url: str, run_id: str, place: str, *, digest: Any) -> None:
+    def __init__(self, url: str, run_id: str, place: str, no: int = JOURNAL, *, digest: Any) -> None:
         """`digest` has an `update`. Any: hashlib's type has no public name."""
-        super().__init__(url, run_id, place)
+        super().__init__(url, run_id, place, no)
         self._digest = digest
 
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the lines, those of one commit at a time."""
-        for lines in super().blocks():
-            self._digest.update(lines)
-            yield lines
+    def commits(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines, those of one commit at a time, each with the number of its chain."""
+        for no, lines in super().commits():
+            if no == self._no:
+                self._digest.update(lines)
+            yield no, lines
+
+
+def _noted(run: AnyRecord, lines: Iterator[AnyRecord], shards: list[ShardLine]) -> Iterator[AnyRecord]:
+    """Yield the first lines of a run; put its `shard` lines into `shards`."""
+    yield run
+    for record in lines:
+        if isinstance(record, ShardLine):
+            shards.append(record)
+        yield record
+
+
+def _divide(link: Link, run_id: str, shards: Sequence[ShardLine]) -> None:
+    """Make the chains of the shards of a run that is being created. Its `shard` lines are in its chain already."""
+    rows = [
+        {
+            "no": line.no,
+            "wave": line.wave,
+            "lanes": line.lanes,
+            "calls": line.calls,
+            "head": shard_genesis(shards[-1].hash, line.no),
+        }
+        for line in shards
+    ]
+    sql = "select acctops.add_shards(%s, 1, %s::jsonb)"
+    made = link.rows(sql, run_id, msgspec.json.encode(rows).decode())[0][0]
+    assert made == len(rows), "a new run has no other shards"
 
 
 def _parts(

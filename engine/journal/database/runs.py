@@ -272,7 +272,7 @@ class DatabaseRuns:
         if (journal := self._open_here(run_id)) is not None:
             return journal.asked(known)
         with told(self._url):
-            return tuple(each for each in _requests(link_to(self._url), run_id) if each.name not in known)
+            return tuple(each for each in requests_of(link_to(self._url), run_id) if each.name not in known)
 
     def aside(self, run_id: str) -> tuple[AnyRecord, ...]:
         """Return what stands beside the journal of a run; raises what reading a journal does."""
@@ -344,7 +344,7 @@ class DatabaseRuns:
         return self._opened(run_id, journal), found
 
     def _opened(self, run_id: str, journal: DatabaseJournal) -> DatabaseJournal:
-        journal.read_requests = lambda link: _requests(link, run_id)
+        journal.read_requests = lambda link: requests_of(link, run_id)
         _LIVE_JOURNALS[self._url, run_id] = journal
         return journal
 
@@ -513,7 +513,8 @@ class DatabaseRuns:
         self._write("select acctops.add_seal(%s, %s)", self.simulated, seal_line(seal))
 
 
-def _requests(link: Link, run_id: str) -> tuple[Asked, ...]:
+def requests_of(link: Link, run_id: str) -> tuple[Asked, ...]:
+    """Return what people ask of a run."""
     rows = link.rows("select name, by, wish from acctops.request where run = %s order by name", run_id)
     return tuple(control.asked_of(name, by, bytes(wish)) for name, by, wish in rows)
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 JOURNAL, ASIDE = 0, -1
 """Numbers of the chains of a run: its journal, and what stands beside it."""
-_LINES = "select lines from acctops.batch where run = %s and no = %s order by first"
+_CHAIN = "select no, lines from acctops.batch where run = %s and no = %s order by first"
+_ALL = "select no, lines from acctops.batch where run = %s and no >= 0 order by place"
 
 
 class StoredLines(Stored):
-    """All lines of a run, or of what stands beside it."""
+    """All lines of a run, those of all its shards among them; or those of one shard, or of what stands beside it."""
 
     def __init__(self, url: str, run_id: str, place: str, no: int = JOURNAL) -> None:
         self._url = url
@@ -28,7 +29,7 @@ class StoredLines(Stored):
         self._no = no
 
     def __str__(self) -> str:
-        return self._place if self._no == JOURNAL else f"{self._place} (beside)"
+        return f"{self._place} (beside)" if self._no == ASIDE else self._place
 
     def open(self) -> int:
         """Return the descriptor of a file with the lines; UsageError if there are none."""
@@ -46,10 +47,17 @@ class StoredLines(Stored):
             ) from error
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the lines, those of one commit at a time."""
+        """Yield the lines, those of one commit at a time; of a whole run, in the order of the commits."""
+        for _, lines in self.commits():
+            yield lines
+
+    def commits(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what `blocks` does, each with the number of its chain."""
+        link = link_to(self._url)
         with told(self._url):
-            for (lines,) in link_to(self._url).stream(_LINES, self._run_id, self._no):
-                yield bytes(lines)
+            is_all = self._no == JOURNAL
+            for no, lines in link.stream(_ALL, self._run_id) if is_all else link.stream(_CHAIN, self._run_id, self._no):
+                yield no, bytes(lines)
 
     def beside(self) -> StoredLines | None:
         """Return what stands beside it; None if nothing does."""

@@ -14,7 +14,7 @@ from engine.journal.database.link import Link, NoSchemaError, RefusesError, link
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 """That of the newest file in `schema/`."""
 OLDEST = (14, 140000)
 WORKER, READER = "acctops_worker", "acctops_reader"

@@ -1,0 +1,208 @@
+-- Runs that many workers share: a chain for each shard, the order of all commits, and which workers live.
+
+-- An older process may be appending. It locks these tables in another order than any order here, so wait for none of
+-- them while one is held.
+do $$
+declare tries int := 0;
+begin
+  loop
+    begin
+      lock table acctops.run, acctops.shard, acctops.batch in access exclusive mode nowait;
+      exit;
+    exception when lock_not_available then
+      tries := tries + 1;
+      if tries > 3000 then raise; end if;
+      perform pg_catalog.pg_sleep(0.01);
+    end;
+  end loop;
+end $$;
+
+alter table acctops.batch add column place bigint;  -- the order of commits; within a chain it is that of its lines
+update acctops.batch b set place = o.place
+  from (select run, no, first, row_number() over (order by run, no, first) as place from acctops.batch) o
+ where b.run = o.run and b.no = o.no and b.first = o.first;
+alter table acctops.batch alter column place set not null;
+alter table acctops.batch alter column place add generated always as identity;
+select pg_catalog.setval(pg_catalog.pg_get_serial_sequence('acctops.batch', 'place'),
+                         (select coalesce(max(place), 0) + 1 from acctops.batch), false);
+create index batch_by_place on acctops.batch (run, place);
+
+alter table acctops.run
+  add column submitted boolean not null default false,  -- workers carry it out
+  add column wave int not null default 0;               -- waves up to this one may be sent; 0: not begun
+create index run_submitted on acctops.run (id) where submitted;
+
+alter table acctops.shard                 -- of what follows, chains 0 and -1 use `ack` alone
+  add column wave int not null default 0,
+  add column planned text[] not null default '{}',      -- lanes that might take it when the run was made
+  add column lanes text[] not null default '{}',        -- lanes that may take it now: some were refused by the API
+  add column lane text,                                 -- which one has it; null: none
+  add column open boolean not null default false,       -- there may be work left
+  add column calls int not null default 0,
+  add column ack bigint not null default 0;             -- the last request of people that its session has carried out
+create index shard_open on acctops.shard (run, no) where open;
+create index shard_by_lane on acctops.shard using gin (lanes) where open;
+
+create table acctops.worker (
+  name text primary key,
+  host text not null,
+  pid int not null,
+  version text not null,
+  queues text[] not null,                 -- the identities whose lanes it takes
+  lanes int not null,                     -- sessions of lanes that it has now
+  since timestamptz not null default clock_timestamp(),
+  at timestamptz not null default clock_timestamp()
+) with (fillfactor = 50);
+
+-- `append` as before, which older processes call; `acks`: what is to be stored as `ack`, null to leave it.
+create function acctops.append(runs text[], nos int[], epochs bigint[], seqs bigint[], heads text[],
+                               new_seqs bigint[], new_heads text[], new_lines bytea[], acks bigint[])
+returns table (run text, no int, stop boolean, asked bigint)
+language sql security definer set search_path = acctops, pg_temp as $$
+  with input as (
+    select * from unnest(runs, nos, epochs, seqs, heads, new_seqs, new_heads, new_lines, acks)
+      as i(run, no, epoch, seq, head, new_seq, new_head, lines, ack)),
+  moved as (
+    update shard s set at = clock_timestamp(), seq = i.new_seq, head = i.new_head, ack = coalesce(i.ack, s.ack)
+      from input i
+     where s.run = i.run and s.no = i.no and s.epoch = i.epoch and s.seq = i.seq and s.head = i.head
+       and i.new_seq > i.seq
+    returning s.run, s.no, i.seq, i.new_seq, i.lines),
+  added as (
+    insert into batch (run, no, first, last, lines)
+    select m.run, m.no, m.seq + 1, m.new_seq, m.lines from moved m)
+  select m.run, m.no, r.stop, (select coalesce(max(q.no), 0) from request q where q.run = m.run)
+    from moved m join run r on r.id = m.run
+$$;
+
+create function acctops.permit(runs text[], nos int[], epochs bigint[], acks bigint[])
+returns table (run text, no int, stop boolean, asked bigint)
+language sql security definer set search_path = acctops, pg_temp as $$
+  with mine as (
+    update shard s set at = clock_timestamp(), ack = coalesce(i.ack, s.ack)
+      from unnest(runs, nos, epochs, acks) as i(run, no, epoch, ack)
+     where s.run = i.run and s.no = i.no and s.epoch = i.epoch returning s.run, s.no)
+  select m.run, m.no, r.stop, (select coalesce(max(q.no), 0) from request q where q.run = m.run)
+    from mine m join run r on r.id = m.run
+$$;
+
+-- Divide a run that is being made: an array of {no, wave, lanes, calls, head}; `head`: what the chain begins with.
+create function acctops.add_shards(the_run text, the_epoch bigint, the_shards jsonb) returns bigint
+language sql security definer set search_path = acctops, pg_temp as $$
+  with added as (
+    insert into shard (run, no, epoch, head, wave, planned, lanes, open, calls)
+    select the_run, x.no, 0, x.head, x.wave, x.lanes, x.lanes, true, x.calls
+      from jsonb_to_recordset(the_shards) as x(no int, wave int, lanes text[], calls int, head text)
+     where x.no > 0 and exists (select 1 from shard s where s.run = the_run and s.no = 0 and s.epoch = the_epoch)
+    returning no)
+  select count(*) from added
+$$;
+
+-- Give a run to the workers, from its first wave on. Nobody has to be heard of before this moment.
+create function acctops.submit(the_run text) returns boolean
+language sql security definer set search_path = acctops, pg_temp as $$
+  delete from request where run = the_run;
+  update shard set at = clock_timestamp() where run = the_run and owner is null and (no = 0 or open);
+  update run set submitted = true, wave = 0, stop = false where id = the_run returning true;
+$$;
+
+create function acctops.withdraw(the_run text) returns boolean
+language sql security definer set search_path = acctops, pg_temp as $$
+  update run set submitted = false where id = the_run returning true
+$$;
+
+-- Open shards, for all lanes that the plan names. Who has one keeps it.
+create function acctops.reopen(the_run text, the_nos int[]) returns bigint
+language sql security definer set search_path = acctops, pg_temp as $$
+  with opened as (
+    update shard set open = true, lanes = planned, lane = case when owner is null then null else lane end,
+                     at = case when owner is null then clock_timestamp() else at end
+     where run = the_run and no > 0 and no = any(the_nos)
+    returning no)
+  select count(*) from opened
+$$;
+
+-- Let the waves up to this one be sent, as the session that has the run; null: it has it no more.
+create function acctops.let_go(the_run text, the_epoch bigint, the_wave int) returns boolean
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+begin
+  perform 1 from shard s where s.run = the_run and s.no = 0 and s.epoch = the_epoch for update;
+  if not found then return null; end if;
+  update shard s set at = clock_timestamp()
+    from run r
+   where r.id = the_run and s.run = the_run and s.no > 0 and s.open and s.owner is null
+     and greatest(s.wave, 1) > r.wave and s.wave <= the_wave;
+  update run set wave = the_wave where id = the_run;
+  return true;
+end $$;
+
+create function acctops.finish(the_run text, the_epoch bigint) returns boolean
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+begin
+  perform 1 from shard s where s.run = the_run and s.no = 0 and s.epoch = the_epoch for update;
+  if not found then return null; end if;
+  update run set submitted = false where id = the_run;
+  return true;
+end $$;
+
+-- Take a shard for a lane that may have it; no row: it may not, or no longer.
+create function acctops.take_shard(the_run text, the_no int, the_lane text, who text, patience_s float8)
+returns table (epoch bigint, seq bigint, head text)
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+declare s acctops.shard;
+begin
+  select x.* into s from acctops.shard x where x.run = the_run and x.no = the_no for update;
+  if not found or the_no < 1 or not s.open
+     or s.lane is not null and s.lane <> the_lane or the_lane <> all(s.lanes)
+     or s.owner is not null and acctops.silent_s(s.at) < patience_s
+     or not exists (select 1 from acctops.run r where r.id = the_run and r.submitted and r.wave >= greatest(s.wave, 1))
+  then return; end if;
+  update acctops.shard x set epoch = x.epoch + 1, owner = who, lane = the_lane, taken_by = who,
+                             taken_at = clock_timestamp(), at = clock_timestamp()
+   where x.run = the_run and x.no = the_no;
+  return query select s.epoch + 1, s.seq, s.head;
+end $$;
+
+-- Give a shard back, for any of its lanes but one that the API refused; none left: it is closed.
+create function acctops.give_back(the_run text, the_no int, the_epoch bigint, without text) returns boolean
+language sql security definer set search_path = acctops, pg_temp as $$
+  update shard set owner = null, lane = null, at = clock_timestamp(),
+                   lanes = case when without is null then lanes else array_remove(lanes, without) end,
+                   open = open and (without is null or array_remove(lanes, without) <> '{}')
+   where run = the_run and no = the_no and no > 0 and epoch = the_epoch returning true
+$$;
+
+create function acctops.close_shard(the_run text, the_no int, the_epoch bigint) returns boolean
+language sql security definer set search_path = acctops, pg_temp as $$
+  update shard set owner = null, lane = null, open = false
+   where run = the_run and no = the_no and no > 0 and epoch = the_epoch returning true
+$$;
+
+-- Close and fence the shards that nobody works on, as the session that has the run; returns how many are still open.
+create function acctops.close_idle(the_run text, the_epoch bigint, who text, patience_s float8) returns bigint
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+begin
+  perform 1 from shard s where s.run = the_run and s.no = 0 and s.epoch = the_epoch for update;
+  if found then
+    update shard s set open = false, epoch = s.epoch + 1, owner = null, lane = null, taken_by = who,
+                       taken_at = clock_timestamp()
+     where s.run = the_run and s.no > 0 and s.open and (s.owner is null or silent_s(s.at) >= patience_s);
+  end if;
+  return (select count(*) from shard s where s.run = the_run and s.no > 0 and s.open);
+end $$;
+
+-- A worker says that it lives. One that has been silent for an hour is forgotten.
+create function acctops.beat(the_name text, the_host text, the_pid int, the_version text, the_queues text[],
+                             the_lanes int) returns void
+language sql security definer set search_path = acctops, pg_temp as $$
+  delete from worker where silent_s(at) > 3600 and name <> the_name;
+  insert into worker (name, host, pid, version, queues, lanes)
+  values (the_name, the_host, the_pid, the_version, the_queues, the_lanes)
+  on conflict (name) do update set host = excluded.host, pid = excluded.pid, version = excluded.version,
+    queues = excluded.queues, lanes = excluded.lanes, at = clock_timestamp();
+$$;
+
+create function acctops.leave(the_name text) returns void
+language sql security definer set search_path = acctops, pg_temp as $$
+  delete from worker where name = the_name
+$$;
