@@ -365,7 +365,7 @@ class DatabaseRuns:
                 for _record in walk.records():
                     pass
                 head, seq = walk.head, walk.seq
-            chain = Chain(first.run, seq, head)
+            chain = Chain(first.run, seq, head, v=first.v)
             at = rfc3339(clock())
             data = b"".join(chain.add(_fresh(record), at) for record in lines)
             sql = (
