@@ -133,6 +133,14 @@ class GroupedJournal:
         """Write a batch and make it durable; raise what keeps it from being so. Runs in the thread."""
         raise NotImplementedError
 
+    def _hand_over(self, batch: Batch) -> None:
+        """Start a commit that somebody blocks for: `_idle` is set at its end."""
+        self._thread.submit(self._commit, batch)
+
+    def _take_off(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Start a commit; return the future of its end, for the loop."""
+        return loop.run_in_executor(self._thread, self._commit, batch)
+
     def _advice(self, error: BaseException) -> str:
         """Return what went wrong for good, and what to do."""
         raise NotImplementedError
@@ -215,7 +223,7 @@ class GroupedJournal:
             raise self._error()
         self._idle.wait()
         if self._lines and self._failure is None:
-            self._thread.submit(self._commit, self._take())
+            self._hand_over(self._take())
             self._idle.wait()
         self._settle()
         if self.broken is not None:
@@ -247,7 +255,7 @@ class GroupedJournal:
                 break
             self._settle()
             if self._lines:
-                self._thread.submit(self._commit, self._take())
+                self._hand_over(self._take())
         if self._idle.is_set():
             self._settle()
         is_whole = self.durable_seq == self._chain.seq
@@ -282,7 +290,7 @@ class GroupedJournal:
         if self._flight is not None or not self._lines or self._closed:
             return
         assert self._loop is not None
-        self._flight = self._loop.run_in_executor(self._thread, self._commit, self._take())
+        self._flight = self._take_off(self._take(), self._loop)
         self._flight.add_done_callback(self._landed)
 
     def _take(self) -> Batch:
@@ -299,10 +307,17 @@ class GroupedJournal:
         try:
             self._write_out(batch)
         except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
+            self._end(batch, 0.0, error)
+        else:
+            self._end(batch, time.perf_counter() - began, None)
+
+    def _end(self, batch: Batch, took_s: float, error: BaseException | None) -> None:
+        """Note the end of a commit; runs in the thread."""
+        if error is not None:
             self._failure = error
         else:
             self._on_disk = (batch.seq, batch.head)
-            self.commit_s += 0.3 * (time.perf_counter() - began - self.commit_s)
+            self.commit_s += 0.3 * (took_s - self.commit_s)
         self._idle.set()
 
     def _landed(self, _flight: asyncio.Future[None]) -> None:

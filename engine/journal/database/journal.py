@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import BusyError, JournalCorruptError, JournalWriteError, UsageError
+from engine.journal.database.courier import Seat, boot_s, courier_of
 from engine.journal.database.link import COMMIT_S, Link, LostError, RefusesError, told, who
 from engine.journal.database.stored import JOURNAL, StoredLines
 from engine.journal.grouped import Batch, GroupedJournal, JournalThread
@@ -39,8 +40,8 @@ SILENT_S = 3.0
 """Seconds of silence after which a run may be taken: its owner's leave has ended, and so has the quota's second."""
 HEARD_S = 1.5
 """Seconds within which an owner was heard of who is said to be alive: a pulse may be late."""
-_PULSE_S = 0.3
-"""Seconds without a commit after which a permit is asked for."""
+_AGAIN_S = 0.3
+"""Seconds after which rows are read again whose reading was cut off."""
 _TAKE_S = 1.0
 """Seconds to wait for a run whose owner is alive, as files do."""
 _FOUND_OUT_S = 15.0
@@ -50,17 +51,9 @@ _APPEND = (
     "select stop, asked from acctops.append(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[], "
     "array[%s], array[%s]::bigint[], array[%s], array[%s]::bytea[], array[%s]::bigint[])"
 )
-_PERMIT = (
-    "select stop, asked from acctops.permit(array[%s], array[%s]::int[], array[%s]::bigint[], array[%s]::bigint[])"
-)
 _HAS_SHARDS = "select exists (select 1 from acctops.shard where run = %s and no > 0)"
 _TAKE_SHARD = "select epoch, seq, head, genesis from acctops.take_shard(%s, %s, %s, %s, %s)"
 _STANDS = "select epoch, seq, head, taken_by, taken_at::text from acctops.shard where run = %s and no = %s"
-
-
-def boot_s() -> float:
-    """Return seconds since this host started, sleep included: what leave is counted by."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _FencedError(Exception):
@@ -91,10 +84,11 @@ class DatabaseJournal(GroupedJournal):
         clock: Callable[[], float],
         no: int = JOURNAL,
     ) -> None:
-        """`link` is its own from now on; `no`: which chain of the run it is."""
+        """`link` is not the caller's any more: it is the courier's, or is closed. `no`: which chain of the run."""
         super().__init__(chain, clock)
-        self._thread = JournalThread(idle=self._pulse, every_s=_PULSE_S)
-        self._link = link
+        self._courier = courier_of(link)
+        self._thread = Seat(self._courier, self)
+        self._link = self._courier.link
         self._run_id = run_id
         self._no = no
         self.epoch = epoch
@@ -315,95 +309,99 @@ class DatabaseJournal(GroupedJournal):
 
     async def is_as_written(self) -> bool:
         """Read all rows once more; return whether they hold what was written, byte for byte. If not, it is `broken`."""
-        await self.durable()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._compare)
+        loop, thread = asyncio.get_running_loop(), JournalThread()
+        try:
+            while True:
+                await self.durable()
+                if not self._idle.is_set():
+                    continue  # more was appended meanwhile
+                written = self._on_disk, self._digest.digest()
+                found = await loop.run_in_executor(thread, self._read_back)
+                if found == written[1]:
+                    break
+                if self._idle.is_set() and self._on_disk == written[0]:
+                    look = f"look at it: acctops journal verify {self._run_id}"
+                    raise _MeddledError(f"was changed in place while the run went on; {look}")
+        except JournalWriteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - `_settle` makes it `broken`
+            self._failure = error
+        finally:
+            thread.shutdown(wait=False)
         self._settle()
         return self.broken is None
 
-    def _compare(self) -> None:
-        digest = sha256()
+    def _read_back(self) -> bytes:
+        """Return the digest of all rows. Has a connection and a thread of its own: the rows may be many."""
+        link = Link(self._link.url, statement_s=0.0)
         try:
             while True:
+                digest = sha256()
                 try:
                     sql = "select lines from acctops.batch where run = %s and no = %s order by first"
-                    for (lines,) in self._link.stream(sql, self._run_id, self._no):
+                    for (lines,) in link.stream(sql, self._run_id, self._no):
                         digest.update(lines)
-                    break
                 except LostError as error:
-                    digest = sha256()
-                    self._wait(error)
-            if digest.digest() != self._digest.digest():
-                look = f"look at it: acctops journal verify {self._run_id}"
-                raise _MeddledError(f"was changed in place while the run went on; {look}")
-        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
-            self._failure = error
+                    self.lost(error)
+                    if self._closed:
+                        raise
+                    time.sleep(_AGAIN_S)
+                else:
+                    return digest.digest()
+        finally:
+            link.close()
 
-    def _write_out(self, batch: Batch) -> None:
-        before = self._on_disk
-        while True:
-            asked = boot_s()
-            try:
-                found = self._link.rows(
-                    _APPEND, self._run_id, self._no, self.epoch, *before, batch.seq, batch.head, batch.data, self._ack
-                )
-                if found:
-                    break
-            except LostError as error:
-                self._wait(error)
-            # The connection was lost before, or just now. What was asked on it may still come true: then the second
-            # asking finds the chain moved.
-            if self._is_there(before, batch):
-                asked = boot_s()
-                found = self._permit()
-                break
-        self._digest.update(batch.data)
-        self._heard(asked, found[0])
+    # A commit: the courier has it, with those of other journals. It calls what follows in its thread.
 
-    def _is_there(self, before: tuple[int, str], batch: Batch) -> bool:
-        """Return whether a commit happened whose answer was lost: the head says so."""
-        while True:
-            try:
-                epoch, seq, head = self._link.rows(_STANDS, self._run_id, self._no)[0][:3]
-            except LostError as error:
-                self._wait(error)
-                continue
-            if (epoch, seq, head) == (self.epoch, batch.seq, batch.head):
-                return True
-            if (epoch, seq, head) == (self.epoch, *before):
-                return False
-            self._fenced()
+    def _hand_over(self, batch: Batch) -> None:
+        self._courier.commit(self, self._on_disk, batch, None)
 
-    def _permit(self) -> list[tuple[Any, ...]]:
-        while True:
-            try:
-                found = self._link.rows(_PERMIT, self._run_id, self._no, self.epoch, self._ack)
-            except LostError as error:
-                self._wait(error)
-            else:
-                if not found:
-                    self._fenced()
-                return found
+    def _take_off(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        flight = loop.create_future()
+        self._courier.commit(self, self._on_disk, batch, flight)
+        return flight
 
-    def _pulse(self) -> None:
-        """Ask for a permit: nothing was written for a while. Runs in the thread."""
-        if self._failure is not None or self._closed:
-            return
-        asked = boot_s()
-        try:
-            found = self._link.rows(_PERMIT, self._run_id, self._no, self.epoch, self._ack)
-            if not found:
-                self._fenced()
-            self._heard(asked, found[0])
-        except LostError as error:
-            self._lost(error)
-        except BaseException as error:  # noqa: BLE001 - `_settle` makes it `broken`
-            self._failure = error
-            if (loop := self._loop) is not None:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(self._settle)
+    @property
+    def key(self) -> tuple[str, int]:
+        """Its run, and the number of its chain."""
+        return self._run_id, self._no
+
+    @property
+    def ack(self) -> int | None:
+        """Number of the last request that is carried out here; None: nothing is said of it."""
+        return self._ack
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it asks for nothing more."""
+        return self._failure is not None
+
+    @property
+    def asked_at(self) -> float:
+        """When it last asked for leave and got it, by `boot_s`."""
+        return self._leave_until - LEAVE_S
+
+    def landed(self, batch: Batch, error: BaseException | None) -> None:
+        """Note the end of a commit: durable, or why it is not."""
+        if error is None:
+            self._digest.update(batch.data)
+        elif not isinstance(error, LostError):
+            self._leave_until = 0.0
+        self._end(batch, time.monotonic() - self._began_at, error)
+
+    def refused(self, error: BaseException) -> None:
+        """Note that nothing can be appended any more, and tell the loop."""
+        self._leave_until = 0.0
+        self._failure = error
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._settle)
+
+    def heard(self, asked: float, row: tuple[Any, ...] | None) -> None:
+        """Take in an answer: leave to send, and what people ask. Any: what its columns are."""
+        self._heard(asked, row)
 
     def _heard(self, asked: float, row: tuple[Any, ...] | None) -> None:
-        """Take in an answer: leave to send, and what people ask."""
         self._leave_until = asked + LEAVE_S
         self._trouble, self._lost_at = "", None
         if row is None:
@@ -414,26 +412,18 @@ class DatabaseJournal(GroupedJournal):
                 self.requests = self.read_requests(self._link)
                 self._asked_no = row[1]
 
-    def _lost(self, error: LostError) -> None:
+    def lost(self, error: LostError) -> None:
+        """Note that the database does not answer, and since when."""
         self._trouble = str(error)
         if self._lost_at is None:
             self._lost_at = time.monotonic()
 
-    def _wait(self, error: LostError) -> None:
-        """Wait a moment for the database to be back; raise if the journal was left meanwhile."""
-        self._lost(error)
-        if self._closed:
-            raise error
-        time.sleep(min(1.0, 0.1 + (time.monotonic() - (self._lost_at or 0.0)) / 5))
-
-    def _fenced(self) -> None:
-        """Raise the error that says who has the run now."""
-        self._leave_until = 0.0
-        found = self._link.rows(_STANDS, self._run_id, self._no)
-        epoch, _, _, taken_by, at = found[0] if found else (0, 0, "", "", "")
-        if not found or epoch == self.epoch:
-            raise _MeddledError("was changed by somebody else while the run went on: its rows are not what was written")
-        raise _FencedError(f"was taken by {taken_by} at {at[:19]}Z, as it was silent")
+    def why_not(self, stands: tuple[Any, ...] | None) -> Exception:
+        """Return why a chain that stands so is not this journal's any more. Any: what the columns are."""
+        if stands is None or stands[0] == self.epoch:
+            words = "was changed by somebody else while the run went on: its rows are not what was written"
+            return _MeddledError(words)
+        return _FencedError(f"was taken by {stands[3]} at {stands[4][:19]}Z, as it was silent")
 
     def _advice(self, error: BaseException) -> str:
         if isinstance(error, _FencedError):
@@ -455,7 +445,7 @@ class DatabaseJournal(GroupedJournal):
             gone.result(1.0 if self._idle.is_set() else 0.0)
         self._thread.shutdown(wait=False)
 
-    def _farewell(self) -> tuple[Any, ...]:
+    def farewell(self) -> tuple[Any, ...]:
         """Return what gives the chain back in order. Any: a statement and its parameters."""
         mine = (self._run_id, self._no, self.epoch)
         if self.parting == "close":
@@ -466,10 +456,7 @@ class DatabaseJournal(GroupedJournal):
         return ("select acctops.release(%s, %s, %s)", *mine)
 
     def _close_files(self) -> None:
-        with suppress(LostError, RefusesError):
-            if self._failure is None:
-                self._link.rows(*self._farewell())
-        self._link.close()
+        self._courier.leave(self)
 
 
 class _Digesting(StoredLines):

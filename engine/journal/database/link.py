@@ -55,11 +55,15 @@ class NoSchemaError(ConfigError):
 class Link:
     """A connection that is made when it is needed, and anew once it was lost. Several threads may use it."""
 
-    def __init__(self, url: str, *, statement_s: float = 0.0) -> None:
-        """`statement_s`: seconds that a statement has; 0: as long as it takes."""
+    def __init__(self, url: str, *, statement_s: float = 0.0, waits_for_disk: bool = True) -> None:
+        """`statement_s`: seconds that a statement has; 0: as long as it takes.
+
+        `waits_for_disk`: whether what it does is durable once it is answered.
+        """
         self.url = url
         self.words = url_words(url)
         self._statement_s = statement_s
+        self._synchronous = "on" if waits_for_disk else "off"
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._pid = 0
@@ -111,7 +115,7 @@ class Link:
         if self._connection is not None and self._pid == os.getpid() and _has_ended(self._connection):
             self.close()
         if self._connection is None or self._connection.closed or self._pid != os.getpid():
-            options = "-c synchronous_commit=on -c client_encoding=UTF8 -c timezone=UTC"
+            options = f"-c synchronous_commit={self._synchronous} -c client_encoding=UTF8 -c timezone=UTC"
             options += (
                 f" -c statement_timeout={int(self._statement_s * 1000)} -c idle_in_transaction_session_timeout=60000"
             )

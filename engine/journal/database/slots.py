@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.journal.database.link import Link, LostError, RefusesError
 from engine.journal.grouped import JournalThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    _Answer = tuple[asyncio.Future[float], float, Exception | None]
 
 _ANSWER_S = 1.0
 """Seconds that an answer may take. Without one the process goes by its own pace; no call leaves without leave."""
@@ -25,53 +28,58 @@ _STATEMENT_S = 5.0
 """Seconds that a question has at the server, so that one which hangs ends."""
 _REMEMBERED = 50
 _TRIES = 5
-_SLOT = "select acctops.slot(%s, %s, %s, %s, %s)"
+_SLOTS = (
+    "select i.n, acctops.slot(i.lane, i.depth, i.interval_s, i.window_s, i.late_s) from unnest("
+    "%s::text[], %s::int[], %s::float8[], %s::float8[], %s::float8[]) "
+    "with ordinality as i(lane, depth, interval_s, window_s, late_s, n)"
+)
 _LEAST_LATE_S, _MOST_LATE_S = 0.002, 0.25
+
+
+class _Question(NamedTuple):
+    """What is asked of one lane, and the future of who waits for the answer."""
+
+    args: tuple[str, int, float, float, float]
+    answer: asyncio.Future[float]
 
 
 class Asker:
     """Asks a database for the slots of all lanes of this process, on a connection and in a thread of its own.
 
-    The thread is a daemon, so a server that hangs keeps no process from ending, and holds up no other thread.
+    All questions that wait are one statement. The thread is a daemon, so a server that hangs keeps no process from
+    ending, and holds up no other thread.
     """
 
     def __init__(self, url: str) -> None:
-        self._link = Link(url, statement_s=_STATEMENT_S)
+        # A slot need not outlive a crash of the server. It cuts all connections, and then every process goes by its
+        # own pace anyway, for as long as its leave lasts: a second at most.
+        self._link = Link(url, statement_s=_STATEMENT_S, waits_for_disk=False)
         self._thread = JournalThread()
-        self._under_way = 0
+        self._lock = threading.Lock()
+        self._waiting: list[_Question] = []
+        self._is_asking = False
         self._hangs = False
         """Whether the last question got no answer in time."""
 
-    async def ask(self, *args: Any) -> float:
-        """Return how many seconds to wait; TimeoutError or LostError without an answer. Any: as the function has it.
+    async def ask(self, lane: str, depth: int, interval_s: float, window_s: float, late_s: float) -> float:
+        """Return how many seconds to wait; TimeoutError, LostError or RefusesError without an answer.
 
         While a question hangs no other is asked.
         """
-        if self._hangs and self._under_way:
+        if self._hangs and self._is_asking:
             raise TimeoutError
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[float] = loop.create_future()
-
-        def give(wait_s: float | None, error: Exception | None) -> None:
-            if not answer.done():  # nobody may wait for it any more
-                answer.set_result(wait_s or 0.0) if error is None else answer.set_exception(error)
-
-        def work() -> None:
-            wait_s: float | None = None
-            failed: Exception | None = None
-            try:
-                wait_s = float(self._link.rows(_SLOT, *args)[0][0])
-            except Exception as error:  # noqa: BLE001 - whoever asked raises it
-                failed = error
-            self._under_way -= 1
-            with suppress(RuntimeError):  # that loop is closed by now
-                loop.call_soon_threadsafe(give, wait_s, failed)
-
-        self._under_way += 1
-        self._thread.submit(work)
-        self._hangs = True
-        async with asyncio.timeout(_ANSWER_S):
-            wait_s = await answer
+        answer: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.append(_Question((lane, depth, interval_s, window_s, late_s), answer))
+            starts, self._is_asking = not self._is_asking, True
+        if starts:
+            self._thread.submit(self._go_on)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                wait_s = await answer
+        except TimeoutError:
+            self._hangs = True
+            raise
         self._hangs = False
         return wait_s
 
@@ -79,6 +87,49 @@ class Asker:
         """End the thread and the connection; a question that hangs is not waited for."""
         self._thread.shutdown(wait=False)
         self._link.close()
+
+    def _go_on(self) -> None:
+        """Ask until no question waits; runs in the thread."""
+        while True:
+            with self._lock:
+                questions, self._waiting = self._waiting, []
+                if not questions:
+                    self._is_asking = False
+                    return
+            # A slot for somebody who has given up would be left empty. Processes lock lanes in the same order.
+            wanted = sorted((each for each in questions if not each.answer.done()), key=lambda each: each.args[0])
+            if wanted:
+                _give(self._answers(wanted))
+
+    def _answers(self, questions: Sequence[_Question]) -> list[_Answer]:
+        try:
+            lanes, depths, intervals, windows, lates = zip(*(each.args for each in questions), strict=True)
+            rows = self._link.rows(_SLOTS, *map(list, (lanes, depths, intervals, windows, lates)))
+            waits = {number: float(wait_s) for number, wait_s in rows}
+            return [(each.answer, waits[number], None) for number, each in enumerate(questions, 1)]
+        except RefusesError as error:
+            if len(questions) == 1:
+                return [(questions[0].answer, 0.0, error)]
+            # One of them is refused, and so the statement: no slot was taken.
+            return [found for each in questions for found in self._answers([each])]
+        except Exception as error:  # noqa: BLE001 - whoever asked raises it
+            return [(each.answer, 0.0, error) for each in questions]
+
+
+def _give(answers: Sequence[_Answer]) -> None:
+    """Give answers to those who wait, each loop woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+    for found in answers:
+        loops.setdefault(found[0].get_loop(), []).append(found)
+    for loop, of_loop in loops.items():
+        with suppress(RuntimeError):  # that loop is closed by now
+            loop.call_soon_threadsafe(_set_all, of_loop)
+
+
+def _set_all(answers: Sequence[_Answer]) -> None:
+    for answer, wait_s, error in answers:
+        if not answer.done():  # nobody may wait for it any more
+            answer.set_result(wait_s) if error is None else answer.set_exception(error)
 
 
 _ASKERS: dict[str, Asker] = {}
