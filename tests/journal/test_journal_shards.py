@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from engine.errors import JournalCorruptError, UsageError
+from engine.errors import AcctopsError, JournalCorruptError, UsageError
 from engine.journal import reader, records
 from engine.journal.copies import copy_run
 from engine.journal.ledger import Entry, Ledger
@@ -449,3 +449,31 @@ def test_a_call_left_out_while_its_shard_settled_it_is_counted_once(tmp_path: Pa
         write(tmp_path / "journal.jsonl", [own, *shards], seed)
         reader.verify(tmp_path / "journal.jsonl")
         reader.replay(tmp_path / "journal.jsonl")
+
+
+NONSENSE = (None, True, -1, 0, 1, 2, 10**30, 1.5, "", "x", "\udcff", [], ["x"], [["x", "y"]], {}, {"1": "x"}, {"x": 1})
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_well_sealed_nonsense_in_a_stream_gives_no_traceback(tmp_path: Path, seed: int) -> None:
+    """Whatever stands in a field, the reader reads it, or says in words why not."""
+    rng = Random(seed)
+    lines = divided(story(12), seed)[0].splitlines()
+    special = [at for at, line in enumerate(lines) if any(kind in line for kind in (b'"shard"', b'"heads"', b'"run",'))]
+    for _ in range(10):
+        at = rng.choice(special)
+        fields = json.loads(lines[at])
+        key = rng.choice([name for name in fields if name != "hash"])
+        fields[key] = rng.choice(NONSENSE)
+        line = json.dumps(fields, separators=(",", ":")).encode()
+        try:
+            changed = resealed([each + b"\n" for each in (*lines[:at], line, *lines[at + 1 :])])
+        except ValueError:  # no number of a shard
+            changed = [each + b"\n" for each in (*lines[:at], line, *lines[at + 1 :])]
+        path = tmp_path / "journal.jsonl"
+        path.write_bytes(b"".join(changed))
+        for look in (reader.verify, reader.replay, reader.last_end, reader.last_holder, reader.readable_calls):
+            try:
+                look(path)  # type: ignore[operator]
+            except AcctopsError as error:
+                assert str(path) in str(error)
