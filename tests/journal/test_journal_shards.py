@@ -21,7 +21,7 @@ from engine.journal.lines import GENESIS, Chain, decode, decode_block, decode_ch
 from engine.journal.records import AnyRecord
 from engine.journal.shards import counts_for_run, members, shard_ledger
 from engine.journal.store import RunStore
-from engine.model import CallId
+from engine.model import CallId, RunId
 from engine.report.course import Course
 from tests.support.command import Desk
 from tests.support.journals import (
@@ -413,7 +413,7 @@ def test_a_stream_in_a_file_is_a_run_like_any_other(desk: Desk, tmp_path: Path) 
     store = RunStore(desk.state)
     lines = [line for line in story(18) if not isinstance(line, records.Approved)]
     text, written = divided(timed(lines), 3)
-    path = store.path(RUN)
+    path = store.path(RunId(RUN))
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_bytes(text + b'{"v":2,"torn')
     path.chmod(0o600)
@@ -429,10 +429,15 @@ def test_a_stream_in_a_file_is_a_run_like_any_other(desk: Desk, tmp_path: Path) 
     assert shown.code == 0 and f"its 3 shards have {said['shard_lines']} lines beside" in shown.text
     assert desk.run("report", RUN, "--json").json["counts"] == Ledger.of(map(copied, _counting(written))).counts()
     assert desk.run("status", RUN).code == 0
+    last = written[-1]
+    store.list_end(RunId(RUN), head=last.hash, lines=last.seq, exit_code=1, clock=lambda: NOW)
+    listed = desk.run("journal", "verify", RUN)
+    assert listed.code == 0 and f"as line 1 of heads.jsonl lists it, up to line {last.seq}" in listed.text
+    assert desk.run("journal", "verify", "--all").code == 0
     copy = copy_run(path.parent, tmp_path / "copy")
     assert copy.journal.read_bytes() == text and copy.has_end()
     assert copy.replay().heads == reader.replay(path).heads
-    store.add_aside(RUN, [records.Note(what="continued_by", data={"run": "later"})], clock=lambda: NOW)
+    store.add_aside(RunId(RUN), [records.Note(what="continued_by", data={"run": "later"})], clock=lambda: NOW)
     first = reader.first_record(path)
     (beside,) = reader.read_aside(path, first)
     assert (beside.v, beside.shard) == (2, 0)
