@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from engine.errors import JournalCorruptError, UsageError
+from engine.errors import AcctopsError, JournalCorruptError, UsageError
 from engine.journal import reader, records
 from engine.journal.copies import copy_run
 from engine.journal.ledger import Entry, Ledger
@@ -21,7 +21,7 @@ from engine.journal.lines import GENESIS, Chain, decode, decode_block, decode_ch
 from engine.journal.records import AnyRecord
 from engine.journal.shards import counts_for_run, members, shard_ledger
 from engine.journal.store import RunStore
-from engine.model import CallId
+from engine.model import CallId, RunId
 from engine.report.course import Course
 from tests.support.command import Desk
 from tests.support.journals import (
@@ -413,7 +413,7 @@ def test_a_stream_in_a_file_is_a_run_like_any_other(desk: Desk, tmp_path: Path) 
     store = RunStore(desk.state)
     lines = [line for line in story(18) if not isinstance(line, records.Approved)]
     text, written = divided(timed(lines), 3)
-    path = store.path(RUN)
+    path = store.path(RunId(RUN))
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_bytes(text + b'{"v":2,"torn')
     path.chmod(0o600)
@@ -429,10 +429,15 @@ def test_a_stream_in_a_file_is_a_run_like_any_other(desk: Desk, tmp_path: Path) 
     assert shown.code == 0 and f"its 3 shards have {said['shard_lines']} lines beside" in shown.text
     assert desk.run("report", RUN, "--json").json["counts"] == Ledger.of(map(copied, _counting(written))).counts()
     assert desk.run("status", RUN).code == 0
+    last = written[-1]
+    store.list_end(RunId(RUN), head=last.hash, lines=last.seq, exit_code=1, clock=lambda: NOW)
+    listed = desk.run("journal", "verify", RUN)
+    assert listed.code == 0 and f"as line 1 of heads.jsonl lists it, up to line {last.seq}" in listed.text
+    assert desk.run("journal", "verify", "--all").code == 0
     copy = copy_run(path.parent, tmp_path / "copy")
     assert copy.journal.read_bytes() == text and copy.has_end()
     assert copy.replay().heads == reader.replay(path).heads
-    store.add_aside(RUN, [records.Note(what="continued_by", data={"run": "later"})], clock=lambda: NOW)
+    store.add_aside(RunId(RUN), [records.Note(what="continued_by", data={"run": "later"})], clock=lambda: NOW)
     first = reader.first_record(path)
     (beside,) = reader.read_aside(path, first)
     assert (beside.v, beside.shard) == (2, 0)
@@ -449,3 +454,31 @@ def test_a_call_left_out_while_its_shard_settled_it_is_counted_once(tmp_path: Pa
         write(tmp_path / "journal.jsonl", [own, *shards], seed)
         reader.verify(tmp_path / "journal.jsonl")
         reader.replay(tmp_path / "journal.jsonl")
+
+
+NONSENSE = (None, True, -1, 0, 1, 2, 10**30, 1.5, "", "x", "\udcff", [], ["x"], [["x", "y"]], {}, {"1": "x"}, {"x": 1})
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_well_sealed_nonsense_in_a_stream_gives_no_traceback(tmp_path: Path, seed: int) -> None:
+    """Whatever stands in a field, the reader reads it, or says in words why not."""
+    rng = Random(seed)
+    lines = divided(story(12), seed)[0].splitlines()
+    special = [at for at, line in enumerate(lines) if any(kind in line for kind in (b'"shard"', b'"heads"', b'"run",'))]
+    for _ in range(10):
+        at = rng.choice(special)
+        fields = json.loads(lines[at])
+        key = rng.choice([name for name in fields if name != "hash"])
+        fields[key] = rng.choice(NONSENSE)
+        line = json.dumps(fields, separators=(",", ":")).encode()
+        try:
+            changed = resealed([each + b"\n" for each in (*lines[:at], line, *lines[at + 1 :])])
+        except ValueError:  # no number of a shard
+            changed = [each + b"\n" for each in (*lines[:at], line, *lines[at + 1 :])]
+        path = tmp_path / "journal.jsonl"
+        path.write_bytes(b"".join(changed))
+        for look in (reader.verify, reader.replay, reader.last_end, reader.last_holder, reader.readable_calls):
+            try:
+                look(path)  # type: ignore[operator]
+            except AcctopsError as error:
+                assert str(path) in str(error)
