@@ -27,8 +27,8 @@ def migrated(url: str) -> tuple[Migrated, bool]:
     """
     if (problem := url_problem(url)) is not None:
         raise UsageError(f"--database: the URL {problem}")
+    from engine.journal.database.dispatch import is_installed, migrate_dispatch
     from engine.journal.database.versions import migrate  # here: who has no database needs no psycopg
-    from engine.workers.dispatch import is_installed, migrate_dispatch
 
     done = migrate(url)
     if is_installed():
@@ -82,7 +82,7 @@ def findings(url: str) -> Iterator[tuple[str, str]]:
     if abs(found.ahead_s) > _CLOCK_S:
         side = "ahead of" if found.ahead_s > 0 else "behind"
         yield "warn", f"its clock is {abs(found.ahead_s):,.0f} s {side} this one; nothing depends on it but times shown"
-    from engine.workers.dispatch import check_dispatch, is_installed
+    from engine.journal.database.dispatch import check_dispatch, is_installed
 
     if is_installed() and (problem := check_dispatch(url)) is not None:
         yield "warn", f"no worker can begin here: {problem}"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.journal.protocols import Offer, ShardJournal
     from engine.model import LaneSlots
     from engine.operations.session import Conductor
-    from engine.workers.worker import Host
+    from engine.workers.host import Host
 
 LOOK_S = 0.5
 """Seconds between two looks for shards that the lane may take."""

@@ -24,7 +24,7 @@ from engine.workers.steering import LeadRequests
 if TYPE_CHECKING:
     from engine.journal.reader import Replay
     from engine.operations.session import Conductor
-    from engine.workers.worker import Host
+    from engine.workers.host import Host
 
 AGAIN_S = 2.0
 """Seconds after which a run is tried again that somebody else has, or whose database does not answer."""

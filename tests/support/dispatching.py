@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine.workers.dispatch import Dispatcher
+from engine.journal.database.dispatch import Dispatcher
 
 ROOT = Path(__file__).parents[2]
 

@@ -224,14 +224,14 @@ def who() -> str:
     return clean(f"process {os.getpid()} on {os.uname().nodename} ({name})", 200)
 
 
-_LINKS: dict[str, Link] = {}
+_LINKS: dict[tuple[str, float], Link] = {}
 
 
-def link_to(url: str) -> Link:
-    """Return the connection of this process for all but commits."""
+def link_to(url: str, statement_s: float = 0.0) -> Link:
+    """Return the connection of this process for all but commits; `statement_s` as `Link` takes it."""
     if not _LINKS:
         atexit.register(close_links)
-    return _LINKS.setdefault(url, Link(url))
+    return _LINKS.setdefault((url, statement_s), Link(url, statement_s=statement_s))
 
 
 def close_links() -> None:

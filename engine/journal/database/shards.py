@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine import __version__
 from engine.errors import UsageError
 from engine.journal.database.journal import DatabaseJournal
-from engine.journal.database.link import COMMIT_S, Link, Rows, names_of, told, who
+from engine.journal.database.link import COMMIT_S, Rows, link_to, names_of, told, who
 from engine.journal.database.runs import journal_here, requests_of
 from engine.journal.database.versions import check_version
 from engine.journal.protocols import LeadState, Offer, ShardRow, WorkerRow
@@ -87,7 +87,7 @@ class _Asking:
     def __init__(self, url: str) -> None:
         check_version(url)
         self._url = url
-        self._link = Link(url, statement_s=COMMIT_S)
+        self._link = link_to(url, COMMIT_S)
 
     def _rows(self, sql: str, *args: Any) -> Rows:
         # Any: what the parameters are.
