@@ -227,6 +227,7 @@ class Courier:
                 if time.monotonic() >= self._pulse_at:
                     self._ask_permits()
             except BaseException as error:  # noqa: BLE001 - nobody may wait for ever for what has failed here
+                self._pulse_at = time.monotonic() + _PULSE_S
                 for parcel in self._parcels:
                     self._land(parcel, error)
             if self._lost_at:
@@ -319,11 +320,15 @@ class Courier:
                 self._land(parcel, sender.why_not(row))
         for parcel in there:
             asked = boot_s()
-            found = self._permit([parcel.sender])
-            if (row := found.get(parcel.sender.key)) is not None:
-                self._arrived(parcel, asked, row)
-            else:
-                self._land(parcel, self._why_not(parcel.sender))
+            try:
+                if (row := self._permit([parcel.sender]).get(parcel.sender.key)) is not None:
+                    self._arrived(parcel, asked, row)
+                else:
+                    self._land(parcel, self._why_not(parcel.sender))
+            except LostError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the journal is told
+                self._land(parcel, error)
 
     def _arrived(self, parcel: _Parcel, asked: float, row: Row) -> None:
         error: BaseException | None = None
