@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ _STATEMENT_S = 5.0
 _NOTED_S = 5.0
 """Seconds that `drain` waits until DBOS has noted the ends of sessions."""
 _SAID_S = 60.0
+_FIRST = 4
+"""Sessions that a worker takes at once if it has none of the queue, else as many as it has: others get theirs, and
+many are taken within a few looks."""
 _THREADS = 16
 """Threads of DBOS that write ends of sessions. Sessions themselves need none."""
 _CONNECTIONS = 8
@@ -347,7 +351,8 @@ class Dispatcher:
     One a process at a time. `name` is the worker's, and unique a process start: by it others see whose a session is.
     `lanes` and `runs` carry out one session each, of the lane or run they are given; None: no run sessions here.
     `queues`: identities whose sessions are taken. `most_lanes`: lane sessions at once, of all queues together; two
-    queues that are looked at in the same moment may take one another's last places. Runs are not counted.
+    queues that are looked at in the same moment may take one another's last places. Runs are not counted. Nobody takes
+    all at once: each look takes at most as many sessions as go on, or four, so that workers share what waits.
     `version`: as `VERSION`. `say`: told on the loop what of DBOS is worth a person's attention, in words, each at most
     once a minute; None: nobody is.
 
@@ -545,15 +550,13 @@ class Dispatcher:
 
     def _limit(self) -> None:
         """Say how many sessions DBOS may have of each queue. It counts those of a queue, we those of all."""
-        if self._is_draining:
-            limits = dict.fromkeys(self._queues, 0)
-        else:
-            lanes = [queue for _, queue in self._going.values() if queue in self._lane_queues]
-            limits = {
-                name: max(0, self._most_lanes - sum(queue != name for queue in lanes)) for name in self._lane_queues
-            }
-        for name, most in limits.items():
-            self._queues[name]._worker_concurrency = most
+        going = Counter(queue for _, queue in self._going.values())
+        free = self._most_lanes - sum(going[name] for name in self._lane_queues)
+        for name, queue in self._queues.items():
+            more = max(_FIRST, going[name])
+            if name in self._lane_queues:
+                more = max(0, min(more, free))
+            queue._worker_concurrency = 0 if self._is_draining else going[name] + more
 
     def _tell(self, words: str) -> None:
         """Tell a person, from any thread."""
