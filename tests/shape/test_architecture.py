@@ -33,7 +33,7 @@ PACKAGES: dict[str, str] = {
     "operations": "errors model evidence outside api journal pacing credentials cloud inputs planning run "
     "report schedule simulator",
     "workers": "errors model api journal cloud credentials inputs run operations",
-    "cli": "errors model outside api journal inputs planning run report simulator operations workers",
+    "cli": "errors model outside api journal inputs planning report simulator operations workers",
     "__main__": "cli",
 }
 """Within itself a package imports as it likes, but in no circle."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import time
-import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,11 @@ from msgspec import Struct
 
 from engine.errors import ConfigError, JournalWriteError, UsageError
 from engine.journal import control
+from engine.journal.database.asked import LIVE_JOURNALS, journal_here, requests_of
 from engine.journal.database.claims import claimed
 from engine.journal.database.journal import HEARD_S, DatabaseJournal
 from engine.journal.database.link import Link, LostError, Rows, link_to, names_of, told, who
+from engine.journal.database.shards import Shards
 from engine.journal.database.slots import DatabaseSlots, asker_of
 from engine.journal.database.stored import ASIDE, Kept, StoredLines
 from engine.journal.database.versions import check_version
@@ -70,8 +71,6 @@ _HEADS = (
     "from acctops.run r where r.id = any(%s)"
 )
 
-_LIVE_JOURNALS: weakref.WeakValueDictionary[tuple[str, str], DatabaseJournal] = weakref.WeakValueDictionary()
-"""Journals that this process has open: what is asked of their runs comes with the answers to their commits."""
 _TOKENS: dict[str, str] = {}
 """Tokens of the claims that this process holds, by run."""
 
@@ -305,8 +304,6 @@ class DatabaseRuns:
 
     def board(self) -> Board | None:
         """Return where its runs are handed to workers."""
-        from engine.journal.database.shards import Shards
-
         return Shards(self._url, self)
 
     # Writing.
@@ -350,7 +347,7 @@ class DatabaseRuns:
 
     def _opened(self, run_id: str, journal: DatabaseJournal) -> DatabaseJournal:
         journal.read_requests = lambda link: requests_of(link, run_id)
-        _LIVE_JOURNALS[self._url, run_id] = journal
+        LIVE_JOURNALS[self._url, run_id] = journal
         return journal
 
     def add_aside(self, run_id: str, lines: Sequence[AnyRecord], *, clock: Callable[[], float]) -> None:
@@ -516,18 +513,6 @@ class DatabaseRuns:
         from engine.journal.heads import seal_line
 
         self._write("select acctops.add_seal(%s, %s)", self.simulated, seal_line(seal))
-
-
-def journal_here(url: str, run_id: str) -> DatabaseJournal | None:
-    """Return the journal of a run, if this process has it open."""
-    journal = _LIVE_JOURNALS.get((url, run_id))
-    return journal if journal is not None and not journal.is_closed else None
-
-
-def requests_of(link: Link, run_id: str) -> tuple[Asked, ...]:
-    """Return what people ask of a run."""
-    rows = link.rows("select name, by, wish from acctops.request where run = %s order by name", run_id)
-    return tuple(control.asked_of(name, by, bytes(wish)) for name, by, wish in rows)
 
 
 def _fresh(record: AnyRecord) -> AnyRecord:

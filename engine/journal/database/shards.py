@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.errors import UsageError
+from engine.journal.database.asked import journal_here, requests_of
 from engine.journal.database.journal import DatabaseJournal
 from engine.journal.database.link import COMMIT_S, Rows, link_to, names_of, told, who
-from engine.journal.database.runs import journal_here, requests_of
 from engine.journal.database.versions import check_version
 from engine.journal.protocols import LeadState, Offer, ShardRow, WorkerRow
 from engine.outside.databaseurls import url_words
