@@ -103,8 +103,14 @@ def up(postgres: Postgres) -> None:
 
 def stopped(journal: DatabaseJournal) -> threading.Event:
     """Let a journal's process be as if it were stopped, until the event is set: it asks for no permit."""
-    go_on = threading.Event()
-    journal._thread.submit(go_on.wait)
+    began, go_on = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        began.set()
+        go_on.wait()
+
+    journal._thread.submit(stop)
+    assert began.wait(10), "a permit that was under way would be heard of later"
     return go_on
 
 
@@ -386,6 +392,28 @@ def test_the_session_of_a_run_closes_what_nobody_works_on(postgres: Postgres, da
     lives.close()
     assert shards.close(lives) and shards.close_idle(run_id, run.epoch) == 0
     run.close()
+
+
+@pytest.mark.usefixtures("up")
+def test_a_run_lives_while_any_lane_works_on_it(postgres: Postgres, database: str, shards: Shards) -> None:
+    """Then no other claim may take its place; once all are silent all are fenced, and nothing of it is offered."""
+    run_id, run = offer(database, shards)
+    mine, _ = taken(shards, run_id, 1)
+    run.close()
+    assert runs_of(database).is_live(run_id)
+    link = Link(database)
+    assert link.rows("select acctops.fence(%s, 'me', 2.0)", run_id) == [(False,)]
+    mine.append_now(sent(0))
+    go_on = stopped(mine)
+    silence(postgres, database, run_id)
+    assert not runs_of(database).is_live(run_id)
+    assert link.rows("select acctops.fence(%s, 'me', 2.0)", run_id) == [(True,)]
+    go_on.set()
+    with pytest.raises(JournalWriteError, match="was taken by me"):
+        mine.append_now(settled(0))
+    mine.close()
+    assert nos(shards, A) == [] and not any(row.is_open for row in shards.rows(run_id))
+    link.close()
 
 
 def test_rows_of_a_shard_that_were_removed_are_found(postgres: Postgres, database: str, shards: Shards) -> None:

@@ -31,7 +31,8 @@ _GATE = "select pg_advisory_xact_lock(720575940, 2)"
 _OTHERS = (
     "select c.run, c.digest, c.path, c.action, c.keep_admins, c.calls, "
     "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.at), 1e9)), greatest(c.at, s.at)::text "
-    "from acctops.claim c left join acctops.shard s on s.run = c.run and s.no = 0 and s.owner is not null "
+    "from acctops.claim c left join lateral (select max(x.at) as at from acctops.shard x "
+    "where x.run = c.run and x.no >= 0 and x.owner is not null) s on true "
     "where c.simulated = %s order by c.run"
 )
 

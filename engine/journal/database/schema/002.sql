@@ -110,13 +110,33 @@ language sql security definer set search_path = acctops, pg_temp as $$
    where id = the_run returning true;
 $$;
 
--- A run that workers have is live, whoever leads it at this moment.
-create or replace function acctops.is_live(the_run text, patience_s float8) returns boolean
+-- Whether the owner of any of a run's chains was heard of lately.
+create function acctops.is_heard(the_run text, patience_s float8) returns boolean
 language sql stable set search_path = acctops, pg_temp as $$
   select exists (select 1 from acctops.shard s
-                  where s.run = the_run and s.no = 0 and s.owner is not null and acctops.silent_s(s.at) < patience_s)
+                  where s.run = the_run and s.no >= 0 and s.owner is not null and acctops.silent_s(s.at) < patience_s)
+$$;
+
+-- A run lives while it is heard of, and as long as workers have it, whoever works on it at this moment.
+create or replace function acctops.is_live(the_run text, patience_s float8) returns boolean
+language sql stable set search_path = acctops, pg_temp as $$
+  select acctops.is_heard(the_run, patience_s)
       or exists (select 1 from acctops.run r where r.id = the_run and r.submitted)
 $$;
+
+-- As before; a run for workers is taken from them, too, with all its shards.
+create or replace function acctops.fence(the_run text, who text, patience_s float8) returns boolean
+language plpgsql security definer set search_path = acctops, pg_temp as $$
+begin
+  perform 1 from shard s where s.run = the_run and s.no >= 0 order by s.no for update;
+  if is_heard(the_run, patience_s) then return false; end if;
+  update shard s set epoch = s.epoch + 1, owner = null, lane = null, open = false, taken_by = who,
+                     taken_at = clock_timestamp()
+   where s.run = the_run and s.no >= 0;
+  update run set submitted = false where id = the_run;
+  delete from claim c where c.run = the_run;
+  return true;
+end $$;
 
 create function acctops.withdraw(the_run text) returns boolean
 language sql security definer set search_path = acctops, pg_temp as $$
