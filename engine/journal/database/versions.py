@@ -121,7 +121,8 @@ def _bring_up(link: Link, before: int) -> None:
         f"grant usage on schema acctops to {WORKER}, {READER};"
         f"grant select on all tables in schema acctops to {WORKER}, {READER};"
         f"grant execute on all functions in schema acctops to {WORKER};"
-        f"grant execute on function acctops.silent_s(timestamptz), acctops.is_live(text, float8), acctops.is_heard(text, float8), acctops.place() "
+        f"grant execute on function acctops.silent_s(timestamptz), acctops.is_live(text, float8), "
+        f"acctops.is_heard(text, float8), acctops.place() "
         f"to {READER}"
     )
 
