@@ -397,7 +397,7 @@ def test_a_standby_is_looked_at_and_nothing_more(desk: Desk, postgres: Postgres,
 
 def test_tls_is_checked_as_the_url_says(desk: Desk, postgres: Postgres, database: str, tmp_path: Path) -> None:
     """verify-full with the right authority connects, and doctor has no word about it; with another one nothing does."""
-    from engine.workers.dispatch import migrate_dispatch
+    from engine.journal.database.dispatch import migrate_dispatch
     from tests.cloud.test_transport import CERTIFICATE, KEY
 
     migrate_dispatch(postgres.url(name_of(database)))

@@ -406,8 +406,9 @@ def test_a_run_lives_while_any_lane_works_on_it(postgres: Postgres, database: st
     mine.append_now(sent(0))
     go_on = stopped(mine)
     silence(postgres, database, run_id)
-    assert not runs_of(database).is_live(run_id)
+    assert runs_of(database).is_live(run_id), "workers still have it, and may go on with it at any moment"
     assert link.rows("select acctops.fence(%s, 'me', 2.0)", run_id) == [(True,)]
+    assert not runs_of(database).is_live(run_id)
     go_on.set()
     with pytest.raises(JournalWriteError, match="was taken by me"):
         mine.append_now(settled(0))
@@ -473,27 +474,27 @@ def test_which_lanes_and_runs_have_no_session(postgres: Postgres, database: str,
     run_id, run = begin(database, 3, waves=True)
     for no in (1, 2, 3):
         silence(postgres, database, run_id, no)
-    assert shards.stale() == ([], []), "not submitted"
+    assert shards.stale() == ([], {}), "not submitted"
     shards.submit(run_id)
     assert shards.let_go(run_id, run.epoch, 2)
-    assert shards.stale() == ([], []), "just offered, and its session was just heard of"
+    assert shards.stale() == ([], {}), "just offered, and its session was just heard of"
     silence(postgres, database, run_id, 1)
-    assert shards.stale() == ([A, B], []), "nobody came for it"
+    assert shards.stale() == ([A, B], {}), "nobody came for it"
     mine, _ = taken(shards, run_id, 1)
     silence(postgres, database, run_id, 2)
     silence(postgres, database, run_id, 3)
-    assert shards.heard_lanes() == [A] and shards.stale() == ([], []), "a lane lives that may take the other"
+    assert shards.heard_lanes() == [A] and shards.stale() == ([], {}), "a lane lives that may take the other"
     go_on = stopped(mine)
     silence(postgres, database, run_id, 1)
-    assert shards.heard_lanes() == [] and shards.stale() == ([A, B], []), "its owner is silent"
+    assert shards.heard_lanes() == [] and shards.stale() == ([A, B], {}), "its owner is silent"
     other, _ = taken(shards, run_id, 2, B)
-    assert shards.heard_lanes() == [B] and shards.stale() == ([A], [])
+    assert shards.heard_lanes() == [B] and shards.stale() == ([A], {})
     assert [(each.no, each.wave) for each in shards.offered(A)] == [(1, 1)]
     run.close()
     silence(postgres, database, run_id, 0)
-    assert shards.stale() == ([A], [run_id]), "the run itself was let go"
+    assert shards.stale() == ([A], {run_id: A}), "the run itself was let go"
     shards.withdraw(run_id)
-    assert shards.stale() == ([], [])
+    assert shards.stale() == ([], {})
     go_on.set()
     with suppress(JournalWriteError):
         mine.close()
@@ -509,8 +510,8 @@ def test_a_server_that_has_just_started_calls_nobody_silent(postgres: Postgres, 
     silence(postgres, database, run_id)
     with suppress(Exception):
         shards.stale()  # the connection that was lost
-    assert shards.stale(0.0) == ([], [])
-    wait_until(lambda: shards.stale() == ([A, B], [run_id]))
+    assert shards.stale(0.0) == ([], {})
+    wait_until(lambda: shards.stale() == ([A, B], {run_id: A}))
 
 
 def test_workers_are_heard_of(postgres: Postgres, database: str, shards: Shards) -> None:
@@ -662,7 +663,7 @@ def test_who_may_look_may_take_nothing(postgres: Postgres, database: str, shards
     url = postgres.url(name_of(database), "looker")
     looker, tail = Shards(url), Tail(url, run_id)
     assert len(looker.rows(run_id)) == 3 and nos(looker, B) == [2, 3] and looker.workers() == []
-    assert looker.heard_lanes() == [A] and looker.stale()[1] == [] and len(tail.read({0: 99})) == 1
+    assert looker.heard_lanes() == [A] and looker.stale()[1] == {} and len(tail.read({0: 99})) == 1
     asks: tuple[Callable[[], object], ...] = (
         lambda: looker.submit(run_id),
         lambda: looker.withdraw(run_id),

@@ -16,7 +16,7 @@ import pytest
 from engine.errors import ConfigError, UnreachableError
 from engine.journal.database.dispatch import Dispatcher, enqueue_lane, enqueue_lanes, enqueue_run, mend, tidy
 from engine.journal.database.link import LostError
-from engine.workers import dispatch
+from engine.journal.database import dispatch
 from tests.support.command import Desk, wait_until
 from tests.support.dispatching import Worker
 from tests.support.postgres import Postgres
