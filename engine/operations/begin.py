@@ -65,6 +65,10 @@ async def planned(new: Proposal) -> Planned:
     new = replace(new, terms=terms)
     check_metrics(new.settings, simulated=terms.simulate)
     store = trusted_store(new.settings, simulated=terms.simulate)
+    if terms.detach:
+        from engine.operations.handing import check_detached  # here: few runs are
+
+        check_detached(store)
     run_id = store.new_run_id(terms.clock(), random.Random())
     tell = terms.tell if new.known is None else nobody  # a match has told of these keys
     reach = await reach_of(new.frozen, new.settings, terms, purpose=run_id, tell=tell)

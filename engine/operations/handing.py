@@ -45,19 +45,18 @@ class Handing(Struct, frozen=True, kw_only=True):
     """The shards of its plan."""
 
 
-def is_for_workers(store: Runs, terms: Terms) -> Board | None:
-    """Return where workers take runs from, if a new run of this command is handed over to them; else None.
+def check_detached(store: Runs) -> None:
+    """Raise UsageError for `--detach` of a run that no worker can take."""
+    if store.simulated:
+        raise UsageError("--detach: a rehearsal runs in this process; leave the flag away")
+    if store.database is None:
+        raise UsageError("--detach leaves the run to workers, which need a database: add --database URL")
 
-    UsageError for `--detach` without a database.
-    """
+
+def is_for_workers(store: Runs, terms: Terms) -> Board | None:
+    """Return where workers take runs from, if a new run of this command is handed over to them; else None."""
     board = store.board() if not store.simulated else None
     if board is None:
-        if terms.detach:
-            raise UsageError(
-                "--detach: a rehearsal runs in this process; leave the flag away"
-                if store.simulated
-                else "--detach leaves the run to workers, which need a database: add --database URL"
-            )
         return None
     if terms.detach:
         if not board.workers():

@@ -123,6 +123,11 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     check_endpoint(terms, seen, job)
     if _is_finished(seen, kin):
         return _finished(terms, kin, ref)
+    if terms.detach and not seen.shards:
+        raise UsageError(
+            f"--detach: run {ref.run_id} was not divided among workers when it began, so this command goes on with it "
+            "by itself; leave the flag away"
+        )
     hold(window_of(seen.settings), terms)
     guards = guards_of(terms, seen, job)
     refuse_strange_run(ref, guards.trust)

@@ -153,6 +153,7 @@ def sending(**more: Case) -> dict[str, Case]:
         "--quiet": QUIET,
         "--no-verify": NO_VERIFY,
         "--unapproved": UNAPPROVED,
+        "--detach": Case(("--detach",), ("--yes",)),
         "--page": PAGE,
         "--page-names": Case(("--page-names",), ("--yes",)),
         **named,
@@ -349,7 +350,7 @@ BASE = {
     "doctor": ["doctor", "job.yaml"],
     "config show": ["config", "show", "job.yaml"],
 }
-OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain", "database migrate"}
+OTHERWISE = {"approve", "apply", "simulate", "completion", "schema", "explain", "database migrate", "worker"}
 """They need keys to sign with, a database, they serve, or have no options: tried in tests of their own."""
 RUN_FIRST = {"resume", "rerun", "undo", "stop", "pause", "change", "status", "pending", "report", "evidence", "verify",
              "journal verify", "journal export", "overdue", "holds", "release", "hold", "tend"}  # fmt: skip

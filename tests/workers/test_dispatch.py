@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from engine.errors import ConfigError, UnreachableError
+from engine.journal.database import dispatch
 from engine.journal.database.dispatch import Dispatcher, enqueue_lane, enqueue_lanes, enqueue_run, mend, tidy
 from engine.journal.database.link import LostError
-from engine.journal.database import dispatch
 from tests.support.command import Desk, wait_until
 from tests.support.dispatching import Worker
 from tests.support.postgres import Postgres
