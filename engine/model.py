@@ -366,5 +366,8 @@ class LaneSlots(Protocol):
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
         """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`."""
 
+    def is_good(self, slot_at: float) -> bool:
+        """Return whether a call may leave now in the slot of `slot_at`: not much later than the others count on."""
+
     def left_late(self, slot_at: float, late_s: float) -> None:
         """Note that the call in the slot of `slot_at` left `late_s` later."""

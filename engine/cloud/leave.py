@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-MAY_LEAVE: ContextVar[Callable[[], bool] | None] = ContextVar("may_leave", default=None)
-"""Asked by a transport before the bytes of a request leave; None: it may."""
+MAY_LEAVE: ContextVar[Callable[[], Awaitable[bool]] | None] = ContextVar("may_leave", default=None)
+"""Asked by a transport before the bytes of a request leave, and waited for; None: it may."""

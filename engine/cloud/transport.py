@@ -306,9 +306,15 @@ class _Connector(aiohttp.TCPConnector):
         exchange = _EXCHANGE.get()
         exchange.key, asked_at = req.connection_key, self._loop.time()
         connection = await super().connect(req, traces, timeout)
-        if (may_leave := MAY_LEAVE.get()) is not None and not may_leave():
-            connection.release()
-            raise NoLeaveError("there was no leave to send any more when there was a connection; nothing was sent")
+        if (may_leave := MAY_LEAVE.get()) is not None:
+            may = False
+            try:
+                may = await may_leave()
+            finally:
+                if not may:
+                    connection.release()
+            if not may:
+                raise NoLeaveError("there was no leave to send any more when there was a connection; nothing was sent")
         wire = connection.protocol
         assert isinstance(wire, _Wire)
         exchange.wire, exchange.reused = wire, wire.is_idle

@@ -293,6 +293,8 @@ class LanePace:
 
 def _slid(window: deque[float], at: float) -> int:
     """Add a send at `at` to the window; return the sends in the second that ends there."""
+    if window and window[-1] > at:
+        window.clear()  # another host has the lane now, whose clock is behind: such times say nothing of each other
     window.append(at)
     while window[0] <= at - 1.0:
         window.popleft()

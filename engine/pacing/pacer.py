@@ -54,6 +54,8 @@ _STALE_S = 0.5
 """A slot shared with other processes is not used any more once it is so many seconds late."""
 _STEP = 0.001
 """Smallest change of the guard for which a new limiter is made."""
+_TRIES = 3
+"""Further slots that are waited for at most, if each has passed when its call could leave."""
 _SHORT_S = 0.2
 """A wait of at most so many seconds is not cut short when the run stops."""
 _COARSE = 200.0
@@ -233,6 +235,20 @@ class Pacer:
             if wait_s > -_STALE_S:
                 return at
             # This process was stopped meanwhile (Ctrl-Z, a paused container): the others have filled that second.
+
+    async def is_in_time(self, slot_at: float) -> bool:
+        """Return whether the call in the slot of `slot_at` may leave now; False if the run stops meanwhile.
+
+        If that slot has passed by more than the other processes count on, another one is waited for.
+        """
+        for _ in range(_TRIES):
+            shared, reserved = self._shared, self._taken.get(slot_at)
+            if shared is None or reserved is None or shared.is_good(reserved):
+                return True
+            self._taken[slot_at] = await self._turn(shared)
+            if self.stopping is not None and self.stopping.is_set():
+                return False
+        return True  # a loop that is late each time: the server throttles if that is too fast
 
     async def _sleep(self, seconds: float) -> bool:
         """Wait for `seconds` and return True; return False if the run stops before."""

@@ -136,6 +136,10 @@ class SharedSlots:
         self._store(schedule, leaving[-_MOST:])
         return at
 
+    def is_good(self, _slot_at: float) -> bool:
+        """Return True: a call that leaves late is noted at once, and all later slots keep their distance from it."""
+        return True
+
     def left_late(self, slot_at: float, late_s: float) -> None:
         """Note that the call in the slot of `slot_at` left `late_s` later: later slots keep their distance from it."""
         if late_s <= _UNIMPORTANT_S:

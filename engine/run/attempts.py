@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.api.codes import row_of
@@ -137,7 +138,7 @@ class Attempts:
         try:
             parameters = self._action.parameters(call.instance, call.user, work.secret)
             if self._may_send is not None:
-                MAY_LEAVE.set(self._may_send)  # asked once more when there is a connection, which may take seconds
+                MAY_LEAVE.set(partial(self._may_leave, ticket))  # a connection may take seconds
             attempt = await lane.client.attempt(
                 self._action.name, call.region, parameters, keys=ticket.keys, trace=ticket.trace, secret=work.secret
             )
@@ -157,6 +158,12 @@ class Attempts:
                 self._stopping.drain()
             self._queue.wake.set()
         return await self._judge.judge(work, ticket, attempt, ruling)
+
+    async def _may_leave(self, ticket: Ticket) -> bool:
+        """Return whether an attempt that has its connection may leave now; wait if its slot has passed by too much."""
+        if not await ticket.lane.pacer.is_in_time(ticket.slot_at):
+            return False
+        return self._may_send is None or self._may_send()
 
     def _record_reply(self, work: Work, attempt: Attempt, ruling: Ruling) -> None:
         answer = attempt.answer

@@ -152,6 +152,10 @@ class RunSlots:
                 self._next = max(self._next, at - 2 / pace) + 1 / pace
             return at
 
+    def is_good(self, slot_at: float) -> bool:
+        """Return whether a call may leave now in the slot of `slot_at`."""
+        return self._slots.is_good(slot_at)
+
     def left_late(self, slot_at: float, late_s: float) -> None:
         """Note that the call in the slot of `slot_at` left `late_s` later."""
         self._slots.left_late(slot_at, late_s)

@@ -190,12 +190,15 @@ async def test_without_leave_nothing_leaves() -> None:
     """Asked when there is a connection: who has lost the right to send meanwhile sends no byte; then it goes on."""
     leaves = iter([False, False, True])
 
+    async def may_leave() -> bool:
+        return next(leaves)
+
     async def talk(line: Line) -> None:
         peer.requests.append(await line.request())
         await line.say(OK)
 
     async with serving(talk) as (peer, endpoint), transport() as way:
-        MAY_LEAVE.set(lambda: next(leaves))
+        MAY_LEAVE.set(may_leave)
         assert [kind(await send(way, endpoint)) for _ in range(2)] == [(BEFORE, "Local.NotSent")] * 2
         assert said(await send(way, endpoint)).status == 200
         MAY_LEAVE.set(None)

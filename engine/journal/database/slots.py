@@ -27,6 +27,8 @@ _ANSWER_S = 1.0
 _STATEMENT_S = 5.0
 """Seconds that a question has at the server, so that one which hangs ends."""
 _REMEMBERED = 50
+_SLACK_S = 0.01
+"""Seconds that a call may leave later than that: the guard has room for so much."""
 _TRIES = 5
 _SLOTS = (
     "select i.n, acctops.slot(i.lane, i.depth, i.interval_s, i.window_s, i.late_s) from unnest("
@@ -160,6 +162,8 @@ class DatabaseSlots:
         self._lane = lane
         self._ways: deque[float] = deque([_LEAST_LATE_S], _REMEMBERED)
         """Seconds that the last answers took."""
+        self._good_until: dict[float, float] = {}
+        """Slot → until when its call may leave, as the others count on."""
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
         """Take the next slot: at most `rate` in any `window_s`, `interval_s` apart. Return when, by `now`."""
@@ -173,7 +177,15 @@ class DatabaseSlots:
             self._ways.append(min(answered - asked, _MOST_LATE_S))
             if answered - asked <= late_s:
                 break  # else the send would be later than the others count on: that slot is left empty
-        return answered + wait_s
+        at = answered + wait_s
+        self._good_until[at] = at + late_s - (answered - asked) + _SLACK_S
+        if len(self._good_until) > _REMEMBERED:
+            del self._good_until[next(iter(self._good_until))]
+        return at
+
+    def is_good(self, slot_at: float) -> bool:
+        """Return whether a call may leave now in the slot of `slot_at`: not much later than the others count on."""
+        return self.now() <= self._good_until.get(slot_at, float("inf"))
 
     def left_late(self, slot_at: float, late_s: float) -> None:
         """Note that a call left `late_s` after its slot: for the next questions each send counts as that much late."""
