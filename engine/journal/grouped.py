@@ -149,6 +149,11 @@ class GroupedJournal:
         """Let go of what is open, and of the right to append."""
         raise NotImplementedError
 
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another process has taken it: a file's lock lets nobody."""
+        return False
+
     # What all have in common.
 
     @property

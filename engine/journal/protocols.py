@@ -161,6 +161,10 @@ class Journal(Protocol):
         """Seconds that the commit under way has taken; 0 if none is."""
 
     @property
+    def is_fenced(self) -> bool:
+        """Whether another process has taken it: what that one writes counts, and nothing more is sent here."""
+
+    @property
     def is_meddled(self) -> bool:
         """Whether another process has changed it: its records may be lost."""
 
@@ -255,10 +259,6 @@ class ShardJournal(Journal, Protocol):
     @property
     def genesis(self) -> str:
         """The hash that the first line of the chain is chained to."""
-
-    @property
-    def is_fenced(self) -> bool:
-        """Whether somebody else has taken it."""
 
     @property
     def stop_asked(self) -> bool:

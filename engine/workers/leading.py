@@ -70,9 +70,8 @@ class Leader:
         self._wave = self._let_go = 0
         """The wave that may go, and the one that the database knows of."""
         self._asked_to_stop = False
-        self._lost: records.Stopped | None = None
-        """Why the session of a shard stopped by itself."""
-        self._lost_reason: Reason | None = None
+        self._lost: dict[int, records.End] = {}
+        """Shard → the end of its last session, if that stopped by itself. One that is taken again is no loss."""
         self._started = 0.0
         limit = session.stop_after
         self._stop_after = limit.limit(len(self._ledger.calls)) if limit is not None else None
@@ -130,20 +129,22 @@ class Leader:
         self._started = self._now()
         begun = [line.n for line in self._ledger.waves.values() if line.n and line.state != records.PLANNED]
         self._wave = max(begun, default=0)  # what an earlier session has let go, goes on
-        async with asyncio.TaskGroup() as group:
-            going = None
-            if self.waves is not None:
-                self.waves.hold()
-                going = group.create_task(self._guarded(self.waves))
-            else:
-                self._session.may_begin()
-                self._wave = ONLY_WAVE
+        going: asyncio.Task[None] | None = None
+        if self.waves is not None:
+            self.waves.hold()
+            going = asyncio.create_task(self._guarded(self.waves))
+        else:
+            self._session.may_begin()
+            self._wave = ONLY_WAVE
+        try:
             while True:
                 if await self._looked(is_over=going is None or going.done()):
                     break
                 await asyncio.sleep(LOOK_S)
+        finally:
             if going is not None:
                 going.cancel()
+                await asyncio.gather(going, return_exceptions=True)
         return await self._finish()
 
     async def _guarded(self, waves: Waves) -> None:
@@ -207,8 +208,14 @@ class Leader:
             stop(left.closes_why, Reason.STOPPED)
         elif self._requests.stop_requested():
             stop("`acctops stop` from another shell", Reason.STOPPED)
-        elif self._lost is not None and not self._has_lanes():
-            stop(self._lost.why, self._lost_reason or Reason.STOPPED)
+        elif self._lost and not self._has_lanes():
+            first = self._first_lost()
+            if first is not None and first.stopped is not None:
+                stop(first.stopped.why, Reason(first.exit))
+
+    def _first_lost(self) -> records.End | None:
+        """Return the end of the session of a shard that stopped by itself, and that nobody has taken again."""
+        return next(iter(self._lost.values()), None)
 
     def _has_lanes(self) -> bool:
         """Whether any shard may still be worked on."""
@@ -221,9 +228,10 @@ class Leader:
                 self._cause.taken(self._ledger.calls[record.call])
             case records.Settled() if record.call in self._ledger.calls:
                 self._count(record)
-            case records.End(stopped=records.Stopped() as stopped) if record.shard and not self._stopping.is_set:
-                self._lost = self._lost or stopped
-                self._lost_reason = self._lost_reason or Reason(record.exit)
+            case records.Session() if record.shard:
+                self._lost.pop(record.shard, None)
+            case records.End(stopped=records.Stopped()) if record.shard and not self._stopping.is_set:
+                self._lost[record.shard] = record
             case records.Note(what="lane_closed" | "route_closed", data=data):
                 self._recorder.tell(f"{data.get('lane') or data.get('endpoints')}: {data.get('why')}")
             case _:
@@ -248,10 +256,10 @@ class Leader:
                 self._ledger,
                 self._stopping.reason,
                 done_elsewhere=len(self._session.elsewhere),
-                is_cut=self._lost is not None,
+                is_cut=bool(self._lost) and self._unattempted(),
             )
-            if reason is Reason.INCOMPLETE and self._lost_reason is not None and self._unattempted():
-                reason = self._lost_reason
+            if (lost := self._first_lost()) is not None and self._stopping.reason is None and self._unattempted():
+                reason = Reason(lost.exit)
             heads = {str(row.no): row.head for row in self._rows if row.seq}
             guard = {lane: pace.guard for lane, pace in self._ledger.lanes.items() if pace.guard is not None}
             line = end_line(
@@ -278,7 +286,8 @@ class Leader:
     @property
     def stopped(self) -> records.Stopped | None:
         """Why the run ended early; None if it did not."""
-        return self._stopping.why or (self._lost if self._unattempted() else None)
+        lost = self._first_lost()
+        return self._stopping.why or (lost.stopped if lost is not None and self._unattempted() else None)
 
     back_elsewhere = 0
     first_send_at: float | None = None

@@ -22,6 +22,7 @@ from engine.workers.leading import Leader
 from engine.workers.steering import LeadRequests
 
 if TYPE_CHECKING:
+    from engine.journal.protocols import Journal
     from engine.journal.reader import Replay
     from engine.operations.session import Conductor
     from engine.workers.host import Host
@@ -41,6 +42,7 @@ class Lead:
         self._run = run_id
         self._working: asyncio.Future[Reason] | None = None
         self._is_leaving = False
+        self._journal: Journal | None = None
 
     def leave(self) -> None:
         """Let another worker lead the run on."""
@@ -83,7 +85,7 @@ class Lead:
         requests = LeadRequests(host.store, host.board, self._run)
 
         def led(session: Session) -> Conductor:
-            board = host.board
+            board, self._journal = host.board, session.journal
             ends = {0: (_ALL, ""), **session.heads}  # its own chain it writes itself
             followed = Followed(board.tail(self._run), session.ledger, ends)
             leader = Leader(session, board, followed, requests, ask=host.ask_for)
@@ -91,7 +93,11 @@ class Lead:
                 leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
             return leader
 
-        ended = await go_on(this, _BY, self, lead=led, requests=requests)
+        try:
+            ended = await go_on(this, _BY, self, lead=led, requests=requests)
+        finally:
+            if self._journal is not None and self._journal.is_fenced:
+                host.leave_at_once(f"run {self._run}: {self._journal.broken}")
         host.say(f"run {self._run}: ended with exit {int(ended.reason)}")
         return not self._is_leaving
 
