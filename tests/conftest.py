@@ -1,4 +1,8 @@
-"""What tests of several packages need."""
+"""What tests of several packages need.
+
+`@pytest.mark.both_stores`, on a test or as a module's `pytestmark`: it runs twice, with its runs in files and in a
+database. `@pytest.mark.files_only(why)`: not this one; the half of the database is skipped, and says why.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,29 @@ import pytest
 
 from tests.support.command import Desk
 from tests.support.postgres import Postgres, serving
-from tests.support.stores import Kept
+from tests.support.stores import Kept, keeping, kept_in
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks."""
+    config.addinivalue_line("markers", "both_stores: runs twice, with runs in files and in a database")
+    config.addinivalue_line("markers", "files_only(why): of both_stores, a test that is about files")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the tests of both stores their store."""
+    if metafunc.definition.get_closest_marker("both_stores") is None:
+        return
+    only = metafunc.definition.get_closest_marker("files_only")
+    marks = [pytest.mark.skip(reason=f"about files: {only.args[0]}")] if only is not None else []
+    metafunc.parametrize("runs_in", ["files", pytest.param("database", marks=marks)], indirect=True, scope="function")
+
+
+@pytest.fixture(autouse=True)
+def runs_in(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the runs of a test are, by its mark: what it sets up with `tests.support` keeps them there."""
+    with kept_in(request, getattr(request, "param", "files")):
+        yield
 
 
 @pytest.fixture
@@ -28,12 +54,8 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[str]:
     """The URL of a fresh database, for a worker's role."""
-    from engine.journal.database.link import close_links
-    from engine.journal.database.slots import close_askers
-
-    yield postgres.fresh()
-    close_askers()
-    close_links()
+    with keeping(postgres) as fresh:
+        yield fresh()
 
 
 @pytest.fixture(params=["files", "database"])

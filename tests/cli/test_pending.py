@@ -13,6 +13,8 @@ from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 
+pytestmark = pytest.mark.both_stores
+
 DENIED = {"user": "eve", "action": "LockAccount", "times": 1, "code": "OperationDenied.InstanceAccessDeniedError"}
 
 
@@ -87,7 +89,7 @@ def test_a_run_that_cannot_be_read_is_named(desk: Desk, backend: Backend) -> Non
     """What it has open is not known, and no list without it may pass for whole: exit 7."""
     prepared(desk, backend)
     (journal,) = desk.journals()
-    journal.write_bytes(journal.read_bytes().replace(b"eve", b"EVE", 1))
+    desk.rewrite(journal.parent.name, journal.read_bytes().replace(b"eve", b"EVE", 1))
     said = desk.run("pending")
     assert said.code == 7 and f"run {journal.parent.name} cannot be read" in said.err
 

@@ -20,6 +20,7 @@ from engine.simulator.fleet import fleet_from
 from engine.simulator.gate import KeyRecord
 from engine.simulator.world import Arrival, World
 from tests.support.command import Backend, Desk, Done, records, wait_until
+from tests.support.stores import kept_in
 
 SECRET_ID = "AKIDendtoendendtoendendtoendend"
 SECRET_KEY = "kEy4EndToEndNobodyMayEverSeeThis"
@@ -167,8 +168,15 @@ class Story:
         return records(self.journal, kind)
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+@pytest.fixture(scope="module", params=["files", "database"])
+def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """One run for the tests of a store, which look at it and change nothing that the others see."""
+    with kept_in(request, request.param):
+        yield from told(tmp_path_factory)
+
+
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """Carry out the run."""
     desk = Desk(tmp_path_factory.mktemp("desk"))
     desk.env |= {
         "TENCENTCLOUD_SECRET_ID": SECRET_ID,
@@ -359,7 +367,8 @@ def test_no_secret_is_in_the_journal_or_in_any_output(story: Story) -> None:
         ["plan", "job.yaml", "--endpoint", story.backend.endpoint],
     ):
         story.desk.run(*argv)
-    places = {str(path): path.read_bytes() for path in story.desk.state.rglob("*") if path.is_file()}
+    kept = [*story.desk.journals(), *story.desk.state.rglob("*")]
+    places = {str(path): path.read_bytes() for path in kept if path.is_file()}
     places |= {f"output {number}": text.encode() for number, text in enumerate(story.desk.said)}
     assert len(places) >= 5, "the journal, the run, and the three verbs"
     for place, text in places.items():
@@ -420,6 +429,7 @@ def test_a_password_program_beside_the_job_is_found_from_anywhere(tmp_path: Path
     assert done.json["counts"]["changed"] == 2
 
 
+@pytest.mark.both_stores
 @pytest.mark.parametrize("source", [command_source, file_source, variable_source])
 def test_a_password_reaches_the_api_and_nothing_else(tmp_path: Path, source: Any) -> None:
     """Every first try meets an error that quotes the password, as a server might."""
@@ -446,7 +456,7 @@ def test_a_password_reaches_the_api_and_nothing_else(tmp_path: Path, source: Any
     if source is command_source:
         assert sorted((desk.work / "asked").read_text().split()) == ["ann", "asked", "asked", "bob"], "once a call"
     assert sum("cannot set '[redacted]'" in (line["message"] or "") for line in desk.records("reply")) == len(users)
-    own = [path for path in desk.state.rglob("*") if path.is_file()]
+    own = [path for path in (*desk.journals(), *desk.state.rglob("*")) if path.is_file()]
     for text in [*(path.read_bytes() for path in own), done.text.encode(), listed.encode()]:
         for password in PASSWORDS.values():
             assert password.encode() not in text
@@ -466,6 +476,7 @@ def _process_list() -> str:
 # ---- the served simulator ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_the_whole_way_against_the_simulator_as_a_command(tmp_path: Path) -> None:
     """`acctops simulate --port 0 --faults FILE` beside `acctops lock`, with the demo keys it prints."""
     desk = Desk(tmp_path)

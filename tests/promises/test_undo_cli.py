@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.journal.records import Note
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.estate import Account
 from engine.simulator.faults import rules_from
@@ -18,6 +19,8 @@ from engine.simulator.fleet import fleet_from
 from engine.simulator.sts import KeyRecord
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, on_terminal, records
+
+pytestmark = pytest.mark.both_stores
 
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
 ANN, BOB, EVE = f"{A}/ann", f"{A}/bob", f"{B}/eve"
@@ -86,7 +89,7 @@ class Office:
         return self.run("undo", run, "--yes", "--json", *flags, code=code).json
 
     def path(self, run: str) -> Path:
-        return self.desk.state / "runs" / run / "journal.jsonl"
+        return self.desk.path(run)
 
     def unlocks(self) -> list[str]:
         return sorted(arrival.user for arrival in self.backend.writes() if arrival.action == "UnlockAccount")
@@ -122,12 +125,13 @@ def test_an_undo_is_a_run_of_its_own_linked_both_ways(office: Office) -> None:
     child = office.undo(run)
     assert child["action"] == "UnlockAccount" and child["counts"]["changed"] == 3
     assert child["verified"] == {"agree": 3, "disagree": 0, "unread": 0}
-    (note,) = records(office.path(run).with_name("aside.jsonl"), "note")
-    assert (note["what"], note["data"]) == ("undone_by", {"run": child["run"], "verb": "undo"})
+    (note,) = office.desk.aside(run)
+    assert isinstance(note, Note)
+    assert (note.what, note.data) == ("undone_by", {"run": child["run"], "verb": "undo"})
     (line,) = records(office.path(child["run"]), "run")
     head = records(office.path(run))[-1]["hash"]
     assert line["parent"] == {"run": run, "verb": "undo", "head": head}, "the head of the run that has ended stays"
-    assert records(office.path(child["run"]))[0]["at"] >= note["at"], "the parent is told first"
+    assert records(office.path(child["run"]))[0]["at"] >= note.at, "the parent is told first"
     refused = office.run("resume", run, code=3)
     assert f"was undone by {child['run']}" in refused.err
     assert office.run("journal", "verify", run).code == 0
@@ -262,7 +266,7 @@ def test_what_another_incident_holds_stays_until_that_is_undone(overlapping: tup
     office, first, second = overlapping
     done = office.run("undo", first, "--yes")
     assert f"stays, held  1  {BOB}: held by {second} (INC-2)" in done.err
-    assert f"1 other journal looked at for holds, in {office.desk.state / 'runs'}" in done.err
+    assert f"1 other journal looked at for holds, in {office.desk.runs().place}" in done.err
     assert office.unlocks() == ["ann"] and office.locked() == {"bob", "eve", "carl"}
     assert "nothing is left to undo" in office.run("undo", first, "--yes").err
     assert office.undo(second)["counts"]["changed"] == 2, "eve, and bob, whom only the first had changed"
@@ -289,8 +293,7 @@ def test_a_hold_is_released_by_name_and_by_no_other(overlapping: tuple[Office, s
 
 def test_a_journal_that_cannot_be_read_may_hold_anything(overlapping: tuple[Office, str, str]) -> None:
     office, first, second = overlapping
-    path = office.path(second)
-    path.write_bytes(path.read_bytes().replace(b"INC-2", b"INC-3", 1))
+    office.desk.rewrite(second, office.path(second).read_bytes().replace(b"INC-2", b"INC-3", 1))
     done = office.run("undo", first, code=3)
     assert f"acctops undo {first} --ignore {second}" in done.err and not office.unlocks()
     assert "to unlock  2" in office.run("undo", first, "--ignore", second, code=3).err
@@ -299,7 +302,7 @@ def test_a_journal_that_cannot_be_read_may_hold_anything(overlapping: tuple[Offi
 def test_a_journal_that_was_removed_may_have_held_anything(overlapping: tuple[Office, str, str]) -> None:
     """Its directory is there: nobody knows what it held, and `rm` must not open accounts."""
     office, first, second = overlapping
-    office.path(second).unlink()
+    office.desk.rewrite(second, b"")
     done = office.run("undo", first, "--yes", code=3)
     assert f"--ignore {second}" in done.err and not office.unlocks()
     assert office.undo(first, "--ignore", second)["counts"]["changed"] == 2
@@ -319,8 +322,8 @@ def test_an_undo_leaves_the_holds_of_its_reruns(desk: Desk) -> None:
 def test_a_damaged_journal_holds_every_account_of_its_plan(overlapping: tuple[Office, str, str]) -> None:
     """Its plan can be read, and what became of it not: so it may hold all of it, and for ever."""
     office, first, second = overlapping
-    path = office.path(second)
-    path.write_bytes(path.read_bytes().replace(b'"outcome":"already"', b'"outcome":"failed!"', 1))
+    kept = office.path(second).read_bytes()
+    office.desk.rewrite(second, kept.replace(b'"outcome":"already"', b'"outcome":"failed!"', 1))
     done = office.run("undo", first, "--yes")
     assert f"held by {second}, whose journal is damaged" in done.err and "DAMAGED" in done.err
     assert office.unlocks() == ["ann"]
@@ -494,7 +497,8 @@ def test_an_undo_of_cam_sets_the_passwords_it_is_given(cam: tuple[Office, str]) 
     for user, password in given.items():
         account = office.account(f"{A}/{user}")
         assert account.cam is False and account.password == password and account.passwords_set == 1
-    kept = b"".join(path.read_bytes() for path in office.desk.state.rglob("*") if path.is_file())
+    written = [*office.desk.journals(), *office.desk.state.rglob("*")]
+    kept = b"".join(path.read_bytes() for path in written if path.is_file())
     assert not any(password.encode() in kept for password in given.values())
 
 
@@ -867,7 +871,7 @@ def test_a_simulated_run_is_undone_in_the_simulator(desk: Desk) -> None:
     done = desk.run("undo", run, "--yes")
     assert done.code == 0 and done.out.startswith("SIMULATED  ") and "3 of 3 verified unlocked" in done.out
     assert desk.run("verify", run).out.startswith("SIMULATED  0 of 3 still locked at"), "a drill is told what it did"
-    assert not desk.journals() and (desk.state / "simulated").exists()
+    assert not desk.journals() and len(desk.journals(simulated=True)) == 2
 
 
 def test_the_question_names_both_numbers_of_the_plan_and_takes_either(desk: Desk) -> None:

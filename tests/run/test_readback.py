@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.errors import Reason
 from engine.journal import records
 from engine.journal.reader import read, replay
-from engine.model import AccountState, Outcome, Proof, Reading, RunId, Target, Where
+from engine.model import AccountState, Outcome, Proof, Reading, Target, Where
 from engine.planning.undo import Choice, Keep, recheck, undo_plan
 from engine.run.endings import drain_s
 from engine.run.opening import AHEAD_S
@@ -26,6 +26,8 @@ from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.drill import Drill, fleet, run_settings
 from tests.support.holds import owing
+
+pytestmark = pytest.mark.both_stores
 
 SICK = "postgres-00000000"
 
@@ -341,11 +343,10 @@ def test_a_run_without_before_is_undone_only_by_name(tmp_path: Path) -> None:
 
 
 def _drill(tmp: Path, name: str, it: World, targets: list[Target], **more: Any) -> Drill:
-    drill = Drill(tmp, it, targets, **more)
-    drill.run_id = RunId(f"20260921T000000Z-{name}")
-    return drill.go()
+    return Drill(tmp, it, targets, name=name, **more).go()
 
 
+@pytest.mark.files_only("the rules of undo, over the ledgers of 50 runs; a store has no part in them")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 30))
 def test_undo_is_exactly_what_was_changed_less_what_changed_since_less_what_is_held(tmp_path: Path, seed: int) -> None:

@@ -30,10 +30,14 @@ import pytest
 from engine.cli import main
 from engine.cli.app import app
 from engine.cli.talk import out, say
+from engine.journal.protocols import Runs
+from engine.journal.records import AnyRecord
+from engine.journal.store import runs_at
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.faults import FaultScript, rules_from
 from engine.simulator.server import serve
 from engine.simulator.world import World
+from tests.support.stores import database_here, lines_of, rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKING = ("Describe", "GetCaller", "AssumeRole", "Metadata")
@@ -96,6 +100,8 @@ class Desk:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.state = place / "state"
+        self.database = database_here()
+        """URL of the database that has the runs; None: files below `state` have them."""
         (place / "home").mkdir()
         (place / "work").mkdir()
         self.env = {
@@ -114,6 +120,8 @@ class Desk:
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
         }
+        if self.database is not None:
+            self.env["ACCTOPS_DATABASE"] = self.database
         self.said: list[str] = []
         """Everything every command printed, to look for secrets in."""
 
@@ -191,10 +199,22 @@ class Desk:
         self.said.append(done.text)
         return done
 
-    # What is on disk.
+    # What is kept of runs.
+
+    def runs(self, *, simulated: bool = False) -> Runs:
+        """The store, as a command has it."""
+        return runs_at(self.state, simulated=simulated, database=self.database)
 
     def journals(self, *, simulated: bool = False) -> list[Path]:
-        """Journals, oldest first."""
+        """Journals, oldest first; of a database, copies as they stand now."""
+        if self.database is not None:
+            found = []
+            for run_id, lines in lines_of(self.database, simulated=simulated).items():
+                path = self.place / "copies" / run_id / "journal.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(lines)
+                found.append(path)
+            return found
         root = self.state / "simulated" if simulated else self.state
         # Their names count whole seconds; their first record's time decides.
         return sorted(root.glob("runs/*/journal.jsonl"), key=lambda path: str(records(path, "run")[0]["at"]))
@@ -203,6 +223,24 @@ class Desk:
         """The one journal."""
         (found,) = self.journals(simulated=simulated)
         return found
+
+    def path(self, run_id: str, *, simulated: bool = False) -> Path:
+        """The journal of a run, or a copy of it."""
+        (found,) = [path for path in self.journals(simulated=simulated) if path.parent.name == run_id]
+        return found
+
+    def rewrite(self, run_id: str, lines: bytes, *, simulated: bool = False) -> None:
+        """Let the journal of a run be these lines: what a crash leaves, or a forger makes; none: it is gone."""
+        if self.database is not None:
+            rewrite(self.database, run_id, lines, simulated=simulated)
+        elif lines:
+            self.path(run_id, simulated=simulated).write_bytes(lines)
+        else:
+            self.path(run_id, simulated=simulated).unlink()
+
+    def aside(self, run_id: str) -> list[AnyRecord]:
+        """What stands beside the journal of a run."""
+        return [*self.runs().aside(run_id)]
 
     def records(self, kind: str | None = None, *, simulated: bool = False) -> list[dict[str, Any]]:
         return records(self.journal(simulated=simulated), kind)

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.journal import records
-from engine.journal.store import RunStore
+from engine.journal.store import runs_at
 from engine.model import CallId, Outcome, Verdict
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.server import Server, serve
 from engine.simulator.wire import WireAnswer
 from engine.simulator.world import Arrival, World
 from tests.support.command import ASKING
+from tests.support.stores import database_apart, lines_of
 
 ROOT = Path(__file__).parents[2]
 REGION = "ap-singapore"
@@ -106,7 +107,9 @@ class Outpost:
         self.endpoint = endpoint
         self.flags = flags
         self.state_dir = state_dir or dir / "state"
-        self.store = RunStore(self.state_dir)
+        self.database = database_apart()
+        """URL of the database that has the runs; None: files below `state_dir` have them."""
+        self.store = runs_at(self.state_dir, simulated=False, database=self.database)
         self.processes: list[subprocess.Popen[bytes]] = []
         dir.mkdir(parents=True, exist_ok=True)
 
@@ -128,13 +131,23 @@ class Outpost:
 
     @property
     def journal(self) -> Path:
+        """The journal of the one run; of a database, a copy as it stands now."""
         run_id = self.run_id
         assert run_id is not None, "no run was created"
-        return self.store.path(run_id)
+        if self.database is None:
+            return self.state_dir / "runs" / run_id / "journal.jsonl"
+        path = self.dir / "copy.jsonl"
+        path.write_bytes(lines_of(self.database)[run_id])
+        return path
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The flags that name the place of the runs."""
+        return ("--state-dir", str(self.state_dir)) if self.database is None else ("--database", self.database)
 
     def run_or_resume(self) -> list[str]:
         """The arguments that bring the job on: `run` while no run exists, `resume` from then on."""
-        common = ["--state-dir", str(self.state_dir), "--yes", "--json"]
+        common = [*self.where, "--yes", "--json"]
         if self.run_id is not None:
             return ["resume", self.run_id, *common]
         return ["run", "job.yaml", "--endpoint", self.endpoint, *self.flags, *common]
@@ -182,6 +195,8 @@ class Outpost:
 
     def journal_bytes(self) -> int:
         """Size of the journal, and of plans that never became one."""
+        if self.database is not None:
+            return sum(map(len, lines_of(self.database).values()))
         size = 0
         for path in self.state_dir.glob("runs/*/journal.jsonl*"):
             with suppress(FileNotFoundError):  # renamed meanwhile

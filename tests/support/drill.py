@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 from msgspec.structs import replace
 
@@ -18,8 +19,8 @@ from engine.errors import Reason
 from engine.inputs.job import StopAfter, WavesSpec
 from engine.journal import records
 from engine.journal.ledger import Ledger
-from engine.journal.store import RunStore
-from engine.journal.writer import FileJournal
+from engine.journal.protocols import Journal
+from engine.journal.store import RunStore, runs_at
 from engine.model import Call, CallId, Keys, Omit, Place, Reading, RunId, Target, Transport
 from engine.operations.session import Devices, Session
 from engine.planning.plan import Plan, make_plan
@@ -29,6 +30,7 @@ from engine.run.runner import Runner
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.inprocess import InProcessTransport
 from engine.simulator.world import World
+from tests.support.stores import database_here, lines_of, rewrite
 from tests.support.virtual import VirtualLoop
 
 ENDPOINT = "http://127.0.0.1:9"
@@ -169,16 +171,36 @@ class Drill:
     ledger: Ledger = field(init=False)
     reason: Reason = field(init=False)
     runner: Runner = field(init=False)
+    run_id: RunId = field(init=False)
     seconds: float = field(init=False)
 
-    run_id = RunId("20260921T000000Z-test")
+    name: str = "test"
+    """Of the run, if there are several in one place."""
 
     def __post_init__(self) -> None:
-        self.store = RunStore(self.tmp, simulated=True)
+        self.database = database_here()
+        self.store = runs_at(self.tmp, simulated=True, database=self.database)
+        # One database is the place of all drills of a test.
+        where = f"-{crc32(str(self.tmp).encode()):08x}" if self.database is not None else ""
+        self.run_id = RunId(f"20260921T000000Z-{self.name}{where}")
 
     @property
     def path(self) -> Path:
-        return self.store.path(self.run_id)
+        """Its journal; of a database, a copy as it stands now."""
+        if isinstance(self.store, RunStore):
+            return self.store.path(self.run_id)
+        assert self.database is not None
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        path = self.tmp / f"{self.run_id}.jsonl"
+        path.write_bytes(lines_of(self.database, simulated=True)[self.run_id])
+        return path
+
+    def rewrite(self, lines: bytes) -> None:
+        """Let its journal be these lines: what a crash leaves."""
+        if self.database is not None:
+            rewrite(self.database, self.run_id, lines)
+        else:
+            self.path.write_bytes(lines)
 
     def go(self) -> Drill:
         """Run the first session, or the next one."""
@@ -186,8 +208,9 @@ class Drill:
         self.loop = loop
         wall = loop.wall()
         clock = self.clock = lambda: wall() + self.wall_skew(loop.time())
-        if self.path.exists():
-            journal, replay = FileJournal.open(self.store, self.run_id, clock=clock)
+        journal: Journal
+        if self.store.has(self.run_id):
+            journal, replay = self.store.open(self.run_id, clock=clock)
             self.ledger = replay.ledger
             settings = self._settings()
             journal.append(
@@ -210,7 +233,7 @@ class Drill:
             for target in self.targets if self.seeded else ():
                 self.world.seed(target.instance, target.region, [target.user])
             lines = first_lines(plan, self.ledger)
-            journal = FileJournal.create(self.store, self.run_id, lines, clock=clock)
+            journal = self.store.create(self.run_id, lines, clock=clock)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             self.reason = runner.run(self._session(journal, wall, clock))
         return self
@@ -227,7 +250,7 @@ class Drill:
             resend_already=self.resend_already or self.settings.resend_already,
         )
 
-    async def _session(self, journal: FileJournal, wall: Callable[[], float], clock: Callable[[], float]) -> Reason:
+    async def _session(self, journal: Journal, wall: Callable[[], float], clock: Callable[[], float]) -> Reason:
         transport: Transport = InProcessTransport(self.world, now=wall, unreachable=self.unreachable)
         if self.transport is not None:
             transport = self.transport(transport)

@@ -21,7 +21,6 @@ from engine.cloud.wire import Wire
 from engine.inputs.files import STDIN, load_job
 from engine.journal import records
 from engine.journal.records import rfc3339
-from engine.journal.store import RunStore
 from engine.model import Outcome, Proof, Transport, Verdict, call_id
 from engine.operations.begin import begin
 from engine.operations.carrying import Ended
@@ -80,7 +79,7 @@ class Room:
             wire=MemoryWire(transport, self.clock),
             tell=self.said.append,
         )
-        self.store = RunStore(self.desk.state)
+        self.store = self.desk.runs()
 
     def __enter__(self) -> Room:
         self._runner = asyncio.Runner(loop_factory=lambda: self.loop)

@@ -2,15 +2,121 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+import psycopg
+import pytest
+
 from engine.journal import records
+from engine.journal.database.link import close_links
+from engine.journal.database.slots import close_askers
 from engine.journal.protocols import Runs
 from engine.journal.records import AnyRecord
 from engine.journal.store import runs_at
 from engine.model import RunId
 from tests.support.journals import NOW, ticking
+from tests.support.postgres import SUPERUSER, Postgres
+
+_MAKERS: list[Callable[[], str] | None] = [None]
+_PLACES: list[str | None] = [None]
+
+
+@contextmanager
+def keep_in(make: Callable[[], str] | None) -> Iterator[None]:
+    """Keep the runs of all that is set up during the block in a database that `make` makes; None: in files."""
+    _MAKERS.append(make)
+    _PLACES.append(make() if make is not None else None)
+    try:
+        yield
+    finally:
+        _MAKERS.pop()
+        _PLACES.pop()
+
+
+@contextmanager
+def keeping(server: Postgres) -> Iterator[Callable[[], str]]:
+    """What makes databases, and removes them in the end, as a thousand would fill the disk."""
+    made: list[str] = []
+
+    def fresh() -> str:
+        made.append(server.fresh())
+        return made[-1]
+
+    try:
+        yield fresh
+    finally:
+        close_askers()
+        close_links()
+        for url in made:
+            server.drop(url)
+
+
+@contextmanager
+def kept_in(request: pytest.FixtureRequest, where: str) -> Iterator[None]:
+    """Keep the runs of what is set up during the block in `files`, or in a `database`: skipped where there is none."""
+    if where == "files":
+        with keep_in(None):
+            yield
+        return
+    with keeping(request.getfixturevalue("postgres")) as fresh, keep_in(fresh):
+        yield
+
+
+def database_here() -> str | None:
+    """The URL of the database that has the runs of the test that goes on; None: files have them."""
+    return _PLACES[-1]
+
+
+def database_apart() -> str | None:
+    """The URL of another one, with nothing in it, if a database has the runs of this test."""
+    make = _MAKERS[-1]
+    return make() if make is not None else None
+
+
+def lines_of(database: str, *, simulated: bool = False) -> dict[str, bytes]:
+    """The journal of each run of a database, by its id, oldest first, with no code of the engine's."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        rows = connection.execute(
+            "select r.id, b.lines from acctops.run r join acctops.batch b on b.run = r.id and b.no = 0 "
+            "where r.simulated = %s order by r.created_at, r.id, b.first",
+            [simulated],
+        ).fetchall()
+    found: dict[str, bytes] = {}
+    for run_id, lines in rows:
+        found[run_id] = found.get(run_id, b"") + bytes(lines)
+    return found
+
+
+def rewrite(database: str, run_id: str, lines: bytes, *, simulated: bool = False) -> None:
+    """Let the journal of a run be these lines, as a superuser can: what a crash leaves, or a forger makes; none: gone.
+
+    The row of its chain is as if they had been appended.
+    """
+    owner = database.replace("//worker@", f"//{SUPERUSER}@")
+    whole = [json.loads(line) for line in lines.splitlines()[-1:]]
+    with psycopg.connect(owner) as connection:
+        connection.execute("delete from acctops.batch where run = %s and no = 0", [run_id])
+        if not whole:
+            return
+        seq, head = whole[0]["seq"], whole[0]["hash"]
+        connection.execute(
+            "insert into acctops.run (id, simulated) values (%s, %s) on conflict do nothing", [run_id, simulated]
+        )
+        connection.execute(
+            "insert into acctops.shard (run, no, epoch, seq, head) values (%(run)s, 0, 1, %(seq)s, %(head)s), "
+            "(%(run)s, -1, 0, 0, '') on conflict do nothing",
+            {"run": run_id, "seq": seq, "head": head},
+        )
+        connection.execute(
+            "update acctops.shard set seq = %s, head = %s where run = %s and no = 0", [seq, head, run_id]
+        )
+        connection.execute(
+            "insert into acctops.batch (run, no, first, last, lines) values (%s, 0, 1, %s, %s)", [run_id, seq, lines]
+        )
 
 
 class Kept:
