@@ -107,6 +107,7 @@ def test_completion_completes(desk: Desk) -> None:
 # ---- plan ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_a_plan_says_what_is_left_out_and_why_and_sends_nothing(desk: Desk, backend: Backend) -> None:
     desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
     desk.write("config.yaml", 'protect: ["*/breakglass_*"]\n')
@@ -151,6 +152,7 @@ def test_a_job_of_which_nothing_is_left_is_refused(desk: Desk) -> None:
 # ---- run: the question ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_nobody_there_to_ask_is_no_yes(desk: Desk, backend: Backend) -> None:
     desk.job()
     done = desk.run("run", "job.yaml", "--endpoint", backend.endpoint)
@@ -161,6 +163,7 @@ def test_nobody_there_to_ask_is_no_yes(desk: Desk, backend: Backend) -> None:
     assert asked == {"DescribeAccounts", "GetCallerIdentity"}, "it reads before it asks"
 
 
+@pytest.mark.both_stores
 @pytest.mark.parametrize(
     ("count", "answer", "code"),
     [
@@ -235,6 +238,7 @@ def test_the_question_is_seen_though_stderr_goes_to_a_file(desk: Desk) -> None:
 # ---- run: what is printed ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_a_newcomer_needs_no_account(desk: Desk) -> None:
     """`run --simulate --yes` with neither keys nor network; it never looks like the real thing."""
     del desk.env["TENCENTCLOUD_SECRET_ID"], desk.env["TENCENTCLOUD_SECRET_KEY"], desk.env["ACCTOPS_ENDPOINT"]
@@ -246,6 +250,7 @@ def test_a_newcomer_needs_no_account(desk: Desk) -> None:
     assert "3 of 3 verified locked at " in done.out
 
 
+@pytest.mark.both_stores
 def test_a_simulated_run_is_listed_as_such_and_never_the_latest(desk: Desk, backend: Backend) -> None:
     desk.job()
     assert desk.run("run", "job.yaml", "--simulate", "--yes", "--quiet").code == 0
@@ -264,6 +269,7 @@ def test_a_simulated_run_is_listed_as_such_and_never_the_latest(desk: Desk, back
     assert desk.run("resume", run_id(desk, simulated=True)).code == 0
 
 
+@pytest.mark.both_stores
 def test_a_simulated_run_meets_its_faults_and_its_rerun_none(desk: Desk) -> None:
     desk.write("faults.yaml", "- {user: eve, code: OperationDenied.InstanceAccessDeniedError}\n")
     desk.job()
@@ -277,6 +283,7 @@ def test_a_simulated_run_meets_its_faults_and_its_rerun_none(desk: Desk) -> None
     assert again.code == 0 and "SIMULATED" in again.out and "1 of 1 verified locked" in again.out
 
 
+@pytest.mark.both_stores
 def test_quiet_prints_what_went_wrong_and_nothing_else(desk: Desk) -> None:
     desk.job()
     good = desk.run("run", "job.yaml", "--simulate", "--yes", "--quiet")
@@ -286,6 +293,7 @@ def test_quiet_prints_what_went_wrong_and_nothing_else(desk: Desk) -> None:
     assert bad.code == 1 and "; 1 not: 1 failed" in bad.out and bad.err == ""
 
 
+@pytest.mark.both_stores
 def test_off_a_terminal_a_line_says_every_ten_seconds_that_it_lives(desk: Desk, backend: Backend) -> None:
     desk.job(*many(21))
     done = desk.run("run", "job.yaml", "--yes", "--rate", "1.9", "--endpoint", backend.endpoint)
@@ -295,6 +303,7 @@ def test_off_a_terminal_a_line_says_every_ten_seconds_that_it_lives(desk: Desk, 
     assert "\x1b" not in done.text, "no colour, no bar"
 
 
+@pytest.mark.both_stores
 def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: Backend) -> None:
     desk.job()
     flags = ["--json", "--endpoint", backend.endpoint]
@@ -350,6 +359,7 @@ def test_with_json_there_is_one_document_whatever_happens(desk: Desk, backend: B
     assert json.loads(desk.run("report", run, "--format", "json").out) == desk.run("report", run, "--json").json
 
 
+@pytest.mark.both_stores
 def test_guards_hold_for_every_verb_that_sends(desk: Desk, backend: Backend) -> None:
     desk.write("config.yaml", 'protect: ["*/ann"]\n')
     done = desk.run("lock", ANN, BOB, "--region", "ap-singapore", "--yes", "--json", "--endpoint", backend.endpoint)
@@ -357,6 +367,7 @@ def test_guards_hold_for_every_verb_that_sends(desk: Desk, backend: Backend) -> 
     assert {arrival.user for arrival in backend.writes()} == {"bob"}
 
 
+@pytest.mark.both_stores
 @pytest.mark.parametrize(
     ("verb", "action", "state"),
     [
@@ -404,6 +415,7 @@ def changed_job(desk: Desk) -> None:
     desk.job(*many(5), "postgres-cccccccc/new1", "postgres-cccccccc/new2")
 
 
+@pytest.mark.both_stores
 def test_resume_goes_on_from_the_journal_alone(cut: tuple[Desk, Backend]) -> None:
     desk, backend = cut
     (desk.work / "job.yaml").unlink()
@@ -415,6 +427,7 @@ def test_resume_goes_on_from_the_journal_alone(cut: tuple[Desk, Backend]) -> Non
     assert sorted(applied) == sorted(set(applied)), "none twice"
 
 
+@pytest.mark.both_stores
 def test_resume_asks_if_the_job_has_changed(cut: tuple[Desk, Backend]) -> None:
     desk, _ = cut
     changed_job(desk)
@@ -432,6 +445,7 @@ def test_resume_asks_if_the_job_has_changed(cut: tuple[Desk, Backend]) -> None:
     assert done.code == 0 and "6 of 6 verified locked" in done.out, "the journal's list is what is sent"
 
 
+@pytest.mark.both_stores
 def test_resume_keeps_to_the_endpoint(cut: tuple[Desk, Backend]) -> None:
     desk, backend = cut
     before = desk.journal().read_bytes()
@@ -442,6 +456,7 @@ def test_resume_keeps_to_the_endpoint(cut: tuple[Desk, Backend]) -> None:
     assert desk.run("resume", "latest", "--endpoint", backend.endpoint.upper().replace("HTTP", "http") + "/").code == 0
 
 
+@pytest.mark.both_stores
 def test_what_resume_refuses_it_refuses_before_it_writes(cut: tuple[Desk, Backend]) -> None:
     desk, _ = cut
     before = desk.journal().read_bytes()
@@ -456,6 +471,7 @@ def test_what_resume_refuses_it_refuses_before_it_writes(cut: tuple[Desk, Backen
     assert desk.journal().read_bytes() == before
 
 
+@pytest.mark.both_stores
 def test_resume_leaves_out_what_is_excluded_or_protected_now(cut: tuple[Desk, Backend]) -> None:
     desk, backend = cut
     left = {line["user"] for line in desk.records("call")} - {
@@ -472,6 +488,7 @@ def test_resume_leaves_out_what_is_excluded_or_protected_now(cut: tuple[Desk, Ba
     assert (session["settings"]["rate"], session["settings"]["timeout_s"]) == (11, 3)
 
 
+@pytest.mark.both_stores
 def test_resume_of_a_finished_run_appends_nothing_and_ends_as_it_did(desk: Desk) -> None:
     with faulty({"user": "eve", "code": "OperationDenied.InstanceAccessDeniedError"}) as backend:
         desk.job()
@@ -486,6 +503,7 @@ def test_resume_of_a_finished_run_appends_nothing_and_ends_as_it_did(desk: Desk)
 # ---- rerun ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
     denied, busy = "OperationDenied.InstanceAccessDeniedError", "InvalidParameterValue.InvalidAccountNameError"
     rules = ({"user": "user1", "code": denied, "times": 2}, {"user": "user2", "code": busy, "times": 1})
@@ -512,7 +530,7 @@ def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
         assert len(desk.journals()) == 4
 
     path = desk.journals()[0]
-    links = [note["data"]["run"] for note in records(path.with_name("aside.jsonl"), "note")]
+    links = [note["data"]["run"] for note in desk.notes(run)]
     children = [records(other, "run")[0] for other in desk.journals()[1:]]
     assert links == [child["run"] for child in children]
     heads = {line["hash"] for line in records(path)}
@@ -525,6 +543,7 @@ def test_rerun_repeats_what_is_asked_for(desk: Desk) -> None:
 # ---- stop, status, report ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_stop_drains_a_run_of_another_shell(desk: Desk, backend: Backend) -> None:
     desk.job(*apart(60))
     process = desk.popen("run", "job.yaml", "--yes", "--json", "--rate", "30", "--endpoint", backend.endpoint)
@@ -540,6 +559,7 @@ def test_stop_drains_a_run_of_another_shell(desk: Desk, backend: Backend) -> Non
     assert desk.run("resume", "latest", "--rate", "1000").code == 0, "an old request to stop is forgotten"
 
 
+@pytest.mark.both_stores
 def test_a_run_is_named_in_several_ways(desk: Desk, backend: Backend) -> None:
     flags = ["--yes", "--quiet", "--endpoint", backend.endpoint]
     desk.job(ANN, name="first.yaml")
@@ -548,7 +568,7 @@ def test_a_run_is_named_in_several_ways(desk: Desk, backend: Backend) -> None:
     first = run_id(desk)
     assert desk.run("run", "second.yaml", *flags).code == 0
     second = next(path.parent.name for path in desk.journals() if path.parent.name != first)
-    path = desk.state / "runs" / first / "journal.jsonl"
+    path = desk.path(first)
     names = {first: first, first[:-1]: first, str(path): first, str(path.parent): first, "latest:first": first}
     names |= {"latest": second, "latest:second": second}
     for name, run in names.items():
@@ -558,10 +578,11 @@ def test_a_run_is_named_in_several_ways(desk: Desk, backend: Backend) -> None:
     both = desk.run("status", first[:4])
     assert both.code == 2 and "is the beginning of 2 runs" in both.err and first in both.err and second in both.err
     missing = desk.run("status", "1999")
-    assert missing.code == 2 and first in missing.err and str(desk.state) in missing.err
+    assert missing.code == 2 and first in missing.err and desk.runs().kept_in in missing.err
     assert "there are runs of" in desk.run("status", "latest:third").err
 
 
+@pytest.mark.both_stores
 def test_a_copied_journal_can_be_read_and_not_continued(desk: Desk, backend: Backend) -> None:
     desk.job()
     desk.run("run", "job.yaml", "--yes", "--quiet", "--endpoint", backend.endpoint)
@@ -573,6 +594,8 @@ def test_a_copied_journal_can_be_read_and_not_continued(desk: Desk, backend: Bac
         assert done.code == 2 and "outside a state directory" in done.err
 
 
+@pytest.mark.both_stores
+@pytest.mark.files_only("which state directory a command is to be told")
 def test_the_command_that_continues_names_the_directory_if_it_must(desk: Desk, backend: Backend) -> None:
     desk.job()
     desk.env["TENCENTCLOUD_SECRET_KEY"] = "wrong-" + "x" * 20
@@ -589,6 +612,8 @@ def test_the_command_that_continues_names_the_directory_if_it_must(desk: Desk, b
     assert command[0] == "resume" and desk.run(*command).code == 5, "it finds the run"
 
 
+@pytest.mark.both_stores
+@pytest.mark.files_only("the file of slots; a database has rows, which test_several_hosts.py looks at")
 def test_runs_of_one_sub_account_share_its_quota_whatever_they_knew_when_they_began(
     desk: Desk, backend: Backend
 ) -> None:
@@ -607,9 +632,10 @@ def test_runs_of_one_sub_account_share_its_quota_whatever_they_knew_when_they_be
     assert slots.read_bytes() != was
 
 
+@pytest.mark.both_stores
 def test_nothing_yet_is_said(desk: Desk) -> None:
     done = desk.run("status")
-    assert done.code == 0 and "no runs yet" in done.out and str(desk.state) in done.err
+    assert done.code == 0 and "no runs yet" in done.out and desk.runs().kept_in in done.err
 
 
 # ---- explain, doctor, schema, simulate -----------------------------------------------------------------------------
@@ -714,6 +740,7 @@ def test_the_simulator_takes_the_keys_of_its_environment(desk: Desk) -> None:
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_a_run_spread_over_lanes_uses_all_of_them(desk: Desk) -> None:
     with Backend(World(), ports=3) as backend:
         desk.job(*many(30))
@@ -723,6 +750,7 @@ def test_a_run_spread_over_lanes_uses_all_of_them(desk: Desk) -> None:
         assert len({arrival.access for arrival in backend.writes()}) == 3
 
 
+@pytest.mark.both_stores
 def test_a_deadline_ends_the_run_and_says_so(desk: Desk, backend: Backend) -> None:
     desk.job(*many(60))
     done = desk.run("run", "job.yaml", "--yes", "--json", "--deadline", "500ms", "--endpoint", backend.endpoint)
@@ -731,6 +759,7 @@ def test_a_deadline_ends_the_run_and_says_so(desk: Desk, backend: Backend) -> No
     wait_until(lambda: desk.run("status", "--json").json["runs"][0]["exit"] == 4)
 
 
+@pytest.mark.both_stores
 def test_stop_after_a_share_of_failures(desk: Desk) -> None:
     with faulty({"code": "OperationDenied.InstanceAccessDeniedError", "action": "LockAccount"}) as backend:
         desk.job(*many(40), extra="stop_after: 5%")
@@ -742,6 +771,7 @@ def test_stop_after_a_share_of_failures(desk: Desk) -> None:
 # ---- bad rows --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_stores
 def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> None:
     """The good are sent; the bad stand in plan, journal, reports and exit code, with their lines, and in no rerun."""
     desk.write("list.csv", "instance;user\npostgres-aaaaaaaa;ann\nnonsense;bob\npostgres-bbbbbbbb;e v e\n")
@@ -773,6 +803,7 @@ def test_bad_rows_are_left_out_when_asked_and_count_as_failed(desk: Desk) -> Non
     assert "2 of what was asked for never became a call" in again.json["why"]
 
 
+@pytest.mark.both_stores
 def test_a_rerun_of_bad_rows_and_failures_repeats_the_failures(desk: Desk) -> None:
     """And says what it cannot repeat."""
     desk.write("list.csv", "postgres-aaaaaaaa ann\npostgres-bbbbbbbb eve\nnonsense\n")
@@ -785,6 +816,7 @@ def test_a_rerun_of_bad_rows_and_failures_repeats_the_failures(desk: Desk) -> No
     assert "list.csv:3: has 1 of 3 columns" in again.err
 
 
+@pytest.mark.both_stores
 def test_a_run_with_bad_rows_is_resumed_without_a_question(desk: Desk) -> None:
     """Its list is as it was: that rows of it are bad was agreed to."""
     desk.write("list.csv", "postgres-aaaaaaaa ann\nnonsense\n")

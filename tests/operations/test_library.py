@@ -21,6 +21,8 @@ from engine import Approval, BusyError, Ended, Engine, Event, Finished, Nothing,
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 
+pytestmark = pytest.mark.both_stores
+
 ROOT = Path(__file__).parents[2]
 YES = Approval(how="reviewed in #incident", by="ana")
 
@@ -104,7 +106,7 @@ async def test_a_running_loop_is_not_blocked_nor_printed_at(desk: Desk, capfd: p
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     heard: list[Event] = []
     beats = 0
-    async with Engine(state_dir=desk.state, simulate=True, on_event=heard.append) as acctops:
+    async with Engine(**desk.where, simulate=True, on_event=heard.append) as acctops:
         run = await begun(acctops, job(50))
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
         async for progress in run.progress(every=0.05):
@@ -121,7 +123,7 @@ async def test_a_running_loop_is_not_blocked_nor_printed_at(desk: Desk, capfd: p
 async def test_two_engines_share_claims_quota_and_journals(desk: Desk) -> None:
     """Two services on one state directory are as two commands: no account twice, never more than the quota."""
     with Backend(World(quota_window="sliding")) as backend:
-        how = {"state_dir": desk.state, "endpoint": backend.endpoint}
+        how = {**desk.where, "endpoint": backend.endpoint}
         async with Engine(**how) as one, Engine(**how) as two:
             plans = [await planned(one, job(60)), await planned(two, job(60, name="dump"))]
             again = await planned(two, job(60))
@@ -140,13 +142,13 @@ async def test_two_engines_share_claims_quota_and_journals(desk: Desk) -> None:
 async def test_what_goes_on_when_the_engine_is_closed_is_drained_and_resumed(desk: Desk) -> None:
     """A service that is redeployed leaves nothing unrecorded: the command, or the next engine, goes on."""
     with Backend(World()) as backend:
-        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
             run = await begun(acctops, job(100))
             await asyncio.sleep(0.5)
         ended = await run.result()
         assert ended.reason is Reason.STOPPED and ended.why is not None and "closed" in ended.why
         assert 0 < ended.counts["changed"] < 100
-        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
             again = await acctops.resume(run.id)
             assert isinstance(again, Run)
             assert (await again.result()).counts["changed"] == 100
@@ -157,7 +159,7 @@ async def test_what_goes_on_when_the_engine_is_closed_is_drained_and_resumed(des
 async def test_stop_and_looking_back(desk: Desk) -> None:
     """A run is stopped by its id from wherever, and what is said of it afterwards is what its journal says."""
     with Backend(World()) as backend:
-        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
             run = await begun(acctops, job(100))
             drained = await acctops.stop(run.id)
             assert drained.is_over
@@ -178,7 +180,7 @@ async def test_a_resume_in_other_circumstances_needs_an_approval(desk: Desk) -> 
     path = desk.work / "leak.yaml"
     path.write_text(job(100))
     with Backend(World()) as backend:
-        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
             run = await begun(acctops, str(path))
             run.stop()
             await run.result()
@@ -197,7 +199,7 @@ async def test_holds_are_seen_limited_released_and_ended(desk: Desk) -> None:
     with Backend(world) as backend:
         flags = ("--region", "ap-singapore", "--endpoint", backend.endpoint, "--yes", "--json")
         run = (await asyncio.to_thread(desk.run, "lock", "postgres-aaaaaaaa/u0", *flags)).json["run"]
-        async with Engine(state_dir=desk.state, endpoint=backend.endpoint) as acctops:
+        async with Engine(**desk.where, endpoint=backend.endpoint) as acctops:
             (held,) = acctops.holds().held
             assert (held.family.run, len(held.accounts)) == (run, 1)
             assert acctops.hold(run, for_="20m", then="unlock").until is not None
@@ -209,7 +211,7 @@ async def test_holds_are_seen_limited_released_and_ended(desk: Desk) -> None:
 async def test_what_refuses_a_run_leaves_none(desk: Desk) -> None:
     """An error is raised where it is awaited, and nothing stands in the state directory."""
     (desk.work / "config.yaml").write_text("limits: {max_targets: 10}\n")
-    async with Engine(state_dir=desk.state, simulate=True) as acctops:
+    async with Engine(**desk.where, simulate=True) as acctops:
         with pytest.raises(RefusedError, match="max_targets"):
             await acctops.plan(job(11))
         assert acctops.runs() == []

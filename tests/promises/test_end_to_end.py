@@ -347,7 +347,7 @@ def test_reruns_are_linked_and_skip_what_was_settled_since(story: Story) -> None
     assert mended.code == 0, mended.text
     assert mended.json["counts"]["changed"] == EACH and sum(mended.json["counts"].values()) == EACH
     first, second = story.desk.journals()
-    (note,) = records(first.with_name("aside.jsonl"), "note")
+    (note,) = story.desk.notes(run)
     assert note["what"] == "continued_by" and note["data"]["run"] == mended.json["run"]
     (line,) = records(second, "run")
     assert line["parent"] == {"run": run, "verb": "rerun", "head": records(first)[-1]["hash"]}
@@ -383,8 +383,9 @@ def test_the_journal_verifies_and_its_head_is_the_printed_one(story: Story) -> N
     head = json.loads(path.read_bytes().splitlines()[-1])["hash"]
     assert story.desk.run("journal", "verify", str(path), "--head", head).code == 0
     assert story.done.json["journal_head"] in path.read_text()
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
+    if story.desk.database is None:  # a copy has other modes
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 # ---- passwords -----------------------------------------------------------------------------------------------------

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.world import World
 from tests.promises.test_hold_limits import HOUR, A, Office, office
 from tests.support.command import Backend, Desk
+
+pytestmark = pytest.mark.both_stores
 
 __all__ = ["office"]
 

@@ -13,13 +13,13 @@ import pytest
 from msgspec.structs import replace
 
 from engine.journal import records as kinds
-from engine.journal.aside import add_aside
 from engine.journal.lines import Chain
 from engine.journal.reader import read
 from engine.journal.records import rfc3339, unix_seconds
-from engine.journal.store import RunStore
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, records
+
+pytestmark = pytest.mark.both_stores
 
 A = "postgres-aaaaaaaa"
 HOUR = 3600.0
@@ -70,7 +70,7 @@ class Office:
     def held_until(self, run: str, until: float | None, then: str = "tell") -> None:
         """A new end, as it stands beside the run."""
         line = kinds.HoldLine(until=rfc3339(until) if until is not None else None, then=then, by="ann", why=None)
-        add_aside(RunStore(self.desk.state), run, [line], clock=self.clock)
+        self.desk.runs().add_aside(run, [line], clock=self.clock)
 
     def cut_off(self) -> None:
         """The latest run as a crash leaves it, right after the yes."""
@@ -78,7 +78,7 @@ class Office:
         kept = [line for line in read(path) if isinstance(line, (kinds.Run, kinds.CallLine, kinds.Confirmed))]
         chain = Chain(path.parent.name)
         lines = [chain.add(replace(each, v=0, seq=0, at="", run="", hash=""), each.at) for each in kept]
-        path.write_bytes(b"".join(lines))
+        self.desk.rewrite(path.parent.name, b"".join(lines))
 
 
 @pytest.fixture

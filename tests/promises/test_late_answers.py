@@ -14,6 +14,8 @@ from engine.simulator.world import World
 from tests.promises.test_undo_cli import ANN, BOB, EVE, A, Office, fleet
 from tests.support.command import Backend, Desk, Done, records
 
+pytestmark = pytest.mark.both_stores
+
 SUPER = "tencentDBSuper"
 
 

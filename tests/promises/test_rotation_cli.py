@@ -13,6 +13,8 @@ from engine.simulator.faults import rules_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk
 
+pytestmark = pytest.mark.both_stores
+
 A = "postgres-aaaaaaaa"
 USERS = [f"{A}/app", f"{A}/etl"]
 RESET = "ResetAccountPassword"
@@ -53,7 +55,7 @@ def test_a_rotation_keeps_its_passwords_to_itself(desk: Desk, backend: Backend) 
     ):
         said = desk.run(*words)
         assert said.code == 0 and "secret-" not in said.text, said.text
-    kept = [each.read_bytes() for each in desk.state.rglob("*") if each.is_file()]
+    kept = [each.read_bytes() for each in (*desk.journals(), *desk.state.rglob("*")) if each.is_file()]
     assert kept and not any(b"secret-app" in data or b"secret-etl" in data for data in kept)
     assert len(backend.writes()) == 2
     assert desk.run("undo", "latest").code == 2

@@ -17,6 +17,8 @@ import pytest
 from tests.promises.test_undo_cli import ANN, BOB, EVE, B, Office, fleet
 from tests.support.command import Backend, Desk
 
+pytestmark = pytest.mark.both_stores
+
 HOW = ("undo", "release", "limit")
 HOUR = 3600.0
 
@@ -233,6 +235,7 @@ def test_holds_of_a_cam_run_are_shown_beside_those_of_a_lock(office: Office) -> 
     assert held == {lock: "LockAccount", cam: "OpenAccountCAM"}
 
 
+@pytest.mark.files_only("home.json, by which a state directory knows its host")
 def test_a_state_directory_that_is_adopted_is_tended_at_once(office: Office) -> None:
     """It failed here before, as it was another host's: who says that it is this one's waits for no retry."""
     run = office.lock(ANN)

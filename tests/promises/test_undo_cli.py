@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from engine.journal.records import Note
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.estate import Account
 from engine.simulator.faults import rules_from
@@ -125,13 +124,12 @@ def test_an_undo_is_a_run_of_its_own_linked_both_ways(office: Office) -> None:
     child = office.undo(run)
     assert child["action"] == "UnlockAccount" and child["counts"]["changed"] == 3
     assert child["verified"] == {"agree": 3, "disagree": 0, "unread": 0}
-    (note,) = office.desk.aside(run)
-    assert isinstance(note, Note)
-    assert (note.what, note.data) == ("undone_by", {"run": child["run"], "verb": "undo"})
+    (note,) = office.desk.notes(run)
+    assert (note["what"], note["data"]) == ("undone_by", {"run": child["run"], "verb": "undo"})
     (line,) = records(office.path(child["run"]), "run")
     head = records(office.path(run))[-1]["hash"]
     assert line["parent"] == {"run": run, "verb": "undo", "head": head}, "the head of the run that has ended stays"
-    assert records(office.path(child["run"]))[0]["at"] >= note.at, "the parent is told first"
+    assert records(office.path(child["run"]))[0]["at"] >= note["at"], "the parent is told first"
     refused = office.run("resume", run, code=3)
     assert f"was undone by {child['run']}" in refused.err
     assert office.run("journal", "verify", run).code == 0

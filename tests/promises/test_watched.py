@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from msgspec.structs import replace
 
 from engine.inputs.files import load_job
-from engine.journal.store import runs_at
 from engine.model import RunId
 from engine.operations.begin import begin
 from engine.operations.proposal import Approval, Planned
@@ -26,6 +24,8 @@ from engine.simulator.fleet import fleet_from
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, Done, environment, records
 from tests.support.journals import end
+
+pytestmark = pytest.mark.both_stores
 
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
 ANN, BOB, EVE = f"{A}/ann", f"{A}/bob", f"{B}/eve"
@@ -118,9 +118,12 @@ class Guard:
 
     def watch(self, run: str) -> Path:
         """The journal of the run's watch."""
-        aside = self.desk.state / "runs" / run / "aside.jsonl"
-        names = [note["data"]["run"] for note in records(aside, "note") if note["what"] == "watched_by"]
-        return self.desk.state / "runs" / str(names[-1]) / "journal.jsonl"
+        names = [note["data"]["run"] for note in self.desk.notes(run) if note["what"] == "watched_by"]
+        return self.desk.path(str(names[-1]))
+
+    def keep(self, run: str, lines: Sequence[bytes]) -> None:
+        """Let the journal of a run end behind some of its lines."""
+        self.desk.rewrite(run, b"".join(lines))
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def test_accounts_are_read_again_when_the_job_says_and_not_before(guard: Guard) 
         *("run", "call", "call", "call", "read", "read", "end"),
         *("session", "read", "read", "end"),
     ]
-    (head,) = records(guard.desk.state / "runs" / run / "journal.jsonl")[-1:]
+    (head,) = records(guard.desk.path(run))[-1:]
     assert lines[0]["parent"] == {"run": run, "verb": "watch", "head": head["hash"]}
     assert all(line["request_id"] and line["purpose"] == "watch" for line in lines if line["kind"] == "read")
     assert {line["exit"] for line in lines if line["kind"] == "end"} == {0}
@@ -166,9 +169,7 @@ def test_a_month_with_a_timer_that_misses_days_is_read_once_for_each_gap(guard: 
 def test_a_run_that_is_not_over_is_not_watched_yet(guard: Guard) -> None:
     """A cut off run has no end to count from; once it was resumed, it has."""
     run = guard.lock()
-    path = guard.desk.state / "runs" / run / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-1]))
+    guard.keep(run, guard.desk.path(run).read_bytes().splitlines(keepends=True)[:-1])
     assert guard.tend(DAY) == {}
     assert "watch: not read yet; begins once the run has ended" in guard.run("status", run).out
     guard.run("resume", run, "--yes")
@@ -289,12 +290,11 @@ def test_what_an_undo_has_just_sent_is_silent(guard: Guard) -> None:
     """A reading that meets an undo at work, or one that was cut off, is no alarm: its intent is in its journal."""
     run = guard.lock()
     undo = guard.run("undo", run, "--yes", "--json").json["run"]
-    path = guard.desk.state / "runs" / undo / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = guard.desk.path(undo).read_bytes().splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if b'"kind":"sent"' in line)
     first = min(number for number, line in enumerate(lines) if b'"kind":"reply"' in line)
     assert first > last or last > 0
-    path.write_bytes(b"".join(lines[: max(first, last + 1)]))
+    guard.keep(undo, lines[: max(first, last + 1)])
     assert guard.tend(6 * MINUTE)["read"] == ["0 of 3 accounts still locked, 3 opened by us since"]
     assert guard.told() == []
 
@@ -370,10 +370,10 @@ def test_one_run_that_cannot_be_watched_stops_no_other(guard: Guard) -> None:
     second = guard.lock(EVE, name="two.yaml")
     guard.tend(6 * MINUTE)
     path = guard.watch(first)
-    path.write_bytes(path.read_bytes().replace(b"ann", b"bob"))
+    guard.keep(path.parent.name, [path.read_bytes().replace(b"ann", b"bob")])
     guard.opened(EVE)
     found = guard.tend(31 * MINUTE, code=1)
-    assert str(path) in found["failed"][0] and EVE in found["told"][0]
+    assert guard.desk.runs().place_of(path.parent.name) in found["failed"][0] and EVE in found["told"][0]
     assert "watch: its journal cannot be read" in guard.run("status", first).out
     assert guard.run("status", second).code == 0
 
@@ -437,14 +437,14 @@ def test_a_pass_that_is_killed_anywhere_is_gone_on_with(guard: Guard) -> None:
     guard.opened(ANN)
     guard.tend(31 * MINUTE)
     assert [notice["targets"] for notice in guard.told()] == [[EVE], [ANN]]
-    path, aside = guard.watch(run), guard.desk.state / "runs" / run / "aside.jsonl"
-    whole, notes = path.read_bytes().splitlines(keepends=True), aside.read_bytes().splitlines(keepends=True)
+    path, aside = guard.watch(run), guard.desk.aside(run)
+    whole, notes = path.read_bytes().splitlines(keepends=True), aside.splitlines(keepends=True)
     first = next(number for number, line in enumerate(whole) if b'"kind":"end"' in line) + 1
     for kept in range(first, len(whole)):
-        for torn in (b"", whole[kept][:20]):
-            path.write_bytes(b"".join(whole[:kept]) + torn)
-            aside.write_bytes(b"".join(notes[:-1]))  # the second was not told
-            (guard.desk.state / "heads.jsonl").unlink()  # and its end is not listed yet
+        for torn in (b"", whole[kept][:20]) if guard.desk.database is None else (b"",):  # a commit is never torn
+            guard.keep(path.parent.name, [*whole[:kept], torn])
+            guard.desk.rewrite_aside(run, b"".join(notes[:-1]))  # the second was not told
+            guard.desk.unlist()  # and its end is not listed yet
             guard.tend(33 * MINUTE)
             assert [notice["targets"] for notice in guard.told()] == [[ANN]], kept
             guard.tend(34 * MINUTE)
@@ -459,14 +459,13 @@ def test_a_watch_that_died_before_its_first_reading_begins_anew(guard: Guard) ->
     guard.tend(6 * MINUTE)
     path = guard.watch(run)
     whole = path.read_bytes().splitlines(keepends=True)
-    aside = guard.desk.state / "runs" / run / "aside.jsonl"
-    notes = aside.read_bytes().splitlines(keepends=True)
+    notes = guard.desk.aside(run).splitlines(keepends=True)
     guard.told()
-    path.write_bytes(b"".join(whole[:4]))
-    aside.write_bytes(notes[0])
+    guard.keep(path.parent.name, whole[:4])
+    guard.desk.rewrite_aside(run, notes[0])
     assert guard.tend(7 * MINUTE)["read"] and [notice["targets"] for notice in guard.told()] == [[EVE]]
-    shutil.rmtree(path.parent)
-    aside.write_bytes(notes[0])
+    guard.desk.remove(path.parent.name)
+    guard.desk.rewrite_aside(run, notes[0])
     assert guard.tend(8 * MINUTE)["read"] and [notice["targets"] for notice in guard.told()] == [[EVE]]
     assert guard.watch(run) != path and guard.run("status", run).code == 0
 
@@ -502,11 +501,10 @@ def test_each_rerun_is_watched_on_its_own(guard: Guard) -> None:
 def test_a_resume_that_does_more_has_it_watched_too(guard: Guard) -> None:
     """The watch goes on in its own journal, with the accounts that were added, and counts from the run's new end."""
     run = guard.lock()
-    path = guard.desk.state / "runs" / run / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = guard.desk.path(run).read_bytes().splitlines(keepends=True)
     second = [number for number, line in enumerate(lines) if b'"kind":"settled"' in line][1]
-    path.write_bytes(b"".join(lines[: second + 1]))
-    journal, found = runs_at(guard.desk.state, simulated=False).open(RunId(run), clock=guard.at)
+    guard.keep(run, lines[: second + 1])
+    journal, found = guard.desk.runs().open(RunId(run), clock=guard.at)
     settled = found.ledger.counts()["changed"]
     assert settled == 2
     journal.append_now(end(counts=found.ledger.counts()))

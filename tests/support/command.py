@@ -13,6 +13,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,13 +32,12 @@ from engine.cli import main
 from engine.cli.app import app
 from engine.cli.talk import out, say
 from engine.journal.protocols import Runs
-from engine.journal.records import AnyRecord
 from engine.journal.store import runs_at
 from engine.simulator import DEMO_SECRET_ID, DEMO_SECRET_KEY
 from engine.simulator.faults import FaultScript, rules_from
 from engine.simulator.server import serve
 from engine.simulator.world import World
-from tests.support.stores import database_here, lines_of, rewrite
+from tests.support.stores import database_here, lines_of, owning, rewrite
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKING = ("Describe", "GetCaller", "AssumeRole", "Metadata")
@@ -201,6 +201,11 @@ class Desk:
 
     # What is kept of runs.
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Where an `Engine` finds them. Any: its own keyword arguments."""
+        return {"state_dir": self.state} if self.database is None else {"database": self.database}
+
     def runs(self, *, simulated: bool = False) -> Runs:
         """The store, as a command has it."""
         return runs_at(self.state, simulated=simulated, database=self.database)
@@ -229,18 +234,50 @@ class Desk:
         (found,) = [path for path in self.journals(simulated=simulated) if path.parent.name == run_id]
         return found
 
-    def rewrite(self, run_id: str, lines: bytes, *, simulated: bool = False) -> None:
+    def rewrite(self, run_id: str, lines: bytes) -> None:
         """Let the journal of a run be these lines: what a crash leaves, or a forger makes; none: it is gone."""
         if self.database is not None:
-            rewrite(self.database, run_id, lines, simulated=simulated)
+            rewrite(self.database, run_id, lines)
         elif lines:
-            self.path(run_id, simulated=simulated).write_bytes(lines)
+            self.path(run_id).write_bytes(lines)
         else:
-            self.path(run_id, simulated=simulated).unlink()
+            self.path(run_id).unlink()
 
-    def aside(self, run_id: str) -> list[AnyRecord]:
-        """What stands beside the journal of a run."""
-        return [*self.runs().aside(run_id)]
+    def aside(self, run_id: str) -> bytes:
+        """The lines beside the journal of a run."""
+        if self.database is not None:
+            return lines_of(self.database, chain=-1).get(run_id, b"")
+        path = self.path(run_id).with_name("aside.jsonl")
+        return path.read_bytes() if path.exists() else b""
+
+    def notes(self, run_id: str) -> list[dict[str, Any]]:
+        """The notes beside the journal of a run."""
+        found = [json.loads(line) for line in self.aside(run_id).splitlines()]
+        return [record for record in found if record["kind"] == "note"]
+
+    def rewrite_aside(self, run_id: str, lines: bytes) -> None:
+        """Let these lines stand beside the journal of a run."""
+        if self.database is not None:
+            rewrite(self.database, run_id, lines, chain=-1)
+        else:
+            self.path(run_id).with_name("aside.jsonl").write_bytes(lines)
+
+    def remove(self, run_id: str) -> None:
+        """Remove a run, so that nothing shows that there was one."""
+        if self.database is None:
+            shutil.rmtree(self.path(run_id).parent)
+            return
+        with owning(self.database) as connection:
+            for table, column in (("batch", "run"), ("shard", "run"), ("run", "id")):
+                connection.execute(f"delete from acctops.{table} where {column} = %s".encode(), [run_id])
+
+    def unlist(self) -> None:
+        """Remove the list of the ends of runs."""
+        if self.database is None:
+            (self.state / "heads.jsonl").unlink()
+            return
+        with owning(self.database) as connection:
+            connection.execute("delete from acctops.head_line")
 
     def records(self, kind: str | None = None, *, simulated: bool = False) -> list[dict[str, Any]]:
         return records(self.journal(simulated=simulated), kind)

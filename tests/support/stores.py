@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -77,13 +78,13 @@ def database_apart() -> str | None:
     return make() if make is not None else None
 
 
-def lines_of(database: str, *, simulated: bool = False) -> dict[str, bytes]:
-    """The journal of each run of a database, by its id, oldest first, with no code of the engine's."""
+def lines_of(database: str, *, simulated: bool = False, chain: int = 0) -> dict[str, bytes]:
+    """A chain of each run of a database, by its id, oldest first, with no code of the engine's."""
     with psycopg.connect(database, autocommit=True) as connection:
         rows = connection.execute(
-            "select r.id, b.lines from acctops.run r join acctops.batch b on b.run = r.id and b.no = 0 "
+            "select r.id, b.lines from acctops.run r join acctops.batch b on b.run = r.id and b.no = %s "
             "where r.simulated = %s order by r.created_at, r.id, b.first",
-            [simulated],
+            [chain, simulated],
         ).fetchall()
     found: dict[str, bytes] = {}
     for run_id, lines in rows:
@@ -91,32 +92,32 @@ def lines_of(database: str, *, simulated: bool = False) -> dict[str, bytes]:
     return found
 
 
-def rewrite(database: str, run_id: str, lines: bytes, *, simulated: bool = False) -> None:
-    """Let the journal of a run be these lines, as a superuser can: what a crash leaves, or a forger makes; none: gone.
+@contextmanager
+def owning(database: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:  # Any: what the columns are
+    """A superuser's connection to a database, for one transaction."""
+    with psycopg.connect(database.replace("//worker@", f"//{SUPERUSER}@")) as connection:
+        yield connection
 
-    The row of its chain is as if they had been appended.
+
+def rewrite(database: str, run_id: str, lines: bytes, *, chain: int = 0) -> None:
+    """Let a chain of a run be these lines, as a superuser can: what a crash leaves, or a forger makes; none: gone.
+
+    Its row is as if they had been appended.
     """
-    owner = database.replace("//worker@", f"//{SUPERUSER}@")
-    whole = [json.loads(line) for line in lines.splitlines()[-1:]]
-    with psycopg.connect(owner) as connection:
-        connection.execute("delete from acctops.batch where run = %s and no = 0", [run_id])
-        if not whole:
-            return
-        seq, head = whole[0]["seq"], whole[0]["hash"]
+    last = [json.loads(line) for line in lines.splitlines()[-1:]]
+    with owning(database) as connection:
+        connection.execute("delete from acctops.batch where run = %s and no = %s", [run_id, chain])
+        if not last and chain == 0:
+            return  # the row of the run stays: it is known that there was one
+        seq, head = (last[0]["seq"], last[0]["hash"]) if last else (0, "")
         connection.execute(
-            "insert into acctops.run (id, simulated) values (%s, %s) on conflict do nothing", [run_id, simulated]
+            "update acctops.shard set seq = %s, head = %s where run = %s and no = %s", [seq, head, run_id, chain]
         )
-        connection.execute(
-            "insert into acctops.shard (run, no, epoch, seq, head) values (%(run)s, 0, 1, %(seq)s, %(head)s), "
-            "(%(run)s, -1, 0, 0, '') on conflict do nothing",
-            {"run": run_id, "seq": seq, "head": head},
-        )
-        connection.execute(
-            "update acctops.shard set seq = %s, head = %s where run = %s and no = 0", [seq, head, run_id]
-        )
-        connection.execute(
-            "insert into acctops.batch (run, no, first, last, lines) values (%s, 0, 1, %s, %s)", [run_id, seq, lines]
-        )
+        if last:
+            connection.execute(
+                "insert into acctops.batch (run, no, first, last, lines) values (%s, %s, 1, %s, %s)",
+                [run_id, chain, seq, lines],
+            )
 
 
 class Kept:
