@@ -22,6 +22,7 @@ from tests.support.command import Backend, Desk, Done
 A, B = "postgres-aaaaaaaa", "postgres-bbbbbbbb"
 STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+pytestmark = pytest.mark.both_stores
 
 
 class Site:
@@ -76,7 +77,7 @@ class Site:
             chain.add(replace(change(line), v=0, seq=0, at="", run="", hash=""), line.at or "2026-11-28T00:00:00.000Z")
             for line in kept
         ]
-        path.write_bytes(b"".join(lines))
+        self.desk.rewrite(path.parent.name, b"".join(lines))
         return path.parent.name
 
     def run(self, *argv: str | Path, code: int = 0) -> Done:
@@ -255,6 +256,7 @@ def test_a_run_with_a_call_that_is_not_of_the_job_is_not_gone_on_with(site: Site
 
 
 @needs_root
+@pytest.mark.files_only("owners and modes of files; a database says itself who may write there")
 def test_a_run_that_others_could_have_written_is_not_gone_on_with(site: Site) -> None:
     """Unless the operator's own config trusts them, by name or as a group."""
     job = site.job()
@@ -274,6 +276,7 @@ def test_a_run_that_others_could_have_written_is_not_gone_on_with(site: Site) ->
 
 
 @needs_root
+@pytest.mark.files_only("owners and modes of files; a database says itself who may write there")
 def test_run_begins_anew_beside_a_run_of_others(site: Site) -> None:
     """What they planted costs nothing but a line."""
     job = site.job()
@@ -284,6 +287,7 @@ def test_run_begins_anew_beside_a_run_of_others(site: Site) -> None:
 
 
 @needs_root
+@pytest.mark.files_only("owners and modes of files; a database says itself who may write there")
 @pytest.mark.parametrize("mode", ["owner", "everybody", "sticky"])
 def test_a_state_directory_of_others_is_refused(site: Site, mode: str) -> None:
     """They could put runs there, to be gone on with."""
@@ -392,7 +396,7 @@ def test_a_program_for_passwords_is_run_only_if_the_job_of_today_names_it(site: 
     assert "run its job again" in site.run("resume", run, "--yes", code=2).err
     assert not ran.exists()
     (site.old / "away.yaml").rename(job)
-    site.path().write_bytes(honest)
+    site.desk.rewrite(run, honest)
     assert site.desk.run("resume", run, "--yes").code in (0, 1)
 
 
@@ -419,6 +423,7 @@ def test_from_where_guards_lie_nothing_else_is_taken(site: Site) -> None:
 
 
 @needs_root
+@pytest.mark.files_only("owners and modes of files; a database says itself who may write there")
 def test_a_planted_rerun_adds_nothing_to_a_family(site: Site) -> None:
     """An undo of the family would set free what the forger names."""
     job = site.job(f"{A}/app")

@@ -14,12 +14,13 @@ from msgspec.structs import replace
 
 from engine.journal.ledger import Ledger
 from engine.journal.records import unix_seconds
-from engine.journal.store import RunStore
-from engine.journal.writer import FileJournal
+from engine.model import RunId
 from engine.planning.plan import make_plan
 from engine.simulator.world import World
 from tests.support.command import Backend, Desk, on_terminal, records, wait_until
-from tests.support.drill import Drill, first_lines, fleet, run_line, run_settings
+from tests.support.drill import first_lines, fleet, run_line, run_settings
+
+pytestmark = pytest.mark.both_stores
 
 
 @pytest.fixture
@@ -78,8 +79,7 @@ def test_a_stopped_process_acknowledges_nothing_and_then_holds_to_it(desk: Desk,
     process = begin(desk, backend)
     os.kill(process.pid, signal.SIGSTOP)
     asking = desk.popen("pause", "latest", "--json")
-    control = desk.journal().parent / "control"
-    wait_until(lambda: control.is_dir() and any(control.glob("*.json")))
+    wait_until(lambda: len(desk.runs().asked(run_id(desk))) == 1)
     time.sleep(1.0)
     assert asking.poll() is None and not notes(desk, "control", "paused")
     os.kill(process.pid, signal.SIGCONT)
@@ -100,11 +100,10 @@ def test_a_pause_that_is_asked_for_is_shown_and_can_be_taken_back(desk: Desk, ba
     assert never.code == 6 and "nobody has paused it" in never.err and "acctops status " in never.err
     os.kill(process.pid, signal.SIGSTOP)
     asking = desk.popen("pause", "latest")
-    control = desk.journal().parent / "control"
-    wait_until(lambda: control.is_dir() and any(control.glob("*.json")))
+    wait_until(lambda: len(desk.runs().asked(run_id(desk))) == 1)
     assert "PAUSING, as asked by " in desk.run("status", "latest").out
     lifting = desk.popen("resume", "latest")
-    wait_until(lambda: len(list(control.glob("*.json"))) == 2)
+    wait_until(lambda: len(desk.runs().asked(run_id(desk))) == 2)
     os.kill(process.pid, signal.SIGCONT)
     assert (desk.end(asking).code, desk.end(lifting).code) == (0, 0)
     assert desk.end(process).code == 0
@@ -119,7 +118,7 @@ def test_nothing_arrives_after_an_acknowledged_pause(desk: Desk) -> None:
         endpoints = [word for endpoint in backend.endpoints for word in ("--endpoint", endpoint)]
         process = desk.popen("run", "job.yaml", "--yes", "--rate", "20", *endpoints)
         desk.wait_for("settled", 3)
-        run, store = run_id(desk), RunStore(desk.journal().parent.parent.parent, simulated=False)
+        run, store = run_id(desk), desk.runs()
 
         def said(request: str) -> bool:
             return any(note.data.get("id") == request and note.what != "control" for note in replayed().notes)
@@ -153,6 +152,7 @@ def test_a_run_whose_process_ended_in_a_pause_is_gone_on_with_by_resume_only(des
     os.kill(process.pid, signal.SIGKILL)
     desk.end(process)
     there, run = len(backend.writes()), run_id(desk)
+    wait_until(lambda: not desk.runs().is_live(run))  # a database hears of a death when nothing is heard any more
     for how in ("resume", "new", "refuse"):
         again = desk.run("run", "job.yaml", "--yes", "--on-unfinished", how, "--endpoint", backend.endpoint)
         assert again.code == 3 and f"acctops resume {run}" in again.err and "paused by" in again.err
@@ -199,16 +199,16 @@ def test_what_cannot_be_paused_is_refused_with_the_right_command(desk: Desk, bac
 
 def test_a_run_of_the_real_api_is_held_to_the_quota_and_named_by_its_host(desk: Desk) -> None:
     """Above it only with `quotas`, as at the start; who types it on another host learns where the run is."""
-    store = RunStore(desk.state, simulated=False)
+    store, run = desk.runs(), RunId("20260921T000000Z-test")
     calls = make_plan("LockAccount", fleet(2, 2))
     settings = run_settings(endpoint=("https://postgres.tencentcloudapi.com",))
-    ledger = Ledger(replace(run_line(calls, settings), run=Drill.run_id, simulated=False))
-    journal = FileJournal.create(store, Drill.run_id, first_lines(calls, ledger), clock=time.time)
-    above = desk.run("change", Drill.run_id, "--rate", "21")
+    ledger = Ledger(replace(run_line(calls, settings), run=run, simulated=False))
+    journal = store.create(run, first_lines(calls, ledger), clock=time.time)
+    above = desk.run("change", run, "--rate", "21")
     assert above.code == 2 and "above the quota" in above.err and "quotas:" in above.err
-    assert not list(store.run_dir(Drill.run_id).glob("control/*"))
+    assert store.asked(run) == ()
     journal.close()
-    elsewhere = desk.run("pause", Drill.run_id)
+    elsewhere = desk.run("pause", run)
     assert elsewhere.code == 2 and "is not live on this host; it was begun on here" in elsewhere.err
 
 
