@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.command import Desk
 from tests.support.postgres import Postgres, serving
-from tests.support.stores import Kept, keeping, kept_in
+from tests.support.stores import Kept, kept_in
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,8 +54,12 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[str]:
     """The URL of a fresh database, for a worker's role."""
-    with keeping(postgres) as fresh:
-        yield fresh()
+    from engine.journal.database.link import close_links
+    from engine.journal.database.slots import close_askers
+
+    yield postgres.fresh()
+    close_askers()
+    close_links()
 
 
 @pytest.fixture(params=["files", "database"])

@@ -40,20 +40,20 @@ def keep_in(make: Callable[[], str] | None) -> Iterator[None]:
 
 @contextmanager
 def keeping(server: Postgres) -> Iterator[Callable[[], str]]:
-    """What makes databases, and removes them in the end, as a thousand would fill the disk."""
-    made: list[str] = []
+    """What lends databases until the block ends."""
+    lent: list[str] = []
 
-    def fresh() -> str:
-        made.append(server.fresh())
-        return made[-1]
+    def borrow() -> str:
+        lent.append(server.borrow())
+        return lent[-1]
 
     try:
-        yield fresh
+        yield borrow
     finally:
         close_askers()
         close_links()
-        for url in made:
-            server.drop(url)
+        for url in lent:
+            server.give_back(url)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def kept_in(request: pytest.FixtureRequest, where: str) -> Iterator[None]:
         with keep_in(None):
             yield
         return
-    with keeping(request.getfixturevalue("postgres")) as fresh, keep_in(fresh):
+    with keeping(request.getfixturevalue("postgres")) as borrow, keep_in(borrow):
         yield
 
 
