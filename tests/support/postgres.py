@@ -163,8 +163,9 @@ class Postgres:
             name,
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()",
-            "truncate acctops.run, acctops.shard, acctops.batch, acctops.claim, acctops.lane, acctops.request, "
-            "acctops.mark, acctops.used, acctops.head_line, acctops.seal_line restart identity",
+            "do $$ begin execute (select 'truncate ' || string_agg('acctops.' || quote_ident(tablename), ', ') "
+            "|| ' restart identity' from pg_tables where schemaname = 'acctops' "
+            "and tablename not in ('version', 'home')); end $$",
             _HOME,
         )
         self._spare.append(url)
