@@ -27,8 +27,6 @@ from engine.simulator.world import World
 from tests.support.drill import Drill, fleet, run_settings
 from tests.support.holds import owing
 
-pytestmark = pytest.mark.both_stores
-
 SICK = "postgres-00000000"
 
 
@@ -346,7 +344,6 @@ def _drill(tmp: Path, name: str, it: World, targets: list[Target], **more: Any) 
     return Drill(tmp, it, targets, name=name, **more).go()
 
 
-@pytest.mark.files_only("the rules of undo, over the ledgers of 50 runs; a store has no part in them")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 30))
 def test_undo_is_exactly_what_was_changed_less_what_changed_since_less_what_is_held(tmp_path: Path, seed: int) -> None:

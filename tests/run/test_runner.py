@@ -44,7 +44,6 @@ def writes(world_: World, action: str = "LockAccount") -> list[Any]:
 # ---- pace and pool -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.both_stores
 def test_every_target_is_locked_at_the_quota(tmp_path: Path) -> None:
     """A clean fleet is done in the time the quota allows, no second holds more than the quota, none is throttled."""
     drill = Drill(tmp_path, world(latency=0.15), fleet(50, 8)).go()
@@ -342,7 +341,6 @@ def test_wrong_keys_end_the_run_before_it_begins(tmp_path: Path) -> None:
     assert drill.ledger.end.stopped.request_id
 
 
-@pytest.mark.both_stores
 def test_a_fatal_code_in_the_middle_stops_and_leaves_the_rest_resumable(tmp_path: Path) -> None:
     """What was done is done, the rest is unattempted, and a resume finishes it."""
     it = world({"action": "LockAccount", "code": "ActionOffline", "after": 50, "times": 1})
@@ -355,7 +353,6 @@ def test_a_fatal_code_in_the_middle_stops_and_leaves_the_rest_resumable(tmp_path
     assert drill.reason is Reason.OK
 
 
-@pytest.mark.both_stores
 def test_when_the_first_twenty_all_fail_alike_it_stops(tmp_path: Path) -> None:
     """The region, the permission or the list is wrong: four hundred refusals would say no more."""
     it = world({"action": "LockAccount", "code": "ResourceNotFound.InstanceNotFoundError"})
@@ -364,7 +361,6 @@ def test_when_the_first_twenty_all_fail_alike_it_stops(tmp_path: Path) -> None:
     assert 20 <= outcomes(drill)["failed"] < 40
 
 
-@pytest.mark.both_stores
 def test_two_instances_alone_do_not_stop_a_run_for_one_code(tmp_path: Path) -> None:
     """Twenty failures on two instances say something of those instances."""
     it = world({"action": "LockAccount", "code": "ResourceNotFound.InstanceNotFoundError", "instance": "*0000000[01]"})
@@ -373,7 +369,6 @@ def test_two_instances_alone_do_not_stop_a_run_for_one_code(tmp_path: Path) -> N
     assert outcomes(drill) == {"failed": 30, "changed": 15}
 
 
-@pytest.mark.both_stores
 def test_stop_after_stops_on_the_nth(tmp_path: Path) -> None:
     """Not on the one after (field.md C17); what is in flight then is still recorded."""
     it = world({"action": "LockAccount", "user": "user1", "code": "InvalidParameter.ParameterCheckError"}, latency=0.01)
@@ -440,7 +435,6 @@ def test_an_outage_in_the_middle_is_waited_for_and_costs_no_call(tmp_path: Path)
 # ---- stopping and going on -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.both_stores
 def test_the_deadline_drains_and_the_rest_can_be_resumed(tmp_path: Path) -> None:
     """Exit 4, nothing in flight is lost, resume finishes."""
     drill = Drill(tmp_path, world(), fleet(20, 10), deadline_s=4.0).go()
@@ -454,7 +448,6 @@ def test_the_deadline_drains_and_the_rest_can_be_resumed(tmp_path: Path) -> None
     assert outcomes(drill) == {"changed": 200}
 
 
-@pytest.mark.both_stores
 def test_a_stop_does_not_wait_for_the_next_slot_of_a_slow_lane(tmp_path: Path) -> None:
     """At a call a minute Ctrl-C is at once all the same: what takes longer is killed, by systemd or in anger."""
 
@@ -468,7 +461,6 @@ def test_a_stop_does_not_wait_for_the_next_slot_of_a_slow_lane(tmp_path: Path) -
     assert outcomes(drill) == {"changed": 1, "unattempted": 3}
 
 
-@pytest.mark.both_stores
 def test_a_stop_ends_waiting_calls_at_once(tmp_path: Path) -> None:
     """Calls that back off or wait for their turn do not hold up a drain; they stay as they were."""
     it = world({"action": "LockAccount", "instance": SICK, "code": "FailedOperation.DatabaseAccessError"})
@@ -485,7 +477,6 @@ def test_a_stop_ends_waiting_calls_at_once(tmp_path: Path) -> None:
     assert all(not entry.settled for _, entry, outcome in drill.ledger.outcomes() if outcome is not Outcome.CHANGED)
 
 
-@pytest.mark.both_stores
 def test_a_machine_that_slept_stops_sending(tmp_path: Path) -> None:
     """The wall clock runs away from the monotonic one: exit 4, with the reason; no call is lost."""
     drill = Drill(tmp_path, world(), fleet(20, 10), wall_skew=lambda now: 0.0 if now < 1003 else 7200.0).go()
@@ -504,7 +495,6 @@ def test_a_quota_that_others_use_up_ends_the_run_after_ten_minutes(tmp_path: Pat
     assert 590 < drill.seconds < 700
 
 
-@pytest.mark.both_stores
 def test_resume_reads_what_was_never_answered(tmp_path: Path) -> None:
     """`sent` without `reply`: applied is settled by reading, not applied is sent; nothing is sent twice."""
     it = world()
@@ -521,7 +511,6 @@ def test_resume_reads_what_was_never_answered(tmp_path: Path) -> None:
     assert len(writes(it)) == before, "the rest was locked by the first session: nothing is left to send"
 
 
-@pytest.mark.both_stores
 def test_resume_of_done_and_unsettled_never_resends(tmp_path: Path) -> None:
     """`done` without `settled` is read and settled; if it is not so, it fails in words."""
     it = world()
@@ -584,7 +573,6 @@ async def _password(call: Call) -> str:
     return f"Pass-{call.user}-9x"
 
 
-@pytest.mark.both_stores
 def test_passwords_are_asked_once_a_call_ahead_of_the_send_and_recorded_nowhere(tmp_path: Path) -> None:
     """A slow source does not starve the lane; a retry uses the same password; no byte of it is on disk."""
     asked: Counter[str] = Counter()
@@ -662,7 +650,6 @@ def test_a_refresh_in_doubt_is_unknown_for_good(tmp_path: Path) -> None:
 # ---- records -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.both_stores
 def test_every_arrival_has_its_sent_record_and_every_request_id_is_kept(tmp_path: Path) -> None:
     """Under a storm of faults: the journal knows every request the server saw and every id it answered with."""
     it = world(
@@ -689,7 +676,6 @@ def test_every_arrival_has_its_sent_record_and_every_request_id_is_kept(tmp_path
     assert DEMO_SECRET_KEY.encode() not in drill.path.read_bytes()
 
 
-@pytest.mark.both_stores
 def test_a_bug_in_the_engine_stops_the_run_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The one thing a worker may not do is to die in silence."""
 
