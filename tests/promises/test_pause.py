@@ -74,6 +74,7 @@ def test_a_run_is_paused_looked_at_and_goes_on(desk: Desk, backend: Backend) -> 
     assert report["paused"] is None
 
 
+@pytest.mark.files_only("a lock shows that a process which is stopped lives; a database takes it for gone in 1.5 s")
 def test_a_stopped_process_acknowledges_nothing_and_then_holds_to_it(desk: Desk, backend: Backend) -> None:
     """SIGSTOP between request and acknowledgement: the command waits, and after its word not one call leaves."""
     process = begin(desk, backend)
@@ -93,6 +94,7 @@ def test_a_stopped_process_acknowledges_nothing_and_then_holds_to_it(desk: Desk,
     assert desk.end(process).code == 0
 
 
+@pytest.mark.files_only("a lock shows that a process which is stopped lives; a database takes it for gone in 1.5 s")
 def test_a_pause_that_is_asked_for_is_shown_and_can_be_taken_back(desk: Desk, backend: Backend) -> None:
     """The process hangs: status says what is asked, resume takes it back, and later the run goes on by itself."""
     process = begin(desk, backend)
