@@ -7,7 +7,6 @@ sorted), its CPU seconds, its peak memory, and its most threads and open files.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import threading
@@ -44,7 +43,7 @@ def main(file: str, words: list[str]) -> None:
     def look() -> None:
         while True:
             most["threads"] = max(most["threads"], threading.active_count() - 1)
-            most["files"] = max(most["files"], len(os.listdir("/proc/self/fd")))
+            most["files"] = max(most["files"], len(list(Path("/proc/self/fd").iterdir())))
             time.sleep(_LOOK_S)
 
     GroupedJournal.append = noted  # type: ignore[method-assign]

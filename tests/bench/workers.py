@@ -156,4 +156,3 @@ def _process_s(process: subprocess.Popen[bytes]) -> float:
 def _resident_mb(process: subprocess.Popen[bytes]) -> float:
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
