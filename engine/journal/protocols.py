@@ -336,8 +336,11 @@ class Board(Protocol):
     ) -> tuple[Rival, ...]:
         """Return the other runs that work on accounts of the same instances now."""
 
-    def offered(self, lane: str) -> list[Offer]:
-        """Return shards that a lane may take now: first those it has lost, then those of older runs."""
+    def offers(self, lanes: Mapping[str, Collection[str]]) -> dict[str, list[Offer]]:
+        """Return shards that each lane may take now: first those it has lost, then those of older runs.
+
+        `lanes`: the lanes, each with the runs of which it wants none.
+        """
 
     def take(self, run_id: str, no: int, lane: str) -> tuple[ShardJournal, list[bytes]] | None:
         """Take a shard for a lane; return its journal and its lines so far; None if somebody was quicker."""

@@ -70,38 +70,70 @@ def shard_ledger(whole: Iterable[records.AnyRecord], no: int) -> Ledger:
     calls of the shard, omits that name one of them, and what changes the settings. The lines of the shard's own chain
     are to be applied to it, in full. Raises ValueError if the plan has no such shard.
     """
-    lines = (record for record in whole if not record.shard)
-    first = next(lines)
-    assert isinstance(first, records.Run), "a journal begins with its run"
-    plan = Ledger(first)
-    mine: dict[CallId, records.CallLine] = {}
-    calls: dict[CallId, records.CallLine] = {}
-    found: Ledger | None = None
-    for record in lines:
-        if found is None:
-            plan.apply(record)
-            if isinstance(record, records.CallLine):
-                calls[record.call] = record
-            elif isinstance(record, records.ShardLine) and record.no == first.shards:
-                of = members(plan)
-                mine = {call: line for call, line in calls.items() if of.get(call) == no}
-                found = Ledger(first)
-                for each in mine.values():
-                    found.apply(each)
-                if no in plan.shards:
-                    found.apply(plan.shards[no])
-        elif _is_for_shard(record, mine):
-            found.apply(record)
-    if found is None or no not in found.shards:
-        raise ValueError(f"run {first.run} has no shard {no}")
-    return found
+    divided = Divided()
+    divided.add(whole)
+    return divided.ledger(no)
 
 
-def _is_for_shard(record: records.AnyRecord, mine: dict[CallId, records.CallLine]) -> bool:
-    """Return whether a line of the run's chain behind the plan counts for a shard with these calls."""
+class Divided:
+    """The own chain of a run, kept so that the ledger of each of its shards costs no more than its own calls."""
+
+    def __init__(self) -> None:
+        self._first: records.Run | None = None
+        self._plan: Ledger | None = None
+        """What the plan says; None once it is divided."""
+        self._lines: dict[CallId, records.CallLine] = {}
+        """Calls of the plan; empty once it is divided."""
+        self._calls: dict[int, list[records.CallLine]] | None = None
+        """Number of a shard → its calls; None until the plan is complete."""
+        self._shards: dict[int, records.ShardLine] = {}
+        self._later: list[records.AnyRecord] = []
+        """Lines behind the plan that count for shards."""
+
+    def add(self, lines: Iterable[records.AnyRecord]) -> None:
+        """Take in further lines of the chain; those of shards are passed over."""
+        for record in lines:
+            if record.shard:
+                continue
+            if self._first is None:
+                assert isinstance(record, records.Run), "a journal begins with its run"
+                self._first, self._plan = record, Ledger(record)
+            elif self._plan is None:
+                if _counts_for_shards(record):
+                    self._later.append(record)
+            else:
+                self._plan.apply(record)
+                if isinstance(record, records.CallLine):
+                    self._lines[record.call] = record
+                elif isinstance(record, records.ShardLine) and record.no == self._first.shards:
+                    self._divide(self._plan)
+
+    def _divide(self, plan: Ledger) -> None:
+        calls: dict[int, list[records.CallLine]] = {}
+        for call_id, no in members(plan).items():
+            calls.setdefault(no, []).append(self._lines[call_id])
+        self._calls, self._shards, self._plan, self._lines = calls, plan.shards, None, {}
+
+    def ledger(self, no: int) -> Ledger:
+        """Return the ledger of shard `no`, as `shard_ledger` does."""
+        first = self._first
+        if first is None or self._calls is None or no not in self._shards:
+            raise ValueError(f"run {first.run if first is not None else ''} has no shard {no}")
+        found = Ledger(first)
+        for call in self._calls.get(no, ()):
+            found.apply(call)
+        found.apply(self._shards[no])
+        for record in self._later:
+            if not isinstance(record, records.OmitLine) or record.call in found.calls:
+                found.apply(record)
+        return found
+
+
+def _counts_for_shards(record: records.AnyRecord) -> bool:
+    """Return whether a line of the run's chain behind the plan may count for a shard."""
     match record:
         case records.OmitLine():
-            return record.call in mine
+            return record.call is not None
         case records.Session():
             return record.settings is not None
         case records.Note():

@@ -76,6 +76,11 @@ class Opening:
         """Whether no instance is being read: every unsent call is in the queue or settled."""
         return not self._under_way
 
+    @property
+    def aside(self) -> int:
+        """How many calls wait for a reading of their account."""
+        return sum(len(look.aside) for look in self._resting.looks.values())
+
     # ---- at the start of the session -------------------------------------------------------------------------------
 
     def begin(self, unsent: Sequence[int], guarded: Sequence[int], readings: dict[Where, Reading]) -> None:

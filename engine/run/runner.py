@@ -227,6 +227,7 @@ class Runner:
             ends_at=self._ends_at,
         )
         self._started = 0.0
+        self._has_begun = False
         self._deadline_s = bounds.left.deadline_s
         self._attend(inventory)
 
@@ -300,6 +301,7 @@ class Runner:
                     self.waves.hold()
                     self._tasks.spawn(self.waves.go())
                 self._opening.begin(self._sorted.unread, self._sorted.guarded, self._bounds.readings)
+                self._has_begun = True
                 self._resumed.begin(self._sorted.to_take_up)
                 for number, lane in enumerate(self._lanes.every):
                     # Lanes in step would send fifty calls at once every 50 ms, and the server take them (measured).
@@ -385,9 +387,11 @@ class Runner:
         return self._stopping.is_set
 
     @property
-    def has_sent_all_once(self) -> bool:
-        """Whether each of its calls has left once, or needs no attempt: what waits is a retry, or a reading."""
-        return self._opening.is_over and not self._queue.fresh
+    def unsent(self) -> int:
+        """How many of its calls wait for their first attempt, as far as they need one."""
+        if not self._has_begun:
+            return len(self._sorted.unread) + self._queue.fresh
+        return self._opening.aside + self._queue.fresh
 
     @property
     def rate(self) -> float:

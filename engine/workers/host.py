@@ -14,14 +14,15 @@ from engine.api.actions import ACTIONS
 from engine.cloud.clients import Signer, every_signer, quota_owner
 from engine.credentials.keeper import keep_fresh
 from engine.errors import AcctopsError, ConfigError, Reason, UnreachableError, UsageError
-from engine.journal import records
 from engine.journal.database.dispatch import Dispatcher
 from engine.journal.lines import GENESIS, decode_block
 from engine.journal.protocols import Claim
+from engine.journal.shards import Divided
 from engine.model import call_id
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
 from engine.operations.today import guards_of
+from engine.workers.offers import Offers
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
@@ -70,6 +71,7 @@ class Host:
         self.reach = reach
         self.store: Runs = store
         self.board: Board = board
+        self.offers = Offers(board)
         self.say = say
         self.name = f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(3)}"
         self.connections = READERS + _LANE_CONNECTIONS * most_lanes
@@ -113,10 +115,9 @@ class Host:
 
     # ---- what sessions ask -------------------------------------------------------------------------------------------
 
-    async def plan_of(self, run_id: str) -> list[records.AnyRecord]:
-        """Return the records of chain 0 of a run, as they are now."""
-        plan = self._plans.setdefault(run_id, _Plan(self.board, run_id))
-        return await plan.now()
+    async def ledger_of(self, run_id: str, no: int) -> Ledger:
+        """Return the ledger of a shard as chain 0 of its run leaves it now."""
+        return await self._plans.setdefault(run_id, _Plan(self.board, run_id)).ledger(no)
 
     def forget(self, run_id: str) -> None:
         """Forget what is kept of a run: it has ended."""
@@ -233,23 +234,22 @@ class _Plan:
     def __init__(self, board: Board, run_id: str) -> None:
         self._board = board
         self._run = run_id
-        self._records: list[records.AnyRecord] = []
+        self._divided = Divided()
+        self._end = (0, GENESIS)
+        """Number and hash of the last line that is known."""
         self._turn = asyncio.Lock()
 
-    async def now(self) -> list[records.AnyRecord]:
-        """Return its records. ConfigError if the chain does not hold."""
+    async def ledger(self, no: int) -> Ledger:
+        """Return the ledger of a shard, by what is written now. ConfigError if the chain does not hold."""
         async with self._turn:
-            new = await asyncio.to_thread(self._read)
-            self._records += new
-            return self._records
+            return await asyncio.to_thread(self._ledger, no)
 
-    def _read(self) -> list[records.AnyRecord]:
-        last = self._records[-1] if self._records else None
-        seq, head = (last.seq, last.hash) if last is not None else (0, GENESIS)
-        block = b"".join(self._board.chain(self._run, 0, seq))
-        if not block:
-            return []
-        found = decode_block(block, seq + 1, head, self._run, v=2)
-        if found is None:
-            raise ConfigError(f"run {self._run}: its journal does not hold: acctops journal verify {self._run}")
-        return found
+    def _ledger(self, no: int) -> Ledger:
+        seq, head = self._end
+        if block := b"".join(self._board.chain(self._run, 0, seq)):
+            found = decode_block(block, seq + 1, head, self._run, v=2)
+            if found is None:
+                raise ConfigError(f"run {self._run}: its journal does not hold: acctops journal verify {self._run}")
+            self._divided.add(found)
+            self._end = found[-1].seq, found[-1].hash
+        return self._divided.ledger(no)

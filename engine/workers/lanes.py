@@ -1,8 +1,8 @@
 """Serve a lane: its session takes shards of all runs that the lane may send, one session of a run after the other.
 
 Every shard has a `Session` of its own, whose journal is the chain of the shard. All of them draw on the slots of the
-lane, which all hosts share. The next shard of a run begins when the one before has nothing left to send for the first
-time, so that the lane is never idle while calls are read back.
+lane, which all hosts share. The next shard of a run begins shortly before the one before has nothing left to send for
+the first time, so that the lane is never idle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from engine.cloud.clients import Reach, Signer
 from engine.errors import AcctopsError, Reason, UnreachableError
 from engine.journal import records
 from engine.journal.lines import decode_block
-from engine.journal.shards import shard_ledger
 from engine.operations.family import undone_of
 from engine.operations.reach import passwords_of
 from engine.operations.resume import drop_guarded
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 """Seconds between two looks for shards that the lane may take."""
+AHEAD_S = 1.5
+"""A further shard of a run is taken once the calls of those that the lane has take so many seconds to be sent: so it
+has begun before there is nothing left to send."""
 AGAIN_S = 5.0
 """Seconds after which a shard is tried again that could not be served."""
 _READS = 800.0
@@ -95,13 +97,15 @@ class LaneSession:
         if self._host.is_leaving:
             return []
         try:
-            return await asyncio.to_thread(self._host.board.offered, self._name)
+            without = {run for run, _ in self._served if not self._has_room(run)}
+            return await self._host.offers.of(self._name, without)
         except UnreachableError:
             return None
 
     def _has_room(self, run: str) -> bool:
-        """Whether the lane takes a further shard of a run: those it has are sent once."""
-        return all(shard.is_at_its_end for (of, _), shard in self._served.items() if of == run)
+        """Whether the lane takes a further shard of a run: those it has are sent once within a moment."""
+        shards = [shard for (of, _), shard in self._served.items() if of == run]
+        return sum(shard.unsent for shard in shards) <= AHEAD_S * max((shard.rate for shard in shards), default=0.0)
 
     @property
     def name(self) -> str:
@@ -196,21 +200,25 @@ class _Shard:
         self._runner: Runner | None = None
 
     @property
-    def is_at_its_end(self) -> bool:
-        """Whether each of its calls has left once, or needs no attempt."""
-        return self._runner is not None and self._runner.has_sent_all_once
+    def unsent(self) -> int:
+        """How many of its calls wait for their first attempt."""
+        return self._runner.unsent if self._runner is not None else self._offer.calls
+
+    @property
+    def rate(self) -> float:
+        """Calls a second that it may send; 0 before it has begun."""
+        return self._runner.rate if self._runner is not None else 0.0
 
     async def serve(self) -> None:
         """Take the shard, and work on it to its end, or until it must be left."""
         host, offer, lane = self._host, self._offer, self._lane
-        plan = await host.plan_of(offer.run)
         taken = await asyncio.to_thread(host.board.take, offer.run, offer.no, lane.name)
         if taken is None:
             return  # another session was quicker
         journal, lines = taken
         self._journal = journal
         try:
-            await self._work(plan, lines)
+            await self._work(lines)
         except BaseException:
             journal.parting = "give back"
             with suppress(AcctopsError):
@@ -220,10 +228,10 @@ class _Shard:
             if journal.is_fenced:
                 host.leave_at_once(f"shard {offer.no} of run {offer.run}: {journal.broken}")
 
-    async def _work(self, plan: list[records.AnyRecord], lines: list[bytes]) -> None:
+    async def _work(self, lines: list[bytes]) -> None:
         host, offer, lane, journal = self._host, self._offer, self._lane, self._journal
         assert journal is not None
-        ledger = await asyncio.to_thread(shard_ledger, plan, offer.no)
+        ledger = await host.ledger_of(offer.run, offer.no)
         block = b"".join(lines)
         if block:
             found = decode_block(block, 1, journal.genesis, offer.run, shard=offer.no, v=2)

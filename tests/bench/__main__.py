@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.bench import cost, pace, pages, sharing, stores
+from tests.bench import cost, pace, pages, sharing, stores, workers
 from tests.bench.machine import Row, machine
 
 SECTIONS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
@@ -16,6 +16,7 @@ SECTIONS: dict[str, tuple[str, Callable[..., list[Row]]]] = {
     "cost": ("A call with the limit lifted, journal durable", cost.calls),
     "stores": ("Journals in files and in a database", stores.measure),
     "sharing": ("Many journals, and many lanes, of one process in a database", sharing.measure),
+    "workers": ("A run of a command alone, and of workers", workers.measure),
     "million": ("A million", cost.million),
     "start": ("Starting", cost.start),
     "page": ("A page while the run goes", pages.measure),

@@ -19,10 +19,11 @@ from engine.errors import ConfigError, JournalCorruptError, JournalWriteError
 from engine.journal import records
 from engine.journal.database import versions
 from engine.journal.database.journal import DatabaseJournal
-from engine.journal.database.link import Link, LostError, RefusesError, close_links, link_to
+from engine.journal.database.link import COMMIT_S, Link, LostError, RefusesError, close_links, link_to
 from engine.journal.database.runs import DatabaseRuns
 from engine.journal.database.shards import UP_S, Shards, Tail
 from engine.journal.lines import Chain, shard_genesis
+from engine.journal.protocols import Offer
 from engine.journal.reader import Stored
 from engine.journal.records import AnyRecord, rfc3339
 from engine.model import RunId
@@ -258,8 +259,12 @@ def test_a_plain_run_has_no_shards(database: str, shards: Shards) -> None:
 # ---- offers, takers, waves -------------------------------------------------------------------------------------------
 
 
+def offered(shards: Shards, lane: str, **how: int) -> list[Offer]:
+    return shards.offers({lane: ()}, **how)[lane]
+
+
 def nos(shards: Shards, lane: str) -> list[int]:
-    return [each.no for each in shards.offered(lane)]
+    return [each.no for each in offered(shards, lane)]
 
 
 def test_what_is_offered_to_a_lane(database: str, shards: Shards) -> None:
@@ -269,21 +274,24 @@ def test_what_is_offered_to_a_lane(database: str, shards: Shards) -> None:
     shards.submit(run_id)
     assert nos(shards, A) == [], "no wave was let go"
     assert shards.let_go(run_id, journal.epoch, 2) and not shards.let_go(run_id, journal.epoch + 1, 3)
-    assert nos(shards, A) == nos(shards, B) == [1, 2] and nos(shards, "default/LockAccount/c:443") == []
+    assert nos(shards, A) == [1, 2] and nos(shards, B) == [2, 1], "each begins elsewhere"
+    assert nos(shards, "default/LockAccount/c:443") == []
     later, other = offer(database, shards, 2, seed=2)
-    assert [(each.run, each.no) for each in shards.offered(B)] == [(run_id, 1), (run_id, 2), (later, 1), (later, 2)]
-    assert [(each.run, each.no) for each in shards.offered(B, most=1)] == [(run_id, 1)]
+    assert [(each.run, each.no) for each in offered(shards, B)] == [(run_id, 2), (run_id, 1), (later, 2), (later, 1)]
+    assert [(each.run, each.no) for each in offered(shards, B, most=1)] == [(run_id, 2)]
+    both = shards.offers({A: [run_id], B: [run_id, later]})
+    assert [(each.run, each.no) for each in both[A]] == [(later, 1), (later, 2)] and both[B] == []
     mine, _ = taken(shards, later, 2, B)
-    assert [(each.run, each.no) for each in shards.offered(A)] == [(run_id, 1), (run_id, 2), (later, 1)]
+    assert [(each.run, each.no) for each in offered(shards, A)] == [(run_id, 1), (run_id, 2), (later, 1)]
     mine.close()
-    assert [each.no for each in shards.offered(B)] == [2, 1, 2, 1], "its own first"
-    assert [(each.run, each.no) for each in shards.offered(A)] == [(run_id, 1), (run_id, 2), (later, 1)]
+    assert [each.no for each in offered(shards, B)] == [2, 2, 1, 1], "its own first"
+    assert [(each.run, each.no) for each in offered(shards, A)] == [(run_id, 1), (run_id, 2), (later, 1)]
     shards.withdraw(run_id)
     runs_of(database).request_stop(later)
-    assert [(each.run, each.no, each.stop) for each in shards.offered(A)] == [(later, 1, True)]
+    assert [(each.run, each.no, each.stop) for each in offered(shards, A)] == [(later, 1, True)]
     assert shards.finish(later, other.epoch) and nos(shards, A) == [] and not shards.finish(later, 9)
     shards.submit(later)
-    assert shards.let_go(later, other.epoch, 1) and [each.stop for each in shards.offered(A)] == [False]
+    assert shards.let_go(later, other.epoch, 1) and [each.stop for each in offered(shards, A)] == [False]
     journal.close()
     other.close()
 
@@ -304,7 +312,7 @@ def test_of_two_takers_exactly_one_has_it(database: str, shards: Shards) -> None
         start = threading.Barrier(4)
 
         def take(lane: str, no: int = no, start: threading.Barrier = start) -> DatabaseJournal | None:
-            mine = Shards(database)
+            mine = Shards(database, link=Link(database, statement_s=COMMIT_S))
             start.wait()
             found = mine.take(run_id, no, lane, clock=ticking())
             mine.disconnect()
@@ -359,7 +367,7 @@ def test_a_shard_given_back_is_for_the_next(database: str, shards: Shards) -> No
     assert (row.owner, row.lane, row.is_open) == (None, A, True)
     assert nos(shards, B) == [2], "the lane may still give it back, or close it"
     assert shards.give_back(mine, without=A) and shards.give_back(mine, without=A)
-    assert (nos(shards, A), nos(shards, B)) == ([2], [1, 2])
+    assert (nos(shards, A), nos(shards, B)) == ([2], [2, 1])
     new, lines = taken(shards, run_id, 1, B)
     assert len(lines) == 1 and not shards.give_back(mine, without=None)
     new.close()
@@ -369,7 +377,7 @@ def test_a_shard_given_back_is_for_the_next(database: str, shards: Shards) -> No
     done, _ = taken(shards, run_id, 2)
     done.close()
     assert shards.close(done) and nos(shards, A) == [] and shards.take(run_id, 2, A) is None
-    assert shards.reopen(run_id, [1, 2, 99]) == 2 and nos(shards, A) == nos(shards, B) == [1, 2]
+    assert shards.reopen(run_id, [1, 2, 99]) == 2 and (nos(shards, A), nos(shards, B)) == ([1, 2], [2, 1])
     run.close()
 
 
@@ -489,7 +497,7 @@ def test_which_lanes_and_runs_have_no_session(postgres: Postgres, database: str,
     assert shards.heard_lanes() == [] and shards.stale() == ([A, B], {}), "its owner is silent"
     other, _ = taken(shards, run_id, 2, B)
     assert shards.heard_lanes() == [B] and shards.stale() == ([A], {})
-    assert [(each.no, each.wave) for each in shards.offered(A)] == [(1, 1)]
+    assert [(each.no, each.wave) for each in offered(shards, A)] == [(1, 1)]
     run.close()
     silence(postgres, database, run_id, 0)
     assert shards.stale() == ([A], {run_id: A}), "the run itself was let go"

@@ -21,8 +21,9 @@ from engine.journal.protocols import LeadState, Offer, ShardRow, WorkerRow
 from engine.outside.databaseurls import url_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from engine.journal.database.link import Link
     from engine.journal.protocols import Claim, Runs
     from engine.model import CallId, Rival
 
@@ -34,12 +35,20 @@ WORKER_GONE_S = 3.0
 UP_S = 4.0
 """Seconds for which a server that has started calls nobody silent: all have to connect anew."""
 
-_OFFERED = (
-    "select r.id, s.no, r.simulated, s.wave, s.calls, r.stop from acctops.shard s join acctops.run r on r.id = s.run "
-    "where s.open and s.no > 0 and s.lanes @> array[%s] and (s.lane is null or s.lane = %s) and r.submitted "
+_OFFERS = (
+    "select l.lane, o.id, o.no, o.simulated, o.wave, o.calls, o.stop "
+    "from unnest(%s::text[], %s::text[]) as l(lane, without) cross join lateral ("
+    "select r.id, s.no, r.simulated, s.wave, s.calls, r.stop, row_number() over (order by (s.lane is null), "
+    "r.created_at, r.id, (s.no - array_position(s.planned, l.lane) + cardinality(s.planned)) "
+    "%% greatest(1, cardinality(s.planned)), s.no) as place "
+    "from acctops.run r join acctops.shard s on s.run = r.id "
+    "where r.submitted and r.id <> all(string_to_array(l.without, ' ')) "
+    "and s.open and s.no > 0 and s.lanes @> array[l.lane] and (s.lane is null or s.lane = l.lane) "
     "and r.wave >= greatest(s.wave, 1) and (s.owner is null or acctops.silent_s(s.at) >= %s) "
-    "order by (s.lane is null), r.created_at, r.id, s.no limit %s"
+    "order by place limit %s) o order by l.lane, o.place"
 )
+"""Each lane of n is offered every n-th shard first, beginning at its own place among them: so they go in the order of
+the plan, and not all lanes reach for one shard."""
 _HEARD = (
     "select distinct s.lane from acctops.shard s where s.open and s.owner is not null and s.lane is not null "
     "and acctops.silent_s(s.at) < %s order by 1"
@@ -84,10 +93,10 @@ _NEW = (
 class _Asking:
     """A connection for questions of its own; ConfigError for tables of another version."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, link: Link | None = None) -> None:
         check_version(url)
         self._url = url
-        self._link = link_to(url, COMMIT_S)
+        self._link = link or link_to(url, COMMIT_S)
 
     def _rows(self, sql: str, *args: Any) -> Rows:
         # Any: what the parameters are.
@@ -104,9 +113,9 @@ class Shards(_Asking):
 
     # Whoever submits a run.
 
-    def __init__(self, url: str, store: Runs | None = None) -> None:
-        """`store`: the runs, if whoever uses this asks for them."""
-        super().__init__(url)
+    def __init__(self, url: str, store: Runs | None = None, link: Link | None = None) -> None:
+        """`store`: the runs, if whoever uses this asks for them. `link`: the connection; None: the process's own."""
+        super().__init__(url, link)
         self._store = store
 
     @property
@@ -211,12 +220,16 @@ class Shards(_Asking):
 
     # The session that has a lane.
 
-    def offered(self, lane: str, *, most: int = 10) -> list[Offer]:
-        """Return at most `most` shards that a lane may take now: first those it has lost, then those of older runs."""
-        return [
-            Offer(run=run, no=no, simulated=simulated, wave=wave, calls=calls, stop=stop)
-            for run, no, simulated, wave, calls, stop in self._rows(_OFFERED, lane, lane, GONE_S, most)
-        ]
+    def offers(self, lanes: Mapping[str, Collection[str]], *, most: int = 10) -> dict[str, list[Offer]]:
+        """Return at most `most` shards that each lane may take now: first those it has lost, then those of older runs.
+
+        `lanes`: the lanes, each with the runs of which it wants none.
+        """
+        found: dict[str, list[Offer]] = {lane: [] for lane in lanes}
+        without = [" ".join(runs) for runs in lanes.values()]
+        for lane, run, no, simulated, wave, calls, stop in self._rows(_OFFERS, list(lanes), without, GONE_S, most):
+            found[lane].append(Offer(run=run, no=no, simulated=simulated, wave=wave, calls=calls, stop=stop))
+        return found
 
     def take(
         self,
@@ -235,7 +248,7 @@ class Shards(_Asking):
         """
         place = f"{url_words(self._url)} run {run_id} shard {no}"
         taken = DatabaseJournal.open_shard(
-            self._url, run_id, no, lane, max(GONE_S, patience_s), place=place, clock=clock
+            self._link, run_id, no, lane, max(GONE_S, patience_s), place=place, clock=clock
         )
         if taken is not None:
             taken[0].read_requests = lambda link: requests_of(link, run_id)

@@ -57,10 +57,16 @@ create table acctops.worker (
 ) with (fillfactor = 50);
 
 -- `append` as before, which older processes call; `acks`: what is to be stored as `ack`, null to leave it.
+-- A function in SQL is planned at each call, which costs more than all else here; one in PL/pgSQL is planned once a
+-- connection. Its plan may be older than the rows: so it may only be one that takes each row by its key.
 create function acctops.append(runs text[], nos int[], epochs bigint[], seqs bigint[], heads text[],
                                new_seqs bigint[], new_heads text[], new_lines bytea[], acks bigint[])
 returns table (run text, no int, stop boolean, asked bigint)
-language sql security definer set search_path = acctops, pg_temp as $$
+language plpgsql security definer set search_path = acctops, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+begin
+  return query
   with input as (
     select * from unnest(runs, nos, epochs, seqs, heads, new_seqs, new_heads, new_lines, acks)
       as i(run, no, epoch, seq, head, new_seq, new_head, lines, ack)),
@@ -74,19 +80,23 @@ language sql security definer set search_path = acctops, pg_temp as $$
     insert into batch (run, no, first, last, lines)
     select m.run, m.no, m.seq + 1, m.new_seq, m.lines from moved m)
   select m.run, m.no, r.stop, (select coalesce(max(q.no), 0) from request q where q.run = m.run)
-    from moved m join run r on r.id = m.run
-$$;
+    from moved m join run r on r.id = m.run;
+end $$;
 
 create function acctops.permit(runs text[], nos int[], epochs bigint[], acks bigint[])
 returns table (run text, no int, stop boolean, asked bigint)
-language sql security definer set search_path = acctops, pg_temp as $$
+language plpgsql security definer set search_path = acctops, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+begin
+  return query
   with mine as (
     update shard s set at = clock_timestamp(), ack = coalesce(i.ack, s.ack)
       from unnest(runs, nos, epochs, acks) as i(run, no, epoch, ack)
      where s.run = i.run and s.no = i.no and s.epoch = i.epoch returning s.run, s.no)
   select m.run, m.no, r.stop, (select coalesce(max(q.no), 0) from request q where q.run = m.run)
-    from mine m join run r on r.id = m.run
-$$;
+    from mine m join run r on r.id = m.run;
+end $$;
 
 -- Divide a run that is being made: an array of {no, wave, lanes, calls, head}; `head`: what the chain begins with.
 create function acctops.add_shards(the_run text, the_epoch bigint, the_shards jsonb) returns bigint
