@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from engine import __version__
 from engine.cloud.clients import Reach, Signer
 from engine.errors import AcctopsError, Reason, UnreachableError
@@ -81,6 +83,8 @@ class LaneSession:
                     tasks[asyncio.create_task(shard.serve())] = key
                 if self._host.is_leaving and not tasks:
                     return
+                if offers and not tasks:
+                    return  # nothing of it can be served here: let another worker try
                 if tasks:
                     await asyncio.wait(tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
@@ -173,7 +177,8 @@ class _Requests:
 
     def asked(self, known: object) -> tuple[Asked, ...]:
         self._seen = self._journal.asked_no
-        return self._journal.asked(known)  # type: ignore[arg-type]
+        found = self._journal.asked(known)  # type: ignore[arg-type]
+        return tuple(replace(each, for_s=None) for each in found)  # when a pause runs out is the leader's to say
 
     def forget(self, _name: str) -> None:
         """Do nothing: sessions of other shards must see it, too."""
@@ -204,6 +209,8 @@ class _Shard:
         """Take the shard, and work on it to its end, or until it must be left."""
         host, offer, lane = self._host, self._offer, self._lane
         plan = await host.plan_of(offer.run)
+        assert isinstance(plan[0], records.Run)
+        host.check_programs(plan[0])
         taken = await asyncio.to_thread(host.board.take, offer.run, offer.no, lane.name)
         if taken is None:
             return  # another session was quicker
@@ -233,7 +240,6 @@ class _Shard:
             for record in found:
                 ledger.apply(record)
         guards = await asyncio.to_thread(host.guards_of, ledger)
-        host.check_programs(ledger)
         undone = await asyncio.to_thread(undone_of, host.store, ledger.run, guards.trust, host.terms.clock)
         line = records.Session(
             verb="lane",
