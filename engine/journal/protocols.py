@@ -234,6 +234,10 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     """The identities whose lanes it takes."""
     lanes: int
     """Sessions of lanes that it has."""
+    programs: tuple[str, ...]
+    """Programs that it runs if a run names them."""
+    leads: bool
+    """Whether it leads runs."""
     since: float
     """UNIX time of the server's clock at which it was first heard of."""
     silent_s: float
@@ -348,8 +352,8 @@ class Board(Protocol):
     def stale(self) -> tuple[list[str], dict[str, str]]:
         """Return the lanes, and the runs with a lane of each, that should have a session and seem to have none."""
 
-    def beat(self, name: str, queues: Sequence[str], lanes: int) -> None:
-        """Say that this worker is there."""
+    def beat(self, name: str, queues: Sequence[str], lanes: int, *, programs: Sequence[str], leads: bool) -> None:
+        """Say that this worker is there, which programs it runs, and whether it leads runs."""
 
     def leave(self, name: str) -> None:
         """Say that a worker has gone."""

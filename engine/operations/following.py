@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ from engine.journal.standing import Progress, Waits, standing
 from engine.operations.carrying import Ended, way_now
 from engine.operations.events import News
 from engine.operations.session import LeftAtOnceError, SessionEnd, Unwatched
+from engine.operations.unled import end_words, is_unled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.3
 """Seconds between two looks at what workers have written."""
+_AGAIN_S = 0.5
+"""Seconds between two looks at whether any worker is there to drain the run."""
 _NOBODY_S = 5.0
 """Seconds for which no worker has the run, after which this is said."""
 
@@ -181,14 +185,26 @@ class Follower:
             self._asked, self._why = reason, why
             self._asking = asyncio.ensure_future(self._ask())
 
+    def close(self) -> None:
+        """Ask nothing any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+
     async def _ask(self) -> None:
-        while True:
+        """Ask the workers to drain the run; without any, end it here."""
+        is_asked = False
+        while self._end is None:
             try:
-                await asyncio.to_thread(self._board.request_stop, self._run)
+                if not is_asked:
+                    await asyncio.to_thread(self._board.request_stop, self._run)
+                    is_asked = True
+                if await asyncio.to_thread(is_unled, self._board, self._run):
+                    why = f"{self._why}, and no worker was there to lead it"
+                    end = partial(end_words, self._board, self._run, why, Reason.STOPPED, clock=self._clock)
+                    await asyncio.to_thread(end)
             except UnreachableError:
-                await asyncio.sleep(0.5)
-            else:
-                return
+                pass
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def follow(
@@ -205,6 +221,8 @@ async def follow(
         except LeftAtOnceError as left:
             reason = left.reason
             unrecorded = records.Stopped(str(left), None, None)
+        finally:
+            follower.close()
     return ended_of(board, followed, terms, settings, SessionEnd(reason, None, unrecorded))
 
 

@@ -144,6 +144,14 @@ async def hand_over(
     return await follow(board, run_id, followed, terms, settings, watch, since=since)
 
 
+async def follow_to_end(board: Board, run_id: str, terms: Terms, settings: Settings, watch: Watch | None) -> Ended:
+    """Follow a run that others have begun, to its end."""
+    lead = await asyncio.to_thread(board.lead_of, run_id)
+    found = await asyncio.to_thread(board.store.replay, run_id)
+    followed = Followed(board.tail(run_id), found.ledger, {0: (found.seq, found.head), **found.heads})
+    return await follow(board, run_id, followed, terms, settings, watch, since=lead.since)
+
+
 def open_shards(ledger: Ledger) -> dict[int, Sequence[str]]:
     """Return the shards of a run that have open calls, each with the lanes that may take it."""
     wanted = members(ledger)

@@ -482,8 +482,13 @@ def drop_guarded(
     protect: tuple[Glob, ...],
     exclude: tuple[Glob, ...],
     held: Mapping[CallId, Omit],
+    *,
+    wait: bool = True,
 ) -> frozenset[CallId]:
-    """Apply today's guards to open calls: omit those never sent; return those that were sent, to be only read."""
+    """Apply today's guards to open calls: omit those never sent; return those that were sent, to be only read.
+
+    With `wait` all lines of the journal are durable then; without it whoever calls waits for that himself.
+    """
     no_send: set[CallId] = set()
     for call in list(ledger.calls.values()):
         entry = ledger.entry(call.id)
@@ -498,7 +503,8 @@ def drop_guarded(
             journal.append(
                 records.omit_line(omit.target, str(omit.reason), omit.rule, omit.where, call.id), ledger.apply
             )
-    journal.flush()
+    if wait:
+        journal.flush()
     return frozenset(no_send)
 
 

@@ -460,7 +460,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 stop_requested=requests.stop_requested,
                 asked=requests.asked,
                 caught_up=requests.caught_up,
-                most_rate=self._most_rate(),
+                most_rate=self.most_rate(),
                 forget_asked=requests.forget,
                 waves=self.waves,
                 ask_secret=self.passwords.ask if self.passwords is not None else None,
@@ -478,7 +478,7 @@ class Session(Struct, frozen=True, kw_only=True):
             clock=self.clock,
         )
 
-    def _most_rate(self) -> float:
+    def most_rate(self) -> float:
         """Return the calls a second and lane up to which the rate of the live run may be raised: as at its start."""
         settings, action = self.ledger.settings, self.ledger.run.action
         if all(map(is_loopback, settings.access.every)):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from msgspec import Struct
 
-from engine.errors import UsageError
+from engine.errors import Reason, UsageError
 from engine.journal.protocols import RunRef
 from engine.operations.events import News, Warned
 from engine.operations.stores import find
@@ -34,6 +35,15 @@ async def stop(terms: Terms, run: str) -> Drained:
         return Drained(ref, is_over=True)
     ref.store.request_stop(ref.run_id)
     terms.tell(News(f"run {ref.run_id}: asked to drain"))
+    if ref.store.database is not None and (board := ref.store.board()) is not None:
+        from engine.operations.unled import end_words, is_unled  # here: most runs have no workers
+
+        if is_unled(board, ref.run_id):
+            why = "`acctops stop` from another shell, and no worker was there to lead it"
+            why_not = await asyncio.to_thread(partial(end_words, board, ref.run_id, why, Reason.STOPPED,
+                                                      clock=terms.clock))  # fmt: skip
+            if why_not is None:
+                terms.tell(News(f"run {ref.run_id}: no worker was there to lead it, so it was taken back from them"))
     longest_s = orderly_end_s(ref.replay().ledger.settings.timeout_s)
     try:
         async with asyncio.timeout(longest_s):

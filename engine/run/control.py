@@ -44,6 +44,14 @@ def beyond_approval(ledger: Ledger, asked: Asked) -> str | None:
     return f"its plan was approved for {signed:g} a second, and {asked.rate:g} is more; a faster one is a new plan"
 
 
+def beyond_quota(rate: float, most: float) -> str:
+    """Return why a rate above the quota of the session is refused, in words."""
+    return (
+        f"rate {rate:g} is above {most:g} calls a second, the quota with which this session was begun; stop it and "
+        "resume it at that rate"
+    )
+
+
 class Control:
     """The part of a session that carries out what people ask of it."""
 
@@ -121,10 +129,7 @@ class Control:
         self._forget(asked.name)
         refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
         if refused is None and asked.rate is not None and asked.rate > self._most_rate:
-            refused = (
-                f"rate {asked.rate:g} is above {self._most_rate:g} calls a second, the quota with which this session "
-                "was begun; stop it and resume it at that rate"
-            )
+            refused = beyond_quota(asked.rate, self._most_rate)
         if refused is not None:
             note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None

@@ -8,6 +8,8 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.api.actions import ACTIONS
@@ -22,10 +24,12 @@ from engine.model import call_id
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
 from engine.operations.today import guards_of
+from engine.outside.foreign import pasted
 from engine.workers.offers import Offers
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
+    from engine.journal import records
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
     from engine.journal.protocols import Board, Runs
@@ -41,6 +45,15 @@ FENCED = 75
 """Exit code of a worker whose work another has taken (EX_TEMPFAIL of sysexits.h): start it anew."""
 _LANE_CONNECTIONS = 40
 """Room for connections of one lane: at 20 calls a second, answers of one second and readings."""
+
+
+class UndeclaredError(UsageError):
+    """A run names a program that this worker does not run."""
+
+    def __init__(self, words: str, programs: tuple[str, ...]) -> None:
+        super().__init__(words)
+        self.programs = programs
+        """All programs that the run names."""
 
 
 class Leaves(Protocol):
@@ -62,6 +75,7 @@ class Host:
         say: Callable[[str], None],
         most_lanes: int,
         programs: Sequence[str],
+        leads: bool,
     ) -> None:
         store = store_of(settings, simulated=False)
         board = store.board()
@@ -84,7 +98,8 @@ class Host:
         self.is_leaving = False
         self.why_leaving = ""
         self.dispatcher: Dispatcher | None = None
-        self._programs = frozenset(programs)
+        self._programs = frozenset(map(_whole, programs))
+        self._is_leading = leads
         self._plans: dict[str, _Plan] = {}
         self._guards: dict[str, Settings] = {}
         self._rivals: dict[str, tuple[float, tuple[Rival, ...]]] = {}
@@ -131,20 +146,28 @@ class Host:
             self._guards[run] = guards_of(self.terms, ledger)
         return self._guards[run]
 
-    def check_programs(self, ledger: Ledger, *, gate: bool = False) -> None:
-        """Raise UsageError for a program that a journal names and this worker does not declare."""
+    def check_programs(self, run: records.Run, *, gate: bool = False) -> None:
+        """Raise UndeclaredError for a program that a journal names and this worker does not declare."""
         named = []
-        passwords, waves = ledger.settings.passwords, ledger.settings.waves
+        passwords, waves = run.settings.passwords, run.settings.waves
         if passwords is not None and passwords.get("command"):
             named.append(("passwords.command", str(passwords["command"][0])))
         if gate and waves is not None and waves.get("gate"):
             named.append(("gate.command", str(waves["gate"]["command"][0])))
         for key, program in named:
             if program not in self._programs:
-                raise UsageError(
-                    f"run {ledger.run.run}: its {key} is {program}, which this worker does not run; let it: "
-                    f"acctops worker --program {program}"
+                raise UndeclaredError(
+                    f"run {run.run}: its {key} is {program}, which no worker here runs; let one: "
+                    f"acctops worker --program {pasted((program,))}; nothing further is sent",
+                    tuple(each for _, each in named),
                 )
+
+    def is_for_another(self, programs: Collection[str]) -> bool:
+        """Return whether another worker lives that leads runs and has all of these programs. Blocks."""
+        return any(
+            row.name != self.name and row.leads and frozenset(programs) <= frozenset(row.programs)
+            for row in self.board.workers()
+        )
 
     def rivals_of(self, ledger: Ledger) -> tuple[Rival, ...]:
         """Return the other runs that lock accounts now. Blocks."""
@@ -188,7 +211,9 @@ class Host:
         while True:
             with suppress(UnreachableError):
                 owners = list(self.owners())
-                await asyncio.to_thread(self.board.beat, self.name, owners, self._most_lanes)
+                programs = sorted(self._programs)
+                beat = partial(self.board.beat, programs=programs, leads=self._is_leading)
+                await asyncio.to_thread(beat, self.name, owners, self._most_lanes)
                 self.workers = max(1, len(await asyncio.to_thread(self.board.workers)))
             await asyncio.sleep(BEAT_S)
 
@@ -221,6 +246,11 @@ class Host:
                         runner.close_lanes_of(keys, why)  # type: ignore[arg-type]
 
                 group.create_task(keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say))
+
+
+def _whole(program: str) -> str:
+    """Return a program as runs name it: with its whole path, unless it is looked for on PATH."""
+    return str(Path(program).absolute()) if os.sep in program else program
 
 
 def owner_of(lane: str) -> str:

@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from engine import __version__
 from engine.cloud.clients import Reach, Signer
-from engine.errors import AcctopsError, Reason, UnreachableError
+from engine.errors import AcctopsError, JournalCorruptError, JournalWriteError, Reason, UnreachableError
 from engine.journal import records
 from engine.journal.lines import decode_block
 from engine.operations.family import undone_of
@@ -29,6 +31,7 @@ from engine.run.runner import Runner
 
 if TYPE_CHECKING:
     from engine.journal.control import Asked
+    from engine.journal.ledger import Ledger
     from engine.journal.protocols import Offer, ShardJournal
     from engine.model import LaneSlots
     from engine.operations.session import Conductor
@@ -83,6 +86,8 @@ class LaneSession:
                     tasks[asyncio.create_task(shard.serve())] = key
                 if self._host.is_leaving and not tasks:
                     return
+                if offers and not tasks:
+                    return  # nothing of it can be served here: let another worker try
                 if tasks:
                     await asyncio.wait(tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
@@ -177,7 +182,8 @@ class _Requests:
 
     def asked(self, known: object) -> tuple[Asked, ...]:
         self._seen = self._journal.asked_no
-        return self._journal.asked(known)  # type: ignore[arg-type]
+        found = self._journal.asked(known)  # type: ignore[arg-type]
+        return tuple(replace(each, for_s=None) for each in found)  # when a pause runs out is the leader's to say
 
     def forget(self, _name: str) -> None:
         """Do nothing: sessions of other shards must see it, too."""
@@ -212,13 +218,15 @@ class _Shard:
     async def serve(self) -> None:
         """Take the shard, and work on it to its end, or until it must be left."""
         host, offer, lane = self._host, self._offer, self._lane
+        ledger = await host.ledger_of(offer.run, offer.no)
+        host.check_programs(ledger.run)
         taken = await asyncio.to_thread(host.board.take, offer.run, offer.no, lane.name)
         if taken is None:
             return  # another session was quicker
         journal, lines = taken
         self._journal = journal
         try:
-            await self._work(lines)
+            await self._work(ledger, lines)
         except BaseException:
             journal.parting = "give back"
             with suppress(AcctopsError):
@@ -228,20 +236,12 @@ class _Shard:
             if journal.is_fenced:
                 host.leave_at_once(f"shard {offer.no} of run {offer.run}: {journal.broken}")
 
-    async def _work(self, lines: list[bytes]) -> None:
+    async def _work(self, ledger: Ledger, lines: list[bytes]) -> None:
         host, offer, lane, journal = self._host, self._offer, self._lane, self._journal
         assert journal is not None
-        ledger = await host.ledger_of(offer.run, offer.no)
-        block = b"".join(lines)
-        if block:
-            found = decode_block(block, 1, journal.genesis, offer.run, shard=offer.no, v=2)
-            if found is None:
-                raise AcctopsError(f"{journal.place}: the chain of shard {offer.no} does not hold; acctops journal "
-                                   f"verify {offer.run}")  # fmt: skip
-            for record in found:
-                ledger.apply(record)
+        if lines:
+            await asyncio.to_thread(_fold, ledger, b"".join(lines), journal, offer)
         guards = await asyncio.to_thread(host.guards_of, ledger)
-        host.check_programs(ledger)
         undone = await asyncio.to_thread(undone_of, host.store, ledger.run, guards.trust, host.terms.clock)
         line = records.Session(
             verb="lane",
@@ -257,7 +257,7 @@ class _Shard:
         journal.append(line, ledger.apply)
         account = ledger.shards[offer.no].account
         journal.append(records.Note(what="identity", data=_facts(account, lane.signer)), ledger.apply)
-        no_send = drop_guarded(ledger, journal, guards.protect, (), {})
+        no_send = drop_guarded(ledger, journal, guards.protect, (), {}, wait=False)
         await journal.durable()  # what people ask is known from now on
         session = Session(
             store=host.store,
@@ -318,11 +318,25 @@ class _Shard:
             journal.parting = "give back"
         else:
             journal.parting = "close"
+        with suppress(JournalWriteError):
+            await journal.durable()
+            await asyncio.to_thread(journal.close)  # the loop, and so the other lanes, wait for no database
         return reason
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for the notices: the session of a shard has none."""
         await notices
+
+
+def _fold(ledger: Ledger, block: bytes, journal: ShardJournal, offer: Offer) -> None:
+    """Fold the lines of a shard's chain into its ledger; JournalCorruptError if the chain does not hold."""
+    found = decode_block(block, 1, journal.genesis, offer.run, shard=offer.no, v=2)
+    if found is None:
+        raise JournalCorruptError(
+            f"{journal.place}: the chain of shard {offer.no} does not hold: acctops journal verify {offer.run}"
+        )
+    for record in found:
+        ledger.apply(record)
 
 
 def _facts(account: str, signer: Signer) -> dict[str, object]:

@@ -47,13 +47,17 @@ class Leader:
         followed: Followed,
         requests: LeadRequests,
         *,
+        since: int,
         ask: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         """`followed` has the ledger of `session`, and where each chain of its shards ended for it.
 
+        `since`: number of the last line of chain 0 when the run was submitted: what is younger goes on.
+
         `ask` has sessions of lanes begun, unless they go on already.
         """
         self._ask = ask
+        self._since = since
         self._now = asyncio.get_running_loop().time
         self._session = session
         self._board = board
@@ -85,6 +89,7 @@ class Leader:
             self._stopping,
             requests,
             changed_pace=self._keep_pace,
+            most_rate=session.most_rate(),
             clock=session.clock,
         )
         self._going = _Going(self)
@@ -127,8 +132,9 @@ class Leader:
     async def run(self) -> Reason:
         """Lead until all is done or stopped; return the reason for the end. `end` is durable then."""
         self._started = self._now()
-        begun = [line.n for line in self._ledger.waves.values() if line.n and line.state != records.PLANNED]
-        self._wave = max(begun, default=0)  # what an earlier session has let go, goes on
+        lines = self._ledger.waves.values()
+        begun = [line.n for line in lines if line.n and line.seq > self._since and line.state != records.PLANNED]
+        self._wave = max(begun, default=0)  # what an earlier leader has let go, goes on
         going: asyncio.Task[None] | None = None
         if self.waves is not None:
             self.waves.hold()
@@ -208,7 +214,7 @@ class Leader:
             stop(left.closes_why, Reason.STOPPED)
         elif self._requests.stop_requested():
             stop("`acctops stop` from another shell", Reason.STOPPED)
-        elif self._lost and not self._has_lanes():
+        elif self._lost and not self._has_lanes() and self._is_short():
             first = self._first_lost()
             if first is not None and first.stopped is not None:
                 stop(first.stopped.why, Reason(first.exit))
@@ -218,8 +224,16 @@ class Leader:
         return next(iter(self._lost.values()), None)
 
     def _has_lanes(self) -> bool:
-        """Whether any shard may still be worked on."""
-        return any(row.is_open for row in self._rows)
+        """Whether any shard that was let go may still be worked on."""
+        return any(row.is_open for row in self._rows if row.wave <= self._wave)
+
+    def _is_short(self) -> bool:
+        """Whether calls that were let go have no attempt."""
+        waves = self._ledger.wave_of
+        return any(
+            outcome is Outcome.UNATTEMPTED and waves.get(call.id, 0) <= self._wave
+            for call, _, outcome in self._ledger.outcomes()
+        )
 
     def _heed(self, record: records.AnyRecord) -> None:
         """Count what the sessions of the shards have written, and stop the run if it should stop for it."""
@@ -333,7 +347,9 @@ class _Going:
 
     @property
     def is_judged(self) -> bool:
-        return self._leader._rows != [] and all(not row.is_open for row in self._leader._rows if row.seq)
+        leader = self._leader
+        begun = (row for row in leader._rows if row.seq and row.wave <= leader._wave)
+        return bool(leader._rows) and all(not row.is_open for row in begun)
 
     async def last_looks(self) -> None:
         """Do nothing: the session of each shard has looked before its end."""

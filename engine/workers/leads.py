@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.errors import AcctopsError, BusyError, Reason, UnreachableError
-from engine.journal import records
 from engine.journal.records import RED
-from engine.model import RunId
 from engine.operations.following import Followed
 from engine.operations.frozen import overridden, stricter
 from engine.operations.proposal import Approval
+from engine.operations.reds import undo_if_red
 from engine.operations.resume import Resumption, go_on
 from engine.operations.session import LeftAtOnceError, Session
+from engine.operations.unled import end_words
 from engine.operations.windows import hold, window_of
-from engine.run.endings import end_line
+from engine.workers.host import UndeclaredError
 from engine.workers.leading import Leader
 from engine.workers.steering import LeadRequests
 
 if TYPE_CHECKING:
     from engine.journal.protocols import Journal
     from engine.journal.reader import Replay
+    from engine.operations.carrying import Ended
     from engine.operations.session import Conductor
     from engine.workers.host import Host
 
@@ -41,7 +43,7 @@ class Lead:
         self._host = host
         self._run = run_id
         self._working: asyncio.Future[Reason] | None = None
-        self._is_leaving = False
+        self._is_leaving = self._has_left = False
         self._journal: Journal | None = None
 
     def leave(self) -> None:
@@ -61,9 +63,12 @@ class Lead:
             except (BusyError, UnreachableError) as error:
                 host.say(f"run {self._run}: {error}; tried again in {AGAIN_S:.0f} s")
                 await asyncio.sleep(AGAIN_S)
+            except UndeclaredError as error:
+                if not await asyncio.to_thread(host.is_for_another, error.programs):
+                    await self._end(error)
+                return
             except AcctopsError as error:
-                host.say(f"run {self._run}: cannot be led: {error}")
-                await asyncio.to_thread(self._end, error)
+                await self._end(error)
                 return
             else:
                 if has_ended:
@@ -80,7 +85,8 @@ class Lead:
         if (end := found.ledger.end) is not None and end.seq > lead.since:
             await asyncio.to_thread(host.board.withdraw, self._run)  # who led it died before it said so
             return True
-        red = next((line for line in found.ledger.waves.values() if line.state == RED and line.seq > lead.since), None)
+        since = lead.since
+        red = next((line for line in found.ledger.waves.values() if line.state == RED and line.seq > since), None)
         this = await self._resumption(found)
         requests = LeadRequests(host.store, host.board, self._run)
 
@@ -88,7 +94,7 @@ class Lead:
             board, self._journal = host.board, session.journal
             ends = {0: (_ALL, ""), **session.heads}  # its own chain it writes itself
             followed = Followed(board.tail(self._run), session.ledger, ends)
-            leader = Leader(session, board, followed, requests, ask=host.ask_for)
+            leader = Leader(session, board, followed, requests, since=since, ask=host.ask_for)
             if red is not None:
                 leader.stop(f"wave {red.n}: the gate said red; no further wave begins", Reason.STOPPED)
             return leader
@@ -98,8 +104,11 @@ class Lead:
         finally:
             if self._journal is not None and self._journal.is_fenced:
                 host.leave_at_once(f"run {self._run}: {self._journal.broken}")
+        if self._has_left:
+            return False
         host.say(f"run {self._run}: ended with exit {int(ended.reason)}")
-        return not self._is_leaving
+        await self._undo_if_red(ended)
+        return True
 
     async def _resumption(self, found: Replay) -> Resumption:
         """Return the run as this worker may go on with it. AcctopsError if it may not."""
@@ -107,7 +116,7 @@ class Lead:
         terms = host.terms
         hold(window_of(seen.settings), terms)
         guards = await asyncio.to_thread(host.guards_of, seen)
-        host.check_programs(seen, gate=True)
+        host.check_programs(seen.run, gate=True)
         settings = stricter(overridden(terms, seen.settings), guards)
         return Resumption(
             terms=terms,
@@ -123,26 +132,19 @@ class Lead:
             changes=(),
         )
 
-    def _end(self, error: AcctopsError) -> None:
+    async def _end(self, error: AcctopsError) -> None:
         """Write the `end` of a run that cannot be led, with the reason, so that whoever follows it knows."""
         host = self._host
-        try:
-            journal, found = host.store.open(RunId(self._run), clock=host.terms.clock)
-        except AcctopsError:
-            return  # somebody else has it
-        try:
-            ledger = found.ledger
-            heads = {str(no): head for no, (seq, head) in found.heads.items() if seq}
-            stopped = records.Stopped(str(error), None, None)
-            host.board.close_idle(self._run, journal.epoch)
-            journal.append_now(
-                end_line(ledger, seconds=0.0, reason=error.reason, stopped=stopped, guard={}, heads=heads)
-            )
-            host.board.finish(self._run, journal.epoch)
-        except AcctopsError as again:
-            host.say(f"run {self._run}: its end cannot be written: {again}")
-        finally:
-            journal.close()
+        host.say(f"run {self._run}: cannot be led: {error}")
+        end = partial(end_words, host.board, self._run, str(error), error.reason, clock=host.terms.clock)
+        if (why_not := await asyncio.to_thread(end)) is not None:
+            host.say(f"run {self._run}: its end cannot be written: {why_not}")
+
+    async def _undo_if_red(self, ended: Ended) -> None:
+        """Undo the red wave of a run that has ended, if its job asks for that: its user may be gone."""
+        undone = (await undo_if_red(ended, self._host.terms, self, is_leader=True)).undone
+        if undone is not None:
+            self._host.say(f"run {self._run}: its red wave is undone by run {undone.ledger.run.run}")
 
     # ---- a Watch -----------------------------------------------------------------------------------------------------
 
@@ -161,6 +163,7 @@ class Lead:
         except asyncio.CancelledError:
             if not self._is_leaving:
                 raise
+            self._has_left = True
             raise LeftAtOnceError("its worker leaves; another leads it on", Reason.STOPPED) from None
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:

@@ -2,7 +2,11 @@
 
 The sessions of all shards see each request, and say with their commits up to which one they are done. A request is
 noted (`control`) when the leader sees it. Its effect (`paused`, `unpaused`, `changed`) is noted once no session that
-may send has it left to do. A session that begins later sees the requests before its first call.
+may send has it left to do. A session that begins later sees the requests before its first call. What nobody has sent
+when a change takes effect, and is to be dropped, the leader leaves out: no session of its shard may ever begin.
+
+Who leads the run on notes no effect again that the journal has, but for a pause that still holds: the line of its
+session has ended that.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import Reason
-from engine.journal.records import rfc3339
-from engine.model import OmitReason
-from engine.run.control import CHANGE, PAUSE, beyond_approval
+from engine.journal import records
+from engine.journal.records import rfc3339, unix_seconds
+from engine.model import CallId, OmitReason
+from engine.run.control import CHANGE, PAUSE, beyond_approval, beyond_quota
 
 if TYPE_CHECKING:
     from engine.journal.control import Asked
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from engine.run.recorder import Recorder
     from engine.run.stopping import Stopping
 
+_EFFECTS = ("paused", "unpaused", "changed", "control_refused")
 ALIVE_S = 2.0
 """Seconds of silence from which a session cannot send: its leave has ended."""
 
@@ -69,9 +75,10 @@ class Steering:
         requests: LeadRequests,
         *,
         changed_pace: Callable[[float], None],
+        most_rate: float,
         clock: Callable[[], float],
     ) -> None:
-        """`changed_pace` is told of a new rate."""
+        """`changed_pace` is told of a new rate. A rate above `most_rate` is refused, whoever wrote the request."""
         self._now = asyncio.get_running_loop().time
         self._recorder = recorder
         self._halts = halts
@@ -79,8 +86,13 @@ class Steering:
         self._requests = requests
         self._changed_pace = changed_pace
         self._clock = clock
-        settings = recorder.ledger.settings
+        settings, notes = recorder.ledger.settings, recorder.ledger.notes
         self._quota = settings.quota or settings.rate
+        self._most_rate = most_rate
+        self._noted = {note.data.get("id"): note for note in notes if note.what in _EFFECTS}
+        """Id of each request → its effect, as an earlier session has noted it."""
+        self._holds: Asked | None = None
+        """A pause whose effect an earlier session has noted, and that nobody has lifted since."""
         self._known: set[str] = set()
         self._waiting: deque[Asked] = deque()
         self._under_way: Asked | None = None
@@ -95,9 +107,12 @@ class Steering:
         for asked in self._requests.asked(self._known):
             self._known.add(asked.name)
             self._waiting.append(asked)
-        while self._under_way is not None or self._waiting:
+        while self._under_way is not None or self._waiting or self._holds is not None:
             if self._under_way is None:
-                self._under_way = self._begun(self._waiting.popleft())
+                if self._is_known():
+                    continue
+                held, self._holds = self._holds, None
+                self._under_way = self._begun(held or self._waiting.popleft())
                 self._until_no = no
             if self._under_way is not None:
                 if not self._are_done(rows):
@@ -107,6 +122,17 @@ class Steering:
         if self._ends_at is not None and self._now() >= self._ends_at:
             self._stopping.stop(f"the pause by {self._paused_by} ran out, and nobody lifted it", Reason.STOPPED)
 
+    def _is_known(self) -> bool:
+        """Pass over the next request if an earlier session has noted its effect; return whether it was one."""
+        if not self._waiting or self._waiting[0].id not in self._noted:
+            return False
+        asked = self._waiting.popleft()
+        if asked.what == PAUSE and self._noted[asked.id].what == "paused":
+            self._holds = asked
+        elif asked.what == "resume":
+            self._holds = None
+        return True
+
     def _are_done(self, rows: Sequence[ShardRow]) -> bool:
         alive = (row for row in rows if row.is_open and row.owner is not None and row.silent_s < ALIVE_S)
         return all(row.ack >= self._until_no for row in alive)
@@ -115,6 +141,8 @@ class Steering:
         """Note a request; return it if its effect is to be waited for."""
         note = self._recorder.note
         refused = asked.refused or beyond_approval(self._recorder.ledger, asked)
+        if refused is None and asked.rate is not None and asked.rate > self._most_rate:
+            refused = beyond_quota(asked.rate, self._most_rate)
         if refused is not None:
             note("control_refused", {"id": asked.id, "by": asked.by, "why": refused})
             return None
@@ -135,20 +163,29 @@ class Steering:
         ledger, until = self._recorder.ledger, None
         self._ends_at, self._paused_by = None, asked.by
         if asked.for_s is not None:
-            self._ends_at = self._now() + asked.for_s
-            until = rfc3339(self._clock() + asked.for_s)
+            left_s = asked.for_s
+            if (before := self._noted.get(asked.id)) is not None and before.data.get("until"):
+                left_s = min(left_s, unix_seconds(str(before.data["until"])) - self._clock())
+            self._ends_at = self._now() + left_s
+            until = rfc3339(self._clock() + left_s)
         last = max((pace.last_at for pace in ledger.lanes.values() if pace.last_at is not None), default=None)
         left = rfc3339(last, digits=6) if last is not None else None
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "until": until, "last_sent_at": left}
         self._recorder.note("paused", {**facts, "in_flight": 0})
 
     def _note_changed(self, asked: Asked) -> None:
-        ledger, quota = self._recorder.ledger, None
+        ledger, quota, dropped = self._recorder.ledger, None, 0
         if asked.rate is not None:
             quota = max(asked.rate, self._quota)
             self._changed_pace(asked.rate)
+        for call in asked.drop:
+            if call in ledger.calls and ledger.entry(CallId(call)).is_unsent:  # no session of its shard lives
+                words = f"dropped by {asked.by} while the run was going on"
+                target = ledger.calls[CallId(call)]
+                self._recorder.append(records.omit_line(target, str(OmitReason.DROPPED), words, asked.by, target.id))
+                dropped += 1
         gone = {omit.call for omit in ledger.omits if omit.reason == OmitReason.DROPPED}
-        dropped = sum(call in gone for call in asked.drop)
+        dropped += sum(call in gone for call in asked.drop)
         facts: dict[str, object] = {"id": asked.id, "by": asked.by, "rate": asked.rate, "quota": quota}
         facts |= {"dropped": dropped, "sent": len(asked.drop) - dropped, "first": len(asked.first)}
         self._recorder.note("changed", facts)

@@ -79,7 +79,9 @@ async def work(
         raise UsageError("a worker takes its work from a database: add --database URL")
     reach = await reach_of_worker(settings, terms)
     await ask_whose(reach, limit_s=IDENTITY_S)
-    host = await asyncio.to_thread(lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs))
+    host = await asyncio.to_thread(
+        lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs, leads=leads)
+    )
     host.store.check_place()
     owners = host.owners()
     dispatcher = Dispatcher(

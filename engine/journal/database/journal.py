@@ -109,7 +109,10 @@ class DatabaseJournal(GroupedJournal):
         """Whether somebody asked the run to drain, as of the last answer."""
         self.requests: tuple[Asked, ...] = ()
         """What people ask of the run, as of the last answer."""
-        self._asked_no = 0
+        self._asked_no = self._newest_no = 0
+        """The number of the last request that is in `requests`, and of the last one that is known to be there."""
+        self._looked_at = 0
+        """The number of the last request that the session of a shard has taken in."""
         self.read_requests: Callable[[Link], tuple[Asked, ...]] = lambda _link: ()
 
     @classmethod
@@ -262,6 +265,8 @@ class DatabaseJournal(GroupedJournal):
 
     def may_send(self) -> bool:
         """Return whether a write may leave now: nobody else can have taken the run."""
+        if self._no and self._newest_no > self._looked_at:
+            return False  # what people ask counts before the next call: the leader may have said that it is in effect
         return boot_s() < self._leave_until
 
     @property
@@ -292,6 +297,7 @@ class DatabaseJournal(GroupedJournal):
 
     def asked(self, known: Container[str]) -> tuple[Asked, ...]:
         """Return what people ask of the run, but for those whose names are `known`."""
+        self._looked_at = self._asked_no
         return tuple(each for each in self.requests if each.name not in known)
 
     def forget(self, name: str) -> None:
@@ -399,6 +405,8 @@ class DatabaseJournal(GroupedJournal):
         self._heard(asked, row)
 
     def _heard(self, asked: float, row: tuple[Any, ...] | None) -> None:
+        if row is not None:
+            self._newest_no = row[1]  # before there is leave: another thread asks for it
         self._leave_until = asked + LEAVE_S
         self._trouble, self._lost_at = "", None
         if row is None:

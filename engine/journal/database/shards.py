@@ -78,7 +78,8 @@ _ROWS = (
     "from acctops.shard where run = %s and no > 0 order by no"
 )
 _WORKERS = (
-    "select name, host, pid, version, queues, lanes, extract(epoch from since)::float8, acctops.silent_s(at) "
+    "select name, host, pid, version, queues, lanes, programs, leads, extract(epoch from since)::float8, "
+    "acctops.silent_s(at) "
     "from acctops.worker where acctops.silent_s(at) < %s order by name"
 )
 _NEW = (
@@ -288,10 +289,16 @@ class Shards(_Asking):
 
     # Workers.
 
-    def beat(self, name: str, queues: Sequence[str], lanes: int) -> None:
-        """Say that this process lives, as a worker: whose lanes it takes, and how many sessions of lanes it has."""
-        sql = "select acctops.beat(%s, %s, %s, %s, %s::text[], %s)"
-        self._rows(sql, name, os.uname().nodename, os.getpid(), __version__, list(queues), lanes)
+    def beat(
+        self, name: str, queues: Sequence[str], lanes: int, *, programs: Sequence[str] = (), leads: bool = True
+    ) -> None:
+        """Say that this process lives, as a worker: whose lanes it takes, and how many sessions of lanes it has.
+
+        `programs`: those that it runs if a run names them; `leads`: whether it leads runs.
+        """
+        sql = "select acctops.beat(%s, %s, %s, %s, %s::text[], %s, %s::text[], %s)"
+        me = name, os.uname().nodename, os.getpid(), __version__
+        self._rows(sql, *me, list(queues), lanes, list(programs), leads)
 
     def leave(self, name: str) -> None:
         """Say that a worker has gone."""
@@ -307,10 +314,14 @@ class Shards(_Asking):
                 version=version,
                 queues=tuple(queues),
                 lanes=lanes,
+                programs=tuple(programs),
+                leads=leads,
                 since=since,
                 silent_s=silent_s,
             )
-            for name, host, pid, version, queues, lanes, since, silent_s in self._rows(_WORKERS, patience_s)
+            for name, host, pid, version, queues, lanes, programs, leads, since, silent_s in self._rows(
+                _WORKERS, patience_s
+            )
         ]
 
 

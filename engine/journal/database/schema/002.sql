@@ -52,6 +52,8 @@ create table acctops.worker (
   version text not null,
   queues text[] not null,                 -- the identities whose lanes it takes
   lanes int not null,                     -- sessions of lanes that it has now
+  programs text[] not null,               -- programs that it runs if a run names them
+  leads boolean not null,                 -- whether it leads runs
   since timestamptz not null default clock_timestamp(),
   at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
@@ -235,11 +237,11 @@ end $$;
 
 -- A worker says that it lives. One that has been silent for an hour is forgotten.
 create function acctops.beat(the_name text, the_host text, the_pid int, the_version text, the_queues text[],
-                             the_lanes int) returns void
+                             the_lanes int, the_programs text[], the_leads boolean) returns void
 language sql security definer set search_path = acctops, pg_temp as $$
   delete from worker where silent_s(at) > 3600 and name <> the_name;
-  insert into worker (name, host, pid, version, queues, lanes)
-  values (the_name, the_host, the_pid, the_version, the_queues, the_lanes)
+  insert into worker (name, host, pid, version, queues, lanes, programs, leads)
+  values (the_name, the_host, the_pid, the_version, the_queues, the_lanes, the_programs, the_leads)
   on conflict (name) do update set host = excluded.host, pid = excluded.pid, version = excluded.version,
     queues = excluded.queues, lanes = excluded.lanes, at = clock_timestamp();
 $$;

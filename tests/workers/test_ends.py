@@ -1,0 +1,228 @@
+"""How a run that workers carry out ends: limits, one cause, guards, what cannot be led; and what follows it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from engine.simulator.world import World
+from tests.support.command import Desk, on_terminal, wait_until
+from tests.support.crew import Crew, crew_of
+from tests.support.postgres import Postgres
+
+REFUSED = "InvalidParameterValue.DataConvertError"
+
+
+@pytest.fixture
+def crew(desk: Desk, postgres: Postgres) -> Iterator[Crew]:
+    world = World(latency=0)
+    for at in range(12):
+        world.seed(f"postgres-{at:08}", "ap-singapore", [f"user{each}" for each in range(5)])
+    with crew_of(desk, postgres, world) as found:
+        yield found
+
+
+def locked(crew: Crew) -> int:
+    accounts = (crew.backend.world.account(f"postgres-{at:08}", f"user{each}") for at in range(12) for each in range(5))
+    return sum(account is not None and account.status == 5 for account in accounts)
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["3", "5%"])
+def test_stop_after_counts_over_all_shards(crew: Crew, limit: str) -> None:
+    """So many failed calls, or that share of the plan, wherever they are: exit 4."""
+    crew.worker()
+    crew.job(12, 5, extra=f"stop_after: {limit}")
+    crew.backend.script({"action": "LockAccount", "user": "user1", "code": REFUSED})
+    done = crew.run("run", "job.yaml", "--yes", "--json", code=4).json
+    assert "stop_after: 3 failed" in done["stopped"]["why"] and done["stopped"]["code"] == REFUSED
+    assert done["counts"]["failed"] >= 3 and done["counts"]["unattempted"] > 0
+    crew.verify(done["run"])
+
+
+def test_one_cause_stops_over_all_shards(crew: Crew) -> None:
+    """The first twenty calls on three instances or more all fail with one code."""
+    crew.worker()
+    crew.job(12, 5)
+    crew.backend.script({"action": "LockAccount", "code": REFUSED})
+    done = crew.run("run", "job.yaml", "--yes", "--json", code=4).json
+    assert "all failed with" in done["stopped"]["why"]
+    assert 20 <= done["counts"]["failed"] < 60
+    crew.verify(done["run"])
+
+
+def test_denied_keys_stop_it_with_their_exit_code(crew: Crew) -> None:
+    """Every lane is refused: exit 5, as of a run in one process."""
+    crew.worker()
+    crew.job(3, 4)
+    crew.backend.script({"action": "LockAccount", "code": "UnauthorizedOperation"})
+    done = crew.run("run", "job.yaml", "--yes", "--json")
+    local = crew.run("run", "job.yaml", "--yes", "--json", "--database", "", "--state-dir", crew.desk.place / "files")
+    print(done.text, local.text)
+    assert done.code == 5
+    crew.verify(done.json["run"])
+
+
+def test_the_deadline(crew: Crew) -> None:
+    """All shards stop, exit 4, and the run can be gone on with."""
+    crew.worker()
+    crew.job(12, 5)
+    done = crew.run("run", "job.yaml", "--yes", "--json", "--deadline", "2s", code=4).json
+    assert "deadline of 2 s" in done["stopped"]["why"] and done["counts"]["unattempted"] > 0
+    crew.run("resume", done["run"], "--yes", "--deadline", "5m", code=0)
+    assert locked(crew) == 60
+
+
+def test_the_window_closes(crew: Crew) -> None:
+    """All shards stop, exit 4."""
+    now = time.time()
+    crew.worker()
+    closes = time.strftime("%H:%M", time.gmtime(now + 60 + 3))
+    wait_s = (60 - now % 60) if now % 60 > 50 else 0.0
+    assert wait_s >= 0
+    opens = time.strftime("%H:%M", time.gmtime(now - 3600))
+    crew.job(
+        12,
+        5,
+        extra=f'window: {{timezone: UTC, days: [mon, tue, wed, thu, fri, sat, sun], from: "{opens}", to: "{closes}"}}',
+    )
+    print(crew.run("plan", "job.yaml").text)
+
+
+# ---- guards --------------------------------------------------------------------------------------------------------
+
+
+def test_the_workers_own_protect_rules_hold(crew: Crew) -> None:
+    """A call that only the worker's config protects is never sent, and the report says by which rule."""
+    place = crew.desk.place / "elsewhere"
+    place.mkdir()
+    (place / "config.yaml").write_text('protect: ["*/user3"]\n')
+    crew.worker("--config", place / "config.yaml")
+    crew.job(3, 4)
+    done = crew.run("run", "job.yaml", "--yes", "--json")
+    print(done.text)
+    assert not any(each.user == "user3" for each in crew.backend.writes())
+    assert done.json["left_out"]["protected"] == 3
+    assert done.code == 0
+    crew.verify(done.json["run"])
+
+
+def test_a_program_that_no_worker_runs(crew: Crew) -> None:
+    """The run ends before anything is sent, and its follower says why."""
+    crew.worker()
+    crew.desk.write("gate.sh", "#!/bin/sh\nexit 1\n").chmod(0o755)
+    crew.job(extra="waves: [{take: 3}, {take: rest}]\ngate: {command: [./gate.sh], timeout: 3s}")
+    done = crew.run("run", "job.yaml", "--yes", "--json")
+    assert done.code == 2 and "acctops worker --program" in done.json["stopped"]["why"]
+    assert not crew.backend.writes()
+
+
+def test_a_program_that_one_of_three_workers_runs(crew: Crew) -> None:
+    """The run comes to it, whoever looks first."""
+    crew.desk.write("gate.sh", '#!/bin/sh\nsed -n \'s/.*"nonce":"\\([0-9a-f]*\\)".*/green \\1/p\'\n').chmod(0o755)
+    crew.worker()
+    crew.worker()
+    crew.worker("--program", "./gate.sh")
+    crew.job(extra="waves: [{take: 3}, {take: rest}]\ngate: {command: [./gate.sh], timeout: 3s}")
+    crew.run("run", "job.yaml", "--yes", code=0)
+
+
+# ---- what follows --------------------------------------------------------------------------------------------------
+
+
+def test_rerun_and_undo(crew: Crew) -> None:
+    """Both are runs of workers, too; an undo of a part, then of the rest."""
+    crew.worker()
+    crew.job(3, 4)
+    crew.backend.script({"action": "LockAccount", "user": "user1", "code": REFUSED})
+    first = crew.run("run", "job.yaml", "--yes", "--json", code=1).json
+    assert first["counts"]["failed"] == 3
+    crew.backend.script()
+    second = crew.run("rerun", first["run"], "--yes", "--json", code=0).json
+    assert second["counts"]["changed"] == 3 and locked(crew) == 12
+    crew.run("undo", first["run"], "--target", "postgres-00000001/*", "--yes", code=0)
+    assert locked(crew) == 9
+    crew.run("undo", first["run"], "--yes", code=0)
+    crew.run("undo", second["run"], "--yes")
+    assert locked(crew) == 0
+    assert len(crew.runs()) >= 4 and all(crew.records(run, "shard") for run in crew.runs())
+    for run in crew.runs():
+        crew.verify(run)
+    crew.run("journal", "verify", "--all", code=0)
+
+
+def test_the_same_job_twice(crew: Crew) -> None:
+    """While workers have its run, the job is refused; after a cut it is gone on with."""
+    crew.job(12, 5)
+    run = crew.begin()
+    again = crew.run("run", "job.yaml", "--yes")
+    assert again.code == 6 and run in again.err
+    first = crew.worker()
+    crew.wait_for(run, "settled", 3)
+    first.kill()
+    crew.worker()
+    assert crew.wait_for_end(run)["exit"] == 0
+    assert locked(crew) == 60
+    crew.verify(run)
+
+
+def test_ctrl_c_drains_and_a_second_one_detaches(crew: Crew) -> None:
+    """At a terminal: the first stops the run for all workers; the second leaves what drains to them."""
+    crew.worker()
+    crew.job(12, 5)
+    with on_terminal(crew.desk, "run", "job.yaml", "--yes") as terminal:
+        wait_until(lambda: bool(crew.runs()))
+        (run,) = crew.runs()
+        crew.wait_for(run, "settled", 3)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+    assert "draining" in terminal.screen
+    end = crew.wait_for_end(run)
+    assert end["exit"] == 4 and end["counts"]["unattempted"] > 0
+    crew.backend.script({"action": "LockAccount", "hang": 4})
+    with on_terminal(crew.desk, "resume", run, "--yes") as terminal:
+        there = len(crew.backend.writes())
+        wait_until(lambda: len(crew.backend.writes()) > there)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("draining")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+        assert f"acctops status {run}" in terminal.screen
+    crew.wait_for_end(run, 2)
+    crew.verify(run)
+
+
+def test_killing_who_follows_changes_nothing(crew: Crew) -> None:
+    """The run goes on to its end."""
+    crew.worker()
+    crew.job(12, 5)
+    process = crew.desk.popen("run", "job.yaml", "--yes")
+    wait_until(lambda: bool(crew.runs()))
+    (run,) = crew.runs()
+    crew.wait_for(run, "settled", 3)
+    process.kill()
+    process.communicate()
+    assert crew.wait_for_end(run)["exit"] == 0 and locked(crew) == 60
+
+
+def test_all_that_looks_at_a_run(crew: Crew) -> None:
+    """Status, report, pending, evidence and verify, while it goes on and after it."""
+    crew.worker()
+    crew.job(12, 5)
+    run = crew.begin()
+    crew.wait_for(run, "settled", 3)
+    assert "LIVE" in crew.run("status", run, code=0).out
+    for words in (("report", run), ("pending", "job.yaml"), ("journal", "verify", run), ("status",)):
+        done = crew.run(*words)
+        print(words, done.code, done.text)
+    crew.wait_for_end(run)
+    for words in (("report", run), ("pending", "job.yaml"), ("journal", "verify", run), ("status",), ("holds",),
+                  ("evidence", run, "--out", "e.zip"), ("report", run, "--format", "html", "-o", "r.html")):  # fmt: skip
+        done = crew.run(*words)
+        print(words, done.code, done.text)
+        assert done.code == 0, done.text
