@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.api.actions import ACTIONS
@@ -124,7 +123,7 @@ class Host:
         self.is_leaving = False
         self.why_leaving = ""
         self.dispatcher: Dispatcher | None = None
-        self._programs = frozenset(map(_whole, programs))
+        self._programs = frozenset(programs)
         self._is_leading = leads
         self._plans: dict[str, _Plan] = {}
         self._guards: dict[str, Settings] = {}
@@ -361,11 +360,6 @@ class Host:
                         self.has_no_keys.set()
 
                 group.create_task(keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say))
-
-
-def _whole(program: str) -> str:
-    """Return a program as runs name it: with its whole path, unless it is looked for on PATH."""
-    return str(Path(program).absolute()) if os.sep in program else program
 
 
 def _who(signer: Signer) -> str:
