@@ -31,6 +31,8 @@ from engine.run.endings import orderly_end_s
 FEW = 3
 """Accounts that are named."""
 POLL_S = 0.1
+AGAIN_S = 1.6
+"""Seconds after which a process that has just died is not heard of any more in a database."""
 _SHARE = 3
 """The journal of a large run is read as long as a third of the time at most."""
 
@@ -119,7 +121,7 @@ async def lift(terms: Terms, run: str) -> Steered | None:
     BusyError for a live run that nobody has paused, UsageError for a flag that a live run does not take here.
     """
     ref = find(terms, run)
-    if ref.store is None or not ref.store.is_live(ref.run_id):
+    if ref.store is None or not await _lives(ref.store, ref.run_id):
         return None
     ledger, asked, flags = ref.replay().ledger, ref.store.asked(ref.run_id), flags_of(terms, ref)
     if ledger.pause is None and not any(each.what == "pause" for each in asked):
@@ -135,6 +137,16 @@ async def lift(terms: Terms, run: str) -> Steered | None:
             f"stop it first: acctops stop {ref.run_id}{flags_of(terms, ref)}"
         )
     return await _ask(terms, ref, ref.store, what="resume")
+
+
+async def _lives(store: Runs, run_id: str) -> bool:
+    """Return whether a run is live; one of a database that was heard of lately is looked at again before it counts."""
+    if not store.is_live(run_id):
+        return False
+    if store.database is None:
+        return True
+    await asyncio.sleep(AGAIN_S)
+    return store.is_live(run_id)
 
 
 def _span(text: str) -> float:

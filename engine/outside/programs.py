@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _LOOK_S = 0.01
+_TURNS = 20
+"""Turns of the loop in which what is there is read, whatever the clock says."""
 _REST_S = 0.2
 """How long what a program has printed is read after its end, if somebody else holds its output open."""
 _MOST_SAID = 4096
@@ -98,6 +100,10 @@ async def run_program(
                         await asyncio.sleep(_LOOK_S)  # it closed its output, and is about to end
                 # What it started may hold its output open for hours: its own answer is there by now.
                 await asyncio.wait(reading, timeout=_REST_S)
+                for _ in range(_TURNS):  # a loop that was held up for that long has read nothing of it yet
+                    if all(task.done() for task in reading):
+                        break
+                    await asyncio.sleep(0)
                 if ends_alone:
                     _kill(process)
             finally:

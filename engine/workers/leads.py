@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from engine.cloud.wire import Wire
 from engine.errors import AcctopsError, BusyError, Reason, UnreachableError
 from engine.journal.records import RED
 from engine.operations.following import Followed
@@ -42,15 +46,46 @@ class Lead:
     def __init__(self, host: Host, run_id: str) -> None:
         self._host = host
         self._run = run_id
+        self._terms = replace(host.terms, wire=Wire())  # connections belong to one loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._working: asyncio.Future[Reason] | None = None
         self._is_leaving = self._has_left = False
         self._journal: Journal | None = None
 
     def leave(self) -> None:
-        """Let another worker lead the run on."""
+        """Let another worker lead the run on. May be called in any thread."""
         self._is_leaving = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
         if self._working is not None:
             self._working.cancel()
+
+    async def carry_out_apart(self) -> None:
+        """Lead the run in a thread and on a loop of its own: a large journal that is read holds up no lane."""
+        here = asyncio.get_running_loop()
+        over: asyncio.Future[None] = here.create_future()
+
+        def lead() -> None:
+            error: BaseException | None = None
+            try:
+                asyncio.run(self._on_its_loop())
+            except BaseException as found:  # noqa: BLE001 - whoever waits raises it
+                error = found
+            with suppress(RuntimeError):  # that loop is closed: the process ends
+                here.call_soon_threadsafe(_settle, over, error)
+
+        threading.Thread(target=lead, name=f"lead {self._run}", daemon=True).start()
+        await over
+
+    async def _on_its_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self.carry_out()
+        finally:
+            await self._terms.wire.aclose()
 
     async def carry_out(self) -> None:
         """Lead the run to its end, or until this worker leaves."""
@@ -113,7 +148,7 @@ class Lead:
     async def _resumption(self, found: Replay) -> Resumption:
         """Return the run as this worker may go on with it. AcctopsError if it may not."""
         host, seen = self._host, found.ledger
-        terms = host.terms
+        terms = self._terms
         hold(window_of(seen.settings), terms)
         guards = await asyncio.to_thread(host.guards_of, seen)
         host.check_programs(seen.run, gate=True)
@@ -169,3 +204,8 @@ class Lead:
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for the notices."""
         await notices
+
+
+def _settle(over: asyncio.Future[None], error: BaseException | None) -> None:
+    if not over.done():
+        over.set_result(None) if error is None else over.set_exception(error)

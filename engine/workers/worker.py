@@ -57,7 +57,7 @@ async def _carry_out_run(host: Host, run_id: str) -> None:
     host.leads.add(lead)
     host.say(f"run {run_id}: led here")
     try:
-        await lead.carry_out()
+        await lead.carry_out_apart()
     finally:
         host.leads.discard(lead)
         host.say(f"run {run_id}: no more led here")
