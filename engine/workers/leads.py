@@ -177,7 +177,7 @@ class Lead:
 
     async def _undo_if_red(self, ended: Ended) -> None:
         """Undo the red wave of a run that has ended, if its job asks for that: its user may be gone."""
-        undone = (await undo_if_red(ended, self._host.terms, self, is_leader=True)).undone
+        undone = (await undo_if_red(ended, self._terms, self, is_leader=True)).undone
         if undone is not None:
             self._host.say(f"run {self._run}: its red wave is undone by run {undone.ledger.run.run}")
 
