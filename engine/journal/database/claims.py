@@ -32,7 +32,8 @@ _OTHERS = (
     "select c.run, c.digest, c.path, c.action, c.keep_admins, c.calls, "
     "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.at), 1e9)), greatest(c.at, s.at)::text, "
     "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.led_at), 1e9)) "
-    "from acctops.claim c left join lateral (select max(x.at) as at, max(x.at) filter (where x.no = 0) as led_at from acctops.shard x "
+    "from acctops.claim c left join lateral ("
+    "select max(x.at) as at, max(x.at) filter (where x.no = 0) as led_at from acctops.shard x "
     "where x.run = c.run and x.no >= 0 and x.owner is not null) s on true "
     "where c.simulated = %s order by c.run"
 )
