@@ -82,7 +82,8 @@ def test_a_window_that_has_closed_before_anybody_leads(crew: Crew) -> None:
     crew.worker()
     now = time.time()
     opens, closes = (time.strftime("%H:%M", time.gmtime(now + at_s)) for at_s in (7200, 10800))
-    crew.job(extra=f'window: {{timezone: UTC, days: [mon, tue, wed, thu, fri, sat, sun], time: "{opens}-{closes}"}}')
+    days = "days: [mon, tue, wed, thu, fri, sat, sun]"
+    crew.job(extra=f'window: {{timezone: UTC, {days}, from: "{opens}", until: "{closes}"}}')
     done = crew.run("run", "job.yaml", "--yes", "--json", at=now + 7500)
     assert done.code == 3 and "outside the window" in done.json["stopped"]["why"]
     assert not crew.backend.writes()
@@ -214,8 +215,8 @@ def test_all_that_looks_at_a_run(crew: Crew) -> None:
     for words in (("report", run), ("pending",), ("journal", "verify", run), ("status",)):
         crew.run(*words, code=0)
     crew.wait_for_end(run)
-    for words in (("report", run), ("pending",), ("journal", "verify", run), ("status",), ("holds",),
-                  ("evidence", run, "--out", "e.zip"), ("report", run, "--format", "html", "-o", "r.html")):  # fmt: skip
+    beside = (("holds",), ("evidence", run, "--out", "e.zip"), ("report", run, "--format", "html", "-o", "r.html"))
+    for words in (("report", run), ("pending",), ("journal", "verify", run), ("status",), *beside):
         crew.run(*words, code=0)
 
 
@@ -292,12 +293,13 @@ def test_notices_and_the_page_are_the_leaders(crew: Crew) -> None:
     place = crew.desk.place / "elsewhere"
     place.mkdir()
     (place / "config.yaml").write_text(
-        f"notify: {{command: [/bin/sh, -c, 'cat >> {place}/told.txt'], on: [end]}}\npage_file: {place}/page.html\n"
+        f"notify: {{command: [/bin/sh, -c, 'cat >> {place}/told.txt'], on: [finish]}}\npage_file: {place}/page.html\n"
     )
     crew.worker("--config", place / "config.yaml", "--program", "/bin/sh")
     crew.job(12, 5)
-    run = crew.begin()
-    crew.wait_for_end(run)
-    wait_until(lambda: (place / "told.txt").exists())
+    done = crew.run("run", "job.yaml", "--yes", "--json", "--page", "mine.html", code=0)
+    run = done.json["run"]
+    assert run in (crew.desk.work / "mine.html").read_text(), "who follows has a page of his own"
+    wait_until((place / "told.txt").exists)
     assert run in (place / "told.txt").read_text()
     assert run in (place / "page.html").read_text()
