@@ -52,9 +52,10 @@ def _words(options: Options, done: Steered, effect: Note) -> str:
     if effect.what == "changed":
         return _change_words(options, done, effect)
     if effect.what == "unpaused":
+        where = "with its workers" if done.ledger.shards else "in its own process"
         if not effect.data.get("was_paused"):
-            return "was not paused any more: somebody lifted the pause before; it goes on in its own process"
-        return f"its pause is lifted by {effect.data.get('by')}, and it goes on in its own process"
+            return f"was not paused any more: somebody lifted the pause before; it goes on {where}"
+        return f"its pause is lifted by {effect.data.get('by')}, and it goes on {where}"
     return f"{effect.what}, and lifted since"
 
 

@@ -60,7 +60,9 @@ class Attendance:
         self._sealed: Sealed | None = None
         """The line of the list of ends for this session, once it is written."""
         self._metrics = Measuring(settings, ledger, store, self._trouble, clock=clock)
-        self._page = LivePage(settings, ledger, journal, store, self._no_page, flags=flags, clock=clock)
+        self._page = LivePage(
+            settings, ledger, lambda: journal.durable_head, store, self._no_page, flags=flags, clock=clock
+        )
 
     @contextlib.asynccontextmanager
     async def during(self, note: Callable[[str, dict[str, object]], None]) -> AsyncIterator[None]:

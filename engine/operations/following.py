@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from engine.journal.lines import decode_block
 from engine.journal.shards import apply_to_run
 from engine.journal.standing import Progress, Waits, standing
 from engine.operations.carrying import Ended, way_now
-from engine.operations.events import News
+from engine.operations.events import News, Warned
 from engine.operations.session import LeftAtOnceError, SessionEnd, Unwatched
 from engine.operations.unled import end_words, is_unled
 
@@ -215,7 +216,7 @@ async def follow(
     follower = Follower(followed, board, since=since, clock=terms.clock)
     follower.tell = lambda text: terms.tell(News(text))
     unrecorded = None
-    async with watch.beside(follower):
+    async with watch.beside(follower), _page_of(board, followed, terms, settings):
         try:
             reason = await watch.working(follower.run())
         except LeftAtOnceError as left:
@@ -224,6 +225,33 @@ async def follow(
         finally:
             follower.close()
     return ended_of(board, followed, terms, settings, SessionEnd(reason, None, unrecorded))
+
+
+@asynccontextmanager
+async def _page_of(board: Board, followed: Followed, terms: Terms, settings: Settings) -> AsyncIterator[None]:
+    """Keep the page of a run that is followed, if its user wants one; the workers keep their own."""
+    if settings.page_file is None:
+        yield
+        return
+    from engine.operations.livepage import LivePage  # here: few runs have a page
+
+    page = LivePage(
+        settings,
+        followed.ledger,
+        lambda: followed.head(0),
+        board.store,
+        lambda why: terms.tell(Warned(f"page: {why}")),
+        flags=terms.repeat(board.store),
+        clock=terms.clock,
+    )
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        if followed.ledger.end is not None:
+            await page.last()
 
 
 def ended_of(

@@ -58,6 +58,10 @@ def is_for_workers(store: Runs, terms: Terms) -> Board | None:
     board = store.board() if not store.simulated else None
     if board is None:
         return None
+    if terms.now:
+        if terms.detach:
+            raise UsageError("--detach: workers keep the window of a run, and --now is for who stays; leave one away")
+        return None  # the person who decided that is here
     if terms.detach:
         if not board.workers():
             terms.tell(
@@ -170,8 +174,16 @@ def open_shards(ledger: Ledger) -> dict[int, Sequence[str]]:
     return {no: ledger.shards[no].lanes for no in sorted(numbers)}
 
 
-def check_shards(ledger: Ledger, board: Board | None) -> Board:
-    """Return where the workers of a run with shards take it from; ConfigError if it lies where none are."""
+def check_shards(ledger: Ledger, board: Board | None, terms: Terms) -> Board:
+    """Return where the workers of a run with shards take it from; ConfigError if it lies where none are.
+
+    UsageError for `--now`, which no worker goes by.
+    """
+    if terms.now and ledger.settings.window is not None:
+        raise UsageError(
+            f"--now: run {ledger.run.run} is divided among workers, which keep its window; nothing was sent; for what "
+            f"is open now: acctops rerun {ledger.run.run} --now, which works in this process"
+        )
     if board is None:
         raise ConfigError(
             f"run {ledger.run.run}: is divided among workers, and its database is not here: name it with --database URL"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engine.inputs.settings import Settings
     from engine.journal.ledger import Ledger
-    from engine.journal.protocols import Journal, Runs
+    from engine.journal.protocols import Runs
     from engine.report.course import Course
 
 EVERY_S = 2.0
@@ -42,19 +42,21 @@ class LivePage:
         self,
         settings: Settings,
         ledger: Ledger,
-        journal: Journal,
+        head: Callable[[], str],
         store: Runs,
         trouble: Callable[[str], None],
         *,
         flags: str,
         clock: Callable[[], float],
     ) -> None:
-        """`trouble` is told, once, why the page cannot be written."""
+        """`head` returns the hash of the last line that is on disk; `trouble` is told, once, why the page cannot be
+        written.
+        """
         is_meant = not ledger.run.simulated or settings.origin.get("page_file") == "--page"
         self._path = settings.page_file if is_meant else None  # a drill replaces no page of a config
         self._names = settings.page_names
         self._ledger = ledger
-        self._journal = journal
+        self._head = head
         self._store = store
         self._trouble = trouble
         self._flags = flags
@@ -154,8 +156,8 @@ class LivePage:
             ledger,
             self._course,
             way,
-            journal=self._journal.place,
-            head=self._journal.durable_head if over else "",
+            journal=self._store.place_of(self._ledger.run.run),
+            head=self._head() if over else "",
             zone=wall,
             now=now,
             live=None if over else going(ledger, now),

@@ -134,7 +134,7 @@ async def resumption(terms: Terms, run: str, job: Job | None = None) -> Resumpti
     check_passwords(ref, seen, guards.trust, job)
     check_gate_program(ref, seen, guards.trust, job)
     check_metrics(guards, simulated=seen.run.simulated)
-    is_unapproved = await _refuse_unsigned(terms, ref, seen, guards)
+    is_unapproved = await refuse_unsigned(terms, ref, seen, guards)
     exclude = terms.excludes()
     tell_of_idle(terms, exclude, seen)
     frozen = overridden(terms, seen.settings)
@@ -191,8 +191,13 @@ async def go_on(
         hold(window_of(seen.settings), terms)
         guards = guards_of(terms, seen, this.job)
         settings = stricter(settings, guards)
-        await _refuse_unsigned(terms, ref, seen, guards)
+        await refuse_unsigned(terms, ref, seen, guards)
         refuse_blind(seen.run.action, settings, max_share=guards.max_share if has_new_share(seen, guards) else None)
+    board = None
+    if lead is None and seen.shards:
+        from engine.operations.handing import check_shards  # here: most runs have no workers
+
+        board = check_shards(seen, ref.store.board(), terms)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
     with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
         journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
@@ -232,9 +237,10 @@ async def go_on(
                     requests=requests,
                 )
                 return await carry_out(session, terms, guards, watch)
-    from engine.operations.handing import check_shards, hand_over, open_shards  # here: most runs have no workers
+    from engine.operations.handing import hand_over, open_shards  # here: most runs have no workers
 
-    board, again = check_shards(seen, ref.store.board()), open_shards(ledger)
+    assert board is not None
+    again = open_shards(ledger)
     return await hand_over(board, ref.run_id, journal.durable_seq, terms, guards, watch, again=again)
 
 
@@ -273,7 +279,7 @@ def _lanes(profile: str | tuple[str, ...] | None) -> int:
     return len(profile) if isinstance(profile, tuple) else 1
 
 
-async def _refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
+async def refuse_unsigned(terms: Terms, ref: RunRef, ledger: Ledger, guards: Settings) -> bool:
     """Refuse a run without the signatures that a config asks for; return whether it goes on without, for a reason."""
     if guards.approvals is None and terms.unapproved is None:
         return False

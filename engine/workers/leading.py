@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
-from engine.errors import JournalWriteError, Reason, UnreachableError
+from engine.errors import JournalWriteError, Reason, RefusedError, UnreachableError
 from engine.journal import records
 from engine.journal.standing import Progress, Waits, standing
 from engine.model import Outcome
@@ -82,6 +82,8 @@ class Leader:
         settings = self._ledger.settings
         self._left = session.time_left(deadline_s(settings, self._seconds(settings.rate)))
         self._deadline_s = self._left.deadline_s
+        self._spent_s = self._led_s()
+        """Seconds that earlier leaders have used up of the deadline."""
         self._requests = requests
         self._steering = Steering(
             self._recorder,
@@ -118,6 +120,19 @@ class Leader:
             calls[line.lanes] = calls.get(line.lanes, 0) + line.calls
         return max((count / rate / max(1, len(lanes)) for lanes, count in calls.items()), default=0.0)
 
+    def _led_s(self) -> float:
+        """Return for how many seconds the run was led before, pauses apart; 0 for waves, whose soaks do not count."""
+        before = [line for line in self._ledger.sessions if line.seq > self._since]
+        if not before or self._ledger.waves:
+            return 0.0
+        began, now = records.unix_seconds(before[0].at), self._session.clock()
+        paused = (
+            (records.unix_seconds(end) if end is not None else now) - records.unix_seconds(begin)
+            for begin, end in self._ledger.pauses
+            if records.unix_seconds(begin) >= began
+        )
+        return max(0.0, now - began - sum(paused))
+
     def _keep_pace(self, rate: float) -> None:
         self._deadline_s = max(self._deadline_s, deadline_s(self._ledger.settings, self._seconds(rate)))
 
@@ -139,8 +154,7 @@ class Leader:
         if self.waves is not None:
             self.waves.hold()
             going = asyncio.create_task(self._guarded(self.waves))
-        else:
-            self._session.may_begin()
+        elif self._may_begin():
             self._wave = ONLY_WAVE
         try:
             while True:
@@ -155,12 +169,21 @@ class Leader:
 
     async def _guarded(self, waves: Waves) -> None:
         try:
-            self._session.may_begin()
-            await waves.go()
+            if self._may_begin():
+                await waves.go()
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the run stops for what a wave did not handle, and says so
             self._stopping.failed(error)
+
+    def _may_begin(self) -> bool:
+        """Return whether the first call may be sent, as far as nothing was sent yet; stop the run if it may not."""
+        try:
+            if not self._ledger.sent_calls and not self._stopping.is_set:
+                self._session.may_begin()
+        except RefusedError as error:
+            self._stopping.stop(str(error), error.reason)
+        return not self._stopping.is_set
 
     async def _looked(self, *, is_over: bool) -> bool:
         """Look once at all shards, and act; return whether the run is over. `is_over`: no wave is to come."""
@@ -206,9 +229,9 @@ class Leader:
     def _watch(self) -> None:
         """Stop at the deadline, when the window closes, for `acctops stop`, and for a pause that ran out."""
         stop, left, now = self._stopping.stop, self._left, self._now()
-        if self._stopping.is_set:
+        if not self._may_begin():
             return
-        if self._halts.counted(self._started) >= self._deadline_s:
+        if self._spent_s + self._halts.counted(self._started) >= self._deadline_s:
             stop(f"deadline of {self._deadline_s:.0f} s reached", Reason.STOPPED)
         elif now - self._started >= left.closes_s:
             stop(left.closes_why, Reason.STOPPED)

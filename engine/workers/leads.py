@@ -18,7 +18,7 @@ from engine.operations.following import Followed
 from engine.operations.frozen import overridden, stricter
 from engine.operations.proposal import Approval
 from engine.operations.reds import undo_if_red
-from engine.operations.resume import Resumption, go_on
+from engine.operations.resume import Resumption, go_on, refuse_unsigned
 from engine.operations.session import LeftAtOnceError, Session
 from engine.operations.unled import end_words
 from engine.operations.windows import hold, window_of
@@ -100,10 +100,10 @@ class Lead:
                 await asyncio.sleep(AGAIN_S)
             except UndeclaredError as error:
                 if not await asyncio.to_thread(host.is_for_another, error.programs):
-                    await self._end(error)
+                    await self._end(str(error), error.reason)
                 return
             except AcctopsError as error:
-                await self._end(error)
+                await self._end(str(error), error.reason)
                 return
             else:
                 if has_ended:
@@ -141,6 +141,9 @@ class Lead:
                 host.leave_at_once(f"run {self._run}: {self._journal.broken}")
         if self._has_left:
             return False
+        if ended.unrecorded is not None:
+            await self._end(ended.unrecorded.why, ended.reason)
+            return True
         host.say(f"run {self._run}: ended with exit {int(ended.reason)}")
         await self._undo_if_red(ended)
         return True
@@ -152,7 +155,10 @@ class Lead:
         hold(window_of(seen.settings), terms)
         guards = await asyncio.to_thread(host.guards_of, seen)
         host.check_programs(seen.run, gate=True)
+        await refuse_unsigned(terms, host.store.ref(self._run), seen, guards)
         settings = stricter(overridden(terms, seen.settings), guards)
+        # A flag's deadline is one session's: that of all who lead the run, one after the other.
+        settings = replace(settings, session_deadline_s=seen.settings.session_deadline_s)
         return Resumption(
             terms=terms,
             ref=host.store.ref(self._run),
@@ -167,11 +173,11 @@ class Lead:
             changes=(),
         )
 
-    async def _end(self, error: AcctopsError) -> None:
+    async def _end(self, why: str, reason: Reason) -> None:
         """Write the `end` of a run that cannot be led, with the reason, so that whoever follows it knows."""
         host = self._host
-        host.say(f"run {self._run}: cannot be led: {error}")
-        end = partial(end_words, host.board, self._run, str(error), error.reason, clock=host.terms.clock)
+        host.say(f"run {self._run}: cannot be led: {why}")
+        end = partial(end_words, host.board, self._run, why, reason, clock=host.terms.clock)
         if (why_not := await asyncio.to_thread(end)) is not None:
             host.say(f"run {self._run}: its end cannot be written: {why_not}")
 

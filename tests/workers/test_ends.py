@@ -12,6 +12,7 @@ from engine.simulator.world import World
 from tests.support.command import Desk, on_terminal, wait_until
 from tests.support.crew import Crew, crew_of
 from tests.support.postgres import Postgres
+from tests.support.signing import People, needs_ssh_keygen
 
 REFUSED = "InvalidParameterValue.DataConvertError"
 
@@ -60,11 +61,9 @@ def test_denied_keys_stop_it_with_their_exit_code(crew: Crew) -> None:
     """Every lane is refused: exit 5, as of a run in one process."""
     crew.worker()
     crew.job(3, 4)
-    crew.backend.script({"action": "LockAccount", "code": "UnauthorizedOperation"})
+    crew.backend.script({"action": "LockAccount", "code": "AuthFailure.SecretIdNotFound"})
     done = crew.run("run", "job.yaml", "--yes", "--json")
-    local = crew.run("run", "job.yaml", "--yes", "--json", "--database", "", "--state-dir", crew.desk.place / "files")
-    print(done.text, local.text)
-    assert done.code == 5
+    assert done.code == 5 and done.json["counts"]["unattempted"] > 0
     crew.verify(done.json["run"])
 
 
@@ -78,20 +77,17 @@ def test_the_deadline(crew: Crew) -> None:
     assert locked(crew) == 60
 
 
-def test_the_window_closes(crew: Crew) -> None:
-    """All shards stop, exit 4."""
-    now = time.time()
+def test_a_window_that_has_closed_before_anybody_leads(crew: Crew) -> None:
+    """The run ends with its reason, before anything is sent."""
     crew.worker()
-    closes = time.strftime("%H:%M", time.gmtime(now + 60 + 3))
-    wait_s = (60 - now % 60) if now % 60 > 50 else 0.0
-    assert wait_s >= 0
-    opens = time.strftime("%H:%M", time.gmtime(now - 3600))
-    crew.job(
-        12,
-        5,
-        extra=f'window: {{timezone: UTC, days: [mon, tue, wed, thu, fri, sat, sun], from: "{opens}", to: "{closes}"}}',
-    )
-    print(crew.run("plan", "job.yaml").text)
+    now = time.time()
+    opens, closes = (time.strftime("%H:%M", time.gmtime(now + at_s)) for at_s in (7200, 10800))
+    days = "days: [mon, tue, wed, thu, fri, sat, sun]"
+    crew.job(extra=f'window: {{timezone: UTC, {days}, from: "{opens}", until: "{closes}"}}')
+    done = crew.run("run", "job.yaml", "--yes", "--json", at=now + 7500)
+    assert done.code == 3 and "outside the window" in done.json["stopped"]["why"]
+    assert not crew.backend.writes()
+    assert crew.run("resume", done.json["run"], "--yes", "--now").code in (2, 3)
 
 
 # ---- guards --------------------------------------------------------------------------------------------------------
@@ -105,7 +101,6 @@ def test_the_workers_own_protect_rules_hold(crew: Crew) -> None:
     crew.worker("--config", place / "config.yaml")
     crew.job(3, 4)
     done = crew.run("run", "job.yaml", "--yes", "--json")
-    print(done.text)
     assert not any(each.user == "user3" for each in crew.backend.writes())
     assert done.json["left_out"]["protected"] == 3
     assert done.code == 0
@@ -184,7 +179,7 @@ def test_ctrl_c_drains_and_a_second_one_detaches(crew: Crew) -> None:
     assert "draining" in terminal.screen
     end = crew.wait_for_end(run)
     assert end["exit"] == 4 and end["counts"]["unattempted"] > 0
-    crew.backend.script({"action": "LockAccount", "hang": 4})
+    crew.backend.script({"action": "LockAccount", "hang": True})
     with on_terminal(crew.desk, "resume", run, "--yes") as terminal:
         there = len(crew.backend.writes())
         wait_until(lambda: len(crew.backend.writes()) > there)
@@ -217,12 +212,94 @@ def test_all_that_looks_at_a_run(crew: Crew) -> None:
     run = crew.begin()
     crew.wait_for(run, "settled", 3)
     assert "LIVE" in crew.run("status", run, code=0).out
-    for words in (("report", run), ("pending", "job.yaml"), ("journal", "verify", run), ("status",)):
-        done = crew.run(*words)
-        print(words, done.code, done.text)
+    for words in (("report", run), ("pending",), ("journal", "verify", run), ("status",)):
+        crew.run(*words, code=0)
     crew.wait_for_end(run)
-    for words in (("report", run), ("pending", "job.yaml"), ("journal", "verify", run), ("status",), ("holds",),
-                  ("evidence", run, "--out", "e.zip"), ("report", run, "--format", "html", "-o", "r.html")):  # fmt: skip
-        done = crew.run(*words)
-        print(words, done.code, done.text)
-        assert done.code == 0, done.text
+    beside = (("holds",), ("evidence", run, "--out", "e.zip"), ("report", run, "--format", "html", "-o", "r.html"))
+    for words in (("report", run), ("pending",), ("journal", "verify", run), ("status",), *beside):
+        crew.run(*words, code=0)
+
+
+# ---- approvals, passwords, holds -----------------------------------------------------------------------------------
+
+
+@needs_ssh_keygen
+def test_a_signed_plan(crew: Crew) -> None:
+    """It is carried out by workers, and cannot be sent faster than signed; once it has expired nothing is sent."""
+    people = People(crew.desk)
+    crew.worker()
+    job = crew.job(12, 5)
+    assert people.save(job).code == 0 and people.approve().code == 0
+    crew.run("apply", "plan.json", "--yes", "--detach", code=0)
+    (run,) = crew.runs()
+    crew.wait_for(run, "settled", 3)
+    faster = crew.run("change", run, "--rate", "40")
+    assert faster.code == 2 and "approved for 20" in faster.err
+    assert crew.wait_for_end(run)["exit"] == 0
+    crew.verify(run)
+
+
+@needs_ssh_keygen
+def test_a_signed_plan_that_expires_before_a_worker_is_there(crew: Crew) -> None:
+    """Nothing is sent, and its end says why."""
+    people = People(crew.desk, valid="4s")
+    job = crew.job()
+    assert people.save(job).code == 0 and people.approve().code == 0
+    crew.run("apply", "plan.json", "--yes", "--detach", code=0)
+    (run,) = crew.runs()
+    time.sleep(4)
+    crew.worker()
+    end = crew.wait_for_end(run)
+    assert end["exit"] == 3 and not crew.backend.writes(), end
+
+
+def test_new_passwords_come_from_a_program_of_the_worker(crew: Crew) -> None:
+    """A worker that does not run it sends nothing; one that does sends them, and no word of them is kept."""
+    script = crew.desk.write("new.sh", '#!/bin/sh\nread line\necho "Secret-of-$$-x9"\n')
+    script.chmod(0o755)
+    crew.job(2, 2, action="CloseAccountCAM", extra="passwords: {command: [./new.sh]}")
+    for at in range(2):
+        instance = crew.backend.world.instance(f"postgres-{at:08}")
+        assert instance is not None
+        for account in instance.accounts.values():
+            account.cam = True
+    first = crew.worker()
+    done = crew.run("run", "job.yaml", "--yes", "--json")
+    assert done.code == 2 and "--program" in done.json["stopped"]["why"], done.text
+    first.end()
+    crew.worker("--program", script)
+    crew.run("resume", done.json["run"], "--yes", code=0)
+    lines = str(crew.records(done.json["run"]))
+    assert "Secret-of" not in lines and "Secret-of" not in "".join(worker.said for worker in crew.workers)
+    crew.verify(done.json["run"])
+
+
+def test_tend_opens_by_workers(crew: Crew) -> None:
+    """An undo at the end of a hold is a run of workers, too."""
+    crew.worker()
+    crew.job(2, 2, extra="hold: {for: 2s, then: unlock}")
+    crew.run("run", "job.yaml", "--yes", code=0)
+    assert locked(crew) == 4
+    time.sleep(2.5)
+    crew.run("tend", code=0)
+    assert locked(crew) == 0
+    _, undo = crew.runs()
+    assert crew.records(undo, "shard")
+    crew.verify(undo)
+
+
+def test_notices_and_the_page_are_the_leaders(crew: Crew) -> None:
+    """By its own config: a notice of the end, and the page while it goes on."""
+    place = crew.desk.place / "elsewhere"
+    place.mkdir()
+    (place / "config.yaml").write_text(
+        f"notify: {{command: [/bin/sh, -c, 'cat >> {place}/told.txt'], on: [finish]}}\npage_file: {place}/page.html\n"
+    )
+    crew.worker("--config", place / "config.yaml", "--program", "/bin/sh")
+    crew.job(12, 5)
+    done = crew.run("run", "job.yaml", "--yes", "--json", "--page", "mine.html", code=0)
+    run = done.json["run"]
+    assert run in (crew.desk.work / "mine.html").read_text(), "who follows has a page of his own"
+    wait_until((place / "told.txt").exists)
+    assert run in (place / "told.txt").read_text()
+    assert run in (place / "page.html").read_text()

@@ -131,7 +131,7 @@ def test_red_before_the_first_wave(crew: Crew) -> None:
 def test_a_failed_call_stops_before_the_next_wave(crew: Crew) -> None:
     """Exit 4, and no word of the gate is asked for about it."""
     crew.job(extra=WAVES + GATE)
-    crew.backend.script({"action": "LockAccount", "user": "user1", "code": "InvalidParameterValue.DataConvertError"})
+    crew.backend.script({"action": "LockAccount", "user": "user0", "code": "InvalidParameterValue.DataConvertError"})
     done = crew.run("run", "job.yaml", "--yes", "--json", code=4).json
     assert states(crew, done["run"])[-1] == (1, "failed")
     assert len({(each.instance, each.user) for each in crew.backend.writes()}) == 3

@@ -37,7 +37,7 @@ def approve(plan: str, key: str, *, show_all: bool, **options: Any) -> int:
 
 @command()
 @click.argument("plan")
-@flags("config", "state_dir", "database", "json", "output", "quiet", "yes", "page", "page_names")
+@flags("config", "state_dir", "database", "json", "output", "quiet", "yes", "detach", "page", "page_names")
 @NOW
 def apply(plan: str, **options: Any) -> int:
     """Carry out a saved plan that enough people have signed: check, ask, send, read back, report.
