@@ -56,8 +56,11 @@ def quota_owner(signer: Signer, salt: str) -> str:
     It is the sub-account, as STS says. Where STS does not answer, it is a fingerprint of the secret id, keyed with the
     `salt` of the database: it tells keys apart, and nobody finds the id by it.
     """
-    if signer.who is not None:
-        return signer.who.sub_account
+    return signer.who.sub_account if signer.who is not None else key_owner(signer, salt)
+
+
+def key_owner(signer: Signer, salt: str) -> str:
+    """Return the keyed fingerprint of a signer's secret id; `quota_owner` has the reason."""
     return "key " + hmac.new(salt.encode(), signer.keys.get().secret_id.encode(), "sha256").hexdigest()[:24]
 
 

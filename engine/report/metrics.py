@@ -35,6 +35,9 @@ MOST = 4 << 20
 _LOCK_S = 1.0
 _SUCCESS = "acctops_last_success_time_seconds"
 _TENDED = "acctops_tend_last_success_time_seconds"
+_WORKER_AT = "acctops_worker_update_time_seconds"
+_WORKER_GONE_S = 600.0
+"""Seconds after which the samples of a worker that writes none are taken away: each start has a name of its own."""
 _GAUGES = {
     # name: its labels, help
     "acctops_run_targets": (("job", "outcome"), "Targets of the job's latest run, by outcome as it stands."),
@@ -60,6 +63,12 @@ _GAUGES = {
         "When the soak of the job's latest run ends, in Unix time; absent when none goes.",
     ),
     _SUCCESS: (("job",), "When a run of the job last ended with exit 0, in Unix time."),
+    "acctops_worker_ready": (("worker",), "1 while the worker can take lanes, else 0."),
+    "acctops_worker_lanes": (("worker",), "Lanes that the worker serves."),
+    "acctops_worker_runs": (("worker",), "Runs that the worker leads."),
+    "acctops_worker_slots": (("worker",), "Slots of the quota that the worker has used since its start."),
+    "acctops_worker_database_silent_seconds": (("worker",), "Seconds since the database last answered the worker."),
+    _WORKER_AT: (("worker",), "When these samples of the worker were written, in Unix time."),
     _TENDED: ((), "When `acctops tend` last ended with exit 0, in Unix time."),
 }
 _Samples = list[tuple[str, Mapping[str, str], float]]
@@ -80,6 +89,19 @@ class RunMetrics(Struct, frozen=True, kw_only=True):
     """Exit code of the run; None while it is live."""
     samples: tuple[tuple[str, Mapping[str, str], float], ...]
     """Name, labels beside `job`, value."""
+
+
+class WorkerMetrics(Struct, frozen=True, kw_only=True):
+    """The state of one worker, as numbers."""
+
+    at: float
+    """UNIX time of the state."""
+    is_ready: bool
+    lanes: int
+    runs: int
+    slots: int
+    answered_s: float
+    """Seconds since the database last answered."""
 
 
 def run_metrics(ledger: Ledger, *, now: float, seconds: float, exit_code: int | None) -> RunMetrics:
@@ -148,6 +170,28 @@ def write_tended(path: Path, at: float) -> None:
     with _in_words(path), _locked(path.parent):
         samples = [each for each in _present(path) if each[0] != _TENDED]
         _replace(path, [*samples, (_TENDED, {}, round(at, 3))])
+
+
+def write_worker(path: Path, worker: str, metrics: WorkerMetrics | None, *, now: float) -> None:
+    """Replace the samples of one worker in the file; None: it has left. Raise MetricsError likewise.
+
+    Those of workers that were killed are taken away ten minutes later. `now` is UNIX time.
+    """
+    with _in_words(path), _locked(path.parent):
+        present = _present(path)
+        gone = {labels["worker"] for name, labels, at in present if name == _WORKER_AT and now - at > _WORKER_GONE_S}
+        samples = [each for each in present if each[1].get("worker") not in {worker, *gone}]
+        if metrics is not None:
+            values = {
+                "acctops_worker_ready": float(metrics.is_ready),
+                "acctops_worker_lanes": metrics.lanes,
+                "acctops_worker_runs": metrics.runs,
+                "acctops_worker_slots": metrics.slots,
+                "acctops_worker_database_silent_seconds": round(metrics.answered_s, 3),
+                _WORKER_AT: round(metrics.at, 3),
+            }
+            samples += [(name, {"worker": worker}, value) for name, value in values.items()]
+        _replace(path, samples)
 
 
 @contextlib.contextmanager

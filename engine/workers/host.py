@@ -7,11 +7,11 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from engine.api.actions import ACTIONS
-from engine.cloud.clients import Signer, every_signer, quota_owner
+from engine.api.endpoints import is_loopback
+from engine.cloud.clients import Signer, ask_whose, every_signer, key_owner, quota_owner
 from engine.credentials.keeper import keep_fresh
 from engine.errors import AcctopsError, ConfigError, Reason, UnreachableError, UsageError
 from engine.journal import records
@@ -19,9 +19,11 @@ from engine.journal.database.dispatch import Dispatcher
 from engine.journal.lines import GENESIS, decode_block
 from engine.journal.protocols import Claim
 from engine.model import call_id
+from engine.operations.handing import owner_of, owner_words
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
 from engine.operations.today import guards_of
+from engine.operations.whose import AGAIN_S
 
 if TYPE_CHECKING:
     from engine.cloud.clients import Reach
@@ -38,6 +40,12 @@ BEAT_S = 1.0
 """Seconds between two signs of life."""
 FENCED = 75
 """Exit code of a worker whose work another has taken (EX_TEMPFAIL of sysexits.h): start it anew."""
+IDENTITY_S = 5.0
+"""Seconds that STS has for one answer."""
+_KEYS_LOOK_S = 2.0
+"""Seconds between two looks whether a source has replaced its keys."""
+_ANSWER_S = 10.0
+"""Seconds without an answer of the database after which a worker is not ready any more."""
 _LANE_CONNECTIONS = 40
 """Room for connections of one lane: at 20 calls a second, answers of one second and readings."""
 
@@ -47,6 +55,14 @@ class Leaves(Protocol):
 
     def leave(self) -> None:
         """Leave it to another worker."""
+
+
+class Serves(Leaves, Protocol):
+    """The session of a lane."""
+
+    @property
+    def owner(self) -> str:
+        """Whose quota it is."""
 
 
 class Host:
@@ -75,10 +91,20 @@ class Host:
         self.connections = READERS + _LANE_CONNECTIONS * most_lanes
         self.workers = 1
         """How many workers there are, this one included."""
-        self.sessions = 0
-        """How many lane sessions go on here."""
+        self.served: dict[Serves, Signer] = {}
+        """The lane sessions that go on here, each with who signs for it."""
         self.runners: set[Runner] = set()
         self.leads: set[Leaves] = set()
+        self.slots_taken = 0
+        """How many slots its calls have had: about as many calls as it has sent."""
+        self.answered_at = time.monotonic()
+        """When the database last answered its sign of life, by the host's monotonic clock."""
+        self.has_no_keys = asyncio.Event()
+        """Set once none of its keys is valid any more."""
+        self._ended: set[Signer] = set()
+        self._told: set[str] = set()
+        self._elsewhere: frozenset[str] = frozenset()
+        """Whose lanes other workers take."""
         self.is_leaving = False
         self.why_leaving = ""
         self.dispatcher: Dispatcher | None = None
@@ -91,11 +117,31 @@ class Host:
 
     # ---- whose keys --------------------------------------------------------------------------------------------------
 
+    @property
+    def sessions(self) -> int:
+        """How many lane sessions go on here."""
+        return len(self.served)
+
+    @property
+    def signers(self) -> list[Signer]:
+        """Those whose keys can sign now."""
+        return [signer for signer in every_signer(self.reach.keyring) if signer not in self._ended]
+
     def owners(self) -> dict[str, Signer]:
         """Return the owners of the quotas that the keys of this worker draw on, each with who signs for it."""
         found: dict[str, Signer] = {}
-        for signer in every_signer(self.reach.keyring):
+        for signer in self.signers:
             found.setdefault(quota_owner(signer, self.salt), signer)
+        return found
+
+    def names(self) -> dict[str, Signer]:
+        """Return all names by which runs may call these owners, each with who signs for it.
+
+        A run that was submitted while STS did not answer has lanes that are called by the fingerprint of the keys.
+        """
+        found = self.owners()
+        for signer in self.signers:
+            found.setdefault(key_owner(signer, self.salt), signer)
         return found
 
     # ---- sessions ----------------------------------------------------------------------------------------------------
@@ -185,11 +231,28 @@ class Host:
     async def beat(self) -> None:
         """Tell the database that this worker is there, and learn how many are. Goes on until it is cancelled."""
         while True:
-            with suppress(UnreachableError):
-                owners = list(self.owners())
-                await asyncio.to_thread(self.board.beat, self.name, owners, self._most_lanes)
-                self.workers = max(1, len(await asyncio.to_thread(self.board.workers)))
+            try:
+                await asyncio.to_thread(self.board.beat, self.name, list(self.names()), self._most_lanes)
+                rows = await asyncio.to_thread(self.board.workers)
+                self.workers = max(1, len(rows))
+                self._elsewhere = frozenset(name for row in rows if row.name != self.name for name in row.queues)
+                self.answered_at = time.monotonic()
+            except UnreachableError:
+                pass
+            except AcctopsError as error:  # a right that was taken away, say
+                self.say_once(str(error))
             await asyncio.sleep(BEAT_S)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take lanes: its database answers, and it does not leave."""
+        return not self.is_leaving and time.monotonic() - self.answered_at < _ANSWER_S
+
+    def say_once(self, words: str) -> None:
+        """Say something that would be said again and again."""
+        if words not in self._told:
+            self._told.add(words)
+            self.say(words)
 
     async def mend(self, dispatcher: Dispatcher) -> None:
         """Have the sessions of silent lanes and runs given to somebody. Goes on until it is cancelled."""
@@ -198,6 +261,9 @@ class Host:
                 lanes, runs = await asyncio.to_thread(self.board.stale)
                 of_lanes = {lane: owner_of(lane) for lane in lanes}
                 of_runs = {run: owner_of(lane) for run, lane in runs.items()}
+                mine, wanted = self.names(), {*of_lanes.values(), *of_runs.values()}
+                dispatcher.listen([*self.owners(), *(name for name in wanted if name in mine)])
+                self._say_strangers(wanted - mine.keys(), [*lanes, *runs.values()])
                 for words in await dispatcher.mend(of_lanes, of_runs):
                     self.say(words)
             except UnreachableError:
@@ -206,8 +272,53 @@ class Host:
                 self.say(str(error))
             await asyncio.sleep(LOOK_S)
 
+    def _say_strangers(self, owners: Collection[str], lanes: Sequence[str]) -> None:
+        """Say, once each, whose lanes wait for keys that this worker does not have, if no other worker has them."""
+        others = [owner for owner in sorted(owners) if owner not in self._elsewhere]
+        for owner in others:
+            access = next((lane.rsplit("/", 1)[1] for lane in lanes if owner_of(lane) == owner), "")
+            words = (
+                f"lanes of {owner_words(owner)} wait, and no worker has such keys; those of this one are of "
+                f"{', '.join(owner_words(name) for name in self.owners()) or 'nobody'}"
+            )
+            if is_loopback(f"http://{access}") and not any(map(is_loopback, self.reach.access.every)):
+                words += f"; if a simulator answers at {access}, give this worker --endpoint http://{access}"
+            self.say_once(words)
+
+    async def know_keys(self) -> None:
+        """Learn whose the keys are, if that is not known, or if their source has replaced them; until cancelled.
+
+        Lanes that are of somebody else's quota now are given back.
+        """
+        seen = {signer: signer.keys.get() for signer in self.signers}
+        ask_at = time.monotonic() + AGAIN_S
+        while True:
+            await asyncio.sleep(_KEYS_LOOK_S)
+            for signer in self.signers:
+                if (keys := signer.keys.get()) != seen.get(signer):
+                    seen[signer], ask_at = keys, 0.0
+                    before = signer.who
+                    signer.who = None
+                    await ask_whose(self.reach, limit_s=IDENTITY_S)
+                    if signer.who != before:
+                        self.say(f"the keys of {signer.keys.label} were replaced, and are of {_who(signer)} now")
+            unknown = [signer for signer in self.signers if signer.who is None]
+            if unknown and time.monotonic() >= ask_at:
+                await ask_whose(self.reach, limit_s=IDENTITY_S)
+                ask_at = time.monotonic() + AGAIN_S
+                for signer in unknown:
+                    if signer.who is not None:
+                        self.say(f"the keys of {signer.keys.label} are of {_who(signer)}, as STS says now")
+            names = self.names()
+            for session in list(self.served):
+                if session.owner not in names:
+                    session.leave()
+
     async def keep_keys(self) -> None:
-        """Refresh the keys before they expire. Goes on until it is cancelled."""
+        """Refresh the keys before they expire. Goes on until it is cancelled.
+
+        Lanes whose keys have come to their end are given back, and none is taken with them any more.
+        """
 
         def note(_what: str, _data: dict[str, object]) -> None:
             """Do nothing: keys are no run's."""
@@ -215,16 +326,19 @@ class Host:
         async with asyncio.TaskGroup() as group:
             for signer in every_signer(self.reach.keyring):
 
-                def ended(why: str, keys: object = signer.keys) -> None:
-                    for runner in list(self.runners):
-                        runner.close_lanes_of(keys, why)  # type: ignore[arg-type]
+                def ended(why: str, signer: Signer = signer) -> None:
+                    self.say(why)
+                    self._ended.add(signer)
+                    for session in [session for session, by in self.served.items() if by is signer]:
+                        session.leave()
+                    if not self.signers:
+                        self.has_no_keys.set()
 
                 group.create_task(keep_fresh(signer.keys, clock=self.terms.clock, note=note, stop=ended, tell=self.say))
 
 
-def owner_of(lane: str) -> str:
-    """Return whose quota a lane is, by its name."""
-    return lane.rsplit("/", 2)[0]
+def _who(signer: Signer) -> str:
+    return signer.who.words if signer.who is not None else "somebody of whom STS does not say who it is"
 
 
 class _Plan:

@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from engine import __version__
-from engine.cloud.clients import Reach, Signer
+from engine.cloud.clients import Reach, Signer, quota_owner
 from engine.errors import AcctopsError, Reason, UnreachableError
 from engine.journal import records
 from engine.journal.lines import decode_block
 from engine.journal.shards import shard_ledger
 from engine.operations.family import undone_of
+from engine.operations.handing import owner_of
 from engine.operations.reach import passwords_of
 from engine.operations.resume import drop_guarded
 from engine.operations.session import Session, Share, nothing_stays
@@ -42,6 +43,7 @@ AGAIN_S = 5.0
 _READS = 800.0
 """Readings a second of all workers together: the quota of DescribeAccounts is 1,000 (D-ACCTS)."""
 _LEAST_READS = 5.0
+_NOT_OURS = "the keys of this worker are not of this lane's owner any more, or have come to their end"
 
 
 class LaneSession:
@@ -54,6 +56,7 @@ class LaneSession:
         self._signer = signer
         self._access = access
         self._served: dict[tuple[str, int], _Shard] = {}
+        self._is_leaving = False
         self._paces: dict[str, RunSlots] = {}
         """Run → the slots of its sessions here: together they keep the rate of the run."""
 
@@ -79,7 +82,7 @@ class LaneSession:
                         continue
                     shard = self._served[key] = _Shard(self._host, self, offer)
                     tasks[asyncio.create_task(shard.serve())] = key
-                if self._host.is_leaving and not tasks:
+                if self.is_leaving and not tasks:
                     return
                 if tasks:
                     await asyncio.wait(tasks, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -92,7 +95,7 @@ class LaneSession:
 
     async def _offers(self) -> list[Offer] | None:
         """Return what the lane may take; None if the database does not answer."""
-        if self._host.is_leaving:
+        if self.is_leaving:
             return []
         try:
             return await asyncio.to_thread(self._host.board.offered, self._name)
@@ -102,6 +105,23 @@ class LaneSession:
     def _has_room(self, run: str) -> bool:
         """Whether the lane takes a further shard of a run: those it has are sent once."""
         return all(shard.is_at_its_end for (of, _), shard in self._served.items() if of == run)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes nothing new, and what it has is another worker's to go on with."""
+        return self._is_leaving or self._host.is_leaving
+
+    def leave(self) -> None:
+        """Leave the lane to another worker, whose keys are its owner's."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            for shard in list(self._served.values()):
+                shard.leave(_NOT_OURS)
+
+    @property
+    def owner(self) -> str:
+        """Whose quota the lane is."""
+        return owner_of(self._name)
 
     @property
     def name(self) -> str:
@@ -122,18 +142,22 @@ class LaneSession:
         """Return the slots for the sessions of a run."""
         if run not in self._paces:
             clock = asyncio.get_running_loop().time
-            slots = self._host.store.lane_slots(self._name, clock=clock)
+            # One quota, one row: also for a lane that a run calls by a fingerprint, and whose owner is known by now.
+            _, action, access = self._name.rsplit("/", 2)
+            quota = f"{quota_owner(self._signer, self._host.salt)}/{action}/{access}"
+            slots = self._host.store.lane_slots(quota, clock=clock)
             assert slots is not None, "a database has the slots of all hosts"
-            self._paces[run] = RunSlots(slots)
+            self._paces[run] = RunSlots(slots, self._host)
         return self._paces[run]
 
 
 class RunSlots:
     """The slots of a lane for one run: its sessions here share the run's rate, where that is below the quota."""
 
-    def __init__(self, slots: LaneSlots) -> None:
+    def __init__(self, slots: LaneSlots, host: Host) -> None:
         self.now = slots.now
         self._slots = slots
+        self._host = host
         self._turn = asyncio.Lock()
         self._next = -math.inf
         self.runners: list[Runner] = []
@@ -141,6 +165,7 @@ class RunSlots:
 
     async def reserve(self, *, rate: float, interval_s: float, window_s: float) -> float:
         """Take the next slot; return when, by `now`."""
+        self._host.slots_taken += 1
         if len(self.runners) < 2:
             return await self._slots.reserve(rate=rate, interval_s=interval_s, window_s=window_s)
         async with self._turn:
@@ -290,8 +315,8 @@ class _Shard:
         slots = self._lane.slots(self._offer.run)
         slots.runners.append(runner)
         self._host.runners.add(runner)
-        if self._host.is_leaving:
-            runner.stop(self._host.why_leaving, Reason.STOPPED)
+        if self._lane.is_leaving:
+            runner.stop(self._host.why_leaving or _NOT_OURS, Reason.STOPPED)
         try:
             yield
         finally:
@@ -306,11 +331,16 @@ class _Shard:
         assert runner is not None
         if runner.has_lost_its_lanes:
             journal.parting = "without this lane"
-        elif self._host.is_leaving and not journal.stop_asked and runner.has_stopped:
+        elif self._lane.is_leaving and not journal.stop_asked and runner.has_stopped:
             journal.parting = "give back"
         else:
             journal.parting = "close"
         return reason
+
+    def leave(self, why: str) -> None:
+        """Drain, and give the shard back."""
+        if self._runner is not None:
+            self._runner.stop(why, Reason.STOPPED)
 
     async def last(self, notices: Coroutine[None, None, None]) -> None:
         """Wait for the notices: the session of a shard has none."""

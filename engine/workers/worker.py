@@ -8,43 +8,46 @@ long: it leaves at once, and its supervisor starts it anew.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from engine.api.actions import ACTIONS
 from engine.cloud.clients import ask_whose
-from engine.errors import AcctopsError, Reason, UsageError
+from engine.errors import AcctopsError, ConfigError, Reason, UsageError
 from engine.journal.database.dispatch import Dispatcher
 from engine.operations.events import Event, News, Warned
+from engine.operations.frozen import check_metrics
+from engine.operations.handing import owner_words
 from engine.operations.reach import reach_of_worker
-from engine.workers.host import Host
+from engine.workers.host import IDENTITY_S, Host
 from engine.workers.lanes import LaneSession
 from engine.workers.leads import Lead
+from engine.workers.signs import Signs
 
 if TYPE_CHECKING:
     from engine.operations.terms import Terms
-
-IDENTITY_S = 5.0
-"""Seconds that the start waits to learn whose the keys are."""
 
 
 async def _carry_out_lane(host: Host, name: str) -> None:
     """Carry out the session of a lane."""
     owner, action, access = name.rsplit("/", 2)
-    signer = host.owners().get(owner)
+    signer = host.names().get(owner)
     if signer is None or action not in ACTIONS:
-        host.say(f"lane {name}: not taken: these keys are not of {owner} any more")
+        host.say(f"lane {name}: not taken: these keys are not of {owner_words(owner)} any more")
         return
-    host.sessions += 1
+    session = LaneSession(host, name, signer, access)
+    host.served[session] = signer
     host.say(f"lane {name}: taken")
     try:
-        await LaneSession(host, name, signer, access).run()
+        await session.run()
     finally:
-        host.sessions -= 1
+        del host.served[session]
         host.say(f"lane {name}: given back")
 
 
@@ -68,19 +71,26 @@ async def work(
     leads: bool,
     say: Callable[[str], None],
     told: asyncio.Event,
+    ready_file: str | None = None,
 ) -> Reason:
     """Work until `told` is set; then leave in order. `leads`: whether it leads runs, too; `say` gets what happens.
 
-    ConfigError or UsageError if it cannot begin.
+    `ready_file`: its time is now as long as the worker is ready, once a second; it is removed when it is not.
+
+    Returns the reason for which it has ended: OK if it was told to, DENIED if none of its keys is valid any more.
+    ConfigError, CredentialsError, UnreachableError or UsageError if it cannot begin.
     """
     terms = replace(terms, tell=partial(_told, say))
     settings = terms.settings(None)
     if settings.database is None:
         raise UsageError("a worker takes its work from a database: add --database URL")
+    check_metrics(settings)
+    programs = [_program(each) for each in programs]
+    signs = Signs(settings, ready_file, say, clock=terms.clock)
     reach = await reach_of_worker(settings, terms)
     await ask_whose(reach, limit_s=IDENTITY_S)
     host = await asyncio.to_thread(lambda: Host(terms, settings, reach, say=say, most_lanes=lanes, programs=programs))
-    host.store.check_place()
+    await asyncio.to_thread(_check_database, host)
     owners = host.owners()
     dispatcher = Dispatcher(
         settings.database,
@@ -93,10 +103,17 @@ async def work(
     )
     host.dispatcher = dispatcher
     await dispatcher.start()
-    beside = [asyncio.ensure_future(each) for each in (host.beat(), host.mend(dispatcher), host.keep_keys())]
-    say(f"ready: worker {host.name}, {lanes} lanes, for {', '.join(owners)}")
+    tasks = (host.beat(), host.mend(dispatcher), host.keep_keys(), host.know_keys(), signs.show(host))
+    beside = [asyncio.ensure_future(each) for each in tasks]
+    say(f"ready: worker {host.name}, {lanes} lanes, for {', '.join(map(owner_words, owners))}")
+    for signer in host.signers:
+        if signer.who is None:
+            say(
+                f"STS does not say whose the keys of {signer.keys.label} are: it is asked again; until then only lanes "
+                "of runs that were submitted with the very same keys are taken"
+            )
     try:
-        await told.wait()
+        await _first_of(told, host.has_no_keys)
         host.leave("its worker leaves")
         await dispatcher.drain()
     finally:
@@ -105,10 +122,40 @@ async def work(
         await asyncio.gather(*beside, return_exceptions=True)
         with suppress(AcctopsError):
             await asyncio.to_thread(host.board.leave, host.name)
+        await signs.remove(host)
         await dispatcher.stop()
         await terms.wire.aclose()
     say("left: what it had is given back")
-    return Reason.OK
+    return Reason.OK if told.is_set() else Reason.DENIED
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait for the first of several events."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _check_database(host: Host) -> None:
+    """Raise ConfigError for a database that no worker may work on."""
+    host.store.check_place()
+    home = host.store.home()
+    if not home.is_here:
+        raise ConfigError(
+            f"database {host.store.place}: was made elsewhere ({home.host}): it is a copy, or was restored, and what "
+            "was done since is not in it; if it is the one that counts from now on: acctops tend --adopt --database URL"
+        )
+
+
+def _program(name: str) -> str:
+    """Return a program as journals name it; UsageError if there is none."""
+    found = str(Path(name).absolute()) if "/" in name else name
+    if not name or shutil.which(found) is None:
+        raise UsageError(f"--program {name}: is no program here that may be run")
+    return found
 
 
 def _told(say: Callable[[str], None], event: Event) -> None:

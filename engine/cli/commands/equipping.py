@@ -85,13 +85,18 @@ def database_migrate(url: str, as_json: bool) -> int:
     help="Run this program if a run names it: its gate, or its source of new passwords. Repeat it for several.",
 )
 @click.option("--lanes-only", is_flag=True, help="Lead no runs: gates, notices and seals are other workers'.")
+@click.option(
+    "--ready-file",
+    metavar="FILE",
+    help="Touch this file each second while the worker is ready. It is removed when it is not.",
+)
 @flags("config", "endpoint", "state_dir", "database", "profile", "quiet")
-def worker(lanes: int, programs: tuple[str, ...], lanes_only: bool, **common: Any) -> int:
+def worker(lanes: int, programs: tuple[str, ...], lanes_only: bool, ready_file: str | None, **common: Any) -> int:
     """Carry out the runs that are submitted to a database, together with other workers, until it is stopped.
 
     Start as many as you like, on any host. Each takes the lanes whose sub-account its own keys are of. If one dies,
-    another takes its lanes within seconds. SIGTERM or Ctrl-C lets it give its lanes back in order. Exit 75: another
-    worker has taken its lanes, as it was silent for too long; start it anew.
+    another takes its lanes within seconds. SIGTERM or Ctrl-C lets it give its lanes back in order; a second one ends
+    it at once. Exit 75: another worker has taken its lanes, as it was silent for too long; start it anew.
 
     \b
     Example:
@@ -99,7 +104,7 @@ def worker(lanes: int, programs: tuple[str, ...], lanes_only: bool, **common: An
     """
     from engine.cli.working import work
 
-    return work(lanes=lanes, programs=programs, leads=not lanes_only, **common)
+    return work(lanes=lanes, programs=programs, leads=not lanes_only, ready_file=ready_file, **common)
 
 
 @command()

@@ -384,6 +384,9 @@ class Dispatcher:
         self._engine: sqlalchemy.Engine | None = None
         self._handler: _Words | None = None
         self._queues: dict[str, Any] = {}  # Any: DBOS' own Queue, whose limit is changed as sessions come and go
+        self._heard: set[str] = set()
+        """The queues whose sessions are taken now."""
+        self._registry: Any = None  # Any: DBOS' own, of workflows and queues
         self._going: dict[str, tuple[str, str]] = {}
         """Mark of a session → its lane or run, and its queue."""
         self._idle = asyncio.Event()
@@ -403,6 +406,21 @@ class Dispatcher:
         """
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._launch)
+
+    def listen(self, queues: Collection[str]) -> None:
+        """Take sessions of these identities, and of no others, from about a second from now on.
+
+        For a worker that learns late whose its keys are, or whose keys are replaced. What goes on is not touched.
+        """
+        if self._dbos is None or self._is_draining:
+            return
+        lanes = [lanes_queue(queue) for queue in queues]
+        runs = [runs_queue(queue) for queue in queues] if self._runs is not None else []
+        if self._heard == {*lanes, *runs}:
+            return
+        self._heard = {*lanes, *runs}
+        self._lane_queues += [name for name in lanes if name not in self._queues]
+        self._open_queues([name for name in (*lanes, *runs) if name not in self._queues])
 
     async def ask(self, lanes: Mapping[str, str]) -> list[str]:
         """As `enqueue_lanes`, off the loop; returns in words what was asked for."""
@@ -483,10 +501,15 @@ class Dispatcher:
             async def run(key: str, queue: str) -> None:
                 await self._carried(_RUN, runs, key, queue)
 
+        self._registry = instance._registry
+        self._heard = {*self._lane_queues, *self._run_queues}
+        self._open_queues(self._heard)
+
+    def _open_queues(self, names: Collection[str]) -> None:
         # Queues of this process alone. Those of `register_queue` are rows that all workers share, and so is their
-        # `worker_concurrency`: it would be that of the worker who came last.
-        for name in (*self._lane_queues, *self._run_queues):
-            self._queues[name] = instance._registry._register_internal_queue(name, polling_interval_sec=POLL_S)
+        # `worker_concurrency`: it would be that of the worker who came last. DBOS looks for new ones each second.
+        for name in names:
+            self._queues[name] = self._registry._register_internal_queue(name, polling_interval_sec=POLL_S)
         self._limit()
 
     def _end(self) -> None:
@@ -556,7 +579,8 @@ class Dispatcher:
             more = max(_FIRST, going[name])
             if name in self._lane_queues:
                 more = max(0, min(more, free))
-            queue._worker_concurrency = 0 if self._is_draining else going[name] + more
+            is_heard = name in self._heard and not self._is_draining
+            queue._worker_concurrency = going[name] + more if is_heard else 0
 
     def _tell(self, words: str) -> None:
         """Tell a person, from any thread."""
