@@ -114,7 +114,11 @@ def test_every_setting_can_be_said_in_a_config():
     assert settings.metrics_file == Path("/etc/0/acctops.prom")
     assert (settings.way_out.proxy, settings.way_out.no_proxy) == ("http://proxy:3128", ("10.0.0.0/8", ".lan"))
     assert (settings.way_out.ca_bundle, settings.language) == ("/etc/0/ca.pem", "zh-CN")
-    assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
+    assert {name for name, origin in settings.origin.items() if origin == "default"} == {
+        "verify",
+        "quota_share",
+        "local_share",
+    }
 
 
 @pytest.mark.parametrize(
