@@ -88,7 +88,8 @@ def test_keys_of_another_sub_account_take_no_lane(room: Room) -> None:
     """Whoever follows is told whose keys no worker has, and whose are there; a worker with them then does it all."""
     user, other, right = room.desk("user", "ONE"), room.desk("other", "TWO"), room.desk("right", "ONE")
     with working(other), ExitStack() as later:
-        following = user.popen("run", "job.yaml", "--yes", stderr=(user.work / "err").open("wb"))
+        with (user.work / "err").open("wb") as err:
+            following = user.popen("run", "job.yaml", "--yes", stderr=err)
         wait_until(lambda: "no worker has such keys" in (user.work / "err").read_text())
         told = (user.work / "err").read_text()
         assert "16 calls wait for sub-account 100000000011" in told
@@ -109,7 +110,9 @@ def test_two_sub_accounts_of_a_job_have_a_worker_each(room: Room) -> None:
         done = user.run("run", "job.yaml", "--yes", "--json")
     assert done.code == 0, done.text
     assert done.json["counts"]["changed"] == len(TARGETS)
-    assert "/LockAccount/" in said(one).err and "lane 100000000022" not in said(one).err.replace("asked", "")
+    for desk, its, other in ((one, "11", "22"), (two, "22", "11")):
+        assert f"lane 1000000000{its}/LockAccount/{room.backend.endpoint[7:]}: taken" in said(desk).err
+        assert f"lane 1000000000{other}/LockAccount/{room.backend.endpoint[7:]}: taken" not in said(desk).err
 
 
 NO_STS = "credentials: {sts: 'http://127.0.0.1:9'}\n"
