@@ -209,6 +209,11 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
     "page_names": click.option(
         "--page-names", is_flag=True, help="Name the accounts in that page. Default: only counts and codes."
     ),
+    "local": click.option(
+        "--local",
+        is_flag=True,
+        help="Keep the run in files, whatever database is named, and use half of the quota (config: quotas: local).",
+    ),
     "detach": click.option(
         "--detach", is_flag=True, help="Leave the run to the workers of the database, and return at once."
     ),
@@ -234,7 +239,7 @@ _SHARED: dict[str, Callable[[_F], _F]] = {
 }
 READING = ("config", "state_dir", "database", "json", "output", "quiet")
 PLANNING = ("config", "endpoint", "state_dir", "database", "profile", *WITH_FLAG, "json", "output", "quiet")
-SENDING = (*PLANNING, "yes", "detach", "no_verify", "unapproved", "page", "page_names")
+SENDING = (*PLANNING, "local", "yes", "detach", "no_verify", "unapproved", "page", "page_names")
 
 
 def clock() -> Callable[[], float]:

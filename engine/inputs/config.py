@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 NAME = "config.yaml"
 SHARE = "share"
-"""The one key of `quotas` that is not an action: the share of every quota to use."""
+"""A key of `quotas` that is no action: the share of every quota to use."""
+LOCAL = "local"
+"""The other one: the share that a run with `--local` uses, of which the database does not know."""
 SYSTEM = Path("/etc/acctops") / NAME
 MOST_CONFIG = 1 << 20
 """Bytes of a config file, at most; a usual one has two pages."""
@@ -107,9 +109,10 @@ def parse_config(data: bytes, file: str) -> Config:
             node = table.entries["quotas"].value
             values["quotas"] = _quotas(fields, node)
             places["quotas"] = fields.place(node)
-            if type(node) is Table and (part := node.entries.get(SHARE)) is not None:
-                share = fields.value(part.value, MaxShare, f"quotas.{SHARE}")
-                values["quota_share"], places["quota_share"] = share, fields.place(part.value)
+            for key, name in ((SHARE, "quota_share"), (LOCAL, "local_share")):
+                if type(node) is Table and (part := node.entries.get(key)) is not None:
+                    share = fields.value(part.value, MaxShare, f"quotas.{key}")
+                    values[name], places[name] = share, fields.place(part.value)
         if "credentials" in table.entries:
             node = table.entries["credentials"].value
             values["credentials"] = _credentials(fields, node)
@@ -159,7 +162,7 @@ def _quotas(fields: Fields, node: Node) -> dict[str, float]:
     table = fields.table(node, "quotas", "a mapping of actions to calls a second")
     quotas = {}
     for name, entry in table.entries.items() if table is not None else ():
-        if name == SHARE:
+        if name in (SHARE, LOCAL):
             continue
         if name not in ACTIONS:
             what = f"unknown action{did_you_mean(name, (*ACTIONS, SHARE)) or '; known are ' + ', '.join(ACTIONS)}"

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Configs", "Flags", "Settings", "effective", "find_configs", "parse_config"]
 
 
+LOCAL_SHARE = 0.5
+
+
 class Flags(Struct, frozen=True, kw_only=True):
     """The flags of the command line as typed; None: not given. `effective` checks them."""
 
@@ -59,6 +62,8 @@ class Flags(Struct, frozen=True, kw_only=True):
     """The file of the page that is written while the run goes."""
     page_names: bool = False
     """Whether that page names accounts."""
+    local: bool = False
+    """Whether the runs are in the state directory, whatever database is named, at a share of the quota."""
     simulate: bool = False
     """Whether the in-process simulator answers: then the quota of the API does not apply."""
 
@@ -80,6 +85,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     quotas: Mapping[str, float] = {}
     quota_share: float = 1.0
     """Share (0–1) of a quota to use if no `rate` is set."""
+    local_share: float = LOCAL_SHARE
+    """Share of a quota that a run beside the database (`--local`) uses: the runs there do not know of it."""
+    is_local: bool = False
+    """Whether this is such a run."""
     rate: float | None = None
     """None: the quota's share."""
     workers: int = 100
@@ -137,8 +146,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         return access(self.site, self.endpoints, regions)
 
     def rate_for(self, action: str) -> float:
-        """Return the calls a second to make in each lane: the `rate` that was set, else the quota's share."""
-        return self.rate or self.quota(action) * self.quota_share
+        """Return the calls a second to make in each lane: the `rate` that was set, else the quota's share.
+
+        Beside the database a `rate` of a file or of the environment counts as far as it is below that share.
+        """
+        shared = self.quota(action) * self.quota_share
+        if self.rate is None or (self.is_local and self.origin.get("rate") != "--rate" and self.rate > shared):
+            return shared
+        return self.rate
 
     def quota_for(self, action: str) -> float:
         """Return the calls a second in each lane for all runs of this host: a `rate` below it leaves some to others."""
@@ -222,6 +237,11 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         values[name], origin[name] = _several(name, key, asked, environ, job, configs)
     values["state_dir"], origin["state_dir"] = _state_dir(flags, environ, configs)
     values["database"], origin["database"] = _database(flags, environ, configs)
+    if flags.local:
+        share = values.get("local_share", LOCAL_SHARE)
+        values["is_local"] = True
+        if share < values.get("quota_share", 1.0):
+            values["quota_share"], origin["quota_share"] = share, origin["local_share"]
     values["metrics_file"], origin["metrics_file"] = _config_path("metrics_file", environ, configs)
     values["page_file"], origin["page_file"] = _page_file(flags, environ, configs)
     values["page_names"] = flags.page_names
@@ -240,7 +260,10 @@ def effective(flags: Flags, environ: Mapping[str, str], job: Job | None, configs
         ),
         looked_in=configs.looked_in + ((job.path,) if job is not None else ()),
         origin=origin,
-        warnings=configs.warnings + _unknown_variables(environ) + _idle_profile(origin["profiles"], job),
+        warnings=configs.warnings
+        + _unknown_variables(environ)
+        + _idle_profile(origin["profiles"], job)
+        + _beside_the_database(flags, values.get("quota_share", 1.0)),
     )
     if job is not None and not flags.simulate:
         check_rate(settings, job.action)
@@ -300,14 +323,28 @@ def refuse_profiles(profiles: Sequence[str], accounts: Sequence[AccountSpec]) ->
         raise UsageError(f"--profile: the accounts of the job ({names}) name their own keys; remove the flag")
 
 
+def _beside_the_database(flags: Flags, share: float) -> tuple[str, ...]:
+    """Return the warning of a run that is kept beside the database."""
+    if not flags.local or flags.simulate:
+        return ()
+    return (
+        "--local: WORKS BESIDE THE DATABASE. Its holds, claims, live runs and used quota are not known here, and this "
+        f"run is not known there; at most {share:.0%} of the quota is used, and the runs of the database leave nothing "
+        "free for it. Have the runs of the database stopped, if they still go",
+    )
+
+
 def _lost_headroom(settings: Settings, action: str) -> tuple[str, ...]:
     """Return a warning if a `rate` that was set takes what `quotas.share` leaves free; the rate is kept."""
     shared = settings.quota(action) * settings.quota_share
     if settings.rate is None or settings.rate <= shared or settings.quota_share == 1:
         return ()
+    if settings.is_local and settings.rate_for(action) == shared:
+        return ()
     return (
         f"{settings.origin['rate']}: rate {settings.rate:g} is more than the {shared:g} calls a second that "
-        f"quotas.share ({settings.origin['quota_share']}) allows, and is kept: it takes what was to stay free",
+        f"quotas.{'local' if settings.is_local else 'share'} ({settings.origin['quota_share']}) allows, and is kept: "
+        "it takes what was to stay free",
     )
 
 
@@ -420,8 +457,12 @@ def _database(flags: Flags, environ: Mapping[str, str], configs: Configs) -> tup
     """
     if flags.database is not None and flags.state_dir is not None:
         raise UsageError("--database and --state-dir: the runs are in one of the two; give one")
+    if flags.local and flags.database is not None:
+        raise UsageError("--local and --database: --local keeps the run in files, beside any database; give one")
     if flags.state_dir is not None:
         return None, "--state-dir"
+    if flags.local:
+        return None, "--local"
     written = _written("state", None, configs)
     for said, origin in (
         (flags.database, "--database"),

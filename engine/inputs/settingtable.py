@@ -41,6 +41,7 @@ SETTINGS = (
     Setting(name="state_group", key="state_group"),
     Setting(name="quotas", key="quotas", shown=False),
     Setting(name="quota_share", key="quotas.share", shown=False),
+    Setting(name="local_share", key="quotas.local", shown=False),
     Setting(
         name="rate",
         key="rate",

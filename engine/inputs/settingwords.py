@@ -70,6 +70,7 @@ def _plain(settings: Settings) -> Iterator[Line]:
         **{each.key: (each.name, _value(settings, each)) for each in SETTINGS if each.shown},
         "quotas": ("quotas", [f"{action}: {quota:g}" for action, quota in settings.quotas.items()]),
         "quotas.share": ("quota_share", _percent(settings.quota_share)),
+        "quotas.local": ("local_share", _percent(settings.local_share)),
     }
     for key in dict.fromkeys((*_FIRST, *(each.key for each in SETTINGS if each.shown), *found)):
         name, value = found[key]

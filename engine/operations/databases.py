@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from engine import __version__
 from engine.errors import AcctopsError, UsageError
 from engine.journal.reader import verify
 from engine.operations.stores import find
 from engine.outside.databaseurls import url_problem
+from engine.outside.trust import Trust
+from engine.planning.shards import owner_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +85,39 @@ def findings(url: str) -> Iterator[tuple[str, str]]:
     if abs(found.ahead_s) > _CLOCK_S:
         side = "ahead of" if found.ahead_s > 0 else "behind"
         yield "warn", f"its clock is {abs(found.ahead_s):,.0f} s {side} this one; nothing depends on it but times shown"
+    yield from _workers(url)
     from engine.journal.database.dispatch import check_dispatch, is_installed
 
     if is_installed() and (problem := check_dispatch(url)) is not None:
         yield "warn", f"no worker can begin here: {problem}"
+
+
+def _workers(url: str) -> Iterator[tuple[str, str]]:
+    """Yield what `doctor` says of the workers of a database, and whether it is where it was made."""
+    from engine.journal.database.runs import DatabaseRuns
+    from engine.journal.database.shards import Shards
+
+    try:
+        home, workers = DatabaseRuns(url, Path(), simulated=False, trust=Trust()).home(), Shards(url).workers()
+    except AcctopsError as error:
+        yield "fail", str(error)
+        return
+    if not home.is_here:
+        yield (
+            "warn",
+            (
+                f"it was made elsewhere ({home.host}): it is a copy, or was restored, and no worker begins there; if "
+                "it is the one that counts from now on: acctops tend --adopt --database URL"
+            ),
+        )
+    for worker in workers:
+        whose = ", ".join(owner_words(owner) for owner in worker.queues)
+        words = f"worker {worker.name}: acctops {worker.version}, up to {worker.lanes} lanes, for {whose or 'nobody'}"
+        other = worker.version != __version__
+        yield (
+            "warn" if other else "ok",
+            words + (f"; this command is of acctops {__version__}: have both the same" if other else ""),
+        )
 
 
 _CLOCK_S = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from engine.operations.carrying import Ended, way_now
 from engine.operations.events import News, Warned
 from engine.operations.session import LeftAtOnceError, SessionEnd, Unwatched
 from engine.operations.unled import end_words, is_unled
+from engine.planning.shards import owner_of, owner_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +122,8 @@ class Follower:
     async def run(self) -> Reason:
         """Wait for the run's end; return its reason, or the one it was stopped for here."""
         idle_since: float | None = None
-        told = False
+        told: set[str] = set()
+        lacking, looked_at = "", time.monotonic()
         while True:
             try:
                 news = await self._followed.look()
@@ -139,15 +141,41 @@ class Follower:
                 raise AcctopsError(f"run {self._run}: was withdrawn by somebody; see: acctops status {self._run}")
             now = time.monotonic()
             idle_since = None if lead.is_live else idle_since or now
-            if idle_since is not None and now - idle_since > _NOBODY_S:
-                self._waits = ("no worker has it: start one with acctops worker",)
-                if not told:
-                    told = True
+            if now - looked_at > _NOBODY_S:
+                looked_at = now
+                with suppress(UnreachableError):
+                    lacking = await asyncio.to_thread(self._lacking)
+            is_idle = idle_since is not None and now - idle_since > _NOBODY_S
+            if lacking or is_idle:
+                what = lacking or "no worker has it: start one with acctops worker --database URL"
+                self._waits = (what,)
+                if what not in told:
+                    told.add(what)
                     self._tell(
-                        f"no worker has taken run {self._run} for {_NOBODY_S:.0f} s; start one: acctops worker "
-                        "--database URL; nothing is sent until then"
+                        f"run {self._run}: {what}; until then {'nothing' if is_idle else 'none of that'} is sent"
                     )
             await asyncio.sleep(LOOK_S)
+
+    def _lacking(self) -> str:
+        """Return in words whose keys no worker has, though open shards wait for them; "" if there are none.
+
+        Blocks. A shard that another owner's lane may take, too, waits for nobody.
+        """
+        workers = self._board.workers()
+        there = {owner for worker in workers for owner in worker.queues}
+        if not workers:
+            return ""
+        needed: dict[str, int] = {}
+        for row in self._board.rows(self._run):
+            owners = {owner_of(lane) for lane in row.lanes}
+            if row.is_open and owners and not owners & there:
+                words = " or ".join(owner_words(owner) for owner in sorted(owners))
+                needed[words] = needed.get(words, 0) + row.calls
+        if not needed:
+            return ""
+        whose = ", ".join(owner_words(owner) for owner in sorted(there)) or "nobody"
+        calls = "; ".join(f"{count:,} calls wait for {words}" for words, count in needed.items())
+        return f"{calls}, and no worker has such keys (theirs are of {whose}); start one with them: acctops worker"
 
     @property
     def _end(self) -> records.End | None:

@@ -123,17 +123,6 @@ def lane_of(owner: str, action: str, endpoint: str) -> str:
     return f"{owner}/{action}/{urlsplit(endpoint).netloc}"
 
 
-def owner_of(lane: str) -> str:
-    """Return whose quota a lane is, by its name."""
-    return lane.rsplit("/", 2)[0]
-
-
-def owner_words(owner: str) -> str:
-    """Return the owner of a quota, as a person reads it."""
-    kind, _, fingerprint = owner.partition(" ")
-    return f"keys of fingerprint {fingerprint[:8]}" if kind == "key" else f"sub-account {owner}"
-
-
 async def hand_over(
     board: Board,
     run_id: RunId,

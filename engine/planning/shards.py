@@ -76,3 +76,14 @@ def _split(instances: Mapping[Where, int], lanes: int) -> list[list[Where]]:
         here += count
         taken += count
     return found
+
+
+def owner_of(lane: str) -> str:
+    """Return whose quota a lane is, by its name."""
+    return lane.rsplit("/", 2)[0]
+
+
+def owner_words(owner: str) -> str:
+    """Return the owner of a quota, as a person reads it."""
+    kind, _, fingerprint = owner.partition(" ")
+    return f"keys of fingerprint {fingerprint[:8]}" if kind == "key" else f"sub-account {owner}"

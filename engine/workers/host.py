@@ -20,12 +20,12 @@ from engine.journal.lines import GENESIS, decode_block
 from engine.journal.protocols import Claim
 from engine.journal.shards import Divided
 from engine.model import call_id
-from engine.operations.handing import owner_of, owner_words
 from engine.operations.stores import store_of
 from engine.operations.survey import READERS
 from engine.operations.today import guards_of
 from engine.operations.whose import AGAIN_S
 from engine.outside.foreign import pasted
+from engine.planning.shards import owner_of, owner_words
 from engine.workers.offers import Offers
 
 if TYPE_CHECKING:

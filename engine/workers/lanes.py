@@ -22,12 +22,12 @@ from engine.errors import AcctopsError, JournalCorruptError, JournalWriteError, 
 from engine.journal import records
 from engine.journal.lines import decode_block
 from engine.operations.family import undone_of
-from engine.operations.handing import owner_of
 from engine.operations.reach import passwords_of
 from engine.operations.resume import drop_guarded
 from engine.operations.session import Session, Share, nothing_stays
 from engine.operations.terms import operator
 from engine.operations.windows import time_left, window_of
+from engine.planning.shards import owner_of
 from engine.run.runner import Runner
 
 if TYPE_CHECKING:

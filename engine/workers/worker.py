@@ -23,8 +23,8 @@ from engine.errors import AcctopsError, ConfigError, Reason, UsageError
 from engine.journal.database.dispatch import Dispatcher
 from engine.operations.events import Event, News, Warned
 from engine.operations.frozen import check_metrics
-from engine.operations.handing import owner_words
 from engine.operations.reach import reach_of_worker
+from engine.planning.shards import owner_words
 from engine.workers.host import IDENTITY_S, Host
 from engine.workers.lanes import LaneSession
 from engine.workers.leads import Lead

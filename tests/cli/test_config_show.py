@@ -60,8 +60,9 @@ def word(key: str, n: int) -> Word:
             shown = {"notify.command": f"p{n}", "notify.webhook": f"url_env HOOK{n}", "notify.env": f"E{n}"}
             return Word(said, shown | {"notify.on": "start"})
         case "quotas":
-            said = {"LockAccount": f"{n + 20}", "share": f"{n + 10}%"}
-            return Word(said, {"quotas": f"LockAccount: {n + 20}", "quotas.share": f"{n + 10}%"})
+            said = {"LockAccount": f"{n + 20}", "share": f"{n + 10}%", "local": f"{n + 5}%"}
+            shown = {"quotas": f"LockAccount: {n + 20}", "quotas.share": f"{n + 10}%", "quotas.local": f"{n + 5}%"}
+            return Word(said, shown)
         case "window":
             said = {"days": ["sat"], "from": f"0{n}:00", "until": "12:00", "timezone": "UTC"}
             return Word(said, {"window": f"sat 0{n}:00–12:00 UTC"})
@@ -188,7 +189,7 @@ def test_no_setting_is_forgotten_here() -> None:
     named = set().union(*(word(key, 0).shown for key in SETTINGS)) | set(GUARDS)
     assert named | TRUST | {"approvals", "seal", "credentials", "passwords", "state"} == shown
     fields = set(Settings.__struct_fields__) - {"protect", "protect_waived", "looked_in", "origin", "said", "warnings"}
-    hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s", "page_names"}
+    hidden = {"approvals", "seal", "way_out", "trust", "written_deadline_s", "page_names", "is_local"}
     assert fields - hidden - TRUST == set(_none()[0].origin) - {"proxy", "no_proxy", "ca_bundle"}
 
 

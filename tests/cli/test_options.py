@@ -154,6 +154,7 @@ def sending(**more: Case) -> dict[str, Case]:
         "--no-verify": NO_VERIFY,
         "--unapproved": UNAPPROVED,
         "--detach": Case(("--detach",), ("--yes",)),
+        "--local": Case(("--local",), ("--yes",)),
         "--page": PAGE,
         "--page-names": Case(("--page-names",), ("--yes",)),
         **named,

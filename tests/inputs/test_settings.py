@@ -114,7 +114,11 @@ def test_every_setting_can_be_said_in_a_config():
     assert settings.metrics_file == Path("/etc/0/acctops.prom")
     assert (settings.way_out.proxy, settings.way_out.no_proxy) == ("http://proxy:3128", ("10.0.0.0/8", ".lan"))
     assert (settings.way_out.ca_bundle, settings.language) == ("/etc/0/ca.pem", "zh-CN")
-    assert {name for name, origin in settings.origin.items() if origin == "default"} == {"verify", "quota_share"}
+    assert {name for name, origin in settings.origin.items() if origin == "default"} == {
+        "verify",
+        "quota_share",
+        "local_share",
+    }
 
 
 @pytest.mark.parametrize(
@@ -583,7 +587,7 @@ def test_the_example_config_loads_as_it_is_and_with_every_key_on():
     assert parse_config(text.encode(), "c.yaml").values == {"site": "international"}
     full = parse_config(uncommented(text).encode(), "c.yaml")
     inner = {"retry_transient_s", "retry_busy_s", "timeout_s", "deadline_s", "max_targets", "max_share"}
-    inner |= {"endpoints", "profiles", "quota_share", "proxy", "no_proxy", "ca_bundle", "language"}
+    inner |= {"endpoints", "profiles", "quota_share", "local_share", "proxy", "no_proxy", "ca_bundle", "language"}
     outer = {"protect", "retry", "timeout", "deadline", "limits", "endpoint", "profile", "network"}
     assert set(full.values) == (set(kinds(ConfigFile)) - outer) | inner
     assert full.values["endpoints"] == ("ap-singapore", "ap-tokyo", "ap-hongkong")

@@ -1135,7 +1135,10 @@ class ConfigFile(Struct, forbid_unknown_fields=True, kw_only=True):
     quotas: (
         Annotated[
             dict[str, Rate],
-            Meta(description="Quota a second per action, if the vendor has changed it; share: how much of it to use."),
+            Meta(
+                description="Quota a second per action, if the vendor has changed it; share: how much of it to use; "
+                "local: how much a run with --local uses."
+            ),
         ]
         | UnsetType
     ) = UNSET

@@ -1,0 +1,143 @@
+"""A worker takes only lanes whose quota its own keys draw on, whoever's they turn out to be, and whenever."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.journal.database.dispatch import migrate_dispatch
+from engine.simulator.tenants import parse_tenants
+from engine.simulator.world import World
+from tests.support.command import Backend, Desk, Done, wait_until
+from tests.support.postgres import Postgres
+
+pytest.importorskip("dbos")
+KEYS = """
+keys:
+  - {id: AKIDONE, secret: secret-one, uin: "100000000001", user: "100000000011"}
+  - {id: AKIDTWO, secret: secret-two, uin: "100000000001", user: "100000000022"}
+"""
+TARGETS = [f"postgres-{number:08x}/app_{user}" for number in range(8) for user in range(2)]
+
+
+class Room:
+    """A desk for who submits, and one for each worker, on one database and beside one server."""
+
+    def __init__(self, place: Path, database: str, backend: Backend) -> None:
+        self._place = place
+        self._database = database
+        self.backend = backend
+
+    def desk(self, name: str, *keys: str) -> Desk:
+        """A desk whose profiles are the keys of these names, each ONE or TWO."""
+        (self._place / name).mkdir()
+        desk = Desk(self._place / name)
+        del desk.env["TENCENTCLOUD_SECRET_ID"], desk.env["TENCENTCLOUD_SECRET_KEY"]
+        desk.env |= {"ACCTOPS_DATABASE": self._database, "ACCTOPS_ENDPOINT": self.backend.endpoint}
+        desk.env["ACCTOPS_PROFILE"] = ",".join(key.lower() for key in keys)
+        home = Path(desk.env["HOME"]) / ".tccli"
+        home.mkdir()
+        for key in keys:
+            said = {"secretId": f"AKID{key}", "secretKey": f"secret-{key.lower()}"}
+            path = home / f"{key.lower()}.credential"
+            path.write_text(json.dumps(said))
+            path.chmod(0o600)
+        desk.job(*TARGETS)
+        return desk
+
+
+@pytest.fixture
+def room(tmp_path: Path, database: str, postgres: Postgres) -> Iterator[Room]:
+    """The room, with sub-accounts ONE (…11) and TWO (…22) of one cloud account."""
+    migrate_dispatch(postgres.url(database.rpartition("/")[2]))
+    found = parse_tenants(KEYS)
+    world = World(latency=0.01, keys=found.keys, roles=found.roles)
+    for target in TARGETS:
+        world.seed(target.partition("/")[0], "ap-singapore", ["app_0", "app_1"])
+    with Backend(world) as backend:
+        yield Room(tmp_path, database, backend)
+
+
+@contextmanager
+def working(desk: Desk) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that is ready, until the block ends; then it leaves in order."""
+    ready = desk.work / "ready"
+    process = desk.popen("worker", "--ready-file", ready)
+    try:
+        wait_until(lambda: ready.exists() or process.poll() is not None)
+        assert process.poll() is None, desk.end(process).text
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        desk.last = desk.end(process)  # type: ignore[attr-defined]
+
+
+def said(desk: Desk) -> Done:
+    """What the last worker of a desk has said."""
+    found: Done = desk.last  # type: ignore[attr-defined]
+    return found
+
+
+def test_keys_of_another_sub_account_take_no_lane(room: Room) -> None:
+    """Whoever follows is told whose keys no worker has, and whose are there; a worker with them then does it all."""
+    user, other, right = room.desk("user", "ONE"), room.desk("other", "TWO"), room.desk("right", "ONE")
+    with working(other), ExitStack() as later:
+        with (user.work / "err").open("wb") as err:
+            following = user.popen("run", "job.yaml", "--yes", stderr=err)
+        wait_until(lambda: "no worker has such keys" in (user.work / "err").read_text())
+        told = (user.work / "err").read_text()
+        assert "16 calls wait for sub-account 100000000011" in told
+        assert "theirs are of sub-account 100000000022" in told
+        assert not room.backend.writes()
+        later.enter_context(working(right))
+        assert user.end(following).code == 0
+    assert {arrival.identity for arrival in room.backend.writes()} == {"100000000011"}
+    assert said(other).code == 0 and "lanes of sub-account 100000000011 wait" in said(other).err
+    assert "taken" not in said(other).err
+
+
+def test_two_sub_accounts_of_a_job_have_a_worker_each(room: Room) -> None:
+    """Each sends by its own quota alone, and both send."""
+    user = room.desk("user", "ONE", "TWO")
+    one, two = room.desk("one", "ONE"), room.desk("two", "TWO")
+    with working(one), working(two):
+        done = user.run("run", "job.yaml", "--yes", "--json")
+    assert done.code == 0, done.text
+    assert done.json["counts"]["changed"] == len(TARGETS)
+    for desk, its, other in ((one, "11", "22"), (two, "22", "11")):
+        assert f"lane 1000000000{its}/LockAccount/{room.backend.endpoint[7:]}: taken" in said(desk).err
+        assert f"lane 1000000000{other}/LockAccount/{room.backend.endpoint[7:]}: taken" not in said(desk).err
+
+
+NO_STS = "credentials: {sts: 'http://127.0.0.1:9'}\n"
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_run_that_was_submitted_while_sts_was_silent_is_for_its_very_keys(room: Room, knows: bool) -> None:
+    """A worker with these keys takes its lanes, whether or not STS has told the worker more meanwhile."""
+    user, right = room.desk("user", "ONE"), room.desk("right", "ONE")
+    user.write("config.yaml", NO_STS)
+    if not knows:
+        right.write("config.yaml", NO_STS)
+    with working(right):
+        done = user.run("run", "job.yaml", "--yes", "--json")
+        assert done.code == 0, done.text
+    assert ("STS does not say whose" in said(right).err) is not knows
+    assert {arrival.identity for arrival in room.backend.writes()} == {"100000000011"}
+
+
+def test_keys_that_are_replaced_are_somebody_elses(room: Room) -> None:
+    """A worker whose profile has other keys now gives up the lanes of the former ones, and takes those of the new."""
+    user, worker = room.desk("user", "TWO"), room.desk("worker", "ONE")
+    with working(worker):
+        path = Path(worker.env["HOME"]) / ".tccli" / "one.credential"
+        path.write_text(json.dumps({"secretId": "AKIDTWO", "secretKey": "secret-two"}))
+        done = user.run("run", "job.yaml", "--yes", "--json")
+        assert done.code == 0, done.text
+    assert {arrival.identity for arrival in room.backend.writes()} == {"100000000022"}
