@@ -25,8 +25,8 @@ from tests.support.command import PATIENCE_S
 from tests.support.fleet import FENCED, Facts, Fleet, Member, Work, fleet, report, silence, until
 from tests.support.postgres import Postgres
 
-CALLS = 360
-BEGUN = 60
+CALLS = 240
+BEGUN = 40
 """So many writes have arrived when the disaster comes."""
 HANG_S = 10.0
 """Nothing takes so long but a hang."""
@@ -207,7 +207,7 @@ def test_a_submitter_that_dies_before_it_submits_has_sent_nothing(site: Fleet, p
 
 
 def test_a_submitter_that_dies_right_behind_it_is_not_missed(site: Fleet) -> None:
-    """kill -9 as soon as the run is submitted: nobody follows it, nobody asked for a session, and it ends all the same."""
+    """kill -9 as soon as the run is submitted: nobody follows it, nobody asked for sessions, and it ends."""
     work = site.job(CALLS // 2)
     process = work.desk.popen("run", "job.yaml", "--yes")
     rows: list[tuple[object, ...]] = []
@@ -238,7 +238,7 @@ def test_a_worker_that_is_told_to_leave_gives_its_lanes_back(site: Fleet) -> Non
     silent_s = silence(site, work, lanes, at)
     facts = site.check(work)
     told("SIGTERM", facts, left_after=left_s, silent=silent_s)
-    assert not facts.unanswered and not facts.again, "an attempt was lost"
+    assert not facts.unanswered, "an attempt was lost"
 
 
 def test_a_run_whose_leader_is_killed_is_led_on(site: Fleet) -> None:
@@ -254,17 +254,17 @@ def test_a_run_whose_leader_is_killed_is_led_on(site: Fleet) -> None:
 
 def test_a_soak_goes_on_though_its_leader_is_killed(site: Fleet) -> None:
     """kill -9 of the leader between two waves: nothing of the second leaves before the soak is over, then all of it."""
-    work = site.submit(CALLS, extra="waves: [{take: 90, soak: 4s}, {take: rest}]")
-    site.wait_for(work, 90)
+    work = site.submit(CALLS, extra="waves: [{take: 60, soak: 4s}, {take: rest}]")
+    site.wait_for(work, 60)
     victim = site.leader(work.run)
     site.kill(victim)
     killed = time.time()
     site.start(victim)
     site.wait_end(work)
     moments = sorted(each.at for each in site.writes(work) if each.applied)
-    soaked_s = moments[90] - moments[89]
+    soaked_s = moments[60] - moments[59]
     facts = site.check(work)
-    told("leader killed during a soak of 4 s", facts, soaked=soaked_s, first_behind_it=moments[90] - killed)
+    told("leader killed during a soak of 4 s", facts, soaked=soaked_s, first_behind_it=moments[60] - killed)
     assert soaked_s >= 4.0 and ends_of(site, work) == 1
 
 
@@ -279,7 +279,7 @@ def test_random_disasters(site: Fleet, postgres: Postgres) -> None:
     while time.monotonic() < ends:
         live = site.sql("select count(*) from acctops.run where submitted")
         if live and int(str(live[0][0])) < 2:
-            works.append(site.submit(1440))
+            works.append(site.submit(960))
         victim = rng.choice(site.members)
         what = rng.choice(["kill", "kill", "kill the leader", "freeze", "freeze", "cut", "sessions", "server", "leave"])
         if what == "kill the leader":

@@ -32,11 +32,11 @@ from tests.support.postgres import Postgres
 
 QUOTA = 20
 """Calls a second of LockAccount and UnlockAccount through one access point, by the API's pages."""
-LANES = 9
+LANES = 6
 USERS = [f"app_{number}" for number in range(10)]
 FENCED = 75
 LATE_S = 0.008
-"""Calls that come later than this come in a bunch, which says something about the machine: the pacer's reserve is 10 ms."""
+"""Calls that come later than this may come in a bunch: the pacer's reserve is 10 ms."""
 
 _WATCH = (
     # Which process, under which epoch, wrote each commit: the journals themselves do not say it.
