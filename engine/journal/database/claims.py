@@ -30,8 +30,10 @@ _LOOK_S = 0.3
 _GATE = "select pg_advisory_xact_lock(720575940, 2)"
 _OTHERS = (
     "select c.run, c.digest, c.path, c.action, c.keep_admins, c.calls, "
-    "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.at), 1e9)), greatest(c.at, s.at)::text "
-    "from acctops.claim c left join lateral (select max(x.at) as at from acctops.shard x "
+    "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.at), 1e9)), greatest(c.at, s.at)::text, "
+    "least(acctops.silent_s(c.at), coalesce(acctops.silent_s(s.led_at), 1e9)) "
+    "from acctops.claim c left join lateral ("
+    "select max(x.at) as at, max(x.at) filter (where x.no = 0) as led_at from acctops.shard x "
     "where x.run = c.run and x.no >= 0 and x.owner is not null) s on true "
     "where c.simulated = %s order by c.run"
 )
@@ -120,10 +122,10 @@ def _look_at_others(
     undone_by: Callable[[], Mapping[CallId, str]],
     rivals: list[Rival],
 ) -> None:
-    for run, digest, path, action, keep, ids, silent_s, heard in link.rows(_OTHERS, simulated):
+    for run, digest, path, action, keep, ids, silent_s, heard, unled_s in link.rows(_OTHERS, simulated):
         is_live = silent_s < SILENT_S
         if run == mine.run_id:
-            if is_live:
+            if unled_s < SILENT_S:  # sessions of its shards go on while one leader follows another
                 raise _MetError(BusyError(same_job_words(run)), (run, heard))
             continue
         calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in range(0, len(ids), _ID_BYTES)]
@@ -147,7 +149,7 @@ def rivals_of(
 ) -> tuple[Rival, ...]:
     """Return the live runs that a run may go on beside, with what they work on; those that forbid it are not asked."""
     found: list[Rival] = []
-    for run, digest, path, action, keep, ids, silent_s, _ in link.rows(_OTHERS, False):
+    for run, digest, path, action, keep, ids, silent_s, _, _ in link.rows(_OTHERS, False):
         if run == mine.run_id or silent_s >= SILENT_S:
             continue
         calls = [CallId(ids[at : at + _ID_BYTES].hex()) for at in range(0, len(ids), _ID_BYTES)]
