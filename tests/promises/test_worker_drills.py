@@ -243,12 +243,16 @@ def test_a_worker_that_is_told_to_leave_gives_its_lanes_back(site: Fleet) -> Non
 
 def test_a_run_whose_leader_is_killed_is_led_on(site: Fleet) -> None:
     """kill -9 of the worker that leads the run: another takes its chain 0, and writes the one end."""
-    work = begun(site)
+    work = begun(site, extra="rate: 4")
     victim = site.leader(work.run)
+    killed = time.monotonic()
     site.kill(victim)
+    until(lambda: site.leader(work.run) is not victim)
+    led_s = time.monotonic() - killed
+    assert len(site.writes(work)) < CALLS, "lanes of others go on meanwhile"
     site.wait_end(work)
     facts = site.check(work)
-    told("leader killed", facts)
+    told("leader killed", facts, led_again_after=led_s)
     assert ends_of(site, work) == 1
 
 
