@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from engine.journal.protocols import Journal
     from engine.operations.session import Conductor, Requests, Watch
     from engine.report.nextstep import WayOn
-
-_T = TypeVar("_T")
 
 IDENTITY_S = 1.5
 """Seconds a resume waits to learn whose the keys are."""
@@ -201,14 +199,8 @@ async def go_on(
 
         board = check_shards(seen, ref.store.board(), terms)
     calls, keep_admins = list(seen.calls.values()), settings.keep_admins
-    claimed = claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins)
-    async with AsyncExitStack() as stack:
-        if lead is None:
-            rivals = stack.enter_context(claimed)
-            journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
-        else:  # both may wait for seconds, and this worker has lanes to serve meanwhile
-            rivals = await stack.enter_async_context(_off_the_loop(claimed))
-            journal, replayed = await asyncio.to_thread(ref.store.open, ref.run_id, clock=terms.clock)
+    with claim(ref.store, ref.run_id, seen.run.job, seen.run.action, calls, keep_admins=keep_admins) as rivals:
+        journal, replayed = ref.store.open(ref.run_id, clock=terms.clock)
         ledger = replayed.ledger
         with closing(journal):
             kin = kin_of(ref.store, ledger)
@@ -250,19 +242,6 @@ async def go_on(
     assert board is not None
     again = open_shards(ledger)
     return await hand_over(board, ref.run_id, journal.durable_seq, terms, guards, watch, again=again)
-
-
-@asynccontextmanager
-async def _off_the_loop(block: AbstractContextManager[_T]) -> AsyncIterator[_T]:
-    """Enter and leave a block in a thread. Cancelled while it is entered, it is left again."""
-    stack = ExitStack()
-    entering = asyncio.ensure_future(asyncio.to_thread(stack.enter_context, block))
-    try:
-        yield await asyncio.shield(entering)
-    finally:
-        if not entering.done():
-            await asyncio.wait([entering])
-        await asyncio.to_thread(stack.close)
 
 
 async def _refuse_early(
