@@ -19,7 +19,10 @@ def test_a_run_goes_on_without_the_database_that_all_name(desk: Desk) -> None:
     desk.write("config.yaml", f"state: {NOBODY}\n")
     desk.job()
     del desk.env["ACCTOPS_STATE_DIR"]
-    with Backend(World(quotas={"*": None}, latency=0.01)) as backend:
+    world = World(quotas={"*": None}, latency=0.01)
+    world.seed("postgres-aaaaaaaa", "ap-singapore", ["ann", "bob"])
+    world.seed("postgres-bbbbbbbb", "ap-singapore", ["eve"])
+    with Backend(world) as backend:
         desk.env["ACCTOPS_ENDPOINT"] = backend.endpoint
         assert desk.run("run", "job.yaml", "--yes").code == 4
         assert not backend.writes()
